@@ -154,6 +154,7 @@ class Views:
         revision: a branch, tag or commit of the Hub repositories (default: main).
         batch_size: images or tiles at once.
         probe: accept the backbone if its outputs match, even if the hash of its weights differs.
+        min_score: of a detector: leave out boxes of a lower score (default: 0.3).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
@@ -161,7 +162,13 @@ class Views:
     revision: str | None = None
     batch_size: Count = 8
     probe: bool = False
+    min_score: float | None = None
     device: str | None = None
+
+    @property
+    def of_boxes(self) -> dict[str, Any]:
+        """The arguments of :meth:`dinoneck.detection.Detector.predict`."""
+        return {"batch_size": self.batch_size, "min_score": 0.3 if self.min_score is None else self.min_score}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
 _SCORES = ("AP", "AP50")
 _PICTURES = 8
+_PLAIN = {"tile": None, "overlap": 0, "tile_scale": 1.0, "weights": None, "reduce": "mean"}
 
 
 def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
@@ -37,14 +38,13 @@ def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict
     return report
 
 
-def check_options(views: Views, settings: Mapping[str, Any]) -> None:
-    """Refuse options of ``predict`` that detectors do not take.
+def check_options(views: Views, settings: Mapping[str, Any] = _PLAIN) -> None:
+    """Refuse options that detectors do not take.
 
     Raises:
         ConfigError: naming them.
     """
-    plain = {"tile": None, "overlap": 0, "tile_scale": 1.0, "weights": None, "reduce": "mean"}
-    if settings != plain or views.tta is not None or views.probe:
+    if settings != _PLAIN or views.tta is not None or views.probe:
         raise ConfigError("a detector takes no tiles, --weights, --reduce, --tta and --probe; leave them out")
 
 
@@ -73,7 +73,7 @@ def predict(
     detector = Detector.from_checkpoint(heads[0], backbone.given(heads[0]), local_device(views.device))
     names, files = [*images], [*images.values()]
     unusable: dict[int, str] | None = {} if skip_unusable else None
-    detect = partial(detector.predict, batch_size=views.batch_size)
+    detect = partial(detector.predict, **views.of_boxes)
     results = predict_many(detect, files, at_once=4 * views.batch_size, unusable=unusable)
     if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")

@@ -144,6 +144,8 @@ def open_predictor(
     from dinoneck.inference.predictor import Predictor
     from dinoneck.inference.sources import revisions_of
 
+    if views.min_score is not None:
+        raise ConfigError("--min-score is for detectors; leave it out")
     sources, opened = read or read_heads(heads, views.revision)
     _describe_pooled(opened)
     tta = recorded_views(opened) if views.tta is None else views.tta

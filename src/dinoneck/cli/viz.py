@@ -47,7 +47,6 @@ def report(
     title: str | None = None,
     max_images: Annotated[int, whole(0)] = 24,
     max_mb: float = 20.0,
-    min_score: float = 0.3,
     no_tokens: bool = False,
     strict: bool = False,
     views: Annotated[Views, arg(name="")] = Views(),
@@ -67,7 +66,6 @@ def report(
         title: of the page (default: Predictions of HEAD).
         max_images: images to draw, with --truth those with the largest errors; the table lists all.
         max_mb: megabytes of the images drawn; the last ones are left out.
-        min_score: leave out a detector's boxes of a lower score.
         no_tokens: leave out the colours of the backbone's tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.
@@ -79,8 +77,8 @@ def report(
     read = read_heads((head,), views.revision)
     tasks: Sequence[Task] = ()
     if read[1][0].head_type == "detector":
-        entries, left_out = box_entries(read[1][0], images, truth, training, max_images, min_score, views, backbone)
-        device, how = views.device or "the default", f"boxes of a score of {min_score:g} or more"
+        entries, left_out = box_entries(read[1][0], images, truth, training, max_images, views, backbone)
+        device, how = views.device or "the default", f"boxes of a score of {views.of_boxes['min_score']:g} or more"
     else:
         if not images:
             raise ConfigError("no images are named; name images or folders of them after the heads")

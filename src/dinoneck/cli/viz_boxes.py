@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli.arguments import HeadBackbone, Views, list_images
+from dinoneck.cli.detect import check_options
 from dinoneck.cli.viz_truth import names_below
 from dinoneck.errors import ConfigError, DataError
 
@@ -24,7 +25,6 @@ def box_entries(
     truth: Path | None,
     training: Mapping[str, Any],
     most: int,
-    min_score: float,
     views: Views,
     backbone: HeadBackbone,
 ) -> tuple[list[ReportEntry], dict[str, str]]:
@@ -36,8 +36,7 @@ def box_entries(
         truth: COCO file of known boxes.
         training: report.json of the run.
         most: how many images are drawn.
-        min_score: boxes of a lower score are left out.
-        views: batch size and device.
+        views: batch size, lowest score and device.
         backbone: where the weights come from.
     """
     from dinoneck.detection import Detector
@@ -45,8 +44,8 @@ def box_entries(
     from dinoneck.inference.many import predict_many
     from dinoneck.viz.report import ReportEntry, worst_first
 
+    check_options(views)
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint), local_device(views.device))
-    predict = partial(detector.predict, min_score=min_score, batch_size=views.batch_size)
     known = _known_boxes(images, truth, training, detector.classes)
     boxes: dict[int, dict[str, Any]] = {}
 
@@ -55,12 +54,12 @@ def box_entries(
         for place, (_, target) in zip(places, samples, strict=True):
             labels = [detector.classes[label] for label in target["labels"].tolist()]
             boxes[place] = {"boxes": target["boxes"].numpy(), "names": labels}
-        return predict([image for image, _ in samples])
+        return detector.predict([image for image, _ in samples], **views.of_boxes)
 
     sources: Any
     if known is None:
         files = list_images(images)
-        names, sources = names_below(files), (predict, files)
+        names, sources = names_below(files), (partial(detector.predict, **views.of_boxes), files)
     else:
         names = [image["file_name"] for image in known.ground_truth()["images"]]
         sources = predict_known, range(len(known))

@@ -51,6 +51,10 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
         assert np.allclose(boxes, each["boxes"].numpy(), atol=0.01)
         assert [row["name"] for row in found] == list(each["names"])
     assert all(Path(name).is_file() for name in told["pictures"]) and len(told["pictures"]) == 2
+    middle = sorted(float(row["score"]) for row in rows)[len(rows) // 2]
+    assert main([*arguments, "--skip-unusable", "--json", "--min-score", str(middle + 5e-5)]) == 0
+    kept = json.loads(capsys.readouterr().out)["boxes"]
+    assert kept == [box for box in told["boxes"] if box["score"] > middle]
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,7 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
         (["predict", "0.png", "--heads", "d.safetensors", "d.safetensors", "--out", "o.csv"], "with one detector"),
         (["export", "d.safetensors", "--format", "pt2", "--out", "m.pt2"], "--format onnx"),
         (["viz", "report", "d.safetensors", "--out", "r.html"], "no images are named"),
+        (["viz", "report", "d.safetensors", "0.png", "--tta", "flip4", "--out", "r.html"], "a detector takes no"),
         (["viz", "report", "d.safetensors", "0.png", "--truth", "t.json", "--out", "r.html"], "name the one folder"),
     ],
 )
