@@ -30,7 +30,29 @@ def text(folder: Path = RESULTS) -> str:
         two_threads=pending("benchmarks.speed --threads 2") if two is None else section(two),
         gpu=NOT_MEASURED if gpu is None else section(gpu),
         elsewhere=elsewhere.markdown(folder),
+        waits=waits(folder),
     )
+
+
+def waits(folder: Path) -> str:
+    """Return the tables of what users wait for: images, extraction, an epoch of training."""
+    reports = {stem: stored(folder, stem) for stem in ("images", "extraction", "training_loop")}
+    if (loop := reports["training_loop"]) is None or None in reports.values():
+        return pending("benchmarks.images, benchmarks.extraction and benchmarks.training_loop")
+    tables = [(folder / f"{stem}.md").read_text().rstrip() for stem in ("images", "extraction")]
+    ratio, step = loop["epoch"]["fit"]["ratio"], loop["per_step"]
+    about, versions = loop["machine"], ", ".join(" ".join(pair) for pair in loop["machine"]["versions"].items())
+    epoch = (
+        f"An epoch of `fit` on stored tokens is {ratio:.2f} times as fast as a plain loop over the same tokens. On a "
+        f"device that logs its traffic, a step copies {step['float32']['to device']:g} time to the device "
+        f"({step['mixup']['to device']:g} with mixup), and the host waits once per epoch of these "
+        f"{1 / step['float32']['wait']:g} steps, to read the losses."
+    )
+    source = "`python -m benchmarks.images`, `benchmarks.extraction` and `benchmarks.training_loop`"
+    where = (
+        f"{about['cpu']}, {about['system']}, {reports['images']['threads']} threads for images and one for the others"
+    )
+    return "\n\n".join([*tables, epoch, f"Measured with {source} on {where}; {versions}."])
 
 
 def section(report: Report) -> str:
