@@ -10,7 +10,7 @@ timed by its own CPU time, several by the wall clock, a GPU by events with the s
 each turn. Quoted are medians of the rounds' ratios. Rows whose peer is not installed are skipped and listed. Writes
 speed.json, speed.md and speed.png (speed_2_threads.*; on a GPU speed_cuda.* and, with --graphs, speed_cuda_graphs.*,
 without picture) to benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of
-a second run. --page writes the pages on speed, pipelines and cost from what is stored, and measures nothing.
+a second run. --page writes the pages on speed and pipelines from what is stored, and measures nothing.
 """
 
 from __future__ import annotations

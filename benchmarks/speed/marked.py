@@ -1,8 +1,6 @@
-"""Parts of a page that scripts write, each between two markers, and numbers in them."""
+"""Parts of a page that scripts write, each between two markers."""
 
 from __future__ import annotations
-
-import math
 
 END = "<!-- end -->"
 
@@ -24,11 +22,3 @@ def replaced(page: str, name: str, text: str) -> str:
 def pending(command: str) -> str:
     """What stands in the place of results that are not stored."""
     return f"Not measured yet: `python -m {command}`."
-
-
-def amount(value: float) -> str:
-    """Three digits, without an exponent, thousands apart."""
-    if value >= 999.5:
-        digits = max(0, math.floor(math.log10(value)) - 2)
-        return f"{round(value / 10**digits) * 10**digits:,.0f}".replace(",", " ")
-    return f"{value:.3g}"

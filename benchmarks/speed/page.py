@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
-from benchmarks.speed import cost, elsewhere, pipelines
+from benchmarks.speed import elsewhere, pipelines
 from benchmarks.speed.marked import pending
 from benchmarks.speed.results import RESULTS, Report, stored
 from benchmarks.speed.summary import ceiling_words, missed, summary
@@ -79,5 +79,4 @@ def write() -> None:
     if one is not None:
         draw(one, PICTURE)
     PAGE.write_text(text())
-    for other in (pipelines, cost):
-        other.write()
+    pipelines.write()

@@ -31,7 +31,6 @@ from torch import Tensor
 
 from benchmarks import devices
 from benchmarks.speed import pipeline_stores
-from benchmarks.speed.cost import SIDES
 from benchmarks.speed.marked import pending, replaced
 from benchmarks.speed.pipeline_forms import PlainHead, Work, careful, ours, preprocess_at, read, resized, source
 from benchmarks.speed.results import RESULTS, save, stored, versions_of
@@ -45,6 +44,7 @@ PEER, LIVE, TIMM = "design source 003, through npz", "design source 003, without
 TOGETHER = 2
 BOUNDS = {"float32": 1e-5, "bfloat16": 2e-2}
 SIZE = (224, 224)
+SIDES = (224, 480, 960)
 STAGES = ("predictions", "heads", "passes", "parts", "stores")
 SMALL, TINY = "vit_small_patch16_dinov3", "dinoneck_tiny"
 SETTINGS = {

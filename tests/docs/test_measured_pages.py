@@ -13,7 +13,7 @@ from benchmarks import matrix
 pytest.importorskip("transformers")
 
 from benchmarks import crop_cover, detection_necks, gram_anchor
-from benchmarks.speed import cost, page, pipelines
+from benchmarks.speed import page, pipelines
 from benchmarks.speed.results import RESULTS, stored
 from benchmarks.speed.summary import missed
 from benchmarks.speed.table import document
@@ -42,9 +42,8 @@ def test_pages_show_the_stored_tables() -> None:
         text = (PAGES / {"gram_anchor": "gram-anchoring.md"}.get(name, "detection-speed.md")).read_text()
         assert_shown(text, read(name), script.markdown(read(name)))
     assert page.PAGE.read_text() == page.text()
-    for script, results in ((pipelines, stored(RESULTS, "pipelines")), (cost, cost.measured())):
-        text = script.PAGE.read_text()
-        assert script.filled(text, results) == text
+    text = pipelines.PAGE.read_text()
+    assert pipelines.filled(text, stored(RESULTS, "pipelines")) == text
 
 
 def test_stored_tables_are_those_of_the_stored_numbers() -> None:
