@@ -219,16 +219,22 @@ def slips(case: Case) -> dict[str, Any]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table of all rows."""
+    """The table: a row per model, pair and recipe, with the largest differences over its image sizes."""
     lines = [
-        "| model | image | pair | `pos_embed` | patches | CLS | registers | largest value | bound | |",
+        "| model | images | pair | `pos_embed` | patches | CLS | registers | largest value | bound | |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in report["rows"]:
-        size = "x".join(str(side) for side in row["size"])
-        told = {None: "expected to differ", True: "holds", False: "**above**"}[row["holds"]]
-        cells = [f"`{row['model']}`", size, row["pair"], row["pos_embed"], *(_short(row[part]) for part in PARTS)]
-        cells += [f"{row['scale']:.1f}", _short(row["bound"]), told]
+        groups.setdefault(tuple(row[key] for key in ("model", "pair", "pos_embed", "bound")), []).append(row)
+    for (model, pair, recipe, bound), rows in groups.items():
+        sizes = ", ".join("x".join(map(str, row["size"])) for row in rows)
+        parts = [max((row[part] for row in rows if row[part] is not None), default=None) for part in PARTS]
+        verdict = (
+            "expected to differ" if bound is None else "holds" if all(row["holds"] for row in rows) else "**above**"
+        )
+        scale = max(row["scale"] for row in rows)
+        cells = [f"`{model}`", sizes, pair, recipe, *map(_short, parts), f"{scale:.1f}", _short(bound), verdict]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
