@@ -1,4 +1,4 @@
-"""Whole files or none: write beside the target, flush to disk, rename, flush the folder.
+"""Whole files or none: write next to the target, flush to disk, rename, flush the folder.
 
 A reader sees the old file or the new one, never a part; a failure leaves the old file as it was and
 removes what was begun. Temporary files that a killed process left behind are cleared by the next write
@@ -85,7 +85,7 @@ def write_folder(path: str | os.PathLike[str], check: Callable[[Path], None] | N
     """Give a new folder to fill, which takes the place of ``path`` when the block ends: whole or not at all.
 
     A folder that is there is moved aside first and removed last. A kill between the two renames leaves it whole under a
-    name that begins with a dot, beside where it was. Of several writers at once the last one's folder stays.
+    name that begins with a dot, in the same folder. Of several writers at once the last one's folder stays.
 
     Args:
         path: the folder to write; the one above must exist.
@@ -93,7 +93,7 @@ def write_folder(path: str | os.PathLike[str], check: Callable[[Path], None] | N
             filled. What it raises keeps that.
 
     Raises:
-        OSError: if the folder above is missing or not writable, the disk is full, or ``path`` is no folder.
+        OSError: if the folder above is missing or not writable, the disk is full, or ``path`` is not a folder.
     """
     target = Path(os.path.realpath(path))
     mark = f"{secrets.token_hex(8)}{_MARK}"
@@ -146,7 +146,7 @@ def _take_place(new: Path, target: Path, check: Callable[[Path], None] | None, m
 
 
 def _mode_of(target: Path) -> int | None:
-    """The permission bits of the file to replace, None without one; or the error that says why it is not replaced."""
+    """The permission bits of the file to replace, None without one; or the error that states why it is not replaced."""
     if target.is_symlink():  # realpath leaves only links that lead to themselves
         raise OSError(errno.ELOOP, f"{target} is a link that leads to itself")
     if target.is_dir():

@@ -1,7 +1,7 @@
 """Everything dinoneck raises on purpose: one family, so that one ``except`` catches it.
 
 Each child also is a builtin exception, so code that knows nothing of dinoneck catches it too. A message
-says what was wrong (with the values), what was expected, which argument or file it came from and what to do.
+states what was wrong (with the values), what was expected, which argument or file it came from and what to do.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DataError(DinoneckError, ValueError):
 
 
 class BusyError(DinoneckError, RuntimeError):
-    """As much is waiting as may wait, or whoever would answer has been closed; nothing is wrong with what was asked."""
+    """The queue is full or closed; the request itself is valid."""
 
 
 class CheckpointError(DinoneckError, OSError):
@@ -90,7 +90,7 @@ def missing_extra(package: str, extra: str) -> ImportError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, at most 200 characters."""
+    """Return the first line of an error's message, at most 200 characters."""
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 

@@ -19,7 +19,7 @@ def register(
 ) -> None:
     """Register ``cls`` so that it passes through ``torch.export``, ``torch.compile`` and tree functions.
 
-    ``torch.export.register_dataclass`` would make every field a leaf; here the caller says which are.
+    ``torch.export.register_dataclass`` would make every field a leaf; here the caller decides which are.
 
     Args:
         cls: the class.

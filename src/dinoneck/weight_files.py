@@ -106,7 +106,7 @@ def check_held(state: Mapping[str, Tensor], where: str) -> None:
     odd = [key for key, value in state.items() if not _is_held(value, held)]
     if odd:
         raise BackboneError(
-            f"{where}: {some_of(odd, _SHOWN)} hold fewer values than their shapes say (expanded, sparse or meta "
+            f"{where}: {some_of(odd, _SHOWN)} hold fewer values than their shapes need (expanded, sparse or meta "
             "tensors); expected dense ones: save {key: value.contiguous() for key, value in state.items()}"
         )
     asked, there = sum(value.numel() * value.itemsize for value in state.values()), sum(held.values())
@@ -163,7 +163,7 @@ def _check_size(file: Path, max_bytes: int | None) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What a loader says, without torch's advice to run the file after all."""
+    """The message of a loader, without torch's advice to run the file after all."""
     text = str(error)
     if "weights_only" not in text:
         return f"{type(error).__name__}: {first_line(error)}"

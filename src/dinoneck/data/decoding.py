@@ -73,7 +73,7 @@ def read_pixels(photo: Photo) -> Tensor:
 
 
 def photo_size(photo: Photo) -> tuple[int, int]:
-    """Return (height, width) of a photo turned upright; a file's header says it, its pixels are not decoded.
+    """Return (height, width) of a photo turned upright; read from a file's header; its pixels are not decoded.
 
     Raises:
         DataError: if it is not an image, naming the file.

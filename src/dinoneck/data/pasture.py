@@ -84,7 +84,7 @@ class Pasture:
         size: (height, width) in pixels, multiples of 16.
 
     Raises:
-        ConfigError: if the size is no multiple of 16.
+        ConfigError: if the size is not a multiple of 16.
 
     Examples:
         >>> sample = Pasture(seed=0, size=(64, 128)).sample(3)

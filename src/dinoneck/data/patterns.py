@@ -110,7 +110,7 @@ class Patterns:
         patterns: at least one.
 
     Raises:
-        ConfigError: if there is none, or an item is no Pattern.
+        ConfigError: if there is none, or an item is not a Pattern.
 
     Examples:
         >>> patterns = Patterns.named("color20")

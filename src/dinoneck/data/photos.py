@@ -37,7 +37,7 @@ class Preprocessing:
     Args:
         patch_size: pixels per patch of the backbone.
         mean: per-channel mean of the RGB values in 0 ... 1.
-        std: per-channel standard deviation likewise.
+        std: per-channel standard deviation.
         size: (height, width) in pixels that photos are brought to; None keeps each photo's own.
         fit: how a photo of another aspect comes to ``size``: ``stretch``; ``keep`` (fits inside, aspect
             kept, the other side is shorter); ``crop`` (covers, the middle is kept); ``pad`` (fits inside, the

@@ -1,4 +1,4 @@
-"""What heads say about a batch of images, on its way from the heads to the caller."""
+"""Predictions of heads for a batch of images, on the way to the caller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Answers(NamedTuple):
 
     Attributes:
         values: task name -> (B, dim).
-        maps: task name -> (B, dim, rows, cols); empty where nobody asked.
+        maps: task name -> (B, dim, rows, cols); empty where none was asked for.
         gate: (B, 1, rows, cols), what gated heads looked at; None without one.
     """
 

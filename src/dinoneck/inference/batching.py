@@ -34,16 +34,16 @@ class _Asked:
 
 
 class MicroBatcher:
-    """Gathers photos that threads ask for one by one into passes of several.
+    """Collects images that threads predict one by one into batches.
 
-    Worth it where a pass costs much beside its photos: on a GPU, and for small models on small photos. On a CPU a
-    ViT-S at 224 px is no faster in batches; several threads calling the predictor itself do as well there. A caller's
-    thread decodes and prepares its photo, one thread of the batcher's own runs the passes. Photos of a request that
-    cannot be read fail in their caller's thread; if a pass fails, its photos are answered one by one, so that nobody
-    pays for a neighbour. Photos that a predictor cuts into tiles are batches already: they run in the caller's thread.
+    This pays where a forward pass has a large fixed cost: on a GPU, and for small models on small images. On a CPU a
+    ViT-S at 224 px is not faster in batches; there several threads may call the predictor directly. An image is decoded
+    and prepared in the thread of its caller; one thread of the batcher runs the forward passes. An image that cannot be
+    read fails for its caller alone; if a pass fails, its images are predicted one by one. Images that a predictor cuts
+    into tiles are batches already and run in the thread of their caller.
 
-    Answers are those of the predictor on the same batch: beside those of a photo alone they may differ in the last bits
-    (matrix products of other sizes are summed in another order).
+    Predictions are those of the predictor on the same batch. Compared with those of a single image they may differ in
+    the last bits (matrix products of other sizes are summed in another order).
 
     Args:
         predictor: answers; may be called directly meanwhile.
@@ -154,7 +154,7 @@ class MicroBatcher:
     def _refuse_if_full(self) -> None:
         if self._closed:
             raise BusyError("the batcher is closed; make another one")
-        if not self._thread.is_alive():  # a thread does not come along into a fork: nobody would ever answer
+        if not self._thread.is_alive():  # a fork has no copy of the thread: no call would ever return
             raise BusyError("the batcher's thread is not in this process (a fork?); make another one here")
         if len(self._waiting) >= self.max_waiting:
             raise BusyError(

@@ -1,4 +1,4 @@
-"""Several heads over one backbone pass: what they say, averaged per task in natural units."""
+"""Several heads over one backbone pass: their predictions, averaged per task in original units."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Panel:
 
     Args:
         loaded: the heads; an ensemble counts as the one head it is.
-        default_layers: what heads read that do not say.
+        default_layers: of heads that do not record theirs.
         weights: one per head; None = equal. For ``mean`` only.
         reduce: ``"mean"`` or ``"median"`` over the heads that know a task.
 
@@ -132,14 +132,14 @@ class Panel:
         return names
 
     def _reduced(self, tokens: Tokens, ask: Callable[[Head, Tokens], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What the heads say, reduced per task over all heads that say something."""
-        said: dict[str, list[tuple[float, Tensor]]] = {}
+        """The predictions of the heads, reduced per task over all heads that have it."""
+        votes: dict[str, list[tuple[float, Tensor]]] = {}
         for voice in self._voices:
             for name, answer in ask(voice.head, _fed(tokens, voice.layers, voice.head)).items():
-                said.setdefault(name, []).append((voice.votes[name], answer))
+                votes.setdefault(name, []).append((voice.votes[name], answer))
         found: dict[str, Tensor] = {}
         for task in self.tasks:
-            answers = said.get(task.name, [])
+            answers = votes.get(task.name, [])
             if any(answer.shape[2:] != answers[0][1].shape[2:] for _, answer in answers[1:]):  # may be symbolic
                 sizes = sorted({tuple(answer.shape[2:]) for _, answer in answers})
                 raise ShapeError(
@@ -186,7 +186,7 @@ def _voices(
         else:
             plain.setdefault((seat.layers, next(seat.head.parameters()).dtype), []).append(seat)
     groups = list(plain.values())
-    if reduce == "median" and (voices or len(groups) > 1):  # a median of medians is no median
+    if reduce == "median" and (voices or len(groups) > 1):  # the median of medians is not the median
         groups = [[seat] for group in groups for seat in group]
     for group in groups:
         heads, weights = [seat.head for seat in group], [seat.weight for seat in group] if weighted else None

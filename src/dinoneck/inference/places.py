@@ -8,7 +8,7 @@ from dinoneck.grid import GridSize, TokenGrid
 
 
 def grid_of(inputs: Preprocessing | None) -> GridSize | None:
-    """Return the patch grid of photos prepared like this; None if it depends on the photo, or nobody said."""
+    """Return the patch grid of photos prepared like this; None if it depends on the image or is not recorded."""
     if inputs is None or inputs.size is None or inputs.fit == "keep":
         return None
     return TokenGrid(inputs.patch_size, inputs.policy).size(inputs.size)

@@ -78,8 +78,8 @@ class Predictor:
             photos' resolution. 1 = their own resolution.
         weights: one number of 0 or more per head, in the order given (files of a folder sorted by name); None = equal.
         reduce: ``"mean"`` or ``"median"`` over the heads that know a task; views and tiles are always averaged.
-        blur: odd kernel of a Gaussian blur with fixed sigma, instead of what the files say; None keeps that.
-        preprocess: how photos are prepared, instead of what the files say.
+        blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None keeps it.
+        preprocess: how images are prepared, instead of the records of the files.
         batch_size: photos or tiles per pass; on a CPU, views of photos or tiles. None = 8, on a CPU 4.
         probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
             weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
@@ -161,7 +161,7 @@ class Predictor:
 
         Args:
             photos: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
-            maps: add ``"maps": {task: (dim, rows, cols)}``, what every patch says, in the orientation of the
+            maps: add ``"maps": {task: (dim, rows, cols)}``, the prediction of every patch, in the orientation of the
                 photo; and ``"gate": (rows, cols)``, where heads have one: what they looked at, adding up to one.
 
         Returns:

@@ -19,7 +19,7 @@ from dinoneck.errors import CheckpointError, ConfigError
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _PART = r"[A-Za-z0-9][\w.\-]{0,95}"
 _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
-"""A model's name, or a hub repository: what is no path to anywhere but below the working folder."""
+"""A model's name, or a hub repository: a path below the working folder at most."""
 
 
 def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
@@ -31,10 +31,10 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     Args:
         record: the backbone record of a head file.
         file: its weights, where they are not seeded or published; for transformers also a model folder.
-        random: seeded random weights whatever the record says: its own seed, or 0 where it names other weights.
+        random: seeded random weights instead of those of the record: its own seed, or 0 where it names other weights.
 
     Raises:
-        CheckpointError: if the record does not say enough, or says what cannot be.
+        CheckpointError: if the record is incomplete or contradicts itself.
         BackboneError: if the weights cannot be had.
     """
     name, origin = str(need(record, "name")), need(record, "weights")

@@ -26,7 +26,7 @@ HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 
 
 class LoadedHead(NamedTuple):
-    """A head with what its file says about backbone and inputs."""
+    """A head with its file's records of backbone and inputs."""
 
     head: Head
     backbone: Mapping[str, Any] | None
@@ -155,7 +155,7 @@ def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool)
 
 
 def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:
-    """Return how the heads' photos are prepared; None if no file says.
+    """Return how the heads' photos are prepared; None if no file records it.
 
     Raises:
         CheckpointError: if the files differ.

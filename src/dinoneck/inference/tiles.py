@@ -108,7 +108,7 @@ class Tiling:
 
         A photo that fits a tile is prepared as without tiles. Heads with a size of their own: a larger photo is
         resampled by the scale that brings a tile to that size, rounded to whole patches (so that every pixel counts,
-        by at most half a patch in all). Heads without: it keeps its (scaled) size, and the recipe's policy says what
+        by at most half a patch in all). Heads without: it keeps its (scaled) size, and the recipe's policy decides what
         becomes of a remainder.
         """
         if recipe.size is not None and self.fits(photo_size):
@@ -142,7 +142,7 @@ class Tiling:
         lengths = TokenGrid(recipe.patch_size, recipe.policy).size(recipe.size or self.tile)
         shares = [self.overlap / side if isinstance(self.overlap, Integral) else self.overlap for side in self.tile]
         rows, cols = (
-            math.ceil(share * length - 1e-9)  # 0.3 * 10 is 3, whatever the last bit says
+            math.ceil(share * length - 1e-9)  # 0.3 * 10 is 3, despite the last bit
             for share, length in zip(shares, lengths, strict=True)
         )
         return (lengths.rows, lengths.cols), (rows, cols)

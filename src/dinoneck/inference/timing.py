@@ -86,7 +86,7 @@ class Timing:
 def time_in_turn(
     pipelines: Mapping[Name, Pipeline], rounds: int = 7, told: Callable[[int], object] | None = None
 ) -> dict[Name, Timing]:
-    """Time pipelines beside each other: every round runs each of them once, in an order drawn anew.
+    """Time pipelines in turn: every round runs each of them once, in an order drawn for the round.
 
     What slows a machine down for a while then slows all of them, and medians leave out what hits few rounds. One round
     that does not count goes before.
@@ -172,7 +172,7 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def peak_process_bytes() -> int | None:
-    """Return the most memory that this process has held since it began; None where the system does not say.
+    """Return the most memory that this process has held since it began; None where the system does not report it.
 
     Examples:
         >>> peak_process_bytes() is None or peak_process_bytes() > 0

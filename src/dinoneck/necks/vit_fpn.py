@@ -330,7 +330,7 @@ def _cell_coordinates(maps: Tensor) -> Tensor:
 def _tap_sums(maps: Tensor) -> Tensor:
     """Return (B, D, 3, 3): what every tap of a zero-padded 3x3 convolution sums up over all its places.
 
-    Tap (0, .) never meets the last row, tap (2, .) never the first; columns likewise. Float32 or wider.
+    Tap (0, .) never meets the last row, tap (2, .) never the first; the same holds for columns. Float32 or wider.
     """
     x = maps if maps.dtype == torch.float64 else maps.float()
     rows = torch.stack([x[..., -1, :], torch.zeros_like(x[..., 0, :]), x[..., 0, :]], dim=-2)  # (B, D, 3, cols)

@@ -60,7 +60,7 @@ def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
 
 
 def check_poses(name: str, poses: Tensor) -> None:
-    """Refuse poses (V, 4, 4) that are not rigid, and say what they look like."""
+    """Refuse poses (V, 4, 4) that are not rigid, and name their likely form."""
     bottom = (poses[:, 3] - poses.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1) > BOTTOM_TOLERANCE
     if bottom.any():
         first = poses[bottom][0]

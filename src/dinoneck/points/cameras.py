@@ -43,7 +43,7 @@ class Cameras:
 
     Raises:
         ShapeError: for another shape, dtype or device.
-        DataError: for a matrix that is not finite, no pinhole or not rigid; the message says what it looks like.
+        DataError: for a matrix that is not finite, no pinhole or not rigid; the message states its likely form.
         GridError: for an impossible size.
 
     Examples:
@@ -268,5 +268,5 @@ def _check_pixels(name: str, *sides: Any) -> None:
 
 def _check_sample(sample: Tensor, views: int) -> None:
     if not isinstance(sample, Tensor) or sample.dtype != torch.int64 or tuple(sample.shape) != (views,):
-        told = f"{sample.dtype} {tuple(sample.shape)}" if isinstance(sample, Tensor) else repr(sample)
-        raise ShapeError(f"sample is {told}; expected an int64 tensor ({views},), the batch index of every view")
+        found = f"{sample.dtype} {tuple(sample.shape)}" if isinstance(sample, Tensor) else repr(sample)
+        raise ShapeError(f"sample is {found}; expected an int64 tensor ({views},), the batch index of every view")

@@ -1,4 +1,4 @@
-"""What an injection needs of a sparse tensor, whoever's it is: where its voxels are, their features, a new one.
+"""What an injection needs of a sparse tensor of any engine: where its voxels are, their features, a new one.
 
 Three functions per engine; none of the engines is imported, what their tensors have is enough to tell them apart.
 """

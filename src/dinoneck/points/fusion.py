@@ -42,7 +42,7 @@ class GatedFusion(Configured, nn.Module):
         >>> torch.equal(out[3:], x3[3:]), fusion.stats["coverage"]
         (True, 0.6)
 
-    Reference: design source 001, 2.1. Deviation: ``valid`` is no input of the gate, because the gate only counts where
+    Reference: design source 001, 2.1. Deviation: ``valid`` is not fed to the gate, because the gate only counts where
     it is true.
     """
 

@@ -60,7 +60,7 @@ class LevelInjection(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew; the projection is zero with ``zero_init``."""
+        """Draw new weights; the projection is zero with ``zero_init``."""
         for layer in self.children():
             layer.reset_parameters()  # type: ignore[operator]
         if self.gate in ("scalar", "channel"):
@@ -91,7 +91,7 @@ class DecoderInjection(Configured, nn.Module):
     :meth:`wrap` is the form to train, :meth:`attach` the one for inference. In a decoder of your own call the module
     (or :meth:`inject`) before the concatenation.
 
-    Prefer :class:`GatedFusion` where features enter once, beside the points' own, and not at every stride.
+    Prefer :class:`GatedFusion` where features enter once, next to the points' own, and not at every stride.
 
     Args:
         c_dino: channels of the pyramid's features.
@@ -165,11 +165,11 @@ class DecoderInjection(Configured, nn.Module):
     @property
     def stats(self) -> dict[int, LevelStats]:
         """What every level did in its last pass, by stride; reading it waits for the device."""
-        told = {}
+        found = {}
         for stride, (voxels, hits, added, had) in self._last.items():
             ratio = float(added) / float(had) if float(had) else 0.0
-            told[stride] = LevelStats(voxels, self.channels[stride], float(hits) / max(voxels, 1), ratio)
-        return told
+            found[stride] = LevelStats(voxels, self.channels[stride], float(hits) / max(voxels, 1), ratio)
+        return found
 
     def forward(self, x: Tensor, features: Tensor, valid: Tensor, stride: int | None = None) -> Tensor:
         """Return x with the features added where ``valid``.
@@ -199,7 +199,7 @@ class DecoderInjection(Configured, nn.Module):
 
         Args:
             x: (M, C), before the concatenation.
-            features: the pyramid's level; its ``stride`` says which of the levels here.
+            features: the pyramid's level; its ``stride`` selects one of the levels here.
             coords: (M, 3) int64, base voxel units.
             batch: (M,) int64.
         """

@@ -46,7 +46,7 @@ def distinct(coords: Tensor, batch: Tensor | None = None) -> tuple[Tensor, Tenso
     """Return the distinct keys (M,) of coordinates, rising, and the row of each coordinate (N,).
 
     Sorting beats hashing here, and half the bits sort twice as fast: where all coordinates are near the origin, the
-    bits between an axis' sign and its low ones say nothing, and are left out.
+    bits between an axis' sign and its low ones are constant, and are left out.
 
     Raises:
         ShapeError, DataError: as :func:`encode`.
@@ -79,7 +79,7 @@ def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked(coords: Tensor, batch: Tensor | None) -> tuple[Tensor, tuple[int, int]]:
-    """Return coordinates int32 (3, N), the bits that they need beside a sign, and the last sample."""
+    """Return coordinates int32 (3, N), the bits that they need next to a sign, and the last sample."""
     check_integers("coords", coords, 3)
     axes = torch.stack(coords.unbind(1))
     lowest, highest = _range(axes)

@@ -281,8 +281,8 @@ def _check(
         )
     places = {"maps": maps, "links": links.view, **({} if grid is None else {"grid": grid.inverse})}
     if len({tensor.device for tensor in places.values()}) > 1:
-        told = ", ".join(f"{name} on {tensor.device}" for name, tensor in places.items())
-        raise ShapeError(f"{told}; bring them to one device with .to(device)")
+        found = ", ".join(f"{name} on {tensor.device}" for name, tensor in places.items())
+        raise ShapeError(f"{found}; bring them to one device with .to(device)")
     for name, value, known in (("sampling", sampling, Sampling), ("views", views, Views), ("reduce", reduce, Reduce)):
         if value not in get_args(known):
             raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(known))}")
@@ -315,7 +315,7 @@ def _check_projection(maps: Tensor, project: nn.Linear) -> None:
     """Refuse a projection of other maps, or one that does not commute with averaging.
 
     Raises:
-        ConfigError: if it is no linear layer.
+        ConfigError: if it is not a linear layer.
         ShapeError: for another width or dtype.
     """
     if not isinstance(project, nn.Linear):

@@ -128,7 +128,7 @@ class PointProjector:
     Project undeformed points: where training deforms coordinates (elastic, flips, scale), the cameras belong to the
     points as they were measured, and the voxels may be made of the deformed ones.
 
-    Memory is bounded by ``chunk`` pairs at a time beside the links themselves. No gradient passes.
+    Memory is bounded by ``chunk`` pairs at a time, in addition to the links. No gradient passes.
 
     Args:
         near: least z in metres.
@@ -155,7 +155,7 @@ class PointProjector:
         [0, 1]
 
     Reference: the occlusion test by depth of OpenScene (Peng et al., CVPR 2023) and DITR (Zeid et al., 2025).
-    Deviations: an absolute beside a relative tolerance, unknown depth told apart, depth of any size, half pixels.
+    Deviations: an absolute and a relative tolerance, unknown depth is distinguished, depth of any size, half pixels.
     """
 
     near: float = 0.05

@@ -30,7 +30,7 @@ class SparseFeatures:
 
     Raises:
         ShapeError: if the shapes do not fit each other.
-        ConfigError: for a stride that is no power of two.
+        ConfigError: for a stride that is not a power of two.
 
     Examples:
         >>> coords = torch.tensor([[-2, 0, 0], [0, 0, 0]])
@@ -63,8 +63,8 @@ class SparseFeatures:
             raise ShapeError(f"valid is {self.valid.dtype} {tuple(self.valid.shape)}; expected bool ({rows},)")
         places = {name: getattr(self, name).device for name in ("coords", "batch", "feats", "valid")}
         if len(set(places.values())) > 1:
-            told = ", ".join(f"{name} on {device}" for name, device in places.items())
-            raise ShapeError(f"{told}; bring them to one device")
+            found = ", ".join(f"{name} on {device}" for name, device in places.items())
+            raise ShapeError(f"{found}; bring them to one device")
 
     @cached_property
     def keys(self) -> Tensor:
@@ -125,7 +125,7 @@ class SparseFeatures:
 
 
 def check_stride(name: str, stride: int) -> None:
-    """Refuse a stride that is no power of two.
+    """Refuse a stride that is not a power of two.
 
     Raises:
         ConfigError: naming it.

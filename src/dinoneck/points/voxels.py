@@ -20,7 +20,7 @@ _FAR = 2.0**53  # beyond any key, within int64
 class VoxelGrid:
     """The occupied voxels of a point cloud, sorted by key, and the way from points to voxels.
 
-    Cells are found by rounding down in float64, never by truncation, so that the two cells beside 0 are as large as
+    Cells are found by rounding down in float64, never by truncation, so that the two cells next to 0 are as large as
     all others. Samples of a batch stay apart: the same place in two samples is two voxels. Build it with
     :meth:`from_points` from metres, or with :meth:`from_coords` where a 3D engine has already made voxels.
 

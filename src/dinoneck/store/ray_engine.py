@@ -51,7 +51,7 @@ def extract_on_ray(
     Raises:
         ImportError: naming the extra, if Ray is not installed.
         DataError: like ``extract``.
-        StoreError: likewise, or if an actor fails.
+        StoreError: as there, or if an actor fails.
     """
     try:
         import ray
