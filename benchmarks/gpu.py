@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import devices
@@ -32,17 +31,15 @@ class Job:
         name: of the job.
         module: that runs.
         arguments: that keep it short.
-        needs: packages without which nothing of it can be measured.
     """
 
     name: str
     module: str
     arguments: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
 
 
 SPEED = ("--short", "--no-compile", "--rounds", "5")
-# Estimated seconds on one H100, 450 in all, none of them measured yet; each job takes about 6 to import torch.
+# Estimated seconds on one H100, 430 in all, none of them measured yet; each job takes about 6 to import torch.
 # speed: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each called 34 times or for 0.5 s and 5 rounds: 9 s a row, and 25
 # for whole backbones. Forwards alone as graphs in one dtype: 3 s a row.
 JOBS = (
@@ -54,12 +51,11 @@ JOBS = (
     Job("detection_necks", "benchmarks.detection_necks", ("--batches", "1", "16", "--rounds", "11")),  # 30
     Job("feature_store", "benchmarks.feature_store", ("--photos", "1", "--batch", "4")),  # 25
     Job("points", "benchmarks.points", ("--rounds", "5")),  # 20
-    Job("sparse_convolution", "benchmarks.sparse_convolution", needs=("spconv",)),  # 20
 )  # fmt: skip
 
 
 def run(jobs: Sequence[Job], device: str, out: Path, seconds: float) -> dict[str, str]:
-    """Run jobs one after the other; return what came of each: ``ok``, ``failed ...``, ``skipped ...``, ``not run``.
+    """Run jobs one after the other; return what came of each: ``ok``, ``failed ...``, ``not run``.
 
     Args:
         jobs: in their order.
@@ -69,9 +65,6 @@ def run(jobs: Sequence[Job], device: str, out: Path, seconds: float) -> dict[str
     """
     end, found = time.monotonic() + seconds, {}
     for job in jobs:
-        if lacking := [name for name in job.needs if find_spec(name) is None]:
-            found[job.name] = f"skipped: {', '.join(lacking)} is not installed"
-            continue
         begin = time.monotonic()
         if begin >= end:
             found[job.name] = "not run: the time was up"
