@@ -5,7 +5,7 @@
 ``make bench-gpu`` calls it. Each benchmark is a process of its own; if one fails, the next begins, and the exit status
 names those that failed. When the time is up, the one that runs is stopped and the others are listed as not run: the
 most important come first. Needs torch, timm, einops and what dinoneck itself depends on; rows whose peer is not
-installed (transformers, segmentation_models_pytorch, spconv) are skipped and listed. Results lie in benchmarks/results
+installed (transformers, segmentation_models_pytorch) are skipped and listed. Results lie in benchmarks/results
 as ``*_cuda.json`` and ``*_cuda.md``, with the GPU's name and all versions.
 """
 
