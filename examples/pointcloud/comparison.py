@@ -243,7 +243,7 @@ def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
     rest = f"{statistics.fmean(others):.3f}" if others else "–"
     new = sum(number for part, number in row["parameters"].items() if part in ("fusion", "injection"))
     total = sum(row["parameters"].values())
-    share = f" (+{100 * new / (total - new):.1f} %)" if new else ""
+    share = f" (+{100 * new / (total - new):.1f} %)" if 0 < new < total else ""
     return f"| {name} | {_plus_minus(row['miou'])} | {precision} | {flat} | {rest} | {total:,}{share} |"
 
 
