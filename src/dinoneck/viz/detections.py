@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from dinoneck.viz.report import ReportEntry
 
 _IOU = 0.5
-NONE, _SCORES = "none", 10
-Pair = tuple[str, str]
+_SCORES = 10
+Pair = tuple[str | None, str | None]
 
 
 def pairs(entry: ReportEntry) -> list[Pair]:
-    """Return (known class, predicted class) of every object, ``none`` for the side that is missing.
+    """Return (known class, predicted class) of every object, None for the side that is missing.
 
     A known and a predicted box are one object if their IoU is 0.5 or more; boxes of one class are paired first, then
     those that overlap most. Without known boxes there are no pairs.
@@ -38,8 +38,8 @@ def pairs(entry: ReportEntry) -> list[Pair]:
     for _, _, i, j in sorted(close, reverse=True):
         if i not in partner and j not in partner.values():
             partner[i] = j
-    objects = [(known[partner[i]] if i in partner else NONE, name) for i, name in enumerate(predicted)]
-    return objects + [(name, NONE) for j, name in enumerate(known) if j not in partner.values()]
+    objects = [(known[partner[i]] if i in partner else None, name) for i, name in enumerate(predicted)]
+    return objects + [(name, None) for j, name in enumerate(known) if j not in partner.values()]
 
 
 def box_errors(entry: ReportEntry) -> float:
@@ -68,11 +68,11 @@ def box_sections(
     for name, count in agreement_of_boxes(entries).items():
         shares = [f"{count['found'] / count[of]:.2f}" if count[of] else "–" for of in ("known", "predicted")]
         by_class.rows.append([name, *map(str, count.values()), *shares])
-    tables, labels = [by_class], [*_classes(entries), NONE]
+    tables, labels = [by_class], [*_classes(entries), None]  # None: the box is missing on that side
     if len(labels) <= MOST_COLUMNS and by_class.rows:
         objects = [pair for entry in entries for pair in pairs(entry)]
         matrix = [[objects.count((row, column)) for column in labels] for row in labels]
-        tables.append(matrix_table("known (rows) and predicted", labels, matrix))
+        tables.append(matrix_table("known (rows) and predicted", [name or "none" for name in labels], matrix))
     by_image = ScoreTable(["image", "predicted", "known", "found", "wrong class", "missed", "false"], [])
     for entry in entries:
         counts = map(str, _counts(entry)) if "boxes" in entry.known else "–––––"
@@ -121,8 +121,8 @@ def _classes(entries: Sequence[ReportEntry]) -> list[str]:
 def _counts(entry: ReportEntry) -> tuple[int, int, int, int, int]:
     """How many boxes of an image are known, found, of a wrong class, missed and false."""
     objects = pairs(entry)
-    found, missed = sum(a == b for a, b in objects), sum(b == NONE for _, b in objects)
-    false = sum(a == NONE for a, _ in objects)
+    found, missed = sum(a == b for a, b in objects), sum(b is None for _, b in objects)
+    false = sum(a is None for a, _ in objects)
     return len(entry.known["names"]), found, len(objects) - found - missed - false, missed, false
 
 
@@ -134,7 +134,7 @@ def _by_score(entries: Sequence[ReportEntry]) -> Chart:
     for limit in limits:
         objects = [pair for entry in entries for pair in pairs(_above(entry, limit))]
         found = sum(known == predicted for known, predicted in objects)
-        shares.append([found / max(1, sum(pair[side] != NONE for pair in objects)) for side in (0, 1)])
+        shares.append([found / max(1, sum(pair[side] is not None for pair in objects)) for side in (0, 1)])
     figure = new_figure(3.2, 2.4)
     axes = figure.subplots()
     for place, name in enumerate(("recall", "precision")):

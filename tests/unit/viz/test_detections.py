@@ -57,6 +57,11 @@ def test_boxes_are_paired_by_class_and_overlap() -> None:
     assert "3 predicted, 2 known: 1 found, 1 of a wrong class, 0 missed, 1 false" in page.by_tag["p"]
 
 
+def test_a_class_may_be_called_none() -> None:
+    apart = entry("apart.jpg", [(A, "none", 0.9)], [(FAR, "none")])
+    assert agreement([apart], ()) == {"none": {"known": 1, "predicted": 1, "found": 0}}
+
+
 def test_boxes_are_drawn_at_their_pixels_in_two_styles() -> None:
     page = Page(html_report(ENTRIES[:1], ()))
     marks = [a for a in page.all("rect") if str(a.get("class")).startswith(("box", "known"))]
