@@ -78,7 +78,7 @@ MUTANTS = [
            "return pattern.vertical, pattern.horizontal",
            "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),
     Mutant("data/patterns.py", 'f"{i}\\0{image_id}"', 'f"{i}\\0"',
-           "unit/data/test_patterns.py::test_draws_repeat_and_depend_on_photo_and_pattern"),
+           "unit/data/test_patterns.py::test_draws_repeat_and_depend_on_image_and_pattern"),
     # negative values are clipped by int8; a damaged record passes
     Mutant("store/encoding.py", "scale = x.abs().amax(dim=-1)", "scale = x.amax(dim=-1)",
            "unit/store/test_feature_store.py::test_int8_keeps_its_bound_and_beats_a_scale_per_token_alone"),

@@ -93,11 +93,11 @@ def onnx_run(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
 def assert_answers(
     run: Callable[[Tensor], dict[str, Tensor]], predictor: Predictor, grids: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Values, maps and gate are those of the predictor, whose photos keep their own size."""
+    """Values, maps and gate are those of the predictor, whose images keep their own size."""
     height, width = predictor.backbone.adapter.patch_size
     for batch, rows, cols in grids:
-        photos = torch.rand(batch, 3, rows * height, cols * width)
-        found, wanted = run(photos), predictor(list(photos), maps=True)
+        images = torch.rand(batch, 3, rows * height, cols * width)
+        found, wanted = run(images), predictor(list(images), maps=True)
         for name, values in found.items():
             task = name.removesuffix(".map")
             expected = []

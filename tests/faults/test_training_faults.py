@@ -18,7 +18,7 @@ from dinoneck.training import Recipe, fit, loop
 from dinoneck.training import state as run_state
 from dinoneck.training.state import load_state
 
-EPOCHS, PHOTOS = 3, 10
+EPOCHS, IMAGES = 3, 10
 RECIPES = {
     "adamw": Recipe(save_steps=2),
     "sam": Recipe(optimizer="sam", rho=0.5, mixup_alpha=0.7, save_steps=1),
@@ -33,7 +33,7 @@ class Killed(BaseException):
 
 def trained(out: Path | None, recipe: Recipe, **arguments: Any) -> Any:
     """A head with dropout, batch statistics and EMA on a source that draws by itself."""
-    head, source, y = noisy_head(), noisy_source(PHOTOS), np.linspace(0, 1, PHOTOS)
+    head, source, y = noisy_head(), noisy_source(IMAGES), np.linspace(0, 1, IMAGES)
     given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
     given["target_ids"] = source.ids
     history = fit(head, source, targets={"x": y}, out=out, recipe=recipe, **{**given, **arguments})
@@ -158,11 +158,11 @@ def test_a_newer_state_is_refused(state: Path, monkeypatch: pytest.MonkeyPatch) 
     [
         ({"lr": 2e-2}, "lr is 0.01 there and 0.02 here"),
         ({"ids": [str(i) for i in range(7)]}, "ids.count is 8 there and 7 here"),
-        ({"targets": {"x": np.linspace(0, 2, PHOTOS)}}, "targets of x is"),
+        ({"targets": {"x": np.linspace(0, 2, IMAGES)}}, "targets of x is"),
     ],
 )
 def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], message: str) -> None:
-    head, source, y = noisy_head(), noisy_source(PHOTOS), np.linspace(0, 1, PHOTOS)
+    head, source, y = noisy_head(), noisy_source(IMAGES), np.linspace(0, 1, IMAGES)
     given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
     given["target_ids"] = source.ids
     given |= {"targets": {"x": y}, "recipe": RECIPES["patience"]}

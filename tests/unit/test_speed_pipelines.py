@@ -15,7 +15,7 @@ from dinoneck import CLSGatingHead, Tokens
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     rng = np.random.default_rng(0)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path in paths:
@@ -24,12 +24,12 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("layer", [3, 5])
-def test_every_way_predicts_the_same(layer: int, photos: list[Path], tmp_path: Path) -> None:
+def test_every_way_predicts_the_same(layer: int, images: list[Path], tmp_path: Path) -> None:
     work = Work("dinoneck_tiny", layer, (32, 48), folds=2)
     backbone = work.load(torch.float64)
     heads = work.heads(64, 16, torch.float64)
     plain = [PlainHead(head) for head in heads]
-    truth = source(work, backbone, plain, None)(photos)
+    truth = source(work, backbone, plain, None)(images)
     assert truth.shape == (3, 4) and not torch.allclose(truth[0], truth[1], rtol=1e-4)
     files = tmp_path / "files"
     files.mkdir()
@@ -39,9 +39,9 @@ def test_every_way_predicts_the_same(layer: int, photos: list[Path], tmp_path: P
         careful(work, backbone, plain, stop_early=True, batch=2),
         ours(work, backbone, heads, batch=2),
     ):
-        torch.testing.assert_close(run(photos), truth, rtol=1e-6, atol=0)  # images are float32 everywhere
+        torch.testing.assert_close(run(images), truth, rtol=1e-6, atol=0)  # images are float32 everywhere
     other = Work("dinoneck_tiny", 8 - layer, (32, 48), folds=2)
-    assert not torch.allclose(ours(other, other.load(torch.float64), heads)(photos), truth, rtol=1e-4)
+    assert not torch.allclose(ours(other, other.load(torch.float64), heads)(images), truth, rtol=1e-4)
 
 
 def test_a_training_step_of_both_heads_gives_the_same_gradients() -> None:

@@ -229,10 +229,10 @@ def test_compiled_backbones_are_taken_where_backbones_are() -> None:
     from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task
 
     backbone, head = load_backbone("dinoneck_tiny"), PatchMeanHead(64, [Task("x")])
-    compiled, photo = torch.compile(backbone, backend="eager"), torch.rand(3, 32, 48)
+    compiled, image = torch.compile(backbone, backend="eager"), torch.rand(3, 32, 48)
     checkpoint = HeadCheckpoint.from_module(head, backbone=compiled)  # type: ignore[arg-type]
     checkpoint.check_backbone(compiled, probe=True)  # type: ignore[arg-type]
-    assert Predictor(checkpoint, compiled)(photo) == Predictor(checkpoint, backbone)(photo)  # type: ignore[arg-type]
+    assert Predictor(checkpoint, compiled)(image) == Predictor(checkpoint, backbone)(image)  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="backbone is str"):
         checkpoint.check_backbone("x")  # type: ignore[arg-type]
 

@@ -51,7 +51,7 @@ def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: st
         assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05  # layers differ, or equality would mean little
 
 
-def test_native_position_recipes_of_plain_dinov2_differ_and_are_told_apart() -> None:
+def test_native_position_recipes_of_plain_dinov2_differ_and_are_distinguished() -> None:
     one, other = both("vit_small_patch14_dinov2")
     images = torch.randn(1, 3, 224, 224)
     assert gap(one(images).patches, other(images).patches) > 1e-3

@@ -341,8 +341,8 @@ def test_saved_weights_come_back_under_any_circumstances(source: str, tmp_path: 
     save_head(tmp_path / "h.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
     backbone.save_weights(tmp_path / "merged.safetensors")
     merged = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "merged.safetensors", source=source)  # type: ignore[arg-type]
-    photo = torch.rand(3, 32, 48)
-    assert Predictor(tmp_path / "h.safetensors", merged)(photo) == Predictor(head, backbone)(photo)
+    image = torch.rand(3, 32, 48)
+    assert Predictor(tmp_path / "h.safetensors", merged)(image) == Predictor(head, backbone)(image)
     with pytest.raises(BackboneError, match="cannot be written"):
         backbone.save_weights(tmp_path / "no" / "x.safetensors")
 

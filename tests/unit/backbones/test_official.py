@@ -67,7 +67,7 @@ def test_blocks_after_the_last_layer_do_not_run() -> None:
 
 
 def test_rotary_positions_do_not_move_in_training() -> None:
-    """The real ones are rescaled at random in train(): the same photo would give other tokens each time."""
+    """The real ones are rescaled at random in train(): the same image would give other tokens each time."""
     model = Dinov3Like(registers=4)
     backbone = wrap_backbone(model)
     nn.Sequential(backbone).train()

@@ -48,8 +48,8 @@ def source_forward(w: dict[str, Tensor], cls_token: Tensor, patches: Tensor) -> 
     x = linear(torch.cat([cls_token, pooled], dim=-1), "shared_mlp.0")
     x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     x = F.gelu(x * w["shared_mlp.1.weight"] + w["shared_mlp.1.bias"])
-    said = {name: linear(x, f"{name}_head") for name in ("main", "state", "height", "aux")}
-    return {name: value if name == "state" else F.softplus(value) for name, value in said.items()}
+    predicted = {name: linear(x, f"{name}_head") for name in ("main", "state", "height", "aux")}
+    return {name: value if name == "state" else F.softplus(value) for name, value in predicted.items()}
 
 
 def tokens_of(x: Tensor) -> Tokens:
@@ -68,15 +68,15 @@ def test_imported_weights_say_the_same(form: str, tmp_path: Path) -> None:
         torch.save(state, source)
     head = import_cls_gating(source)
     x = torch.randn(4, 20, WIDTH)
-    said, expected = head(tokens_of(x)), source_forward(state, x[:, 0], x[:, 5:])
-    assert list(said) == ["main", "state", "height", "aux"]
+    predicted, expected = head(tokens_of(x)), source_forward(state, x[:, 0], x[:, 5:])
+    assert list(predicted) == ["main", "state", "height", "aux"]
     for name, values in expected.items():
-        assert (said[name] - values).abs().max() <= 1e-6, name
+        assert (predicted[name] - values).abs().max() <= 1e-6, name
     assert not head.training and head.config["num_patches"] == PLACES and head.config["hidden_dim"] == HIDDEN
     predicted = head.predict(tokens_of(x))
     assert torch.allclose(predicted["state"], expected["state"].softmax(-1), atol=1e-6)
     save_head(tmp_path / "own", head)
-    assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], said["main"])
+    assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], predicted["main"])
 
 
 def test_every_weight_is_taken_as_it_is_and_copied() -> None:
@@ -130,15 +130,15 @@ def test_the_loss_is_the_sources(soft: bool) -> None:
 
     torch.manual_seed(0)
     sizes = {"main": 3, "state": 4, "height": 1, "aux": 2}
-    said = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
+    predicted = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
     truth = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
     classes = torch.randint(4, (7,))
     shares = truth["state"].softmax(-1) if soft else F.one_hot(classes, 4).double()
     truth["state"] = shares if soft else classes
-    main = sum(w * smooth(said["main"][:, i] - truth["main"][:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
-    state = -(shares * said["state"].log_softmax(-1)).sum(-1).mean()
-    rest = state + smooth(said["height"] - truth["height"]) + smooth(said["aux"] - truth["aux"])
-    total, parts = TaskLoss(cls_gating_tasks())(said, truth)
+    main = sum(w * smooth(predicted["main"][:, i] - truth["main"][:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
+    state = -(shares * predicted["state"].log_softmax(-1)).sum(-1).mean()
+    rest = state + smooth(predicted["height"] - truth["height"]) + smooth(predicted["aux"] - truth["aux"])
+    total, parts = TaskLoss(cls_gating_tasks())(predicted, truth)
     assert total.item() == pytest.approx(float(main + 0.1 * rest), rel=1e-12)
     assert parts["main"].item() == pytest.approx(float(main), rel=1e-12)
-    assert parts["aux"].item() == pytest.approx(0.1 * smooth(said["aux"] - truth["aux"]).item(), rel=1e-12)
+    assert parts["aux"].item() == pytest.approx(0.1 * smooth(predicted["aux"] - truth["aux"]).item(), rel=1e-12)

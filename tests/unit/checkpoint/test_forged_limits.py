@@ -18,8 +18,8 @@ from dinoneck.checkpoint.schema import entries_of
 from dinoneck.data import Preprocessing
 
 
-def plain(**told: Any) -> HeadCheckpoint:
-    return HeadCheckpoint.from_module(PatchMeanHead(4, [Task("a", labels=("x",))], hidden_dim=4), **told)
+def plain(**options: Any) -> HeadCheckpoint:
+    return HeadCheckpoint.from_module(PatchMeanHead(4, [Task("a", labels=("x",))], hidden_dim=4), **options)
 
 
 def of_schema_1(head: HeadCheckpoint, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> bytes:

@@ -36,7 +36,7 @@ FIRST = ROOT / "head_v1"
 NUMBERS = ROOT / "head_v2_numbers"
 
 
-def told_of(file: Path) -> dict[str, Any]:
+def record_of(file: Path) -> dict[str, Any]:
     return dict(json.loads((file.parent / ANSWERS).read_text())[file.stem])
 
 
@@ -53,16 +53,16 @@ def test_the_folders_are_complete() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_frozen_files_give_the_same_answers(file: Path) -> None:
-    told, checkpoint = told_of(file), HeadCheckpoint.load(file)
+    record, checkpoint = record_of(file), HeadCheckpoint.load(file)
     assert read_header(file).meta["schema"] == schema_of(file.parent)
-    assert read_header(file).meta["digest"] == checkpoint.file_digest == told["digest"]
+    assert read_header(file).meta["digest"] == checkpoint.file_digest == record["digest"]
     assert checkpoint.meta["schema"] == SCHEMA
-    assert state_sha256({**checkpoint.state_dict, **checkpoint.adapter_state}) == told["state_sha256"]
+    assert state_sha256({**checkpoint.state_dict, **checkpoint.adapter_state}) == record["state_sha256"]
     found = answers(checkpoint.build())
-    assert found.keys() == told["answers"].keys()
+    assert found.keys() == record["answers"].keys()
     for name, value in found.items():
-        expected = torch.tensor(told["answers"][name])
-        if told["exact"]:
+        expected = torch.tensor(record["answers"][name])
+        if record["exact"]:
             assert torch.equal(value, expected), name
         else:
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
@@ -84,7 +84,7 @@ def test_migrated_files_are_sound_files_of_the_present_schema(file: Path, tmp_pa
     assert {key: new.meta["config"][key] for key in kept["config"]} == kept["config"]
     assert new.meta["config"].keys() - kept["config"].keys() <= {"norm_group_size"}
     assert [new.meta[key] for key in ("training", "license", "tta")] == [None] * 3
-    assert state_sha256(new.state_dict | new.adapter_state) == told_of(file)["state_sha256"]
+    assert state_sha256(new.state_dict | new.adapter_state) == record_of(file)["state_sha256"]
 
 
 @pytest.mark.parametrize("file", sorted(NUMBERS.glob("*.safetensors")), ids=lambda file: file.stem)
@@ -97,7 +97,7 @@ def test_numbers_and_text_are_kept_as_they_were_spelled(file: Path, tmp_path: Pa
     for meta in (loaded.meta, again.meta):
         assert holds(meta, kept), file.name
     assert again.meta == loaded.meta
-    assert state_sha256(again.state_dict) == told_of(file)["state_sha256"]
+    assert state_sha256(again.state_dict) == record_of(file)["state_sha256"]
     if loaded.meta["digest"] == loaded.file_digest:  # nothing was migrated
         assert (tmp_path / "h").read_bytes() == file.read_bytes()
 
@@ -167,7 +167,7 @@ def rewritten(file: Path, change: Any) -> bytes:
 def test_forged_files_of_schema_1(change: Any, step: str | None, message: str, tmp_path: Path) -> None:
     (tmp_path / "h").write_bytes(rewritten(FIRST / "patch_mean.safetensors", change))
     if step is None:
-        assert HeadCheckpoint.load(tmp_path / "h").file_digest == told_of(FIRST / "patch_mean.safetensors")["digest"]
+        assert HeadCheckpoint.load(tmp_path / "h").file_digest == record_of(FIRST / "patch_mean.safetensors")["digest"]
         return
     with pytest.raises(CheckpointError) as caught:
         HeadCheckpoint.load(tmp_path / "h")

@@ -61,10 +61,10 @@ def test_the_one_head_of_a_repository_is_loaded(hub: Hub, head: Path, tiny: Back
     assert checkpoint.revision == repo.branches["main"]
     assert hub.fetched() == {"fold.safetensors", "config.json"}, "the hub counts downloads by config.json"
     assert HeadCheckpoint.load(head).revision is None
-    photo = torch.rand(3, 32, 48)
-    expected = Predictor(head)(photo)
-    assert Predictor("me/one")(photo) == expected
-    assert Predictor(["me/one", head], tiny, weights=[1, 0])(photo) == expected
+    image = torch.rand(3, 32, 48)
+    expected = Predictor(head)(image)
+    assert Predictor("me/one")(image) == expected
+    assert Predictor(["me/one", head], tiny, weights=[1, 0])(image) == expected
     assert isinstance(load_head("me/one"), PatchMeanHead)
 
 
@@ -118,17 +118,17 @@ def test_without_the_hub_the_cache_answers(
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     else:
         hub.down = 503
-    told = {"down": "could not be reached", "offline": "HF_HUB_OFFLINE is set", "busy": "busy or down (503)"}[way]
+    reason = {"down": "could not be reached", "offline": "HF_HUB_OFFLINE is set", "busy": "busy or down (503)"}[way]
     for revision in (None, "main", "v1", first):
         assert HeadCheckpoint.load("me/one", revision=revision).revision == first
-    assert told in caplog.text
+    assert reason in caplog.text
     for repo_id, revision in (("me/gone", None), ("me/one", "v2")):
         text = refusal(repo_id, revision)
-        assert told in text
+        assert reason in text
         assert f"no file or folder {repo_id}" in text
 
 
-def test_missing_private_and_gated_are_told_apart(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_private_and_gated_are_distinguished(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = {"h.safetensors": head.read_bytes()}
     hub.repo("me/one", content)
     hub.repo("me/private", content, private=True)

@@ -141,12 +141,12 @@ def test_a_second_head_beside_is_refused(writer: Hub, checkpoint: HeadCheckpoint
 
 def test_pushes_at_once_do_not_mix(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     repo = writer.repo("me/one")
-    writer.before_commit = lambda: repo.commit({"README.md": b"somebody else"})
+    writer.before_commit = lambda: repo.commit({"README.md": b"another user"})
     assert "another commit to me/one (" in refusal(checkpoint)
     assert set(repo.commits[repo.branches["main"]]) == {".gitattributes", "README.md"}
 
 
-def test_who_may_not_write_is_told(
+def test_users_without_write_access_get_the_reason(
     hub: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.repo("me/one")
@@ -162,7 +162,7 @@ def test_who_may_not_write_is_told(
         assert not any(secret in text for secret in (READER, WRITER, "hf_wrongwrong"))
 
 
-def test_a_hub_that_breaks_down_is_told(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+def test_a_hub_that_breaks_down_is_reported(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     writer.repo("me/one")
     writer.down = 501
     assert "the push to me/one broke off: the hub is busy or down (501)" in refusal(checkpoint)
@@ -171,7 +171,7 @@ def test_a_hub_that_breaks_down_is_told(writer: Hub, checkpoint: HeadCheckpoint)
     assert "the push to me/one broke off: the hub could not be reached (Connect" in refusal(checkpoint)
 
 
-def test_an_upload_that_is_refused_is_told(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+def test_an_upload_that_is_refused_is_reported(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     writer.storage_down = 403
     text = refusal(checkpoint)
     assert "may not do this with me/one (" in text

@@ -87,9 +87,9 @@ def test_the_order_of_targets_is_what_decides(tmp_path: Path) -> None:
     other = ("GDM_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "Dry_Clover_g")
     imported = import_biomass(folder_of(tmp_path / "m"), "t{target}_f{fold}.pth", unit="g", targets=other)
     tokens = tokens_of(torch.randn(1, 6, WIDTH))
-    said = {item.output: item.head.predict(tokens)[item.output].item() for item in imported[::2]}  # type: ignore[operator]
-    assert said["GDM_g"] == 1.0
-    assert said["Dry_Clover_g"] == 16.0
+    predicted = {item.output: item.head.predict(tokens)[item.output].item() for item in imported[::2]}  # type: ignore[operator]
+    assert predicted["GDM_g"] == 1.0
+    assert predicted["Dry_Clover_g"] == 16.0
 
 
 def test_every_file_of_the_folder_is_accounted_for(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_code_is_refused_and_named(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 @pytest.mark.parametrize("protocol", [0, 4])
 def test_a_bare_pickle_does_not_run_and_torchs_advice_is_not_passed_on(protocol: int, tmp_path: Path) -> None:
-    """The loader's own message says how to run the file after all."""
+    """The loader's own message names how to run the file after all."""
     (tmp_path / "b.pt").write_bytes(pickle.dumps({"network.0.weight": Trap(tmp_path / "ran")}, protocol=protocol))
     with pytest.raises(CheckpointError, match=r"asks for posix.system|is a pickle that may run code: Unsup") as no:
         read_legacy(tmp_path / "b.pt")

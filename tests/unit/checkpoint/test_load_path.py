@@ -1,4 +1,4 @@
-"""The quick ways of reading a head say the same as the plain ones, and share nothing between modules."""
+"""The quick ways of reading a head equal the plain ones, and share nothing between modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints are copied and sent like other objects; what a file would lose, or cannot say, is refused."""
+"""Checkpoints are copied and sent like other objects; what a file would lose, or cannot store, is refused."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def test_extra_state_is_no_part_of_a_file() -> None:
 
 def test_views_are_those_that_predict_knows() -> None:
     assert set(VIEWS) == set(tta.VIEWS)
-    for told in ("nope", {"ops": "nope", "reduce": "mean"}):
+    for tta in ("nope", {"ops": "nope", "reduce": "mean"}):
         with pytest.raises(CheckpointError, match="tta.ops is 'nope'; expected one of none, flip4, d6"):
-            HeadCheckpoint.from_module(a_head(), tta=told)
+            HeadCheckpoint.from_module(a_head(), tta=tta)
 
 
 class InBytes:
@@ -98,7 +98,7 @@ def test_arguments_of_another_type(tmp_path: Path) -> None:
     one.save(tmp_path / "h")
     attempts: list[Callable[[], object]] = [
         lambda: HeadCheckpoint.load(tmp_path / "h", revision=5),  # type: ignore[arg-type]
-        lambda: HeadCheckpoint.load("nobody/nothing", revision=5),  # type: ignore[arg-type]
+        lambda: HeadCheckpoint.load("user/nothing", revision=5),  # type: ignore[arg-type]
         lambda: HeadCheckpoint.load(InBytes()),  # type: ignore[arg-type]
         lambda: one.save(InBytes()),  # type: ignore[arg-type]
     ]

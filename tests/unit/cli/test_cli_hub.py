@@ -64,14 +64,14 @@ def test_a_no_is_one_line_and_exit_code_1(hub: Hub, head: Path, capsys: pytest.C
         ["card", str(out)],
     ):
         assert main(arguments) == 1
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert told.err.startswith("error: ")
-        assert told.err.count("\n") == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
         assert not out.exists()
 
 
-def test_a_folder_that_is_missing_is_told_before_the_hub_is_asked(
+def test_a_missing_folder_is_reported_before_the_hub_is_asked(
     hub: Hub, head: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     hub.repo("me/one", {"h.safetensors": head.read_bytes()})

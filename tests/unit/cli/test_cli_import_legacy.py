@@ -13,7 +13,7 @@ from dinoneck.checkpoint.legacy import BIOMASS_TARGETS
 from dinoneck.cli.main import main
 
 LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
-PHOTOS = [
+IMAGES = [
     "--layers",
     "5",
     "--norm",
@@ -26,7 +26,7 @@ PHOTOS = [
     "--blur",
     "5",
 ]
-TINY = ["--backbone", "dinoneck_tiny", *PHOTOS]
+TINY = ["--backbone", "dinoneck_tiny", *IMAGES]
 
 
 @pytest.fixture

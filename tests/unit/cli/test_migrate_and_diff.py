@@ -35,8 +35,8 @@ def test_a_folder_is_migrated(old: Path, capsys: pytest.CaptureFixture[str]) -> 
     save_head(old / "z.safetensors", head_of())
     kept = (old / "z.safetensors").read_bytes()
     assert main(["migrate", str(old)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["migrated"] * len(names) + ["current"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == ["migrated"] * len(names) + ["current"]
     assert (old / "z.safetensors").read_bytes() == kept
     for name in names:
         meta = read_header(old / name).meta
@@ -70,9 +70,9 @@ def test_what_cannot_be_migrated_stays_and_the_others_go_on(old: Path, capsys: p
     bad.write_bytes(bad.read_bytes()[:-1] + b"\x01")
     before = bad.read_bytes()
     assert main(["migrate", str(old)]) == 1
-    said = capsys.readouterr()
-    assert "step digest" in said.err
-    assert said.out.count("migrated /") == len(list(old.glob("*.safetensors"))) - 1
+    printed = capsys.readouterr()
+    assert "step digest" in printed.err
+    assert printed.out.count("migrated /") == len(list(old.glob("*.safetensors"))) - 1
     assert bad.read_bytes() == before
 
 
@@ -142,10 +142,10 @@ def test_diff_of_other_shapes_names_and_tasks(tmp_path: Path, capsys: pytest.Cap
     save_head(a, head_of())
     save_head(b, PatchMeanHead(4, [Task("a", unit="g"), Task("b")], hidden_dim=3))
     assert main(["diff", str(b), str(a)]) == 1
-    told = capsys.readouterr().out.splitlines()
-    assert "differs  mlps.0.hidden.weight  first F32 [3, 4], second F32 [2, 4]" in told
-    assert "only in the first mlps.1.out.bias  first F32 [1]" in told
-    assert "header   config.hidden_dim: 3 -> 2" in told
+    printed = capsys.readouterr().out.splitlines()
+    assert "differs  mlps.0.hidden.weight  first F32 [3, 4], second F32 [2, 4]" in printed
+    assert "only in the first mlps.1.out.bias  first F32 [1]" in printed
+    assert "header   config.hidden_dim: 3 -> 2" in printed
     save_head(b, PatchMeanHead(4, [Task("a", unit="g")], hidden_dim=2))
     main(["diff", str(a), str(b)])
     assert 'header   tasks[0].unit: "" -> "g"' in capsys.readouterr().out
@@ -162,18 +162,18 @@ def test_inspect_and_verify_tell_the_facts(old: Path, tmp_path: Path, capsys: py
     facts = {"seed": 7, "data": {"name": "pasture", "revision": "r1"}, "metrics": {"R2": {"mean": 0.5, "sd": 0.25}}}
     save_head(tmp_path / "h", head_of(), training=facts, license="MIT", tta="flip4")
     assert main(["inspect", str(tmp_path / "h")]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     shown = ("seed 7", "data (name pasture, revision r1)", "metrics (R2 (mean 0.5, sd 0.25))")
     for text in (*shown, "licence    MIT", "views      flip4"):
-        assert text in told
+        assert text in printed
     assert main(["inspect", str(old / "with_records.safetensors")]) == 0
-    told = capsys.readouterr().out
-    assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' rewrites it in" in told
-    assert "mean [0.485, 0.456, 0.406]" in told and "std [0.229, 0.224, 0.225]" in told
+    printed = capsys.readouterr().out
+    assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' rewrites it in" in printed
+    assert "mean [0.485, 0.456, 0.406]" in printed and "std [0.229, 0.224, 0.225]" in printed
     assert main(["verify", str(old / "fpn.safetensors")]) == 0
-    told = capsys.readouterr().out
-    assert json.loads((old / "answers.json").read_text())["fpn"]["digest"] in told
-    assert "schema 1: 'dinoneck migrate' rewrites it in schema" in told
+    printed = capsys.readouterr().out
+    assert json.loads((old / "answers.json").read_text())["fpn"]["digest"] in printed
+    assert "schema 1: 'dinoneck migrate' rewrites it in schema" in printed
 
 
 def test_folders_of_heads(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

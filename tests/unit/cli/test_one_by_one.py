@@ -53,11 +53,11 @@ def test_an_unexpected_error_is_of_its_file(
 
     monkeypatch.setattr(place, name, failing)
     assert main([verb, str(Path(two[0]).parent)] if as_folder else [verb, *two]) == 1
-    told = capsys.readouterr()
-    assert f"error    {two[0]}  unexpected ZeroDivisionError: divided \\x1b[2J" in told.err
-    assert two[1] not in told.err
-    assert told.out.startswith(done)
-    assert two[1] in told.out
+    printed = capsys.readouterr()
+    assert f"error    {two[0]}  unexpected ZeroDivisionError: divided \\x1b[2J" in printed.err
+    assert two[1] not in printed.err
+    assert printed.out.startswith(done)
+    assert two[1] in printed.out
 
 
 def test_a_refusal_keeps_no_other_from_being_checked(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,9 +65,9 @@ def test_a_refusal_keeps_no_other_from_being_checked(two: list[str], capsys: pyt
     missing = str(Path(two[0]).parent / "no")
     for verb in ("verify", "migrate"):
         assert main([verb, missing, *two]) == 1
-        told = capsys.readouterr()
-        assert [line.split()[:2] for line in told.err.splitlines()] == [["refused", missing], ["refused", two[0]]]
-        assert two[1] in told.out
+        printed = capsys.readouterr()
+        assert [line.split()[:2] for line in printed.err.splitlines()] == [["refused", missing], ["refused", two[0]]]
+        assert two[1] in printed.out
 
 
 def inputs(**changes: object) -> Change:
@@ -113,8 +113,8 @@ def test_nothing_that_is_quoted_steers_a_terminal(
     bad.write_bytes(forged(head, change))
     for verb in (["inspect"], ["diff", str(good)], ["verify"], ["migrate"], ["card"]):
         main([*verb, str(bad)])
-        told = capsys.readouterr()
-        for line in (told.out + told.err).splitlines():
+        printed = capsys.readouterr()
+        for line in (printed.out + printed.err).splitlines():
             assert line.isprintable(), verb
             assert not line.startswith("ok       fine")
 

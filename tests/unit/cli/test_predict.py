@@ -122,9 +122,9 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
     assert not (place / "out.csv").exists()
     capsys.readouterr()
     assert main(job(place, "--skip-unusable", "--json", "--batch-size", "2")) == 0
-    told = capsys.readouterr()
-    assert sorted(Path(name).name for name in json.loads(told.out)["unusable"]) == ["a.png", "m.png"]
-    assert "left out: 2 files of other formats (.gif, .heic)" in told.err
+    printed = capsys.readouterr()
+    assert sorted(Path(name).name for name in json.loads(printed.out)["unusable"]) == ["a.png", "m.png"]
+    assert "left out: 2 files of other formats (.gif, .heic)" in printed.err
     assert [Path(row["image"]).stem for row in records_of(place / "out.csv")] == ["large", "small"]
     words = ["predict", str(place / "images" / "a.png"), *job(place)[2:], "--skip-unusable"]
     assert main(words) == 1
@@ -216,9 +216,9 @@ def test_heads_from_the_hub_with_their_views(place: Path, hub: Hub, capsys: pyte
     repo.branches["v1"] = repo.branches["main"]
     repo.commit({"h.safetensors": files[0].read_bytes()})
     assert predicted(place, heads="me/grass") == predicted(place, heads=str(files[0]))
-    told = capsys.readouterr().out
-    assert f"me/grass is commit {repo.branches['main']}." in told
-    assert told.count("Views: flip4, as the training of the heads recorded") == 2, "also of what came from the Hub"
+    printed = capsys.readouterr().out
+    assert f"me/grass is commit {repo.branches['main']}." in printed
+    assert printed.count("Views: flip4, as the training of the heads recorded") == 2, "also of what came from the Hub"
     assert predicted(place, "--revision", "v1", heads="me/grass") == predicted(place, heads=str(files[1]))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.unit.store.store_samples import make, write_photos
+from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, FeatureStore, load_backbone
 from dinoneck.cli.main import main
@@ -16,7 +16,7 @@ from dinoneck.cli.main import main
 
 @pytest.fixture
 def filled(tiny: Backbone, tmp_path: Path) -> Path:
-    write_photos(tmp_path, ["p/a.png", "p/deep/b.png"])
+    write_images(tmp_path, ["p/a.png", "p/deep/b.png"])
     make(tmp_path / "store", tiny, image_size=(32, 48)).extract(tmp_path / "p")
     return tmp_path / "store"
 
@@ -55,7 +55,7 @@ def test_pt_there_and_back(filled: Path, tmp_path: Path) -> None:
 
 
 def test_several_layers_need_one_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_photos(tmp_path, ["p/a.png"])
+    write_images(tmp_path, ["p/a.png"])
     make(tmp_path / "store", load_backbone("dinoneck_tiny", layers=[2, 5])).extract(tmp_path / "p")
     command = ("convert", tmp_path / "store", "--format", "npz")
     assert run(*command, "--out", tmp_path / "x") == 1
@@ -100,9 +100,9 @@ def test_verify(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     store = FeatureStore.open(filled)
     (filled / store.shard_of("a")).write_bytes(os.urandom((filled / store.shard_of("a")).stat().st_size))
     assert run("verify", filled, tmp_path / "none") == 1
-    told = capsys.readouterr().err
-    assert f"damaged  {filled}" in told and f"a {store.shard_of('a')}" in told
-    assert f"refused  {tmp_path / 'none'}" in told
+    printed = capsys.readouterr().err
+    assert f"damaged  {filled}" in printed and f"a {store.shard_of('a')}" in printed
+    assert f"refused  {tmp_path / 'none'}" in printed
 
 
 def test_verify_names_the_shard_of_images_that_the_index_has_lost(

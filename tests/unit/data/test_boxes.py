@@ -1,4 +1,4 @@
-"""Photos with boxes: the dataset gives what the JSON holds; what cannot be used is named or counted."""
+"""Images with boxes: the dataset gives what the JSON holds; what cannot be used is named or counted."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from tests.unit.data.box_samples import HEIGHT, WIDTH, content, write
 from torchvision import tv_tensors
 
 from dinoneck import ConfigError, DataError
-from dinoneck.data import BoxImages, BoxPhotos
+from dinoneck.data import BoxImages
 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def made(folder: Path, change: Change | None = None, **options: Any) -> BoxPhotos:
+def made(folder: Path, change: Change | None = None, **options: Any) -> BoxImages:
     plain = content()
     if change is not None:
         change(plain)
-    return BoxPhotos(write(folder, plain), **options)
+    return BoxImages(write(folder, plain), **options)
 
 
 def test_an_item_is_what_the_json_says(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_an_item_is_what_the_json_says(tmp_path: Path) -> None:
         data[3]
 
 
-def test_a_photo_is_turned_by_its_tag_before_its_boxes_count(tmp_path: Path) -> None:
+def test_a_image_is_turned_by_its_tag_before_its_boxes_count(tmp_path: Path) -> None:
     """The stored file lies on its side; boxes and size belong to what people see."""
     upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     upright[3:11, 2:12] = 255
@@ -65,13 +65,13 @@ def test_a_photo_is_turned_by_its_tag_before_its_boxes_count(tmp_path: Path) -> 
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     Image.fromarray(np.rot90(upright)).save(tmp_path / "0.png", exif=exif)
-    image, target = BoxPhotos(file)[0]
+    image, target = BoxImages(file)[0]
     left, top, right, bottom = (int(side) for side in target["boxes"][0])
     assert (image[:, top:bottom, left:right] == 255).all()
     assert int((image == 255).sum()) == 3 * 8 * 10
 
 
-def test_the_transform_sees_photo_and_target(tmp_path: Path) -> None:
+def test_the_transform_sees_image_and_target(tmp_path: Path) -> None:
     data = made(tmp_path, transform=lambda image, target: (image.shape, sorted(target)))
     assert data[1] == ((3, HEIGHT, WIDTH), ["boxes", "image_id", "labels", "size"])
     image, boxes = data.original(1)
@@ -145,7 +145,7 @@ def test_classes_choose_and_order(tmp_path: Path) -> None:
             made(tmp_path, classes=wrong)
 
 
-def test_a_part_keeps_photos_and_boxes_together(tmp_path: Path) -> None:
+def test_a_part_keeps_images_and_boxes_together(tmp_path: Path) -> None:
     data = made(tmp_path, lambda c: c["annotations"][3].update(iscrowd=1))
     part = data.take([2, 1])
     assert (part.ids, len(part), part.without_boxes, part.classes) == ((12, 11), 2, 1, data.classes)
@@ -156,23 +156,23 @@ def test_a_part_keeps_photos_and_boxes_together(tmp_path: Path) -> None:
     assert data.first(2).ids == (10, 11)
     assert data.first(9).ids == data.ids
     for wrong in ([], [0, 0], [0, -3]):
-        with pytest.raises(DataError, match="expected one photo or more, each once"):
+        with pytest.raises(DataError, match="expected one image or more, each once"):
             data.take(wrong)
 
 
 def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_path: Path) -> None:
-    next_to = BoxPhotos(write(tmp_path / "a", content()))
+    next_to = BoxImages(write(tmp_path / "a", content()))
     (tmp_path / "b").mkdir()
-    below = BoxPhotos(write(tmp_path / "b", content(), tmp_path / "b" / "images"))
+    below = BoxImages(write(tmp_path / "b", content(), tmp_path / "b" / "images"))
     (tmp_path / "c").mkdir()
-    shown = BoxPhotos(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
-    named = [BoxPhotos(tmp_path / "c" / "boxes.json", **{name: tmp_path / "d"}) for name in ("images", "photos")]
+    shown = BoxImages(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
+    named = [BoxImages(tmp_path / "c" / "boxes.json", **{name: tmp_path / "d"}) for name in ("images", "photos")]
     assert all(torch.equal(data[0][0], next_to[0][0]) for data in (below, shown, *named))
     assert shown.paths[0] == tmp_path / "d" / "0.png"
     with pytest.raises(DataError, match=r"'0\.png', which is neither in .* nor in .*images; pass images=FOLDER"):
-        BoxPhotos(tmp_path / "c" / "boxes.json")
+        BoxImages(tmp_path / "c" / "boxes.json")
     with pytest.raises(DataError, match="there is no folder .*nowhere with images"):
-        BoxPhotos(tmp_path / "c" / "boxes.json", tmp_path / "nowhere")
+        BoxImages(tmp_path / "c" / "boxes.json", tmp_path / "nowhere")
 
 
 def entry(kind: str, place: int, **values: Any) -> Change:
@@ -200,11 +200,11 @@ WRONG: list[tuple[str, Change, str]] = [
     ("up and out", entry("images", 1, file_name="../1.png"), "leads out of the images' folder"),
     ("an absolute path", entry("images", 1, file_name="/etc/passwd"), "leads out of the images' folder"),
     ("backslashes out", entry("images", 1, file_name="..\\1.png"), "leads out of the images' folder"),
-    ("no file name", entry("images", 1, file_name=""), "expected the photo's path below the folder"),
+    ("no file name", entry("images", 1, file_name=""), "expected the image's path below the folder"),
     (
-        "no such photo",
+        "no such image",
         entry("images", 1, file_name="9.png"),
-        r"1 of the 3 photos of .* are not in .*: '9\.png'; restore",
+        r"1 of the 3 images of .* are not in .*: '9\.png'; restore",
     ),
     ("one image twice", entry("images", 1, file_name="./0.png"), r"the file_name '0\.png' is given 2 times"),
     ("crowd of two", entry("annotations", 1, iscrowd=2), "has the iscrowd 2; expected 0 or 1"),
@@ -227,7 +227,7 @@ def test_a_wrong_entry_is_named(change: Change, message: str, tmp_path: Path) ->
 )
 def test_a_file_that_is_no_coco_json_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"boxes\.json"):
-        BoxPhotos(write(tmp_path, text))
+        BoxImages(write(tmp_path, text))
 
 
 def test_a_cut_or_missing_json_is_refused(tmp_path: Path) -> None:
@@ -236,23 +236,23 @@ def test_a_cut_or_missing_json_is_refused(tmp_path: Path) -> None:
     for length in range(0, len(whole) - 1, 97):
         file.write_bytes(whole[:length])
         with pytest.raises(DataError, match=rf"boxes\.json \({length} bytes\) cannot be read as JSON"):
-            BoxPhotos(file)
+            BoxImages(file)
     file.write_bytes(b"\xff\xfe" + whole[:-5])
     with pytest.raises(DataError, match="cannot be read as JSON"):
-        BoxPhotos(file)
+        BoxImages(file)
     with pytest.raises(DataError, match="the path of the annotations is empty"):
-        BoxPhotos("")
+        BoxImages("")
     file.unlink()
     with pytest.raises(DataError, match="there is no annotations file"):
-        BoxPhotos(file)
+        BoxImages(file)
     for wrong in (tmp_path, tmp_path / "a\0.json", tmp_path / ("a" * 5000)):
         with pytest.raises(DataError, match="cannot be read"):
-            BoxPhotos(wrong)
+            BoxImages(wrong)
 
 
-def test_a_photo_that_is_not_the_one_is_refused(tmp_path: Path) -> None:
+def test_a_image_that_is_not_the_one_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, content())
-    data = BoxPhotos(file)
+    data = BoxImages(file)
     Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "0.png")
     with pytest.raises(DataError, match=r"0\.png is 40x30 px \(height x width\), .* has 30x40 for image 10; its boxes"):
         data[0]
@@ -264,17 +264,17 @@ def test_a_photo_that_is_not_the_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2\.png cannot be read"):
         data[2]
     (tmp_path / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 of the 3 photos .* are empty files in .*: '2\.png'"):
-        BoxPhotos(file)
+    with pytest.raises(DataError, match=r"1 of the 3 images .* are empty files in .*: '2\.png'"):
+        BoxImages(file)
 
 
-def test_a_photo_that_claims_to_be_gigantic_is_refused(tmp_path: Path) -> None:
+def test_a_image_that_claims_to_be_gigantic_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path, content())
     png = bytearray((tmp_path / "0.png").read_bytes())
     png[16:24] = struct.pack(">II", 60_000, 60_000)
     (tmp_path / "0.png").write_bytes(png)
     with pytest.raises(DataError, match=r"0\.png"):
-        BoxPhotos(file)[0]
+        BoxImages(file)[0]
 
 
 VALUES = st.one_of(
@@ -306,7 +306,7 @@ def test_whatever_stands_in_the_json_only_data_errors_come_out(sound: Path, spoi
             own.pop(key) if way == "drop" else own.update({key: value})
     sound.write_text(json.dumps(plain))
     try:
-        data = BoxPhotos(sound)
+        data = BoxImages(sound)
         items = [data[i] for i in range(len(data))]
     except DataError:
         return
@@ -321,12 +321,12 @@ def test_whatever_stands_in_the_json_only_data_errors_come_out(sound: Path, spoi
 
 
 @pytest.mark.parametrize("name", ["train", "val"])
-def test_real_photos_match_their_json(name: str) -> None:
+def test_real_images_match_their_json(name: str) -> None:
     file = DATA / "blood_cells" / f"{name}.json"
     if not file.is_file():
         pytest.skip(f"there is no {file}; set DINONECK_DATA to the folder that holds blood_cells")
     stored = json.loads(file.read_text())
-    data = BoxPhotos(file)
+    data = BoxImages(file)
     assert (len(data), data.without_boxes) == (len(stored["images"]), 0)
     assert not data.skipped
     assert data.classes == ("WBC", "RBC", "Platelets")
@@ -340,7 +340,7 @@ def test_real_photos_match_their_json(name: str) -> None:
     assert len(target["labels"]) == sum(box["image_id"] == data.ids[5] for box in stored["annotations"])
 
 
-def blood_cells(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> BoxPhotos:
+def blood_cells(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> BoxImages:
     """The first images of the real data, with their annotations changed."""
     folder = DATA / "blood_cells"
     if not folder.is_dir():
@@ -351,7 +351,7 @@ def blood_cells(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> B
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
     change(content)
     (tmp_path / "boxes.json").write_text(json.dumps(content))
-    return BoxPhotos(tmp_path / "boxes.json", folder / "images")
+    return BoxImages(tmp_path / "boxes.json", folder / "images")
 
 
 def as_corners(content: dict[str, Any]) -> None:
@@ -428,11 +428,11 @@ def test_boxes_follow_from_polygons(tmp_path: Path) -> None:
     plain = content()
     del plain["annotations"][0]["bbox"]
     plain["annotations"][0]["segmentation"] = [[2, 3, 12, 3, 12, 8], [4, 5, 6, 11, 8, 5]]
-    assert BoxPhotos(write(tmp_path, plain))[0][1]["boxes"][0].tolist() == [2.0, 3.0, 12.0, 11.0]
+    assert BoxImages(write(tmp_path, plain))[0][1]["boxes"][0].tolist() == [2.0, 3.0, 12.0, 11.0]
     for wrong in ([], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, "6"]], ["1,2"]):
         plain["annotations"][0]["segmentation"] = wrong
         with pytest.raises(DataError, match=r"annotations\[0\] has no bbox and the segmentation"):
-            BoxPhotos(write(tmp_path, plain))
+            BoxImages(write(tmp_path, plain))
 
 
 def test_torchvisions_engine_reads_targets_of_its_form(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     )
     table = read_folders(root)
     assert table.ids == ("oats/a/1.PNG", "wheat/1.jpg", "wheat/2.jpg")
-    assert table.photos == tuple(root / name for name in table.ids)
+    assert table.images == tuple(root / name for name in table.ids)
     assert table.classes == {"class": ("oats", "wheat")}
     assert (table.targets["class"].tolist(), table.targets["class"].dtype) == ([0, 1, 1], np.int64)
 

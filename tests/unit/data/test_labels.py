@@ -1,4 +1,4 @@
-"""Dense labels cover what the patches of their photo show; what is unknown weighs nothing."""
+"""Dense labels cover what the patches of their image show; what is unknown weighs nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICIES = ("crop", "pad", "resize")
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """Every pixel holds its place: x / width, y / height, and 1 where there is a photo at all."""
+    """Every pixel holds its place: x / width, y / height, and 1 where there is a image at all."""
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     return np.stack([x / width, y / height, np.ones_like(x)], axis=-1).astype(np.float32)
 
@@ -162,14 +162,14 @@ def test_grey_of_few_bits_is_read_as_it_is_stored(tmp_path: Path) -> None:
         DenseLabels().read(tmp_path / "cut.png")
 
 
-def test_labels_are_turned_upright_like_their_photo(tmp_path: Path) -> None:
+def test_labels_are_turned_upright_like_their_image(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     place = (ramp(32, 48) * 255).round().astype(np.uint8)
-    Image.fromarray(place).save(tmp_path / "photo.png", exif=exif)
+    Image.fromarray(place).save(tmp_path / "image.png", exif=exif)
     Image.fromarray(place[..., 0]).save(tmp_path / "label.png", exif=exif)
     recipe = Preprocessing(16, **PLAIN)  # type: ignore[arg-type]
-    shown = patch_sums(recipe(tmp_path / "photo.png"), 16)[:, :1] / 256
+    shown = patch_sums(recipe(tmp_path / "image.png"), 16)[:, :1] / 256
     values, _ = DenseLabels(scale=1 / 255).cells(tmp_path / "label.png", recipe, image_sizes=[(48, 32)])
     assert values.shape == (1, 1, 3, 2)
     assert torch.allclose(values.double(), shown, atol=1e-6)
@@ -199,7 +199,7 @@ def test_every_prepared_pixel_takes_the_class_under_its_centre(fit: Any, policy:
         shown = recipe(ramp(height, width))[0]
         real = shown[2] > 0.999
         inner = torch.zeros_like(real)
-        inner[4:-4, 4:-4] = True  # resampling bends the photo's ramp at its borders
+        inner[4:-4, 4:-4] = True  # resampling bends the image's ramp at its borders
         inner[:-4, :-4] &= real[4:, 4:]
         for index, channel, side in ((columns, 0, width), (lines, 1, height)):
             got = DenseLabels(classes=side).indices(index, recipe)
@@ -243,7 +243,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     Image.fromarray(small.astype(np.uint8)).save(tmp_path / "s.png")
     for sizes, message in (
         ([(32, 16)], r"s.png, is 16x32 px.*32x16"),
-        ([], "1 labels and 0 photo"),
+        ([], "1 labels and 0 image"),
         ([16], "is 16;"),
     ):
         with pytest.raises(DataError, match=message):

@@ -24,7 +24,7 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def test_every_form_of_a_photo_gives_the_same_tensor(tmp_path: Path) -> None:
+def test_every_form_of_a_image_gives_the_same_tensor(tmp_path: Path) -> None:
     file = save(tmp_path / "a.png", Image.fromarray(RGB))
     expected = torch.from_numpy(RGB).permute(2, 0, 1).float() / 255
     forms = [file, str(file), Image.fromarray(RGB), RGB, torch.from_numpy(RGB).permute(2, 0, 1), expected,
@@ -72,10 +72,10 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling:
 
 
 @pytest.mark.parametrize(
-    ("photo", "message"),
+    ("image", "message"),
     [
-        ("missing.jpg", "there is no photo"),
-        ("", "the path of a photo is empty"),
+        ("missing.jpg", "there is no image"),
+        ("", "the path of a image is empty"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (np.full((4, 4, 3), 2.0), "values 2 ... 2; expected RGB in 0 ... 1"),
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
@@ -85,9 +85,9 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling:
         (np.zeros((0, 4, 3), np.uint8), "empty"),
     ],
 )
-def test_what_is_no_photo_is_refused(photo: object, message: str) -> None:
+def test_what_is_no_image_is_refused(image: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        decode(photo)  # type: ignore[arg-type]
+        decode(image)  # type: ignore[arg-type]
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_policy_and_batches() -> None:
     assert PLAIN(torch.zeros(2, 3, 6, 8)).shape == (2, 3, 6, 8)
     with pytest.raises(DataError, match=r"4x8, 6x8.*size="):
         PLAIN([RGB, RGB[:4]])
-    with pytest.raises(DataError, match="no photos"):
+    with pytest.raises(DataError, match="no images"):
         PLAIN([])
     with pytest.raises(DataError, match="int"):
         PLAIN(3)  # type: ignore[arg-type]
@@ -224,15 +224,15 @@ def test_changed() -> None:
 
 def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> None:
     recipe = Preprocessing(size=(64, 64), fit="pad")
-    photo = torch.rand(3, 16, 64)
-    prepared = recipe.prepare(photo)
+    image = torch.rand(3, 16, 64)
+    prepared = recipe.prepare(image)
     assert prepared.valid.tolist() == [[True] * 4, [False] * 4, [False] * 4, [False] * 4]
-    assert recipe.prepare([photo, torch.rand(3, 64, 16)]).valid.tolist() == [[True] * 4] + [[True] + [False] * 3] * 3
-    seen = recipe.picture(photo)
-    assert torch.allclose(seen[:, :16], photo, atol=1e-6)
+    assert recipe.prepare([image, torch.rand(3, 64, 16)]).valid.tolist() == [[True] * 4] + [[True] + [False] * 3] * 3
+    seen = recipe.picture(image)
+    assert torch.allclose(seen[:, :16], image, atol=1e-6)
     assert torch.allclose(seen[:, 16:], torch.tensor(recipe.mean).view(3, 1, 1).expand(3, 48, 64))
-    cut = Preprocessing(size=(16, 16), fit="crop").picture(photo)
-    assert torch.allclose(cut, photo[:, :, 24:40], atol=1e-6)
+    cut = Preprocessing(size=(16, 16), fit="crop").picture(image)
+    assert torch.allclose(cut, image[:, :, 24:40], atol=1e-6)
 
 
 def test_area_is_the_mean_of_whole_pixels_touched() -> None:

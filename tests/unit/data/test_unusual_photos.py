@@ -1,4 +1,4 @@
-"""Photos of unusual forms, all the way to what a backbone is fed."""
+"""Images of unusual forms, all the way to what a backbone is fed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPE = Preprocessing(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(32, 
 
 
 @pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
-def test_a_thin_photo_is_never_wide_and_long_at_once(interpolation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thin_image_is_never_wide_and_long_at_once(interpolation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A million rows of one pixel must not become a million rows of the model's width on the way."""
     x = torch.rand(1, 3, 5000, 2, generator=torch.Generator().manual_seed(0))
     mode = "bilinear" if interpolation == "area" else interpolation

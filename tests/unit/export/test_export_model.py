@@ -76,9 +76,9 @@ def run_onnx(path: Path) -> tuple[Callable[[Tensor], dict[str, Tensor]], dict[st
     return run, session.get_modelmeta().custom_metadata_map
 
 
-def assert_answers(found: dict[str, Tensor], predictor: Predictor, photos: Tensor) -> None:
-    """What a predictor says of photos of the model's own size is what the model says of their pixels."""
-    rows = predictor(list(photos), maps=True)
+def assert_answers(found: dict[str, Tensor], predictor: Predictor, images: Tensor) -> None:
+    """A predictor of images of the model's own size equals the model on their pixels."""
+    rows = predictor(list(images), maps=True)
     for name, values in found.items():
         if name.endswith(".map") or name == "photo.gate":
             wanted = [
@@ -109,10 +109,10 @@ def test_an_onnx_model_answers_what_the_predictor_answers(done: Exported, head_f
     assert (done.size, done.outputs) == (None, ("mass", "state", "mass.map", "state.map"))
     run, _ = run_onnx(done.files[0])
     for batch, height, width in ((1, 48, 112), (5, 80, 48), (1, 16, 16)):
-        photos = torch.rand(batch, 3, height, width)
-        found = run(photos)
+        images = torch.rand(batch, 3, height, width)
+        found = run(images)
         assert list(found) == list(done.outputs)
-        assert_answers(found, Predictor(head_file, preprocess=fed(None)), photos)
+        assert_answers(found, Predictor(head_file, preprocess=fed(None)), images)
 
 
 def test_its_metadata_are_enough_to_run_it(done: Exported, head_file: Path) -> None:
@@ -133,9 +133,9 @@ def test_its_metadata_are_enough_to_run_it(done: Exported, head_file: Path) -> N
         "batch": "free",
     }
     assert Preprocessing.from_record(about["preprocess"]) == fed()
-    told = {output["name"]: (output["unit"], output["labels"], output["shape"]) for output in about["outputs"]}
-    assert told["mass"] == ("g", [], ["batch", 1])
-    assert told["state.map"] == ("", ["a", "b", "c"], ["batch", 3, "rows", "cols"])
+    outputs = {output["name"]: (output["unit"], output["labels"], output["shape"]) for output in about["outputs"]}
+    assert outputs["mass"] == ("g", [], ["batch", 1])
+    assert outputs["state.map"] == ("", ["a", "b", "c"], ["batch", 3, "rows", "cols"])
     assert about["parity"]["largest"] <= about["parity"]["tolerance"] == 1e-4
     assert [1, *SIZE] in about["parity"]["tried"]
     assert done.parity is not None and about["parity"] == done.parity.record()
@@ -155,11 +155,11 @@ def test_a_size_that_the_patch_does_not_divide_is_refused_by_name(done: Exported
 def test_pixels_that_the_backbone_refuses_give_no_number(done: Exported) -> None:
     """0 ... 255 gives plausible grams else; neighbours in the batch keep theirs."""
     run, _ = run_onnx(done.files[0])
-    photos = torch.rand(3, 3, 48, 64)
-    wanted = run(photos)
-    photos[1] *= 255
-    photos[2, 0, 5, 5] = float("nan")
-    for name, found in run(photos).items():
+    images = torch.rand(3, 3, 48, 64)
+    wanted = run(images)
+    images[1] *= 255
+    images[2, 0, 5, 5] = float("nan")
+    for name, found in run(images).items():
         assert torch.equal(found[0], wanted[name][0]) and found[1:].isnan().all(), name
 
 
@@ -187,8 +187,8 @@ def test_a_size_that_is_asked_for_is_the_only_one(one_block: Backbone, tmp_path:
     run = torch.export.load(tmp_path / "m.pt2", extra_files=extra).module()
     assert json.loads(extra["dinoneck_export"])["input"]["size"] == [32, 48]
     assert json.loads(extra["dinoneck"])["head_type"] == "patch_mean"
-    photos = torch.rand(4, 3, 32, 48)
-    assert_answers(run(photos), Predictor(head, one_block), photos)
+    images = torch.rand(4, 3, 32, 48)
+    assert_answers(run(images), Predictor(head, one_block), images)
     with pytest.raises((AssertionError, RuntimeError)):
         run(torch.rand(1, 3, 48, 48))
     with zipfile.ZipFile(tmp_path / "m.pt2") as archive:
@@ -202,8 +202,8 @@ def test_a_gate_over_places_takes_the_size_it_was_trained_on(one_block: Backbone
     with pytest.warns(UserWarning, match="64x96 px only: a gate of mode 'mlp'"):
         done = export_model(checkpoint, tmp_path / "m.pt2", format="pt2", maps=True)
     assert done.size == SIZE and done.outputs == ("mass", "photo.gate")
-    photos = torch.rand(5, 3, *SIZE)
-    assert_answers(run_program(tmp_path / "m.pt2")(photos), Predictor(checkpoint), photos)
+    images = torch.rand(5, 3, *SIZE)
+    assert_answers(run_program(tmp_path / "m.pt2")(images), Predictor(checkpoint), images)
     with pytest.raises(CheckpointError, match="4 rows x 6 cols"):
         export_model(checkpoint, tmp_path / "other.pt2", format="pt2", size=(96, 64))
     with pytest.raises(CheckpointError, match="give size="):
@@ -221,11 +221,11 @@ def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
     checkpoint = HeadCheckpoint.from_module(awake(PatchMeanHead(64, [MASS], 8)), backbone=tuned, preprocess=fed())
     export_model(checkpoint, tmp_path / "m.pt2", format="pt2", backbone=tuned, size=SIZE)
     assert tuned.adapter.lora is not None  # a copy was merged
-    photos = torch.rand(2, 3, *SIZE)
-    found = run_program(tmp_path / "m.pt2")(photos)
-    assert_answers(found, Predictor(checkpoint), photos)
+    images = torch.rand(2, 3, *SIZE)
+    found = run_program(tmp_path / "m.pt2")(images)
+    assert_answers(found, Predictor(checkpoint), images)
     with tuned.lora_disabled():
-        plain = Predictor(checkpoint.build(), tuned)(list(photos))
+        plain = Predictor(checkpoint.build(), tuned)(list(images))
     assert abs(plain[0]["mass"] - found["mass"][0].item()) > 1e-2
 
 
@@ -257,7 +257,7 @@ def test_convolutions_of_a_file_are_stored_row_major(one_block: Backbone, tmp_pa
     assert all(weight.is_contiguous() for weight in weights)
 
 
-def test_failures_of_the_exporter_and_the_runtime_are_told(
+def test_failures_of_the_exporter_and_the_runtime_are_reported(
     head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = pytest.importorskip("onnxruntime")
@@ -322,8 +322,8 @@ def test_large_weights_go_into_a_file_of_their_own(
     onnx = pytest.importorskip("onnx")
     path = tmp_path / "model.onnx"
     monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 10_000)
-    photos = torch.rand(2, 3, 32, 64)
-    wanted = run_onnx(done.files[0])[0](photos)
+    images = torch.rand(2, 3, 32, 64)
+    wanted = run_onnx(done.files[0])[0](images)
     names = set()
     for scale in (1.0, 2.0):
         model = onnx.load(done.files[0])
@@ -333,7 +333,7 @@ def test_large_weights_go_into_a_file_of_their_own(
         files = onnx_file.write_onnx(path, model)
         assert sorted(files) == sorted(tmp_path.iterdir()) and len(files) == 2
         names.add(files[1].name)
-        found = run_onnx(path)[0](photos)
+        found = run_onnx(path)[0](images)
         assert torch.equal(found["mass"], wanted["mass"]) == (scale == 1.0)
         onnx.checker.check_model(path, full_check=True)
     assert len(names) == 2

@@ -77,11 +77,11 @@ def test_pooling_the_whole_sequence_equals_slicing_the_patches_off(mode: str, pr
     shared = F.gelu(head.norm(head.trunk(torch.cat((cls_token, pooled), dim=1))))
     two = Tokens.from_sequence([x + 1, x], image_size=(48, 64), patch_size=16, num_prefix_tokens=prefix)
     for tokens in (tokens_of(x, 3, 4, prefix), two):
-        said = head(tokens)
+        predicted = head(tokens)
         for task, readout in zip(TASKS, head.readouts, strict=True):
             expected = readout(shared)
             expected = F.softplus(expected) if task.activation else expected
-            assert torch.allclose(said[task.name], expected, rtol=0, atol=1e-12)
+            assert torch.allclose(predicted[task.name], expected, rtol=0, atol=1e-12)
         assert torch.allclose(head.gate(tokens).flatten(1), weights, rtol=0, atol=1e-12)
         assert head.gate(tokens).sum().item() == pytest.approx(3.0)
 
@@ -119,8 +119,8 @@ def test_resized_is_mlp_at_its_own_grid_and_a_bilinear_map_elsewhere() -> None:
     mlp, resized = head_of("mlp", 12), head_of("resized", (3, 4), seed=1)
     resized.load_state_dict(mlp.state_dict())
     tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
-    for name, said in mlp(tokens).items():
-        assert torch.equal(said, resized(tokens)[name])
+    for name, predicted in mlp(tokens).items():
+        assert torch.equal(predicted, resized(tokens)[name])
     assert torch.equal(mlp.gate(tokens), resized.gate(tokens))
 
 
@@ -146,8 +146,8 @@ def test_absorbing_a_scale_changes_nothing_but_the_input(mode: str) -> None:
     scaled = tokens_of((x - mean) / std, 3, 4)
     before, gate = head(scaled), head.gate(scaled)
     head.absorb_scale(mean, std)
-    for name, said in head(tokens_of(x, 3, 4)).items():
-        assert torch.allclose(said, before[name], atol=1e-9)
+    for name, predicted in head(tokens_of(x, 3, 4)).items():
+        assert torch.allclose(predicted, before[name], atol=1e-9)
     assert torch.allclose(head.gate(tokens_of(x, 3, 4)), gate, atol=1e-9)
 
 
@@ -218,27 +218,27 @@ def test_a_trained_gate_finds_the_place_that_counts() -> None:
     assert nn.functional.mse_loss(head(tokens)["y"], target) < 0.1 * target.var()
 
 
-def test_the_predictor_gives_the_gate_in_the_orientation_of_the_photo() -> None:
+def test_the_predictor_gives_the_gate_in_the_orientation_of_the_image() -> None:
     backbone = load_backbone("dinoneck_tiny")
     torch.manual_seed(0)
     heads = [CLSGatingHead(64, [Task("total", activation="softplus")], "query", hidden_dim=8).eval() for _ in range(2)]
-    photo = torch.rand(3, 32, 48)
-    tokens = backbone(backbone.preprocess(photo))
-    [plain] = Predictor(heads, backbone)(photo, maps=True)
+    image = torch.rand(3, 32, 48)
+    tokens = backbone(backbone.preprocess(image))
+    [plain] = Predictor(heads, backbone)(image, maps=True)
     expected = torch.stack([head.gate(tokens)[0] for head in heads]).mean(dim=0)
     assert plain["gate"].shape == (2, 3)
     assert torch.allclose(torch.from_numpy(plain["gate"]), expected.detach(), atol=1e-6)
-    [flipped] = Predictor(heads, backbone, tta="flip4")(photo, maps=True)
+    [flipped] = Predictor(heads, backbone, tta="flip4")(image, maps=True)
     views = [(), (-1,), (-2,), (-2, -1)]
     gates = [
-        torch.stack([head.gate(backbone(backbone.preprocess(photo.flip(view))))[0] for head in heads])
+        torch.stack([head.gate(backbone(backbone.preprocess(image.flip(view))))[0] for head in heads])
         .mean(0)
         .flip(view)
         for view in views
     ]
     assert torch.allclose(torch.from_numpy(flipped["gate"]), torch.stack(gates).mean(0).detach(), atol=1e-6)
-    assert "gate" not in Predictor(heads, backbone)(photo)[0]
-    assert "gate" not in Predictor(PatchMeanHead(64, [Task("total")]), backbone)(photo, maps=True)[0]
+    assert "gate" not in Predictor(heads, backbone)(image)[0]
+    assert "gate" not in Predictor(PatchMeanHead(64, [Task("total")]), backbone)(image, maps=True)[0]
 
 
 def test_dropout_works_in_training_only() -> None:

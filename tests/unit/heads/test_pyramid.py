@@ -185,15 +185,15 @@ def test_layers_are_selected_by_block_index() -> None:
 
 
 @pytest.mark.parametrize(
-    ("neck", "says"),
+    ("neck", "message"),
     [
         ({"type": "vit_fpm", "num_layers": 1}, "did you mean.*vit_fpn"),
         ({"type": "patch_mean"}, "expected a subclass of Neck"),
         ({"type": "vit_fpn", "num_layers": 1, "embed_dim": 7}, "embed_dim is 7, the head's 24"),
     ],
 )
-def test_necks_that_do_not_fit_are_refused(neck: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=f"(?i){says}"):
+def test_necks_that_do_not_fit_are_refused(neck: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"(?i){message}"):
         PyramidHead(WIDTH, [REG], neck)
 
 
@@ -222,10 +222,10 @@ def test_a_relu_head_is_not_dead_at_the_start() -> None:
 def test_ensembles_and_predictors_answer_with_maps() -> None:
     backbone = load_backbone("dinoneck_tiny", layers=2)
     heads: list[Head] = [FPNHead(64, [REG, DENSE, MASS], 2, fpn_dim=8).eval() for _ in range(2)]
-    photos = [torch.rand(3, 48, 80), torch.rand(3, 32, 32)]
-    results = Predictor(heads, backbone)(photos, maps=True)
+    images = [torch.rand(3, 48, 80), torch.rand(3, 32, 32)]
+    results = Predictor(heads, backbone)(images, maps=True)
     with torch.no_grad():
-        tokens = backbone(backbone.preprocess(photos[0]))
+        tokens = backbone(backbone.preprocess(images[0]))
     wanted = torch.stack([head.predict(tokens)["ndvi"] for head in heads]).mean(dim=0)
     assert results[0]["ndvi"] == pytest.approx(wanted.mean().item(), rel=1e-5)
     assert results[0]["maps"]["ndvi"].shape == (1, 3, 5)
@@ -236,13 +236,13 @@ def test_ensembles_and_predictors_answer_with_maps() -> None:
 
 
 def test_views_are_turned_back_before_maps_are_averaged() -> None:
-    """The photo's left half is dark: so is the averaged map's, under every flip and turn."""
+    """The image's left half is dark: so is the averaged map's, under every flip and turn."""
     backbone = load_backbone("dinoneck_tiny")
     head = DenseHead(64, [Task("light", kind="dense")], 8, depth=0).eval()
-    photo = torch.zeros(3, 64, 64)
-    photo[:, :, 32:] = 1.0
-    plain = Predictor(head, backbone)(photo, maps=True)[0]["maps"]["light"][0]
-    turned = Predictor(head, backbone, tta="d6")(photo, maps=True)[0]["maps"]["light"][0]
+    image = torch.zeros(3, 64, 64)
+    image[:, :, 32:] = 1.0
+    plain = Predictor(head, backbone)(image, maps=True)[0]["maps"]["light"][0]
+    turned = Predictor(head, backbone, tta="d6")(image, maps=True)[0]["maps"]["light"][0]
     step = plain[:, 2:].mean() - plain[:, :2].mean()
     assert abs(step) > 1e-3
     assert (turned[:, 2:].mean() - turned[:, :2].mean()) / step == pytest.approx(1.0, abs=0.5)
@@ -296,10 +296,10 @@ def test_heads_of_other_layers_are_not_saved_and_bare_ones_find_theirs(tmp_path:
     with pytest.raises(CheckpointError, match="reads 2 layers"):
         save_head(tmp_path / "h", FPNHead(64, [REG], 2, fpn_dim=8), backbone=backbone)
     save_head(tmp_path / "h", head, backbone=backbone.with_layers((1, 0, 3)))
-    photo = torch.rand(3, 32, 48)
-    bare = Predictor(head.eval(), backbone)(photo)[0]["reg3"]
+    image = torch.rand(3, 32, 48)
+    bare = Predictor(head.eval(), backbone)(image)[0]["reg3"]
     with torch.no_grad():
-        tokens = backbone.with_layers((0, 1))(backbone.preprocess(photo))
+        tokens = backbone.with_layers((0, 1))(backbone.preprocess(image))
     assert bare == pytest.approx(head.predict(tokens)["reg3"].item(), rel=1e-5)
 
 

@@ -117,12 +117,12 @@ def test_a_member_without_the_composition_counts_in_it(
 
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
 @pytest.mark.parametrize("tta", ["none", "d6"])
-def test_parts_of_a_tiled_photo_add_up_to_its_total(
+def test_parts_of_a_tiled_image_add_up_to_its_total(
     kind: str, tta: Any, blind: Backbone, patchwork: Callable[[int, int], Tensor]
 ) -> None:
-    photo = patchwork(7, 5)
-    [whole] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta)(photo)
-    [tiled] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta, tile=(48, 64), overlap=16)(photo)
+    image = patchwork(7, 5)
+    [whole] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta)(image)
+    [tiled] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta, tile=(48, 64), overlap=16)(image)
     for result in (whole, tiled):
         check(result["masses"], result["total"])
     if kind == "dense":

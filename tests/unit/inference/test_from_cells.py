@@ -112,10 +112,10 @@ def test_views_and_tiles(blind: Backbone, patchwork: Callable[[int, int], Tensor
     heads = [head_of("dense"), head_of("dense", (CROP, CELLS, WEED)).requires_grad_(False)]
     for own in heads[1].parameters():
         own.mul_(-1.5)
-    photo = patchwork(7, 5)
-    [whole] = Predictor(heads, blind, tta, reduce=reduce)(photo, maps=True)
+    image = patchwork(7, 5)
+    [whole] = Predictor(heads, blind, tta, reduce=reduce)(image, maps=True)
     options: dict[str, Any] = {"tile": (48, 64), "overlap": 16, "batch_size": 3}
-    [tiled] = Predictor(heads, blind, tta, reduce=reduce, **options)(photo, maps=True)
+    [tiled] = Predictor(heads, blind, tta, reduce=reduce, **options)(image, maps=True)
     for result in (whole, tiled):
         for name, value in shares(torch.as_tensor(result["maps"]["cells"])[None]).items():
             assert result[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
@@ -192,9 +192,9 @@ def test_train_takes_the_number_from_the_cells_where_it_is_their_share(
     checkpoint = HeadCheckpoint.load(run / "heads" / "fold-0.safetensors")
     assert {task["name"]: task.get("from_cells") for task in checkpoint.meta["tasks"]} == {
         "green": "cells", "clover": None, "cells": None}  # fmt: skip
-    photos = [str(tmp_path / f"{i}.png") for i in range(8)]
-    predicted = [r["green"] for r in Predictor(run / "heads" / "fold-0.safetensors")(photos)]
-    maps = [r["maps"]["cells"][3].mean() for r in Predictor(run / "heads" / "fold-0.safetensors")(photos, maps=True)]
+    images = [str(tmp_path / f"{i}.png") for i in range(8)]
+    predicted = [r["green"] for r in Predictor(run / "heads" / "fold-0.safetensors")(images)]
+    maps = [r["maps"]["cells"][3].mean() for r in Predictor(run / "heads" / "fold-0.safetensors")(images, maps=True)]
     assert predicted == pytest.approx(np.maximum(maps, 0.0), abs=1e-6)
     rows = [line.split(",") for line in (run / "out_of_fold.csv").read_text().splitlines()]
     column = rows[0].index("green (head)")

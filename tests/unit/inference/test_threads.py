@@ -27,7 +27,7 @@ from dinoneck.backbones.eval_mode import evaluating
 THREADS = 8
 
 
-def photos(count: int) -> list[Tensor]:
+def images(count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7)
     return [torch.rand(3, 32 + 16 * (i % 3), 48, generator=generator) for i in range(count)]
 
@@ -71,8 +71,8 @@ def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
     backbone = load_backbone("dinoneck_tiny")
     options: dict[str, Any] = {"tile": 32, "overlap": 16} if tiled else {"tta": "flip4"}
     predictor = Predictor(modules, backbone, **options)
-    given = photos(THREADS)
-    alone = [predictor(photo, maps=True)[0] for photo in given]
+    given = images(THREADS)
+    alone = [predictor(image, maps=True)[0] for image in given]
     for module in modules:
         module.train()
     for number, answers in enumerate(at_once(lambda i: predictor(given[i], maps=True)[0])):

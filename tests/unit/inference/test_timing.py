@@ -26,7 +26,7 @@ def test_medians_leave_the_first_round_out(tiny: Backbone) -> None:
     pipelines = {name: Scripted([order, plan], tiny.preprocess, tiny) for name, plan in plans.items()}  # type: ignore[list-item]
     counts: list[int] = []
     found = time_in_turn(pipelines, rounds=5, told=counts.append)
-    assert found["a"].ms == pytest.approx({"prepare": 0.75, "backbone": 1.5, "whole": 3.0})  # of two photos
+    assert found["a"].ms == pytest.approx({"prepare": 0.75, "backbone": 1.5, "whole": 3.0})  # of two images
     assert found["a"].quartiles == pytest.approx((2.0, 4.0))
     assert found["a"].images_per_s == pytest.approx(1000 / 3)
     assert found["b"].ms["whole"] == pytest.approx(50.0)

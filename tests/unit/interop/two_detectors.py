@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tests.unit.interop.test_torchvision import body, photos, retinanet
+from tests.unit.interop.test_torchvision import body, retinanet, scenes
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -50,7 +50,7 @@ def main() -> None:
     for epoch in PLAN:
         model, optimizer = schedule.start_epoch(epoch, model, optimizer)
         before = [value.detach().clone() for value in inner.backbone.adapter.blocks[5].parameters()]
-        images, targets = photos()
+        images, targets = scenes()
         optimizer.zero_grad()
         sum(model.train()([images[rank]], [targets[rank]]).values()).backward()
         optimizer.step()

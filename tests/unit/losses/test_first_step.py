@@ -23,8 +23,8 @@ BIOMASS = Composition(PARTS, SUMS, "biomass", "total", "shares")  # type: ignore
 def test_an_index_learns_next_to_five_composed_masses(log1p: bool) -> None:
     samples = [Pasture(seed=0, size=(32, 64)).sample(i) for i in range(IMAGES)]
     backbone = load_backbone("dinoneck_tiny", layers=(1, 2, 3))
-    photos = [torch.as_tensor(sample.image).permute(2, 0, 1) for sample in samples]
-    source = MemoryTokens.extract(backbone, photos, [f"{i:02d}" for i in range(IMAGES)])
+    images = [torch.as_tensor(sample.image).permute(2, 0, 1) for sample in samples]
+    source = MemoryTokens.extract(backbone, images, [f"{i:02d}" for i in range(IMAGES)])
     grams = np.array([[sample.grams[f"Dry_{part.title()}_g"] for part in PARTS] for sample in samples])
     targets = {"total": grams.sum(1), "shares": grams / grams.sum(1, keepdims=True)}
     targets["ndvi"] = np.array([sample.ndvi.mean() for sample in samples], dtype=np.float64)

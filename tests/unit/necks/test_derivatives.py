@@ -81,7 +81,7 @@ def test_functions_of_torch_func_agree_with_autograd(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_gradient_can_be_differentiated_again(name: str) -> None:
-    """As for a penalty on gradients; beside a directional derivative taken by differences."""
+    """As for a penalty on gradients; compared with a directional derivative taken by differences."""
     module, sequence = built(name), sequence_of(learns=True)
     read_by = sequence[-1:] if name.startswith("s") else sequence
 

@@ -111,7 +111,7 @@ def test_explicit_groups_read_what_they_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "says"),
+    ("groups", "message"),
     [
         ([[0], [1]], "2 groups; expected 3"),
         ([[0], [1], []], "group 2 is empty"),
@@ -119,8 +119,8 @@ def test_explicit_groups_read_what_they_name() -> None:
         ([[0], [1], [4]], "no position 4"),
     ],
 )
-def test_groups_that_do_not_fit_are_refused(groups: Any, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_groups_that_do_not_fit_are_refused(groups: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         LayerGrouper(C, 4, D, 3, groups)
 
 

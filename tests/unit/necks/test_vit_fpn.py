@@ -209,7 +209,7 @@ def test_cls_context_reads_the_last_layers_cls_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"num_levels": 0}, "num_levels is 0"),
         ({"layer_groups": [[0], [1], [3]]}, "no position 3"),
@@ -217,8 +217,8 @@ def test_cls_context_reads_the_last_layers_cls_token() -> None:
         ({"residual_init": "one"}, "residual_init"),
     ],
 )
-def test_bad_arguments_are_refused(wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_bad_arguments_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         ViTFPN(**{"embed_dim": WIDTH, "num_layers": 3, **wrong})
 
 

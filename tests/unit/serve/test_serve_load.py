@@ -46,10 +46,15 @@ def test_a_thousand_mixed_requests(kind: str, tmp_path: Path) -> None:
     pictures = good(480, 360)
     requests = good_requests(pictures, lone_entries(model, pictures, tmp_path))
     with running(model, *LIMITS, *PATIENT, "--threads", "1") as service:
-        told = mixed_run(service, requests, 1000, clients=10)
-        assert told["wrong"] == []
-        assert (told["answered"], told["refused"], told["failures_inside"], told["alive"]) == (900, 100, 0, True)
-        assert told["resident_second_half_mb"] < 1.05 * told["resident_first_half_mb"] + 32
+        result = mixed_run(service, requests, 1000, clients=10)
+        assert result["wrong"] == []
+        assert (result["answered"], result["refused"], result["failures_inside"], result["alive"]) == (
+            900,
+            100,
+            0,
+            True,
+        )
+        assert result["resident_second_half_mb"] < 1.05 * result["resident_first_half_mb"] + 32
         assert "Traceback" not in "".join(service.log)
         assert service.stop() == 0
 
@@ -85,8 +90,8 @@ def test_slow_clients_are_let_go(tmp_path: Path) -> None:
         assert half_body.recv(100).startswith(b"HTTP/1.1 408 ")
         assert silent.recv(100) == b""
         assert half_head.recv(100) == b""
-        while told := twice.recv(1000):
-            assert b"500" not in told
+        while result := twice.recv(1000):
+            assert b"500" not in result
         assert service.get("/ready").status == 200
 
 
@@ -128,7 +133,7 @@ def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
         assert service.process.wait(60) == 0
 
 
-def test_photos_that_few_bytes_make_large_are_refused_by_their_header(tmp_path: Path) -> None:
+def test_images_that_few_bytes_make_large_are_refused_by_their_header(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny")
     head = PatchMeanHead(64, [Task("mass")])
     recipes = {
@@ -150,7 +155,7 @@ def test_a_head_that_cannot_be_served_ends_the_process_with_a_reason(tmp_path: P
     (tmp_path / "no.safetensors").write_bytes(b"no head")
     headless = tmp_path / "alone.safetensors"
     save_head(headless, PatchMeanHead(64, [Task("mass")]))
-    for path, said in ((tmp_path / "no.safetensors", "error:"), (headless, "which backbone they need")):
+    for path, message in ((tmp_path / "no.safetensors", "error:"), (headless, "which backbone they need")):
         done = subprocess.run(
             [sys.executable, "-m", "dinoneck", "serve", str(path), "--port", "0"],
             cwd=ROOT,
@@ -160,5 +165,5 @@ def test_a_head_that_cannot_be_served_ends_the_process_with_a_reason(tmp_path: P
             check=False,
         )
         assert done.returncode == 1, done.stderr
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr

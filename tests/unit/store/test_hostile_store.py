@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.store.store_samples import make, write_photos
+from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridError, StoreError, load_backbone
 from dinoneck.store import MemoryStore
@@ -23,9 +23,9 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def filled(tmp_path: Path, backbone: Backbone) -> FeatureStore:
-    write_photos(tmp_path / "photos", ["a.png", "b.png"])
+    write_images(tmp_path / "images", ["a.png", "b.png"])
     store = make(tmp_path / "store", backbone)
-    store.extract(tmp_path / "photos")
+    store.extract(tmp_path / "images")
     return store
 
 
@@ -66,9 +66,9 @@ def test_a_pattern_of_another_kind_is_refused(filled: FeatureStore) -> None:
 def test_options_of_another_kind_are_refused(
     tmp_path: Path, backbone: Backbone, options: dict[str, object], text: str
 ) -> None:
-    write_photos(tmp_path / "photos", ["a.png"])
+    write_images(tmp_path / "images", ["a.png"])
     with pytest.raises(ConfigError, match=text):
-        make(tmp_path / "store", backbone).extract(tmp_path / "photos", **options)  # type: ignore[arg-type]
+        make(tmp_path / "store", backbone).extract(tmp_path / "images", **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_a_size_that_the_patch_does_not_divide_leaves_no_store(tmp_path: Path, b
 
 def test_records_tell_stores_apart_and_copies_do_not(filled: FeatureStore, tmp_path: Path, backbone: Backbone) -> None:
     again = make(tmp_path / "again", backbone)
-    again.extract(tmp_path / "photos", shard_bytes=1)
+    again.extract(tmp_path / "images", shard_bytes=1)
     assert again.record() == filled.record() == MemoryStore(filled).record()
     other = make(tmp_path / "other", backbone, image_size=(32, 32))
-    other.extract(tmp_path / "photos")
+    other.extract(tmp_path / "images")
     assert other.record()["made"] != filled.record()["made"]
     assert filled.record(["a"])["records"] != filled.record(["b"])["records"]
 
@@ -118,7 +118,7 @@ def test_a_store_made_before_backbones_recorded_their_normalisation_is_the_same(
 def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, backbone: Backbone) -> None:
     """Two extracts of different folders at once: neither sees the other's image when it starts."""
     for name, seed in (("A", 0), ("B", 9), ("C", 0)):
-        write_photos(tmp_path / name, ["p0.png", "p1.png"], seed)
+        write_images(tmp_path / name, ["p0.png", "p1.png"], seed)
         make(tmp_path / f"store{name}", backbone).extract(tmp_path / name)
     assert merged(tmp_path / "storeA", tmp_path / "storeC").verify() == []  # equal images
     store = merged(tmp_path / "storeA", tmp_path / "storeB")
@@ -152,8 +152,8 @@ OTHERS = {
 def test_index_and_shards_of_another_store_are_refused(tmp_path: Path, backbone: Backbone, differs: str) -> None:
     options = dict(OTHERS[differs])
     other = load_backbone("dinoneck_tiny", seed=options.pop("backbone", 0))
-    write_photos(tmp_path / "images", ["a.png", "b.png"])
-    write_photos(tmp_path / "other", ["c.png"], seed=7)
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    write_images(tmp_path / "other", ["c.png"], seed=7)
     own = make(tmp_path / "own", backbone, dtype="int8" if differs == "channel scale" else "fp16")
     own.extract(tmp_path / "images")
     expected = own.batch(["a"]).sequence[0]
@@ -169,7 +169,7 @@ def test_index_and_shards_of_another_store_are_refused(tmp_path: Path, backbone:
 
 
 def test_shards_of_another_store_are_not_taken_in(tmp_path: Path, backbone: Backbone) -> None:
-    write_photos(tmp_path / "images", ["a.png"])
+    write_images(tmp_path / "images", ["a.png"])
     make(tmp_path / "b", load_backbone("dinoneck_tiny", seed=1)).extract(tmp_path / "images")
     own = make(tmp_path / "own", backbone)
     shutil.copytree(tmp_path / "b" / "data", tmp_path / "own" / "data", dirs_exist_ok=True)
@@ -180,7 +180,7 @@ def test_shards_of_another_store_are_not_taken_in(tmp_path: Path, backbone: Back
 @pytest.mark.parametrize("change", ["another store's", "missing", "damaged"])
 def test_the_channel_scale_belongs_to_its_store(tmp_path: Path, backbone: Backbone, change: str) -> None:
     for name, seed in (("a", 0), ("b", 5)):
-        write_photos(tmp_path / name, ["p.png"], seed)
+        write_images(tmp_path / name, ["p.png"], seed)
         make(tmp_path / f"store-{name}", backbone, dtype="int8").extract(tmp_path / name)
     store = make(tmp_path / "store-a", backbone, dtype="int8")
     expected = store.batch(["p"]).sequence[0]

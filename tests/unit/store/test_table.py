@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.store.store_samples import make, write_photos
+from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import DinoneckError, FeatureStore, GridSize, load_backbone
 from dinoneck.store import table
@@ -164,7 +164,7 @@ def test_what_is_not_a_whole_table_is_made_again(root: Path) -> None:
 
 
 def test_verify_makes_a_damaged_table_again(tmp_path: Path) -> None:
-    write_photos(tmp_path / "images", ["a.png", "b.png"])
+    write_images(tmp_path / "images", ["a.png", "b.png"])
     store = make(tmp_path / "s", load_backbone("dinoneck_tiny"))
     store.extract(tmp_path / "images")
     expected = store["b"].sequence[0]

@@ -62,7 +62,7 @@ def test_features_have_the_colours_of_their_basis() -> None:
         np.testing.assert_allclose(dots.get_facecolor()[:, :3], basis.apply(features)[order])
 
 
-def test_points_that_no_photo_sees_are_grey_beneath_and_count_for_nothing() -> None:
+def test_points_that_no_image_sees_are_grey_beneath_and_count_for_nothing() -> None:
     features = torch.randn(30, 12, generator=torch.Generator().manual_seed(0))
     cloud = torch.rand(30, 3, generator=torch.Generator().manual_seed(1))
     features[20:] = 1e6

@@ -26,19 +26,19 @@ from dinoneck.viz import (
 )
 from dinoneck.viz.drawing import fitted
 
-PHOTO = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 MAPS = torch.randn(1, 8, 2, 3, generator=torch.Generator().manual_seed(0))
 TOKENS = Tokens.from_patches(MAPS.flatten(2).mT, grid=(2, 3), patch_size=16)
 CLOUD = np.random.default_rng(1).random((200, 3))
 
 FIGURES: dict[str, Callable[[], Any]] = {
-    "boxes": lambda: boxes_figure(PHOTO, [[3.0, 4.0, 30.0, 20.0]], ["cell"], [0.5]),
+    "boxes": lambda: boxes_figure(IMAGE, [[3.0, 4.0, 30.0, 20.0]], ["cell"], [0.5]),
     "fusion": lambda: fusion_figure(ViTFPN(8, 4, 8, num_levels=2, fusion="softmax")),
-    "gate": lambda: gate_figure(PHOTO, np.full((1, 2, 3), 1 / 6)),
-    "heat": lambda: heat_figure(PHOTO, [{"mass": 1.0, "maps": {"mass": MAPS[0, :1].numpy()}}], units={"mass": "$/m²"}),
-    "pca": lambda: pca_figure(PHOTO, TOKENS, names=["$x^2$ and 50 % of $y"]),
+    "gate": lambda: gate_figure(IMAGE, np.full((1, 2, 3), 1 / 6)),
+    "heat": lambda: heat_figure(IMAGE, [{"mass": 1.0, "maps": {"mass": MAPS[0, :1].numpy()}}], units={"mass": "$/m²"}),
+    "pca": lambda: pca_figure(IMAGE, TOKENS, names=["$x^2$ and 50 % of $y"]),
     "points": lambda: points_figure(CLOUD, CLOUD[:, 0]),
-    "pyramid": lambda: pyramid_figure(FeaturePyramid((MAPS,), (16.0,)), PHOTO),
+    "pyramid": lambda: pyramid_figure(FeaturePyramid((MAPS,), (16.0,)), IMAGE),
     "residual": lambda: residual_figure(CLOUD[:, 0], CLOUD[:, 1], groups=list("abcd") * 50),
 }
 
