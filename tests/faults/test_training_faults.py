@@ -90,32 +90,6 @@ def test_stopped_at_every_step_it_ends_bit_for_bit_the_same(
     assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_stopped_at_every_write(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, save, writes = RECIPES["adamw"], run_state.save_state, [0, 0]
-    trained(tmp_path / "whole", recipe)
-
-    def dying(path: Any, state: Any) -> None:
-        writes[0] += 1
-        if moment == "before" and writes[0] > writes[1]:
-            raise Killed
-        save(path, state)
-        if moment == "after" and writes[0] > writes[1]:
-            raise Killed
-
-    monkeypatch.setattr(run_state, "save_state", dying)
-
-    def stop(attempt: int) -> None:
-        writes[:] = [0, attempt if moment == "before" else 0]
-
-    if moment == "after":  # every write is the last one of its process
-        assert run_stopped_at(tmp_path / "parts", recipe, stop) >= 6
-    else:
-        assert run_stopped_at(tmp_path / "parts", recipe, stop) >= 3
-    assert_equal(load_state(tmp_path / "parts" / "last.safetensors"), load_state(tmp_path / "whole/last.safetensors"))
-    assert (tmp_path / "parts/log.jsonl").read_text() == (tmp_path / "whole/log.jsonl").read_text()
-
-
 def test_the_callers_random_numbers_are_left_alone_and_do_not_matter(tmp_path: Path) -> None:
     head, _ = trained(None, RECIPES["sam"])
     torch.manual_seed(99)

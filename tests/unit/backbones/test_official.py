@@ -57,15 +57,6 @@ def test_an_object_with_the_method_alone_works_through_it(kind: str) -> None:
         assert torch.equal(tokens.registers[0], truth(model, 3, True)[:, 1:5])
 
 
-def test_blocks_after_the_last_layer_do_not_run() -> None:
-    model = Dinov2Like(chunks=2)
-    ran: list[int] = []
-    for number, block in enumerate(model.flat):
-        block.register_forward_hook(lambda m, i, o, number=number: ran.append(number))
-    wrap_backbone(model, layers=[1, 0])(IMAGES)
-    assert ran == [0, 1]
-
-
 def test_rotary_positions_do_not_move_in_training() -> None:
     """The real ones are rescaled at random in train(): the same image would give other tokens each time."""
     model = Dinov3Like(registers=4)

@@ -16,10 +16,7 @@ from torch import Tensor, nn
 from dinoneck import (
     CheckpointError,
     HeadCheckpoint,
-    HeadEnsemble,
-    PatchMeanHead,
     Predictor,
-    Task,
     load_backbone,
     registry,
 )
@@ -255,23 +252,6 @@ def test_steps_that_are_missing_or_fail(tmp_path: Path, monkeypatch: pytest.Monk
         with pytest.raises(CheckpointError, match=message) as caught:
             HeadCheckpoint.load(tmp_path / "old")
         assert caught.value.step == step
-
-
-def test_members_of_an_ensemble_are_carried_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = [PatchMeanHead(4, [Task("a")], hidden_dim=2) for _ in range(2)]
-    HeadCheckpoint.from_module(HeadEnsemble.from_heads(heads)).save(tmp_path / "old")
-    monkeypatch.setattr(PatchMeanHead, "checkpoint_version", 2, raising=False)
-
-    def negated(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        return config, {key: -value if key == "mlps.0.out.bias" else value for key, value in tensors.items()}
-
-    monkeypatch.setattr(PatchMeanHead, "checkpoint_migrations", {1: negated}, raising=False)
-    found = HeadCheckpoint.load(tmp_path / "old")
-    assert found.meta["versions"] == {"ensemble": 1, "patch_mean": 2}
-    for place, head in enumerate(heads):
-        for key, value in head.state_dict().items():
-            wanted = -value if key == "mlps.0.out.bias" else value
-            assert torch.equal(found.state_dict[f"heads.{place}.{key}"], wanted)
 
 
 def test_a_subclass_does_not_inherit_a_version() -> None:

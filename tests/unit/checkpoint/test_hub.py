@@ -168,25 +168,6 @@ def test_heads_on_the_hub_are_listed(hub: Hub, head: Path, monkeypatch: pytest.M
     assert [row.repo_id for row in list_heads()] == ["you/new", "me/old"]
 
 
-def test_a_list_that_the_hub_refuses(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list_heads() == []
-    reasons = []
-    for status, token in ((503, None), (403, READER), (401, "hf_oldoldoldoldoldold")):
-        hub.down = None if status == 401 else status
-        if token is not None:
-            monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(CheckpointError, match="the heads on the hub cannot be listed: ") as caught:
-            list_heads()
-        assert caught.value.step == "hub"
-        reasons.append(str(caught.value).partition("listed: ")[2])
-    assert reasons[0] == "the hub is busy or down (503); try again later"
-    assert f"may not do this with models ({hub.url}/models) (403)" in reasons[1]
-    assert "the hub does not accept your access token (401)" in reasons[2]
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set, so the hub was not asked; unset it"):
-        list_heads()
-
-
 def test_a_no_of_the_hub_is_not_hidden_by_the_cache(hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = hub.repo("me/one", {"h.safetensors": head.read_bytes()}).branches["main"]
     HeadCheckpoint.load("me/one")
@@ -327,13 +308,6 @@ def test_an_older_ensemble_is_fetched_whole(hub: Hub, head: Path) -> None:
     asked = len(hub.requests)
     assert download("me/many", commit) == listed
     assert len(hub.requests) == asked
-
-
-def test_the_commit_is_read_off_the_innermost_folder() -> None:
-    inner = Path("/data/snapshots/hub/models--me--one/snapshots") / COMMIT / "folder" / "h.safetensors"
-    assert commit_of(inner) == COMMIT
-    assert commit_of(Path("/data/snapshots/me/h.safetensors")) is None
-    assert commit_of(Path("h.safetensors")) is None
 
 
 def test_local_names_are_no_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

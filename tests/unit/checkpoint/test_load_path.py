@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanMLP, load_head, save_head
-from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint.read import check_finite
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -35,15 +34,6 @@ def test_finite_values_whose_sum_is_not_pass(dtype: torch.dtype) -> None:
     for values in ([largest, largest], [-largest] * 9, [largest, largest, -largest, -largest]):
         check_finite({"w": torch.tensor(values, dtype=dtype)}, "x")
     check_finite({"count": torch.tensor([2**62, 2**62])}, "x")
-
-
-def test_nesting_has_a_limit() -> None:
-    def nested(depth: int) -> bytes:
-        return b"[" * depth + b'"[[[["' + b"]" * depth
-
-    files.strict_json(nested(files.MAX_DEPTH), "h", "header")
-    with pytest.raises(CheckpointError, match="nested deeper than 32"):
-        files.strict_json(nested(files.MAX_DEPTH + 1), "h", "header")
 
 
 def test_modules_of_one_checkpoint_share_nothing(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def heads(count: int = 2) -> list[PyramidHead]:
     return [PyramidHead(64, [Task("a", unit="g")], neck, hidden_dim=4).eval() for _ in range(count)]
 
 
-def a_image() -> Tokens:
+def an_image() -> Tokens:
     return Tokens.from_patches(torch.randn(1, 6, 64), grid=(2, 3), patch_size=16)
 
 
@@ -49,7 +49,7 @@ def negated(head: PyramidHead) -> str:
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Any]:
     """Files of version 1, and what they must answer once their necks are carried over."""
-    own, image = heads(), a_image()
+    own, image = heads(), an_image()
     HeadCheckpoint.from_module(own[0]).save(tmp_path / "head")
     HeadCheckpoint.from_module(HeadEnsemble.from_heads(own)).save(tmp_path / "ensemble")
     write_ensemble(tmp_path / "folder", [HeadCheckpoint.from_module(head) for head in own], "a")

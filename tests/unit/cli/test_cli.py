@@ -101,34 +101,6 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row[0] for row in rows[1:]] == [f"{i}.png" for i in range(8)]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["train", "--out", "x", "--targets", "a", *TRAIN], "name it with data.csv (--csv)"),
-        (["train", "--out", "x", "--csv", "no.csv", "--targets", "a", *TRAIN], "there is no file no.csv"),
-        (["train", "--out", "x", "--pasture", "2", "--backbone", "dinov9", "--random-backbone"], "'dinov9' is unknown"),
-        (
-            ["train", "--out", "x", "--pasture", "2", *TRAIN, "--backbone-file", "w.pth"],
-            "there is no weights file w.pth",
-        ),
-    ],
-)
-def test_refusals_are_one_line_and_code_1(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("error: ")
-    assert message in err
-    assert "Traceback" not in err
-    assert not os.listdir(tmp_path)
-
-
 def test_the_demo_runs_the_commands_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "demo"
     words = ["--images", "8", "--folds", "2", "--epochs", "2", "--backbone", "dinoneck_tiny", "--random-backbone"]
@@ -240,16 +212,6 @@ def test_verdicts_claim_only_what_an_interval_shows() -> None:
     [line] = verdicts(report(better, better, groups=9))
     assert "9 groups: too few to tell" in line and "better than" not in line
     assert "R² is not above 0" in verdicts(report(better, better, score=-0.1))[-1]
-
-
-def test_the_demo_takes_no_folder_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "heads").mkdir()
-    (tmp_path / "heads" / "precious.safetensors").write_text("x")
-    assert main(["demo", "--out", str(tmp_path), "--backbone", "dinoneck_tiny"]) == 1
-    assert "holds other files" in capsys.readouterr().err
-    assert main(["demo", "--out", str(tmp_path / "new"), "--backbone", "dinov9"]) == 1
-    assert "images are drawn" not in capsys.readouterr().out, "what must fail fails before the work"
-    assert (tmp_path / "heads" / "precious.safetensors").read_text() == "x"
 
 
 def test_options_that_would_be_ignored_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -147,13 +147,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     assert seen_from("predict", str(tmp_path), "--heads", "h", "--out", "no/o.csv") == "1 []"
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_completion_of_other_shells(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--print-completion", shell])
-    assert "import-legacy" in capsys.readouterr().out
-
-
 def test_bash_completes_verbs_options_and_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--print-completion", "bash"])

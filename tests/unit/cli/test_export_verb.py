@@ -39,13 +39,6 @@ def test_a_whole_model_is_described_in_lines_and_as_json(
     assert set(run(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
 
 
-def test_the_head_alone_by_both_names_of_the_verb(head: str, tmp_path: Path) -> None:
-    for verb, form in (("export", "pt2"), ("export-head", "torch")):
-        out = tmp_path / f"{verb}.pt2"
-        assert main([verb, head, "--format", form, "--out", str(out), "--grid", "2x3"]) == 0
-        assert torch.export.load(out).module() is not None
-
-
 @pytest.mark.parametrize(
     ("options", "why"),
     [

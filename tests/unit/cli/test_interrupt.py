@@ -96,27 +96,3 @@ def test_extract(tmp_path: Path) -> None:
     expected.extract(tmp_path / "p")
     assert same(FeatureStore.open(store), expected)
     assert [file for file in store.rglob("*") if "tmp" in file.name] == []
-
-
-@pytest.mark.slow
-def test_train(tmp_path: Path) -> None:
-    """No report and no head before the end; the next call goes on and writes what it would have written."""
-    job = ["train", "--pasture", "8", "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "2", "--out"]
-    code, printed = interrupted("dinoneck.training.loop:Loop._step", 3, *job, tmp_path / "run")
-    assert (code, printed.splitlines()[-1]) == (130, "interrupted")
-    assert not (tmp_path / "run" / "report.json").exists()
-    assert not (tmp_path / "run" / "heads").exists()
-    assert main([*job, str(tmp_path / "run")]) == main([*job, str(tmp_path / "whole")]) == 0
-    heads = [sorted((tmp_path / name / "heads").iterdir()) for name in ("run", "whole")]
-    for one, other in zip(*heads, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["state-dict", "pt2", "onnx"])
-def test_export(kind: str, job: list[str], tmp_path: Path) -> None:
-    """While the file is being written."""
-    head, out = tmp_path / "h.safetensors", tmp_path / "out" / "model"
-    code, printed = interrupted("os:fsync", 1, "export", head, "--format", kind, "--out", out)
-    assert (code, printed.splitlines()[-1]) == (130, "interrupted")
-    assert os.listdir(tmp_path / "out") == []

@@ -11,8 +11,8 @@ import pytest
 import torch
 from tests.fixtures.ensembles import write_ensemble
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import read, read_header
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck.checkpoint import read_header
 from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.main import main
 
@@ -50,32 +50,6 @@ def test_a_folder_is_migrated(old: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(line.startswith("current") for line in capsys.readouterr().out.splitlines())
 
 
-def test_new_files_elsewhere(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, file = tmp_path / "new", old / "fpn.safetensors"
-    before = file.read_bytes()
-    assert main(["migrate", str(file), "--out", str(file / "new")]) == 1
-    assert "cannot be created" in capsys.readouterr().err
-    assert main(["migrate", str(file), "--out", str(out)]) == 0
-    assert file.read_bytes() == before
-    assert read_header(out / file.name).meta["schema"] == SCHEMA
-    assert main(["migrate", str(file), "--out", str(out)]) == 0, "as after an interruption"
-    assert capsys.readouterr().out.splitlines()[-1].startswith("current")
-    (out / file.name).write_bytes((old / "patch_mean.safetensors").read_bytes())
-    assert main(["migrate", str(file), "--out", str(out)]) == 1
-    assert "exists already" in capsys.readouterr().err
-
-
-def test_what_cannot_be_migrated_stays_and_the_others_go_on(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = old / "cls_gating.safetensors"
-    bad.write_bytes(bad.read_bytes()[:-1] + b"\x01")
-    before = bad.read_bytes()
-    assert main(["migrate", str(old)]) == 1
-    printed = capsys.readouterr()
-    assert "step digest" in printed.err
-    assert printed.out.count("migrated /") == len(list(old.glob("*.safetensors"))) - 1
-    assert bad.read_bytes() == before
-
-
 def test_a_member_of_an_ensemble_folder_is_not_changed_under_it(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (old.parent / "ensemble.json").write_text("{}")
     before = (old / "fpn.safetensors").read_bytes()
@@ -99,19 +73,6 @@ def test_other_tensors_are_never_written(
     assert main(["migrate", str(old / "patch_mean.safetensors")]) == 1
     assert "step tensors" in capsys.readouterr().err
     assert (old / "patch_mean.safetensors").read_bytes() == before
-
-
-def test_a_failed_write_keeps_the_old_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck.checkpoint import head_checkpoint
-
-    def broken(path: object) -> None:
-        raise CheckpointError("read back otherwise", step="digest")
-
-    monkeypatch.setattr(head_checkpoint, "read_file", broken)
-    before = (old / "fpn.safetensors").read_bytes()
-    assert main(["migrate", str(old / "fpn.safetensors")]) == 1
-    assert (old / "fpn.safetensors").read_bytes() == before
-    assert read.read_file(old / "fpn.safetensors")
 
 
 def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,13 +110,6 @@ def test_diff_of_other_shapes_names_and_tasks(tmp_path: Path, capsys: pytest.Cap
     save_head(b, PatchMeanHead(4, [Task("a", unit="g")], hidden_dim=2))
     main(["diff", str(a), str(b)])
     assert 'header   tasks[0].unit: "" -> "g"' in capsys.readouterr().out
-
-
-def test_damaged_files_are_refused_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_head(tmp_path / "a", head_of())
-    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-1] + b"\x01")
-    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
-    assert "does not match its digest" in capsys.readouterr().err
 
 
 def test_inspect_and_verify_tell_the_facts(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

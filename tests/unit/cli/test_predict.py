@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -191,20 +189,6 @@ def test_what_does_not_fit_writes_nothing(
     assert main(["predict", "images", "--heads", "heads", "--out", "out.csv", *options]) == 1
     assert message in capsys.readouterr().err
     assert sorted(place.rglob("*")) == before
-
-
-def test_names_are_checked_before_the_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Images that do not exist or that a CSV cannot name; a folder with the name of an image is not one."""
-    assert main(["predict", str(place / "no.png"), *job(place)[2:]]) == 1
-    assert "1 of 1 images or folders do not exist" in capsys.readouterr().err
-    (place / "images" / "dir.png").mkdir()
-    assert main(job(place)) == 0
-    try:
-        shutil.copyfile(place / "images" / "small.png", place / "images" / os.fsdecode(b"\xff.png"))
-    except OSError:
-        pytest.skip("this file system takes Unicode names alone")
-    assert main(job(place)) == 1
-    assert "is not Unicode text" in capsys.readouterr().err
 
 
 def test_heads_from_the_hub_with_their_views(place: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tests.unit.store.store_samples import make, write_images
 
-from dinoneck import Backbone, FeatureStore, load_backbone
+from dinoneck import Backbone, FeatureStore
 from dinoneck.cli.main import main
 
 
@@ -41,31 +39,6 @@ def test_npz_there_and_back(filled: Path, tmp_path: Path, capsys: pytest.Capture
     assert "20 patterns were named; the files hold 4" in capsys.readouterr().err
 
 
-def test_pt_there_and_back(filled: Path, tmp_path: Path) -> None:
-    files = tmp_path / "files"
-    assert run("convert", filled, "--format", "pt", "--out", files, "--pattern", "3") == 0
-    wanted = FeatureStore.open(filled)["a", 3].maps()[0][0]
-    assert torch.equal(torch.load(files / "a.pt", weights_only=True).float(), wanted)
-    for dtype, near in (("fp16", 0.0), ("bf16", 2e-2), ("int8", 5e-2)):
-        out = tmp_path / dtype
-        assert run("convert", files, "--format", "pt", "--out", out, "--patch-size", "16", "--dtype", dtype) == 0
-        store = FeatureStore.open(out)
-        assert store.dtype == dtype
-        assert np.allclose(store["a"].maps()[0][0], wanted, atol=near, rtol=near)
-
-
-def test_several_layers_need_one_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_images(tmp_path, ["p/a.png"])
-    make(tmp_path / "store", load_backbone("dinoneck_tiny", layers=[2, 5])).extract(tmp_path / "p")
-    command = ("convert", tmp_path / "store", "--format", "npz")
-    assert run(*command, "--out", tmp_path / "x") == 1
-    assert "name it with layer=" in capsys.readouterr().err
-    for layer in (2, 5):
-        assert run(*command, "--out", tmp_path / f"f{layer}", "--layer", layer) == 0
-    found = [np.load(tmp_path / f"f{layer}" / "a.npz")["patches_0"] for layer in (2, 5)]
-    assert not np.array_equal(*found)
-
-
 def test_what_would_be_ignored_or_replaced_is_refused(
     filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,28 +60,3 @@ def test_what_would_be_ignored_or_replaced_is_refused(
         assert message in capsys.readouterr().err
         assert not (tmp_path / "n").exists()
     assert run("convert", filled, "--format", "pt", *out, "--overwrite") == 0
-
-
-def test_a_store_is_no_folder_of_heads(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", str(filled)]) == 1
-    assert f"see 'dinoneck store verify {filled}'" in capsys.readouterr().err
-
-
-def test_verify(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("verify", filled) == 0
-    assert "images 2, patterns 4" in capsys.readouterr().out
-    store = FeatureStore.open(filled)
-    (filled / store.shard_of("a")).write_bytes(os.urandom((filled / store.shard_of("a")).stat().st_size))
-    assert run("verify", filled, tmp_path / "none") == 1
-    printed = capsys.readouterr().err
-    assert f"damaged  {filled}" in printed and f"a {store.shard_of('a')}" in printed
-    assert f"refused  {tmp_path / 'none'}" in printed
-
-
-def test_verify_names_the_shard_of_images_that_the_index_has_lost(
-    filled: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    [shard] = (f"data/{path.name}" for path in (filled / "data").iterdir())
-    next((filled / "index").iterdir()).unlink()
-    assert run("verify", filled) == 1
-    assert f"deep/b {shard}" in capsys.readouterr().err

@@ -261,32 +261,6 @@ def test_what_does_not_fit_is_refused_before_the_work(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--out", "x", "--epochs", "many"], "is not a whole number"),
-        (["--out", "x", "--epochs", "0"], "epochs is 0"),
-        (["--out", "x", "--optimizer", "smd"], "smd"),
-        (["--out", "x", "--size", "big"], "expected HEIGHTxWIDTH"),
-        (["--out", "x", "--head", "[1]"], "is not a head"),
-        (["--out", "x", "--epoch", "3"], "--epochs"),
-    ],
-)
-def test_wrong_flags_are_wrong_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["train", *flags])
-    assert end.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_refusal_is_a_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, "optim: {lrr: 1}")
-    assert main(["train", path, "--out", str(tmp_path / "run"), "--json"]) == 1
-    document = json.loads(capsys.readouterr().out)
-    assert (document["verb"], document["ok"], document["error"]["type"]) == ("train", False, "ConfigError")
-    assert "Did you mean 'lr'" in document["error"]["message"]
-
-
 def test_an_image_that_the_store_lacks(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
     text = (csiro / "train.csv").read_text().replace("train/ID1000003", "train/ID77")
     (tmp_path / "t.csv").write_text(text)
@@ -309,15 +283,6 @@ def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, ca
         assert main(["train", *flags, str(folder)]) == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("head", ["dense", "vit_fpn"])
-def test_other_heads_train_on_images(csiro: Path, tmp_path: Path, head: str) -> None:
-    out = tmp_path / "run"
-    flags = ["--csv", str(csiro / "train.csv"), "--head", head, "--hidden-dim", "8"]
-    assert main(["train", *flags, *TINY, "--fold", "0", "--out", str(out)]) == 0
-    assert HeadCheckpoint.load(out / "heads" / "fold-0.safetensors").head_type in (head, "pyramid")
-    assert "colour ridge" in json.loads((out / "report.json").read_text())["scores"]
 
 
 def test_pyramids_read_the_layers_of_the_file(csiro: Path, tmp_path: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import io
 import json
 import os
 import re
@@ -21,19 +19,14 @@ from dinoneck import (
     Backbone,
     CLSGatingHead,
     DataError,
-    HeadCheckpoint,
-    HeadEnsemble,
     PatchMeanHead,
     Predictor,
     Task,
-    load_backbone,
     save_head,
 )
-from dinoneck.cli import viz as viz_verb
 from dinoneck.cli.main import main
 from dinoneck.cli.viz_truth import known_values
 from dinoneck.data import Pasture
-from dinoneck.viz import PCABasis, pca_rgb
 
 IMAGES = 5
 
@@ -113,27 +106,6 @@ def test_the_scores_of_the_run_are_a_section(heads: Path, images: Path, tmp_path
     assert main(arguments) == 1
 
 
-def test_colours_of_many_images_are_those_of_the_first(
-    heads: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pictures() -> list[str]:
-        out = tmp_path / "report.html"
-        assert main(["viz", "report", str(heads), str(images), "--out", str(out)]) == 0
-        return re.findall(r"tokens of .*?base64,([^\"]*)", out.read_text(), re.DOTALL)
-
-    whole = pictures()
-    monkeypatch.setattr(viz_verb, "_FITTED", 2)
-    some = pictures()
-    assert len(whole) == len(some) == IMAGES
-    assert whole != some, "the directions are fitted on two images only"
-    tokens = [load_backbone("dinoneck_tiny")(Predictor(heads).preprocess(path)).last.maps()[0].detach()
-              for path in sorted(images.iterdir())]  # fmt: skip
-    basis = PCABasis.fit(torch.cat([m[0].flatten(1).T for m in tokens[:2]]))
-    for found, maps in zip(some, tokens, strict=True):
-        with Image.open(io.BytesIO(base64.b64decode(found))) as picture:
-            assert np.abs(np.asarray(picture.convert("RGB")) / 255.0 - pca_rgb(maps, basis=basis)[0]).max() < 0.02
-
-
 def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     heads: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,22 +159,6 @@ def test_known_values_bring_residuals_and_the_worst_images(
     assert cells(page, "td").count("–") == 1  # the image without a known value
 
 
-def test_an_ensemble_and_a_gate(heads: Path, gated: Path, images: Path, tmp_path: Path) -> None:
-    folds = [HeadCheckpoint.load(heads / f"fold-{fold}.safetensors") for fold in (0, 1)]
-    one, records = tmp_path / "ensemble.safetensors", folds[0].meta
-    ensemble = HeadEnsemble.from_heads([fold.build() for fold in folds])
-    save_head(one, ensemble, backbone=records["backbone"], preprocess=records["inputs"])
-    out = tmp_path / "report.html"
-    assert main(["viz", "report", str(one), str(images / "0.png"), "--out", str(out)]) == 0
-    page = out.read_text()
-    assert f"{Predictor(one)(images / '0.png')[0]['mass']:.6g}" in cells(page, "td")
-    assert entry(page, "head_type").startswith("ensemble")
-    assert main(["viz", "report", str(gated), str(images / "0.png"), "--out", str(out)]) == 0
-    page = out.read_text()
-    assert "<b>gate</b>" in page
-    assert entry(page, "licence") == "MIT"
-
-
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_figures_of_tokens_gates_and_residuals(suffix: str, gated: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
@@ -232,17 +188,6 @@ def test_cropped_images_are_reported(tmp_path: Path, capsys: pytest.CaptureFixtu
     (tmp_path / "t.png").unlink()
     assert main([*arguments, "--size", "32x48"]) == 0
     assert "are cropped" not in capsys.readouterr().out
-
-
-def test_images_of_very_many_patches_get_a_remedy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("matplotlib")
-    monkeypatch.setattr("dinoneck.cli.train_text._MANY_PATCHES", 400)
-    Image.new("RGB", (1280, 96)).save(tmp_path / "wide.png")
-    arguments = ["viz", "tokens", str(tmp_path), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]
-    assert main(arguments) == 0
-    assert "480 patches an image: slow, and much memory. --size 48x640 brings images to 120." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ POLICIES = ("crop", "pad", "resize")
 
 
 def ramp(height: int, width: int) -> np.ndarray:
-    """Every pixel holds its place: x / width, y / height, and 1 where there is a image at all."""
+    """Every pixel holds its place: x / width, y / height, and 1 where there is an image at all."""
     y, x = np.mgrid[:height, :width].astype(np.float32) + 0.5
     return np.stack([x / width, y / height, np.ones_like(x)], axis=-1).astype(np.float32)
 
@@ -63,21 +63,6 @@ def test_nodata_weighs_nothing_through_an_area_resize() -> None:
     assert np.allclose(weight[0], count / 4, atol=1e-4)
     assert np.allclose(values[0, 0], kept / np.maximum(count, 1), atol=1e-5)
     assert count[1, 0] == 0
-
-
-@pytest.mark.parametrize("interpolation", ["area", "bilinear", "bicubic"])
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_flat_label_stays_flat_next_to_a_rim_of_nan(interpolation: Any, policy: Any) -> None:
-    flat = np.full((61, 47, 2), (3.5, -2.0), np.float32)
-    flat[:7], flat[:, :3, 1], flat[40:43, 20:25] = np.nan, np.nan, np.nan
-    for fit, size in itertools.product(FITS, [(40, 40), (130, 75)]):
-        recipe = Preprocessing(14, size=size, fit=fit, policy=policy, interpolation=interpolation)
-        values, weight = DenseLabels().cells(flat, recipe)
-        full = DenseLabels().cells(np.nan_to_num(flat), recipe)[1]
-        assert (values[0][:, weight[0] > 0] - torch.tensor([[3.5], [-2.0]])).abs().max() < 1e-5
-        assert (weight >= 0).all()
-        assert (weight <= full + 1e-4).all()
-        assert weight.sum() < full.sum() - 1
 
 
 def test_padding_is_no_data() -> None:

@@ -106,7 +106,7 @@ def test_nothing_found_scores_zero(data: BoxImages) -> None:
         assert result["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
 
 
-def test_a_image_without_an_entry_is_missed(data: BoxImages) -> None:
+def test_an_image_without_an_entry_is_missed(data: BoxImages) -> None:
     found = perfect(data)
     del found[10]
     result = score_boxes(found, data)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinoneck import BusyError, ConfigError, DataError, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck import BusyError, ConfigError, PatchMeanHead, Predictor, Task, load_backbone
 from dinoneck.inference import MicroBatcher
 
 
@@ -67,31 +67,6 @@ def test_what_waits_goes_together_and_no_more_than_fit(predictor: Predictor, mon
     assert held.sizes == [1, 3, 3, 1]
 
 
-def test_one_bad_image_costs_no_neighbour(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(predictor, monkeypatch)
-    own = predictor._panel.values
-
-    def values(tokens: Any) -> dict[str, Tensor]:
-        answer = own(tokens)["mass"]
-        return {"mass": torch.where(answer == bad, torch.nan, answer)}
-
-    bad = own(predictor.backbone(predictor.preprocess(images(3)[1])))["mass"].detach()
-    monkeypatch.setattr(predictor._panel, "values", values)
-    with MicroBatcher(predictor, max_batch=4, max_wait_s=0) as batcher:
-        first = batcher.submit(images(1)[0])
-        assert held.started.wait(60)
-        answers = [batcher.submit(image) for image in images(3)]
-        with pytest.raises(DataError, match="0 ... 1"):
-            batcher.submit(torch.full((3, 32, 32), 9.0))  # in its own thread, before it waits
-        with pytest.raises(DataError, match="list"):
-            batcher.submit(images(2))  # type: ignore[arg-type]
-        held.go.set()
-        assert all(one.result(60)["mass"] > 0 for one in (first, answers[0], answers[2]))
-        with pytest.raises(DataError, match="mass"):
-            answers[1].result(60)
-    assert held.sizes == [1, 3, 1, 1, 1]
-
-
 def test_a_full_queue_refuses_and_a_late_image_is_dropped(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,13 +113,3 @@ def test_the_end_answers_or_refuses_all_that_wait(
 def test_options_out_of_range_are_named(predictor: Predictor, option: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         MicroBatcher(predictor, **option)
-
-
-def test_a_batcher_whose_thread_is_not_here_refuses(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a fork, where callers would wait for ever."""
-    with MicroBatcher(predictor) as batcher:
-        monkeypatch.setattr(batcher._thread, "is_alive", lambda: False)
-        with pytest.raises(BusyError, match="make another one here"):
-            batcher.predict(images(1)[0])
-        monkeypatch.undo()
-        assert batcher.predict(images(1)[0], timeout=60)

@@ -15,7 +15,6 @@ from dinoneck import (
     ConfigError,
     DataError,
     HeadCheckpoint,
-    HeadEnsemble,
     PatchMeanHead,
     PatchMeanMLP,
     Predictor,
@@ -173,16 +172,6 @@ def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Pat
     save_head(tmp_path / "w.safetensors", PatchMeanHead(64, [Task("a")]), backbone=wrapped)
     with pytest.raises(CheckpointError, match="load them yourself and pass backbone="):
         Predictor(tmp_path / "w.safetensors")
-
-
-def test_ensembles_and_checkpoints_are_heads_too(saved: Path, tiny: Backbone) -> None:
-    image = torch.rand(3, 32, 64)
-    checkpoints = [HeadCheckpoint.load(file) for file in sorted(saved.glob("fold-*.safetensors"))]
-    expected = Predictor(saved)(image)[0]["a"]
-    assert Predictor(checkpoints)(image)[0]["a"] == pytest.approx(expected)
-    ensemble = HeadEnsemble.from_heads([c.build() for c in checkpoints])  # type: ignore[misc]
-    prep = checkpoints[0].preprocess
-    assert Predictor(ensemble, tiny, preprocess=prep)(image)[0]["a"] == pytest.approx(expected)
 
 
 def test_heads_that_disagree_about_a_task_are_refused(tiny: Backbone) -> None:

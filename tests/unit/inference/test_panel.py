@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -86,19 +85,6 @@ def test_a_median_over_layers_is_no_median_of_medians(tiny: Backbone) -> None:
     ]
     each = [Predictor(file, tiny.with_layers(file.meta["backbone"]["layers"]))(image)[0]["a"] for file in files]
     assert Predictor(files, tiny, reduce="median")(image)[0]["a"] == pytest.approx(np.median(each), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ([1.0], r"weights are \(1.0,\): 1 for 2 heads"),
-        ([1.0, -2.0], r"weights are \(1.0, -2.0\)"),
-        (0.5, "weights are 0.5"),
-    ],
-)
-def test_bad_weights_are_refused_by_value(tiny: Backbone, weights: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Predictor(folds(2), tiny, weights=weights)
 
 
 def test_weights_and_reduces_that_make_no_sense(tiny: Backbone, tmp_path: Path) -> None:

@@ -27,13 +27,6 @@ def test_only_its_own_grid_is_scored(gated: CLSGatingHead, tiny: Backbone, tmp_p
         assert caught.value.step == "pairing"
 
 
-def test_a_head_that_counts_for_nothing_binds_nothing(gated: CLSGatingHead, tiny: Backbone, tmp_path: Path) -> None:
-    prepared = tiny.preprocess.changed(size=(32, 48))
-    save_head(tmp_path / "h", gated, backbone=tiny, preprocess=prepared)
-    heads = [tmp_path / "h", PatchMeanHead(64, [Task("a")])]
-    assert Predictor(heads, tiny, tta="d6", weights=[0, 1])(torch.rand(3, 32, 48))
-
-
 def test_images_prepared_for_other_patches(tiny: Backbone, tmp_path: Path) -> None:
     other = Preprocessing(patch_size=14, size=(112, 112))
     with pytest.raises(CheckpointError, match="14x14 px .* the backbone has 16x16") as caught:

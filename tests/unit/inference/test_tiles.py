@@ -17,19 +17,15 @@ from dinoneck import (
     CLSGatingHead,
     ConfigError,
     DenseHead,
-    GridError,
     GridSize,
     HeadEnsemble,
     PatchMeanHead,
     Predictor,
     PyramidHead,
-    ShapeError,
     TargetTransform,
     Task,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.inference.answers import Answers
-from dinoneck.inference.assembly import Assembly
 from dinoneck.inference.tiles import TileAxis, Tiling
 
 Patchwork = Callable[[int, int], Tensor]
@@ -140,17 +136,6 @@ def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone
     assert np.allclose(tiled["gate"], expected / expected.sum(), atol=1e-6)
 
 
-def test_images_that_fit_a_tile_are_as_without(tiny: Backbone) -> None:
-    head = PatchMeanHead(64, [Task("a")])
-    recipe = tiny.preprocess.changed(size=(32, 48))
-    images = [torch.rand(3, 60, 90), torch.rand(3, 30, 40), torch.rand(3, 64, 96)]
-    bare = Predictor(head, tiny, preprocess=recipe)(images, maps=True)
-    tiled = Predictor(head, tiny, preprocess=recipe, tile=(64, 96), overlap=0.25)(images, maps=True)
-    for one, other in zip(bare, tiled, strict=True):
-        assert one["a"] == other["a"]
-        assert np.array_equal(one["maps"]["a"], other["maps"]["a"])
-
-
 @pytest.mark.parametrize(
     ("image_size", "scale", "grid", "tiles"),
     [
@@ -176,32 +161,6 @@ def test_a_tile_is_brought_to_the_heads_size(
     for name in whole["maps"]:
         assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
     assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
-
-
-@pytest.mark.parametrize(("policy", "grid"), [("crop", (4, 6)), ("pad", (5, 7)), ("resize", (4, 7))])
-def test_heads_without_a_size_follow_the_policy(blind: Backbone, policy: Any, grid: tuple[int, int]) -> None:
-    head, recipe = DenseHead(64, TASKS, hidden_dim=8, depth=0), blind.preprocess.changed(policy=policy)
-    image = torch.rand(3, 65, 107)
-    [whole] = Predictor(head, blind, preprocess=recipe)(image, maps=True)
-    [tiled] = Predictor(head, blind, preprocess=recipe, tile=48, overlap=16)(image, maps=True)
-    assert tiled["maps"]["height"].shape == (1, *grid)
-    for name in whole["maps"]:
-        assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
-    [half] = Predictor(head, blind, preprocess=recipe, tile=16, tile_scale=0.5)(image, maps=True)
-    assert half["maps"]["height"].shape[1:] != grid
-    with pytest.raises(GridError, match="65 % 16 = 1"):
-        Predictor(head, blind, tile=48)(image)
-
-
-def test_batches_bound_the_memory_and_change_nothing(tiny: Backbone) -> None:
-    head, image = DenseHead(64, TASKS, hidden_dim=8), torch.rand(3, 96, 96)
-    sizes: list[tuple[int, ...]] = []
-    hook = tiny.adapter.model.patch_embed.register_forward_hook(lambda m, i, o: sizes.append(tuple(i[0].shape)))
-    [small] = Predictor(head, tiny, tile=32, batch_size=4)(image, maps=True)
-    hook.remove()
-    assert sizes == [(4, 3, 32, 32), (4, 3, 32, 32), (1, 3, 32, 32)]
-    [large] = Predictor(head, tiny, tile=32, batch_size=64)(image, maps=True)
-    assert np.allclose(small["maps"]["mass"], large["maps"]["mass"], atol=1e-6)
 
 
 def test_options_change_the_answer(tiny: Backbone) -> None:
@@ -275,19 +234,3 @@ def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> N
     [tiled] = Predictor(head, blind, tile=48, overlap=16)(patchwork(4, 6), maps=True)
     assert tiled["maps"]["h"].shape == (1, 16, 24)
     assert tiled["m"] == pytest.approx(float(tiled["maps"]["m"].sum()), rel=1e-5)
-
-
-def test_finer_maps_land_where_they_belong_and_coarser_ones_are_refused() -> None:
-    rows, cols = axis(5, 3, 1), axis(7, 4, 0)
-    task = Task("x", kind="density")
-    truth = torch.arange(10.0 * 21).reshape(1, 10, 21)
-    whole = Assembly(rows, cols, [task], {"x"})
-    for i, j in whole.places:
-        top, left = rows.starts[i] * 2, cols.starts[j] * 3
-        tile = truth[None, :, top : top + 6, left : left + 12]
-        whole.add([(i, j)], Answers({"x": tile.sum(dim=(2, 3))}, {"x": tile}))
-    answers = whole.whole()
-    assert torch.allclose(answers.maps["x"][0], truth, rtol=1e-6)
-    assert answers.values["x"].item() == truth.sum().item()
-    with pytest.raises(ShapeError, match="has 2x2 cells for a tile of 3x4 patches"):
-        whole.add([(0, 0)], Answers({"x": torch.zeros(1, 1)}, {"x": torch.zeros(1, 1, 2, 2)}))

@@ -154,26 +154,6 @@ def test_logits_are_read_at_the_centres_of_finer_labels() -> None:
     assert torch.allclose(map_cross_entropy(logits, soft, inside), loss, rtol=1e-12)
 
 
-def test_masked_nan_logits_of_a_map_have_no_gradient() -> None:
-    mask = WEIGHT > 2
-    for target in (torch.randint(0, 3, (2, 2, 4)), TRUE.softmax(dim=1)):
-        logits = torch.where(mask[:, None], PRED, torch.nan).requires_grad_()
-        loss = map_cross_entropy(logits, target, mask)
-        (grad,) = torch.autograd.grad(loss, logits)
-        assert torch.allclose(loss, map_cross_entropy(PRED, target, mask))
-        assert (grad[(~mask)[:, None].expand_as(grad)] == 0).all()
-    whole = PRED.clone()
-    whole[1] = torch.nan
-    fine = torch.zeros(2, 8, 8, dtype=torch.bool)
-    fine[0] = True
-    logits = whole.requires_grad_()
-    loss = map_cross_entropy(logits, torch.zeros(2, 8, 8, dtype=torch.long), fine)
-    loss.backward()
-    assert loss.isfinite()
-    assert (logits.grad[1] == 0).all()  # type: ignore[index]
-    assert logits.grad[0].abs().min() > 0  # type: ignore[index]
-
-
 def test_map_cross_entropy_refusals() -> None:
     for size in ((3, 8), (0, 0)):
         with pytest.raises(ShapeError, match=r"not a multiple of the 2 x 4 cells"):

@@ -9,7 +9,6 @@ import pytest
 import torch
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dinoneck import LayerGrouper, SimplePyramid, SpatialTuningAdapter, STAPyramid, Tokens, ViTFPN
 
@@ -77,48 +76,3 @@ def test_functions_of_torch_func_agree_with_autograd(name: str) -> None:
     each = torch.func.vmap(torch.func.grad(lambda given, *xs: run(given, *[x[None] for x in xs])),
                            in_dims=(None, *[0] * LAYERS))(weights, *sequence)  # fmt: skip
     assert all((each[key].sum(dim=0) - wanted[key]).abs().max() < 1e-10 for key in weights)
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_a_gradient_can_be_differentiated_again(name: str) -> None:
-    """As for a penalty on gradients; compared with a directional derivative taken by differences."""
-    module, sequence = built(name), sequence_of(learns=True)
-    read_by = sequence[-1:] if name.startswith("s") else sequence
-
-    def penalty(create: bool) -> Tensor:
-        gradients = torch.autograd.grad(size(module(read(name, sequence))), read_by, create_graph=create)
-        return torch.stack([x.square().sum() for x in gradients]).sum()
-
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    found = torch.autograd.grad(penalty(create=True), parameters, allow_unused=True)
-    direction = [torch.randn_like(p) for p in parameters]
-    seen = []
-    for step in (1e-5, -1e-5):
-        with torch.no_grad():
-            for p, along in zip(parameters, direction, strict=True):
-                p.add_(step * along)
-        seen.append(penalty(create=False))
-        with torch.no_grad():
-            for p, along in zip(parameters, direction, strict=True):
-                p.sub_(step * along)
-    wanted = (seen[0] - seen[1]) / 2e-5
-    given = torch.stack([(x * along).sum() for x, along in zip(found, direction, strict=True) if x is not None]).sum()
-    assert (given - wanted).abs() < 1e-5 * wanted.abs()
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("name", MODULES)
-def test_activation_checkpointing_changes_no_gradient(name: str, reentrant: bool) -> None:
-    module, gradients = built(name), []
-    for recomputed in (False, True):
-        sequence = sequence_of(learns=True)
-
-        def run(*xs: Tensor) -> Tensor:
-            return size(module(read(name, xs)))
-
-        total = checkpoint(run, *sequence, use_reentrant=reentrant) if recomputed else run(*sequence)
-        module.zero_grad()
-        total.backward()  # type: ignore[no-untyped-call]
-        gradients.append([p.grad for p in module.parameters() if p.grad is not None] + [sequence[-1].grad])
-    for a, b in zip(*gradients, strict=True):
-        assert torch.equal(a, b)

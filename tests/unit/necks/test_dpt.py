@@ -186,16 +186,6 @@ def test_every_cell_lies_where_its_tokens_lie(grid: tuple[int, int], alive: int)
     assert not any(level.any() for level in levels[alive + 1 :])
 
 
-@pytest.mark.parametrize("readout", READOUTS)
-def test_registers_never_take_part(readout: str) -> None:
-    neck, tokens = small(readout), tokens_of(2, 3, 5, layers=4)
-    bare = Tokens.from_patches(
-        [x.contiguous() for x in tokens.patches], grid=(3, 5), patch_size=16, cls_token=tokens.cls_token
-    )
-    for level, without in zip(neck(tokens).maps, neck(bare).maps, strict=True):
-        assert torch.allclose(level, without, atol=1e-6)
-
-
 def test_every_readout_and_every_layer_counts() -> None:
     tokens = tokens_of(2, 3, 5, layers=4)
     neck = {readout: small(readout) for readout in READOUTS}

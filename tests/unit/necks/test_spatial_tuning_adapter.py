@@ -173,22 +173,6 @@ def test_the_mix_starts_at_the_nearest_layer(layers: int, nearest: list[set[int]
         assert row[list(wanted)].sum() > 0.85
 
 
-@pytest.mark.parametrize(("grid_from", "batch"), [("features", 2), ("image", 1)])
-def test_sums_in_place_touch_nothing_of_the_callers(grid_from: Any, batch: int) -> None:
-    """Without autograd detail is added into the projected tokens: the same maps, tokens and images as before."""
-    neck = build(grid_from=grid_from).double()
-    tokens, images = fed(dtype=torch.float64)
-    tokens, images = tokens[:batch], images[:batch]
-    before = [x.clone() for x in (*tokens.sequence, images)]
-    wanted = neck(tokens, images).maps
-    with torch.no_grad():
-        found = neck(tokens, images).maps
-    for one, other in zip(found, wanted, strict=True):
-        assert other.requires_grad and not one.requires_grad
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
-    assert all(torch.equal(x, y) for x, y in zip((*tokens.sequence, images), before, strict=True))
-
-
 def test_an_empty_batch_and_images_that_are_not_needed() -> None:
     tokens, images = fed()
     for options in ({}, {"grid_from": "image"}, {"num_layers": 2}):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import pytest
@@ -227,29 +226,3 @@ def test_tokens_of_other_layers_are_refused() -> None:
         neck_of(3)(tokens_of(1, 2, 2, layers=2, dtype=DOUBLE))
     with pytest.raises(ShapeError, match="float32"):
         neck_of(3)(tokens_of(1, 2, 2, layers=3))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["layer", "group", None])
-@pytest.mark.parametrize("activation", ["gelu", None])
-def test_every_combination_of_options(norm: Any, activation: Any) -> None:
-    """Odd grids, the pooled vector, round trip, and a gradient for every parameter, 144 combinations each."""
-    switches = [False, True]
-    choices = product(
-        ["mean", "softmax", "pixel"], ["conv", "pool", "interpolate"], [None, "zero"], switches, switches, switches
-    )
-    tokens = tokens_of(2, 5, 7, layers=4, dtype=DOUBLE)
-    for fusion, downsample, residual, coords, cls, separate in choices:
-        neck = neck_of(
-            4, fpn_dim=4, num_levels=2, fusion=fusion, downsample=downsample, residual_init=residual,
-            use_coords=coords, use_cls_context=cls, use_separate_bottlenecks=separate, norm=norm, activation=activation,
-        )  # fmt: skip
-        maps = neck(tokens).maps
-        assert [tuple(level.shape[2:]) for level in maps] == [(5, 7), (3, 4)]
-        pooled = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1)
-        assert torch.allclose(neck.pooled(tokens), pooled, atol=1e-12)
-        twin = ViTFPN.from_config(neck.config).double()
-        twin.load_state_dict(neck.state_dict())
-        assert all(torch.equal(a, b) for a, b in zip(twin(tokens).maps, maps, strict=True))
-        sum((level * torch.randn_like(level)).sum() for level in maps).backward()  # type: ignore[union-attr]
-        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in neck.parameters()), neck.config

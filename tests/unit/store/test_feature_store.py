@@ -10,7 +10,6 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from PIL import Image
 from tests.unit.store.store_samples import SIZE, make, same, write_images
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
-from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, extraction, image_ids
+from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
 from dinoneck.store.encoding import Layout, channel_rms, encode, quantise
 
 NAMES = ["a.png", "b.png", "c.png"]
@@ -117,33 +116,6 @@ def test_passes_are_filled_across_images(tmp_path: Path, batch_size: int | None,
     assert torch.allclose(stored, expected, atol=4e-3)
     distances = torch.cdist(stored.flatten(1), expected.flatten(1))  # every id has the tokens of its own image
     assert distances.argmin(dim=1).tolist() == [*range(80)]
-
-
-def test_large_images_share_no_pass(tmp_path: Path, two_layers: Backbone) -> None:
-    sizes = {(32, 48): 32, (480, 960): 4, (1600, 1600): 1, None: 4}
-    for size, views in sizes.items():
-        store = make(tmp_path / str(size), two_layers, image_size=size)
-        assert extraction.views_per_pass(store.description) == views
-
-
-def test_a_write_that_fails_in_its_thread_is_raised(tmp_path: Path, two_layers: Backbone,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    images, store = write_images(tmp_path / "p", [f"{i}.png" for i in range(9)]), make(tmp_path / "s", two_layers)
-    write, wanted = extraction.encode, iter([True, True, True])
-
-    def failing(*arguments: Any) -> list[bytes]:
-        if next(wanted, False):
-            return write(*arguments)
-        raise StoreError("the disk is full")
-
-    monkeypatch.setattr(extraction, "encode", failing)
-    with pytest.raises(StoreError, match="the disk is full"):
-        store.extract(images, batch_size=4)
-    assert store.ids == ("0", "1", "2")
-    monkeypatch.undo()
-    assert store.extract(images, batch_size=4).present == 3
-    assert len(store.ids) == 9
-    assert store.verify() == []
 
 
 def test_extraction_goes_on_where_it_stopped(images: Path, filled: FeatureStore, two_layers: Backbone,
@@ -306,15 +278,6 @@ def test_unusable_images_are_named_or_left_out(
     assert "text.jpg" in caplog.text
     with pytest.raises(DataError, match="there is no image"):
         store.extract([folder / "gone.png"], root=folder)
-
-
-def test_an_unusable_image_loses_nothing_before_it(tmp_path: Path, two_layers: Backbone) -> None:
-    write_images(tmp_path, ["p/a.png", "p/c.png"])
-    (tmp_path / "p" / "b.png").write_text("no picture")
-    store = make(tmp_path / "s", two_layers)
-    with pytest.raises(DataError, match="Everything finished before is kept"):
-        store.extract(tmp_path / "p")
-    assert store.ids == ("a",)
 
 
 def test_overflow_is_refused_with_the_remedy() -> None:
@@ -506,18 +469,6 @@ def test_threads_share_one_store(filled: FeatureStore) -> None:
         thread.join(timeout=20)
         assert not thread.is_alive()
     assert not wrong
-
-
-def test_many_shards_do_not_keep_many_files_open(images: Path, two_layers: Backbone, tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr("dinoneck.store.files.MOST_OPEN_FILES", 2)
-    store = make(tmp_path / "s", two_layers)
-    store.extract(images, shard_bytes=1)
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        for image_id in store.ids:
-            store[image_id]
-    assert len(os.listdir("/proc/self/fd")) <= before + 3
 
 
 def test_a_read_only_store_opens(images: Path, two_layers: Backbone, tmp_path: Path) -> None:

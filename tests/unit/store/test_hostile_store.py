@@ -166,35 +166,3 @@ def test_index_and_shards_of_another_store_are_refused(tmp_path: Path, backbone:
     (tmp_path / "own" / store.shard_of("c")).unlink()
     assert own.extract(tmp_path / "other").written == ["c"]
     assert own.verify() == [] and own.batch(["c"]).sequence[0].isfinite().all()
-
-
-def test_shards_of_another_store_are_not_taken_in(tmp_path: Path, backbone: Backbone) -> None:
-    write_images(tmp_path / "images", ["a.png"])
-    make(tmp_path / "b", load_backbone("dinoneck_tiny", seed=1)).extract(tmp_path / "images")
-    own = make(tmp_path / "own", backbone)
-    shutil.copytree(tmp_path / "b" / "data", tmp_path / "own" / "data", dirs_exist_ok=True)
-    assert own.extract(tmp_path / "images").written == ["a"]
-    assert own.verify() == [] and own.batch(["a"]).sequence[0].isfinite().all()
-
-
-@pytest.mark.parametrize("change", ["another store's", "missing", "damaged"])
-def test_the_channel_scale_belongs_to_its_store(tmp_path: Path, backbone: Backbone, change: str) -> None:
-    for name, seed in (("a", 0), ("b", 5)):
-        write_images(tmp_path / name, ["p.png"], seed)
-        make(tmp_path / f"store-{name}", backbone, dtype="int8").extract(tmp_path / name)
-    store = make(tmp_path / "store-a", backbone, dtype="int8")
-    expected = store.batch(["p"]).sequence[0]
-    scale = tmp_path / "store-a" / "channel_scale.safetensors"
-    if change == "missing":
-        scale.unlink()
-    else:
-        raw = scale.read_bytes()
-        other = (tmp_path / "store-b" / scale.name).read_bytes()
-        scale.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]) if change == "damaged" else other)
-    with pytest.raises(StoreError, match=r"channel.scale"):
-        FeatureStore.open(store.path).batch(["p"])
-    assert store.verify() == [scale.name, "p"]
-    for name in store.verify():  # the remedy
-        (tmp_path / "store-a" / store.shard_of(name)).unlink(missing_ok=True)
-    assert store.extract(tmp_path / "a").written == ["p"]
-    assert store.verify() == [] and torch.equal(store.batch(["p"]).sequence[0], expected)

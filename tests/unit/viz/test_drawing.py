@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,21 +57,6 @@ def test_without_matplotlib_the_extra_is_named(name: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'dinoneck\[viz\]'"):
         FIGURES[name]()
-
-
-@pytest.mark.slow
-def test_pyplot_is_never_imported_and_matplotlib_when_the_first_figure_is_drawn() -> None:
-    script = (
-        "import io, sys\n"
-        "import dinoneck.viz as viz\n"
-        "for name in viz._HOMES:\n    getattr(viz, name)\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        "from tests.unit.viz.test_drawing import FIGURES\n"
-        "for draw in FIGURES.values():\n    draw().savefig(io.BytesIO())\n"
-        "assert 'matplotlib' in sys.modules\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
 
 
 def test_long_texts_are_wrapped_then_cut() -> None:

@@ -20,7 +20,6 @@ from dinoneck import (
     ShapeError,
     Task,
     Tokens,
-    ViTFPN,
     load_backbone,
 )
 from dinoneck.data import Preprocessing
@@ -230,15 +229,6 @@ def test_cells_of_a_level_cover_the_pixels_of_their_stride(how: str) -> None:
                 right, bottom = min((c + 1) * stride, 112), min((r + 1) * stride, 80)
                 for x, y in ((c * stride + 1, r * stride + 1), (right - 1, bottom - 1)):
                     np.testing.assert_allclose(colour_at(sheet, axes, x, y), expected[r, c], atol=2.5 / 255)
-
-
-def test_titles_of_a_necks_levels_give_the_strides() -> None:
-    tokens = Tokens.from_patches([torch.randn(1, 15, 32)] * 4, grid=(3, 5), patch_size=16)
-    with torch.no_grad():
-        figure = pyramid_figure(ViTFPN(32, 4, 8)(tokens))
-    titles = ["level 0: stride 16 px, 3 x 5 cells", "level 1: stride 32 px, 2 x 3 cells"]
-    assert [axes.get_title() for axes in figure.axes[:2]] == titles
-    assert all((axes.get_xlim(), axes.get_ylim()) == ((0, 80), (48, 0)) for axes in figure.axes)
 
 
 def test_levels_that_do_not_fit_are_refused() -> None:

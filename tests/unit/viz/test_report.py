@@ -277,13 +277,6 @@ def test_images_beyond_the_largest_page_are_left_out(dense: Predictor) -> None:
     assert f"{drawn[1]} of 4 images are drawn here" in pages[1].text
 
 
-def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
-    image, tasks = np.zeros((16, 48, 3), np.uint8), [Task("mass", unit="g", minimum=0)]
-    below, above = ({"mass": 31.0, "maps": {"mass": np.array([[[low, 10.0, 83.0]]])}} for low in (-58.0, 0.0))
-    pages = [html_report([ReportEntry("a", one, image)], tasks) for one in (below, above)]
-    assert "clipped at 0" in pages[0] and "clipped" not in pages[1] and "-58" not in pages[0]
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

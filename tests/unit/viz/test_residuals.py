@@ -71,15 +71,6 @@ def test_groups_are_called_what_they_are_called() -> None:
     assert labels == ["_a", r"$\frac$", r"b\x07"]
 
 
-def test_many_groups_are_labelled_by_their_rows() -> None:
-    groups = [f"a site with a long name, number {i % 30}" for i in range(90)]
-    figure = residual_figure(np.arange(90.0), np.arange(90.0)[::-1], groups=groups)
-    assert figure.axes[0].get_legend() is None
-    assert len(figure.axes[2].get_yticklabels()) == 30
-    check_no_overlap(figure)
-    assert figure.get_figheight() > residual_figure([0.0, 1.0], [1.0, 0.0], groups=[1, 2]).get_figheight()
-
-
 def test_a_single_truth_has_no_r2() -> None:
     assert residual_figure([1.0, 1.0], [2.0, 0.0]).axes[0].get_title() == "R² needs truths that differ, RMSE 1, n = 2"
 
