@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from tests.process_group import ROOT, told_by
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
-from dinoneck.store import shards, writer
+from dinoneck.store import shards
 from dinoneck.store.index import read_journal
 
 NAMES = [f"{i}.png" for i in range(5)]
@@ -158,36 +156,6 @@ def test_what_verify_lists_is_repaired_by_its_remedy(
         assert FeatureStore.open(path).verify() == []
 
 
-def test_what_is_no_shard_is_left_alone(images: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    store.extract([images / "0.png"])
-    strange = {"x.safetensors": b"short", "y.safetensors": bytes(100), "notes.txt": b"mine"}
-    whole = next((tmp_path / "s" / "data").glob("w-*")).read_bytes()
-    flipped = bytearray(whole)
-    flipped[whole.index(b"F16")] ^= 1
-    strange |= {"z.safetensors": whole[:-1], "copy.safetensors": whole, "flipped.safetensors": bytes(flipped)}
-    for name, content in strange.items():
-        (tmp_path / "s" / "data" / name).write_bytes(content)
-    store.extract(images)
-    assert store.verify() == []
-    for name, content in strange.items():
-        assert (tmp_path / "s" / "data" / name).read_bytes() == content
-    for name, message in (("z", "cut short"), ("flipped", "header is damaged"), ("copy", "a copy of another file")):
-        with pytest.raises(StoreError, match=message):
-            shards.entries_in(store.reader.files, f"data/{name}.safetensors", store.description.layout)
-
-
-def test_leftovers_of_killed_writers_are_removed_after_an_hour(images: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    names = ("w-0-000000.safetensors.1.dinoneck-tmp", "w-0-000001.safetensors.2.dinoneck-tmp")
-    live, dead = (tmp_path / "s" / "data" / f".{name}" for name in names)
-    for path, age in ((live, 600), (dead, 4000)):
-        path.touch()
-        os.utime(path, (time.time() - age,) * 2)
-    store.extract([images / "0.png"])
-    assert live.exists() and not dead.exists()
-
-
 @contextlib.contextmanager
 def extracting(root: Path, images: list[Path], dtype: str = "fp16") -> Iterator[subprocess.Popen[str]]:
     """A process that extracts; killed with all it started when the block ends."""
@@ -201,32 +169,6 @@ def extracting(root: Path, images: list[Path], dtype: str = "fp16") -> Iterator[
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=30)
-
-
-def test_kills_in_a_row_make_progress(images: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
-    """Every run ends after 25 s, at its second image, long before a shard holds 64 MiB."""
-    store, runs = make(tmp_path / "s", tiny), 0
-    while len(store) < len(NAMES):
-        before = len(store)
-
-        class Killed(writer.Writer):
-            def __init__(self, *arguments: Any, **options: Any) -> None:
-                super().__init__(*arguments, **options, clock=itertools.count(0.0, 12.5).__next__)
-                self.added = 0
-
-            def add(self, *arguments: Any) -> None:
-                super().add(*arguments)
-                self.added += 1
-                if self.added == 2:
-                    raise Crash
-
-        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Crash):
-            patch.setattr(writer, "Writer", Killed)
-            store.extract(images)
-        store, runs = make(tmp_path / "s", tiny), runs + 1
-        assert len(store) > before
-    assert runs <= len(NAMES)
-    assert same(store, whole)
 
 
 @pytest.mark.slow

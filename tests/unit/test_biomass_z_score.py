@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from examples.biomass.z_score import read_z_score
 
-from dinoneck import ConfigError, DataError, TargetTransform
+from dinoneck import DataError, TargetTransform
 
 
 def written(folder: Path, content: Any) -> Path:
@@ -53,21 +53,3 @@ def test_misfits_name_the_file_and_the_key(tmp_path: Path, content: Any, message
     with pytest.raises(DataError, match=message) as error:
         read_z_score(path)
     assert str(path) in str(error.value)
-
-
-def test_the_arguments_have_to_fit_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, {"reg3": {"mean": 1.0, "std": 1.0}})
-    with pytest.raises(DataError, match=r"no entry 'reg' \(in log1p=\).*Did you mean 'reg3'"):
-        read_z_score(path, log1p=["reg"])
-    with pytest.raises(DataError, match=r"no entry 'ndvi' \(in area=\); it has reg3"):
-        read_z_score(path, area={"ndvi": 0.2})
-    with pytest.raises(DataError, match=r"expected a list of names, such as \['reg3'\]"):
-        read_z_score(path, log1p="reg3")
-    with pytest.raises(ConfigError, match="area"):
-        read_z_score(path, area=-0.21)
-    for missing in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(DataError, match="cannot be read"):
-            read_z_score(missing)
-    path.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(DataError, match="is not a JSON file"):
-        read_z_score(path)

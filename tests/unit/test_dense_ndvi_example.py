@@ -15,7 +15,6 @@ from PIL import Image, TiffImagePlugin
 
 from dinoneck import Backbone, DataError, HeadCheckpoint, Predictor
 from dinoneck.data import Preprocessing
-from dinoneck.training import ridge_out_of_fold
 
 TAGS = (
     "<x><MicaSense:RadiometricCalibration> <rdf:Seq> <rdf:li>0.0003</rdf:li></rdf:Seq>"
@@ -127,20 +126,6 @@ def test_a_mosaic_puts_every_cell_where_its_pixels_are() -> None:
     means = example.mosaic(np.stack([np.full((3, 3), float(i)) for i in range(len(split.test))]), split, 16)
     assert means[0, 0] == 0
     assert len(np.unique(means)) > len(split.test)
-
-
-@pytest.mark.parametrize(("width", "noise"), [(7, 3.0), (7, 0.01), (60, 30.0)])
-def test_ridge_is_the_librarys_with_equal_weights(width: int, noise: float) -> None:
-    """Its strength too, which many columns of noise make large and few without noise small."""
-    rng = np.random.default_rng(1)
-    x, fold = rng.normal(2.0, 3.0, (240, width)), np.repeat(np.arange(5), 48)
-    y = x[:, :3] @ [1.0, -2.0, 0.5] + 4.0 + noise * rng.standard_normal(240)
-    order = rng.permutation(240)
-    x, y, fold = x[order], y[order], fold[order]
-    own = example.ridge(x[:200], y[:200], np.full(200, 3.0), fold[:200], x[200:])
-    split = [(np.arange(200), np.arange(200, 240))]
-    peer = ridge_out_of_fold(x, y[:, None], split, groups=fold.tolist())
-    assert np.allclose(own, peer[200:, 0], atol=1e-6)
 
 
 def test_the_command_goes_through(

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
 
-from benchmarks.speed import results
 from benchmarks.speed.checks import Unequal, check
 from benchmarks.speed.clocks import compared
-from benchmarks.speed.measure import measured
-from benchmarks.speed.rows import Row, Setting, Variant, tensors_of
+from benchmarks.speed.rows import Row, Setting, Variant
 from benchmarks.speed.summary import missed, summary
 from benchmarks.speed.table import markdown
 from benchmarks.speed.table_rows import ROWS
@@ -38,37 +36,6 @@ def parametrized(rows: list[Row]) -> Any:
 @parametrized(ROWS)
 def test_variants_of_a_row_are_equal_in_float64(row: Row) -> None:
     check(row, tiny(row))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_every_row_can_be_measured(row: Row, dtype: torch.dtype) -> None:
-    found = measured(row, tiny(row, dtype=dtype), rounds=2)
-    assert list(found) == list(row.steps)
-    for step, variants in found.items():
-        forms = [numbers["form"] for numbers in variants.values()]
-        assert {"published", "fixed", "ours"} == set(forms) - {"option"}
-        for numbers in variants.values():
-            assert numbers["peak_mib"] > 0
-            assert (step != "forward") == ("saved_mib" in numbers)
-
-
-@parametrized([row for row in ROWS if not row.name.startswith("backbone")])
-def test_layout_fixed_peers_hand_on_no_nchw_map(row: Row) -> None:
-    """At every number of layers: what a hidden copy costs would count as a gain of ours."""
-
-    def seen(module: nn.Module, given: Any, found: Any) -> None:
-        for x in tensors_of([y for y in (*given, found) if isinstance(y, Tensor | list | tuple)]):
-            assert x.ndim != 4 or x.stride(1) == 1, f"{type(module).__name__}: {tuple(x.shape)}, {x.stride()}"
-
-    for setting in row.settings:
-        variants = row.build(tiny(row, layers=setting.layers))
-        for variant in (variant for variant in variants.values() if variant.form == "fixed"):
-            for module in variant.module.modules():
-                module.register_forward_hook(seen)
-            with torch.no_grad():
-                seen(variant.module, (), variant.call())
 
 
 def doubled(setting: Setting, change: Callable[[nn.Linear, Tensor], Any] | None = None) -> dict[str, Variant]:
@@ -142,16 +109,3 @@ def test_a_missed_goal_stays_and_is_bold() -> None:
     assert "**no**: forward fp32 1.29" in summary(report(1.29))
     assert "| yes |" in summary(report(1.3))
     assert "32 % (memory)" in markdown("a row", good)
-
-
-def test_results_merge_setting_by_setting_on_one_machine_only() -> None:
-    old, new = report(1.5), report(2.0)
-    row = new["rows"]["a row"]
-    row["results"] = {"another": row["results"].pop("B1 2×3 C8, float32")}
-    new["machine"]["versions"] = {"torch": "2", "a peer": "1"}
-    whole = results.merged(old, new)
-    assert list(whole["rows"]["a row"]["results"]) == ["B1 2×3 C8, float32", "another"]
-    assert whole["machine"]["versions"] == {"torch": "2", "a peer": "1"}
-    for wrong in ({"cpu": "another"}, {"versions": {"torch": "3"}}):
-        with pytest.raises(SystemExit, match="of another|another"):
-            results.merged({**old, "machine": {**old["machine"], **wrong}}, report(1.0))

@@ -13,7 +13,6 @@ from PIL import Image
 from tests.hub_server import WRITER, Hub
 from tests.unit.detection.test_detector import alike, detector_of
 
-from dinoneck import CheckpointError
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector
@@ -114,16 +113,3 @@ def test_a_pushed_detector_gives_the_same_boxes(
     assert all(
         word in shown for word in ("detector fcos", '["red", "blue"]', "spatial_tuning_adapter", "dinoneck_tiny")
     )
-
-
-def test_a_repository_that_cannot_be_read_is_one_sentence(
-    folder: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hub.repo("user/gated", {"head.safetensors": b"x"}, gated=True)
-    for repo, message in (("user/gone", "there is no hub repository user/gone"), ("user/gated", "gated")):
-        with pytest.raises(CheckpointError, match=message) as caught:
-            Detector.load(repo)
-        assert "\n" not in str(caught.value)
-        assert main(["predict", "0.png", "--heads", repo, "--out", "o.csv"]) == 1
-        [sentence] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-        assert message in sentence

@@ -139,24 +139,6 @@ def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_pat
         export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))
 
 
-def test_tasks_may_have_any_names_and_batch_and_grid_any_size(tiny: Backbone, tmp_path: Path) -> None:
-    """Names of inputs, and of nodes that the exporter makes."""
-    pytest.importorskip("onnxscript")
-    tasks = [Task(name) for name in ("tokens_0", "rows", "mean", "linear", "add", "linear.inside", "Höhe (cm) t/ha")]
-    checkpoint = saved(PatchMeanHead(64, tasks, hidden_dim=8), tiny)
-    done = export_head(checkpoint, tmp_path / "h.onnx")
-    assert done.parity is not None and done.parity.largest < 1e-4 and len({shape[0] for shape in done.parity.tried}) > 1
-    assert done.outputs == tuple(task.name for task in tasks) and done.size is None
-    about = done.description["input"]
-    assert (about["names"], about["layers"]) == (["tokens_0:input", "rows:input", "cols"], list(tiny.layers))
-    for rows, cols, batch in ((2, 3, 1), (7, 2, 5)):
-        tokens = tokens_of(rows, cols, batch=batch, layers=tiny.layers)
-        wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
-        found, session = onnx_gives(tmp_path / "h.onnx", tokens, about["names"])
-        assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
-    assert json.loads(session.get_modelmeta().custom_metadata_map["dinoneck_export"])["input"] == about
-
-
 def test_a_head_that_differs_is_not_written(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "TOLERANCES", {torch.float32: -1.0})
     with pytest.raises(CheckpointError, match="differs from the model by .* Nothing was written"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from dinoneck import (
     CheckpointError,
     CLSGatingHead,
     ConfigError,
-    DenseHead,
     GridError,
     HeadCheckpoint,
     PatchMeanHead,
@@ -244,46 +242,6 @@ def test_a_model_that_differs_is_not_written(
         ):
             export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
-
-
-def test_convolutions_of_a_file_are_stored_row_major(one_block: Backbone, tmp_path: Path) -> None:
-    """A predictor's are channels-last, of which torch warns while it stores them."""
-    head = awake(DenseHead(64, [Task("cover", kind="dense")], 8))
-    checkpoint = HeadCheckpoint.from_module(head, backbone=one_block)
-    export_model(checkpoint, tmp_path / "m.pt2", format="pt2", size=(32, 48))  # warnings are errors here
-    images = torch.rand(2, 3, 32, 48)
-    assert_answers(run_program(tmp_path / "m.pt2")(images), Predictor(checkpoint), images)
-    weights = torch.export.load(tmp_path / "m.pt2").state_dict.values()
-    assert all(weight.is_contiguous() for weight in weights)
-
-
-def test_failures_of_the_exporter_and_the_runtime_are_reported(
-    head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(onnx_file.torch.onnx, "export", unfit)
-    with pytest.raises(CheckpointError, match="no ONNX export: no such operator"):
-        export_model(head_file, tmp_path / "m.onnx", size=(32, 32))
-    onnx = pytest.importorskip("onnx")
-    monkeypatch.setattr(runtime, "InferenceSession", unfit)
-    with pytest.raises(CheckpointError, match="does not take the exported model: no such operator"):
-        onnx_file.onnx_runner(onnx.ModelProto(), tmp_path, [])
-
-
-@pytest.mark.slow
-def test_a_missing_folder_for_temporary_files_is_named(
-    head_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    pytest.importorskip("onnxscript")
-    with pytest.raises(CheckpointError, match=r"TMPDIR.*--no-check"):
-        export_model(head_file, tmp_path / "m.onnx", size=(32, 32))
-    assert not (tmp_path / "m.onnx").exists()
-
-
-def unfit(*_: object, **__: object) -> None:
-    raise RuntimeError("no such operator")
 
 
 def test_heads_are_never_replaced_by_their_model(head_file: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from dinoneck import (
     CLSGating,
@@ -15,11 +14,9 @@ from dinoneck import (
     ConfigError,
     HeadEnsemble,
     PatchMeanHead,
-    Predictor,
     ShapeError,
     Task,
     Tokens,
-    load_backbone,
 )
 from dinoneck.heads import gates_of
 
@@ -198,47 +195,6 @@ def test_inputs_that_are_refused() -> None:
         resized(x[:, :1], x)
     with pytest.raises(ShapeError, match=r"patches have shape \(1, 17, 16\); expected \(2, N, 16\)"):
         resized(x[:, 0], x[:1])
-
-
-def test_a_trained_gate_finds_the_place_that_counts() -> None:
-    """The target stands in one patch that carries a mark; a query head learns to look there."""
-    torch.manual_seed(0)
-    x = torch.randn(64, 1 + 12, 8) * 0.1
-    place, target = torch.randint(12, (64,)), torch.rand(64, 1)
-    x[torch.arange(64), 1 + place, 0] = 3.0
-    x[torch.arange(64), 1 + place, 1] = target[:, 0] * 4
-    head = CLSGatingHead(8, [Task("y")], "query", hidden_dim=16, dropout=0.0)
-    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
-    tokens = tokens_of(x, 3, 4, 1)
-    for _ in range(150):
-        optimizer.zero_grad()
-        nn.functional.mse_loss(head(tokens)["y"], target).backward()
-        optimizer.step()
-    assert (head.gate(tokens).flatten(1).argmax(dim=1) == place).float().mean() > 0.85
-    assert nn.functional.mse_loss(head(tokens)["y"], target) < 0.1 * target.var()
-
-
-def test_the_predictor_gives_the_gate_in_the_orientation_of_the_image() -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    torch.manual_seed(0)
-    heads = [CLSGatingHead(64, [Task("total", activation="softplus")], "query", hidden_dim=8).eval() for _ in range(2)]
-    image = torch.rand(3, 32, 48)
-    tokens = backbone(backbone.preprocess(image))
-    [plain] = Predictor(heads, backbone)(image, maps=True)
-    expected = torch.stack([head.gate(tokens)[0] for head in heads]).mean(dim=0)
-    assert plain["gate"].shape == (2, 3)
-    assert torch.allclose(torch.from_numpy(plain["gate"]), expected.detach(), atol=1e-6)
-    [flipped] = Predictor(heads, backbone, tta="flip4")(image, maps=True)
-    views = [(), (-1,), (-2,), (-2, -1)]
-    gates = [
-        torch.stack([head.gate(backbone(backbone.preprocess(image.flip(view))))[0] for head in heads])
-        .mean(0)
-        .flip(view)
-        for view in views
-    ]
-    assert torch.allclose(torch.from_numpy(flipped["gate"]), torch.stack(gates).mean(0).detach(), atol=1e-6)
-    assert "gate" not in Predictor(heads, backbone)(image)[0]
-    assert "gate" not in Predictor(PatchMeanHead(64, [Task("total")]), backbone)(image, maps=True)[0]
 
 
 def test_dropout_works_in_training_only() -> None:

@@ -7,8 +7,6 @@ import torch
 from torch import nn
 
 from dinoneck import (
-    BackboneError,
-    CLSGatingHead,
     ConfigError,
     HeadEnsemble,
     PatchMeanHead,
@@ -16,8 +14,6 @@ from dinoneck import (
     Task,
     Tokens,
 )
-from dinoneck.heads import Head
-from dinoneck.layers.inputs import Origin
 
 TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
 
@@ -141,26 +137,3 @@ def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None
         assert torch.allclose(
             ensemble.tasks[0].predict(ensemble(tokens)["c"]), ensemble.predict(tokens)["c"], atol=1e-6
         )
-
-
-@pytest.mark.parametrize("kinds", [(PatchMeanHead,) * 3, (CLSGatingHead,) * 3, (PatchMeanHead, CLSGatingHead)])
-def test_every_member_checks_the_tokens(kinds: tuple[type[Head], ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    heads = [kind(64, [Task("y")], **({"num_patches": 6} if kind is CLSGatingHead else {})) for kind in kinds]
-    names = [f"member {i}" for i in range(len(heads))]
-    for head, name in zip(heads, names, strict=True):
-        head.trained_on = Origin(name, normed=True)
-    checked, check = [], Origin.check
-
-    def counted(self: Origin, *arguments: object) -> None:
-        checked.append(self.name)
-        check(self, *arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Origin, "check", counted)
-    tokens = Tokens.from_sequence(torch.randn(2, 11, 64), image_size=(32, 48), patch_size=16, num_prefix_tokens=5)
-    HeadEnsemble.from_heads(heads).predict(tokens)
-    assert list(dict.fromkeys(checked)) == names
-    for head in heads:
-        head.trained_on = None
-    heads[-1].trained_on = Origin("last", patch_size=14)
-    with pytest.raises(BackboneError, match="patch_size: trained on 14, got 16"):
-        HeadEnsemble.from_heads(heads).predict(tokens)

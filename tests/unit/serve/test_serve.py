@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import io
@@ -127,31 +126,6 @@ def test_an_encoded_body_is_refused_by_name(service: Service) -> None:
         answer = received(connection)
     assert (answer.status, answer.json()["code"]) == (415, "not_multipart")
     assert "encoded as 'gzip'; send it plain" in answer.json()["error"]
-
-
-@pytest.mark.filterwarnings("ignore:Please use .import python_multipart:PendingDeprecationWarning")  # older fastapi
-def test_what_nobody_foresaw_is_json_too(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck.serve import create_app
-    from dinoneck.serve.worker import Worker
-
-    def breaks(self: Worker) -> None:
-        raise RuntimeError("a fault of its own")
-
-    monkeypatch.setattr(Worker, "enter", breaks)
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "GET", "path": "/ready", "raw_path": b"/ready", "headers": [],
-             "query_string": b"", "http_version": "1.1", "scheme": "http"}  # fmt: skip
-    with pytest.raises(RuntimeError, match="of its own"):
-        asyncio.run(create_app(head)(scope, receive, send))  # type: ignore[arg-type]
-    assert sent[0]["status"] == 500
-    assert json.loads(sent[1]["body"])["code"] == "failed"
 
 
 def test_names_are_only_ever_shown(service: Service) -> None:
