@@ -50,7 +50,7 @@ HEADS: dict[str, Callable[[], list[nn.Module]]] = {
     "fpn": lambda: [FPNHead(64, [MASS, STATE, *MAPS], num_layers=2, layer_indices=(0, 1), fpn_dim=8)],
     "pyramid": lambda: [PyramidHead(64, [MASS, PARTS, *MAPS], NECK, tower_depth=1)],
     "ensemble": lambda: [
-        HeadEnsemble.from_heads([awake(PatchMeanHead(64, [task], 8)) for task in (MASS, LOG)], [1, 3]),
+        HeadEnsemble.from_heads([awake(PatchMeanHead(64, [task], 8)) for task in (MASS, LOG)], [1, 3])
     ],
     "several": lambda: [
         FPNHead(64, [MASS], num_layers=2, layer_indices=(1, 0), fpn_dim=8),

@@ -9,15 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dinoneck import (
-    HeadCheckpoint,
-    HeadEnsemble,
-    PatchMeanHead,
-    PatchMeanMLP,
-    TargetTransform,
-    Task,
-    TokenGrid,
-)
+from dinoneck import HeadCheckpoint, HeadEnsemble, PatchMeanHead, PatchMeanMLP, TargetTransform, Task, TokenGrid
 from dinoneck.checkpoint import file as files
 from dinoneck.configured import decode, encode, normal
 

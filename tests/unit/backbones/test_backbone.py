@@ -9,15 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from dinoneck import (
-    Backbone,
-    BackboneError,
-    DataError,
-    GridError,
-    ShapeError,
-    load_backbone,
-    wrap_backbone,
-)
+from dinoneck import Backbone, BackboneError, DataError, GridError, ShapeError, load_backbone, wrap_backbone
 
 
 def raw_blocks(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:

@@ -13,13 +13,7 @@ import torch
 from tests.fixtures.head_files import ANSWERS, answers, state_sha256
 from torch import Tensor, nn
 
-from dinoneck import (
-    CheckpointError,
-    HeadCheckpoint,
-    Predictor,
-    load_backbone,
-    registry,
-)
+from dinoneck import CheckpointError, HeadCheckpoint, Predictor, load_backbone, registry
 from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint import migrate, read_header
 from dinoneck.checkpoint.read import read_file

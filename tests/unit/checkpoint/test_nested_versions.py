@@ -10,16 +10,7 @@ import torch
 from tests.fixtures.ensembles import write_ensemble
 from torch import Tensor
 
-from dinoneck import (
-    Backbone,
-    HeadCheckpoint,
-    HeadEnsemble,
-    Predictor,
-    PyramidHead,
-    SimplePyramid,
-    Task,
-    Tokens,
-)
+from dinoneck import Backbone, HeadCheckpoint, HeadEnsemble, Predictor, PyramidHead, SimplePyramid, Task, Tokens
 from dinoneck.checkpoint import read_header
 
 

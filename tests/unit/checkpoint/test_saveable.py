@@ -12,15 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from dinoneck import (
-    CheckpointError,
-    HeadCheckpoint,
-    HeadEnsemble,
-    PatchMeanHead,
-    Task,
-    Tokens,
-    load_head,
-)
+from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task, Tokens, load_head
 from dinoneck.checkpoint.schema import VIEWS
 from dinoneck.inference import tta
 

@@ -13,11 +13,7 @@ import pytest
 from PIL import Image
 from tests.unit.training.meadow import one_image_only
 
-from dinoneck import (
-    GridSize,
-    HeadCheckpoint,
-    load_head,
-)
+from dinoneck import GridSize, HeadCheckpoint, load_head
 from dinoneck.cli.main import main
 from dinoneck.cli.train_text import comparison, describe_many
 from dinoneck.data import Pasture, Preprocessing

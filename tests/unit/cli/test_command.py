@@ -257,11 +257,7 @@ def test_sigterm_is_cleaned_up_after(monkeypatch: pytest.MonkeyPatch, capsys: py
 @pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
 @pytest.mark.parametrize(
     ("streams", "code", "message"),
-    [
-        (">&-", 0, ""),
-        (">&- 2>&-", 0, ""),
-        ("> /dev/full", 1, "error: the output cannot be written"),
-    ],
+    [(">&-", 0, ""), (">&- 2>&-", 0, ""), ("> /dev/full", 1, "error: the output cannot be written")],
 )
 def test_closed_and_full_streams(streams: str, code: int, message: str) -> None:
     if "full" in streams and not Path("/dev/full").exists():

@@ -66,10 +66,7 @@ def job(tiny: Backbone, tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("place", "count"),
-    [
-        ("dinoneck.inference.predictor:Predictor.__call__", 2),
-        pytest.param("os:fsync", 1, marks=pytest.mark.slow),
-    ],
+    [("dinoneck.inference.predictor:Predictor.__call__", 2), pytest.param("os:fsync", 1, marks=pytest.mark.slow)],
 )
 def test_predict(place: str, count: int, job: list[str], tmp_path: Path) -> None:
     """Between two batches, and while the picture is being written."""

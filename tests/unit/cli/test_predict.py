@@ -12,16 +12,7 @@ import pytest
 from PIL import Image
 from tests.hub_server import Hub
 
-from dinoneck import (
-    Backbone,
-    DenseHead,
-    HeadCheckpoint,
-    PatchMeanHead,
-    Predictor,
-    Task,
-    load_backbone,
-    save_head,
-)
+from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import main
 from dinoneck.data import Pasture
 from dinoneck.inference.rebuild import rebuild
@@ -178,11 +169,7 @@ def test_a_submission_is_complete_and_in_the_order_of_its_table(
     ],
 )
 def test_what_does_not_fit_writes_nothing(
-    place: Path,
-    options: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    place: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
     before = sorted(place.rglob("*"))

@@ -8,16 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import (
-    CLSGating,
-    CLSGatingHead,
-    ConfigError,
-    HeadEnsemble,
-    PatchMeanHead,
-    ShapeError,
-    Task,
-    Tokens,
-)
+from dinoneck import CLSGating, CLSGatingHead, ConfigError, HeadEnsemble, PatchMeanHead, ShapeError, Task, Tokens
 from dinoneck.heads import gates_of
 
 TASKS = (

@@ -6,14 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinoneck import (
-    ConfigError,
-    HeadEnsemble,
-    PatchMeanHead,
-    TargetTransform,
-    Task,
-    Tokens,
-)
+from dinoneck import ConfigError, HeadEnsemble, PatchMeanHead, TargetTransform, Task, Tokens
 
 TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
 

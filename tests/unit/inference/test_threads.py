@@ -12,16 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dinoneck import (
-    CLSGatingHead,
-    DenseHead,
-    FPNHead,
-    PatchMeanHead,
-    Predictor,
-    TargetTransform,
-    Task,
-    load_backbone,
-)
+from dinoneck import CLSGatingHead, DenseHead, FPNHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
 from dinoneck.backbones.eval_mode import evaluating
 
 THREADS = 8

@@ -12,14 +12,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from dinoneck import (
-    BackboneError,
-    ConfigError,
-    SimplePyramid,
-    SpatialTuningAdapter,
-    ViTFPN,
-    load_backbone,
-)
+from dinoneck import BackboneError, ConfigError, SimplePyramid, SpatialTuningAdapter, ViTFPN, load_backbone
 from dinoneck.interop import (
     DinoneckBackbone,
     DinoneckBackboneConfig,

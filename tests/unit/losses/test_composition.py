@@ -17,14 +17,8 @@ from dinoneck.losses import CompositionLoss, TaskLoss
 
 torch.manual_seed(0)
 AREA, MEAN, STD = 0.21, 210.0, 130.0
-TASKS = (
-    Task("total", transform=TargetTransform(area=AREA, mean=MEAN, std=STD)),
-    Task("ratio", dim=3, kind="ratio"),
-)
-OUTPUTS = {
-    "total": torch.randn(4, 1, dtype=torch.float64),
-    "ratio": torch.randn(4, 3, dtype=torch.float64),
-}
+TASKS = (Task("total", transform=TargetTransform(area=AREA, mean=MEAN, std=STD)), Task("ratio", dim=3, kind="ratio"))
+OUTPUTS = {"total": torch.randn(4, 1, dtype=torch.float64), "ratio": torch.randn(4, 3, dtype=torch.float64)}
 TARGETS = {
     "total": torch.randn(4, 1, dtype=torch.float64),
     "ratio": torch.randn(4, 3, dtype=torch.float64).softmax(dim=1),

@@ -13,12 +13,7 @@ from torch import Tensor
 
 from dinoneck import ConfigError, DataError, ShapeError, Task, TokenGrid
 from dinoneck.configured import decode, encode
-from dinoneck.losses import (
-    DensityRegulariser,
-    TaskLoss,
-    dense_masked_mse,
-    map_cross_entropy,
-)
+from dinoneck.losses import DensityRegulariser, TaskLoss, dense_masked_mse, map_cross_entropy
 
 torch.manual_seed(0)
 PRED = torch.randn(2, 3, 2, 4, dtype=torch.float64)

@@ -12,13 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
-from dinoneck.losses import (
-    CompositionLoss,
-    DensityRegulariser,
-    TaskLoss,
-    UncertaintyWeighting,
-    dense_masked_mse,
-)
+from dinoneck.losses import CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting, dense_masked_mse
 
 TASKS = (
     Task("total", loss="smooth_l1", beta=0.5, transform=TargetTransform(area=0.21, mean=200.0, std=130.0)),

@@ -73,12 +73,7 @@ def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
 def test_every_option_changes_what_is_stored(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
     plain = make(tmp_path / "plain", two_layers)
     plain.extract(images / "b.png")
-    changes = {
-        "image_size": (48, 48),
-        "fit": "crop",
-        "interpolation": "bicubic",
-        "dtype": "bf16",
-    }
+    changes = {"image_size": (48, 48), "fit": "crop", "interpolation": "bicubic", "dtype": "bf16"}
     for name, value in changes.items():
         other = make(tmp_path / name, two_layers, **{name: value})
         other.extract(images / "b.png")

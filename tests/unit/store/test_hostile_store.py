@@ -57,11 +57,7 @@ def test_a_pattern_of_another_kind_is_refused(filled: FeatureStore) -> None:
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [
-        ({"shard": 5}, "shard is 5"),
-        ({"batch_size": 1.5}, "batch_size is 1.5"),
-        ({"workers": 1.5}, "workers is 1.5"),
-    ],
+    [({"shard": 5}, "shard is 5"), ({"batch_size": 1.5}, "batch_size is 1.5"), ({"workers": 1.5}, "workers is 1.5")],
 )
 def test_options_of_another_kind_are_refused(
     tmp_path: Path, backbone: Backbone, options: dict[str, object], text: str
