@@ -143,7 +143,7 @@ def test_known_values_bring_residuals_and_the_worst_images(
     assert "Too good where a head was trained on these images" in page
     assert "<h1>A &lt;b&gt;</h1>" in page
     assert "tokens of" not in page
-    assert printed["scores"]["mass"]["photos"] == 4
+    assert printed["scores"]["mass"]["images"] == 4
     assert printed["scores"]["mass"]["mae"] == pytest.approx(np.abs(gaps).mean(), abs=1e-5)
     assert printed["drawn"] == 2
     assert list(printed["scores"]) == ["mass"]

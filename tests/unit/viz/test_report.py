@@ -208,7 +208,7 @@ def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
     assert page.by_tag["h3"] == ["3.jpg", "2.jpg", "1.jpg", "0.jpg", "none.jpg"]
     [(key, found)] = agreement(entries, tasks).items()
     gap = np.subtract(predicted, known)
-    assert (key, found["photos"]) == ("mass", 4)
+    assert (key, found["images"]) == ("mass", 4)
     assert found["r2"] == pytest.approx(1 - (gap**2).sum() / (4 * np.var(known)))
     assert [found[name] for name in ("mae", "bias", "rmse")] == pytest.approx(
         [np.abs(gap).mean(), gap.mean(), math.sqrt((gap**2).mean())]
