@@ -79,25 +79,3 @@ def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CheckpointError, match="Input/output") as caught:
         HeadCheckpoint.load(tmp_path / "h")
     assert caught.value.step == "file"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to change the user of a process")
-def test_rights_that_are_missing(tmp_path: Path) -> None:
-    square().save(tmp_path / "h")
-    tmp_path.chmod(0)
-
-    def steps() -> list[str]:
-        os.setuid(65534)
-        found = []
-        for action in (HeadCheckpoint.load, square().save):
-            try:
-                action(tmp_path / "h")
-            except CheckpointError as error:
-                found.append(error.step)
-        return found
-
-    try:
-        assert ended(*begun(steps)) == ["file", "write"]
-    finally:
-        tmp_path.chmod(0o755)
-    assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]

@@ -62,17 +62,6 @@ def test_images_that_are_normalised_already_are_refused() -> None:
     tiny(normalize=False).eval()(torch.randn(1, 3, 32, 32))
 
 
-def test_other_strides_are_resampled_or_refused() -> None:
-    name = {"model_name": "vit_small_patch14_reg4_dinov2", "out_channels": [8] * 3}
-    with pytest.raises(ConfigError, match="7, 14, 28"):
-        tiny(**name)
-    with torch.no_grad():
-        found = tiny(**name, neck="sta_pyramid").eval()(torch.rand(1, 3, 224, 224))
-        native = tiny(**name, feat_strides=[7, 14, 28]).eval()(torch.rand(1, 3, 224, 224))
-    assert [level.shape[-1] for level in found] == [28, 14, 7]
-    assert [level.shape[-1] for level in native] == [32, 16, 8]
-
-
 def learns(module: DINOv3Backbone) -> set[str]:
     """Which parts get gradients."""
     module.train().zero_grad()

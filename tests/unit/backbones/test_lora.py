@@ -203,24 +203,6 @@ def test_lora_weights_go_onto_their_base_only(tmp_path: Path) -> None:
         HeadCheckpoint.from_module(head, backbone=load_backbone("dinoneck_tiny")).check_backbone(backbone)
 
 
-def test_lora_stays_exact_in_half_precision_and_fits_the_head(tmp_path: Path) -> None:
-    backbone, head = trained_pair("timm")
-    checkpoint = HeadCheckpoint.from_module(head, backbone=backbone)
-    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
-    checkpoint.apply_adapter(half)
-    checkpoint.apply_adapter(half)
-    checkpoint.check_backbone(half)
-    later = load_backbone("dinoneck_tiny")
-    checkpoint.apply_adapter(later)
-    checkpoint.check_backbone(later.to(torch.bfloat16))
-    optimizer = torch.optim.AdamW([p.requires_grad_(True) for p in lora.parameters(half.adapter)], lr=1e-5)
-    before = [p.detach().clone() for p in lora.parameters(half.adapter)]
-    half(IMAGES).patches[0].float().square().mean().backward()
-    optimizer.step()
-    moved = [(p != old).float().mean().item() for p, old in zip(lora.parameters(half.adapter), before, strict=True)]
-    assert min(moved) > 0.9
-
-
 def test_the_setting_belongs_to_the_digest() -> None:
     one, other = (load_backbone("dinoneck_tiny").add_lora(2, alpha=alpha) for alpha in (2, 64))
     other.load_state_dict(one.state_dict())

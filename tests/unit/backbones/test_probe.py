@@ -63,16 +63,3 @@ def test_it_passes_the_same_weights_in_another_library_and_dtype() -> None:
         checkpoint.check_backbone(same.record(), probe=True)
     with pytest.raises(CheckpointError, match="no functional probe"):
         HeadCheckpoint.from_module(head, backbone=trained.record()).check_backbone(trained, probe=True)
-
-
-def test_native_recipes_of_two_libraries_are_two_recipes() -> None:
-    name = "vit_small_patch14_dinov2"
-    checkpoint = HeadCheckpoint.from_module(
-        PatchMeanHead(384, [Task("x")]), backbone=load_backbone(name, pretrained=False)
-    )
-    with pytest.raises(
-        CheckpointError, match=r"position-embedding recipe: .*'native' of timm.*'native' of transformers"
-    ):
-        checkpoint.check_backbone(load_backbone(name, pretrained=False, source="transformers"))
-    with pytest.raises(CheckpointError, match=r"'native' of timm.*'official'"):
-        checkpoint.check_backbone(load_backbone(name, pretrained=False, pos_embed="official"))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any, Literal
 
 import pytest
-import timm
 import torch
 
-from dinoneck import Backbone, ShapeError, Tokens, collate, load_backbone, wrap_backbone
+from dinoneck import ShapeError, Tokens, collate, load_backbone
 from dinoneck.backbones import weight_hashes
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -75,23 +73,3 @@ def test_tokens_keep_it_through_every_change() -> None:
     for join in (Tokens.cat, collate):
         with pytest.raises(ShapeError, match="different backbones.*a, b; extract"):
             join([named, plain, other])
-
-
-def test_it_tells_recipes_of_positions_apart_where_there_are_several() -> None:
-    def made(name: str, pos_embed: Literal["native", "official"]) -> Backbone:
-        model = timm.create_model(name, dynamic_img_size=True, depth=1, img_size=28)
-        return wrap_backbone(seeded(model), pos_embed=pos_embed)
-
-    def seeded(model: Any) -> Any:
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
-        return model
-
-    native, official = (made("vit_small_patch14_dinov2", one) for one in ("native", "official"))
-    assert native.fingerprint == native.record()["weights_sha256"][:16]  # as version 0.1 derives it
-    assert official.fingerprint not in (native.fingerprint, None)
-    assert official.record()["weights_sha256"] == native.record()["weights_sha256"]
-    for backbone in (official, official.half()):
-        assert weight_hashes.fingerprint_from_record(backbone.record()) == backbone.fingerprint == official.fingerprint
-    one, other = (made("vit_small_patch14_reg4_dinov2", one) for one in ("native", "official"))
-    assert one.fingerprint == other.fingerprint

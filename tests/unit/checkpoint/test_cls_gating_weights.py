@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinoneck import CheckpointError, Tokens, load_head, save_head
+from dinoneck import Tokens, load_head, save_head
 from dinoneck.checkpoint import cls_gating_tasks, import_cls_gating
 from dinoneck.losses import TaskLoss
 
@@ -77,38 +77,6 @@ def test_imported_weights_say_the_same(form: str, tmp_path: Path) -> None:
     assert torch.allclose(predicted["state"], expected["state"].softmax(-1), atol=1e-6)
     save_head(tmp_path / "own", head)
     assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], predicted["main"])
-
-
-def test_every_weight_is_taken_as_it_is_and_copied() -> None:
-    state = source_weights(dtype=torch.float64)
-    head = import_cls_gating(state, dropout=0.25)
-    assert head.dropout.p == 0.25 and next(head.parameters()).dtype == torch.float64
-    assert sorted(p.sum().item() for p in head.parameters()) == sorted(x.sum().item() for x in state.values())
-    before = head.trunk.weight.clone()
-    state["shared_mlp.0.weight"].zero_()
-    assert torch.equal(head.trunk.weight, before)
-
-
-@pytest.mark.parametrize(
-    ("change", "step", "match"),
-    [
-        (lambda s: s.pop("aux_head.bias"), "tensors", "lacks aux_head.bias "),
-        (
-            lambda s: s.update({"gate_mlp.0.weight": torch.ones(5, WIDTH)}),
-            "tensors",
-            r"weight is torch.float32 \(5, 32\); expected \(8, 32\)",
-        ),
-        (lambda s: s.update({"gate_mlp.0.weight": torch.ones(5)}), "tensors", r"expected \(outputs, inputs\)"),
-        (lambda s: s["main_head.bias"].fill_(torch.nan), "finite", "main_head.bias holds values that are not finite"),
-        (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "aux_head.bias is torch.int64"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(change: Any, step: str, match: str) -> None:
-    state = source_weights()
-    change(state)
-    with pytest.raises(CheckpointError, match=match) as caught:
-        import_cls_gating(state)
-    assert caught.value.step == step
 
 
 def test_the_tasks_are_the_sources() -> None:

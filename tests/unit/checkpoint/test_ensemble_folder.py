@@ -104,21 +104,6 @@ def test_what_the_heads_share_is_kept_and_metrics_become_mean_and_deviation() ->
     assert (meta["license"], meta["tta"]["ops"]) == ("Apache-2.0", "flip4")
 
 
-@pytest.mark.parametrize("name", ["plain", "with_lora"])
-def test_a_list_of_heads_is_averaged_as_their_ensemble(name: str, tmp_path: Path) -> None:
-    """By Predictor: files, a plain folder of them, and one file of a HeadEnsemble; LoRA weights included."""
-    files = [ROOT / name / member["file"] for member in members(ROOT / name)]
-    first = HeadCheckpoint.load(files[0])
-    backbone = load_backbone("dinoneck_tiny", layers=first.meta["backbone"]["layers"])
-    if first.adapter_state:
-        first.apply_adapter(backbone)
-    heads = HeadEnsemble.from_heads([load_head(file) for file in files])
-    save_head(tmp_path / "one.safetensors", heads, backbone=backbone, preprocess=first.preprocess)
-    one = predicted(tmp_path / "one.safetensors", ROOT / name)
-    assert predicted(files, ROOT / name) == pytest.approx(one, rel=1e-6)
-    assert predicted(ROOT / name / "heads", ROOT / name) == pytest.approx(one, rel=1e-6)
-
-
 def test_a_plain_folder_holds_one_head_or_is_for_predictor(folder: Path, tmp_path: Path) -> None:
     heads = folder / "heads"
     with pytest.raises(CheckpointError, match=r"holds 6 head files: clover-fold0.* pass the folder to Predictor"):

@@ -113,13 +113,6 @@ def test_frozen_records_still_load_their_backbone() -> None:
         assert (predictor.preprocess.size, predictor.preprocess.blur) == ((32, 64), 5)
 
 
-def test_versions_name_the_parts_too() -> None:
-    meta = HeadCheckpoint.load(FIRST / "ensemble.safetensors").meta
-    assert meta["versions"] == {"ensemble": 1, "patch_mean": 1}
-    fpn = HeadCheckpoint.load(FIRST / "fpn.safetensors").meta
-    assert fpn["versions"] == {"fpn": 2}
-
-
 def test_migrations_are_pure() -> None:
     header, state = read_file(FIRST / "ensemble.safetensors")
     raw = read_header(FIRST / "ensemble.safetensors").meta

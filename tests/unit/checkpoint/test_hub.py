@@ -7,7 +7,6 @@ import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import huggingface_hub
 import pytest
@@ -84,23 +83,6 @@ def test_a_branch_is_resolved_and_may_move(hub: Hub, head: Path, caplog: pytest.
     assert len(hub.requests) == asked, "a commit that is in the cache needs no hub"
     assert HeadCheckpoint.load("me/one").revision == after.revision
     assert len(hub.requests) == asked + 1, "a branch that has not moved needs one question"
-
-
-def test_a_branch_that_moves_between_listing_and_fetching_mixes_nothing(
-    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repo = hub.repo("me/one", {"h.safetensors": head.read_bytes()})
-    first, fetch = repo.branches["main"], huggingface_hub.snapshot_download
-
-    def late(*args: Any, **options: Any) -> str:
-        if not options.get("local_files_only"):
-            repo.commit({"h.safetensors": None, "renamed.safetensors": other_head()})
-        return str(fetch(*args, **options))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", late)
-    checkpoint = HeadCheckpoint.load("me/one")
-    assert checkpoint.revision == first
-    assert checkpoint.meta["digest"] == HeadCheckpoint.load(head).meta["digest"]
 
 
 @pytest.mark.parametrize("way", ["down", "offline", "busy"])

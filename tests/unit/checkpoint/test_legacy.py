@@ -83,15 +83,6 @@ def test_five_targets_keep_their_names(written: str, pattern: str, tmp_path: Pat
     assert [item.output for item in imported[::2]] == list(LEVELS) == list(BIOMASS_TARGETS)
 
 
-def test_the_order_of_targets_is_what_decides(tmp_path: Path) -> None:
-    other = ("GDM_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "Dry_Clover_g")
-    imported = import_biomass(folder_of(tmp_path / "m"), "t{target}_f{fold}.pth", unit="g", targets=other)
-    tokens = tokens_of(torch.randn(1, 6, WIDTH))
-    predicted = {item.output: item.head.predict(tokens)[item.output].item() for item in imported[::2]}  # type: ignore[operator]
-    assert predicted["GDM_g"] == 1.0
-    assert predicted["Dry_Clover_g"] == 16.0
-
-
 def test_every_file_of_the_folder_is_accounted_for(tmp_path: Path) -> None:
     place, pattern = folder_of(tmp_path / "m"), "t{target}_f{fold}.pth"
     (place / "t3_f1.pth").rename(tmp_path / "away.pth")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -77,39 +76,3 @@ def test_views_are_those_that_predict_knows() -> None:
     for views in ("nope", {"ops": "nope", "reduce": "mean"}):
         with pytest.raises(CheckpointError, match="tta.ops is 'nope'; expected one of none, flip4, d6"):
             HeadCheckpoint.from_module(a_head(), tta=views)
-
-
-class InBytes:
-    def __fspath__(self) -> bytes:
-        return os.fsencode("head.safetensors")
-
-
-def test_arguments_of_another_type(tmp_path: Path) -> None:
-    one = HeadCheckpoint.from_module(a_head())
-    one.save(tmp_path / "h")
-    attempts: list[Callable[[], object]] = [
-        lambda: HeadCheckpoint.load(tmp_path / "h", revision=5),  # type: ignore[arg-type]
-        lambda: HeadCheckpoint.load("user/nothing", revision=5),  # type: ignore[arg-type]
-        lambda: HeadCheckpoint.load(InBytes()),  # type: ignore[arg-type]
-        lambda: one.save(InBytes()),  # type: ignore[arg-type]
-    ]
-    for attempt in attempts:
-        with pytest.raises(CheckpointError, match="expected"):
-            attempt()
-    head = a_head()
-    head.mlps[0].out.weight = torch.nn.Parameter(torch.eye(1, 4).to_sparse())
-    with pytest.raises(CheckpointError, match="sparse"):
-        HeadCheckpoint.from_module(head)
-
-
-def test_weights_taken_out_of_a_checkpoint(tmp_path: Path) -> None:
-    one = HeadCheckpoint.from_module(a_head())
-    one.state_dict.pop("mlps.0.out.weight")
-    with pytest.raises(CheckpointError, match=r"mlps\.0\.out\.weight"):
-        one.build()
-    with pytest.raises(CheckpointError, match=r"not those that meta lists: mlps\.0\.out\.weight") as caught:
-        one.save(tmp_path / "h")
-    assert caught.value.step == "write"
-    assert not list(tmp_path.iterdir())
-    del one.meta["digest"]
-    assert "patch_mean" in repr(one)

@@ -21,20 +21,6 @@ def head(tmp_path: Path) -> Path:
     return tmp_path / "h.safetensors"
 
 
-def test_there_and_back(
-    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    assert main(["push", str(head), "me/one", "--private", "--message", "spring", "--revision", "v1"]) == 0
-    repo = hub.repos["me/one"]
-    assert repo.private
-    assert repo.messages[-1] == "spring"
-    assert f"commit     {repo.branches['v1']}\n" in capsys.readouterr().out
-    assert main(["pull", "me/one", "--revision", "v1", "--out", str(tmp_path / "back.safetensors")]) == 0
-    assert f"commit     {repo.branches['v1']}\n" in capsys.readouterr().out
-    assert (tmp_path / "back.safetensors").read_bytes() == head.read_bytes()
-
-
 def test_programs_get_the_commit(
     hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
+from dinoneck import Backbone, HeadCheckpoint, Predictor, load_head
 from dinoneck.checkpoint.legacy import BIOMASS_TARGETS
 from dinoneck.cli.main import main
 
@@ -65,15 +65,6 @@ def test_biomass_heads_answer_under_their_names(form: str, models: Path, tmp_pat
         assert meta["extra"]["members"] == [[name, fold] for name in BIOMASS_TARGETS for fold in range(2)]
 
 
-def test_records_of_another_head(models: Path, tmp_path: Path, tiny: Backbone) -> None:
-    like = tmp_path / "like.safetensors"
-    save_head(like, PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=tiny.preprocess)
-    assert imported(models, tmp_path / "out", "--like", str(like)) == 0
-    wanted = HeadCheckpoint.load(like).meta
-    found = HeadCheckpoint.load(tmp_path / "out").meta
-    assert (found["backbone"], found["inputs"]) == (wanted["backbone"], wanted["inputs"])
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -91,24 +82,6 @@ def test_nothing_is_guessed(
     assert imported(models, tmp_path / "out", *more) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_head_files_appear_all_or_none(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    saved: list[object] = []
-    real = HeadCheckpoint.save
-
-    def interrupted(self: HeadCheckpoint, path: Path) -> None:
-        saved.append(real(self, path))
-        if len(saved) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(HeadCheckpoint, "save", interrupted)
-    before = set(tmp_path.iterdir())
-    assert imported(models, tmp_path / "out", "--form", "files", *TINY) == 130
-    assert "interrupted" in capsys.readouterr().err
-    assert set(tmp_path.iterdir()) == before
 
 
 def test_a_cls_gating_head(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:

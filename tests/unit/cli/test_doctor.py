@@ -79,22 +79,3 @@ def test_a_package_that_cannot_be_imported_is_broken(
     shown = capsys.readouterr().out
     assert "  broken   torchvision:" in shown
     assert "-> pip install --force-reinstall 'torchvision>=0.1'" in shown
-
-
-def test_one_check_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> Any:
-        raise ModuleNotFoundError("No module named 'torch'")
-        yield
-
-    monkeypatch.setattr(checkup, "_LOOKS", {"devices": fails, "terminal": checkup._terminal})
-    report = checkup.checkup()
-    assert report[0] == Finding("devices", "check", "broken", "ModuleNotFoundError: No module named 'torch'")
-    assert report[1].name == "encoding"
-
-
-def test_a_head_that_changes_on_its_way_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck import Predictor
-
-    answers = iter([[{"a": 1.0}], [{"a": 1.5}]])
-    monkeypatch.setattr(Predictor, "__call__", lambda self, image: next(answers))
-    assert found("a head's way")["save, load, predict"].state == "broken"

@@ -24,42 +24,6 @@ def two(tmp_path: Path) -> list[str]:
     return [str(tmp_path / f"{name}.safetensors") for name in ("bad", "good")]
 
 
-@pytest.mark.parametrize(
-    ("verb", "what", "done"),
-    [
-        ("verify", "dinoneck.checkpoint.head_checkpoint.HeadCheckpoint.load", "ok "),
-        ("migrate", "dinoneck.cli.migrate.read_header", "current "),
-    ],
-)
-@pytest.mark.parametrize("as_folder", [True, False])
-def test_an_unexpected_error_is_of_its_file(
-    verb: str,
-    what: str,
-    done: str,
-    as_folder: bool,
-    two: list[str],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    owner, _, name = what.rpartition(".")
-    module, _, last = owner.rpartition(".")
-    place: Any = pytest.importorskip(owner) if verb == "migrate" else getattr(pytest.importorskip(module), last)
-    real = getattr(place, name)
-
-    def failing(path: Any, *more: Any, **options: Any) -> Any:
-        if "bad" in str(path):
-            raise ZeroDivisionError(f"divided {STEERING}")
-        return real(path, *more, **options)
-
-    monkeypatch.setattr(place, name, failing)
-    assert main([verb, str(Path(two[0]).parent)] if as_folder else [verb, *two]) == 1
-    printed = capsys.readouterr()
-    assert f"error    {two[0]}  unexpected ZeroDivisionError: divided \\x1b[2J" in printed.err
-    assert two[1] not in printed.err
-    assert printed.out.startswith(done)
-    assert two[1] in printed.out
-
-
 def test_a_refusal_keeps_no_other_from_being_checked(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     Path(two[0]).write_bytes(b"x")
     missing = str(Path(two[0]).parent / "no")

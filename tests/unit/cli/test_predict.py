@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.hub_server import Hub
 
 from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import main
@@ -176,21 +175,6 @@ def test_what_does_not_fit_writes_nothing(
     assert main(["predict", "images", "--heads", "heads", "--out", "out.csv", *options]) == 1
     assert message in capsys.readouterr().err
     assert sorted(place.rglob("*")) == before
-
-
-def test_heads_from_the_hub_with_their_views(place: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    files = sorted((place / "heads").iterdir())
-    for file in files:
-        head = HeadCheckpoint.load(file)
-        save_head(file, head.build(), backbone=head.meta["backbone"], preprocess=head.preprocess, tta="flip4")
-    repo = hub.repo("me/grass", {"h.safetensors": files[1].read_bytes()})
-    repo.branches["v1"] = repo.branches["main"]
-    repo.commit({"h.safetensors": files[0].read_bytes()})
-    assert predicted(place, heads="me/grass") == predicted(place, heads=str(files[0]))
-    printed = capsys.readouterr().out
-    assert f"me/grass is commit {repo.branches['main']}." in printed
-    assert printed.count("Views: flip4, as the training of the heads recorded") == 2, "also of what came from the Hub"
-    assert predicted(place, "--revision", "v1", heads="me/grass") == predicted(place, heads=str(files[1]))
 
 
 def test_heads_get_the_backbone_of_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

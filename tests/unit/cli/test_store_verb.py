@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from tests.unit.store.store_samples import make, write_images
 
-from dinoneck import Backbone, FeatureStore
+from dinoneck import Backbone
 from dinoneck.cli.main import main
 
 
@@ -21,22 +20,6 @@ def filled(tiny: Backbone, tmp_path: Path) -> Path:
 
 def run(*arguments: object) -> int:
     return main(["store", *map(str, arguments)])
-
-
-def test_npz_there_and_back(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files, again = tmp_path / "files", tmp_path / "again"
-    assert run("convert", filled, "--format", "npz", "--out", files) == 0
-    assert "files      2" in capsys.readouterr().out
-    assert sorted(str(file.relative_to(files)) for file in files.rglob("*.npz")) == ["a.npz", "deep/b.npz"]
-    back = ("convert", files, "--format", "npz", "--out", again, "--patch-size", "16", "--grid", "2x3")
-    assert run(*back) == 0
-    one, other = FeatureStore.open(filled), FeatureStore.open(again)
-    assert (other.ids, len(other.patterns), other.dtype) == (one.ids, 4, "fp16")
-    for image_id in one.ids:
-        for pattern in range(4):
-            assert torch.equal(one[image_id, pattern].patches[0], other[image_id, pattern].patches[0])
-    assert run(*back, "--patterns", "color20") == 1
-    assert "20 patterns were named; the files hold 4" in capsys.readouterr().err
 
 
 def test_what_would_be_ignored_or_replaced_is_refused(

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from tests.unit.training.meadow import files_of, rows_of
 
 from dinoneck import Backbone, HeadCheckpoint
@@ -212,25 +211,6 @@ def test_a_run_from_a_store_interrupted_and_continued(
     assert [path.name for path in (parts / "heads").iterdir()] == ["fold-1.safetensors"]
 
 
-def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
-    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from dinoneck.training import crossval
-
-    run, real = tmp_path / "run", crossval.fit
-
-    def meanwhile(*arguments: Any, **named: Any) -> Any:
-        (run / "heads").mkdir(parents=True)
-        (run / "heads" / "fold-0.safetensors").write_bytes(b"of another run")
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(crossval, "fit", meanwhile)
-    flags = ["--csv", str(meadow), "--targets", "crop", *TINY, "--fold", "1", "--out", str(run)]
-    assert main(["train", *flags]) == 1
-    assert "holds results of an earlier run (fold-0.safetensors)" in capsys.readouterr().err
-    assert (run / "heads" / "fold-0.safetensors").read_bytes() == b"of another run"
-
-
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
@@ -261,14 +241,6 @@ def test_what_does_not_fit_is_refused_before_the_work(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_that_the_store_lacks(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
-    text = (csiro / "train.csv").read_text().replace("train/ID1000003", "train/ID77")
-    (tmp_path / "t.csv").write_text(text)
-    flags = ["--csv", str(tmp_path / "t.csv"), "--store", str(store), "--out", str(tmp_path / "run")]
-    assert main(["train", *flags]) == 1
-    assert "not in the store, the first is 'train/ID77.jpg'" in capsys.readouterr().err
-
-
 def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
     """Files of the older layout, no folder, and features that name no backbone."""
     flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
@@ -294,11 +266,3 @@ def test_pyramids_read_the_layers_of_the_file(csiro: Path, tmp_path: Path) -> No
     assert main(["train", path, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
     assert (head.head_type, head.config["layer_indices"], head.config["num_levels"]) == ("fpn", [1, 3, 5], 2)
-
-
-def test_files_are_relative_to_the_table(meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images lie next to the table, not in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--csv", str(meadow), "--targets", "crop", *TINY, "--fold", "0", "--out", "run"]) == 0
-    with Image.open(meadow.parent / "00.png") as image:
-        assert image.size == (64, 32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -85,19 +84,6 @@ def test_a_report_of_a_folder_of_heads(heads: Path, images: Path, tmp_path: Path
     assert f"{torch.__version__}"[:4] in entry(page, "versions")
 
 
-def test_the_scores_of_the_run_are_a_section(heads: Path, images: Path, tmp_path: Path) -> None:
-    out, run = tmp_path / "report.html", tmp_path / "report.json"
-    run.write_text('{"scores": {"head": {"mass": 0.25, "overall": 0.25}}, "mae": {"head": {"mass": 3.5}}}')
-    arguments = ["viz", "report", str(heads), str(images / "0.png"), "--out", str(out), "--scores", str(run)]
-    assert main(arguments) == 0
-    assert cells(out.read_text(), "td")[:2] == ["0.250 (3.5)", "0.250"]
-    (tmp_path / "out_of_fold.csv").write_text("image,fold,mass,mass (head)\nx,0,1,1.5\ny,1,2,1.5\n")
-    assert main(arguments) == 0
-    assert "<b>mass, held out</b>: residuals over known" in out.read_text()
-    run.write_text("{}")
-    assert main(arguments) == 1
-
-
 def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     heads: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,37 +135,6 @@ def test_known_values_bring_residuals_and_the_worst_images(
     assert list(printed["scores"]) == ["mass"]
     assert f"{printed['scores']['mass']['rmse']:.4g}" in cells(page, "td")
     assert cells(page, "td").count("–") == 1  # the image without a known value
-
-
-@pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_figures_of_tokens_gates_and_residuals(suffix: str, gated: Path, images: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    out = tmp_path / f"figure.{suffix}"
-    table = tmp_path / "out_of_fold.csv"
-    table.write_text("image,fold,a,a (head),b,b (head)\nx,0,1,1.5,2,2\ny,1,2,1.5,3,2\nz,1,4,3,4,5\n")
-    calls = [
-        ["tokens", str(images), "--backbone", "dinoneck_tiny", "--layers", "0", "--size", "32x48"],
-        ["gate", str(gated), str(images)],
-        ["residuals", str(table), "--target", "b", "--by-fold", "--unit", "g"],
-    ]
-    seen = set()
-    for call in calls:
-        assert main(["viz", *call, "--out", str(out)]) == 0
-        content = out.read_bytes()
-        assert content.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
-        seen.add(content)
-    assert len(seen) == 3
-
-
-def test_cropped_images_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("matplotlib")
-    Image.fromarray(Pasture(size=(32, 64)).sample(0).image[:20, :33]).save(tmp_path / "odd.png")
-    arguments = ["viz", "tokens", str(tmp_path), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]
-    assert main(arguments) == 0
-    assert "odd.png: 20x33 px are cropped to 16x32" in capsys.readouterr().out
-    (tmp_path / "t.png").unlink()
-    assert main([*arguments, "--size", "32x48"]) == 0
-    assert "are cropped" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -255,17 +210,6 @@ def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> N
     assert found == [{"kind": "soil"}, {}]
     with pytest.raises(DataError, match="kind is 'soil'; expected one of crop, weed"):
         known_values(table, "image", [Path("1.jpg")], {"kind": ("crop", "weed")})
-
-
-def test_a_csiro_table_is_read_too(tmp_path: Path) -> None:
-    Pasture(seed=1, size=(32, 64)).write_csiro(tmp_path, train=3, test=1)
-    images = sorted((tmp_path / "train").iterdir())
-    found = known_values(tmp_path / "train.csv", "image", images, {"GDM_g": (), "other": ()})
-    with (tmp_path / "train.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["target_name"] == "GDM_g"]
-    assert found == [{"GDM_g": float(row["target"])} for row in rows]
-    with pytest.raises(DataError, match="known values of none of mass"):
-        known_values(tmp_path / "train.csv", "image", images, {"mass": ()})
 
 
 def test_a_report_of_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

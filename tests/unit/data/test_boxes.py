@@ -304,15 +304,6 @@ def many(*bboxes: list[float]) -> Change:
     return change
 
 
-def test_a_few_odd_boxes_do_not_hide_the_form_of_the_others(tmp_path: Path) -> None:
-    corners = [[float(i % 20), float(i % 15), 20.0 + i % 20, 15.0 + i % 15] for i in range(150)]
-    with pytest.raises(DataError, match="They seem to be corners"):
-        made(tmp_path, many(*corners, [30.0, 20.0, 5.0, 5.0]))
-    shares = [[0.1, 0.2, 0.3, 0.4]] * 150
-    with pytest.raises(DataError, match="150 of 151 boxes have no value above 1"):
-        made(tmp_path, many(*shares, [30.0, 20.0, 5.0, 5.0]))
-
-
 @pytest.mark.parametrize(
     "bboxes",
     [

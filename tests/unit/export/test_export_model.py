@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.fixtures.ensembles import write_ensemble
 from torch import Tensor, nn
 
 from dinoneck import (
@@ -242,20 +241,6 @@ def test_a_model_that_differs_is_not_written(
         ):
             export_model(head_file, tmp_path / name, format=kind, size=(32, 32))  # type: ignore[arg-type]
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
-
-
-def test_heads_are_never_replaced_by_their_model(head_file: Path, tmp_path: Path) -> None:
-    own = tmp_path / "head.safetensors"
-    own.write_bytes(head_file.read_bytes())
-    (tmp_path / "link").symlink_to(own)
-    for heads, path in ((own, own), (own, tmp_path / "link"), (tmp_path, own), ([head_file, str(own)], str(own))):
-        with pytest.raises(ConfigError, match="belongs to the heads that are exported"):
-            export_model(heads, path, format="pt2", size=(32, 32))
-    folder = tmp_path / "folds"
-    write_ensemble(folder, [HeadCheckpoint.load(own)], "mass")
-    with pytest.raises(ConfigError, match="belongs to the heads that are exported"):
-        export_model(folder, folder / "ensemble.json", format="pt2", size=(32, 32))
-    assert own.read_bytes() == head_file.read_bytes()
 
 
 def test_what_has_no_backbone_or_no_such_format(one_block: Backbone, tmp_path: Path) -> None:

@@ -49,24 +49,6 @@ def test_views_are_what_they_are_called() -> None:
     assert [view.name for view in VIEWS["flip4"]] == list(expected)[:4]
 
 
-@pytest.mark.parametrize("batch_size, passes", [(1, [1] * 12), (2, [2, 2, 2, 2, 2, 2]), (5, [4, 4, 4]), (99, [8, 4])])
-def test_a_pass_on_a_cpu_has_no_more_images_than_asked(tiny: Backbone, batch_size: int, passes: list[int]) -> None:
-    """Two images, six views: the answers are the same however they are dealt out."""
-    seen: list[int] = []
-    head, images = PatchMeanHead(64, [Task("a")]), [torch.rand(3, 32, 48), torch.rand(3, 32, 48)]
-    wanted = [Predictor(head, tiny, tta="d6")(image, maps=True)[0] for image in images]
-    predictor = Predictor(head, tiny, tta="d6", batch_size=batch_size)
-    handle = tiny.adapter.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    try:
-        answers = predictor(images, maps=True)
-    finally:
-        handle.remove()
-    for found, right in zip(answers, wanted, strict=True):
-        assert found["a"] == pytest.approx(right["a"], abs=1e-6)
-        assert np.abs(found["maps"]["a"] - right["maps"]["a"]).max() < 1e-6
-    assert seen == passes
-
-
 def test_maps_of_all_views_come_back_to_the_image(blind: Backbone) -> None:
     head = PatchMeanHead(64, [Task("a"), Task("b", transform=TargetTransform(area=2.0))])
     image = torch.rand(3, 32, 80)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 
@@ -123,35 +122,6 @@ def test_it_answers_what_the_predictor_answers(
         assert float(row["ndvi"]) == pytest.approx(wanted["ndvi"], rel=rel, abs=1e-5)
         printed = re.fullmatch(re.escape(row["image"]) + r": mass (\S+) g, state .*", line)
         assert printed is not None and float(printed.group(1)) == pytest.approx(wanted["mass"], rel=1e-3)
-
-
-def test_images_are_prepared_to_rounding(images: list[Path]) -> None:
-    """Every fit, interpolation, policy and blur, at sizes that shrink, grow and do both.
-
-    Normalised values differ by some 1e-6, as sums in another order do; uint8 ones by a step of 255 in a few pixels.
-    """
-    sys.path.insert(0, str(FOLDER))
-    try:
-        from images import prepare, read
-    finally:
-        sys.path.remove(str(FOLDER))
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (Preprocessing().mean, Preprocessing().std))
-    for number, fit in enumerate(("stretch", "keep", "crop", "pad") * 12):
-        recipe = Preprocessing(
-            size=((96, 192), (400, 96), (100, 200), None)[number % 5 % 4],
-            fit=fit,  # type: ignore[arg-type]
-            interpolation=("area", "bicubic", "bilinear_float32", "bilinear")[number // 4 % 4],  # type: ignore[arg-type]
-            policy=("crop", "pad", "resize")[number // 12 % 3],  # type: ignore[arg-type]
-            blur=(None, 5)[number % 7 == 0],
-        )
-        path = images[number % len(images)]
-        wanted = recipe.prepare(path)
-        image, shown = prepare(read(path), recipe.record())
-        difference = ((torch.from_numpy(image) - mean) / std - wanted.images[0]).abs()
-        is_uint8 = recipe.interpolation == "bilinear" and recipe.size is not None
-        assert difference.max() < (1.01 / 255 / std.min() if is_uint8 else 2e-5), recipe
-        assert difference.median() < 2e-5
-        assert np.array_equal(shown, wanted.valid.numpy())
 
 
 def test_bad_images_are_named_and_the_others_answered(model: Path, images: list[Path], tmp_path: Path) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dinoneck import (
     Backbone,
@@ -19,7 +17,6 @@ from dinoneck import (
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
-    Predictor,
     TargetTransform,
     Task,
     Tokens,
@@ -78,19 +75,6 @@ def test_ensembles_add_the_averaged_parts(reduce: Any) -> None:
     bare = PatchMeanHead(64, heads[3].tasks, hidden_dim=8).eval()
     bare.load_state_dict(heads.pop().state_dict())
     check(HeadEnsemble([*heads, bare], reduce=reduce).predict(tokens()))
-
-
-@pytest.mark.parametrize("kind", ["dense", "patch_mean"])
-@pytest.mark.parametrize("reduce", ["mean", "median"])
-def test_views_and_tiles_and_several_heads(
-    kind: str, reduce: Any, blind: Backbone, patchwork: Callable[[int, int], Tensor]
-) -> None:
-    heads = [head_of(kind, seed) for seed in range(3)]
-    for tta in ("none", "d6"):
-        [whole] = Predictor(heads, blind, tta, reduce=reduce)(patchwork(7, 5))  # type: ignore[arg-type]
-        [tiled] = Predictor(heads, blind, tta, reduce=reduce, tile=(48, 64), overlap=16)(patchwork(7, 5))  # type: ignore[arg-type]
-        check(whole)
-        check(tiled)
 
 
 def test_they_have_no_loss(tiny: Backbone) -> None:

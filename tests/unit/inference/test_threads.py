@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck import CLSGatingHead, DenseHead, FPNHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
-from dinoneck.backbones.eval_mode import evaluating
 
 THREADS = 8
 
@@ -70,23 +69,3 @@ def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
         assert all(same(answer, alone[number]) for answer in answers)
     assert all(part.training for module in modules for part in module.modules())
     assert not backbone.training
-
-
-def test_the_last_to_leave_restores_the_mode() -> None:
-    module = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
-    inside, leave = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with evaluating(module):
-            inside.set()
-            assert leave.wait(60)
-
-    thread = threading.Thread(target=stay)
-    with evaluating(module, module[0]):
-        thread.start()
-        assert inside.wait(60)
-        assert not any(part.training for part in module.modules())
-    assert not any(part.training for part in module.modules())  # the other is still inside
-    leave.set()
-    thread.join()
-    assert [part.training for part in module.modules()] == [True, True, False]

@@ -134,31 +134,3 @@ def merged(into: Path, other: Path) -> FeatureStore:
         for file in (other / folder).iterdir():
             shutil.copy(file, into / folder)
     return FeatureStore.open(into)
-
-
-OTHERS = {
-    "backbone": {"backbone": 1},
-    "inputs": {"image_size": (48, 32)},  # records of the same size
-    "dtype": {"dtype": "bf16"},
-    "channel scale": {"dtype": "int8"},
-}
-
-
-@pytest.mark.parametrize("differs", OTHERS)
-def test_index_and_shards_of_another_store_are_refused(tmp_path: Path, backbone: Backbone, differs: str) -> None:
-    options = dict(OTHERS[differs])
-    other = load_backbone("dinoneck_tiny", seed=options.pop("backbone", 0))
-    write_images(tmp_path / "images", ["a.png", "b.png"])
-    write_images(tmp_path / "other", ["c.png"], seed=7)
-    own = make(tmp_path / "own", backbone, dtype="int8" if differs == "channel scale" else "fp16")
-    own.extract(tmp_path / "images")
-    expected = own.batch(["a"]).sequence[0]
-    make(tmp_path / "b", other, **options).extract(tmp_path / "other")
-    store = merged(tmp_path / "own", tmp_path / "b")
-    assert torch.equal(store.batch(["a"]).sequence[0], expected)
-    with pytest.raises(StoreError, match=rf"'c' in .*/data/w-.* with another {differs} than .*delete .*verify\(\)"):
-        store.batch(["c"])
-    assert store.verify() == ["c"]
-    (tmp_path / "own" / store.shard_of("c")).unlink()
-    assert own.extract(tmp_path / "other").written == ["c"]
-    assert own.verify() == [] and own.batch(["c"]).sequence[0].isfinite().all()
