@@ -61,7 +61,7 @@ def check_masses(file: Path) -> None:
 def config_of(out: Path, *arguments: str) -> TrainConfig:
     """The config of a run on the pasture, as its own command describes it."""
     layout = layouts.find(None, out)
-    command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.photos)]
+    command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.images)]
     call = cli.command("train", [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
     config: TrainConfig = train.with_head_flags(call.keywords["run"], None, None, None)
     return config

@@ -104,7 +104,7 @@ def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     assert cells(page, "td")[:6:2] == [f"{result['mass']:.6g}" for result in results]
     assert main([*arguments, "--strict", "--json"]) == 1
     printed = json.loads(capsys.readouterr().out)
-    assert (printed["ok"], printed["photos"], printed["drawn"]) == (False, 3, 3)
+    assert (printed["ok"], printed["images"], printed["drawn"]) == (False, 3, 3)
     assert sorted(Path(name).name for name in printed["unread"]) == ["1.png", "3.png", "gone.png"]
     assert printed["bytes"] == out.stat().st_size
     out.unlink()
@@ -230,7 +230,7 @@ def test_a_report_of_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out, arguments = tmp_path / "r.html", ["--min-score", "0.05", "--out", str(tmp_path / "r.html"), "--json"]
     assert main(["viz", "report", str(tmp_path / "run"), "--max-images", "2", *arguments]) == 0
     written, page = json.loads(capsys.readouterr().out), out.read_text()
-    assert (written["photos"], written["drawn"]) == (3, 2)
+    assert (written["images"], written["drawn"]) == (3, 2)
     assert {name: each["known"] for name, each in written["scores"].items()} == {"blue": 2, "red": 3}
     assert cells(page, "td")[0] == f"{report['best']['AP']:.3f}"
     assert page.count("known dark") == 5 + page.count(".known dark"), "the two images with boxes are the worst"

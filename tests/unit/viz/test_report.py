@@ -230,7 +230,7 @@ def test_known_classes_give_a_confusion_matrix() -> None:
         for i, (p, k) in enumerate(zip(chances, known, strict=True))
     ]
     [found] = agreement(entries, [task]).values()
-    assert found == {"photos": 3, "accuracy": pytest.approx(2 / 3), "confusion_matrix": [[1, 1], [0, 1]]}
+    assert found == {"images": 3, "accuracy": pytest.approx(2 / 3), "confusion_matrix": [[1, 1], [0, 1]]}
     assert worst_first(entries, [task]) == [1, 2, 0]
     page = Page(html_report(entries, [task]))
     assert page.by_tag["td"][:8] == ["1", "1", "0", "1", "soil", "soil", "0.9", "0.1"]
