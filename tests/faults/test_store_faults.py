@@ -116,17 +116,6 @@ def test_a_torn_last_line_does_not_count(images: Path, whole: FeatureStore, tiny
     assert index.read_bytes() == raw[:-3]
 
 
-def test_a_damaged_line_is_refused_by_name(images: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    store.extract(images)
-    [index] = (tmp_path / "s" / "index").iterdir()
-    lines = index.read_text().splitlines()
-    for wrong in ("{}", "nonsense", '{"root":"/x"}', lines[1].replace('"id":"0"', '"id":"1"'), lines[1][:-24] + "}"):
-        index.write_text("\n".join([lines[0], wrong, *lines[2:]]) + "\n")
-        with pytest.raises(StoreError, match=r"\.jsonl, line 2 is damaged"):
-            FeatureStore.open(tmp_path / "s")
-
-
 def test_what_verify_lists_is_repaired_by_its_remedy(
     images: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path
 ) -> None:

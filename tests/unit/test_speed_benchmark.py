@@ -16,8 +16,6 @@ pytest.importorskip("torchvision")
 from benchmarks.speed.checks import Unequal, check
 from benchmarks.speed.clocks import compared
 from benchmarks.speed.rows import Row, Setting, Variant
-from benchmarks.speed.summary import missed, summary
-from benchmarks.speed.table import markdown
 from benchmarks.speed.table_rows import ROWS
 
 TINY = {"batch": 2, "grid": (4, 6), "channels": 64, "out": 16}
@@ -78,34 +76,3 @@ def test_ratios_are_to_both_forms_of_the_peer_and_to_its_fastest() -> None:
     assert rows["a"]["ratio"] == 1 and rows["b"]["fixed_ratio"] == 1
     with pytest.raises(ValueError, match="as published"):
         compared({"ours": [1.0, 1.0]}, {"ours": "ours"})
-
-
-def numbers(form: str, ratio: float, **more: Any) -> dict[str, Any]:
-    fixed = {"fixed_ratio": ratio, "best_ratio": ratio, "ratio_q1": ratio, "ratio_q3": ratio}
-    return {"ms": 10.0 / ratio, "ratio": ratio, **fixed, "form": form, "same": True, "rounds": 3, **more}
-
-
-def report(ratio: float, saved: float = 1.0, goals: dict[str, float] | None = None) -> dict[str, Any]:
-    steps = {
-        "forward": {"peer": numbers("published", 1.0), "own": numbers("ours", ratio)},
-        "step": {"peer": numbers("published", 1.0, saved_mib=6.0), "own": numbers("ours", ratio, saved_mib=saved)},
-    }
-    row = {
-        "goals": {"forward float32": 1.3, "saved float32": 6.0} if goals is None else goals,
-        "why": "So it is.",
-        "results": {"B1 2×3 C8, float32": steps},
-        "floors": {"B1 2×3 C8, float32": {"ms": 2.5, "bound": "memory", "flops": 1.0, "bytes": 1.0}},
-    }
-    machine = {"cpu": "a machine", "cores": 1, "system": "Linux", "versions": {"torch": "2"}}
-    return {"machine": machine, "threads": 1, "device": "cpu", "ceilings": {"copy": 1e9, "float32": 1e9},
-            "rows": {"a row": row}}  # fmt: skip
-
-
-def test_a_missed_goal_stays_and_is_bold() -> None:
-    bad, good = (report(ratio)["rows"]["a row"] for ratio in (1.29, 1.3))
-    assert "**1.29**" in markdown("a row", bad) and "≥ 1.3" in markdown("a row", bad)
-    assert "**" not in markdown("a row", good)
-    assert missed(bad) == ["forward fp32 1.29"] and missed(good) == []
-    assert "**no**: forward fp32 1.29" in summary(report(1.29))
-    assert "| yes |" in summary(report(1.3))
-    assert "32 % (memory)" in markdown("a row", good)

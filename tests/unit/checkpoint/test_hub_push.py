@@ -172,10 +172,7 @@ def test_a_hub_that_breaks_down_is_reported(writer: Hub, checkpoint: HeadCheckpo
 
 def test_offline_pushes_nothing(writer: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert refusal(checkpoint) == (
-        "the push to me/one broke off: HF_HUB_OFFLINE is set, so the hub was not asked; unset it to go online. The hub "
-        "holds all of it or nothing; files that arrived are not sent again by the next push"
-    )
+    assert "broke off: HF_HUB_OFFLINE is set, so the hub was not asked; unset it" in refusal(checkpoint)
     assert writer.requests == []
 
 

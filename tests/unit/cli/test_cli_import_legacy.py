@@ -12,20 +12,8 @@ from dinoneck.checkpoint.legacy import BIOMASS_TARGETS
 from dinoneck.cli.main import main
 
 LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
-IMAGES = [
-    "--layers",
-    "5",
-    "--norm",
-    "--size",
-    "32x48",
-    "--fit",
-    "stretch",
-    "--interpolation",
-    "bilinear",
-    "--blur",
-    "5",
-]
-TINY = ["--backbone", "dinoneck_tiny", *IMAGES]
+IMAGES = ["--layers", "5", "--norm", "--size", "32x48", "--fit", "stretch", "--interpolation", "bilinear"]
+TINY = ["--backbone", "dinoneck_tiny", *IMAGES, "--blur", "5"]
 
 
 @pytest.fixture

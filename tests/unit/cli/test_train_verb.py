@@ -71,22 +71,8 @@ def test_flags_in_their_spellings(tmp_path: Path) -> None:
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 64))
     assert config.optim == Recipe(ema_decay=None, amp="bf16", optimizer="sam", clip_norm=None)
     assert config.backbone.layers == (1, -3)
-    config = parsed(
-        "--images",
-        "p",
-        "--store",
-        "s",
-        "--views",
-        "3",
-        "--ema",
-        "0.9",
-        "--size",
-        "32",
-        "--unit",
-        "none",
-        "--minimum",
-        "-1",
-    )
+    flags = "--images p --store s --views 3 --ema 0.9 --size 32 --unit none --minimum -1"
+    config = parsed(*flags.split())
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 32))
     assert (config.optim.ema_decay, config.data.minimum) == (0.9, -1.0)
     assert config.data.unit == "none", "only numbers and precisions are switched off by that word"
@@ -134,16 +120,8 @@ def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path, capsys: pytest.
     assert main(["train", "--images", str(tmp_path / "classes"), *TINY, "--out", str(tmp_path / "a")]) == 0
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["classes"]["class"]["head"]["labels"] == ["bare", "crop", "weedy"]
-    masks = [
-        "--images",
-        str(tmp_path / "images"),
-        "--labels",
-        str(tmp_path / "masks"),
-        "--classes",
-        "soil",
-        "crop",
-        "weed",
-    ]
+    masks = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks")]
+    masks += ["--classes", "soil", "crop", "weed"]
     capsys.readouterr()
     assert main(["train", *masks, *TINY, "--out", str(tmp_path / "b")]) == 0
     report = json.loads((tmp_path / "b" / "report.json").read_text())

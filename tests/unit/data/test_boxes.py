@@ -308,12 +308,9 @@ def many(*bboxes: list[float]) -> Change:
     "bboxes",
     [
         [[10.0, 5.0, 35.0, 26.0]],  # a single box over the edge
-        # the whole image, rounded up
         [[2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60)],  # people, whose feet are below the image
-        # large boxes inside
         [[1.0, 1.0, 41.0, 31.0]] * 30,  # the whole image, rounded on all sides
         [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]],  # two that the edge cuts
-        # a single pixel
     ],
 )
 def test_boxes_that_may_be_right_are_kept(tmp_path: Path, bboxes: list[list[float]]) -> None:

@@ -65,16 +65,6 @@ def test_nodata_weighs_nothing_through_an_area_resize() -> None:
     assert count[1, 0] == 0
 
 
-def test_padding_is_no_data() -> None:
-    ones = np.ones((20, 40), np.float32)
-    values, weight = DenseLabels().cells(ones, Preprocessing(16, policy="pad"))
-    assert weight[0].tolist() == [[256, 256, 128], [64, 64, 32]]
-    assert (values == 1).all()
-    values, weight = DenseLabels().cells(ones, Preprocessing(16, size=(64, 80), fit="pad"))
-    assert weight[0, :, 0].tolist() == [256, 256, 128, 0]
-    assert values[0, 0, :, 0].tolist() == [1, 1, 1, 0]
-
-
 # Reading ----------------------------------------------------------------------------------------------------
 
 

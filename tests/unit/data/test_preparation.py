@@ -222,9 +222,3 @@ def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> Non
     assert torch.allclose(seen[:, 16:], torch.tensor(recipe.mean).view(3, 1, 1).expand(3, 48, 64))
     cut = Preprocessing(size=(16, 16), fit="crop").picture(image)
     assert torch.allclose(cut, image[:, :, 24:40], atol=1e-6)
-
-
-def test_area_is_the_mean_of_whole_pixels_touched() -> None:
-    row = torch.tensor([0.0, 0.6, 0.0]).expand(3, 2, 3)
-    small = Preprocessing(patch_size=1, size=(2, 2), interpolation="area").picture(row)
-    assert torch.allclose(small[0, 0], torch.tensor([0.3, 0.3]), atol=1e-6)  # OpenCV's INTER_AREA gives 0.2

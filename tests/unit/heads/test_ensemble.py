@@ -54,15 +54,6 @@ def test_members_are_averaged_in_natural_units() -> None:
     assert torch.allclose(weighted.predict(tokens)["a"], (expected[0] + 3 * expected[2]) / 4, rtol=1e-6)
 
 
-def test_classes_come_out_as_mean_probabilities() -> None:
-    heads = [PatchMeanHead(8, [Task("s", dim=4, kind="classification")]) for _ in range(3)]
-    tokens = tokens_of(width=8)
-    got = HeadEnsemble.from_heads(heads).predict(tokens)["s"]
-    expected = torch.stack([head(tokens)["s"].softmax(dim=-1) for head in heads]).mean(dim=0)
-    assert torch.allclose(got, expected, atol=1e-6)
-    assert torch.allclose(got.sum(dim=-1), torch.ones(6))
-
-
 def test_maps_and_several_tasks() -> None:
     heads = [PatchMeanHead(8, [Task("a"), Task("b")]), PatchMeanHead(8, [Task("a")])]
     tokens = tokens_of(width=8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +32,11 @@ from dinoneck import (
 REG, RATIO = Task("reg3"), Task("ratio", dim=3, kind="ratio")
 DENSE = Task("ndvi", kind="dense", transform=TargetTransform(mean=0.1, std=0.2), minimum=0.0)
 MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
-OWN = {"embed_dim", "tasks", "layer_indices", "compositions", "hidden_dim", "tower_depth", "ratio_readout"}
 
 
 def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:
     torch.manual_seed(0)
     return FPNHead(WIDTH, tasks, layers, fpn_dim=8, **options).eval()
-
-
-def test_the_flat_signature_is_the_necks() -> None:
-    """Every argument of ViTFPN stands in FPNHead, in its order, with its default and annotation."""
-    head, neck = (inspect.signature(cls).parameters for cls in (FPNHead, ViTFPN))
-    shared = [name for name in neck if name != "embed_dim"]
-    assert [name for name in head if name not in OWN] == shared
-    for name in shared:
-        assert head[name].default == neck[name].default, name
-        assert head[name].annotation == neck[name].annotation, name
-    assert list(head)[:4] == ["embed_dim", "tasks", "num_layers", "layer_indices"]
-    assert set(inspect.signature(PyramidHead).parameters) == OWN | {"neck", "device", "dtype"}
 
 
 def test_it_is_the_preset_of_the_pyramid_head() -> None:

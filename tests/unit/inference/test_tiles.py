@@ -81,8 +81,7 @@ SIZES = [(3, 8), (7, 5), (4, 3), (2, 9)]
 
 @pytest.mark.parametrize(
     ("tta", "size", "tile", "overlap"),
-    [("none", size, *tile) for size in SIZES for tile in TILES]
-    + [(tta, size, *tile) for tta in ("flip4", "d6") for size, tile in zip(SIZES, TILES, strict=True)],
+    [(tta, size, *tile) for tta in ("none", "flip4", "d6") for size, tile in zip(SIZES, TILES, strict=True)],
 )
 def test_tiled_equals_whole(
     blind: Backbone, patchwork: Patchwork, tta: Any, size: tuple[int, int], tile: Any, overlap: float

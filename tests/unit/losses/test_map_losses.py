@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck import ConfigError, DataError, ShapeError, Task, TokenGrid
+from dinoneck import ConfigError, DataError, ShapeError, Task
 from dinoneck.configured import decode, encode
 from dinoneck.losses import DensityRegulariser, TaskLoss, dense_masked_mse, map_cross_entropy
 
@@ -86,20 +86,6 @@ def test_all_masked_maps_are_zero_with_zero_gradient(loss: Callable[..., Tensor]
                 (grad,) = torch.autograd.grad(total, pred)
                 assert total.item() == 0
                 assert (grad == 0).all()
-
-
-def test_labels_of_half_a_cell_weigh_half() -> None:
-    """Through reduce_labels, the loss per cell is the loss per pixel where predictions are constant in a cell."""
-    grid = TokenGrid(4)
-    mask = torch.rand(2, 8, 16) > 0.4
-    mask[0, :4, :4] = False
-    cells = torch.randint(0, 5, (2, 1, 2, 4)).double()
-    labels = cells.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    values, weight = grid.reduce_labels(torch.where(mask[:, None], labels, torch.nan), mask)
-    pred = torch.randn(2, 1, 2, 4, dtype=torch.float64)
-    pixels = pred.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    expected = ((pixels - labels)[mask[:, None]] ** 2).mean()
-    assert torch.allclose(dense_masked_mse(pred, values, weight), expected, rtol=1e-6)
 
 
 def test_dense_refusals() -> None:

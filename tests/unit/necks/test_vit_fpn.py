@@ -42,12 +42,11 @@ def neck_of(layers: int = 3, seed: int = 0, **options: Any) -> ViTFPN:
     return neck
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3, 7])
 @pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
-@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (2, 3), (15, 31), (30, 60), (9, 16)])
-def test_levels_have_their_sizes_on_any_grid(layers: int, downsample: Any, grid: tuple[int, int]) -> None:
-    neck = neck_of(layers, num_levels=4, downsample=downsample, use_coords=True, residual_init="zero")
-    pyramid = neck(tokens_of(1, *grid, layers=layers, dtype=DOUBLE))
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (15, 31)])
+def test_levels_have_their_sizes_on_any_grid(downsample: Any, grid: tuple[int, int]) -> None:
+    neck = neck_of(2, num_levels=4, downsample=downsample, use_coords=True, residual_init="zero")
+    pyramid = neck(tokens_of(1, *grid, layers=2, dtype=DOUBLE))
     sizes = [tuple(level.shape[1:]) for level in pyramid.maps]
     assert sizes == [(16, -(-grid[0] // 2**i), -(-grid[1] // 2**i)) for i in range(4)]
     assert pyramid.strides == neck.strides == (16.0, 32.0, 64.0, 128.0)
@@ -169,7 +168,7 @@ def test_without_a_nonlinearity_it_is_a_linear_probe_and_by_default_it_is_not(la
     assert (default.pooled(tokens) - default.pooled(moved)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (2, 2), (15, 31), (16, 8)])
+@pytest.mark.parametrize("grid", [(1, 5), (2, 2), (15, 31)])
 @pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
 @pytest.mark.parametrize("extras", [{}, {"residual_init": "zero", "use_coords": True, "use_cls_context": True}])
 def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
-from tests.unit.viz.drawn import captions, check_no_overlap, colour_at, pixels
+from tests.unit.viz.drawn import captions, colour_at, pixels
 
 from dinoneck import ConfigError, DataError, ShapeError
 from dinoneck.viz import boxes_figure
@@ -67,20 +67,6 @@ def test_none_found_is_an_image_alone(empty: object) -> None:
     figure = boxes_figure(IMAGE, empty)  # type: ignore[arg-type]
     assert not figure.axes[0].patches
     assert captions(figure.axes[0]) == ["0 boxes"]
-
-
-@pytest.mark.parametrize("shape", [(20, 400, 3), (400, 20, 3)])
-def test_labels_stay_inside_narrow_images(shape: tuple[int, ...]) -> None:
-    height, width = shape[:2]
-    boxes = [[0, 0, width, height], [0.8 * width, 0.8 * height, width, height]]
-    figure = boxes_figure(np.zeros(shape, np.uint8), boxes, ["a", "b"], [0.5, 0.75])
-    pixels(figure)
-    [axes] = figure.axes
-    for text in axes.texts[1:]:
-        box = text.get_window_extent()
-        assert axes.bbox.y0 - 2 <= box.y0
-        assert box.y1 <= axes.bbox.y1 + 2
-    check_no_overlap(boxes_figure(np.zeros(shape, np.uint8), boxes, truth=boxes))
 
 
 def test_many_boxes_have_a_legend_instead_of_labels() -> None:

@@ -258,13 +258,6 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
             html_report([entry], tasks, training=wrong)
 
 
-def test_images_that_could_not_be_read_are_listed() -> None:
-    page = Page(html_report([ReportEntry("a", {"mass": 1.0})], [Task("mass")], unread={"b.jpg": "cannot be decoded"}))
-    assert "1 image, 1 could not be read." in page.text
-    assert (page.by_tag["dt"], page.by_tag["dd"]) == (["b.jpg"], ["cannot be decoded"])
-    assert page.by_tag["h2"] == ["Predictions", "Distribution", "Images that could not be read"]
-
-
 def test_images_beyond_the_largest_page_are_left_out(dense: Predictor) -> None:
     random = np.random.default_rng(0)
     result = dense(np.zeros((32, 64, 3), np.uint8), maps=True)[0]
