@@ -14,6 +14,7 @@ from tests.fixtures.head_files import ANSWERS, answers, state_sha256
 from torch import Tensor, nn
 
 from dinoneck import CheckpointError, HeadCheckpoint, Predictor, load_backbone, registry
+from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint import migrate, read_header
 from dinoneck.checkpoint.read import read_file
 from dinoneck.checkpoint.schema import SCHEMA
@@ -122,6 +123,36 @@ def test_migrations_are_pure() -> None:
     assert first[0] == migrate.to_present(raw, state, "x")[0]
     assert first[0]["schema"] == SCHEMA == header.meta["schema"]
     assert migrate.STEPS.keys() == set(range(1, SCHEMA))
+
+
+def rewritten(file: Path, change: Any) -> bytes:
+    """An old file with other content, whose digest and spelling are right by its own rules."""
+    with file.open("rb") as opened:
+        header = files.parse(opened, file.stat().st_size, "x")
+        data = files.read_data(opened, header, "x")
+    meta = copy.deepcopy(header.meta)
+    change(meta)
+    meta["digest"] = files.digest(meta, data)
+    return files.build(meta) + b"".join(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "message"),
+    [
+        (lambda meta: None, None, ""),
+        (lambda meta: meta.pop("extra"), "schema", "missing required field `extra`"),
+        (lambda meta: meta["tensors"].pop(), "tensors", "cut short or something was appended"),
+    ],
+    ids=range(3),
+)
+def test_forged_files_of_schema_1(change: Any, step: str | None, message: str, tmp_path: Path) -> None:
+    (tmp_path / "h").write_bytes(rewritten(FIRST / "patch_mean.safetensors", change))
+    if step is None:
+        assert HeadCheckpoint.load(tmp_path / "h").file_digest == record_of(FIRST / "patch_mean.safetensors")["digest"]
+        return
+    with pytest.raises(CheckpointError) as caught:
+        HeadCheckpoint.load(tmp_path / "h")
+    assert (caught.value.step, message in str(caught.value)) == (step, True), caught.value
 
 
 def test_damaged_files_of_schema_1_are_refused_as_such(tmp_path: Path) -> None:
