@@ -141,9 +141,10 @@ def rewritten(file: Path, change: Any) -> bytes:
     [
         (lambda meta: None, None, ""),
         (lambda meta: meta.pop("extra"), "schema", "missing required field `extra`"),
+        (lambda meta: meta["config"].update(embed_dim=9), "tensors", "needs (4, 9)"),
         (lambda meta: meta["tensors"].pop(), "tensors", "cut short or something was appended"),
     ],
-    ids=range(3),
+    ids=range(4),
 )
 def test_forged_files_of_schema_1(change: Any, step: str | None, message: str, tmp_path: Path) -> None:
     (tmp_path / "h").write_bytes(rewritten(FIRST / "patch_mean.safetensors", change))
