@@ -65,9 +65,9 @@ MUTANTS = [
            "unit/training/test_fit_maps.py::test_weights_pull_towards_heavy_cells"),
     # the layers of a backbone without its final norm; other weights pass the probe
     Mutant("backbones/adapter.py", "self.final_norm(x) if norm else x", "x",
-           "unit/backbones/test_probe.py::test_it_tells_weights_norms_layers_and_recipes_apart"),
+           "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed"),
     Mutant("backbones/probe.py", "gap if not gap <= tolerance else None", "None",
-           "unit/backbones/test_probe.py::test_it_tells_weights_norms_layers_and_recipes_apart"),
+           "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed"),
     # damage that changes weights passes; the head's backbone record is not compared
     Mutant("checkpoint/file.py", '!= header.meta["digest"]:', '!= header.meta["digest"] and not buffers:',
            "unit/checkpoint/test_frozen_heads.py::test_damaged_files_of_schema_1_are_refused_as_such"),

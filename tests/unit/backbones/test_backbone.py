@@ -111,7 +111,7 @@ def test_layers_that_do_not_exist_are_refused(wrong: object) -> None:
         load_backbone("dinoneck_tiny", layers=wrong)  # type: ignore[arg-type]
 
 
-def test_record_is_json_and_tells_weights_apart(tiny: Backbone) -> None:
+def test_record_is_json_and_differs_with_the_weights(tiny: Backbone) -> None:
     record = json.loads(json.dumps(tiny.record()))
     assert record["patch_size"] == [16, 16]
     assert (record["num_cls"], record["num_registers"], record["embed_dim"], record["depth"]) == (1, 2, 64, 6)

@@ -117,7 +117,7 @@ def test_blocks_that_do_not_run_get_none() -> None:
     assert backbone.record()["adapter"]["blocks"] == 2
 
 
-def test_lora_beside_thawed_blocks_and_frozen_again() -> None:
+def test_lora_together_with_thawed_blocks_and_frozen_again() -> None:
     backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
     assert backbone.trainable_blocks == tuple(range(6))
     assert backbone.adapter.blocks[5].mlp.fc1.weight.requires_grad

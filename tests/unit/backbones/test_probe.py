@@ -21,7 +21,7 @@ def test_it_is_short_repeatable_and_leaves_modes_alone() -> None:
     assert all(abs(number) < 5 for number in one)
 
 
-def test_it_tells_weights_norms_layers_and_recipes_apart() -> None:
+def test_other_weights_norms_layers_and_recipes_are_noticed() -> None:
     own = load_backbone("dinoneck_tiny").probe()
     others = [
         load_backbone("dinoneck_tiny", seed=1),

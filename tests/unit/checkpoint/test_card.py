@@ -84,7 +84,7 @@ def hub_weights(name: str) -> dict[str, Any]:
     return {"kind": "hub", "repo": name, "revision": COMMIT}
 
 
-def test_the_page_says_what_the_header_says(meta: dict[str, Any]) -> None:
+def test_the_page_states_what_the_header_holds(meta: dict[str, Any]) -> None:
     page = model_card(on(meta), "me/pasture")
     front_matter = front(page)
     assert front_matter["library_name"] == "dinoneck"

@@ -57,7 +57,7 @@ def tokens_of(x: Tensor) -> Tokens:
 
 
 @pytest.mark.parametrize("form", ["dict", "safetensors", "pt"])
-def test_imported_weights_say_the_same(form: str, tmp_path: Path) -> None:
+def test_imported_weights_predict_the_same(form: str, tmp_path: Path) -> None:
     state = source_weights()
     source: Any = state
     if form == "safetensors":

@@ -67,7 +67,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_header_says_what_it_is(tiny: Backbone, tmp_path: Path) -> None:
+def test_the_header_describes_the_head(tiny: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "h.safetensors"
     prep = tiny.preprocess.changed(size=(32, 48), blur=5)
     HeadCheckpoint.from_module(head_of(), backbone=tiny, preprocess=prep, extra={"fold": 3}).save(path)

@@ -194,7 +194,7 @@ def test_a_cache_that_cannot_be_written(hub: Hub, head: Path, monkeypatch: pytes
     assert f"check that the local cache {tmp_path / 'file'} is writable and has room; HF_HUB_CACHE sets another" in text
 
 
-def test_damage_on_the_hub_and_in_the_cache_says_where(hub: Hub, head: Path) -> None:
+def test_damage_on_the_hub_and_in_the_cache_is_refused_with_its_place(hub: Hub, head: Path) -> None:
     content = bytearray(head.read_bytes())
     content[-1] ^= 1
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"

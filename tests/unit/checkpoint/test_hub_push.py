@@ -132,7 +132,7 @@ def test_branches_are_made_or_refused(writer: Hub, checkpoint: HeadCheckpoint) -
     assert HeadCheckpoint.load("me/one").meta == checkpoint.meta
 
 
-def test_a_second_head_beside_is_refused(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+def test_a_second_head_in_the_repository_is_refused(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     writer.repo("me/one", {"fold_1.safetensors": b"x"})
     assert "me/one holds other head files: fold_1.safetensors" in refusal(checkpoint)
     assert len(writer.repos["me/one"].commits) == 1

@@ -43,7 +43,7 @@ def state(level: float = 0.0) -> dict[str, Tensor]:
     return BiomassMLP(level).state_dict()
 
 
-def test_a_biomass_mlp_says_the_same(tmp_path: Path) -> None:
+def test_a_biomass_mlp_predicts_the_same(tmp_path: Path) -> None:
     source, x = BiomassMLP(), torch.randn(4, 6, WIDTH)
     torch.save(source.state_dict(), tmp_path / "m.pth")
     head = import_patch_mean(tmp_path / "m.pth", TASK)
@@ -230,7 +230,7 @@ def test_an_fpn_head_with_its_meta(tmp_path: Path) -> None:
     ],
     ids=range(8),
 )
-def test_what_meta_and_caller_say_has_to_agree(
+def test_meta_and_arguments_have_to_agree(
     meta: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     torch.save({"state_dict": fpn().state_dict(), "meta": {**FPN_META, **meta}}, tmp_path / "m.pt")

@@ -95,7 +95,7 @@ def test_diff_of_other_shapes_names_and_tasks(tmp_path: Path, capsys: pytest.Cap
     assert 'header   tasks[0].unit: "" -> "g"' in capsys.readouterr().out
 
 
-def test_inspect_and_verify_tell_the_facts(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_and_verify_print_the_facts(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = {"seed": 7, "data": {"name": "pasture", "revision": "r1"}, "metrics": {"R2": {"mean": 0.5, "sd": 0.25}}}
     save_head(tmp_path / "h", head_of(), training=facts, license="MIT", tta="flip4")
     assert main(["inspect", str(tmp_path / "h")]) == 0

@@ -83,6 +83,6 @@ def test_nothing_that_is_quoted_steers_a_terminal(
             assert not line.startswith("ok       fine")
 
 
-def test_home_is_not_expanded_and_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_home_is_not_expanded_and_a_message_states_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", "~/h.safetensors"]) == 1
     assert "'~' is not expanded" in capsys.readouterr().err

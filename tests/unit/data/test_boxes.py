@@ -30,7 +30,7 @@ def made(folder: Path, change: Change | None = None, **options: Any) -> BoxImage
     return BoxImages(write(folder, plain), **options)
 
 
-def test_an_item_is_what_the_json_says(tmp_path: Path) -> None:
+def test_an_item_is_what_the_json_holds(tmp_path: Path) -> None:
     data = made(tmp_path)
     assert (data.classes, data.category_ids) == (("blue", "red"), (2, 5)), "by ascending id, not by the file's order"
     assert (data.ids, len(data), data.without_boxes, data.clipped) == ((10, 11, 12), 3, 1, 0)

@@ -124,7 +124,7 @@ def test_every_change_does_something_alone(name: str) -> None:
     assert (found - x).abs().max() > 0.05
 
 
-def test_records_rebuild_and_tell_lists_apart() -> None:
+def test_records_rebuild_and_differ_between_lists() -> None:
     record = json.loads(json.dumps(COLOUR.record()))
     assert Patterns.from_record(record) == COLOUR and hash(Patterns.from_record(record)) == hash(COLOUR)
     record[7]["gamma"][1] = 1.25

@@ -83,7 +83,7 @@ def test_lora_weights_are_not_lost_silently(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_program_says_the_same_on_other_grids_and_holds_no_pickle(both: Backbone, tmp_path: Path) -> None:
+def test_a_program_predicts_the_same_on_other_grids_and_holds_no_pickle(both: Backbone, tmp_path: Path) -> None:
     tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
     checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
     export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
@@ -101,7 +101,7 @@ def test_a_program_says_the_same_on_other_grids_and_holds_no_pickle(both: Backbo
 
 
 @pytest.mark.slow
-def test_an_onnx_model_says_the_same_on_other_grids(both: Backbone, tmp_path: Path) -> None:
+def test_an_onnx_model_predicts_the_same_on_other_grids(both: Backbone, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
     checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)

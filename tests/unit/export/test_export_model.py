@@ -160,7 +160,7 @@ def test_pixels_that_the_backbone_refuses_give_no_number(done: Exported) -> None
         assert torch.equal(found[0], wanted[name][0]) and found[1:].isnan().all(), name
 
 
-def test_a_file_says_nothing_of_the_machine(done: Exported, one_block: Backbone, tmp_path: Path) -> None:
+def test_a_file_holds_nothing_of_the_machine(done: Exported, one_block: Backbone, tmp_path: Path) -> None:
     """The exporter notes source paths on every node: user names, folders, and most of a small model's bytes."""
     onnx = pytest.importorskip("onnx")
     onnx.checker.check_model(done.files[0], full_check=True)

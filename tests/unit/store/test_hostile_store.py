@@ -87,7 +87,9 @@ def test_a_size_that_the_patch_does_not_divide_leaves_no_store(tmp_path: Path, b
     make(tmp_path / "store", backbone, image_size=(40, 80), policy="crop")
 
 
-def test_records_tell_stores_apart_and_copies_do_not(filled: FeatureStore, tmp_path: Path, backbone: Backbone) -> None:
+def test_records_differ_between_stores_and_not_between_copies(
+    filled: FeatureStore, tmp_path: Path, backbone: Backbone
+) -> None:
     again = make(tmp_path / "again", backbone)
     again.extract(tmp_path / "images", shard_bytes=1)
     assert again.record() == filled.record() == MemoryStore(filled).record()
