@@ -76,14 +76,6 @@ def a_module() -> Several:
     return Several(ViTFPN(8, 2, fpn_dim=4, num_levels=1), [Halved(8), SimplePyramid(8, 4, [1.0])]).eval()
 
 
-def test_a_registered_neck_of_ones_own_in_a_pyramid_head(tmp_path: Path) -> None:
-    head = PyramidHead(neck=Halved(8), tasks=[Task("a")]).eval()
-    assert head.config["neck"] == {"type": "halved", "patch_size": 16}
-    HeadCheckpoint.from_module(head).save(tmp_path / "head.safetensors")
-    x = tokens()
-    assert torch.equal(load_head(tmp_path / "head.safetensors")(x)["a"], head(x)["a"])
-
-
 def test_modules_are_recorded_with_their_own_configuration(tmp_path: Path) -> None:
     module = a_module()
     assert module.config["neck"] == {"type": "vit_fpn", "config": module.neck.config}

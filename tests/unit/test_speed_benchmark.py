@@ -14,7 +14,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
 
 from benchmarks.speed.checks import Unequal, check
-from benchmarks.speed.clocks import compared
 from benchmarks.speed.rows import Row, Setting, Variant
 from benchmarks.speed.table_rows import ROWS
 
@@ -63,16 +62,3 @@ SMALL = Setting(1, (2, 3), 8)
 def test_a_wrong_peer_is_noticed(change: Callable[[nn.Linear, Tensor], Any], what: str) -> None:
     with pytest.raises(Unequal, match=f"otherwise: .*{what}"):
         check(Row("doubled", lambda setting: doubled(setting, change), [SMALL]), SMALL)
-
-
-SECONDS = {"a": [2.0, 4.0, 2.0], "a, compiled": [1.0, 1.0, 1.0], "b": [1.0, 2.0, 4.0], "ours": [0.5, 1.0, 0.5]}
-FORMS = {"a": "published", "a, compiled": "published", "b": "fixed", "ours": "ours"}
-
-
-def test_ratios_are_to_both_forms_of_the_peer_and_to_its_fastest() -> None:
-    rows = compared(SECONDS, FORMS)
-    assert rows["ours"]["ratio"] == 4 and rows["ours"]["fixed_ratio"] == 2
-    assert rows["ours"]["best_ratio"] == 2  # the compiled peer takes 1 s
-    assert rows["a"]["ratio"] == 1 and rows["b"]["fixed_ratio"] == 1
-    with pytest.raises(ValueError, match="as published"):
-        compared({"ours": [1.0, 1.0]}, {"ours": "ours"})

@@ -22,13 +22,8 @@ def test_it_is_one_for_all_forms_of_the_same_weights() -> None:
     assert "fingerprint" not in record  # float32 records are those of version 0.1
     half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
     assert half.record()["fingerprint"] == weight_hashes.fingerprint_from_record(half.record()) == own
-    for same in (
-        half,
-        copy.deepcopy(half),
-        pickle.loads(pickle.dumps(half)),
-        backbone.with_layers([2]),
-        backbone.half(),
-    ):
+    copies = [half, copy.deepcopy(half), pickle.loads(pickle.dumps(half))]
+    for same in (*copies, backbone.with_layers([2]), backbone.half()):
         assert same(IMAGES).source == own
     assert load_backbone("dinoneck_tiny", seed=1)(IMAGES).source not in (own, None)
     old = {key: value for key, value in half.record().items() if key != "fingerprint"}
@@ -56,14 +51,8 @@ def test_it_is_taken_again_when_weights_change() -> None:
 
 def test_tokens_keep_it_through_every_change() -> None:
     tokens = load_backbone("dinoneck_tiny", layers=[2, 5])(IMAGES)
-    for same in (
-        tokens[0],
-        tokens.last,
-        tokens.select(2),
-        tokens.to(torch.float16),
-        tokens.detach(),
-        collate([tokens]),
-    ):
+    changed = tokens[0], tokens.last, tokens.select(2), tokens.to(torch.float16), tokens.detach()
+    for same in (*changed, collate([tokens])):
         assert same.source == tokens.source
     assert Tokens.cat([tokens, tokens]).source == tokens.source
     plain = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)

@@ -1,4 +1,4 @@
-"""``dinoneck export``: what it tells, what it refuses, and its earlier name."""
+"""``dinoneck export``: what it prints, what it refuses, and its earlier name."""
 
 from __future__ import annotations
 

@@ -114,16 +114,6 @@ def test_draws_are_the_same_on_every_machine() -> None:
     assert draws(COLOUR.patterns[14], 14, "Weide/ä") == PINNED_HSV
 
 
-@pytest.mark.parametrize("name", list(LIMITS))
-def test_every_change_does_something_alone(name: str) -> None:
-    draw = 30.0 if name == "hue" else 0.5
-    pattern = Patterns((Pattern(**{name: (draw, draw)}),))
-    x = image(3) * 0.8
-    found = pattern.apply(x, 0, "a")
-    np.testing.assert_allclose(found.numpy(), plain(x, {name: draw}), atol=2e-6)
-    assert (found - x).abs().max() > 0.05
-
-
 def test_records_rebuild_and_differ_between_lists() -> None:
     record = json.loads(json.dumps(COLOUR.record()))
     assert Patterns.from_record(record) == COLOUR and hash(Patterns.from_record(record)) == hash(COLOUR)

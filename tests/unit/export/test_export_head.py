@@ -100,21 +100,6 @@ def test_a_program_predicts_the_same_on_other_grids_and_holds_no_pickle(both: Ba
         assert not [name for name in archive.namelist() if archive.read(name)[:2] == b"\x80\x02"]
 
 
-@pytest.mark.slow
-def test_an_onnx_model_predicts_the_same_on_other_grids(both: Backbone, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
-    checkpoint = saved(FPNHead(64, tasks, num_layers=2, layer_indices=(1, 3), fpn_dim=16), both)
-    export_head(checkpoint, tmp_path / "h.onnx")
-    for rows, cols in ((5, 9), (12, 7)):
-        tokens = tokens_of(rows, cols, batch=4, layers=(1, 3))
-        wanted = checkpoint.build().predict(tokens)  # type: ignore[operator]
-        found, session = onnx_gives(tmp_path / "h.onnx", tokens)
-        assert list(found) == ["mass", "state", "cover"]
-        assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
-        assert json.loads(session.get_modelmeta().custom_metadata_map["dinoneck"]) == checkpoint.meta
-
-
 def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     checkpoint = saved(CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8), tiny)

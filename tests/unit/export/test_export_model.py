@@ -28,7 +28,6 @@ from dinoneck import (
     load_backbone,
     save_head,
 )
-from dinoneck.atomic import write_whole
 from dinoneck.data import Preprocessing
 from dinoneck.export import Exported, export_model, onnx_file, program
 
@@ -280,16 +279,6 @@ def test_large_weights_go_into_a_file_of_their_own(
         assert torch.equal(found["mass"], wanted["mass"]) == (scale == 1.0)
         onnx.checker.check_model(path, full_check=True)
     assert len(names) == 2
-    others = path.with_name("model.onnx.0123456789abcdef.data")
-
-    def slow(path: Path, content: Any) -> None:
-        others.write_bytes(b"another process has come so far")
-        write_whole(path, content)
-
-    monkeypatch.setattr(onnx_file, "write_whole", slow)
-    onnx_file.write_onnx(path, onnx.load(done.files[0]))
-    assert others.exists(), "weights that came meanwhile are another's"
-    others.unlink()
     monkeypatch.undo()
     onnx_file.write_onnx(path, onnx.load(done.files[0]))
     assert list(tmp_path.iterdir()) == [path]

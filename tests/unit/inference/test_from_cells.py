@@ -118,15 +118,6 @@ def test_views_and_tiles(blind: Backbone, patchwork: Callable[[int, int], Tensor
     assert tiled["crop"] == pytest.approx(whole["crop"], rel=1e-5)
 
 
-def test_padding_is_not_counted(blind: Backbone, patchwork: Callable[[int, int], Tensor]) -> None:
-    recipe = blind.preprocess.changed(size=(64, 64), fit="pad")
-    [result] = Predictor(head_of("dense"), blind, preprocess=recipe)(patchwork(2, 4), maps=True)
-    shown = torch.as_tensor(result["maps"]["cells"])
-    prepared = recipe.prepare(patchwork(2, 4))
-    assert not prepared.valid.all()
-    assert result["crop"] == pytest.approx(shown[1][prepared.valid].mean().item(), rel=1e-5)
-
-
 def test_what_does_not_fit_is_refused() -> None:
     for tasks, message in (
         ([WEED], "there are: none"),

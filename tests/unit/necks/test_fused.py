@@ -73,22 +73,6 @@ def test_the_modules_run_where_their_weights_are_others(way: str) -> None:
             grouper([x.double()])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_and_autocast_stay_near(dtype: torch.dtype) -> None:
-    norm, linear = parts(torch.float32)
-    x = torch.randn(B, N, C)
-    expected = linear(norm(x))
-    with torch.autocast("cpu", dtype):
-        cast = fused.norm_linear(x, norm, linear)
-        assert cast.dtype == linear(norm(x)).dtype == dtype
-    low = fused.norm_linear(x.to(dtype), norm.to(dtype), linear.to(dtype))
-    for y in (cast, low):
-        assert (y.float() - expected).abs().max() < 0.1
-    low.square().sum().backward()  # type: ignore[no-untyped-call]
-    assert linear.weight.grad is not None
-    assert linear.weight.grad.isfinite().all()
-
-
 def test_a_replaced_layer_is_called() -> None:
     class Doubled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

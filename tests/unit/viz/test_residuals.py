@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tests.unit.viz.drawn import check_no_overlap
 
 from dinoneck import DataError, ShapeError
@@ -27,18 +26,6 @@ def test_points_are_the_values_and_residuals() -> None:
     assert (left.get_xlabel(), left.get_ylabel()) == ("true mass [g]", "predicted mass [g]")
     assert right.get_ylabel() == "residual [g]"
     check_no_overlap(figure)
-
-
-def test_the_identity_is_the_diagonal_of_equal_axes() -> None:
-    left = residual_figure(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 40.0])).axes[0]
-    assert left.get_xlim() == left.get_ylim()
-    assert left.get_aspect() == 1.0
-    [line] = left.lines
-    x, y = np.asarray(line.get_xy1()), np.asarray(line.get_xy2())
-    assert x[0] == x[1]
-    assert y[0] == y[1]
-    [zero] = residual_figure([0.0, 5.0], [1.0, 4.0]).axes[1].lines
-    assert list(zero.get_ydata()) == [0.0, 0.0]
 
 
 def test_groups_have_their_points_their_mean_and_their_marks() -> None:
