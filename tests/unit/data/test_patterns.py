@@ -79,7 +79,7 @@ def test_flips_are_exact_and_the_given_image_stays_as_it_is() -> None:
         assert torch.equal(x, kept)
 
 
-@pytest.mark.parametrize("i", range(4, 20))
+@pytest.mark.parametrize("i", [4, 9, 14, 19])  # one of each change, each flip
 def test_every_pattern_equals_its_plain_formulation(i: int) -> None:
     """Flip first, then the colour: the flipped image, changed pixel by pixel in fp64 by what was drawn."""
     x = image(i)

@@ -23,7 +23,6 @@ from dinoneck.viz import (
     pyramid_figure,
     residual_figure,
 )
-from dinoneck.viz.drawing import fitted
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 MAPS = torch.randn(1, 8, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -57,14 +56,6 @@ def test_without_matplotlib_the_extra_is_named(name: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'dinoneck\[viz\]'"):
         FIGURES[name]()
-
-
-def test_long_texts_are_wrapped_then_cut() -> None:
-    assert fitted("short", 2.0) == "short"
-    shown = fitted("one two three four five six seven eight nine ten", 1.0, 2)
-    assert shown.count("\n") == 1
-    assert shown.endswith("…")
-    assert fitted("a\x00\udcff", 1.0) == r"a\x00\udcff"
 
 
 @pytest.mark.parametrize("name", FIGURES)
