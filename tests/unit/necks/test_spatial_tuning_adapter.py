@@ -234,14 +234,14 @@ def centroids(level: Tensor, source: Tensor, stride: float) -> Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("size", [(320, 480), (336, 464), (368, 512)], ids=str)  # 368 x 512: patch 14 at 322 x 448
+@pytest.mark.parametrize("size", [(336, 464), (368, 512)], ids=str)  # 368 x 512: patch 14 at 322 x 448
 def test_cells_read_the_image_around_their_centres(size: tuple[int, int]) -> None:
     for branch, low, high in ((AlignedDetail, -0.08, 0.08), (DEIMv2Detail, -0.55, -0.38)):
-        for place in range(3):
-            total = torch.zeros(3, 2)
-            for seed in range(6):
-                torch.manual_seed(seed)
-                images = torch.randn(1, 3, *size, requires_grad=True)
-                total += centroids(branch(16).eval()(images)[place], images, 8 * 2**place) / 6
-            assert low < total.min()
-            assert total.max() < high
+        total = torch.zeros(3, 3, 2)
+        for seed in range(6):
+            torch.manual_seed(seed)
+            images = torch.randn(1, 3, *size, requires_grad=True)
+            levels = branch(16).eval()(images)
+            total += torch.stack([centroids(level, images, 8 * 2**i) for i, level in enumerate(levels)]) / 6
+        assert low < total.min()
+        assert total.max() < high

@@ -136,9 +136,6 @@ def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
     wanted = peer({str(i): level for i, level in enumerate(maps)})
     for a, b in zip(own(maps), wanted.values(), strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-12)
-    single = [level.float() for level in maps]
-    for a, b in zip(own.float()(single), peer.float()({str(i): x for i, x in enumerate(single)}).values(), strict=True):
-        assert (a - b).abs().max() <= 1e-6
 
 
 def shuffled_inside(tokens: Tokens) -> Tokens:
