@@ -10,7 +10,7 @@ timed by its own CPU time, several by the wall clock, a GPU by events with the s
 each turn. Quoted are medians of the rounds' ratios. Rows whose peer is not installed are skipped and listed. Writes
 speed.json, speed.md and speed.png (speed_2_threads.*; on a GPU speed_cuda.* and, with --graphs, speed_cuda_graphs.*,
 without picture) to benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of
-a second run. --page writes the pages on speed and pipelines from what is stored, and measures nothing.
+a second run. --page writes docs/explanation/speed.md from what is stored, and measures nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
     parser.add_argument("--graphs", action="store_true", help="on a GPU, replay forwards as CUDA graphs (to *_graphs)")
     parser.add_argument("--repeat", action="store_true", help="a second run: medians beside those stored")
-    parser.add_argument("--page", action="store_true", help="write the pages of the docs and stop")
+    parser.add_argument("--page", action="store_true", help="write the page of the docs and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     return parser.parse_args(arguments)
 
