@@ -38,9 +38,9 @@ def waits(folder: Path) -> str:
     ratio, step = loop["epoch"]["fit"]["ratio"], loop["per_step"]
     about, versions = loop["machine"], ", ".join(" ".join(pair) for pair in loop["machine"]["versions"].items())
     epoch = (
-        f"An epoch of `fit` on stored tokens is {ratio:.2f} times as fast as a plain loop over the same tokens. Copies "
-        f"to the device per step: {step['float32']['to device']:g}, with mixup {step['mixup']['to device']:g}. The host "
-        f"waits once per epoch (of {1 / step['float32']['wait']:g} steps), to read the losses."
+        f"An epoch of `fit` on stored tokens is {ratio:.2f} times as fast as a plain loop over the same tokens. "
+        f"Copies to the device per step: {step['float32']['to device']:g}, with mixup {step['mixup']['to device']:g}. "
+        f"The host waits once per epoch (of {1 / step['float32']['wait']:g} steps), to read the losses."
     )
     source = "`python -m benchmarks.images`, `benchmarks.extraction` and `benchmarks.training_loop`"
     where = (
