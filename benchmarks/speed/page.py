@@ -34,13 +34,15 @@ def waits(folder: Path) -> str:
     reports = {stem: stored(folder, stem) for stem in ("images", "extraction", "training_loop")}
     if (loop := reports["training_loop"]) is None or None in reports.values():
         return pending("benchmarks.images, benchmarks.extraction and benchmarks.training_loop")
-    tables = [(folder / f"{stem}.md").read_text().rstrip() for stem in ("images", "extraction")]
+    titles = {"images": "ViT-S at 224 × 224 px:", "extraction": "Extraction of images at 224 × 224 px:"}
+    tables = [f"{title}\n\n{(folder / f'{stem}.md').read_text().rstrip()}" for stem, title in titles.items()]
     ratio, step = loop["epoch"]["fit"]["ratio"], loop["per_step"]
     about, versions = loop["machine"], ", ".join(" ".join(pair) for pair in loop["machine"]["versions"].items())
     epoch = (
         f"An epoch of `fit` on stored tokens is {ratio:.2f} times as fast as a plain loop over the same tokens. "
-        f"Copies to the device per step: {step['float32']['to device']:g}, with mixup {step['mixup']['to device']:g}. "
-        f"The host waits once per epoch (of {1 / step['float32']['wait']:g} steps), to read the losses."
+        f"Copies to the device per step, counted on a simulated device: {step['float32']['to device']:g}, with mixup "
+        f"{step['mixup']['to device']:g}. The host waits once per epoch (of {1 / step['float32']['wait']:g} steps), to "
+        "read the losses."
     )
     source = "`python -m benchmarks.images`, `benchmarks.extraction` and `benchmarks.training_loop`"
     where = (
