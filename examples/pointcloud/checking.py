@@ -51,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--every", type=kinds.count, default=1, metavar="K", help="frames whose number K divides")
     data.add_argument("--points", type=kinds.whole, default=20_000, metavar="N", help="of a frame; 0: all with depth")
     data.add_argument("--voxel", type=kinds.positive, default=0.02, metavar="M", help="metres")
-    photos = parser.add_argument_group("features")
-    add_features(photos)
-    photos.add_argument("--views", type=kinds.count, default=1, metavar="N", help="photos a frame's features come from")
-    photos.add_argument(
-        "--without-own", action="store_true", help="from the N nearest frames, not the frame's own photo"
+    images = parser.add_argument_group("features")
+    add_features(images)
+    images.add_argument("--views", type=kinds.count, default=1, metavar="N", help="images a frame's features come from")
+    images.add_argument(
+        "--without-own", action="store_true", help="from the N nearest frames, not the frame's own image"
     )
     net = parser.add_argument_group("network")
     net.add_argument("--plan", choices=tuple(NETWORKS), default="34c", help="what the network is planned as")
@@ -77,7 +77,7 @@ def add_features(group: Any) -> None:
     """Declare the options that say where features come from."""
     group.add_argument("--backbone", default=TINY, metavar="NAME", help="see 'dinoneck backbones'")
     group.add_argument("--random-backbone", action="store_true", help="seeded random weights instead of published ones")
-    group.add_argument("--size", type=kinds.size, metavar="HxW", help="of the ViT's input; without, as the photos")
+    group.add_argument("--size", type=kinds.size, metavar="HxW", help="of the ViT's input; without, as the images")
     group.add_argument("--features", type=Path, metavar="STORE", help="read maps from a feature store instead")
     group.add_argument("--device", default="cpu", metavar="NAME", help="such as cuda")
 
@@ -173,7 +173,7 @@ def check_scene(
         own = [*([] if options.without_own else [view]), *near[:others]]
         compared = near[: max(_COMPARED, others)]
         report = check_frame(chain, name, frames, maps, cameras, view, compared, own, options.points, options.seed)
-        report.seconds = {"photo": each, **report.seconds}
+        report.seconds = {"image": each, **report.seconds}
         yield report
 
 

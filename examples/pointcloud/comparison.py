@@ -1,4 +1,4 @@
-"""The verb ``compare``: what photos bring to a trained 3D U-Net, over seeds, and whether that exceeds their noise.
+"""The verb ``compare``: what images bring to a trained 3D U-Net, over seeds, and whether that exceeds their noise.
 
 Per seed the 3D network is trained alone; all variants then start from its file and get the same steps, learning rate
 and order of rooms. Runs that are finished are read, so that the verb may be stopped and started again.
@@ -25,7 +25,7 @@ from examples.pointcloud.training import WEIGHTS, check_same, train
 from examples.pointcloud.training_plan import Plan, Rooms, add_plan, plan_of, rooms_of
 
 HELP = "train all variants over seeds from one 3D file each, and compare differences with the seeds' noise"
-# what differs from the options: in the 3D network's runs, and beyond that in those with photos
+# what differs from the options: in the 3D network's runs, and beyond that in those with images
 BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "geometry": ({}, {}),
     "stand-in": ({}, {"backbone": STAND_IN}),
@@ -33,7 +33,7 @@ BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 TITLES = {
     "geometry": "The points tell positions and normals",
-    "stand-in": "The same, and a stand-in for a trained backbone: features that name what a photo shows, in noise",
+    "stand-in": "The same, and a stand-in for a trained backbone: features that name what an image shows, in noise",
     "colours": "The points tell positions, normals and colours",
 }
 ROWS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "BiFusion": {"variant": "bifusion"},
     "inject": {"variant": "inject"},
     "both": {"variant": "both"},
-    "both, wrong photos": {"variant": "both", "wrong_photos": True},
+    "both, wrong images": {"variant": "both", "wrong_images": True},
 }
 PAIRS = (
     ("inject", "3D only"),
@@ -50,7 +50,7 @@ PAIRS = (
     ("inject", "BiFusion"),
     ("both", "BiFusion"),
     ("both", "inject"),
-    ("both, wrong photos", "3D only"),
+    ("both, wrong images", "3D only"),
 )
 # two-sided 95 % of Student's t, by degrees of freedom
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=kinds.whole, nargs="+", default=[0, 1, 2], metavar="N")
     parser.add_argument(
-        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and photos tell"
+        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and images tell"
     )
     parser.add_argument("--load-from", type=Path, metavar="FILE", help="weights that the 3D network starts from")
     parser.add_argument("--pretrain-steps", type=kinds.count, default=240, metavar="N", help="of the 3D network alone")
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("a stand-in for a backbone needs rooms, whose images are known pixel by pixel; not --data")
     found: dict[str, dict[str, dict[str, Any]]] = {block: {} for block in options.blocks}
     for seed in options.seeds:
-        plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_photos=False)
+        plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_images=False)
         drawn = _Drawn(options)
         for block in options.blocks:
             found[block][str(seed)] = _seed(plan, block, options.pretrain_steps, drawn, options.out, options.load_from)
@@ -110,7 +110,7 @@ class _Drawn:
     def of(self, plan: Plan) -> Rooms:
         """Return them, with the features of the plan's backbone."""
         if plan.backbone not in self.rooms:
-            self.rooms[plan.backbone] = rooms_of(plan, self.cache, photos=True, device=self.device)
+            self.rooms[plan.backbone] = rooms_of(plan, self.cache, images=True, device=self.device)
         return self.rooms[plan.backbone]
 
 
@@ -118,9 +118,9 @@ def _seed(
     plan: Plan, block: str, pretrain_steps: int, drawn: _Drawn, out: Path, load_from: Path | None
 ) -> dict[str, Any]:
     """Train the 3D network and then every row from its file, or read what is there."""
-    of_points, of_photos = BLOCKS[block]
+    of_points, of_images = BLOCKS[block]
     plan = replace(plan, **of_points)
-    # blocks that give the points alike share the runs without photos
+    # blocks that give the points alike share the runs without images
     first = next(name for name, (changes, _) in BLOCKS.items() if changes == of_points)
 
     def result(own: Plan, folder: Path, start: Path | None) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _seed(
         if plan.new_only and name == "3D only":
             rows[name] = rows["pretrained"]  # nothing of it is new
             continue
-        own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_photos), block)
+        own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_images), block)
         folder = out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
         rows[name] = result(own, folder, begun / WEIGHTS)
     return rows
@@ -199,7 +199,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     plan = next(iter(next(iter(results["blocks"].values()))["seeds"].values()))["inject"]["plan"]
     rooms = (
         f"{plan['rooms']} rooms to learn from, {plan['test_rooms']} held out, {plan['views']} images of "
-        f"{plan['photo_size'][1]}×{plan['photo_size'][0]} px each"
+        f"{plan['image_size'][1]}×{plan['image_size'][0]} px each"
     )
     if plan.get("data"):
         rooms = f"Scans, held out: {', '.join(plan['held_out'])}; labels: {Path(plan['labels']).name}"
@@ -257,7 +257,7 @@ def _stats(told: Mapping[str, Any]) -> str:
         f"{stride}: {one['hit_rate']:.2f} ({one['ratio']:.2f})" for stride, one in told["injection"].items()
     )
     gates = ", ".join(f"{row} {_plus_minus(one)}" for row, one in told["fusion_2d_ratio"].items())
-    return f"inject, hit rate per stride (norm added / had): {hits}. Mean gate where a photo looks: {gates}."
+    return f"inject, hit rate per stride (norm added / had): {hits}. Mean gate where an image looks: {gates}."
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

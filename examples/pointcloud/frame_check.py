@@ -1,4 +1,4 @@
-"""One frame through the whole chain, photo to 3D U-Net, with every number that can tell what is wrong."""
+"""One frame through the whole chain, image to 3D U-Net, with every number that can tell what is wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class ViewReport:
-    """The frame's points in one photo; shares of the points offered, ``agree`` of those with known depth there."""
+    """The frame's points in one image; shares of the points offered, ``agree`` of those with known depth there."""
 
     name: str
     projected: float
@@ -79,7 +79,7 @@ def check_frame(
         chain: what is checked.
         scene: its name.
         frames: of the scene.
-        maps: (V, C, rows, cols) of all its photos.
+        maps: (V, C, rows, cols) of all its images.
         cameras: of what the backbone saw, V of them.
         view: index of the frame.
         near: frames that its points are compared with.
@@ -112,7 +112,7 @@ def check_frame(
 
 
 def _views(frames: Frames, cloud: Tensor, colours: Tensor, views: list[int]) -> list[ViewReport]:
-    """Compare the points with the photos they are in, at the photos' own size."""
+    """Compare the points with the images they are in, at the images' own size."""
     links = PointProjector()(cloud, frames.cameras[views], frames.depth[views])
     stats, reports = links.stats(), []
     for place, view in enumerate(views):
@@ -121,7 +121,7 @@ def _views(frames: Frames, cloud: Tensor, colours: Tensor, views: list[int]) -> 
             links.view[mine] * 0, links.point[mine], links.uv[mine], links.z[mine], len(cloud), 1, links.image_size
         )
         told = {name: float(stats[name][place]) for name in ("front", "in_bounds", "known", "agree")}
-        difference = grey_levels(here, colours, frames.photos[view : view + 1])
+        difference = grey_levels(here, colours, frames.images[view : view + 1])
         reports.append(ViewReport(frames.names[view], len(here) / len(cloud), **told, grey_levels=difference))
     return reports
 
@@ -129,7 +129,7 @@ def _views(frames: Frames, cloud: Tensor, colours: Tensor, views: list[int]) -> 
 def _lifted(
     chain: Chain, report: FrameReport, frames: Frames, cloud: Tensor, maps: Tensor, cameras: Cameras, own: list[int]
 ) -> tuple[VoxelGrid, Links, SparseFeatures]:
-    """Make voxels and bring the photos' features there."""
+    """Make voxels and bring the images' features there."""
     device = chain.device
     cloud, maps = cloud.to(device), maps[own].to(device)
     _note(report, "maps", maps)
@@ -161,7 +161,7 @@ def _voxel_means(grid: VoxelGrid, values: Tensor) -> Tensor:
 
 
 def _fused(chain: Chain, report: FrameReport, out: Tensor | None, lifted: SparseFeatures) -> None:
-    """Mix the network's features with the photos' once, at stride 1: the single-scale way."""
+    """Mix the network's features with the images' once, at stride 1: the single-scale way."""
     if out is None:
         return
     _note(report, "output", out)

@@ -15,20 +15,20 @@ from pathlib import Path
 from dinoneck.errors import ConfigError, DataError, some_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-PHOTOS, COLOR = "2D", "color"
+IMAGES, COLOR = "2D", "color"
 SV_EVERY, MV_EVERY = 200, 40
-_FORM = f"ROOT/{PHOTOS}/<scene>/{COLOR}/<number>.jpg"
+_FORM = f"ROOT/{IMAGES}/<scene>/{COLOR}/<number>.jpg"
 _SHOWN = 5
 
 
 @dataclass(frozen=True, order=True)
 class Frame:
-    """A photo of a scene; frames sort by scene, then by number.
+    """An image of a scene; frames sort by scene, then by number.
 
     Attributes:
         scene: name of its folder.
         number: of the frame in its video.
-        path: of the photo.
+        path: of the image.
     """
 
     scene: str
@@ -37,17 +37,17 @@ class Frame:
 
     @property
     def id(self) -> str:
-        """``<scene>/color/<number>`` as the file writes it: the photo's id in a store of the tree."""
+        """``<scene>/color/<number>`` as the file writes it: the image's id in a store of the tree."""
         return f"{self.scene}/{COLOR}/{self.path.stem}"
 
 
-def photos_folder(root: Path) -> Path:
+def images_folder(root: Path) -> Path:
     """Return the folder with the scenes: ``ROOT/2D``, or ``ROOT`` where there is none.
 
     Raises:
         DataError: if there is no such folder.
     """
-    folder = root / PHOTOS if (root / PHOTOS).is_dir() else root
+    folder = root / IMAGES if (root / IMAGES).is_dir() else root
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; expected {_FORM}")
     return folder
@@ -64,11 +64,11 @@ def frames_of(root: Path, every: int = 1, scenes: Sequence[str] | None = None) -
     Raises:
         ConfigError: if ``every`` is below 1.
         DataError: if there are no frames, a scene is missing or has no colour folder or no frame of such a number, a
-            photo's name is no number, or two photos have one number.
+            image's name is no number, or two images have one number.
     """
     if type(every) is not int or every < 1:
         raise ConfigError(f"every is {every!r}; expected 1 or more")
-    folder = photos_folder(root)
+    folder = images_folder(root)
     there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if COLOR in there:
         raise DataError(f"{folder} is a scene itself; give the folder of the scenes: {_FORM}")
@@ -116,7 +116,7 @@ def _frames_of_scene(folder: Path, scene: str, every: int) -> list[Frame]:
         found[frame.number] = frame
     chosen = [found[number] for number in sorted(found) if number % every == 0]
     if not found:
-        raise DataError(f"{color} holds no photos ({', '.join(SUFFIXES)})")
+        raise DataError(f"{color} holds no images ({', '.join(SUFFIXES)})")
     if not chosen:
         shown = ", ".join(str(number) for number in sorted(found)[:_SHOWN])
         raise DataError(

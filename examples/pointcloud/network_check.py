@@ -53,7 +53,7 @@ class BlockReport:
         voxels: it worked on.
         enters: channels it received, None if it was not reached.
         leaves: channels it gave.
-        hit_rate: share of its voxels that got something from the photos; None where nothing is injected.
+        hit_rate: share of its voxels that got something from the images; None where nothing is injected.
         absent: share of its voxels that the pyramid does not have at all.
         bad: NaN and Inf in what it received and gave.
     """
@@ -79,7 +79,7 @@ class Pass:
 
 @dataclass
 class Network:
-    """A U-Net, what it was planned to be, and what brings photo features into it."""
+    """A U-Net, what it was planned to be, and what brings image features into it."""
 
     net: Any
     plan: Plan
@@ -93,7 +93,7 @@ class Network:
         Args:
             plan: of the network.
             net: the network.
-            c_dino: channels of the photos' features.
+            c_dino: channels of the images' features.
             weights: of a file, with ``injection.*`` and ``fusion.*`` where it was trained with them; random otherwise.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Verb ``picture``: a scene's cloud in its own colours, and in those of the features that its photos bring to it."""
+"""Verb ``picture``: a scene's cloud in its own colours, and in those of the features that its images bring to it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from examples.pointcloud.features import device_of
 from examples.pointcloud.frames import Frames, cloud_of, read_frames
 from examples.pointcloud.rooms import room
 
-HELP = "draw a scene's cloud in its colours and in the principal components of its photos' features"
+HELP = "draw a scene's cloud in its colours and in the principal components of its images' features"
 FORMATS = (".png", ".jpg", ".jpeg")
 _FIT = 50_000  # points that the components are found on
 _BACKGROUND = 255
-_GREY = 160  # of points that no photo's features reach
+_GREY = 160  # of points that no image's features reach
 _GAP, _LINE, _FONT = 6, 20, 13
 
 

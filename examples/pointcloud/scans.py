@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dinoneck.errors import DataError, some_of
 from dinoneck.points import Cameras, PointProjector, VoxelGrid, check_cameras
-from examples.pointcloud.frame_tree import photos_folder
+from examples.pointcloud.frame_tree import images_folder
 from examples.pointcloud.frames import Frames, cloud_of
 from examples.pointcloud.room_batches import IGNORED, Scene
 
@@ -63,7 +63,7 @@ def scene_names(tree: Path) -> list[str]:
     Raises:
         DataError: if there are none.
     """
-    folder = photos_folder(tree)
+    folder = images_folder(tree)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise DataError(f"{folder} holds no scenes; expected a folder per scene, each as the verb check reads it")

@@ -1,4 +1,4 @@
-"""A 3D U-Net that names voxels, alone or with photos: fused once at its end, injected into its decoder, or both."""
+"""A 3D U-Net that names voxels, alone or with images: fused once at its end, injected into its decoder, or both."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Segmenter(nn.Module):
     Args:
         unet: gives features of every voxel.
         classes: how many.
-        fusion: mixes the photos' features with the network's output; None = not there.
+        fusion: mixes the images' features with the network's output; None = not there.
         injection: adds them in the decoder; it is hooked onto ``unet``; None = not there.
     """
 
@@ -71,7 +71,7 @@ class Segmenter(nn.Module):
         Args:
             grid: the voxels.
             feats: (M, C) of each.
-            pyramid: the photos' features at ``strides``; None = as if no photo had seen anything.
+            pyramid: the images' features at ``strides``; None = as if no image had seen anything.
         """
         x = self.unet.sparse(grid, feats)
         found: Tensor = self.network(x, pyramid=pyramid) if isinstance(self.network, InjectedUNet) else self.network(x)
@@ -81,7 +81,7 @@ class Segmenter(nn.Module):
         return scores
 
     def parts(self) -> dict[str, nn.Module]:
-        """The 3D network, the classifier and what photos bring, by name."""
+        """The 3D network, the classifier and what images bring, by name."""
         parts = {"unet": self.unet, "classifier": self.classifier, "fusion": self.fusion, "injection": self.injection}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -120,7 +120,7 @@ def build(
         network: one of ``NETWORKS``.
         in_channels: of the voxels' features.
         classes: how many.
-        c_dino: channels of the photos' features.
+        c_dino: channels of the images' features.
         engine: of the sparse convolutions.
         target: the branch that is injected into.
 

@@ -1,8 +1,8 @@
-"""From cameras of photos to cameras of the images that the ViT saw, when its features come from a store.
+"""From cameras of the files' images to cameras of the ViT's input, when its features come from a store.
 
-A store keeps how photos were prepared: ``store.preprocess.size`` and ``.fit``. That is all the geometry there is, and
-here is what it means for intrinsics. The verb ``extract`` resizes photos whole, so depth of any size still shows what
-the cameras show; a store with ``fit="pad"`` or ``"crop"`` wants its depth padded or cropped as the photos were.
+A store keeps how images were prepared: ``store.preprocess.size`` and ``.fit``. That is all the geometry there is, and
+here is what it means for intrinsics. The verb ``extract`` resizes images whole, so depth of any size still shows what
+the cameras show; a store with ``fit="pad"`` or ``"crop"`` wants its depth padded or cropped as the images were.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Size = tuple[int, int]
 
 
 def store_cameras(store: FeatureStore, cameras: Cameras) -> Cameras:
-    """Return cameras of the images that the ViT saw, from cameras of the photos.
+    """Return cameras of the ViT's input, from cameras of the files' images.
 
-    The store keeps how photos were prepared (size, fit), so this needs nothing else; maps of the store go with the
+    The store keeps how images were prepared (size, fit), so this needs nothing else; maps of the store go with the
     cameras returned: ``lift(store.batch(ids).maps()[0], links_of_these_cameras)``.
 
     Args:
         store: made by ``extract`` or any other way that kept its preparation.
-        cameras: of the size of the photos.
+        cameras: of the size of the images.
 
     Raises:
         DataError: if the store was made from files that do not say the size, such as a ``clip_feat`` tree, and each
@@ -54,14 +54,14 @@ def _fitted(prepare: Preprocessing, size: Size, cameras: Cameras) -> Cameras:
 
 
 def _of_grid(store: FeatureStore, cameras: Cameras) -> Cameras:
-    """Take the size from the grids of a store that does not say it; only one of the photos' aspect is sure."""
+    """Take the size from the grids of a store that does not say it; only one of the images' aspect is sure."""
     patch = patch_pair(store.preprocess.patch_size)
     sizes = {
         (rows * patch[0], cols * patch[1]) for rows, cols in (entry.grid for entry in store.reader.entries.values())
     }
     if len(sizes) != 1 or not same_aspect(size := sizes.pop(), cameras.size):
-        raise DataError(f"{store.path} does not say how its photos were prepared, and its grids do not have the aspect "
-                        f"of photos of {pixels(cameras.size)}; resize or pad the cameras by hand")  # fmt: skip
+        raise DataError(f"{store.path} does not say how its images were prepared, and its grids do not have the aspect "
+                        f"of images of {pixels(cameras.size)}; resize or pad the cameras by hand")  # fmt: skip
     return cameras.resize(size)
 
 

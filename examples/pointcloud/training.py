@@ -1,4 +1,4 @@
-"""The verb ``train``: a 3D U-Net on analytic rooms, from scratch or from a file, with photos or without."""
+"""The verb ``train``: a 3D U-Net on analytic rooms, from scratch or from a file, with images or without."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _logger = logging.getLogger("examples.pointcloud")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("--variant", choices=VARIANTS, default="3d", help="which of the photos' features are used how")
+    parser.add_argument("--variant", choices=VARIANTS, default="3d", help="which of the images' features are used how")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of weights and result.json")
     parser.add_argument(
         "--load-from", type=Path, metavar="FILE", help="weights to start from; only new layers are random"
     )
     parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="of rooms, weights and order")
     parser.add_argument("--point-colours", action="store_true", help="the 3D network is given the points' colours too")
-    parser.add_argument("--wrong-photos", action="store_true", help="features of another room's photos: a control")
+    parser.add_argument("--wrong-images", action="store_true", help="features of another room's images: a control")
     add_plan(parser)
 
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     plan = plan_of(options)
     if (options.out / RESULT).exists():
         raise ConfigError(f"{options.out} holds a run, which others may have been started from; take another --out")
-    rooms = rooms_of(plan, options.cache, photos=plan.variant != "3d", device=options.device)
+    rooms = rooms_of(plan, options.cache, images=plan.variant != "3d", device=options.device)
     result = train(plan, rooms, options.out, options.load_from, options.device)
     print(f"mIoU {result['test']['miou']:.3f} on {len(rooms.test)} held-out scenes; {options.out / RESULT}")
     return 0
@@ -77,7 +77,7 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     began = time.perf_counter()
     torch.manual_seed(plan.seed)
     model, voxels = model_of(plan, rooms)
-    rooms = misled(rooms) if plan.wrong_photos else rooms
+    rooms = misled(rooms) if plan.wrong_images else rooms
     fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from)
     if plan.new_only and (not fresh or load_from is None):
         raise ConfigError("--new-only trains what --load-from does not hold; give such a file and another --variant")
@@ -215,7 +215,7 @@ def digest(path: Path) -> str:
 
 
 def _save_heads(model: Segmenter, plan: Plan, rooms: Rooms, out: Path) -> None:
-    """What photos brought, each as a head file that knows its backbone."""
+    """What images brought, each as a head file that knows its backbone."""
     for name in ("fusion", "injection"):
         part = model.parts().get(name)
         if part is not None:

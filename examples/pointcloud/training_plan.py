@@ -17,7 +17,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
 from examples import kinds
 from examples.pointcloud.features import device_of, frame_maps, store_maps
-from examples.pointcloud.frame_tree import photos_folder
+from examples.pointcloud.frame_tree import images_folder
 from examples.pointcloud.frames import read_frames
 from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
@@ -38,17 +38,17 @@ class Plan:
         seed: of rooms, weights and order.
         rooms: to learn from.
         test_rooms: held out.
-        views: photos per room.
-        photo_size: (height, width) in pixels, as photographed.
+        views: images per room.
+        image_size: (height, width) in pixels, as rendered.
         points: drawn per room.
         voxel: metres.
         point_colours: whether the 3D network is given the points' colours.
-        backbone: of the photos' features.
+        backbone: of the images' features.
         random_backbone: seeded random weights instead of published ones.
         network: ``34c`` or ``small``.
         engine: of the sparse convolutions.
         target: the branch that is injected into.
-        wrong_photos: every room is given the photos' features of another one: a control that has all the parameters
+        wrong_images: every room is given the images' features of another one: a control that has all the parameters
             and nothing to see.
         steps: optimizer steps.
         batch: rooms per step.
@@ -69,7 +69,7 @@ class Plan:
     rooms: int
     test_rooms: int
     views: int
-    photo_size: tuple[int, int]
+    image_size: tuple[int, int]
     points: int
     voxel: float
     point_colours: bool
@@ -78,7 +78,7 @@ class Plan:
     network: str
     engine: Literal["auto", "torch", "spconv"]
     target: Literal["up", "skip"]
-    wrong_photos: bool
+    wrong_images: bool
     steps: int
     batch: int
     lr: float
@@ -109,7 +109,7 @@ class Rooms:
     Attributes:
         train: to learn from.
         test: held out.
-        backbone: what looked at the photos; None = nothing did, or its stand-in.
+        backbone: what looked at the images; None = nothing did, or its stand-in.
     """
 
     train: tuple[Scene, ...]
@@ -118,7 +118,7 @@ class Rooms:
 
     @property
     def channels(self) -> int:
-        """Of the photos' features; 1 without photos."""
+        """Of the images' features; 1 without images."""
         maps = self.train[0].maps
         return 1 if maps is None else maps.shape[1]
 
@@ -128,8 +128,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("rooms")
     data.add_argument("--rooms", type=kinds.count, default=12, metavar="N", help="to learn from")
     data.add_argument("--test-rooms", type=kinds.count, default=4, metavar="N", help="held out")
-    data.add_argument("--views", type=kinds.count, default=6, metavar="N", help="photos per room")
-    data.add_argument("--photo-size", type=kinds.size, default="240x320", metavar="HxW", help="in pixels")
+    data.add_argument("--views", type=kinds.count, default=6, metavar="N", help="images per room")
+    data.add_argument("--image-size", type=kinds.size, default="240x320", metavar="HxW", help="in pixels")
     data.add_argument("--points", type=kinds.count, default=40_000, metavar="N", help="drawn per room")
     data.add_argument("--voxel", type=kinds.positive, default=0.1, metavar="M", help="metres")
     scans = parser.add_argument_group("scans in place of rooms")
@@ -159,7 +159,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--lr", type=kinds.positive, default=2e-3, help="the highest; one cosine, AdamW")
     training.add_argument("--new-only", action="store_true", help="train the new layers alone, not the loaded ones")
     training.add_argument("--device", default="cpu", metavar="NAME", help="of the networks, such as cuda")
-    training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the photos' features there")
+    training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the images' features there")
 
 
 def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
@@ -176,19 +176,19 @@ def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
     return Plan(**{field.name: given[field.name] for field in fields(Plan)})
 
 
-def rooms_of(plan: Plan, cache: Path | None, *, photos: bool, device: str = "cpu") -> Rooms:
+def rooms_of(plan: Plan, cache: Path | None, *, images: bool, device: str = "cpu") -> Rooms:
     """Draw a plan's rooms.
 
     Args:
         plan: whose.
-        cache: folder that keeps the photos' features.
-        photos: look at the photos too, which takes longest.
+        cache: folder that keeps the images' features.
+        images: compute their features too, which takes longest.
         device: of the backbone.
     """
     if plan.data:
-        return _scans_of(plan, photos, device)
+        return _scans_of(plan, images, device)
     backbone = None
-    if photos and plan.backbone != STAND_IN:
+    if images and plan.backbone != STAND_IN:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
 
     def drawn(first: int, number: int) -> tuple[Scene, ...]:
@@ -196,34 +196,34 @@ def rooms_of(plan: Plan, cache: Path | None, *, photos: bool, device: str = "cpu
             scene(
                 plan.seed * _ROOMS_APART + first + index,
                 views=plan.views,
-                size=plan.photo_size,
+                size=plan.image_size,
                 points=plan.points,
-                backbone=STAND_IN if photos and backbone is None else backbone,
+                backbone=STAND_IN if images and backbone is None else backbone,
                 cache=cache,
             )
             for index in range(number)
         )
 
-    _logger.info("%d + %d rooms%s", plan.rooms, plan.test_rooms, f", {plan.backbone}" if photos else "")
+    _logger.info("%d + %d rooms%s", plan.rooms, plan.test_rooms, f", {plan.backbone}" if images else "")
     return Rooms(drawn(0, plan.rooms), drawn(_HELD_OUT, plan.test_rooms), backbone)
 
 
-def _scans_of(plan: Plan, photos: bool, device: str) -> Rooms:
+def _scans_of(plan: Plan, images: bool, device: str) -> Rooms:
     """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
     tree = Path(plan.data)
     names = scene_names(tree)
     check_names(plan.held_out, names)
     ids = {int(name.partition("=")[0]): place for place, name in enumerate(plan.classes) if "=" in name}
-    store = FeatureStore.open(plan.features) if photos and plan.features else None
+    store = FeatureStore.open(plan.features) if images and plan.features else None
     backbone = None
-    if photos and store is None:
+    if images and store is None:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
     clouds = Path(plan.clouds) if plan.clouds else None
 
     def read(name: str) -> Scene:
-        frames = read_frames(photos_folder(tree) / name, plan.frames or None, depth_scale=plan.depth_scale or None)
+        frames = read_frames(images_folder(tree) / name, plan.frames or None, depth_scale=plan.depth_scale or None)
         one = scan(name, frames, plan.labels, ids, clouds, plan.points, plan.seed)
-        if not photos:
+        if not images:
             return one
         maps = store_maps(store, frames.names, frames.cameras)[0] if store else frame_maps(backbone, frames)[0]  # type: ignore[arg-type]
         return replace(one, maps=maps.half().cpu())

@@ -75,7 +75,7 @@ def test_a_right_scene_passes_and_its_numbers_are_true(
         assert (block["enters"], block["leaves"], block["bad"]) == (up + skip, leaves, 0)
         assert (block["hit_rate"], block["absent"]) == ((1.0, 0.0) if skip else (None, None))
     assert set(frame["bad"]) == {"maps", "lifted", "pyramid", "blocks", "output", "fused"}
-    assert {"photo", "lift", "pyramid", "network", "fusion", "all"} == set(frame["seconds"])
+    assert {"image", "lift", "pyramid", "network", "fusion", "all"} == set(frame["seconds"])
 
 
 def test_neighbours_alone_leave_voxels_without_features(
@@ -272,8 +272,8 @@ def test_features_may_come_from_a_store(
 ) -> None:
     folder = tmp_path / "2D" / "scene" / "color"
     folder.mkdir(parents=True)
-    for view, photo in enumerate(room.photos):
-        Image.fromarray(photo.permute(1, 2, 0).numpy()).save(folder / f"{view}.png")
+    for view, image in enumerate(room.images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{view}.png")
     store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(48, 64), fit="stretch")
     store.extract(tmp_path / "2D")
     named = replace(room, names=("scene/color/0", "scene/color/1", "scene/color/2"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from examples.pointcloud.frame_tree import MV_EVERY, SV_EVERY, Frame, frames_of, photos_folder, read_scenes
+from examples.pointcloud.frame_tree import MV_EVERY, SV_EVERY, Frame, frames_of, images_folder, read_scenes
 from tests.unit.pointcloud.frame_samples import write_frames
 
 from dinoneck import ConfigError, DataError
@@ -38,8 +38,8 @@ def test_every_takes_numbers_that_it_divides_not_places(tree: Path) -> None:
     assert len(frames_of(tree)) == sum(len(list(scene)) for scene in SCENES.values())
 
 
-def test_root_may_be_the_folder_of_photos_itself(tree: Path) -> None:
-    assert photos_folder(tree) == photos_folder(tree / "2D") == tree / "2D"
+def test_root_may_be_the_folder_of_images_itself(tree: Path) -> None:
+    assert images_folder(tree) == images_folder(tree / "2D") == tree / "2D"
     assert frames_of(tree) == frames_of(tree / "2D")
     first = frames_of(tree)[0]
     assert first.id == "scene0000_01/color/0"
@@ -75,7 +75,7 @@ def test_one_number_twice_is_refused(tmp_path: Path) -> None:
         frames_of(tmp_path)
 
 
-def test_what_is_no_photo_is_passed_over_and_photos_of_other_names_are_not(tmp_path: Path) -> None:
+def test_what_is_no_image_is_passed_over_and_images_of_other_names_are_not(tmp_path: Path) -> None:
     for name in ("2D/s/color/0.JPG", "2D/s/color/.1.jpg", "2D/s/color/notes.txt", "2D/.cache/x", "2D/readme.txt"):
         touch(tmp_path / name)
     assert numbers(frames_of(tmp_path)) == [("s", 0)]
@@ -93,7 +93,7 @@ def test_trees_without_frames(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no folder 'color'"):
         frames_of(tmp_path)
     (tmp_path / "2D/s/color").mkdir()
-    with pytest.raises(DataError, match="holds no photos"):
+    with pytest.raises(DataError, match="holds no images"):
         frames_of(tmp_path)
     touch(tmp_path / "2D/s/color/30.jpg")
     with pytest.raises(DataError, match=r"no frame in .* has a number that 200 divides; it has 1: 30"):

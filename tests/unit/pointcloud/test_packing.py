@@ -98,7 +98,7 @@ def test_sv_entries_name_the_file_of_their_frame(data: Path, protocol: int, caps
     assert torch.load(data / "clip_feat/scene0000_00/color/200.pt", weights_only=True).shape == (64, 3, 4)
 
 
-def test_mv_entries_name_files_in_the_order_of_their_photos(data: Path) -> None:
+def test_mv_entries_name_files_in_the_order_of_their_images(data: Path) -> None:
     own = [mv_entry("scene0000_00", [400, 0, 80]), mv_entry("scene0001_01", [40])]
     found = packed(data, "mv", {"metainfo": META, "data_list": own}, "mv")
     assert [entry["clip_feat_paths"] for entry in found["data_list"]] == [
@@ -182,17 +182,17 @@ MV = mv_entry("s", [0, 40])
         ("mv", sv_entry("s", 0), r"It has 'img_path': is --kind sv meant\?"),
         ("mv", {**MV, "img_paths": []}, r"entry 1 names no frame: 'img_paths' is \[\]"),
         ("sv", 7, "entry 1 is int; expected a dict"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/first.jpg"}, r"photo '2D/s/color/first.jpg'; expected"),
+        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/first.jpg"}, r"image '2D/s/color/first.jpg'; expected"),
         ("sv", {**sv_entry("s", 0), "img_path": "2D/s/depth/0.png"}, "expected .../<scene>/color/<number>.jpg"),
         ("sv", {**sv_entry("s", 0), "img_path": "../color/0.png"}, "expected .../<scene>/color"),
         ("sv", {**sv_entry("s", 0), "img_path": ["2D/s/color/0.png"]}, "expected .../<scene>/color"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/40.png"}, r"photo of s/color/40 with the points of s_0"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/t/color/0.png"}, r"photo of t/color/0 with the points of s_0"),
+        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/40.png"}, r"image of s/color/40 with the points of s_0"),
+        ("sv", {**sv_entry("s", 0), "img_path": "2D/t/color/0.png"}, r"image of t/color/0 with the points of s_0"),
         ("sv", {**sv_entry("s", 0), "clip_feat_path": "x"}, r"names features already \(clip_feat_path\)"),
-        ("mv", {**MV, "pts_paths": MV["pts_paths"][::-1]}, "photo of s/color/0 with the points of points/s/40"),
-        ("mv", {**MV, "pts_paths": MV["pts_paths"][:1]}, "has 2 photos and 1 point files"),
+        ("mv", {**MV, "pts_paths": MV["pts_paths"][::-1]}, "image of s/color/0 with the points of points/s/40"),
+        ("mv", {**MV, "pts_paths": MV["pts_paths"][:1]}, "has 2 images and 1 point files"),
         ("mv", {**MV, "pts_paths": [3, 4]}, "names the points"),
-        ("mv", {**MV, "poses": MV["poses"][:1]}, "has 2 photos and poses that are not as many"),
+        ("mv", {**MV, "poses": MV["poses"][:1]}, "has 2 images and poses that are not as many"),
     ],
 )
 def test_entries_that_do_not_name_their_frames(tmp_path: Path, kind: str, entry: Any, told: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from examples.pointcloud import extraction, layout
-from examples.pointcloud.extraction import common_size, photo_size
+from examples.pointcloud.extraction import common_size, image_size
 from examples.pointcloud.frame_tree import frames_of
 from examples.pointcloud.store_cameras import store_cameras
 from PIL import Image
@@ -39,15 +39,15 @@ def cameras(size: tuple[int, int]) -> Cameras:
 
 
 @pytest.mark.parametrize(
-    ("photo", "patch", "size"),
+    ("image", "patch", "size"),
     [((480, 640), 16, (480, 640)), ((480, 640), 14, (504, 672)), ((640, 480), 14, (672, 504)),
      ((48, 64), (16, 8), (48, 64)), ((512, 512), 16, (512, 512))],
 )  # fmt: skip
 def test_auto_keeps_the_aspect_exactly(
-    tmp_path: Path, photo: tuple[int, int], patch: int | tuple[int, int], size: tuple[int, int]
+    tmp_path: Path, image: tuple[int, int], patch: int | tuple[int, int], size: tuple[int, int]
 ) -> None:
-    assert common_size(frames_of(write_frames(tmp_path, {"s": [0]}, photo)), patch) == size
-    assert photo[0] * size[1] == photo[1] * size[0]
+    assert common_size(frames_of(write_frames(tmp_path, {"s": [0]}, image)), patch) == size
+    assert image[0] * size[1] == image[1] * size[0]
 
 
 def test_where_no_size_keeps_the_aspect_a_near_one_is_named(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_frames_keep_their_numbers_and_the_tokens_are_the_backbones(store: Featu
     assert store.ids == IDS
     assert store.dtype == "fp16"
     backbone = load_backbone("dinoneck_tiny")
-    photo = tree / "2D/s0/color/1000.png"
+    image = tree / "2D/s0/color/1000.png"
     with torch.no_grad():
-        expected = backbone(backbone.preprocess(photo)).maps()[0]
+        expected = backbone(backbone.preprocess(image)).maps()[0]
     assert backbone.layers == (backbone.depth - 1,)
     assert backbone.record()["norm"] is True
     torch.testing.assert_close(store["s0/color/1000"].maps()[0], expected, atol=4e-3, rtol=1e-3)
@@ -134,23 +134,23 @@ def test_scenes_of_another_aspect_are_refused(tmp_path: Path) -> None:
     assert common_size(frames, 16, (64, 64), stretch=True) == (64, 64)
 
 
-def test_a_turned_photo_has_the_size_it_is_decoded_to(tmp_path: Path) -> None:
+def test_a_turned_image_has_the_size_it_is_decoded_to(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (64, 48)).save(tmp_path / "x.jpg", exif=exif)
-    assert photo_size(tmp_path / "x.jpg") == (64, 48)
-    (tmp_path / "y.jpg").write_text("no photo")
+    assert image_size(tmp_path / "x.jpg") == (64, 48)
+    (tmp_path / "y.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"y.jpg"):
-        photo_size(tmp_path / "y.jpg")
+        image_size(tmp_path / "y.jpg")
 
 
 @pytest.mark.parametrize("fit", ["stretch", "keep", "crop", "pad"])
 def test_cameras_of_a_store_point_where_its_images_show_it(tmp_path: Path, fit: str) -> None:
-    """A ramp image tells, pixel by pixel, which ray of the photo a pixel of the ViT's input shows."""
-    size, photo = (48, 64), (60, 90)
+    """A ramp image tells, pixel by pixel, which ray of the image a pixel of the ViT's input shows."""
+    size, image = (48, 64), (60, 90)
     backbone = load_backbone("dinoneck_tiny")
     store = FeatureStore.create(tmp_path / fit, backbone=backbone, image_size=size, fit=fit, policy="pad")  # type: ignore[arg-type]
-    given = cameras(photo)
+    given = cameras(image)
     if fit == "keep":
         with pytest.raises(DataError, match="brought images of 43x64 to the patch by 'pad'"):
             store_cameras(store, given)
@@ -161,8 +161,8 @@ def test_cameras_of_a_store_point_where_its_images_show_it(tmp_path: Path, fit: 
     ramp = torch.stack([u / 100, v / 100, torch.zeros_like(u)])
     shown = store.preprocess.changed(interpolation="bilinear").picture(ramp)[:2] * 100
     points = torch.tensor([[0.1, 0.05, 2.0], [-0.3, 0.2, 2.0], [0.2, -0.25, 3.0]])
-    uv_photo, uv_seen = given.project(points)[0][0], seen.project(points)[0][0]
-    for at, wanted in zip(uv_seen, uv_photo, strict=True):
+    uv_image, uv_seen = given.project(points)[0][0], seen.project(points)[0][0]
+    for at, wanted in zip(uv_seen, uv_image, strict=True):
         x, y = at.tolist()
         left, top = int(x), int(y)
         window = shown[:, top : top + 2, left : left + 2]
@@ -175,7 +175,7 @@ def test_cameras_of_a_tree_of_tensors_are_known_by_the_aspect_alone(store: Featu
     layout.write_tree(store, tmp_path / "clip_feat")
     back = layout.read_tree(tmp_path / "clip_feat", tmp_path / "back", 16)
     assert store_cameras(back, cameras((96, 128))).size == (48, 64)
-    with pytest.raises(DataError, match="does not say how its photos were prepared"):
+    with pytest.raises(DataError, match="does not say how its images were prepared"):
         store_cameras(back, cameras((96, 96)))
 
 

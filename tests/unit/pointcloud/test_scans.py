@@ -59,7 +59,7 @@ def write_scene(tree: Path, name: str, frames: Frames) -> None:
     for part in ("color", "depth", "pose"):
         (scene / part).mkdir(parents=True)
     for view in range(len(frames)):
-        Image.fromarray(frames.photos[view].permute(1, 2, 0).numpy()).save(scene / "color" / f"{view}.png")
+        Image.fromarray(frames.images[view].permute(1, 2, 0).numpy()).save(scene / "color" / f"{view}.png")
         units = (frames.depth[view] * 1000).round().numpy().astype(np.uint16)
         Image.fromarray(units).save(scene / "depth" / f"{view}.png")
         np.savetxt(scene / "pose" / f"{view}.txt", frames.cameras.cam_to_world[view])

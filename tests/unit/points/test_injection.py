@@ -225,7 +225,7 @@ def test_removed_hooks_leave_nothing() -> None:
     assert not any(module._forward_pre_hooks for module in plain.modules())
 
 
-def test_without_photos_it_is_the_3d_network() -> None:
+def test_without_images_it_is_the_3d_network() -> None:
     plain, x, injection = PlainUNet(), cloud(), injection_of()
     before = plain(x)
     injection.attach(plain, NAMES)
