@@ -158,10 +158,6 @@ def _stamped(path: Path, columns: int) -> dict[float, list[str]]:
     return {_float(words[0], path): words[1:] for words in lines}
 
 
-def _nearest(times: Iterable[float], time: float) -> float:
-    return min(times, key=lambda other: abs(other - time))
-
-
 def _float(word: str, where: Any) -> float:
     try:
         return float(word)

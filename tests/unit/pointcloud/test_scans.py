@@ -101,8 +101,8 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"ply\nformat binary_big_endian 1.0\nelement vertex 1\nend_header\n", "little-endian"),
-        (b"solid", "expected a little-endian or ascii"),
+        (b"ply\nformat binary_big_endian 1.0\nelement vertex 1\n", "expected a .ply whose first"),
+        (b"solid", "expected a .ply whose first"),
         (
             b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nend_header\n1\n",
             "2 points and holds 1",
