@@ -149,8 +149,8 @@ def _check_instances(instances: Tensor, labels: Tensor, path: Path) -> None:
     if mixed.any():
         number = int(ids[mixed][0])
         raise DataError(
-            f"{path}: instance {number} has points of {int((votes[mixed][0] > 0).sum())} classes; an object has one. If "
-            f"{number} marks points without an object, write -1 there"
+            f"{path}: instance {number} has points of {int((votes[mixed][0] > 0).sum())} classes; an object has one. "
+            f"If {number} marks points without an object, write -1 there"
         )
 
 
