@@ -149,7 +149,7 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return [runs[row][at]["miou"] for runs in seeds.values()]
 
     def ious(row: str, name: str) -> list[float]:
-        return [runs[row]["test"]["iou"][name] or 0.0 for runs in seeds.values()]
+        return [iou for runs in seeds.values() if (iou := runs[row]["test"]["iou"][name]) is not None]
 
     has_masks = all(runs[row]["test"].get("map") is not None for runs in seeds.values() for row in runs)
     rows = {
@@ -207,7 +207,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     source = f"{plan['backbone']} ({'seeded random' if random else 'published'} weights)"
     if plan.get("features"):
         source = f"features of the store {Path(plan['features']).name}"
-    shown = FLAT if not plan.get("data") else [name.partition("=")[2] or name for name in plan["classes"]]
+    shown = (
+        FLAT
+        if not plan.get("data")
+        else list(dict.fromkeys(name.partition("=")[2] or name for name in plan["classes"]))
+    )
     lines = [
         f"{rooms}, voxels of {100 * plan['voxel']:.0f} cm, network "
         f"{plan['network']}, {source}, "
@@ -237,7 +241,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
-    others = [row["iou"][one]["mean"] for one in row["iou"] if one not in shown]
+    others = [one["mean"] for name, one in row["iou"].items() if name not in shown and one["each"]]
     flat = " | ".join(_plus_minus(row["iou"][one]) for one in shown)
     precision = _plus_minus(row["map"]) if "map" in row else "–"
     rest = f"{statistics.fmean(others):.3f}" if others else "–"
@@ -261,10 +265,14 @@ def _stats(told: Mapping[str, Any]) -> str:
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": statistics.fmean(values), "deviation": statistics.stdev(values), "each": list(values)}
+    """Mean and deviation over seeds; None for a class that no seed's held-out rooms have, or one seed's alone."""
+    mean = statistics.fmean(values) if values else None
+    return {"mean": mean, "deviation": statistics.stdev(values) if len(values) > 1 else None, "each": list(values)}
 
 
 def _plus_minus(found: Mapping[str, Any]) -> str:
+    if found["deviation"] is None:
+        return "–" if found["mean"] is None else f"{found['mean']:.3f}"
     return f"{found['mean']:.3f} ± {found['deviation']:.3f}"
 
 

@@ -107,7 +107,10 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
     missing = [name for name in names if name not in store]
     if missing:
         known = f"; it has {store.ids[0]!r} and {len(store) - 1} more" if len(store) else ", which is empty"
-        raise DataError(f"{len(missing)} of {len(names)} frames are not in {store}: {missing[0]!r}{known}")
+        raise DataError(
+            f"{len(missing)} of {len(names)} frames are not in {store}: {missing[0]!r}{known}. --every chooses frames "
+            "as it does for extract"
+        )
     tokens = store.batch(names, patterns=0).last
     whole, seen = cameras.resize(tokens.image_size), store_cameras(store, cameras)
     if seen.size != whole.size or not torch.allclose(seen.K, whole.K):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def of_folders(root: Path, every: int) -> Iterator[Entry]:
     """Yield the frames of ScanNet's ``color/<n>.jpg``, ``depth/<n>.png``, ``pose/<n>.txt``, by number."""
     for path in _numbered((root / "color").iterdir(), "", every):
         pose = matrix(root / "pose" / f"{path.stem}.txt", ((4, 4),))
-        name = f"{root.resolve().name}/color/{path.stem}"
+        name = f"{_name(root)}/color/{path.stem}"
         yield Entry(name, path, root / "depth" / f"{path.stem}.png", pose)
 
 
@@ -87,7 +88,7 @@ def of_seven_scenes(root: Path, every: int) -> Iterator[Entry]:
     for path in _numbered(root.glob("frame-*.color.*"), "frame-", every):
         stem = path.name.partition(".")[0]
         pose = matrix(root / f"{stem}.pose.txt", ((4, 4),))
-        yield Entry(f"{root.resolve().name}/{stem}", path, root / f"{stem}.depth.png", pose)
+        yield Entry(f"{_name(root)}/{stem}", path, root / f"{stem}.depth.png", pose)
 
 
 def of_tum(root: Path, every: int) -> Iterator[Entry]:
@@ -103,7 +104,7 @@ def of_tum(root: Path, every: int) -> Iterator[Entry]:
             where = f"{root / 'groundtruth.txt'}, {at}"
             numbers = torch.tensor([_float(word, where) for word in poses[at]], dtype=torch.float64)
             pose = rigid(numbers[:3], numbers[3:], where)
-        yield Entry(f"{root.resolve().name}/{Path(name).with_suffix('')}", root / name, root / depths[depth][0], pose)
+        yield Entry(f"{_name(root)}/{Path(name).with_suffix('')}", root / name, root / depths[depth][0], pose)
 
 
 def intrinsics_of(root: Path) -> Tensor:
@@ -119,6 +120,11 @@ def intrinsics_of(root: Path) -> Tensor:
         f"{root} has none of {', '.join(INTRINSICS)}, the intrinsics of the images: 3 rows of 3 numbers. 7-Scenes and "
         "TUM come without such a file; write the numbers of their pages there"
     )
+
+
+def _name(root: Path) -> str:
+    """Return a scene's name: that of a link, not of the folder behind it, as a store's ids have it."""
+    return Path(os.path.normpath(root.absolute())).name
 
 
 def _numbered(paths: Iterable[Path], prefix: str, every: int) -> list[Path]:

@@ -125,7 +125,7 @@ def scene(
         return Scene(made.points, made.normals, made.colours, made.labels)
     frames = made.frames
     # maps cover the whole images, whatever size the ViT saw them in: links need no resize
-    maps = label_maps(made, seed) if isinstance(backbone, str) else _maps(backbone, frames, cache)
+    maps = label_maps(made, seed) if isinstance(backbone, str) else cached_maps(backbone, frames, cache)
     links = PointProjector()(made.points, frames.cameras, frames.depth)
     return Scene(made.points, made.normals, made.colours, made.labels, maps, links)
 
@@ -213,8 +213,8 @@ def _drawn(generator: torch.Generator) -> tuple[Tensor, float, Tensor]:
     return turn, 0.9 + 0.2 * float(numbers[0]), numbers[1:]
 
 
-def _maps(backbone: Backbone, frames: Frames, cache: Path | None) -> Tensor:
-    """Maps in half precision; the cache's key is the backbone and the images themselves."""
+def cached_maps(backbone: Backbone, frames: Frames, cache: Path | None) -> Tensor:
+    """Return maps in half precision; the cache's key is the backbone and the images themselves."""
     if cache is None:
         return frame_maps(backbone, frames)[0].half().cpu()
     key = hashlib.sha256(repr(sorted(backbone.record().items())).encode())

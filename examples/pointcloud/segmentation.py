@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "small": {"planes": (16, 32, 48, 64, 64, 48, 32, 32), "layers": (1,) * 8, "init_dim": 16},
 }
 _SHOWN = 4
+_CLASSES = "classes"  # key of a file's metadata
 
 
 class Segmenter(nn.Module):
@@ -141,16 +144,16 @@ def build(
     return Segmenter(unet, classes, fusion, injection)
 
 
-def save_weights(model: Segmenter, path: Path) -> None:
-    """Write all weights to a ``.safetensors`` file, whole or not at all."""
+def save_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> None:
+    """Write all weights, and the classes' names, to a ``.safetensors`` file, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.weights().items()}
-    write_whole(path, safetensors.torch.save(state))
+    write_whole(path, safetensors.torch.save(state, {_CLASSES: json.dumps(list(classes))}))
 
 
-def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
+def load_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> tuple[str, ...]:
     """Start from a file: all it holds must fit, and it must hold all but whole new parts.
 
-    The classifier is new where the file's is of another number of classes.
+    The classifier is new where the file's is of another number of classes, or names others than ``classes``.
 
     Returns:
         Names of the parts that keep their fresh weights; the others are the file's.
@@ -161,7 +164,10 @@ def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
     """
     given, own = read_state(path), model.weights()
     head = given.get("classifier.weight")
-    if head is not None and len(head) != len(own["classifier.weight"]):  # of other classes
+    with safetensors.safe_open(path, "pt") as file:
+        names = json.loads((file.metadata() or {}).get(_CLASSES, "[]"))
+    others = bool(names and classes) and names != list(classes)
+    if head is not None and (others or len(head) != len(own["classifier.weight"])):
         given = {key: value for key, value in given.items() if not key.startswith("classifier.")}
     absent = tuple(part for part in NEW if part in model.parts() and not any(k.startswith(f"{part}.") for k in given))
     strange = given.keys() - own.keys()

@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     plan = plan_of(options)
     if (options.out / RESULT).exists():
         raise ConfigError(f"{options.out} holds a run, which others may have been started from; take another --out")
+    check_paths(options.out, options.load_from)
     rooms = rooms_of(plan, options.cache, images=plan.variant != "3d", device=options.device)
     result = train(plan, rooms, options.out, options.load_from, options.device)
     print(f"mIoU {result['test']['miou']:.3f} on {len(rooms.test)} held-out scenes; {options.out / RESULT}")
@@ -78,15 +79,16 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     torch.manual_seed(plan.seed)
     model, voxels = model_of(plan, rooms)
     rooms = misled(rooms) if plan.wrong_images else rooms
-    fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from)
+    fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from, plan.names)
     if plan.new_only and (not fresh or load_from is None):
         raise ConfigError("--new-only trains what --load-from does not hold; give such a file and another --variant")
     model.to(device)
+    _log_absent(rooms, plan.names)
     untrained = measure(model, voxels, rooms.test, plan.names)
     losses = learn(model, voxels, rooms.train, plan, fresh)
     found = measure(model, voxels, rooms.test, plan.names)
     out.mkdir(parents=True, exist_ok=True)
-    save_weights(model, out / WEIGHTS)
+    save_weights(model, out / WEIGHTS, plan.names)
     _save_heads(model, plan, rooms, out)
     result = {
         "plan": plan.to_json(),
@@ -149,8 +151,9 @@ def learn(
 def measure(
     model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], names: Sequence[str] = CLASSES
 ) -> dict[str, Any]:
-    """Return IoU per class and their mean over all labelled points, and what fusion and injection did.
+    """Return IoU per class over all labelled points, and what fusion and injection did.
 
+    Classes of no labelled point have no IoU, whether they are predicted or not: all variants average the same ones.
     With instance masks also ``ap``: each mask gets its mean scores, and they rank the masks of a class.
     """
     model.eval()
@@ -166,10 +169,10 @@ def measure(
         if one.instances is not None:
             masks.append(_mask_scores(scores.softmax(1).cpu(), one.labels, one.instances))
     each = iou(confusion)
-    known = each.isfinite()
+    known = confusion.sum(1) > 0
     result = {
         "miou": float(each[known].mean()),
-        "iou": {name: float(value) if value.isfinite() else None for name, value in zip(names, each, strict=True)},
+        "iou": {name: float(each[place]) if known[place] else None for place, name in enumerate(names)},
         **_mean(stats),
     }
     if masks:
@@ -212,6 +215,26 @@ def iou(confusion: Tensor) -> Tensor:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_paths(out: Path, load_from: Path | None) -> None:
+    """Refuse, before hours of work, a file in the place of the folder, or weights that are not there.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out is {out}, which is a file; expected a folder")
+    if load_from is not None and not load_from.is_file():
+        raise ConfigError(f"--load-from is {load_from}; there is no such file")
+
+
+def _log_absent(rooms: Rooms, names: Sequence[str]) -> None:
+    """Log classes that are in one of the two sets only: they cannot be learned, or are not measured."""
+    there = [{int(label) for one in scenes for label in one.labels.unique()} for scenes in (rooms.train, rooms.test)]
+    for has, lacks, what in ((1, 0, "learn from: IoU will be 0"), (0, 1, "test on: IoU is not measured")):
+        if absent := [names[label] for label in sorted(there[has] - there[lacks] - {IGNORED})]:
+            _logger.warning("%s: no labelled point to %s", ", ".join(absent), what)
 
 
 def _save_heads(model: Segmenter, plan: Plan, rooms: Rooms, out: Path) -> None:

@@ -16,16 +16,18 @@ from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
 from examples import kinds
-from examples.pointcloud.features import device_of, frame_maps, store_maps
+from examples.pointcloud.features import device_of, store_maps
 from examples.pointcloud.frame_tree import images_folder
 from examples.pointcloud.frames import read_frames
-from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
+from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, cached_maps, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.scans import GEOMETRY, SURFACES, check_names, scan, scene_names
 from examples.pointcloud.segmentation import NETWORKS, Segmenter, Variant, build
 
 _ROOMS_APART = 1000  # room seeds of two runs
 _HELD_OUT = 500
+_OF_FILES = ("classes", "clouds")
+_OF_SCANS = ("labels", "held_out", "features", "frames", "every", "depth_scale", *_OF_FILES)
 _logger = logging.getLogger("examples.pointcloud")
 
 
@@ -60,6 +62,7 @@ class Plan:
         clouds: folder of the scans' clouds; empty = the label files' points.
         features: feature store of the scans' images; empty = the backbone runs.
         frames: of a scan at most; 0 = all.
+        every: frames of a scan whose number it divides.
         depth_scale: units of depth files per metre; 0 = as their layout has them.
         new_only: train the layers that are new and leave the loaded ones as they are.
     """
@@ -89,13 +92,20 @@ class Plan:
     clouds: str = ""
     features: str = ""
     frames: int = 0
+    every: int = 1
     depth_scale: float = 0.0
     new_only: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the classes."""
-        return tuple(name.partition("=")[2] or name for name in self.classes)
+        return tuple(dict.fromkeys(name.partition("=")[2] or name for name in self.classes))
+
+    @property
+    def ids(self) -> dict[int, int]:
+        """Label in the files of scans -> class; several labels may have one name."""
+        pairs = [name.split("=", 1) for name in self.classes if "=" in name]
+        return {int(label): self.names.index(name) for label, name in pairs}
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -142,6 +152,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     scans.add_argument("--clouds", default="", metavar="FOLDER", help="<scene>.ply with colours or normals")
     scans.add_argument("--features", default="", metavar="STORE", help="maps of the images, as extract writes them")
     scans.add_argument("--frames", type=kinds.whole, default=0, metavar="N", help="of a scene at most; 0: all")
+    scans.add_argument("--every", type=kinds.count, default=1, metavar="K", help="frames whose number K divides")
     scans.add_argument(
         "--depth-scale", type=kinds.positive, default=0.0, metavar="N", help="units per metre; 0: as the layout has it"
     )
@@ -163,8 +174,13 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
-    """Return the plan of parsed options, with changes."""
+    """Return the plan of parsed options, with changes.
+
+    Raises:
+        ConfigError: for an option that has no effect with the others, or classes that contradict each other.
+    """
     device_of(options.device)
+    _check_used(options)
     given: dict[str, Any] = {**vars(options), **changes}
     if not options.data:
         given["classes"] = CLASSES
@@ -172,8 +188,30 @@ def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
         given["classes"] = SURFACES
     elif not options.classes:
         raise ConfigError("--labels needs --classes: labels of the files and their names, such as 1=wall 2=floor")
+    elif len({name.partition("=")[0] for name in options.classes}) < len(options.classes):
+        raise ConfigError(f"--classes gives a label twice: {' '.join(options.classes)}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return Plan(**{field.name: given[field.name] for field in fields(Plan)})
+
+
+def _check_used(options: argparse.Namespace) -> None:
+    """Refuse options of rooms with ``--data``, those of scans without, and those of label files without such files.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    parser = argparse.ArgumentParser()
+    add_plan(parser)
+    defaults = parser.parse_args([])
+    unused: tuple[str, ...] = ("rooms", "test_rooms", "views", "image_size") if options.data else _OF_SCANS
+    unused += _OF_FILES if options.labels == GEOMETRY else ()
+    unused += ("backbone", "random_backbone", "cache") if options.features else ()
+    if wrong := [name for name in unused if getattr(options, name) != getattr(defaults, name)]:
+        names = ", ".join("--" + name.replace("_", "-") for name in dict.fromkeys(wrong))
+        raise ConfigError(
+            f"{names}: without effect; --rooms, --test-rooms, --views and --image-size belong to drawn rooms, the "
+            "options of scans to --data, --classes and --clouds to --labels FOLDER; --features brings its own backbone"
+        )
 
 
 def rooms_of(plan: Plan, cache: Path | None, *, images: bool, device: str = "cpu") -> Rooms:
@@ -186,7 +224,7 @@ def rooms_of(plan: Plan, cache: Path | None, *, images: bool, device: str = "cpu
         device: of the backbone.
     """
     if plan.data:
-        return _scans_of(plan, images, device)
+        return _scans_of(plan, cache, images, device)
     backbone = None
     if images and plan.backbone != STAND_IN:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
@@ -208,12 +246,11 @@ def rooms_of(plan: Plan, cache: Path | None, *, images: bool, device: str = "cpu
     return Rooms(drawn(0, plan.rooms), drawn(_HELD_OUT, plan.test_rooms), backbone)
 
 
-def _scans_of(plan: Plan, images: bool, device: str) -> Rooms:
+def _scans_of(plan: Plan, cache: Path | None, images: bool, device: str) -> Rooms:
     """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
     tree = Path(plan.data)
     names = scene_names(tree)
     check_names(plan.held_out, names)
-    ids = {int(name.partition("=")[0]): place for place, name in enumerate(plan.classes) if "=" in name}
     store = FeatureStore.open(plan.features) if images and plan.features else None
     backbone = None
     if images and store is None:
@@ -221,12 +258,11 @@ def _scans_of(plan: Plan, images: bool, device: str) -> Rooms:
     clouds = Path(plan.clouds) if plan.clouds else None
 
     def read(name: str) -> Scene:
-        frames = read_frames(images_folder(tree) / name, plan.frames or None, depth_scale=plan.depth_scale or None)
-        one = scan(name, frames, plan.labels, ids, clouds, plan.points, plan.seed)
-        if not images:
-            return one
-        maps = store_maps(store, frames.names, frames.cameras)[0] if store else frame_maps(backbone, frames)[0]  # type: ignore[arg-type]
-        return replace(one, maps=maps.half().cpu())
+        frames = read_frames(images_folder(tree) / name, plan.frames or None, plan.every, plan.depth_scale or None)
+        one = scan(name, frames, plan.labels, plan.ids, clouds, plan.points, plan.seed)
+        if store is not None:
+            return replace(one, maps=store_maps(store, frames.names, frames.cameras)[0].half())
+        return one if backbone is None else replace(one, maps=cached_maps(backbone, frames, cache))
 
     scenes = {name: read(name) for name in tqdm(names, "scenes", disable=None)}
     learned = tuple(scenes[name] for name in names if name not in plan.held_out)
@@ -234,15 +270,15 @@ def _scans_of(plan: Plan, images: bool, device: str) -> Rooms:
 
 
 def misled(rooms: Rooms) -> Rooms:
-    """Give every room the maps of the next one, read at its own points' pixels."""
+    """Give every room the maps of the next one, read at its own points' pixels; a single one those of the other set."""
 
-    def moved(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
-        others = (*scenes[1:], scenes[0])
+    def moved(scenes: tuple[Scene, ...], rest: tuple[Scene, ...]) -> tuple[Scene, ...]:
+        others = (*scenes[1:], scenes[0] if len(scenes) > 1 else rest[0])
         return tuple(
             replace(one, maps=_as_many(other.maps, one.maps)) for one, other in zip(scenes, others, strict=True)
         )
 
-    return replace(rooms, train=moved(rooms.train), test=moved(rooms.test))
+    return replace(rooms, train=moved(rooms.train, rooms.test), test=moved(rooms.test, rooms.train))
 
 
 def _as_many(maps: Tensor | None, wanted: Tensor | None) -> Tensor | None:
@@ -259,7 +295,7 @@ def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
         plan.variant,
         network=plan.network,
         in_channels=plain.channels,
-        classes=len(plan.classes),
+        classes=len(plan.names),
         c_dino=rooms.channels,
         engine=plan.engine,
         target=plan.target,
