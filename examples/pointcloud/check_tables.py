@@ -46,7 +46,7 @@ def print_frame(report: FrameReport, voxel: float, device: torch.device) -> None
 
 
 def print_summary(reports: Sequence[FrameReport], verdicts: Mapping[str, CameraCheck], problems: Sequence[str]) -> None:
-    """Print what all frames say together."""
+    """Print the numbers of all frames together."""
     full = [report for report in reports if report.points]
     print(f"\n{len(reports)} frames, {len(reports) - len(full)} without depth")
     if full:

@@ -32,9 +32,9 @@ BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "colours": ({"point_colours": True}, {}),
 }
 TITLES = {
-    "geometry": "The points tell positions and normals",
+    "geometry": "The points hold positions and normals",
     "stand-in": "The same, and a stand-in for a trained backbone: features that name what an image shows, in noise",
-    "colours": "The points tell positions, normals and colours",
+    "colours": "The points hold positions, normals and colours",
 }
 ROWS: dict[str, dict[str, Any]] = {
     "3D only": {"variant": "3d"},
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=kinds.whole, nargs="+", default=[0, 1, 2], metavar="N")
     parser.add_argument(
-        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and images tell"
+        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and images show"
     )
     parser.add_argument("--load-from", type=Path, metavar="FILE", help="weights that the 3D network starts from")
     parser.add_argument("--pretrain-steps", type=kinds.count, default=240, metavar="N", help="of the 3D network alone")
@@ -169,20 +169,20 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "injection_at_step_0_is_3d_only": same,
         "injection": {
             stride: {
-                key: statistics.fmean(one[stride][key] for one in _told(seeds, "inject", "injection"))
+                key: statistics.fmean(one[stride][key] for one in _parts(seeds, "inject", "injection"))
                 for key in INJECTED
             }
-            for stride in _told(seeds, "inject", "injection")[0]
+            for stride in _parts(seeds, "inject", "injection")[0]
         },
         "fusion_2d_ratio": {
-            row: _spread([one["fusion_2d_ratio"] for one in _told(seeds, row, "fusion")])
+            row: _spread([one["fusion_2d_ratio"] for one in _parts(seeds, row, "fusion")])
             for row, changes in ROWS.items()
             if changes["variant"] in ("bifusion", "both")
         },
     }
 
 
-def _told(seeds: Mapping[str, Mapping[str, Any]], row: str, part: str) -> list[dict[str, Any]]:
+def _parts(seeds: Mapping[str, Mapping[str, Any]], row: str, part: str) -> list[dict[str, Any]]:
     return [runs[row]["test"][part] for runs in seeds.values()]
 
 
@@ -220,21 +220,21 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
     ]
     for block, found in results["blocks"].items():
-        told, seeds = found["summary"], found["seeds"]
+        stats, seeds = found["summary"], found["seeds"]
         lines += [
             f"**{TITLES[block]}** ({len(seeds)} seeds, mean ± deviation)",
             "",
             f"| | mIoU | AP | {' | '.join(shown)} | other classes | trainable parameters |",
             f"|---|---|---|{'---|' * len(shown)}---|---|",
-            *(_row(name, row, shown) for name, row in told["rows"].items()),
+            *(_row(name, row, shown) for name, row in stats["rows"].items()),
             "",
             "| mIoU | difference | 95 % interval | exceeds seed noise |",
             "|---|---|---|---|",
-            *(_difference(name, one) for name, one in told["differences"].items()),
+            *(_difference(name, one) for name, one in stats["differences"].items()),
             "",
-            _stats(told),
+            _stats(stats),
             "",
-            f"Before its first step inject is the 3D network: {_yes(told['injection_at_step_0_is_3d_only'])}.",
+            f"Before its first step inject is the 3D network: {_yes(stats['injection_at_step_0_is_3d_only'])}.",
             "",
         ]
     return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
@@ -256,11 +256,11 @@ def _difference(name: str, found: Mapping[str, Any]) -> str:
     return f"| {name} | {found['mean']:+.3f} | {low:+.3f} ... {high:+.3f} | {_yes(found['exceeds_noise'])} |"
 
 
-def _stats(told: Mapping[str, Any]) -> str:
+def _stats(stats: Mapping[str, Any]) -> str:
     hits = ", ".join(
-        f"{stride}: {one['hit_rate']:.2f} ({one['ratio']:.2f})" for stride, one in told["injection"].items()
+        f"{stride}: {one['hit_rate']:.2f} ({one['ratio']:.2f})" for stride, one in stats["injection"].items()
     )
-    gates = ", ".join(f"{row} {_plus_minus(one)}" for row, one in told["fusion_2d_ratio"].items())
+    gates = ", ".join(f"{row} {_plus_minus(one)}" for row, one in stats["fusion_2d_ratio"].items())
     return f"inject, hit rate per stride (norm added / had): {hits}. Mean gate where an image looks: {gates}."
 
 

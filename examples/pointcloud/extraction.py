@@ -1,8 +1,9 @@
 """Verb ``extract``: the frames of a tree through the backbone, once, into a :class:`dinoneck.FeatureStore`.
 
 Per frame the last layer's tokens after the final norm, fp16. Images are resized whole and keep their aspect: 480x640
-stays so at patch 16 and becomes 504x672 at patch 14. :func:`examples.pointcloud.store_cameras.store_cameras` gives
-the cameras of what the ViT saw. A ViT-L/14 has 1024 channels (the design source plans with 768, which is a ViT-B).
+stays so at patch 16 and becomes 504x672 at patch 14. :func:`examples.pointcloud.features.store_maps` gives the maps
+with the cameras at the size of the ViT's input. A ViT-L/14 has 1024 channels (the design source plans with 768, which
+is a ViT-B).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.progress import progress
 from dinoneck.store import Extracted
 from examples import kinds
-from examples.pointcloud.features import device_of, input_size
+from examples.pointcloud.features import device_of, input_size, pixels, same_aspect
 from examples.pointcloud.frame_tree import SV_EVERY, Frame, frames_of, images_folder, read_scenes
-from examples.pointcloud.store_cameras import Size, pixels, same_aspect
 
 HELP = "run a backbone over every k-th frame of a 2D/<scene>/color/<number>.jpg tree, into a feature store"
 
+Size = tuple[int, int]
 _LOOK_S = 2.0  # between two looks at how far the processes are
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
@@ -157,7 +158,7 @@ def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = N
 
 
 def readable(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames whose size is told by their image's header.
+    """Return the frames whose image's header holds a size.
 
     Raises:
         DataError: if there is none.

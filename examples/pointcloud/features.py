@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.data.resizing import fitted_size
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.points import Cameras
 from dinoneck.store import FeatureStore
 from examples.pointcloud.frames import Frames
-from examples.pointcloud.store_cameras import pixels, store_cameras
 
 _LARGER = 1.25  # at most, to keep the sides' ratio exactly
 
@@ -101,7 +101,7 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
         As :func:`frame_maps`, float32 on the CPU.
 
     Raises:
-        DataError: if a frame is not in the store, or the store does not say what its ViT saw.
+        DataError: if a frame is not in the store, or the store does not record what its ViT saw.
         ConfigError: for a store of padded or cropped images: depth shows what whole ones do.
     """
     missing = [name for name in names if name not in store]
@@ -112,11 +112,25 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
             "as it does for extract"
         )
     tokens = store.batch(names, patterns=0).last
-    whole, seen = cameras.resize(tokens.image_size), store_cameras(store, cameras)
-    if seen.size != whole.size or not torch.allclose(seen.K, whole.K):
-        image, size, fit = pixels(cameras.size), pixels(whole.size), store.preprocess.fit
+    prepare, seen = store.preprocess, tokens.image_size
+    if store.backbone_record.get("name") == "unknown":  # a clip_feat tree: the aspect of its grids is all there is
+        whole = same_aspect(seen, cameras.size)
+    else:
+        whole = seen == prepare.size and fitted_size(cameras.size, seen, prepare.fit)[0] == seen
+    if not whole:
         raise ConfigError(
-            f"{store} was extracted with fit={fit!r}: of images of {image} px the ViT saw {size}, a part of "
-            "them; depth would have to be cropped or padded too. Extract whole images, as the verb extract does"
+            f"{store} was extracted with fit={prepare.fit!r}: of images of {pixels(cameras.size)} px the ViT saw "
+            f"{pixels(seen)}, which is not the whole image; depth shows all of it. Extract whole images, as the verb "
+            "extract does"
         )
-    return tokens.maps()[0], whole
+    return tokens.maps()[0], cameras.resize(seen)
+
+
+def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two (height, width) have the same ratio of sides, exactly."""
+    return first[0] * second[1] == first[1] * second[0]
+
+
+def pixels(size: tuple[int, int]) -> str:
+    """Return a size as text, ``480x640``."""
+    return f"{size[0]}x{size[1]}"

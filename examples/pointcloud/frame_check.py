@@ -1,4 +1,4 @@
-"""One frame through the whole chain, image to 3D U-Net, with every number that can tell what is wrong."""
+"""One frame through the whole chain, image to 3D U-Net, with the numbers that show an error."""
 
 from __future__ import annotations
 
@@ -120,9 +120,9 @@ def _views(frames: Frames, cloud: Tensor, colours: Tensor, views: list[int]) -> 
         here = Links(
             links.view[mine] * 0, links.point[mine], links.uv[mine], links.z[mine], len(cloud), 1, links.image_size
         )
-        told = {name: float(stats[name][place]) for name in ("front", "in_bounds", "known", "agree")}
+        shares = {name: float(stats[name][place]) for name in ("front", "in_bounds", "known", "agree")}
         difference = grey_levels(here, colours, frames.images[view : view + 1])
-        reports.append(ViewReport(frames.names[view], len(here) / len(cloud), **told, grey_levels=difference))
+        reports.append(ViewReport(frames.names[view], len(here) / len(cloud), **shares, grey_levels=difference))
     return reports
 
 
@@ -205,9 +205,9 @@ def _measured(report: FrameReport, device: torch.device) -> Iterator[None]:
 
 
 def peak_mb(device: torch.device, begin: bool = False) -> float:
-    """Return the peak in MB, counted anew if ``begin``: of torch's allocations on a GPU, else of the process.
+    """Return the peak in MB, restarted if ``begin``: of torch's allocations on a GPU, else of the process.
 
-    Without Linux's ``/proc`` a process's peak cannot be counted anew: it is that since its start.
+    Without Linux's ``/proc`` a process's peak cannot be restarted: it is that since its start.
     """
     if device.type == "cuda":
         if begin:
@@ -217,7 +217,7 @@ def peak_mb(device: torch.device, begin: bool = False) -> float:
     if _STATUS.exists():
         if begin:
             _STATUS.with_name("clear_refs").write_text("5")
-        [told] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-        return float(told.split()[1]) / 1e3
+        [peak] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return float(peak.split()[1]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

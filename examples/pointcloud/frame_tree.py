@@ -64,7 +64,7 @@ def frames_of(root: Path, every: int = 1, scenes: Sequence[str] | None = None) -
     Raises:
         ConfigError: if ``every`` is below 1.
         DataError: if there are no frames, a scene is missing or has no colour folder or no frame of such a number, a
-            image's name is no number, or two images have one number.
+            image's name is not a number, or two images have one number.
     """
     if type(every) is not int or every < 1:
         raise ConfigError(f"every is {every!r}; expected 1 or more")
@@ -84,7 +84,7 @@ def read_scenes(file: Path) -> list[str]:
     """Return the names of scenes in a list file, one per line; such lists tell the training scenes from the others.
 
     Raises:
-        DataError: if the file cannot be read, is empty, or names a scene twice or something that is no name.
+        DataError: if the file cannot be read, is empty, or names a scene twice or something else than a name.
     """
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -109,7 +109,7 @@ def _frames_of_scene(folder: Path, scene: str, every: int) -> list[Frame]:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         if not (path.stem.isascii() and path.stem.isdecimal()):
-            raise DataError(f"{path}: the name is no frame number; expected {_FORM}")
+            raise DataError(f"{path}: the name is not a frame number; expected {_FORM}")
         frame = Frame(scene, int(path.stem), path)
         if frame.number in found:
             raise DataError(f"{found[frame.number].path} and {path} are both frame {frame.number}; leave one of them")

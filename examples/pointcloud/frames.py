@@ -66,7 +66,7 @@ def cloud_of(frames: Frames, view: int) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         Points float64 (N, 3) m in the world; their colours float32 (N, 3), 0 ... 255, the image's mean over a pixel of
-        the depth where sizes differ; their normals float32 (N, 3), towards the camera, zeros beside unknown depth.
+        the depth where sizes differ; their normals float32 (N, 3), towards the camera, zeros next to unknown depth.
 
     Raises:
         DataError: if depth looks in millimetres.

@@ -1,4 +1,4 @@
-"""Verb ``pack``: a new ``…_clip.pkl`` beside an info file, whose entries name the features of their frames.
+"""Verb ``pack``: a new ``…_clip.pkl`` next to an info file, whose entries name the features of their frames.
 
 What entries look like in ESAM (github.com/xuxw98/ESAM, 188fc6d: ``tools/scannet_data_utils.py``,
 ``tools/update_infos_to_v2.py``, ``oneformer3d/scannet_dataset.py``), all in ``{"metainfo": ..., "data_list": [...]}``:
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pack, and say how many."""
+    """Pack, and print how many."""
     target = options.infos.with_name(f"{options.infos.stem}_clip.pkl")
     if target.exists() and not options.force:
         raise DataError(f"{target} is there already; --force replaces it")
@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> int:
     packed, files = pack(content, options.features, options.kind, options.infos, absolute=options.absolute)
     shapes = check_features(files)
     write_whole(target, dump_plain(packed))
-    told = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
-    print(f"{len(packed['data_list'])} entries with {len(files)} feature files ({told}) written to {target}")
+    sizes = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+    print(f"{len(packed['data_list'])} entries with {len(files)} feature files ({sizes}) written to {target}")
     return 0
 
 

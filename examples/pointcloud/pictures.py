@@ -70,9 +70,9 @@ def run(options: argparse.Namespace) -> int:
     painted[valid] = stretched(shown[valid])
     views = viewpoints(frames, points, options.render)
     rows = [[splat(points, shown, views[i]) for shown in (colours, painted)] for i in range(len(views))]
-    captions = ("colour", f"PCA of features, {source.told}")
+    captions = ("colour", f"PCA of features, {source.name}")
     save(page(rows, captions), options.out)
-    print(f"{options.out}: {len(points):,} points, {float(valid.double().mean()):.3f} with features of {source.told}")
+    print(f"{options.out}: {len(points):,} points, {float(valid.double().mean()):.3f} with features of {source.name}")
     return 0
 
 

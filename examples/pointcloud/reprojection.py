@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.points import Links, PointProjector
-from dinoneck.points.camera_check import READINGS, Reading, read_as
+from dinoneck.points.camera_check import Reading, read_as
 from examples.pointcloud.frames import Frames, cloud_of
 
 
@@ -95,11 +94,3 @@ def grey_levels(links: Links, colours: Tensor, images: Tensor) -> float | None:
         found[own] = sampled[0, :, 0].mT
     difference = (found - colours[links.point].float()).abs().mean(1)
     return float(difference.median())
-
-
-def pair_errors(
-    frames: Frames, pairs: Iterable[tuple[int, int]] | None = None, readings: Iterable[Reading] = READINGS
-) -> list[PairError]:
-    """Return :func:`pair_error` of all pairs (None = each frame into the next) under all readings."""
-    chosen = [(i, i + 1) for i in range(len(frames) - 1)] if pairs is None else list(pairs)
-    return [pair_error(frames, source, target, reading) for source, target in chosen for reading in readings]

@@ -32,7 +32,7 @@ PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
 
 @dataclass(frozen=True)
 class Scene:
-    """Points of a room, and what images say of them.
+    """Points of a room, and the images' features of them.
 
     Attributes:
         points: float64 (N, 3), metres, as the cameras saw them.

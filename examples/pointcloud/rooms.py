@@ -2,7 +2,7 @@
 
 Images, depth and labels of pixels come from the same rays, so what an image shows at a point's pixel is the point's own
 label wherever depth agrees. Posters, boards and rugs are flat in walls and floors: points cannot tell them, images can.
-Colours are drawn anew for every room from wide ranges: a class is told by pattern and colours, never by one colour.
+Colours are drawn for every room from wide ranges: a class is known by pattern and colours, never by one colour.
 """
 
 from __future__ import annotations

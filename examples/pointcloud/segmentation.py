@@ -98,12 +98,12 @@ class Segmenter(nn.Module):
 
     def stats(self) -> dict[str, Any]:
         """What fusion and injection did in the last pass."""
-        told: dict[str, Any] = {}
+        stats: dict[str, Any] = {}
         if self.fusion is not None:
-            told["fusion"] = self.fusion.stats
+            stats["fusion"] = self.fusion.stats
         if self.injection is not None:
-            told["injection"] = {str(stride): vars(level) for stride, level in self.injection.stats.items()}
-        return told
+            stats["injection"] = {str(stride): vars(level) for stride, level in self.injection.stats.items()}
+        return stats
 
 
 def build(

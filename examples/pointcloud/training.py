@@ -266,6 +266,6 @@ def check_same(plan: Plan, load_from: Path | None, out: Path) -> dict[str, Any] 
     had = found["plan"] | {"load_from": found["load_from"]}
     other = [key for key in wanted if wanted[key] != had.get(key)]
     if other:
-        told = ", ".join(f"{key} {had.get(key)!r} instead of {wanted[key]!r}" for key in other)
-        raise ConfigError(f"{out} holds a run with {told}; take another --out or remove it")
+        differences = ", ".join(f"{key} {had.get(key)!r} instead of {wanted[key]!r}" for key in other)
+        raise ConfigError(f"{out} holds a run with {differences}; take another --out or remove it")
     return found

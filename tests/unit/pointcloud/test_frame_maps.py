@@ -1,4 +1,4 @@
-"""Maps of frames lie where their cameras say, at any patch, from a backbone or from a store."""
+"""Maps of frames lie where their cameras look, at any patch, from a backbone or from a store."""
 
 from __future__ import annotations
 

@@ -56,13 +56,13 @@ def test_scenes_are_those_of_the_list(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("\n \n", "names no scene"), ("a\nb\na\n", "a more than once"), ("../a\n", "names of folders")],
 )
-def test_lists_that_cannot_be_used(tmp_path: Path, text: str, told: str) -> None:
+def test_lists_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
     names = tmp_path / "scenes.txt"
     names.write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_scenes(names)
     with pytest.raises(DataError, match="cannot be read"):
         read_scenes(tmp_path / "none.txt")
@@ -80,7 +80,7 @@ def test_what_is_no_image_is_passed_over_and_images_of_other_names_are_not(tmp_p
         touch(tmp_path / name)
     assert numbers(frames_of(tmp_path)) == [("s", 0)]
     touch(tmp_path / "2D/s/color/frame-000001.color.jpg")
-    with pytest.raises(DataError, match=r"frame-000001.color.jpg: the name is no frame number"):
+    with pytest.raises(DataError, match=r"frame-000001.color.jpg: the name is not a frame number"):
         frames_of(tmp_path)
 
 

@@ -26,7 +26,7 @@ def save_depth(path: Path, millimetres: np.ndarray) -> None:
     Image.fromarray(millimetres.astype(np.uint16)).save(path)
 
 
-def told() -> dict[str, Any]:
+def listed() -> dict[str, Any]:
     frames = [
         {"color": f"c{i}.png", "depth": f"d{i}.png", "translation_m": [i, 0.5, -1.0], "quaternion_xyzw": TURN}
         for i in range(3)
@@ -36,7 +36,7 @@ def told() -> dict[str, Any]:
 
 
 def write_json(folder: Path, changed: Callable[[dict[str, Any]], Any] = lambda table: None) -> Path:
-    table = told()
+    table = listed()
     for i in range(3):
         image = np.full((48, 64, 3), (i, 100, 200), np.uint8)
         Image.fromarray(image).save(folder / f"c{i}.png")

@@ -116,7 +116,7 @@ def test_a_picture_may_be_tiny_and_is_whole_or_not_there(tmp_path: Path, monkeyp
 
 
 def test_where_numbers_go_is_looked_at_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in (tmp_path, tmp_path / "none" / "told.json"):
+    for path in (tmp_path, tmp_path / "none" / "report.json"):
         with pytest.raises(ConfigError, match="expected a file in a folder that is there"):
             run_verb(checking, "--plan", "small", "--json", path)
     assert not capsys.readouterr().out

@@ -83,8 +83,8 @@ def test_sv_entries_name_the_file_of_their_frame(data: Path, protocol: int, caps
     capsys.readouterr()
     assert run_verb(packing, infos, "--features", data / "clip_feat", "--kind", "sv") == 0
     target = data / f"sv{protocol}_clip.pkl"
-    told = f"5 entries with 5 feature files (64x3x4) written to {target}"
-    assert told in capsys.readouterr().out
+    line = f"5 entries with 5 feature files (64x3x4) written to {target}"
+    assert line in capsys.readouterr().out
     found = pickle.loads(target.read_bytes())
     assert infos.read_bytes() == before
     assert found["metainfo"] == META
@@ -152,12 +152,12 @@ def test_all_missing_and_unusable_files_are_told_at_once(tmp_path: Path) -> None
     infos = write_infos(tmp_path, "sv", {"metainfo": META, "data_list": [sv_entry("s", number) for number in numbers]})
     with pytest.raises(DataError) as caught:
         run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv")
-    told = str(caught.value)
-    assert "8 of 20 feature files are missing" in told
-    assert "100.pt" in told and "105.pt" not in told
-    assert "7 of 20 feature files cannot be used" in told
-    assert "9 channels, most have 8" not in told  # counted, and beyond the first few
-    assert "torch.int32 (8, 3, 4); expected a floating tensor (C, rows, cols)" in told
+    message = str(caught.value)
+    assert "8 of 20 feature files are missing" in message
+    assert "100.pt" in message and "105.pt" not in message
+    assert "7 of 20 feature files cannot be used" in message
+    assert "9 channels, most have 8" not in message  # counted, and beyond the first few
+    assert "torch.int32 (8, 3, 4); expected a floating tensor (C, rows, cols)" in message
     assert not (tmp_path / "sv_clip.pkl").exists()
     for number in numbers:
         sound = number in (*range(4), 16)
@@ -175,7 +175,7 @@ MV = mv_entry("s", [0, 40])
 
 
 @pytest.mark.parametrize(
-    ("kind", "entry", "told"),
+    ("kind", "entry", "message"),
     [
         ("sv", WITHOUT, r"entry 1 names no frame: 'img_path' is None; it has lidar_points"),
         ("sv", MV, r"entry 1 names no frame: .* It has 'img_paths': is --kind mv meant\?"),
@@ -195,22 +195,22 @@ MV = mv_entry("s", [0, 40])
         ("mv", {**MV, "poses": MV["poses"][:1]}, "has 2 images and poses that are not as many"),
     ],
 )
-def test_entries_that_do_not_name_their_frames(tmp_path: Path, kind: str, entry: Any, told: str) -> None:
+def test_entries_that_do_not_name_their_frames(tmp_path: Path, kind: str, entry: Any, message: str) -> None:
     good = sv_entry("s", 0) if kind == "sv" else mv_entry("s", [0])
     infos = write_infos(tmp_path, "x", {"metainfo": META, "data_list": [good, entry]})
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", kind)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pkl"]
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [([sv_entry("s", 0)], "holds list; expected {'metainfo'"), ({"infos": []}, r"a dict with \['infos'\]"),
      ({"metainfo": META, "data_list": []}, "expected {'metainfo'"), ({"data_list": 3}, "expected {'metainfo'")],
 )  # fmt: skip
-def test_files_of_another_form(tmp_path: Path, content: object, told: str) -> None:
+def test_files_of_another_form(tmp_path: Path, content: object, message: str) -> None:
     infos = write_infos(tmp_path, "x", content)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv")
 
 

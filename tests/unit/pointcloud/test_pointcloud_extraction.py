@@ -8,8 +8,8 @@ import pytest
 import torch
 from examples.pointcloud import extraction, layout
 from examples.pointcloud.extraction import common_size, image_size
+from examples.pointcloud.features import store_maps
 from examples.pointcloud.frame_tree import frames_of
-from examples.pointcloud.store_cameras import store_cameras
 from PIL import Image
 from tests.unit.pointcloud.frame_samples import run_verb, write_frames
 
@@ -78,8 +78,8 @@ def test_a_stopped_extraction_goes_on_and_parts_make_the_whole(
     assert run_verb(extraction, *common, "--shard", "1/2") == 0
     assert "2 extracted, 0 were there" in capsys.readouterr().out
     assert run_verb(extraction, *common) == 0
-    told = capsys.readouterr().out
-    assert "4 frames of 2 scenes: 2 extracted, 2 were there; 64 channels on 3x4 patches, 48x64 px" in told
+    output = capsys.readouterr().out
+    assert "4 frames of 2 scenes: 2 extracted, 2 were there; 64 channels on 3x4 patches, 48x64 px" in output
     again = FeatureStore.open(tmp_path / "store")
     assert again.ids == IDS
     assert torch.equal(again.batch(IDS).sequence[0], store.batch(IDS).sequence[0])
@@ -119,7 +119,7 @@ def test_another_aspect_is_asked_for(tree: Path, tmp_path: Path) -> None:
     assert run_verb(extraction, tree, "--out", out, *TINY, "--size", "64x64", "--stretch") == 0
     stretched = FeatureStore.open(out)
     assert stretched["s0/color/0"].grid == (4, 4)
-    assert store_cameras(stretched, cameras((48, 64))).size == (64, 64)
+    assert store_maps(stretched, ["s0/color/0"], cameras((48, 64)))[1].size == (64, 64)
 
 
 def test_scenes_of_another_aspect_are_refused(tmp_path: Path) -> None:
@@ -144,39 +144,13 @@ def test_a_turned_image_has_the_size_it_is_decoded_to(tmp_path: Path) -> None:
         image_size(tmp_path / "y.jpg")
 
 
-@pytest.mark.parametrize("fit", ["stretch", "keep", "crop", "pad"])
-def test_cameras_of_a_store_point_where_its_images_show_it(tmp_path: Path, fit: str) -> None:
-    """A ramp image tells, pixel by pixel, which ray of the image a pixel of the ViT's input shows."""
-    size, image = (48, 64), (60, 90)
-    backbone = load_backbone("dinoneck_tiny")
-    store = FeatureStore.create(tmp_path / fit, backbone=backbone, image_size=size, fit=fit, policy="pad")  # type: ignore[arg-type]
-    given = cameras(image)
-    if fit == "keep":
-        with pytest.raises(DataError, match="brought images of 43x64 to the patch by 'pad'"):
-            store_cameras(store, given)
-        return
-    seen = store_cameras(store, given)
-    assert seen.size == size
-    v, u = torch.meshgrid(torch.arange(60.0), torch.arange(90.0), indexing="ij")
-    ramp = torch.stack([u / 100, v / 100, torch.zeros_like(u)])
-    shown = store.preprocess.changed(interpolation="bilinear").picture(ramp)[:2] * 100
-    points = torch.tensor([[0.1, 0.05, 2.0], [-0.3, 0.2, 2.0], [0.2, -0.25, 3.0]])
-    uv_image, uv_seen = given.project(points)[0][0], seen.project(points)[0][0]
-    for at, wanted in zip(uv_seen, uv_image, strict=True):
-        x, y = at.tolist()
-        left, top = int(x), int(y)
-        window = shown[:, top : top + 2, left : left + 2]
-        across = window[..., 0] * (1 - (x - left)) + window[..., 1] * (x - left)
-        found = across[:, 0] * (1 - (y - top)) + across[:, 1] * (y - top)
-        torch.testing.assert_close(found.double(), wanted, atol=0.05, rtol=0)  # no half pixel: 0.125
-
-
 def test_cameras_of_a_tree_of_tensors_are_known_by_the_aspect_alone(store: FeatureStore, tmp_path: Path) -> None:
     layout.write_tree(store, tmp_path / "clip_feat")
     back = layout.read_tree(tmp_path / "clip_feat", tmp_path / "back", 16)
-    assert store_cameras(back, cameras((96, 128))).size == (48, 64)
-    with pytest.raises(DataError, match="does not say how its images were prepared"):
-        store_cameras(back, cameras((96, 96)))
+    maps, seen = store_maps(back, ["s0/color/0"], cameras((96, 128)))
+    assert seen.size == (48, 64) and torch.equal(maps, store["s0/color/0"].maps()[0])
+    with pytest.raises(ConfigError, match="of images of 96x96 px the ViT saw 48x64, which is not the whole image"):
+        store_maps(back, ["s0/color/0"], cameras((96, 96)))
 
 
 def test_layout_and_back_is_exact(store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,9 +162,9 @@ def test_the_stand_in_names_what_a_patch_shows_alike_in_all_rooms() -> None:
         assert maps[-1].shape == (4, 32, 6, 8)
         shares.append(torch.stack([(drawn.seen_labels == k).float() for k in range(len(CLASSES))], 1))
     patches = [share.unfold(2, 16, 16).unfold(3, 16, 16).mean((-1, -2)) for share in shares]
-    told, truth = (torch.cat([x.movedim(1, -1).flatten(0, 2).float() for x in parts]) for parts in (maps, patches))
-    mixing = torch.linalg.lstsq(truth, told).solution  # of both rooms together: what is left is the noise
-    assert (told - truth @ mixing).std() == pytest.approx(STAND_IN_NOISE, rel=0.1)
+    tokens, truth = (torch.cat([x.movedim(1, -1).flatten(0, 2).float() for x in parts]) for parts in (maps, patches))
+    mixing = torch.linalg.lstsq(truth, tokens).solution  # of both rooms together: what is left is the noise
+    assert (tokens - truth @ mixing).std() == pytest.approx(STAND_IN_NOISE, rel=0.1)
 
 
 def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Path) -> None:
@@ -229,14 +229,14 @@ def test_only_whole_new_parts_may_be_new(tmp_path: Path) -> None:
 
 
 def test_iou_is_intersection_over_union() -> None:
-    truth, said = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
+    truth, predicted = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
     confusion = torch.zeros(5, 5, dtype=torch.int64)
-    for a, b in zip(truth.tolist(), said.tolist(), strict=True):
+    for a, b in zip(truth.tolist(), predicted.tolist(), strict=True):
         confusion[a, b] += 1
     found = training.iou(confusion)
     for k in range(4):
-        union = ((truth == k) | (said == k)).sum()
-        assert found[k] == ((truth == k) & (said == k)).sum().double() / union
+        union = ((truth == k) | (predicted == k)).sum()
+        assert found[k] == ((truth == k) & (predicted == k)).sum().double() / union
     assert found[4].isnan()
 
 
@@ -271,18 +271,18 @@ def test_heads_know_their_backbone(tmp_path: Path) -> None:
 
 
 def test_all_variants_see_the_same_rooms_deformed_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told: dict[Variant, list[Any]] = {variant: [] for variant in VARIANTS}
+    batches: dict[Variant, list[Any]] = {variant: [] for variant in VARIANTS}
     for variant in VARIANTS:
 
         def noted(scenes: Any, voxels: Any, generator: Any = None, own: Variant = variant) -> Any:
             batch = batch_of(scenes, voxels, generator)
-            told[own].append((batch.grid.keys, batch.feats, batch.labels))
+            batches[own].append((batch.grid.keys, batch.feats, batch.labels))
             return batch
 
         monkeypatch.setattr(training, "batch_of", noted)
         training.train(replace(PLAN, variant=variant, steps=2), rooms(), tmp_path / variant)
     for variant in VARIANTS[1:]:
-        for mine, first in zip(told[variant], told["3d"], strict=True):
+        for mine, first in zip(batches[variant], batches["3d"], strict=True):
             assert all(map(torch.equal, mine, first))
 
 
@@ -296,9 +296,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_wrong_images_are_those_of_another_room() -> None:
-    told, own = misled(rooms()), rooms()
-    assert told.train[0].maps is own.train[1].maps and told.train[1].maps is own.train[0].maps
-    assert told.train[0].links is own.train[0].links and told.train[0].points is own.train[0].points
+    wrong, own = misled(rooms()), rooms()
+    assert wrong.train[0].maps is own.train[1].maps and wrong.train[1].maps is own.train[0].maps
+    assert wrong.train[0].links is own.train[0].links and wrong.train[0].points is own.train[0].points
 
 
 def options_of(verb: Any, words: list[str]) -> argparse.Namespace:
@@ -343,12 +343,12 @@ def test_differences_are_told_from_noise_by_pairs(a: list[float], b: list[float]
 def test_compare_goes_on_where_it_stood(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "told"), *WORDS, "--steps", "1"]
+    words = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), *WORDS, "--steps", "1"]
     words += ["--seeds", "0", "1", "--pretrain-steps", "1", "--points", "1500", "--voxel", "0.4"]
     assert comparison.run(options_of(comparison, words)) == 0
-    told = (tmp_path / "told" / "point_segmentation.md").read_text()
-    found = json.loads((tmp_path / "told" / "point_segmentation.json").read_text())["blocks"]["geometry"]
-    assert told in capsys.readouterr().out and "inject - 3D only" in told
+    page = (tmp_path / "results" / "point_segmentation.md").read_text()
+    found = json.loads((tmp_path / "results" / "point_segmentation.json").read_text())["blocks"]["geometry"]
+    assert page in capsys.readouterr().out and "inject - 3D only" in page
     assert found["summary"]["injection_at_step_0_is_3d_only"] is True
     for seed, runs in found["seeds"].items():
         starts = {runs[row]["load_from"] for row in comparison.ROWS}

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from examples.pointcloud.frames import Frames, cloud_of, read_frames
-from examples.pointcloud.reprojection import grey_levels, pair_error, pair_errors
+from examples.pointcloud.reprojection import grey_levels, pair_error
 from tests.conftest import DATA
 from tests.unit.pointcloud.analytic_scene import bare_room
 
 from dinoneck.points import Links, PointProjector
+from dinoneck.points.camera_check import Reading
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +69,14 @@ def test_colours_are_read_between_pixel_centres() -> None:
         assert grey_levels(one, colours, images[None]) == pytest.approx(0, abs=1e-4)
 
 
+READINGS: tuple[Reading, ...] = ("camera_to_world", "inverse", "opengl", "transposed")
 # (agree, grey levels) with the right reading, the same with inverted poses, measured once by other code
 KNOWN = {(3, 4): (0.82, 5.4, 0.03, 24.5), (0, 1): (0.40, 9.7, 0.02, None), (1, 2): (0.65, 7.9, 0.02, None)}
 
 
 @pytest.mark.parametrize("pair", KNOWN)
 def test_the_real_room_gives_the_known_numbers(real: Frames, pair: tuple[int, int]) -> None:
-    right, inverse, opengl, transposed = pair_errors(real, [pair])
+    right, inverse, opengl, transposed = (pair_error(real, *pair, reading) for reading in READINGS)
     agree, levels, wrong, wrong_levels = KNOWN[pair]
     assert right.agree == pytest.approx(agree, abs=0.01)
     assert right.grey_levels == pytest.approx(levels, abs=0.1)

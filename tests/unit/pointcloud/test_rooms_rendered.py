@@ -21,7 +21,7 @@ def drawn(seed: int) -> Room:
 
 
 def pixels_of(made: Room) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Visible points, the pixels they fall on, and which of these have no other label beside them."""
+    """Visible points, the pixels they fall on, and which of these have no other label next to them."""
     frames = made.frames
     links = PointProjector()(made.points, frames.cameras, frames.depth)
     column, row = (links.uv + 0.5).floor().long().unbind(1)
