@@ -217,7 +217,7 @@ def peak_mb(device: torch.device, begin: bool = False) -> float:
     if _STATUS.exists():
         if begin:
             _STATUS.with_name("clear_refs").write_text("5")
-        [peak] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-        return float(peak.split()[1]) / 1e3
+        [size] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return float(size.split()[1]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoneck.errors import ConfigError, DataError, some_of
+from examples.pointcloud.frame_layouts import SUFFIXES, numbered
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 IMAGES, COLOR = "2D", "color"
 SV_EVERY, MV_EVERY = 200, 40
 _FORM = f"ROOT/{IMAGES}/<scene>/{COLOR}/<number>.jpg"
@@ -104,21 +104,12 @@ def _frames_of_scene(folder: Path, scene: str, every: int) -> list[Frame]:
     color = folder / scene / COLOR
     if not color.is_dir():
         raise DataError(f"the scene {folder / scene} has no folder {COLOR!r}; expected {_FORM}")
-    found: dict[int, Frame] = {}
-    for path in sorted(color.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if not (path.stem.isascii() and path.stem.isdecimal()):
-            raise DataError(f"{path}: the name is not a frame number; expected {_FORM}")
-        frame = Frame(scene, int(path.stem), path)
-        if frame.number in found:
-            raise DataError(f"{found[frame.number].path} and {path} are both frame {frame.number}; leave one of them")
-        found[frame.number] = frame
-    chosen = [found[number] for number in sorted(found) if number % every == 0]
+    found = {number: Frame(scene, number, path) for number, path in numbered(color.iterdir()).items()}
+    chosen = [frame for number, frame in found.items() if number % every == 0]
     if not found:
         raise DataError(f"{color} holds no images ({', '.join(SUFFIXES)})")
     if not chosen:
-        shown = ", ".join(str(number) for number in sorted(found)[:_SHOWN])
+        shown = ", ".join(map(str, list(found)[:_SHOWN]))
         raise DataError(
             f"no frame in {color} has a number that {every} divides; it has {len(found)}: {shown} ... Choose another "
             "--every, or leave the scene out of the list"

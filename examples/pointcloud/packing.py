@@ -27,7 +27,8 @@ import torch
 from dinoneck.atomic import write_whole
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.weight_files import read_tensor
-from examples.pointcloud.frame_tree import COLOR, SUFFIXES
+from examples.pointcloud.frame_layouts import SUFFIXES
+from examples.pointcloud.frame_tree import COLOR
 from examples.pointcloud.plain_pickle import dump_plain, load_plain
 
 HELP = "write a new info file whose entries name the features of their frames; every path is checked"

@@ -71,7 +71,7 @@ def test_lists_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> N
 def test_one_number_twice_is_refused(tmp_path: Path) -> None:
     for name in ("20.jpg", "020.png"):
         touch(tmp_path / "2D/s/color" / name)
-    with pytest.raises(DataError, match="both frame 20"):
+    with pytest.raises(DataError, match="are the same frame; keep one"):
         frames_of(tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_what_is_no_image_is_passed_over_and_images_of_other_names_are_not(tmp_p
         touch(tmp_path / name)
     assert numbers(frames_of(tmp_path)) == [("s", 0)]
     touch(tmp_path / "2D/s/color/frame-000001.color.jpg")
-    with pytest.raises(DataError, match=r"frame-000001.color.jpg: the name is not a frame number"):
+    with pytest.raises(DataError, match=r"frame-000001.color.jpg: images are named after"):
         frames_of(tmp_path)
 
 
