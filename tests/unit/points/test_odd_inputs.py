@@ -113,7 +113,10 @@ def test_what_is_no_tensor_or_elsewhere_is_named(call: Any, message: str) -> Non
         (lambda: VoxelGrid.from_points(POINTS, "0.1"), "size is '0.1'"),
         (lambda: VoxelGrid.from_points(POINTS, None), "size is None"),
         (lambda: VoxelGrid.from_points(POINTS, (1, 2, "3")), "size is"),
-        (lambda: check_cameras(POINTS, camera(), DEPTH, max_points=1e4), r"max_points is 10000\.0; expected a number of points"),
+        (
+            lambda: check_cameras(POINTS, camera(), DEPTH, max_points=1e4),
+            r"max_points is 10000\.0; expected a number of points",
+        ),
     ],
 )
 def test_options_of_another_kind_are_named(call: Any, message: str) -> None:
