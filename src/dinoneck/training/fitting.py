@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,6 +29,7 @@ from dinoneck.training.validation import check_weights
 from dinoneck.training.views import Views
 
 logger = logging.getLogger(__name__)
+_RUNNING = threading.RLock()  # a run seeds the global generators at every step: one at a time in a process
 
 
 def fit(
@@ -125,7 +127,7 @@ def _train(
     to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
     run.loss.to(learner.device)
     processes = joined(learner.device)
-    with own_random_numbers():
+    with _RUNNING, own_random_numbers():
         seed_step(recipe.seed, 0, 0, validation=True)
         _check_learnable(run)
         unblend(head)

@@ -188,9 +188,9 @@ class Loop:
                     for batch in rest:
                         self._step(batch, inputs)
                         if recipe.save_steps and progress.step % recipe.save_steps == 0:
-                            self._count_losses()
+                            self._count_losses(with_weights=True)
                             save()
-                self._count_losses()
+                self._count_losses(with_weights=True)
                 self._end_epoch()
                 save()
                 for callback in callbacks if writes else ():
@@ -312,20 +312,31 @@ class Loop:
             outputs = _exact(self.learner.head(tokens))
         return self.loss(*self.processes.gathered((outputs, targets, masks), size))  # type: ignore[no-any-return]
 
-    def _count_losses(self) -> None:
+    def _count_losses(self, *, with_weights: bool = False) -> None:
         """Add the losses of the last steps to the epoch's; the host waits for the device here only.
 
+        Args:
+            with_weights: check the trained weights too: a finite loss may have a gradient that is not.
+
         Raises:
-            DataError: if one is not finite.
+            DataError: if a loss or a weight is not finite.
         """
         losses, self._losses = self._losses, []
-        for row, (_, share) in zip(_read([parts for parts, _ in losses]), losses, strict=True):
-            if not math.isfinite(row["loss"]):
-                rate = self.optimizer.param_groups[0]["lr"]
-                raise DataError(
-                    f"the loss is {row['loss']} at lr {rate:.3g}: training diverged; lower lr, or check the targets"
-                )
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norms = [{"norm": torch.nn.utils.get_total_norm(trained).detach()}] if with_weights else []
+        rows = _read([*(parts for parts, _ in losses), *norms])
+        norm = rows.pop()["norm"] if norms else 0.0
+        for row, (_, share) in zip(rows, losses, strict=True):
+            self._check_finite("the loss", row["loss"])
             _add(self.progress.sums, row, share)
+        self._check_finite("the norm of the weights", norm)
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise DataError(
+                f"{what} is {value} in epoch {self.progress.epoch}: training diverged at lr {self.recipe.lr:.3g}; "
+                "lower it (lr=, --lr), or check the targets"
+            )
 
     def _precision(self) -> torch.autocast:
         amp = self.recipe.amp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,39 @@ def test_a_changed_head_or_sample_is_another_run(tmp_path: Path, changes: dict[s
     run(out=tmp_path)
     with pytest.raises(CheckpointError, match=message):
         run(out=tmp_path, **{name: make() for name, make in changes.items()})
+
+
+class Unbounded(PatchMeanHead):
+    """Its loss is finite where its gradient is not, as with the square root of 0."""
+
+    def forward(self, tokens: Any, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        outputs = super().forward(tokens, *arguments, **options)
+        return {name: x + (x - x).sqrt() for name, x in outputs.items()}
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(clip_norm=None, save_steps=1)])
+def test_weights_that_are_not_finite_are_neither_kept_nor_returned(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the norm of the weights is nan in epoch 0: training diverged at lr 0.001"):
+        run(Unbounded(8, [Task("y")], hidden_dim=4), batch_size=6, recipe=recipe, out=tmp_path)
+    assert not [*tmp_path.glob("*.safetensors")]
+
+
+def test_runs_in_threads_have_the_results_of_runs_one_after_another() -> None:
+    weights: dict[int, torch.Tensor] = {}
+
+    def learn(number: int, module: PatchMeanHead) -> None:
+        run(module, epochs=20, seed=number % 2, recipe=Recipe(mixup_alpha=1.0))
+        weights[number] = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+    heads = [head() for _ in range(5)]
+    learn(0, heads[0])
+    threads = [threading.Thread(target=learn, args=(i, heads[i])) for i in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(weights[0], weights[2]) and torch.equal(weights[0], weights[4])
+    assert torch.equal(weights[1], weights[3]) and not torch.equal(weights[0], weights[1])
 
 
 PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")
