@@ -26,7 +26,6 @@ from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, train
 from dinoneck.training.state import RunFiles
 from dinoneck.training.targets import as_array, known, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights
-from dinoneck.training.views import Views
 
 logger = logging.getLogger(__name__)
 _RUNNING = threading.RLock()  # a run seeds the global generators at every step: one at a time in a process
@@ -189,7 +188,7 @@ def _checked_recipe(head: object, source: object, tasks: Sequence[Task] | None, 
             f"fit was given tasks {_names(tasks)}, the head was built for {_names(head.tasks)}, or they differ in a "
             "field; build the head with these tasks, or leave tasks= out"
         )
-    views = patterns_of(source) if getattr(source, "transform", None) is None else Views(2)
+    views = patterns_of(source)
     if views is not None and any(task.is_map for task in head.tasks):
         for i in range(len(views)):
             views.flips(i)  # labels of cells follow the flips that a source states

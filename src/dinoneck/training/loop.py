@@ -159,6 +159,7 @@ class Loop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.ema = None if recipe.ema_decay is None else EMA(self.learner, recipe.ema_decay)
         self.mixed = {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
+        self.stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         self.progress = Progress()
         self.best: Table | None = None
         self._losses: list[tuple[Table, float]] = []  # of steps, on the device, and their shares in the epoch's mean
@@ -269,31 +270,44 @@ class Loop:
             (self.ema.update if late else self.ema.restart)(self.learner)
 
     def _loaded(self, batches: Sequence[Batch], *, training: bool = True) -> Generator[Inputs, None, None]:
-        """Yield what :meth:`_load` returns, read by a thread while the step before computes.
+        """Yield the inputs, targets and masks of this process's share of batches.
 
-        A source without ``stored`` may draw random numbers, so it is read when its step has begun.
+        A thread reads a batch while the step before computes, of live tokens up to their transform, which may draw
+        random numbers. So may a source without ``stored``, which is read when its step has begun.
         """
-        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        owned = [batch.part(list(self.processes.share(range(len(batch.rows))))) for batch in batches]
+        if isinstance(self.source, LiveTokens):
+            live = self.source
+            with closing(in_threads(lambda own: live.decoded(*self.samples.named(own)), owned, workers=1)) as decoded:
+                for own, images in zip(owned, decoded, strict=True):
+                    yield self._images(live, own, images, training=training)
+        elif is_stored(self.source):
+            yield from in_threads(self._read, owned, workers=1)
+        else:
+            yield from map(self._read, owned)
 
-        def load(batch: Batch) -> Inputs:
-            with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own
-                return self._load(batch, training)
-
-        yield from in_threads(load, batches, workers=1) if is_stored(self.source) else map(load, batches)
-
-    def _load(self, batch: Batch, training: bool) -> Inputs:
-        """This process's share of a batch: standardised tokens, or images for a live backbone; targets and masks."""
-        own, device = batch.part(list(self.processes.share(range(len(batch.rows))))), self.device
-        if not training or not isinstance(self.source, LiveTokens):
-            with self._precision():
-                tokens, targets, masks = self.samples.read(own, self.source, device)
+    def _read(self, own: Batch) -> Inputs:
+        """The standardised tokens of a batch, its targets and masks."""
+        on_stream = nullcontext() if self.stream is None else torch.cuda.stream(self.stream)  # a thread has its own
+        with on_stream, self._precision():
+            tokens, targets, masks = self.samples.read(own, self.source, self.device)
             return tokens if self.scale is None else self.scale.apply(tokens), targets, masks
-        prepared = self.source.images([self.samples.ids[row] for row in own.rows], augmented=True)
-        [images], targets, masks = self.samples.send([prepared], own, device)
-        if self.recipe.cutmix_alpha is not None and self._mixes:
-            options: dict[str, Any] = {**self.mixed, "masks": masks, "patch_size": self.source.backbone.patch_size}
+
+    def _images(self, live: LiveTokens, own: Batch, decoded: Sequence[Tensor], *, training: bool) -> Inputs:
+        """The images of a batch, its targets and masks; in training blended by :func:`cutmix`."""
+        prepared = live.prepared(decoded, self.samples.named(own)[1])
+        [images], targets, masks = self.samples.send([prepared], own, self.device)
+        if training and self.recipe.cutmix_alpha is not None and self._mixes:
+            options: dict[str, Any] = {**self.mixed, "masks": masks, "patch_size": live.backbone.patch_size}
             images, targets, masks = cutmix(images, targets, self.recipe.cutmix_alpha, **options)
         return images, targets, masks
+
+    def _tokens(self, inputs: Any) -> Tokens:
+        """The standardised tokens of images that go through a live backbone; tokens that are read are ready."""
+        if isinstance(inputs, Tokens):
+            return inputs
+        tokens: Tokens = self.source.backbone(inputs)  # type: ignore[attr-defined]
+        return tokens if self.scale is None else self.scale.apply(tokens)
 
     @property
     def _mixes(self) -> bool:
@@ -302,10 +316,7 @@ class Loop:
     def _loss(self, inputs: Any, targets: Table, masks: Table, size: int) -> tuple[Tensor, Table]:
         """The loss of the whole batch, of which this process holds a share."""
         with self._precision():
-            tokens: Tokens = inputs
-            if isinstance(self.source, LiveTokens):
-                tokens = self.source.backbone(inputs)
-                tokens = tokens if self.scale is None else self.scale.apply(tokens)
+            tokens = self._tokens(inputs)
             if self.recipe.mixup_alpha is not None and self._mixes:
                 options: dict[str, Any] = {**self.mixed, "masks": masks}
                 tokens, targets, masks = manifold_mixup(tokens, targets, self.recipe.mixup_alpha, **options)
@@ -365,9 +376,9 @@ class Loop:
         tables: list[Table] = []
         predictions: list[Table] = []
         with closing(self._loaded(self.valid, training=False)) as inputs:
-            for batch, (tokens, targets, masks) in zip(self.valid, inputs, strict=True):
+            for batch, (loaded, targets, masks) in zip(self.valid, inputs, strict=True):
                 with self._precision():
-                    outputs = _exact(self.learner.head(tokens))
+                    outputs = _exact(self.learner.head(self._tokens(loaded)))
                 outputs, targets, masks = self.processes.gathered((outputs, targets, masks), len(batch.rows))
                 parts = self.loss(outputs, targets, masks)[1]
                 tables.append(_named(torch.stack(list(parts.values())).sum(), parts))

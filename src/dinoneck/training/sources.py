@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.decoding import ImageInput, read_image_size
+from dinoneck.data.decoding import ImageInput, read_image_size, read_pixels
+from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import send
 from dinoneck.errors import DataError
@@ -60,7 +61,8 @@ class TokenSource(Protocol):
 
     A class may have ``stored(ids, patterns)`` next to ``batch``: it returns a list of tensors as they are kept, and a
     function that makes the float32 Tokens of them on the device where they have arrived. Training then moves the
-    narrower dtype, and a thread reads ahead; so ``stored`` must not draw random numbers.
+    narrower dtype, and a thread reads ahead of the step: ``stored`` must not draw random numbers, and later calls must
+    not change the tensors of an earlier one.
     """
 
     @property
@@ -297,8 +299,9 @@ class LiveTokens:
         ids: one per image; None = their numbers.
         preprocess: how images are prepared; None = the backbone's own.
         transform: applied to every training image each time: a torchvision v2 transform, one of albumentations, or a
-            function of a uint8 tensor (3, height, width); before the resize. Tasks with maps are refused, as it may
-            move pixels. Validation and predictions take the images as they are.
+            function of a uint8 tensor (3, height, width); before the resize. What it draws depends on the seed and the
+            epoch of the run. Tasks with maps are refused, as it may move pixels. Validation and predictions take the
+            images as they are.
 
     Raises:
         DataError: if ids and images differ in number, or an id stands twice.
@@ -331,27 +334,58 @@ class LiveTokens:
                 f"{len(self.ids)} ids ({len(self._rows)} different) for {len(images)} images; expected one id each"
             )
 
-    def images(self, ids: Sequence[str], *, augmented: bool = False) -> Tensor:
-        """Return the prepared images (B, 3, H, W), float32, on the CPU; ``augmented`` by the transform.
+    @property
+    def patterns(self) -> Views | None:
+        """With a transform its views, one per seed of its random numbers, the image as it is first; else None."""
+        return None if self.transform is None else Views(2**32)
+
+    def decoded(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the images as far as no random numbers are needed, so that threads may do it ahead of their step.
+
+        Those that a transform will change are decoded, others prepared up to the normalisation.
 
         Raises:
-            DataError: if an id is unknown or an image cannot be used.
+            DataError: if an id or a pattern is unknown, or an image cannot be used.
         """
-        chosen: list[ImageInput] = [self._inputs[row] for row in looked_up(self._rows, ids)]
-        if augmented and self.transform is not None:
-            seeds = torch.randint(2**32, (len(chosen),)).tolist()
-            chosen = [apply_transform(self.transform, *each) for each in zip(chosen, seeds, strict=True)]
-        return self.preprocess(chosen)
+        rows, views = looked_up(self._rows, ids), patterns or [0] * len(ids)
+        if self.transform is None and any(views):
+            raise DataError(f"live tokens without a transform have pattern 0 only; asked for {sorted(set(views))}")
+
+        def read(item: tuple[int, int]) -> Tensor:
+            row, view = item
+            return read_pixels(self._inputs[row]) if view else self.preprocess.fitted(self._inputs[row])
+
+        return [*in_threads(read, [*zip(rows, views, strict=True)])]
+
+    def prepared(self, decoded: Sequence[Tensor], patterns: Sequence[int] | None = None) -> Tensor:
+        """Return images of :meth:`decoded`, transformed and prepared: (B, 3, H, W) float32 on the CPU.
+
+        Raises:
+            DataError: if the transform returns no image, or the images come to different sizes.
+        """
+        if patterns is not None and self.transform is not None:  # it draws from the global generators: one at a time
+            pairs = zip(decoded, patterns, strict=True)
+            decoded = [
+                self.preprocess.fitted(apply_transform(self.transform, image, view)) if view else image
+                for image, view in pairs
+            ]
+        return self.preprocess.finished(decoded).images
+
+    def images(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tensor:
+        """Return the prepared images (B, 3, H, W), float32, on the CPU; a pattern above 0 is a seed of the transform.
+
+        Raises:
+            DataError: if an id or a pattern is unknown, or an image cannot be used.
+        """
+        return self.prepared(self.decoded(ids, patterns), patterns)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
 
         Raises:
-            DataError: as :meth:`images` does; for a pattern other than 0, the image as it is.
+            DataError: as :meth:`images` does.
         """
-        if patterns is not None and any(patterns):
-            raise DataError(f"live tokens have pattern 0 only; asked for {sorted(set(patterns))}")
-        [images] = send([self.images(ids)], next(self.backbone.parameters()).device)
+        [images] = send([self.images(ids, patterns)], next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
 

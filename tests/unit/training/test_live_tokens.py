@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,17 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.data import Pasture
-from dinoneck.training import LiveTokens, MemoryTokens, Recipe, TrainConfig, cross_validate, cutmix, fit, manifold_mixup
+from dinoneck.training import (
+    LiveTokens,
+    MemoryTokens,
+    Recipe,
+    TrainConfig,
+    cross_validate,
+    cutmix,
+    fit,
+    loop,
+    manifold_mixup,
+)
 from dinoneck.training.processes import seed_step
 from dinoneck.training.state import load_state
 
@@ -83,26 +95,77 @@ def test_saved_and_reloaded_it_predicts_the_same(tmp_path: Path) -> None:
     assert not torch.allclose(without, expected, atol=1e-3), "the LoRA weights are part of the answer"
 
 
+class Stopped(Exception):
+    pass
+
+
+class Interrupted(list[np.ndarray]):
+    """Images of which the last one that may be read raises."""
+
+    reads = 0
+
+    def __getitem__(self, row: Any) -> Any:
+        self.reads -= 1
+        if self.reads == 0:
+            raise Stopped
+        return super().__getitem__(row)
+
+
+def interrupted(source: LiveTokens, reads: int) -> LiveTokens:
+    images = Interrupted(photos())
+    images.reads = reads
+    return LiveTokens(source.backbone, images, source.ids, transform=source.transform)
+
+
+def brightened(image: torch.Tensor) -> torch.Tensor:
+    return (image * (0.5 + 0.5 * torch.rand(()))).to(torch.uint8)
+
+
+def test_images_read_ahead_give_the_result_of_images_read_in_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head draws random numbers from the generator that the transform draws from."""
+
+    class Noisy(PatchMeanHead):
+        def forward(self, tokens: Any, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+            outputs = super().forward(tokens, *arguments, **options)
+            return {name: torch.dropout(x, 0.5, self.training) for name, x in outputs.items()}
+
+    def weights(transform: Any, epochs: int = 3) -> torch.Tensor:
+        head, source, y = problem()
+        torch.manual_seed(0)
+        noisy = Noisy(64, head.tasks, hidden_dim=8)
+        live = LiveTokens(source.backbone, photos(), source.ids, transform=transform)
+        recipe = Recipe(backbone_lr=3e-3, cutmix_alpha=1.0, mixup_alpha=1.0)
+        learn(noisy, live, y, epochs=epochs, recipe=recipe, val_ids=live.ids[6:])
+        return torch.cat([parameter.detach().flatten() for parameter in noisy.parameters()])
+
+    threads: set[str] = set()
+
+    def slowly(image: torch.Tensor) -> torch.Tensor:
+        threads.add(threading.current_thread().name)
+        return brightened(image)
+
+    ahead = {transform: weights(transform) for transform in (None, slowly)}
+    assert threads == {threading.main_thread().name}
+    assert not torch.equal(ahead[None], ahead[slowly])
+    monkeypatch.setattr(loop, "in_threads", lambda function, items, workers: (function(item) for item in items))
+    assert all(torch.equal(result, weights(transform)) for transform, result in ahead.items())
+
+
+def test_a_failure_to_read_ahead_is_raised_and_leaves_no_thread() -> None:
+    head, source, y = problem()
+    before = set(threading.enumerate())
+    with pytest.raises(Stopped):
+        learn(head, interrupted(source, 20), y)
+    assert not [thread for thread in set(threading.enumerate()) - before if "dinoneck" in thread.name]
+
+
 def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
     head, source, y = problem()
     recipe = Recipe(backbone_lr=3e-3, cutmix_alpha=1.0, mixup_alpha=1.0)
     learn(head, source, y, out=tmp_path / "whole", recipe=recipe)
     other, again, _ = problem()
-
-    class Stopped(Exception):
-        pass
-
-    calls, images = [0], again.images
-
-    def counted(ids: list[str], **options: bool) -> torch.Tensor:
-        calls[0] += 1
-        if calls[0] == 8:  # in the third epoch: 2 reads before training, 2 per epoch
-            raise Stopped
-        return images(ids, **options)
-
-    again.images = counted  # type: ignore[method-assign]
     with pytest.raises(Stopped):
-        learn(other, again, y, out=tmp_path / "parts", recipe=recipe)
+        learn(other, interrupted(again, 30), y, out=tmp_path / "parts", recipe=recipe)  # in the third epoch
     fresh, source_again, _ = problem()
     learn(fresh, source_again, y, out=tmp_path / "parts", recipe=recipe)
     assert load_state(tmp_path / "parts/last.safetensors")["progress"]["step"] > 0
