@@ -17,12 +17,14 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.batches import Samples, TokenScale, patterns_of, standardised
-from dinoneck.training.loop import Callback, Learner, Loop, Run
+from dinoneck.training.learner import Learner
+from dinoneck.training.live_tokens import LiveTokens, trained_backbone
+from dinoneck.training.loop import Callback, Loop, Run
 from dinoneck.training.matching import match_groups, match_samples
 from dinoneck.training.processes import joined, own_random_numbers, seed_step
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.ridge_blend import blend_ridge, unblend
-from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, trained_backbone
+from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.state import RunFiles
 from dinoneck.training.targets import as_array, known, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights
