@@ -19,7 +19,7 @@ QUICK = {"epochs": 40, "batch_size": 8, "lr": 1e-3, "recipe": PLAIN}
 
 
 def problem(n: int = 48) -> tuple[MemoryTokens, np.ndarray]:
-    """Photos whose target is the share of patches of one kind, on tokens with a large common part."""
+    """Images whose target is the share of patches of one kind, on tokens with a large common part."""
     random = np.random.RandomState(0)
     common = random.randn(16) * 5
     kinds = random.rand(n, 24) < random.rand(n, 1)
