@@ -97,12 +97,11 @@ class LiveTokens:
         Raises:
             DataError: if the transform returns no image, or the images come to different sizes.
         """
-        if patterns is not None and self.transform is not None:  # it draws from the global generators: one at a time
-            pairs = zip(decoded, patterns, strict=True)
-            decoded = [
-                self.preprocess.fitted(apply_transform(self.transform, image, view)) if view else image
-                for image, view in pairs
-            ]
+        if patterns is not None and self.transform is not None:
+            views = [*zip(decoded, patterns, strict=True)]
+            # one after another, as they draw from the global generators
+            views = [(apply_transform(self.transform, image, view) if view else image, view) for image, view in views]
+            decoded = [*in_threads(lambda own: self.preprocess.fitted(own[0]) if own[1] else own[0], views)]
         return self.preprocess.finished(decoded).images
 
     def images(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tensor:

@@ -266,6 +266,7 @@ class Loop:
             outputs = _exact(self.learner.head(tokens))
         return self.loss(*self.processes.gathered((outputs, targets, masks), size))  # type: ignore[no-any-return]
 
+    @torch.no_grad()
     def _count_losses(self, *, with_weights: bool = False) -> None:
         """Add the losses of the last steps to the epoch's; the host waits for the device here only.
 
@@ -277,7 +278,7 @@ class Loop:
         """
         losses, self._losses = self._losses, []
         trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norms = [{"norm": torch.nn.utils.get_total_norm(trained).detach()}] if with_weights else []
+        norms = [{"norm": torch.nn.utils.get_total_norm(trained)}] if with_weights else []
         rows = _read([*(parts for parts, _ in losses), *norms])
         norm = rows.pop()["norm"] if norms else 0.0
         for row, (_, share) in zip(rows, losses, strict=True):

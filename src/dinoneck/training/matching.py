@@ -278,6 +278,3 @@ def _count(ids: Sequence[Any], one: str, many: str) -> str:
 
 def _named(ids: Iterable[Any]) -> str:
     return ", ".join(repr(image_id) for image_id, _ in zip(ids, range(_SHOWN), strict=False))
-
-
-ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
