@@ -107,6 +107,18 @@ def test_groups_are_refused_before_training(groups: Any, message: str, tmp_path:
     run(groups={**dict.fromkeys(IDS, "g"), "other": float("nan")})
 
 
+def test_ids_and_numbers_of_numpy_are_taken() -> None:
+    numbers = {"epochs": np.int64(2), "batch_size": np.int32(3), "lr": np.float32(0.5), "seed": np.int64(3)}
+    ids = {"ids": np.array(IDS[:4]), "val_ids": np.array(IDS[4:])}
+    expected = run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=IDS[:4], val_ids=IDS[4:])
+    assert run(**numbers, **ids) == expected
+
+
+def test_the_order_of_a_set_of_ids_does_not_matter() -> None:
+    expected = run(ids=IDS[:5], val_ids=IDS[5:], seed=1)
+    assert run(ids=set(IDS[:5]), val_ids=frozenset(IDS[5:]), seed=1) == expected
+
+
 def test_a_frozen_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="all parameters of this PatchMeanHead are frozen"):
         run(head().requires_grad_(False))
