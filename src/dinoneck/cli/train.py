@@ -44,7 +44,7 @@ def train(
         dropout: dropout of the head's hidden units, where it has any.
         gate_mode: argument mode of --head cls_gating.
         overwrite: replace the results of an earlier run.
-        resume: continue an interrupted run of the same config.
+        resume: continue an interrupted run of the same config (default: on).
     """
     if config is not None:  # the file that stands first is read by from_file
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")

@@ -52,12 +52,12 @@ def report(
     views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
 ) -> dict[str, Any]:
-    """Predict from images and write a report: one HTML file that opens in a browser without a network.
+    """Predict from images and write a report as one HTML file.
 
     Example: dinoneck viz report run/heads images/ --truth known.csv --out report.html
 
     Args:
-        head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
+        head: a head file, a folder of them, or a Hub repository (user/name).
         images: images, or folders searched with their subfolders; default for a detector's run: its held-out images.
         out: the .html file to write.
         truth: CSV of known values in columns named like the predictions, or JSON of a detector's boxes.
@@ -175,7 +175,7 @@ def gate(
     Example: dinoneck viz gate head.safetensors images/ --out gate.png
 
     Args:
-        head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
+        head: a head file, a folder of them, or a Hub repository (user/name).
         images: images, or folders searched with their subfolders.
         out: the figure to write (.png, .svg or .pdf).
         views: how the images are predicted.

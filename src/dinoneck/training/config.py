@@ -32,8 +32,7 @@ class DataConfig:
     """Images, what is known of them, and how they are prepared.
 
     Attributes:
-        csv: table with one row per image; None = folders of images (per class, or with masks), else generated pasture
-            images.
+        csv: table with one row per image; None = folders of images (per class, or with masks), else generated images.
         images: folder of the table's files (None = the table's folder), or of the images if there is no table.
         image_column: column of the file names; None = image.
         targets: columns to predict: numbers (regression) or words (classification).
@@ -253,7 +252,7 @@ class TrainConfig:
         folds: folds of the cross-validation.
         detector: the detector that data.boxes trains; its neck is ``head``.
         logging: logs of losses and scores, next to those in the folder.
-        imports: modules or Python files to import first, such as those that register your heads.
+        imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
 
     Raises:

@@ -44,21 +44,21 @@ class Recipe:
         rho: neighbourhood size of SAM, in the norm of all trained weights.
         weight_decay: of AdamW, for weight matrices only.
         warmup: share of the steps with a rising learning rate.
-        min_lr: last learning rate of the cosine, at most the peak of any group.
+        min_lr: last learning rate of the cosine.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None = no average.
         ema_start: share of the steps before averaging begins.
         amp: autocast to bf16 or fp16, losses in float32; True = bf16, None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
-        standardise_tokens: standardise tokens per channel, for heads that start with a linear layer or a norm; folded
-            into the trained head.
+        standardise_tokens: standardise tokens per channel (default: on), for heads that start with a linear layer or a
+            norm; folded into the trained head.
         ridge_blend: share of ridge regression in a trained patch_mean head, 0 ... 1, 0 = off; for regression without an
             activation or log1p.
         mixup_alpha: manifold mixup of tokens and targets, Beta(alpha, alpha); None = off.
         mixup_off_last: share of the steps at the end without mixup.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
             ``mixup_alpha`` too, each batch is first pasted, then its tokens are blended; targets follow both.
-        patience: epochs without a better validation loss after which training stops with the best weights; None = train
-            to the end, keep the last.
+        patience: epochs without a better validation loss before training stops with the best weights; None = keep the
+            last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
         save_steps: steps between saved states; None = every epoch. It does not change the result.
 
