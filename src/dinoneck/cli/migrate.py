@@ -24,8 +24,7 @@ def migrate(files: Paths, out: Path | None = None) -> dict[str, Any]:
 
     Args:
         files: head files, folders of them, or the folder of an ensemble.
-        out: a folder for the new files (default: they replace the old ones); for the folder of an ensemble the new
-            file.
+        out: folder for the new files (default: replace the old), or the file for an ensemble.
     """
     rows = show_rows(each(files, partial(_migrate, out=out)))
     return {"ok": good(rows), "files": rows}

@@ -19,8 +19,8 @@ def pull(
 
     Args:
         repo: the repository.
-        out: the file; it appears whole and checked, or not at all.
-        revision: a branch, tag or commit (default: main).
+        out: the file; written whole and checked, or not at all.
+        revision: branch, tag or commit (default: main).
     """
     from dinoneck.checkpoint.hub import pull_from_hub
 

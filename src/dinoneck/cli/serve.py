@@ -26,7 +26,7 @@ def serve(
 
     Args:
         head: a head file, a folder of head files, or a Hub repository (user/name).
-        host: address to listen on; the default is reachable from this machine only.
+        host: address to listen on; by default reachable from this machine only.
         port: 0 is any free port, which is printed.
         settings: the limits.
     """

@@ -18,8 +18,8 @@ def verify(files: Paths) -> dict[str, Any]:
     Example: dinoneck verify head.safetensors
 
     Args:
-        files: head files, folders of them (their config.json and README.md must name the same head), ensembles,
-            feature stores, or Hub repositories (user/name).
+        files: head files, folders of them (config.json and README.md must name the same head), ensembles, feature
+            stores, or Hub repositories.
     """
     rows = show_rows(each(files, _check))
     return {"ok": good(rows), "checked": rows}
