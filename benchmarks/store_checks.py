@@ -32,7 +32,7 @@ from PIL import Image
 from benchmarks.timing import compare, machine, markdown
 from dinoneck import FeatureStore, load_backbone
 from dinoneck.data import Patterns
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.grid import GridSize
 from dinoneck.store import index
 from dinoneck.store.description import Description, make_folder

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from dinoneck import Backbone, CLSGatingHead, Predictor, Task, load_backbone
-from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 TASKS = (Task("main", dim=3, activation="softplus"), Task("height", activation="softplus"))
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))

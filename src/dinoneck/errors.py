@@ -41,7 +41,7 @@ class StoreError(DinoneckError, OSError):
 
 
 class DataError(DinoneckError, ValueError):
-    """A photo, a table or a target value cannot be used."""
+    """An image, a table or a target value cannot be used."""
 
 
 class BusyError(DinoneckError, RuntimeError):
@@ -101,7 +101,7 @@ def some_of(names: Iterable[str], shown: int) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """Return a number of things in words: ``1 photo``, ``3 photos``."""
+    """Return a number of things in words: ``1 image``, ``3 images``."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 

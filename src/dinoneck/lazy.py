@@ -1,11 +1,14 @@
-"""Lazy names (PEP 562): a package lists its public names and imports a file when its name is first used."""
+"""Lazy names (PEP 562): a package lists its public names and imports a file when its name is first used; old names."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def attach(
@@ -42,3 +45,20 @@ def homes(package: str, **files: Sequence[str]) -> dict[str, str]:
         **files: name of a file, without its suffix -> the public names that it defines.
     """
     return {name: f"{package}.{file}" for file, names in files.items() for name in names}
+
+
+def renamed_arguments(**names: str) -> Callable[[F], F]:
+    """Return a decorator that accepts keyword arguments by their names of version 0.1.
+
+    Args:
+        **names: old name -> new name.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **{names.get(name, name): value for name, value in kwargs.items()})
+
+        return call  # type: ignore[return-value]
+
+    return decorate

@@ -21,7 +21,12 @@ from tests.house.source import FILES, ROOT, SOURCE, name_of, tree_of
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc", "core"}
-ALIASES = {"PhotoTable": "Table", "BoxPhotos": "BoxImages"}
+ALIASES = {  # names of version 0.1
+    "PhotoTable": "Table",
+    "BoxPhotos": "BoxImages",
+    "photo_size": "read_image_size",
+    "to_photo_pixels": "to_image_pixels",
+}
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:

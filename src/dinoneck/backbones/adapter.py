@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import BackboneError
 from dinoneck.grid import GridSize
 

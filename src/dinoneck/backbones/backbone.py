@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import lora, probe, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, is_lora, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid

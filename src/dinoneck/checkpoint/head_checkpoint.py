@@ -42,7 +42,7 @@ from dinoneck.checkpoint.tensors import (
     views_of,
 )
 from dinoneck.configured import encode
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
 

@@ -26,7 +26,7 @@ from dinoneck.checkpoint.pairing import LORA_PREFIX, check_lora
 from dinoneck.checkpoint.schema import TensorEntry, entries_of
 from dinoneck.checkpoint.tensors import FILE_DTYPES, TORCH_DTYPES, check_byte_order, chunks_of, listing_of
 from dinoneck.configured import encode
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 from dinoneck.weight_files import WRAPPER_PREFIXES
 

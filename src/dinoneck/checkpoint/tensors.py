@@ -17,7 +17,7 @@ from dinoneck.checkpoint.file import canonical, strict_json
 from dinoneck.checkpoint.migrate import versions_of
 from dinoneck.checkpoint.schema import VIEWS
 from dinoneck.configured import normal
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, did_you_mean
 from dinoneck.tensor_bytes import bytes_of
 

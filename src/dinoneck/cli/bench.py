@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dinoneck.backbones.backbone import Backbone
-    from dinoneck.data.photos import Preprocessing
+    from dinoneck.data.preprocessing import Preprocessing
     from dinoneck.inference.timing import Pipeline
 
     Parts = tuple[Backbone, nn.Module | None, Preprocessing]
@@ -77,12 +77,12 @@ def bench(
         with progress(total=rounds + 1, desc="rounds", unit="round") as bar:
             timings = time_in_turn(pipelines, rounds, lambda _: bar.update())
     rows = [
-        {"dtype": kind, "batch_size": count, "ms_per_photo": timing.ms, "whole_quartiles_ms": timing.quartiles,
+        {"dtype": kind, "batch_size": count, "ms_per_image": timing.ms, "whole_quartiles_ms": timing.quartiles,
          "images_per_s": timing.images_per_s, "peak_device_bytes": timing.peak_bytes}
         for (kind, count), timing in timings.items()
     ]  # fmt: skip
     where = machine(next(model.parameters()).device)
-    about = {"head": head, "backbone": model.name, "neck": neck, "layers": list(model.layers), "photo": described}
+    about = {"head": head, "backbone": model.name, "neck": neck, "layers": list(model.layers), "image": described}
     show({**about, "machine": where})
     print(table(*_table(rows)))
     print(f"milliseconds per image, medians of {rounds} rounds; (quartiles) of the whole")
@@ -140,7 +140,7 @@ def _check_neck(module: nn.Module, what: str) -> None:
 
 def _image(image: Path | None, preprocess: Preprocessing, folder: Path) -> tuple[Path, str]:
     """The file that is decoded again and again, and its description."""
-    from dinoneck.inference.timing import sample_photo
+    from dinoneck.inference.timing import sample_image
 
     if image is not None:
         return image, str(image)
@@ -148,7 +148,7 @@ def _image(image: Path | None, preprocess: Preprocessing, folder: Path) -> tuple
         raise ConfigError("this head takes images in their own size; give one with --image, or a size with --size")
     height, width = (_LARGER * side for side in preprocess.size)
     file = folder / "image.jpg"
-    sample_photo(height, width).save(file, "JPEG", quality=90)
+    sample_image(height, width).save(file, "JPEG", quality=90)
     return file, f"generated JPEG of {height}x{width} px (height x width)"
 
 
@@ -175,9 +175,9 @@ def _pipelines(
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    parts = list(rows[0]["ms_per_photo"])
+    parts = list(rows[0]["ms_per_image"])
     cells = [
-        [row["dtype"], str(row["batch_size"]), *(f"{row['ms_per_photo'][part]:.1f}" for part in parts),
+        [row["dtype"], str(row["batch_size"]), *(f"{row['ms_per_image'][part]:.1f}" for part in parts),
          "({:.1f} ... {:.1f})".format(*row["whole_quartiles_ms"]), f"{row['images_per_s']:.2f}",
          "-" if row["peak_device_bytes"] is None else f"{row['peak_device_bytes'] / _MB:.0f} MiB"]
         for row in rows

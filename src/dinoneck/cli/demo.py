@@ -49,7 +49,7 @@ def demo(
     head = ["--head", "fpn", "--hidden-dim", "64", "--size", "128x256", *weights, *length]
     where = ["--overwrite", "--no-resume", "--out", str(out / "run")]
     _run("train", *table, *known, "--group", "sampling", "--minimum", "0", *head, *where)
-    new = str(out / "new" / "photos")
+    new = str(out / "new" / "images")
     _run("predict", new, "--heads", heads, "--out", str(out / "predictions.csv"), "--maps", str(out / "maps.png"))
     first, damaged = out / "run" / "heads" / "fold-0.safetensors", out / "damaged.safetensors"
     content = bytearray(first.read_bytes())

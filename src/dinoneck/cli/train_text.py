@@ -10,9 +10,9 @@ from dinoneck.errors import counted, printable
 from dinoneck.viz.score_tables import SCORES, class_tables, difference_table, value_table
 
 if TYPE_CHECKING:
-    from dinoneck.data.decoding import Photo
-    from dinoneck.data.photos import Preprocessing
-    from dinoneck.data.tables import PhotoTable
+    from dinoneck.data.decoding import ImageInput
+    from dinoneck.data.preprocessing import Preprocessing
+    from dinoneck.data.tables import Table
     from dinoneck.grid import GridSize
     from dinoneck.training.config import TrainConfig
     from dinoneck.training.inputs import Inputs
@@ -39,7 +39,7 @@ def describe_tokens(config: TrainConfig, inputs: Inputs) -> list[str]:
     ]
 
 
-def advice(config: TrainConfig, data: PhotoTable) -> list[str]:
+def advice(config: TrainConfig, data: Table) -> list[str]:
     """Return what a user should know before the work."""
     lines = []
     if data.groups is None and config.folds.column is None:
@@ -80,11 +80,11 @@ def comparison(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def describe_size(preprocess: Preprocessing, image: Photo) -> list[str]:
+def describe_size(preprocess: Preprocessing, image: ImageInput) -> list[str]:
     """Return what an image is prepared to, and what is lost on the way."""
-    from dinoneck.data.decoding import photo_size
+    from dinoneck.data.decoding import read_image_size
 
-    before = photo_size(image)
+    before = read_image_size(image)
     prepared = preprocess.prepare(image)
     after, grid = prepared.images.shape[-2:], prepared.grid
     lines = [

@@ -308,7 +308,7 @@ def _entries(
         raise DataError(f"none of the {len(files)} images can be used; the first: {unusable[0]}")
     colours = _token_colours(predictor, files, list(drawn)) if with_tokens and drawn else {}
     pixels = {place: partial(predictor.picture, files[place]) for place in drawn}
-    entries = [entry(place, photo=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)]
+    entries = [entry(place, image=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)]
     return entries, {names[place]: reason for place, reason in unusable.items()}
 
 

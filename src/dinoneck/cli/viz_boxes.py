@@ -71,7 +71,7 @@ def box_entries(
     entries = [ReportEntry(names[place], results[place], known=boxes.get(place, {})) for place in places]
     for i in worst_first(entries, ())[:most]:
         pixels = files[places[i]] if known is None else partial(_pixels, known, places[i])
-        entries[i] = replace(entries[i], photo=pixels)
+        entries[i] = replace(entries[i], image=pixels)
     return entries, {names[place]: reason for place, reason in unusable.items()}
 
 

@@ -1,4 +1,4 @@
-"""Photos, tables of photos with targets, and the procedural pasture."""
+"""Images, tables of images with targets, and the procedural pasture."""
 
 from dinoneck.lazy import attach, homes
 
@@ -10,8 +10,8 @@ _HOMES = homes(
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
     patterns=["Pattern", "Patterns"],
-    decoding=["photo_size"],
-    photos=["Preprocessing", "to_photo_pixels", "to_prepared_pixels"],
+    decoding=["photo_size", "read_image_size"],
+    preprocessing=["Preprocessing", "to_image_pixels", "to_photo_pixels", "to_prepared_pixels"],
     tables=["PhotoTable", "Table", "read_csiro_test", "read_csv", "read_table"],
 )
 

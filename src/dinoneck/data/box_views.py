@@ -1,4 +1,4 @@
-"""Photos with boxes -> batches of one size: augmentation for training, plain resizing for tests, and the way back."""
+"""Images with boxes -> batches of one size: augmentation for training, plain resizing for tests, and the way back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dinoneck.data.photos import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
 Flip = Literal["horizontal", "both"]
@@ -33,18 +33,18 @@ def box_transforms(
 ) -> v2.Compose:
     """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
 
-    Every photo is stretched to ``size``, antialiased, so that batches stack and :func:`to_original` is one division.
-    Training draws from torch's global random state: the same seed gives the same photos.
+    Every image is stretched to ``size``, antialiased, so that batches stack and :func:`to_original` is one division.
+    Training draws from torch's global random state: the same seed gives the same images.
 
     Args:
         size: (height, width) in pixels of the result, or one number for both; a multiple of the patch.
         train: augment, and drop boxes that came out smaller than ``min_box_px``. Otherwise only resize and
             normalise, and keep every box.
-        flip: ``horizontal`` mirrors half of the photos; ``both`` also turns half upside down, for photos without
+        flip: ``horizontal`` mirrors half of the images; ``both`` also turns half upside down, for images without
             an up; None leaves them.
-        photometric: change brightness, contrast and saturation of half of the photos. Hues stay and channels
+        photometric: change brightness, contrast and saturation of half of the images. Hues stay and channels
             are never exchanged: colours may be what tells classes apart.
-        zoom: place half of the photos on a larger canvas of the mean colour, at most twice as wide.
+        zoom: place half of the images on a larger canvas of the mean colour, at most twice as wide.
         crop: cut out a part that holds the centre of at least one box, for scenes with large objects.
         mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves the values in
             0 ... 1, for detectors that normalise themselves.
@@ -56,9 +56,9 @@ def box_transforms(
 
     Examples:
         >>> from torchvision import tv_tensors
-        >>> photo = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
+        >>> image = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
         >>> box = tv_tensors.BoundingBoxes([[10.0, 3.0, 20.0, 9.0]], format="XYXY", canvas_size=(30, 40))
-        >>> image, target = box_transforms((64, 96), train=False)(photo, {"boxes": box, "labels": torch.tensor([0])})
+        >>> image, target = box_transforms((64, 96), train=False)(image, {"boxes": box, "labels": torch.tensor([0])})
         >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """
@@ -76,7 +76,7 @@ def box_transforms(
 
 
 def _moves(recipe: Preprocessing, flip: Flip | None, zoom: bool, crop: bool) -> list[Any]:
-    """What moves photo and boxes together, at the photo's own size."""
+    """What moves image and boxes together, at the image's own size."""
     steps: list[Any] = []
     if zoom:
         mean_colour = [round(255 * value) for value in recipe.mean]
@@ -97,7 +97,7 @@ def _checked(
     std: Sequence[float] | None,
     min_box_px: float,
 ) -> Preprocessing:
-    """Check the values; size, mean and std by the rules of photos."""
+    """Check the values; size, mean and std by the rules of images."""
     if (mean is None) != (std is None):
         raise ConfigError(f"mean is {mean!r} and std is {std!r}; expected both, or None for both")
     if size is None:
@@ -114,14 +114,14 @@ def _checked(
 
 
 def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:
-    """Bring boxes from pixels of the resized photo back to pixels of the photo itself.
+    """Bring boxes from pixels of the resized image back to pixels of the image itself.
 
     It undoes what ``box_transforms(size, train=False)`` did.
 
     Args:
         boxes: XYXY in pixels of the image that the detector saw.
         size: (height, width) of that image.
-        original: (height, width) of the photo, ``target["size"]``.
+        original: (height, width) of the image, ``target["size"]``.
 
     Shape:
         (..., 4) -> (..., 4).
@@ -147,10 +147,10 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
 
 
 def collate_boxes(batch: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Stack photos into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader.
+    """Stack images into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader.
 
     Raises:
-        DataError: if the batch is empty, or photos have different sizes.
+        DataError: if the batch is empty, or images have different sizes.
     """
     if not batch:
         raise DataError("the batch is empty; expected one (image, target) or more")
@@ -158,7 +158,7 @@ def collate_boxes(batch: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[Tenso
     if len(sizes) > 1:
         shown = ", ".join("x".join(map(str, size)) for size in sizes[:5])
         raise DataError(
-            f"the photos have different sizes (channels x height x width): {shown}; give the dataset "
+            f"the images have different sizes (channels x height x width): {shown}; give the dataset "
             "transform=box_transforms(size, ...)"
         )
     return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [target for _, target in batch]

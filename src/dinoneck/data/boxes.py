@@ -1,6 +1,6 @@
-"""Photos with boxes, read from COCO JSON: checked whole when opened, decoded one by one.
+"""Images with boxes, read from COCO JSON: checked whole when opened, decoded one by one.
 
-:class:`BoxImages` is a torch dataset; :func:`dinoneck.data.box_transforms` brings its photos and boxes to one size.
+:class:`BoxImages` is a torch dataset; :func:`dinoneck.data.box_transforms` brings its images and boxes to one size.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from dinoneck.data.coco import CocoBox, CocoPhoto, read_categories, read_coco, refuse_repeats, short
+from dinoneck.data.coco import CocoBox, CocoImage, read_categories, read_coco, refuse_repeats, short
 from dinoneck.data.decoding import read_picture, read_pixels
 from dinoneck.data.resizing import to_uint8
 from dinoneck.errors import ConfigError, DataError
@@ -37,17 +37,17 @@ _FEWEST = 10  # boxes; fewer of them may fit another form by chance
 
 
 class BoxImages(Dataset[Any]):
-    """Photos with boxes in COCO JSON form, for training and testing detectors.
+    """Images with boxes in COCO JSON form, for training and testing detectors.
 
-    All entries are checked when the dataset is made; a photo is decoded when it is asked for. ``dataset[i]`` is
+    All entries are checked when the dataset is made; an image is decoded when it is asked for. ``dataset[i]`` is
     ``(image, target)``: a uint8 ``tv_tensors.Image`` (3, H, W), RGB, turned upright by its EXIF tag, and a dict of
 
-    * ``boxes``: float32 ``tv_tensors.BoundingBoxes`` (n, 4), XYXY in pixels of the upright photo;
+    * ``boxes``: float32 ``tv_tensors.BoundingBoxes`` (n, 4), XYXY in pixels of the upright image;
     * ``labels``: int64 (n,), 0-based and without gaps, indices into ``classes``;
-    * ``image_id``: the photo's id in the JSON;
-    * ``size``: (height, width) of the photo before any transform.
+    * ``image_id``: the image's id in the JSON;
+    * ``size``: (height, width) of the image before any transform.
 
-    Photos without boxes stay: background is information. A photo of more than 8 bits comes to 8.
+    Images without boxes stay: background is information. An image of more than 8 bits comes to 8.
 
     Args:
         annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id, image_id,
@@ -55,7 +55,7 @@ class BoxImages(Dataset[Any]):
         images: the folder that file names are relative to; None = the folder of the JSON, or ``images`` in it,
             whichever holds the first image.
         transform: called as ``transform(image, target)``, for instance :func:`dinoneck.data.box_transforms`.
-        min_side_px: a box with a shorter side, inside the photo, is skipped and counted.
+        min_side_px: a box with a shorter side, inside the image, is skipped and counted.
         classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
             None = all, by ascending category id. Give the test set the classes of the training set.
         form: ``torchvision``: targets as its reference training engine reads them: every value is a tensor, labels
@@ -65,11 +65,11 @@ class BoxImages(Dataset[Any]):
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
-        ids: the photos' ids, in the order of the JSON.
+        ids: the images' ids, in the order of the JSON.
         skipped: reason -> boxes left out: ``zero area``, ``outside``, ``not finite``, ``too small``, ``crowd``,
             ``other class``, ``unknown image``.
-        clipped: boxes that reached over the photo's edge and were cut there.
-        without_boxes: photos that have none left.
+        clipped: boxes that reached over the image's edge and were cut there.
+        without_boxes: images that have none left.
 
     Raises:
         DataError: if the JSON or an image cannot be used, or the boxes are given in another form (corners, shares of
@@ -108,7 +108,7 @@ class BoxImages(Dataset[Any]):
             raise ConfigError(f"form is {form!r}; expected 'dinoneck' or 'torchvision'")
         file = Path(annotations)
         content = read_coco(file)
-        entries = [CocoPhoto.read(entry, f"{file}: images[{i}]") for i, entry in enumerate(content["images"])]
+        entries = [CocoImage.read(entry, f"{file}: images[{i}]") for i, entry in enumerate(content["images"])]
         if not entries:
             raise DataError(f"{file} lists no images; a dataset needs one or more")
         refuse_repeats([entry.id for entry in entries], f"{file}: images: the id")
@@ -116,7 +116,7 @@ class BoxImages(Dataset[Any]):
         self.file = file
         self.transform, self.form = transform, form
         self.ids = tuple(entry.id for entry in entries)
-        self._photos = tuple(entries)
+        self._entries = tuple(entries)
         self._folder = _folder(file, photos if images is None else images, entries)
         _refuse_missing(self._folder, entries, file)
         self.classes, self.category_ids, listed = read_categories(content["categories"], classes, file)
@@ -131,7 +131,7 @@ class BoxImages(Dataset[Any]):
     @property
     def paths(self) -> tuple[Path, ...]:
         """The images' files, in the order of :attr:`ids`."""
-        return tuple(self._folder / entry.name for entry in self._photos)
+        return tuple(self._folder / entry.name for entry in self._entries)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -157,12 +157,12 @@ class BoxImages(Dataset[Any]):
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
-        """Return one photo and its boxes without the transform, for instance to draw them.
+        """Return one image and its boxes without the transform, for instance to draw them.
 
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        entry = self._photos[i]
+        entry = self._entries[i]
         path = self._folder / entry.name
         image = to_uint8(read_pixels(path))
         height, width = image.shape[-2:]
@@ -177,17 +177,17 @@ class BoxImages(Dataset[Any]):
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
 
     def take(self, rows: Iterable[int]) -> BoxImages:
-        """Return the dataset of these photos, in this order, each once; the counts stay those of the whole JSON.
+        """Return the dataset of these images, in this order, each once; the counts stay those of the whole JSON.
 
         Raises:
             DataError: if there are none, or one is given twice.
         """
         places = [range(len(self))[i] for i in rows]
         if not places or len(set(places)) != len(places):
-            raise DataError(f"rows are {short(places)}; expected one photo or more, each once")
+            raise DataError(f"rows are {short(places)}; expected one image or more, each once")
         part = copy.copy(self)
-        part._photos = tuple(self._photos[i] for i in places)
-        part.ids = tuple(entry.id for entry in part._photos)
+        part._entries = tuple(self._entries[i] for i in places)
+        part.ids = tuple(entry.id for entry in part._entries)
         part._boxes = tuple(self._boxes[i] for i in places)
         part._labels = tuple(self._labels[i] for i in places)
         part._crowds = {new: self._crowds[i] for new, i in enumerate(places) if i in self._crowds}
@@ -195,17 +195,17 @@ class BoxImages(Dataset[Any]):
         return part
 
     def first(self, count: int) -> BoxImages:
-        """Return the dataset of the first ``count`` photos, or of all if there are fewer."""
+        """Return the dataset of the first ``count`` images, or of all if there are fewer."""
         return self.take(range(min(count, len(self))))
 
     def ground_truth(self) -> dict[str, Any]:
-        """Return what was kept as a COCO dict, for COCO's evaluation; no photo is decoded.
+        """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.
 
         Boxes are as clipped, with their category ids of the JSON and new ids from 1; crowd regions are back, marked
         by ``iscrowd``, since detections inside them count for nothing.
         """
         boxes: list[dict[str, Any]] = []
-        for i, entry in enumerate(self._photos):
+        for i, entry in enumerate(self._entries):
             crowds, crowd_labels = self._crowds.get(i, ((), ()))
             for crowd, rows, labels in ((0, self._boxes[i], self._labels[i]), (1, crowds, crowd_labels)):
                 for (left, top, right, bottom), label in zip(rows, labels, strict=True):
@@ -213,13 +213,13 @@ class BoxImages(Dataset[Any]):
                     category = self.category_ids[int(label)]
                     own = {"id": len(boxes) + 1, "image_id": entry.id, "category_id": category, "bbox": box}
                     boxes.append({**own, "area": box[2] * box[3], "iscrowd": crowd})
-        images = [{"id": e.id, "file_name": e.name, "width": e.width, "height": e.height} for e in self._photos]
+        images = [{"id": e.id, "file_name": e.name, "width": e.width, "height": e.height} for e in self._entries]
         names = zip(self.category_ids, self.classes, strict=True)
         categories = [{"id": category, "name": name} for category, name in names]
         return {"images": images, "annotations": boxes, "categories": categories}
 
     def _keep(self, annotations: Sequence[Any], listed: Mapping[int, int | None], min_side_px: float) -> None:
-        """Sort the boxes to their photos, clip them and count what is left out."""
+        """Sort the boxes to their images, clip them and count what is left out."""
         place = {image_id: i for i, image_id in enumerate(self.ids)}
         kept: list[list[tuple[float, ...]]] = [[] for _ in self.ids]
         crowds: dict[int, list[tuple[float, ...]]] = {}
@@ -239,7 +239,7 @@ class BoxImages(Dataset[Any]):
             if i is None or label is None:
                 self.skipped["other class" if label is None else "unknown image"] += 1
                 continue
-            corners, reason = _clip(box.bbox, self._photos[i], min_side_px)
+            corners, reason = _clip(box.bbox, self._entries[i], min_side_px)
             if reason is None and box.crowd:
                 crowds.setdefault(i, []).append((*corners, label))
             reason = "crowd" if box.crowd else reason
@@ -255,7 +255,7 @@ class BoxImages(Dataset[Any]):
 
     def _refuse_other_forms(self, annotations: Sequence[Any], kept: int) -> None:
         """Refuse boxes that are corners (XYXY), or shares of the image's sides, in place of x, y, width, height."""
-        sizes = {photo.id: (photo.width, photo.height) for photo in self._photos}
+        sizes = {image.id: (image.width, image.height) for image in self._entries}
         pairs = [(sizes[entry["image_id"]], entry["bbox"]) for entry in annotations if entry["image_id"] in sizes]
         if not pairs or not self.classes:
             return
@@ -303,15 +303,15 @@ def _refuse(message: str, *, certain: bool) -> None:
     logger.warning("%s, unless they are right", message)
 
 
-def _clip(bbox: tuple[float, ...], photo: CocoPhoto, min_side_px: float) -> tuple[tuple[float, ...], str | None]:
-    """The corners inside the photo, and why the box is left out, or None."""
+def _clip(bbox: tuple[float, ...], image: CocoImage, min_side_px: float) -> tuple[tuple[float, ...], str | None]:
+    """The corners inside the image, and why the box is left out, or None."""
     x, y, width, height = bbox
     if not all(math.isfinite(value) for value in (*bbox, x + width, y + height)):
         return bbox, "not finite"
     if not width or not height:
         return bbox, "zero area"
     left, top = max(x, 0.0), max(y, 0.0)
-    right, bottom = min(x + width, float(photo.width)), min(y + height, float(photo.height))
+    right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
     if right <= left or bottom <= top:
         return bbox, "outside"
     sides = np.float32(right) - np.float32(left), np.float32(bottom) - np.float32(top)
@@ -324,7 +324,7 @@ def _arrays(rows: Sequence[tuple[float, ...]]) -> tuple[Array, Array]:
     return np.ascontiguousarray(table[:, :4]), table[:, 4].astype(np.int64)
 
 
-def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoPhoto]) -> Path:
+def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
     if images is not None:
         folder = Path(images)
         if not folder.is_dir():
@@ -340,14 +340,14 @@ def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence
     )
 
 
-def _refuse_missing(folder: Path, entries: Sequence[CocoPhoto], file: Path) -> None:
+def _refuse_missing(folder: Path, entries: Sequence[CocoImage], file: Path) -> None:
     sizes = {entry.name: _bytes(folder / entry.name) for entry in entries}
     for wrong, state in ((None, "are not in"), (0, "are empty files in")):
         names = [name for name, size in sizes.items() if size == wrong]
         if names:
             shown = ", ".join(short(name) for name in names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
             raise DataError(
-                f"{len(names)} of the {len(entries)} photos of {file} {state} {folder}: {shown}; restore them or take "
+                f"{len(names)} of the {len(entries)} images of {file} {state} {folder}: {shown}; restore them or take "
                 "their entries out of the JSON"
             )
 

@@ -17,7 +17,7 @@ _CHARACTERS = 60
 
 
 @dataclass(frozen=True)
-class CocoPhoto:
+class CocoImage:
     """One entry of ``images``."""
 
     id: int
@@ -26,12 +26,12 @@ class CocoPhoto:
     width: int
 
     @classmethod
-    def read(cls, entry: Any, where: str) -> CocoPhoto:
+    def read(cls, entry: Any, where: str) -> CocoImage:
         """Check one entry; ``where`` names it in messages."""
         _require(entry, ("id", "file_name", "width", "height"), where)
         name = entry["file_name"]
         if not isinstance(name, str) or not name.strip() or "\0" in name:
-            raise DataError(f"{where} has the file_name {short(name)}; expected the photo's path below the folder")
+            raise DataError(f"{where} has the file_name {short(name)}; expected the image's path below the folder")
         spellings = (PurePosixPath(name), PureWindowsPath(name))
         if any(path.is_absolute() or path.drive or ".." in path.parts for path in spellings):
             raise DataError(

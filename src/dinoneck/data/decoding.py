@@ -17,7 +17,7 @@ from dinoneck.data.resizing import to_unit_range
 from dinoneck.errors import DataError
 
 T = TypeVar("T")
-Photo = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
+ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
 _TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are swapped, and the axes flipped after that
     2: (False, (-1,)), 3: (False, (-1, -2)), 4: (False, (-2,)), 5: (True, ()),
@@ -25,23 +25,23 @@ _TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are sw
 }  # fmt: skip
 
 
-def as_list(photos: Photo | Sequence[Photo], noun: str = "photos") -> list[Photo]:
-    """Return a list of single photos (or what ``noun`` calls them), whatever form they came in."""
-    if isinstance(photos, Tensor | np.ndarray) and photos.ndim == 4:
-        return list(photos)
-    if isinstance(photos, str | os.PathLike | Image.Image | Tensor | np.ndarray):
-        return [photos]
-    if not isinstance(photos, Sequence):
-        raise DataError(f"{noun} are {type(photos).__name__}; expected paths, PIL images, arrays or tensors")
-    return list(photos)
+def as_list(images: ImageInput | Sequence[ImageInput], noun: str = "images") -> list[ImageInput]:
+    """Return a list of single images (or what ``noun`` calls them), whatever form they came in."""
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        return list(images)
+    if isinstance(images, str | os.PathLike | Image.Image | Tensor | np.ndarray):
+        return [images]
+    if not isinstance(images, Sequence):
+        raise DataError(f"{noun} are {type(images).__name__}; expected paths, PIL images, arrays or tensors")
+    return list(images)
 
 
-def decode(photo: Photo) -> Tensor:
+def decode(image: ImageInput) -> Tensor:
     """Decode one image to (3, H, W) float32 RGB in 0 ... 1; see :func:`read_pixels`."""
-    return to_unit_range(read_pixels(photo))
+    return to_unit_range(read_pixels(image))
 
 
-def read_pixels(photo: Photo) -> Tensor:
+def read_pixels(image: ImageInput) -> Tensor:
     """Decode one image to (3, H, W) RGB, turned upright by its EXIF tag.
 
     Grey, palette, CMYK and transparent images become RGB. 16-bit grey values are scaled by 65535; of 16-bit colours
@@ -53,40 +53,43 @@ def read_pixels(photo: Photo) -> Tensor:
     Raises:
         DataError: naming the file, if it cannot be read, values are out of range or 16-bit ones fill 14 bits at most.
     """
-    if isinstance(photo, str | os.PathLike):
-        return read_picture(Path(photo), _from_file)
-    if isinstance(photo, Image.Image):
-        return _from_pil(photo, "a PIL image")
-    if isinstance(photo, np.ndarray):
-        array = photo[..., None] if photo.ndim == 2 else photo
+    if isinstance(image, str | os.PathLike):
+        return read_picture(Path(image), _from_file)
+    if isinstance(image, Image.Image):
+        return _from_pil(image, "a PIL image")
+    if isinstance(image, np.ndarray):
+        array = image[..., None] if image.ndim == 2 else image
         if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-            raise DataError(f"an array image has shape {photo.shape}; expected (height, width, 3) or (height, width)")
+            raise DataError(f"an array image has shape {image.shape}; expected (height, width, 3) or (height, width)")
         if array.dtype.kind not in "uif":
             raise DataError(f"an array image holds {array.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
         array = np.ascontiguousarray(array[..., :3], array.dtype.newbyteorder("="))
         return _in_range(torch.tensor(array).permute(2, 0, 1))
-    if isinstance(photo, Tensor):
-        if photo.ndim != 3 or photo.shape[0] not in (1, 3):
-            raise DataError(f"a tensor image has shape {tuple(photo.shape)}; expected (3, height, width)")
-        return _in_range(photo)
-    raise DataError(f"an image is {type(photo).__name__}; expected a path, a PIL image, an array or a tensor")
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] not in (1, 3):
+            raise DataError(f"a tensor image has shape {tuple(image.shape)}; expected (3, height, width)")
+        return _in_range(image)
+    raise DataError(f"an image is {type(image).__name__}; expected a path, a PIL image, an array or a tensor")
 
 
-def photo_size(photo: Photo) -> tuple[int, int]:
-    """Return (height, width) of a photo turned upright; read from a file's header; its pixels are not decoded.
+def read_image_size(image: ImageInput) -> tuple[int, int]:
+    """Return (height, width) of an image turned upright; read from a file's header; its pixels are not decoded.
 
     Raises:
         DataError: if it is not an image, naming the file.
     """
-    if isinstance(photo, str | os.PathLike):
-        return read_picture(Path(photo), lambda image, _: _upright_size(image))
-    if isinstance(photo, Image.Image):
-        return _upright_size(photo)
-    height, width = decode(photo).shape[-2:]
+    if isinstance(image, str | os.PathLike):
+        return read_picture(Path(image), lambda opened, _: _upright_size(opened))
+    if isinstance(image, Image.Image):
+        return _upright_size(image)
+    height, width = decode(image).shape[-2:]
     return height, width
 
 
-def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "photo") -> T:
+photo_size = read_image_size  # its name in version 0.1
+
+
+def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "image") -> T:
     """Open a picture file and return what ``read(image, name)`` makes of it.
 
     Raises:

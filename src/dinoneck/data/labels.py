@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from dinoneck.data.decoding import as_list, read_picture
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import fit_to, fitted_size
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import PreparedImages, TokenGrid, patch_pair
@@ -100,7 +100,7 @@ class DenseLabels:
         self,
         labels: Label | Sequence[Label],
         preprocess: Preprocessing,
-        photo_sizes: Sequence[Sequence[int]] | None = None,
+        image_sizes: Sequence[Sequence[int]] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Average labels over the patches that ``preprocess`` makes of their images.
 
@@ -110,7 +110,7 @@ class DenseLabels:
         Args:
             labels: one label or several; an array or tensor with four axes is a batch of them.
             preprocess: how the images are prepared.
-            photo_sizes: (height, width) in pixels of each upright image, to be checked; None checks nothing.
+            image_sizes: (height, width) in pixels of each upright image, to be checked; None checks nothing.
 
         Returns:
             values (B, K, rows, cols), 0 where nothing is valid, and weight (B, rows, cols): how many valid
@@ -122,7 +122,7 @@ class DenseLabels:
             GridError: if the patch does not divide the size and the policy is ``error``.
         """
         done: list[tuple[Tensor, Tensor]] = []
-        for raw, name in _all_stored(labels, photo_sizes):
+        for raw, name in _all_stored(labels, image_sizes):
             planes, valid = self._planes(raw, name)
             weight = _cell_sums(valid, preprocess)
             sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
@@ -134,7 +134,7 @@ class DenseLabels:
         self,
         labels: Label | Sequence[Label],
         preprocess: Preprocessing,
-        photo_sizes: Sequence[Sequence[int]] | None = None,
+        image_sizes: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """Return class maps (B, H, W), int64, at the size of the prepared images; -1 where invalid or padded.
 
@@ -147,7 +147,7 @@ class DenseLabels:
         """
         if self.classes is None:
             raise ConfigError("indices are for class labels; make the record with DenseLabels(classes=...)")
-        stored = _all_stored(labels, photo_sizes)
+        stored = _all_stored(labels, image_sizes)
         return _batch([_nearest(self._index(raw, name), preprocess) for raw, name in stored], "height x width")
 
     def _planes(self, raw: Raw, name: str) -> tuple[Iterable[Tensor], Tensor]:
@@ -218,21 +218,21 @@ def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[floa
 
 
 def _all_stored(
-    labels: Label | Sequence[Label], photo_sizes: Sequence[Sequence[int]] | None
+    labels: Label | Sequence[Label], image_sizes: Sequence[Sequence[int]] | None
 ) -> Iterator[tuple[Raw, str]]:
     """Read label after label and compare each with its image's size."""
     single = as_list(labels, "labels")
     if not single:
         raise DataError("there are no labels")
-    if photo_sizes is not None and len(photo_sizes) != len(single):
-        raise DataError(f"there are {len(single)} labels and {len(photo_sizes)} photo sizes; expected one for each")
+    if image_sizes is not None and len(image_sizes) != len(single):
+        raise DataError(f"there are {len(single)} labels and {len(image_sizes)} image sizes; expected one for each")
     for i, label in enumerate(single):
         raw, name = _stored(label)
-        wanted = raw.shape[:2] if photo_sizes is None else tuple(np.atleast_1d(np.asarray(photo_sizes[i])).tolist())
+        wanted = raw.shape[:2] if image_sizes is None else tuple(np.atleast_1d(np.asarray(image_sizes[i])).tolist())
         if raw.shape[:2] != wanted:
             raise DataError(
                 f"label {i}, {name}, is {raw.shape[0]}x{raw.shape[1]} px (height x width), its image is "
-                f"{'x'.join(map(str, wanted))}; a label has the size of its upright photo"
+                f"{'x'.join(map(str, wanted))}; a label has the size of its upright image"
             )
         yield raw, name
 

@@ -1,4 +1,4 @@
-"""A procedural pasture: photos of clover, dead and green matter whose dry masses are known exactly.
+"""A procedural pasture: images of clover, dead and green matter whose dry masses are known exactly.
 
 Meant for demonstrations, documentation and tests without downloads. Its statistics follow the CSIRO
 Image2Biomass table (states, sampling dates, masses, zero shares); its pictures are drawings. Leaves hide each
@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from dinoneck.atomic import write_text, write_whole
 from dinoneck.data.tables import CSIRO_SUMS, CSIRO_WEIGHTS, Table, csv_text
 from dinoneck.errors import ConfigError
+from dinoneck.lazy import renamed_arguments
 
 STATES = ("Tas", "Vic", "NSW", "WA")
 CELL_PX = 16
@@ -48,7 +49,7 @@ _Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class PastureSample:
-    """One drawn photo with everything that is known about it.
+    """One drawn image with everything that is known about it.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -72,12 +73,12 @@ class PastureSample:
 
     @property
     def group(self) -> str:
-        """State and date: photos of one sampling must stay in one fold."""
+        """State and date: images of one sampling must stay in one fold."""
         return f"{self.state} | {self.date}"
 
 
 class Pasture:
-    """Generator of pasture photos; sample i of a seed is the same on every machine and in every order.
+    """Generator of pasture images; sample i of a seed is the same on every machine and in every order.
 
     Args:
         seed: which pasture.
@@ -145,25 +146,26 @@ class Pasture:
             sums=CSIRO_SUMS,
         )
 
-    def write(self, folder: str | os.PathLike[str], photos: int) -> None:
-        """Write a folder as one's own would be: ``table.csv``, ``photos/*.jpg`` and class masks ``masks/*.png``.
+    @renamed_arguments(photos="images")
+    def write(self, folder: str | os.PathLike[str], images: int) -> None:
+        """Write a folder as one's own would be: ``table.csv``, ``images/*.jpg`` and class masks ``masks/*.png``.
 
-        The table has one row per photo: image, mask (paths below the folder), sampling (equal values belong in one
+        The table has one row per image: image, mask (paths below the folder), sampling (equal values belong in one
         fold), cover (the share of the picture that plants hide) and the five targets in grams. The masks hold 0 soil,
         1 clover, 2 dead, 3 green.
 
         Args:
             folder: made if missing; files of the same names are replaced.
-            photos: how many, samples 0, 1, 2, ... of this pasture.
+            images: how many, samples 0, 1, 2, ... of this pasture.
 
         Raises:
-            ConfigError: if ``photos`` is below 1.
+            ConfigError: if ``images`` is below 1.
         """
-        if photos < 1:
-            raise ConfigError(f"photos is {photos}; expected 1 or more")
+        if images < 1:
+            raise ConfigError(f"images is {images}; expected 1 or more")
         root, rows = Path(folder), []
-        for i in range(photos):
-            sample, image, mask = self.sample(i), f"photos/{i:04}.jpg", f"masks/{i:04}.png"
+        for i in range(images):
+            sample, image, mask = self.sample(i), f"images/{i:04}.jpg", f"masks/{i:04}.png"
             _write_picture(root / image, sample.image)
             _write_picture(root / mask, sample.classes)
             values = (float((sample.classes > 0).mean()), *sample.grams.values())
@@ -171,9 +173,9 @@ class Pasture:
         write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *CSIRO_WEIGHTS), rows))
 
     def write_csiro(self, folder: str | os.PathLike[str], train: int, test: int) -> None:
-        """Write photos in the exact CSIRO layout: train.csv, test.csv, sample_submission.csv, JPEG files.
+        """Write images in the exact CSIRO layout: train.csv, test.csv, sample_submission.csv, JPEG files.
 
-        The table test.csv names photos and targets only; the true values of its photos are not written.
+        The table test.csv names images and targets only; the true values of its images are not written.
         """
         root = Path(folder)
         train_rows: list[list[str]] = []
@@ -198,7 +200,7 @@ class Pasture:
 
 
 def _write_picture(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """A photo as JPEG, a mask as PNG, by the name's ending; whole or not at all."""
+    """An image as JPEG, a mask as PNG, by the name's ending; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG" if path.suffix == ".png" else "JPEG", quality=92)
@@ -206,7 +208,7 @@ def _write_picture(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> N
 
 
 class _Sampling:
-    """What all photos of one state and date share."""
+    """What all images of one state and date share."""
 
     def __init__(self, random: np.random.RandomState) -> None:
         self.mass_scale = float(np.exp(random.normal(0.0, 0.35)))
@@ -267,11 +269,11 @@ def _draw(
     day: _Sampling,
     size: tuple[int, int],
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Paint items from the ground up; return the photo and the map of what is visible."""
+    """Paint items from the ground up; return the image and the map of what is visible."""
     scale = size[1] / 512.0
-    photo = Image.fromarray(_soil(random, size))
+    image = Image.fromarray(_soil(random, size))
     seen = Image.new("L", (size[1], size[0]), 0)
-    pens = ImageDraw.Draw(photo), ImageDraw.Draw(seen)
+    pens = ImageDraw.Draw(image), ImageDraw.Draw(seen)
     depth = random.uniform(size=len(kinds)) + np.array((0.25, -0.35, 0.0))[kinds]
     turns = random.uniform(0.0, 2 * np.pi, len(kinds))
     bends = random.normal(0.0, 0.5, len(kinds))
@@ -287,7 +289,7 @@ def _draw(
         else:
             _blade(pens, x, y, float(turns[i]), float(bends[i]), length, 2.6 * scale, tuple(colour), kind + 1)
     light = 1.0 + 0.12 * _smooth(random, (size[0] // CELL_PX, size[1] // CELL_PX), 2, size)[..., None]
-    pixels = np.asarray(photo, dtype=np.float64) * light * day.exposure + random.normal(0.0, 4.0, (*size, 3))
+    pixels = np.asarray(image, dtype=np.float64) * light * day.exposure + random.normal(0.0, 4.0, (*size, 3))
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), np.asarray(seen).copy()
 
 

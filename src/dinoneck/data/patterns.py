@@ -1,7 +1,7 @@
 """Augmentation patterns: the fixed list of flips and colour changes under which features are extracted once.
 
-A frozen backbone runs once per photo and pattern; a head then trains on the stored tokens, another pattern of a
-photo at every epoch. Flips of pixels are not flips of tokens (position embeddings stay where they are), so every
+A frozen backbone runs once per image and pattern; a head then trains on the stored tokens, another pattern of a
+image at every epoch. Flips of pixels are not flips of tokens (position embeddings stay where they are), so every
 pattern goes through the backbone of its own.
 """
 
@@ -20,7 +20,7 @@ import yaml
 from torch import Tensor
 
 from dinoneck.configured import normal
-from dinoneck.data.photos import transforms
+from dinoneck.data.preprocessing import transforms
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.yaml_file import read_plain
 
@@ -47,7 +47,7 @@ class Pattern:
         horizontal: flip left and right.
         vertical: flip top and bottom.
         brightness: (low, high): all values times 1 + the draw.
-        contrast: (low, high): the distance to the photo's mean grey times 1 + the draw.
+        contrast: (low, high): the distance to the image's mean grey times 1 + the draw.
         hue: (low, high) in degrees, added to the hue.
         saturation: (low, high), added to the saturation (0 ... 1) of HSV; greys stay grey.
         value: (low, high), added to the value (0 ... 1) of HSV, the largest of R, G and B.
@@ -101,9 +101,9 @@ _NAMED = {
 
 @dataclass(frozen=True)
 class Patterns:
-    """An ordered list of :class:`Pattern`, applied to photos in a way that can be repeated.
+    """An ordered list of :class:`Pattern`, applied to images in a way that can be repeated.
 
-    Two lists are equal when every flip and range is. What a colour change draws depends on the photo's id and the
+    Two lists are equal when every flip and range is. What a colour change draws depends on the image's id and the
     pattern's index alone, so a second extraction sees the same pixels (up to float rounding between machines).
 
     Args:
@@ -116,11 +116,11 @@ class Patterns:
         >>> patterns = Patterns.named("color20")
         >>> len(patterns), patterns.flips(6), patterns.flips(11)
         (20, (False, False), (True, False))
-        >>> photo = torch.rand(3, 32, 48)
-        >>> torch.equal(patterns.apply(photo, 1, "field/0001"), photo.flip(-1))
+        >>> image = torch.rand(3, 32, 48)
+        >>> torch.equal(patterns.apply(image, 1, "field/0001"), image.flip(-1))
         True
 
-    Reference: design source 003, 2.3 and 5.6 (20 patterns per photo). Deviations: torchvision's brightness and
+    Reference: design source 003, 2.3 and 5.6 (20 patterns per image). Deviations: torchvision's brightness and
     contrast, and greys stay grey, see "Patterns of augmentation" in the how-to guides.
     """
 
@@ -129,7 +129,7 @@ class Patterns:
     def __post_init__(self) -> None:
         object.__setattr__(self, "patterns", tuple(self.patterns))
         if not self.patterns:
-            raise ConfigError("a list of patterns is empty; the photo as it is is one pattern: [{}]")
+            raise ConfigError("a list of patterns is empty; the image as it is is one pattern: [{}]")
         for i, pattern in enumerate(self.patterns):
             if not isinstance(pattern, Pattern):
                 raise ConfigError(f"pattern {i} is {type(pattern).__name__}; expected a Pattern")
@@ -139,7 +139,7 @@ class Patterns:
         """Return a list by its name, or read it from a file.
 
         Args:
-            name: ``"none"`` (the photo as it is); ``"flips4"`` (original, left-right, up-down, both); ``"color20"``
+            name: ``"none"`` (the image as it is); ``"flips4"`` (original, left-right, up-down, both); ``"color20"``
                 (these, then index 4 + 4 * flip + k with k = brightness, contrast, hsv, gamma); or the path of a
                 YAML or JSON file that holds a list of mappings with the fields of :class:`Pattern`.
 
@@ -204,23 +204,23 @@ class Patterns:
         pattern = self._at(i)
         return pattern.horizontal, pattern.vertical
 
-    def apply(self, photo: Tensor, i: int, image_id: str) -> Tensor:
-        """Return a photo under pattern i.
+    def apply(self, image: Tensor, i: int, image_id: str) -> Tensor:
+        """Return an image under pattern i.
 
         Args:
-            photo: (3, H, W) float RGB in 0 ... 1, before normalisation.
+            image: (3, H, W) float RGB in 0 ... 1, before normalisation.
             i: index of the pattern.
-            image_id: the photo's id; with ``i`` it decides what is drawn.
+            image_id: the image's id; with ``i`` it decides what is drawn.
 
         Returns:
             (3, H, W) of the same dtype in 0 ... 1.
 
         Raises:
-            DataError: if there is no pattern i, or the photo has another shape, dtype or range.
+            DataError: if there is no pattern i, or the image has another shape, dtype or range.
         """
         pattern = self._at(i)
-        _check(photo)
-        x = photo.flip([axis for axis, flipped in ((-1, pattern.horizontal), (-2, pattern.vertical)) if flipped])
+        _check(image)
+        x = image.flip([axis for axis, flipped in ((-1, pattern.horizontal), (-2, pattern.vertical)) if flipped])
         x = x.clamp_(0.0, 1.0)  # flip has made a copy
         for name, draw in draws(pattern, i, image_id).items():
             x = _CHANGES[name](x, draw).clamp(0.0, 1.0)
@@ -233,7 +233,7 @@ class Patterns:
 
 
 def draws(pattern: Pattern, i: int, image_id: str) -> dict[str, float]:
-    """Return what pattern i draws for a photo: name of the change -> number, in the order they are applied."""
+    """Return what pattern i draws for an image: name of the change -> number, in the order they are applied."""
     digest = hashlib.sha256(f"{i}\0{image_id}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     drawn = {}
@@ -272,14 +272,14 @@ _CHANGES: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 
 
-def _check(photo: Tensor) -> None:
-    if photo.ndim != 3 or photo.shape[0] != 3 or not photo.numel():
-        raise DataError(f"a photo has shape {tuple(photo.shape)}; expected (3, height, width)")
-    if not photo.is_floating_point():
-        raise DataError(f"a photo holds {photo.dtype} values; expected floats in 0 ... 1")
-    low, high = (bound.item() for bound in torch.aminmax(photo))
+def _check(image: Tensor) -> None:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+        raise DataError(f"an image has shape {tuple(image.shape)}; expected (3, height, width)")
+    if not image.is_floating_point():
+        raise DataError(f"an image holds {image.dtype} values; expected floats in 0 ... 1")
+    low, high = (bound.item() for bound in torch.aminmax(image))
     if not (low >= -ROUNDING and high <= 1.0 + ROUNDING):  # also catches NaN
-        raise DataError(f"a photo has values {low:g} ... {high:g}; expected RGB in 0 ... 1, before normalisation")
+        raise DataError(f"an image has values {low:g} ... {high:g}; expected RGB in 0 ... 1, before normalisation")
 
 
 def _read(path: Path) -> Any:

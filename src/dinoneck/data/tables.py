@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoneck.data.decoding import Photo
+from dinoneck.data.decoding import ImageInput
 from dinoneck.data.sheets import MISSING_CLASS, Sheet, Values, column_values, header_of, numbers, read_sheet
 from dinoneck.data.sheets import csv_header as csv_header
 from dinoneck.data.sheets import csv_rows as csv_rows
@@ -38,7 +38,7 @@ class Table:
 
     Attributes:
         ids: one name per image, used once.
-        photos: one image per id: a path or an image in memory.
+        images: one image per id: a path or an image in memory.
         targets: target name -> n values: float64 numbers in original units, or int64 class indices.
         groups: one group label per image; None = every image is its own group.
         weights: target name -> its weight in the weighted R²; equal when empty.
@@ -53,13 +53,13 @@ class Table:
     """
 
     ids: tuple[str, ...]
-    photos: tuple[Photo, ...]
+    images: tuple[ImageInput, ...]
     targets: Mapping[str, Values]
     groups: tuple[str, ...] | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     minimum: float | None = None
-    labels: tuple[Photo, ...] | None = None
+    labels: tuple[ImageInput, ...] | None = None
     auxiliary: Mapping[str, Values] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     folds: tuple[str, ...] | None = None
@@ -69,7 +69,7 @@ class Table:
         for field_name in ("targets", "auxiliary"):
             columns = {name: self._checked(name, values) for name, values in getattr(self, field_name).items()}
             object.__setattr__(self, field_name, columns)
-        for field_name in ("photos", "groups", "labels", "folds"):
+        for field_name in ("images", "groups", "labels", "folds"):
             if (column := getattr(self, field_name)) and len(column) != len(self.ids):
                 raise DataError(
                     f"Table({field_name}=) has {len(column)} entries for {len(self.ids)} ids; expected one each"
@@ -92,14 +92,14 @@ class Table:
         return found
 
     @property
-    def images(self) -> tuple[Photo, ...]:
-        """One image per id: the field ``photos``."""
-        return self.photos
+    def photos(self) -> tuple[ImageInput, ...]:
+        """The field ``images``, by its name of version 0.1."""
+        return self.images
 
     def take(self, rows: Iterable[int]) -> Table:
         """Return the table of these rows."""
         places = list(rows)
-        per_image = {name: getattr(self, name) for name in ("ids", "photos", "groups", "labels", "folds")}
+        per_image = {name: getattr(self, name) for name in ("ids", "images", "groups", "labels", "folds")}
         chosen: dict[str, Any] = {name: every and tuple(every[i] for i in places) for name, every in per_image.items()}
         return replace(
             self,
@@ -190,7 +190,7 @@ class Wanted:
 
 def read_csv(
     path: str | os.PathLike[str],
-    photos: str | os.PathLike[str] | None,
+    images: str | os.PathLike[str] | None,
     targets: Sequence[str],
     group: Names | None = None,
     image_column: str = "image",
@@ -199,7 +199,7 @@ def read_csv(
 ) -> Table:
     """Read a CSV with one row per image: :func:`read_table` with these arguments."""
     return read_table(
-        path, photos, targets, group=group, image_column=image_column, minimum=minimum, labels=label_column
+        path, images, targets, group=group, image_column=image_column, minimum=minimum, labels=label_column
     )
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.box_views import to_original
-from dinoneck.data.decoding import Photo, as_list, read_pixels
+from dinoneck.data.decoding import ImageInput, as_list, read_pixels
 from dinoneck.data.loading import in_threads
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
@@ -101,7 +101,7 @@ class Detector(nn.Module):
     @torch.no_grad()
     def predict(
         self,
-        images: Photo | Sequence[Photo],
+        images: ImageInput | Sequence[ImageInput],
         *,
         min_score: float = 0.3,
         max_boxes: int = MOST_BOXES,
@@ -139,7 +139,7 @@ class Detector(nn.Module):
                 found.append(self._named(best_of(detections, max_boxes), size, min_score))
         return found
 
-    def _ready(self, image: Photo) -> tuple[Tensor, tuple[int, int]]:
+    def _ready(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
         """Decode and resize an image; also return its own (height, width)."""
         pixels = read_pixels(image)
         return self.preprocess.fitted(pixels), (pixels.shape[-2], pixels.shape[-1])

@@ -22,7 +22,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.file import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
 from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel

@@ -58,5 +58,5 @@ def check_finite(values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         if not bool(value.isfinite().all()):
             raise DataError(
-                f"the prediction of {name!r} is {value[~value.isfinite()][0].item()}; the head or photo is unfit"
+                f"the prediction of {name!r} is {value[~value.isfinite()][0].item()}; the head or image is unfit"
             )

@@ -1,4 +1,4 @@
-"""Tiles put together: one answer for the whole photo, in which every cell counts exactly once."""
+"""Tiles put together: one answer for the whole image, in which every cell counts exactly once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dinoneck.tasks import Task
 
 
 class Assembly:
-    """Collects the answers of a photo's tiles.
+    """Collects the answers of an image's tiles.
 
     The weights of the tiles that show a cell add up to one, so that a sum over the blended map counts every cell
     once. Sums are kept in float64.
 
     Args:
-        rows: the tiles' rows on the photo's patch grid.
+        rows: the tiles' rows on the image's patch grid.
         cols: their columns.
         tasks: what the heads predict.
         by_cells: names of the tasks whose value is the mean (densities that add up: the sum) of their map.
@@ -35,7 +35,7 @@ class Assembly:
         self._maps: dict[str, Tensor] = {}
 
     def cut(self, images: Tensor, places: Sequence[tuple[int, int]]) -> Tensor:
-        """Return the tiles (T, C, h, w) at these places of a prepared photo (1, C, H, W)."""
+        """Return the tiles (T, C, h, w) at these places of a prepared image (1, C, H, W)."""
         down, across = images.shape[-2] // self.rows.total, images.shape[-1] // self.cols.total
         tiles = []
         for i, j in places:
@@ -55,14 +55,14 @@ class Assembly:
         area = self.rows.total * self.cols.total
         maps = answers.maps if answers.gate is None else {**answers.maps, _GATE: answers.gate}
         for number, (i, j) in enumerate(places):
-            share = down[i].sum() * across[j].sum() / area  # of the photo, every cell counted once
+            share = down[i].sum() * across[j].sum() / area  # of the image, every cell counted once
             for name, value in answers.values.items():
                 self._values[name] = self._values.get(name, 0.0) + share * value[number].double()
             for name, picture in maps.items():
                 self._draw(name, picture[number], i, j)
 
     def whole(self) -> Answers:
-        """Return the photo's answers, a batch of one."""
+        """Return the image's answers, a batch of one."""
         exact = recompute_derived(self.tasks, {task.name: self._value(task)[None] for task in self.tasks})
         values = {name: value.float() for name, value in exact.items()}
         maps = {name: picture[None].float() for name, picture in self._maps.items() if name != _GATE}
@@ -78,7 +78,7 @@ class Assembly:
         return value if task.minimum is None else value.clamp_min(task.minimum)
 
     def _draw(self, name: str, picture: Tensor, i: int, j: int) -> None:
-        """Add a tile's map (dim, rows, cols) to the photo's, weighted."""
+        """Add a tile's map (dim, rows, cols) to the image's, weighted."""
         finer = self._finer(name, picture)
         down, across = self._weights(*finer)
         if name not in self._maps:

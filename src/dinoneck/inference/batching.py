@@ -1,4 +1,4 @@
-"""Single photos of several threads, answered together: the queue between a service's requests and a predictor."""
+"""Single images of several threads, answered together: the queue between a service's requests and a predictor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dinoneck.backbones.eval_mode import evaluating
-from dinoneck.data.decoding import Photo
+from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import BusyError, ConfigError
 from dinoneck.grid import PreparedImages
 from dinoneck.inference.predictor import Predictor
@@ -24,7 +24,7 @@ Answer = dict[str, Any]
 
 
 class _Asked:
-    """One prepared photo and the promise of its answer."""
+    """One prepared image and the promise of its answer."""
 
     __slots__ = ("answer", "maps", "prepared")
 
@@ -47,9 +47,9 @@ class MicroBatcher:
 
     Args:
         predictor: answers; may be called directly meanwhile.
-        max_batch: photos in a pass, at most.
-        max_wait_s: how long the first photo of a pass waits for others, in seconds; 0 = takes only what waits already.
-        max_waiting: photos that may wait for a pass; more are refused at once.
+        max_batch: images in a pass, at most.
+        max_wait_s: how long the first image of a pass waits for others, in seconds; 0 = takes only what waits already.
+        max_waiting: images that may wait for a pass; more are refused at once.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -83,33 +83,33 @@ class MicroBatcher:
 
     @property
     def waiting(self) -> int:
-        """How many photos wait for a pass at the moment."""
+        """How many images wait for a pass at the moment."""
         return len(self._waiting)
 
-    def predict(self, photo: Photo, maps: bool = False, timeout: float | None = None) -> Answer:
-        """Answer for one photo, as ``predictor([photo], maps)[0]``; waits for a pass.
+    def predict(self, image: ImageInput, maps: bool = False, timeout: float | None = None) -> Answer:
+        """Answer for one image, as ``predictor([image], maps)[0]``; waits for a pass.
 
         Args:
-            photo: one photo, see :class:`dinoneck.data.Preprocessing`.
+            image: one image, see :class:`dinoneck.data.Preprocessing`.
             maps: with maps, see :class:`dinoneck.Predictor`.
             timeout: seconds to wait for the answer; None = as long as it takes.
 
         Raises:
-            BusyError: if ``max_waiting`` photos wait already, or the batcher is closed or of before a fork.
-            DataError: if the photo cannot be read, or its answer is not finite.
-            TimeoutError: if the answer took longer; a photo that still waits is dropped.
+            BusyError: if ``max_waiting`` images wait already, or the batcher is closed or of before a fork.
+            DataError: if the image cannot be read, or its answer is not finite.
+            TimeoutError: if the answer took longer; an image that still waits is dropped.
         """
-        asked = self.submit(photo, maps)
+        asked = self.submit(image, maps)
         try:
             return asked.result(timeout)
         except TimeoutError:
             asked.cancel()
             raise
 
-    def submit(self, photo: Photo, maps: bool = False) -> Future[Answer]:
-        """Prepare one photo in this thread and return a future of its answer; raises as :meth:`predict` does."""
+    def submit(self, image: ImageInput, maps: bool = False) -> Future[Answer]:
+        """Prepare one image in this thread and return a future of its answer; raises as :meth:`predict` does."""
         self._refuse_if_full()
-        ready = self.predictor._ready(photo)
+        ready = self.predictor._ready(image)
         if isinstance(ready, torch.Tensor):
             done: Future[Answer] = Future()
             done.set_result(self.predictor(ready, maps)[0])
@@ -122,10 +122,10 @@ class MicroBatcher:
         return asked.answer
 
     def close(self, *, answer: bool = True) -> None:
-        """Take no more photos; returns when the last pass has ended. Closing twice does nothing.
+        """Take no more images; returns when the last pass has ended. Closing twice does nothing.
 
         Args:
-            answer: answer the photos that wait; else they are refused with a BusyError.
+            answer: answer the images that wait; else they are refused with a BusyError.
         """
         with self._changed:
             self._closed = True
@@ -136,7 +136,7 @@ class MicroBatcher:
         for asked in refused:
             if asked.answer.set_running_or_notify_cancel():
                 asked.answer.set_exception(
-                    BusyError("the batcher was closed before this photo's turn; ask another one")
+                    BusyError("the batcher was closed before this image's turn; ask another one")
                 )
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -158,7 +158,7 @@ class MicroBatcher:
             raise BusyError("the batcher's thread is not in this process (a fork?); make another one here")
         if len(self._waiting) >= self.max_waiting:
             raise BusyError(
-                f"{len(self._waiting)} photos wait, which is all that may (max_waiting={self.max_waiting}); "
+                f"{len(self._waiting)} images wait, which is all that may (max_waiting={self.max_waiting}); "
                 "ask again later, or allow more"
             )
 
@@ -168,10 +168,10 @@ class MicroBatcher:
                 asked = [one for one in batch if one.maps == maps]
                 if asked:
                     self._answer(asked, maps)
-            batch = asked = []  # a waiting thread holds no photos
+            batch = asked = []  # a waiting thread holds no images
 
     def _next(self) -> list[_Asked]:
-        """The photos of the next pass, none of them cancelled; empty when closed and nothing is left."""
+        """The images of the next pass, none of them cancelled; empty when closed and nothing is left."""
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:

@@ -93,7 +93,7 @@ class Panel:
 
         Args:
             seen: the grid of the view.
-            turned: whether it is the photo turned by a quarter.
+            turned: whether it is the image turned by a quarter.
 
         Raises:
             CheckpointError: naming both grids.

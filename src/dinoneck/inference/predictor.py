@@ -1,4 +1,4 @@
-"""Predictor: photos in, values in natural units out; several heads, views and tiles over one backbone."""
+"""Predictor: images in, values in natural units out; several heads, views and tiles over one backbone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.pairing import check_patch
-from dinoneck.data.decoding import Photo, as_list, photo_size, read_pixels
+from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import fetch, local_device, send
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
@@ -39,7 +39,7 @@ from dinoneck.tokens import Tokens
 
 
 class Predictor:
-    """Predicts from photos with one or several heads.
+    """Predicts from images with one or several heads.
 
     Heads that know the same task are averaged in natural units (an ensemble counts as the one head it is), as
     are the views of test-time augmentation. All views of equal size go through the backbone as one batch (on a CPU,
@@ -49,16 +49,16 @@ class Predictor:
     Threads may call one predictor at once, and several predictors that share a backbone or heads: each call answers
     what it answers alone, bit for bit, and the modules get their modes back when the last of the calls ends. Training
     these modules meanwhile, moving or converting them, or switching LoRA off is not for such times. Threads that ask
-    for single photos share passes through a :class:`dinoneck.inference.MicroBatcher`.
+    for single images share passes through a :class:`dinoneck.inference.MicroBatcher`.
 
-    Photos larger than ``tile`` are cut into tiles, which are predicted one by one as photos of the heads' size and put
+    Images larger than ``tile`` are cut into tiles, which are predicted one by one as images of the heads' size and put
     together: maps fade into each other where tiles overlap, with weights that add up to one at every cell. The value of
     a ``density`` task that adds up is the sum of the whole map: every cell counts exactly once, so the answer is the
-    mass or count of the whole photo. Tasks of kind ``dense``, ``segmentation`` and ``density`` with
+    mass or count of the whole image. Tasks of kind ``dense``, ``segmentation`` and ``density`` with
     ``aggregate="mean"``, regressions with ``from_cells`` and PatchMeanHead's regressions answer with the mean of the
-    whole map; composed parts add up to the total of the whole photo; pooled regressions, ratios and classes answer with
-    the mean of the tiles' answers, weighted by the area each stands for. So a regression in grams per photo answers
-    with **grams per tile**, not of the whole photo. ``minimum`` is applied to the whole photo's value too. A tile knows
+    whole map; composed parts add up to the total of the whole image; pooled regressions, ratios and classes answer with
+    the mean of the tiles' answers, weighted by the area each stands for. So a regression in grams per image answers
+    with **grams per tile**, not of the whole image. ``minimum`` is applied to the whole image's value too. A tile knows
     nothing of its neighbours.
 
     Args:
@@ -68,19 +68,19 @@ class Predictor:
         tta: ``"none"``, ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two quarter
             turns).
         device: where to run; None = where the backbone is.
-        tile: (height, width) in pixels of the photo (times ``tile_scale``), one number for both, or None: no tiles.
-            Where the heads have a size of their own, a tile is brought to it: give the size of the training photos at
+        tile: (height, width) in pixels of the image (times ``tile_scale``), one number for both, or None: no tiles.
+            Where the heads have a size of their own, a tile is brought to it: give the size of the training images at
             their own resolution, so that things look as large as they did. Else it is a multiple of the patch. A
-            photo that fits a tile is predicted as without tiles; one that is smaller on one side only is not cut along
+            image that fits a tile is predicted as without tiles; one that is smaller on one side only is not cut along
             it and shows less than a tile there.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the share of a tile (0.25).
-        tile_scale: photos' sides are multiplied by it before they are cut: 0.5 for photos of twice the training
-            photos' resolution. 1 = their own resolution.
+        tile_scale: images' sides are multiplied by it before they are cut: 0.5 for images of twice the training
+            images' resolution. 1 = their own resolution.
         weights: one number of 0 or more per head, in the order given (files of a folder sorted by name); None = equal.
         reduce: ``"mean"`` or ``"median"`` over the heads that know a task; views and tiles are always averaged.
         blur: odd kernel of a Gaussian blur with fixed sigma, instead of that of the files; None keeps it.
         preprocess: how images are prepared, instead of the records of the files.
-        batch_size: photos or tiles per pass; on a CPU, views of photos or tiles. None = 8, on a CPU 4.
+        batch_size: images or tiles per pass; on a CPU, views of images or tiles. None = 8, on a CPU 4.
         probe: let what the backbone does decide whether it is the heads', in place of names and digests: for the same
             weights in another library or dtype, see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
         revision: branch, tag or commit of the hub repositories among the heads.
@@ -142,7 +142,7 @@ class Predictor:
             self.tiling.check(self.preprocess)
         if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
             raise ConfigError(
-                f"tta={tta!r} turns photos by 90 degrees; patches of {backbone.patch_size} px are not square"
+                f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are not square"
             )
         self._panel = Panel(loaded, backbone.layers, weights, reduce)
         self.tasks, union = self._panel.tasks, self._panel.layers
@@ -156,17 +156,17 @@ class Predictor:
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
 
     @torch.no_grad()
-    def __call__(self, photos: Photo | Sequence[Photo], maps: bool = False) -> list[dict[str, Any]]:
+    def __call__(self, images: ImageInput | Sequence[ImageInput], maps: bool = False) -> list[dict[str, Any]]:
         """Predict.
 
         Args:
-            photos: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
+            images: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
             maps: add ``"maps": {task: (dim, rows, cols)}``, the prediction of every patch, in the orientation of the
-                photo; and ``"gate": (rows, cols)``, where heads have one: what they looked at, adding up to one.
+                image; and ``"gate": (rows, cols)``, where heads have one: what they looked at, adding up to one.
 
         Returns:
-            One dict per photo: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
-            for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold photo, not
+            One dict per image: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
+            for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold image, not
             padding, of which a task with ``from_cells`` is one.
         """
         results: list[dict[str, Any]] = []
@@ -176,26 +176,26 @@ class Predictor:
                 "switched off or on, so its heads do not fit them; load the backbone again, train heads on the new "
                 "weights, or make a new Predictor of heads that were trained along"
             )
-        ready = in_threads(self._ready, as_list(photos))
+        ready = in_threads(self._ready, as_list(images))
         with evaluating(self.backbone, *self._panel.heads):
             while batch := list(islice(ready, self.batch_size)):
                 results += self._predict_batch(batch, maps)
         return results
 
-    def picture(self, photo: Photo) -> Tensor:
-        """Return a photo as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
-        return self._recipe(photo).picture(photo)
+    def picture(self, image: ImageInput) -> Tensor:
+        """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
+        return self._recipe(image).picture(image)
 
-    def tiles(self, photo: Photo) -> tuple[int, int]:
-        """Return how many tiles (down, across) a photo is cut into; (1, 1) for one that is not cut."""
-        if not self._is_cut(photo):
+    def tiles(self, image: ImageInput) -> tuple[int, int]:
+        """Return how many tiles (down, across) an image is cut into; (1, 1) for one that is not cut."""
+        if not self._is_cut(image):
             return 1, 1
-        rows, cols = self._cut(photo)[1]
+        rows, cols = self._cut(image)[1]
         return len(rows.starts), len(cols.starts)
 
-    def _ready(self, photo: Photo) -> PreparedImages | Tensor:
+    def _ready(self, image: ImageInput) -> PreparedImages | Tensor:
         """Decode an image, and prepare it unless it is cut into tiles; called by threads."""
-        pixels = read_pixels(photo)
+        pixels = read_pixels(image)
         return pixels if self._is_cut(pixels) else self._recipe(pixels).prepare(pixels)
 
     def _predict_batch(self, images: Sequence[PreparedImages | Tensor], maps: bool) -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ class Predictor:
         return cast("list[dict[str, Any]]", batch)
 
     def _answered(self, prepared: Sequence[PreparedImages], maps: bool) -> list[dict[str, Any]]:
-        """The answers for prepared photos that are not cut, in their order; those of one size are one pass."""
+        """The answers for prepared images that are not cut, in their order; those of one size are one pass."""
         rows: list[dict[str, Any] | None] = [None] * len(prepared)
         for places in _by_shape([one.images for one in prepared]):
             images = torch.cat([prepared[place].images for place in places])
@@ -222,9 +222,9 @@ class Predictor:
                 rows[place] = row
         return cast("list[dict[str, Any]]", rows)
 
-    def _tiled(self, photo: Photo, maps: bool) -> Answers:
-        """The answers for a photo that is larger than a tile, a batch of tiles at a time."""
-        images, (rows, cols) = self._cut(photo)
+    def _tiled(self, image: ImageInput, maps: bool) -> Answers:
+        """The answers for an image that is larger than a tile, a batch of tiles at a time."""
+        images, (rows, cols) = self._cut(image)
         by_cells = self._panel.by_cells()
         whole = Assembly(rows, cols, self.tasks, by_cells)
         for begin in range(0, len(whole.places), self.batch_size):
@@ -234,16 +234,16 @@ class Predictor:
             whole.add(places, self._answers(tiles, valid, maps or bool(by_cells)))
         return whole.whole()
 
-    def _cut(self, photo: Photo) -> tuple[Tensor, tuple[TileAxis, TileAxis]]:
-        """A large photo, prepared as a whole (1, 3, H, W), and where its tiles lie."""
-        prepared = self._recipe(photo).prepare(photo)
+    def _cut(self, image: ImageInput) -> tuple[Tensor, tuple[TileAxis, TileAxis]]:
+        """A large image, prepared as a whole (1, 3, H, W), and where its tiles lie."""
+        prepared = self._recipe(image).prepare(image)
         return prepared.images, cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess)
 
-    def _is_cut(self, photo: Photo) -> bool:
-        return self.tiling is not None and not self.tiling.fits(_size(photo))
+    def _is_cut(self, image: ImageInput) -> bool:
+        return self.tiling is not None and not self.tiling.fits(_size(image))
 
-    def _recipe(self, photo: Photo) -> Preprocessing:
-        return self.preprocess if self.tiling is None else self.tiling.recipe(_size(photo), self.preprocess)
+    def _recipe(self, image: ImageInput) -> Preprocessing:
+        return self.preprocess if self.tiling is None else self.tiling.recipe(_size(image), self.preprocess)
 
     def _answers(self, images: Tensor, valid: Tensor, maps: bool) -> Answers:
         """Values (and maps) of a batch of prepared images of one size, averaged over views."""
@@ -282,21 +282,21 @@ def _tiling(tile: int | tuple[int, int] | None, overlap: int | float, scale: flo
     return None
 
 
-def _size(photo: Photo) -> tuple[int, int]:
+def _size(image: ImageInput) -> tuple[int, int]:
     """(height, width) in pixels, upright."""
-    if isinstance(photo, Tensor) and photo.ndim == 3:
-        return photo.shape[-2], photo.shape[-1]
-    return photo_size(photo)
+    if isinstance(image, Tensor) and image.ndim == 3:
+        return image.shape[-2], image.shape[-1]
+    return read_image_size(image)
 
 
 def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
-    """(B, dim): means of maps over the cells that show the photo and no padding, valid (B, 1, rows, cols)."""
+    """(B, dim): means of maps over the cells that show the image and no padding, valid (B, 1, rows, cols)."""
     counts = torch.nn.functional.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
     return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
 
 
 def _upright(pictures: Tensor, views: Sequence[View]) -> list[Tensor]:
-    """Maps of several views, a batch each, in the orientation of the photo."""
+    """Maps of several views, a batch each, in the orientation of the image."""
     return [view.undo(part) for view, part in zip(views, pictures.chunk(len(views)), strict=True)]
 
 

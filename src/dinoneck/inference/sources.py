@@ -1,4 +1,4 @@
-"""Where a predictor's heads come from, and the backbone and photo preparation that their files agree on."""
+"""Where a predictor's heads come from, and the backbone and image preparation that their files agree on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dinoneck.checkpoint.file import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.hub import names_a_repo
 from dinoneck.checkpoint.pairing import check_records, need
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.heads.head import Head
 from dinoneck.inference.rebuild import rebuild
@@ -155,7 +155,7 @@ def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool)
 
 
 def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:
-    """Return how the heads' photos are prepared; None if no file records it.
+    """Return how the heads' images are prepared; None if no file records it.
 
     Raises:
         CheckpointError: if the files differ.
@@ -166,7 +166,7 @@ def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:
             one, two = found[0].record(), other.record()
             differ = ", ".join(f"{key} {one[key]!r} / {two[key]!r}" for key in one if one[key] != two[key])
             raise CheckpointError(
-                f"the heads need photos prepared differently ({differ}); predict with them one by one, or pass "
+                f"the heads need images prepared differently ({differ}); predict with them one by one, or pass "
                 "preprocess=",
                 step="pairing",
             )

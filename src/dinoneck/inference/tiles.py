@@ -1,4 +1,4 @@
-"""The geometry of tiles: how a large photo is cut, on whole patches, so that tiles cover it exactly."""
+"""The geometry of tiles: how a large image is cut, on whole patches, so that tiles cover it exactly."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 
 
 class TileAxis(NamedTuple):
-    """One axis of a photo in patches: ``total`` of them, covered by tiles of ``length`` that begin at ``starts``."""
+    """One axis of an image in patches: ``total`` of them, covered by tiles of ``length`` that begin at ``starts``."""
 
     total: int
     length: int
@@ -42,13 +42,13 @@ class TileAxis(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiling:
-    """How photos larger than a tile are cut.
+    """How images larger than a tile are cut.
 
     Args:
-        tile: (height, width) in pixels of the photo times ``scale``, or one number for both. A tile is to show as much
-            ground as one photo of the training did: it is brought to the heads' size as that was.
+        tile: (height, width) in pixels of the image times ``scale``, or one number for both. A tile is to show as much
+            ground as one image of the training did: it is brought to the heads' size as that was.
         overlap: how far neighbours overlap at least: an int in the same pixels, or a float, the share of a tile.
-        scale: the photo's sides are multiplied by it first; 1 = its own resolution.
+        scale: the image's sides are multiplied by it first; 1 = its own resolution.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -69,10 +69,10 @@ class Tiling:
             raise ConfigError(f"overlap is {self.overlap}; a float is a share of the tile, 0 or more and below 1")
         wrong = isinstance(self.scale, bool) or not isinstance(self.scale, Real)
         if wrong or not 0.0 < self.scale < math.inf:
-            raise ConfigError(f"tile_scale is {self.scale!r}; expected a finite number above 0 (1 = the photo's own)")
+            raise ConfigError(f"tile_scale is {self.scale!r}; expected a finite number above 0 (1 = the image's own)")
 
     def check(self, recipe: Preprocessing) -> None:
-        """Refuse a tile that does not fit how the heads' photos are prepared.
+        """Refuse a tile that does not fit how the heads' images are prepared.
 
         Raises:
             ConfigError: saying what would.
@@ -89,7 +89,7 @@ class Tiling:
             if not math.isclose(*ratios, rel_tol=0.01):
                 width = round(self.tile[0] * recipe.size[1] / recipe.size[0])
                 raise ConfigError(
-                    f"tile is {self.tile} px, the heads' photos are {recipe.size} px (height, width) and "
+                    f"tile is {self.tile} px, the heads' images are {recipe.size} px (height, width) and "
                     f"fit={recipe.fit!r} keeps proportions; pass a tile of the same, such as {(self.tile[0], width)}"
                 )
         for length, overlap in zip(*self._lengths(recipe), strict=True):
@@ -99,33 +99,33 @@ class Tiling:
                     "not move on; choose less"
                 )
 
-    def fits(self, photo_size: tuple[int, int]) -> bool:
-        """Whether a photo of (height, width) pixels needs no cutting."""
-        return all(side <= limit for side, limit in zip(self._scaled(photo_size), self.tile, strict=True))
+    def fits(self, image_size: tuple[int, int]) -> bool:
+        """Whether an image of (height, width) pixels needs no cutting."""
+        return all(side <= limit for side, limit in zip(self._scaled(image_size), self.tile, strict=True))
 
-    def recipe(self, photo_size: tuple[int, int], recipe: Preprocessing) -> Preprocessing:
-        """Return how a photo of (height, width) pixels is prepared as a whole, before it is cut.
+    def recipe(self, image_size: tuple[int, int], recipe: Preprocessing) -> Preprocessing:
+        """Return how an image of (height, width) pixels is prepared as a whole, before it is cut.
 
-        A photo that fits a tile is prepared as without tiles. Heads with a size of their own: a larger photo is
+        An image that fits a tile is prepared as without tiles. Heads with a size of their own: a larger image is
         resampled by the scale that brings a tile to that size, rounded to whole patches (so that every pixel counts,
         by at most half a patch in all). Heads without: it keeps its (scaled) size, and the recipe's policy decides what
         becomes of a remainder.
         """
-        if recipe.size is not None and self.fits(photo_size):
+        if recipe.size is not None and self.fits(image_size):
             return recipe
         if recipe.size is None:
-            return recipe if self.scale == 1 else recipe.changed(size=self._scaled(photo_size), fit="stretch")
+            return recipe if self.scale == 1 else recipe.changed(size=self._scaled(image_size), fit="stretch")
         lengths, _ = self._lengths(recipe)
         sides = [
             max(1, round(side * self.scale * length / tile)) * own
             for side, length, tile, own in zip(
-                photo_size, lengths, self.tile, patch_pair(recipe.patch_size), strict=True
+                image_size, lengths, self.tile, patch_pair(recipe.patch_size), strict=True
             )
         ]
         return recipe.changed(size=(sides[0], sides[1]), fit="stretch")
 
     def axes(self, grid: GridSize, recipe: Preprocessing) -> tuple[TileAxis, TileAxis]:
-        """Return where tiles lie on the patch grid of a prepared photo; ``recipe`` is the heads'."""
+        """Return where tiles lie on the patch grid of a prepared image; ``recipe`` is the heads'."""
         lengths, overlaps = self._lengths(recipe)
         rows, cols = (
             TileAxis(total, min(length, total), _starts(total, length, overlap))
@@ -133,8 +133,8 @@ class Tiling:
         )
         return rows, cols
 
-    def _scaled(self, photo_size: tuple[int, int]) -> tuple[int, int]:
-        height, width = (max(1, round(side * self.scale)) for side in photo_size)
+    def _scaled(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        height, width = (max(1, round(side * self.scale)) for side in image_size)
         return height, width
 
     def _lengths(self, recipe: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:

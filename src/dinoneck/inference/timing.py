@@ -1,4 +1,4 @@
-"""What photos cost, part by part: decoding and resizing, the backbone, the head; rounds in turn, and their medians."""
+"""What images cost, part by part: decoding and resizing, the backbone, the head; rounds in turn, and their medians."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.eval_mode import evaluating
-from dinoneck.data.decoding import Photo
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.decoding import ImageInput
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError
 from dinoneck.version import versions
 
 Part = Literal["prepare", "backbone", "head", "whole"]
 Name = TypeVar("Name", str, tuple[str, int])
-_COARSE = 24  # pixels of a generated photo's blotches
+_COARSE = 24  # pixels of a generated image's blotches
 _BYTES_PER_KB = 1 << 10
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Photos on their way to an answer, in the parts that are timed.
+    """Images on their way to an answer, in the parts that are timed.
 
     Attributes:
-        photos: one batch of them, as paths or encoded files for decoding to be part of it.
+        images: one batch of them, as paths or encoded files for decoding to be part of it.
         preprocess: brings them to the backbone's input.
         backbone: runs on them in its own dtype, on its own device.
         head: reads the tokens with ``predict``, or as a neck by being called; None = the tokens are the answer.
     """
 
-    photos: Sequence[Photo]
+    images: Sequence[ImageInput]
     preprocess: Preprocessing
     backbone: Backbone
     head: nn.Module | None = None
@@ -54,7 +54,7 @@ class Pipeline:
         modules = [self.backbone] if self.head is None else [self.backbone, self.head]
         with evaluating(*modules):
             times = [_now(device)]
-            images = self.preprocess.prepare(list(self.photos)).images.to(device)
+            images = self.preprocess.prepare(list(self.images)).images.to(device)
             times.append(_now(device))
             tokens = self.backbone(images)
             times.append(_now(device))
@@ -71,9 +71,9 @@ class Timing:
     """What a pipeline took.
 
     Attributes:
-        ms: part -> milliseconds per photo, medians over the rounds; those of the parts need not add up to the whole.
-        quartiles: the first and third of the whole's milliseconds per photo.
-        images_per_s: photos per second at the median of the whole.
+        ms: part -> milliseconds per image, medians over the rounds; those of the parts need not add up to the whole.
+        quartiles: the first and third of the whole's milliseconds per image.
+        images_per_s: images per second at the median of the whole.
         peak_bytes: most memory that tensors held on a CUDA device meanwhile; None elsewhere.
     """
 
@@ -105,7 +105,7 @@ def time_in_turn(
     Examples:
         >>> from dinoneck import load_backbone
         >>> backbone = load_backbone("dinoneck_tiny")
-        >>> pipeline = Pipeline([sample_photo(32, 64)], backbone.preprocess, backbone)
+        >>> pipeline = Pipeline([sample_image(32, 64)], backbone.preprocess, backbone)
         >>> timing = time_in_turn({"alone": pipeline}, rounds=2)["alone"]
         >>> sorted(timing.ms), timing.ms["whole"] > 0
         (['backbone', 'prepare', 'whole'], True)
@@ -124,11 +124,11 @@ def time_in_turn(
                 seconds[name].append(took)
         if told is not None:
             told(number)
-    return {name: _timing(seconds[name], len(pipeline.photos), peaks[name]) for name, pipeline in pipelines.items()}
+    return {name: _timing(seconds[name], len(pipeline.images), peaks[name]) for name, pipeline in pipelines.items()}
 
 
-def sample_photo(height: int, width: int, seed: int = 0) -> Image.Image:
-    """Return a blotchy photo with the noise of a JPEG. A file of it is decoded in every round, the object once.
+def sample_image(height: int, width: int, seed: int = 0) -> Image.Image:
+    """Return a blotchy image with the noise of a JPEG. A file of it is decoded in every round, the object once.
 
     Args:
         height: in pixels.
@@ -136,7 +136,7 @@ def sample_photo(height: int, width: int, seed: int = 0) -> Image.Image:
         seed: of its content.
 
     Examples:
-        >>> sample_photo(30, 40).size
+        >>> sample_image(30, 40).size
         (40, 30)
     """
     random_state = np.random.default_rng(seed)
@@ -186,9 +186,9 @@ def peak_process_bytes() -> int | None:
     return peak if sys.platform == "darwin" else peak * _BYTES_PER_KB
 
 
-def _timing(rounds: Sequence[Mapping[Part, float]], photos: int, peak: int | None) -> Timing:
-    ms = {part: statistics.median(took[part] for took in rounds) * 1e3 / photos for part in rounds[0]}
-    low, _, high = statistics.quantiles([took["whole"] * 1e3 / photos for took in rounds], n=4, method="inclusive")
+def _timing(rounds: Sequence[Mapping[Part, float]], images: int, peak: int | None) -> Timing:
+    ms = {part: statistics.median(took[part] for took in rounds) * 1e3 / images for part in rounds[0]}
+    low, _, high = statistics.quantiles([took["whole"] * 1e3 / images for took in rounds], n=4, method="inclusive")
     return Timing(ms, (low, high), 1e3 / ms["whole"], peak)
 
 

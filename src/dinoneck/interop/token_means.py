@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.configured import at_least
-from dinoneck.data.decoding import Photo
+from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tokens import Tokens
 
@@ -53,7 +53,7 @@ class TokenMeans:
         return self.transform(X)
 
     @torch.no_grad()
-    def transform(self, X: Tokens | Tensor | Sequence[Photo | Tokens]) -> Features:
+    def transform(self, X: Tokens | Tensor | Sequence[ImageInput | Tokens]) -> Features:
         """Return the features (n, L * C).
 
         Args:

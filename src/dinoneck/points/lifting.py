@@ -1,4 +1,4 @@
-"""From the tokens of photos to features of voxels or points, as one sparse linear operator."""
+"""From the tokens of images to features of voxels or points, as one sparse linear operator."""
 
 from __future__ import annotations
 

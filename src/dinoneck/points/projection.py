@@ -1,4 +1,4 @@
-"""Which point is seen in which view, and where: the links between a cloud and its photos."""
+"""Which point is seen in which view, and where: the links between a cloud and its images."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dinoneck.points.keys import MAX_STRIDE, at_stride, check_integers, check_te
 
 @dataclass(frozen=True, eq=False)
 class SparseFeatures:
-    """One feature vector per occupied cell, and whether any photo saw it.
+    """One feature vector per occupied cell, and whether any image saw it.
 
     Coordinates are in voxels of the finest grid at every stride (a cell of stride 4 at (-4, 0, 8) spans -4 ... -1,
     0 ... 3, 8 ... 11), so levels, engines and points are matched without knowing each other's units.

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.decoding import Photo
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.decoding import ImageInput
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
@@ -33,7 +33,7 @@ class Model(Protocol):
     facts: dict[str, Any]
     ready: str
 
-    def predict(self, image: Photo, name: str, maps: Maps) -> dict[str, Any]:
+    def predict(self, image: ImageInput, name: str, maps: Maps) -> dict[str, Any]:
         """Return the prediction of one image as JSON values."""
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class DetectorModel:
         }
         self._detector.predict(torch.zeros(3, *self._detector.size))
 
-    def predict(self, image: Photo, name: str, maps: Maps) -> dict[str, Any]:
+    def predict(self, image: ImageInput, name: str, maps: Maps) -> dict[str, Any]:
         """Return the boxes of one image as JSON values."""
         if maps != "none":
             raise DataError("a detector has no maps; leave maps out")
@@ -112,7 +112,7 @@ class HeadModel:
             waiting = settings.concurrency * settings.max_images
             self._batcher = MicroBatcher(self._predictor, max_batch=settings.batch, max_waiting=waiting)
 
-    def predict(self, image: Photo, name: str, maps: Maps) -> dict[str, Any]:
+    def predict(self, image: ImageInput, name: str, maps: Maps) -> dict[str, Any]:
         """Return the prediction of one image as JSON values."""
         with_maps = maps != "none"
         if self._batcher is not None:

@@ -19,7 +19,7 @@ import torch
 
 from dinoneck.atomic import write_whole
 from dinoneck.data.patterns import Pattern, Patterns
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress

@@ -24,7 +24,7 @@ from torch import Tensor
 from dinoneck.atomic import write_whole
 from dinoneck.backbones import weight_hashes
 from dinoneck.data.patterns import Patterns
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.store import index, shards

@@ -11,7 +11,7 @@ import torch
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.patterns import Patterns
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import Fit, Interpolation
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import Photo
+from dinoneck.data.decoding import ImageInput
 from dinoneck.data.image_files import images_below
 from dinoneck.data.patterns import Patterns
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, StoreError, counted
 from dinoneck.store.index import Entry
 
@@ -147,7 +147,7 @@ def _root_of(image_id: str, path: Path) -> str:
     return str(path.absolute().parents[image_id.count("/")])
 
 
-def views_of(photo: Photo, preprocess: Preprocessing, patterns: Patterns, image_id: str) -> Tensor:
+def views_of(image: ImageInput, preprocess: Preprocessing, patterns: Patterns, image_id: str) -> Tensor:
     """Return an image under all patterns: (patterns, 3, H, W), normalised.
 
     The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred
@@ -158,7 +158,7 @@ def views_of(photo: Photo, preprocess: Preprocessing, patterns: Patterns, image_
         DataError: if the image cannot be used.
         GridError: if the patch does not divide it.
     """
-    fitted = preprocess.fitted(photo)
+    fitted = preprocess.fitted(image)
     images = []
     for i in range(len(patterns)):
         axes = [axis for axis, flipped in zip((-1, -2), patterns.flips(i), strict=True) if flipped]

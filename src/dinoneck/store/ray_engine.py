@@ -36,14 +36,14 @@ def extract_on_ray(
 ) -> Extracted:
     """Do what :meth:`dinoneck.FeatureStore.extract` does, with actors of Ray Data, each a writer of its own.
 
-    Store and photos must be on a file system that all machines see under one path. Each actor gets the backbone once.
+    Store and images must be on a file system that all machines see under one path. Each actor gets the backbone once.
 
     Args:
         store: made by :meth:`dinoneck.FeatureStore.create`.
-        paths: photos and folders.
+        paths: images and folders.
         root: folder that ids are relative to.
         batch_size: views per backbone pass; None = up to 32, see :meth:`dinoneck.FeatureStore.extract`.
-        skip_unusable: leave out photos that cannot be decoded, and list them.
+        skip_unusable: leave out images that cannot be decoded, and list them.
         workers: threads per actor that decode images; None = one per core, at most 8.
         actors: how many; None = one per GPU of the cluster, or per two CPUs where there is none.
         gpus_per_actor: None = 1 where the cluster has GPUs.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import photo_size
+from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
-from dinoneck.data.photos import Preprocessing
-from dinoneck.data.tables import PhotoTable
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.tables import Table
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.training.matching import match_rows
@@ -66,7 +66,7 @@ class CellTargets:
     @classmethod
     def read(
         cls,
-        table: PhotoTable,
+        table: Table,
         how: DenseLabels,
         preprocess: Preprocessing,
         labels: Sequence[str] = (),
@@ -82,7 +82,7 @@ class CellTargets:
             raise DataError("the table has no labels; read it with label_column= (--labels on the command line)")
         parts = []
         for image, label in zip(table.images, table.labels, strict=True):
-            parts.append(how.cells(label, preprocess, [photo_size(image)]))
+            parts.append(how.cells(label, preprocess, [read_image_size(image)]))
         shapes = {tuple(values.shape[1:]) for values, _ in parts}
         if len(shapes) > 1:
             raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all images (size=)")
@@ -176,7 +176,7 @@ class CellTargets:
         return found
 
     def means(self, values: Tensor) -> _Floats:
-        """Return (n, K) float64: weighted means over cells of maps (n, K, rows, cols), the photos' own values."""
+        """Return (n, K) float64: weighted means over cells of maps (n, K, rows, cols), the images' own values."""
         weight = self.weight[:, None].double()
         means: Tensor = (values.double() * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp_min(1e-12)
         return means.numpy()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.tables import PhotoTable
+from dinoneck.data.tables import Table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
@@ -62,7 +62,7 @@ class CrossValidation:
     heads: list[Head]
     folds: list[Fold]
     numbers: tuple[int, ...]
-    table: PhotoTable
+    table: Table
     values: dict[str, _Floats]
     predictions: dict[str, _Floats]
     classes: dict[str, dict[str, _Ints]] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class CrossValidation:
 
 def cross_validate(
     config: TrainConfig,
-    table: PhotoTable,
+    table: Table,
     source: TokenSource,
     cells: CellTargets | None = None,
     *,
@@ -158,7 +158,7 @@ def cross_validate(
     return result
 
 
-def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
+def make_folds(config: TrainConfig, table: Table) -> list[Fold]:
     """Return the folds of ``config.folds``: of a column, or of groups, stratified on request.
 
     Raises:
@@ -179,7 +179,7 @@ def make_folds(config: TrainConfig, table: PhotoTable) -> list[Fold]:
 
 
 def choose_folds(
-    config: TrainConfig, table: PhotoTable, folds: Sequence[Fold] | None = None
+    config: TrainConfig, table: Table, folds: Sequence[Fold] | None = None
 ) -> tuple[tuple[int, ...], list[Fold]]:
     """Return the numbers of the folds to train, and the folds: those of the caller, or of ``config.folds``.
 
@@ -279,7 +279,7 @@ def _is_usable(predictions: _Floats, true: _Floats) -> bool:
         return bool(np.isfinite((predictions**2).sum() / max(float(np.ptp(true)) ** 2, 1e-300)))
 
 
-def _matched(source: TokenSource, table: PhotoTable) -> tuple[TokenSource, PhotoTable]:
+def _matched(source: TokenSource, table: Table) -> tuple[TokenSource, Table]:
     """The source in the table's order, and the table with the source's spelling of its ids."""
     if trained_backbone(source) is not None:
         raise ConfigError(

@@ -14,8 +14,8 @@ from dinoneck.backbones.load import load_backbone
 from dinoneck.data.folders import read_folders, read_masks
 from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.pasture import Pasture
-from dinoneck.data.photos import Preprocessing
-from dinoneck.data.tables import PhotoTable, read_table
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.tables import Table, read_table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.store.feature_store import FeatureStore
@@ -43,7 +43,7 @@ class Inputs:
         source: tokens; None = the backbone has yet to extract them.
     """
 
-    table: PhotoTable
+    table: Table
     backbone: Backbone | None
     record: Mapping[str, Any] | None
     preprocess: Preprocessing | None
@@ -109,7 +109,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     head_class(config)  # a name that is not registered is refused before anything is read
     if config.data.csv is config.data.images is config.data.store is table is backbone is None:
         backbone = open_backbone(config.backbone, config.device)  # an unknown name is refused before images are drawn
-    found = _checked(config, table) if isinstance(table, PhotoTable) else read_data(config, table)
+    found = _checked(config, table) if isinstance(table, Table) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)
     backbone = open_backbone(config.backbone, config.device) if backbone is None else backbone
@@ -120,7 +120,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     return Inputs(found, backbone, backbone.record(), preprocess, None)
 
 
-def _checked(config: TrainConfig, table: PhotoTable) -> PhotoTable:
+def _checked(config: TrainConfig, table: Table) -> Table:
     """The table that a caller read, unless the config describes another one."""
     data, folds = config.data, config.folds
     asked: dict[str, tuple[Any, Any]] = {
@@ -139,7 +139,7 @@ def _checked(config: TrainConfig, table: PhotoTable) -> PhotoTable:
     return table
 
 
-def read_data(config: TrainConfig, frame: Any = None) -> PhotoTable:
+def read_data(config: TrainConfig, frame: Any = None) -> Table:
     """Return the table that a config describes; ``frame`` takes the place of ``data.csv``.
 
     Raises:
@@ -174,7 +174,7 @@ def read_data(config: TrainConfig, frame: Any = None) -> PhotoTable:
     )
 
 
-def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> PhotoTable:
+def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> Table:
     """The table of folders, or of drawn images, where no CSV is named."""
     named = {"targets": data.targets, "aux_targets": data.aux_targets, **columns, "minimum": data.minimum}
     if data.images is None:
@@ -238,7 +238,7 @@ def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool 
     return backbone.to(place)
 
 
-def _from_store(config: TrainConfig, table: PhotoTable) -> Inputs:
+def _from_store(config: TrainConfig, table: Table) -> Inputs:
     """The tokens of a store, which must be what the config asks for."""
     data, own = config.data, config.backbone
     try:
@@ -277,7 +277,7 @@ def _from_store(config: TrainConfig, table: PhotoTable) -> Inputs:
     return Inputs(table, None, record, preprocess, source)
 
 
-def _check_images(config: TrainConfig, table: PhotoTable, source: TableSource, store: FeatureStore) -> None:
+def _check_images(config: TrainConfig, table: Table, source: TableSource, store: FeatureStore) -> None:
     """Refuse a table whose images are other files than those that were extracted under their ids, where they exist."""
     folders = (Path(), Path(config.data.csv or ".").parent)
     files = [

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dinoneck.data.image_files import SUFFIXES
-from dinoneck.data.tables import PhotoTable
+from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.targets import as_array
 
@@ -51,7 +51,7 @@ def match_samples(
     """
     columns = columns_of(targets, target_ids, names)
     if not columns:
-        given = targets.targets if isinstance(targets, PhotoTable) else getattr(targets, "columns", targets)
+        given = targets.targets if isinstance(targets, Table) else getattr(targets, "columns", targets)
         raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
     weight_columns = columns_of(weights or {}, target_ids, None, "weights")
     if target_ids is not None and not any(c.ids is target_ids for c in (*columns.values(), *weight_columns.values())):
@@ -83,8 +83,8 @@ def match_matrix(
     Raises:
         DataError: as :func:`match_samples` does, and for columns whose ids differ.
     """
-    names = list(targets.targets) if isinstance(targets, PhotoTable) else None
-    has_columns = isinstance(targets, PhotoTable | Mapping) or _is_frame(targets)
+    names = list(targets.targets) if isinstance(targets, Table) else None
+    has_columns = isinstance(targets, Table | Mapping) or _is_frame(targets)
     columns = columns_of(targets if has_columns else {"values": targets}, target_ids, names)
     if not columns:
         raise DataError("the targets have no columns; there is nothing to predict")
@@ -144,7 +144,7 @@ def columns_of(
     Raises:
         DataError: for values without ids, or with another number of them.
     """
-    if isinstance(table, PhotoTable):
+    if isinstance(table, Table):
         every: dict[str, Any] = {**table.targets, **table.auxiliary}
         target_ids = table.ids
     elif _is_frame(table):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.decoding import Photo, photo_size
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.decoding import ImageInput, read_image_size
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import send
 from dinoneck.errors import DataError
 from dinoneck.grid import TokenGrid
+from dinoneck.lazy import renamed_arguments
 from dinoneck.progress import progress
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -152,16 +153,16 @@ def _token_record(tokens: Tokens) -> dict[str, Any]:
     return {"grid": list(tokens.grid), "layers": layers, "tokens": ends.hexdigest()}
 
 
-def _check(photos: Sequence[Photo], ids: Sequence[str], prepare: Preprocessing) -> None:
+def _check(images: Sequence[ImageInput], ids: Sequence[str], prepare: Preprocessing) -> None:
     """Refuse, before any is decoded, images that cannot be stacked: tokens in memory have one grid."""
-    if len(photos) == 0 or len(photos) != len(ids):
-        raise DataError(f"there are {len(photos)} images to extract tokens from and {len(ids)} ids; expected one each")
+    if len(images) == 0 or len(images) != len(ids):
+        raise DataError(f"there are {len(images)} images to extract tokens from and {len(ids)} ids; expected one each")
     if prepare.size is not None:
         return
-    first = photo_size(photos[0])
+    first = read_image_size(images[0])
     TokenGrid(prepare.patch_size, prepare.policy).size(first)
-    for photo, image_id in zip(photos, ids, strict=True):
-        if (size := photo_size(photo)) != first:
+    for image, image_id in zip(images, ids, strict=True):
+        if (size := read_image_size(image)) != first:
             raise DataError(
                 f"image {image_id!r} is {size[0]}x{size[1]} px (height x width), the ones before {first[0]}x{first[1]};"
                 " give one size to all (size=, or --size)"
@@ -199,10 +200,11 @@ class MemoryTokens:
         return Views(1 + len(self.views)) if self.views else None
 
     @classmethod
+    @renamed_arguments(photos="images")
     def extract(
         cls,
         backbone: Backbone,
-        photos: Sequence[Photo],
+        images: Sequence[ImageInput],
         ids: Sequence[str],
         *,
         preprocess: Preprocessing | None = None,
@@ -214,7 +216,7 @@ class MemoryTokens:
 
         Args:
             backbone: gives the tokens.
-            photos: images, one per id; all must come to one size, which is looked at before the first pass.
+            images: images, one per id; all must come to one size, which is looked at before the first pass.
             ids: one per image.
             preprocess: how images are prepared; None = the backbone's own.
             batch_size: images per pass.
@@ -231,21 +233,21 @@ class MemoryTokens:
             ConfigError: if ``backbone`` is not a Backbone.
         """
         prepare = preprocess or checked_backbone(backbone).preprocess
-        _check(photos, ids, prepare)
+        _check(images, ids, prepare)
         views: list[list[Tokens]] = [[] for _ in range(1 + len(transforms))]
         colours: list[Tensor] = []
         device = next(backbone.parameters()).device
-        for batch in progress(list(in_batches(range(len(photos)), batch_size)), desc="tokens", unit="batch"):
+        for batch in progress(list(in_batches(range(len(images)), batch_size)), desc="tokens", unit="batch"):
             for view, parts in enumerate(views):
                 shown = [
-                    apply_transform(transforms[view - 1], photos[i], view_seed(ids[i], view)) if view else photos[i]
+                    apply_transform(transforms[view - 1], images[i], view_seed(ids[i], view)) if view else images[i]
                     for i in batch
                 ]
-                images = prepare(shown)
+                prepared = prepare(shown)
                 if not view:
-                    colours.append(images.mean(dim=(2, 3)))
+                    colours.append(prepared.mean(dim=(2, 3)))
                 with torch.no_grad():
-                    tokens = backbone(images.to(device)).to("cpu")
+                    tokens = backbone(prepared.to(device)).to("cpu")
                 if not all(bool(x.isfinite().all()) for x in tokens.sequence):
                     raise DataError(f"tokens of images {batch[0]} ... are not finite; is the backbone sound?")
                 if dtype == torch.float16 and any(x.abs().amax() > LARGEST_HALF for x in tokens.sequence):
@@ -291,7 +293,7 @@ class LiveTokens:
 
     Args:
         backbone: with ``add_lora`` or ``unfreeze_last`` called before.
-        photos: the images, one per id; all must come to one size.
+        images: the images, one per id; all must come to one size.
         ids: one per image; None = their numbers.
         preprocess: how images are prepared; None = the backbone's own.
         transform: applied to every training image each time: a torchvision v2 transform, one of albumentations, or a
@@ -311,21 +313,22 @@ class LiveTokens:
         True
     """
 
+    @renamed_arguments(photos="images")
     def __init__(
         self,
         backbone: Backbone,
-        photos: Sequence[Photo],
+        images: Sequence[ImageInput],
         ids: Sequence[str] | None = None,
         preprocess: Preprocessing | None = None,
         transform: Transform | None = None,
     ) -> None:
-        self.backbone, self.photos, self.transform = checked_backbone(backbone), photos, transform
-        self.ids = tuple(str(i) for i in range(len(photos))) if ids is None else tuple(ids)
+        self.backbone, self._inputs, self.transform = checked_backbone(backbone), images, transform
+        self.ids = tuple(str(i) for i in range(len(images))) if ids is None else tuple(ids)
         self.preprocess = preprocess or backbone.preprocess
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
-        if len(self._rows) != len(self.ids) or len(photos) != len(self.ids) or not self.ids:
+        if len(self._rows) != len(self.ids) or len(images) != len(self.ids) or not self.ids:
             raise DataError(
-                f"{len(self.ids)} ids ({len(self._rows)} different) for {len(photos)} images; expected one id each"
+                f"{len(self.ids)} ids ({len(self._rows)} different) for {len(images)} images; expected one id each"
             )
 
     def images(self, ids: Sequence[str], *, augmented: bool = False) -> Tensor:
@@ -334,11 +337,11 @@ class LiveTokens:
         Raises:
             DataError: if an id is unknown or an image cannot be used.
         """
-        images: list[Photo] = [self.photos[row] for row in looked_up(self._rows, ids)]
+        chosen: list[ImageInput] = [self._inputs[row] for row in looked_up(self._rows, ids)]
         if augmented and self.transform is not None:
-            seeds = torch.randint(2**32, (len(images),)).tolist()
-            images = [apply_transform(self.transform, *each) for each in zip(images, seeds, strict=True)]
-        return self.preprocess(images)
+            seeds = torch.randint(2**32, (len(chosen),)).tolist()
+            chosen = [apply_transform(self.transform, *each) for each in zip(chosen, seeds, strict=True)]
+        return self.preprocess(chosen)
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from dinoneck import registry
-from dinoneck.data.tables import PhotoTable
+from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.grid import patch_pair
 from dinoneck.heads.dense import DenseHead
@@ -42,7 +42,7 @@ class Problem:
     """
 
     config: TrainConfig
-    table: PhotoTable
+    table: Table
     cells: CellTargets | None
     tasks: Mapping[str, TaskConfig]
     targets: Mapping[str, _Array]
@@ -50,7 +50,7 @@ class Problem:
     columns: Mapping[str, tuple[str, int]]
 
     @classmethod
-    def of(cls, config: TrainConfig, table: PhotoTable, cells: CellTargets | None = None) -> Problem:
+    def of(cls, config: TrainConfig, table: Table, cells: CellTargets | None = None) -> Problem:
         """Return the problem of a config and a table.
 
         Raises:
@@ -142,7 +142,7 @@ class Problem:
         return task
 
 
-def _tasks(config: TrainConfig, table: PhotoTable) -> dict[str, TaskConfig]:
+def _tasks(config: TrainConfig, table: Table) -> dict[str, TaskConfig]:
     """The tasks of the table's columns: those of the config, and a default for every other target.
 
     A target that is the sum of others which are targets too is not a task: a composition derives it.
@@ -221,7 +221,7 @@ def _refuse_shared(tasks: Mapping[str, TaskConfig]) -> None:
                 raise ConfigError(f"tasks {other!r} and {name!r} both predict column {column!r}; leave it out of one")
 
 
-def _targets(tasks: Mapping[str, TaskConfig], table: PhotoTable) -> dict[str, _Array]:
+def _targets(tasks: Mapping[str, TaskConfig], table: Table) -> dict[str, _Array]:
     """The values of all images of each task."""
     columns, targets = {**table.targets, **table.auxiliary}, {}
     for name, task in tasks.items():
@@ -236,7 +236,7 @@ def _targets(tasks: Mapping[str, TaskConfig], table: PhotoTable) -> dict[str, _A
     return targets
 
 
-def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: PhotoTable) -> list[Composition]:
+def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: Table) -> list[Composition]:
     """The compositions of the config, and the table's own sums of targets (total and ratio empty)."""
     covered = {column for own in config.compositions.values() for column in own.sums}
     covered |= {column for task in tasks.values() for column in task.columns}
@@ -261,7 +261,7 @@ def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: P
 
 
 def _columns(
-    tasks: Mapping[str, TaskConfig], compositions: Sequence[Composition], table: PhotoTable
+    tasks: Mapping[str, TaskConfig], compositions: Sequence[Composition], table: Table
 ) -> dict[str, tuple[str, int]]:
     """Where the predictions of each target column of numbers are."""
     places: dict[str, tuple[str, int]] = {}
@@ -355,7 +355,7 @@ def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]
     return filled
 
 
-def _unit(config: TrainConfig, task: TaskConfig, table: PhotoTable) -> str:
+def _unit(config: TrainConfig, task: TaskConfig, table: Table) -> str:
     if task.unit is not None or task.kind in ("ratio", "classification"):
         return task.unit or ""
     return "" if task.auxiliary else table.units.get(task.columns[0], config.data.unit)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import Photo, read_pixels
+from dinoneck.data.decoding import ImageInput, read_pixels
 from dinoneck.data.resizing import to_uint8
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.processes import own_random_numbers
@@ -50,7 +50,7 @@ class Views:
         return False, False
 
 
-def apply_transform(transform: Transform, image: Photo, seed: int) -> Any:
+def apply_transform(transform: Transform, image: ImageInput, seed: int) -> Any:
     """Return a transformed image: a tensor (3, height, width) or an array (height, width, 3).
 
     The transform gets a uint8 tensor (3, height, width); one of albumentations an array (height, width, 3) as

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.decoding import Photo, decode
+from dinoneck.data.decoding import ImageInput, decode
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.viz.arrays import Floats, numbers
 from dinoneck.viz.drawing import PALETTE, describe, legend, new_figure, outline
@@ -22,7 +22,7 @@ _LABELLED = 60  # boxes; with more, their labels would cover the image
 
 
 def boxes_figure(
-    photo: Photo,
+    image: ImageInput,
     boxes: Tensor | Floats | Mapping[str, Any],
     labels: Sequence[Any] | Tensor | Floats | None = None,
     scores: Sequence[float] | Tensor | Floats | None = None,
@@ -37,7 +37,7 @@ def boxes_figure(
     (0, 0, 1, 1) its first pixel.
 
     Args:
-        photo: the image that the boxes are pixels of.
+        image: the image that the boxes are pixels of.
         boxes: (n, 4) as x0, y0, x1, y1 in pixels; or, as torchvision's detectors give, a dict with ``boxes`` and,
             optionally, ``labels`` and ``scores``.
         labels: one per box: numbers or names.
@@ -66,7 +66,7 @@ def boxes_figure(
     corners, known = corners_of(boxes, "boxes"), corners_of([] if truth is None else truth, "true boxes")
     names = _names(given.get("labels") if labels is None else labels, len(corners), classes)
     rated = _scores(given.get("scores") if scores is None else scores, len(corners), min_score)
-    axes = _image_axes(photo)
+    axes = _image_axes(image)
     for box in known:
         outline(axes, box, "white", "--")
     shades = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(dict.fromkeys(classes or names))}
@@ -83,9 +83,9 @@ def boxes_figure(
     return axes.figure  # type: ignore[return-value]
 
 
-def _image_axes(photo: Photo) -> Axes:
+def _image_axes(image: ImageInput) -> Axes:
     """The axes of a new figure that show an image, in its pixels."""
-    picture = decode(photo).permute(1, 2, 0).numpy()
+    picture = decode(image).permute(1, 2, 0).numpy()
     height, width = picture.shape[:2]
     scale = _SIDE / max(height, width)
     axes = new_figure(max(width * scale, 2.0), max(height * scale, 1.0) + 0.4).subplots()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from dinoneck.data.decoding import Photo, as_list, decode
+from dinoneck.data.decoding import ImageInput, as_list, decode
 from dinoneck.errors import DataError, missing_extra, printable
 from dinoneck.viz.arrays import Floats
 
@@ -69,7 +69,7 @@ def describe(axes: Axes, title: str | None = None, x: str = "", y: str = "") -> 
     axes.tick_params(labelsize=8.0)
 
 
-def image_rows(images: Photo | Sequence[Photo], captions: Sequence[Sequence[str]]) -> tuple[Figure, Any]:
+def image_rows(images: ImageInput | Sequence[ImageInput], captions: Sequence[Sequence[str]]) -> tuple[Figure, Any]:
     """Return a figure with a row per image and a column per caption, and its axes as an array (rows, columns).
 
     The axes of a row span x = 0 ... width and y = 0 ... height, the pixels of its image. The first column shows it,
@@ -99,7 +99,7 @@ def image_rows(images: Photo | Sequence[Photo], captions: Sequence[Sequence[str]
     return figure, axes
 
 
-def names_of(images: Photo | Sequence[Photo], names: Sequence[str] | None, *counts: int) -> list[str]:
+def names_of(images: ImageInput | Sequence[ImageInput], names: Sequence[str] | None, *counts: int) -> list[str]:
     """Return one name per image.
 
     Raises:

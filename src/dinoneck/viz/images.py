@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import Tensor
 
-from dinoneck.data.decoding import Photo
+from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tasks import Task
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def heat_figure(
-    photos: Photo | Sequence[Photo],
+    images: ImageInput | Sequence[ImageInput],
     results: Sequence[Mapping[str, Any]],
     *,
     units: Mapping[str, str] | None = None,
@@ -38,7 +38,7 @@ def heat_figure(
     are those of the bar. Cells below the ``minimum`` of a task are drawn at it, and the bar states it.
 
     Args:
-        photos: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and padding do not
+        images: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and padding do not
             shift the maps.
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit; not needed for tasks that are given as ``Task``.
@@ -64,14 +64,14 @@ def heat_figure(
         ('mass 6 g', 'mass of one patch [g]')
     """
     known = [{}] * len(results) if truths is None else truths
-    named = names_of(photos, names, len(results), len(known))
+    named = names_of(images, names, len(results), len(known))
     columns = outputs_with_maps(results, tasks, units)
     scaled = [column.scaled(results) for column in columns]
     captions = [
         [name, *(_caption(column, result, truth) for column in columns)]
         for name, result, truth in zip(named, results, known, strict=True)
     ]
-    figure, axes = image_rows(photos, captions)
+    figure, axes = image_rows(images, captions)
     for place, (column, (maps, ends, note)) in enumerate(zip(columns, scaled, strict=True), start=1):
         unit = f" [{column.unit}]" if column.unit else ""
         _overlay(axes[:, place], maps, ends, alpha, f"{column.key} of one patch{unit}{note}")
@@ -99,7 +99,7 @@ def _overlay(
 
 
 def gate_figure(
-    photos: Photo | Sequence[Photo],
+    images: ImageInput | Sequence[ImageInput],
     gates: Tensor | Floats | Sequence[Any],
     *,
     names: Sequence[str] | None = None,
@@ -111,7 +111,7 @@ def gate_figure(
     in a plain mean the heaviest patch counts.
 
     Args:
-        photos: the images that the gates are of, as the backbone saw them (``Preprocessing.picture``).
+        images: the images that the gates are of, as the backbone saw them (``Preprocessing.picture``).
         gates: (B, rows, cols), or one (rows, cols) per image: ``CLSGatingHead.gate(tokens)``, or ``"gate"`` of the
             Predictor's results. Every gate adds up to one.
         names: one per image, shown above it.
@@ -131,7 +131,7 @@ def gate_figure(
         >>> figure.axes[1].get_title()
         'gate, at most 1.6 x the mean'
     """
-    named = names_of(photos, names, len(gates))
+    named = names_of(images, names, len(gates))
     maps = [numbers(gate, f"the weights of gate {place}", "rows, cols") for place, gate in enumerate(gates)]
     for place, gate in enumerate(maps):
         if gate.min() < 0 or abs(gate.sum() - 1.0) > 1e-2:  # half precision over thousands of patches
@@ -140,14 +140,14 @@ def gate_figure(
                 "weights of 0 or more that add up to 1"
             )
     tops = [f"gate, at most {gate.max() * gate.size:.3g} x the mean" for gate in maps]
-    figure, axes = image_rows(photos, list(zip(named, tops, strict=True)))
+    figure, axes = image_rows(images, list(zip(named, tops, strict=True)))
     top = max(float(gate.max()) for gate in maps)
     _overlay(axes[:, 1], maps, (0.0, top), alpha, "weight of one patch, one image adds up to 1")
     return figure
 
 
 def pca_figure(
-    photos: Photo | Sequence[Photo],
+    images: ImageInput | Sequence[ImageInput],
     tokens: Tokens,
     *,
     layer: int = -1,
@@ -158,7 +158,7 @@ def pca_figure(
     """Draw every image next to its patches as colours, which :func:`pca_rgb` chooses for all of them together.
 
     Args:
-        photos: the images that the tokens are of, as the backbone saw them (``Preprocessing.picture``), so that
+        images: the images that the tokens are of, as the backbone saw them (``Preprocessing.picture``), so that
             cropping and padding do not shift the patches.
         tokens: of these images, as one batch.
         layer: which of the tokens' layers, by position; -1 = the last.
@@ -183,7 +183,7 @@ def pca_figure(
     """
     colours = pca_rgb(tokens, layer=layer, basis=basis, foreground=foreground)
     title = "features" if tokens.layers is None else f"features of block {tokens.layers[layer]}"
-    figure, axes = image_rows(photos, [[name, title] for name in names_of(photos, names, len(colours))])
+    figure, axes = image_rows(images, [[name, title] for name in names_of(images, names, len(colours))])
     for own, patches in zip(axes[:, 1], colours, strict=True):
         show(own, patches)
     return figure
@@ -191,7 +191,7 @@ def pca_figure(
 
 def pyramid_figure(
     pyramid: FeaturePyramid,
-    photo: Photo | None = None,
+    image: ImageInput | None = None,
     *,
     how: Literal["pca", "norm"] = "pca",
     sample: int = 0,
@@ -203,7 +203,7 @@ def pyramid_figure(
 
     Args:
         pyramid: the output of a neck.
-        photo: the image that went in, as the backbone saw it; None draws the levels alone.
+        image: the image that went in, as the backbone saw it; None draws the levels alone.
         how: ``"pca"``: three principal components as colours, see :func:`pca_rgb`; ``"norm"``: the length of a cell's
             feature, one colour bar per level.
         sample: which of the batch.
@@ -230,8 +230,8 @@ def pyramid_figure(
     axes_of = "channels, rows, cols"
     levels = [numbers(level[sample], f"the values of level {i}", axes_of) for i, level in enumerate(pyramid.maps)]
     areas = [(m.shape[1] * stride, m.shape[2] * stride) for m, stride in zip(levels, pyramid.strides, strict=True)]
-    first = np.ones((*(max(1, round(side)) for side in areas[0]), 3)) if photo is None else photo
-    names = ["image"] * (photo is not None) + [
+    first = np.ones((*(max(1, round(side)) for side in areas[0]), 3)) if image is None else image
+    names = ["image"] * (image is not None) + [
         f"level {place}: stride {stride:g} px, {m.shape[1]} x {m.shape[2]} cells"
         for place, (m, stride) in enumerate(zip(levels, pyramid.strides, strict=True))
     ]

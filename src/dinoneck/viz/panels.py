@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import to_pil_image
 
-from dinoneck.data.decoding import Photo, decode
+from dinoneck.data.decoding import ImageInput, decode
 from dinoneck.errors import DataError
 from dinoneck.tasks import Task
 from dinoneck.viz.arrays import Floats, numbers, outputs_with_maps
@@ -34,7 +34,7 @@ def heat(values: Floats, low: float, high: float) -> Image.Image:
 
 
 def prediction_panels(
-    photos: Sequence[Photo],
+    images: Sequence[ImageInput],
     results: Sequence[dict[str, Any]],
     *,
     units: dict[str, str] | None = None,
@@ -49,7 +49,7 @@ def prediction_panels(
     Colours span each output's values over all images, so rows compare; a bar at the bottom shows the span.
 
     Args:
-        photos: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and
+        images: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and
             padding do not shift the maps.
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit for the captions.
@@ -64,12 +64,12 @@ def prediction_panels(
     Raises:
         DataError: if there are no images, or results lack maps.
     """
-    if len(photos) != len(results):
-        raise DataError(f"{len(photos)} images with {len(results)} results; expected one of each (maps=True)")
+    if len(images) != len(results):
+        raise DataError(f"{len(images)} images with {len(results)} results; expected one of each (maps=True)")
     columns = outputs_with_maps(results, tasks or None, units)
     scaled = [output.scaled(results) for output in columns]
     scales = [ends if span is None else span for _, ends, _ in scaled]
-    pictures = [as_image(photo) for photo in photos]
+    pictures = [as_image(image) for image in images]
     heights = [max(1, round(width * picture.height / picture.width)) for picture in pictures]
     size = (_GAP + (width + _GAP) * (1 + len(columns)), _GAP + sum(h + _CAPTION + _GAP for h in [*heights, _BAR]))
     sheet, font = Image.new("RGB", size, "white"), ImageFont.load_default(_FONT_PX)
@@ -95,11 +95,11 @@ def prediction_panels(
     return sheet
 
 
-def as_image(photo: Photo) -> Image.Image:
+def as_image(image: ImageInput) -> Image.Image:
     """Return an image in 8 bits.
 
     Raises:
         DataError: if it cannot be read.
     """
-    image: Image.Image = to_pil_image(decode(photo))
-    return image
+    decoded: Image.Image = to_pil_image(decode(image))
+    return decoded

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dinoneck.configured import at_least
-from dinoneck.data.decoding import Photo
+from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
@@ -42,7 +42,7 @@ class ReportEntry:
     Attributes:
         name: the file, or another name that differs from those of the other images.
         result: the Predictor's result, with ``maps=True`` for an image that is drawn; or that of ``Detector.predict``.
-        photo: the image as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function
+        image: the image as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function
             that returns it, so that many need not be in memory at once; None = the image is listed in the table only.
         tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`; None = not shown.
         known: column -> known value, where there is one; columns are those of ``dinoneck predict``: the task's name,
@@ -52,7 +52,7 @@ class ReportEntry:
 
     name: str
     result: Mapping[str, Any]
-    photo: Photo | Callable[[], Photo] | None = None
+    image: ImageInput | Callable[[], ImageInput] | None = None
     tokens: Floats | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ def html_report(
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
     at_least(1, largest_side=largest_side, max_bytes=max_bytes)
-    drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].photo is not None}
+    drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].image is not None}
     articles = _articles(drawn, tasks, largest_side, max_bytes)
     links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
     return _template().render(
@@ -281,7 +281,7 @@ def _articles(
     articles: list[dict[str, Any]] = []
     room = max_bytes
     for row, (place, entry) in enumerate(entries.items()):
-        picture = as_image(entry.photo() if callable(entry.photo) else entry.photo)  # type: ignore[arg-type]
+        picture = as_image(entry.image() if callable(entry.image) else entry.image)  # type: ignore[arg-type]
         width, height = picture.size
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
         figures = [_map(gate, reach, "gate", "times the mean weight")] if (gate := gates[row]) is not None else []
@@ -360,7 +360,7 @@ def _pixels(shares: Floats) -> Image.Image:
 
 
 def _uri(image: Image.Image, kind: str = "PNG") -> str:
-    """A data URI: JPEG for photographs, PNG where every pixel counts."""
+    """A data URI: JPEG for images, PNG where every pixel counts."""
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=85, optimize=True)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

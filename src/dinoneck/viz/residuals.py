@@ -24,7 +24,7 @@ class Scores(NamedTuple):
     """How far predictions are from known values.
 
     Attributes:
-        photos: images whose value is known.
+        images: images whose value is known.
         r2: 1 - squared errors / squared deviations of the known values from their mean; NaN if those do not differ.
         mae: mean absolute error.
         rmse: root of the mean squared error.
@@ -32,7 +32,7 @@ class Scores(NamedTuple):
         sd: standard deviation of the known values, which MAE and RMSE compare with.
     """
 
-    photos: int
+    images: int
     r2: float
     mae: float
     rmse: float
@@ -116,7 +116,7 @@ def agreement_plot(
     axes.axline((low, low), (high, high), **_LINE)
     found, suffix = scores(predicted, known), f" [{unit}]" if unit else ""
     r2 = "R² needs truths that differ" if math.isnan(found.r2) else f"R² {found.r2:.3f}"
-    title = f"{r2}, RMSE {f'{found.rmse:.3g} {unit}'.strip()}, n = {found.photos}"
+    title = f"{r2}, RMSE {f'{found.rmse:.3g} {unit}'.strip()}, n = {found.images}"
     describe(axes, title, f"true {name}".strip() + suffix, f"predicted {name}".strip() + suffix)
 
 

@@ -45,9 +45,9 @@ def test_a_backbone_alone(capsys: pytest.CaptureFixture[str]) -> None:
         ("fp32", 1), ("fp32", 3), ("bf16", 1), ("bf16", 3)
     ]  # fmt: skip
     for row in found["rows"]:
-        assert set(row["ms_per_photo"]) == {"prepare", "backbone", "whole"}
-        assert row["images_per_s"] == pytest.approx(1000 / row["ms_per_photo"]["whole"])
-    assert found["photo"] == "generated JPEG of 64x96 px (height x width)"
+        assert set(row["ms_per_image"]) == {"prepare", "backbone", "whole"}
+        assert row["images_per_s"] == pytest.approx(1000 / row["ms_per_image"]["whole"])
+    assert found["image"] == "generated JPEG of 64x96 px (height x width)"
     assert (found["rounds"], found["backbone"], found["layers"]) == (2, "dinoneck_tiny", [5])
     assert found["machine"]["versions"]["torch"]
 
@@ -55,20 +55,20 @@ def test_a_backbone_alone(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_neck(capsys: pytest.CaptureFixture[str]) -> None:
     for neck in ("vit_fpn", "simple_pyramid", "dpt", "sta_pyramid"):
         found = bench(capsys, *TINY, "--size", "32x48", "--neck", neck, "--layers", "1", "3", "5")
-        assert "head" in found["rows"][0]["ms_per_photo"], neck
+        assert "head" in found["rows"][0]["ms_per_image"], neck
         assert (found["neck"], found["layers"]) == (neck, [1, 3, 5])
 
 
 def test_a_head(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = bench(capsys, head, "--rounds", "2", "--dtype", "bf16")
-    assert set(found["rows"][0]["ms_per_photo"]) == {"prepare", "backbone", "head", "whole"}
-    assert found["photo"] == "generated JPEG of 64x96 px (height x width)", "twice the head's own size"
+    assert set(found["rows"][0]["ms_per_image"]) == {"prepare", "backbone", "head", "whole"}
+    assert found["image"] == "generated JPEG of 64x96 px (height x width)", "twice the head's own size"
     Image.new("RGB", (80, 40)).save(tmp_path / "p.png")
     assert bench(capsys, head, "--rounds", "2", "--image", tmp_path / "p.png")["photo"] == str(tmp_path / "p.png")
     own = HeadCheckpoint.load(head).meta
     ensemble = HeadEnsemble.from_heads([load_head(head)])
     save_head(tmp_path / "many", ensemble, backbone=own["backbone"], preprocess=own["inputs"])
-    assert "head" in bench(capsys, tmp_path / "many", "--rounds", "2")["rows"][0]["ms_per_photo"]
+    assert "head" in bench(capsys, tmp_path / "many", "--rounds", "2")["rows"][0]["ms_per_image"]
 
 
 def test_refusals(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 SCRIPT = """
 import resource, sys
-from dinoneck.data.photos import Preprocessing
+from dinoneck.data.preprocessing import Preprocessing
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 Preprocessing(size=(240, 480), interpolation=sys.argv[2])(sys.argv[1])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

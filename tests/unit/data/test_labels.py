@@ -170,7 +170,7 @@ def test_labels_are_turned_upright_like_their_photo(tmp_path: Path) -> None:
     Image.fromarray(place[..., 0]).save(tmp_path / "label.png", exif=exif)
     recipe = Preprocessing(16, **PLAIN)  # type: ignore[arg-type]
     shown = patch_sums(recipe(tmp_path / "photo.png"), 16)[:, :1] / 256
-    values, _ = DenseLabels(scale=1 / 255).cells(tmp_path / "label.png", recipe, photo_sizes=[(48, 32)])
+    values, _ = DenseLabels(scale=1 / 255).cells(tmp_path / "label.png", recipe, image_sizes=[(48, 32)])
     assert values.shape == (1, 1, 3, 2)
     assert torch.allclose(values.double(), shown, atol=1e-6)
 
@@ -247,7 +247,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         ([16], "is 16;"),
     ):
         with pytest.raises(DataError, match=message):
-            DenseLabels().cells(tmp_path / "s.png", recipe, photo_sizes=sizes)  # type: ignore[arg-type]
+            DenseLabels().cells(tmp_path / "s.png", recipe, image_sizes=sizes)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no labels"):
         DenseLabels().cells([], recipe)
     with pytest.raises(GridError, match="17 % 16"):

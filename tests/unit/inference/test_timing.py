@@ -7,14 +7,14 @@ import torch
 
 from dinoneck import Backbone, PatchMeanHead, Task
 from dinoneck.inference import timing
-from dinoneck.inference.timing import Pipeline, sample_photo, time_in_turn
+from dinoneck.inference.timing import Pipeline, sample_image, time_in_turn
 
 
 class Scripted(Pipeline):
     """A pipeline whose times are known; records when it was run."""
 
     def run(self) -> dict[timing.Part, float]:
-        order, times = self.photos[0], self.photos[1]
+        order, times = self.images[0], self.images[1]
         order.append(self)  # type: ignore[union-attr]
         whole = times.pop(0)  # type: ignore[union-attr]
         return {"prepare": whole / 4, "backbone": whole / 2, "whole": whole}
@@ -48,7 +48,7 @@ def test_the_parts_are_those_of_a_prediction(tiny: Backbone, monkeypatch: pytest
 
     head = Head(64, [Task("x")])
     head.train()
-    pipeline = Pipeline([sample_photo(64, 96)] * 2, tiny.preprocess.changed(size=(32, 48)), tiny, head)
+    pipeline = Pipeline([sample_image(64, 96)] * 2, tiny.preprocess.changed(size=(32, 48)), tiny, head)
     took = pipeline.run()
     assert seen == [("predict", (2, 6, 64))]
     assert set(took) == {"prepare", "backbone", "head", "whole"}

@@ -166,7 +166,7 @@ def test_numbers_and_heat_maps_are_the_predictors(dense: Predictor) -> None:
     [first] = [attrs["href"] for attrs in page.all("image") if "id" not in attrs][:1]
     tokens = Image.open(io.BytesIO(base64.b64decode((first or "").partition(",")[2])))
     assert (np.asarray(tokens) == (colours * 255).round()).all()
-    seen = (torch.as_tensor(entries[0].photo).permute(1, 2, 0).numpy() * 255).round()
+    seen = (torch.as_tensor(entries[0].image).permute(1, 2, 0).numpy() * 255).round()
     photograph = page.image("image-0-pixels")
     assert photograph.format == "JPEG"
     assert np.abs(np.asarray(photograph, float) - seen).mean() < 12  # noise of single pixels, which JPEG smooths

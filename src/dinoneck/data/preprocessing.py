@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.decoding import Photo, as_list, photo_size, read_pixels
+from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
 from dinoneck.data.resizing import Fit, Interpolation, fit_to, fitted_size, to_unit_range
 from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
 from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
+from dinoneck.lazy import renamed_arguments
 
 LARGEST_SIDE_PX = 1 << 16
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -32,14 +33,14 @@ _READ = {recorded: name for name, recorded in _RECORDED.items()}
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How photos become the images a backbone takes.
+    """How images are prepared for a backbone.
 
     Args:
         patch_size: pixels per patch of the backbone.
         mean: per-channel mean of the RGB values in 0 ... 1.
         std: per-channel standard deviation.
-        size: (height, width) in pixels that photos are brought to; None keeps each photo's own.
-        fit: how a photo of another aspect comes to ``size``: ``stretch``; ``keep`` (fits inside, aspect
+        size: (height, width) in pixels that images are brought to; None keeps each image's own.
+        fit: how an image of another aspect comes to ``size``: ``stretch``; ``keep`` (fits inside, aspect
             kept, the other side is shorter); ``crop`` (covers, the middle is kept); ``pad`` (fits inside, the
             rest is filled at the bottom and right with the mean colour).
         policy: what happens where the patch does not divide the result, see
@@ -87,65 +88,67 @@ class Preprocessing:
         if self.blur is not None and not odd:
             raise ConfigError(f"blur is {self.blur!r}; expected an odd kernel size such as 5, or None")
 
+    @renamed_arguments(photos="images")
     def __call__(
         self,
-        photos: Photo | Sequence[Photo],
+        images: ImageInput | Sequence[ImageInput],
         size: int | Sequence[int] | None = None,
         policy: Remainder | None = None,
         **changes: Any,
     ) -> Tensor:
-        """Return the photos as one batch (B, 3, H, W) of normalised float32 values.
+        """Return the images as one batch (B, 3, H, W) of normalised float32 values.
 
         Args:
-            photos: one photo or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors (3, H, W),
+            images: one image or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors (3, H, W),
                 or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ... 65535, floats 0 ... 1.
             size: (height, width) or one number for both, instead of the record's.
             policy: instead of the record's.
             **changes: other fields of this record to change for this call.
 
         Raises:
-            DataError: if a photo cannot be read, or the photos come to different sizes.
+            DataError: if an image cannot be read, or the images come to different sizes.
             GridError: if the patch does not divide the size and the policy is ``error``.
         """
-        return self.prepare(photos, size, policy, **changes).images
+        return self.prepare(images, size, policy, **changes).images
 
+    @renamed_arguments(photos="images")
     def prepare(
         self,
-        photos: Photo | Sequence[Photo],
+        images: ImageInput | Sequence[ImageInput],
         size: int | Sequence[int] | None = None,
         policy: Remainder | None = None,
         **changes: Any,
     ) -> PreparedImages:
-        """Like calling, but with the grid and the way back to the resized photo's pixels."""
+        """Like calling, but with the grid and the way back to the resized image's pixels."""
         recipe = self.changed(size=size, policy=policy, **changes)
-        return recipe.finished([*in_threads(recipe.fitted, as_list(photos))])
+        return recipe.finished([*in_threads(recipe.fitted, as_list(images))])
 
-    def fitted(self, photo: Photo) -> Tensor:
-        """Decode, resize and crop one photo: (3, h, w) RGB in 0 ... 1, before normalising and padding.
+    def fitted(self, image: ImageInput) -> Tensor:
+        """Decode, resize and crop one image: (3, h, w) RGB in 0 ... 1, before normalising and padding.
 
         Raises:
-            DataError: if the photo cannot be read.
+            DataError: if the image cannot be read.
         """
-        x = read_pixels(photo)[None]
+        x = read_pixels(image)[None]
         if self.size is not None:
             x = fit_to(x, self.size, self.fit, self.interpolation)
         return to_unit_range(x[0]).clamp(0.0, 1.0)  # bicubic overshoots
 
-    def finished(self, photos: Sequence[Tensor]) -> PreparedImages:
-        """Normalise, blur and pad photos that :meth:`fitted` gave; the two together are :meth:`prepare`.
+    def finished(self, images: Sequence[Tensor]) -> PreparedImages:
+        """Normalise, blur and pad images that :meth:`fitted` gave; the two together are :meth:`prepare`.
 
         Raises:
             DataError: if there are none, or they come to different sizes.
             GridError: if the patch does not divide the size and the policy is ``error``.
         """
-        fitted = [self._normalised(photo) for photo in photos]
+        fitted = [self._normalised(image) for image in images]
         if not fitted:
-            raise DataError("there are no photos")
+            raise DataError("there are no images")
         sizes = sorted({tuple(x.shape[-2:]) for x, _ in fitted})
         if len(sizes) > 1:
             raise DataError(
-                f"the photos come to different sizes (height x width): {', '.join(f'{h}x{w}' for h, w in sizes[:5])}; "
-                "pass size=(height, width) (--size on the command line), or one photo at a time"
+                f"the images come to different sizes (height x width): {', '.join(f'{h}x{w}' for h, w in sizes[:5])}; "
+                "pass size=(height, width) (--size on the command line), or one image at a time"
             )
         grid = TokenGrid(self.patch_size, self.policy)
         prepared = grid.prepare(torch.stack([x for x, _ in fitted]))
@@ -157,11 +160,11 @@ class Preprocessing:
         cells = F.max_pool2d(grid.prepare(filled).images, patch_pair(self.patch_size))
         return replace(prepared, valid=(cells > 0).any(dim=0)[0])
 
-    def picture(self, photo: Photo) -> Tensor:
-        """Return one photo as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded."""
-        image = self(photo)[0]
-        mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
-        return (image * std + mean).clamp(0.0, 1.0)
+    def picture(self, image: ImageInput) -> Tensor:
+        """Return one image as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded."""
+        prepared = self(image)[0]
+        mean, std = (prepared.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        return (prepared * std + mean).clamp(0.0, 1.0)
 
     def changed(self, **changes: Any) -> Preprocessing:
         """Return a copy with these fields changed; None leaves a field as it is."""
@@ -201,14 +204,14 @@ class Preprocessing:
             plain["blur"] = kernel
         return cls(**plain)
 
-    def _normalised(self, photo: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Normalise, blur and pad one fitted (3, h, w) photo; and its size before padding."""
-        x = photo[None]
+    def _normalised(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Normalise, blur and pad one fitted (3, h, w) image; and its size before padding."""
+        x = image[None]
         mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         x = (x - mean) / std
         if self.blur is not None:
             if self.blur // 2 >= min(x.shape[-2:]):
-                raise DataError(f"a blur of {self.blur} px does not fit a photo of {x.shape[-2]}x{x.shape[-1]} px")
+                raise DataError(f"a blur of {self.blur} px does not fit an image of {x.shape[-2]}x{x.shape[-1]} px")
             x = transforms().gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
         height, width = x.shape[-2:]
         if self.size is not None and self.fit == "pad":
@@ -237,41 +240,44 @@ def _size(size: int | Sequence[int]) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def to_photo_pixels(xy: Tensor, preprocess: Preprocessing, photo: Photo | Sequence[int]) -> Tensor:
-    """Bring points of a prepared image home: where in the photo is what the backbone saw there?
+def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:
+    """Map points of a prepared image to the pixels of the image itself.
 
     Args:
         xy: points (x, y) in pixels of the prepared image; (0, 0) is the outer corner of its first pixel.
-        preprocess: how the photo was prepared.
-        photo: the photo, or its (height, width) in pixels when upright.
+        preprocess: how the image was prepared.
+        image: the image, or its (height, width) in pixels when upright.
 
     Returns:
-        The points in pixels of the upright photo, of xy's dtype; those of padding lie outside of it.
+        The points in pixels of the upright image, of xy's dtype; those of padding lie outside of it.
 
     Shape:
         (..., 2) -> (..., 2).
 
     Raises:
         ShapeError: if the last axis has another length than 2.
-        DataError: if points are integers, or the photo is none.
+        DataError: if points are integers, or it is not an image.
         GridError: if the patch does not divide the size and the policy is ``error``.
 
     Examples:
         >>> recipe = Preprocessing(16, size=(32, 64), fit="crop")
-        >>> to_photo_pixels(torch.tensor([[0.0, 0.0], [64.0, 32.0]]), recipe, (120, 160)).tolist()
+        >>> to_image_pixels(torch.tensor([[0.0, 0.0], [64.0, 32.0]]), recipe, (120, 160)).tolist()
         [[0.0, 20.0], [160.0, 100.0]]
     """
-    scale, offset = _scale_and_offset(_checked_points(xy), preprocess, photo)
+    scale, offset = _scale_and_offset(_checked_points(xy), preprocess, image)
     return (xy - offset) / scale
 
 
-def to_prepared_pixels(xy: Tensor, preprocess: Preprocessing, photo: Photo | Sequence[int]) -> Tensor:
-    """Bring points of a photo to the prepared image; the inverse of :func:`to_photo_pixels`, with its errors.
+to_photo_pixels = to_image_pixels  # its name in version 0.1
+
+
+def to_prepared_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:
+    """Bring points of an image to the prepared image; the inverse of :func:`to_image_pixels`, with its errors.
 
     Args:
-        xy: points (x, y) in pixels of the upright photo.
-        preprocess: how the photo is prepared.
-        photo: the photo, or its (height, width) in pixels when upright.
+        xy: points (x, y) in pixels of the upright image.
+        preprocess: how the image is prepared.
+        image: the image, or its (height, width) in pixels when upright.
 
     Shape:
         (..., 2) -> (..., 2).
@@ -281,7 +287,7 @@ def to_prepared_pixels(xy: Tensor, preprocess: Preprocessing, photo: Photo | Seq
         >>> to_prepared_pixels(torch.tensor([160.0, 120.0]), recipe, (120, 160)).round(decimals=3).tolist()
         [43.0, 32.0]
     """
-    scale, offset = _scale_and_offset(_checked_points(xy), preprocess, photo)
+    scale, offset = _scale_and_offset(_checked_points(xy), preprocess, image)
     return xy * scale + offset
 
 
@@ -293,9 +299,9 @@ def _checked_points(xy: Tensor) -> Tensor:
     return xy
 
 
-def _scale_and_offset(xy: Tensor, recipe: Preprocessing, photo: Photo | Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(x, y) scale and offset: prepared = photo * scale + offset."""
-    height, width = _photo_size_of(photo)
+def _scale_and_offset(xy: Tensor, recipe: Preprocessing, image: ImageInput | Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(x, y) scale and offset: prepared = image * scale + offset."""
+    height, width = _size_of(image)
     resized, (top, left), seen = (height, width), (0, 0), (height, width)
     if recipe.size is not None:
         resized, (top, left) = fitted_size((height, width), recipe.size, recipe.fit)
@@ -307,9 +313,9 @@ def _scale_and_offset(xy: Tensor, recipe: Preprocessing, photo: Photo | Sequence
     return xy.new_tensor(scale), xy.new_tensor(offset)
 
 
-def _photo_size_of(photo: Photo | Sequence[int]) -> tuple[int, int]:
-    if not isinstance(photo, Sequence) or isinstance(photo, str):
-        return photo_size(photo)
-    if len(photo) != 2 or not all(isinstance(side, int) and side > 0 for side in photo):
-        raise DataError(f"the photo's size is {tuple(photo)}; expected (height, width) in pixels, each positive")
-    return photo[0], photo[1]
+def _size_of(image: ImageInput | Sequence[int]) -> tuple[int, int]:
+    if not isinstance(image, Sequence) or isinstance(image, str):
+        return read_image_size(image)
+    if len(image) != 2 or not all(isinstance(side, int) and side > 0 for side in image):
+        raise DataError(f"the image's size is {tuple(image)}; expected (height, width) in pixels, each positive")
+    return image[0], image[1]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dinoneck import DataError, GridError, ShapeError
-from dinoneck.data import Preprocessing, photo_size, to_photo_pixels, to_prepared_pixels
+from dinoneck.data import Preprocessing, read_image_size, to_image_pixels, to_prepared_pixels
 
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -33,7 +33,7 @@ def test_every_pixel_shows_its_place(fit: Any, policy: Any, shape: tuple[int, in
     rows, cols = image.shape[1:]
     y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
     points = torch.stack([x, y], dim=-1).double()
-    home = to_photo_pixels(points, recipe, shape)
+    home = to_image_pixels(points, recipe, shape)
     inside = image[2] > 0.999  # no padding
     shown = torch.stack([image[0] * shape[1], image[1] * shape[0]], dim=-1)
     border = 3.0 * torch.tensor([shape[1] / 50, shape[0] / 50]).clamp_min(1.0)  # where kernels are cut off
@@ -51,16 +51,16 @@ def test_a_file_is_read_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (160, 120)).save(tmp_path / "turned.jpg", exif=exif)
-    assert photo_size(tmp_path / "turned.jpg") == (160, 120)
+    assert read_image_size(tmp_path / "turned.jpg") == (160, 120)
     recipe = Preprocessing(16, size=(80, 48), **PLAIN)
     corner = torch.tensor([48.0, 80.0])
     for photo in (tmp_path / "turned.jpg", str(tmp_path / "turned.jpg"), Image.new("RGB", (120, 160)), (160, 120)):
-        assert to_photo_pixels(corner, recipe, photo).tolist() == [120.0, 160.0]
+        assert to_image_pixels(corner, recipe, photo).tolist() == [120.0, 160.0]
 
 
 def test_what_is_no_point_or_photo_is_refused(tmp_path: Path) -> None:
     recipe, point = Preprocessing(16, size=(32, 48)), torch.zeros(2)
-    for function in (to_photo_pixels, to_prepared_pixels):
+    for function in (to_image_pixels, to_prepared_pixels):
         with pytest.raises(ShapeError, match=r"\(4, 3\); expected \(..., 2\)"):
             function(torch.zeros(4, 3), recipe, (10, 10))
         with pytest.raises(DataError, match="int64"):

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageOps
 
 from dinoneck import ConfigError, DataError, GridError
-from dinoneck.data import Preprocessing, photo_size
+from dinoneck.data import Preprocessing, read_image_size
 from dinoneck.data.decoding import decode
-from dinoneck.data.photos import blur_sigma
+from dinoneck.data.preprocessing import blur_sigma
 
 RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -57,7 +57,7 @@ def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
         with Image.open(file) as image:
             upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         assert np.array_equal(decode(file).permute(1, 2, 0).numpy(), upright.astype(np.float32) / 255)
-        assert photo_size(file) == upright.shape[:2], "the header states the same"
+        assert read_image_size(file) == upright.shape[:2], "the header states the same"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
