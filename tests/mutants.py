@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant("layers/fused.py", "correction=0", "correction=1",
            "unit/necks/test_fused.py::test_values_and_gradients_are_those_of_the_modules"),
     # density maps start a thousand times too large; members of an ensemble count equally
-    Mutant("heads/readouts.py", "return cells / DENSITY_CELLS if", "return cells if", f"{GOLDEN}[dense]"),
+    Mutant("heads/head.py", "return cells / DENSITY_CELLS if", "return cells if", f"{GOLDEN}[dense]"),
     Mutant("heads/ensemble.py", 'einsum("k,k...->...", shares, stacked)', "mean(stacked, dim=0)",
            "unit/heads/test_ensemble.py::test_members_are_averaged_in_natural_units"),
     # a masked value counts in the mean

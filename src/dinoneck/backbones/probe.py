@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.backbones.adapter import Adapter
-from dinoneck.backbones.eval_mode import evaluating
+from dinoneck.backbones.adapter import Adapter, evaluating
 
 GRID = (4, 6)
 PER_LAYER = 8

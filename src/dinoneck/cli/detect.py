@@ -66,7 +66,7 @@ def predict(
     from dinoneck.data.tables import csv_text
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
-    from dinoneck.inference.many import predict_many
+    from dinoneck.inference.results import predict_many
 
     if len(heads) > 1:
         raise ConfigError(f"--heads names {len(heads)} files and the first is a detector; predict with one detector")

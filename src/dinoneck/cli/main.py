@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn, Union
 
 from dinoneck.errors import DinoneckError, did_you_mean, printable
-from dinoneck.user_code import import_modules
+from dinoneck.registry import import_modules
 from dinoneck.version import __version__
 
 VERBS = {

@@ -140,9 +140,8 @@ def open_predictor(
 ) -> tuple[Predictor, list[Any], list[Any], dict[str, str]]:
     """Return a predictor, its sources and heads, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
-    from dinoneck.inference.many import recorded_views
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import revisions_of
+    from dinoneck.inference.sources import recorded_views, revisions_of
 
     if views.min_score is not None:
         raise ConfigError("--min-score is for detectors; leave it out")
@@ -223,7 +222,7 @@ def _results(
     predictor: Predictor, files: Sequence[Path], with_maps: int, unusable: dict[int, str] | None
 ) -> tuple[dict[int, dict[str, Any]], list[int]]:
     """Predictions by place, and the places of those with maps."""
-    from dinoneck.inference.many import predict_many
+    from dinoneck.inference.results import predict_many
 
     first = min(with_maps, len(files))
     options: dict[str, Any] = {"at_once": 4 * predictor.batch_size, "unusable": unusable}
@@ -241,7 +240,7 @@ def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task])
     are returned.
     """
     from dinoneck.data.tables import csv_text, is_csiro, read_csiro_test
-    from dinoneck.inference.frames import table_row
+    from dinoneck.inference.results import table_row
 
     by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}
     columns = next(iter(by_image.values()))

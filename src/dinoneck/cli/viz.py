@@ -290,7 +290,7 @@ def _entries(
     with_tokens: bool,
 ) -> tuple[list[ReportEntry], dict[str, str]]:
     """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
-    from dinoneck.inference.many import predict_many
+    from dinoneck.inference.results import predict_many
     from dinoneck.viz.report import ReportEntry, worst_first
 
     def entry(place: int, **drawn: Any) -> ReportEntry:
@@ -316,7 +316,7 @@ def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence
     """The last layer's patches as colours, whose directions all images share: those of the first ones."""
     import torch
 
-    from dinoneck.backbones.eval_mode import evaluating
+    from dinoneck.backbones.adapter import evaluating
     from dinoneck.viz.pca import PCABasis, pca_rgb
 
     def patches(place: int) -> Any:

@@ -41,7 +41,7 @@ def box_entries(
     """
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
-    from dinoneck.inference.many import predict_many
+    from dinoneck.inference.results import predict_many
     from dinoneck.viz.report import ReportEntry, worst_first
 
     check_options(views)

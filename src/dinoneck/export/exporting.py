@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from dinoneck.atomic import write_whole
+from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.file import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing

@@ -16,8 +16,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.head import Head
-from dinoneck.inference.panel import Panel
-from dinoneck.inference.places import grid_of
+from dinoneck.inference.panel import Panel, grid_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import load
 from dinoneck.layers.inputs import as_tokens

@@ -15,7 +15,7 @@ from torch import Tensor
 from dinoneck.errors import CheckpointError, DinoneckError, first_line
 from dinoneck.export.models import ImagesModel, Model
 from dinoneck.grid import GridSize
-from dinoneck.heads.gates import scores_places
+from dinoneck.heads.ensemble import scores_places
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

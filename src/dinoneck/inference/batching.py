@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dinoneck.backbones.eval_mode import evaluating
+from dinoneck.backbones.adapter import evaluating
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import BusyError, ConfigError
 from dinoneck.grid import PreparedImages

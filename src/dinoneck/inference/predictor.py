@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones import weight_hashes
+from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
@@ -19,10 +19,9 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import fetch, local_device, send
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.readouts import recompute_derived
-from dinoneck.inference.answers import Answers
-from dinoneck.inference.assembly import Assembly
+from dinoneck.heads.head import recompute_derived
 from dinoneck.inference.panel import Panel, Reduce, check_weights
+from dinoneck.inference.results import Answers
 from dinoneck.inference.sources import (
     HeadSource,
     check_pairing,
@@ -33,7 +32,7 @@ from dinoneck.inference.sources import (
     revisions_of,
     shared_inputs,
 )
-from dinoneck.inference.tiles import TileAxis, Tiling
+from dinoneck.inference.tiles import Assembly, TileAxis, Tiling
 from dinoneck.inference.tta import TTA, VIEWS, View
 from dinoneck.tokens import Tokens
 

@@ -26,7 +26,7 @@ from dinoneck import (
 )
 from dinoneck.cli.main import main
 from dinoneck.data import Pasture
-from dinoneck.inference.rebuild import rebuild
+from dinoneck.inference.sources import rebuild
 
 
 def records_of(path: Path) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from dinoneck import (
     Task,
     load_backbone,
 )
-from dinoneck.backbones.eval_mode import evaluating
+from dinoneck.backbones.adapter import evaluating
 
 THREADS = 8
 

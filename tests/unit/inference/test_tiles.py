@@ -28,9 +28,8 @@ from dinoneck import (
     Task,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.inference.answers import Answers
-from dinoneck.inference.assembly import Assembly
-from dinoneck.inference.tiles import TileAxis, Tiling
+from dinoneck.inference.results import Answers
+from dinoneck.inference.tiles import Assembly, TileAxis, Tiling
 
 Patchwork = Callable[[int, int], Tensor]
 TASKS = (
