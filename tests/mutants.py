@@ -66,7 +66,7 @@ MUTANTS = [
     # the layers of a backbone without its final norm; other weights pass the probe
     Mutant("backbones/adapter.py", "self.final_norm(x) if norm else x", "x",
            "unit/backbones/test_probe.py::test_it_tells_weights_norms_layers_and_recipes_apart"),
-    Mutant("backbones/probe.py", "gap if not gap <= tolerance else None", "None",
+    Mutant("backbones/weight_hashes.py", "gap if not gap <= tolerance else None", "None",
            "unit/backbones/test_probe.py::test_it_tells_weights_norms_layers_and_recipes_apart"),
     # damage that changes weights passes; the head's backbone record is not compared
     Mutant("checkpoint/file.py", '!= header.meta["digest"]:', '!= header.meta["digest"] and not buffers:',

@@ -8,8 +8,8 @@ the cameras show; a store with ``fit="pad"`` or ``"crop"`` wants its depth padde
 from __future__ import annotations
 
 from dinoneck import FeatureStore
+from dinoneck.data.decoding import fitted_size
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import fitted_size
 from dinoneck.errors import DataError
 from dinoneck.grid import patch_pair
 from dinoneck.points import Cameras

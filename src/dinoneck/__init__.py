@@ -36,7 +36,7 @@ _HOMES = {
     "Task": "dinoneck.tasks",
     "FeaturePyramid": "dinoneck.tokens",
     "Tokens": "dinoneck.tokens",
-    "collate": "dinoneck.collation",
+    "collate": "dinoneck.data.loading",
 }
 
 _PACKAGES = (

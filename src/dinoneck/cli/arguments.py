@@ -259,7 +259,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if a head file is among them.
         DataError: if a folder holds no images.
     """
-    from dinoneck.data.image_files import SUFFIXES, images_below, other_images_below
+    from dinoneck.data.loading import SUFFIXES, images_below, other_images_below
 
     if heads := [path for path in given if path.suffix == ".safetensors"]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")

@@ -192,7 +192,7 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
 
 def _check(heads: Sequence[str], files: Sequence[Path], out: Path, picture: Path | None, more: Sequence[Any]) -> None:
     """Refuse, before any work, an image among the heads, images that cannot be read or named, and wrong outputs."""
-    from dinoneck.data.image_files import SUFFIXES
+    from dinoneck.data.loading import SUFFIXES
 
     if wrong := [head for head in heads if Path(head).suffix.lower() in SUFFIXES]:
         raise ConfigError(f"--heads lists {wrong[0]}, which is an image; images stand before the options")

@@ -71,7 +71,7 @@ def _derived(folder: Path) -> Iterator[Row]:
 def check_store(path: Path) -> Iterator[Row]:
     """Check a feature store; the ids whose bytes are wrong are in the row."""
     from dinoneck.store.feature_store import FeatureStore
-    from dinoneck.store.verification import damaged_shards
+    from dinoneck.store.reading import damaged_shards
 
     store = FeatureStore.open(path)
     bad = dict(sorted(damaged_shards(store.reader).items()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoneck.data.image_files import images_below
+from dinoneck.data.loading import images_below
 from dinoneck.data.tables import Table
 from dinoneck.errors import DataError, counted, some_of
 

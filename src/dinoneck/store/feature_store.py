@@ -10,12 +10,12 @@ from typing import Any, Self
 import torch
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.data.decoding import Fit, Interpolation
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import Fit, Interpolation
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
-from dinoneck.store import converters, extraction, shards, verification, writer
+from dinoneck.store import converters, extraction, reading, shards, writer
 from dinoneck.store.description import (
     FILE,
     SCALE_FILE,
@@ -259,7 +259,7 @@ class FeatureStore:
         A damaged shard without index lines is listed by its file. Remedy: delete what :meth:`shard_of` names for all of
         these, and extract again.
         """
-        return sorted(verification.damaged_shards(self.reader))
+        return sorted(reading.damaged_shards(self.reader))
 
     def shard_of(self, image_id: str) -> str:
         """Return the file, relative to the store, that holds an image; also for all that :meth:`verify` lists.
@@ -267,7 +267,7 @@ class FeatureStore:
         Raises:
             DataError: if the id is not in the store.
         """
-        return verification.shard_of(self.reader, image_id)
+        return reading.shard_of(self.reader, image_id)
 
     def to_npz(self, folder: PathLike, layer: int | None = None) -> int:
         """Write ``<id>.npz`` per image with float32 ``cls_i`` (C,) and ``patches_i`` (N, C); return how many.

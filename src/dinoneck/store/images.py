@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.decoding import ImageInput
-from dinoneck.data.image_files import images_below
+from dinoneck.data.loading import images_below
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, StoreError, counted

@@ -8,8 +8,8 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    boxes=["boxes_figure"],
     clouds=["points_figure"],
+    detections=["boxes_figure"],
     fusion_weights=["fusion_figure"],
     images=["gate_figure", "heat_figure", "pca_figure", "pyramid_figure"],
     panels=["heat", "prediction_panels"],
