@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from dinoneck.errors import DataError, ShapeError, did_you_mean
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.tasks import Task
 
 Floats = np.ndarray[Any, Any]
@@ -119,25 +119,20 @@ def outputs(tasks: Sequence[Task]) -> list[Output]:
 
 
 def outputs_with_maps(
-    results: Sequence[Mapping[str, Any]], tasks: Sequence[str | Task] | None, units: Mapping[str, str] | None
+    results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], units: Mapping[str, str] | None
 ) -> list[Output]:
     """Return the outputs to draw: those of the tasks, or of all maps of the first result.
 
     Raises:
-        DataError: if a result has no maps, lacks a task that is named, or none is left.
+        DataError: if a result has no maps, or none is left.
     """
     if not results or any(result.get("maps") is None for result in results):
         raise DataError(f"there are {len(results)} results; each result needs maps (maps=True)")
-    maps, found = results[0]["maps"], []
-    for task in tasks or maps:
-        name = task.name if isinstance(task, Task) else task
-        if isinstance(task, Task):
-            found += outputs([task] if name in maps else [])
-        elif all(name in result["maps"] for result in results):
-            keys = [name] if len(maps[name]) == 1 else [f"{name}:{place}" for place in range(len(maps[name]))]
-            found += [Output(key, name, place, len(keys)) for place, key in enumerate(keys)]
-        else:
-            raise DataError(f"results have no map of {name!r} for every image.{did_you_mean(name, maps)}")
-    if not found:
+    maps = results[0]["maps"]
+    listed = outputs([task for task in tasks if task.name in maps])
+    for name in () if tasks else maps:
+        keys = [name] if len(maps[name]) == 1 else [f"{name}:{place}" for place in range(len(maps[name]))]
+        listed += [Output(key, name, place, len(keys)) for place, key in enumerate(keys)]
+    if not listed:
         raise DataError("there are no maps to draw; these heads have none, or tasks= names none")
-    return [output._replace(unit=(units or {}).get(output.task, output.unit)) for output in found]
+    return [output._replace(unit=(units or {}).get(output.task, output.unit)) for output in listed]

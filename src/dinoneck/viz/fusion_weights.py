@@ -7,11 +7,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.necks.layer_grouper import LayerGrouper
-from dinoneck.tokens import Tokens
 from dinoneck.viz.arrays import Floats
 from dinoneck.viz.drawing import describe, new_figure
 
@@ -21,28 +20,23 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 1.9, 2.1
 
 
-def fusion_figure(
-    neck_or_head: nn.Module, *, layers: Sequence[int] | None = None, tokens: Tokens | None = None
-) -> Figure:
+def fusion_figure(neck_or_head: nn.Module, *, layers: Sequence[int] | None = None) -> Figure:
     """Draw bars of the layer-fusion weights: one plot per group, one bar per layer, labelled by block index.
 
     The bars of a group add up to one; a line marks even weights. With ``fusion="mean"`` they are even by construction.
-    With ``"pixel"`` every patch weighs the layers by itself: give tokens, and the bars are the mean over their patches.
     Equal weights do not mean that layers matter equally: a layer's bottleneck can be large or small.
 
     Args:
         neck_or_head: a LayerGrouper, or anything that holds one or more: ViTFPN, FPNHead, an ensemble of them.
-        layers: block indices of the layers it reads, in their order (``tokens.layers``). None = the tokens', or the
-            head's ``layer_indices``; where neither names them, bars are labelled by position.
-        tokens: to average per-patch weights over, for ``fusion="pixel"``.
+        layers: block indices of the layers it reads, in their order (``tokens.layers``). None = the head's
+            ``layer_indices``; where it has none, bars are labelled by position.
 
     Returns:
         a ``matplotlib.figure.Figure``: one row per LayerGrouper, one plot per group, ``axes.patches`` are the bars.
 
     Raises:
         ConfigError: if there is no LayerGrouper in it, ``layers`` are more or fewer than it reads, or
-            ``fusion="pixel"`` comes without tokens.
-        ShapeError: if the tokens are not what it was built for.
+            it has ``fusion="pixel"``.
         ImportError: if matplotlib is missing.
 
     Examples:
@@ -57,8 +51,8 @@ def fusion_figure(
         raise ConfigError(f"{type(neck_or_head).__name__} holds no LayerGrouper; give one, a ViTFPN or a head on one")
     columns = max(len(part.groups) for _, part in found)
     widest = max(len(group) for _, part in found for group in part.groups)
-    blocks = [_blocks(neck_or_head, name, part, layers, tokens) for name, part in found]
-    weights = [_weights(part, tokens, own) for (_, part), own in zip(found, blocks, strict=True)]
+    blocks = [_blocks(neck_or_head, name, part, layers) for name, part in found]
+    weights = [_weights(part) for _, part in found]
     figure = new_figure(0.5 + columns * max(_WIDTH, 0.5 + 0.32 * widest), 0.5 + _HEIGHT * len(found))
     top = min(1.05, 1.25 * max(float(group.max()) for own in weights for group in own))
     for row, (name, part) in enumerate(found):
@@ -75,47 +69,22 @@ def fusion_figure(
     return figure
 
 
-def _blocks(
-    owner: nn.Module, name: str, part: LayerGrouper, layers: Sequence[int] | None, tokens: Tokens | None
-) -> tuple[int, ...]:
-    """The blocks that a grouper reads, in its order: of the nearest head around it, or the tokens; () = unknown."""
+def _blocks(owner: nn.Module, name: str, part: LayerGrouper, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The blocks that a grouper reads, in its order: of the nearest head around it; () = unknown."""
     around = [owner, *(owner.get_submodule(path) for path in accumulate(name.split("."), "{}.{}".format))]
     own = (getattr(module, "layer_indices", None) for module in reversed(around))
-    chosen = layers if layers is not None else next((found for found in own if found is not None), None)
-    if chosen is None:
-        chosen = (tokens.layers if tokens is not None else None) or ()
+    chosen = layers if layers is not None else next((indices for indices in own if indices is not None), ())
     if chosen and len(chosen) != part.num_layers:
         raise ConfigError(f"layers are {tuple(chosen)}; this LayerGrouper reads {part.num_layers}")
     return tuple(chosen)
 
 
 @torch.no_grad()
-def _weights(part: LayerGrouper, tokens: Tokens | None, blocks: tuple[int, ...]) -> list[Floats]:
-    """Per group, how much each of its layers counts; with fusion="pixel" the mean over the tokens' patches."""
-    if part.fusion != "pixel":
-        weights = part.layer_weights()
-    elif tokens is None:
-        raise ConfigError("fusion='pixel' weighs the layers of every patch by itself; give tokens= to average over")
-    else:
-        chosen = tokens.select(blocks) if blocks and tokens.layers not in (None, blocks) else tokens
-        patches = chosen.patches
-        if len(patches) != part.num_layers or patches[0].shape[-1] != part.embed_dim:
-            raise ShapeError(
-                f"tokens hold {len(patches)} layers of {patches[0].shape[-1]} channels; this LayerGrouper reads "
-                f"{part.num_layers} of {part.embed_dim}"
-            )
-        weights = [_mean_weights(part, place, patches) for place in range(len(part.groups))]
+def _weights(part: LayerGrouper) -> list[Floats]:
+    """Per group, how much each of its layers counts."""
+    if part.fusion == "pixel":
+        raise ConfigError("fusion='pixel' weighs the layers of every patch differently, so there is no weight to draw")
+    weights = part.layer_weights()
     if not all(own.isfinite().all() for own in weights):
         raise DataError("fusion weights are not finite; the training of this neck, or the backbone, has failed")
     return [own.double().cpu().numpy() for own in weights]
-
-
-def _mean_weights(part: LayerGrouper, place: int, patches: Sequence[Tensor]) -> Tensor:
-    """The weights (layers,) of a ``pixel`` group, averaged over all patches (B, N, C)."""
-    if len(part.groups[place]) == 1:
-        return torch.ones(1)
-    query = part.fusion_weights[str(place)]
-    projected = [part.bottleneck(layer)(patches[layer].to(query.dtype)) for layer in part.groups[place]]
-    scores = torch.stack([y @ query for y in projected], dim=-1)  # (B, N, layers)
-    shares: Tensor = (scores.double() * part.fpn_dim**-0.5).softmax(dim=-1)
-    return shares.mean(dim=(0, 1))

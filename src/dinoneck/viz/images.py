@@ -1,8 +1,8 @@
-"""Figures of one row per image: the image next to its maps, gate, features or pyramid levels."""
+"""Figures of one row per image: the image next to its gate, features or pyramid levels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,92 +10,13 @@ from torch import Tensor
 
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.tasks import Task
 from dinoneck.tokens import FeaturePyramid, Tokens
-from dinoneck.viz.arrays import Floats, Output, numbers, outputs_with_maps, span
+from dinoneck.viz.arrays import Floats, numbers, span
 from dinoneck.viz.drawing import SCALE, colour_bar, image_rows, names_of, show
 from dinoneck.viz.pca import PCABasis, pca_rgb
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def heat_figure(
-    images: ImageInput | Sequence[ImageInput],
-    results: Sequence[Mapping[str, Any]],
-    *,
-    units: Mapping[str, str] | None = None,
-    tasks: Sequence[str | Task] | None = None,
-    truths: Sequence[Mapping[str, Any]] | None = None,
-    names: Sequence[str] | None = None,
-    alpha: float = 0.65,
-) -> Figure:
-    """Draw every image next to the map of every task: a column per output, captioned with the image's value.
-
-    A map lies over the image in grey; cell (r, c) covers exactly the pixels of patch (r, c). Colours span each output's
-    values over all images, so rows compare; the bar below shows which value a colour is. With ``alpha=1`` the colours
-    are those of the bar. Cells below the ``minimum`` of a task are drawn at it, and the bar states it.
-
-    Args:
-        images: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and padding do not
-            shift the maps.
-        results: the Predictor's output for them, made with ``maps=True``.
-        units: task name -> unit; not needed for tasks that are given as ``Task``.
-        tasks: which to draw, in this order: names, or the predictor's ``tasks``, which know units, labels and minimum.
-            None = all that have maps.
-        truths: task name -> known value or values, per image, shown next to the prediction; NaN = not known.
-        names: one per image, shown above it.
-        alpha: opacity of the maps over the image, 0 ... 1.
-
-    Returns:
-        a ``matplotlib.figure.Figure``: one row per image.
-
-    Raises:
-        DataError: if results lack maps or a task, or there are more or fewer of them than images, or values are not
-            finite.
-        ShapeError: if a map is not (outputs, rows, cols).
-        ImportError: if matplotlib is missing.
-
-    Examples:
-        >>> result = {"mass": 6.0, "maps": {"mass": np.array([[[1.0, 2.0, 3.0]]])}}
-        >>> figure = heat_figure(np.zeros((16, 48, 3), np.uint8), [result], units={"mass": "g"})
-        >>> figure.axes[1].get_title(), figure.axes[2].get_xlabel()
-        ('mass 6 g', 'mass of one patch [g]')
-    """
-    known = [{}] * len(results) if truths is None else truths
-    named = names_of(images, names, len(results), len(known))
-    columns = outputs_with_maps(results, tasks, units)
-    scaled = [column.scaled(results) for column in columns]
-    captions = [
-        [name, *(_caption(column, result, truth) for column in columns)]
-        for name, result, truth in zip(named, results, known, strict=True)
-    ]
-    figure, axes = image_rows(images, captions)
-    for place, (column, (maps, ends, note)) in enumerate(zip(columns, scaled, strict=True), start=1):
-        unit = f" [{column.unit}]" if column.unit else ""
-        _overlay(axes[:, place], maps, ends, alpha, f"{column.key} of one patch{unit}{note}")
-    return figure
-
-
-def _caption(output: Output, result: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
-    text = f"{output.key} {output.value(result):.3g} {output.unit}".rstrip()
-    if output.task not in truth:
-        return text
-    known = numbers(
-        np.reshape(truth[output.task], -1), f"true values of {output.task!r}", f"{output.dim}", missing=True
-    )
-    return text if np.isnan(known[output.place]) else f"{text} (true {known[output.place]:.3g})"
-
-
-def _overlay(
-    axes: Sequence[Axes], maps: Sequence[Floats | None], ends: tuple[float, float], alpha: float, label: str
-) -> None:
-    """Draw a column of maps over its images, on one scale, with a colour bar below."""
-    for own, cells in zip(axes, maps, strict=True):
-        if cells is not None:
-            image = show(own, cells, cmap=SCALE, vmin=ends[0], vmax=ends[1], alpha=alpha)
-    colour_bar(image, axes, label)
 
 
 def gate_figure(
@@ -142,7 +63,9 @@ def gate_figure(
     tops = [f"gate, at most {gate.max() * gate.size:.3g} x the mean" for gate in maps]
     figure, axes = image_rows(images, list(zip(named, tops, strict=True)))
     top = max(float(gate.max()) for gate in maps)
-    _overlay(axes[:, 1], maps, (0.0, top), alpha, "weight of one patch, one image adds up to 1")
+    for own, gate in zip(axes[:, 1], maps, strict=True):
+        drawn = show(own, gate, cmap=SCALE, vmin=0.0, vmax=top, alpha=alpha)
+    colour_bar(drawn, axes[:, 1], "weight of one patch, one image adds up to 1")
     return figure
 
 

@@ -66,7 +66,7 @@ def prediction_panels(
     """
     if len(images) != len(results):
         raise DataError(f"{len(images)} images with {len(results)} results; expected one of each (maps=True)")
-    columns = outputs_with_maps(results, tasks or None, units)
+    columns = outputs_with_maps(results, tasks, units)
     scaled = [output.scaled(results) for output in columns]
     scales = [ends if span is None else span for _, ends, _ in scaled]
     pictures = [as_image(image) for image in images]

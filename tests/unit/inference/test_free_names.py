@@ -25,7 +25,7 @@ from dinoneck import (
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 from dinoneck.export import export_model
-from dinoneck.viz import heat_figure
+from dinoneck.viz import prediction_panels
 
 NAMES = ("crop cover (%)", "Höhe cm", '1. yield t/ha, "dry"', "the gate", "a|b`c`", "数量", "$x_1$", "=1+1")
 TASKS = [Task(name, kind="density", unit="g") for name in NAMES]
@@ -62,8 +62,7 @@ def test_a_table_and_pictures_have_them(head: Path, tiny: Backbone) -> None:
     [result] = Predictor(head, tiny, tile=32)(image, maps=True)
     assert [float(row[name]) for name in NAMES] == pytest.approx([result[name] for name in NAMES], rel=1e-5)
     assert set(result["maps"]) == set(NAMES)
-    figure = heat_figure([image], [result], tasks=TASKS)
-    figure.savefig(BytesIO(), format="png")
+    prediction_panels([image], [result], tasks=TASKS).save(BytesIO(), format="png")
     assert main(["viz", "report", str(head), str(image), "--out", str(out.with_suffix(".html"))]) == 0
     assert "crop cover (%)" in out.with_suffix(".html").read_text(encoding="utf-8")
 
