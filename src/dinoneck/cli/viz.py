@@ -16,8 +16,7 @@ from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, li
 from dinoneck.cli.predict import open_predictor, read_heads
 from dinoneck.cli.text import file_size, show
 from dinoneck.cli.train_text import comparison, describe_many
-from dinoneck.cli.viz_boxes import box_entries
-from dinoneck.cli.viz_truth import held_out, known_values, names_below
+from dinoneck.cli.viz_known import box_entries, held_out, known_values, names_below
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE

@@ -28,7 +28,7 @@ def two(tmp_path: Path) -> list[str]:
     ("verb", "what", "done"),
     [
         ("verify", "dinoneck.checkpoint.head_checkpoint.HeadCheckpoint.load", "ok "),
-        ("migrate", "dinoneck.cli.migrate.read_header", "current "),
+        ("migrate", "dinoneck.cli.files.read_header", "current "),
     ],
 )
 @pytest.mark.parametrize("as_folder", [True, False])

@@ -31,7 +31,7 @@ from dinoneck import (
 )
 from dinoneck.cli import viz as viz_verb
 from dinoneck.cli.main import main
-from dinoneck.cli.viz_truth import known_values
+from dinoneck.cli.viz_known import known_values
 from dinoneck.data import Pasture
 from dinoneck.viz import PCABasis, pca_rgb
 
