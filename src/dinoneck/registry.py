@@ -151,7 +151,7 @@ def import_modules(names: Sequence[str]) -> None:
             if name.endswith(".py"):
                 spec = importlib.util.spec_from_file_location(Path(name).stem, name)
                 if spec is None or spec.loader is None or not Path(name).is_file():
-                    raise ImportError("there is no such file")
+                    raise ImportError("the file does not exist")
                 module = importlib.util.module_from_spec(spec)
                 sys.modules[Path(name).stem] = module
                 spec.loader.exec_module(module)

@@ -93,7 +93,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     """Open a picture file and return what ``read(image, name)`` makes of it.
 
     Raises:
-        DataError: if there is no such file or it cannot be decoded, naming it.
+        DataError: if the file does not exist or cannot be decoded, naming it.
     """
     if path.is_dir():
         which = "empty or the current folder" if path == Path() else f"{path}, a folder"

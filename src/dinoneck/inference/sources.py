@@ -121,7 +121,7 @@ def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
     record = next((item.backbone for item in loaded if item.backbone is not None), None)
     if record is None:
         raise CheckpointError(
-            "the heads do not say which backbone they need; pass backbone=, or save them with it", step="pairing"
+            "the heads do not name the backbone that they need; pass backbone=, or save them with it", step="pairing"
         )
     backbone = rebuild(record)
     for item in loaded:
@@ -211,7 +211,7 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
         )
     dtype = record.get("dtype") or "float32"
     if dtype not in _DTYPES:
-        raise CheckpointError(f"the record says dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing")
+        raise CheckpointError(f"the record has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing")
     folder = file is not None and Path(file).is_dir()
     if not folder:
         _check_name(name, record.get("source"))

@@ -126,7 +126,7 @@ class FeatureStore:
             check: compare the checksum of every record when it is read for the first time through this object.
 
         Raises:
-            StoreError: if there is no store, it is damaged, or was written by a newer dinoneck.
+            StoreError: if the store does not exist, is damaged, or was written by a newer dinoneck.
         """
         files = files_at(path_or_url)
         return cls(files, read_description(files), check=check)

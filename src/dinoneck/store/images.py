@@ -70,7 +70,7 @@ def _id(file: Path, base: Path) -> str:
     try:
         image_id.encode()
     except UnicodeEncodeError:
-        raise DataError(f"the name {image_id!r} is no Unicode text; rename the image") from None
+        raise DataError(f"the name {image_id!r} cannot be encoded in UTF-8; rename the image") from None
     return image_id
 
 

@@ -218,7 +218,7 @@ class Reader:
         """Return one pattern per id.
 
         Raises:
-            DataError: if there is no such pattern, or not one per id.
+            DataError: if a pattern does not exist, or there is not one per id.
         """
         if isinstance(ids, str) or not isinstance(ids, Sized):
             what = "the string " if isinstance(ids, str) else ""
@@ -234,7 +234,7 @@ class Reader:
         last = len(self.description.patterns) - 1
         wrong = [pattern for pattern in given if not 0 <= pattern <= last]
         if wrong:
-            raise DataError(f"there is no pattern {wrong[0]}; {self.files} holds 0 ... {last}")
+            raise DataError(f"pattern {wrong[0]} does not exist; {self.files} holds 0 ... {last}")
         return given
 
 

@@ -35,7 +35,7 @@ def fusion_figure(neck_or_head: nn.Module, *, layers: Sequence[int] | None = Non
         a ``matplotlib.figure.Figure``: one row per LayerGrouper, one plot per group, ``axes.patches`` are the bars.
 
     Raises:
-        ConfigError: if there is no LayerGrouper in it, ``layers`` are more or fewer than it reads, or
+        ConfigError: if it holds no LayerGrouper, ``layers`` are more or fewer than it reads, or
             it has ``fusion="pixel"``.
         ImportError: if matplotlib is missing.
 
@@ -82,8 +82,6 @@ def _blocks(owner: nn.Module, name: str, part: LayerGrouper, layers: Sequence[in
 @torch.no_grad()
 def _weights(part: LayerGrouper) -> list[Floats]:
     """Per group, how much each of its layers counts."""
-    if part.fusion == "pixel":
-        raise ConfigError("fusion='pixel' weighs the layers of every patch differently, so there is no weight to draw")
     weights = part.layer_weights()
     if not all(own.isfinite().all() for own in weights):
         raise DataError("fusion weights are not finite; the training of this neck, or the backbone, has failed")

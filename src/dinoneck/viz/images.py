@@ -135,7 +135,7 @@ def pyramid_figure(
         a ``matplotlib.figure.Figure`` of one row.
 
     Raises:
-        ConfigError, IndexError: if ``how`` is another word, or there is no such sample.
+        ConfigError, IndexError: if ``how`` is another word, or the sample does not exist.
         ShapeError: if a level is not a map, or does not fit the image's size.
         DataError: if values are not finite.
 
