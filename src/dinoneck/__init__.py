@@ -36,7 +36,7 @@ _HOMES = {
     "Task": "dinoneck.tasks",
     "FeaturePyramid": "dinoneck.tokens",
     "Tokens": "dinoneck.tokens",
-    "collate": "dinoneck.data.loading",
+    "collate": "dinoneck.collation",
 }
 
 _PACKAGES = (
