@@ -98,7 +98,7 @@ MUTANTS = [
     Mutant("training/batches.py", "horizontal, vertical = self.flips.flips(pattern)", "horizontal = vertical = False",
            "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),
     # maps of turned views are turned further; tiles do not add up at their seams
-    Mutant("inference/tta.py", "torch.rot90(maps, -self.turns", "torch.rot90(maps, self.turns",
+    Mutant("inference/tiles.py", "torch.rot90(maps, -self.turns", "torch.rot90(maps, self.turns",
            "unit/inference/test_inference.py::test_views_undo_themselves_on_every_shape"),
     Mutant("inference/tiles.py", "+= ramp", "+= 1.0",
            "unit/inference/test_tiles.py::test_one_tile_fades_into_the_next"),

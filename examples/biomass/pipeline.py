@@ -28,7 +28,7 @@ from dinoneck.data import Table
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
 from dinoneck.inference.sources import rebuild
-from dinoneck.inference.tta import TTA, VIEWS
+from dinoneck.inference.tiles import TTA, VIEWS
 from dinoneck.training import Inputs, TrainConfig, open_inputs, r2, weighted_r2
 from dinoneck.training.inputs import read_data
 from dinoneck.version import versions

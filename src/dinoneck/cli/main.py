@@ -47,6 +47,8 @@ VERBS = {
 FILES = {
     "backbones": "about",
     "doctor": "about",
+    "export": "deploy",
+    "serve": "deploy",
     "verify": "files",
     "diff": "files",
     "migrate": "files",

@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from dinoneck.inference.batching import MicroBatcher as MicroBatcher
     from dinoneck.inference.predictor import Predictor as Predictor
     from dinoneck.inference.results import to_frame as to_frame
-    from dinoneck.inference.tta import VIEWS as VIEWS
-    from dinoneck.inference.tta import View as View
+    from dinoneck.inference.tiles import VIEWS as VIEWS
+    from dinoneck.inference.tiles import View as View
 
 _HOMES = {
     "MicroBatcher": "dinoneck.inference.batching",
     "Predictor": "dinoneck.inference.predictor",
-    "VIEWS": "dinoneck.inference.tta",
-    "View": "dinoneck.inference.tta",
+    "VIEWS": "dinoneck.inference.tiles",
+    "View": "dinoneck.inference.tiles",
     "to_frame": "dinoneck.inference.results",
 }
 

@@ -3,5 +3,5 @@
 from dinoneck.inference.batching import MicroBatcher as MicroBatcher
 from dinoneck.inference.predictor import Predictor as Predictor
 from dinoneck.inference.results import to_frame as to_frame
-from dinoneck.inference.tta import VIEWS as VIEWS
-from dinoneck.inference.tta import View as View
+from dinoneck.inference.tiles import VIEWS as VIEWS
+from dinoneck.inference.tiles import View as View

@@ -32,8 +32,7 @@ from dinoneck.inference.sources import (
     revisions_of,
     shared_inputs,
 )
-from dinoneck.inference.tiles import Assembly, TileAxis, Tiling
-from dinoneck.inference.tta import TTA, VIEWS, View
+from dinoneck.inference.tiles import TTA, VIEWS, Assembly, TileAxis, Tiling, View
 from dinoneck.tokens import Tokens
 
 

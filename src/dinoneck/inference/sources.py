@@ -23,7 +23,7 @@ from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.head import Head
-from dinoneck.inference.tta import TTA
+from dinoneck.inference.tiles import TTA
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 

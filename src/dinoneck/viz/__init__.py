@@ -1,6 +1,6 @@
 """Figures and reports: where a prediction comes from.
 
-Figures are matplotlib's; ``drawing.py`` holds what they share and ``arrays.py`` checks their numbers. ``panels.py``
+Figures are matplotlib's; ``drawing.py`` holds what they share and checks their numbers. ``panels.py``
 needs Pillow alone. ``report.py`` fills ``report.html.j2``, one HTML file.
 """
 

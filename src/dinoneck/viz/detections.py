@@ -13,8 +13,7 @@ from torchvision.ops import box_iou
 
 from dinoneck.data.decoding import ImageInput, decode
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.viz.arrays import Floats, numbers
-from dinoneck.viz.drawing import PALETTE, Chart, chart, describe, legend, new_figure, outline
+from dinoneck.viz.drawing import PALETTE, Chart, Floats, chart, describe, legend, new_figure, numbers, outline
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
 
 if TYPE_CHECKING:

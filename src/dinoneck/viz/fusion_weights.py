@@ -11,8 +11,7 @@ from torch import nn
 
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.necks.layer_grouper import LayerGrouper
-from dinoneck.viz.arrays import Floats
-from dinoneck.viz.drawing import describe, new_figure
+from dinoneck.viz.drawing import Floats, describe, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

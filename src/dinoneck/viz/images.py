@@ -11,8 +11,7 @@ from torch import Tensor
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tokens import FeaturePyramid, Tokens
-from dinoneck.viz.arrays import Floats, numbers, span
-from dinoneck.viz.drawing import SCALE, colour_bar, image_rows, names_of, show
+from dinoneck.viz.drawing import SCALE, Floats, colour_bar, image_rows, names_of, numbers, show, span
 from dinoneck.viz.pca import PCABasis, pca_rgb
 
 if TYPE_CHECKING:

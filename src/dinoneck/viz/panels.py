@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 from dinoneck.data.decoding import ImageInput, decode
 from dinoneck.errors import DataError
 from dinoneck.tasks import Task
-from dinoneck.viz.arrays import Floats, numbers, outputs_with_maps
+from dinoneck.viz.drawing import Floats, numbers, outputs_with_maps
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
 _SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)

@@ -23,7 +23,7 @@ from dinoneck import (
     load_head,
 )
 from dinoneck.checkpoint.schema import VIEWS
-from dinoneck.inference import tta
+from dinoneck.inference import tiles
 
 
 def a_head() -> PatchMeanHead:
@@ -82,7 +82,7 @@ def test_extra_state_is_no_part_of_a_file() -> None:
 
 
 def test_views_are_those_that_predict_knows() -> None:
-    assert set(VIEWS) == set(tta.VIEWS)
+    assert set(VIEWS) == set(tiles.VIEWS)
     for told in ("nope", {"ops": "nope", "reduce": "mean"}):
         with pytest.raises(CheckpointError, match="tta.ops is 'nope'; expected one of none, flip4, d6"):
             HeadCheckpoint.from_module(a_head(), tta=told)
