@@ -184,7 +184,7 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
             raise ConfigError("--image-folder and --image-column describe a CSV; name it with --csv, or leave them out")
         files = list_images(images)
         return [str(file) for file in files], files
-    from dinoneck.data.tables import is_csiro, read_column, read_csiro_test
+    from dinoneck.data.sheets import is_csiro, read_column, read_csiro_test
 
     names = list(dict.fromkeys(read_csiro_test(csv).images if is_csiro(csv) else read_column(csv, column)))
     return names, [(folder or csv.parent) / name for name in names]
@@ -239,7 +239,7 @@ def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task])
     A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
     are returned.
     """
-    from dinoneck.data.tables import csv_text, is_csiro, read_csiro_test
+    from dinoneck.data.sheets import csv_text, is_csiro, read_csiro_test
     from dinoneck.inference.results import table_row
 
     by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}

@@ -72,7 +72,7 @@ def names_below(files: Sequence[Path]) -> list[str]:
 
 def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     """File name -> column -> text."""
-    from dinoneck.data.tables import csv_header, csv_rows
+    from dinoneck.data.sheets import csv_header, csv_rows
 
     header = csv_header(table)
     is_long = set(_LONG) <= set(header)
@@ -118,7 +118,7 @@ def held_out(table: Path, target: str | None, method: str) -> tuple[str, list[fl
         DataError: if the table is of another form.
         ConfigError: if it holds several targets and none is chosen.
     """
-    from dinoneck.data.tables import csv_header, csv_rows
+    from dinoneck.data.sheets import csv_header, csv_rows
 
     header = csv_header(table)
     names = [name for name in header if f"{name} ({method})" in header]
