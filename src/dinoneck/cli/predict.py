@@ -127,7 +127,7 @@ def predict(
 
 def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
     """Return the sources of heads, one each, and what was read and checked."""
-    from dinoneck.inference.panel import check_weights
+    from dinoneck.inference.combined import check_weights
     from dinoneck.inference.sources import listed, opened
 
     sources = listed(heads)

@@ -16,7 +16,8 @@ from dinoneck.data.box_views import to_original
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels
 from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.detection.head import DetectionHead, Target
+from dinoneck.detection.head import DetectionHead
+from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.inference.sources import rebuild

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from dinoneck.detection.head import Levels, Target
+from dinoneck.detection.levels import Levels, Target
 from dinoneck.errors import ConfigError, missing_extra
 
 try:

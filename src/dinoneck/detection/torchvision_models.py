@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
-from dinoneck.detection.head import Levels
+from dinoneck.detection.levels import Levels
 from dinoneck.errors import ConfigError
 
 ASPECTS = (0.5, 1.0, 2.0)

@@ -16,8 +16,8 @@ from dinoneck.progress import progress
 from dinoneck.tasks import Task
 
 
-class Answers(NamedTuple):
-    """Answers in natural units for a batch of B images.
+class BatchPredictions(NamedTuple):
+    """Predictions in original units for a batch of B images.
 
     Attributes:
         values: task name -> (B, dim).
@@ -41,7 +41,7 @@ class Answers(NamedTuple):
             raise ConfigError(
                 f"a task is named {taken.pop()!r}, as an entry of results with maps; rename it, or maps=False"
             )
-        found: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for i in range(len(next(iter(self.values.values())))):
             row: dict[str, Any] = {
                 name: value[i].item() if value.shape[1] == 1 else value[i].numpy()
@@ -51,8 +51,8 @@ class Answers(NamedTuple):
                 row["maps"] = {name: picture[i].numpy() for name, picture in self.maps.items()}
                 if self.gate is not None:
                     row["gate"] = self.gate[i, 0].numpy()
-            found.append(row)
-        return found
+            rows.append(row)
+        return rows
 
 
 def check_finite(values: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.head import recompute_derived
-from dinoneck.inference.results import Answers, check_finite
+from dinoneck.inference.results import BatchPredictions, check_finite
 from dinoneck.tasks import Task
 
 
@@ -168,7 +168,7 @@ def _pair(tile: Any) -> tuple[int, int]:
 
 
 class Assembly:
-    """Collects the answers of an image's tiles.
+    """Collects the predictions of an image's tiles.
 
     The weights of the tiles that show a cell add up to one, so that a sum over the blended map counts every cell
     once. Sums are kept in float64.
@@ -196,31 +196,31 @@ class Assembly:
             tiles.append(images[0, :, top : top + self.rows.length * down, left : left + self.cols.length * across])
         return torch.stack(tiles)
 
-    def add(self, places: Sequence[tuple[int, int]], answers: Answers) -> None:
-        """Take the answers for the tiles at these places.
+    def add(self, places: Sequence[tuple[int, int]], predictions: BatchPredictions) -> None:
+        """Take the predictions for the tiles at these places.
 
         Raises:
             DataError: if a value is not finite.
             ShapeError: if a map has no whole number of cells per patch.
         """
-        check_finite(answers.values)
+        check_finite(predictions.values)
         down, across = self._weights(1, 1)
         area = self.rows.total * self.cols.total
-        maps = answers.maps if answers.gate is None else {**answers.maps, _GATE: answers.gate}
+        maps = predictions.maps if predictions.gate is None else {**predictions.maps, _GATE: predictions.gate}
         for number, (i, j) in enumerate(places):
             share = down[i].sum() * across[j].sum() / area  # of the image, every cell counted once
-            for name, value in answers.values.items():
+            for name, value in predictions.values.items():
                 self._values[name] = self._values.get(name, 0.0) + share * value[number].double()
             for name, picture in maps.items():
                 self._draw(name, picture[number], i, j)
 
-    def whole(self) -> Answers:
-        """Return the image's answers, a batch of one."""
+    def whole(self) -> BatchPredictions:
+        """Return the image's predictions, a batch of one."""
         exact = recompute_derived(self.tasks, {task.name: self._value(task)[None] for task in self.tasks})
         values = {name: value.float() for name, value in exact.items()}
         maps = {name: picture[None].float() for name, picture in self._maps.items() if name != _GATE}
         gate = self._maps.get(_GATE)
-        return Answers(values, maps, None if gate is None else (gate / gate.sum())[None].float())
+        return BatchPredictions(values, maps, None if gate is None else (gate / gate.sum())[None].float())
 
     def _value(self, task: Task) -> Tensor:
         if task.name not in self.by_cells:

@@ -32,7 +32,7 @@ class Held:
     def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self.started, self.go = threading.Event(), threading.Event()
-        own = predictor._answered
+        own = predictor._predicted
 
         def wait(prepared: Any, maps: bool) -> Any:
             self.sizes.append(len(prepared))
@@ -69,14 +69,14 @@ def test_what_waits_goes_together_and_no_more_than_fit(predictor: Predictor, mon
 
 def test_one_bad_photo_costs_no_neighbour(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(predictor, monkeypatch)
-    own = predictor._panel.values
+    own = predictor._combined.values
 
     def values(tokens: Any) -> dict[str, Tensor]:
         answer = own(tokens)["mass"]
         return {"mass": torch.where(answer == bad, torch.nan, answer)}
 
     bad = own(predictor.backbone(predictor.preprocess(photos(3)[1])))["mass"].detach()
-    monkeypatch.setattr(predictor._panel, "values", values)
+    monkeypatch.setattr(predictor._combined, "values", values)
     with MicroBatcher(predictor, max_batch=4, max_wait_s=0) as batcher:
         first = batcher.submit(photos(1)[0])
         assert held.started.wait(60)

@@ -28,7 +28,7 @@ from dinoneck import (
     Task,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.inference.results import Answers
+from dinoneck.inference.results import BatchPredictions
 from dinoneck.inference.tiles import Assembly, TileAxis, Tiling
 
 Patchwork = Callable[[int, int], Tensor]
@@ -284,9 +284,9 @@ def test_finer_maps_land_where_they_belong_and_coarser_ones_are_refused() -> Non
     for i, j in whole.places:
         top, left = rows.starts[i] * 2, cols.starts[j] * 3
         tile = truth[None, :, top : top + 6, left : left + 12]
-        whole.add([(i, j)], Answers({"x": tile.sum(dim=(2, 3))}, {"x": tile}))
+        whole.add([(i, j)], BatchPredictions({"x": tile.sum(dim=(2, 3))}, {"x": tile}))
     answers = whole.whole()
     assert torch.allclose(answers.maps["x"][0], truth, rtol=1e-6)
     assert answers.values["x"].item() == truth.sum().item()
     with pytest.raises(ShapeError, match="has 2x2 cells for a tile of 3x4 patches"):
-        whole.add([(0, 0)], Answers({"x": torch.zeros(1, 1)}, {"x": torch.zeros(1, 1, 2, 2)}))
+        whole.add([(0, 0)], BatchPredictions({"x": torch.zeros(1, 1)}, {"x": torch.zeros(1, 1, 2, 2)}))
