@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -226,8 +227,7 @@ def boxes_figure(
     axes = _image_axes(image)
     for box in known:
         outline(axes, box, "white", "--")
-    every = dict.fromkeys([*(classes or ()), *names])
-    shades = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(every)}
+    shades = dict(zip(dict.fromkeys([*(classes or ()), *names]), cycle(PALETTE)))
     order = [place for place in np.argsort(rated, kind="stable").tolist() if not rated[place] < min_score]
     marks = {names[place]: outline(axes, corners[place], shades[names[place]], "-") for place in order}
     for place in order if len(order) <= _LABELLED else ():
