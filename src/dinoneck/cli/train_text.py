@@ -133,7 +133,7 @@ def _value_verdicts(report: Mapping[str, Any]) -> list[str]:
     lines += _compared(intervals, report["predicted"], report["groups_predicted"])
     useless = [name for name in targets if scores[name] is not None and scores[name] <= 0]
     if useless:
-        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head is no better than the mean of all images.")
+        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head does not beat the mean of all images.")
     return lines
 
 

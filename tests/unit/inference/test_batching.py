@@ -40,7 +40,7 @@ class Held:
             assert self.go.wait(60)
             return own(prepared, maps)
 
-        monkeypatch.setattr(predictor, "_answered", wait)
+        monkeypatch.setattr(predictor, "_predicted", wait)
 
 
 def test_every_thread_gets_its_own_answer(predictor: Predictor) -> None:
