@@ -33,7 +33,7 @@ from dinoneck import Tokens, load_backbone, wrap_backbone
 from dinoneck.backbones import transformers
 from dinoneck.backbones.adapter import PosEmbed
 from dinoneck.backbones.known import family_of
-from dinoneck.backbones.seeded import fill_seeded
+from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.weights import load_file
 
 RESULTS = Path(__file__).with_name("results")

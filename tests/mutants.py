@@ -55,7 +55,7 @@ MUTANTS = [
     Mutant("layers/fused.py", "correction=0", "correction=1",
            "unit/necks/test_fused.py::test_values_and_gradients_are_those_of_the_modules"),
     # density maps start a thousand times too large; members of an ensemble count equally
-    Mutant("heads/readouts.py", "return cells / DENSITY_CELLS if", "return cells if", f"{GOLDEN}[dense]"),
+    Mutant("heads/head.py", "return cells / DENSITY_CELLS if", "return cells if", f"{GOLDEN}[dense]"),
     Mutant("heads/ensemble.py", 'einsum("k,k...->...", shares, stacked)', "mean(stacked, dim=0)",
            "unit/heads/test_ensemble.py::test_members_are_averaged_in_natural_units"),
     # a masked value counts in the mean
@@ -66,7 +66,7 @@ MUTANTS = [
     # the layers of a backbone without its final norm; other weights pass the probe
     Mutant("backbones/adapter.py", "self.final_norm(x) if norm else x", "x",
            "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed"),
-    Mutant("backbones/probe.py", "gap if not gap <= tolerance else None", "None",
+    Mutant("backbones/weight_hashes.py", "gap if not gap <= tolerance else None", "None",
            "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed"),
     # damage that changes weights passes; the head's backbone record is not compared
     Mutant("checkpoint/file.py", '!= header.meta["digest"]:', '!= header.meta["digest"] and not buffers:',
@@ -98,7 +98,7 @@ MUTANTS = [
     Mutant("training/batches.py", "horizontal, vertical = self.flips.flips(pattern)", "horizontal = vertical = False",
            "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),
     # maps of turned views are turned further; tiles do not add up at their seams
-    Mutant("inference/tta.py", "torch.rot90(maps, -self.turns", "torch.rot90(maps, self.turns",
+    Mutant("inference/tiles.py", "torch.rot90(maps, -self.turns", "torch.rot90(maps, self.turns",
            "unit/inference/test_inference.py::test_views_undo_themselves_on_every_shape"),
     Mutant("inference/tiles.py", "+= ramp", "+= 1.0",
            "unit/inference/test_tiles.py::test_one_tile_fades_into_the_next"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import time
 import traceback
 from collections.abc import Sequence
@@ -23,7 +24,6 @@ from benchmarks.evidence import WEIGHTS
 from benchmarks.evidence.page import PAGE, RESULTS, filled
 from benchmarks.evidence.steps import STEPS
 from benchmarks.timing import machine
-from dinoneck.inference.timing import peak_process_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         except Exception as error:
             traceback.print_exc()
             found[name] = {"failed": f"{type(error).__name__}: {error}"}
-        minutes, peak = (time.perf_counter() - begin) / 60, (peak_process_bytes() or 0) / 2**30
+        minutes, peak = (time.perf_counter() - begin) / 60, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         found[name] |= {"wall_minutes": minutes, "peak_GiB": peak}
     return found
 

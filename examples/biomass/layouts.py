@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dinoneck.atomic import write_text
 from dinoneck.data import Pasture, Table, read_table
-from dinoneck.data.tables import csv_header, csv_rows, csv_text, is_csiro, read_csiro_test
+from dinoneck.data.sheets import csv_header, csv_rows, csv_text, is_csiro, read_csiro_test
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import group_folds
 

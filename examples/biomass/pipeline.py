@@ -26,9 +26,9 @@ from dinoneck.cli import train, train_text
 from dinoneck.cli.text import table
 from dinoneck.data import Table
 from dinoneck.errors import ConfigError, DataError, DinoneckError
-from dinoneck.inference.frames import table_row
-from dinoneck.inference.rebuild import rebuild
-from dinoneck.inference.tta import TTA, VIEWS
+from dinoneck.inference.results import table_row
+from dinoneck.inference.sources import rebuild
+from dinoneck.inference.tiles import TTA, VIEWS
 from dinoneck.training import Inputs, TrainConfig, open_inputs, r2, weighted_r2
 from dinoneck.training.inputs import read_data
 from dinoneck.version import versions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -13,7 +12,7 @@ from PIL import Image
 from dinoneck import DenseHead, Predictor, TargetTransform, Task, load_backbone
 from dinoneck.data import Pasture
 from dinoneck.training import MemoryTokens, fit
-from dinoneck.viz import heat_figure, pca_figure
+from dinoneck.viz import pca_figure, prediction_panels
 
 TRAINED, DPI = 18, 60
 
@@ -29,7 +28,10 @@ def main(arguments: list[str]) -> int:
     backbone = load_backbone("dinoneck_tiny")
     pictures = [backbone.preprocess.picture(image) for image in table.images]
     tokens = backbone(backbone.preprocess(table.images))
-    write(pca_figure(pictures[:2], tokens[:2]), folder / "pictures_pca.png")
+    buffer = io.BytesIO()
+    pca_figure(pictures[:2], tokens[:2]).savefig(buffer, format="png", dpi=DPI)
+    with Image.open(buffer) as picture:
+        write(picture.convert("RGB"), folder / "pictures_pca.png")
     known = {name: table.targets[name] for name in ("GDM_g", "Dry_Total_g")}
     tasks = [
         Task(name, kind="density", unit="g", transform=TargetTransform().fit(values[:TRAINED]))
@@ -42,17 +44,14 @@ def main(arguments: list[str]) -> int:
     shown = range(TRAINED, TRAINED + 2)
     results = Predictor(head, backbone)([table.images[i] for i in shown], maps=True)
     truths = [{name: values[i] for name, values in known.items()} for i in shown]
-    figure = heat_figure([pictures[i] for i in shown], results, tasks=tasks, truths=truths)
-    write(figure, folder / "pictures_heat.png")
+    sheet = prediction_panels([pictures[i] for i in shown], results, tasks=tasks, truths=truths)
+    write(sheet, folder / "pictures_heat.png")
     return 0
 
 
-def write(figure: Any, path: Path) -> None:
-    """Save a figure as a small picture."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    with Image.open(buffer) as picture:
-        picture.convert("RGB").save(path, optimize=True)
+def write(picture: Image.Image, path: Path) -> None:
+    """Save a small picture."""
+    picture.save(path, optimize=True)
     print(f"{path}, {path.stat().st_size // 1024} KiB")
 
 

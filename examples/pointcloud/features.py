@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.resizing import fitted_size
+from dinoneck.data.decoding import fitted_size
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.points import Cameras

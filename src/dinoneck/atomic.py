@@ -119,7 +119,7 @@ def _take_place(new: Path, target: Path, check: Callable[[Path], None] | None, m
         for turn in range(_TURNS):
             if target.exists():
                 if not target.is_dir():
-                    raise NotADirectoryError(f"{target} is no folder")
+                    raise NotADirectoryError(f"{target} is not a folder")
                 if check is not None:
                     check(target)
                 old = target.parent / f"{_stem(target)}.old-{turn}-{mark}"

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from dinoneck.errors import RegistryError, did_you_mean
+from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
     "cls_gating": "dinoneck.heads.cls_gating:CLSGatingHead",
@@ -135,3 +138,24 @@ def register(name_or_class: Any, cls: Any = None, /, *, name: str | None = None)
         raise RegistryError(f"head_type {name_or_class!r} is taken by {known}; choose another one with name=")
     _OWN[name_or_class] = cls
     return cls
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules, or Python files, that register heads and necks.
+
+    Raises:
+        ConfigError: if one cannot be imported.
+    """
+    for name in names:
+        try:
+            if name.endswith(".py"):
+                spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+                if spec is None or spec.loader is None or not Path(name).is_file():
+                    raise ImportError("the file does not exist")
+                module = importlib.util.module_from_spec(spec)
+                sys.modules[Path(name).stem] = module
+                spec.loader.exec_module(module)
+            else:
+                importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(f"{name} cannot be imported: {error}") from error

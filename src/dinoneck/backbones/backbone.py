@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import lora, probe, weight_hashes, weights
+from dinoneck.backbones import lora, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, is_lora, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
 from dinoneck.data.preprocessing import Preprocessing
@@ -290,9 +290,9 @@ class Backbone(nn.Module):
         """Return a short functional fingerprint: a few numbers made of the tokens of one fixed small image.
 
         They differ between weights, norms, layers and position recipes, and hardly between libraries and dtypes with
-        the same weights; see :func:`dinoneck.backbones.probe.differs`.
+        the same weights; see :func:`dinoneck.backbones.weight_hashes.differs`.
         """
-        return probe.measure(self.adapter, self.layers, self.norm)
+        return weight_hashes.measure(self.adapter, self.layers, self.norm)
 
     def _origin(self, sha256: str | None) -> dict[str, Any]:
         """Return where the weights come from, marked as modified if they have been trained since.

@@ -14,7 +14,7 @@ from torch import Tensor
 from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import architecture_of
-from dinoneck.backbones.probe import differs
+from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import TensorEntry, describe_weights
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PatchSize, patch_pair

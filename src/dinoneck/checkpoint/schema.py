@@ -29,7 +29,7 @@ VIEWS = ("none", "flip4", "d6")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
-_PROBE_PER_LAYER = 8  # numbers of dinoneck.backbones.probe; each is at most the root of a sequence's values
+_PROBE_PER_LAYER = 8  # numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
 _MAY_BE_NULL = ("adapter", "fingerprint", "license", "weights_sha256")
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",

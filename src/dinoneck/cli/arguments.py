@@ -195,7 +195,7 @@ class HeadBackbone:
             CheckpointError: if its record cannot be followed.
             BackboneError: if the weights cannot be loaded, or do not fit.
         """
-        from dinoneck.inference.rebuild import rebuild
+        from dinoneck.inference.sources import rebuild
 
         if self.backbone_file and self.random_backbone:
             raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")
@@ -259,7 +259,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if a head file is among them.
         DataError: if a folder holds no images.
     """
-    from dinoneck.data.image_files import SUFFIXES, images_below, other_images_below
+    from dinoneck.data.loading import SUFFIXES, images_below, other_images_below
 
     if heads := [path for path in given if path.suffix == ".safetensors"]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import platform
+import random
+import statistics
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
@@ -15,19 +20,31 @@ from dinoneck.cli.text import show, table
 from dinoneck.errors import ConfigError
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
+from dinoneck.version import versions
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.data.preprocessing import Preprocessing
-    from dinoneck.inference.timing import Pipeline
 
     Parts = tuple[Backbone, nn.Module | None, Preprocessing]
 
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _LARGER = 2
 _MB = 1 << 20
+_BLOTCH = 24  # pixels of a generated image
+Key = tuple[str, int]  # dtype and batch size
+
+
+class Pipeline(NamedTuple):
+    """One batch of image files on its way to predictions; the head may be a neck, or None."""
+
+    images: Sequence[Path]
+    preprocess: Preprocessing
+    backbone: Backbone
+    head: nn.Module | None = None
 
 
 def bench(
@@ -67,25 +84,20 @@ def bench(
             raise ConfigError("a head file names its backbone and neck; leave out --neck, --layers and --backbone")
         model, module, preprocess = _of_head(head, HeadBackbone(backbone.file, backbone.random), device, revision)
         preprocess = preprocess if size is None else preprocess.changed(size=size)
-    from dinoneck.inference.timing import machine, peak_process_bytes, time_in_turn
     from dinoneck.progress import progress
 
     with tempfile.TemporaryDirectory() as folder:
         file, described = _image(image, preprocess, Path(folder))
         pipelines = _pipelines(dtype, batch_size, file, preprocess, model, module)
         with progress(total=rounds + 1, desc="rounds", unit="round") as bar:
-            timings = time_in_turn(pipelines, rounds, lambda _: bar.update())
-    rows = [
-        {"dtype": kind, "batch_size": count, "ms_per_image": timing.ms, "whole_quartiles_ms": timing.quartiles,
-         "images_per_s": timing.images_per_s, "peak_device_bytes": timing.peak_bytes}
-        for (kind, count), timing in timings.items()
-    ]  # fmt: skip
-    where = machine(next(model.parameters()).device)
+            seconds, peaks = time_in_turn(pipelines, rounds, bar.update)
+    rows = [_row(key, took, peaks[key]) for key, took in seconds.items()]
+    where = machine_of(next(model.parameters()).device)
     about = {"head": head, "backbone": model.name, "neck": neck, "layers": list(model.layers), "image": described}
     show({**about, "machine": where})
     print(table(*_table(rows)))
     print(f"milliseconds per image, medians of {rounds} rounds; (quartiles) of the whole")
-    return {**about, "machine": where, "rounds": rounds, "rows": rows, "peak_process_bytes": peak_process_bytes()}
+    return {**about, "machine": where, "rounds": rounds, "rows": rows, "peak_process_bytes": _peak_process_bytes()}
 
 
 def _of_head(file: str, options: HeadBackbone, device: str | None, revision: str | None) -> Parts:
@@ -139,15 +151,13 @@ def _check_neck(module: nn.Module, what: str) -> None:
 
 def _image(image: Path | None, preprocess: Preprocessing, folder: Path) -> tuple[Path, str]:
     """The file that is decoded again and again, and its description."""
-    from dinoneck.inference.timing import sample_image
-
     if image is not None:
         return image, str(image)
     if preprocess.size is None:
         raise ConfigError("this head takes images in their own size; give one with --image, or a size with --size")
     height, width = (_LARGER * side for side in preprocess.size)
     file = folder / "image.jpg"
-    sample_image(height, width).save(file, "JPEG", quality=90)
+    _save_sample(file, height, width)
     return file, f"generated JPEG of {height}x{width} px (height x width)"
 
 
@@ -158,11 +168,9 @@ def _pipelines(
     preprocess: Preprocessing,
     backbone: Backbone,
     head: nn.Module | None,
-) -> dict[tuple[str, int], Pipeline]:
+) -> dict[Key, Pipeline]:
     """One per dtype and batch size; those of a dtype share their models."""
     import torch
-
-    from dinoneck.inference.timing import Pipeline
 
     pipelines = {}
     for dtype in dict.fromkeys(dtypes):
@@ -182,3 +190,113 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]
         for row in rows
     ]  # fmt: skip
     return ["dtype", "batch", *parts, "(quartiles)", "images/s", "peak on device"], cells
+
+
+def time_in_turn(
+    pipelines: Mapping[Key, Pipeline], rounds: int, done: Callable[[], object] = bool
+) -> tuple[dict[Key, list[dict[str, float]]], dict[Key, int | None]]:
+    """Run every pipeline once per round, in random order, so that a slow phase of the machine slows all of them.
+
+    Args:
+        pipelines: by dtype and batch size.
+        rounds: how many count; one that does not count goes before.
+        done: called after every round.
+
+    Returns:
+        The seconds of each part in every round that counts, and the most bytes allocated on a CUDA device.
+    """
+    import torch
+
+    order = random.Random(0)
+    seconds: dict[Key, list[dict[str, float]]] = {key: [] for key in pipelines}
+    peaks: dict[Key, int | None] = dict.fromkeys(pipelines)
+    for _ in range(rounds + 1):
+        for key in order.sample(list(pipelines), len(pipelines)):
+            device = next(pipelines[key].backbone.parameters()).device
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            seconds[key].append(seconds_of(pipelines[key], device))
+            if device.type == "cuda":
+                peaks[key] = max(peaks[key] or 0, torch.cuda.max_memory_allocated(device))
+        done()
+    return {key: took[1:] for key, took in seconds.items()}, peaks
+
+
+def seconds_of(pipeline: Pipeline, device: torch.device) -> dict[str, float]:
+    """Run a batch once; return the seconds of each part, and of the whole."""
+    import torch
+
+    from dinoneck.backbones.adapter import evaluating
+
+    def prepare(files: Any) -> torch.Tensor:
+        return pipeline.preprocess.prepare(list(files)).images.to(device)
+
+    parts: dict[str, Callable[[Any], Any]] = {"prepare": prepare, "backbone": pipeline.backbone}
+    if pipeline.head is not None:
+        parts["head"] = getattr(pipeline.head, "predict", pipeline.head)
+    values: Any = pipeline.images
+    times = {}
+    with evaluating(*filter(None, (pipeline.backbone, pipeline.head))), torch.no_grad():
+        for name, part in parts.items():
+            begin = _now(device)
+            values = part(values)
+            times[name] = _now(device) - begin
+    return {**times, "whole": sum(times.values())}
+
+
+def _now(device: torch.device) -> float:
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def _row(key: Key, took: Sequence[Mapping[str, float]], peak: int | None) -> dict[str, Any]:
+    """Medians over the rounds, in milliseconds per image; those of the parts need not add up to the whole."""
+    dtype, count = key
+    ms = {part: statistics.median(one[part] for one in took) * 1e3 / count for part in took[0]}
+    low, _, high = statistics.quantiles([one["whole"] * 1e3 / count for one in took], n=4, method="inclusive")
+    rate = 1e3 / ms["whole"]
+    return {
+        "dtype": dtype, "batch_size": count, "ms_per_image": ms, "whole_quartiles_ms": (low, high),
+        "images_per_s": rate, "peak_device_bytes": peak,
+    }  # fmt: skip
+
+
+def _save_sample(file: Path, height: int, width: int) -> None:
+    """Write a JPEG of colour blotches with noise, which takes as long to decode as a photograph."""
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (-(-height // _BLOTCH) + 1, -(-width // _BLOTCH) + 1, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    noisy = np.asarray(smooth) + generator.integers(-12, 13, (height, width, 1))
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    import torch
+
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    return {
+        "cpu": model or platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.release()}",
+        "versions": versions(),
+    }
+
+
+def _peak_process_bytes() -> int | None:
+    """The most memory that this process has held; None where the system does not report it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10

@@ -63,10 +63,10 @@ def predict(
         ConfigError: for several detectors.
         DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
     """
-    from dinoneck.data.tables import csv_text
+    from dinoneck.data.sheets import csv_text
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
-    from dinoneck.inference.many import predict_many
+    from dinoneck.inference.results import predict_many
 
     if len(heads) > 1:
         raise ConfigError(f"--heads names {len(heads)} files and the first is a detector; predict with one detector")

@@ -1,4 +1,4 @@
-"""The ``dinoneck`` command: a table of verbs, one file each, imported when used; torch only where it is needed."""
+"""The ``dinoneck`` command: a table of verbs, whose files are imported when used; torch only where it is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn, Union
 
 from dinoneck.errors import DinoneckError, did_you_mean, printable
-from dinoneck.user_code import import_modules
+from dinoneck.registry import import_modules
 from dinoneck.version import __version__
 
 VERBS = {
@@ -44,6 +44,19 @@ VERBS = {
     "store": "convert a feature store from and to .npz or .pt files, or check every byte of it",
 }
 """Verb -> its line in the help. The file of a verb holds a function, or a dict of sub-verbs, of its name."""
+FILES = {
+    "backbones": "about",
+    "doctor": "about",
+    "export": "deploy",
+    "serve": "deploy",
+    "verify": "files",
+    "diff": "files",
+    "migrate": "files",
+    "push": "hub",
+    "pull": "hub",
+    "card": "hub",
+}
+"""Verbs whose file has another name than theirs."""
 EARLIER_NAMES = {"export-head": "export"}
 EARLIER_FLAGS = {
     "--photos": "--images",
@@ -136,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
 def load(verb: str) -> Any:
     """Return the function of a verb, or its sub-verbs by name."""
     name = verb.replace("-", "_")
-    return getattr(import_module(f"dinoneck.cli.{name}"), name)
+    return getattr(import_module(f"dinoneck.cli.{FILES.get(verb, name)}"), name)
 
 
 def _run(arguments: list[str]) -> int:

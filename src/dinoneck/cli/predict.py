@@ -127,7 +127,7 @@ def predict(
 
 def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
     """Return the sources of heads, one each, and what was read and checked."""
-    from dinoneck.inference.panel import check_weights
+    from dinoneck.inference.combined import check_weights
     from dinoneck.inference.sources import listed, opened
 
     sources = listed(heads)
@@ -140,9 +140,8 @@ def open_predictor(
 ) -> tuple[Predictor, list[Any], list[Any], dict[str, str]]:
     """Return a predictor, its sources and heads, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
-    from dinoneck.inference.many import recorded_views
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import revisions_of
+    from dinoneck.inference.sources import recorded_views, revisions_of
 
     if views.min_score is not None:
         raise ConfigError("--min-score is for detectors; leave it out")
@@ -185,7 +184,7 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
             raise ConfigError("--image-folder and --image-column describe a CSV; name it with --csv, or leave them out")
         files = list_images(images)
         return [str(file) for file in files], files
-    from dinoneck.data.tables import is_csiro, read_column, read_csiro_test
+    from dinoneck.data.sheets import is_csiro, read_column, read_csiro_test
 
     names = list(dict.fromkeys(read_csiro_test(csv).images if is_csiro(csv) else read_column(csv, column)))
     return names, [(folder or csv.parent) / name for name in names]
@@ -193,7 +192,7 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
 
 def _check(heads: Sequence[str], files: Sequence[Path], out: Path, picture: Path | None, more: Sequence[Any]) -> None:
     """Refuse, before any work, an image among the heads, images that cannot be read or named, and wrong outputs."""
-    from dinoneck.data.image_files import SUFFIXES
+    from dinoneck.data.loading import SUFFIXES
 
     if wrong := [head for head in heads if Path(head).suffix.lower() in SUFFIXES]:
         raise ConfigError(f"--heads lists {wrong[0]}, which is an image; images stand before the options")
@@ -223,7 +222,7 @@ def _results(
     predictor: Predictor, files: Sequence[Path], with_maps: int, unusable: dict[int, str] | None
 ) -> tuple[dict[int, dict[str, Any]], list[int]]:
     """Predictions by place, and the places of those with maps."""
-    from dinoneck.inference.many import predict_many
+    from dinoneck.inference.results import predict_many
 
     first = min(with_maps, len(files))
     options: dict[str, Any] = {"at_once": 4 * predictor.batch_size, "unusable": unusable}
@@ -240,8 +239,8 @@ def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task])
     A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
     are returned.
     """
-    from dinoneck.data.tables import csv_text, is_csiro, read_csiro_test
-    from dinoneck.inference.frames import table_row
+    from dinoneck.data.sheets import csv_text, is_csiro, read_csiro_test
+    from dinoneck.inference.results import table_row
 
     by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}
     columns = next(iter(by_image.values()))

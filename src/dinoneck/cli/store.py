@@ -11,8 +11,8 @@ from tyro.conf import Positional, arg
 from dinoneck.atomic import write_folder
 from dinoneck.checkpoint.file import is_file
 from dinoneck.cli.arguments import Paths, whole
+from dinoneck.cli.files import check_store
 from dinoneck.cli.text import each, good, show, show_rows
-from dinoneck.cli.verify import check_store
 from dinoneck.errors import ConfigError
 from dinoneck.training.config_flags import SIZE
 

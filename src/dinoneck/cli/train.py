@@ -100,9 +100,8 @@ def with_head_flags(
     run: TrainConfig, hidden_dim: int | None, dropout: float | None, gate_mode: str | None
 ) -> TrainConfig:
     """Return the config with the arguments of the head that have flags of their own; None = as in the config."""
-    from dinoneck.registry import resolve
+    from dinoneck.registry import import_modules, resolve
     from dinoneck.training.tasks import head_type
-    from dinoneck.user_code import import_modules
 
     import_modules(run.imports)
     flags: dict[str, Any] = {"dropout": dropout, "mode": gate_mode}

@@ -124,7 +124,7 @@ def describe_many(preprocess: Preprocessing, grid: GridSize) -> list[str]:
 def _value_verdicts(report: Mapping[str, Any]) -> list[str]:
     scores, targets = report["scores"]["head"], list(report["mae"]["head"])
     names = [*targets, "overall"] if len(targets) > 1 else targets
-    lines = [f"{name}: it does not vary among the images; there is no R²." for name in names if scores[name] is None]
+    lines = [f"{name}: it does not vary among the images, so it has no R²." for name in names if scores[name] is None]
     intervals = {
         name: {method: row[name] for method, row in report["head_minus"].items()}
         for name in names
@@ -133,7 +133,7 @@ def _value_verdicts(report: Mapping[str, Any]) -> list[str]:
     lines += _compared(intervals, report["predicted"], report["groups_predicted"])
     useless = [name for name in targets if scores[name] is not None and scores[name] <= 0]
     if useless:
-        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head is no better than the mean of all images.")
+        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head does not beat the mean of all images.")
     return lines
 
 

@@ -16,8 +16,7 @@ from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, li
 from dinoneck.cli.predict import open_predictor, read_heads
 from dinoneck.cli.text import file_size, show
 from dinoneck.cli.train_text import comparison, describe_many
-from dinoneck.cli.viz_boxes import box_entries
-from dinoneck.cli.viz_truth import held_out, known_values, names_below
+from dinoneck.cli.viz_known import box_entries, held_out, known_values, names_below
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
@@ -290,7 +289,7 @@ def _entries(
     with_tokens: bool,
 ) -> tuple[list[ReportEntry], dict[str, str]]:
     """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
-    from dinoneck.inference.many import predict_many
+    from dinoneck.inference.results import predict_many
     from dinoneck.viz.report import ReportEntry, worst_first
 
     def entry(place: int, **drawn: Any) -> ReportEntry:
@@ -316,7 +315,7 @@ def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence
     """The last layer's patches as colours, whose directions all images share: those of the first ones."""
     import torch
 
-    from dinoneck.backbones.eval_mode import evaluating
+    from dinoneck.backbones.adapter import evaluating
     from dinoneck.viz.pca import PCABasis, pca_rgb
 
     def patches(place: int) -> Any:

@@ -6,13 +6,13 @@ _HOMES = homes(
     __name__,
     box_views=["box_transforms", "collate_boxes", "to_original"],
     boxes=["BoxImages", "BoxPhotos"],
-    folders=["read_folders", "read_masks"],
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
     patterns=["Pattern", "Patterns"],
     decoding=["photo_size", "read_image_size"],
     preprocessing=["Preprocessing", "to_image_pixels", "to_photo_pixels", "to_prepared_pixels"],
-    tables=["PhotoTable", "Table", "read_csiro_test", "read_csv", "read_table"],
+    sheets=["read_csiro_test"],
+    tables=["PhotoTable", "Table", "read_csv", "read_folders", "read_masks", "read_table"],
 )
 
 __all__ = [*_HOMES]

@@ -20,9 +20,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dinoneck.data.decoding import as_list, read_picture
+from dinoneck.data.decoding import as_list, fit_to, fitted_size, read_picture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import fit_to, fitted_size
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import PreparedImages, TokenGrid, patch_pair
 

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_text, write_whole
-from dinoneck.data.tables import CSIRO_SUMS, CSIRO_WEIGHTS, Table, csv_text
+from dinoneck.data.sheets import csv_text
+from dinoneck.data.tables import CSIRO_SUMS, CSIRO_WEIGHTS, Table
 from dinoneck.errors import ConfigError
 from dinoneck.lazy import renamed_arguments
 

@@ -144,7 +144,7 @@ class Patterns:
                 YAML or JSON file that holds a list of mappings with the fields of :class:`Pattern`.
 
         Raises:
-            ConfigError: if there is no such list or file, or the file holds anything else.
+            ConfigError: if the list or file does not exist, or the file holds anything else.
         """
         if isinstance(name, str) and name in _NAMED:
             return cls(_NAMED[name])
@@ -153,7 +153,7 @@ class Patterns:
         path = Path(name)
         if not path.is_file():
             raise ConfigError(
-                f"there is no list of patterns and no file {str(name)!r}; expected {', '.join(_NAMED)} or the path of "
+                f"{str(name)!r} is neither a list of patterns nor a file; expected {', '.join(_NAMED)} or the path of "
                 f"a YAML or JSON file.{did_you_mean(name, _NAMED)}"
             )
         return cls._parsed(_read(path), str(path))
@@ -199,7 +199,7 @@ class Patterns:
         """Return whether pattern i flips (left and right, top and bottom): what brings its maps back.
 
         Raises:
-            DataError: if there is no pattern i.
+            DataError: if pattern i does not exist.
         """
         pattern = self._at(i)
         return pattern.horizontal, pattern.vertical
@@ -216,7 +216,7 @@ class Patterns:
             (3, H, W) of the same dtype in 0 ... 1.
 
         Raises:
-            DataError: if there is no pattern i, or the image has another shape, dtype or range.
+            DataError: if pattern i does not exist, or the image has another shape, dtype or range.
         """
         pattern = self._at(i)
         _check(image)
@@ -228,7 +228,7 @@ class Patterns:
 
     def _at(self, i: int) -> Pattern:
         if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < len(self.patterns):
-            raise DataError(f"there is no pattern {i!r}; these are 0 ... {len(self.patterns) - 1}")
+            raise DataError(f"pattern {i!r} does not exist; these are 0 ... {len(self.patterns) - 1}")
         return self.patterns[int(i)]
 
 

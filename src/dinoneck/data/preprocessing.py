@@ -16,9 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
+from dinoneck.data.decoding import (
+    Fit,
+    ImageInput,
+    Interpolation,
+    as_list,
+    fit_to,
+    fitted_size,
+    read_image_size,
+    read_pixels,
+    to_unit_range,
+)
 from dinoneck.data.loading import in_threads
-from dinoneck.data.resizing import Fit, Interpolation, fit_to, fitted_size, to_unit_range
 from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
 from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
 from dinoneck.lazy import renamed_arguments

@@ -21,6 +21,7 @@ from dinoneck.errors import DataError, did_you_mean
 logger = logging.getLogger(__name__)
 
 MISSING_CLASS = -1
+CSIRO_COLUMNS = ("sample_id", "image_path", "target_name")
 _EMPTY = ("", "nan", "na", "n/a", "null", "<na>", "-")
 _SURPLUS = "\0 fields beyond the header"
 
@@ -180,6 +181,55 @@ def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         if None in row.values() or _SURPLUS in row:
             raise DataError(f"{path} row {line + 2} has another number of fields than the header ({len(header)})")
     return rows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The rows of a CSIRO ``test.csv``, in its order: what a submission must answer.
+
+    Attributes:
+        sample_ids: one per row.
+        images: the ``image_path`` of each row.
+        targets: the ``target_name`` of each row.
+    """
+
+    sample_ids: tuple[str, ...]
+    images: tuple[str, ...]
+    targets: tuple[str, ...]
+
+
+def read_csiro_test(path: str | os.PathLike[str]) -> Wanted:
+    """Read a CSIRO ``test.csv``: sample_id, image_path, target_name, in its order.
+
+    Raises:
+        DataError: if a column is missing or a sample_id occurs twice.
+    """
+    rows = csv_rows(Path(path), CSIRO_COLUMNS)
+    refuse_repeats([row["sample_id"] for row in rows], f"{path}: sample_id", "keep one row for each sample_id")
+    return Wanted(*(tuple(row[column] for row in rows) for column in CSIRO_COLUMNS))
+
+
+def read_column(path: str | os.PathLike[str], column: str) -> tuple[str, ...]:
+    """Read one column of a CSV as text.
+
+    Raises:
+        DataError: if it is missing or the file is empty.
+    """
+    return tuple(row[column] for row in csv_rows(Path(path), (column,)))
+
+
+def is_csiro(path: str | os.PathLike[str]) -> bool:
+    """Whether a CSV has the columns of the CSIRO layout."""
+    return set(CSIRO_COLUMNS) <= set(csv_header(Path(path)))
+
+
+def refuse_repeats(names: Sequence[str], what: str, remedy: str) -> None:
+    """Refuse names of which one stands there twice; ``what`` begins the message."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{what} {name!r} stands more than once; {remedy}")
+        seen.add(name)
 
 
 def _path(source: Any) -> Path:

@@ -1,7 +1,7 @@
-"""Images with target values: :class:`Table`, and :func:`read_table`, which reads a CSV file or a DataFrame.
+"""Images with target values: :class:`Table`, read from a CSV file, a DataFrame, class folders or a folder of masks.
 
 A table has one row per image, or the CSIRO Image2Biomass layout, one row per image and target. Generated images with
-known masses come from :class:`dinoneck.data.pasture.Pasture`, folders of images from :mod:`dinoneck.data.folders`.
+known masses come from :class:`dinoneck.data.pasture.Pasture`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,25 @@ from typing import Any
 import numpy as np
 
 from dinoneck.data.decoding import ImageInput
-from dinoneck.data.sheets import MISSING_CLASS, Sheet, Values, column_values, header_of, numbers, read_sheet
-from dinoneck.data.sheets import csv_header as csv_header
-from dinoneck.data.sheets import csv_rows as csv_rows
-from dinoneck.data.sheets import csv_text as csv_text
-from dinoneck.errors import DataError, did_you_mean
+from dinoneck.data.loading import images_below
+from dinoneck.data.sheets import (
+    CSIRO_COLUMNS,
+    MISSING_CLASS,
+    Sheet,
+    Values,
+    column_values,
+    header_of,
+    numbers,
+    read_sheet,
+    refuse_repeats,
+)
+from dinoneck.errors import DataError, counted, did_you_mean, some_of
 
 logger = logging.getLogger(__name__)
 
 CSIRO_WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
 CSIRO_SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
 CSIRO_GROUP = ("State", "Sampling_Date")
-_CSIRO_COLUMNS = ("sample_id", "image_path", "target_name")
 _SHOWN = 5
 Names = Sequence[str] | str
 
@@ -149,7 +156,7 @@ def read_table(
     Raises:
         DataError: if a column or a file is missing, an image is named twice, or a cell does not fit its column.
     """
-    is_long = set(_CSIRO_COLUMNS) <= set(header := header_of(source))
+    is_long = set(CSIRO_COLUMNS) <= set(header := header_of(source))
     names = _columns(targets) or (tuple(CSIRO_WEIGHTS) if is_long else ())
     if not names and labels is None:
         raise DataError(f"no target columns were named; the table has {', '.join(header)}")
@@ -159,7 +166,7 @@ def read_table(
     columns = (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels))
     sheet = (_read_long if is_long else read_sheet)(source, columns, image_column)
     ids = tuple(sheet.cells(image_column))
-    _refuse_repeats(ids, f"{sheet.name}: the image", "keep one row for each image")
+    refuse_repeats(ids, f"{sheet.name}: the image", "keep one row for each image")
     table = Table(
         ids,
         _existing(ids, images, sheet.name),
@@ -171,21 +178,6 @@ def read_table(
     )
     table = _with_values(table, sheet, names, helping, classes, unit)
     return _with_layout(table) if is_long else table
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """The rows of a CSIRO ``test.csv``, in its order: what a submission must answer.
-
-    Attributes:
-        sample_ids: one per row.
-        images: the ``image_path`` of each row.
-        targets: the ``target_name`` of each row.
-    """
-
-    sample_ids: tuple[str, ...]
-    images: tuple[str, ...]
-    targets: tuple[str, ...]
 
 
 def read_csv(
@@ -203,31 +195,6 @@ def read_csv(
     )
 
 
-def read_csiro_test(path: str | os.PathLike[str]) -> Wanted:
-    """Read a CSIRO ``test.csv``: sample_id, image_path, target_name, in its order.
-
-    Raises:
-        DataError: if a column is missing or a sample_id occurs twice.
-    """
-    rows = csv_rows(Path(path), _CSIRO_COLUMNS)
-    _refuse_repeats([row["sample_id"] for row in rows], f"{path}: sample_id", "keep one row for each sample_id")
-    return Wanted(*(tuple(row[column] for row in rows) for column in _CSIRO_COLUMNS))
-
-
-def read_column(path: str | os.PathLike[str], column: str) -> tuple[str, ...]:
-    """Read one column of a CSV as text.
-
-    Raises:
-        DataError: if it is missing or the file is empty.
-    """
-    return tuple(row[column] for row in csv_rows(Path(path), (column,)))
-
-
-def is_csiro(path: str | os.PathLike[str]) -> bool:
-    """Whether a CSV has the columns of the CSIRO layout."""
-    return set(_CSIRO_COLUMNS) <= set(csv_header(Path(path)))
-
-
 def _columns(names: Names | None) -> tuple[str, ...]:
     return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
@@ -243,7 +210,7 @@ def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
                 f" It has the columns {', '.join(header)} and the targets {', '.join(CSIRO_WEIGHTS)}. "
                 f"{' + '.join(CSIRO_GROUP)} identify the images that belong together"
             )
-    long = read_sheet(source, (*_CSIRO_COLUMNS, "target", *others), "image_path")
+    long = read_sheet(source, (*CSIRO_COLUMNS, "target", *others), "image_path")
     numbers(long, "target")
     wide: dict[str, dict[str, str]] = {}
     places: dict[str, str] = {}
@@ -275,7 +242,7 @@ def _with_values(
 ) -> Table:
     """Fill in the targets and the auxiliary columns."""
     columns = (*targets, *auxiliary)
-    _refuse_repeats(columns, "the target or auxiliary column", "name it once, in one of the two roles")
+    refuse_repeats(columns, "the target or auxiliary column", "name it once, in one of the two roles")
     for column, listed in classes.items():
         if column not in columns:
             raise DataError(f"classes= lists those of {column!r}, which is neither a target nor auxiliary")
@@ -326,14 +293,6 @@ def _groups(sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...] | None:
     return tuple(" | ".join(row[column].replace("|", "||") for column in columns) for row in sheet.rows)
 
 
-def _refuse_repeats(names: Sequence[str], what: str, remedy: str) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise DataError(f"{what} {name!r} stands more than once; {remedy}")
-        seen.add(name)
-
-
 def _existing(names: Sequence[str], folder: str | os.PathLike[str] | None, table: str) -> tuple[Path, ...]:
     if folder is None:
         return tuple(Path(name) for name in names)
@@ -353,3 +312,81 @@ def _existing(names: Sequence[str], folder: str | os.PathLike[str] | None, table
         if other != name:
             raise DataError(f"{table}: {other!r} and {name!r} are the same image; keep one row for each image")
     return files
+
+
+_PARTS = {"train", "training", "val", "valid", "validation", "test"}
+
+
+def read_folders(images: str | os.PathLike[str]) -> Table:
+    """Read images that lie in one folder per class, such as ``images/wheat/1.jpg``.
+
+    Returns:
+        A table with the target ``class``; its class names are those of the folders, sorted. The ids are the paths
+        relative to ``images``, with ``/``.
+
+    Raises:
+        DataError: if images lie next to the class folders, there are fewer than two, or one holds no images.
+    """
+    root = _folder(images)
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    ids = [path.relative_to(root).as_posix() for path in images_below(root)]
+    if loose := [name for name in ids if "/" not in name]:
+        raise DataError(
+            f"{root} holds {counted(len(loose), 'image')} next to the class folders: {some_of(loose, _SHOWN)}. Move "
+            "each into the folder of its class"
+        )
+    if len(names) < 2:
+        raise DataError(f"{root} has {counted(len(names), 'folder')}; expected one per class, two or more")
+    if _PARTS.issuperset(name.lower() for name in names):
+        raise DataError(f"the folders of {root}, {', '.join(names)}, are parts, not classes; give the path of one")
+    class_of = {name: i for i, name in enumerate(names)}
+    ids = [name for name in ids if name.split("/")[0] in class_of]
+    indices = [class_of[name.split("/")[0]] for name in ids]
+    used = set(indices)
+    if empty := [name for name, i in class_of.items() if i not in used]:
+        raise DataError(f"{root}: no images of the class {some_of(empty, _SHOWN)}; add some or remove the folder")
+    values = {"class": np.array(indices, dtype=np.int64)}
+    return Table(tuple(ids), tuple(root / name for name in ids), values, classes={"class": tuple(names)})
+
+
+def read_masks(images: str | os.PathLike[str], labels: str | os.PathLike[str]) -> Table:
+    """Read a folder of images and a folder of masks; ``a/1.jpg`` belongs to ``a/1.png``.
+
+    Returns:
+        A table without targets, the masks as ``labels``. The ids are the images' paths relative to ``images``.
+
+    Raises:
+        DataError: if an image has no mask, a mask has no image, or two files differ in their suffix alone.
+    """
+    image_root, label_root = _folder(images), _folder(labels)
+    if image_root == label_root:
+        raise DataError(f"images and masks are both in {image_root}; put the masks into a folder of their own")
+    image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
+    for folder, has, lacks, missing in (
+        (label_root, "mask", "image", image_of.keys() - mask_of.keys()),
+        (image_root, "image", "mask", mask_of.keys() - image_of.keys()),
+    ):
+        if missing:
+            raise DataError(
+                f"{folder} has no {has} for {counted(len(missing), lacks)}: {some_of(missing, _SHOWN)}. An image and "
+                "its mask have the same relative path, without the suffix"
+            )
+    ids = tuple(path.relative_to(image_root).as_posix() for path in image_of.values())
+    return Table(ids, tuple(image_of.values()), {}, labels=tuple(mask_of[stem] for stem in image_of))
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    if not Path(path).is_dir():
+        raise DataError(f"there is no folder {path}")
+    return Path(path)
+
+
+def _by_stem(root: Path, other: Path) -> dict[str, Path]:
+    """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
+    found: dict[str, Path] = {}
+    for path in [path for path in images_below(root) if other not in path.parents or other in root.parents]:
+        if found.setdefault(path.relative_to(root).with_suffix("").as_posix(), path) != path:
+            raise DataError(f"{path} and another file differ in their suffix alone; keep one of them")
+    if not found:
+        raise DataError(f"the folder {root} holds no images")
+    return found

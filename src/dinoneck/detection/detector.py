@@ -20,7 +20,7 @@ from dinoneck.detection.head import DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
-from dinoneck.inference.rebuild import rebuild
+from dinoneck.inference.sources import rebuild
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import Pushed

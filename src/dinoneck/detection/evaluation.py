@@ -71,7 +71,7 @@ def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxImages) -> di
 
     Returns:
         ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->
-        ``AP``, ``AP50``, None for a class of which there is no box.
+        ``AP``, ``AP50``, None for a class without boxes.
 
     Raises:
         DataError: if an id is unknown or comes twice, or a prediction has another form, or no image has a box.

@@ -29,13 +29,13 @@ from dinoneck.detection.evaluation import gather_predictions, score_boxes
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.progress import progress
+from dinoneck.registry import import_modules
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.freeze import FreezeSchedule
 from dinoneck.training.loggers import loggers_of
 from dinoneck.training.optim import EMA, cosine_with_warmup
 from dinoneck.training.processes import Processes, joined, seed_step
 from dinoneck.training.state import check_same, load_state, save_state
-from dinoneck.user_code import import_modules
 from dinoneck.version import versions
 
 DETECTOR, LOG, REPORT, UNFINISHED, STATE = "detector.safetensors", "log.jsonl", "report.json", "unfinished", "state"

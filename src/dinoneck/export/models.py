@@ -16,8 +16,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.head import Head
-from dinoneck.inference.panel import Panel
-from dinoneck.inference.places import grid_of
+from dinoneck.inference.combined import CombinedHeads, grid_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import load
 from dinoneck.layers.inputs import as_tokens
@@ -50,10 +49,10 @@ class Model(nn.Module):
     describe: Callable[[list[str]], dict[str, Any]]
 
     def __init__(
-        self, panel: Panel, heads: Sequence[Head], patch: tuple[int, int], recipe: Preprocessing | None
+        self, combined: CombinedHeads, heads: Sequence[Head], patch: tuple[int, int], recipe: Preprocessing | None
     ) -> None:
         super().__init__()
-        self.panel, self.patch, self.recipe = panel, patch, recipe
+        self.combined, self.patch, self.recipe = combined, patch, recipe
         self.heads, self.own = nn.ModuleList(heads), grid_of(recipe)
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
         self.dtypes = {next(head.parameters()).dtype for head in self.heads}
@@ -81,8 +80,8 @@ class TokensModel(Model):
                 step="pairing",
             )
         layers = tuple(getattr(loaded.head, "layer_indices", None) or record["layers"])
-        panel, patch = Panel([loaded], layers), patch_pair(record["patch_size"])
-        super().__init__(panel, [loaded.head], patch, checkpoint.preprocess)
+        combined, patch = CombinedHeads([loaded], layers), patch_pair(record["patch_size"])
+        super().__init__(combined, [loaded.head], patch, checkpoint.preprocess)
         self.record, self.layers, self.embed_dim = record, layers, loaded.head.embed_dim
         self.prefix = record["num_cls"] + record["num_registers"]
         self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
@@ -134,8 +133,8 @@ class ImagesModel(Model):
 
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
         backbone, recipe = predictor.backbone, predictor.preprocess
-        panel = copy.deepcopy(predictor._panel)
-        super().__init__(panel, panel.heads, patch_pair(backbone.adapter.patch_size), recipe)
+        combined = copy.deepcopy(predictor._combined)
+        super().__init__(combined, combined.heads, patch_pair(backbone.adapter.patch_size), recipe)
         self.backbone = backbone if predictor.device.type == "cpu" else copy.deepcopy(backbone).to("cpu")
         self.inputs = [("images", ("batch", None, "height", "width"))]
         self.recipe, self.maps = recipe.changed(size=size), maps
@@ -182,10 +181,10 @@ class ImagesModel(Model):
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
         tokens = self.backbone(normalised)
-        outputs = self.panel.values(tokens)  # (B, dim) or (B, dim, rows, cols)
+        outputs = self.combined.values(tokens)  # (B, dim) or (B, dim, rows, cols)
         if self.maps:
-            outputs |= {name + MAP: x for name, x in self.panel.maps(tokens).items() if outputs[name].ndim == 2}
-            gate = self.panel.gate(tokens)  # (B, 1, rows, cols)
+            outputs |= {name + MAP: x for name, x in self.combined.maps(tokens).items() if outputs[name].ndim == 2}
+            gate = self.combined.gate(tokens)  # (B, 1, rows, cols)
             outputs |= {} if gate is None else {GATE: gate}
         valid = _is_valid(normalised)
         return {name: x.float() * (valid if x.ndim == 4 else valid.flatten(1)) for name, x in outputs.items()}

@@ -15,7 +15,7 @@ from torch import Tensor
 from dinoneck.errors import CheckpointError, DinoneckError, first_line
 from dinoneck.export.models import ImagesModel, Model
 from dinoneck.grid import GridSize
-from dinoneck.heads.gates import scores_places
+from dinoneck.heads.ensemble import scores_places
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -61,7 +61,7 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
         )
     only, reason = _fixed(model, asked)
     if grid := asked or only:
-        model.panel.check_grid(grid, turned=False)
+        model.combined.check_grid(grid, turned=False)
         if model.only not in (None, grid):
             raise CheckpointError(f"size is {size_text(model, grid)}, but {reason}", step="config")
         return _exported(model, grid)._replace(reason=None if asked else reason)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import at_least
 from dinoneck.grid import as_maps
-from dinoneck.heads.head import Head
-from dinoneck.heads.readouts import Tower, from_cells, read_map, task_map
+from dinoneck.heads.head import Head, Tower, from_cells, read_map, task_map
 from dinoneck.layers.blocks import ConvBlock
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self, Unpack, cast
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import PatchSize
-from dinoneck.heads.head import Head
-from dinoneck.heads.readouts import recompute_derived
+from dinoneck.heads.cls_gating import CLSGatingHead
+from dinoneck.heads.head import Head, recompute_derived
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task
@@ -210,3 +210,25 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
                     )
     composed = [task.parts_of for task in tasks.values() if isinstance(task, Composed) and task.parts_of]
     return outputs_of([task for task in tasks.values() if not isinstance(task, Composed)], composed, "the members")
+
+
+@torch.no_grad()
+def gates_of(heads: Iterable[nn.Module], tokens: Tokens) -> list[Tensor]:
+    """Return the gate (B, rows, cols) of every head that has one, members of ensembles included.
+
+    Every gate sums to one over its image, and so does the mean of several.
+    """
+    return [head.gate(tokens) for head in _gated(heads)]
+
+
+def scores_places(head: nn.Module) -> bool:
+    """Whether it holds a gate over the cells of one grid, of which it records only the number."""
+    return any(gated.gating.mode == "mlp" for gated in _gated([head]))
+
+
+def _gated(heads: Iterable[nn.Module]) -> Iterator[CLSGatingHead]:
+    for head in heads:
+        if isinstance(head, HeadEnsemble):
+            yield from _gated(head.heads)
+        elif isinstance(head, CLSGatingHead):
+            yield head

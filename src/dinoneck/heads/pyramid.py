@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.configured import Migrations, at_least
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.heads.head import Head
-from dinoneck.heads.readouts import Light, Tower, from_cells, read_map, task_map
+from dinoneck.heads.head import Head, Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition

@@ -6,17 +6,17 @@ from dinoneck.lazy import attach
 
 if TYPE_CHECKING:
     from dinoneck.inference.batching import MicroBatcher as MicroBatcher
-    from dinoneck.inference.frames import to_frame as to_frame
     from dinoneck.inference.predictor import Predictor as Predictor
-    from dinoneck.inference.tta import VIEWS as VIEWS
-    from dinoneck.inference.tta import View as View
+    from dinoneck.inference.results import to_frame as to_frame
+    from dinoneck.inference.tiles import VIEWS as VIEWS
+    from dinoneck.inference.tiles import View as View
 
 _HOMES = {
     "MicroBatcher": "dinoneck.inference.batching",
     "Predictor": "dinoneck.inference.predictor",
-    "VIEWS": "dinoneck.inference.tta",
-    "View": "dinoneck.inference.tta",
-    "to_frame": "dinoneck.inference.frames",
+    "VIEWS": "dinoneck.inference.tiles",
+    "View": "dinoneck.inference.tiles",
+    "to_frame": "dinoneck.inference.results",
 }
 
 __all__ = [*_HOMES]

@@ -1,7 +1,7 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
 from dinoneck.inference.batching import MicroBatcher as MicroBatcher
-from dinoneck.inference.frames import to_frame as to_frame
 from dinoneck.inference.predictor import Predictor as Predictor
-from dinoneck.inference.tta import VIEWS as VIEWS
-from dinoneck.inference.tta import View as View
+from dinoneck.inference.results import to_frame as to_frame
+from dinoneck.inference.tiles import VIEWS as VIEWS
+from dinoneck.inference.tiles import View as View

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dinoneck.backbones.eval_mode import evaluating
+from dinoneck.backbones.adapter import evaluating
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import BusyError, ConfigError
 from dinoneck.grid import PreparedImages
@@ -202,5 +202,5 @@ class MicroBatcher:
 
     @torch.no_grad()
     def _pass(self, prepared: Sequence[PreparedImages], maps: bool) -> list[Answer]:
-        with evaluating(self.predictor.backbone, *self.predictor._panel.heads):
-            return self.predictor._answered(prepared, maps)
+        with evaluating(self.predictor.backbone, *self.predictor._combined.heads):
+            return self.predictor._predicted(prepared, maps)

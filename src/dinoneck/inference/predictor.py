@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones import weight_hashes
+from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.backbones.eval_mode import evaluating
 from dinoneck.checkpoint.pairing import check_patch
 from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
@@ -19,10 +19,9 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import fetch, local_device, send
 from dinoneck.errors import BackboneError, ConfigError
 from dinoneck.grid import PreparedImages
-from dinoneck.heads.readouts import recompute_derived
-from dinoneck.inference.answers import Answers
-from dinoneck.inference.assembly import Assembly
-from dinoneck.inference.panel import Panel, Reduce, check_weights
+from dinoneck.heads.head import recompute_derived
+from dinoneck.inference.combined import CombinedHeads, Reduce, check_weights
+from dinoneck.inference.results import BatchPredictions
 from dinoneck.inference.sources import (
     HeadSource,
     check_pairing,
@@ -33,8 +32,7 @@ from dinoneck.inference.sources import (
     revisions_of,
     shared_inputs,
 )
-from dinoneck.inference.tiles import TileAxis, Tiling
-from dinoneck.inference.tta import TTA, VIEWS, View
+from dinoneck.inference.tiles import TTA, VIEWS, Assembly, TileAxis, Tiling, View
 from dinoneck.tokens import Tokens
 
 
@@ -46,20 +44,19 @@ class Predictor:
     where large passes cost more than they save, as many as ``batch_size`` allows), and all heads read its one pass.
     Given modules are used, not copied: they are put into eval mode for the call and back after it.
 
-    Threads may call one predictor at once, and several predictors that share a backbone or heads: each call answers
-    what it answers alone, bit for bit, and the modules get their modes back when the last of the calls ends. Training
-    these modules meanwhile, moving or converting them, or switching LoRA off is not for such times. Threads that ask
-    for single images share passes through a :class:`dinoneck.inference.MicroBatcher`.
+    Threads may call one predictor at once, and several predictors that share a backbone or heads: each call returns
+    what it returns alone, bit for bit, and the modules get their modes back when the last of the calls ends. Do not
+    train, move or convert these modules meanwhile, or switch LoRA off. Threads that ask for single images share passes
+    through a :class:`dinoneck.inference.MicroBatcher`.
 
-    Images larger than ``tile`` are cut into tiles, which are predicted one by one as images of the heads' size and put
-    together: maps fade into each other where tiles overlap, with weights that add up to one at every cell. The value of
-    a ``density`` task that adds up is the sum of the whole map: every cell counts exactly once, so the answer is the
-    mass or count of the whole image. Tasks of kind ``dense``, ``segmentation`` and ``density`` with
-    ``aggregate="mean"``, regressions with ``from_cells`` and PatchMeanHead's regressions answer with the mean of the
-    whole map; composed parts add up to the total of the whole image; pooled regressions, ratios and classes answer with
-    the mean of the tiles' answers, weighted by the area each stands for. So a regression in grams per image answers
-    with **grams per tile**, not of the whole image. ``minimum`` is applied to the whole image's value too. A tile knows
-    nothing of its neighbours.
+    Images larger than ``tile`` are cut into tiles, which are predicted one by one as images of the heads' size. Maps
+    fade into each other where tiles overlap, with weights that add up to one at every cell. The value of a ``density``
+    task that adds up is the sum of the whole map: every cell counts exactly once, so it is the mass or count of the
+    whole image. Tasks of kind ``dense``, ``segmentation`` and ``density`` with ``aggregate="mean"``, regressions with
+    ``from_cells`` and PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
+    the whole image. Pooled regressions, ratios and classes are the mean of the tiles' predictions, weighted by the area
+    each stands for: a regression in grams per image gives **grams per tile**. ``minimum`` is applied to the whole
+    image's value too. A tile knows nothing of its neighbours.
 
     Args:
         heads: head files, folders of head files, hub repositories (``"user/name"``), HeadCheckpoints or head modules;
@@ -144,13 +141,13 @@ class Predictor:
             raise ConfigError(
                 f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are not square"
             )
-        self._panel = Panel(loaded, backbone.layers, weights, reduce)
-        self.tasks, union = self._panel.tasks, self._panel.layers
+        self._combined = CombinedHeads(loaded, backbone.layers, weights, reduce)
+        self.tasks, union = self._combined.tasks, self._combined.layers
         self.backbone = backbone if union == backbone.layers else backbone.with_layers(union)
         if device is not None:
             self.backbone.to(local_device(device))
         self.device = next(self.backbone.parameters()).device
-        for head in self._panel.heads:
+        for head in self._combined.heads:
             head.to(self.device)
         self.tta, self.views = tta, VIEWS[tta]
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
@@ -177,7 +174,7 @@ class Predictor:
                 "weights, or make a new Predictor of heads that were trained along"
             )
         ready = in_threads(self._ready, as_list(images))
-        with evaluating(self.backbone, *self._panel.heads):
+        with evaluating(self.backbone, *self._combined.heads):
             while batch := list(islice(ready, self.batch_size)):
                 results += self._predict_batch(batch, maps)
         return results
@@ -207,31 +204,31 @@ class Predictor:
                 batch[place] = self._tiled(image, maps).rows(maps)[0]
             else:
                 waiting[place] = image
-        for place, row in zip(waiting, self._answered(list(waiting.values()), maps), strict=True):
+        for place, row in zip(waiting, self._predicted(list(waiting.values()), maps), strict=True):
             batch[place] = row
         return cast("list[dict[str, Any]]", batch)
 
-    def _answered(self, prepared: Sequence[PreparedImages], maps: bool) -> list[dict[str, Any]]:
-        """The answers for prepared images that are not cut, in their order; those of one size are one pass."""
+    def _predicted(self, prepared: Sequence[PreparedImages], maps: bool) -> list[dict[str, Any]]:
+        """The predictions for prepared images that are not cut, in their order; those of one size are one pass."""
         rows: list[dict[str, Any] | None] = [None] * len(prepared)
         for places in _by_shape([one.images for one in prepared]):
             images = torch.cat([prepared[place].images for place in places])
             valid = torch.stack([prepared[place].valid[None] for place in places]).to(images.dtype)
             images, valid = send([images, valid], self.device)
-            for place, row in zip(places, self._answers(images, valid, maps).rows(maps), strict=True):
+            for place, row in zip(places, self._predictions(images, valid, maps).rows(maps), strict=True):
                 rows[place] = row
         return cast("list[dict[str, Any]]", rows)
 
-    def _tiled(self, image: ImageInput, maps: bool) -> Answers:
-        """The answers for an image that is larger than a tile, a batch of tiles at a time."""
+    def _tiled(self, image: ImageInput, maps: bool) -> BatchPredictions:
+        """The predictions for an image that is larger than a tile, a batch of tiles at a time."""
         images, (rows, cols) = self._cut(image)
-        by_cells = self._panel.by_cells()
+        by_cells = self._combined.by_cells()
         whole = Assembly(rows, cols, self.tasks, by_cells)
         for begin in range(0, len(whole.places), self.batch_size):
             places = whole.places[begin : begin + self.batch_size]
             [tiles] = send([whole.cut(images, places)], self.device)
             valid = tiles.new_ones(len(places), 1, rows.length, cols.length)
-            whole.add(places, self._answers(tiles, valid, maps or bool(by_cells)))
+            whole.add(places, self._predictions(tiles, valid, maps or bool(by_cells)))
         return whole.whole()
 
     def _cut(self, image: ImageInput) -> tuple[Tensor, tuple[TileAxis, TileAxis]]:
@@ -245,7 +242,7 @@ class Predictor:
     def _recipe(self, image: ImageInput) -> Preprocessing:
         return self.preprocess if self.tiling is None else self.tiling.recipe(_size(image), self.preprocess)
 
-    def _answers(self, images: Tensor, valid: Tensor, maps: bool) -> Answers:
+    def _predictions(self, images: Tensor, valid: Tensor, maps: bool) -> BatchPredictions:
         """Values (and maps) of a batch of prepared images of one size, averaged over views."""
         values: dict[str, list[Tensor]] = {}
         pictures: dict[str, list[Tensor]] = {}
@@ -253,21 +250,21 @@ class Predictor:
         at_once = max(1, self.batch_size // len(images)) if images.device.type == "cpu" else len(self.views)
         for views in _alike(self.views, at_once):
             tokens: Tokens = self.backbone(torch.cat([view.apply(images) for view in views]))
-            self._panel.check_grid(tokens.grid, turned=bool(views[0].turns % 2))
-            for name, answer in self._panel.values(tokens).items():
-                value = answer
-                if answer.ndim == 4:
-                    value = _mean_of_cells(answer, torch.cat([view.apply(valid) for view in views]))
+            self._combined.check_grid(tokens.grid, turned=bool(views[0].turns % 2))
+            for name, output in self._combined.values(tokens).items():
+                value = output
+                if output.ndim == 4:
+                    value = _mean_of_cells(output, torch.cat([view.apply(valid) for view in views]))
                 values.setdefault(name, []).extend(value.chunk(len(views)))
             if not maps:
                 continue
-            for name, picture in self._panel.maps(tokens).items():
+            for name, picture in self._combined.maps(tokens).items():
                 pictures.setdefault(name, []).extend(_upright(picture, views))
-            gate = self._panel.gate(tokens)
+            gate = self._combined.gate(tokens)
             gates += [] if gate is None else _upright(gate, views)
         means = [torch.stack(parts).mean(dim=0) for parts in (*values.values(), *pictures.values(), gates) if parts]
         read = iter(fetch(means))  # the host waits for the device here only
-        return Answers(
+        return BatchPredictions(
             recompute_derived(self.tasks, {name: next(read) for name in values}),
             {name: next(read) for name in pictures},
             next(read) if gates else None,

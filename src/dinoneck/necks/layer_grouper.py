@@ -201,7 +201,7 @@ class LayerGrouper(Configured, nn.Module):
     def layer_weights(self) -> list[Tensor]:
         """Return, per group, how much each of its layers counts: (len(group),), for ``mean`` and ``softmax``."""
         if self.fusion == "pixel":
-            raise ConfigError("fusion='pixel' weighs layers by cell; there is no one weight per layer")
+            raise ConfigError("fusion='pixel' weighs the layers of every cell separately; a layer has no single weight")
         like = next(self.parameters())
         return [self._weights(place, len(group), like).detach() for place, group in enumerate(self.groups)]
 
@@ -261,7 +261,7 @@ def _check_groups(groups: Groups, num_layers: int, num_groups: int) -> None:
         for layer in group:
             if not 0 <= layer < num_layers:
                 raise ConfigError(
-                    f"{where}: there is no position {layer}; the {num_layers} layers have the positions 0 ... "
+                    f"{where}: position {layer} does not exist; the {num_layers} layers have the positions 0 ... "
                     f"{num_layers - 1} in the list (these are not block indices)"
                 )
             if layer in seen:

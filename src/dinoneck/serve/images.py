@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError
 
 from dinoneck.data import Preprocessing
-from dinoneck.data.resizing import fitted_size
+from dinoneck.data.decoding import fitted_size
 from dinoneck.errors import Refusal
 from dinoneck.grid import patch_pair
 from dinoneck.serve.settings import Settings

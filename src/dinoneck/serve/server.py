@@ -43,7 +43,7 @@ def serve(
 ) -> None:
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; requests in progress are completed first.
 
-    There is no authentication, TLS or rate limit: run it behind a proxy that has them.
+    It has no authentication, TLS or rate limit: run it behind a proxy that has them.
 
     Args:
         head: a head file, a folder of head files, or a Hub repository.

@@ -208,7 +208,7 @@ def read_description(files: Files) -> Description:
     try:
         raw = files.read(FILE)
     except FileNotFoundError:
-        raise StoreError(f"{files} is no feature store: it holds no {FILE}") from None
+        raise StoreError(f"{files} is not a feature store: it holds no {FILE}") from None
     except NotADirectoryError:
         raise StoreError(f"{files} is a file; expected the folder of a feature store") from None
     except OSError as error:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.data.decoding import Fit, Interpolation
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import Fit, Interpolation
 from dinoneck.errors import StoreError
 from dinoneck.grid import PatchSize, Remainder
-from dinoneck.store import converters, extraction, shards, verification, writer
+from dinoneck.store import converters, extraction, reading, shards, writer
 from dinoneck.store.description import (
     FILE,
     SCALE_FILE,
@@ -126,7 +126,7 @@ class FeatureStore:
             check: compare the checksum of every record when it is read for the first time through this object.
 
         Raises:
-            StoreError: if there is no store, it is damaged, or was written by a newer dinoneck.
+            StoreError: if the store does not exist, is damaged, or was written by a newer dinoneck.
         """
         files = files_at(path_or_url)
         return cls(files, read_description(files), check=check)
@@ -259,7 +259,7 @@ class FeatureStore:
         A damaged shard without index lines is listed by its file. Remedy: delete what :meth:`shard_of` names for all of
         these, and extract again.
         """
-        return sorted(verification.damaged_shards(self.reader))
+        return sorted(reading.damaged_shards(self.reader))
 
     def shard_of(self, image_id: str) -> str:
         """Return the file, relative to the store, that holds an image; also for all that :meth:`verify` lists.
@@ -267,7 +267,7 @@ class FeatureStore:
         Raises:
             DataError: if the id is not in the store.
         """
-        return verification.shard_of(self.reader, image_id)
+        return reading.shard_of(self.reader, image_id)
 
     def to_npz(self, folder: PathLike, layer: int | None = None) -> int:
         """Write ``<id>.npz`` per image with float32 ``cls_i`` (C,) and ``patches_i`` (N, C); return how many.
@@ -279,7 +279,7 @@ class FeatureStore:
         Raises:
             StoreError: if the store has several layers and none is named, or the disk is full.
         """
-        return converters.write_npz(self.reader, Path(folder), layer)
+        return converters.write_files(self.reader, Path(folder), ".npz", [*range(len(self.patterns))], layer)
 
     def to_pt(self, folder: PathLike, layer: int | None = None, pattern: int = 0) -> int:
         """Write ``<id>.pt`` per image, a float16 tensor (C, rows, cols) of one pattern; return how many.
@@ -287,7 +287,7 @@ class FeatureStore:
         Raises:
             StoreError: if the store has several layers and none is named, or the disk is full.
         """
-        return converters.write_pt(self.reader, Path(folder), layer, pattern)
+        return converters.write_files(self.reader, Path(folder), ".pt", [pattern], layer)
 
     @classmethod
     def from_npz(
@@ -314,8 +314,7 @@ class FeatureStore:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        named = None if patterns is None else named_patterns(patterns)
-        return cls._converted(folder, ".npz", lambda f: converters.read_npz(f, grid, patch_size), path, named, dtype)
+        return cls._converted(folder, ".npz", grid, patch_size, path, patterns, dtype)
 
     @classmethod
     def from_pt(
@@ -340,18 +339,20 @@ class FeatureStore:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        return cls._converted(folder, ".pt", lambda f: converters.read_pt(f, grid, patch_size), path, None, dtype)
+        return cls._converted(folder, ".pt", grid, patch_size, path, None, dtype)
 
     @classmethod
     def _converted(
         cls,
         folder: PathLike,
         suffix: str,
-        read: Callable[[Path], Tokens],
+        grid: Sequence[int] | None,
+        patch_size: PatchSize,
         path: PathLike,
-        patterns: Patterns | None,
+        patterns: PathLike | Patterns | None,
         dtype: StoreDtype,
     ) -> Self:
+        read = functools.partial(converters.read_file, grid=grid, patch_size=patch_size)
         files = converters.files_in(Path(folder), suffix)
         store = cls._made(path, converters.describe(read(next(iter(files.values()))), patterns, dtype))
         converters.convert(files, read, store.reader, Path(store.path))

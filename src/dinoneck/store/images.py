@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.decoding import ImageInput
-from dinoneck.data.image_files import images_below
+from dinoneck.data.loading import images_below
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, StoreError, counted
@@ -70,7 +70,7 @@ def _id(file: Path, base: Path) -> str:
     try:
         image_id.encode()
     except UnicodeEncodeError:
-        raise DataError(f"the name {image_id!r} is no Unicode text; rename the image") from None
+        raise DataError(f"the name {image_id!r} cannot be encoded in UTF-8; rename the image") from None
     return image_id
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
-from dinoneck.data.folders import read_folders, read_masks
 from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.pasture import Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.tables import Table, read_table
+from dinoneck.data.tables import Table, read_folders, read_masks, read_table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
+from dinoneck.registry import import_modules
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
@@ -26,7 +26,6 @@ from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
 from dinoneck.training.table_source import TableSource
 from dinoneck.training.tasks import head_class
-from dinoneck.user_code import import_modules
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinoneck.data.image_files import SUFFIXES
+from dinoneck.data.loading import SUFFIXES
 from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.targets import as_array

@@ -1,6 +1,6 @@
 """Figures and reports: where a prediction comes from.
 
-Figures are matplotlib's; ``drawing.py`` holds what they share and ``arrays.py`` checks their numbers. ``panels.py``
+Figures are matplotlib's; ``drawing.py`` holds what they share and checks their numbers. ``panels.py``
 needs Pillow alone. ``report.py`` fills ``report.html.j2``, one HTML file.
 """
 
@@ -8,10 +8,9 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    boxes=["boxes_figure"],
     clouds=["points_figure"],
-    fusion_weights=["fusion_figure"],
-    images=["gate_figure", "heat_figure", "pca_figure", "pyramid_figure"],
+    detections=["boxes_figure"],
+    images=["fusion_figure", "gate_figure", "pca_figure", "pyramid_figure"],
     panels=["heat", "prediction_panels"],
     pca=["PCABasis", "pca_rgb"],
     report=["ReportEntry", "html_report"],

@@ -1,10 +1,9 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
-from dinoneck.viz.boxes import boxes_figure as boxes_figure
 from dinoneck.viz.clouds import points_figure as points_figure
-from dinoneck.viz.fusion_weights import fusion_figure as fusion_figure
+from dinoneck.viz.detections import boxes_figure as boxes_figure
+from dinoneck.viz.images import fusion_figure as fusion_figure
 from dinoneck.viz.images import gate_figure as gate_figure
-from dinoneck.viz.images import heat_figure as heat_figure
 from dinoneck.viz.images import pca_figure as pca_figure
 from dinoneck.viz.images import pyramid_figure as pyramid_figure
 from dinoneck.viz.panels import heat as heat

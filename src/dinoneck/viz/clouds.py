@@ -10,8 +10,7 @@ from torch import Tensor
 from dinoneck.configured import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.projection import Links
-from dinoneck.viz.arrays import Floats, numbers, span
-from dinoneck.viz.drawing import SCALE, colour_bar, describe, new_figure
+from dinoneck.viz.drawing import SCALE, Floats, colour_bar, describe, new_figure, numbers, span
 from dinoneck.viz.pca import PCABasis
 
 if TYPE_CHECKING:

@@ -1,101 +1,35 @@
-"""Figures of one row per image: the image next to its maps, gate, features or pyramid levels."""
+"""Figures of a network: images next to gates, features or pyramid levels, and the weights of fused layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.tasks import Task
+from dinoneck.necks.layer_grouper import LayerGrouper
 from dinoneck.tokens import FeaturePyramid, Tokens
-from dinoneck.viz.arrays import Floats, Output, numbers, outputs_with_maps, span
-from dinoneck.viz.drawing import SCALE, colour_bar, image_rows, names_of, show
+from dinoneck.viz.drawing import (
+    SCALE,
+    Floats,
+    colour_bar,
+    describe,
+    image_rows,
+    names_of,
+    new_figure,
+    numbers,
+    show,
+    span,
+)
 from dinoneck.viz.pca import PCABasis, pca_rgb
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def heat_figure(
-    images: ImageInput | Sequence[ImageInput],
-    results: Sequence[Mapping[str, Any]],
-    *,
-    units: Mapping[str, str] | None = None,
-    tasks: Sequence[str | Task] | None = None,
-    truths: Sequence[Mapping[str, Any]] | None = None,
-    names: Sequence[str] | None = None,
-    alpha: float = 0.65,
-) -> Figure:
-    """Draw every image next to the map of every task: a column per output, captioned with the image's value.
-
-    A map lies over the image in grey; cell (r, c) covers exactly the pixels of patch (r, c). Colours span each output's
-    values over all images, so rows compare; the bar below shows which value a colour is. With ``alpha=1`` the colours
-    are those of the bar. Cells below the ``minimum`` of a task are drawn at it, and the bar states it.
-
-    Args:
-        images: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and padding do not
-            shift the maps.
-        results: the Predictor's output for them, made with ``maps=True``.
-        units: task name -> unit; not needed for tasks that are given as ``Task``.
-        tasks: which to draw, in this order: names, or the predictor's ``tasks``, which know units, labels and minimum.
-            None = all that have maps.
-        truths: task name -> known value or values, per image, shown next to the prediction; NaN = not known.
-        names: one per image, shown above it.
-        alpha: opacity of the maps over the image, 0 ... 1.
-
-    Returns:
-        a ``matplotlib.figure.Figure``: one row per image.
-
-    Raises:
-        DataError: if results lack maps or a task, or there are more or fewer of them than images, or values are not
-            finite.
-        ShapeError: if a map is not (outputs, rows, cols).
-        ImportError: if matplotlib is missing.
-
-    Examples:
-        >>> result = {"mass": 6.0, "maps": {"mass": np.array([[[1.0, 2.0, 3.0]]])}}
-        >>> figure = heat_figure(np.zeros((16, 48, 3), np.uint8), [result], units={"mass": "g"})
-        >>> figure.axes[1].get_title(), figure.axes[2].get_xlabel()
-        ('mass 6 g', 'mass of one patch [g]')
-    """
-    known = [{}] * len(results) if truths is None else truths
-    named = names_of(images, names, len(results), len(known))
-    columns = outputs_with_maps(results, tasks, units)
-    scaled = [column.scaled(results) for column in columns]
-    captions = [
-        [name, *(_caption(column, result, truth) for column in columns)]
-        for name, result, truth in zip(named, results, known, strict=True)
-    ]
-    figure, axes = image_rows(images, captions)
-    for place, (column, (maps, ends, note)) in enumerate(zip(columns, scaled, strict=True), start=1):
-        unit = f" [{column.unit}]" if column.unit else ""
-        _overlay(axes[:, place], maps, ends, alpha, f"{column.key} of one patch{unit}{note}")
-    return figure
-
-
-def _caption(output: Output, result: Mapping[str, Any], truth: Mapping[str, Any]) -> str:
-    text = f"{output.key} {output.value(result):.3g} {output.unit}".rstrip()
-    if output.task not in truth:
-        return text
-    known = numbers(
-        np.reshape(truth[output.task], -1), f"true values of {output.task!r}", f"{output.dim}", missing=True
-    )
-    return text if np.isnan(known[output.place]) else f"{text} (true {known[output.place]:.3g})"
-
-
-def _overlay(
-    axes: Sequence[Axes], maps: Sequence[Floats | None], ends: tuple[float, float], alpha: float, label: str
-) -> None:
-    """Draw a column of maps over its images, on one scale, with a colour bar below."""
-    for own, cells in zip(axes, maps, strict=True):
-        if cells is not None:
-            image = show(own, cells, cmap=SCALE, vmin=ends[0], vmax=ends[1], alpha=alpha)
-    colour_bar(image, axes, label)
 
 
 def gate_figure(
@@ -142,7 +76,9 @@ def gate_figure(
     tops = [f"gate, at most {gate.max() * gate.size:.3g} x the mean" for gate in maps]
     figure, axes = image_rows(images, list(zip(named, tops, strict=True)))
     top = max(float(gate.max()) for gate in maps)
-    _overlay(axes[:, 1], maps, (0.0, top), alpha, "weight of one patch, one image adds up to 1")
+    for own, gate in zip(axes[:, 1], maps, strict=True):
+        drawn = show(own, gate, cmap=SCALE, vmin=0.0, vmax=top, alpha=alpha)
+    colour_bar(drawn, axes[:, 1], "weight of one patch, one image adds up to 1")
     return figure
 
 
@@ -212,7 +148,7 @@ def pyramid_figure(
         a ``matplotlib.figure.Figure`` of one row.
 
     Raises:
-        ConfigError, IndexError: if ``how`` is another word, or there is no such sample.
+        ConfigError, IndexError: if ``how`` is another word, or the sample does not exist.
         ShapeError: if a level is not a map, or does not fit the image's size.
         DataError: if values are not finite.
 
@@ -249,3 +185,74 @@ def pyramid_figure(
             low, high = span([lengths := np.linalg.norm(level, axis=0)])
             colour_bar(show(own, lengths, area, cmap=SCALE, vmin=low, vmax=high), [own], "length of a feature")
     return figure
+
+
+_BAR_WIDTH, _BAR_HEIGHT = 1.9, 2.1
+
+
+def fusion_figure(neck_or_head: nn.Module, *, layers: Sequence[int] | None = None) -> Figure:
+    """Draw bars of the layer-fusion weights: one plot per group, one bar per layer, labelled by block index.
+
+    The bars of a group add up to one; a line marks even weights. With ``fusion="mean"`` they are even by construction.
+    Equal weights do not mean that layers matter equally: a layer's bottleneck can be large or small.
+
+    Args:
+        neck_or_head: a LayerGrouper, or anything that holds one or more: ViTFPN, FPNHead, an ensemble of them.
+        layers: block indices of the layers it reads, in their order (``tokens.layers``). None = the head's
+            ``layer_indices``; where it has none, bars are labelled by position.
+
+    Returns:
+        a ``matplotlib.figure.Figure``: one row per LayerGrouper, one plot per group, ``axes.patches`` are the bars.
+
+    Raises:
+        ConfigError: if it holds no LayerGrouper, ``layers`` are more or fewer than it reads, or
+            it has ``fusion="pixel"``.
+        ImportError: if matplotlib is missing.
+
+    Examples:
+        >>> from dinoneck import ViTFPN
+        >>> neck = ViTFPN(64, num_layers=4, fpn_dim=16, num_levels=2, fusion="softmax")
+        >>> figure = fusion_figure(neck, layers=(2, 5, 8, 11))
+        >>> [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes]
+        [['2', '5'], ['8', '11']]
+    """
+    found = [(name, part) for name, part in neck_or_head.named_modules() if isinstance(part, LayerGrouper)]
+    if not found:
+        raise ConfigError(f"{type(neck_or_head).__name__} holds no LayerGrouper; give one, a ViTFPN or a head on one")
+    columns = max(len(part.groups) for _, part in found)
+    widest = max(len(group) for _, part in found for group in part.groups)
+    blocks = [_blocks(neck_or_head, name, part, layers) for name, part in found]
+    weights = [_weights(part) for _, part in found]
+    figure = new_figure(0.5 + columns * max(_BAR_WIDTH, 0.5 + 0.32 * widest), 0.5 + _BAR_HEIGHT * len(found))
+    top = min(1.05, 1.25 * max(float(group.max()) for own in weights for group in own))
+    for row, (name, part) in enumerate(found):
+        labels = blocks[row] or range(part.num_layers)
+        owner = f"{name.removesuffix('.grouper')}, " if len(found) > 1 else ""
+        for place, (group, own) in enumerate(zip(part.groups, weights[row], strict=True)):
+            axes = figure.add_subplot(len(found), columns, row * columns + place + 1)
+            axes.bar(range(len(own)), own, color="#31688e", width=0.7)
+            axes.axhline(1.0 / len(own), color="#b5452c", linewidth=1.0, linestyle="--")
+            axes.set(xlim=(-0.6, len(own) - 0.4), ylim=(0.0, top))
+            axes.set_xticks(range(len(own)), [str(labels[layer]) for layer in group])
+            axis = "block" if blocks[row] else "position of the layer"
+            describe(axes, f"{owner}group {place}", axis, "" if place else "weight")
+    return figure
+
+
+def _blocks(owner: nn.Module, name: str, part: LayerGrouper, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The blocks that a grouper reads, in its order: of the nearest head around it; () = unknown."""
+    around = [owner, *(owner.get_submodule(path) for path in accumulate(name.split("."), "{}.{}".format))]
+    own = (getattr(module, "layer_indices", None) for module in reversed(around))
+    chosen = layers if layers is not None else next((indices for indices in own if indices is not None), ())
+    if chosen and len(chosen) != part.num_layers:
+        raise ConfigError(f"layers are {tuple(chosen)}; this LayerGrouper reads {part.num_layers}")
+    return tuple(chosen)
+
+
+@torch.no_grad()
+def _weights(part: LayerGrouper) -> list[Floats]:
+    """Per group, how much each of its layers counts."""
+    weights = part.layer_weights()
+    if not all(own.isfinite().all() for own in weights):
+        raise DataError("fusion weights are not finite; the training of this neck, or the backbone, has failed")
+    return [own.double().cpu().numpy() for own in weights]

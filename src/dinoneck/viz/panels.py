@@ -12,7 +12,7 @@ from torchvision.transforms.functional import to_pil_image
 from dinoneck.data.decoding import ImageInput, decode
 from dinoneck.errors import DataError
 from dinoneck.tasks import Task
-from dinoneck.viz.arrays import Floats, numbers, outputs_with_maps
+from dinoneck.viz.drawing import Floats, numbers, outputs_with_maps
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
 _SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
@@ -66,7 +66,7 @@ def prediction_panels(
     """
     if len(images) != len(results):
         raise DataError(f"{len(images)} images with {len(results)} results; expected one of each (maps=True)")
-    columns = outputs_with_maps(results, tasks or None, units)
+    columns = outputs_with_maps(results, tasks, units)
     scaled = [output.scaled(results) for output in columns]
     scales = [ends if span is None else span for _, ends, _ in scaled]
     pictures = [as_image(image) for image in images]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.tokens import Tokens
-from dinoneck.viz.arrays import Floats, numbers
+from dinoneck.viz.drawing import Floats, numbers
 
 RANGE_PERCENT = (1.0, 99.0)
 _COLOURS = 3
@@ -90,7 +90,7 @@ class PCABasis:
 
         Raises:
             ShapeError: if the features have another form, or are rows and a foreground is asked for.
-            ConfigError: if there is no such layer, or ``foreground`` is out of range.
+            ConfigError: if the layer does not exist, or ``foreground`` is out of range.
             DataError: if features are not finite, or fewer than two patches are foreground.
         """
         rows, shape = _rows(features, layer)
@@ -158,7 +158,7 @@ def pca_rgb(
 
     Raises:
         ShapeError: if the tokens have another form or width than the basis.
-        ConfigError: if there is no such layer, or ``basis`` and ``foreground`` are both given.
+        ConfigError: if the layer does not exist, or ``basis`` and ``foreground`` are both given.
         DataError: if tokens are not finite.
 
     Examples:

@@ -19,9 +19,8 @@ from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
-from dinoneck.viz.arrays import Floats, Output, numbers, outputs, span
 from dinoneck.viz.detections import agreement_of_boxes, box_errors, box_sections, drawn_boxes
-from dinoneck.viz.drawing import PALETTE, Chart, chart, describe, new_figure
+from dinoneck.viz.drawing import PALETTE, Chart, Floats, Output, chart, describe, new_figure, numbers, outputs, span
 from dinoneck.viz.panels import as_image, heat
 from dinoneck.viz.residuals import agreement_plot, residual_plot, scores
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dinoneck.errors import DataError
-from dinoneck.viz.arrays import Floats, numbers, span
-from dinoneck.viz.drawing import MARKERS, PALETTE, describe, fitted, legend, new_figure
+from dinoneck.viz.drawing import MARKERS, PALETTE, Floats, describe, fitted, legend, new_figure, numbers, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, load_backbone
-from dinoneck.backbones.probe import PER_LAYER, differs
+from dinoneck.backbones.weight_hashes import PER_LAYER, differs
 
 NAME = "vit_small_patch16_dinov3"
 

@@ -13,7 +13,7 @@ import torch
 
 from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task, Tokens, load_head
 from dinoneck.checkpoint.schema import VIEWS
-from dinoneck.inference import tta
+from dinoneck.inference import tiles
 
 
 def a_head() -> PatchMeanHead:
@@ -72,7 +72,7 @@ def test_extra_state_is_no_part_of_a_file() -> None:
 
 
 def test_views_are_those_that_predict_knows() -> None:
-    assert set(VIEWS) == set(tta.VIEWS)
+    assert set(VIEWS) == set(tiles.VIEWS)
     for views in ("nope", {"ops": "nope", "reduce": "mean"}):
         with pytest.raises(CheckpointError, match="tta.ops is 'nope'; expected one of none, flip4, d6"):
             HeadCheckpoint.from_module(a_head(), tta=views)

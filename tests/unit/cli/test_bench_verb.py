@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from dinoneck import (
@@ -20,6 +21,7 @@ from dinoneck import (
     load_head,
     save_head,
 )
+from dinoneck.cli import bench as bench_module
 from dinoneck.cli.main import main
 
 TINY = ("--backbone", "dinoneck_tiny", "--random-backbone", "--rounds", "2")
@@ -88,3 +90,49 @@ def test_refusals(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ):
         assert main(["bench", *arguments]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_every_pipeline_runs_once_per_round_and_the_first_round_does_not_count(
+    tiny: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[bench_module.Pipeline] = []
+    plans = {"a": [99.0, 0.002, 0.008, 0.004, 0.006, 9.0], "b": [99.0, 0.1, 0.1, 0.1, 0.3, 0.1]}
+
+    def seconds_of(pipeline: bench_module.Pipeline, device: torch.device) -> dict[str, float]:
+        order.append(pipeline)
+        return {"whole": plans[pipeline.images[0].name].pop(0)}
+
+    monkeypatch.setattr(bench_module, "seconds_of", seconds_of)
+    pipelines = {(name, 2): bench_module.Pipeline([Path(name)] * 2, tiny.preprocess, tiny) for name in plans}
+    done: list[int] = []
+    seconds, _ = bench_module.time_in_turn(pipelines, 5, lambda: done.append(1))
+    assert {key: [one["whole"] for one in took] for key, took in seconds.items()} == {
+        ("a", 2): [0.002, 0.008, 0.004, 0.006, 9.0],
+        ("b", 2): [0.1, 0.1, 0.1, 0.3, 0.1],
+    }
+    assert len(done) == 6
+    pairs = [order[i : i + 2] for i in range(0, len(order), 2)]
+    assert all({one.images[0].name, two.images[0].name} == {"a", "b"} for one, two in pairs), "each once a round"
+    assert len({pair[0].images[0].name for pair in pairs}) == 2, "in an order that changes"
+
+
+def test_the_parts_are_those_of_a_prediction(tiny: Backbone, tmp_path: Path) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Head(PatchMeanHead):
+        def predict(self, tokens):  # type: ignore[no-untyped-def]
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            seen.append(tuple(tokens.patches[0].shape))
+            return super().predict(tokens)
+
+    head = Head(64, [Task("x")])
+    head.train()
+    Image.new("RGB", (96, 64)).save(tmp_path / "p.png")
+    images = [tmp_path / "p.png"] * 2
+    pipeline = bench_module.Pipeline(images, tiny.preprocess.changed(size=(32, 48)), tiny, head)
+    took = bench_module.seconds_of(pipeline, torch.device("cpu"))
+    assert seen == [(2, 6, 64)]
+    assert set(took) == {"prepare", "backbone", "head", "whole"}
+    assert took["whole"] == pytest.approx(sum(took[part] for part in ("prepare", "backbone", "head")))
+    assert head.training, "modules are left as they were"

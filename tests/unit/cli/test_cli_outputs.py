@@ -53,7 +53,7 @@ def test_a_conversion_that_ends_early_leaves_no_files(
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("dinoneck.store.converters._write", second)
+    monkeypatch.setattr("dinoneck.store.converters.write_whole", second)
     job = ["store", "convert", str(tmp_path / "s"), "--format", "npz", "--out", str(tmp_path / "new" / "files")]
     assert main(job) == command.INTERRUPTED
     assert os.listdir(tmp_path / "new") == []

@@ -243,7 +243,7 @@ def test_sigterm_is_cleaned_up_after(monkeypatch: pytest.MonkeyPatch, capsys: py
                 time.sleep(0.01)
             left.append("in order")
 
-    monkeypatch.setattr("dinoneck.cli.backbones.backbones", work)
+    monkeypatch.setattr("dinoneck.cli.about.backbones", work)
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         assert main(["backbones"]) == 143

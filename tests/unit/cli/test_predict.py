@@ -14,7 +14,7 @@ from PIL import Image
 from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import main
 from dinoneck.data import Pasture
-from dinoneck.inference.rebuild import rebuild
+from dinoneck.inference.sources import rebuild
 
 
 def records_of(path: Path) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import Backbone, CLSGatingHead, DataError, PatchMeanHead, Predictor, Task, save_head
 from dinoneck.cli.main import main
-from dinoneck.cli.viz_truth import known_values
+from dinoneck.cli.viz_known import known_values
 from dinoneck.data import Pasture
 
 IMAGES = 5

@@ -172,9 +172,9 @@ def test_other_bad_lists(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("i", [-1, 20])
 def test_there_is_no_such_pattern(i: Any) -> None:
-    with pytest.raises(DataError, match=r"there is no pattern .*; these are 0 ... 19"):
+    with pytest.raises(DataError, match=r"pattern .* does not exist; these are 0 ... 19"):
         COLOUR.apply(image(), i, "a")
-    with pytest.raises(DataError, match="there is no pattern"):
+    with pytest.raises(DataError, match="does not exist"):
         COLOUR.flips(i)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dinoneck import DataError
 from dinoneck.data import Pasture, Table, read_table
-from dinoneck.data.tables import csv_header, csv_rows, csv_text
+from dinoneck.data.sheets import csv_header, csv_rows, csv_text
 
 TEXT = """image,Höhe der Narbe (cm),Art,% cover,site,part,count
 a.jpg,3.5,Weißklee,0.5,p,x,3

@@ -8,7 +8,7 @@ import pytest
 
 from dinoneck import DataError
 from dinoneck.data import read_csiro_test, read_csv, read_table
-from dinoneck.data.tables import read_column
+from dinoneck.data.sheets import read_column
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import Preprocessing
-from dinoneck.data.decoding import decode
-from dinoneck.data.resizing import fit_to
+from dinoneck.data.decoding import decode, fit_to
 
 RECIPE = Preprocessing(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(32, 48))
 

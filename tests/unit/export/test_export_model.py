@@ -244,7 +244,7 @@ def test_a_model_that_differs_is_not_written(
 
 def test_what_has_no_backbone_or_no_such_format(one_block: Backbone, tmp_path: Path) -> None:
     head = PatchMeanHead(64, [MASS], 8)
-    with pytest.raises(CheckpointError, match="do not say which backbone they need"):
+    with pytest.raises(CheckpointError, match="do not name the backbone that they need"):
         export_model(HeadCheckpoint.from_module(head), tmp_path / "m.onnx")
     with pytest.raises(ConfigError, match=r"'onxx'.*Did you mean 'onnx'"):
         export_model(head, tmp_path / "m.onnx", format="onxx", backbone=one_block)  # type: ignore[arg-type]

@@ -206,7 +206,7 @@ def test_a_newer_or_edited_description_is_refused(tmp_path: Path, two_layers: Ba
 def test_unknown_ids_and_patterns_are_refused(filled: FeatureStore) -> None:
     with pytest.raises(DataError, match="'d' is not among the 3 images"):
         filled.batch(["a", "d"])
-    with pytest.raises(DataError, match=r"there is no pattern 4; .* holds 0 ... 3"):
+    with pytest.raises(DataError, match=r"pattern 4 does not exist; .* holds 0 ... 3"):
         filled["a", 4]
     with pytest.raises(DataError, match="2 patterns for 1 ids"):
         filled.batch(["a"], [0, 1])

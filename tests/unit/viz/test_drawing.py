@@ -17,7 +17,6 @@ from dinoneck.viz import (
     boxes_figure,
     fusion_figure,
     gate_figure,
-    heat_figure,
     pca_figure,
     points_figure,
     pyramid_figure,
@@ -33,7 +32,6 @@ FIGURES: dict[str, Callable[[], Any]] = {
     "boxes": lambda: boxes_figure(IMAGE, [[3.0, 4.0, 30.0, 20.0]], ["cell"], [0.5]),
     "fusion": lambda: fusion_figure(ViTFPN(8, 4, 8, num_levels=2, fusion="softmax")),
     "gate": lambda: gate_figure(IMAGE, np.full((1, 2, 3), 1 / 6)),
-    "heat": lambda: heat_figure(IMAGE, [{"mass": 1.0, "maps": {"mass": MAPS[0, :1].numpy()}}], units={"mass": "$/m²"}),
     "pca": lambda: pca_figure(IMAGE, TOKENS, names=["$x^2$ and 50 % of $y"]),
     "points": lambda: points_figure(CLOUD, CLOUD[:, 0]),
     "pyramid": lambda: pyramid_figure(FeaturePyramid((MAPS,), (16.0,)), IMAGE),
@@ -42,7 +40,7 @@ FIGURES: dict[str, Callable[[], Any]] = {
 
 
 def test_two_threads_draw_what_one_draws() -> None:
-    names = ["boxes", "heat", "points", "residual"]
+    names = ["boxes", "gate", "points", "residual"]
     alone = {name: pixels(FIGURES[name](), 60) for name in names}
     pairs = [name for name in names for _ in range(2)]  # the same figure in both threads, then the next
     with ThreadPoolExecutor(2) as threads:
@@ -51,7 +49,7 @@ def test_two_threads_draw_what_one_draws() -> None:
         np.testing.assert_array_equal(found, alone[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["heat", "residual"])
+@pytest.mark.parametrize("name", ["gate", "residual"])
 def test_without_matplotlib_the_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'dinoneck\[viz\]'"):

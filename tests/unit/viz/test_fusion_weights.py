@@ -16,9 +16,7 @@ from dinoneck import (
     HeadEnsemble,
     LayerGrouper,
     PatchMeanHead,
-    ShapeError,
     Task,
-    Tokens,
     ViTFPN,
 )
 from dinoneck.viz import fusion_figure
@@ -26,13 +24,6 @@ from dinoneck.viz import fusion_figure
 
 def bars(axes: Any) -> tuple[list[str], list[float]]:
     return [label.get_text() for label in axes.get_xticklabels()], [bar.get_height() for bar in axes.patches]
-
-
-def tokens(layers: tuple[int, ...] | None = (2, 5, 8, 11), channels: int = 16) -> Tokens:
-    generator = torch.Generator().manual_seed(0)
-    count = 4 if layers is None else len(layers)
-    sequences = [torch.randn(2, 3 + 6, channels, generator=generator) for _ in range(count)]
-    return Tokens.from_sequence(sequences, image_size=(32, 48), patch_size=16, num_prefix_tokens=3, layers=layers)
 
 
 def test_softmax_weights_are_the_bars() -> None:
@@ -56,27 +47,6 @@ def test_a_mean_is_even_and_unknown_blocks_are_numbered_by_position() -> None:
     assert figure.axes[0].get_xlabel() == "position of the layer"
 
 
-def test_weights_per_patch_are_averaged_over_the_patches_of_tokens() -> None:
-    neck = ViTFPN(16, 4, 8, num_levels=2, fusion="pixel")
-    with torch.no_grad():
-        for query in neck.grouper.fusion_weights.values():
-            query.copy_(torch.randn(8, generator=torch.Generator().manual_seed(1)) * 3)
-    given = tokens()
-    figure = fusion_figure(neck, tokens=given)
-    assert [bars(axes)[0] for axes in figure.axes] == [["2", "5"], ["8", "11"]]
-    grouper = neck.grouper
-    with torch.no_grad():
-        projected = torch.stack([grouper.bottleneck(layer)(given.patches[layer]) for layer in (0, 1)], dim=2)
-        shares = (projected @ grouper.fusion_weights["0"] / 8**0.5).softmax(dim=2)
-        fused = (shares[..., None] * projected).sum(dim=2)
-        torch.testing.assert_close(fused, grouper(given.patches)[0])  # these are the weights that the neck uses
-    np.testing.assert_allclose(bars(figure.axes[0])[1], shares.mean(dim=(0, 1)), atol=1e-6)
-    with pytest.raises(ConfigError, match="give tokens="):
-        fusion_figure(neck)
-    with pytest.raises(ShapeError, match="4 layers of 12 channels; this LayerGrouper reads 4 of 16"):
-        fusion_figure(neck, tokens=tokens(channels=12))
-
-
 def test_heads_know_their_blocks_and_ensembles_show_every_member() -> None:
     heads = [
         FPNHead(16, [Task("mass")], 4, layer_indices=blocks, fpn_dim=8, num_levels=1, fusion="softmax")
@@ -87,13 +57,6 @@ def test_heads_know_their_blocks_and_ensembles_show_every_member() -> None:
     assert [axes.get_title() for axes in figure.axes] == ["heads.0.neck, group 0", "heads.1.neck, group 0"]
     assert [bars(axes)[0] for axes in figure.axes] == [["2", "5", "8", "11"], ["8", "9", "10", "11"]]
     check_no_overlap(figure)
-    by_pixel = FPNHead(16, [Task("mass")], 2, layer_indices=[11, 5], fpn_dim=8, num_levels=1, fusion="pixel")
-    with torch.no_grad():
-        by_pixel.neck.grouper.fusion_weights["0"].fill_(2.0)
-    labels, heights = bars(fusion_figure(by_pixel, tokens=tokens()).axes[0])
-    assert labels == ["11", "5"]
-    chosen = bars(fusion_figure(by_pixel, tokens=tokens().select([11, 5])).axes[0])[1]
-    assert heights == chosen
 
 
 def test_what_has_no_weights_is_refused() -> None:
@@ -102,6 +65,8 @@ def test_what_has_no_weights_is_refused() -> None:
     neck = ViTFPN(16, 4, 8, fusion="softmax")
     with pytest.raises(ConfigError, match=r"layers are \(1, 2\); this LayerGrouper reads 4"):
         fusion_figure(neck, layers=(1, 2))
+    with pytest.raises(ConfigError, match="fusion='pixel'"):
+        fusion_figure(ViTFPN(16, 4, 8, fusion="pixel"))
     with torch.no_grad():
         neck.grouper.fusion_weights["0"].fill_(torch.nan)
     with pytest.raises(DataError, match="not finite"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,13 @@ from tests.unit.viz.drawn import captions, check_cells, check_no_overlap, colour
 from dinoneck import (
     ConfigError,
     DataError,
-    DenseHead,
     FeaturePyramid,
-    Predictor,
     ShapeError,
-    Task,
     Tokens,
     load_backbone,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.viz import PCABasis, gate_figure, heat_figure, pca_figure, pca_rgb, pyramid_figure
+from dinoneck.viz import PCABasis, gate_figure, pca_figure, pca_rgb, pyramid_figure
 
 
 def viridis(shares: np.ndarray) -> np.ndarray:
@@ -45,85 +41,6 @@ def result(values: np.ndarray) -> dict[str, Any]:
 def gates(count: int = 1, rows: int = 3, cols: int = 5) -> np.ndarray:
     weights = np.random.default_rng(0).random((count, rows, cols)) ** 2
     return weights / weights.sum(axis=(1, 2), keepdims=True)
-
-
-# -- maps ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rows", "cols"), [(3, 5), (6, 2), (1, 1), (1, 16)])
-def test_every_cell_of_a_map_lies_over_its_patch(rows: int, cols: int) -> None:
-    index = np.arange(rows * cols, dtype=float).reshape(rows, cols)
-    figure = heat_figure(image(rows, cols), [result(index)], units={"mass": "g"}, alpha=1.0)
-    shares = index / index.max() if index.max() else index + 0.5  # equal values are the middle of the bar
-    check_cells(figure, figure.axes[1], viridis(shares), (rows * 16, cols * 16))
-    check_no_overlap(figure)
-
-
-def test_columns_are_outputs_with_units_labels_and_truths() -> None:
-    tasks = [
-        Task("mass", kind="density", unit="g"),
-        Task("parts", dim=2, kind="dense", labels=("clover", "dead"), unit="%"),
-        Task("height"),
-    ]
-    head = DenseHead(64, tasks[:2], hidden_dim=4)
-    images = [torch.rand(3, 32, 48) for _ in range(3)]
-    results = Predictor(head, load_backbone("dinoneck_tiny"))(images, maps=True)
-    truths = [{"mass": 12.0, "parts": np.array([1.0, np.nan])}, {}, {}]
-    figure = heat_figure(images, results, tasks=tasks, truths=truths, names=list("abc"))
-    rows = np.array(figure.axes[:12]).reshape(3, 4)
-    assert [axes.get_title() for axes in rows[:, 0]] == ["a", "b", "c"]
-    for column, (name, output) in enumerate([("mass", 0), ("parts", 0), ("parts", 1)], start=1):
-        values = [one["maps"][name][output] for one in results]
-        for axes, cells in zip(rows[:, column], values, strict=True):
-            np.testing.assert_allclose(axes.images[1].get_array(), cells)
-            assert axes.images[1].get_clim() == (np.min(values), np.max(values))
-    assert rows[0, 1].get_title() == f"mass {results[0]['mass']:.3g} g (true 12)"
-    assert rows[0, 2].get_title() == f"parts:clover {results[0]['parts'][0]:.3g} % (true 1)"
-    assert rows[0, 3].get_title() == f"parts:dead {results[0]['parts'][1]:.3g} %"
-    labels = [axes.get_xlabel() for axes in figure.axes[12:]]
-    assert labels == ["mass of one patch [g]", "parts:clover of one patch [%]", "parts:dead of one patch [%]"]
-    chosen = heat_figure(images, results, units={"parts": "share"}, tasks=["parts"])
-    assert chosen.axes[-1].get_xlabel() == "parts:1 of one patch [share]"
-
-
-def test_impossible_values_are_drawn_at_the_minimum_and_the_bar_states_it() -> None:
-    task = Task("mass", unit="g", minimum=0)
-    below, above = np.array([[-58.0, 10.0, 83.0]]), np.array([[0.0, 10.0, 83.0]])
-    clipped, plain = (heat_figure(image(1, 3), [result(cells)], tasks=[task]) for cells in (below, above))
-    np.testing.assert_allclose(clipped.axes[1].images[-1].get_array(), above)
-    assert clipped.axes[1].images[-1].get_clim() == (0.0, 83.0)
-    labels = [figure.axes[2].get_xlabel() for figure in (clipped, plain)]
-    assert labels == ["mass of one patch [g], clipped at 0", "mass of one patch [g]"]
-
-
-def test_maps_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
-    good = result(np.eye(2))
-    for results, error, message in (
-        ([{"mass": 1.0}], DataError, "maps=True"),
-        ([good, good], DataError, "1 images with 2"),
-        (
-            [good | {"maps": {"mass": np.array([[[1.0, np.nan], [0, 0]]])}}],
-            DataError,
-            r"maps of 'mass' hold nan \(1 of 4",
-        ),
-        ([{"mass": 1.0, "maps": {"mass": np.eye(2)}}], ShapeError, r"expected \(2, rows, cols\)"),
-        ([{"mass": 1.0, "maps": {"mass": np.zeros((2, 2, 2))}}], DataError, "no number for 'mass:1'"),
-        ([{"maps": {}}], DataError, "no maps to draw"),
-    ):
-        with pytest.raises(error, match=message):
-            heat_figure(image(2, 2), results)
-    for options, message in (
-        ({"truths": [{"mass": "much"}]}, "true values of 'mass' are not numbers"),
-        ({"truths": [{}, {}]}, "1 images with 1 and 2"),
-        ({"tasks": ["mas"]}, "no map of 'mas'.*Did you mean 'mass'"),
-        ({"names": ["a", "b"]}, "expected 1, one per image"),
-    ):
-        with pytest.raises(DataError, match=message):
-            heat_figure(image(2, 2), [good], **options)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="there is no image"):
-        heat_figure(tmp_path / "none.jpg", [good])
-    with pytest.raises(DataError, match="no images to draw"):
-        heat_figure([], [good])
 
 
 # -- gates -----------------------------------------------------------------------------------------------

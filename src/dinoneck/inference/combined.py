@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from dinoneck.checkpoint.pairing import need
-from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.grid import GridSize
-from dinoneck.heads.ensemble import HeadEnsemble, median_of, shared_tasks, with_composed
-from dinoneck.heads.gates import gates_of, scores_places
-from dinoneck.heads.head import Head
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.errors import CheckpointError, ConfigError, ShapeError
+from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.heads.ensemble import HeadEnsemble, gates_of, median_of, scores_places, shared_tasks, with_composed
+from dinoneck.heads.head import Head, recompute_derived
 from dinoneck.heads.patch_mean import PatchMeanHead
-from dinoneck.heads.readouts import recompute_derived
-from dinoneck.inference.places import check_places, grid_of
 from dinoneck.inference.sources import LoadedHead
 from dinoneck.losses.composition import Composed, Composition
 from dinoneck.tokens import Tokens
@@ -26,7 +24,7 @@ from dinoneck.tokens import Tokens
 Reduce = Literal["mean", "median"]
 
 
-class _Seat(NamedTuple):
+class _Member(NamedTuple):
     """One head that was given, the layers it reads and its weight."""
 
     layers: tuple[int, ...]
@@ -34,16 +32,18 @@ class _Seat(NamedTuple):
     weight: float
 
 
-class _Voice(NamedTuple):
+class _Group(NamedTuple):
     """A head, or plain heads of the same layers as one, and the weight that stands behind each task."""
 
     layers: tuple[int, ...]
     head: Head
-    votes: dict[str, float]
+    task_weights: dict[str, float]
 
 
-class Panel:
-    """Heads that answer together. Plain heads of the same layers (the folds of an experiment) are one HeadEnsemble.
+class CombinedHeads:
+    """Heads over one pass of the backbone.
+
+    Plain heads of the same layers, such as the folds of an experiment, run as one HeadEnsemble.
 
     Args:
         loaded: the heads; an ensemble counts as the one head it is.
@@ -65,28 +65,30 @@ class Panel:
         self.tasks = shared_tasks([item.head for item in loaded])
         self._reduce = reduce
         shares = [1.0] * len(loaded) if weights is None else [float(weight) for weight in weights]
-        seats = [_Seat(_layers_of(item, default_layers), item.head, w) for item, w in zip(loaded, shares, strict=True)]
-        self._seats = [seat for seat in seats if seat.weight > 0]
+        members = [
+            _Member(_layers_of(item, default_layers), item.head, w) for item, w in zip(loaded, shares, strict=True)
+        ]
+        self._members = [member for member in members if member.weight > 0]
         self._places = [
             grid_of(item.inputs)
             for item, weight in zip(loaded, shares, strict=True)
             if weight > 0 and scores_places(item.head)
         ]
         for task in self.tasks:
-            if not any(_knows(seat.head, task.name) for seat in self._seats):
+            if not any(_knows(member.head, task.name) for member in self._members):
                 raise ConfigError(f"weights are {tuple(shares)}: every head that knows task {task.name!r} has weight 0")
         self._compositions = [task.parts_of for task in self.tasks if isinstance(task, Composed) and task.parts_of]
-        self._voices = _voices(self._seats, weights is not None, reduce, self._compositions)
+        self._groups = _groups(self._members, weights is not None, reduce, self._compositions)
 
     @property
     def heads(self) -> list[Head]:
-        """The modules that answer."""
-        return [voice.head for voice in self._voices]
+        """The modules that run."""
+        return [group.head for group in self._groups]
 
     @property
     def layers(self) -> tuple[int, ...]:
         """All layers that the heads read, shallow first."""
-        return tuple(sorted({layer for voice in self._voices for layer in voice.layers}))
+        return tuple(sorted({layer for group in self._groups for layer in group.layers}))
 
     def check_grid(self, seen: GridSize, turned: bool) -> None:
         """Refuse a view whose patches have other places than those that one of these heads scores.
@@ -102,7 +104,7 @@ class Panel:
             check_places(trained, seen, turned)
 
     def values(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{name: (B, dim)}``, or (B, dim, rows, cols) for the kinds that answer per cell."""
+        """Return ``{name: (B, dim)}``, or (B, dim, rows, cols) for the kinds that predict per cell."""
         return recompute_derived(
             self.tasks, self._reduced(tokens, lambda head, x: with_composed(head.predict(x), self._compositions))
         )
@@ -113,12 +115,12 @@ class Panel:
 
     def gate(self, tokens: Tokens) -> Tensor | None:
         """Return the weighted mean gate (B, 1, rows, cols) of the heads that have one; None without."""
-        found = [
-            (seat.weight, gate)
-            for seat in self._seats
-            for gate in gates_of([seat.head], _fed(tokens, seat.layers, seat.head))
+        gates = [
+            (member.weight, gate)
+            for member in self._members
+            for gate in gates_of([member.head], _fed(tokens, member.layers, member.head))
         ]
-        return _mean(found)[:, None] if found else None
+        return _mean(gates)[:, None] if gates else None
 
     def by_cells(self) -> set[str]:
         """Return the tasks whose value over any area is the sum or mean of their map there."""
@@ -126,31 +128,31 @@ class Panel:
         if self._reduce == "median":
             return names
         for task in self.tasks:
-            known = [head for seat in self._seats for head in _leaves(seat.head) if _knows(head, task.name)]
+            known = [head for member in self._members for head in _leaves(member.head) if _knows(head, task.name)]
             if task.kind == "regression" and all(_is_mean_of_map(head, task.name) for head in known):
                 names.add(task.name)
         return names
 
     def _reduced(self, tokens: Tokens, ask: Callable[[Head, Tokens], dict[str, Tensor]]) -> dict[str, Tensor]:
         """The predictions of the heads, reduced per task over all heads that have it."""
-        votes: dict[str, list[tuple[float, Tensor]]] = {}
-        for voice in self._voices:
-            for name, answer in ask(voice.head, _fed(tokens, voice.layers, voice.head)).items():
-                votes.setdefault(name, []).append((voice.votes[name], answer))
-        found: dict[str, Tensor] = {}
+        task_weights: dict[str, list[tuple[float, Tensor]]] = {}
+        for group in self._groups:
+            for name, output in ask(group.head, _fed(tokens, group.layers, group.head)).items():
+                task_weights.setdefault(name, []).append((group.task_weights[name], output))
+        reduced: dict[str, Tensor] = {}
         for task in self.tasks:
-            answers = votes.get(task.name, [])
-            if any(answer.shape[2:] != answers[0][1].shape[2:] for _, answer in answers[1:]):  # may be symbolic
-                sizes = sorted({tuple(answer.shape[2:]) for _, answer in answers})
+            outputs = task_weights.get(task.name, [])
+            if any(output.shape[2:] != outputs[0][1].shape[2:] for _, output in outputs[1:]):  # may be symbolic
+                sizes = sorted({tuple(output.shape[2:]) for _, output in outputs})
                 raise ShapeError(
                     f"the heads' maps of {task.name!r} have {', '.join(f'{r}x{c}' for r, c in sizes)} cells; maps of "
                     "one task need one stride to be averaged. Predict with these heads one by one"
                 )
-            if answers:
+            if outputs:
                 median = self._reduce == "median"
-                each = [answer for _, answer in answers]
-                found[task.name] = median_of(task, torch.stack(each)) if median else _mean(answers)
-        return found
+                each = [output for _, output in outputs]
+                reduced[task.name] = median_of(task, torch.stack(each)) if median else _mean(outputs)
+        return reduced
 
 
 def check_weights(weights: Sequence[float] | None, count: int, reduce: str) -> None:
@@ -174,28 +176,33 @@ def check_weights(weights: Sequence[float] | None, count: int, reduce: str) -> N
         raise ConfigError(f"weights are {tuple(given)}; they have no meaning for reduce='median', leave them out")
 
 
-def _voices(
-    seats: Sequence[_Seat], weighted: bool, reduce: Reduce, compositions: Sequence[Composition]
-) -> list[_Voice]:
-    """Plain heads of the same layers and dtype answer together; an ensemble answers as it is."""
-    plain: dict[tuple[tuple[int, ...], torch.dtype], list[_Seat]] = {}
-    voices = []
-    for seat in seats:
-        if isinstance(seat.head, HeadEnsemble):
-            voices.append(_Voice(seat.layers, seat.head, dict.fromkeys(_names(seat.head, compositions), seat.weight)))
+def _groups(
+    members: Sequence[_Member], weighted: bool, reduce: Reduce, compositions: Sequence[Composition]
+) -> list[_Group]:
+    """Plain heads of the same layers and dtype run together; an ensemble runs as it is."""
+    plain: dict[tuple[tuple[int, ...], torch.dtype], list[_Member]] = {}
+    groups = []
+    for member in members:
+        if isinstance(member.head, HeadEnsemble):
+            groups.append(
+                _Group(member.layers, member.head, dict.fromkeys(_names(member.head, compositions), member.weight))
+            )
         else:
-            plain.setdefault((seat.layers, next(seat.head.parameters()).dtype), []).append(seat)
-    groups = list(plain.values())
-    if reduce == "median" and (voices or len(groups) > 1):  # the median of medians is not the median
-        groups = [[seat] for group in groups for seat in group]
-    for group in groups:
-        heads, weights = [seat.head for seat in group], [seat.weight for seat in group] if weighted else None
-        votes: dict[str, float] = {}
-        for seat in group:
-            for name in _names(seat.head, compositions):
-                votes[name] = votes.get(name, 0.0) + seat.weight
-        voices.append(_Voice(group[0].layers, HeadEnsemble.from_heads(heads, weights, reduce), votes))
-    return voices
+            plain.setdefault((member.layers, next(member.head.parameters()).dtype), []).append(member)
+    alike = list(plain.values())
+    if reduce == "median" and (groups or len(alike) > 1):  # the median of medians is not the median
+        alike = [[member] for together in alike for member in together]
+    for together in alike:
+        heads, weights = (
+            [member.head for member in together],
+            [member.weight for member in together] if weighted else None,
+        )
+        task_weights: dict[str, float] = {}
+        for member in together:
+            for name in _names(member.head, compositions):
+                task_weights[name] = task_weights.get(name, 0.0) + member.weight
+        groups.append(_Group(together[0].layers, HeadEnsemble.from_heads(heads, weights, reduce), task_weights))
+    return groups
 
 
 def _layers_of(item: LoadedHead, default: tuple[int, ...]) -> tuple[int, ...]:
@@ -235,11 +242,39 @@ def _is_mean_of_map(head: Head, name: str) -> bool:
     return isinstance(head, PatchMeanHead) and affine and not isinstance(task, Composed)
 
 
-def _mean(answers: Sequence[tuple[float, Tensor]]) -> Tensor:
-    if len(answers) == 1:
-        return answers[0][1]
-    total = sum(weight for weight, _ in answers)
-    sums = answers[0][0] * answers[0][1]
-    for weight, answer in answers[1:]:
-        sums = sums + weight * answer
+def _mean(outputs: Sequence[tuple[float, Tensor]]) -> Tensor:
+    if len(outputs) == 1:
+        return outputs[0][1]
+    total = sum(weight for weight, _ in outputs)
+    sums = outputs[0][0] * outputs[0][1]
+    for weight, output in outputs[1:]:
+        sums = sums + weight * output
     return sums / total
+
+
+def grid_of(inputs: Preprocessing | None) -> GridSize | None:
+    """Return the patch grid of images prepared like this; None if it depends on the image or is not recorded."""
+    if inputs is None or inputs.size is None or inputs.fit == "keep":
+        return None
+    return TokenGrid(inputs.patch_size, inputs.policy).size(inputs.size)
+
+
+def check_places(trained: GridSize | None, seen: GridSize, turned: bool) -> None:
+    """Refuse a view on another grid than a gate over places was trained on.
+
+    Args:
+        trained: the grid its file tells of; None if it does not: then a view has to have the grid of its image.
+        seen: the grid of the view.
+        turned: whether it is the image turned by a quarter.
+
+    Raises:
+        CheckpointError: naming both grids.
+    """
+    wanted = trained or (GridSize(seen.cols, seen.rows) if turned else seen)
+    if seen != wanted:
+        raise CheckpointError(
+            f"a head with a gate of mode 'mlp' scores the places of one grid, {wanted.rows} rows x {wanted.cols} cols; "
+            f"it is given {seen.rows} x {seen.cols}. Prepare images as in training (preprocess=), without views that "
+            "turn them (tta=), or build the head with mode='resized' or 'query'",
+            step="pairing",
+        )

@@ -1,4 +1,4 @@
-"""``dinoneck backbones``: the published models that are known, with what matters when one is chosen."""
+"""``dinoneck doctor`` and ``backbones``: what works on this machine, and the published models that are known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,31 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from dinoneck.backbones.known import KNOWN
-from dinoneck.cli import text
+from dinoneck.cli.text import show, table
+
+
+def doctor() -> dict[str, Any]:
+    """Check packages, devices, folders and a head on its way through a file; no network is used.
+
+    Exit 1 if something in the core is broken. Paste what it prints into a bug report.
+
+    Example: dinoneck doctor --json
+    """
+    from dinoneck.checkup import checkup
+
+    findings = checkup()
+    group = ""
+    for finding in findings:
+        if finding.group != group:
+            group = finding.group
+            print(f"{group}:")
+        show(f"  {finding.state:<7}  {finding.name}: {finding.text}")
+        if finding.remedy:
+            show(f"           -> {finding.remedy}")
+    broken = sum(finding.state == "broken" for finding in findings)
+    print(f"{broken} things that dinoneck needs are broken; the arrows state remedies" if broken else "the core works")
+    return {"ok": not broken, "findings": [finding._asdict() for finding in findings], "broken": broken}
+
 
 _COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers", "torch_hub")
 
@@ -32,7 +56,7 @@ def backbones(part: Annotated[str, Positional] = "") -> dict[str, Any]:
                 numbers = (model.patch, model.width, model.depth, model.registers)
                 rows.append((names[0], *numbers, model.license(tag), hub, official))
     if rows:
-        print(text.table(_COLUMNS, [["-" if cell is None else str(cell) for cell in row] for row in rows]))
+        print(table(_COLUMNS, [["-" if cell is None else str(cell) for cell in row] for row in rows]))
     else:
         print(f"no known backbone has {part!r} in its name")
     return {"ok": bool(rows), "backbones": [dict(zip(_COLUMNS, row, strict=True)) for row in rows]}

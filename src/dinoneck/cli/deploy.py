@@ -1,17 +1,19 @@
-"""``dinoneck export``: a head, or backbone and head as one model, for programs without dinoneck."""
+"""``dinoneck export`` and ``serve``: a head as a program for other runtimes, and predictions over HTTP."""
 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect
-from dinoneck.cli.arguments import HeadBackbone, check_output
+from dinoneck.cli.arguments import HeadBackbone, check_output, whole
 from dinoneck.cli.text import file_size, show
 from dinoneck.errors import ConfigError
+from dinoneck.serve.settings import Settings
 from dinoneck.training.config_flags import SIZE
 
 
@@ -87,3 +89,27 @@ def _check_options(
         raise ConfigError("--format state-dict is for the weights of the head; leave --with-backbone and --grid out")
     if with_backbone and grid is not None:
         raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
+
+
+def serve(
+    head: Annotated[str, Positional, arg(metavar="HEAD")],
+    *,
+    host: str = "127.0.0.1",
+    port: Annotated[int, whole(0, 65535)] = 8000,
+    settings: Annotated[Settings, arg(name="")] = Settings(),
+) -> None:
+    """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C.
+
+    It has no authentication, TLS or rate limit: run it behind a proxy that has them.
+
+    Example: dinoneck serve head.safetensors --port 8000
+
+    Args:
+        head: a head file, a folder of head files, or a Hub repository (user/name).
+        host: address to listen on; by default reachable from this machine only.
+        port: 0 is any free port, which is printed.
+        settings: the limits.
+    """
+    from dinoneck.serve import serve as serve_head
+
+    serve_head(head, host=host, port=port, settings=settings, announce=partial(print, flush=True))
