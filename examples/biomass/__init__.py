@@ -1,1 +1,1 @@
-"""Biomass (or any other measured value) from photos."""
+"""Biomass (or any other measured value) from images."""

@@ -1,4 +1,4 @@
-"""``python -m examples.biomass run | train | predict``: from photos to predictions of what was weighed or measured.
+"""``python -m examples.biomass run | train | predict``: from images to predictions of what was weighed or measured.
 
 ``run`` is the whole way, every step of it a verb of ``dinoneck``; ``train`` and ``predict`` are two of those verbs.
 Everything happens in the library; this is kept here so that it can be read, copied and changed. See README.md.

@@ -1,4 +1,4 @@
-"""Where photos and their values come from: a generated pasture, the CSIRO layout, or photos with a ``cover.csv``."""
+"""Where images and their values come from: a generated pasture, the CSIRO layout, or images with a ``cover.csv``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import group_folds
 
 HERE = Path(__file__).parent
-PASTURE_PHOTOS, TEST_SHARE = 120, 4
+PASTURE_IMAGES, TEST_SHARE = 120, 4
 COVER, COVER_TARGETS, COVER_GROUP, HELD_PART = "cover.csv", ("soil", "crop", "weed"), "group", 6
 
 
@@ -22,14 +22,14 @@ class Layout:
 
     Attributes:
         train: the table to learn from.
-        test: the table that names the photos to predict.
-        photos: the folder that both tables' file names are relative to.
+        test: the table that names the images to predict.
+        images: the folder that both tables' file names are relative to.
         config: the training file that suits it.
     """
 
     train: Path
     test: Path
-    photos: Path
+    images: Path
     config: Path
 
     @property
@@ -58,41 +58,41 @@ def find(data: Path | None, run: Path) -> Layout:
 
 
 def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> Table | None:
-    """Write what the layout lacks: drawn photos, or tables without the held groups; what is there stays.
+    """Write what the layout lacks: drawn images, or tables without the held groups; what is there stays.
 
     Args:
         layout: from :func:`find`.
-        size: (height, width) in pixels of photos that are drawn.
-        pasture: how many training photos; a fourth of it more is drawn to be predicted. None = 120.
+        size: (height, width) in pixels of images that are drawn.
+        pasture: how many training images; a fourth of it more is drawn to be predicted. None = 120.
 
     Returns:
-        The true values of the photos to predict, in the order of the test table; None where nobody has them.
+        The true values of the images to predict, in the order of the test table; None where nobody has them.
 
     Raises:
-        ConfigError: if another number of photos was drawn before.
+        ConfigError: if another number of images was drawn before.
         DataError: if the cover table cannot be used.
     """
     if layout.config.stem == "pasture":
-        return _pasture(layout, size, PASTURE_PHOTOS if pasture is None else pasture)
+        return _pasture(layout, size, PASTURE_IMAGES if pasture is None else pasture)
     if pasture is not None:
-        raise ConfigError("--pasture is the number of photos to draw; there are photos in --data already")
+        raise ConfigError("--pasture is the number of images to draw; there are images in --data already")
     return _cover(layout) if layout.config.stem == "cover" else None
 
 
 def _pasture(layout: Layout, size: tuple[int, int], count: int) -> Table:
-    """Draw the photos, unless a whole pasture of this number is there; its last file tells."""
+    """Draw the images, unless a whole pasture of this number is there; its last file tells."""
     drawn, test = Pasture(seed=0, size=size), max(1, count // TEST_SHARE)
-    if not (layout.photos / "sample_submission.csv").exists():
-        drawn.write_csiro(layout.photos, count, test)
-    found = sum(1 for _ in (layout.photos / "train").iterdir())
+    if not (layout.images / "sample_submission.csv").exists():
+        drawn.write_csiro(layout.images, count, test)
+    found = sum(1 for _ in (layout.images / "train").iterdir())
     if found != count:
-        raise ConfigError(f"{layout.photos} holds {found} training photos, not {count}; choose another --out")
+        raise ConfigError(f"{layout.images} holds {found} training images, not {count}; choose another --out")
     return drawn.table(range(count, count + test))
 
 
 def _cover(layout: Layout) -> Table:
-    """Put about a sixth of the photos aside, whole groups of them; they are only predicted."""
-    file = layout.photos / COVER
+    """Put about a sixth of the images aside, whole groups of them; they are only predicted."""
+    file = layout.images / COVER
     rows, header = csv_rows(file, ("image", COVER_GROUP, *COVER_TARGETS)), csv_header(file)
     groups = [row[COVER_GROUP] for row in rows]
     learnt, held = group_folds(groups, min(HELD_PART, len(set(groups))), seed=0)[0]
@@ -101,11 +101,11 @@ def _cover(layout: Layout) -> Table:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
-    return read_table(layout.test, layout.photos, COVER_TARGETS)
+    return read_table(layout.test, layout.images, COVER_TARGETS)
 
 
 def answers(layout: Layout, file: Path) -> dict[str, list[float]]:
-    """Return the predictions in a file, target -> one value per photo in the order of the test table."""
+    """Return the predictions in a file, target -> one value per image in the order of the test table."""
     if layout.answer == "predictions.csv":
         rows = csv_rows(file, COVER_TARGETS)
         return {name: [float(row[name]) for row in rows] for name in COVER_TARGETS}

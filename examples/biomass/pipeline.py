@@ -1,4 +1,4 @@
-"""``python -m examples.biomass run``: photos -> feature store -> five folds -> one ensemble -> submission.
+"""``python -m examples.biomass run``: images -> feature store -> five folds -> one ensemble -> submission.
 
 Every step is a verb of ``dinoneck`` and is printed before it runs, so that it can be called alone. A step that is
 finished is not done again: the same command takes up a run that was stopped.
@@ -70,13 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; give it again to go on")
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="CSIRO layout, or photos with a cover.csv; default: a pasture"
+        "--data", type=Path, metavar="FOLDER", help="CSIRO layout, or images with a cover.csv; default: a pasture"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="training file; default: the one for the data")
     parser.add_argument(
         "--patterns", choices=PATTERNS.values(), help="augmentation of the store; default: as the training file counts"
     )
-    parser.add_argument("--pasture", type=kinds.count, metavar="N", help="training photos to draw (default 120)")
+    parser.add_argument("--pasture", type=kinds.count, metavar="N", help="training images to draw (default 120)")
     return parser
 
 
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     begin = time.perf_counter()
     layout, out = layouts.find(options.data, options.out), options.out
     command = ["train", str(options.config or layout.config), "--csv", str(layout.train)]
-    command += ["--images", str(layout.photos), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
+    command += ["--images", str(layout.images), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
     count = next((count for count, name in PATTERNS.items() if name == options.patterns), None)
     command += [] if count is None else ["--patterns", str(count)]
     given = cli.command("train", command[1:]).keywords
@@ -138,7 +138,7 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
         raise ConfigError(f"data.views is {count}; expected one of {', '.join(map(str, PATTERNS))}")
     if data.blur is not None:
         raise ConfigError(f"data.blur is {data.blur}, and stores hold images without a blur; use 'dinoneck train'")
-    folders = sorted({str((layout.photos / name).parent) for name in read_data(config).ids})
+    folders = sorted({str((layout.images / name).parent) for name in read_data(config).ids})
     flags: dict[str, Any] = {
         "--backbone": backbone.name or DINOV3_SMALL,
         "--backbone-source": backbone.source,
@@ -152,7 +152,7 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
         "--patterns": patterns or PATTERNS[count],
         "--device": config.device,
     }
-    command = ["extract", *folders, "--root", str(layout.photos), "--out", str(store), *_flags(flags)]
+    command = ["extract", *folders, "--root", str(layout.images), "--out", str(store), *_flags(flags)]
     is_random = backbone.random and backbone.name != TINY
     return [*command, "--random-backbone"] if is_random else command
 
@@ -160,7 +160,7 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
 def prediction(layout: layouts.Layout, config: TrainConfig, heads: Path, file: Path) -> list[str]:
     """Return the command that predicts the test table's images with all folds and views, without the store."""
     flags = {
-        "--image-folder": str(layout.photos),
+        "--image-folder": str(layout.images),
         "--heads": str(heads),
         "--out": str(file),
         "--tta": config.data.tta or "flip4",

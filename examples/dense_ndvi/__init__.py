@@ -1,1 +1,1 @@
-"""Dense NDVI from one photo: a patch head learns vegetation cover from five aligned bands."""
+"""Dense NDVI from one image: a patch head learns vegetation cover from five aligned bands."""

@@ -1,4 +1,4 @@
-"""``python -m examples.dense_ndvi DATA``: NDVI per patch from a colour photo, beside four baselines.
+"""``python -m examples.dense_ndvi DATA``: NDVI per patch from a colour image, beside four baselines.
 
 The colours of one capture are what the backbone sees; its near infrared, which they do not show, makes the label.
 Heads learn on the left of the capture and are tested on the right, with a strip between. See README.md beside this
@@ -56,7 +56,7 @@ class Split(NamedTuple):
 class Part(NamedTuple):
     """What the methods read of some tiles: tokens, and per cell NDVI, valid pixels, mean colour and ridge fold."""
 
-    photos: list[Array]
+    images: list[Array]
     source: MemoryTokens
     ndvi: Array
     weight: Array
@@ -92,20 +92,20 @@ def run(options: argparse.Namespace) -> None:
     split = split_capture(bands.ndvi.shape, options.tile, prepare.patch_size)
     train = read_part(bands, split.train, options.tile, backbone, prepare)
     test = read_part(bands, split.test, options.tile, backbone, prepare)
-    print(f"{len(train.photos)} training tiles, {len(test.photos)} test tiles of {options.tile} px")
+    print(f"{len(train.images)} training tiles, {len(test.images)} test tiles of {options.tile} px")
 
     maps = baselines(train, test)
     torch.manual_seed(options.seed)
     task = Task("ndvi", kind="dense", transform=TargetTransform().fit(train.ndvi[:, 0][train.weight > 0]))
     dense = DenseHead(backbone.embed_dim, [task], hidden_dim=FPN_DIM)
     last = train._replace(source=MemoryTokens(train.source.ids, train.source.tokens.last))
-    maps["DenseHead, last layer"] = predicted(trained(dense, last, options), test.photos, backbone)
+    maps["DenseHead, last layer"] = predicted(trained(dense, last, options), test.images, backbone)
     fpn = FPNHead(backbone.embed_dim, [task], LAYERS, backbone.layers, fpn_dim=FPN_DIM, tower_depth=1)
     trained(fpn, train, options)
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "ndvi.safetensors"
     HeadCheckpoint.from_module(fpn, backbone=backbone, preprocess=prepare).save(file)
-    maps["FPNHead, four layers"] = predicted(file, test.photos)
+    maps["FPNHead, four layers"] = predicted(file, test.images)
 
     truth, weight = (x[0].numpy() for x in DenseLabels().cells(bands.ndvi[split.part], prepare))
     whole = {name: mosaic(own, split, prepare.patch_size) for name, own in maps.items()}
@@ -154,23 +154,23 @@ def starts(length: int, tile: int, stride: int) -> list[int]:
 
 
 def cut(picture: Array, tile: Tile, side: int) -> Array:
-    """Return what a tile shows of a picture (H, W) or (H, W, K): photos and labels are cut by this alone."""
+    """Return what a tile shows of a picture (H, W) or (H, W, K): images and labels are cut by this alone."""
     shown = picture[tile.top : tile.top + side, tile.left : tile.left + side]
     return np.ascontiguousarray(np.flip(shown, axis=tile.flip))
 
 
 def read_part(bands: Bands, tiles: Sequence[Tile], side: int, backbone: Backbone, prepare: Preprocessing) -> Part:
     """Extract the tokens of tiles, and bring labels and colours to their cells."""
-    photos = [cut(bands.rgb, tile, side) for tile in tiles]
-    sizes = [photo.shape[:2] for photo in photos]
+    images = [cut(bands.rgb, tile, side) for tile in tiles]
+    sizes = [image.shape[:2] for image in images]
     ndvi, weight = DenseLabels().cells([cut(bands.ndvi, tile, side) for tile in tiles], prepare, sizes)
-    colour, _ = DenseLabels().cells(photos, prepare, sizes)
+    colour, _ = DenseLabels().cells(images, prepare, sizes)
     height, width = bands.ndvi.shape
     rows = np.repeat(np.arange(height)[:, None], width, axis=1)
     row, _ = DenseLabels().cells([cut(rows, tile, side) for tile in tiles], prepare, sizes)
-    source = MemoryTokens.extract(backbone, photos, [str(i) for i in range(len(photos))], preprocess=prepare)
+    source = MemoryTokens.extract(backbone, images, [str(i) for i in range(len(images))], preprocess=prepare)
     fold = (row[:, 0].numpy() * BANDS_FOR_RIDGE / height).astype(int)
-    return Part(photos, source, ndvi.numpy(), weight.numpy(), colour.permute(0, 2, 3, 1).numpy(), fold)
+    return Part(images, source, ndvi.numpy(), weight.numpy(), colour.permute(0, 2, 3, 1).numpy(), fold)
 
 
 def baselines(train: Part, test: Part) -> dict[str, Array]:
@@ -244,9 +244,9 @@ def trained(head: Head, part: Part, options: argparse.Namespace) -> Head:
     return head
 
 
-def predicted(head: Head | Path, photos: list[Array], backbone: Backbone | None = None) -> Array:
+def predicted(head: Head | Path, images: list[Array], backbone: Backbone | None = None) -> Array:
     """Return NDVI maps (tiles, rows, cols); a file says itself which backbone and preparation it needs."""
-    return np.stack([result["maps"]["ndvi"][0] for result in Predictor(head, backbone)(photos, maps=True)])
+    return np.stack([result["maps"]["ndvi"][0] for result in Predictor(head, backbone)(images, maps=True)])
 
 
 def mosaic(maps: Array, split: Split, patch: Any) -> Array:
@@ -276,16 +276,16 @@ def table(scores: dict[str, tuple[float, float]]) -> str:
 
 
 def draw(path: Path, rgb: Array, truth: Array, found: Array, weight: Array) -> None:
-    """Save the test part: photo, true NDVI, predicted NDVI and error; cells without a valid pixel are hatched."""
+    """Save the test part: image, true NDVI, predicted NDVI and error; cells without a valid pixel are hatched."""
     from matplotlib.figure import Figure
 
     known = weight > 0
     low, high = np.floor(truth[known].min() * 10) / 10, np.ceil(truth[known].max() * 10) / 10
     error = np.where(known, found - truth, 0.0)
     panels = [
-        ("photo", rgb, {}),
+        ("image", rgb, {}),
         ("NDVI from the near infrared", np.ma.array(truth, mask=~known), {"cmap": "YlGn", "vmin": low, "vmax": high}),
-        ("NDVI predicted from the photo", found, {"cmap": "YlGn", "vmin": low, "vmax": high}),
+        ("NDVI predicted from the image", found, {"cmap": "YlGn", "vmin": low, "vmax": high}),
         ("predicted - true", np.ma.array(error, mask=~known), {"cmap": "RdBu", "vmin": -0.5, "vmax": 0.5}),
     ]
     height = 9.0

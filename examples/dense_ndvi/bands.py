@@ -1,4 +1,4 @@
-"""One capture of a five-band camera -> a colour photo and its NDVI, pixel on pixel.
+"""One capture of a five-band camera -> a colour image and its NDVI, pixel on pixel.
 
 The lenses of a MicaSense RedEdge stand beside each other, so its bands are shifted. :func:`read_bands` moves them
 onto Red by whole pixels and makes reflectances of them with what the files say about themselves.

@@ -1,1 +1,1 @@
-"""Train a detector on photos with boxes: a DINO backbone, a neck and a head of torchvision or transformers."""
+"""Train a detector on images with boxes: a DINO backbone, a neck and a head of torchvision or transformers."""

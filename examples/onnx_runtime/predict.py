@@ -1,8 +1,8 @@
-"""Photo -> grams with ONNX Runtime: a model of ``dinoneck export --with-backbone``, without torch and dinoneck.
+"""Image -> grams with ONNX Runtime: a model of ``dinoneck export --with-backbone``, without torch and dinoneck.
 
-    python examples/onnx_runtime/predict.py model.onnx photo.jpg more.jpg --csv answers.csv
+    python examples/onnx_runtime/predict.py model.onnx image.jpg more.jpg --csv answers.csv
 
-Needs numpy, pillow and onnxruntime. Exit code 0: all photos answered; 1: some could not be read (they are named on
+Needs numpy, pillow and onnxruntime. Exit code 0: all images answered; 1: some could not be read (they are named on
 stderr, the others are answered), the model is none or fails, or the CSV cannot be written.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from photos import Array, PhotoError, prepare, read
+from images import Array, ImageFileError, prepare, read
 
 FORMAT = 1
 Prepared = tuple[Path, Array, Array]
@@ -44,10 +44,10 @@ class Model:
         """Refuse an image that the model does not take."""
         taken, seen = self.about["input"], list(image.shape[1:])
         if taken["size"] is not None and seen != taken["size"]:
-            raise PhotoError(f"the photo comes to {_size(seen)} px; this model takes {_size(taken['size'])} only")
+            raise ImageFileError(f"the image comes to {_size(seen)} px; this model takes {_size(taken['size'])} only")
         if taken["size"] is None and any(side < least for side, least in zip(seen, taken["smallest"], strict=True)):
-            raise PhotoError(
-                f"the photo comes to {_size(seen)} px; this model takes {_size(taken['smallest'])} or more"
+            raise ImageFileError(
+                f"the image comes to {_size(seen)} px; this model takes {_size(taken['smallest'])} or more"
             )
 
     def answers(self, images: Sequence[Array], shown: Sequence[Array]) -> list[dict[str, list[float]]]:
@@ -56,14 +56,14 @@ class Model:
         found = self.session.run(names, {self.about["input"]["name"]: np.stack(images)})
         rows: list[dict[str, list[float]]] = [{} for _ in images]
         for name, values in zip(names, found, strict=True):
-            if values.ndim == 4:  # an answer per cell: the mean over the cells that show the photo
+            if values.ndim == 4:  # an answer per cell: the mean over the cells that show the image
                 values = np.stack([_mean_of_cells(x, cells) for x, cells in zip(values, shown, strict=True)])
             for row, numbers in zip(rows, values, strict=True):
                 row[name] = [float(number) for number in numbers]
         return rows
 
     def columns(self) -> list[str]:
-        """Names of all numbers that it gives per photo."""
+        """Names of all numbers that it gives per image."""
         found = []
         for task in self.tasks:
             dim = task["shape"][1]
@@ -73,13 +73,13 @@ class Model:
 
 
 def batches(model: Model, paths: Sequence[Path], size: int, bad: list[str]) -> Iterator[list[Prepared]]:
-    """Prepare photos one by one; give up to ``size`` at a time that came to one size. Bad ones go to ``bad``."""
+    """Prepare images one by one; give up to ``size`` at a time that came to one size. Bad ones go to ``bad``."""
     waiting: dict[tuple[int, ...], list[Prepared]] = {}
     for path in paths:
         try:
             image, shown = prepare(read(path), model.about["preprocess"])
             model.check_size(image)
-        except PhotoError as error:
+        except ImageFileError as error:
             bad.append(f"{path}: {error}" if str(path) not in str(error) else str(error))
             continue
         alike = waiting.setdefault(image.shape, [])
@@ -92,7 +92,7 @@ def batches(model: Model, paths: Sequence[Path], size: int, bad: list[str]) -> I
 def predict(
     model: Model, paths: Sequence[Path], batch_size: int = 4
 ) -> tuple[dict[Path, dict[str, list[float]]], list[str]]:
-    """Return the answers of all photos that can be read, in their order, and what is wrong with the others."""
+    """Return the answers of all images that can be read, in their order, and what is wrong with the others."""
     bad: list[str] = []
     found: dict[Path, dict[str, list[float]]] = {}
     for batch in batches(model, paths, batch_size, bad):
@@ -106,21 +106,21 @@ def predict(
 
 
 def write_csv(path: Path, model: Model, found: Mapping[Path, Mapping[str, Sequence[float]]]) -> None:
-    """Write a row per photo."""
+    """Write a row per image."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", *model.columns()])
-        for photo, row in found.items():
-            table.writerow([photo, *(f"{x:.6g}" for numbers in row.values() for x in numbers)])
+        for image, row in found.items():
+            table.writerow([image, *(f"{x:.6g}" for numbers in row.values() for x in numbers)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predict; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="an ONNX model of 'dinoneck export --with-backbone'")
-    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--csv", type=Path, help="also write the answers to this file")
-    parser.add_argument("--batch-size", type=int, default=4, help="photos at once (default 4)")
+    parser.add_argument("--batch-size", type=int, default=4, help="images at once (default 4)")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (default: one per core)")
     options = parser.parse_args(arguments)
     try:
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {options.model} cannot be used: {error}", file=sys.stderr)
         return 1
     try:
-        found, bad = predict(model, list(dict.fromkeys(options.photos)), max(1, options.batch_size))
+        found, bad = predict(model, list(dict.fromkeys(options.images)), max(1, options.batch_size))
     except Exception as error:  # such as too little memory
         print(f"error: {options.model} failed: {error}; try a smaller --batch-size", file=sys.stderr)
         return 1
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _mean_of_cells(values: Array, shown: Array) -> Array:
-    """(dim,): means of maps (dim, rows, cols) over the cells that show the photo and no padding."""
+    """(dim,): means of maps (dim, rows, cols) over the cells that show the image and no padding."""
     rows = np.arange(values.shape[1]) * shown.shape[0] // values.shape[1]
     cols = np.arange(values.shape[2]) * shown.shape[1] // values.shape[2]
     mean: Array = values[:, shown[rows][:, cols]].mean(axis=1)

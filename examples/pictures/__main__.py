@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     table = Pasture(seed=0, size=(128, 256)).table(range(24))
     backbone = load_backbone("dinoneck_tiny")
-    pictures = [backbone.preprocess.picture(photo) for photo in table.photos]
-    tokens = backbone(backbone.preprocess(table.photos))
+    pictures = [backbone.preprocess.picture(image) for image in table.images]
+    tokens = backbone(backbone.preprocess(table.images))
     write(pca_figure(pictures[:2], tokens[:2]), folder / "pictures_pca.png")
     known = {name: table.targets[name] for name in ("GDM_g", "Dry_Total_g")}
     tasks = [
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     source = MemoryTokens(table.ids, tokens)
     fit(head, source, targets=table, ids=table.ids[:TRAINED], epochs=40, batch_size=6, lr=3e-3)
     shown = range(TRAINED, TRAINED + 2)
-    results = Predictor(head, backbone)([table.photos[i] for i in shown], maps=True)
+    results = Predictor(head, backbone)([table.images[i] for i in shown], maps=True)
     truths = [{name: values[i] for name, values in known.items()} for i in shown]
     figure = heat_figure([pictures[i] for i in shown], results, tasks=tasks, truths=truths)
     write(figure, folder / "pictures_heat.png")

@@ -1,4 +1,4 @@
-"""The biomass example: one command from photos to a submission; called again it changes nothing."""
+"""The biomass example: one command from images to a submission; called again it changes nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def check_masses(file: Path) -> None:
 def config_of(out: Path, *arguments: str) -> TrainConfig:
     """The config of a run on the pasture, as its own command describes it."""
     layout = layouts.find(None, out)
-    command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.photos)]
+    command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.images)]
     call = cli.command("train", [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
     config: TrainConfig = train.with_head_flags(call.keywords["run"], None, None, None)
     return config
@@ -94,7 +94,7 @@ def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> No
 
 
 def test_the_submission_is_the_mean_of_all_folds_and_flips(done: tuple[Path, str], tiny: Backbone) -> None:
-    """Against plain loops over photos, flips and head files."""
+    """Against plain loops over images, flips and head files."""
     out, _ = done
     found = {row["sample_id"]: float(row["target"]) for row in rows_of(out / "submission.csv")}
     heads = [load_head(file).eval() for file in sorted((out / "run" / "heads").iterdir())]
@@ -124,21 +124,21 @@ def test_the_printed_score_is_of_held_out_images(done: tuple[Path, str]) -> None
     assert not learnt & set(samples)
 
 
-def test_photos_and_stored_tokens_give_the_same_predictions(done: tuple[Path, str]) -> None:
-    """Up to float16; and what is compared are predictions of the photo: another photo's are far off."""
+def test_images_and_stored_tokens_give_the_same_predictions(done: tuple[Path, str]) -> None:
+    """Up to float16; and what is compared are predictions of the image: another image's are far off."""
     out, shown = done
     config = config_of(out)
     inputs = open_inputs(config)
-    photos = {name: out / "pasture" / name for name in inputs.table.ids[:4]}
-    found = pipeline.differences(out / "run" / "heads", config, inputs, photos)
+    images = {name: out / "pasture" / name for name in inputs.table.ids[:4]}
+    found = pipeline.differences(out / "run" / "heads", config, inputs, images)
     assert set(CSIRO_WEIGHTS) == set(found)
     assert 0 < max(found.values()) <= pipeline.TOLERANCE
     assert "largest difference" in shown
-    swapped = dict(zip(photos, reversed(photos.values()), strict=True))
+    swapped = dict(zip(images, reversed(images.values()), strict=True))
     other = pipeline.differences(out / "run" / "heads", config, inputs, swapped)
     assert max(other[name] for name in CSIRO_WEIGHTS) > 3 * pipeline.TOLERANCE
     with pytest.raises(ConfigError, match="no store to compare with"):
-        pipeline.differences(out / "run" / "heads", config, replace(inputs, source=None), photos)
+        pipeline.differences(out / "run" / "heads", config, replace(inputs, source=None), images)
 
 
 def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
@@ -163,7 +163,7 @@ def test_another_run_in_the_same_folder_is_refused(copy: Path) -> None:
     assert "optim.epochs 4, not 1" in shown
     code, shown = ran("--out", copy, "--pasture", TRAIN + 1, *GATED)
     assert code == 1
-    assert "holds 12 training photos, not 13" in shown
+    assert "holds 12 training images, not 13" in shown
     assert every_file(copy) == before
     assert ran("--out", copy, "--pasture", TRAIN, *changed, "--overwrite")[0] == 0
     assert every_file(copy)["submission.csv"][1] != before["submission.csv"][1]
@@ -189,19 +189,19 @@ def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_pat
 
 
 def write_cover(folder: Path, groups: int, each: int) -> None:
-    """Photos whose green share is known."""
+    """Images whose green share is known."""
     (folder / "images").mkdir(parents=True)
     rng, lines = np.random.default_rng(0), ["image,mask,soil,crop,weed,domain,group"]
     for i in range(groups * each):
-        photo, share = rng.integers(60, 120, (36, 48, 3)).astype(np.uint8), rng.uniform(0.1, 0.9)
-        photo[:, : int(48 * share), 1] += 100
-        Image.fromarray(photo).save(folder / f"images/{i:04}.png")
+        image, share = rng.integers(60, 120, (36, 48, 3)).astype(np.uint8), rng.uniform(0.1, 0.9)
+        image[:, : int(48 * share), 1] += 100
+        Image.fromarray(image).save(folder / f"images/{i:04}.png")
         lines.append(f"images/{i:04}.png,masks/{i:04}.png,{1 - share},{share * 0.8},{share * 0.2},mixed,{i // each}")
     (folder / "cover.csv").write_text("\n".join(lines) + "\n")
 
 
 def check_cover(folder: Path, out: Path, *arguments: str) -> None:
-    """Held photos are predicted, groups of them are whole, and none was learnt from."""
+    """Held images are predicted, groups of them are whole, and none was learnt from."""
     code, shown = ran("--data", folder, "--out", out, *QUICK, *arguments)
     assert code == 0, shown
     held, learnt = rows_of(out / "tables" / "held.csv"), rows_of(out / "tables" / "train.csv")
@@ -218,7 +218,7 @@ def check_cover(folder: Path, out: Path, *arguments: str) -> None:
     assert every_file(out) == before
 
 
-def test_photos_with_a_cover_table(tmp_path: Path) -> None:
+def test_images_with_a_cover_table(tmp_path: Path) -> None:
     write_cover(tmp_path / "data", groups=4, each=3)
     check_cover(tmp_path / "data", tmp_path / "out")
 
@@ -237,7 +237,7 @@ def test_what_is_refused_before_any_work(done: tuple[Path, str], tmp_path: Path)
     pasture = done[0] / "pasture"
     code, shown = ran("--data", pasture, "--out", tmp_path / "out", "--pasture", 5, *QUICK)
     assert code == 1
-    assert "there are photos in --data already" in shown
+    assert "there are images in --data already" in shown
     code, shown = ran("--out", tmp_path / "out", "--random-backbone", "--backbone", "no_such_backbone", "--pasture", 1)
     assert code == 1
     assert "no_such_backbone" in shown

@@ -1,4 +1,4 @@
-"""The dense NDVI example: nothing of the test is learnt from, labels stay on their photo, the command goes through."""
+"""The dense NDVI example: nothing of the test is learnt from, labels stay on their image, the command goes through."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def test_nothing_of_the_test_is_learnt_from(size: tuple[int, int], tile: int, pa
 
 
 @pytest.mark.parametrize("flip", example.FLIPS)
-def test_photo_and_label_are_cut_and_turned_together(flip: tuple[int, ...]) -> None:
+def test_image_and_label_are_cut_and_turned_together(flip: tuple[int, ...]) -> None:
     y, x = np.mgrid[:60, :90]
     index = (1000 * y + x).astype(np.float64)
-    photo = np.stack([index, index + 0.5, -index], axis=-1)
+    image = np.stack([index, index + 0.5, -index], axis=-1)
     tile = example.Tile(7, 11, flip)
-    label, shown = example.cut(index, tile, 32), example.cut(photo, tile, 32)
+    label, shown = example.cut(index, tile, 32), example.cut(image, tile, 32)
     assert np.array_equal(shown, np.stack([label, label + 0.5, -label], axis=-1))
     rows = range(38, 6, -1) if 0 in flip else range(7, 39)
     columns = range(42, 10, -1) if 1 in flip else range(11, 43)
@@ -111,7 +111,7 @@ def test_cells_of_every_tile_are_means_of_its_own_pixels(capture: Path, tiny: Ba
                 assert part.colour[i, row, col] == pytest.approx(bands.rgb[place].mean(axis=(0, 1)), abs=1e-5)
                 assert part.fold[i, row, col] == int((top + 7.5) * 5 / HEIGHT)
     assert 0 < part.weight[4].min() < 256
-    alone = tiny(Preprocessing(16)(part.photos[1])).sequence[0]
+    alone = tiny(Preprocessing(16)(part.images[1])).sequence[0]
     stored = part.source.batch(["1"]).sequence[0].float()
     assert torch.allclose(stored, alone, rtol=2**-10, atol=1e-5)  # kept in float16, computed in a batch of others
 

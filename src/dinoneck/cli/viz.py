@@ -117,7 +117,7 @@ def _write_report(
     print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
-    counts = {"bytes": size, "photos": len(entries), "drawn": drawn, "unread": left_out}
+    counts = {"bytes": size, "images": len(entries), "drawn": drawn, "unread": left_out}
     return {"written": [out], **counts, "scores": agreement(entries, tasks)}
 
 
@@ -239,7 +239,7 @@ def _write(out: Path, figure: Figure, count: int) -> dict[str, Any]:
     figure.savefig(buffer, format=out.suffix[1:].lower())
     write_whole(out, buffer.getvalue())
     print(f"{counted(count, 'image')} drawn; written: {out}")
-    return {"written": [out], "photos": count}
+    return {"written": [out], "images": count}
 
 
 def _training_report(path: Path | None) -> dict[str, Any]:

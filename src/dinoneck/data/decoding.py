@@ -97,7 +97,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     """
     if path.is_dir():
         which = "empty or the current folder" if path == Path() else f"{path}, a folder"
-        raise DataError(f"the path of a {noun} is {which}; expected an image file")
+        raise DataError(f"the path of the {noun} is {which}; expected an image file")
     try:
         with Image.open(path) as image:
             return read(image, str(path))

@@ -31,7 +31,7 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     table, rows = result.table, result.rows
     split = Split([valid for _, valid in result.folds], result.groups)
     report: dict[str, Any] = {
-        "photos": len(table),
+        "images": len(table),
         "predicted": len(rows),
         "groups": len(set(result.groups)),
         "groups_predicted": len({result.groups[row] for row in rows}),

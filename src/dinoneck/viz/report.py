@@ -144,7 +144,7 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
             counts = np.zeros((task.dim, task.dim), int)
             np.add.at(counts, tuple(np.transpose(classes)), 1)
             accuracy = float(np.trace(counts) / len(classes))
-            found[task.name] = {"photos": len(classes), "accuracy": accuracy, "confusion_matrix": counts.tolist()}
+            found[task.name] = {"images": len(classes), "accuracy": accuracy, "confusion_matrix": counts.tolist()}
     return found
 
 

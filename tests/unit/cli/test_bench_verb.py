@@ -64,7 +64,7 @@ def test_a_head(head: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert set(found["rows"][0]["ms_per_image"]) == {"prepare", "backbone", "head", "whole"}
     assert found["image"] == "generated JPEG of 64x96 px (height x width)", "twice the head's own size"
     Image.new("RGB", (80, 40)).save(tmp_path / "p.png")
-    assert bench(capsys, head, "--rounds", "2", "--image", tmp_path / "p.png")["photo"] == str(tmp_path / "p.png")
+    assert bench(capsys, head, "--rounds", "2", "--image", tmp_path / "p.png")["image"] == str(tmp_path / "p.png")
     own = HeadCheckpoint.load(head).meta
     ensemble = HeadEnsemble.from_heads([load_head(head)])
     save_head(tmp_path / "many", ensemble, backbone=own["backbone"], preprocess=own["inputs"])

@@ -52,7 +52,7 @@ def records_of(path: Path) -> list[dict[str, str]]:
 
 def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
-    assert report["photos"] == 12
+    assert report["images"] == 12
     assert set(report["scores"]) == {"head", "token ridge", "token knn", "colour ridge"}
     assert set(report["scores"]["head"]) == {
         "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g", "overall", "worst fold"

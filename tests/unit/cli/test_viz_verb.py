@@ -147,12 +147,12 @@ def test_bad_photos_are_listed_and_strict_tells_them_by_the_exit_code(
     assert cells(page, "h3") == ["0.png", "2.png", "4.png"]
     assert "3 images, all drawn, 3 could not be read." in page
     assert "cannot be decoded as an image" in page
-    assert "there is no photo" in page
+    assert "there is no image" in page
     results = Predictor(heads)([photos / f"{i}.png" for i in (0, 2, 4)])
     assert cells(page, "td")[:6:2] == [f"{result['mass']:.6g}" for result in results]
     assert main([*arguments, "--strict", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
-    assert (told["ok"], told["photos"], told["drawn"]) == (False, 3, 3)
+    assert (told["ok"], told["images"], told["drawn"]) == (False, 3, 3)
     assert sorted(Path(name).name for name in told["unread"]) == ["1.png", "3.png", "gone.png"]
     assert told["bytes"] == out.stat().st_size
     out.unlink()
@@ -177,7 +177,7 @@ def test_known_values_bring_residuals_and_the_worst_photos(
     assert "Too good where a head was trained on these images" in page
     assert "<h1>A &lt;b&gt;</h1>" in page
     assert "tokens of" not in page
-    assert told["scores"]["mass"]["photos"] == 4
+    assert told["scores"]["mass"]["images"] == 4
     assert told["scores"]["mass"]["mae"] == pytest.approx(np.abs(gaps).mean(), abs=1e-5)
     assert told["drawn"] == 2
     assert list(told["scores"]) == ["mass"]
@@ -347,7 +347,7 @@ def test_a_report_of_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out, arguments = tmp_path / "r.html", ["--min-score", "0.05", "--out", str(tmp_path / "r.html"), "--json"]
     assert main(["viz", "report", str(tmp_path / "run"), "--max-images", "2", *arguments]) == 0
     written, page = json.loads(capsys.readouterr().out), out.read_text()
-    assert (written["photos"], written["drawn"]) == (3, 2)
+    assert (written["images"], written["drawn"]) == (3, 2)
     assert {name: each["known"] for name, each in written["scores"].items()} == {"blue": 2, "red": 3}
     assert cells(page, "td")[0] == f"{report['best']['AP']:.3f}"
     assert page.count("known dark") == 5 + page.count(".known dark"), "the two images with boxes are the worst"

@@ -156,7 +156,7 @@ def test_a_part_keeps_photos_and_boxes_together(tmp_path: Path) -> None:
     assert data.first(2).ids == (10, 11)
     assert data.first(9).ids == data.ids
     for wrong in ([], [0, 0], [0, -3]):
-        with pytest.raises(DataError, match="expected one photo or more, each once"):
+        with pytest.raises(DataError, match="expected one image or more, each once"):
             data.take(wrong)
 
 
@@ -200,11 +200,11 @@ WRONG: list[tuple[str, Change, str]] = [
     ("up and out", entry("images", 1, file_name="../1.png"), "leads out of the images' folder"),
     ("an absolute path", entry("images", 1, file_name="/etc/passwd"), "leads out of the images' folder"),
     ("backslashes out", entry("images", 1, file_name="..\\1.png"), "leads out of the images' folder"),
-    ("no file name", entry("images", 1, file_name=""), "expected the photo's path below the folder"),
+    ("no file name", entry("images", 1, file_name=""), "expected the image's path below the folder"),
     (
         "no such photo",
         entry("images", 1, file_name="9.png"),
-        r"1 of the 3 photos of .* are not in .*: '9\.png'; restore",
+        r"1 of the 3 images of .* are not in .*: '9\.png'; restore",
     ),
     ("one image twice", entry("images", 1, file_name="./0.png"), r"the file_name '0\.png' is given 2 times"),
     ("crowd of two", entry("annotations", 1, iscrowd=2), "has the iscrowd 2; expected 0 or 1"),
@@ -264,7 +264,7 @@ def test_a_photo_that_is_not_the_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2\.png cannot be read"):
         data[2]
     (tmp_path / "2.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 of the 3 photos .* are empty files in .*: '2\.png'"):
+    with pytest.raises(DataError, match=r"1 of the 3 images .* are empty files in .*: '2\.png'"):
         BoxPhotos(file)
 
 

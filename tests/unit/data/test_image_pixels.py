@@ -68,7 +68,7 @@ def test_what_is_no_point_or_photo_is_refused(tmp_path: Path) -> None:
         for size in ((10,), (0, 10), (3, 10, 10)):
             with pytest.raises(DataError, match="height, width"):
                 function(point, recipe, size)
-        with pytest.raises(DataError, match="there is no photo"):
+        with pytest.raises(DataError, match="there is no image"):
             function(point, recipe, tmp_path / "no.jpg")
         with pytest.raises(GridError, match="multiples"):
             function(point, Preprocessing(16), (33, 48))

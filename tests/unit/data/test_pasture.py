@@ -56,7 +56,7 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
     pasture.write(tmp_path, 2)
     names = ["Dry_Clover_g", "GDM_g", "Dry_Total_g"]
     table = read_csv(tmp_path / "table.csv", tmp_path, ["cover", *names], "sampling", label_column="mask")
-    assert table.ids == ("photos/0000.jpg", "photos/0001.jpg")
+    assert table.ids == ("images/0000.jpg", "images/0001.jpg")
     assert table.labels is not None
     assert table.groups is not None
     for i in range(2):

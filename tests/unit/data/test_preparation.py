@@ -74,8 +74,8 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling:
 @pytest.mark.parametrize(
     ("photo", "message"),
     [
-        ("missing.jpg", "there is no photo"),
-        ("", "the path of a photo is empty"),
+        ("missing.jpg", "there is no image"),
+        ("", "the path of the image is empty"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (np.full((4, 4, 3), 2.0), "values 2 ... 2; expected RGB in 0 ... 1"),
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
@@ -174,7 +174,7 @@ def test_policy_and_batches() -> None:
     assert PLAIN(torch.zeros(2, 3, 6, 8)).shape == (2, 3, 6, 8)
     with pytest.raises(DataError, match=r"4x8, 6x8.*size="):
         PLAIN([RGB, RGB[:4]])
-    with pytest.raises(DataError, match="no photos"):
+    with pytest.raises(DataError, match="no images"):
         PLAIN([])
     with pytest.raises(DataError, match="int"):
         PLAIN(3)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def equal(one: Table, other: Table) -> None:
-    for name in ("ids", "photos", "groups", "labels", "folds", "units", "minimum", "classes", "weights", "sums"):
+    for name in ("ids", "images", "groups", "labels", "folds", "units", "minimum", "classes", "weights", "sums"):
         assert getattr(one, name) == getattr(other, name), name
     for mine, others in ((one.targets, other.targets), (one.auxiliary, other.auxiliary)):
         assert list(mine) == list(others)

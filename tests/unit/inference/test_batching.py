@@ -102,7 +102,7 @@ def test_a_full_queue_refuses_and_a_late_photo_is_dropped(
         with pytest.raises(TimeoutError):
             batcher.predict(photos(1)[0], timeout=0.001)
         second = batcher.submit(photos(1)[0])
-        with pytest.raises(BusyError, match="2 photos wait.*max_waiting=2"):
+        with pytest.raises(BusyError, match="2 images wait.*max_waiting=2"):
             batcher.submit(photos(1)[0])
         held.go.set()
         assert first.result(60) == second.result(60)

@@ -64,9 +64,9 @@ def model(heads: list[nn.Module], backbone: Backbone, tmp_path_factory: pytest.T
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """JPEGs of odd sizes: landscape, one that has to be turned by its EXIF tag, small; a 16-bit and a palette PNG."""
-    folder = tmp_path_factory.mktemp("photos")
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
 
     def picture(height: int, width: int) -> Image.Image:
@@ -84,7 +84,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def prepared_as(model: Path, recipe: Preprocessing, path: Path) -> Path:
-    """The model, with photos prepared in another way."""
+    """The model, with images prepared in another way."""
     onnx = pytest.importorskip("onnx")
     changed = onnx.load(model)
     (entry,) = (entry for entry in changed.metadata_props if entry.key == "dinoneck_export")
@@ -106,18 +106,18 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_answers_what_the_predictor_answers(
-    name: str, model: Path, heads: list[nn.Module], backbone: Backbone, photos: list[Path], tmp_path: Path
+    name: str, model: Path, heads: list[nn.Module], backbone: Backbone, images: list[Path], tmp_path: Path
 ) -> None:
     recipe = Preprocessing(patch_size=16, **RECIPES[name])
-    done = run(prepared_as(model, recipe, tmp_path / "m.onnx"), *photos, "--csv", tmp_path / "a.csv", "--threads", 1)
+    done = run(prepared_as(model, recipe, tmp_path / "m.onnx"), *images, "--csv", tmp_path / "a.csv", "--threads", 1)
     assert (done.returncode, done.stderr) == (0, "")
     with (tmp_path / "a.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [row["image"] for row in table] == [str(photo) for photo in photos]
+    assert [row["image"] for row in table] == [str(image) for image in images]
     assert list(table[0]) == ["image", "mass", "state:a", "state:b", "state:c", "ndvi"]
     predictor = Predictor(heads, backbone, preprocess=recipe)
     rel = 2e-3 if recipe.interpolation == "bilinear" else 1e-4  # Pillow rounds some pixels another way than torch
-    for row, wanted, line in zip(table, predictor(photos), done.stdout.splitlines(), strict=True):
+    for row, wanted, line in zip(table, predictor(images), done.stdout.splitlines(), strict=True):
         assert float(row["mass"]) == pytest.approx(wanted["mass"], rel=rel)
         assert [float(row[f"state:{part}"]) for part in "abc"] == pytest.approx(wanted["state"].tolist(), rel=rel)
         assert float(row["ndvi"]) == pytest.approx(wanted["ndvi"], rel=rel, abs=1e-5)
@@ -125,14 +125,14 @@ def test_it_answers_what_the_predictor_answers(
         assert printed is not None and float(printed.group(1)) == pytest.approx(wanted["mass"], rel=1e-3)
 
 
-def test_photos_are_prepared_to_rounding(photos: list[Path]) -> None:
+def test_images_are_prepared_to_rounding(images: list[Path]) -> None:
     """Every fit, interpolation, policy and blur, at sizes that shrink, grow and do both.
 
     Normalised values differ by some 1e-6, as sums in another order do; uint8 ones by a step of 255 in a few pixels.
     """
     sys.path.insert(0, str(FOLDER))
     try:
-        from photos import prepare, read
+        from images import prepare, read
     finally:
         sys.path.remove(str(FOLDER))
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (Preprocessing().mean, Preprocessing().std))
@@ -144,7 +144,7 @@ def test_photos_are_prepared_to_rounding(photos: list[Path]) -> None:
             policy=("crop", "pad", "resize")[number // 12 % 3],  # type: ignore[arg-type]
             blur=(None, 5)[number % 7 == 0],
         )
-        path = photos[number % len(photos)]
+        path = images[number % len(images)]
         wanted = recipe.prepare(path)
         image, shown = prepare(read(path), recipe.record())
         difference = ((torch.from_numpy(image) - mean) / std - wanted.images[0]).abs()
@@ -154,28 +154,28 @@ def test_photos_are_prepared_to_rounding(photos: list[Path]) -> None:
         assert np.array_equal(shown, wanted.valid.numpy())
 
 
-def test_bad_photos_are_named_and_the_others_answered(model: Path, photos: list[Path], tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no photo")
-    (tmp_path / "cut.jpg").write_bytes(photos[-1].read_bytes()[:2000])
+def test_bad_images_are_named_and_the_others_answered(model: Path, images: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "cut.jpg").write_bytes(images[-1].read_bytes()[:2000])
     Image.new("RGB", (8, 640)).save(tmp_path / "thin.png")
     bad = [*sorted(tmp_path.iterdir()), tmp_path / "missing.jpg"]
     recipe = Preprocessing(patch_size=16, size=(64, 96), fit="keep", policy="pad")
     other = prepared_as(model, recipe, tmp_path / "m.onnx")
-    done = run(other, bad[0], *photos, *bad[1:], "--batch-size", 2)
+    done = run(other, bad[0], *images, *bad[1:], "--batch-size", 2)
     assert done.returncode == 1
-    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [str(photo) for photo in photos]
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [str(image) for image in images]
     for path, why in zip(
-        bad, ("cannot be read", "cannot be decoded", "32x32 or more", "there is no photo"), strict=True
+        bad, ("cannot be read", "cannot be decoded", "32x32 or more", "there is no image"), strict=True
     ):
         assert any(str(path) in line and why in line for line in done.stderr.splitlines()), done.stderr
 
 
-def test_a_model_of_others_is_refused(model: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_a_model_of_others_is_refused(model: Path, images: list[Path], tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     plain = onnx.load(model)
     del plain.metadata_props[:]
     onnx.save(plain, tmp_path / "plain.onnx")
     (tmp_path / "none.onnx").write_text("none")
     for name, why in (("plain.onnx", "not written by"), ("none.onnx", "cannot be used"), ("no.onnx", "cannot be used")):
-        done = run(tmp_path / name, photos[0])
+        done = run(tmp_path / name, images[0])
         assert done.returncode == 1 and why in done.stderr and "Traceback" not in done.stderr

@@ -304,7 +304,7 @@ def test_unusable_images_are_named_or_left_out(
         done = store.extract(folder, skip_unusable=True)
     assert set(done.unusable) == {"empty", "text"}
     assert "text.jpg" in caplog.text
-    with pytest.raises(DataError, match="there is no photo"):
+    with pytest.raises(DataError, match="there is no image"):
         store.extract([folder / "gone.png"], root=folder)
 
 

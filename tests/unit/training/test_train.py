@@ -41,7 +41,7 @@ def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None
     config = a_run(None, data=data, folds={"group": ["place"]})
     result, report = trained(config, tmp_path)
     rows = rows_of(tmp_path / "out_of_fold.csv")
-    assert len(rows) == report["photos"] == report["predicted"] == COUNT
+    assert len(rows) == report["images"] == report["predicted"] == COUNT
     assert report["groups"] == 4
     assert TrainConfig.from_dict(report["config"]) == config
     places = {row["image"]: row["place"] for row in rows_of(meadow)}
@@ -196,7 +196,7 @@ def test_folds_of_a_column_of_classes_and_of_the_caller(meadow: Path, tmp_path: 
     rows = run("own", {}, folds=[(range(6), range(8, 12))])
     assert [(row["image"], row["fold"]) for row in rows] == [(f"{i:02}.png", "0") for i in range(8, 12)]
     report = json.loads((tmp_path / "own" / "report.json").read_text())
-    assert (report["photos"], report["predicted"]) == (COUNT, 4)
+    assert (report["images"], report["predicted"]) == (COUNT, 4)
     rows = run("only", {"only": 1, "column": "part"})
     assert {parts[row["image"]] for row in rows} == {"late"}
     assert [path.name for path in (tmp_path / "only" / "heads").iterdir()] == ["fold-1.safetensors"]
@@ -212,7 +212,7 @@ def test_a_data_frame_is_a_table(meadow: Path, tmp_path: Path) -> None:
     result, report = trained(config, tmp_path / "frame", table=frame)
     other, _ = trained(a_run(meadow, ["crop", "kind"]), tmp_path / "file")
     assert result.out_of_fold() == other.out_of_fold()
-    assert report["photos"] == COUNT
+    assert report["images"] == COUNT
     shown = result.to_frame()
     assert [*shown.index] == [*frame["image"]]
     assert [*shown["crop"]] == pytest.approx([*frame["crop"]])

@@ -122,7 +122,7 @@ def test_maps_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             heat_figure(image(2, 2), [good], **options)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="there is no photo"):
+    with pytest.raises(DataError, match="there is no image"):
         heat_figure(tmp_path / "none.jpg", [good])
     with pytest.raises(DataError, match="no images to draw"):
         heat_figure([], [good])

@@ -208,7 +208,7 @@ def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
     assert page.by_tag["h3"] == ["3.jpg", "2.jpg", "1.jpg", "0.jpg", "none.jpg"]
     [(key, found)] = agreement(entries, tasks).items()
     gap = np.subtract(predicted, known)
-    assert (key, found["photos"]) == ("mass", 4)
+    assert (key, found["images"]) == ("mass", 4)
     assert found["r2"] == pytest.approx(1 - (gap**2).sum() / (4 * np.var(known)))
     assert [found[name] for name in ("mae", "bias", "rmse")] == pytest.approx(
         [np.abs(gap).mean(), gap.mean(), math.sqrt((gap**2).mean())]
@@ -230,7 +230,7 @@ def test_known_classes_give_a_confusion_matrix() -> None:
         for i, (p, k) in enumerate(zip(chances, known, strict=True))
     ]
     [found] = agreement(entries, [task]).values()
-    assert found == {"photos": 3, "accuracy": pytest.approx(2 / 3), "confusion_matrix": [[1, 1], [0, 1]]}
+    assert found == {"images": 3, "accuracy": pytest.approx(2 / 3), "confusion_matrix": [[1, 1], [0, 1]]}
     assert worst_first(entries, [task]) == [1, 2, 0]
     page = Page(html_report(entries, [task]))
     assert page.by_tag["td"][:8] == ["1", "1", "0", "1", "soil", "soil", "0.9", "0.1"]

@@ -1,7 +1,7 @@
-"""Photos as dinoneck prepares them, with NumPy and Pillow alone: decode, turn upright, resize, pad.
+"""Images as dinoneck prepares them, with NumPy and Pillow alone: decode, turn upright, resize, pad.
 
-Everything stays RGB in 0 ... 1: models of ``dinoneck export --with-backbone`` normalise inside. How a photo is prepared
-stands in the model's metadata, under ``preprocess``.
+Values stay RGB in 0 ... 1: models of ``dinoneck export --with-backbone`` normalise them. How images are prepared is the
+entry ``preprocess`` of the model's metadata.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Array = np.ndarray[Any, np.dtype[np.float32]]
 Pixels = np.ndarray[Any, Any]
 
 
-class PhotoError(Exception):
-    """A photo cannot be read, or does not come to a size that the model takes."""
+class ImageFileError(Exception):
+    """An image cannot be read, or does not come to a size that the model takes."""
 
 
 def read(path: Path) -> Pixels:
@@ -32,107 +32,109 @@ def read(path: Path) -> Pixels:
                 grey = np.asarray(upright).astype(np.float32) / np.float32(65535)
                 return np.repeat(grey[..., None], 3, axis=2)
             if upright.mode in ("I", "F"):
-                raise PhotoError(f"{path} holds 32-bit values of unknown range")
+                raise ImageFileError(f"{path} holds 32-bit values of unknown range")
             if upright.mode == "P" and "transparency" in upright.info:
                 upright = upright.convert("RGBA")
             return np.asarray(upright.convert("RGB"))
     except FileNotFoundError:
-        raise PhotoError(f"there is no photo {path}") from None
+        raise ImageFileError(f"there is no image {path}") from None
     except UnidentifiedImageError:
-        raise PhotoError(f"{path} cannot be decoded as an image") from None
+        raise ImageFileError(f"{path} cannot be decoded as an image") from None
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
-        raise PhotoError(f"{path} cannot be read: {error}") from error
+        raise ImageFileError(f"{path} cannot be read: {error}") from error
 
 
 def prepare(pixels: Pixels, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
-    """Prepare one photo.
+    """Prepare one image.
 
     Args:
         pixels: as :func:`read` gives them.
         recipe: the model's ``preprocess``.
 
     Returns:
-        The image (3, H, W), and which of its cells (rows, cols) show the photo and no padding.
+        The image (3, H, W), and which of its cells (rows, cols) show the image and no padding.
     """
     size, fit, mean = recipe["size"], recipe["fit"], np.float32(recipe["mean"])
     if size is not None:
         pixels = _fitted(pixels, size, fit, recipe["interpolation"])
-    photo = np.clip(_floats(pixels), 0, 1)
+    image = np.clip(_floats(pixels), 0, 1)
     if recipe["blur"] is not None:
-        photo = _blurred(photo, recipe["blur"]["kernel"], recipe["blur"]["sigma"])
-    shown = np.ones((*photo.shape[:2], 1), np.float32)
+        image = _blurred(image, recipe["blur"]["kernel"], recipe["blur"]["sigma"])
+    shown = np.ones((*image.shape[:2], 1), np.float32)
     if size is not None and fit == "pad":
-        photo, shown = _padded(photo, size, mean), _padded(shown, size, 0)
+        image, shown = _padded(image, size, mean), _padded(shown, size, 0)
     patch = recipe["patch_size"]
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    photo, shown = (_whole_patches(x, patch, recipe["policy"], fill) for x, fill in ((photo, mean), (shown, 0)))
-    rows, cols = photo.shape[0] // patch[0], photo.shape[1] // patch[1]
+    image, shown = (_whole_patches(x, patch, recipe["policy"], fill) for x, fill in ((image, mean), (shown, 0)))
+    rows, cols = image.shape[0] // patch[0], image.shape[1] // patch[1]
     cells = shown[..., 0].reshape(rows, patch[0], cols, patch[1]).max(axis=(1, 3)) > 0
-    return np.ascontiguousarray(photo.transpose(2, 0, 1), dtype=np.float32), cells
+    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32), cells
 
 
 def _floats(pixels: Pixels) -> Array:
     return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
 
 
-def _fitted(photo: Pixels, size: tuple[int, int], fit: str, interpolation: str) -> Pixels:
+def _fitted(image: Pixels, size: tuple[int, int], fit: str, interpolation: str) -> Pixels:
     """Resize and cut to ``size`` = (height, width)."""
-    height, width = photo.shape[:2]
+    height, width = image.shape[:2]
     if fit == "stretch":
-        return _resized(photo, size[0], size[1], interpolation)
+        return _resized(image, size[0], size[1], interpolation)
     ratios = size[0] / height, size[1] / width
     scale = max(ratios) if fit == "crop" else min(ratios)
     target = [
         limit if ratio == scale else max(1, round(side * scale))
         for side, limit, ratio in zip((height, width), size, ratios, strict=True)
     ]
-    photo = _resized(photo, target[0], target[1], interpolation)
+    image = _resized(image, target[0], target[1], interpolation)
     top, left = ((target[0] - size[0]) // 2, (target[1] - size[1]) // 2) if fit == "crop" else (0, 0)
-    return photo[top : top + size[0], left : left + size[1]]
+    return image[top : top + size[0], left : left + size[1]]
 
 
-def _whole_patches(photo: Array, patch: tuple[int, int], policy: str, fill: Any) -> Array:
-    """What the recipe's policy makes of a photo whose sides are no multiples of the patch."""
-    height, width = photo.shape[:2]
+def _whole_patches(image: Array, patch: tuple[int, int], policy: str, fill: Any) -> Array:
+    """What the recipe's policy makes of an image whose sides are no multiples of the patch."""
+    height, width = image.shape[:2]
     if height % patch[0] == 0 and width % patch[1] == 0:
-        return photo
+        return image
     if policy == "error":
-        raise PhotoError(f"the photo is {height}x{width} px; the sides must be multiples of {patch[0]} and {patch[1]}")
+        raise ImageFileError(
+            f"the image is {height}x{width} px; the sides must be multiples of {patch[0]} and {patch[1]}"
+        )
     if policy == "pad":
-        return _padded(photo, (-(-height // patch[0]) * patch[0], -(-width // patch[1]) * patch[1]), fill)
+        return _padded(image, (-(-height // patch[0]) * patch[0], -(-width // patch[1]) * patch[1]), fill)
     if policy == "crop":
         rows, cols = height // patch[0], width // patch[1]
         if not rows or not cols:
-            raise PhotoError(f"the photo is {height}x{width} px, smaller than a patch of {patch[0]}x{patch[1]}")
+            raise ImageFileError(f"the image is {height}x{width} px, smaller than a patch of {patch[0]}x{patch[1]}")
         top, left = (height - rows * patch[0]) // 2, (width - cols * patch[1]) // 2
-        return photo[top : top + rows * patch[0], left : left + cols * patch[1]]
+        return image[top : top + rows * patch[0], left : left + cols * patch[1]]
     sides = [max(1, (2 * side + cell) // (2 * cell)) * cell for side, cell in zip((height, width), patch, strict=True)]
-    return _resized(photo, sides[0], sides[1], "bilinear")
+    return _resized(image, sides[0], sides[1], "bilinear")
 
 
-def _padded(photo: Array, size: tuple[int, int], fill: Any) -> Array:
-    out = np.empty((*size, photo.shape[2]), np.float32)
+def _padded(image: Array, size: tuple[int, int], fill: Any) -> Array:
+    out = np.empty((*size, image.shape[2]), np.float32)
     out[:] = fill
-    out[: photo.shape[0], : photo.shape[1]] = photo
+    out[: image.shape[0], : image.shape[1]] = image
     return out
 
 
-def _resized(photo: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+def _resized(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
     """``area`` is the plain mean of all pixels touched where both sides shrink, else bilinear with antialiasing.
 
     Of ``bilinear_uint8``, Pillow's form differs from torch's by one step of 255 in a few pixels of a thousand.
     """
-    old = photo.shape[:2]
+    old = image.shape[:2]
     if old == (height, width):
-        return photo
-    if interpolation == "bilinear_uint8" and photo.dtype == np.uint8:
-        return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
-    photo = _floats(photo)
+        return image
+    if interpolation == "bilinear_uint8" and image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    image = _floats(image)
     if interpolation == "area":
         interpolation = "area" if height <= old[0] and width <= old[1] else "bilinear"
     if width * old[0] < height * old[1]:  # first the side that shrinks more: what lies between stays small
-        return _along(_along(photo, 1, width, interpolation), 0, height, interpolation)
-    return _along(_along(photo, 0, height, interpolation), 1, width, interpolation)
+        return _along(_along(image, 1, width, interpolation), 0, height, interpolation)
+    return _along(_along(image, 0, height, interpolation), 1, width, interpolation)
 
 
 def _along(x: Array, axis: int, count: int, interpolation: str) -> Array:
@@ -175,15 +177,15 @@ def _cubic(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.where(x < 1, near, np.where(x < 2, far, 0))
 
 
-def _blurred(photo: Array, kernel: int, sigma: float) -> Array:
+def _blurred(image: Array, kernel: int, sigma: float) -> Array:
     """A Gaussian blur with mirrored borders."""
     half = kernel // 2
-    if half >= min(photo.shape[:2]):
-        raise PhotoError(f"a blur of {kernel} px does not fit a photo of {photo.shape[0]}x{photo.shape[1]} px")
+    if half >= min(image.shape[:2]):
+        raise ImageFileError(f"a blur of {kernel} px does not fit an image of {image.shape[0]}x{image.shape[1]} px")
     weights = np.array([math.exp(-0.5 * (i / sigma) ** 2) for i in range(-half, half + 1)])
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
-        x = np.moveaxis(photo, axis, 0)
+        x = np.moveaxis(image, axis, 0)
         wide = np.pad(x, ((half, half), (0, 0), (0, 0)), mode="reflect")
-        photo = np.moveaxis(sum(w * wide[i : i + len(x)] for i, w in enumerate(weights)), 0, axis)
-    return photo
+        image = np.moveaxis(sum(w * wide[i : i + len(x)] for i, w in enumerate(weights)), 0, axis)
+    return image
