@@ -101,8 +101,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if callable(number := getattr(getattr(self, field.name), "item", None)):
-                object.__setattr__(self, field.name, number())  # of NumPy
+            if getattr(number := getattr(self, field.name), "ndim", None) == 0:  # of NumPy
+                object.__setattr__(self, field.name, number.item())
         if isinstance(self.amp, bool):
             object.__setattr__(self, "amp", "bf16" if self.amp else None)
         for name, known in (("optimizer", ("adamw", "sam")), ("amp", ("bf16", "fp16", None))):

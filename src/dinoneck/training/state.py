@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -210,11 +211,8 @@ _REMEDY = "Restore it from a copy, or start again: fit(..., resume=False), --no-
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    total = hashlib.sha256(text.encode())
-    for name, value in sorted(tensors.items()):
-        total.update(f"\0{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        total.update(bytes_of(value))
-    return total.hexdigest()
+    parts = ((f"\0{k}|{x.dtype}|{tuple(x.shape)}|".encode(), bytes_of(x)) for k, x in sorted(tensors.items()))
+    return _sha256(itertools.chain([text.encode()], *parts))
 
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
