@@ -40,7 +40,7 @@ bench: $(VENV)/installed-bench
 bench-gpu:
 	PYTHONPATH=src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu
 
-# results with published weights, see docs/explanation/evidence.md; DINONECK_WEIGHTS is hub or a folder
+# results with published weights, see docs/explanation/results.md; DINONECK_WEIGHTS is hub or a folder
 evidence: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.evidence $(EVIDENCE)
 

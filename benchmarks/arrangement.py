@@ -114,7 +114,7 @@ def main() -> None:
     report = {"rows": rows, "lr": chosen, "scenes": options.scenes, "epochs": options.epochs, "machine": machine()}
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(markdown(rows, chosen))
+    print(markdown(rows))
 
 
 def _scores(
@@ -156,15 +156,15 @@ def _probe(probe: Probe, source: MemoryTokens, values: np.ndarray, parts: list[n
     return r2(predictions[parts[2], 0], values[parts[2]])
 
 
-def markdown(rows: dict[str, dict[str, list[float]]], chosen: dict[str, float]) -> str:
+def markdown(rows: dict[str, dict[str, list[float]]]) -> str:
     """One row per method: mean and range over seeds."""
-    lines = ["| R² on held-out scenes | " + " | ".join(TARGETS) + " | lr |", "|---|---|---|---|"]
+    lines = ["| R² on held-out scenes | " + " | ".join(TARGETS) + " |", "|---|---|---|"]
     for name, row in rows.items():
         cells = [
-            f"{np.mean(row[t]):.2f}" + (f" ({min(row[t]):.2f} … {max(row[t]):.2f})" if len(row[t]) > 1 else "")
+            f"{np.mean(row[t]):z.2f}" + (f" ({min(row[t]):z.2f} … {max(row[t]):z.2f})" if len(row[t]) > 1 else "")
             for t in TARGETS
         ]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {chosen.get(name, '–')} |")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

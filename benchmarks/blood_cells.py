@@ -4,7 +4,7 @@
 
 DATA is a folder with train.json, val.json and images/. Every run is one call of ``dinoneck train --boxes``, which the
 table names; an interrupted run is continued, a finished one is read. Backbone: dinoneck_tiny, seeded random weights,
-trained too. Prints the table of docs/explanation/blood-cells.md; a whole run also writes
+trained too. Prints the table of docs/explanation/detection.md; a whole run also writes
 benchmarks/results/blood_cells.json.
 """
 
@@ -100,16 +100,15 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of the docs page: means over seeds, and both; the classes by AP50."""
     classes = list(next(iter(next(iter(rows.values()))["seeds"].values()))["best"]["per_class"])
     lines = [
-        f"| held-out | untrained AP50 | AP | AP50 | AP75 | {', '.join(classes)} (AP50) | M parameters | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| held out | AP | AP50 | AP75 | {', '.join(classes)} (AP50) | M parameters | minutes |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         runs = list(row["seeds"].values())
         scores = [_several([run["best"][score] for run in runs]) for score in SCORES]
         each = ", ".join(f"{_mean([run['best']['per_class'][c]['AP50'] for run in runs]):.2f}" for c in classes)
-        untrained = _mean([run["untrained"]["AP50"] for run in runs])
         size, minutes = runs[0]["parameters"] / 1e6, _mean([run["minutes"] for run in runs])
-        lines.append(f"| {name} | {untrained:.3f} | {' | '.join(scores)} | {each} | {size:.2f} | {minutes:.0f} |")
+        lines.append(f"| {name} | {' | '.join(scores)} | {each} | {size:.2f} | {minutes:.0f} |")
     return "\n".join(lines)
 
 

@@ -4,7 +4,7 @@
 
 DATA is the folder ``crop_cover`` (photos, cover.csv). Tokens are extracted once; every seed is another split of
 the 16 groups into 5 folds and other first weights. Writes benchmarks/results/crop_cover.json and prints the table
-of docs/explanation/crop-cover.md.
+of docs/explanation/results.md.
 """
 
 from __future__ import annotations

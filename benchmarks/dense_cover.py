@@ -8,7 +8,7 @@ and each flip with one kind of colour change. The labels are the real masks, ave
 trained on them alone, with the same photos, patterns, epochs, batches, loss and learning rate. A photo's cover is the
 mean over its cells. Every seed is another split of the 16 groups into 5 folds, other first weights and another order.
 Writes benchmarks/results/dense_cover.json and docs/images/dense_cover.png, and prints the table of
-docs/explanation/dense-cover.md. ``--merge`` joins the results of runs with other seeds (``--out``) instead.
+docs/explanation/results.md. ``--merge`` joins the results of runs with other seeds (``--out``) instead.
 """
 
 from __future__ import annotations
@@ -228,9 +228,9 @@ def probed(probe: Probe, source: TableSource, table: PhotoTable, folds: list[Any
 
 def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     """One row per method: means over splits, and the range for weed."""
-    columns = [("cells", name) for name in CLASSES] + [("photos", name) for name in CLASSES]
-    columns.append(("worst fold, photos", "weed"))
-    lines = ["| held-out R² | " + " | ".join(f"{name}, {of}" for of, name in columns) + " |"]
+    titles = {"cells": "cells", "photos": "images"}
+    columns = [(of, name) for of in titles for name in CLASSES]
+    lines = ["| held-out R² | " + " | ".join(f"{name}, {titles[of]}" for of, name in columns) + " |"]
     lines.append("|---" * (len(columns) + 1) + "|")
     for method, rows in runs.items():
         texts = []

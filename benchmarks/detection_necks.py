@@ -1,11 +1,11 @@
-"""Necks for detectors on the same tokens of a ViT-S: DEIMv2's in transformers, design source 004's, and ours.
+"""Necks for detectors on the same tokens of a ViT-S: DEIMv2's in transformers, a plain pyramid, and ours.
 
     OMP_NUM_THREADS=1 python -m benchmarks.detection_necks [--size 640] [--rounds 21] [--batches 1 4] [--device cpu]
 
 Peers, each as published (NCHW) and with its layout fixed (channels-last weights and inputs, converted beforehand):
-the part of transformers' Deimv2DINOv3ConvEncoder after its backbone, from the installed class itself; and the
-construction of design source 004 (nearest x2 -> 1x1; 1x1; 3x3 stride 2). What has the same weights is first checked to
-give the same maps, in eval and in train mode, to 1e-4 of the largest value. Ours gets the images as NCHW.
+the part of transformers' Deimv2DINOv3ConvEncoder after its backbone, from the installed class itself; and a plain
+pyramid (nearest x2 -> 1x1; 1x1; 3x3 stride 2). What has the same weights is first checked to give the same maps, in
+eval and in train mode, to 1e-4 of the largest value. Ours gets the images as NCHW.
 
 Forward is eval mode without autograd; the step is train mode, forward and backward, tokens included, as when the
 backbone is tuned. Milliseconds are CPU time of the process, ratios medians over interleaved rounds. Saved MiB are the
@@ -39,13 +39,14 @@ from dinoneck.interop import PyramidEncoder
 RESULTS = Path(__file__).with_name("results")
 PREFIX, PATCH = 5, 16
 BOUND = 1e-4
-DEIM, SOURCE = "transformers' DEIMv2 neck", "design source 004"
+DEIM, SOURCE = "transformers' DEIMv2 neck", "plain pyramid"
 SAME_GOAL, ALIGNED_GOAL = 1.5, 3.0
 MODEL, LAYERS = "vit_small_patch16_dinov3", (5, 8, 11)
 HEAD = (
     "| neck | goal | forward ms | × published | × layout fixed | forward + backward ms | × published | × layout fixed "
     "| saved MiB | peak MiB |"
 )
+SHORT = "| neck, batch 1 | forward ms | × layout fixed | forward + backward ms | × layout fixed | peak MiB |"
 Maps = Sequence[Tensor]
 
 
@@ -85,7 +86,7 @@ def deim_family(tokens: Tokens, images: Tensor) -> dict[str, Variant]:
 
 
 def source_family(tokens: Tokens) -> dict[str, Variant]:
-    """Design source 004's head and STAPyramid in its forms, of the last layer."""
+    """The plain pyramid and STAPyramid in its forms, of the last layer."""
     published, fixed = Source(), Source()
     fixed.load_state_dict(published.state_dict())
     fixed.to(memory_format=torch.channels_last)
@@ -248,6 +249,16 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += ["| what runs | ms | images / s | share of the second row |", "|---|---|---|---|"]
     for name, row in report["end_to_end"].items():
         lines.append(f"| {name} | {row['ms']:.3g} | {1e3 / row['ms']:.3g} | {100 / row['ratio']:.1f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def short(report: Mapping[str, Any]) -> str:
+    """Return the table of the docs page: batch 1, compared with the layout-fixed peers."""
+    lines = [SHORT, "|---|" + "---|" * SHORT.count(" | ")]
+    rows = {k: v for title, some in report["necks"].items() if title.endswith("batch 1") for k, v in some.items()}
+    for name, row in rows.items():
+        cells = [f"{part['ms']:.1f} | {part['ratio_fixed']:.2f}" for part in (row["forward"], row["step"])]
+        lines.append(f"| {name} | {' | '.join(cells)} | {row['peak_mib']:.1f} |")
     return "\n".join(lines) + "\n"
 
 

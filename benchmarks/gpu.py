@@ -39,13 +39,11 @@ class Job:
 
 
 SPEED = ("--short", "--no-compile", "--rounds", "5")
-# Estimated seconds on one H100, 430 in all, none of them measured yet; each job takes about 6 to import torch.
+# Estimated seconds on one H100, 385 in all, none of them measured yet; each job takes about 6 to import torch.
 # speed: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each called 34 times or for 0.5 s and 5 rounds: 9 s a row, and 25
 # for whole backbones. Forwards alone as graphs in one dtype: 3 s a row.
 JOBS = (
     Job("speed", "benchmarks.speed", (*SPEED, "--steps", "forward", "step")),  # 205
-    Job("pipelines", "benchmarks.speed.pipelines",
-        ("--photos", "2", "--rounds", "2", "--stages", "predictions", "passes", "parts")),  # 45
     Job("backbones", "benchmarks.backbones", ("--batch", "32", "--rounds", "7")),  # 40
     Job("graphs", "benchmarks.speed", (*SPEED, "--graphs", "--steps", "forward", "--dtypes", "bfloat16")),  # 65
     Job("detection_necks", "benchmarks.detection_necks", ("--batches", "1", "16", "--rounds", "11")),  # 30

@@ -41,9 +41,7 @@ VARIANTS = {  # what learns, learning rate, weight of the anchor
 }
 COLUMNS = {
     "rms_drift": "Gram drift (RMS)",
-    "row_cosine": "row cosine",
     "row_correlation": "row correlation",
-    "spread": "Gram spread",
     "train_loss": "task loss, training",
     "held_out_loss": "task loss, held out",
 }
@@ -147,9 +145,8 @@ def markdown(report: dict[str, Any]) -> str:
     for variant in runs[0]:
         cells = []
         for column in COLUMNS:
-            digits = 3 if column == "row_cosine" else 2
             values = [run[variant][column] for run in runs]
-            mean, low, high = (f"{x:.{digits}f}" for x in (np.mean(values), min(values), max(values)))
+            mean, low, high = (f"{x:.2f}" for x in (np.mean(values), min(values), max(values)))
             cells.append(f"{mean} ({low} … {high})")
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

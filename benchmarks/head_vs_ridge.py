@@ -128,26 +128,32 @@ def below_zero(row: dict[str, Any]) -> list[tuple[str, str]]:
     return [(method, target) for method, target, own in ends if own is not None and own[1] < 0]
 
 
-def markdown(report: dict[str, Any]) -> str:
-    """One row per target."""
+def rows_of(report: dict[str, Any], *, each_target: bool) -> str:
+    """One row per target, or those of all targets together."""
     methods = (HEAD, ALONE, TOKENS, COLOUR)
-    lines = [
-        "# Head and ridge regression",
-        "",
-        "Held-out R², and the head's minus a baseline's with its 95 % interval.",
-        "",
-    ]
-    lines.append(f"| data | target | {' | '.join(methods)} | head − {TOKENS} | head − {COLOUR} |")
+    lines = [f"| data | target | {' | '.join(methods)} | head − {TOKENS} | head − {COLOUR} |"]
     lines.append("|---" * (len(methods) + 4) + "|")
     for name, row in report["rows"].items():
         data = f"{name} ({row['images']} images, {row['groups']} groups)"
-        for target in [*row["target_sd"], "overall"]:
+        for target in [*(row["target_sd"] if each_target else ()), "overall"]:
             scores = [row["r2"][method][target] for method in methods]
             leads = [f"{scores[0] - row['r2'][m][target]:+.3f} {_interval(row, m, target)}" for m in (TOKENS, COLOUR)]
             lines.append(
                 f"| {data} | {target} | {' | '.join(f'{score:.3f}' for score in scores)} | {' | '.join(leads)} |"
             )
             data = ""
+    return "\n".join(lines)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The whole .md file."""
+    lines = [
+        "# Head and ridge regression",
+        "",
+        "Held-out R², and the head's minus a baseline's with its 95 % interval.",
+        "",
+        rows_of(report, each_target=True),
+    ]
     behind = report["head_below_a_ridge"]
     lines += ["", f"Intervals that lie below 0: {', '.join('/'.join(where) for where in behind) or 'none'}."]
     told, options = report["machine"], report["options"]

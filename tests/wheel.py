@@ -6,6 +6,7 @@ path file, which does not see this one's editable install.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -67,6 +68,18 @@ def check_metadata(wheel: Path) -> None:
         sys.exit(f"{wheel.name}: its metadata lacks project addresses")
 
 
+def install_offline(folder: Path) -> None:
+    """Run the first cell of a notebook, which installs from a folder of wheels, in an empty environment."""
+    cells = json.loads((ROOT / "examples" / "notebooks" / "regression.ipynb").read_text())["cells"]
+    [cell] = ["".join(cell["source"]) for cell in cells if "install" in cell["metadata"].get("tags", ())]
+    without_dependencies = "import os\nos.environ['PIP_NO_DEPS'] = '1'\n"
+    run(sys.executable, "-m", "venv", folder / "empty", cwd=folder)
+    python = folder / "empty" / "bin" / "python"
+    run(python, "-c", without_dependencies + cell.replace("/kaggle/input/dinoneck-wheels", str(folder)), cwd=folder)
+    if not [*(folder / "empty").rglob("dinoneck/__init__.py")]:
+        sys.exit("the first cell of the notebook did not install dinoneck from the folder of wheels")
+
+
 def main(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     python = environment(ROOT, folder)
@@ -83,6 +96,7 @@ def main(folder: Path) -> None:
         shown = run(folder / "env" / "bin" / "dinoneck", "demo", "--out", "demo", *DEMO, cwd=Path(outside))
         head = Path(outside) / "demo" / "run" / "heads" / "fold-0.safetensors"
         run(folder / "env" / "bin" / "dinoneck", "verify", head, cwd=Path(outside))
+    install_offline(folder)
     print(shown.strip().splitlines()[-1])
     print(f"{wheel.name}: {len(names)} files; the demo runs from the wheel alone")
 

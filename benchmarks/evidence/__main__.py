@@ -5,7 +5,7 @@
 
 ``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS`` is ``hub`` or a
 folder (see the package). A step that fails is named, and the others run. A whole run with published weights writes
-benchmarks/results/evidence.json and docs/explanation/evidence.md, any other one OUT/evidence.json alone.
+benchmarks/results/evidence.json and docs/explanation/results.md, any other one OUT/evidence.json alone.
 """
 
 from __future__ import annotations

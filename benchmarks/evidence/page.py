@@ -1,4 +1,4 @@
-"""The measured part of docs/explanation/evidence.md, between its two marks."""
+"""The measured part of docs/explanation/results.md, between its two marks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "explanation" / "evidence.md"
+PAGE = ROOT / "docs" / "explanation" / "results.md"
 RESULTS = ROOT / "benchmarks" / "results" / "evidence.json"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 

@@ -7,10 +7,10 @@
 Variants of a row share weights and tokens and take turns, in another order each round. Before anything is timed their
 results and gradients are checked equal in float64 (1e-9), and their results in the dtype measured. One CPU thread is
 timed by its own CPU time, several by the wall clock, a GPU by events with the second-level cache overwritten before
-each turn. Quoted are medians of the rounds' ratios. Rows whose peer is not installed are skipped and listed. Writes
-speed.json, speed.md and speed.png (speed_2_threads.*; on a GPU speed_cuda.* and, with --graphs, speed_cuda_graphs.*,
-without picture) to benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of
-a second run. --page writes the pages on speed and pipelines from what is stored, and measures nothing.
+each turn. Numbers are medians of the rounds' ratios. Rows whose peer is not installed are skipped and listed. Writes
+speed.json and speed.md (speed_2_threads.*; on a GPU speed_cuda.* and, with --graphs, speed_cuda_graphs.*) to
+benchmarks/results, merged with what the same machine measured before; --repeat adds the medians of a second run. --page
+writes docs/explanation/speed.md from what is stored, and measures nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
     parser.add_argument("--graphs", action="store_true", help="on a GPU, replay forwards as CUDA graphs (to *_graphs)")
     parser.add_argument("--repeat", action="store_true", help="a second run: medians beside those stored")
-    parser.add_argument("--page", action="store_true", help="write the pages of the docs and stop")
+    parser.add_argument("--page", action="store_true", help="write the page of the docs and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     return parser.parse_args(arguments)
 
@@ -127,10 +127,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(markdown(row.name, whole["rows"][row.name]), flush=True)
     for name, why in skipped.items():
         print(f"skipped: {name} ({why})")
-    if skipped.keys() != {row.name for row in rows} and not devices.is_gpu(options.device):
-        from benchmarks.speed.picture import draw
-
-        draw(stored(options.out, stem) or report, options.out / f"{stem}.png")
 
 
 if __name__ == "__main__":

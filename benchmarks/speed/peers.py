@@ -85,7 +85,7 @@ class ChannelNorms(nn.Module):
 
 
 class PlainFPN(nn.Module):
-    """The construction of the design source: maps, 1x1 per layer, mean of a group, strided 3x3, top-down, smoothing.
+    """A plain FPN: maps, 1x1 per layer, mean of a group, strided 3x3, top-down, smoothing.
 
     Args:
         neck: whose weights are taken.

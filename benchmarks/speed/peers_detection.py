@@ -1,4 +1,4 @@
-"""Necks as others build them: DEIMv2's and DPT's in transformers, without the ViT, and design source 004's."""
+"""Necks as others build them: DEIMv2's and DPT's in transformers, without the ViT, and a plain pyramid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, OUT, DETAIL = 384, 256, 16
 
 
 class Source(nn.Module):
-    """The construction of design source 004, with the prefix counted."""
+    """A plain pyramid of one map: nearest x2 and 1x1; 1x1; 3x3 with stride 2."""
 
     def __init__(self, width: int = WIDTH, out: int = OUT) -> None:
         super().__init__()

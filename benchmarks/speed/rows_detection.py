@@ -14,7 +14,7 @@ from dinoneck import SpatialTuningAdapter, STAPyramid
 
 
 def sta_simple(setting: Setting) -> dict[str, Variant]:
-    """P8, P16, P32 of the last map, as in design source 004."""
+    """P8, P16, P32 of the last map, as a plain pyramid makes them."""
     torch.manual_seed(0)
     published = stirred(Source(setting.channels, setting.out).to(**setting.like))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
@@ -28,8 +28,8 @@ def sta_simple(setting: Setting) -> dict[str, Variant]:
         return list(module(to_map(given[-1][:, PREFIX:], grid)))  # type: ignore[operator]
 
     return {
-        "design source 004, as published": Variant("published", lambda: run(published, nchw), published, given),
-        "design source 004, layout fixed": Variant("fixed", lambda: run(fixed, nhwc), fixed, given),
+        "plain pyramid, as published": Variant("published", lambda: run(published, nchw), published, given),
+        "plain pyramid, layout fixed": Variant("fixed", lambda: run(fixed, nhwc), fixed, given),
         "STAPyramid": Variant("ours", lambda: neck(tokens).maps, neck, given),
     }
 

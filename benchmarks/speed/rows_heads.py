@@ -50,7 +50,7 @@ def gate_pool(setting: Setting) -> dict[str, Variant]:
 
 
 class Loop(nn.Module):
-    """One small network after the other, as design source 001 publishes them."""
+    """One small network after the other."""
 
     def __init__(self, networks: list[nn.Sequential]) -> None:
         super().__init__()

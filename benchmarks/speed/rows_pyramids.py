@@ -18,7 +18,7 @@ from dinoneck import SimplePyramid, ViTFPN
 
 
 def vit_fpn(setting: Setting, linear: bool = True) -> dict[str, Variant]:
-    """P2, P3, P4 of groups of layers; linear as in the design source."""
+    """P2, P3, P4 of groups of layers; linear: without norm and activation."""
     torch.manual_seed(0)
     options = {"norm": None, "activation": None} if linear else {}
     neck = ViTFPN(setting.channels, setting.layers, setting.out, **options).to(**setting.like)  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ CONV_WHY = (
 )
 ROWS = [
     Row(
-        "ViT-FPN, linear as in the design source",
+        "ViT-FPN, linear",
         vit_fpn,
         [*FPN_SETTINGS, Setting(1, (60, 60), 1280, 6)],
         {**FPN_GOALS, "saved float32": 6.0},

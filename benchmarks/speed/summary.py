@@ -10,6 +10,7 @@ from benchmarks.speed.table import reached
 
 UNKNOWN = "not measured"
 MOST = 0.05  # of its backbone's time a neck may take on a GPU
+SHORT = "| row | forward, float32 | forward, bfloat16 | forward + backward, float32 | forward, × layout fixed |"
 COLUMNS = "| row | goal | fp32 forward | bf16 forward | fp32 forward + backward | vs layout-fixed | met? |"
 WORDS = {"forward": "forward", "step": "forward + backward", "saved": "fewer bytes saved for backward",
          "copy": "of the copy bandwidth where memory binds"}  # fmt: skip
@@ -25,12 +26,33 @@ def summary(report: Mapping[str, Any]) -> str:
     """
     lines = [COLUMNS, "|" + "---|" * (COLUMNS.count(" | ") + 1)]
     for name, found in report["rows"].items():
-        cells = [name, aims(found["goals"])]
-        for step, dtype in SHOWN:
-            cells.append(_range(values(found, step, dtype, "ratio")))
-        cells += [_range(values(found, "forward", None, "fixed_ratio")), verdict(found)]
+        cells = [name, aims(found["goals"]), *_ratios(found), verdict(found)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def short(report: Mapping[str, Any]) -> str:
+    """Return the same table without goals."""
+    lines = [SHORT, "|" + "---|" * (SHORT.count(" | ") + 1)]
+    lines += ["| " + " | ".join([name, *_ratios(found)]) + " |" for name, found in report["rows"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def reasons(report: Mapping[str, Any]) -> str:
+    """Return one line per row that misses a goal: which, and why."""
+    lines = []
+    for name, found in report["rows"].items():
+        lacks = missed(found)
+        if lacks:
+            why = f"{found['why']} {ceiling_words(found)}".strip()
+            lines.append(f"* **{name}**: {'; '.join(lacks)}. {why}")
+    return "\n".join(lines) or "None."
+
+
+def _ratios(found: Mapping[str, Any]) -> list[str]:
+    """The ranges over the settings, against the published peer and against the layout-fixed one."""
+    published = [_range(values(found, step, dtype, "ratio")) for step, dtype in SHOWN]
+    return [*published, _range(values(found, "forward", None, "fixed_ratio"))]
 
 
 def ceiling_words(found: Mapping[str, Any]) -> str:

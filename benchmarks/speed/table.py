@@ -116,7 +116,7 @@ def repeated(report: Mapping[str, Any]) -> str:
     if not rows:
         return "No second run is stored."
     good = sum(reproduced(row) for row in rows)
-    return f"A second run reproduced {good} of {len(rows)} ratios within ± 10 %; the others are bold in its column."
+    return f"A second run reproduced {good} of {len(rows)} ratios within ± 10 %; speed.md shows the others in bold."
 
 
 def header(report: Mapping[str, Any]) -> str:
@@ -135,8 +135,8 @@ def header(report: Mapping[str, Any]) -> str:
 
 def document(report: Mapping[str, Any]) -> str:
     """Return the whole .md file."""
-    from benchmarks.speed.summary import summary
+    from benchmarks.speed.summary import reasons, summary
 
     tables = "\n".join(markdown(name, found) for name, found in report["rows"].items())
-    told = f"{repeated(report)}\n\n{KERNELS}"
-    return f"{header(report)} `python -m benchmarks.speed`.\n\n{summary(report)}\n{told}\n\n{tables}"
+    notes = f"{repeated(report)}\n\n{KERNELS}\n\n**Missed goals**\n\n{reasons(report)}"
+    return f"{header(report)} `python -m benchmarks.speed`.\n\n{summary(report)}\n{notes}\n\n{tables}"

@@ -1,7 +1,7 @@
 """Images as dinoneck prepares them, with NumPy and Pillow alone: decode, turn upright, resize, pad.
 
-Values stay RGB in 0 ... 1, as models of ``dinoneck export --with-backbone`` normalise them. The entry ``preprocess`` of the
-model's metadata states how images are prepared.
+Values stay RGB in 0 ... 1: models of ``dinoneck export --with-backbone`` normalise them. How images are prepared is the
+entry ``preprocess`` of the model's metadata.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ from benchmarks import matrix
 
 pytest.importorskip("transformers")
 
-from benchmarks import crop_cover, detection_necks, gram_anchor
-from benchmarks.speed import page, pipelines
+from benchmarks import (
+    arrangement,
+    blood_cells,
+    crop_cover,
+    dense_cover,
+    detection_necks,
+    gram_anchor,
+    head_vs_ridge,
+)
+from benchmarks.speed import page
 from benchmarks.speed.results import RESULTS, stored
 from benchmarks.speed.summary import missed
 from benchmarks.speed.table import document
@@ -21,7 +30,7 @@ from benchmarks.speed.table_rows import ROWS, goals_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "explanation"
-SPEED = [stem for stem in ("speed", "speed_2_threads", "speed_cuda") if (RESULTS / f"{stem}.json").exists()]
+SPEED = [stem for stem in ("speed", "speed_cuda") if (RESULTS / f"{stem}.json").exists()]
 
 
 def read(name: str) -> Any:
@@ -35,20 +44,30 @@ def assert_shown(text: str, found: dict[str, Any], table: str) -> None:
         assert version in text, name
 
 
-def test_pages_show_the_stored_tables() -> None:
-    found = read("crop_cover")
-    assert_shown((PAGES / "crop-cover.md").read_text(), found, crop_cover.markdown(found["runs"]))
-    for name, script in (("gram_anchor", gram_anchor), ("detection_necks", detection_necks)):
-        text = (PAGES / {"gram_anchor": "gram-anchoring.md"}.get(name, "detection-speed.md")).read_text()
-        assert_shown(text, read(name), script.markdown(read(name)))
+SHOWN = [  # page, results, table
+    ("results", "crop_cover", lambda found: crop_cover.markdown(found["runs"])),
+    ("results", "dense_cover", lambda found: dense_cover.markdown(found["runs"])),
+    ("results", "head_vs_ridge", lambda found: head_vs_ridge.rows_of(found, each_target=False)),
+    ("linear-collapse", "arrangement", lambda found: arrangement.markdown(found["rows"])),
+    ("gram-anchoring", "gram_anchor", gram_anchor.markdown),
+    ("detection", "detection_necks", detection_necks.short),
+    ("detection", "blood_cells", lambda found: blood_cells.markdown(found["rows"])),
+]
+
+
+@pytest.mark.parametrize(("name", "results", "table"), SHOWN, ids=[results for _, results, _ in SHOWN])
+def test_pages_show_the_stored_tables(name: str, results: str, table: Callable[[Any], str]) -> None:
+    found = read(results)
+    assert_shown((PAGES / f"{name}.md").read_text(), found, table(found))
+
+
+def test_the_page_on_speed_is_written_from_the_stored_results() -> None:
     assert page.PAGE.read_text() == page.text()
-    text = pipelines.PAGE.read_text()
-    assert pipelines.filled(text, stored(RESULTS, "pipelines")) == text
 
 
 def test_stored_tables_are_those_of_the_stored_numbers() -> None:
-    for stem, write in (("pipelines", pipelines.page), *((stem, document) for stem in SPEED)):
-        assert (RESULTS / f"{stem}.md").read_text() == write(stored(RESULTS, stem))
+    for stem in SPEED:
+        assert (RESULTS / f"{stem}.md").read_text() == document(stored(RESULTS, stem))
 
 
 def test_every_row_of_speed_has_its_goals_and_states_why_it_misses_one() -> None:
@@ -56,14 +75,14 @@ def test_every_row_of_speed_has_its_goals_and_states_why_it_misses_one() -> None
     for stem in SPEED:
         for name, found in read(stem)["rows"].items():
             assert not missed(found) or found["why"], name
-            assert name in shown or stem != "speed", name
+            assert name in shown or name in page.PARTS or stem != "speed", name
             if name in rows:  # terratorch's row is there where terratorch is
                 assert found["goals"] == goals_of(rows[name], stem == "speed_cuda"), name
                 assert found["why"] == rows[name].why, name
 
 
 def test_only_the_step_of_the_aligned_branch_misses_its_goal() -> None:
-    """As the page on the necks of detectors states."""
+    """The stored table shows it in bold."""
     missing = {
         (name.split(",")[1], part)
         for rows in read("detection_necks")["necks"].values()

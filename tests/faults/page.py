@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,26 @@ REPORT, TEMPLATE = HERE / "report.json", "page.md.j2"
 PAGE = HERE.parents[1] / "docs" / "reliability.md"
 
 
-def total(modes: dict[str, dict[str, int]]) -> dict[str, int]:
-    """The sums over all modes of a part."""
+def total(rows: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums over all kinds of a campaign."""
     counts: Counter[str] = Counter()
-    for mode in modes.values():
-        counts.update(mode)
+    for row in rows:
+        counts.update(row)
     return dict(counts)
 
 
-def steps(report: dict[str, Any]) -> str:
-    """Steps and how often each refused."""
-    return ", ".join(f"`{step}` {count:,}" for step, count in report["steps"].items())
+def outcomes(report: Mapping[str, Any]) -> dict[str, int]:
+    """Cases by outcome; silent, uncaught and slow ones together."""
+    kinds = report["kinds"]
+    counts = {name: kinds.get(name, 0) for name in ("refused", "noticed", "harmless")}
+    return {"cases": report["tried"], **counts, "silent": len(report["bad"])}
+
+
+def measured(part: Mapping[str, Any]) -> str:
+    """Date, machine and versions."""
+    machine = part["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{part['date']}, {machine['cpu']}, {machine['system']}; {versions}."
 
 
 def written(report: dict[str, Any]) -> str:
@@ -36,5 +46,5 @@ def written(report: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, autoescape=False
     )
-    environment.filters |= {"total": total, "steps": steps, "number": "{:,}".format}
-    return environment.get_template(TEMPLATE).render(report)
+    environment.filters |= {"total": total, "outcomes": outcomes, "measured": measured, "number": "{:,}".format}
+    return environment.get_template(TEMPLATE).render(report, parts=report)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from benchmarks import backbones, detection_necks, devices, feature_files, feature_store, points
-from benchmarks.speed import clocks, pipelines, roofline
-from benchmarks.speed.pipeline_forms import Work
+from benchmarks.speed import clocks, roofline
 from benchmarks.speed.rows import Row
 from benchmarks.speed.table_rows import ROWS
 from tests.pretend_device import NAME, Graph, graph, pretend_device
@@ -52,22 +51,6 @@ def test_points(tmp_path: Path) -> None:
         points.main(on_device(tmp_path, "--points", "200", "--views", "2", "--channels", "8", "--rounds", "2"))
     report = json.loads((tmp_path / f"points_{NAME}.json").read_text())
     assert report["machine"]["gpu"] and set(report["points"]) >= {"lift", "keys", "look-up"}
-
-
-@pytest.mark.slow
-def test_pipelines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work("dinoneck_tiny", 3, (32, 32), folds=1, flips=((),))
-    monkeypatch.setattr(pipelines, "SIZE", (32, 32))
-    monkeypatch.setattr(pipelines, "SIDES", (32,))
-    monkeypatch.setattr(pipelines, "REAL", tmp_path / "none")
-    title = "dinoneck_tiny, last block"
-    monkeypatch.setattr(pipelines, "SETTINGS", {title: work})
-    words = ["--short", "--photos", "1", "--rounds", "2", "--stages", "predictions", "parts"]
-    with pretend_device() as device:
-        pipelines.main(on_device(tmp_path, *words))
-    report = json.loads((tmp_path / f"pipelines_{NAME}.json").read_text())
-    assert all(row["per_s"] > 0 for row in report["photo to prediction"][title].values())
-    assert device.kernels["_scaled_dot_product_flash_attention_for_cpu"] or device.kernels["convolution"]
 
 
 @pytest.mark.slow

@@ -69,7 +69,8 @@ def boxes_figure(
     axes = _image_axes(image)
     for box in known:
         outline(axes, box, "white", "--")
-    shades = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(dict.fromkeys(classes or names))}
+    every = dict.fromkeys([*(classes or ()), *names])
+    shades = {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(every)}
     order = [place for place in np.argsort(rated, kind="stable").tolist() if not rated[place] < min_score]
     marks = {names[place]: outline(axes, corners[place], shades[names[place]], "-") for place in order}
     for place in order if len(order) <= _LABELLED else ():

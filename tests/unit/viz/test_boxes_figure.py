@@ -53,6 +53,7 @@ def test_classes_have_a_colour_each_and_scores_an_order() -> None:
     one, same, other = (patch.get_edgecolor() for patch in axes.patches)
     assert one == same != other
     assert captions(axes) == ["3 of 4 boxes, score 0.3 or more", "clot 0.30", "clot 0.50", "cell 0.90"]
+    assert len(boxes_figure(PHOTO, boxes, classes=("cell", "clot")).axes[0].patches) == 4, "classes without labels"
 
 
 def test_known_boxes_are_dashed_and_dicts_are_read() -> None:
