@@ -20,7 +20,7 @@ def serve(
 ) -> None:
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C.
 
-    There is no authentication, TLS or rate limit: run it behind a proxy that has them.
+    It has neither authentication nor TLS nor a rate limit: run it behind a proxy that has them.
 
     Example: dinoneck serve head.safetensors --port 8000
 
