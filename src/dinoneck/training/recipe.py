@@ -100,6 +100,9 @@ class Recipe:
     save_steps: Annotated[int | None, or_none(int)] = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if callable(number := getattr(getattr(self, field.name), "item", None)):
+                object.__setattr__(self, field.name, number())  # of NumPy
         if isinstance(self.amp, bool):
             object.__setattr__(self, "amp", "bf16" if self.amp else None)
         for name, known in (("optimizer", ("adamw", "sam")), ("amp", ("bf16", "fp16", None))):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
-from dinoneck import Backbone, PatchMeanHead, Task
+from dinoneck import Backbone
 from dinoneck.inference import timing
-from dinoneck.inference.timing import Pipeline, sample_image, time_in_turn
+from dinoneck.inference.timing import Pipeline, time_in_turn
 
 
 class Scripted(Pipeline):
@@ -26,7 +25,7 @@ def test_medians_leave_the_first_round_out(tiny: Backbone) -> None:
     pipelines = {name: Scripted([order, plan], tiny.preprocess, tiny) for name, plan in plans.items()}  # type: ignore[list-item]
     counts: list[int] = []
     found = time_in_turn(pipelines, rounds=5, told=counts.append)
-    assert found["a"].ms == pytest.approx({"prepare": 0.75, "backbone": 1.5, "whole": 3.0})  # of two photos
+    assert found["a"].ms == pytest.approx({"prepare": 0.75, "backbone": 1.5, "whole": 3.0})  # of two images
     assert found["a"].quartiles == pytest.approx((2.0, 4.0))
     assert found["a"].images_per_s == pytest.approx(1000 / 3)
     assert found["b"].ms["whole"] == pytest.approx(50.0)
@@ -34,23 +33,3 @@ def test_medians_leave_the_first_round_out(tiny: Backbone) -> None:
     pairs = [order[i : i + 2] for i in range(0, len(order), 2)]
     assert all({id(one), id(two)} == {id(p) for p in pipelines.values()} for one, two in pairs), "each once a round"
     assert len({id(pair[0]) for pair in pairs}) == 2, "in an order that changes"
-
-
-def test_the_parts_are_those_of_a_prediction(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, tuple[int, ...]]] = []
-
-    class Head(PatchMeanHead):
-        def predict(self, tokens):  # type: ignore[no-untyped-def]
-            assert not self.training
-            assert not torch.is_grad_enabled()
-            seen.append(("predict", tuple(tokens.patches[0].shape)))
-            return super().predict(tokens)
-
-    head = Head(64, [Task("x")])
-    head.train()
-    pipeline = Pipeline([sample_image(64, 96)] * 2, tiny.preprocess.changed(size=(32, 48)), tiny, head)
-    took = pipeline.run()
-    assert seen == [("predict", (2, 6, 64))]
-    assert set(took) == {"prepare", "backbone", "head", "whole"}
-    assert took["whole"] == pytest.approx(sum(took[part] for part in ("prepare", "backbone", "head")))
-    assert head.training, "modules are left as they were"
