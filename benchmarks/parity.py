@@ -3,7 +3,7 @@
     python -m benchmarks.parity [--official-dinov2 DIR] [--official-dinov3 DIR] [--models ...] [--out FILE]
 
 DIR is a checkout of facebookresearch/dinov2 or dinov3. Between timm and transformers both get one seeded set of
-weights by name; beside the official code, the repository's own model is filled at random, its state dict saved,
+weights by name; for the official code, the repository's own model is filled at random, its state dict saved,
 and that file loaded through ``checkpoint=``. Compared are layers 11, 2, 5, 5 in this order, with and without the
 final norm. A full run (both checkouts, all models) writes benchmarks/results/parity.json, a partial one only what
 --out names; the tables of docs/reference/parity.md are printed. Exit code 1 if a row is above its bound.
@@ -219,22 +219,27 @@ def slips(case: Case) -> dict[str, Any]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table: a row per model, pair and recipe, with the largest differences over its image sizes."""
+    """The table: a row per model and recipe, with the largest difference of each pair over parts and image sizes."""
+    pairs = ("timm - transformers", "official - timm", "official - transformers")
     lines = [
-        "| model | images | pair | `pos_embed` | patches | CLS | registers | largest value | bound | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| model | images | `pos_embed` | {' | '.join(pairs)} | largest value | bound |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in report["rows"]:
-        groups.setdefault(tuple(row[key] for key in ("model", "pair", "pos_embed", "bound")), []).append(row)
-    for (model, pair, recipe, bound), rows in groups.items():
-        sizes = ", ".join("x".join(map(str, row["size"])) for row in rows)
-        parts = [max((row[part] for row in rows if row[part] is not None), default=None) for part in PARTS]
-        verdict = (
-            "expected to differ" if bound is None else "holds" if all(row["holds"] for row in rows) else "**above**"
-        )
+        groups.setdefault(tuple(row[key] for key in ("model", "pos_embed", "bound")), []).append(row)
+    for (model, recipe, bound), rows in groups.items():
+        sizes = ", ".join(dict.fromkeys("x".join(map(str, row["size"])) for row in rows))
+        parts = [
+            max(
+                (row[part] for row in rows for part in PARTS if row["pair"] == pair and row[part] is not None),
+                default=None,
+            )
+            for pair in pairs
+        ]
         scale = max(row["scale"] for row in rows)
-        cells = [f"`{model}`", sizes, pair, recipe, *map(_short, parts), f"{scale:.1f}", _short(bound), verdict]
+        above = "" if bound is None or all(row["holds"] for row in rows) else " **above**"
+        cells = [f"`{model}`", sizes, recipe, *map(_short, parts), f"{scale:.1f}", _short(bound) + above]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -3,7 +3,8 @@
 Both train the same head on the same float16 tokens in memory, batches of 32, AdamW with a cosine: ``plain`` casts and
 standardises each batch, as ``fit`` does; ``float32`` keeps a standardised copy, twice as large, and only picks rows.
 An epoch is the median of a run's epochs but the first; variants take turns. The counts are those of the pretend device
-of the tests, per step of an epoch; ``wait`` is how often the host waits.
+of the tests, per step of an epoch; ``wait`` is how often the host waits. ``live`` is an epoch of JPEG files through a
+backbone at every step, whose images are decoded ahead, next to one whose images are decoded within the step.
 
 Usage: python -m benchmarks.training_loop [--rounds 9] [--out benchmarks/results/training_loop.json]
 """
@@ -15,6 +16,7 @@ import itertools
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,16 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tests.pretend_device import NAME, pretend_device
 from torch import Tensor, nn
+from torchvision.io import write_jpeg
 
 from benchmarks import timing
-from dinoneck import PatchMeanHead, Task
+from dinoneck import PatchMeanHead, Task, load_backbone
 from dinoneck.tasks import TargetTransform
 from dinoneck.tokens import Tokens
-from dinoneck.training import MemoryTokens, Recipe, fit
+from dinoneck.training import LiveTokens, MemoryTokens, Recipe, TokenSource, fit
+from dinoneck.training.sources import SomeTokens
 
 IMAGES, GRID, CHANNELS, BATCH, EPOCHS = 256, (10, 20), 384, 32, 4
+LIVE_IMAGES = 16
 IDS = [f"image{i}" for i in range(IMAGES)]
 
 
@@ -64,12 +70,13 @@ def plain(tokens: Tensor, targets: Tensor, *, in_float32: bool) -> list[float]:
     return [end - begin for begin, end in itertools.pairwise(moments)]
 
 
-def fitted(source: MemoryTokens, targets: Tensor, epochs: int = EPOCHS, device: str = "cpu", **options: Any) -> Any:
+def fitted(source: TokenSource, targets: Tensor, epochs: int = EPOCHS, device: str = "cpu", **options: Any) -> Any:
     """Return the seconds of the epochs of ``fit``."""
+    width = source.batch(source.ids[:1]).sequence[0].shape[2]
     tasks = [Task(f"t{k}", transform=TargetTransform().fit(column)) for k, column in enumerate(targets.T)]
-    values = {f"t{k}": dict(zip(IDS, column.tolist(), strict=True)) for k, column in enumerate(targets.T)}
+    values = {f"t{k}": dict(zip(source.ids, column.tolist(), strict=True)) for k, column in enumerate(targets.T)}
     moments: list[float] = []
-    head, recipe = PatchMeanHead(CHANNELS, tasks).to(device), Recipe(epochs=epochs, batch_size=BATCH, **options)
+    head, recipe = PatchMeanHead(width, tasks).to(device), Recipe(epochs=epochs, **{"batch_size": BATCH, **options})
     fit(head, source, targets=values, recipe=recipe, callbacks=[lambda *_: moments.append(time.perf_counter())])
     return [end - begin for begin, end in itertools.pairwise(moments)]
 
@@ -82,6 +89,23 @@ def counts(source: MemoryTokens, targets: Tensor, **options: Any) -> dict[str, f
             fitted(source, targets, epochs, NAME, **options)
             events.append(Counter(device.events))
     return {name: (events[1][name] - events[0][name]) / (IMAGES // BATCH) for name in sorted(events[1])}
+
+
+def live(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Return the times of an epoch of live tokens of JPEG files, and of one that reads each batch in its step."""
+    generator, files = torch.Generator().manual_seed(0), [folder / f"{i}.jpg" for i in range(LIVE_IMAGES)]
+    for file in files:
+        coarse = torch.randint(0, 256, (1, 3, 75, 100), generator=generator, dtype=torch.uint8)
+        write_jpeg(F.interpolate(coarse, (1200, 1600), mode="bilinear")[0], str(file), quality=90)
+    backbone = load_backbone("dinoneck_tiny")
+    source = LiveTokens(backbone, files, IDS[:LIVE_IMAGES], backbone.preprocess.changed(size=(224, 288)))
+    targets = torch.linspace(-1, 1, LIVE_IMAGES)[:, None]
+    seconds: dict[str, list[float]] = {"in the step": [], "ahead": []}
+    for order in timing.drawn_order(list(seconds), rounds, seed=0):
+        for name in order:  # a source of another class is read in the step
+            read = source if name == "ahead" else SomeTokens(source, source.ids)
+            seconds[name].append(statistics.median(fitted(read, targets, batch_size=4)))
+    return timing.ratios(seconds, "in the step")
 
 
 def main() -> None:
@@ -111,10 +135,13 @@ def main() -> None:
         for name in order:
             seconds[name].append(statistics.median(variants[name]()))
     seconds = {name: values[1:] for name, values in seconds.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        epochs_of_files = live(Path(folder), arguments.rounds)
     result = {
         "machine": {**timing.machine(), "load": os.getloadavg()[0], "threads": torch.get_num_threads()},
         "rounds": arguments.rounds,
         "epoch": timing.ratios(seconds, "plain"),
+        "live": epochs_of_files,
         "per_step": per_step,
     }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")

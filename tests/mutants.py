@@ -65,9 +65,9 @@ MUTANTS = [
            "unit/training/test_fit_maps.py::test_weights_pull_towards_heavy_cells"),
     # the layers of a backbone without its final norm; other weights pass the probe
     Mutant("backbones/adapter.py", "self.final_norm(x) if norm else x", "x",
-           "unit/backbones/test_probe.py::test_it_tells_weights_norms_layers_and_recipes_apart"),
-    Mutant("backbones/weight_hashes.py", "gap if not gap <= tolerance else None", "None",
-           "unit/backbones/test_probe.py::test_it_tells_weights_norms_layers_and_recipes_apart"),
+           "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed"),
+    Mutant("backbones/probe.py", "gap if not gap <= tolerance else None", "None",
+           "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed"),
     # damage that changes weights passes; the head's backbone record is not compared
     Mutant("checkpoint/file.py", '!= header.meta["digest"]:', '!= header.meta["digest"] and not buffers:',
            "unit/checkpoint/test_frozen_heads.py::test_damaged_files_of_schema_1_are_refused_as_such"),
@@ -78,7 +78,7 @@ MUTANTS = [
            "return pattern.vertical, pattern.horizontal",
            "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),
     Mutant("data/patterns.py", 'f"{i}\\0{image_id}"', 'f"{i}\\0"',
-           "unit/data/test_patterns.py::test_draws_repeat_and_depend_on_photo_and_pattern"),
+           "unit/data/test_patterns.py::test_draws_repeat_and_depend_on_image_and_pattern"),
     # negative values are clipped by int8; a damaged record passes
     Mutant("store/encoding.py", "scale = x.abs().amax(dim=-1)", "scale = x.amax(dim=-1)",
            "unit/store/test_feature_store.py::test_int8_keeps_its_bound_and_beats_a_scale_per_token_alone"),

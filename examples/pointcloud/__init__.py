@@ -1,1 +1,1 @@
-"""From photos with known cameras to a 3D U-Net that sees them."""
+"""From images with known cameras to a 3D U-Net that sees them."""

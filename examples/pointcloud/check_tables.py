@@ -28,7 +28,7 @@ def print_frame(report: FrameReport, voxel: float, device: torch.device) -> None
     for place, view in enumerate(report.views):
         shares = (view.projected, view.front, view.in_bounds, view.known, view.agree)
         colour = "-" if view.grey_levels is None else f"{view.grey_levels:.1f}"
-        own = "own photo" if not place else view.name
+        own = "own image" if not place else view.name
         rows.append((own, *(f"{share:.3f}" for share in shares), colour))
     _table(rows)
     fused = "-" if report.fusion_2d is None else f"2D {report.fusion_2d:.3f}, 3D {report.fusion_3d:.3f}"
@@ -46,13 +46,13 @@ def print_frame(report: FrameReport, voxel: float, device: torch.device) -> None
 
 
 def print_summary(reports: Sequence[FrameReport], verdicts: Mapping[str, CameraCheck], problems: Sequence[str]) -> None:
-    """Print what all frames say together."""
+    """Print the numbers of all frames together."""
     full = [report for report in reports if report.points]
     print(f"\n{len(reports)} frames, {len(reports) - len(full)} without depth")
     if full:
         hits = [block.hit_rate for report in full for block in report.blocks if block.hit_rate is not None]
         others = [view.agree for report in full for view in report.views[1:] if view.in_bounds > 0]
-        seconds = fmean(report.seconds["photo"] + report.seconds["all"] for report in full)
+        seconds = fmean(report.seconds["image"] + report.seconds["all"] for report in full)
         coverage = _mean([report.coverage for report in full])
         print(f"  coverage {coverage}, hit rate {_mean(hits)}, depth agrees with other frames {_mean(others)}")
         print(f"  {seconds:.2f} s per frame")

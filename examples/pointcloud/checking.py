@@ -1,4 +1,4 @@
-"""Verb ``check``: frame by frame through the whole chain, forward only, with every number that tells what is wrong."""
+"""Verb ``check``: frame by frame through the whole chain, forward only, with the numbers that show an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from examples.pointcloud.network_check import Network, plan_of, read_network
 from examples.pointcloud.rooms import room
 from examples.pointcloud.segmentation import NETWORKS
 
-HELP = "send frames through projection, lifting, pyramid and U-Net, and tell of every step whether it is right"
+HELP = "send frames through projection, lifting, pyramid and U-Net, and check every step"
 ROOM_VIEWS, ROOM_SIZE = 5, (240, 320)
 _COMPARED = 2  # other frames that a frame's points are looked for in, at least
 _OVERLAP = 0.02  # share of the points in another frame, below which poses are not judged
@@ -39,7 +39,7 @@ class Source:
 
     maps: Callable[[Frames], tuple[Tensor, Cameras]]
     channels: int
-    told: str
+    name: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--every", type=kinds.count, default=1, metavar="K", help="frames whose number K divides")
     data.add_argument("--points", type=kinds.whole, default=20_000, metavar="N", help="of a frame; 0: all with depth")
     data.add_argument("--voxel", type=kinds.positive, default=0.02, metavar="M", help="metres")
-    photos = parser.add_argument_group("features")
-    add_features(photos)
-    photos.add_argument("--views", type=kinds.count, default=1, metavar="N", help="photos a frame's features come from")
-    photos.add_argument(
-        "--without-own", action="store_true", help="from the N nearest frames, not the frame's own photo"
+    images = parser.add_argument_group("features")
+    add_features(images)
+    images.add_argument("--views", type=kinds.count, default=1, metavar="N", help="images a frame's features come from")
+    images.add_argument(
+        "--without-own", action="store_true", help="from the N nearest frames, not the frame's own image"
     )
     net = parser.add_argument_group("network")
     net.add_argument("--plan", choices=tuple(NETWORKS), default="34c", help="what the network is planned as")
@@ -74,10 +74,10 @@ def add_depth_scale(group: Any) -> None:
 
 
 def add_features(group: Any) -> None:
-    """Declare the options that say where features come from."""
+    """Declare the options for where features come from."""
     group.add_argument("--backbone", default=TINY, metavar="NAME", help="see 'dinoneck backbones'")
     group.add_argument("--random-backbone", action="store_true", help="seeded random weights instead of published ones")
-    group.add_argument("--size", type=kinds.size, metavar="HxW", help="of the ViT's input; without, as the photos")
+    group.add_argument("--size", type=kinds.size, metavar="HxW", help="of the ViT's input; without, as the images")
     group.add_argument("--features", type=Path, metavar="STORE", help="read maps from a feature store instead")
     group.add_argument("--device", default="cpu", metavar="NAME", help="such as cuda")
 
@@ -92,10 +92,8 @@ def run(options: argparse.Namespace) -> int:
     plan = plan_of(**{name: value for name, value in NETWORKS[options.plan].items() if name != "layers"})
     net, weights = read_network(options.network, options.plan, NETWORKS, options.engine)
     chain = Chain(Network.build(plan, net, source.channels, weights).to(device), options.voxel, device)
-    told = f"{options.network}" if options.network else "random weights"
-    print(
-        f"features: {source.told}, {source.channels} channels; network: {options.plan}, {told}, {net.engine}; {device}"
-    )
+    network = f"{options.plan}, {options.network or 'random weights'}, {net.engine}"
+    print(f"features: {source.name}, {source.channels} channels; network: {network}; {device}")
     reports, verdicts, frames_left = [], {}, options.frames
     for name, frames in scenes(options):
         count = min(len(frames), frames_left)
@@ -112,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     print_summary(reports, verdicts, problems)
     if options.json:
         scores = {
-            name: {**asdict(verdict), "share": verdict.share, "fits": verdict.fits, "told": str(verdict)}
+            name: {**asdict(verdict), "share": verdict.share, "fits": verdict.fits, "verdict": str(verdict)}
             for name, verdict in verdicts.items()
         }
         written = {"frames": [asdict(report) for report in reports], "cameras": scores, "problems": problems}
@@ -134,8 +132,8 @@ def source_of(options: argparse.Namespace, device: torch.device) -> Source:
         return Source(lambda frames: store_maps(store, frames.names, frames.cameras), channels, str(options.features))
     random = options.random_backbone or options.backbone == TINY
     backbone = load_backbone(options.backbone, pretrained=not random).to(device)
-    told = f"{options.backbone} ({'seeded random' if random else 'published'} weights)"
-    return Source(lambda frames: frame_maps(backbone, frames, options.size), backbone.embed_dim, told)
+    name = f"{options.backbone} ({'seeded random' if random else 'published'} weights)"
+    return Source(lambda frames: frame_maps(backbone, frames, options.size), backbone.embed_dim, name)
 
 
 def scenes(options: argparse.Namespace) -> Iterator[tuple[str, Frames]]:
@@ -173,12 +171,12 @@ def check_scene(
         own = [*([] if options.without_own else [view]), *near[:others]]
         compared = near[: max(_COMPARED, others)]
         report = check_frame(chain, name, frames, maps, cameras, view, compared, own, options.points, options.seed)
-        report.seconds = {"photo": each, **report.seconds}
+        report.seconds = {"image": each, **report.seconds}
         yield report
 
 
 def verdict_of(frames: Frames) -> CameraCheck | None:
-    """Return what depth says of the poses; None where frames do not overlap."""
+    """Return the verdict of depth on the poses; None where frames do not overlap."""
     check = check_cameras(None, frames.cameras, frames.depth)
     return check if max(check.in_bounds.values()) >= _OVERLAP else None
 

@@ -1,4 +1,4 @@
-"""The verb ``compare``: what photos bring to a trained 3D U-Net, over seeds, and whether that exceeds their noise.
+"""The verb ``compare``: what images bring to a trained 3D U-Net, over seeds, and whether that exceeds their noise.
 
 Per seed the 3D network is trained alone; all variants then start from its file and get the same steps, learning rate
 and order of rooms. Runs that are finished are read, so that the verb may be stopped and started again.
@@ -25,23 +25,23 @@ from examples.pointcloud.training import WEIGHTS, check_same, train
 from examples.pointcloud.training_plan import Plan, Rooms, add_plan, plan_of, rooms_of
 
 HELP = "train all variants over seeds from one 3D file each, and compare differences with the seeds' noise"
-# what differs from the options: in the 3D network's runs, and beyond that in those with photos
+# what differs from the options: in the 3D network's runs, and beyond that in those with images
 BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "geometry": ({}, {}),
     "stand-in": ({}, {"backbone": STAND_IN}),
     "colours": ({"point_colours": True}, {}),
 }
 TITLES = {
-    "geometry": "The points tell positions and normals",
-    "stand-in": "The same, and a stand-in for a trained backbone: features that name what a photo shows, in noise",
-    "colours": "The points tell positions, normals and colours",
+    "geometry": "The points hold positions and normals",
+    "stand-in": "The same, and a stand-in for a trained backbone: features that name what an image shows, in noise",
+    "colours": "The points hold positions, normals and colours",
 }
 ROWS: dict[str, dict[str, Any]] = {
     "3D only": {"variant": "3d"},
     "BiFusion": {"variant": "bifusion"},
     "inject": {"variant": "inject"},
     "both": {"variant": "both"},
-    "both, wrong photos": {"variant": "both", "wrong_photos": True},
+    "both, wrong images": {"variant": "both", "wrong_images": True},
 }
 PAIRS = (
     ("inject", "3D only"),
@@ -50,7 +50,7 @@ PAIRS = (
     ("inject", "BiFusion"),
     ("both", "BiFusion"),
     ("both", "inject"),
-    ("both, wrong photos", "3D only"),
+    ("both, wrong images", "3D only"),
 )
 # two-sided 95 % of Student's t, by degrees of freedom
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", type=kinds.whole, nargs="+", default=[0, 1, 2], metavar="N")
     parser.add_argument(
-        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and photos tell"
+        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and images show"
     )
     parser.add_argument("--load-from", type=Path, metavar="FILE", help="weights that the 3D network starts from")
     parser.add_argument("--pretrain-steps", type=kinds.count, default=240, metavar="N", help="of the 3D network alone")
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("a stand-in for a backbone needs rooms, whose images are known pixel by pixel; not --data")
     found: dict[str, dict[str, dict[str, Any]]] = {block: {} for block in options.blocks}
     for seed in options.seeds:
-        plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_photos=False)
+        plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_images=False)
         drawn = _Drawn(options)
         for block in options.blocks:
             found[block][str(seed)] = _seed(plan, block, options.pretrain_steps, drawn, options.out, options.load_from)
@@ -110,7 +110,7 @@ class _Drawn:
     def of(self, plan: Plan) -> Rooms:
         """Return them, with the features of the plan's backbone."""
         if plan.backbone not in self.rooms:
-            self.rooms[plan.backbone] = rooms_of(plan, self.cache, photos=True, device=self.device)
+            self.rooms[plan.backbone] = rooms_of(plan, self.cache, images=True, device=self.device)
         return self.rooms[plan.backbone]
 
 
@@ -118,9 +118,9 @@ def _seed(
     plan: Plan, block: str, pretrain_steps: int, drawn: _Drawn, out: Path, load_from: Path | None
 ) -> dict[str, Any]:
     """Train the 3D network and then every row from its file, or read what is there."""
-    of_points, of_photos = BLOCKS[block]
+    of_points, of_images = BLOCKS[block]
     plan = replace(plan, **of_points)
-    # blocks that give the points alike share the runs without photos
+    # blocks that give the points alike share the runs without images
     first = next(name for name, (changes, _) in BLOCKS.items() if changes == of_points)
 
     def result(own: Plan, folder: Path, start: Path | None) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _seed(
         if plan.new_only and name == "3D only":
             rows[name] = rows["pretrained"]  # nothing of it is new
             continue
-        own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_photos), block)
+        own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_images), block)
         folder = out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
         rows[name] = result(own, folder, begun / WEIGHTS)
     return rows
@@ -149,7 +149,7 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return [runs[row][at]["miou"] for runs in seeds.values()]
 
     def ious(row: str, name: str) -> list[float]:
-        return [runs[row]["test"]["iou"][name] or 0.0 for runs in seeds.values()]
+        return [iou for runs in seeds.values() if (iou := runs[row]["test"]["iou"][name]) is not None]
 
     has_masks = all(runs[row]["test"].get("map") is not None for runs in seeds.values() for row in runs)
     rows = {
@@ -169,20 +169,20 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "injection_at_step_0_is_3d_only": same,
         "injection": {
             stride: {
-                key: statistics.fmean(one[stride][key] for one in _told(seeds, "inject", "injection"))
+                key: statistics.fmean(one[stride][key] for one in _parts(seeds, "inject", "injection"))
                 for key in INJECTED
             }
-            for stride in _told(seeds, "inject", "injection")[0]
+            for stride in _parts(seeds, "inject", "injection")[0]
         },
         "fusion_2d_ratio": {
-            row: _spread([one["fusion_2d_ratio"] for one in _told(seeds, row, "fusion")])
+            row: _spread([one["fusion_2d_ratio"] for one in _parts(seeds, row, "fusion")])
             for row, changes in ROWS.items()
             if changes["variant"] in ("bifusion", "both")
         },
     }
 
 
-def _told(seeds: Mapping[str, Mapping[str, Any]], row: str, part: str) -> list[dict[str, Any]]:
+def _parts(seeds: Mapping[str, Mapping[str, Any]], row: str, part: str) -> list[dict[str, Any]]:
     return [runs[row]["test"][part] for runs in seeds.values()]
 
 
@@ -199,7 +199,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     plan = next(iter(next(iter(results["blocks"].values()))["seeds"].values()))["inject"]["plan"]
     rooms = (
         f"{plan['rooms']} rooms to learn from, {plan['test_rooms']} held out, {plan['views']} images of "
-        f"{plan['photo_size'][1]}×{plan['photo_size'][0]} px each"
+        f"{plan['image_size'][1]}×{plan['image_size'][0]} px each"
     )
     if plan.get("data"):
         rooms = f"Scans, held out: {', '.join(plan['held_out'])}; labels: {Path(plan['labels']).name}"
@@ -207,7 +207,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     source = f"{plan['backbone']} ({'seeded random' if random else 'published'} weights)"
     if plan.get("features"):
         source = f"features of the store {Path(plan['features']).name}"
-    shown = FLAT if not plan.get("data") else [name.partition("=")[2] or name for name in plan["classes"]]
+    shown = (
+        FLAT
+        if not plan.get("data")
+        else list(dict.fromkeys(name.partition("=")[2] or name for name in plan["classes"]))
+    )
     lines = [
         f"{rooms}, voxels of {100 * plan['voxel']:.0f} cm, network "
         f"{plan['network']}, {source}, "
@@ -216,28 +220,28 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
     ]
     for block, found in results["blocks"].items():
-        told, seeds = found["summary"], found["seeds"]
+        stats, seeds = found["summary"], found["seeds"]
         lines += [
             f"**{TITLES[block]}** ({len(seeds)} seeds, mean ± deviation)",
             "",
             f"| | mIoU | AP | {' | '.join(shown)} | other classes | trainable parameters |",
             f"|---|---|---|{'---|' * len(shown)}---|---|",
-            *(_row(name, row, shown) for name, row in told["rows"].items()),
+            *(_row(name, row, shown) for name, row in stats["rows"].items()),
             "",
             "| mIoU | difference | 95 % interval | exceeds seed noise |",
             "|---|---|---|---|",
-            *(_difference(name, one) for name, one in told["differences"].items()),
+            *(_difference(name, one) for name, one in stats["differences"].items()),
             "",
-            _stats(told),
+            _stats(stats),
             "",
-            f"Before its first step inject is the 3D network: {_yes(told['injection_at_step_0_is_3d_only'])}.",
+            f"Before its first step inject is the 3D network: {_yes(stats['injection_at_step_0_is_3d_only'])}.",
             "",
         ]
     return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
 
 
 def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
-    others = [row["iou"][one]["mean"] for one in row["iou"] if one not in shown]
+    others = [one["mean"] for name, one in row["iou"].items() if name not in shown and one["each"]]
     flat = " | ".join(_plus_minus(row["iou"][one]) for one in shown)
     precision = _plus_minus(row["map"]) if "map" in row else "–"
     rest = f"{statistics.fmean(others):.3f}" if others else "–"
@@ -252,19 +256,23 @@ def _difference(name: str, found: Mapping[str, Any]) -> str:
     return f"| {name} | {found['mean']:+.3f} | {low:+.3f} ... {high:+.3f} | {_yes(found['exceeds_noise'])} |"
 
 
-def _stats(told: Mapping[str, Any]) -> str:
+def _stats(stats: Mapping[str, Any]) -> str:
     hits = ", ".join(
-        f"{stride}: {one['hit_rate']:.2f} ({one['ratio']:.2f})" for stride, one in told["injection"].items()
+        f"{stride}: {one['hit_rate']:.2f} ({one['ratio']:.2f})" for stride, one in stats["injection"].items()
     )
-    gates = ", ".join(f"{row} {_plus_minus(one)}" for row, one in told["fusion_2d_ratio"].items())
-    return f"inject, hit rate per stride (norm added / had): {hits}. Mean gate where a photo looks: {gates}."
+    gates = ", ".join(f"{row} {_plus_minus(one)}" for row, one in stats["fusion_2d_ratio"].items())
+    return f"inject, hit rate per stride (norm added / had): {hits}. Mean gate where an image looks: {gates}."
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": statistics.fmean(values), "deviation": statistics.stdev(values), "each": list(values)}
+    """Mean and deviation over seeds; None for a class that no seed's held-out rooms have, or one seed's alone."""
+    mean = statistics.fmean(values) if values else None
+    return {"mean": mean, "deviation": statistics.stdev(values) if len(values) > 1 else None, "each": list(values)}
 
 
 def _plus_minus(found: Mapping[str, Any]) -> str:
+    if found["deviation"] is None:
+        return "–" if found["mean"] is None else f"{found['mean']:.3f}"
     return f"{found['mean']:.3f} ± {found['deviation']:.3f}"
 
 

@@ -1,8 +1,9 @@
 """Verb ``extract``: the frames of a tree through the backbone, once, into a :class:`dinoneck.FeatureStore`.
 
-Per frame the last layer's tokens after the final norm, fp16. Photos are resized whole and keep their aspect: 480x640
-stays so at patch 16 and becomes 504x672 at patch 14. :func:`examples.pointcloud.store_cameras.store_cameras` gives
-the cameras of what the ViT saw. A ViT-L/14 has 1024 channels (the design source plans with 768, which is a ViT-B).
+Per frame the last layer's tokens after the final norm, fp16. Images are resized whole and keep their aspect: 480x640
+stays so at patch 16 and becomes 504x672 at patch 14. :func:`examples.pointcloud.features.store_maps` gives the maps
+with the cameras at the size of the ViT's input. A ViT-L/14 has 1024 channels (the design source plans with 768, which
+is a ViT-B).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.progress import progress
 from dinoneck.store import Extracted
 from examples import kinds
-from examples.pointcloud.features import device_of, input_size
-from examples.pointcloud.frame_tree import SV_EVERY, Frame, frames_of, photos_folder, read_scenes
-from examples.pointcloud.store_cameras import Size, pixels, same_aspect
+from examples.pointcloud.features import device_of, input_size, pixels, same_aspect
+from examples.pointcloud.frame_tree import SV_EVERY, Frame, frames_of, images_folder, read_scenes
 
 HELP = "run a backbone over every k-th frame of a 2D/<scene>/color/<number>.jpg tree, into a feature store"
 
+Size = tuple[int, int]
 _LOOK_S = 2.0  # between two looks at how far the processes are
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scenes", type=Path, metavar="FILE", help="names of the scenes to take, one per line")
     kinds.add_backbone(parser)
-    parser.add_argument("--size", type=_size, default="auto", metavar="auto|HxW", help="auto keeps the photos' aspect")
+    parser.add_argument("--size", type=_size, default="auto", metavar="auto|HxW", help="auto keeps the images' aspect")
     parser.add_argument("--stretch", action="store_true", help="take a size of another aspect too; cameras follow")
     parser.add_argument("--device", help="such as cuda; default: the CPU")
     work = parser.add_mutually_exclusive_group()
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--processes", type=kinds.count, default=1, metavar="N", help="at once; cuda: a GPU each in turn")
     parser.add_argument("--batch-size", type=kinds.count, metavar="N", help="frames per backbone pass; default: one")
     parser.add_argument(
-        "--skip-unusable", action="store_true", help="leave out photos that cannot be decoded; list them"
+        "--skip-unusable", action="store_true", help="leave out images that cannot be decoded; list them"
     )
     parser.add_argument("--workers", type=kinds.count, default=2, metavar="N", help="threads that decode")
 
@@ -115,7 +116,7 @@ def _extract(
 ) -> Extracted:
     return store.extract(
         [frame.path for frame in frames],
-        photos_folder(options.root),
+        images_folder(options.root),
         shard,
         batch_size=options.batch_size,
         workers=options.workers,
@@ -130,17 +131,17 @@ def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = N
         frames: their sizes are read from the files' headers.
         patch: the backbone's, in pixels.
         size: that is wanted; None = :func:`examples.pointcloud.features.input_size` of the first frame.
-        stretch: take sizes and photos of other aspects too; each axis is scaled by itself.
+        stretch: take sizes and images of other aspects too; each axis is scaled by itself.
 
     Raises:
-        ConfigError: if the size has another aspect than the photos; one that is near is named.
-        DataError: if a photo cannot be read, or its aspect is another than the first one's.
+        ConfigError: if the size has another aspect than the images; one that is near is named.
+        DataError: if an image cannot be read, or its aspect is another than the first one's.
     """
-    first = photo_size(frames[0].path)
+    first = image_size(frames[0].path)
     near = input_size(first, patch)
     size = near if size is None else size
     for frame in () if stretch else frames:
-        own = photo_size(frame.path)
+        own = image_size(frame.path)
         if own != first and not same_aspect(own, first):
             raise DataError(
                 f"{frame.path} is {pixels(own)}, {frames[0].path} {pixels(first)}: one size cannot keep both aspects. "
@@ -157,7 +158,7 @@ def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = N
 
 
 def readable(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames whose size is told by their photo's header.
+    """Return the frames whose image's header holds a size.
 
     Raises:
         DataError: if there is none.
@@ -165,17 +166,17 @@ def readable(frames: Sequence[Frame]) -> list[Frame]:
     found = []
     for frame in frames:
         try:
-            photo_size(frame.path)
+            image_size(frame.path)
         except DataError:
             continue
         found.append(frame)
     if not found:
-        raise DataError(f"none of {len(frames)} photos can be read, the first is {frames[0].path}")
+        raise DataError(f"none of {len(frames)} images can be read, the first is {frames[0].path}")
     return found
 
 
-def photo_size(path: Path) -> Size:
-    """Return (height, width) of a photo as it is decoded, that is upright, from its header.
+def image_size(path: Path) -> Size:
+    """Return (height, width) of an image as it is decoded, that is upright, from its header.
 
     Raises:
         DataError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Feature maps of a scene's photos, with the cameras of the images that the ViT really saw."""
+"""Feature maps of a scene's images, with the cameras at the size of the ViT's input."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
+from dinoneck.data.decoding import fitted_size
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.points import Cameras
 from dinoneck.store import FeatureStore
 from examples.pointcloud.frames import Frames
-from examples.pointcloud.store_cameras import pixels, store_cameras
 
 _LARGER = 1.25  # at most, to keep the sides' ratio exactly
 
 
-def input_size(photo: tuple[int, int], patch: PatchSize) -> tuple[int, int]:
-    """Return the size (height, width) at which a ViT sees photos of a size: no smaller, in whole patches.
+def input_size(image: tuple[int, int], patch: PatchSize) -> tuple[int, int]:
+    """Return the size (height, width) at which a ViT sees images of a size: no smaller, in whole patches.
 
     The sides' ratio is kept exactly where that takes no more than a quarter more (480x640 stays so for patches of 16
     and becomes 504x672 for 14), otherwise to within half a patch; the cameras follow either way.
@@ -29,7 +29,7 @@ def input_size(photo: tuple[int, int], patch: PatchSize) -> tuple[int, int]:
         >>> input_size((480, 640), 16), input_size((480, 640), 14), input_size((968, 1296), 16)
         ((480, 640), (504, 672), (976, 1312))
     """
-    height, width = photo
+    height, width = image
     down, right = patch_pair(patch)
     # rows : cols for which rows * down : cols * right is height : width
     across, along = height * right, width * down
@@ -63,13 +63,13 @@ def device_of(name: str) -> torch.device:
 def frame_maps(
     backbone: Backbone, frames: Frames, size: tuple[int, int] | None = None, batch: int = 4
 ) -> tuple[Tensor, Cameras]:
-    """Run a backbone over all photos.
+    """Run a backbone over all images.
 
     Args:
         backbone: the last of its layers is taken.
-        frames: photos and cameras.
-        size: (height, width) the photos are brought to; None = :func:`input_size`.
-        batch: photos at a time.
+        frames: images and cameras.
+        size: (height, width) the images are brought to; None = :func:`input_size`.
+        batch: images at a time.
 
     Returns:
         Maps (V, C, rows, cols) on the backbone's device, and the cameras of what it saw, on the CPU.
@@ -79,12 +79,12 @@ def frame_maps(
         ConfigError: for a batch below 1.
     """
     if batch < 1:
-        raise ConfigError(f"batch is {batch}; expected 1 or more photos")
+        raise ConfigError(f"batch is {batch}; expected 1 or more images")
     size = size or input_size(frames.cameras.size, backbone.patch_size)
     device = next(backbone.parameters()).device
     maps = []
     for start in range(0, len(frames), batch):
-        images = backbone.preprocess(frames.photos[start : start + batch], size=size, policy="error", fit="stretch")
+        images = backbone.preprocess(frames.images[start : start + batch], size=size, policy="error", fit="stretch")
         maps.append(backbone(images.to(device)).last.maps()[0])
     return torch.cat(maps), frames.cameras.resize(size)
 
@@ -95,25 +95,42 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
     Args:
         store: with the frames' names as ids (``<scene>/color/<n>``).
         names: of the frames.
-        cameras: of the photos, one per name.
+        cameras: of the images, one per name.
 
     Returns:
         As :func:`frame_maps`, float32 on the CPU.
 
     Raises:
-        DataError: if a frame is not in the store, or the store does not say what its ViT saw.
-        ConfigError: for a store of padded or cropped photos: depth shows what whole ones do.
+        DataError: if a frame is not in the store, or the store does not record what its ViT saw.
+        ConfigError: for a store of padded or cropped images: depth shows what whole ones do.
     """
     missing = [name for name in names if name not in store]
     if missing:
         known = f"; it has {store.ids[0]!r} and {len(store) - 1} more" if len(store) else ", which is empty"
-        raise DataError(f"{len(missing)} of {len(names)} frames are not in {store}: {missing[0]!r}{known}")
-    tokens = store.batch(names, patterns=0).last
-    whole, seen = cameras.resize(tokens.image_size), store_cameras(store, cameras)
-    if seen.size != whole.size or not torch.allclose(seen.K, whole.K):
-        photo, size, fit = pixels(cameras.size), pixels(whole.size), store.preprocess.fit
-        raise ConfigError(
-            f"{store} was extracted with fit={fit!r}: of photos of {photo} px the ViT saw {size}, which is not them as "
-            "a whole; depth would have to be cut or filled likewise. Extract whole photos, as the verb extract does"
+        raise DataError(
+            f"{len(missing)} of {len(names)} frames are not in {store}: {missing[0]!r}{known}. --every chooses frames "
+            "as it does for extract"
         )
-    return tokens.maps()[0], whole
+    tokens = store.batch(names, patterns=0).last
+    prepare, seen = store.preprocess, tokens.image_size
+    if store.backbone_record.get("name") == "unknown":  # a clip_feat tree: the aspect of its grids is all there is
+        whole = same_aspect(seen, cameras.size)
+    else:
+        whole = seen == prepare.size and fitted_size(cameras.size, seen, prepare.fit)[0] == seen
+    if not whole:
+        raise ConfigError(
+            f"{store} was extracted with fit={prepare.fit!r}: of images of {pixels(cameras.size)} px the ViT saw "
+            f"{pixels(seen)}, which is not the whole image; depth shows all of it. Extract whole images, as the verb "
+            "extract does"
+        )
+    return tokens.maps()[0], cameras.resize(seen)
+
+
+def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two (height, width) have the same ratio of sides, exactly."""
+    return first[0] * second[1] == first[1] * second[0]
+
+
+def pixels(size: tuple[int, int]) -> str:
+    """Return a size as text, ``480x640``."""
+    return f"{size[0]}x{size[1]}"

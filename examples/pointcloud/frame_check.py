@@ -1,4 +1,4 @@
-"""One frame through the whole chain, photo to 3D U-Net, with every number that can tell what is wrong."""
+"""One frame through the whole chain, image to 3D U-Net, with the numbers that show an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class ViewReport:
-    """The frame's points in one photo; shares of the points offered, ``agree`` of those with known depth there."""
+    """The frame's points in one image; shares of the points offered, ``agree`` of those with known depth there."""
 
     name: str
     projected: float
@@ -79,7 +79,7 @@ def check_frame(
         chain: what is checked.
         scene: its name.
         frames: of the scene.
-        maps: (V, C, rows, cols) of all its photos.
+        maps: (V, C, rows, cols) of all its images.
         cameras: of what the backbone saw, V of them.
         view: index of the frame.
         near: frames that its points are compared with.
@@ -112,7 +112,7 @@ def check_frame(
 
 
 def _views(frames: Frames, cloud: Tensor, colours: Tensor, views: list[int]) -> list[ViewReport]:
-    """Compare the points with the photos they are in, at the photos' own size."""
+    """Compare the points with the images they are in, at the images' own size."""
     links = PointProjector()(cloud, frames.cameras[views], frames.depth[views])
     stats, reports = links.stats(), []
     for place, view in enumerate(views):
@@ -120,16 +120,16 @@ def _views(frames: Frames, cloud: Tensor, colours: Tensor, views: list[int]) -> 
         here = Links(
             links.view[mine] * 0, links.point[mine], links.uv[mine], links.z[mine], len(cloud), 1, links.image_size
         )
-        told = {name: float(stats[name][place]) for name in ("front", "in_bounds", "known", "agree")}
-        difference = grey_levels(here, colours, frames.photos[view : view + 1])
-        reports.append(ViewReport(frames.names[view], len(here) / len(cloud), **told, grey_levels=difference))
+        shares = {name: float(stats[name][place]) for name in ("front", "in_bounds", "known", "agree")}
+        difference = grey_levels(here, colours, frames.images[view : view + 1])
+        reports.append(ViewReport(frames.names[view], len(here) / len(cloud), **shares, grey_levels=difference))
     return reports
 
 
 def _lifted(
     chain: Chain, report: FrameReport, frames: Frames, cloud: Tensor, maps: Tensor, cameras: Cameras, own: list[int]
 ) -> tuple[VoxelGrid, Links, SparseFeatures]:
-    """Make voxels and bring the photos' features there."""
+    """Make voxels and bring the images' features there."""
     device = chain.device
     cloud, maps = cloud.to(device), maps[own].to(device)
     _note(report, "maps", maps)
@@ -161,7 +161,7 @@ def _voxel_means(grid: VoxelGrid, values: Tensor) -> Tensor:
 
 
 def _fused(chain: Chain, report: FrameReport, out: Tensor | None, lifted: SparseFeatures) -> None:
-    """Mix the network's features with the photos' once, at stride 1: the single-scale way."""
+    """Mix the network's features with the images' once, at stride 1: the single-scale way."""
     if out is None:
         return
     _note(report, "output", out)
@@ -205,9 +205,9 @@ def _measured(report: FrameReport, device: torch.device) -> Iterator[None]:
 
 
 def peak_mb(device: torch.device, begin: bool = False) -> float:
-    """Return the peak in MB, counted anew if ``begin``: of torch's allocations on a GPU, else of the process.
+    """Return the peak in MB, restarted if ``begin``: of torch's allocations on a GPU, else of the process.
 
-    Without Linux's ``/proc`` a process's peak cannot be counted anew: it is that since its start.
+    Without Linux's ``/proc`` a process's peak cannot be restarted: it is that since its start.
     """
     if device.type == "cuda":
         if begin:
@@ -217,7 +217,7 @@ def peak_mb(device: torch.device, begin: bool = False) -> float:
     if _STATUS.exists():
         if begin:
             _STATUS.with_name("clear_refs").write_text("5")
-        [told] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-        return float(told.split()[1]) / 1e3
+        [size] = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM")]
+        return float(size.split()[1]) / 1e3
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e6 if sys.platform == "darwin" else 1e3)

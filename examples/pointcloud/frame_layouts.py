@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dinoneck.errors import DataError, some_of
 JSON = "frames.json"
 POSE, AXES = "camera to world", "x right, y down, z forward"
 INTRINSICS = ("intrinsic/intrinsic_color.txt", "intrinsics.txt", "intrinsic.txt")
+SUFFIXES = (".jpg", ".jpeg", ".png")
 MILLIMETRE = 0.001
 _APART_S = 0.02  # between an image of TUM's and its depth or pose, as in their own tools
 _UNIT = 1e-3  # a quaternion written with four digits passes
@@ -76,18 +78,18 @@ def of_json(path: Path) -> Listed:
 
 def of_folders(root: Path, every: int) -> Iterator[Entry]:
     """Yield the frames of ScanNet's ``color/<n>.jpg``, ``depth/<n>.png``, ``pose/<n>.txt``, by number."""
-    for path in _numbered((root / "color").iterdir(), "", every):
+    for path in _every(numbered((root / "color").iterdir()), every):
         pose = matrix(root / "pose" / f"{path.stem}.txt", ((4, 4),))
-        name = f"{root.resolve().name}/color/{path.stem}"
+        name = f"{_name(root)}/color/{path.stem}"
         yield Entry(name, path, root / "depth" / f"{path.stem}.png", pose)
 
 
 def of_seven_scenes(root: Path, every: int) -> Iterator[Entry]:
     """Yield the frames of 7-Scenes' ``frame-<n>.color.png``, ``.depth.png`` and ``.pose.txt``, by number."""
-    for path in _numbered(root.glob("frame-*.color.*"), "frame-", every):
+    for path in _every(numbered(root.glob("frame-*.color.*"), "frame-"), every):
         stem = path.name.partition(".")[0]
         pose = matrix(root / f"{stem}.pose.txt", ((4, 4),))
-        yield Entry(f"{root.resolve().name}/{stem}", path, root / f"{stem}.depth.png", pose)
+        yield Entry(f"{_name(root)}/{stem}", path, root / f"{stem}.depth.png", pose)
 
 
 def of_tum(root: Path, every: int) -> Iterator[Entry]:
@@ -103,7 +105,7 @@ def of_tum(root: Path, every: int) -> Iterator[Entry]:
             where = f"{root / 'groundtruth.txt'}, {at}"
             numbers = torch.tensor([_float(word, where) for word in poses[at]], dtype=torch.float64)
             pose = rigid(numbers[:3], numbers[3:], where)
-        yield Entry(f"{root.resolve().name}/{Path(name).with_suffix('')}", root / name, root / depths[depth][0], pose)
+        yield Entry(f"{_name(root)}/{Path(name).with_suffix('')}", root / name, root / depths[depth][0], pose)
 
 
 def intrinsics_of(root: Path) -> Tensor:
@@ -121,23 +123,32 @@ def intrinsics_of(root: Path) -> Tensor:
     )
 
 
-def _numbered(paths: Iterable[Path], prefix: str, every: int) -> list[Path]:
-    """Return images sorted by their frame's number, those that ``every`` divides.
+def _name(root: Path) -> str:
+    """Return a scene's name: that of a link, not of the folder behind it, as a store's ids have it."""
+    return Path(os.path.normpath(root.absolute())).name
+
+
+def numbered(paths: Iterable[Path], prefix: str = "") -> dict[int, Path]:
+    """Return the images among the paths by their frame's number, rising.
 
     Raises:
         DataError: for a name without a number, or two images of one frame.
     """
-    numbered: dict[int, Path] = {}
+    images: dict[int, Path] = {}
     for path in sorted(paths):
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png") or path.name.startswith("."):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
-        digits = path.name.partition(".")[0].removeprefix(prefix)
+        digits = path.name.partition(".")[0].removeprefix(prefix) if prefix else path.stem
         if not (digits.isascii() and digits.isdigit()):
             raise DataError(f"{path}: images are named after their frame's number, such as {prefix}000020.jpg")
-        if int(digits) in numbered:
-            raise DataError(f"{path} and {numbered[int(digits)]} are the same frame; keep one")
-        numbered[int(digits)] = path
-    return [numbered[number] for number in sorted(numbered) if number % every == 0]
+        if int(digits) in images:
+            raise DataError(f"{path} and {images[int(digits)]} are the same frame; keep one")
+        images[int(digits)] = path
+    return dict(sorted(images.items()))
+
+
+def _every(images: dict[int, Path], every: int) -> list[Path]:
+    return [path for number, path in images.items() if number % every == 0]
 
 
 def _stamped(path: Path, columns: int) -> dict[float, list[str]]:
@@ -156,10 +167,6 @@ def _stamped(path: Path, columns: int) -> dict[float, list[str]]:
     if not lines:
         raise DataError(f"{path} lists nothing")
     return {_float(words[0], path): words[1:] for words in lines}
-
-
-def _nearest(times: Iterable[float], time: float) -> float:
-    return min(times, key=lambda other: abs(other - time))
 
 
 def _float(word: str, where: Any) -> float:

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dinoneck.errors import ConfigError, DataError, some_of
+from examples.pointcloud.frame_layouts import SUFFIXES, numbered
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-PHOTOS, COLOR = "2D", "color"
+IMAGES, COLOR = "2D", "color"
 SV_EVERY, MV_EVERY = 200, 40
-_FORM = f"ROOT/{PHOTOS}/<scene>/{COLOR}/<number>.jpg"
+_FORM = f"ROOT/{IMAGES}/<scene>/{COLOR}/<number>.jpg"
 _SHOWN = 5
 
 
 @dataclass(frozen=True, order=True)
 class Frame:
-    """A photo of a scene; frames sort by scene, then by number.
+    """An image of a scene; frames sort by scene, then by number.
 
     Attributes:
         scene: name of its folder.
         number: of the frame in its video.
-        path: of the photo.
+        path: of the image.
     """
 
     scene: str
@@ -37,17 +37,17 @@ class Frame:
 
     @property
     def id(self) -> str:
-        """``<scene>/color/<number>`` as the file writes it: the photo's id in a store of the tree."""
+        """``<scene>/color/<number>`` as the file writes it: the image's id in a store of the tree."""
         return f"{self.scene}/{COLOR}/{self.path.stem}"
 
 
-def photos_folder(root: Path) -> Path:
+def images_folder(root: Path) -> Path:
     """Return the folder with the scenes: ``ROOT/2D``, or ``ROOT`` where there is none.
 
     Raises:
         DataError: if there is no such folder.
     """
-    folder = root / PHOTOS if (root / PHOTOS).is_dir() else root
+    folder = root / IMAGES if (root / IMAGES).is_dir() else root
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; expected {_FORM}")
     return folder
@@ -64,11 +64,11 @@ def frames_of(root: Path, every: int = 1, scenes: Sequence[str] | None = None) -
     Raises:
         ConfigError: if ``every`` is below 1.
         DataError: if there are no frames, a scene is missing or has no colour folder or no frame of such a number, a
-            photo's name is no number, or two photos have one number.
+            image's name is not a number, or two images have one number.
     """
     if type(every) is not int or every < 1:
         raise ConfigError(f"every is {every!r}; expected 1 or more")
-    folder = photos_folder(root)
+    folder = images_folder(root)
     there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if COLOR in there:
         raise DataError(f"{folder} is a scene itself; give the folder of the scenes: {_FORM}")
@@ -84,7 +84,7 @@ def read_scenes(file: Path) -> list[str]:
     """Return the names of scenes in a list file, one per line; such lists tell the training scenes from the others.
 
     Raises:
-        DataError: if the file cannot be read, is empty, or names a scene twice or something that is no name.
+        DataError: if the file cannot be read, is empty, or names a scene twice or something else than a name.
     """
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -104,21 +104,12 @@ def _frames_of_scene(folder: Path, scene: str, every: int) -> list[Frame]:
     color = folder / scene / COLOR
     if not color.is_dir():
         raise DataError(f"the scene {folder / scene} has no folder {COLOR!r}; expected {_FORM}")
-    found: dict[int, Frame] = {}
-    for path in sorted(color.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if not (path.stem.isascii() and path.stem.isdecimal()):
-            raise DataError(f"{path}: the name is no frame number; expected {_FORM}")
-        frame = Frame(scene, int(path.stem), path)
-        if frame.number in found:
-            raise DataError(f"{found[frame.number].path} and {path} are both frame {frame.number}; leave one of them")
-        found[frame.number] = frame
-    chosen = [found[number] for number in sorted(found) if number % every == 0]
+    found = {number: Frame(scene, number, path) for number, path in numbered(color.iterdir()).items()}
+    chosen = [frame for number, frame in found.items() if number % every == 0]
     if not found:
-        raise DataError(f"{color} holds no photos ({', '.join(SUFFIXES)})")
+        raise DataError(f"{color} holds no images ({', '.join(SUFFIXES)})")
     if not chosen:
-        shown = ", ".join(str(number) for number in sorted(found)[:_SHOWN])
+        shown = ", ".join(map(str, list(found)[:_SHOWN]))
         raise DataError(
             f"no frame in {color} has a number that {every} divides; it has {len(found)}: {shown} ... Choose another "
             "--every, or leave the scene out of the list"

@@ -41,18 +41,18 @@ _logger = logging.getLogger("examples.pointcloud")
 
 @dataclass(frozen=True)
 class Frames:
-    """V photos of one scene with depth and cameras.
+    """V images of one scene with depth and cameras.
 
     Attributes:
         names: of the frames.
-        photos: uint8 (V, 3, height, width), RGB.
-        depth: float32 (V, rows, cols), metres along z; 0 = unknown. May have another size than the photos.
-        cameras: V of them, of the photos' size.
+        images: uint8 (V, 3, height, width), RGB.
+        depth: float32 (V, rows, cols), metres along z; 0 = unknown. May have another size than the images.
+        cameras: V of them, of the images' size.
         skipped: frames that were left out because their pose is not finite.
     """
 
     names: tuple[str, ...]
-    photos: Tensor
+    images: Tensor
     depth: Tensor
     cameras: Cameras
     skipped: int = 0
@@ -65,8 +65,8 @@ def cloud_of(frames: Frames, view: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return what one frame's own depth shows.
 
     Returns:
-        Points float64 (N, 3) m in the world; their colours float32 (N, 3), 0 ... 255, the photo's mean over a pixel of
-        the depth where sizes differ; their normals float32 (N, 3), towards the camera, zeros beside unknown depth.
+        Points float64 (N, 3) m in the world; their colours float32 (N, 3), 0 ... 255, the image's mean over a pixel of
+        the depth where sizes differ; their normals float32 (N, 3), towards the camera, zeros next to unknown depth.
 
     Raises:
         DataError: if depth looks in millimetres.
@@ -79,13 +79,13 @@ def cloud_of(frames: Frames, view: int) -> tuple[Tensor, Tensor, Tensor]:
         )
     world = frames.cameras[view].unproject(frames.depth[view : view + 1])[0]
     known = world.isfinite().all(-1)
-    photo = frames.photos[view : view + 1].float()
-    if photo.shape[-2:] != world.shape[:2]:
-        photo = F.interpolate(photo, size=world.shape[:2], mode="area")
+    image = frames.images[view : view + 1].float()
+    if image.shape[-2:] != world.shape[:2]:
+        image = F.interpolate(image, size=world.shape[:2], mode="area")
     right, down = torch.zeros_like(world), torch.zeros_like(world)
     right[:, :-1], down[:-1] = world[:, 1:] - world[:, :-1], world[1:] - world[:-1]
     normals = F.normalize(torch.linalg.cross(down, right), dim=-1)  # x right, y down: towards the camera
-    return world[known], photo[0].permute(1, 2, 0)[known], normals[known].nan_to_num(0.0).float()
+    return world[known], image[0].permute(1, 2, 0)[known], normals[known].nan_to_num(0.0).float()
 
 
 def read_frames(
@@ -161,7 +161,7 @@ def _of_files(root: Path, found: Iterator[Entry], limit: int | None, unit: float
 
 
 def _check_depth_camera(root: Path, K: Tensor, frames: Frames) -> None:
-    """Refuse depth of another camera than the photos'.
+    """Refuse depth of another camera than the images'.
 
     Raises:
         DataError: naming both.
@@ -175,45 +175,45 @@ def _check_depth_camera(root: Path, K: Tensor, frames: Frames) -> None:
     if float((own - expected).abs().max()) > _SAME_VIEW * size[1]:
         rounded = [[round(x, 1) for x in row] for row in expected.tolist()]
         raise DataError(
-            f"{path} is {own.tolist()} for depth of {size[0]}x{size[1]} px; the photos' intrinsics give {rounded}: "
-            "depth and photos must show the same field of view"
+            f"{path} is {own.tolist()} for depth of {size[0]}x{size[1]} px; the images' intrinsics give {rounded}: "
+            "depth and images must show the same field of view"
         )
 
 
 def _frames(
     entries: list[Entry], K: Tensor, size: tuple[int, int] | None, unit: float, where: Any, skipped: int = 0
 ) -> Frames:
-    """Read the pictures; ``size`` is what the photos must have, None = that of the first."""
+    """Read the pictures; ``size`` is what the images must have, None = that of the first."""
     if not entries:
         raise DataError(f"{where}: there are no frames")
-    photos: list[Tensor] = []
+    images: list[Tensor] = []
     depths: list[Tensor] = []
     for entry in entries:
-        photo, depth = read_picture(entry.colour, _colour), read_picture(entry.depth, _depth, "depth picture")
-        size = size or (photo.shape[1], photo.shape[2])
-        if tuple(photo.shape[1:]) != size:
+        image, depth = read_picture(entry.colour, _colour), read_picture(entry.depth, _depth, "depth picture")
+        size = size or (image.shape[1], image.shape[2])
+        if tuple(image.shape[1:]) != size:
             raise DataError(
-                f"{entry.colour} is {_px(photo)}; the intrinsics belong to photos of {size[0]}x{size[1]} px"
+                f"{entry.colour} is {_px(image)}; the intrinsics belong to images of {size[0]}x{size[1]} px"
             )
         if depths and depth.shape != depths[0].shape:
             raise DataError(f"{entry.depth} is {_px(depth)}; {entries[0].depth} is {_px(depths[0])}: one size for all")
-        photos.append(photo)
+        images.append(image)
         depths.append(depth.where(depth != _NO_DEPTH, 0.0) * unit)
     size = size or (0, 0)
     rows, cols = depths[0].shape
     if abs(math.log(size[1] * rows / (size[0] * cols))) > _SAME_VIEW:
         raise DataError(
-            f"{entries[0].depth} is {rows}x{cols} px, its photo {size[0]}x{size[1]} px: sides of another "
+            f"{entries[0].depth} is {rows}x{cols} px, its image {size[0]}x{size[1]} px: sides of another "
             "ratio; they must show the same field of view"
         )
     cameras = Cameras(K.double().repeat(len(entries), 1, 1), torch.stack([entry.pose for entry in entries]), size)
     _check_centre(K, size, where)
     names = tuple(entry.name for entry in entries)
-    return Frames(names, torch.stack(photos), torch.stack(depths), cameras, skipped)
+    return Frames(names, torch.stack(images), torch.stack(depths), cameras, skipped)
 
 
 def _check_centre(K: Tensor, size: tuple[int, int], where: Any) -> None:
-    """Refuse intrinsics of photos of another size, whose principal point is far from these photos' middle.
+    """Refuse intrinsics of images of another size, whose principal point is far from these images' middle.
 
     Raises:
         DataError: naming both.
@@ -221,8 +221,8 @@ def _check_centre(K: Tensor, size: tuple[int, int], where: Any) -> None:
     off = [(float(K[axis, 2]) + 0.5) / size[1 - axis] - 0.5 for axis in (0, 1)]
     if min(map(abs, off)) > _OFF_CENTRE and off[0] * off[1] > 0:
         raise DataError(
-            f"{where}: cx, cy are {float(K[0, 2]):.1f}, {float(K[1, 2]):.1f} for photos of {size[0]}x{size[1]} px, far "
-            "from their middle; the intrinsics seem to belong to photos of another size"
+            f"{where}: cx, cy are {float(K[0, 2]):.1f}, {float(K[1, 2]):.1f} for images of {size[0]}x{size[1]} px, far "
+            "from their middle; the intrinsics seem to belong to images of another size"
         )
 
 
@@ -230,7 +230,7 @@ def _colour(image: Image.Image, name: str) -> Tensor:
     if image.getexif().get(_TURNED, 1) != 1:
         raise DataError(f"{name} is turned by its EXIF tag; cameras belong to pixels as stored: remove the tag")
     if image.mode not in ("RGB", "RGBA", "L"):
-        raise DataError(f"{name} is of PIL's mode {image.mode}; expected a colour photo of 8 bit")
+        raise DataError(f"{name} is of PIL's mode {image.mode}; expected a colour image of 8 bit")
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 

@@ -1,7 +1,7 @@
 """Verb ``layout``: from a store to the tree ``clip_feat/<scene>/color/<number>.pt`` and back, value for value.
 
 A file of the tree is one float16 tensor (C, rows, cols) that ``torch.load(file, weights_only=True)`` reads: what the
-loaders of design source 001 take. It says neither the backbone nor the size of the image, which a store does.
+loaders of design source 001 take. It holds neither the backbone nor the size of the image, which a store does.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--to", nargs=2, type=Path, metavar=("STORE", "FOLDER"), help="write FOLDER/<scene>/color/<n>.pt")
     way.add_argument("--from", nargs=2, type=Path, metavar=("FOLDER", "STORE"), dest="source", help="read such files")
-    parser.add_argument("--patch-size", type=kinds.count, metavar="PX", help="with --from: the files do not say it")
-    parser.add_argument("--force", action="store_true", help="with --to: write files anew that are there")
+    parser.add_argument("--patch-size", type=kinds.count, metavar="PX", help="with --from: the files do not hold it")
+    parser.add_argument("--force", action="store_true", help="with --to: replace files")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Convert, and say how many files."""
+    """Convert, and print how many files."""
     if options.to is not None:
         if options.patch_size is not None:
-            raise ConfigError("--patch-size belongs to --from; a store says its own")
+            raise ConfigError("--patch-size belongs to --from; a store has its own")
         count = write_tree(FeatureStore.open(options.to[0]), options.to[1], force=options.force)
         print(f"{count} files written to {options.to[1]}")
         return 0
     if options.patch_size is None:
-        raise ConfigError("--from needs --patch-size: 14 for a ViT-L/14, 16 for DINOv3; the files do not say it")
+        raise ConfigError("--from needs --patch-size: 14 for a ViT-L/14, 16 for DINOv3; the files do not hold it")
     if options.force:
         raise ConfigError("--force belongs to --to; what a store holds is never replaced")
     store = read_tree(options.source[0], options.source[1], options.patch_size)
@@ -53,7 +53,7 @@ def write_tree(store: FeatureStore, folder: Path, *, force: bool = False) -> int
     """Write one ``.pt`` per frame, each whole or not at all; return how many.
 
     Raises:
-        DataError: if an id is no frame's, or files are there and ``force`` is not set.
+        DataError: if an id is not a frame's, or files are there and ``force`` is not set.
         StoreError: if the store has several layers, or the disk is full.
     """
     _check_ids(store.ids, store.path)
@@ -63,7 +63,7 @@ def write_tree(store: FeatureStore, folder: Path, *, force: bool = False) -> int
     if there and not force:
         raise DataError(
             f"{folder} holds {len(there)} of {len(store)} files already: {some_of(there, _SHOWN)}; give another "
-            "folder, or --force to write them anew"
+            "folder, or --force to replace them"
         )
     return store.to_pt(folder)
 

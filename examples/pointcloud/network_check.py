@@ -1,4 +1,4 @@
-"""What the blocks of a U-Net really receive and give, beside what was planned."""
+"""What the blocks of a U-Net really receive and give, next to what was planned."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def decoder_of(plan: Plan) -> dict[int, str]:
 
 @dataclass
 class BlockReport:
-    """What a block of the network really received and gave, beside its plan.
+    """What a block of the network really received and gave, next to its plan.
 
     Attributes:
         name: of the block.
@@ -53,7 +53,7 @@ class BlockReport:
         voxels: it worked on.
         enters: channels it received, None if it was not reached.
         leaves: channels it gave.
-        hit_rate: share of its voxels that got something from the photos; None where nothing is injected.
+        hit_rate: share of its voxels that got something from the images; None where nothing is injected.
         absent: share of its voxels that the pyramid does not have at all.
         bad: NaN and Inf in what it received and gave.
     """
@@ -79,7 +79,7 @@ class Pass:
 
 @dataclass
 class Network:
-    """A U-Net, what it was planned to be, and what brings photo features into it."""
+    """A U-Net, what it was planned to be, and what brings image features into it."""
 
     net: Any
     plan: Plan
@@ -88,12 +88,12 @@ class Network:
 
     @classmethod
     def build(cls, plan: Plan, net: nn.Module, c_dino: int, weights: Mapping[str, Tensor] | None = None) -> Network:
-        """Put injection and fusion beside a network.
+        """Put injection and fusion next to a network.
 
         Args:
             plan: of the network.
             net: the network.
-            c_dino: channels of the photos' features.
+            c_dino: channels of the images' features.
             weights: of a file, with ``injection.*`` and ``fusion.*`` where it was trained with them; random otherwise.
 
         Raises:
@@ -131,13 +131,13 @@ class Network:
         return self
 
     def run(self, grid: VoxelGrid, inputs: Tensor, pyramid: dict[int, SparseFeatures]) -> Pass:
-        """Run with the injection and meters on all blocks; without injection, to say why, where it cannot be."""
+        """Run with the injection and meters on all blocks; without injection, to name the reason where that fails."""
         strides = pyramid_problems(self.plan, pyramid)
         first = Pass() if strides else self._pass(grid, inputs, pyramid)
         done = first if first.out is not None else self._pass(grid, inputs, None)
-        told = strides + (first.problems if done is not first else []) + done.problems
-        told += [text for block in done.blocks for text in _channel_problems(block)]
-        done.problems = list(dict.fromkeys(told))
+        problems = strides + (first.problems if done is not first else []) + done.problems
+        problems += [text for block in done.blocks for text in _channel_problems(block)]
+        done.problems = list(dict.fromkeys(problems))
         return done
 
     def _pass(self, grid: VoxelGrid, inputs: Tensor, pyramid: dict[int, SparseFeatures] | None) -> Pass:
@@ -266,8 +266,8 @@ def _channel_problems(block: BlockReport) -> list[str]:
     stride, up, skip, leaves = block.plan
     problems = []
     if block.enters is not None and block.enters != up + skip:
-        told = f"{up} + {skip}" if skip else f"{up}"
-        problems.append(f"channels: {block.name} (stride {stride}) receives {block.enters}, planned {told}")
+        parts = f"{up} + {skip}" if skip else f"{up}"
+        problems.append(f"channels: {block.name} (stride {stride}) receives {block.enters}, planned {parts}")
     if block.leaves is not None and block.leaves != leaves:
         problems.append(f"channels: {block.name} (stride {stride}) gives {block.leaves}, planned {leaves}")
     if block.absent:

@@ -1,4 +1,4 @@
-"""Verb ``pack``: a new ``…_clip.pkl`` beside an info file, whose entries name the features of their frames.
+"""Verb ``pack``: a new ``…_clip.pkl`` next to an info file, whose entries name the features of their frames.
 
 What entries look like in ESAM (github.com/xuxw98/ESAM, 188fc6d: ``tools/scannet_data_utils.py``,
 ``tools/update_infos_to_v2.py``, ``oneformer3d/scannet_dataset.py``), all in ``{"metainfo": ..., "data_list": [...]}``:
@@ -8,8 +8,8 @@ What entries look like in ESAM (github.com/xuxw98/ESAM, 188fc6d: ``tools/scannet
 * MV, an entry per scene: ``img_paths``, ``pts_paths`` (``points/<scene>/<number>.bin``), ``poses`` and the mask files,
   lists with a value per frame.
 
-There is no ``sample_idx``: frames are known by their photos' paths, relative to the folder of the data set, where the
-info file lies too. The public code has nothing of ``clip_feat_path``; as with photos, the paths written here are
+There is no ``sample_idx``: frames are known by their images' paths, relative to the folder of the data set, where the
+info file lies too. The public code has nothing of ``clip_feat_path``; as with images, the paths written here are
 relative to that folder. They are for loaders that join them with ``data_root``, as ESAM does with ``img_path``.
 """
 
@@ -27,12 +27,13 @@ import torch
 from dinoneck.atomic import write_whole
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.weight_files import read_tensor
-from examples.pointcloud.frame_tree import COLOR, SUFFIXES
+from examples.pointcloud.frame_layouts import SUFFIXES
+from examples.pointcloud.frame_tree import COLOR
 from examples.pointcloud.plain_pickle import dump_plain, load_plain
 
 HELP = "write a new info file whose entries name the features of their frames; every path is checked"
 
-PHOTOS = {"sv": "img_path", "mv": "img_paths"}
+IMAGES = {"sv": "img_path", "mv": "img_paths"}
 POINTS = {"sv": "lidar_points", "mv": "pts_paths"}
 FEATURES = {"sv": "clip_feat_path", "mv": "clip_feat_paths"}
 _SHOWN = 5
@@ -44,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", type=Path, required=True, metavar="FOLDER", help="<scene>/color/<number>.pt in it"
     )
-    parser.add_argument("--kind", choices=tuple(PHOTOS), required=True, help="sv: a frame per entry; mv: a scene")
+    parser.add_argument("--kind", choices=tuple(IMAGES), required=True, help="sv: a frame per entry; mv: a scene")
     parser.add_argument("--absolute", action="store_true", help="absolute paths instead of ones below the info file")
     parser.add_argument("--force", action="store_true", help="replace a file of the new name")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Pack, and say how many."""
+    """Pack, and print how many."""
     target = options.infos.with_name(f"{options.infos.stem}_clip.pkl")
     if target.exists() and not options.force:
         raise DataError(f"{target} is there already; --force replaces it")
@@ -58,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
     packed, files = pack(content, options.features, options.kind, options.infos, absolute=options.absolute)
     shapes = check_features(files)
     write_whole(target, dump_plain(packed))
-    told = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
-    print(f"{len(packed['data_list'])} entries with {len(files)} feature files ({told}) written to {target}")
+    sizes = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+    print(f"{len(packed['data_list'])} entries with {len(files)} feature files ({sizes}) written to {target}")
     return 0
 
 
@@ -125,7 +126,7 @@ def check_features(files: list[Path]) -> set[tuple[int, ...]]:
 
 
 def frame_of(path: object, name: str) -> str:
-    """Return ``<scene>/color/<number>`` of a photo's path that ends so.
+    """Return ``<scene>/color/<number>`` of an image's path that ends so.
 
     Raises:
         DataError: if it does not.
@@ -134,7 +135,7 @@ def frame_of(path: object, name: str) -> str:
     stem, _, suffix = parts[-1].rpartition(".") if len(parts) == 3 else ("", "", "")
     numbered = stem.isascii() and stem.isdecimal() and f".{suffix.lower()}" in SUFFIXES
     if not numbered or parts[1] != COLOR or parts[0] in ("..", "/"):
-        raise DataError(f"{name} names the photo {_short(path)}; expected .../<scene>/{COLOR}/<number>.jpg")
+        raise DataError(f"{name} names the image {_short(path)}; expected .../<scene>/{COLOR}/<number>.jpg")
     return f"{parts[0]}/{COLOR}/{stem}"
 
 
@@ -142,20 +143,20 @@ def _frames(entry: object, kind: str, name: str) -> list[str]:
     """Frames of an entry, in its order; its point files must be of the same ones."""
     if not isinstance(entry, Mapping):
         raise DataError(f"{name} is {type(entry).__name__}; expected a dict")
-    key, other = PHOTOS[kind], PHOTOS["mv" if kind == "sv" else "sv"]
+    key, other = IMAGES[kind], IMAGES["mv" if kind == "sv" else "sv"]
     if FEATURES[kind] in entry:
         raise DataError(f"{name} names features already ({FEATURES[kind]}); give the info file from before")
-    photos = entry.get(key)
+    images = entry.get(key)
     if kind == "sv":
-        photos = None if photos is None else [photos]
-    if not isinstance(photos, list | tuple) or not photos:
+        images = None if images is None else [images]
+    if not isinstance(images, list | tuple) or not images:
         hint = f" It has {other!r}: is --kind {'mv' if kind == 'sv' else 'sv'} meant?" if other in entry else ""
         keys = ", ".join(map(str, entry))[:200]
-        raise DataError(f"{name} names no frame: {key!r} is {_short(photos)}; it has {keys}.{hint}")
-    frames = [frame_of(photo, name) for photo in photos]
+        raise DataError(f"{name} names no frame: {key!r} is {_short(images)}; it has {keys}.{hint}")
+    frames = [frame_of(image, name) for image in images]
     poses = entry.get("poses") if kind == "mv" else None
     if poses is not None and (not isinstance(poses, list | tuple) or len(poses) != len(frames)):
-        raise DataError(f"{name} has {len(frames)} photos and poses that are not as many")
+        raise DataError(f"{name} has {len(frames)} images and poses that are not as many")
     points = entry.get(POINTS[kind])
     if kind == "sv":
         points = points.get("lidar_path") if isinstance(points, Mapping) else None
@@ -166,17 +167,17 @@ def _frames(entry: object, kind: str, name: str) -> list[str]:
 
 
 def _check_points(frames: list[str], points: Any, kind: str, name: str) -> None:
-    """The photo and the points of a frame have one scene and one number."""
+    """The image and the points of a frame have one scene and one number."""
     if not isinstance(points, list | tuple) or not all(isinstance(path, str) and path for path in points):
         raise DataError(f"{name} names the points {_short(points)}; expected paths of .bin files")
     stems = [str(PurePosixPath(path).with_suffix("")) for path in points]
     if len(stems) != len(frames):
-        raise DataError(f"{name} has {len(frames)} photos and {len(stems)} point files")
+        raise DataError(f"{name} has {len(frames)} images and {len(stems)} point files")
     for frame, stem in zip(frames, stems, strict=True):
         scene, _, number = frame.split("/")
         wanted = f"{scene}_{number}" if kind == "sv" else f"{scene}/{number}"
         if stem != wanted and not stem.endswith(f"/{wanted}"):
-            raise DataError(f"{name} has the photo of {frame} with the points of {stem}; expected {wanted}.bin")
+            raise DataError(f"{name} has the image of {frame} with the points of {stem}; expected {wanted}.bin")
 
 
 def _shape(path: Path) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Verb ``picture``: a scene's cloud in its own colours, and in those of the features that its photos bring to it."""
+"""Verb ``picture``: a scene's cloud in its own colours, and in those of the features that its images bring to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import ConfigError, DataError
@@ -23,11 +23,11 @@ from examples.pointcloud.features import device_of
 from examples.pointcloud.frames import Frames, cloud_of, read_frames
 from examples.pointcloud.rooms import room
 
-HELP = "draw a scene's cloud in its colours and in the principal components of its photos' features"
+HELP = "draw a scene's cloud in its colours and in the principal components of its images' features"
 FORMATS = (".png", ".jpg", ".jpeg")
 _FIT = 50_000  # points that the components are found on
 _BACKGROUND = 255
-_GREY = 160  # of points that no photo's features reach
+_GREY = 160  # of points that no image's features reach
 _GAP, _LINE, _FONT = 6, 20, 13
 
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_features(parser)
 
 
+@torch.no_grad()
 def run(options: argparse.Namespace) -> int:
     """Draw the picture."""
     if options.out.suffix.lower() not in FORMATS:
@@ -55,20 +56,23 @@ def run(options: argparse.Namespace) -> int:
     source = source_of(options, device)
     maps, cameras = source.maps(frames)
     points, colours = scene_cloud(frames)
-    links = PointProjector()(points.to(device), cameras.to(device), frames.depth.to(device))
-    feats, valid = lift(maps.to(device), links)
-    feats, valid = feats.float().cpu(), valid.cpu()
-    if not bool(feats.isfinite().all()):
+    maps, cameras, depth = maps.float().to(device), cameras.to(device), frames.depth.to(device)
+    if not bool(maps.isfinite().all()):
         raise DataError(
-            f"{int((~feats.isfinite()).sum())} lifted values are NaN or Inf; the verb check tells where from"
+            f"{int((~maps.isfinite()).sum())} values of the maps are NaN or Inf; the verb check shows which"
         )
+    drawn = torch.randperm(len(points), generator=torch.Generator().manual_seed(options.seed))[:_FIT]
+    feats, valid = lift(maps, PointProjector()(points[drawn].to(device), cameras, depth))
+    # the components are taken of the tokens, which are few: features of all points would take gigabytes
+    shown, valid = lift(maps, PointProjector()(points.to(device), cameras, depth), project=components(feats[valid]))
+    shown, valid = shown.cpu(), valid.cpu()
     painted = torch.full_like(colours, _GREY)
-    painted[valid] = component_colours(feats[valid], seed=options.seed)
+    painted[valid] = stretched(shown[valid])
     views = viewpoints(frames, points, options.render)
     rows = [[splat(points, shown, views[i]) for shown in (colours, painted)] for i in range(len(views))]
-    captions = ("colour", f"PCA of features, {source.told}")
+    captions = ("colour", f"PCA of features, {source.name}")
     save(page(rows, captions), options.out)
-    print(f"{options.out}: {len(points):,} points, {float(valid.double().mean()):.3f} with features of {source.told}")
+    print(f"{options.out}: {len(points):,} points, {float(valid.double().mean()):.3f} with features of {source.name}")
     return 0
 
 
@@ -85,24 +89,29 @@ def scene_cloud(frames: Frames) -> tuple[Tensor, Tensor]:
     return points, colours
 
 
-def component_colours(feats: Tensor, seed: int = 0) -> Tensor:
-    """Return the first three principal components of features (N, C) as colours (N, 3), 0 ... 255.
+@torch.no_grad()
+def components(feats: Tensor) -> nn.Linear:
+    """Return the layer that gives the first three principal components of features (N, C), float32.
 
-    Each component is stretched from its 1st to its 99th percentile, its sign chosen so that the picture does not depend
-    on the solver.
+    Their signs are chosen so that the picture does not depend on the solver.
     """
-    if not len(feats):
-        return feats.new_zeros(0, 3)
-    drawn = feats[torch.randperm(len(feats), generator=torch.Generator().manual_seed(seed))[:_FIT]].double()
-    mean = drawn.mean(0)
-    vectors = torch.linalg.eigh((drawn - mean).mT @ (drawn - mean)).eigenvectors.flip(1)[:, :3]
-    largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-    shown = (feats.double() - mean) @ (vectors * largest.sign())
-    shown = F.pad(shown, (0, 3 - shown.shape[1]))
-    low, high = torch.quantile(shown[:: max(1, len(shown) // _FIT)], torch.tensor([0.01, 0.99]).double(), dim=0)
-    scaled = (shown - low) / (high - low).clamp_min(1e-12)
-    found: Tensor = (scaled.clamp(0, 1) * 255).to(torch.float32)
-    return found
+    layer = nn.Linear(feats.shape[1], 3, device=feats.device)
+    mean = feats.double().mean(0) if len(feats) else feats.new_zeros(feats.shape[1]).double()
+    centred = feats.double() - mean
+    vectors = F.pad(torch.linalg.eigh(centred.mT @ centred).eigenvectors.flip(1), (0, 3))[:, :3]
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
+    layer.weight.copy_(vectors.mT)
+    layer.bias.copy_(-mean @ vectors)
+    return layer
+
+
+def stretched(values: Tensor) -> Tensor:
+    """Return values (N, 3) as colours 0 ... 255, each column from its 1st to its 99th percentile."""
+    if not len(values):
+        return values
+    some = values[:: max(1, len(values) // _FIT)]
+    low, high = torch.quantile(some, some.new_tensor([0.01, 0.99]), dim=0)
+    return ((values - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) * 255
 
 
 def viewpoints(frames: Frames, points: Tensor, size: tuple[int, int]) -> Cameras:

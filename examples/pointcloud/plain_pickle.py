@@ -121,7 +121,7 @@ class _Begun:
 
 
 class _Arguments(tuple[Any, ...]):
-    """A tuple that holds something which is no plain value, and so is none itself."""
+    """A tuple that holds something which is not a plain value, and so is none itself."""
 
     __slots__ = ()
 
@@ -154,8 +154,8 @@ class _Reader:
         except DataError:
             raise
         except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
-            told = str(error)[:200] or type(error).__name__
-            raise DataError(f"{self.name} is cut short, damaged or no pickle (byte {self.at}: {told})") from None
+            reason = str(error)[:200] or type(error).__name__
+            raise DataError(f"{self.name} is cut short, damaged or not a pickle (byte {self.at}: {reason})") from None
 
     def step(self, opcode: str, argument: Any) -> None:
         """Carry out one opcode."""
@@ -209,7 +209,7 @@ class _Reader:
             self.refuse(f"protocol {version} is newer than {HIGHEST_PROTOCOL}")
 
     def do_frame(self, size: int) -> None:
-        """Frames say nothing about values."""
+        """Frames do not change values."""
 
     def do_tuple(self, _: None) -> None:
         values = self.marked()

@@ -1,8 +1,7 @@
-"""Colour re-projection error: do a frame's points have the colour of the pixels that they land on in another photo?"""
+"""Colour re-projection error: do a frame's points have the colour of the pixels that they land on in another image?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,19 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.points import Links, PointProjector
-from dinoneck.points.camera_check import READINGS, Reading, read_as
+from dinoneck.points.camera_check import Reading, read_as
 from examples.pointcloud.frames import Frames, cloud_of
 
 
 @dataclass(frozen=True)
 class PairError:
-    """What becomes of one frame's points in another's photo.
+    """What becomes of one frame's points in another's image.
 
     Attributes:
         source: name of the frame whose points they are.
         target: name of the frame they are projected into.
         reading: of the poses of both.
-        in_bounds: share of the points that land in the photo.
+        in_bounds: share of the points that land in the image.
         agree: share of those, where depth is known, that lie at the depth measured there.
         links: how many do.
         grey_levels: median over those of the difference of colour, mean of R, G, B, 0 ... 255; None without any.
@@ -46,7 +45,7 @@ def pair_error(
 ) -> PairError:
     """Project all points of one frame into another; only those at the depth measured there count.
 
-    Both poses are read the same way, so a wrong reading moves points and camera alike: some land in the photo, often
+    Both poses are read the same way, so a wrong reading moves points and camera alike: some land in the image, often
     more than with the right one, but hardly any at the right depth, and those on another colour.
 
     Args:
@@ -68,17 +67,17 @@ def pair_error(
         in_bounds=float(stats["in_bounds"]),
         agree=float(stats["agree"]),
         links=len(links),
-        grey_levels=grey_levels(links, colours, frames.photos[at]),
+        grey_levels=grey_levels(links, colours, frames.images[at]),
     )
 
 
-def grey_levels(links: Links, colours: Tensor, photos: Tensor) -> float | None:
+def grey_levels(links: Links, colours: Tensor, images: Tensor) -> float | None:
     """Return the median difference, in grey levels, between points' colours and the pixels they are linked with.
 
     Args:
         links: of the points with V views.
         colours: (N, 3), 0 ... 255.
-        photos: uint8 (V, 3, height, width).
+        images: uint8 (V, 3, height, width).
 
     Returns:
         None without links.
@@ -90,16 +89,8 @@ def grey_levels(links: Links, colours: Tensor, photos: Tensor) -> float | None:
     for view in range(links.num_views):
         own = links.view == view
         place = (links.uv[own].float() + 0.5) / torch.tensor([width, height]) * 2 - 1
-        photo = photos[view : view + 1].float()
-        sampled = F.grid_sample(photo, place[None, None], align_corners=False, padding_mode="border")
+        image = images[view : view + 1].float()
+        sampled = F.grid_sample(image, place[None, None], align_corners=False, padding_mode="border")
         found[own] = sampled[0, :, 0].mT
     difference = (found - colours[links.point].float()).abs().mean(1)
     return float(difference.median())
-
-
-def pair_errors(
-    frames: Frames, pairs: Iterable[tuple[int, int]] | None = None, readings: Iterable[Reading] = READINGS
-) -> list[PairError]:
-    """Return :func:`pair_error` of all pairs (None = each frame into the next) under all readings."""
-    chosen = [(i, i + 1) for i in range(len(frames) - 1)] if pairs is None else list(pairs)
-    return [pair_error(frames, source, target, reading) for source, target in chosen for reading in readings]

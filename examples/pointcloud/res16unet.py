@@ -45,7 +45,7 @@ class ConvNormReLU(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions of 3x3x3 beside a shortcut, which is linear where channels change."""
+    """Two convolutions of 3x3x3 and a shortcut, which is linear where channels change."""
 
     def __init__(self, c_in: int, c_out: int, layers: Any) -> None:
         super().__init__()

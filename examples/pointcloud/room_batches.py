@@ -1,4 +1,4 @@
-"""Rooms as a U-Net takes them: voxels of deformed points, features of photos whose cameras saw the undeformed ones."""
+"""Rooms as a U-Net takes them: voxels of deformed points, features of images whose cameras saw the undeformed ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import CLASSES, Room, room
 
 STAND_IN: Literal["labels"] = (
-    "labels"  # in a backbone's place: what a photo shows, patch by patch, mixed into channels with noise
+    "labels"  # in a backbone's place: what an image shows, patch by patch, mixed into channels with noise
 )
 IGNORED = -1  # label of points that are not learned
 PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
@@ -32,15 +32,15 @@ PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
 
 @dataclass(frozen=True)
 class Scene:
-    """Points of a room, and what photos say of them.
+    """Points of a room, and the images' features of them.
 
     Attributes:
         points: float64 (N, 3), metres, as the cameras saw them.
         normals: float32 (N, 3).
         colours: uint8 (N, 3).
         labels: int64 (N,).
-        maps: float16 (V, C, rows, cols), or None without photos.
-        links: which view sees which point where, or None without photos.
+        maps: float16 (V, C, rows, cols), or None without images.
+        links: which view sees which point where, or None without images.
         instances: int64 (N,), the object of every point, negative = none; or None.
     """
 
@@ -61,8 +61,8 @@ class Batch:
         grid: the voxels of all points.
         feats: float32 (M, C), of every voxel.
         labels: int64 (N,), of every point; ``grid.inverse`` leads from points to voxels.
-        pyramid: stride -> float32 features of the photos, or None.
-        seen: bool (N,), points that a photo shows.
+        pyramid: stride -> float32 features of the images, or None.
+        seen: bool (N,), points that an image shows.
     """
 
     grid: VoxelGrid
@@ -87,7 +87,7 @@ class Voxels:
     Attributes:
         size: metres.
         point_colours: give the network the points' colours too.
-        strides: levels of the photos' pyramid; empty = photos are left aside.
+        strides: levels of the images' pyramid; empty = no images.
     """
 
     size: float
@@ -109,23 +109,23 @@ def scene(
     backbone: Backbone | Literal["labels"] | None = None,
     cache: Path | None = None,
 ) -> Scene:
-    """Draw a room and, with a backbone, run it over its photos.
+    """Draw a room and, with a backbone, run it over its images.
 
     Args:
         seed: of the room.
-        views: photos.
-        size: of the photos, in pixels.
+        views: images.
+        size: of the images, in pixels.
         points: to draw.
-        backbone: of the photos' features; ``"labels"`` = a stand-in for one that is trained: :func:`label_maps`;
-            None = without photos.
+        backbone: of the images' features; ``"labels"`` = a stand-in for one that is trained: :func:`label_maps`;
+            None = without images.
         cache: folder that keeps the maps; None = they are computed each time.
     """
     made = room(seed, views, size, points)
     if backbone is None:
         return Scene(made.points, made.normals, made.colours, made.labels)
     frames = made.frames
-    # maps cover the whole photos, whatever size the ViT saw them in: links need no resize
-    maps = label_maps(made, seed) if isinstance(backbone, str) else _maps(backbone, frames, cache)
+    # maps cover the whole images, whatever size the ViT saw them in: links need no resize
+    maps = label_maps(made, seed) if isinstance(backbone, str) else cached_maps(backbone, frames, cache)
     links = PointProjector()(made.points, frames.cameras, frames.depth)
     return Scene(made.points, made.normals, made.colours, made.labels, maps, links)
 
@@ -150,10 +150,10 @@ def batch_of(scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator
     """Make voxels of scenes, each turned, mirrored, scaled and shifted its own way if there is a generator.
 
     Cameras belong to the points as they were measured: who sees what was found before, on these, and deforming moves
-    only the voxels that the photos' features are lifted to.
+    only the voxels that the images' features are lifted to.
 
     Raises:
-        ConfigError: if photos are asked for and a scene has none.
+        ConfigError: if images are asked for and a scene has none.
     """
     moved, turned = [], []
     for one in scenes:
@@ -181,7 +181,7 @@ def _joined(scenes: Sequence[Scene]) -> tuple[Tensor, Links]:
     maps, links = [], []
     for one in scenes:
         if one.maps is None or one.links is None:
-            raise ConfigError("this variant reads photos and the scene has no maps; give scene() a backbone")
+            raise ConfigError("this variant reads images and the scene has no maps; give scene() a backbone")
         maps.append(one.maps)
         links.append(one.links)
     if len({(part.image_size, shown.shape[1:]) for part, shown in zip(links, maps, strict=True)}) > 1:
@@ -213,12 +213,12 @@ def _drawn(generator: torch.Generator) -> tuple[Tensor, float, Tensor]:
     return turn, 0.9 + 0.2 * float(numbers[0]), numbers[1:]
 
 
-def _maps(backbone: Backbone, frames: Frames, cache: Path | None) -> Tensor:
-    """Maps in half precision; the cache's key is the backbone and the photos themselves."""
+def cached_maps(backbone: Backbone, frames: Frames, cache: Path | None) -> Tensor:
+    """Return maps in half precision; the cache's key is the backbone and the images themselves."""
     if cache is None:
         return frame_maps(backbone, frames)[0].half().cpu()
     key = hashlib.sha256(repr(sorted(backbone.record().items())).encode())
-    key.update(repr(tuple(frames.photos.shape)).encode() + frames.photos.numpy().tobytes())
+    key.update(repr(tuple(frames.images.shape)).encode() + frames.images.numpy().tobytes())
     path = cache / f"{key.hexdigest()[:24]}.safetensors"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

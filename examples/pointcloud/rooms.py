@@ -1,8 +1,8 @@
-"""Furnished rooms with exact answers, drawn from a seed: points, labels, photos, depth and cameras. Needs no data.
+"""Furnished rooms with exact answers, drawn from a seed: points, labels, images, depth and cameras. Needs no data.
 
-Photos, depth and labels of pixels come from the same rays, so what a photo shows at a point's pixel is the point's own
-label wherever depth agrees. Posters, boards and rugs are flat in walls and floors: points cannot tell them, photos can.
-Colours are drawn anew for every room from wide ranges: a class is told by pattern and colours, never by one colour.
+Images, depth and labels of pixels come from the same rays, so what an image shows at a point's pixel is the point's own
+label wherever depth agrees. Posters, boards and rugs are flat in walls and floors: points cannot tell them, images can.
+Colours are drawn for every room from wide ranges: a class is known by pattern and colours, never by one colour.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ CLASSES = ("floor", "ceiling", "wall", "furniture", "poster", "board", "rug")
 FLAT = ("poster", "board", "rug")
 FLOOR, CEILING, WALL, FURNITURE, POSTER, BOARD, RUG = range(len(CLASSES))
 RING_M = 0.8  # cameras stand on a ring around the middle and look across it
-FOCAL = 0.65  # as a share of the photos' width
+FOCAL = 0.65  # as a share of the images' width
 _TRIES = 200
 _Thing = TypeVar("_Thing", Solid, Decal)
 
 
 @dataclass(frozen=True)
 class Room:
-    """A scanned room and photos of it.
+    """A scanned room and images of it.
 
     Attributes:
         points: float64 (N, 3), metres, z up, evenly over all surfaces.
         normals: float32 (N, 3), into the room.
-        colours: uint8 (N, 3), RGB as the photos show them.
+        colours: uint8 (N, 3), RGB as the images show them.
         labels: int64 (N,), index into ``CLASSES``.
-        frames: photos, exact depth, cameras.
+        frames: images, exact depth, cameras.
         seen_labels: int64 (V, height, width), the label at the centre of every pixel.
-        interior: what was photographed.
+        interior: what was rendered.
     """
 
     points: Tensor
@@ -57,8 +57,8 @@ def room(seed: int, views: int = 6, size: tuple[int, int] = (120, 160), points: 
 
     Args:
         seed: the same seed gives the same room.
-        views: photos, all around.
-        size: (height, width) of the photos in pixels.
+        views: images, all around.
+        size: (height, width) of the images in pixels.
         points: to draw; those under and behind furniture are left out.
 
     Raises:
@@ -71,9 +71,9 @@ def room(seed: int, views: int = 6, size: tuple[int, int] = (120, 160), points: 
     scan = interior.scatter(points, generator)
     labels, colours = interior.paint(scan)
     cameras = _around(interior.size, views, size, generator)
-    photos, depth, seen = zip(*(_photo(interior, cameras, view) for view in range(views)), strict=True)
+    images, depth, seen = zip(*(_image(interior, cameras, view) for view in range(views)), strict=True)
     names = tuple(f"room{seed}-view{view}" for view in range(views))
-    frames = Frames(names, torch.stack(photos), torch.stack(depth), cameras)
+    frames = Frames(names, torch.stack(images), torch.stack(depth), cameras)
     return Room(scan.xyz, scan.normals.float(), _bytes(colours), labels, frames, torch.stack(seen), interior)
 
 
@@ -103,7 +103,7 @@ def _around(extent: Tensor, views: int, size: tuple[int, int], generator: torch.
     return Cameras(K.double().repeat(views, 1, 1), torch.stack(poses), size)
 
 
-def _photo(interior: Interior, cameras: Cameras, view: int) -> tuple[Tensor, Tensor, Tensor]:
+def _image(interior: Interior, cameras: Cameras, view: int) -> tuple[Tensor, Tensor, Tensor]:
     """Trace a ray through the centre of every pixel: uint8 (3, H, W), float32 depth and int64 labels (H, W)."""
     height, width = cameras.size
     v, u = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
@@ -112,8 +112,8 @@ def _photo(interior: Interior, cameras: Cameras, view: int) -> tuple[Tensor, Ten
     rays = pixels @ torch.linalg.inv(cameras.K[view]).mT @ pose[:3, :3].mT  # one metre along z each: t is depth
     t, places = interior.trace(pose[:3, 3], rays)
     labels, colours = interior.paint(places)
-    photo = _bytes(colours).mT.reshape(3, height, width)
-    return photo, t.float().reshape(height, width), labels.reshape(height, width)
+    image = _bytes(colours).mT.reshape(3, height, width)
+    return image, t.float().reshape(height, width), labels.reshape(height, width)
 
 
 def _furnished(generator: torch.Generator) -> Interior:

@@ -8,6 +8,8 @@ and its normals and heights the classes ``SURFACES``.
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from dinoneck.errors import DataError, some_of
 from dinoneck.points import Cameras, PointProjector, VoxelGrid, check_cameras
-from examples.pointcloud.frame_tree import photos_folder
+from examples.pointcloud.frame_tree import images_folder
 from examples.pointcloud.frames import Frames, cloud_of
 from examples.pointcloud.room_batches import IGNORED, Scene
 
@@ -36,6 +38,9 @@ _OF_FRAME = 50_000  # points of a frame's depth, at least, where it has as many
 _CHECKED = 5000  # points that cameras are checked with
 _OVERLAP = 0.02  # share of the points in another frame, below which poses are not judged
 _SHOWN = 5
+_ONE_CLASS = 0.9  # least share of an instance's labelled points that have its class
+_SCAN = re.compile(r"(scene\d{4})_\d{2}")  # ScanNet's names: several scans of one room
+_logger = logging.getLogger("examples.pointcloud")
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def scene_names(tree: Path) -> list[str]:
     Raises:
         DataError: if there are none.
     """
-    folder = photos_folder(tree)
+    folder = images_folder(tree)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise DataError(f"{folder} holds no scenes; expected a folder per scene, each as the verb check reads it")
@@ -85,7 +90,8 @@ def scan(
         seed: of the draw.
 
     Raises:
-        DataError: if labels and points do not belong together, or cameras, depth and points do not fit.
+        DataError: if labels and points do not belong together, cameras, depth and points do not fit, no drawn point
+            has a label, or an instance has points of several classes.
     """
     if labels == GEOMETRY:
         cloud = _surfaces(frames)
@@ -101,11 +107,12 @@ def scan(
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     drawn = torch.randperm(len(cloud.points), generator=torch.Generator().manual_seed(key + seed))[:points]
     here = Cloud(*(None if part is None else part[drawn] for part in vars(cloud).values()))  # type: ignore[arg-type]
+    if here.labels is None or not (here.labels != IGNORED).any():
+        raise DataError(f"{name}: none of {len(drawn)} points drawn has a label that is learned; raise --points")
     links = PointProjector()(here.points, frames.cameras, frames.depth)
     normals = torch.zeros(len(drawn), 3) if here.normals is None else here.normals
     colours = torch.full((len(drawn), 3), 128, dtype=torch.uint8) if here.colours is None else here.colours
-    found = torch.full((len(drawn),), IGNORED) if here.labels is None else here.labels
-    return Scene(here.points, normals, colours, found, links=links, instances=here.instances)
+    return Scene(here.points, normals, colours, here.labels, links=links, instances=here.instances)
 
 
 def _labelled(folder: Path, clouds: Path | None, name: str, classes: Mapping[int, int]) -> Cloud:
@@ -122,18 +129,45 @@ def _labelled(folder: Path, clouds: Path | None, name: str, classes: Mapping[int
     if not (known != IGNORED).any():
         ids = ", ".join(map(str, cloud.labels.unique().tolist()[:_SHOWN]))  # type: ignore[union-attr]
         raise DataError(f"{path} holds none of the labels {', '.join(map(str, classes))}; it has {ids} ...: --classes")
+    if cloud.instances is not None:
+        _check_instances(cloud.instances, known, path)
     return replace(cloud, labels=known)
+
+
+def _check_instances(instances: Tensor, labels: Tensor, path: Path) -> None:
+    """Refuse an instance whose points have several classes: an id of all points without an object, such as 0.
+
+    Raises:
+        DataError: naming it.
+    """
+    inside = (instances >= 0) & (labels != IGNORED)
+    ids, mask = instances[inside].unique(return_inverse=True)
+    votes = torch.zeros(len(ids), int(labels.max()) + 1).index_put_(
+        (mask, labels[inside]), torch.ones(len(mask)), accumulate=True
+    )
+    mixed = votes.amax(1) < _ONE_CLASS * votes.sum(1)
+    if mixed.any():
+        number = int(ids[mixed][0])
+        raise DataError(
+            f"{path}: instance {number} has points of {int((votes[mixed][0] > 0).sum())} classes; an object has one. "
+            f"If {number} marks points without an object, write -1 there"
+        )
 
 
 def matched(labelled: Cloud, cloud: Cloud, name: str) -> Cloud:
     """Return the cloud with the labels of the points at the same coordinates, in whatever order.
 
+    Coordinates are compared as float32 where one of the files has no more. Points at the same coordinates with
+    different labels, or of different instances, are ``IGNORED`` there.
+
     Raises:
         DataError: if the counts differ, or a point of one is not in the other.
     """
-    own, other = cloud.points.float(), labelled.points.float()
+    own, other = cloud.points, labelled.points
     if len(own) != len(other):
         raise DataError(f"{name}: {len(other)} labels for {len(own)} points; they belong to different clouds")
+    if any(torch.equal(part, part.float().double()) for part in (own, other)):
+        own, other = own.float(), other.float()
     _, place = torch.cat([own, other]).unique(dim=0, return_inverse=True)
     cells = place.split(len(own))
     ranks = [part.argsort(stable=True) for part in cells]
@@ -143,10 +177,21 @@ def matched(labelled: Cloud, cloud: Cloud, name: str) -> Cloud:
             f"{name}: {apart} of {len(own)} points are not at the coordinates of a label; labels and points "
             "must be of one cloud, neither aligned nor thinned"
         )
-    row = torch.empty_like(ranks[0])
-    row[ranks[0]] = ranks[1]
-    instances = None if labelled.instances is None else labelled.instances[row]
-    return replace(cloud, labels=labelled.labels[row], instances=instances)  # type: ignore[index]
+
+    def brought(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        empty = values.new_zeros(len(own) * 2)
+        least, most = (empty.scatter_reduce(0, cells[1], values, way, include_self=False) for way in ("amin", "amax"))
+        unclear = (least != most)[cells[0]]
+        if unclear.any():
+            _logger.warning(
+                "%s: %d points share their coordinates with points of another label or instance: ignored",
+                name, int(unclear.sum()),
+            )  # fmt: skip
+        return least[cells[0]].where(~unclear, IGNORED)
+
+    return replace(cloud, labels=brought(labelled.labels), instances=brought(labelled.instances))
 
 
 def _file(folder: Path, name: str, endings: Sequence[str]) -> Path:
@@ -162,7 +207,8 @@ def read_cloud(path: Path) -> Cloud:
     Of a ``.ply`` x, y, z, nx, ny, nz, red, green, blue, label and instance are taken, ascii or binary.
 
     Raises:
-        DataError: if the file has another form, or a coordinate is not finite.
+        DataError: if the file has another form, a coordinate is not finite, colours are not 0 ... 255, or labels or
+            instances are not whole numbers.
     """
     try:
         table = _of_npy(path) if path.suffix == ".npy" else _of_ply(path)
@@ -179,6 +225,13 @@ def read_cloud(path: Path) -> Cloud:
         raise DataError(f"{path} has {sorted(table)}; expected finite x, y, z of some points")
     colours, normals = columns("red", "green", "blue"), columns("nx", "ny", "nz")
     labels, instances = columns("label"), columns("instance")
+    for what, values in (("colours", colours), ("labels", labels), ("instances", instances)):
+        if values is not None and not torch.equal(values, values.long().double()):
+            raise DataError(
+                f"{path}: {what} are not whole numbers, such as {float(values[values != values.long()][0])}"
+            )
+    if colours is not None and not 0 <= float(colours.min()) <= float(colours.max()) <= 255:
+        raise DataError(f"{path}: colours reach {float(colours.max()):g}; expected 0 ... 255")
     return Cloud(
         points,
         None if colours is None else colours.to(torch.uint8),
@@ -196,21 +249,22 @@ def _of_npy(path: Path) -> dict[str, np.ndarray]:
 
 
 def _of_ply(path: Path) -> dict[str, np.ndarray]:
-    head, _, body = path.read_bytes().partition(b"end_header\n")
+    head, *rest = re.split(rb"end_header\r?\n", path.read_bytes(), maxsplit=1)
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
     forms = [words[1] for words in lines if words[:1] == ["format"]]
     starts = [place for place, words in enumerate(lines) if words[:1] == ["element"]]
-    if lines[:1] != [["ply"]] or not starts or lines[starts[0]][1] != "vertex" or forms[:1] == ["binary_big_endian"]:
-        raise ValueError("expected a little-endian or ascii .ply whose first element is vertex")
+    if lines[:1] != [["ply"]] or not rest or not starts or lines[starts[0]][1] != "vertex" or not forms:
+        raise ValueError("expected a .ply whose first element is vertex")
     end = [*starts, len(lines)][1]
     properties = [words for words in lines[starts[0] : end] if words[0] == "property"]
-    dtype = np.dtype([(words[2], f"<{_PLY[words[1]]}") for words in properties])
+    order = ">" if forms[0] == "binary_big_endian" else "<"
+    dtype = np.dtype([(words[2], f"{order}{_PLY[words[1]]}") for words in properties])
     count = int(lines[starts[0]][2])
     if forms[0] == "ascii":
-        rows = body.decode("ascii").splitlines()[:count]
+        rows = rest[0].decode("ascii").splitlines()[:count]
         table = np.array([tuple(map(float, row.split())) for row in rows], [(name, "f8") for name in dtype.names or ()])
     else:
-        table = np.frombuffer(body, dtype, count)
+        table = np.frombuffer(rest[0], dtype, count)
     if len(table) != count:
         raise ValueError(f"it announces {count} points and holds {len(table)}")
     return {name: table[name] for name in dtype.names or ()}
@@ -270,9 +324,19 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         DataError: naming them.
     """
+    if len(set(held_out)) < len(held_out):
+        raise DataError(f"--held-out names a scene twice: {', '.join(held_out)}")
     if missing := set(held_out) - set(names):
         raise DataError(f"--held-out names {some_of(missing, _SHOWN)}; the tree has {some_of(names, _SHOWN)}")
     if not held_out or set(held_out) == set(names):
         raise DataError(
             f"--held-out names {len(held_out)} of {len(names)} scenes; expected some, and others to learn from"
         )
+    rooms = {match[1]: name for name in set(names) - set(held_out) if (match := _SCAN.fullmatch(name))}
+    for name in held_out:
+        match = _SCAN.fullmatch(name)
+        if match and match[1] in rooms:
+            raise DataError(
+                f"--held-out names {name}, and {rooms[match[1]]}, which is learned from, is a scan of the same room; "
+                "hold out all scans of a room"
+            )

@@ -1,11 +1,13 @@
-"""A 3D U-Net that names voxels, alone or with photos: fused once at its end, injected into its decoder, or both."""
+"""A 3D U-Net that names voxels, alone or with images: fused once at its end, injected into its decoder, or both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "small": {"planes": (16, 32, 48, 64, 64, 48, 32, 32), "layers": (1,) * 8, "init_dim": 16},
 }
 _SHOWN = 4
+_CLASSES = "classes"  # key of a file's metadata
 
 
 class Segmenter(nn.Module):
@@ -31,7 +34,7 @@ class Segmenter(nn.Module):
     Args:
         unet: gives features of every voxel.
         classes: how many.
-        fusion: mixes the photos' features with the network's output; None = not there.
+        fusion: mixes the images' features with the network's output; None = not there.
         injection: adds them in the decoder; it is hooked onto ``unet``; None = not there.
     """
 
@@ -71,7 +74,7 @@ class Segmenter(nn.Module):
         Args:
             grid: the voxels.
             feats: (M, C) of each.
-            pyramid: the photos' features at ``strides``; None = as if no photo had seen anything.
+            pyramid: the images' features at ``strides``; None = as if no image had seen anything.
         """
         x = self.unet.sparse(grid, feats)
         found: Tensor = self.network(x, pyramid=pyramid) if isinstance(self.network, InjectedUNet) else self.network(x)
@@ -81,7 +84,7 @@ class Segmenter(nn.Module):
         return scores
 
     def parts(self) -> dict[str, nn.Module]:
-        """The 3D network, the classifier and what photos bring, by name."""
+        """The 3D network, the classifier and what images bring, by name."""
         parts = {"unet": self.unet, "classifier": self.classifier, "fusion": self.fusion, "injection": self.injection}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -95,12 +98,12 @@ class Segmenter(nn.Module):
 
     def stats(self) -> dict[str, Any]:
         """What fusion and injection did in the last pass."""
-        told: dict[str, Any] = {}
+        stats: dict[str, Any] = {}
         if self.fusion is not None:
-            told["fusion"] = self.fusion.stats
+            stats["fusion"] = self.fusion.stats
         if self.injection is not None:
-            told["injection"] = {str(stride): vars(level) for stride, level in self.injection.stats.items()}
-        return told
+            stats["injection"] = {str(stride): vars(level) for stride, level in self.injection.stats.items()}
+        return stats
 
 
 def build(
@@ -120,7 +123,7 @@ def build(
         network: one of ``NETWORKS``.
         in_channels: of the voxels' features.
         classes: how many.
-        c_dino: channels of the photos' features.
+        c_dino: channels of the images' features.
         engine: of the sparse convolutions.
         target: the branch that is injected into.
 
@@ -141,16 +144,16 @@ def build(
     return Segmenter(unet, classes, fusion, injection)
 
 
-def save_weights(model: Segmenter, path: Path) -> None:
-    """Write all weights to a ``.safetensors`` file, whole or not at all."""
+def save_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> None:
+    """Write all weights, and the classes' names, to a ``.safetensors`` file, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.weights().items()}
-    write_whole(path, safetensors.torch.save(state))
+    write_whole(path, safetensors.torch.save(state, {_CLASSES: json.dumps(list(classes))}))
 
 
-def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
+def load_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> tuple[str, ...]:
     """Start from a file: all it holds must fit, and it must hold all but whole new parts.
 
-    The classifier is new where the file's is of another number of classes.
+    The classifier is new where the file's is of another number of classes, or names others than ``classes``.
 
     Returns:
         Names of the parts that keep their fresh weights; the others are the file's.
@@ -161,7 +164,10 @@ def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
     """
     given, own = read_state(path), model.weights()
     head = given.get("classifier.weight")
-    if head is not None and len(head) != len(own["classifier.weight"]):  # of other classes
+    with safetensors.safe_open(path, "pt") as file:
+        names = json.loads((file.metadata() or {}).get(_CLASSES, "[]"))
+    others = bool(names and classes) and names != list(classes)
+    if head is not None and (others or len(head) != len(own["classifier.weight"])):
         given = {key: value for key, value in given.items() if not key.startswith("classifier.")}
     absent = tuple(part for part in NEW if part in model.parts() and not any(k.startswith(f"{part}.") for k in given))
     strange = given.keys() - own.keys()

@@ -120,7 +120,7 @@ class _Convolution(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         draw(self.weight)
 
     def convolved(self, feats: Tensor, pairs: Pairs) -> Tensor:

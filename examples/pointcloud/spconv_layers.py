@@ -4,7 +4,7 @@ Importing this module needs spconv. What 2.3.8 does without a word, and what is 
 
 - a coarser level loses cells where ``spatial_shape`` is odd: it is rounded up to a multiple of the coarsest stride;
 - indices begin at 0: every sample is shifted by a multiple of that stride. Tensors carry coordinates in base units
-  beside spconv's own, so injections and pyramids never meet the shift;
+  next to spconv's own, so injections and pyramids never meet the shift;
 - indices that are not contiguous are misread: they are made contiguous;
 - a kernel of one voxel is read in another layout than all others: refused, ``nn.Linear`` does it;
 - on a CPU cells are counted in 32 bits, and voxels of a larger volume are mistaken for others: refused;
@@ -106,7 +106,7 @@ class SubmanifoldConv(engine.SubMConv3d):  # type: ignore[misc]
         super().__init__(c_in, c_out, kernel_size, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         draw(self.weight)
 
     def forward(self, x: SpconvSparse) -> SpconvSparse:
@@ -124,7 +124,7 @@ class DownConv(engine.SparseConv3d):  # type: ignore[misc]
         super().__init__(c_in, c_out, 2, 2, bias=False)
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         draw(self.weight)
 
     def forward(self, x: SpconvSparse) -> SpconvSparse:
@@ -149,7 +149,7 @@ class UpConv(engine.SparseInverseConv3d):  # type: ignore[misc]
         super().__init__(c_in, c_out, 2, indice_key="", bias=False)  # every pass brings its own
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new weights."""
         draw(self.weight)
 
     def forward(self, x: SpconvSparse, finer: SpconvSparse) -> SpconvSparse:

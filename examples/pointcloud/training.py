@@ -1,4 +1,4 @@
-"""The verb ``train``: a 3D U-Net on analytic rooms, from scratch or from a file, with photos or without."""
+"""The verb ``train``: a 3D U-Net on analytic rooms, from scratch or from a file, with images or without."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _logger = logging.getLogger("examples.pointcloud")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("--variant", choices=VARIANTS, default="3d", help="which of the photos' features are used how")
+    parser.add_argument("--variant", choices=VARIANTS, default="3d", help="which of the images' features are used how")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of weights and result.json")
     parser.add_argument(
         "--load-from", type=Path, metavar="FILE", help="weights to start from; only new layers are random"
     )
     parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="of rooms, weights and order")
     parser.add_argument("--point-colours", action="store_true", help="the 3D network is given the points' colours too")
-    parser.add_argument("--wrong-photos", action="store_true", help="features of another room's photos: a control")
+    parser.add_argument("--wrong-images", action="store_true", help="features of another room's images: a control")
     add_plan(parser)
 
 
@@ -51,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     plan = plan_of(options)
     if (options.out / RESULT).exists():
         raise ConfigError(f"{options.out} holds a run, which others may have been started from; take another --out")
-    rooms = rooms_of(plan, options.cache, photos=plan.variant != "3d", device=options.device)
+    check_paths(options.out, options.load_from)
+    rooms = rooms_of(plan, options.cache, images=plan.variant != "3d", device=options.device)
     result = train(plan, rooms, options.out, options.load_from, options.device)
     print(f"mIoU {result['test']['miou']:.3f} on {len(rooms.test)} held-out scenes; {options.out / RESULT}")
     return 0
@@ -77,16 +78,17 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     began = time.perf_counter()
     torch.manual_seed(plan.seed)
     model, voxels = model_of(plan, rooms)
-    rooms = misled(rooms) if plan.wrong_photos else rooms
-    fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from)
+    rooms = misled(rooms) if plan.wrong_images else rooms
+    fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from, plan.names)
     if plan.new_only and (not fresh or load_from is None):
         raise ConfigError("--new-only trains what --load-from does not hold; give such a file and another --variant")
     model.to(device)
+    _log_absent(rooms, plan.names)
     untrained = measure(model, voxels, rooms.test, plan.names)
     losses = learn(model, voxels, rooms.train, plan, fresh)
     found = measure(model, voxels, rooms.test, plan.names)
     out.mkdir(parents=True, exist_ok=True)
-    save_weights(model, out / WEIGHTS)
+    save_weights(model, out / WEIGHTS, plan.names)
     _save_heads(model, plan, rooms, out)
     result = {
         "plan": plan.to_json(),
@@ -149,8 +151,9 @@ def learn(
 def measure(
     model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], names: Sequence[str] = CLASSES
 ) -> dict[str, Any]:
-    """Return IoU per class and their mean over all labelled points, and what fusion and injection did.
+    """Return IoU per class over all labelled points, and what fusion and injection did.
 
+    Classes of no labelled point have no IoU, whether they are predicted or not: all variants average the same ones.
     With instance masks also ``ap``: each mask gets its mean scores, and they rank the masks of a class.
     """
     model.eval()
@@ -166,10 +169,10 @@ def measure(
         if one.instances is not None:
             masks.append(_mask_scores(scores.softmax(1).cpu(), one.labels, one.instances))
     each = iou(confusion)
-    known = each.isfinite()
+    known = confusion.sum(1) > 0
     result = {
         "miou": float(each[known].mean()),
-        "iou": {name: float(value) if value.isfinite() else None for name, value in zip(names, each, strict=True)},
+        "iou": {name: float(each[place]) if known[place] else None for place, name in enumerate(names)},
         **_mean(stats),
     }
     if masks:
@@ -214,8 +217,28 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def check_paths(out: Path, load_from: Path | None) -> None:
+    """Refuse, before hours of work, a file in the place of the folder, or weights that are not there.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out is {out}, which is a file; expected a folder")
+    if load_from is not None and not load_from.is_file():
+        raise ConfigError(f"--load-from is {load_from}; there is no such file")
+
+
+def _log_absent(rooms: Rooms, names: Sequence[str]) -> None:
+    """Log classes that are in one of the two sets only: they cannot be learned, or are not measured."""
+    there = [{int(label) for one in scenes for label in one.labels.unique()} for scenes in (rooms.train, rooms.test)]
+    for has, lacks, what in ((1, 0, "learn from: IoU will be 0"), (0, 1, "test on: IoU is not measured")):
+        if absent := [names[label] for label in sorted(there[has] - there[lacks] - {IGNORED})]:
+            _logger.warning("%s: no labelled point to %s", ", ".join(absent), what)
+
+
 def _save_heads(model: Segmenter, plan: Plan, rooms: Rooms, out: Path) -> None:
-    """What photos brought, each as a head file that knows its backbone."""
+    """What images brought, each as a head file that knows its backbone."""
     for name in ("fusion", "injection"):
         part = model.parts().get(name)
         if part is not None:
@@ -243,6 +266,6 @@ def check_same(plan: Plan, load_from: Path | None, out: Path) -> dict[str, Any] 
     had = found["plan"] | {"load_from": found["load_from"]}
     other = [key for key in wanted if wanted[key] != had.get(key)]
     if other:
-        told = ", ".join(f"{key} {had.get(key)!r} instead of {wanted[key]!r}" for key in other)
-        raise ConfigError(f"{out} holds a run with {told}; take another --out or remove it")
+        differences = ", ".join(f"{key} {had.get(key)!r} instead of {wanted[key]!r}" for key in other)
+        raise ConfigError(f"{out} holds a run with {differences}; take another --out or remove it")
     return found

@@ -16,16 +16,18 @@ from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
 from examples import kinds
-from examples.pointcloud.features import device_of, frame_maps, store_maps
-from examples.pointcloud.frame_tree import photos_folder
+from examples.pointcloud.features import device_of, store_maps
+from examples.pointcloud.frame_tree import images_folder
 from examples.pointcloud.frames import read_frames
-from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
+from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, cached_maps, scene
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.scans import GEOMETRY, SURFACES, check_names, scan, scene_names
 from examples.pointcloud.segmentation import NETWORKS, Segmenter, Variant, build
 
 _ROOMS_APART = 1000  # room seeds of two runs
 _HELD_OUT = 500
+_OF_FILES = ("classes", "clouds")
+_OF_SCANS = ("labels", "held_out", "features", "frames", "every", "depth_scale", *_OF_FILES)
 _logger = logging.getLogger("examples.pointcloud")
 
 
@@ -38,17 +40,17 @@ class Plan:
         seed: of rooms, weights and order.
         rooms: to learn from.
         test_rooms: held out.
-        views: photos per room.
-        photo_size: (height, width) in pixels, as photographed.
+        views: images per room.
+        image_size: (height, width) in pixels, as rendered.
         points: drawn per room.
         voxel: metres.
         point_colours: whether the 3D network is given the points' colours.
-        backbone: of the photos' features.
+        backbone: of the images' features.
         random_backbone: seeded random weights instead of published ones.
         network: ``34c`` or ``small``.
         engine: of the sparse convolutions.
         target: the branch that is injected into.
-        wrong_photos: every room is given the photos' features of another one: a control that has all the parameters
+        wrong_images: every room is given the images' features of another one: a control that has all the parameters
             and nothing to see.
         steps: optimizer steps.
         batch: rooms per step.
@@ -60,6 +62,7 @@ class Plan:
         clouds: folder of the scans' clouds; empty = the label files' points.
         features: feature store of the scans' images; empty = the backbone runs.
         frames: of a scan at most; 0 = all.
+        every: frames of a scan whose number it divides.
         depth_scale: units of depth files per metre; 0 = as their layout has them.
         new_only: train the layers that are new and leave the loaded ones as they are.
     """
@@ -69,7 +72,7 @@ class Plan:
     rooms: int
     test_rooms: int
     views: int
-    photo_size: tuple[int, int]
+    image_size: tuple[int, int]
     points: int
     voxel: float
     point_colours: bool
@@ -78,7 +81,7 @@ class Plan:
     network: str
     engine: Literal["auto", "torch", "spconv"]
     target: Literal["up", "skip"]
-    wrong_photos: bool
+    wrong_images: bool
     steps: int
     batch: int
     lr: float
@@ -89,13 +92,20 @@ class Plan:
     clouds: str = ""
     features: str = ""
     frames: int = 0
+    every: int = 1
     depth_scale: float = 0.0
     new_only: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of the classes."""
-        return tuple(name.partition("=")[2] or name for name in self.classes)
+        return tuple(dict.fromkeys(name.partition("=")[2] or name for name in self.classes))
+
+    @property
+    def ids(self) -> dict[int, int]:
+        """Label in the files of scans -> class; several labels may have one name."""
+        pairs = [name.split("=", 1) for name in self.classes if "=" in name]
+        return {int(label): self.names.index(name) for label, name in pairs}
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -109,7 +119,7 @@ class Rooms:
     Attributes:
         train: to learn from.
         test: held out.
-        backbone: what looked at the photos; None = nothing did, or its stand-in.
+        backbone: what looked at the images; None = nothing did, or its stand-in.
     """
 
     train: tuple[Scene, ...]
@@ -118,7 +128,7 @@ class Rooms:
 
     @property
     def channels(self) -> int:
-        """Of the photos' features; 1 without photos."""
+        """Of the images' features; 1 without images."""
         maps = self.train[0].maps
         return 1 if maps is None else maps.shape[1]
 
@@ -128,8 +138,8 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("rooms")
     data.add_argument("--rooms", type=kinds.count, default=12, metavar="N", help="to learn from")
     data.add_argument("--test-rooms", type=kinds.count, default=4, metavar="N", help="held out")
-    data.add_argument("--views", type=kinds.count, default=6, metavar="N", help="photos per room")
-    data.add_argument("--photo-size", type=kinds.size, default="240x320", metavar="HxW", help="in pixels")
+    data.add_argument("--views", type=kinds.count, default=6, metavar="N", help="images per room")
+    data.add_argument("--image-size", type=kinds.size, default="240x320", metavar="HxW", help="in pixels")
     data.add_argument("--points", type=kinds.count, default=40_000, metavar="N", help="drawn per room")
     data.add_argument("--voxel", type=kinds.positive, default=0.1, metavar="M", help="metres")
     scans = parser.add_argument_group("scans in place of rooms")
@@ -142,6 +152,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     scans.add_argument("--clouds", default="", metavar="FOLDER", help="<scene>.ply with colours or normals")
     scans.add_argument("--features", default="", metavar="STORE", help="maps of the images, as extract writes them")
     scans.add_argument("--frames", type=kinds.whole, default=0, metavar="N", help="of a scene at most; 0: all")
+    scans.add_argument("--every", type=kinds.count, default=1, metavar="K", help="frames whose number K divides")
     scans.add_argument(
         "--depth-scale", type=kinds.positive, default=0.0, metavar="N", help="units per metre; 0: as the layout has it"
     )
@@ -159,12 +170,17 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--lr", type=kinds.positive, default=2e-3, help="the highest; one cosine, AdamW")
     training.add_argument("--new-only", action="store_true", help="train the new layers alone, not the loaded ones")
     training.add_argument("--device", default="cpu", metavar="NAME", help="of the networks, such as cuda")
-    training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the photos' features there")
+    training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the images' features there")
 
 
 def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
-    """Return the plan of parsed options, with changes."""
+    """Return the plan of parsed options, with changes.
+
+    Raises:
+        ConfigError: for an option that has no effect with the others, or classes that contradict each other.
+    """
     device_of(options.device)
+    _check_used(options)
     given: dict[str, Any] = {**vars(options), **changes}
     if not options.data:
         given["classes"] = CLASSES
@@ -172,23 +188,45 @@ def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
         given["classes"] = SURFACES
     elif not options.classes:
         raise ConfigError("--labels needs --classes: labels of the files and their names, such as 1=wall 2=floor")
+    elif len({name.partition("=")[0] for name in options.classes}) < len(options.classes):
+        raise ConfigError(f"--classes gives a label twice: {' '.join(options.classes)}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return Plan(**{field.name: given[field.name] for field in fields(Plan)})
 
 
-def rooms_of(plan: Plan, cache: Path | None, *, photos: bool, device: str = "cpu") -> Rooms:
+def _check_used(options: argparse.Namespace) -> None:
+    """Refuse options of rooms with ``--data``, those of scans without, and those of label files without such files.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    parser = argparse.ArgumentParser()
+    add_plan(parser)
+    defaults = parser.parse_args([])
+    unused: tuple[str, ...] = ("rooms", "test_rooms", "views", "image_size") if options.data else _OF_SCANS
+    unused += _OF_FILES if options.labels == GEOMETRY else ()
+    unused += ("backbone", "random_backbone", "cache") if options.features else ()
+    if wrong := [name for name in unused if getattr(options, name) != getattr(defaults, name)]:
+        names = ", ".join("--" + name.replace("_", "-") for name in dict.fromkeys(wrong))
+        raise ConfigError(
+            f"{names}: without effect; --rooms, --test-rooms, --views and --image-size belong to drawn rooms, the "
+            "options of scans to --data, --classes and --clouds to --labels FOLDER; --features brings its own backbone"
+        )
+
+
+def rooms_of(plan: Plan, cache: Path | None, *, images: bool, device: str = "cpu") -> Rooms:
     """Draw a plan's rooms.
 
     Args:
         plan: whose.
-        cache: folder that keeps the photos' features.
-        photos: look at the photos too, which takes longest.
+        cache: folder that keeps the images' features.
+        images: compute their features too, which takes longest.
         device: of the backbone.
     """
     if plan.data:
-        return _scans_of(plan, photos, device)
+        return _scans_of(plan, cache, images, device)
     backbone = None
-    if photos and plan.backbone != STAND_IN:
+    if images and plan.backbone != STAND_IN:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
 
     def drawn(first: int, number: int) -> tuple[Scene, ...]:
@@ -196,37 +234,35 @@ def rooms_of(plan: Plan, cache: Path | None, *, photos: bool, device: str = "cpu
             scene(
                 plan.seed * _ROOMS_APART + first + index,
                 views=plan.views,
-                size=plan.photo_size,
+                size=plan.image_size,
                 points=plan.points,
-                backbone=STAND_IN if photos and backbone is None else backbone,
+                backbone=STAND_IN if images and backbone is None else backbone,
                 cache=cache,
             )
             for index in range(number)
         )
 
-    _logger.info("%d + %d rooms%s", plan.rooms, plan.test_rooms, f", {plan.backbone}" if photos else "")
+    _logger.info("%d + %d rooms%s", plan.rooms, plan.test_rooms, f", {plan.backbone}" if images else "")
     return Rooms(drawn(0, plan.rooms), drawn(_HELD_OUT, plan.test_rooms), backbone)
 
 
-def _scans_of(plan: Plan, photos: bool, device: str) -> Rooms:
+def _scans_of(plan: Plan, cache: Path | None, images: bool, device: str) -> Rooms:
     """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
     tree = Path(plan.data)
     names = scene_names(tree)
     check_names(plan.held_out, names)
-    ids = {int(name.partition("=")[0]): place for place, name in enumerate(plan.classes) if "=" in name}
-    store = FeatureStore.open(plan.features) if photos and plan.features else None
+    store = FeatureStore.open(plan.features) if images and plan.features else None
     backbone = None
-    if photos and store is None:
+    if images and store is None:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
     clouds = Path(plan.clouds) if plan.clouds else None
 
     def read(name: str) -> Scene:
-        frames = read_frames(photos_folder(tree) / name, plan.frames or None, depth_scale=plan.depth_scale or None)
-        one = scan(name, frames, plan.labels, ids, clouds, plan.points, plan.seed)
-        if not photos:
-            return one
-        maps = store_maps(store, frames.names, frames.cameras)[0] if store else frame_maps(backbone, frames)[0]  # type: ignore[arg-type]
-        return replace(one, maps=maps.half().cpu())
+        frames = read_frames(images_folder(tree) / name, plan.frames or None, plan.every, plan.depth_scale or None)
+        one = scan(name, frames, plan.labels, plan.ids, clouds, plan.points, plan.seed)
+        if store is not None:
+            return replace(one, maps=store_maps(store, frames.names, frames.cameras)[0].half())
+        return one if backbone is None else replace(one, maps=cached_maps(backbone, frames, cache))
 
     scenes = {name: read(name) for name in tqdm(names, "scenes", disable=None)}
     learned = tuple(scenes[name] for name in names if name not in plan.held_out)
@@ -234,15 +270,15 @@ def _scans_of(plan: Plan, photos: bool, device: str) -> Rooms:
 
 
 def misled(rooms: Rooms) -> Rooms:
-    """Give every room the maps of the next one, read at its own points' pixels."""
+    """Give every room the maps of the next one, read at its own points' pixels; a single one those of the other set."""
 
-    def moved(scenes: tuple[Scene, ...]) -> tuple[Scene, ...]:
-        others = (*scenes[1:], scenes[0])
+    def moved(scenes: tuple[Scene, ...], rest: tuple[Scene, ...]) -> tuple[Scene, ...]:
+        others = (*scenes[1:], scenes[0] if len(scenes) > 1 else rest[0])
         return tuple(
             replace(one, maps=_as_many(other.maps, one.maps)) for one, other in zip(scenes, others, strict=True)
         )
 
-    return replace(rooms, train=moved(rooms.train), test=moved(rooms.test))
+    return replace(rooms, train=moved(rooms.train, rooms.test), test=moved(rooms.test, rooms.train))
 
 
 def _as_many(maps: Tensor | None, wanted: Tensor | None) -> Tensor | None:
@@ -259,7 +295,7 @@ def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
         plan.variant,
         network=plan.network,
         in_channels=plain.channels,
-        classes=len(plan.classes),
+        classes=len(plan.names),
         c_dino=rooms.channels,
         engine=plan.engine,
         target=plan.target,

@@ -36,7 +36,7 @@ STEPS, LEARNING_RATE = 40, 5e-3
 def lift_images(scene: Room, grid: VoxelGrid) -> tuple[Tensor, Links, SparseFeatures]:
     """Return the maps of the images, which point is seen where, and the features of the voxels."""
     backbone = load_backbone("dinoneck_tiny")  # frozen
-    images = backbone.preprocess(scene.frames.photos)  # uint8 (V, 3, H, W) -> normalised floats
+    images = backbone.preprocess(scene.frames.images)  # uint8 (V, 3, H, W) -> normalised floats
     [maps] = backbone(images).maps()  # tokens of the last block as maps: (V, C, H / 16, W / 16)
     # points (N, 3) in metres -> links.point (L,), links.view (L,), links.xy (L, 2): which point, in which image, at
     # which pixel. A point behind furniture has no link: its distance is not the depth (V, H, W) at its pixel

@@ -212,9 +212,7 @@ CASES = [
     ),
     Case("sta_pyramid", lambda **f: STAPyramid(WIDTH, 8, **f), smallest=3),
     Case(
-        "sta_pyramid-everything",
-        lambda **f: STAPyramid(WIDTH, 8, True, True, "bilinear", "avgpool", **f),
-        smallest=3,
+        "sta_pyramid-everything", lambda **f: STAPyramid(WIDTH, 8, True, True, "bilinear", "avgpool", **f), smallest=3
     ),
     Case(
         "sta_pyramid-strides",
@@ -225,10 +223,7 @@ CASES = [
     Case("spatial_tuning_adapter", adapter(), "tokens+images", 3, smallest=3),
     Case("spatial_tuning_adapter-deimv2", adapter(detail="deimv2"), "tokens+images", 3, smallest=3, inductor=False),
     Case(
-        "spatial_tuning_adapter-no-detail",
-        adapter(detail=None, norm="layer", num_layers=1),
-        smallest=3,
-        inductor=False,
+        "spatial_tuning_adapter-no-detail", adapter(detail=None, norm="layer", num_layers=1), smallest=3, inductor=False
     ),
     Case(
         "spatial_tuning_adapter-image",

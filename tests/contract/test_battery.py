@@ -51,7 +51,7 @@ def test_samples_of_a_batch_do_not_see_each_other(case: Case) -> None:
     for i in range(4):
         alone = outputs(module(*case.args(case.sample(inputs, i))))
         for a, b in zip(together, alone, strict=True):
-            assert torch.allclose(a[i : i + 1], b, atol=1e-6)
+            assert torch.allclose(a[i : i + 1], b, atol=1e-5)
 
 
 @each
@@ -120,7 +120,7 @@ def test_copies_are_independent_and_equal(case: Case) -> None:
 
 
 @each
-def test_reset_draws_anew_and_the_seed_decides(case: Case) -> None:
+def test_reset_draws_again_and_the_seed_decides(case: Case) -> None:
     module, inputs = built(case), case.inputs()
     before = outputs(module(*case.args(inputs)))
     assert same(built(case)(*case.args(inputs)), before)

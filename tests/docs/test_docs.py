@@ -21,19 +21,18 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # a block, and what it prints where the page shows it: "..." stands for anything
 SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE)
-SLOW_PAGES = {"docs/how-to/export-encoder.md"}  # these run in the second tier
-HUB_PAGES = {"docs/tutorials/share-on-the-hub.md"}  # they push and pull: against a hub on loopback
+SLOW_PAGES = {"docs/how-to/export.md"}  # these run in the second tier
+HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback
 # packages of the test extra that no test needs: without them a page is skipped from the block on that imports them
-OPTIONAL = {"accelerate", "lightning", "segmentation_models_pytorch", "sklearn", "supervision"}
+OPTIONAL = {"accelerate", "lightning", "segmentation_models_pytorch", "sklearn"}
 # warnings of other packages
 FILTERS = {
-    "docs/tutorials/share-on-the-hub.md": ("ignore:Use 'content=:DeprecationWarning",),
-    "docs/integrations/lightning.md": (
+    "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),
+    "docs/integrations/training-loops.md": (
         "ignore:.*LeafSpec.* is deprecated:FutureWarning",
         "ignore:Found .* in eval mode",
         "ignore:The '.*_dataloader' does not have many workers",
     ),
-    "docs/integrations/torchvision.md": ("ignore:OpenCV .* is not installed:UserWarning",),
 }
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "dinoneck"
 ROOMS = sorted(path.parent.name for path in SOURCE.glob("*/__init__.py"))
-SECTIONS = ("tutorials", "how-to", "integrations", "explanation", "reference")
+SECTIONS = ("integrations", "explanation", "reference")  # those with a page of their own
 
 
 def in_nav(entry: object) -> list[str]:

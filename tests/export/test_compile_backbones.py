@@ -23,26 +23,17 @@ def make(source: str) -> Backbone:
 
 
 @pytest.mark.parametrize("source", ["timm", "transformers"])
-def test_compiled_backbones_give_the_same_tokens(source: str) -> None:
+def test_backbones_compile_once_for_all_sizes_and_give_the_same_tokens(source: str) -> None:
     torch._dynamo.reset()
-    backbone = make(source)
-    compiled = torch.compile(backbone, backend="aot_eager", fullgraph=True)
-    for size in SIZES[:3]:
+    counter, backbone = torch._dynamo.testing.CompileCounterWithBackend("aot_eager"), make(source)
+    compiled = torch.compile(backbone, backend=counter, fullgraph=True, dynamic=True)
+    for size in SIZES:
         images = torch.randn(2, 3, *size)
         one, other = compiled(images), backbone(images)
         assert isinstance(one, Tokens)
         assert (one.grid, one.layers) == (other.grid, other.layers)
         for a, b in zip(one.sequence, other.sequence, strict=True):
             assert torch.allclose(a, b, atol=1e-5)
-
-
-@pytest.mark.parametrize("source", ["timm", "transformers"])
-def test_backbones_compile_once_for_all_sizes(source: str) -> None:
-    torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(make(source), backend=counter, fullgraph=True, dynamic=True)
-    for size in SIZES:
-        compiled(torch.randn(2, 3, *size))
     assert counter.frame_count <= 2
 
 

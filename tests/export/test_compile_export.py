@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
-from tests.contract.cases import CASES, Case, outputs, tokens_of
+from tests.contract.cases import CASES, Case, outputs
 from torch import nn
 
 pytestmark = pytest.mark.slow
@@ -97,22 +97,3 @@ def test_onnx_parity_at_unseen_sizes(case: Case, tmp_path: Path) -> None:
         named = dict(zip(program.graph_signature.user_inputs, leaves, strict=True))
         feeds = {entry.name: named[entry.name] for entry in session.get_inputs()}
         assert_same(session.run(None, feeds), module(*case.args(other)), 1e-5)
-
-
-def test_tokens_travel_through_export() -> None:
-    """Backbone-like code that builds Tokens inside the graph exports with the grid free."""
-    from dinoneck import Tokens
-
-    class Split(nn.Module):
-        def forward(self, tokens: Tokens) -> Tokens:
-            return Tokens.from_patches(
-                tokens.patches[0] * 2, grid=tokens.grid, patch_size=16, cls_token=tokens.cls_token[0], layers=[0]
-            )
-
-    inputs = tokens_of(3, 4, 5)
-    program = torch.export.export(Split(), (inputs,), dynamic_shapes=(inputs.dynamic_spec(),))
-    for rows, cols in ((9, 16), (2, 7)):
-        other = tokens_of(2, rows, cols)
-        got = program.module()(other)
-        assert got.grid == (rows, cols)
-        assert torch.equal(got.patches[0], other.patches[0] * 2)

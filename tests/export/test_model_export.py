@@ -17,7 +17,6 @@ from dinoneck import (
     CLSGatingHead,
     DenseHead,
     FPNHead,
-    HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
     Predictor,
@@ -25,7 +24,6 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_backbone,
-    save_head,
 )
 from dinoneck.data import Preprocessing
 from dinoneck.export import Exported, export_model
@@ -50,7 +48,7 @@ HEADS: dict[str, Callable[[], list[nn.Module]]] = {
     "fpn": lambda: [FPNHead(64, [MASS, STATE, *MAPS], num_layers=2, layer_indices=(0, 1), fpn_dim=8)],
     "pyramid": lambda: [PyramidHead(64, [MASS, PARTS, *MAPS], NECK, tower_depth=1)],
     "ensemble": lambda: [
-        HeadEnsemble.from_heads([awake(PatchMeanHead(64, [task], 8)) for task in (MASS, LOG)], [1, 3]),
+        HeadEnsemble.from_heads([awake(PatchMeanHead(64, [task], 8)) for task in (MASS, LOG)], [1, 3])
     ],
     "several": lambda: [
         FPNHead(64, [MASS], num_layers=2, layer_indices=(1, 0), fpn_dim=8),
@@ -93,11 +91,11 @@ def onnx_run(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
 def assert_answers(
     run: Callable[[Tensor], dict[str, Tensor]], predictor: Predictor, grids: Sequence[tuple[int, int, int]]
 ) -> None:
-    """Values, maps and gate are those of the predictor, whose photos keep their own size."""
+    """Values, maps and gate are those of the predictor, whose images keep their own size."""
     height, width = predictor.backbone.adapter.patch_size
     for batch, rows, cols in grids:
-        photos = torch.rand(batch, 3, rows * height, cols * width)
-        found, wanted = run(photos), predictor(list(photos), maps=True)
+        images = torch.rand(batch, 3, rows * height, cols * width)
+        found, wanted = run(images), predictor(list(images), maps=True)
         for name, values in found.items():
             task = name.removesuffix(".map")
             expected = []
@@ -157,23 +155,3 @@ def exported(head: nn.Module, path: Path, free: bool, **options: Any) -> Exporte
         return export_model(head, path, **options)
     with pytest.warns(UserWarning, match="only: .* plain numbers"):
         return export_model(head, path, **options)
-
-
-def test_an_ensemble_whose_backbone_has_lora_weights(tmp_path: Path) -> None:
-    """From one file, the backbone rebuilt from its record."""
-    tuned = load_backbone("dinoneck_tiny", layers=[0]).add_lora(rank=2)
-    with torch.no_grad():
-        for name, parameter in tuned.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.5)
-    fed = Preprocessing(patch_size=16, size=(64, 96))
-    folds = [
-        HeadCheckpoint.from_module(awake(PatchMeanHead(64, [MASS], 8)), backbone=tuned, preprocess=fed) for _ in "ab"
-    ]
-    ensemble = HeadEnsemble.from_heads([fold.build() for fold in folds])
-    save_head(tmp_path / "folds", ensemble, backbone=tuned, preprocess=fed)
-    done = export_model(tmp_path / "folds", tmp_path / "m.pt2", format="pt2")
-    assert done.description["preprocess"]["size"] == [64, 96]
-    run = torch.export.load(tmp_path / "m.pt2").module()
-    assert_answers(run, Predictor(tmp_path / "folds", preprocess=Preprocessing(patch_size=16)), GRIDS)
-    assert_answers(run, Predictor([fold.build() for fold in folds], tuned), GRIDS)

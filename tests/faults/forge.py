@@ -66,38 +66,21 @@ HOSTILE: dict[str, Any] = {
     "one more": MORE,
 }
 OPEN = {
-    "extra": "*",
-    "training": "null dict",
-    "tta": "null dict",
-    "inputs": "null dict",
-    "backbone": "null dict",
-    "license": "null str",
-    "transform": "null dict",
-    "area": "null float",
-    "mean": "null float",
-    "std": "null float",
-    "minimum": "null int float",
-    "ignore_index": "null int",
-    "layer_indices": "null list",
-    "num_patches": "null int list",
-    "patch_size": "int list",
-    "kind": "null str",
-    "scheme": "null str",
-    "seed": "null int",
-    "weights_sha256": "null str",
-    "metrics": "null dict",
-    "folds": "null int",
-    "fold": "null int",
-    "epochs": "null int",
-    "data": "null dict",
-    "data.name": "null str",
-    "data.revision": "null str",
-    "size": "null int list",
-    "blur": "null int",
-    "activation": "null str",
-    "weights": "null list dict",
-    "R2 over folds": "int float dict",
-    "R2": "int float dict",
+    key: kinds
+    for kinds, keys in {
+        "*": "extra",
+        "null dict": "training, tta, inputs, backbone, transform, metrics, data",
+        "null str": "license, kind, scheme, weights_sha256, data.name, data.revision, activation",
+        "null float": "area, mean, std",
+        "null int float": "minimum",
+        "null int": "ignore_index, seed, folds, fold, epochs, blur",
+        "null list": "layer_indices",
+        "null int list": "num_patches, size",
+        "int list": "patch_size",
+        "null list dict": "weights",
+        "int float dict": "R2 over folds, R2",
+    }.items()
+    for key in keys.split(", ")
 }
 """Types that may stand at a key (or its parent's and its own) next to those of the sound files; ``*``: any below it."""
 

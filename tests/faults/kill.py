@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from tests.faults.test_training_faults import assert_equal
-from tests.unit.store.store_samples import content, write_photos
+from tests.unit.store.store_samples import content, write_images
 from tests.unit.training.noisy_head import noisy_head, noisy_source
 
 from dinoneck import FeatureStore, HeadCheckpoint, PatchMeanMLP, load_backbone
@@ -100,8 +100,8 @@ class Extract:
     images = 12
 
     def __init__(self, data: Path) -> None:
-        self.photos = data / "photos"
-        write_photos(self.photos, [f"{i:02d}.png" for i in range(self.images)])
+        self.images = data / "images"
+        write_images(self.images, [f"{i:02d}.png" for i in range(self.images)])
         self.backbone = load_backbone("dinoneck_tiny")
 
     def begin(self, root: Path) -> None:
@@ -111,7 +111,7 @@ class Extract:
         store = FeatureStore.create(
             root / "store", backbone=self.backbone, patterns="flips4", image_size=(32, 64), dtype="int8"
         )
-        store.extract(self.photos, batch_size=8, workers=1, shard_bytes=15_000)
+        store.extract(self.images, batch_size=8, workers=1, shard_bytes=15_000)
 
     def damage(self, root: Path, whole: Path) -> list[str]:
         if not (root / "store" / "store.json").exists():

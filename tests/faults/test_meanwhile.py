@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from tests.faults.disk import heads
-from tests.faults.kill import MARK, ended
 from tests.faults.kill import begun as begun_in_process
+from tests.faults.kill import ended
 from tests.faults.test_named_faults import square
 
 from dinoneck import CheckpointError, HeadCheckpoint
@@ -65,31 +65,6 @@ def test_a_file_that_changes_while_it_is_read_is_a_whole_head_or_refused(tmp_pat
     assert steps
 
 
-def test_an_interrupted_save_leaves_a_whole_file_and_nothing_else(tmp_path: Path) -> None:
-    path, pair = tmp_path / "h", heads(2, width=512)
-    pair[0].save(path)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    def work() -> int:
-        signal.signal(signal.SIGALRM, stop)
-        stopped = 0
-        for number in range(40):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 2e-4 * (number + 1))
-                pair[number % 2].save(path)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except BaseException:  # torch makes other errors of an interruption
-                stopped += 1
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            assert HeadCheckpoint.load(path).meta["digest"] in {head.meta["digest"] for head in pair}
-            assert [left.name for left in tmp_path.iterdir() if not left.name.endswith(MARK)] == ["h"]
-        return stopped
-
-    assert ended(*begun(work)) > 0
-
-
 def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     square().save(tmp_path / "h")
 
@@ -104,25 +79,3 @@ def test_a_disk_that_fails_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CheckpointError, match="Input/output") as caught:
         HeadCheckpoint.load(tmp_path / "h")
     assert caught.value.step == "file"
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs to change the user of a process")
-def test_rights_that_are_missing(tmp_path: Path) -> None:
-    square().save(tmp_path / "h")
-    tmp_path.chmod(0)
-
-    def steps() -> list[str]:
-        os.setuid(65534)
-        found = []
-        for action in (HeadCheckpoint.load, square().save):
-            try:
-                action(tmp_path / "h")
-            except CheckpointError as error:
-                found.append(error.step)
-        return found
-
-    try:
-        assert ended(*begun(steps)) == ["file", "write"]
-    finally:
-        tmp_path.chmod(0o755)
-    assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]

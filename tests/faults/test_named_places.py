@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 import stat
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 import pytest
 from tests.faults.test_named_faults import sound, square
-from torch import nn
 
-from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck import CheckpointError, HeadCheckpoint
 
 
 def bound(path: Path) -> None:
@@ -115,29 +113,3 @@ def test_a_file_system_that_offers_less_takes_the_file(
     square().save(tmp_path / "h")
     monkeypatch.undo()
     assert HeadCheckpoint.load(tmp_path / "h").meta["digest"] == square().meta["digest"]
-
-
-def test_a_save_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
-    def tied() -> nn.Module:
-        head = PatchMeanHead(4, [Task("a", dim=4)], hidden_dim=4)
-        head.mlps[0].out.weight = head.mlps[0].hidden.weight
-        return head
-
-    def infinite() -> nn.Module:
-        head = PatchMeanHead(4, [Task("a")])
-        nn.init.constant_(next(head.parameters()), float("inf"))
-        return head
-
-    plain = partial(PatchMeanHead, 4, [Task("a")])
-    refused: list[tuple[nn.Module, dict[str, Any]]] = [
-        (tied(), {}), (infinite(), {}), (nn.Linear(1, 1), {}), (plain(), {"extra": {"note": object()}}),
-        (plain(), {"license": "© me"}),
-    ]  # fmt: skip
-    for module, facts in refused:
-        for old in (None, sound()):
-            _ = old and (tmp_path / "h").write_bytes(old)
-            with pytest.raises(CheckpointError), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                save_head(tmp_path / "h", module, **facts)
-            assert [path.read_bytes() for path in tmp_path.iterdir()] == ([old] if old else []), facts
-            (tmp_path / "h").unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from tests.faults.test_store_faults import Crash, count_down
-from tests.unit.store.store_samples import make, write_photos
+from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, DinoneckError, FeatureStore, PatchMeanHead, Task, load_backbone
 from dinoneck.data import Patterns
@@ -37,8 +37,8 @@ class World:
     def __init__(self, folder: Path, backbone: Backbone, every: bool) -> None:
         self.folder, self.backbone, self.every = folder, backbone, every
         self.root, self.images, self.other = folder / "store", folder / "images", folder / "other"
-        write_photos(self.images, NAMES)
-        write_photos(self.other, NAMES, seed=30)  # the same names and, being BMP, the same sizes
+        write_images(self.images, NAMES)
+        write_images(self.other, NAMES, seed=30)  # the same names and, being BMP, the same sizes
         torch.manual_seed(0)
         self.head = PatchMeanHead(backbone.embed_dim, [Task("x", dim=4)]).eval()
         self.right = self.predictions(self.extracted(folder / "sound", self.images))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from tests.process_group import ROOT, told_by
-from tests.unit.store.store_samples import make, same, write_photos
+from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
-from dinoneck.store import shards, writer
+from dinoneck.store import shards
 from dinoneck.store.index import read_journal
 
 NAMES = [f"{i}.png" for i in range(5)]
@@ -36,16 +34,16 @@ store.extract(sys.argv[2].split(":"), root=sys.argv[4], shard_bytes=1)
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    write_photos(folder, NAMES)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, NAMES)
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(photos: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+def whole(images: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     store = make(tmp_path_factory.mktemp("whole") / "s", tiny)
-    store.extract(photos)
+    store.extract(images)
     return store
 
 
@@ -73,10 +71,10 @@ def count_down(monkeypatch: pytest.MonkeyPatch, steps: int, error: Callable[[], 
     return lambda: seen
 
 
-def test_a_full_disk_at_any_step_costs_nothing_finished(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+def test_a_full_disk_at_any_step_costs_nothing_finished(images: Path, tiny: Backbone, tmp_path: Path) -> None:
     options = {"dtype": "fp16", "patterns": "none"}
     expected = make(tmp_path / "expected", tiny, **options)
-    few = [photos / name for name in NAMES[:2]]
+    few = [images / name for name in NAMES[:2]]
     expected.extract(few)
     step, failed = 1, True
     while failed:
@@ -100,9 +98,9 @@ def test_a_full_disk_at_any_step_costs_nothing_finished(photos: Path, tiny: Back
     assert step > 10
 
 
-def test_a_torn_last_line_does_not_count(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
+def test_a_torn_last_line_does_not_count(images: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
     store = make(tmp_path / "s", tiny)
-    store.extract(photos)
+    store.extract(images)
     [index] = (tmp_path / "s" / "index").iterdir()
     raw = index.read_bytes()
     for cut in (*range(0, len(raw), 41), *(raw.find(b"\n") + i for i in range(-1, 3)), len(raw)):
@@ -113,24 +111,13 @@ def test_a_torn_last_line_does_not_count(photos: Path, whole: FeatureStore, tiny
     for shard in (tmp_path / "s" / "data").iterdir():
         shard.unlink()
     again = make(tmp_path / "s", tiny)
-    again.extract(photos)
+    again.extract(images)
     assert same(again, whole)
     assert index.read_bytes() == raw[:-3]
 
 
-def test_a_damaged_line_is_refused_by_name(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    store.extract(photos)
-    [index] = (tmp_path / "s" / "index").iterdir()
-    lines = index.read_text().splitlines()
-    for wrong in ("{}", "nonsense", '{"root":"/x"}', lines[1].replace('"id":"0"', '"id":"1"'), lines[1][:-24] + "}"):
-        index.write_text("\n".join([lines[0], wrong, *lines[2:]]) + "\n")
-        with pytest.raises(StoreError, match=r"\.jsonl, line 2 is damaged"):
-            FeatureStore.open(tmp_path / "s")
-
-
 def test_what_verify_lists_is_repaired_by_its_remedy(
-    photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path
+    images: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path
 ) -> None:
     def lose_lines(store: Path) -> None:
         [path] = (store / "index").iterdir()
@@ -146,52 +133,22 @@ def test_what_verify_lists_is_repaired_by_its_remedy(
     for number, damage in enumerate((lose_lines, lose_index_and_damage_header)):
         path = tmp_path / str(number)
         store = make(path, tiny)
-        store.extract(photos)
+        store.extract(images)
         [shard] = shards.names(store.reader.files)
         damage(path)
         damaged = FeatureStore.open(path).verify()
         assert damaged == (list(store.ids[1:]) if damage is lose_lines else [shard])
         assert {FeatureStore.open(path).shard_of(image_id) for image_id in damaged} == {shard}
         (path / shard).unlink()
-        assert set(make(path, tiny).extract(photos).written) == set(store.ids)
+        assert set(make(path, tiny).extract(images).written) == set(store.ids)
         assert same(FeatureStore.open(path), whole)
         assert FeatureStore.open(path).verify() == []
 
 
-def test_what_is_no_shard_is_left_alone(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    store.extract([photos / "0.png"])
-    strange = {"x.safetensors": b"short", "y.safetensors": bytes(100), "notes.txt": b"mine"}
-    whole = next((tmp_path / "s" / "data").glob("w-*")).read_bytes()
-    flipped = bytearray(whole)
-    flipped[whole.index(b"F16")] ^= 1
-    strange |= {"z.safetensors": whole[:-1], "copy.safetensors": whole, "flipped.safetensors": bytes(flipped)}
-    for name, content in strange.items():
-        (tmp_path / "s" / "data" / name).write_bytes(content)
-    store.extract(photos)
-    assert store.verify() == []
-    for name, content in strange.items():
-        assert (tmp_path / "s" / "data" / name).read_bytes() == content
-    for name, message in (("z", "cut short"), ("flipped", "header is damaged"), ("copy", "a copy of another file")):
-        with pytest.raises(StoreError, match=message):
-            shards.entries_in(store.reader.files, f"data/{name}.safetensors", store.description.layout)
-
-
-def test_leftovers_of_killed_writers_are_removed_after_an_hour(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    names = ("w-0-000000.safetensors.1.dinoneck-tmp", "w-0-000001.safetensors.2.dinoneck-tmp")
-    live, dead = (tmp_path / "s" / "data" / f".{name}" for name in names)
-    for path, age in ((live, 600), (dead, 4000)):
-        path.touch()
-        os.utime(path, (time.time() - age,) * 2)
-    store.extract([photos / "0.png"])
-    assert live.exists() and not dead.exists()
-
-
 @contextlib.contextmanager
-def extracting(root: Path, photos: list[Path], dtype: str = "fp16") -> Iterator[subprocess.Popen[str]]:
+def extracting(root: Path, images: list[Path], dtype: str = "fp16") -> Iterator[subprocess.Popen[str]]:
     """A process that extracts; killed with all it started when the block ends."""
-    arguments = [sys.executable, "-c", WORKER, str(root), ":".join(map(str, photos)), dtype, str(photos[0].parent)]
+    arguments = [sys.executable, "-c", WORKER, str(root), ":".join(map(str, images)), dtype, str(images[0].parent)]
     process = subprocess.Popen(
         arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -203,37 +160,11 @@ def extracting(root: Path, photos: list[Path], dtype: str = "fp16") -> Iterator[
         process.communicate(timeout=30)
 
 
-def test_kills_in_a_row_make_progress(photos: Path, whole: FeatureStore, tiny: Backbone, tmp_path: Path) -> None:
-    """Every run ends after 25 s, at its second image, long before a shard holds 64 MiB."""
-    store, runs = make(tmp_path / "s", tiny), 0
-    while len(store) < len(NAMES):
-        before = len(store)
-
-        class Killed(writer.Writer):
-            def __init__(self, *arguments: Any, **options: Any) -> None:
-                super().__init__(*arguments, **options, clock=itertools.count(0.0, 12.5).__next__)
-                self.added = 0
-
-            def add(self, *arguments: Any) -> None:
-                super().add(*arguments)
-                self.added += 1
-                if self.added == 2:
-                    raise Crash
-
-        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Crash):
-            patch.setattr(writer, "Writer", Killed)
-            store.extract(photos)
-        store, runs = make(tmp_path / "s", tiny), runs + 1
-        assert len(store) > before
-    assert runs <= len(NAMES)
-    assert same(store, whole)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp16", "int8"])
 @pytest.mark.parametrize("overlap", [False, True])
-def test_two_writers_at_once(photos: Path, tiny: Backbone, tmp_path: Path, dtype: str, overlap: bool) -> None:
-    files = [photos / name for name in NAMES]
+def test_two_writers_at_once(images: Path, tiny: Backbone, tmp_path: Path, dtype: str, overlap: bool) -> None:
+    files = [images / name for name in NAMES]
     lists = [files, files] if overlap else [files[:3], files[3:]]
     root = tmp_path / "s"
     with extracting(root, lists[0], dtype) as one, extracting(root, lists[1], dtype) as two:
@@ -244,19 +175,19 @@ def test_two_writers_at_once(photos: Path, tiny: Backbone, tmp_path: Path, dtype
     assert store.ids == tuple(str(i) for i in range(5))
     assert store.verify() == []
     again = make(root, tiny, dtype=dtype)
-    assert again.extract(photos).written == []
+    assert again.extract(images).written == []
     if overlap or dtype == "fp16":
         expected = make(tmp_path / "expected", tiny, dtype=dtype)
-        expected.extract(photos)
+        expected.extract(images)
         assert same(store, expected)
 
 
 @pytest.mark.slow
-def test_torchrun_shares_the_work(photos: Path, whole: FeatureStore, tmp_path: Path) -> None:
+def test_torchrun_shares_the_work(images: Path, whole: FeatureStore, tmp_path: Path) -> None:
     script = tmp_path / "work.py"
     script.write_text(WORKER)
     arguments = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script),
-                 str(tmp_path / "s"), str(photos), "fp16", str(photos)]  # fmt: skip
+                 str(tmp_path / "s"), str(images), "fp16", str(images)]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     told_by(arguments, 110, environment)
     store = FeatureStore.open(tmp_path / "s")
@@ -264,10 +195,10 @@ def test_torchrun_shares_the_work(photos: Path, whole: FeatureStore, tmp_path: P
     assert len(list((tmp_path / "s" / "index").iterdir())) == 2
 
 
-def test_refresh_sees_other_writers(photos: Path, tiny: Backbone, tmp_path: Path) -> None:
+def test_refresh_sees_other_writers(images: Path, tiny: Backbone, tmp_path: Path) -> None:
     store = make(tmp_path / "s", tiny)
     reader = FeatureStore.open(tmp_path / "s")
-    store.extract([photos / "0.png"])
+    store.extract([images / "0.png"])
     assert reader.ids == ()
     reader.refresh()
     assert reader.ids == ("0",)

@@ -84,7 +84,6 @@ NOT_IMPORTED = {
     "pytest-xdist": "a plugin of pytest",
     "ruff": "make lint runs it",
     "scipy": "transformers' matcher of D-FINE and RT-DETR imports it",
-    "supervision": "a page of docs/integrations runs it",
     "types-pyyaml": "mypy reads it",
     "types-tqdm": "mypy reads it",
 }

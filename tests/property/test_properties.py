@@ -5,24 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
-import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dinoneck import (
-    HeadCheckpoint,
-    HeadEnsemble,
-    PatchMeanHead,
-    PatchMeanMLP,
-    TargetTransform,
-    Task,
-    TokenGrid,
-)
+from dinoneck import HeadCheckpoint, HeadEnsemble, PatchMeanHead, PatchMeanMLP, TargetTransform, Task, TokenGrid
 from dinoneck.checkpoint import file as files
 from dinoneck.configured import decode, encode, normal
-from dinoneck.training import group_folds
 
 settings.register_profile("house", deadline=None, max_examples=100, derandomize=True, database=None)
 settings.load_profile("house")
@@ -60,22 +49,6 @@ def test_sampling_an_affine_map_returns_the_point(rows: int, cols: int, seed: in
     points = torch.rand(20, 2, dtype=torch.float64) * torch.tensor([cols - 1, rows - 1]) * 16 + 8
     read = grid.sample(maps, points, size)[0, :, 0]
     assert torch.allclose(read, a * points[:, 0] + b * points[:, 1] + c, atol=1e-8)
-
-
-@given(st.integers(16, 70), st.integers(16, 70), st.sampled_from(["crop", "pad", "resize"]), st.integers(0, 1000))
-def test_no_label_is_lost_or_doubled(height: int, width: int, policy: str, seed: int) -> None:
-    torch.manual_seed(seed)
-    labels, mask = torch.rand(1, 2, height, width, dtype=torch.float64), torch.rand(1, height, width) > 0.3
-    grid = TokenGrid(16, policy)  # type: ignore[arg-type]
-    values, weight = grid.reduce_labels(labels, mask)
-    if policy == "crop":
-        top, left = (height % 16) // 2, (width % 16) // 2
-        rows, cols = grid.size((height, width))
-        window = (..., slice(top, top + rows * 16), slice(left, left + cols * 16))
-        labels, mask = labels[window], mask[window]
-    assert weight.sum().item() == pytest.approx(mask.sum().item())
-    expected = torch.where(mask[:, None], labels, 0.0).sum(dim=(2, 3))
-    assert torch.allclose((values * weight[:, None]).sum(dim=(2, 3)), expected)
 
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False)
@@ -125,24 +98,3 @@ def test_extra_facts_survive_a_file(extra: dict) -> None:
     checkpoint = HeadCheckpoint.from_module(PatchMeanMLP(2, 1), extra=extra)
     assert normal(Any, checkpoint.meta["extra"], "x") == extra
     assert files.strict_json(files.canonical(checkpoint.meta), "x", "x") == checkpoint.meta
-
-
-@given(transforms, st.lists(st.floats(0, 1000), min_size=1, max_size=8))
-def test_transforms_invert(transform: TargetTransform, values: list[float]) -> None:
-    grams = torch.tensor(values, dtype=torch.float64)
-    back = transform.inverse(transform.forward(grams))
-    # rounding of the z-score, in the space after the logarithm, is what the exponential magnifies
-    rounding = 1e-14 * max(1.0, abs(float(transform.mean or 0.0)))
-    slope = grams + (transform.area or 1.0) if transform.log1p else torch.full_like(grams, transform.area or 1.0)
-    assert ((back - grams).abs() <= 1e-12 * grams + rounding * slope).all()
-
-
-@given(st.lists(st.integers(0, 8), min_size=3, max_size=60), st.integers(2, 5), st.integers(0, 100))
-def test_folds_partition_rows_and_keep_groups(groups: list[int], count: int, seed: int) -> None:
-    assume(len(set(groups)) >= count)
-    folds = group_folds(groups, count, seed)
-    seen = np.concatenate([valid for _, valid in folds])
-    assert sorted(seen.tolist()) == list(range(len(groups)))
-    for train, valid in folds:
-        assert len(valid)
-        assert not set(np.array(groups)[train]) & set(np.array(groups)[valid])

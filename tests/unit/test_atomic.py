@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dinoneck.atomic import STALE_AFTER_S, write_text, write_whole
+from dinoneck.atomic import write_text, write_whole
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -32,24 +31,6 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None
         write_whole(path, broken())
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_impossible_targets(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match="is a folder"):
-        write_text(tmp_path, "x")
-    with pytest.raises(FileNotFoundError, match="create it first"):
-        write_text(tmp_path / "no" / "file", "x")
-
-
-def test_stale_leftovers_of_the_same_file_are_cleared(tmp_path: Path) -> None:
-    old, young, other = (tmp_path / name for name in (".f.00.dinoneck-tmp", ".f.11.dinoneck-tmp", ".g.00.dinoneck-tmp"))
-    for path in (old, young, other):
-        path.write_text("half")
-    past = time.time() - STALE_AFTER_S - 10
-    os.utime(old, (past, past))
-    os.utime(other, (past, past))
-    write_text(tmp_path / "f", "x")
-    assert sorted(os.listdir(tmp_path)) == [".f.11.dinoneck-tmp", ".g.00.dinoneck-tmp", "f"]
 
 
 def test_a_check_that_fails_keeps_the_old_file(tmp_path: Path) -> None:

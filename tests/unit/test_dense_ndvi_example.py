@@ -15,7 +15,6 @@ from PIL import Image, TiffImagePlugin
 
 from dinoneck import Backbone, DataError, HeadCheckpoint, Predictor
 from dinoneck.data import Preprocessing
-from dinoneck.training import ridge_out_of_fold
 
 TAGS = (
     "<x><MicaSense:RadiometricCalibration> <rdf:Seq> <rdf:li>0.0003</rdf:li></rdf:Seq>"
@@ -79,19 +78,6 @@ def test_nothing_of_the_test_is_learnt_from(size: tuple[int, int], tile: int, pa
     assert len(set(split.train)) == len(split.train) == 4 * len({(one.top, one.left) for one in split.train})
 
 
-@pytest.mark.parametrize("flip", example.FLIPS)
-def test_image_and_label_are_cut_and_turned_together(flip: tuple[int, ...]) -> None:
-    y, x = np.mgrid[:60, :90]
-    index = (1000 * y + x).astype(np.float64)
-    image = np.stack([index, index + 0.5, -index], axis=-1)
-    tile = example.Tile(7, 11, flip)
-    label, shown = example.cut(index, tile, 32), example.cut(image, tile, 32)
-    assert np.array_equal(shown, np.stack([label, label + 0.5, -label], axis=-1))
-    rows = range(38, 6, -1) if 0 in flip else range(7, 39)
-    columns = range(42, 10, -1) if 1 in flip else range(11, 43)
-    assert np.array_equal(label, [[1000 * row + column for column in columns] for row in rows])
-
-
 def test_cells_of_every_tile_are_means_of_its_own_pixels(capture: Path, tiny: Backbone) -> None:
     """Labels, colours and ridge folds, against plain loops over the pixels of flipped tiles off the cell grid."""
     bands = read_bands(capture)
@@ -114,33 +100,6 @@ def test_cells_of_every_tile_are_means_of_its_own_pixels(capture: Path, tiny: Ba
     alone = tiny(Preprocessing(16)(part.images[1])).sequence[0]
     stored = part.source.batch(["1"]).sequence[0].float()
     assert torch.allclose(stored, alone, rtol=2**-10, atol=1e-5)  # kept in float16, computed in a batch of others
-
-
-def test_a_mosaic_puts_every_cell_where_its_pixels_are() -> None:
-    split = example.split_capture((112, 272), 48, 16)
-    y, x = np.mgrid[:112, :272]
-    cells = [example.cut(1000 * (y // 16) + x, tile, 48)[8::16, 8::16] for tile in split.test]
-    found = example.mosaic(np.stack(cells), split, 16)
-    rows, columns = split.part
-    assert np.array_equal(found, (1000 * (y // 16) + x)[rows, columns][8::16, 8::16])
-    assert len(split.test) > found.size / 9  # tiles overlap
-    means = example.mosaic(np.stack([np.full((3, 3), float(i)) for i in range(len(split.test))]), split, 16)
-    assert means[0, 0] == 0
-    assert len(np.unique(means)) > len(split.test)
-
-
-@pytest.mark.parametrize(("width", "noise"), [(7, 3.0), (7, 0.01), (60, 30.0)])
-def test_ridge_is_the_librarys_with_equal_weights(width: int, noise: float) -> None:
-    """Its strength too, which many columns of noise make large and few without noise small."""
-    rng = np.random.default_rng(1)
-    x, fold = rng.normal(2.0, 3.0, (240, width)), np.repeat(np.arange(5), 48)
-    y = x[:, :3] @ [1.0, -2.0, 0.5] + 4.0 + noise * rng.standard_normal(240)
-    order = rng.permutation(240)
-    x, y, fold = x[order], y[order], fold[order]
-    own = example.ridge(x[:200], y[:200], np.full(200, 3.0), fold[:200], x[200:])
-    split = [(np.arange(200), np.arange(200, 240))]
-    peer = ridge_out_of_fold(x, y[:, None], split, groups=fold.tolist())
-    assert np.allclose(own, peer[200:, 0], atol=1e-6)
 
 
 def test_the_command_goes_through(

@@ -1,4 +1,4 @@
-"""Every process under torchrun takes its own GPU; a name that is no device is refused."""
+"""Every process under torchrun takes its own GPU; a name that is not a device is refused."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import backbones, detection_necks, devices, feature_files, feature_store, points
+from benchmarks import backbones, detection_necks, devices, points
 from benchmarks.speed import clocks, roofline
 from benchmarks.speed.rows import Row
 from benchmarks.speed.table_rows import ROWS
@@ -51,16 +51,6 @@ def test_points(tmp_path: Path) -> None:
         points.main(on_device(tmp_path, "--points", "200", "--views", "2", "--channels", "8", "--rounds", "2"))
     report = json.loads((tmp_path / f"points_{NAME}.json").read_text())
     assert report["machine"]["gpu"] and set(report["points"]) >= {"lift", "keys", "look-up"}
-
-
-@pytest.mark.slow
-def test_feature_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_files, "GRID", (2, 2))
-    with pretend_device():
-        feature_store.main(on_device(tmp_path, "--photos", "1", "--size", "32x32", "--batch", "1"))
-    report = json.loads((tmp_path / f"feature_store_{NAME}.json").read_text())
-    assert {"loader, 0 workers", "training"} <= set(report) and "CPU of a read" not in report
-    assert report["training"]["fp16 store in memory"]["per_s"] > 0
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 
 from dinoneck import ConfigError, DataError, GridError, GridSize, ShapeError, TokenGrid
 
-# grids that matter: every small one, odd ones, and those whose N is a square although they are not (16:9 photos)
+# grids that matter: every small one, odd ones, and those whose N is a square although they are not (16:9 images)
 GRIDS = sorted(
     {(r, c) for r in range(1, 9) for c in range(1, 9)}
     | {(9 * a, 16 * a) for a in (1, 2, 3, 4)}

@@ -28,7 +28,7 @@ from dinoneck import (
 from dinoneck.checkpoint import read_header
 from dinoneck.checkpoint.migrate import version_of
 from dinoneck.configured import Configured
-from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
+from dinoneck.layers.inputs import as_tokens
 from dinoneck.necks import Neck
 
 
@@ -76,14 +76,6 @@ def a_module() -> Several:
     return Several(ViTFPN(8, 2, fpn_dim=4, num_levels=1), [Halved(8), SimplePyramid(8, 4, [1.0])]).eval()
 
 
-def test_a_registered_neck_of_ones_own_in_a_pyramid_head(tmp_path: Path) -> None:
-    head = PyramidHead(neck=Halved(8), tasks=[Task("a")]).eval()
-    assert head.config["neck"] == {"type": "halved", "patch_size": 16}
-    HeadCheckpoint.from_module(head).save(tmp_path / "head.safetensors")
-    x = tokens()
-    assert torch.equal(load_head(tmp_path / "head.safetensors")(x)["a"], head(x)["a"])
-
-
 def test_modules_are_recorded_with_their_own_configuration(tmp_path: Path) -> None:
     module = a_module()
     assert module.config["neck"] == {"type": "vit_fpn", "config": module.neck.config}
@@ -94,23 +86,6 @@ def test_modules_are_recorded_with_their_own_configuration(tmp_path: Path) -> No
     }  # fmt: skip
     x = tokens()
     assert torch.equal(load_head(tmp_path / "m.safetensors")(x), module(x))
-
-
-@pytest.mark.parametrize("part", [ViTFPN, SimplePyramid])
-def test_an_older_part_is_migrated(part: type[Configured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    HeadCheckpoint.from_module(a_module()).save(tmp_path / "m.safetensors")
-
-    def negated(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        return config, {name: -value for name, value in tensors.items()}
-
-    old = HeadCheckpoint.load(tmp_path / "m.safetensors").state_dict
-    now = version_of(part)
-    monkeypatch.setattr(part, "checkpoint_migrations", {**part.checkpoint_migrations, now: negated})
-    monkeypatch.setattr(part, "checkpoint_version", now + 1)
-    new = HeadCheckpoint.load(tmp_path / "m.safetensors").state_dict
-    prefix = "neck." if part is ViTFPN else "more.1."
-    for name, value in old.items():
-        assert torch.equal(new[name], -value if name.startswith(prefix) else value)
 
 
 def test_what_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -124,31 +99,6 @@ def test_what_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         a_module()
     with pytest.raises(CheckpointError, match=r"halved.*dinoneck\.register"):
         HeadCheckpoint.load(tmp_path / "m.safetensors")
-
-
-class PatchMap(Neck):
-    """A neck without parameters: the patch tokens as a map."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__()
-        self.embed_dim = self.out_channels = embed_dim
-        self.num_layers, self.patch_size, self.strides = 1, 16, (16,)
-
-    def forward(self, tokens: TokensLike, images: Tensor | None = None, **plain: Any) -> FeaturePyramid:
-        tokens = check_tokens(as_tokens(tokens, **plain), self, self.embed_dim)
-        return FeaturePyramid(tokens.last.maps(), self.strides)
-
-
-def test_a_neck_without_parameters() -> None:
-    """The readouts are built from the head's own device and dtype; the neck takes tokens of any dtype."""
-    dinoneck.register(PatchMap)
-    head = PyramidHead(neck=PatchMap(8), tasks=[Task("a"), Task("b", kind="dense")], dtype=torch.float64)
-    assert {parameter.dtype for parameter in head.parameters()} == {torch.float64}
-    tokens = torch.randn(2, 6, 8, dtype=torch.float64)
-    before = head(tokens, grid=(2, 3))
-    assert {name: tuple(x.shape) for name, x in before.items()} == {"a": (2, 1), "b": (2, 1, 2, 3)}
-    head.reset_parameters()
-    assert not torch.equal(head(tokens, grid=(2, 3))["a"], before["a"])
 
 
 class Preset(PyramidHead):

@@ -17,8 +17,6 @@ from dinoneck import (
     Task,
     Tokens,
     ViTFPN,
-    load_head,
-    save_head,
 )
 
 PATCHES, MAPS, CLS = torch.randn(2, 15, 8), torch.randn(2, 8, 3, 5), torch.randn(2, 8)
@@ -48,16 +46,6 @@ def test_a_missing_cls_token_is_named() -> None:
     with pytest.raises(ShapeError, match="no CLS token; pass cls_token="):
         head(PATCHES, grid=(3, 5))
     assert head(PATCHES, grid=(3, 5), cls_token=CLS)["mass"].shape == (2, 1)
-
-
-def test_a_loaded_head_takes_plain_tensors(tmp_path: Any) -> None:
-    from dinoneck import load_backbone
-
-    backbone = load_backbone("dinoneck_tiny")
-    head = PatchMeanHead(backbone.embed_dim, [Task("mass")])
-    save_head(tmp_path / "head.safetensors", head, backbone=backbone)
-    loaded, x = load_head(tmp_path / "head.safetensors"), torch.randn(2, 6, backbone.embed_dim)
-    assert torch.equal(loaded(x, grid=(2, 3))["mass"], head(x, grid=(2, 3))["mass"])
 
 
 def test_compiled_and_exported_necks_take_plain_tensors() -> None:

@@ -13,13 +13,8 @@ from torch import Tensor, nn
 pytest.importorskip("transformers")
 pytest.importorskip("torchvision")
 
-from benchmarks.speed import results
 from benchmarks.speed.checks import Unequal, check
-from benchmarks.speed.clocks import compared
-from benchmarks.speed.measure import measured
-from benchmarks.speed.rows import Row, Setting, Variant, tensors_of
-from benchmarks.speed.summary import missed, summary
-from benchmarks.speed.table import markdown
+from benchmarks.speed.rows import Row, Setting, Variant
 from benchmarks.speed.table_rows import ROWS
 
 TINY = {"batch": 2, "grid": (4, 6), "channels": 64, "out": 16}
@@ -38,37 +33,6 @@ def parametrized(rows: list[Row]) -> Any:
 @parametrized(ROWS)
 def test_variants_of_a_row_are_equal_in_float64(row: Row) -> None:
     check(row, tiny(row))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_every_row_can_be_measured(row: Row, dtype: torch.dtype) -> None:
-    found = measured(row, tiny(row, dtype=dtype), rounds=2)
-    assert list(found) == list(row.steps)
-    for step, variants in found.items():
-        forms = [numbers["form"] for numbers in variants.values()]
-        assert {"published", "fixed", "ours"} == set(forms) - {"option"}
-        for numbers in variants.values():
-            assert numbers["peak_mib"] > 0
-            assert (step != "forward") == ("saved_mib" in numbers)
-
-
-@parametrized([row for row in ROWS if not row.name.startswith("backbone")])
-def test_layout_fixed_peers_hand_on_no_nchw_map(row: Row) -> None:
-    """At every number of layers: what a hidden copy costs would count as a gain of ours."""
-
-    def seen(module: nn.Module, given: Any, found: Any) -> None:
-        for x in tensors_of([y for y in (*given, found) if isinstance(y, Tensor | list | tuple)]):
-            assert x.ndim != 4 or x.stride(1) == 1, f"{type(module).__name__}: {tuple(x.shape)}, {x.stride()}"
-
-    for setting in row.settings:
-        variants = row.build(tiny(row, layers=setting.layers))
-        for variant in (variant for variant in variants.values() if variant.form == "fixed"):
-            for module in variant.module.modules():
-                module.register_forward_hook(seen)
-            with torch.no_grad():
-                seen(variant.module, (), variant.call())
 
 
 def doubled(setting: Setting, change: Callable[[nn.Linear, Tensor], Any] | None = None) -> dict[str, Variant]:
@@ -98,60 +62,3 @@ SMALL = Setting(1, (2, 3), 8)
 def test_a_wrong_peer_is_noticed(change: Callable[[nn.Linear, Tensor], Any], what: str) -> None:
     with pytest.raises(Unequal, match=f"otherwise: .*{what}"):
         check(Row("doubled", lambda setting: doubled(setting, change), [SMALL]), SMALL)
-
-
-SECONDS = {"a": [2.0, 4.0, 2.0], "a, compiled": [1.0, 1.0, 1.0], "b": [1.0, 2.0, 4.0], "ours": [0.5, 1.0, 0.5]}
-FORMS = {"a": "published", "a, compiled": "published", "b": "fixed", "ours": "ours"}
-
-
-def test_ratios_are_to_both_forms_of_the_peer_and_to_its_fastest() -> None:
-    rows = compared(SECONDS, FORMS)
-    assert rows["ours"]["ratio"] == 4 and rows["ours"]["fixed_ratio"] == 2
-    assert rows["ours"]["best_ratio"] == 2  # the compiled peer takes 1 s
-    assert rows["a"]["ratio"] == 1 and rows["b"]["fixed_ratio"] == 1
-    with pytest.raises(ValueError, match="as published"):
-        compared({"ours": [1.0, 1.0]}, {"ours": "ours"})
-
-
-def numbers(form: str, ratio: float, **more: Any) -> dict[str, Any]:
-    fixed = {"fixed_ratio": ratio, "best_ratio": ratio, "ratio_q1": ratio, "ratio_q3": ratio}
-    return {"ms": 10.0 / ratio, "ratio": ratio, **fixed, "form": form, "same": True, "rounds": 3, **more}
-
-
-def report(ratio: float, saved: float = 1.0, goals: dict[str, float] | None = None) -> dict[str, Any]:
-    steps = {
-        "forward": {"peer": numbers("published", 1.0), "own": numbers("ours", ratio)},
-        "step": {"peer": numbers("published", 1.0, saved_mib=6.0), "own": numbers("ours", ratio, saved_mib=saved)},
-    }
-    row = {
-        "goals": {"forward float32": 1.3, "saved float32": 6.0} if goals is None else goals,
-        "why": "So it is.",
-        "results": {"B1 2×3 C8, float32": steps},
-        "floors": {"B1 2×3 C8, float32": {"ms": 2.5, "bound": "memory", "flops": 1.0, "bytes": 1.0}},
-    }
-    machine = {"cpu": "a machine", "cores": 1, "system": "Linux", "versions": {"torch": "2"}}
-    return {"machine": machine, "threads": 1, "device": "cpu", "ceilings": {"copy": 1e9, "float32": 1e9},
-            "rows": {"a row": row}}  # fmt: skip
-
-
-def test_a_missed_goal_stays_and_is_bold() -> None:
-    bad, good = (report(ratio)["rows"]["a row"] for ratio in (1.29, 1.3))
-    assert "**1.29**" in markdown("a row", bad) and "≥ 1.3" in markdown("a row", bad)
-    assert "**" not in markdown("a row", good)
-    assert missed(bad) == ["forward fp32 1.29"] and missed(good) == []
-    assert "**no**: forward fp32 1.29" in summary(report(1.29))
-    assert "| yes |" in summary(report(1.3))
-    assert "32 % (memory)" in markdown("a row", good)
-
-
-def test_results_merge_setting_by_setting_on_one_machine_only() -> None:
-    old, new = report(1.5), report(2.0)
-    row = new["rows"]["a row"]
-    row["results"] = {"another": row["results"].pop("B1 2×3 C8, float32")}
-    new["machine"]["versions"] = {"torch": "2", "a peer": "1"}
-    whole = results.merged(old, new)
-    assert list(whole["rows"]["a row"]["results"]) == ["B1 2×3 C8, float32", "another"]
-    assert whole["machine"]["versions"] == {"torch": "2", "a peer": "1"}
-    for wrong in ({"cpu": "another"}, {"versions": {"torch": "3"}}):
-        with pytest.raises(SystemExit, match="of another|another"):
-            results.merged({**old, "machine": {**old["machine"], **wrong}}, report(1.0))

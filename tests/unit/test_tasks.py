@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dinoneck import ConfigError, DataError, ShapeError, TargetTransform, Task
-from dinoneck.tasks import activate, check_tasks
+from dinoneck.tasks import check_tasks
 
 
 @pytest.mark.parametrize("area", [None, 0.21])
@@ -88,11 +88,6 @@ def test_impossible_tasks(wrong: dict[str, object]) -> None:
         Task(**({"name": "a"} | wrong))  # type: ignore[arg-type]
 
 
-def test_near_misses_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"Did you mean 'regression'\?"):
-        Task("a", kind="regresion")  # type: ignore[arg-type]
-
-
 def test_check_tasks() -> None:
     with pytest.raises(ConfigError, match="no tasks"):
         check_tasks([], kinds=("regression",), owner="H")
@@ -100,14 +95,6 @@ def test_check_tasks() -> None:
         check_tasks([Task("a"), Task("a")], kinds=("regression",), owner="H")
     with pytest.raises(ConfigError, match="'a' is 'dense'"):
         check_tasks([Task("a", kind="dense")], kinds=("regression",), owner="H")
-
-
-def test_activations() -> None:
-    x = torch.tensor([-1.0, 2.0])
-    assert activate(x, "relu").tolist() == [0.0, 2.0]
-    assert torch.allclose(activate(x, "softplus"), torch.log1p(x.exp()))
-    assert torch.allclose(activate(x, "sigmoid"), 1 / (1 + (-x).exp()))
-    assert activate(x, None) is x
 
 
 def test_probabilities_take_no_transform_activation_or_minimum() -> None:

@@ -168,18 +168,6 @@ def test_pytree_leaves_are_tensors_and_grid() -> None:
     assert paths == [".layer_0", ".layer_1", ".rows", ".cols"]
 
 
-def test_a_module_with_tokens_compiles_once_for_all_grids() -> None:
-    def mean(tokens: Tokens) -> torch.Tensor:
-        return tokens.maps()[0].mean(dim=(2, 3))
-
-    counter = torch._dynamo.testing.CompileCounter()
-    compiled = torch.compile(mean, backend=counter, fullgraph=True, dynamic=True)
-    for rows, cols in ((2, 3), (5, 7), (9, 16), (3, 2), (4, 4), (30, 60)):
-        tokens = make(rows=rows, cols=cols)
-        assert torch.allclose(compiled(tokens), mean(tokens))
-    assert counter.frame_count <= 2
-
-
 def test_single_samples_keep_their_batch_axis_whatever_names_them() -> None:
     import numpy as np
 

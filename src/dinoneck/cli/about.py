@@ -39,9 +39,8 @@ _COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transfor
 def backbones(part: Annotated[str, Positional] = "") -> dict[str, Any]:
     """List the published backbones: names, patch, width, depth, registers, licence; exit 1 if none is found.
 
-    --backbone takes every name: that of timm (also as timm/NAME or hf-hub:timm/NAME), of transformers and of torch.hub.
-    The weights are those of timm, which need no account; with --backbone-source transformers they are those of
-    facebook/NAME, which for DINOv3 are gated.
+    --backbone takes the names of timm (also timm/NAME, hf-hub:timm/NAME), transformers and torch.hub. The weights are
+    timm's, which need no account; with --backbone-source transformers they are facebook/NAME, gated for DINOv3.
 
     Example: dinoneck backbones dinov3
 

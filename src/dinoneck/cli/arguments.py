@@ -150,11 +150,11 @@ class Views:
     """How images are predicted.
 
     Attributes:
-        tta: views to average (default: those that the training of the heads recorded, else none).
-        revision: a branch, tag or commit of the Hub repositories (default: main).
+        tta: views to average (default: as recorded in the heads, else none).
+        revision: branch, tag or commit of the Hub repositories (default: main).
         batch_size: images or tiles at once.
-        probe: accept the backbone if its outputs match, even if the hash of its weights differs.
-        min_score: of a detector: leave out boxes of a lower score (default: 0.3).
+        probe: accept a backbone whose outputs match, even if the hash of its weights differs.
+        min_score: of detectors: smallest score of a box (default: 0.3).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
@@ -176,8 +176,8 @@ class HeadBackbone:
     """The backbone of a head, by default the one that its file names.
 
     Attributes:
-        backbone_file: backbone weights (or a transformers folder) that the head was trained on.
-        random_backbone: its seeded random weights, without download; a head trained on other weights is refused.
+        backbone_file: weights on disk, or a transformers folder.
+        random_backbone: seeded random weights without download, equal on every machine.
     """
 
     backbone_file: str | None = None

@@ -61,8 +61,7 @@ def bench(
 ) -> dict[str, Any]:
     """Time a head, or a backbone alone or with a neck, on this machine.
 
-    The numbers are medians over the rounds, after one that does not count; every round runs each batch size and dtype
-    once, in random order. prepare is decoding, resizing and normalising.
+    The times are medians over the rounds after a warm-up. 'prepare' is decoding, resizing and normalising.
 
     Example: dinoneck bench head.safetensors --size 480x960 --batch-size 1 8
 
@@ -70,12 +69,12 @@ def bench(
         head: a head file, the folder of an ensemble, or a Hub repository (user/name).
         revision: a branch, tag or commit of the Hub repository (default: main).
         backbone: without a head, the backbone to time.
-        neck: with --backbone, a registered neck on top, with its default arguments.
+        neck: with --backbone: a registered neck with its default arguments.
         size: pixels that images are resized to (default: as the head was trained).
-        image: the image to use (default: a generated JPEG of twice the height and width).
+        image: the image to use (default: a generated JPEG of twice the size).
         batch_size: images per pass.
         dtype: of weights and tokens.
-        rounds: how many count.
+        rounds: how many rounds.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
     if head is None:

@@ -22,9 +22,7 @@ def demo(
     backbone: str = DINOV3_SMALL,
     random_backbone: bool = False,
 ) -> dict[str, Any]:
-    """Train, predict, draw maps and refuse a damaged file on generated pasture images; no download needed.
-
-    It prints the commands that it runs.
+    """Train, predict, draw maps and refuse a damaged file on generated images, without a download.
 
     Example: dinoneck demo --out dinoneck-demo
 

@@ -37,16 +37,15 @@ def export(
 
     Args:
         file: a head file, the folder of an ensemble, or a Hub repository (user/name).
-        format: onnx, or pt2 (a torch.export program; torch is its earlier name), both with the metadata inside;
-            state-dict is the weights of the head alone.
+        format: onnx, pt2 (a torch.export program, earlier called torch), both with metadata; or state-dict: the weights
+            of the head.
         out: the file to write.
         revision: a branch, tag or commit of the Hub repository (default: main).
-        grid: without backbone: the one grid that the head takes (default: any where the head allows, else its own).
-        check: compare it with the eager model before it is written (--no-check: do not).
-        with_backbone: export both; else the head alone, which takes tokens.
-        size: with backbone: the one image size it takes, in pixels (default: any multiples of the patch where the
-            backbone allows, else the size of the head).
-        maps: with backbone: also give the predictions of every patch, where the head has maps.
+        grid: without backbone: the one grid of the head (default: any, where it allows).
+        check: compare the model with the eager one before it is written; --no-check does not.
+        with_backbone: export backbone and head; else the head, which takes tokens.
+        size: with backbone: the one image size in pixels (default: any, where the backbone allows, else the head's).
+        maps: with backbone: also return per-patch predictions, where the head has them.
         backbone: with backbone: where its weights come from.
     """
     own = {"--backbone-file": backbone.backbone_file, "--random-backbone": backbone.random_backbone}
@@ -107,7 +106,7 @@ def serve(
 
     Args:
         head: a head file, a folder of head files, or a Hub repository (user/name).
-        host: address to listen on; the default is reachable from this machine only.
+        host: address to listen on; by default reachable from this machine only.
         port: 0 is any free port, which is printed.
         settings: the limits.
     """

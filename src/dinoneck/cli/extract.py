@@ -20,9 +20,9 @@ class Stored:
     """What a store holds of an image.
 
     Attributes:
-        fit: resize mode: stretch changes the proportions, keep fits the image inside, crop cuts, pad fills up.
-        interpolation: of the resize (default: bilinear; for a store that is there, its own).
-        policy: what to do with sizes that the patch does not divide.
+        fit: resize mode: stretch changes proportions, keep fits inside, crop cuts, pad fills up.
+        interpolation: of the resize (default: bilinear, or that of the existing store).
+        policy: for sizes that the patch does not divide.
         patterns: augmentations: none (the default), flips4, color20, or a YAML or JSON file.
         dtype: of the values; int8 takes half the space of fp16.
     """
@@ -54,7 +54,7 @@ def extract(
     Example: dinoneck extract images/ --out store --size 480x960 --patterns color20
 
     Args:
-        images: images, or folders, which are searched with their subfolders.
+        images: images, or folders searched with their subfolders.
         out: folder of the store.
         size: pixels that images are resized to, such as 480x960.
         root: folder that ids are relative to (default: the folder given).

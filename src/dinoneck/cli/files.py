@@ -24,8 +24,8 @@ def verify(files: Paths) -> dict[str, Any]:
     Example: dinoneck verify head.safetensors
 
     Args:
-        files: head files, folders of them (their config.json and README.md must name the same head), ensembles,
-            feature stores, or Hub repositories (user/name).
+        files: head files, folders of them (config.json and README.md must name the same head), ensembles, feature
+            stores, or Hub repositories.
     """
     rows = show_rows(each(files, _check))
     return {"ok": good(rows), "checked": rows}
@@ -213,8 +213,7 @@ def migrate(files: Paths, out: Path | None = None) -> dict[str, Any]:
 
     Args:
         files: head files, folders of them, or the folder of an ensemble.
-        out: a folder for the new files (default: they replace the old ones); for the folder of an ensemble the new
-            file.
+        out: folder for the new files (default: replace the old), or the file for an ensemble.
     """
     rows = show_rows(each(files, partial(_migrate, out=out)))
     return {"ok": good(rows), "files": rows}

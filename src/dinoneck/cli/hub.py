@@ -24,12 +24,12 @@ def push(
 ) -> dict[str, Any]:
     """Publish a head file on the Hugging Face Hub, with its page, in one commit.
 
-    The access token is that of the stored login: 'hf auth login', or HF_TOKEN.
+    Log in with 'hf auth login', or set HF_TOKEN.
 
     Example: dinoneck push head.safetensors user/name --private
 
     Args:
-        file: a head file, or the folder of an ensemble of version 0.1; every byte is checked before anything is sent.
+        file: a head file, or the folder of an ensemble of version 0.1; checked before anything is sent.
         repo: the repository; it is created if it does not exist.
         private: make a new repository private; an existing public one is refused.
         revision: the branch (default: main).
@@ -56,8 +56,8 @@ def pull(
 
     Args:
         repo: the repository.
-        out: the file; it appears whole and checked, or not at all.
-        revision: a branch, tag or commit (default: main).
+        out: the file; written whole and checked, or not at all.
+        revision: branch, tag or commit (default: main).
     """
     from dinoneck.checkpoint.hub import pull_from_hub
 

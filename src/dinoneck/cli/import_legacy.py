@@ -32,7 +32,7 @@ class Mlps:
         unit: of all targets, such as g.
         minimum: smallest value of a prediction.
         targets: names of the indices (default: the five of the published notebook).
-        form: one file with an ensemble of all heads, or a folder with one file per head.
+        form: one ensemble file, or a folder with one file per head.
     """
 
     pattern: str | None = None
@@ -99,7 +99,7 @@ def import_legacy(
 
     Args:
         format: biomass-mlp: a folder of patch MLPs (network.0, network.2), one per target and fold; cls-gating: a state
-            dict (gate_mlp, shared_mlp, ...); described: {state_dict, meta} whose meta names head_type and arguments.
+            dict (gate_mlp, shared_mlp, ...); described: {state_dict, meta} with head_type and arguments in meta.
         source: the file, or for biomass-mlp the folder.
         out: the head file, or the folder.
         mlps: for biomass-mlp.

@@ -53,9 +53,9 @@ class Tiles:
     """Images larger than those of training.
 
     Attributes:
-        tile: cut images into tiles of HEIGHTxWIDTH pixels, which are resized to the size of the heads.
-        overlap: of neighbouring tiles at least: 64 is pixels, 0.25 a share of the tile.
-        tile_scale: the height and width of images are multiplied by it before they are cut.
+        tile: cut images into tiles of this many pixels, resized to the size of the heads.
+        overlap: of tiles, at least: 64 is pixels, 0.25 a share of the tile.
+        tile_scale: factor of the images' height and width before they are cut.
     """
 
     tile: Annotated[tuple[int, int] | None, SIZE] = None
@@ -84,14 +84,14 @@ def predict(
     Example: dinoneck predict images/ --heads run/heads --out predictions.csv --maps
 
     Args:
-        images: images, or folders, which are searched with their subfolders; they stand before the options.
-        heads: head files, folders of them or of an ensemble, or Hub repositories (user/name).
+        images: images, or folders searched with their subfolders; before the options.
+        heads: head files, folders of them, or Hub repositories (user/name).
         out: the CSV to write.
-        csv: a CSV that names the images, or a CSIRO test.csv, in place of images.
-        image_folder: folder that the names in the CSV are relative to (default: that of the CSV).
+        csv: a CSV that names the images, or a CSIRO test.csv.
+        image_folder: folder of the files in the CSV (default: that of the CSV).
         image_column: column of file names.
-        maps: draw the first 8 images next to their heat maps (without a name: that of --out, with .png).
-        skip_unusable: leave out images that cannot be used and list them; a submission holds the mean of the others.
+        maps: draw the first 8 images with their heat maps (default name: that of --out, with .png).
+        skip_unusable: list and leave out unusable images; a submission gets the mean of the others.
         weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
         tiles: how larger images are cut.

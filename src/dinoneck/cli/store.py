@@ -59,13 +59,12 @@ def convert(
         source: a folder of feature files, or a feature store.
         out: the new store, or the folder for the files.
         format: of the files: npz holds cls_i (C,) and patches_i (N, C) per pattern i, pt one tensor (C, rows, cols).
-        grid: patches of an image; into a store, needed for npz.
-        patch_size: pixels of a patch, such as 16; into a store, always needed.
-        patterns: what pattern i was, as for extract; into a store from npz (default by number: 1 none, 4 flips4, 20
-            color20).
+        grid: patches of an image; needed for npz into a store.
+        patch_size: pixels of a patch, such as 16; needed into a store.
+        patterns: what pattern i was, as for extract; from npz (default by number: 1 none, 4 flips4, 20 color20).
         dtype: of the new store (default fp16).
-        layer: which block, out of a store of several.
-        pattern: which pattern, out of a store into pt (default 0).
+        layer: which block, from a store of several.
+        pattern: which pattern, from a store into pt (default 0).
         overwrite: write into a folder that holds files.
     """
     options: dict[str, Any] = {"grid": grid, "patch_size": patch_size, "patterns": patterns, "dtype": dtype}

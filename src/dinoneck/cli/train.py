@@ -37,14 +37,14 @@ def train(
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
     Args:
-        config: training file; it stands first, and flags win over it.
+        config: training file; it stands first, and flags override it.
         out: folder for heads, predictions and report.
         run: the run.
-        hidden_dim: width of the head: hidden units, or channels of a pyramid or neck.
-        dropout: share of the head's hidden units that training drops, for heads that have it.
+        hidden_dim: width of the head, neck or pyramid.
+        dropout: dropout of the head's hidden units, where it has any.
         gate_mode: argument mode of --head cls_gating.
-        overwrite: replace the results of an earlier run in the folder.
-        resume: continue an interrupted run of the same config; --no-resume trains from the beginning.
+        overwrite: replace the results of an earlier run.
+        resume: continue an interrupted run of the same config (default: on).
     """
     if config is not None:  # the file that stands first is read by from_file
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")

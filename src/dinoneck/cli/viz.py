@@ -51,21 +51,21 @@ def report(
     views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
 ) -> dict[str, Any]:
-    """Predict from images and write a report: one HTML file that opens in a browser without a network.
+    """Predict from images and write a report as one HTML file.
 
     Example: dinoneck viz report run/heads images/ --truth known.csv --out report.html
 
     Args:
-        head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
-        images: images, or folders and their subfolders; without any, those that a detector's run held out.
+        head: a head file, a folder of them, or a Hub repository (user/name).
+        images: images, or folders searched with their subfolders; default for a detector's run: its held-out images.
         out: the .html file to write.
-        truth: known values, in columns named like the predictions, or a detector's boxes: residuals and confusions.
+        truth: CSV of known values in columns named like the predictions, or JSON of a detector's boxes.
         image_column: column of file names in --truth.
-        scores: report.json of the training run: adds its held-out scores and residuals.
+        scores: report.json of the run: adds its held-out scores and residuals.
         title: of the page (default: Predictions of HEAD).
-        max_images: images to draw, with --truth those with the largest errors; the table lists all.
-        max_mb: megabytes of the images drawn; the last ones are left out.
-        no_tokens: leave out the colours of the backbone's tokens.
+        max_images: images to draw, largest errors first if known; the table lists all.
+        max_mb: most megabytes of drawn images.
+        no_tokens: leave out the colours of the tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.
         backbone: where the weights come from.
@@ -133,11 +133,11 @@ def tokens(
     Example: dinoneck viz tokens images/ --backbone dinoneck_tiny --out tokens.png
 
     Args:
-        images: images, or folders, which are searched with their subfolders.
+        images: images, or folders searched with their subfolders.
         out: the figure to write (.png, .svg or .pdf).
         backbone: the model; --layers names the one block whose tokens are drawn (default: the last).
         size: resize images to this size (default: their own).
-        foreground: share of the first direction below which patches are left black: start with 0.5.
+        foreground: share of the first component below which patches are black: start with 0.5.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
     files = _few(images, out, images)
@@ -174,8 +174,8 @@ def gate(
     Example: dinoneck viz gate head.safetensors images/ --out gate.png
 
     Args:
-        head: a head file, a folder of them or of an ensemble, or a Hub repository (user/name).
-        images: images, or folders, which are searched with their subfolders.
+        head: a head file, a folder of them, or a Hub repository (user/name).
+        images: images, or folders searched with their subfolders.
         out: the figure to write (.png, .svg or .pdf).
         views: how the images are predicted.
         backbone: where the weights come from.

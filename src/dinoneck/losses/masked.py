@@ -134,7 +134,7 @@ def cross_entropy(
     logits = torch.where(keep[:, None], logits, 0.0)  # a masked NaN would come back through the gradient
     if is_soft:
         probabilities = torch.where(keep[:, None], target.to(logits), 0.0)
-        return _mean(-(probabilities * logits.log_softmax(dim=-1)).sum(dim=-1), keep), keep.any()
+        return _mean(F.cross_entropy(logits, probabilities, reduction="none"), keep), keep.any()
     if target.is_floating_point():
         raise ShapeError(f"class indices are {target.dtype}; expected integers (probabilities are (B, K))")
     labels = torch.where(keep, target, 0).long()

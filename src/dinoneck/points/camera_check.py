@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.cameras import Cameras, looks_like_millimetres
-from dinoneck.points.keys import check_tensor
+from dinoneck.points.checks import check_choice, check_count, check_tensor
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
@@ -30,8 +29,8 @@ _NOTHING = (
     "no reading fits: look at the units (metres), at K and the image size it belongs to, and at the world's frame"
 )
 _APART = (
-    "nothing can be told: under no reading does a point lie in any image. Without points, give views of one sample "
-    "that overlap; with them, look at the units (metres), at K and at the world's frame"
+    "no reading can be judged: under none does a point lie in any image. Without points, give views of one sample that "
+    "overlap; with them, look at the units (metres), at K and at the world's frame"
 )
 _LEAST_SHARE = 0.1  # of the most pairs any reading finds: a few lucky pixels do not make a reading right
 FITS = 0.1  # neighbouring views of real scans agree by 0.4 or more, wrong readings by 0.1 or less
@@ -150,8 +149,7 @@ def check_cameras(
         >>> check_cameras(None, cameras, wall).scores["camera_to_world"]
         1.0
     """
-    if isinstance(max_points, bool) or not isinstance(max_points, Integral) or max_points < 1:
-        raise ConfigError(f"max_points is {max_points!r}; expected a whole number, 1 or more")
+    check_count("max_points", max_points, "points")
     sample = _Sample(cameras, depth, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel))
     return _judged(sample, points, batch, max_points, torch.Generator().manual_seed(seed))
 
@@ -315,6 +313,7 @@ def read_as(cameras: Cameras, reading: Reading) -> Cameras:
     Raises:
         ConfigError: for an unknown reading.
     """
+    check_choice("reading", reading, Reading)
     poses = cameras.cam_to_world
     if reading == "inverse":
         poses = cameras.world_to_cam
@@ -323,6 +322,4 @@ def read_as(cameras: Cameras, reading: Reading) -> Cameras:
     elif reading == "transposed":
         poses = poses.clone()
         poses[:, :3, :3] = cameras.cam_to_world[:, :3, :3].mT
-    elif reading != "camera_to_world":
-        raise ConfigError(f"reading is {reading!r}; expected one of {', '.join(READINGS)}")
     return replace(cameras, cam_to_world=poses)

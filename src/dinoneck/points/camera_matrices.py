@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError
-from dinoneck.points.keys import check_tensor
+from dinoneck.points.checks import check_tensor
 
 ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
@@ -82,7 +82,7 @@ def check_poses(name: str, poses: Tensor) -> None:
             if scaled
             else "its rows are not orthonormal"
         )
-        raise DataError(f"{name} of {_views(bent)} is no rotation, off by {float(error[bent][0]):.2g} ({remedy})")
+        raise DataError(f"{name} of {_views(bent)} is not a rotation, off by {float(error[bent][0]):.2g} ({remedy})")
     mirrored = torch.linalg.det(rotation) < 0
     if mirrored.any():
         raise DataError(

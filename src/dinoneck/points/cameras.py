@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from dinoneck.errors import DataError, GridError, ShapeError
 from dinoneck.points.camera_matrices import check_intrinsics, check_poses, checked, split_projection
-from dinoneck.points.keys import check_tensor
+from dinoneck.points.checks import check_devices, check_index, check_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class Cameras:
     centre**, as K of every calibration has it (the rest of the library puts it at half-integers; ``Links.xy`` is
     that form). Poses lead from the camera to the world. Use :meth:`from_world_to_cam` for extrinsics, which lead
     the other way, :meth:`from_opengl` for renderers and NeRF data, :meth:`from_proj` for 3x4 projections of driving
-    data; :func:`dinoneck.points.check_cameras` tells from points and depth which of them a data set needs.
+    data; :func:`dinoneck.points.check_cameras` finds from points and depth which of them a data set needs.
 
     K belongs to the image of ``size``: follow every resize, crop and pad of the images with the method of that name,
     or features come from the wrong place. Lenses are taken as straight: undistort images before. All is kept in
@@ -71,10 +70,8 @@ class Cameras:
         check_intrinsics(intrinsics, size)
         check_poses("cam_to_world", poses)
         if self.sample is not None:
-            _check_sample(self.sample, views)
-        parts = [intrinsics, poses] if self.sample is None else [intrinsics, poses, self.sample]
-        if len({part.device for part in parts}) > 1:
-            raise ShapeError(f"K, cam_to_world and sample are on {', '.join(str(part.device) for part in parts)}")
+            check_index("sample", self.sample, views)
+        check_devices(K=intrinsics, cam_to_world=poses, sample=self.sample)
         for name, value in {"size": size, "K": intrinsics, "cam_to_world": poses}.items():
             object.__setattr__(self, name, value)
 
@@ -116,13 +113,9 @@ class Cameras:
         """Return the cameras at an integer, a slice, a list or a mask of views; the axis of views stays."""
         if index is None or isinstance(index, bool | tuple):
             raise TypeError(f"cameras are indexed along the views: an integer, a slice or a list; not {index!r}")
-        if hasattr(index, "__index__") and getattr(index, "ndim", 0) == 0:
-            place = operator.index(index)
-            if not -len(self) <= place < len(self):
-                raise IndexError(f"view {place} of {len(self)} cameras")
-            index = slice(place % len(self), place % len(self) + 1)
-        sample = None if self.sample is None else self.sample[index]
-        return replace(self, K=self.K[index], cam_to_world=self.cam_to_world[index], sample=sample)
+        views = torch.arange(len(self), device=self.K.device)[index].reshape(-1)
+        sample = None if self.sample is None else self.sample[views]
+        return replace(self, K=self.K[views], cam_to_world=self.cam_to_world[views], sample=sample)
 
     def __repr__(self) -> str:
         samples = "" if self.sample is None else f", {len(set(self.sample.tolist()))} samples"
@@ -264,9 +257,3 @@ def _pair(name: str, size: Any) -> tuple[int, int]:
 def _check_pixels(name: str, *sides: Any) -> None:
     if any(isinstance(side, bool) or not isinstance(side, Integral) for side in sides):
         raise GridError(f"{name} is {sides}; expected whole pixels: images are not cut in between")
-
-
-def _check_sample(sample: Tensor, views: int) -> None:
-    if not isinstance(sample, Tensor) or sample.dtype != torch.int64 or tuple(sample.shape) != (views,):
-        found = f"{sample.dtype} {tuple(sample.shape)}" if isinstance(sample, Tensor) else repr(sample)
-        raise ShapeError(f"sample is {found}; expected an int64 tensor ({views},), the batch index of every view")

@@ -172,6 +172,6 @@ def adapter_of(x: Any) -> SparseAdapter:
     if hasattr(x, "coordinate_map_key") and not isinstance(x, Mapping):
         return MinkowskiAdapter()
     raise ShapeError(
-        f"{type(x).__name__} is no sparse tensor that is known here (PlainSparse, spconv, MinkowskiEngine, Pointcept's "
-        "Point); pass adapter=, an object with the three functions of dinoneck.points.SparseAdapter"
+        f"{type(x).__name__} is not a known sparse tensor (PlainSparse, spconv, MinkowskiEngine, Pointcept's Point); "
+        "pass adapter=, an object with the three functions of dinoneck.points.SparseAdapter"
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.keys import check_tensor
+from dinoneck.points.checks import check_dtype, check_tensor
 
 
 class GatedFusion(Configured, nn.Module):
@@ -78,8 +78,8 @@ class GatedFusion(Configured, nn.Module):
             raise ShapeError(
                 f"x3 has {x3.shape[-1]} channels and x2 {x2.shape[-1]}; expected c3d = {self.c3d}, c2d = {self.c2d}"
             )
-        if not torch.is_autocast_enabled(x3.device.type):
-            self._check_dtypes(x3, x2)
+        check_dtype("x3", x3, self.project.weight)
+        check_dtype("x2", x2, self.project.weight)
         if valid.dtype != torch.bool or not x3.shape[:-1] == x2.shape[:-1] == valid.shape:
             raise ShapeError(
                 f"x3 is {tuple(x3.shape)}, x2 {tuple(x2.shape)}, valid {tuple(valid.shape)} {valid.dtype}; expected "
@@ -91,14 +91,6 @@ class GatedFusion(Configured, nn.Module):
             self._last = ((gate.detach()[..., 0].float() * valid).sum(), valid.sum(), valid.numel())
         mixed = torch.lerp(x3, self.read(h).to(x3.dtype), gate.to(x3.dtype))
         return torch.where(valid[..., None], mixed, x3)
-
-    def _check_dtypes(self, x3: Tensor, x2: Tensor) -> None:
-        for name, values in (("x3", x3), ("x2", x2)):
-            if values.dtype != self.project.weight.dtype:
-                raise ShapeError(
-                    f"{name} is {values.dtype}, the fusion's weights {self.project.weight.dtype}; convert one of them "
-                    "or run under autocast"
-                )
 
     @property
     def fusion_2d_ratio(self) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dinoneck.configured import Configured, at_least
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.attachment import Attached, Pass, Pyramid, Slot, hook_blocks
+from dinoneck.points.checks import check_devices, check_dtype
 from dinoneck.points.engines import SparseAdapter
 from dinoneck.points.sparse import SparseFeatures, check_stride
 
@@ -206,11 +207,7 @@ class DecoderInjection(Configured, nn.Module):
         level = self._level(features.stride)
         self._check(x, level)
         self._check_features(features.feats)
-        if not x.device == features.feats.device == coords.device:
-            raise ShapeError(
-                f"x is on {x.device}, its coords on {coords.device} and the pyramid on {features.feats.device}; move "
-                "the pyramid's levels with .to(device)"
-            )
+        check_devices(x=x, coords=coords, pyramid=features.feats)
         if x.shape[:-1] != coords.shape[:1]:
             raise ShapeError(
                 f"x is {tuple(x.shape)} and coords {tuple(coords.shape)}; expected (M, C) and (M, 3), a row per voxel"
@@ -305,14 +302,7 @@ class DecoderInjection(Configured, nn.Module):
     def _check_features(self, features: Tensor) -> None:
         if features.shape[-1] != self.c_dino:
             raise ShapeError(f"the features have {features.shape[-1]} channels; c_dino is {self.c_dino}")
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled(features.device.type):
-            return
-        weights = next(self.parameters())
-        if features.dtype != weights.dtype:
-            raise ShapeError(
-                f"the features are {features.dtype}, the injection's weights {weights.dtype}; convert one of them "
-                "(features.to(dtype=...)) or run under autocast"
-            )
+        check_dtype("the features", features, next(self.parameters()))
 
     def _known(self) -> str:
         return ", ".join(map(str, self.strides))
@@ -332,6 +322,9 @@ class InjectedUNet(nn.Module):
         injection: what is added.
         names: stride -> name of the block behind the concatenation.
         adapter: of an engine that is not known here.
+
+    Raises:
+        ConfigError: if the network is wrapped already.
     """
 
     def __init__(
@@ -342,6 +335,8 @@ class InjectedUNet(nn.Module):
         adapter: SparseAdapter | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(unet, InjectedUNet):
+            raise ConfigError("the network is wrapped already; remove() that injection, and wrap its .unet")
         self._slot = Slot()
         self._attached = hook_blocks(injection, self._slot, unet, names, adapter)
         self.unet, self.injection = unet, injection

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Literal, NamedTuple, get_args, overload
+from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.keys import check_tensor
+from dinoneck.points.checks import check_choice, check_count, check_devices, check_dtype, check_tensor
 from dinoneck.points.projection import Links
 from dinoneck.points.pyramid import Reduce
 from dinoneck.points.reductions import cell_max, weighted_bags
@@ -42,32 +42,21 @@ class _Order(NamedTuple):
         return places if self.chosen is None else self.chosen[places]
 
 
-@overload
-def lift(
-    maps: Tensor,
-    links: Links,
-    grid: VoxelGrid,
-    sampling: Sampling = ...,
-    views: Views = ...,
-    project: nn.Linear | None = ...,
-    generator: torch.Generator | None = ...,
-    reduce: Reduce = ...,
-    chunk: int = ...,
-) -> SparseFeatures: ...
+class _Options(TypedDict, total=False):
+    sampling: Sampling
+    views: Views
+    project: nn.Linear | None
+    generator: torch.Generator | None
+    reduce: Reduce
+    chunk: int
 
 
 @overload
-def lift(
-    maps: Tensor,
-    links: Links,
-    grid: None = None,
-    sampling: Sampling = ...,
-    views: Views = ...,
-    project: nn.Linear | None = ...,
-    generator: torch.Generator | None = ...,
-    reduce: Reduce = ...,
-    chunk: int = ...,
-) -> tuple[Tensor, Tensor]: ...
+def lift(maps: Tensor, links: Links, grid: VoxelGrid, **options: Unpack[_Options]) -> SparseFeatures: ...
+
+
+@overload
+def lift(maps: Tensor, links: Links, grid: None = None, **options: Unpack[_Options]) -> tuple[Tensor, Tensor]: ...
 
 
 def lift(
@@ -279,15 +268,11 @@ def _check(
         raise ShapeError(
             f"the grid has {grid.inverse.shape[0]} points, the links {links.num_points}; make both of the same points"
         )
-    places = {"maps": maps, "links": links.view, **({} if grid is None else {"grid": grid.inverse})}
-    if len({tensor.device for tensor in places.values()}) > 1:
-        found = ", ".join(f"{name} on {tensor.device}" for name, tensor in places.items())
-        raise ShapeError(f"{found}; bring them to one device with .to(device)")
-    for name, value, known in (("sampling", sampling, Sampling), ("views", views, Views), ("reduce", reduce, Reduce)):
-        if value not in get_args(known):
-            raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(known))}")
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ConfigError(f"chunk is {chunk!r}; expected a number of links, 1 or more")
+    check_devices(maps=maps, links=links.view, grid=None if grid is None else grid.inverse)
+    check_choice("sampling", sampling, Sampling)
+    check_choice("views", views, Views)
+    check_choice("reduce", reduce, Reduce)
+    check_count("chunk", chunk, "links")
     if bool((links.point[1:] < links.point[:-1]).any()):
         raise DataError("links are not sorted by point; take them as PointProjector gives them")
     if links.counts is None:  # made by hand
@@ -322,7 +307,4 @@ def _check_projection(maps: Tensor, project: nn.Linear) -> None:
         raise ConfigError(f"project is a {type(project).__name__}; expected torch.nn.Linear: only that may run first")
     if project.in_features != maps.shape[1]:
         raise ShapeError(f"project takes {project.in_features} channels; the maps have {maps.shape[1]}")
-    if project.weight.dtype != maps.dtype and not torch.is_autocast_enabled(maps.device.type):
-        raise ShapeError(
-            f"project is {project.weight.dtype}, the maps are {maps.dtype}; convert one, or run under torch.autocast"
-        )
+    check_dtype("the maps", maps, project.weight)

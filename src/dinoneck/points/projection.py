@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
-from dinoneck.points.keys import check_tensor
+from dinoneck.points.checks import check_choice, check_count, check_devices, check_finite, check_index, check_tensor
 
 logger = logging.getLogger(__name__)
 
 UnknownDepth = Literal["reject", "accept"]
-_UNKNOWN = get_args(UnknownDepth)
 _SUSPICIOUS_PAIRS, _SUSPICIOUS_SHARE = 1000, 0.01
 _THOUSAND = (300.0, 3000.0)
 
@@ -51,16 +50,13 @@ class Links:
     counts: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("view", "point", "uv", "z"):
+        check_tensor("view", self.view)
+        check_index("view", self.view, self.view.numel())
+        check_index("point", self.point, len(self.view))
+        for name, shape in (("uv", (len(self.view), 2)), ("z", (len(self.view),))):
             check_tensor(name, getattr(self, name))
-        length = self.view.shape[0] if self.view.ndim else -1
-        expected = {"view": (length,), "point": (length,), "uv": (length, 2), "z": (length,)}
-        for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise ShapeError(f"{name} has shape {tuple(getattr(self, name).shape)}; expected {shape} as of view")
-        for name in ("view", "point"):
-            if getattr(self, name).dtype != torch.int64:
-                raise ShapeError(f"{name} is {getattr(self, name).dtype}; expected torch.int64")
 
     def __len__(self) -> int:
         return len(self.view)
@@ -178,10 +174,8 @@ class PointProjector:
         for name in ("depth_abs", "depth_rel", "border"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.unknown_depth not in _UNKNOWN:
-            raise ConfigError(f"unknown_depth is {self.unknown_depth!r}; expected one of {', '.join(_UNKNOWN)}")
-        if isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or self.chunk < 1:
-            raise ConfigError(f"chunk is {self.chunk!r}; expected a number of pairs, 1 or more")
+        check_choice("unknown_depth", self.unknown_depth, UnknownDepth)
+        check_count("chunk", self.chunk, "pairs")
 
     @torch.no_grad()
     def __call__(
@@ -283,9 +277,8 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
     if not isinstance(cameras, Cameras):
         raise ShapeError(f"cameras is a {type(cameras).__name__}; expected dinoneck.points.Cameras")
     check_tensor("points", points)
-    for name, value in (("depth", depth), ("batch", batch)):
-        if value is not None:
-            check_tensor(name, value)
+    if depth is not None:
+        check_tensor("depth", depth)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype not in (torch.float32, torch.float64):
         raise ShapeError(
             f"points are {points.dtype} {tuple(points.shape)}; expected float32 or float64 (points, 3) in metres "
@@ -294,8 +287,8 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
     if (batch is None) != (cameras.sample is None):
         given, missing = ("cameras.sample", "batch") if batch is None else ("batch", "Cameras(sample=...)")
         raise ShapeError(f"{given} is given and {missing} is not; a batch of clouds needs both, one cloud neither")
-    if batch is not None and (batch.dtype != torch.int64 or tuple(batch.shape) != (len(points),)):
-        raise ShapeError(f"batch is {batch.dtype} {tuple(batch.shape)}; expected torch.int64 ({len(points)},)")
+    if batch is not None:
+        check_index("batch", batch, len(points))
     if depth is not None:
         if depth.ndim != 3 or len(depth) != len(cameras) or (len(cameras) and not depth.numel()):
             raise ShapeError(f"depth has shape {tuple(depth.shape)}; expected ({len(cameras)} views, rows, cols)")
@@ -303,16 +296,8 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
             raise ShapeError(
                 f"depth is {depth.dtype}; expected floating metres (16-bit files hold millimetres: depth / 1000)"
             )
-    others = {"cameras": cameras.K, "depth": depth, "batch": batch}
-    for name, other in others.items():
-        if other is not None and other.device != points.device:
-            raise ShapeError(f"points are on {points.device} and {name} on {other.device}; bring them to one device")
-    finite = points.isfinite().all(1)
-    if not finite.all():
-        raise DataError(
-            f"{int((~finite).sum())} of {len(points)} points are not finite; drop them: "
-            "points[points.isfinite().all(1)]"
-        )
+    check_devices(points=points, cameras=cameras.K, depth=depth, batch=batch)
+    check_finite(points)
 
 
 def _look_at(counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> None:

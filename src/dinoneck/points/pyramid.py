@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.points.checks import check_choice
 from dinoneck.points.keys import at_stride, decode
 from dinoneck.points.reductions import cell_max, weighted_bags
 from dinoneck.points.sparse import SparseFeatures, check_stride
@@ -60,8 +61,7 @@ class SparsePyramid(nn.Module):
             check_stride("a stride", stride)
         if not strides or any(fine >= coarse for fine, coarse in pairwise(strides)):
             raise ConfigError(f"strides is {tuple(strides)}; expected one or more powers of two, strictly rising")
-        if reduce not in get_args(Reduce):
-            raise ConfigError(f"reduce is {reduce!r}; expected one of {', '.join(get_args(Reduce))}")
+        check_choice("reduce", reduce, Reduce)
         self.strides, self.reduce, self.masked = tuple(strides), reduce, masked
 
     def extra_repr(self) -> str:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.keys import MAX_STRIDE, at_stride, check_integers, check_tensor, encode
+from dinoneck.points.checks import check_devices, check_integers, check_tensor
+from dinoneck.points.keys import MAX_STRIDE, at_stride, encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +62,7 @@ class SparseFeatures:
             )
         if tuple(self.valid.shape) != (rows,) or self.valid.dtype != torch.bool:
             raise ShapeError(f"valid is {self.valid.dtype} {tuple(self.valid.shape)}; expected bool ({rows},)")
-        places = {name: getattr(self, name).device for name in ("coords", "batch", "feats", "valid")}
-        if len(set(places.values())) > 1:
-            found = ", ".join(f"{name} on {device}" for name, device in places.items())
-            raise ShapeError(f"{found}; bring them to one device")
+        check_devices(coords=self.coords, batch=self.batch, feats=self.feats, valid=self.valid)
 
     @cached_property
     def keys(self) -> Tensor:
@@ -96,8 +94,7 @@ class SparseFeatures:
             DataError: for a coordinate beyond -131072 ... 131071, or if the rows are not sorted by key.
         """
         check_tensor("coords", coords)
-        if coords.device != self.coords.device:
-            raise ShapeError(f"coords are on {coords.device}, the features on {self.coords.device}; use .to(device)")
+        check_devices(coords=coords, features=self.coords)
         wanted = at_stride(encode(coords, batch), self.stride)
         if not len(self):
             return self.feats.new_zeros(len(wanted), self.feats.shape[1]), torch.zeros_like(wanted, dtype=torch.bool)

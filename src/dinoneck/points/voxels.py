@@ -10,8 +10,9 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.keys import check_integers, check_tensor, decode, distinct
+from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.points.checks import check_finite, check_integers, check_tensor
+from dinoneck.points.keys import decode, distinct
 
 _FAR = 2.0**53  # beyond any key, within int64
 
@@ -75,11 +76,7 @@ class VoxelGrid:
         if points.ndim != 2 or points.shape[1] != 3 or points.is_complex():
             raise ShapeError(f"points are {points.dtype} of shape {tuple(points.shape)}; expected (N, 3) in metres")
         exact = points.detach().double()
-        finite = exact.isfinite()
-        if not bool(finite.all()):
-            row = int((~finite).any(dim=1).nonzero()[0])
-            count = int((~finite).any(dim=1).sum())
-            raise DataError(f"{count} points are not finite, the first is points[{row}] = {exact[row].tolist()}")
+        check_finite(exact)
         cells = ((exact - exact.new_tensor(start)) / exact.new_tensor(sizes)).floor_()
         coords = cells.clamp_(-_FAR, _FAR).long()
         return replace(cls.from_coords(coords, batch), size=sizes, origin=start)

@@ -19,16 +19,16 @@ class Settings:
         max_upload_mb: size of a request's body, in millions of bytes.
         max_images: images in a request.
         max_pixels: pixels of an image (checked in its header), of all images decoded at once, and after resizing.
-        max_patches: patches of an image, for heads without a recorded size; attention costs their square.
+        max_patches: patches of an image, for heads without a recorded size.
         concurrency: requests computed at once, one thread each.
-        queue: requests that may wait; further ones are refused with 503.
+        queue: requests that may wait; more get 503.
         timeout: seconds from the whole body to the response.
-        body_timeout: seconds for the body to arrive, and half of it for the head of a request.
+        body_timeout: seconds for the body to arrive; half of it for the headers.
         connections: requests in progress; beyond it only /health is served.
-        batch: images in a forward pass; above 1, images of several requests are batched.
-        threads: torch threads per request; 0 = the processor's threads, shared by the concurrent requests.
-        device: where to run, such as cuda; None = where the backbone is.
-        tta: test-time augmentation of heads: none, flip4 or d6.
+        batch: images in a forward pass, gathered from several requests.
+        threads: torch threads per request; 0 = share the processor's threads.
+        device: such as cuda; None = where the backbone is.
+        tta: views to average.
 
     Raises:
         ConfigError: if a number is not finite or too small.

@@ -17,6 +17,7 @@ from dinoneck.training.folds import group_folds as group_folds
 from dinoneck.training.freeze import FreezeSchedule as FreezeSchedule
 from dinoneck.training.inputs import Inputs as Inputs
 from dinoneck.training.inputs import open_inputs as open_inputs
+from dinoneck.training.live_tokens import LiveTokens as LiveTokens
 from dinoneck.training.loggers import TensorBoardLogger as TensorBoardLogger
 from dinoneck.training.loggers import WandbLogger as WandbLogger
 from dinoneck.training.metrics import accuracy as accuracy
@@ -36,6 +37,5 @@ from dinoneck.training.probes import ridge_out_of_fold as ridge_out_of_fold
 from dinoneck.training.probes import ridge_probe as ridge_probe
 from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train
-from dinoneck.training.sources import LiveTokens as LiveTokens
 from dinoneck.training.sources import MemoryTokens as MemoryTokens
 from dinoneck.training.sources import TokenSource as TokenSource

@@ -88,10 +88,13 @@ class Samples:
     original: Mapping[str, Any] = field(default_factory=dict)
     score_weights: Mapping[str, float] | None = None
 
+    def named(self, batch: Batch) -> tuple[list[str], list[int] | None]:
+        """Return the ids and the patterns of a batch."""
+        return [self.ids[row] for row in batch.rows], None if batch.patterns is None else batch.patterns.tolist()
+
     def read(self, batch: Batch, source: TokenSource, device: torch.device) -> tuple[Tokens, Table, Table]:
         """Return the tokens of a batch on a device, its targets and its masks."""
-        ids = [self.ids[row] for row in batch.rows]
-        tensors, tokens = stored_tokens(source, ids, None if batch.patterns is None else batch.patterns.tolist())
+        tensors, tokens = stored_tokens(source, *self.named(batch))
         tensors, targets, masks = self.send(tensors, batch, device)
         return tokens(tensors), targets, masks
 

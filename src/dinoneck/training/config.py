@@ -32,31 +32,29 @@ class DataConfig:
     """Images, what is known of them, and how they are prepared.
 
     Attributes:
-        csv: table with one row per image. None = by images and labels: a folder per class, or folders of images and
-            of masks; without them generated pasture images.
-        images: folder that the table's file names are relative to, None = the table's folder; without a table the
-            folder of images.
+        csv: table with one row per image; None = folders of images (per class, or with masks), else generated images.
+        images: folder of the table's files (None = the table's folder), or of the images if there is no table.
         image_column: column of the file names; None = image.
         targets: columns to predict: numbers (regression) or words (classification).
         aux_targets: columns that only help training; cells may be empty.
-        labels: column of class masks (PNG, TIFF); without a table the folder of masks. Masks without targets are a
-            segmentation, with targets they train class shares per patch.
-        label_kind: what masks hold: class indices, or numbers per pixel.
+        labels: column of masks (PNG, TIFF), or their folder if there is no table: a segmentation, or with targets class
+            shares per patch.
+        label_kind: mask values: class indices, or numbers per pixel.
         classes: names of the classes 0, 1, ... in the masks.
-        nodata: values in the masks that mark pixels without a label, such as 255.
-        unit: unit of the targets, for head files and figures.
-        minimum: smallest value of a prediction, such as 0 for masses and shares.
-        store: feature store whose tokens are trained on, in place of images.
-        views: how many of the store's augmentations training draws from; None = all.
-        size: pixels of the prepared images, HEIGHTxWIDTH or one number; None = the images' own.
-        fit: resize mode for a size: stretch, keep, crop or pad; None = stretch.
-        policy: what to do where the patch does not divide an image; None = crop.
+        nodata: mask values without a label, such as 255.
+        unit: unit of the targets.
+        minimum: smallest prediction, such as 0.
+        store: feature store to train on, in place of images.
+        views: number of the store's augmentations to use; None = all.
+        size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
+        fit: resize mode; None = stretch.
+        policy: for sizes that the patch does not divide; None = crop.
         interpolation: of the resize; None = the backbone's.
-        blur: odd kernel size of a Gaussian blur after the resize; None = no blur.
-        tta: views that predictions average; recorded in the head files, not used for the scores of the run.
-        pasture: how many pasture images to generate where no data is named.
+        blur: odd kernel size of a Gaussian blur after the resize; None = off.
+        tta: views that predictions average, recorded in the head files; the run's scores do not use them.
+        pasture: number of generated images if no data is named.
         boxes: COCO file of boxes, for detectors.
-        val_boxes: COCO file of held-out images; None = a share of those of boxes, one in folds.count.
+        val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
     """
 
@@ -113,10 +111,10 @@ class BackboneConfig:
     Attributes:
         name: see 'dinoneck backbones'; None = DINOv3 ViT-S/16, or the store's.
         source: library that provides the model; None = timm.
-        file: official weights on disk, or a transformers folder.
-        random: seeded random weights: no download, the same on every machine.
+        file: weights on disk, or a transformers folder.
+        random: seeded random weights without download, equal on every machine.
         seed: which random weights; None = 0.
-        layers: block indices whose tokens the head reads, such as 2 5 8 11; None = the last.
+        layers: block indices to read, such as 2 5 8 11; None = the last.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -188,7 +186,7 @@ class LossConfig:
     """How the losses of several tasks are weighed.
 
     Attributes:
-        weighting: fixed weights, or uncertainty weighting (Kendall et al. 2018).
+        weighting: fixed weights, or by uncertainty (Kendall et al. 2018).
         aux_weight: weight of all auxiliary tasks together.
     """
 
@@ -205,9 +203,9 @@ class FoldsConfig:
 
     Attributes:
         count: number of folds.
-        group: columns whose equal values stay in one fold.
+        group: columns; rows of one group stay in one fold.
         column: column that names each image's fold.
-        stratify: target or auxiliary column whose values are spread evenly over the folds; needs scikit-learn.
+        stratify: target or auxiliary column to spread evenly over the folds; needs scikit-learn.
         only: train this fold alone, counted from 0; None = all.
     """
 
@@ -231,7 +229,7 @@ class LoggingConfig:
 
     Attributes:
         tensorboard: write events to OUT/tensorboard; needs the package tensorboard.
-        wandb: name of a Weights & Biases project; needs the package wandb.
+        wandb: Weights & Biases project; needs the package wandb.
     """
 
     tensorboard: bool = False
@@ -245,8 +243,8 @@ class TrainConfig:
     Attributes:
         data: images and targets.
         backbone: the model that makes the tokens.
-        head: name of a registered head or neck, or {type: NAME, ...} with arguments of its constructor; those that
-            follow from the tokens and tasks are filled in. Without a type: patch_mean, and dense for masks.
+        head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a type patch_mean, for
+            masks dense.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.
@@ -254,7 +252,7 @@ class TrainConfig:
         folds: folds of the cross-validation.
         detector: the detector that data.boxes trains; its neck is ``head``.
         logging: logs of losses and scores, next to those in the folder.
-        imports: modules, or Python files, to import first: those that register heads and necks of your own.
+        imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
 
     Raises:

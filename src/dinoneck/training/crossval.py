@@ -25,11 +25,12 @@ from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, check_folds, folds_of, group_folds
+from dinoneck.training.live_tokens import trained_backbone
 from dinoneck.training.loop import Callback
 from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
-from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches, trained_backbone
+from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
 from dinoneck.training.tasks import Problem
 
 HEAD, TOKENS, KNN, COLOUR, FREQUENT = "head", "token ridge", "token knn", "colour ridge", "most frequent class"

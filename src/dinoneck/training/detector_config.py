@@ -16,17 +16,16 @@ class DetectorConfig:
     """A detector, for boxes.
 
     Attributes:
-        name: fcos, retinanet or fasterrcnn (torchvision), dfine or rtdetrv2 (transformers).
-        variant: size of D-FINE: stock (D-FINE-L as published), 25m (25 million parameters with a ViT-S) or tiny.
-        features_at: the ViT gets images at this scale, such as 0.5; a neck with a detail branch sees all of them.
+        name: of torchvision (fcos, retinanet, fasterrcnn) or transformers.
+        variant: size of D-FINE: stock is D-FINE-L, 25m has 25 million parameters with a ViT-S.
+        features_at: scale of the images for the ViT, such as 0.5; a neck with a detail branch sees them at full size.
         queries: of D-FINE and RT-DETRv2; None = the variant's.
         encoder_layers: of their hybrid encoder; None = the variant's.
-        freeze: EPOCH=STAGE: which part of the backbone is frozen from an epoch on: all, last:N (the last N blocks are
-            trained) or none.
+        freeze: EPOCH=STAGE: what is frozen from an epoch on: all, last:N (the last N blocks are trained) or none.
         layer_decay: factor of the learning rate per block of the backbone; None = one rate.
-        augment: horizontal: mirror half of the images and vary colours; both: also upside down; none.
+        augment: horizontal: mirror half of the images and vary colours; both: also upside down.
         accumulate: batches per optimizer step.
-        checkpointing: recompute the backbone's blocks in the backward pass, which saves memory.
+        checkpointing: recompute backbone blocks in the backward pass to save memory.
         eval_every: epochs between evaluations.
         workers: processes that read images.
     """

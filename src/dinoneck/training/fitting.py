@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,18 +17,20 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 from dinoneck.training.batches import Samples, TokenScale, patterns_of, standardised
-from dinoneck.training.loop import Callback, Learner, Loop, Run
+from dinoneck.training.learner import Learner
+from dinoneck.training.live_tokens import LiveTokens, trained_backbone
+from dinoneck.training.loop import Callback, Loop, Run
 from dinoneck.training.matching import match_groups, match_samples
 from dinoneck.training.processes import joined, own_random_numbers, seed_step
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.ridge_blend import blend_ridge, unblend
-from dinoneck.training.sources import LiveTokens, TokenSource, in_batches, trained_backbone
+from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.state import RunFiles
 from dinoneck.training.targets import as_array, known, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights
-from dinoneck.training.views import Views
 
 logger = logging.getLogger(__name__)
+_RUNNING = threading.RLock()  # a run seeds the global generators at every step: one at a time in a process
 
 
 def fit(
@@ -125,7 +128,7 @@ def _train(
     to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
     run.loss.to(learner.device)
     processes = joined(learner.device)
-    with own_random_numbers():
+    with _RUNNING, own_random_numbers():
         seed_step(recipe.seed, 0, 0, validation=True)
         _check_learnable(run)
         unblend(head)
@@ -187,7 +190,7 @@ def _checked_recipe(head: object, source: object, tasks: Sequence[Task] | None, 
             f"fit was given tasks {_names(tasks)}, the head was built for {_names(head.tasks)}, or they differ in a "
             "field; build the head with these tasks, or leave tasks= out"
         )
-    views = patterns_of(source) if getattr(source, "transform", None) is None else Views(2)
+    views = patterns_of(source)
     if views is not None and any(task.is_map for task in head.tasks):
         for i in range(len(views)):
             views.flips(i)  # labels of cells follow the flips that a source states

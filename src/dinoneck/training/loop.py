@@ -1,4 +1,4 @@
-"""The training loop: what is trained, steps, averages, validation, and a state that can be resumed at any step."""
+"""The training loop: steps, averages, validation, and a state that can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -6,90 +6,33 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dinoneck.backbones import weight_hashes
-from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.loading import in_threads
 from dinoneck.devices import fetch
 from dinoneck.errors import DataError
-from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.progress import progress as progress_bar
 from dinoneck.tokens import Tokens
 from dinoneck.training.batches import Batch, Samples, TokenScale, epochs
+from dinoneck.training.learner import Learner
+from dinoneck.training.live_tokens import LiveTokens
 from dinoneck.training.mixup import cutmix, manifold_mixup
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
-from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.processes import Processes, seed_step
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.sources import LiveTokens, TokenSource, is_stored
+from dinoneck.training.sources import TokenSource, is_stored
 
 Table = dict[str, Tensor]
 Inputs = tuple[Any, Table, Table]  # Tokens or images, targets, masks
 Callback = Callable[[int, dict[str, float]], object]
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _READ_EVERY = 50  # steps after which a GPU's losses are read and checked
-_BACKBONE_SHARE = 0.1  # of the head's learning rate
-
-
-class Learner(nn.Module):
-    """A head and, where it is trained along, its backbone: one set of weights to step, average and keep.
-
-    Args:
-        head: the head.
-        backbone: with trainable parameters; None = the head learns alone.
-    """
-
-    def __init__(self, head: Head, backbone: Backbone | None = None) -> None:
-        super().__init__()
-        self.head, self.backbone = head, backbone
-
-    @property
-    def device(self) -> torch.device:
-        """Where the head is."""
-        return next(self.head.parameters()).device
-
-    def weights(self) -> Table:
-        """Return all of the head's weights and buffers and the trained ones of the backbone, not copied."""
-        weights = {f"head.{name}": value for name, value in self.head.state_dict().items()}
-        for name, parameter in () if self.backbone is None else self.backbone.named_parameters():
-            if parameter.requires_grad:
-                weights[f"backbone.{name}"] = parameter.detach()
-        return weights
-
-    @torch.no_grad()
-    def take(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy weights of :meth:`weights` in."""
-        for name, value in self.weights().items():
-            value.copy_(weights[name])
-
-    def note_source(self) -> None:
-        """Let a head that was loaded from a file expect the tokens of the backbone that was trained along."""
-        if self.backbone is not None:
-            source = weight_hashes.current_hashes(self.backbone.adapter).fingerprint
-            for part in self.head.modules():
-                if isinstance(part, Head) and part.trained_on is not None:
-                    part.trained_on = replace(part.trained_on, source=source)
-
-    def groups(self, loss: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-        """Return the optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
-        if self.backbone is None:
-            trained = [p for p in self.head.parameters() if p.requires_grad]
-            groups = [
-                {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-                {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-            ]
-        else:
-            rate = _BACKBONE_SHARE * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
-            groups = param_groups(self, lr=recipe.lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
-        groups.append({"params": [p for p in loss.parameters() if p.requires_grad], "weight_decay": 0.0})
-        return [group for group in groups if group["params"]]
 
 
 @dataclass(frozen=True)
@@ -159,6 +102,7 @@ class Loop:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
         self.ema = None if recipe.ema_decay is None else EMA(self.learner, recipe.ema_decay)
         self.mixed = {"tasks": self.loss.tasks, "compositions": self.loss.compositions}
+        self.stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
         self.progress = Progress()
         self.best: Table | None = None
         self._losses: list[tuple[Table, float]] = []  # of steps, on the device, and their shares in the epoch's mean
@@ -188,9 +132,9 @@ class Loop:
                     for batch in rest:
                         self._step(batch, inputs)
                         if recipe.save_steps and progress.step % recipe.save_steps == 0:
-                            self._count_losses()
+                            self._count_losses(with_weights=True)
                             save()
-                self._count_losses()
+                self._count_losses(with_weights=True)
                 self._end_epoch()
                 save()
                 for callback in callbacks if writes else ():
@@ -269,31 +213,44 @@ class Loop:
             (self.ema.update if late else self.ema.restart)(self.learner)
 
     def _loaded(self, batches: Sequence[Batch], *, training: bool = True) -> Generator[Inputs, None, None]:
-        """Yield what :meth:`_load` returns, read by a thread while the step before computes.
+        """Yield the inputs, targets and masks of this process's share of batches.
 
-        A source without ``stored`` may draw random numbers, so it is read when its step has begun.
+        A thread reads a batch while the step before computes, of live tokens up to their transform, which may draw
+        random numbers. So may a source without ``stored``, which is read when its step has begun.
         """
-        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        owned = [batch.part(list(self.processes.share(range(len(batch.rows))))) for batch in batches]
+        if isinstance(self.source, LiveTokens):
+            live = self.source
+            with closing(in_threads(lambda own: live.decoded(*self.samples.named(own)), owned, workers=1)) as decoded:
+                for own, images in zip(owned, decoded, strict=True):
+                    yield self._images(live, own, images, training=training)
+        elif is_stored(self.source):
+            yield from in_threads(self._read, owned, workers=1)
+        else:
+            yield from map(self._read, owned)
 
-        def load(batch: Batch) -> Inputs:
-            with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own
-                return self._load(batch, training)
-
-        yield from in_threads(load, batches, workers=1) if is_stored(self.source) else map(load, batches)
-
-    def _load(self, batch: Batch, training: bool) -> Inputs:
-        """This process's share of a batch: standardised tokens, or images for a live backbone; targets and masks."""
-        own, device = batch.part(list(self.processes.share(range(len(batch.rows))))), self.device
-        if not training or not isinstance(self.source, LiveTokens):
-            with self._precision():
-                tokens, targets, masks = self.samples.read(own, self.source, device)
+    def _read(self, own: Batch) -> Inputs:
+        """The standardised tokens of a batch, its targets and masks."""
+        on_stream = nullcontext() if self.stream is None else torch.cuda.stream(self.stream)  # a thread has its own
+        with on_stream, self._precision():
+            tokens, targets, masks = self.samples.read(own, self.source, self.device)
             return tokens if self.scale is None else self.scale.apply(tokens), targets, masks
-        prepared = self.source.images([self.samples.ids[row] for row in own.rows], augmented=True)
-        [images], targets, masks = self.samples.send([prepared], own, device)
-        if self.recipe.cutmix_alpha is not None and self._mixes:
-            options: dict[str, Any] = {**self.mixed, "masks": masks, "patch_size": self.source.backbone.patch_size}
+
+    def _images(self, live: LiveTokens, own: Batch, decoded: Sequence[Tensor], *, training: bool) -> Inputs:
+        """The images of a batch, its targets and masks; in training blended by :func:`cutmix`."""
+        prepared = live.prepared(decoded, self.samples.named(own)[1])
+        [images], targets, masks = self.samples.send([prepared], own, self.device)
+        if training and self.recipe.cutmix_alpha is not None and self._mixes:
+            options: dict[str, Any] = {**self.mixed, "masks": masks, "patch_size": live.backbone.patch_size}
             images, targets, masks = cutmix(images, targets, self.recipe.cutmix_alpha, **options)
         return images, targets, masks
+
+    def _tokens(self, inputs: Any) -> Tokens:
+        """The standardised tokens of images that go through a live backbone; tokens that are read are ready."""
+        if isinstance(inputs, Tokens):
+            return inputs
+        tokens: Tokens = self.source.backbone(inputs)  # type: ignore[attr-defined]
+        return tokens if self.scale is None else self.scale.apply(tokens)
 
     @property
     def _mixes(self) -> bool:
@@ -302,30 +259,39 @@ class Loop:
     def _loss(self, inputs: Any, targets: Table, masks: Table, size: int) -> tuple[Tensor, Table]:
         """The loss of the whole batch, of which this process holds a share."""
         with self._precision():
-            tokens: Tokens = inputs
-            if isinstance(self.source, LiveTokens):
-                tokens = self.source.backbone(inputs)
-                tokens = tokens if self.scale is None else self.scale.apply(tokens)
+            tokens = self._tokens(inputs)
             if self.recipe.mixup_alpha is not None and self._mixes:
                 options: dict[str, Any] = {**self.mixed, "masks": masks}
                 tokens, targets, masks = manifold_mixup(tokens, targets, self.recipe.mixup_alpha, **options)
             outputs = _exact(self.learner.head(tokens))
         return self.loss(*self.processes.gathered((outputs, targets, masks), size))  # type: ignore[no-any-return]
 
-    def _count_losses(self) -> None:
+    @torch.no_grad()
+    def _count_losses(self, *, with_weights: bool = False) -> None:
         """Add the losses of the last steps to the epoch's; the host waits for the device here only.
 
+        Args:
+            with_weights: check the trained weights too: a finite loss may have a gradient that is not.
+
         Raises:
-            DataError: if one is not finite.
+            DataError: if a loss or a weight is not finite.
         """
         losses, self._losses = self._losses, []
-        for row, (_, share) in zip(_read([parts for parts, _ in losses]), losses, strict=True):
-            if not math.isfinite(row["loss"]):
-                rate = self.optimizer.param_groups[0]["lr"]
-                raise DataError(
-                    f"the loss is {row['loss']} at lr {rate:.3g}: training diverged; lower lr, or check the targets"
-                )
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norms = [{"norm": torch.nn.utils.get_total_norm(trained)}] if with_weights else []
+        rows = _read([*(parts for parts, _ in losses), *norms])
+        norm = rows.pop()["norm"] if norms else 0.0
+        for row, (_, share) in zip(rows, losses, strict=True):
+            self._check_finite("the loss", row["loss"])
             _add(self.progress.sums, row, share)
+        self._check_finite("the norm of the weights", norm)
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise DataError(
+                f"{what} is {value} in epoch {self.progress.epoch}: training diverged at lr {self.recipe.lr:.3g}; "
+                "lower it (lr=, --lr), or check the targets"
+            )
 
     def _precision(self) -> torch.autocast:
         amp = self.recipe.amp
@@ -354,9 +320,9 @@ class Loop:
         tables: list[Table] = []
         predictions: list[Table] = []
         with closing(self._loaded(self.valid, training=False)) as inputs:
-            for batch, (tokens, targets, masks) in zip(self.valid, inputs, strict=True):
+            for batch, (loaded, targets, masks) in zip(self.valid, inputs, strict=True):
                 with self._precision():
-                    outputs = _exact(self.learner.head(tokens))
+                    outputs = _exact(self.learner.head(self._tokens(loaded)))
                 outputs, targets, masks = self.processes.gathered((outputs, targets, masks), len(batch.rows))
                 parts = self.loss(outputs, targets, masks)[1]
                 tables.append(_named(torch.stack(list(parts.values())).sum(), parts))

@@ -30,8 +30,8 @@ def match_samples(
     targets: Any,
     weights: Any,
     names: Sequence[str],
-    ids: Sequence[str] | None = None,
-    val_ids: Sequence[str] | None = None,
+    ids: Iterable[str] | None = None,
+    val_ids: Iterable[str] | None = None,
     target_ids: Sequence[Any] | None = None,
 ) -> tuple[list[str], list[str], dict[str, Any], dict[str, Any]]:
     """Return training ids and validation ids as the source spells them, and targets and weights of both in this order.
@@ -53,16 +53,16 @@ def match_samples(
     if not columns:
         given = targets.targets if isinstance(targets, Table) else getattr(targets, "columns", targets)
         raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
-    weight_columns = columns_of(weights or {}, target_ids, None, "weights")
+    weight_columns = columns_of({} if weights is None else weights, target_ids, None, "weights")
     if target_ids is not None and not any(c.ids is target_ids for c in (*columns.values(), *weight_columns.values())):
         raise ConfigError("target_ids was given, but all values carry their own ids; leave target_ids out")
     spelling = SourceIds(source_ids)
-    valid = spelling.all_of(val_ids or (), "validation ids")
+    valid = spelling.all_of(_in_order(val_ids), "validation ids")
     if ids is None:
         every = dict.fromkeys(each for column in columns.values() for each in column.ids)
         train = sorted(set(spelling.all_of(every, "ids of the targets")) - set(valid), key=str)
     else:
-        train = spelling.all_of(ids, "training ids")
+        train = spelling.all_of(_in_order(ids), "training ids")
     values, cells = (
         {name: _values(spelling, column, [*train, *valid]) for name, column in table.items()}
         for table in (columns, weight_columns)
@@ -211,6 +211,11 @@ class SourceIds:
         return [found for _, found in pairs if found is not None]
 
 
+def _in_order(ids: Iterable[Any] | None) -> Iterable[Any]:
+    """The ids; of a set, whose order differs between processes, in ascending order."""
+    return () if ids is None else sorted(ids) if isinstance(ids, set | frozenset) else ids
+
+
 def _rows(spelling: SourceIds, column: Column, ids: Sequence[str]) -> list[int]:
     """The rows of these ids in a column."""
     rows: dict[str, list[int]] = {}
@@ -278,6 +283,3 @@ def _count(ids: Sequence[Any], one: str, many: str) -> str:
 
 def _named(ids: Iterable[Any]) -> str:
     return ", ".join(repr(image_id) for image_id, _ in zip(ids, range(_SHOWN), strict=False))
-
-
-ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2

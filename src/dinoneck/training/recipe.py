@@ -40,31 +40,27 @@ class Recipe:
         batch_size: images per step, over all processes.
         lr: peak learning rate; cosine with warm-up.
         seed: of the split, the first weights and the order of samples.
-        optimizer: adamw, or sam: AdamW on the gradient at the worst point nearby (sharpness-aware minimisation), at
-            twice the cost.
-        rho: neighbourhood size of SAM, in the norm of all trained weights together.
-        weight_decay: of AdamW, for matrices; biases, norms and the loss's own parameters have none.
-        warmup: share of the steps in which the learning rate rises.
-        min_lr: where the cosine ends, at most the peak of any group.
-        ema_decay: decay of the moving average of the weights, which is validated and kept in the end; None = no
-            average.
-        ema_start: share of the steps before the averaging begins; until then the average is the weights themselves.
-        amp: bf16 or fp16: autocast of the forward pass, losses in float32; True = bf16, None = float32.
-        clip_norm: gradients are scaled down to this norm; None = never.
-        standardise_tokens: train on tokens of zero mean and unit spread per channel, for heads that start with a
-            linear layer or a norm; the trained head takes tokens as they are.
-        ridge_blend: share of ridge regression on the mean token in a trained patch_mean head, 0 ... 1; 0 = none. For
-            regression tasks without an activation or log1p.
-        mixup_alpha: manifold mixup: blend tokens and targets of samples, shares from Beta(alpha, alpha); None = do
-            not.
-        mixup_off_last: share of the steps at the end without any blending.
+        optimizer: adamw, or sam: sharpness-aware minimisation with AdamW, at twice the cost.
+        rho: neighbourhood size of SAM, in the norm of all trained weights.
+        weight_decay: of AdamW, for weight matrices only.
+        warmup: share of the steps with a rising learning rate.
+        min_lr: last learning rate of the cosine.
+        ema_decay: decay of the moving average of the weights, which is validated and saved; None = no average.
+        ema_start: share of the steps before averaging begins.
+        amp: autocast to bf16 or fp16, losses in float32; True = bf16, None = float32.
+        clip_norm: largest norm of the gradients; None = no limit.
+        standardise_tokens: standardise tokens per channel (default: on), for heads that start with a linear layer or a
+            norm; folded into the trained head.
+        ridge_blend: share of ridge regression in a trained patch_mean head, 0 ... 1, 0 = off; for regression without an
+            activation or log1p.
+        mixup_alpha: manifold mixup of tokens and targets, Beta(alpha, alpha); None = off.
+        mixup_off_last: share of the steps at the end without mixup.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
             ``mixup_alpha`` too, each batch is first pasted, then its tokens are blended; targets follow both.
-        patience: stop after so many epochs without a better validation loss, and keep the best weights; None = train
-            to the end and keep the last ones.
-        backbone_lr: peak learning rate of a backbone that is trained along; None = a tenth of the head's.
-        save_steps: write the run's state after every so many steps too; None = at the end of every epoch only. It
-            changes nothing in the result.
+        patience: epochs without a better validation loss before training stops with the best weights; None = keep the
+            last.
+        backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
+        save_steps: steps between saved states; None = every epoch. It does not change the result.
 
     ``standardise_tokens`` measures the channels on the training ids. Heads whose first layer is linear absorb the
     scale after training, exactly; heads with a norm at the entrance start with that norm set to it. Other heads take
@@ -104,6 +100,9 @@ class Recipe:
     save_steps: Annotated[int | None, or_none(int)] = None
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if callable(number := getattr(getattr(self, field.name), "item", None)):
+                object.__setattr__(self, field.name, number())  # of NumPy
         if isinstance(self.amp, bool):
             object.__setattr__(self, "amp", "bf16" if self.amp else None)
         for name, known in (("optimizer", ("adamw", "sam")), ("amp", ("bf16", "fp16", None))):

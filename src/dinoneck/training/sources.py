@@ -13,14 +13,13 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.devices import send
 from dinoneck.errors import DataError
 from dinoneck.grid import TokenGrid
 from dinoneck.lazy import renamed_arguments
 from dinoneck.progress import progress
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.views import Transform, Views, apply_transform, describe_transform, view_seed
+from dinoneck.training.views import Transform, Views, apply_transform, view_seed
 
 LARGEST_HALF = 65504.0
 _Item = TypeVar("_Item")
@@ -60,7 +59,8 @@ class TokenSource(Protocol):
 
     A class may have ``stored(ids, patterns)`` next to ``batch``: it returns a list of tensors as they are kept, and a
     function that makes the float32 Tokens of them on the device where they have arrived. Training then moves the
-    narrower dtype, and a thread reads ahead; so ``stored`` must not draw random numbers.
+    narrower dtype, and a thread reads ahead of the step: ``stored`` must not draw random numbers, and later calls must
+    not change the tensors of an earlier one.
     """
 
     @property
@@ -283,98 +283,3 @@ class MemoryTokens:
             _token_record(tokens if ids is None else tokens[self.rows(ids)]) for tokens in (self.tokens, *self.views)
         ]
         return {**plain, "views": others} if others else plain
-
-
-class LiveTokens:
-    """A token source that runs the backbone for every batch; LoRA weights and unfrozen blocks get gradients.
-
-    :func:`dinoneck.training.fit` trains what is trainable in the backbone along with the head. For a frozen backbone
-    take :class:`dinoneck.training.MemoryTokens` or a feature store: the same tokens, computed once.
-
-    Args:
-        backbone: with ``add_lora`` or ``unfreeze_last`` called before.
-        images: the images, one per id; all must come to one size.
-        ids: one per image; None = their numbers.
-        preprocess: how images are prepared; None = the backbone's own.
-        transform: applied to every training image each time: a torchvision v2 transform, one of albumentations, or a
-            function of a uint8 tensor (3, height, width); before the resize. Tasks with maps are refused, as it may
-            move pixels. Validation and predictions take the images as they are.
-
-    Raises:
-        DataError: if ids and images differ in number, or an id stands twice.
-        ConfigError: if ``backbone`` is not a Backbone.
-
-    Examples:
-        >>> import torch
-        >>> from dinoneck import load_backbone
-        >>> backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
-        >>> source = LiveTokens(backbone, torch.rand(3, 3, 32, 48), ["a", "b", "c"])
-        >>> source.batch(["b", "a"]).sequence[0].requires_grad
-        True
-    """
-
-    @renamed_arguments(photos="images")
-    def __init__(
-        self,
-        backbone: Backbone,
-        images: Sequence[ImageInput],
-        ids: Sequence[str] | None = None,
-        preprocess: Preprocessing | None = None,
-        transform: Transform | None = None,
-    ) -> None:
-        self.backbone, self._inputs, self.transform = checked_backbone(backbone), images, transform
-        self.ids = tuple(str(i) for i in range(len(images))) if ids is None else tuple(ids)
-        self.preprocess = preprocess or backbone.preprocess
-        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
-        if len(self._rows) != len(self.ids) or len(images) != len(self.ids) or not self.ids:
-            raise DataError(
-                f"{len(self.ids)} ids ({len(self._rows)} different) for {len(images)} images; expected one id each"
-            )
-
-    def images(self, ids: Sequence[str], *, augmented: bool = False) -> Tensor:
-        """Return the prepared images (B, 3, H, W), float32, on the CPU; ``augmented`` by the transform.
-
-        Raises:
-            DataError: if an id is unknown or an image cannot be used.
-        """
-        chosen: list[ImageInput] = [self._inputs[row] for row in looked_up(self._rows, ids)]
-        if augmented and self.transform is not None:
-            seeds = torch.randint(2**32, (len(chosen),)).tolist()
-            chosen = [apply_transform(self.transform, *each) for each in zip(chosen, seeds, strict=True)]
-        return self.preprocess(chosen)
-
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
-
-        Raises:
-            DataError: as :meth:`images` does; for a pattern other than 0, the image as it is.
-        """
-        if patterns is not None and any(patterns):
-            raise DataError(f"live tokens have pattern 0 only; asked for {sorted(set(patterns))}")
-        [images] = send([self.images(ids)], next(self.backbone.parameters()).device)
-        tokens: Tokens = self.backbone(images)
-        return tokens
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what distinguishes this source from others: preparation, and the frozen part of the backbone."""
-        frozen = hashlib.sha256()
-        for name, parameter in sorted(self.backbone.named_parameters()):
-            frozen.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|{parameter.requires_grad}|".encode())
-            if not parameter.requires_grad:
-                frozen.update(bytes_of(parameter))
-        return {
-            "kind": "live",
-            "backbone": self.backbone.name,
-            "layers": list(self.backbone.layers),
-            "norm": self.backbone.norm,
-            "inputs": self.preprocess.record(),
-            **({} if self.transform is None else {"transform": describe_transform(self.transform)}),
-            "frozen_sha256": frozen.hexdigest(),
-        }
-
-
-def trained_backbone(source: object) -> Backbone | None:
-    """Return the backbone that is trained along with a head on this source; None if there is none."""
-    if isinstance(source, LiveTokens) and not source.backbone.frozen:
-        return source.backbone
-    return None

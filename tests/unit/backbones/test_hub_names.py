@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import huggingface_hub
@@ -13,7 +12,6 @@ from tests.hub_server import READER, Hub
 
 from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
-from dinoneck.cli import demo
 from dinoneck.cli.main import command, main
 from dinoneck.training.inputs import open_backbone
 
@@ -101,23 +99,8 @@ def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeyp
     assert "HF_HUB_OFFLINE is set" in refusal()
 
 
-def test_the_demo_takes_random_weights_where_none_can_be_downloaded(
-    hub: Hub, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert not demo._is_available(SMALL, random=False)
-    assert hub.requests
-    assert "seeded random weights (the published ones are neither" in capsys.readouterr().out
-
-
 def test_a_gated_copy_names_the_one_of_timm(hub: Hub) -> None:
     hub.repo("facebook/dinov3-vits16-pretrain-lvd1689m", {"config.json": b"{}"}, gated=True)
     text = refusal("facebook/dinov3-vits16-pretrain-lvd1689m", "transformers")
     assert "is gated" in text
     assert f"timm's copy of the same weights, {SMALL!r}" in text
-
-
-def test_a_missing_transformers_is_named_before_the_hub_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"dinoneck\[hf\]"):
-        load_backbone("dinov3_vits16", source="transformers")
-    assert hub.requests == []

@@ -51,7 +51,7 @@ def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: st
         assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05  # layers differ, or equality would mean little
 
 
-def test_native_position_recipes_of_plain_dinov2_differ_and_are_told_apart() -> None:
+def test_native_position_recipes_of_plain_dinov2_differ_and_are_distinguished() -> None:
     one, other = both("vit_small_patch14_dinov2")
     images = torch.randn(1, 3, 224, 224)
     assert gap(one(images).patches, other(images).patches) > 1e-3
@@ -95,26 +95,6 @@ def test_frozen_transformers_do_not_move_their_rotary_positions() -> None:
         assert not torch.equal(model(images).last_hidden_state, first)
     backbone.unfreeze_last(2).train()
     assert torch.equal(backbone(images).sequence[0], backbone(images).sequence[0])
-
-
-@pytest.mark.parametrize("half", [True, False])
-def test_what_is_traced_is_what_timm_does(half: bool) -> None:
-    """Graphs take positions of our own wording, whose sides may be symbolic; to the last bit those of timm."""
-    adapter = load_backbone("dinoneck_tiny").adapter
-    adapter.model.rope.rotate_half = half
-    for rows, cols in ((1, 1), (2, 3), (21, 29), (40, 30)):
-        patches = torch.randn(2, rows, cols, 64)
-        for one, other in zip(adapter._traced(patches), adapter.model._pos_embed(patches), strict=True):
-            assert torch.equal(one, other)
-
-
-def test_low_precision_keeps_the_frequencies() -> None:
-    before = tiny_dinov3().rope_embeddings.inv_freq.clone()
-    half = wrap_backbone(tiny_dinov3(), dtype=torch.bfloat16)
-    assert torch.equal(half.adapter.rotary.get_buffer("inv_freq"), before)
-    images = torch.randn(1, 3, 32, 48)
-    assert half(images).sequence[0].dtype == torch.bfloat16
-    assert (half(images).sequence[0].float() - wrap_backbone(tiny_dinov3())(images).sequence[0]).abs().mean() < 0.05
 
 
 def test_patch_r_c_is_the_token_at_its_place() -> None:
@@ -204,29 +184,6 @@ def test_official_positions_are_the_formula() -> None:
         official_positions(embedding[:, 1:], (rows, side))
 
 
-def test_cached_hub_models_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    model = tiny_dinov3()
-    model.save_pretrained(tmp_path / ("a" * 40))
-    asked = []
-
-    def snapshot(repo_id: str, **options: object) -> str:
-        asked.append((repo_id, options.get("local_files_only")))
-        return str(tmp_path / ("a" * 40))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    loaded = load_backbone("vit_small_patch16_dinov3", source="transformers")
-    repo = "facebook/dinov3-vits16-pretrain-lvd1689m"
-    assert asked == [(repo, True)]
-    assert loaded.name == repo
-    assert loaded.weights == {"kind": "hub", "repo": repo, "revision": "a" * 40}
-    assert loaded.record()["weights_sha256"] == wrap_backbone(model).record()["weights_sha256"]
-    assert loaded.record()["license"] == "dinov3-license"
-    with pytest.raises(BackboneError, match="transformers has no weights of 'vit_tiny_patch16_dinov3_qkvb'"):
-        load_backbone("vit_tiny_patch16_dinov3_qkvb", source="transformers")
-
-
 def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -241,29 +198,3 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(ImportError, match=rf"dinoneck\[{extra}\]"):
             act()
-
-
-def test_backbone_classes_give_their_registers_too() -> None:
-    """transformers' own Backbone output has no registers and always norms the last stage."""
-    model = tiny_dinov3()
-    other = transformers.DINOv3ViTBackbone(model.config)
-    other.load_state_dict(model.state_dict())
-    images = torch.randn(1, 3, 32, 48)
-    for norm in (True, False):
-        one, two = (
-            wrap_backbone(model, layers=[2, 0], norm=norm)(images),
-            wrap_backbone(other, layers=[2, 0], norm=norm)(images),
-        )
-        assert two.num_registers == 2
-        for a, b in zip(one.sequence, two.sequence, strict=True):
-            assert torch.equal(a, b)
-
-
-def test_images_that_the_patch_does_not_divide_are_refused_not_floored() -> None:
-    """The models themselves would cut the rest off without a word."""
-    from dinoneck import GridError
-
-    with pytest.raises(GridError, match="33 % 16 = 1"):
-        wrap_backbone(tiny_dinov3())(torch.randn(1, 3, 33, 48))
-    with pytest.raises(GridError, match="30 % 14 = 2"):
-        wrap_backbone(transformers.Dinov2Model(tiny_dinov2()))(torch.randn(1, 3, 30, 28))

@@ -152,8 +152,7 @@ def test_a_file_of_another_size_is_named(small_state: State, tmp_path: Path) -> 
     with (
         torch.device("meta"),
         pytest.raises(
-            BackboneError,
-            match=r"the file holds a ViT-S \(384 channels\), the model is a ViT-B \(768 channels\)",
+            BackboneError, match=r"the file holds a ViT-S \(384 channels\), the model is a ViT-B \(768 channels\)"
         ),
     ):
         load_backbone("vit_base_patch16_dinov3_qkvb", checkpoint=tmp_path / "small.pth")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinoneck import CheckpointError, Tokens, load_head, save_head
+from dinoneck import Tokens, load_head, save_head
 from dinoneck.checkpoint import cls_gating_tasks, import_cls_gating
 from dinoneck.losses import TaskLoss
 
@@ -48,8 +48,8 @@ def source_forward(w: dict[str, Tensor], cls_token: Tensor, patches: Tensor) -> 
     x = linear(torch.cat([cls_token, pooled], dim=-1), "shared_mlp.0")
     x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
     x = F.gelu(x * w["shared_mlp.1.weight"] + w["shared_mlp.1.bias"])
-    said = {name: linear(x, f"{name}_head") for name in ("main", "state", "height", "aux")}
-    return {name: value if name == "state" else F.softplus(value) for name, value in said.items()}
+    predicted = {name: linear(x, f"{name}_head") for name in ("main", "state", "height", "aux")}
+    return {name: value if name == "state" else F.softplus(value) for name, value in predicted.items()}
 
 
 def tokens_of(x: Tensor) -> Tokens:
@@ -57,7 +57,7 @@ def tokens_of(x: Tensor) -> Tokens:
 
 
 @pytest.mark.parametrize("form", ["dict", "safetensors", "pt"])
-def test_imported_weights_say_the_same(form: str, tmp_path: Path) -> None:
+def test_imported_weights_predict_the_same(form: str, tmp_path: Path) -> None:
     state = source_weights()
     source: Any = state
     if form == "safetensors":
@@ -68,47 +68,15 @@ def test_imported_weights_say_the_same(form: str, tmp_path: Path) -> None:
         torch.save(state, source)
     head = import_cls_gating(source)
     x = torch.randn(4, 20, WIDTH)
-    said, expected = head(tokens_of(x)), source_forward(state, x[:, 0], x[:, 5:])
-    assert list(said) == ["main", "state", "height", "aux"]
+    predicted, expected = head(tokens_of(x)), source_forward(state, x[:, 0], x[:, 5:])
+    assert list(predicted) == ["main", "state", "height", "aux"]
     for name, values in expected.items():
-        assert (said[name] - values).abs().max() <= 1e-6, name
+        assert (predicted[name] - values).abs().max() <= 1e-6, name
     assert not head.training and head.config["num_patches"] == PLACES and head.config["hidden_dim"] == HIDDEN
     predicted = head.predict(tokens_of(x))
     assert torch.allclose(predicted["state"], expected["state"].softmax(-1), atol=1e-6)
     save_head(tmp_path / "own", head)
-    assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], said["main"])
-
-
-def test_every_weight_is_taken_as_it_is_and_copied() -> None:
-    state = source_weights(dtype=torch.float64)
-    head = import_cls_gating(state, dropout=0.25)
-    assert head.dropout.p == 0.25 and next(head.parameters()).dtype == torch.float64
-    assert sorted(p.sum().item() for p in head.parameters()) == sorted(x.sum().item() for x in state.values())
-    before = head.trunk.weight.clone()
-    state["shared_mlp.0.weight"].zero_()
-    assert torch.equal(head.trunk.weight, before)
-
-
-@pytest.mark.parametrize(
-    ("change", "step", "match"),
-    [
-        (lambda s: s.pop("aux_head.bias"), "tensors", "lacks aux_head.bias "),
-        (
-            lambda s: s.update({"gate_mlp.0.weight": torch.ones(5, WIDTH)}),
-            "tensors",
-            r"weight is torch.float32 \(5, 32\); expected \(8, 32\)",
-        ),
-        (lambda s: s.update({"gate_mlp.0.weight": torch.ones(5)}), "tensors", r"expected \(outputs, inputs\)"),
-        (lambda s: s["main_head.bias"].fill_(torch.nan), "finite", "main_head.bias holds values that are not finite"),
-        (lambda s: s.update({"aux_head.bias": torch.ones(2).long()}), "tensors", "aux_head.bias is torch.int64"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused(change: Any, step: str, match: str) -> None:
-    state = source_weights()
-    change(state)
-    with pytest.raises(CheckpointError, match=match) as caught:
-        import_cls_gating(state)
-    assert caught.value.step == step
+    assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], predicted["main"])
 
 
 def test_the_tasks_are_the_sources() -> None:
@@ -130,15 +98,15 @@ def test_the_loss_is_the_sources(soft: bool) -> None:
 
     torch.manual_seed(0)
     sizes = {"main": 3, "state": 4, "height": 1, "aux": 2}
-    said = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
+    predicted = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
     truth = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
     classes = torch.randint(4, (7,))
     shares = truth["state"].softmax(-1) if soft else F.one_hot(classes, 4).double()
     truth["state"] = shares if soft else classes
-    main = sum(w * smooth(said["main"][:, i] - truth["main"][:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
-    state = -(shares * said["state"].log_softmax(-1)).sum(-1).mean()
-    rest = state + smooth(said["height"] - truth["height"]) + smooth(said["aux"] - truth["aux"])
-    total, parts = TaskLoss(cls_gating_tasks())(said, truth)
+    main = sum(w * smooth(predicted["main"][:, i] - truth["main"][:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
+    state = -(shares * predicted["state"].log_softmax(-1)).sum(-1).mean()
+    rest = state + smooth(predicted["height"] - truth["height"]) + smooth(predicted["aux"] - truth["aux"])
+    total, parts = TaskLoss(cls_gating_tasks())(predicted, truth)
     assert total.item() == pytest.approx(float(main + 0.1 * rest), rel=1e-12)
     assert parts["main"].item() == pytest.approx(float(main), rel=1e-12)
-    assert parts["aux"].item() == pytest.approx(0.1 * smooth(said["aux"] - truth["aux"]).item(), rel=1e-12)
+    assert parts["aux"].item() == pytest.approx(0.1 * smooth(predicted["aux"] - truth["aux"]).item(), rel=1e-12)

@@ -37,8 +37,8 @@ def folder(hub: Hub, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def verified(folder: Path, capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
     capsys.readouterr()
     assert main(["verify", str(folder)]) == code
-    told = capsys.readouterr()
-    return told.err if code else told.out
+    printed = capsys.readouterr()
+    return printed.err if code else printed.out
 
 
 def test_what_was_pushed_belongs_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import torch
-from tests.fixtures.ensembles import write_ensemble
 from tests.fixtures.head_files import ANSWERS, answers, integers
 from tests.hub_server import Hub, Repo
 
@@ -19,9 +17,7 @@ from dinoneck import (
     CheckpointError,
     HeadCheckpoint,
     HeadEnsemble,
-    PatchMeanHead,
     Predictor,
-    Task,
     ViTFPN,
     load_backbone,
     load_head,
@@ -106,42 +102,6 @@ def test_what_the_heads_share_is_kept_and_metrics_become_mean_and_deviation() ->
         },
     }
     assert (meta["license"], meta["tta"]["ops"]) == ("Apache-2.0", "flip4")
-
-
-def test_records_that_are_too_long_together_are_left_out(tmp_path: Path) -> None:
-    """0.1 kept them in each head's file; one file has room for the first form that fits."""
-    heads = [
-        HeadCheckpoint.from_module(
-            PatchMeanHead(4, [Task("a")]),
-            license=f"LicenseRef-{fold}-{'x' * 60}",
-            training={"seed": 1, "metrics": {f"{fold}-{i}": 1e-8 for i in range(400)}},
-            extra={"note": "n" * 16_000, "fold": fold},
-        )
-        for fold in range(8)
-    ]
-    folder = write_ensemble(tmp_path / "e", heads, "a")
-    with pytest.warns(UserWarning, match="of all heads is longer") as warned:
-        joined = HeadCheckpoint.load(folder)
-    assert [str(each.message).split(": ")[1].split()[0] for each in warned] == ["training", "license"]
-    assert joined.meta["training"] == {"seed": 1}
-    assert joined.meta["license"] is None
-    joined.save(tmp_path / "one")
-    assert HeadCheckpoint.load(tmp_path / "one").meta == joined.meta
-
-
-@pytest.mark.parametrize("name", ["plain", "with_lora"])
-def test_a_list_of_heads_is_averaged_as_their_ensemble(name: str, tmp_path: Path) -> None:
-    """By Predictor: files, a plain folder of them, and one file of a HeadEnsemble; LoRA weights included."""
-    files = [ROOT / name / member["file"] for member in members(ROOT / name)]
-    first = HeadCheckpoint.load(files[0])
-    backbone = load_backbone("dinoneck_tiny", layers=first.meta["backbone"]["layers"])
-    if first.adapter_state:
-        first.apply_adapter(backbone)
-    heads = HeadEnsemble.from_heads([load_head(file) for file in files])
-    save_head(tmp_path / "one.safetensors", heads, backbone=backbone, preprocess=first.preprocess)
-    one = predicted(tmp_path / "one.safetensors", ROOT / name)
-    assert predicted(files, ROOT / name) == pytest.approx(one, rel=1e-6)
-    assert predicted(ROOT / name / "heads", ROOT / name) == pytest.approx(one, rel=1e-6)
 
 
 def test_a_plain_folder_holds_one_head_or_is_for_predictor(folder: Path, tmp_path: Path) -> None:
@@ -319,15 +279,3 @@ def test_a_repository_of_0_1_is_the_same_head(hub: Hub, repo: Repo) -> None:
     assert predictor.revisions == {"me/many": first}
     hub.stop()
     assert predicted(HeadCheckpoint.load("me/many", revision=first), ROOT / "plain") == predicted(local, ROOT / "plain")
-
-
-def test_a_damaged_head_in_the_cache_is_named_with_its_repository(repo: Repo) -> None:
-    commit, name = repo.branches["main"], "heads/total-fold1.safetensors"
-    HeadCheckpoint.load("me/many")
-    stored = Path(str(huggingface_hub.try_to_load_from_cache("me/many", name, revision=commit))).resolve()
-    flip(stored)
-    with pytest.raises(CheckpointError, match=f"me/many at {commit}: .*total-fold1.*{stored}") as caught:
-        Predictor("me/many")
-    assert caught.value.step == "digest"
-    stored.unlink()
-    assert len(HeadCheckpoint.load("me/many", revision=commit).config["members"]) == 6

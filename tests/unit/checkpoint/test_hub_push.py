@@ -11,11 +11,10 @@ import huggingface_hub
 import pytest
 import torch
 from PIL import Image
-from tests.fixtures.ensembles import write_ensemble
 from tests.hub_server import READER, WRITER, Hub
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task
-from dinoneck.checkpoint import model_card, pull_from_hub, push_to_hub
+from dinoneck.checkpoint import model_card, push_to_hub
 from dinoneck.checkpoint.card import config_json
 
 # the client's own way of uploading without Xet
@@ -133,7 +132,7 @@ def test_branches_are_made_or_refused(writer: Hub, checkpoint: HeadCheckpoint) -
     assert HeadCheckpoint.load("me/one").meta == checkpoint.meta
 
 
-def test_a_second_head_beside_is_refused(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+def test_a_second_head_in_the_repository_is_refused(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     writer.repo("me/one", {"fold_1.safetensors": b"x"})
     assert "me/one holds other head files: fold_1.safetensors" in refusal(checkpoint)
     assert len(writer.repos["me/one"].commits) == 1
@@ -141,12 +140,12 @@ def test_a_second_head_beside_is_refused(writer: Hub, checkpoint: HeadCheckpoint
 
 def test_pushes_at_once_do_not_mix(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     repo = writer.repo("me/one")
-    writer.before_commit = lambda: repo.commit({"README.md": b"somebody else"})
+    writer.before_commit = lambda: repo.commit({"README.md": b"another user"})
     assert "another commit to me/one (" in refusal(checkpoint)
     assert set(repo.commits[repo.branches["main"]]) == {".gitattributes", "README.md"}
 
 
-def test_who_may_not_write_is_told(
+def test_users_without_write_access_get_the_reason(
     hub: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.repo("me/one")
@@ -162,7 +161,7 @@ def test_who_may_not_write_is_told(
         assert not any(secret in text for secret in (READER, WRITER, "hf_wrongwrong"))
 
 
-def test_a_hub_that_breaks_down_is_told(writer: Hub, checkpoint: HeadCheckpoint) -> None:
+def test_a_hub_that_breaks_down_is_reported(writer: Hub, checkpoint: HeadCheckpoint) -> None:
     writer.repo("me/one")
     writer.down = 501
     assert "the push to me/one broke off: the hub is busy or down (501)" in refusal(checkpoint)
@@ -171,20 +170,9 @@ def test_a_hub_that_breaks_down_is_told(writer: Hub, checkpoint: HeadCheckpoint)
     assert "the push to me/one broke off: the hub could not be reached (Connect" in refusal(checkpoint)
 
 
-def test_an_upload_that_is_refused_is_told(writer: Hub, checkpoint: HeadCheckpoint) -> None:
-    writer.storage_down = 403
-    text = refusal(checkpoint)
-    assert "may not do this with me/one (" in text
-    assert "s3cr3t" not in text
-    assert len(writer.repos["me/one"].commits) == 1
-
-
 def test_offline_pushes_nothing(writer: Hub, checkpoint: HeadCheckpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert refusal(checkpoint) == (
-        "the push to me/one broke off: HF_HUB_OFFLINE is set, so the hub was not asked; unset it to go online. The hub "
-        "holds all of it or nothing; files that arrived are not sent again by the next push"
-    )
+    assert "broke off: HF_HUB_OFFLINE is set, so the hub was not asked; unset it" in refusal(checkpoint)
     assert writer.requests == []
 
 
@@ -197,23 +185,3 @@ def test_an_older_ensemble_of_several_files_is_replaced_whole(writer: Hub, check
     assert HeadCheckpoint.load("me/many").meta == checkpoint.meta
     writer.repo("me/more", {"ensemble.json": b"{}", **heads, "other.safetensors": b"x"})
     assert "me/more holds other head files: other.safetensors" in refusal(checkpoint, "me/more")
-
-
-@pytest.fixture
-def ensemble(tiny: Backbone, tmp_path: Path) -> Path:
-    """The folder of version 0.1."""
-    folds = [HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a", unit="g")]), backbone=tiny) for _ in range(3)]
-    return write_ensemble(tmp_path / "folder", folds, "a")
-
-
-def test_a_repository_of_0_1_is_pulled_and_replaced(writer: Hub, ensemble: Path, tmp_path: Path) -> None:
-    old = {file.relative_to(ensemble).as_posix(): file.read_bytes() for file in ensemble.rglob("*.*")}
-    commit = writer.repo("me/many", old).branches["main"]
-    assert pull_from_hub("me/many", tmp_path / "back") == commit
-    assert HeadCheckpoint.load(tmp_path / "back").meta == HeadCheckpoint.load(ensemble).meta
-    pushed = push_to_hub(ensemble, "me/many")
-    assert set(writer.repos["me/many"].commits[pushed.commit]) >= {"head.safetensors", "README.md"}
-    assert not {name for name in writer.repos["me/many"].commits[pushed.commit] if name.startswith(("heads/", "ens"))}
-    file = ensemble / "heads" / "a-fold1.safetensors"
-    file.write_bytes(file.read_bytes()[:-1])
-    assert "cut short" in refusal(ensemble, "me/many")

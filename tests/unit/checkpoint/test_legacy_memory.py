@@ -34,10 +34,7 @@ def test_many_names_of_one_memory_are_refused_and_tied_weights_are_not(tmp_path:
     assert list(read_legacy(tmp_path / "b.pt").state) == ["a", "b", "c", "d", "e"]
 
 
-@pytest.mark.parametrize(
-    "meta",
-    [{"depth": 10**9}, {"hidden_dim": 10**400}, {"depth": True}],
-)
+@pytest.mark.parametrize("meta", [{"depth": 10**9}, {"hidden_dim": 10**400}, {"depth": True}])
 def test_a_file_builds_no_more_than_it_holds(meta: dict[str, Any], tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}, "meta": {"head_type": "dense", **meta}}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError) as caught:

@@ -10,16 +10,7 @@ import torch
 from tests.fixtures.ensembles import write_ensemble
 from torch import Tensor
 
-from dinoneck import (
-    Backbone,
-    HeadCheckpoint,
-    HeadEnsemble,
-    Predictor,
-    PyramidHead,
-    SimplePyramid,
-    Task,
-    Tokens,
-)
+from dinoneck import Backbone, HeadCheckpoint, HeadEnsemble, Predictor, PyramidHead, SimplePyramid, Task, Tokens
 from dinoneck.checkpoint import read_header
 
 
@@ -28,7 +19,7 @@ def heads(count: int = 2) -> list[PyramidHead]:
     return [PyramidHead(64, [Task("a", unit="g")], neck, hidden_dim=4).eval() for _ in range(count)]
 
 
-def a_photo() -> Tokens:
+def an_image() -> Tokens:
     return Tokens.from_patches(torch.randn(1, 6, 64), grid=(2, 3), patch_size=16)
 
 
@@ -49,16 +40,16 @@ def negated(head: PyramidHead) -> str:
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Any]:
     """Files of version 1, and what they must answer once their necks are carried over."""
-    own, photo = heads(), a_photo()
+    own, image = heads(), an_image()
     HeadCheckpoint.from_module(own[0]).save(tmp_path / "head")
     HeadCheckpoint.from_module(HeadEnsemble.from_heads(own)).save(tmp_path / "ensemble")
     write_ensemble(tmp_path / "folder", [HeadCheckpoint.from_module(head) for head in own], "a")
-    before = own[0].natural(photo)["a"]
+    before = own[0].natural(image)["a"]
     names = [negated(head) for head in own]
-    told: dict[str, Any] = {"photo": photo, "first": names[0], "head": own[0].natural(photo)["a"]}
-    told["both"] = torch.stack([head.natural(photo)["a"] for head in own]).mean(0)
-    assert not torch.allclose(before, told["head"])
-    return told
+    record: dict[str, Any] = {"image": image, "first": names[0], "head": own[0].natural(image)["a"]}
+    record["both"] = torch.stack([head.natural(image)["a"] for head in own]).mean(0)
+    assert not torch.allclose(before, record["head"])
+    return record
 
 
 @pytest.fixture
@@ -68,8 +59,8 @@ def version_2(files: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimplePyramid, "checkpoint_migrations", {1: turned}, raising=False)
 
 
-def answer(module: Any, photo: Tokens) -> Tensor:
-    found: Tensor = module.natural(photo)["a"]
+def answer(module: Any, image: Tokens) -> Tensor:
+    found: Tensor = module.natural(image)["a"]
     return found
 
 
@@ -78,19 +69,19 @@ def test_a_neck_inside_a_head(files: dict[str, Any], tmp_path: Path) -> None:
     assert read_header(tmp_path / "head").meta["versions"] == {"pyramid": 1, "simple_pyramid": 1}
     found = HeadCheckpoint.load(tmp_path / "head")
     assert found.meta["versions"] == {"pyramid": 1, "simple_pyramid": 2}
-    assert torch.equal(answer(found.build(), files["photo"]), files["head"])
+    assert torch.equal(answer(found.build(), files["image"]), files["head"])
     found.save(tmp_path / "new")
     again = HeadCheckpoint.load(tmp_path / "new")
     assert again.meta == found.meta
     assert again.file_digest != found.file_digest
-    assert torch.equal(answer(again.build(), files["photo"]), files["head"]), "carried over once, not twice"
+    assert torch.equal(answer(again.build(), files["image"]), files["head"]), "carried over once, not twice"
 
 
 @pytest.mark.usefixtures("version_2")
 def test_a_neck_inside_a_member_of_an_ensemble(files: dict[str, Any], tmp_path: Path) -> None:
     found = HeadCheckpoint.load(tmp_path / "ensemble")
     assert found.meta["versions"] == {"ensemble": 1, "pyramid": 1, "simple_pyramid": 2}
-    torch.testing.assert_close(answer(found.build(), files["photo"]), files["both"])
+    torch.testing.assert_close(answer(found.build(), files["image"]), files["both"])
 
 
 def test_an_argument_of_a_neck_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Backbone) -> None:

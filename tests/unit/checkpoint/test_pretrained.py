@@ -55,11 +55,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return states[0].keys() == states[1].keys() and all(torch.equal(states[1][k], v) for k, v in states[0].items())
 
 
-MODULES: list[Any] = [
-    PatchMeanHead(64, TASKS, hidden_dim=4),
-    ViTFPN(64, 2, fpn_dim=4),
-    GatedFusion(4, 4, 4),
-]
+MODULES: list[Any] = [PatchMeanHead(64, TASKS, hidden_dim=4), ViTFPN(64, 2, fpn_dim=4), GatedFusion(4, 4, 4)]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)

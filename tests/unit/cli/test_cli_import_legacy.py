@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from dinoneck import Backbone, FPNHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
+from dinoneck import Backbone, HeadCheckpoint, Predictor, load_head
 from dinoneck.checkpoint.legacy import BIOMASS_TARGETS
 from dinoneck.cli.main import main
 
 LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
-PHOTOS = [
-    "--layers",
-    "5",
-    "--norm",
-    "--size",
-    "32x48",
-    "--fit",
-    "stretch",
-    "--interpolation",
-    "bilinear",
-    "--blur",
-    "5",
-]
-TINY = ["--backbone", "dinoneck_tiny", *PHOTOS]
+IMAGES = ["--layers", "5", "--norm", "--size", "32x48", "--fit", "stretch", "--interpolation", "bilinear"]
+TINY = ["--backbone", "dinoneck_tiny", *IMAGES, "--blur", "5"]
 
 
 @pytest.fixture
@@ -66,15 +53,6 @@ def test_biomass_heads_answer_under_their_names(form: str, models: Path, tmp_pat
         assert meta["extra"]["members"] == [[name, fold] for name in BIOMASS_TARGETS for fold in range(2)]
 
 
-def test_records_of_another_head(models: Path, tmp_path: Path, tiny: Backbone) -> None:
-    like = tmp_path / "like.safetensors"
-    save_head(like, PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=tiny.preprocess)
-    assert imported(models, tmp_path / "out", "--like", str(like)) == 0
-    wanted = HeadCheckpoint.load(like).meta
-    found = HeadCheckpoint.load(tmp_path / "out").meta
-    assert (found["backbone"], found["inputs"]) == (wanted["backbone"], wanted["inputs"])
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -92,65 +70,6 @@ def test_nothing_is_guessed(
     assert imported(models, tmp_path / "out", *more) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_units_and_patterns_are_asked_for(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["import-legacy", "biomass-mlp", str(models), "--out", str(tmp_path / "out"), *TINY]) == 1
-    assert "needs --pattern, --unit, which no such file states" in capsys.readouterr().err
-    assert main(["import-legacy", "described", str(models), "--out", str(tmp_path / "out"), *TINY]) == 1
-    assert "needs --tasks" in capsys.readouterr().err
-
-
-def test_a_folder_in_use_is_refused_before_any_work(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "x").write_text("mine")
-    (models / "t0_f0.pth").unlink()
-    assert imported(models, tmp_path / "out", *TINY) == 1
-    assert "is a folder; expected a file name" in capsys.readouterr().err
-    assert imported(models, tmp_path / "out", "--form", "files", *TINY) == 1
-    assert f"--out {tmp_path / 'out'} exists and is not an empty folder; choose another" in capsys.readouterr().err
-    (tmp_path / "out" / "x").unlink()
-    (tmp_path / "out").rmdir()
-    assert imported(models, tmp_path / "out", "--form", "files", *TINY) == 1
-    assert "lacks Dry_Clover_g fold 0" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_head_files_appear_all_or_none(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    saved: list[object] = []
-    real = HeadCheckpoint.save
-
-    def interrupted(self: HeadCheckpoint, path: Path) -> None:
-        saved.append(real(self, path))
-        if len(saved) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(HeadCheckpoint, "save", interrupted)
-    before = set(tmp_path.iterdir())
-    assert imported(models, tmp_path / "out", "--form", "files", *TINY) == 130
-    assert "interrupted" in capsys.readouterr().err
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_a_described_head(tmp_path: Path, tiny: Backbone) -> None:
-    tasks = [{"name": "mass", "unit": "g", "transform": {"log1p": True}}, {"name": "ratio", "dim": 3, "kind": "ratio"}]
-    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    head = FPNHead(64, [Task("mass"), Task("ratio", dim=3, kind="ratio")], num_layers=1, fpn_dim=8)
-    state = {"module." + key.replace("light.", "task_heads."): value for key, value in head.state_dict().items()}
-    torch.save({"state_dict": state, "meta": {"head_type": "fpn", "fpn_dim": 8, "epoch": 3}}, tmp_path / "old.pt")
-    options = ["--argument", "num_layers=1", "--rename", "task_heads.=light.", "--note", "epoch"]
-    out = tmp_path / "new.safetensors"
-    command = ["import-legacy", "described", str(tmp_path / "old.pt"), "--tasks", str(tmp_path / "tasks.json")]
-    assert main([*command, *options, "--out", str(out), *TINY]) == 0
-    checkpoint = HeadCheckpoint.load(out)
-    assert checkpoint.meta["extra"]["meta"] == {"epoch": 3}
-    assert checkpoint.build().tasks[0].transform.log1p  # type: ignore[index, union-attr]
-    assert all(torch.equal(value, head.state_dict()[key]) for key, value in checkpoint.state_dict.items())
-    assert main([*command, *options[:-2], "--out", str(out), *TINY]) == 1
 
 
 def test_a_cls_gating_head(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:

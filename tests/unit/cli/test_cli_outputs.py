@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.store.store_samples import make, write_photos
+from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, PatchMeanHead, Task, save_head
 from dinoneck.cli import main as command
@@ -33,7 +33,7 @@ def test_no_head_is_replaced(verb: list[str], hard: bool, head: Path, capsys: py
 
 
 def test_a_store_is_not_written_into(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_photos(tmp_path, ["p/a.png"])
+    write_images(tmp_path, ["p/a.png"])
     make(tmp_path / "s", tiny, patterns="none").extract(tmp_path / "p")
     for out in ("s", "s/inside"):
         job = ["store", "convert", str(tmp_path / "s"), "--format", "pt", "--overwrite", "--out", str(tmp_path / out)]
@@ -44,7 +44,7 @@ def test_a_store_is_not_written_into(tiny: Backbone, tmp_path: Path, capsys: pyt
 def test_a_conversion_that_ends_early_leaves_no_files(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_photos(tmp_path, ["p/a.png", "p/b.png"])
+    write_images(tmp_path, ["p/a.png", "p/b.png"])
     make(tmp_path / "s", tiny, patterns="none").extract(tmp_path / "p")
     calls: list[object] = []
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.store.store_samples import write_photos
+from tests.unit.store.store_samples import write_images
 
 from dinoneck import Backbone, PatchMeanHead, Task, save_head
 from dinoneck.cli import inspect as inspect_verb
@@ -36,17 +36,17 @@ def usage(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         code = main([*words])
     except SystemExit as end:
         code = int(end.code or 0)
-    told = capsys.readouterr()
-    assert (code, told.out) == (2, ""), words
-    assert told.err.startswith("error: ") and told.err.count("\n") == 1
-    return told.err
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, ""), words
+    assert printed.err.startswith("error: ") and printed.err.count("\n") == 1
+    return printed.err
 
 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
         ([], ["a verb is missing", "dinoneck --help"]),
-        (["predcit", "photos"], ["there is no verb 'predcit'. Did you mean 'predict'?"]),
+        (["predcit", "images"], ["there is no verb 'predcit'. Did you mean 'predict'?"]),
         (["predict", "a.png", "--heads", "h"], ["--out", "dinoneck predict --help"]),
         (["predict", "a.png", "--heads", "h", "--out", ""], ["an argument is empty"]),
         (["predict", "a.png", "--heads", "h", "--out", "o.csv", "--tta", "flip"], ["'flip'", "--tta", "flip4"]),
@@ -71,8 +71,8 @@ def usage(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ],
 )
 def test_wrong_usage_is_one_sentence(words: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    told = usage(capsys, *words)
-    assert all(part in told for part in parts), told
+    printed = usage(capsys, *words)
+    assert all(part in printed for part in parts), printed
 
 
 def given(line: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def test_lists_take_several_values_and_images_stand_first() -> None:
 def test_what_may_be_an_image_or_a_head_is_refused(
     words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_photos(tmp_path, ["p/a.png"])
+    write_images(tmp_path, ["p/a.png"])
     monkeypatch.chdir(tmp_path)
     assert main(["predict", *words.split()]) == 1
     assert message in capsys.readouterr().err
@@ -147,13 +147,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     assert seen_from("predict", str(tmp_path), "--heads", "h", "--out", "no/o.csv") == "1 []"
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_completion_of_other_shells(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--print-completion", shell])
-    assert "import-legacy" in capsys.readouterr().out
-
-
 def test_bash_completes_verbs_options_and_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["--print-completion", "bash"])
@@ -177,19 +170,19 @@ def test_bash_completes_verbs_options_and_values(tmp_path: Path, capsys: pytest.
 def test_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(tmp_path / "no.safetensors")
     assert main(["inspect", path, "--json"]) == 1
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     message = f"there is no head file {path}, nor a folder of that name"
-    assert json.loads(told.out) == {
+    assert json.loads(printed.out) == {
         "verb": "inspect", "ok": False, "dinoneck": __version__,
         "error": {"type": "CheckpointError", "message": message, "step": "file"},
     }  # fmt: skip
-    assert told.err == f"error: {message}\n"
+    assert printed.err == f"error: {message}\n"
     assert main(["backbones", "dinov3_vits16"]) == 0
     for_people = capsys.readouterr().out
     assert main(["--verbose", "backbones", "--json", "dinov3_vits16"]) == 0
-    told = capsys.readouterr()
-    assert told.err == for_people
-    assert json.loads(told.out)["backbones"][0]["patch"] == 16
+    printed = capsys.readouterr()
+    assert printed.err == for_people
+    assert json.loads(printed.out)["backbones"][0]["patch"] == 16
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
@@ -228,8 +221,8 @@ def test_errors_end_in_one_line(
 ) -> None:
     answering(monkeypatch, error)
     assert main(["inspect", "--file", "x"]) == code
-    told = capsys.readouterr().err
-    assert told.startswith(line) and told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(line) and printed.count("\n") == 1
     if isinstance(error, IndexError):
         with pytest.raises(IndexError):
             main(["--verbose", "inspect", "--file", "x"])
@@ -263,21 +256,17 @@ def test_sigterm_is_cleaned_up_after(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
 @pytest.mark.parametrize(
-    ("streams", "code", "told"),
-    [
-        (">&-", 0, ""),
-        (">&- 2>&-", 0, ""),
-        ("> /dev/full", 1, "error: the output cannot be written"),
-    ],
+    ("streams", "code", "message"),
+    [(">&-", 0, ""), (">&- 2>&-", 0, ""), ("> /dev/full", 1, "error: the output cannot be written")],
 )
-def test_closed_and_full_streams(streams: str, code: int, told: str) -> None:
+def test_closed_and_full_streams(streams: str, code: int, message: str) -> None:
     if "full" in streams and not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     shown = f'"{sys.executable}" -m dinoneck backbones --json {streams}'
     done = subprocess.run(["/bin/sh", "-c", shown], capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    assert told in done.stderr.splitlines()[-1:][0] if told else done.stderr.count("error") == 0
+    assert message in done.stderr.splitlines()[-1:][0] if message else done.stderr.count("error") == 0
 
 
 def test_a_reader_that_closes_the_pipe_is_code_141() -> None:
@@ -302,7 +291,7 @@ class Terminal(io.StringIO):
 def test_bars_are_for_terminals_and_lines_for_logs(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_photos(tmp_path, ["p/a.png", "p/b.png"])
+    write_images(tmp_path, ["p/a.png", "p/b.png"])
     head, chosen = str(tmp_path / "h.safetensors"), ["--backbone", "dinoneck_tiny"]
     save_head(head, PatchMeanHead(64, [Task("x")]), backbone=tiny, preprocess=tiny.preprocess.changed(size=(32, 48)))
     train = ["train", "--out", str(tmp_path / "r"), "--pasture", "6", "--folds", "2", "--epochs", "2", "--overwrite"]
@@ -313,9 +302,9 @@ def test_bars_are_for_terminals_and_lines_for_logs(
     }
     for verb, job in jobs.items():
         assert main(job) == 0
-        told = capsys.readouterr().err
-        assert "%|" not in told, verb
-        assert ("fold 1 is trained, 2 of 2" in told) == (verb == "train")
+        printed = capsys.readouterr().err
+        assert "%|" not in printed, verb
+        assert ("fold 1 is trained, 2 of 2" in printed) == (verb == "train")
         terminal = Terminal()
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", terminal)

@@ -1,11 +1,10 @@
-"""``dinoneck doctor``: what is broken is found and told with what mends it; nothing is asked of a network."""
+"""``dinoneck doctor``: what is broken is reported with its remedy; no network is used."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,9 +29,9 @@ def test_all_is_well_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert not {"dev", "test", "lint"} & set(by_name)
     assert by_name["network"]["state"] == "note", "the tests run offline"
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert told.splitlines()[-1] == "the core works"
-    assert f"torch: {metadata.version('torch')}" in told
+    report = capsys.readouterr().out
+    assert report.splitlines()[-1] == "the core works"
+    assert f"torch: {metadata.version('torch')}" in report
 
 
 def packages(monkeypatch: pytest.MonkeyPatch, *lines: str) -> dict[str, Finding]:
@@ -41,30 +40,24 @@ def packages(monkeypatch: pytest.MonkeyPatch, *lines: str) -> dict[str, Finding]
 
 
 def test_versions_are_held_against_what_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = packages(monkeypatch, "torch>=2.6", "timm>=99", "no-such-package>=1", "numpy<1", 'ray>=2; extra == "ray"')
-    assert told.pop("ray").group == "extras"
-    assert {name: finding.state for name, finding in told.items()} == {
+    report = packages(monkeypatch, "torch>=2.6", "timm>=99", "no-such-package>=1", "numpy<1", 'ray>=2; extra == "ray"')
+    assert report.pop("ray").group == "extras"
+    assert {name: finding.state for name, finding in report.items()} == {
         "torch": "ok", "timm": "broken", "no-such-package": "broken", "numpy": "broken"
     }  # fmt: skip
-    assert told["timm"].remedy == "pip install 'timm>=99'"
-    assert "not installed; dinoneck needs >=1" in told["no-such-package"].text
-
-
-def test_sources_that_were_not_installed_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(name: str) -> Any:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(checkup.metadata, "requires", nothing)
-    assert [(finding.state, finding.name) for finding in checkup._packages()] == [("note", "dinoneck")]
+    assert report["timm"].remedy == "pip install 'timm>=99'"
+    assert "not installed; dinoneck needs >=1" in report["no-such-package"].text
 
 
 def test_extras_are_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = packages(monkeypatch, 'transformers>=99; extra == "hf"', 'matplotlib>=3; extra == "viz"',
+    report = packages(monkeypatch, 'transformers>=99; extra == "hf"', 'matplotlib>=3; extra == "viz"',
                     'torch>=2; extra == "hf"', 'onnx>=1; extra == "export" and sys_platform == "other"')  # fmt: skip
-    assert told["hf"].text == f"transformers {metadata.version('transformers')}; dinoneck needs >=99", "torch is there"
-    assert (told["hf"].state, told["hf"].remedy) == ("missing", "pip install 'dinoneck[hf]', if you want it")
-    assert told["viz"].state == "ok"
-    assert "export" not in told
+    assert report["hf"].text == f"transformers {metadata.version('transformers')}; dinoneck needs >=99", (
+        "torch is there"
+    )
+    assert (report["hf"].state, report["hf"].remedy) == ("missing", "pip install 'dinoneck[hf]', if you want it")
+    assert report["viz"].state == "ok"
+    assert "export" not in report
 
 
 def test_a_package_that_cannot_be_imported_is_broken(
@@ -78,69 +71,11 @@ def test_a_package_that_cannot_be_imported_is_broken(
         return real(name, *rest)
 
     monkeypatch.setattr(checkup.importlib, "import_module", fails)
-    told = packages(monkeypatch, "torchvision>=0.1")["torchvision"]
-    assert told.state == "broken"
-    assert "importing it fails: RuntimeError: operator torchvision::nms does not exist" in told.text
+    report = packages(monkeypatch, "torchvision>=0.1")["torchvision"]
+    assert report.state == "broken"
+    assert "importing it fails: RuntimeError: operator torchvision::nms does not exist" in report.text
     monkeypatch.setattr(checkup, "_LOOKS", {"packages": checkup._packages})
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
     assert "  broken   torchvision:" in shown
     assert "-> pip install --force-reinstall 'torchvision>=0.1'" in shown
-
-
-def test_packages_that_do_anything_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, version = importlib.import_module, metadata.version
-
-    def fails(name: str, *rest: Any) -> Any:
-        if name in ("timm", "peft"):
-            raise SystemExit(7)
-        return real(name, *rest)
-
-    def unreadable(name: str) -> str:
-        return b"\xff".decode("utf-8") if name == "einops" else version(name)
-
-    monkeypatch.setattr(checkup.importlib, "import_module", fails)
-    monkeypatch.setattr(checkup.metadata, "version", unreadable)
-    told = packages(monkeypatch, "timm>=0.1", "einops>=0.1", "numpy", 'peft>=0.1; extra == "lora"')
-    assert {name: one.state for name, one in told.items()} == {
-        "timm": "broken", "einops": "broken", "numpy": "ok", "lora": "missing"
-    }  # fmt: skip
-    assert "importing it fails: SystemExit: 7" in told["timm"].text
-    assert "importing it fails: SystemExit: 7" in told["lora"].text
-    assert "metadata cannot be read: UnicodeDecodeError" in told["einops"].text
-
-
-def test_one_check_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails() -> Any:
-        raise ModuleNotFoundError("No module named 'torch'")
-        yield
-
-    monkeypatch.setattr(checkup, "_LOOKS", {"devices": fails, "terminal": checkup._terminal})
-    told = checkup.checkup()
-    assert told[0] == Finding("devices", "check", "broken", "ModuleNotFoundError: No module named 'torch'")
-    assert told[1].name == "encoding"
-
-
-def test_a_head_that_changes_on_its_way_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck import Predictor
-
-    answers = iter([[{"a": 1.0}], [{"a": 1.5}]])
-    monkeypatch.setattr(Predictor, "__call__", lambda self, photo: next(answers))
-    assert found("a head's way")["save, load, predict"].state == "broken"
-
-
-def test_the_cache_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from dinoneck import hub_errors
-
-    monkeypatch.setattr(hub_errors, "cache_folder", lambda: tmp_path / "hub")
-    told = found("hub")
-    assert told["cache"].text.endswith("hub, will be made")
-    assert told["published backbones in it"].state == "note"
-    (tmp_path / "hub" / "models--timm--vit_small_patch16_dinov3.lvd1689m").mkdir(parents=True)
-    told = found("hub")
-    assert told["cache"].text.endswith("hub, writable")
-    assert told["published backbones in it"].text == "vit_small_patch16_dinov3.lvd1689m"
-    assert list((tmp_path / "hub").iterdir()) == [tmp_path / "hub" / "models--timm--vit_small_patch16_dinov3.lvd1689m"]
-    monkeypatch.setattr(checkup, "_writable", lambda folder: False)
-    told = found("hub")
-    assert (told["cache"].state, told["cache"].remedy) == ("note", "set HF_HOME to a folder of yours")

@@ -1,4 +1,4 @@
-"""``dinoneck export``: what it tells, what it refuses, and its earlier name."""
+"""``dinoneck export``: what it prints, what it refuses, and its earlier name."""
 
 from __future__ import annotations
 
@@ -23,27 +23,20 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-def test_a_whole_model_is_told_in_lines_and_as_json(
+def test_a_whole_model_is_described_in_lines_and_as_json(
     head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["export", head, "--with-backbone", "--format", "pt2", "--out", str(tmp_path / "m.pt2"), "--maps"]
     assert main([*command, "--json", "--size", "32x64", "--random-backbone"]) == 0
     both = capsys.readouterr()
-    told = json.loads(both.out)
-    assert told["ok"] and told["files"] == [str(tmp_path / "m.pt2")] and told["fixed_because"] is None
-    assert [output["name"] for output in told["description"]["outputs"]] == ["mass", "mass.map"]
-    assert told["description"]["parity"]["tried"] == [[1, 32, 64], [3, 32, 64]]
+    printed = json.loads(both.out)
+    assert printed["ok"] and printed["files"] == [str(tmp_path / "m.pt2")] and printed["fixed_because"] is None
+    assert [output["name"] for output in printed["description"]["outputs"]] == ["mass", "mass.map"]
+    assert printed["description"]["parity"]["tried"] == [[1, 32, 64], [3, 32, 64]]
     for line in ("written", "size [32, 64]", "name mass, task mass", "unit g", "tried [[1, 32, 64], [3, 32, 64]]"):
         assert line in both.err
     run = torch.export.load(tmp_path / "m.pt2").module()
     assert set(run(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
-
-
-def test_the_head_alone_by_both_names_of_the_verb(head: str, tmp_path: Path) -> None:
-    for verb, form in (("export", "pt2"), ("export-head", "torch")):
-        out = tmp_path / f"{verb}.pt2"
-        assert main([verb, head, "--format", form, "--out", str(out), "--grid", "2x3"]) == 0
-        assert torch.export.load(out).module() is not None
 
 
 @pytest.mark.parametrize(

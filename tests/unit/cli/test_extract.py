@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.store.store_samples import make, same, write_photos
+from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.known import DINOV3_SMALL
@@ -14,14 +14,14 @@ from dinoneck.cli.main import main
 
 
 def test_the_backbone_that_the_help_names_is_the_default(tmp_path: Path) -> None:
-    write_photos(tmp_path, ["p/a.png"])
+    write_images(tmp_path, ["p/a.png"])
     job = ["extract", str(tmp_path / "p"), "--out", str(tmp_path / "s"), "--size", "32x48", "--random-backbone"]
     assert main(job) == 0
     assert FeatureStore.open(tmp_path / "s").backbone_record["name"] == DINOV3_SMALL
 
 
 def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_photos(tmp_path, ["p/a.png", "p/b.png"])
+    write_images(tmp_path, ["p/a.png", "p/b.png"])
     out = tmp_path / "s"
     arguments = ["extract", str(tmp_path / "p"), "--out", str(out), "--backbone", "dinoneck_tiny", "--size", "32x48",
                  "--patterns", "flips4", "--layers", "0", "-1"]  # fmt: skip
@@ -31,9 +31,9 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(arguments) == 1
     assert "c.png" in capsys.readouterr().err
     assert main([*arguments, "--skip-unusable"]) == 0
-    told = capsys.readouterr().out
-    assert "0 images extracted, 2 were there, 1 left out" in told
-    assert "left out:" in told
+    printed = capsys.readouterr().out
+    assert "0 images extracted, 2 were there, 1 left out" in printed
+    assert "left out:" in printed
     store = FeatureStore.open(out)
     expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny", layers=[0, -1]))
     expected.extract([tmp_path / "p" / "a.png", tmp_path / "p" / "b.png"])
@@ -53,7 +53,7 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_options_change_the_store(tmp_path: Path) -> None:
-    write_photos(tmp_path, ["p/b.png", "p/x.png"])
+    write_images(tmp_path, ["p/b.png", "p/x.png"])
     common = ["extract", str(tmp_path / "p"), "--backbone", "dinoneck_tiny", "--size", "32x48"]
     stores = {}
     for name, more in {
@@ -81,7 +81,7 @@ def test_options_change_the_store(tmp_path: Path) -> None:
 def test_what_does_not_fit_makes_no_store(
     tmp_path: Path, images: str, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_photos(tmp_path, ["p/a.png"])
+    write_images(tmp_path, ["p/a.png"])
     (tmp_path / "empty").mkdir()
     options = ["--out", str(tmp_path / "s"), "--size", "32", "--backbone", "dinoneck_tiny", *wrong]
     assert main(["extract", str(tmp_path / images), *options]) == 1

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.store.store_samples import make, same, write_photos
+from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, FeatureStore, PatchMeanHead, Task, load_backbone, save_head
 from dinoneck.cli.main import main
@@ -55,8 +55,8 @@ def interrupted(place: str, count: int, *arguments: object) -> tuple[int, str]:
 
 @pytest.fixture
 def job(tiny: Backbone, tmp_path: Path) -> list[str]:
-    """A prediction of five photos with pictures."""
-    write_photos(tmp_path, [f"p/{name}.png" for name in "abcde"])
+    """A prediction of five images with pictures."""
+    write_images(tmp_path, [f"p/{name}.png" for name in "abcde"])
     preprocess = tiny.preprocess.changed(size=(32, 48))
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=tiny, preprocess=preprocess)
     (tmp_path / "out").mkdir()
@@ -66,17 +66,14 @@ def job(tiny: Backbone, tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("place", "count"),
-    [
-        ("dinoneck.inference.predictor:Predictor.__call__", 2),
-        pytest.param("os:fsync", 1, marks=pytest.mark.slow),
-    ],
+    [("dinoneck.inference.predictor:Predictor.__call__", 2), pytest.param("os:fsync", 1, marks=pytest.mark.slow)],
 )
 def test_predict(place: str, count: int, job: list[str], tmp_path: Path) -> None:
     """Between two batches, and while the picture is being written."""
-    write_photos(tmp_path, [f"p/{number}.png" for number in range(10)])
-    code, told = interrupted(place, count, *job)
-    assert (code, told.splitlines()[-1]) == (130, "interrupted")
-    assert "Traceback" not in told
+    write_images(tmp_path, [f"p/{number}.png" for number in range(10)])
+    code, printed = interrupted(place, count, *job)
+    assert (code, printed.splitlines()[-1]) == (130, "interrupted")
+    assert "Traceback" not in printed
     assert os.listdir(tmp_path / "out") == []
     assert main(job) == 0
     assert sorted(os.listdir(tmp_path / "out")) == ["p.csv", "p.png"]
@@ -84,11 +81,11 @@ def test_predict(place: str, count: int, job: list[str], tmp_path: Path) -> None
 
 def test_extract(tmp_path: Path) -> None:
     """What was finished is kept, the rest comes with the next call, and every byte is as it would have been."""
-    write_photos(tmp_path, [f"p/{name}.png" for name in "abcde"])
+    write_images(tmp_path, [f"p/{name}.png" for name in "abcde"])
     store = tmp_path / "store"
     job = ["extract", tmp_path / "p", "--out", store, "--backbone", "dinoneck_tiny", "--size", "32x48"]
-    code, told = interrupted("dinoneck.store.extraction:run_views", 3, *job)
-    assert (code, told.splitlines()[-1]) == (130, "interrupted")
+    code, printed = interrupted("dinoneck.store.extraction:run_views", 3, *job)
+    assert (code, printed.splitlines()[-1]) == (130, "interrupted")
     assert FeatureStore.open(store).ids == ("a", "b")
     assert FeatureStore.open(store).verify() == []
     assert main([*map(str, job)]) == 0
@@ -96,27 +93,3 @@ def test_extract(tmp_path: Path) -> None:
     expected.extract(tmp_path / "p")
     assert same(FeatureStore.open(store), expected)
     assert [file for file in store.rglob("*") if "tmp" in file.name] == []
-
-
-@pytest.mark.slow
-def test_train(tmp_path: Path) -> None:
-    """No report and no head before the end; the next call goes on and writes what it would have written."""
-    job = ["train", "--pasture", "8", "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "2", "--out"]
-    code, told = interrupted("dinoneck.training.loop:Loop._step", 3, *job, tmp_path / "run")
-    assert (code, told.splitlines()[-1]) == (130, "interrupted")
-    assert not (tmp_path / "run" / "report.json").exists()
-    assert not (tmp_path / "run" / "heads").exists()
-    assert main([*job, str(tmp_path / "run")]) == main([*job, str(tmp_path / "whole")]) == 0
-    heads = [sorted((tmp_path / name / "heads").iterdir()) for name in ("run", "whole")]
-    for one, other in zip(*heads, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["state-dict", "pt2", "onnx"])
-def test_export(kind: str, job: list[str], tmp_path: Path) -> None:
-    """While the file is being written."""
-    head, out = tmp_path / "h.safetensors", tmp_path / "out" / "model"
-    code, told = interrupted("os:fsync", 1, "export", head, "--format", kind, "--out", out)
-    assert (code, told.splitlines()[-1]) == (130, "interrupted")
-    assert os.listdir(tmp_path / "out") == []

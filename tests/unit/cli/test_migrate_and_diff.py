@@ -11,8 +11,8 @@ import pytest
 import torch
 from tests.fixtures.ensembles import write_ensemble
 
-from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Task, save_head
-from dinoneck.checkpoint import read, read_header
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Task, save_head
+from dinoneck.checkpoint import read_header
 from dinoneck.checkpoint.schema import SCHEMA
 from dinoneck.cli.main import main
 
@@ -35,8 +35,8 @@ def test_a_folder_is_migrated(old: Path, capsys: pytest.CaptureFixture[str]) -> 
     save_head(old / "z.safetensors", head_of())
     kept = (old / "z.safetensors").read_bytes()
     assert main(["migrate", str(old)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in told] == ["migrated"] * len(names) + ["current"]
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == ["migrated"] * len(names) + ["current"]
     assert (old / "z.safetensors").read_bytes() == kept
     for name in names:
         meta = read_header(old / name).meta
@@ -50,68 +50,12 @@ def test_a_folder_is_migrated(old: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(line.startswith("current") for line in capsys.readouterr().out.splitlines())
 
 
-def test_new_files_elsewhere(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, file = tmp_path / "new", old / "fpn.safetensors"
-    before = file.read_bytes()
-    assert main(["migrate", str(file), "--out", str(file / "new")]) == 1
-    assert "cannot be created" in capsys.readouterr().err
-    assert main(["migrate", str(file), "--out", str(out)]) == 0
-    assert file.read_bytes() == before
-    assert read_header(out / file.name).meta["schema"] == SCHEMA
-    assert main(["migrate", str(file), "--out", str(out)]) == 0, "as after an interruption"
-    assert capsys.readouterr().out.splitlines()[-1].startswith("current")
-    (out / file.name).write_bytes((old / "patch_mean.safetensors").read_bytes())
-    assert main(["migrate", str(file), "--out", str(out)]) == 1
-    assert "exists already" in capsys.readouterr().err
-
-
-def test_what_cannot_be_migrated_stays_and_the_others_go_on(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = old / "cls_gating.safetensors"
-    bad.write_bytes(bad.read_bytes()[:-1] + b"\x01")
-    before = bad.read_bytes()
-    assert main(["migrate", str(old)]) == 1
-    said = capsys.readouterr()
-    assert "step digest" in said.err
-    assert said.out.count("migrated /") == len(list(old.glob("*.safetensors"))) - 1
-    assert bad.read_bytes() == before
-
-
 def test_a_member_of_an_ensemble_folder_is_not_changed_under_it(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (old.parent / "ensemble.json").write_text("{}")
     before = (old / "fpn.safetensors").read_bytes()
     assert main(["migrate", str(old / "fpn.safetensors")]) == 1
     assert "belongs to an ensemble" in capsys.readouterr().err
     assert (old / "fpn.safetensors").read_bytes() == before
-
-
-def test_other_tensors_are_never_written(
-    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A schema step that touches a weight by mistake."""
-    from dinoneck.checkpoint import migrate
-
-    def clumsy(meta: object, tensors: dict[str, torch.Tensor]) -> object:
-        new, state = migrate.first_to_second(meta, tensors)  # type: ignore[arg-type]
-        return new, {key: value + 1 for key, value in state.items()}
-
-    monkeypatch.setitem(migrate.STEPS, 1, clumsy)  # type: ignore[arg-type]
-    before = (old / "patch_mean.safetensors").read_bytes()
-    assert main(["migrate", str(old / "patch_mean.safetensors")]) == 1
-    assert "step tensors" in capsys.readouterr().err
-    assert (old / "patch_mean.safetensors").read_bytes() == before
-
-
-def test_a_failed_write_keeps_the_old_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck.checkpoint import head_checkpoint
-
-    def broken(path: object) -> None:
-        raise CheckpointError("read back otherwise", step="digest")
-
-    monkeypatch.setattr(head_checkpoint, "read_file", broken)
-    before = (old / "fpn.safetensors").read_bytes()
-    assert main(["migrate", str(old / "fpn.safetensors")]) == 1
-    assert (old / "fpn.safetensors").read_bytes() == before
-    assert read.read_file(old / "fpn.safetensors")
 
 
 def test_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,38 +86,31 @@ def test_diff_of_other_shapes_names_and_tasks(tmp_path: Path, capsys: pytest.Cap
     save_head(a, head_of())
     save_head(b, PatchMeanHead(4, [Task("a", unit="g"), Task("b")], hidden_dim=3))
     assert main(["diff", str(b), str(a)]) == 1
-    told = capsys.readouterr().out.splitlines()
-    assert "differs  mlps.0.hidden.weight  first F32 [3, 4], second F32 [2, 4]" in told
-    assert "only in the first mlps.1.out.bias  first F32 [1]" in told
-    assert "header   config.hidden_dim: 3 -> 2" in told
+    printed = capsys.readouterr().out.splitlines()
+    assert "differs  mlps.0.hidden.weight  first F32 [3, 4], second F32 [2, 4]" in printed
+    assert "only in the first mlps.1.out.bias  first F32 [1]" in printed
+    assert "header   config.hidden_dim: 3 -> 2" in printed
     save_head(b, PatchMeanHead(4, [Task("a", unit="g")], hidden_dim=2))
     main(["diff", str(a), str(b)])
     assert 'header   tasks[0].unit: "" -> "g"' in capsys.readouterr().out
 
 
-def test_damaged_files_are_refused_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_head(tmp_path / "a", head_of())
-    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes()[:-1] + b"\x01")
-    assert main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
-    assert "does not match its digest" in capsys.readouterr().err
-
-
-def test_inspect_and_verify_tell_the_facts(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_and_verify_print_the_facts(old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = {"seed": 7, "data": {"name": "pasture", "revision": "r1"}, "metrics": {"R2": {"mean": 0.5, "sd": 0.25}}}
     save_head(tmp_path / "h", head_of(), training=facts, license="MIT", tta="flip4")
     assert main(["inspect", str(tmp_path / "h")]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     shown = ("seed 7", "data (name pasture, revision r1)", "metrics (R2 (mean 0.5, sd 0.25))")
     for text in (*shown, "licence    MIT", "views      flip4"):
-        assert text in told
+        assert text in printed
     assert main(["inspect", str(old / "with_records.safetensors")]) == 0
-    told = capsys.readouterr().out
-    assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' rewrites it in" in told
-    assert "mean [0.485, 0.456, 0.406]" in told and "std [0.229, 0.224, 0.225]" in told
+    printed = capsys.readouterr().out
+    assert "schema 1, made by dinoneck 0.1.0; 'dinoneck migrate' rewrites it in" in printed
+    assert "mean [0.485, 0.456, 0.406]" in printed and "std [0.229, 0.224, 0.225]" in printed
     assert main(["verify", str(old / "fpn.safetensors")]) == 0
-    told = capsys.readouterr().out
-    assert json.loads((old / "answers.json").read_text())["fpn"]["digest"] in told
-    assert "schema 1: 'dinoneck migrate' rewrites it in schema" in told
+    printed = capsys.readouterr().out
+    assert json.loads((old / "answers.json").read_text())["fpn"]["digest"] in printed
+    assert "schema 1: 'dinoneck migrate' rewrites it in schema" in printed
 
 
 def test_folders_of_heads(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

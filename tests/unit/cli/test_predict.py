@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests.hub_server import Hub
 
-from dinoneck import (
-    Backbone,
-    DenseHead,
-    HeadCheckpoint,
-    PatchMeanHead,
-    Predictor,
-    Task,
-    load_backbone,
-    save_head,
-)
+from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import main
 from dinoneck.data import Pasture
 from dinoneck.inference.sources import rebuild
@@ -122,9 +110,9 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
     assert not (place / "out.csv").exists()
     capsys.readouterr()
     assert main(job(place, "--skip-unusable", "--json", "--batch-size", "2")) == 0
-    told = capsys.readouterr()
-    assert sorted(Path(name).name for name in json.loads(told.out)["unusable"]) == ["a.png", "m.png"]
-    assert "left out: 2 files of other formats (.gif, .heic)" in told.err
+    printed = capsys.readouterr()
+    assert sorted(Path(name).name for name in json.loads(printed.out)["unusable"]) == ["a.png", "m.png"]
+    assert "left out: 2 files of other formats (.gif, .heic)" in printed.err
     assert [Path(row["image"]).stem for row in records_of(place / "out.csv")] == ["large", "small"]
     words = ["predict", str(place / "images" / "a.png"), *job(place)[2:], "--skip-unusable"]
     assert main(words) == 1
@@ -180,46 +168,13 @@ def test_a_submission_is_complete_and_in_the_order_of_its_table(
     ],
 )
 def test_what_does_not_fit_writes_nothing(
-    place: Path,
-    options: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    place: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place)
     before = sorted(place.rglob("*"))
     assert main(["predict", "images", "--heads", "heads", "--out", "out.csv", *options]) == 1
     assert message in capsys.readouterr().err
     assert sorted(place.rglob("*")) == before
-
-
-def test_names_are_checked_before_the_work(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Images that do not exist or that a CSV cannot name; a folder with the name of an image is not one."""
-    assert main(["predict", str(place / "no.png"), *job(place)[2:]]) == 1
-    assert "1 of 1 images or folders do not exist" in capsys.readouterr().err
-    (place / "images" / "dir.png").mkdir()
-    assert main(job(place)) == 0
-    try:
-        shutil.copyfile(place / "images" / "small.png", place / "images" / os.fsdecode(b"\xff.png"))
-    except OSError:
-        pytest.skip("this file system takes Unicode names alone")
-    assert main(job(place)) == 1
-    assert "is not Unicode text" in capsys.readouterr().err
-
-
-def test_heads_from_the_hub_with_their_views(place: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
-    files = sorted((place / "heads").iterdir())
-    for file in files:
-        head = HeadCheckpoint.load(file)
-        save_head(file, head.build(), backbone=head.meta["backbone"], preprocess=head.preprocess, tta="flip4")
-    repo = hub.repo("me/grass", {"h.safetensors": files[1].read_bytes()})
-    repo.branches["v1"] = repo.branches["main"]
-    repo.commit({"h.safetensors": files[0].read_bytes()})
-    assert predicted(place, heads="me/grass") == predicted(place, heads=str(files[0]))
-    told = capsys.readouterr().out
-    assert f"me/grass is commit {repo.branches['main']}." in told
-    assert told.count("Views: flip4, as the training of the heads recorded") == 2, "also of what came from the Hub"
-    assert predicted(place, "--revision", "v1", heads="me/grass") == predicted(place, heads=str(files[1]))
 
 
 def test_heads_get_the_backbone_of_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,10 +74,7 @@ def test_few_images_with_a_class_are_too_few_to_compare() -> None:
 def test_masks_are_tables_and_a_verdict() -> None:
     matrices = np.tile(np.array([[90, 10], [40, 60]]), (N, 1, 1))
     own, best = ("soil", "\x1b[31mweed\n"), np.tile(np.diag([100, 100]), (N, 1, 1))
-    methods = {
-        "head": mask_scores(best, own, split(20)),
-        "ridge": mask_scores(matrices, own, split(20), head=best),
-    }
+    methods = {"head": mask_scores(best, own, split(20)), "ridge": mask_scores(matrices, own, split(20), head=best)}
     report = {"masks": {"cover": methods}, "predicted": N, "groups_predicted": 20}
     means, each, matrix, *verdicts = comparison(report)
     assert [line.split()[-2:] for line in matrix.splitlines()[2:]] == [["6000", "0"], ["0", "6000"]]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from tests.unit.training.meadow import files_of, rows_of
 
 from dinoneck import Backbone, HeadCheckpoint
@@ -72,22 +71,8 @@ def test_flags_in_their_spellings(tmp_path: Path) -> None:
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 64))
     assert config.optim == Recipe(ema_decay=None, amp="bf16", optimizer="sam", clip_norm=None)
     assert config.backbone.layers == (1, -3)
-    config = parsed(
-        "--images",
-        "p",
-        "--store",
-        "s",
-        "--views",
-        "3",
-        "--ema",
-        "0.9",
-        "--size",
-        "32",
-        "--unit",
-        "none",
-        "--minimum",
-        "-1",
-    )
+    flags = "--images p --store s --views 3 --ema 0.9 --size 32 --unit none --minimum -1"
+    config = parsed(*flags.split())
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 32))
     assert (config.optim.ema_decay, config.data.minimum) == (0.9, -1.0)
     assert config.data.unit == "none", "only numbers and precisions are switched off by that word"
@@ -135,16 +120,8 @@ def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path, capsys: pytest.
     assert main(["train", "--images", str(tmp_path / "classes"), *TINY, "--out", str(tmp_path / "a")]) == 0
     report = json.loads((tmp_path / "a" / "report.json").read_text())
     assert report["classes"]["class"]["head"]["labels"] == ["bare", "crop", "weedy"]
-    masks = [
-        "--images",
-        str(tmp_path / "images"),
-        "--labels",
-        str(tmp_path / "masks"),
-        "--classes",
-        "soil",
-        "crop",
-        "weed",
-    ]
+    masks = ["--images", str(tmp_path / "images"), "--labels", str(tmp_path / "masks")]
+    masks += ["--classes", "soil", "crop", "weed"]
     capsys.readouterr()
     assert main(["train", *masks, *TINY, "--out", str(tmp_path / "b")]) == 0
     report = json.loads((tmp_path / "b" / "report.json").read_text())
@@ -212,25 +189,6 @@ def test_a_run_from_a_store_interrupted_and_continued(
     assert [path.name for path in (parts / "heads").iterdir()] == ["fold-1.safetensors"]
 
 
-def test_two_runs_that_end_in_one_folder_do_not_replace_each_other(
-    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from dinoneck.training import crossval
-
-    run, real = tmp_path / "run", crossval.fit
-
-    def meanwhile(*arguments: Any, **named: Any) -> Any:
-        (run / "heads").mkdir(parents=True)
-        (run / "heads" / "fold-0.safetensors").write_bytes(b"of another run")
-        return real(*arguments, **named)
-
-    monkeypatch.setattr(crossval, "fit", meanwhile)
-    flags = ["--csv", str(meadow), "--targets", "crop", *TINY, "--fold", "1", "--out", str(run)]
-    assert main(["train", *flags]) == 1
-    assert "holds results of an earlier run (fold-0.safetensors)" in capsys.readouterr().err
-    assert (run / "heads" / "fold-0.safetensors").read_bytes() == b"of another run"
-
-
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
@@ -261,40 +219,6 @@ def test_what_does_not_fit_is_refused_before_the_work(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--out", "x", "--epochs", "many"], "is not a whole number"),
-        (["--out", "x", "--epochs", "0"], "epochs is 0"),
-        (["--out", "x", "--optimizer", "smd"], "smd"),
-        (["--out", "x", "--size", "big"], "expected HEIGHTxWIDTH"),
-        (["--out", "x", "--head", "[1]"], "is not a head"),
-        (["--out", "x", "--epoch", "3"], "--epochs"),
-    ],
-)
-def test_wrong_flags_are_wrong_usage(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["train", *flags])
-    assert end.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_refusal_is_a_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, "optim: {lrr: 1}")
-    assert main(["train", path, "--out", str(tmp_path / "run"), "--json"]) == 1
-    document = json.loads(capsys.readouterr().out)
-    assert (document["verb"], document["ok"], document["error"]["type"]) == ("train", False, "ConfigError")
-    assert "Did you mean 'lr'" in document["error"]["message"]
-
-
-def test_an_image_that_the_store_lacks(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
-    text = (csiro / "train.csv").read_text().replace("train/ID1000003", "train/ID77")
-    (tmp_path / "t.csv").write_text(text)
-    flags = ["--csv", str(tmp_path / "t.csv"), "--store", str(store), "--out", str(tmp_path / "run")]
-    assert main(["train", *flags]) == 1
-    assert "not in the store, the first is 'train/ID77.jpg'" in capsys.readouterr().err
-
-
 def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
     """Files of the older layout, no folder, and features that name no backbone."""
     flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
@@ -311,15 +235,6 @@ def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, ca
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("head", ["dense", "vit_fpn"])
-def test_other_heads_train_on_images(csiro: Path, tmp_path: Path, head: str) -> None:
-    out = tmp_path / "run"
-    flags = ["--csv", str(csiro / "train.csv"), "--head", head, "--hidden-dim", "8"]
-    assert main(["train", *flags, *TINY, "--fold", "0", "--out", str(out)]) == 0
-    assert HeadCheckpoint.load(out / "heads" / "fold-0.safetensors").head_type in (head, "pyramid")
-    assert "colour ridge" in json.loads((out / "report.json").read_text())["scores"]
-
-
 def test_pyramids_read_the_layers_of_the_file(csiro: Path, tmp_path: Path) -> None:
     path = written(
         tmp_path,
@@ -329,11 +244,3 @@ def test_pyramids_read_the_layers_of_the_file(csiro: Path, tmp_path: Path) -> No
     assert main(["train", path, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
     assert (head.head_type, head.config["layer_indices"], head.config["num_levels"]) == ("fpn", [1, 3, 5], 2)
-
-
-def test_files_are_relative_to_the_table(meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images lie next to the table, not in the current folder."""
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "--csv", str(meadow), "--targets", "crop", *TINY, "--fold", "0", "--out", "run"]) == 0
-    with Image.open(meadow.parent / "00.png") as image:
-        assert image.size == (64, 32)

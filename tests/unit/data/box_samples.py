@@ -1,4 +1,4 @@
-"""A folder of small photos with boxes in COCO JSON, to be spoilt by tests."""
+"""A folder of small images with boxes in COCO JSON, to be spoilt by tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEIGHT, WIDTH = 30, 40
 
 
 def content() -> dict[str, Any]:
-    """Three photos, two classes with ids that are neither 0-based nor in order, four boxes; the last photo has none."""
+    """Three images, two classes with ids that are neither 0-based nor in order, four boxes; the last image has none."""
     images = [{"id": 10 + i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in range(3)]
     boxes = [(10, 5, [2, 3, 10, 8]), (10, 2, [20, 10, 12, 12.5]), (11, 5, [0, 0, 40, 30]), (11, 2, [5.25, 6, 7, 8])]
     annotations = [
@@ -27,9 +27,9 @@ def content() -> dict[str, Any]:
     }
 
 
-def write(folder: Path, made: Any, photos: Path | None = None) -> Path:
-    """Write the photos, below ``photos`` or ``folder``, and the JSON; return its path."""
-    place = photos or folder
+def write(folder: Path, made: Any, images: Path | None = None) -> Path:
+    """Write the images, below ``images`` or ``folder``, and the JSON; return its path."""
+    place = images or folder
     place.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for i in range(3):

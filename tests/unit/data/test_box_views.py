@@ -19,7 +19,7 @@ PLAIN: dict[str, Any] = {"mean": None, "std": None, "photometric": False}
 
 
 def rectangles() -> tuple[torch.Tensor, dict[str, Any]]:
-    """A grey photo with a red, a green and a blue rectangle: the pixels show where the boxes are."""
+    """A grey image with a red, a green and a blue rectangle: the pixels show where the boxes are."""
     pixels = torch.full((3, HEIGHT, WIDTH), 124, dtype=torch.uint8)
     for (left, top, right, bottom), colour in zip(BOXES, COLOURS, strict=True):
         pixels[:, int(top) : int(bottom), int(left) : int(right)] = colour[:, None, None]

@@ -25,7 +25,7 @@ def test_a_folder_per_class(tmp_path: Path) -> None:
     )
     table = read_folders(root)
     assert table.ids == ("oats/a/1.PNG", "wheat/1.jpg", "wheat/2.jpg")
-    assert table.photos == tuple(root / name for name in table.ids)
+    assert table.images == tuple(root / name for name in table.ids)
     assert table.classes == {"class": ("oats", "wheat")}
     assert (table.targets["class"].tolist(), table.targets["class"].dtype) == ([0, 1, 1], np.int64)
 
@@ -95,9 +95,3 @@ def test_the_number_of_classes(tmp_path: Path) -> None:
         count_classes([np.full((2, 2), -1)])
     with pytest.raises(DataError, match="all pixels of the masks are nodata"):
         count_classes([grey[1:2]], nodata=[255])
-
-
-def test_the_masks_of_the_real_crop_images(crop_cover: Path) -> None:
-    table = read_masks(crop_cover / "images", crop_cover / "masks")
-    assert len(table) == 320
-    assert count_classes((table.labels or ())[:20]) == 3

@@ -17,7 +17,7 @@ PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def ramps(height: int, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A photo whose red is x / width and whose green is y / height, at the middle of every pixel."""
+    """A image whose red is x / width and whose green is y / height, at the middle of every pixel."""
     y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
     return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
 
@@ -54,11 +54,11 @@ def test_a_file_is_read_upright(tmp_path: Path) -> None:
     assert read_image_size(tmp_path / "turned.jpg") == (160, 120)
     recipe = Preprocessing(16, size=(80, 48), **PLAIN)
     corner = torch.tensor([48.0, 80.0])
-    for photo in (tmp_path / "turned.jpg", str(tmp_path / "turned.jpg"), Image.new("RGB", (120, 160)), (160, 120)):
-        assert to_image_pixels(corner, recipe, photo).tolist() == [120.0, 160.0]
+    for image in (tmp_path / "turned.jpg", str(tmp_path / "turned.jpg"), Image.new("RGB", (120, 160)), (160, 120)):
+        assert to_image_pixels(corner, recipe, image).tolist() == [120.0, 160.0]
 
 
-def test_what_is_no_point_or_photo_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_point_or_image_is_refused(tmp_path: Path) -> None:
     recipe, point = Preprocessing(16, size=(32, 48)), torch.zeros(2)
     for function in (to_image_pixels, to_prepared_pixels):
         with pytest.raises(ShapeError, match=r"\(4, 3\); expected \(..., 2\)"):

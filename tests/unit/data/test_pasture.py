@@ -66,8 +66,8 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
         mask = np.asarray(Image.open(str(table.labels[i])))
         assert np.array_equal(mask, sample.classes)
         assert abs(table.targets["cover"][i] - (mask > 0).mean()) <= 5.1e-5
-        photo = np.asarray(Image.open(str(table.photos[i]))).astype(float)
-        assert abs(photo - sample.image).mean() < 0.5 * abs(photo - pasture.sample(1 - i).image).mean()  # JPEG
+        image = np.asarray(Image.open(str(table.images[i]))).astype(float)
+        assert abs(image - sample.image).mean() < 0.5 * abs(image - pasture.sample(1 - i).image).mean()  # JPEG
     with pytest.raises(ConfigError, match="expected 1 or more"):
         pasture.write(tmp_path, 0)
 

@@ -178,13 +178,3 @@ def test_odd_columns_of_the_layout(csiro: Path, tmp_path: Path) -> None:
         read_table(path, csiro, group="site")
     with pytest.raises(DataError, match=r"'Dry_Toal_g'. Did you mean 'Dry_Total_g'\?"):
         read_table(path, csiro, ["Dry_Toal_g"])
-
-
-def test_the_real_crop_images_have_classes_and_masks(crop_cover: Path) -> None:
-    table = read_table(crop_cover / "cover.csv", crop_cover, "domain", group="group", labels="mask")
-    assert table.classes == {"domain": ("mixed", "weed_only")}
-    counts = np.bincount(table.targets["domain"])
-    assert counts.sum() == 320
-    assert (counts > 20).all()
-    assert table.labels is not None
-    assert table.labels[0] == crop_cover / "masks/0001.png"

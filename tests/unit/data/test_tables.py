@@ -1,4 +1,4 @@
-"""Tables of photos: what is read is what stands there, and what cannot be used is named."""
+"""Tables of images: what is read is what stands there, and what cannot be used is named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_reads_values_and_groups(folder: Path) -> None:
     assert got.targets["crop"].tolist() == [0.5, 0.25, 0.001]
     assert got.groups == ("f1", "f1", "f2")
     assert got.minimum == 0.0
-    assert got.photos[2] == folder / "c.jpg"
+    assert got.images[2] == folder / "c.jpg"
     both = read_csv(table(folder, GOOD), folder, ["crop"], ["field", "day"])
     assert both.groups == ("f1 | 1", "f1 | 2", "f2 | 1")
     assert read_csv(table(folder, "\ufeff" + GOOD), folder, ["crop"]).groups is None
@@ -103,7 +103,7 @@ def test_csiro_faults_are_named(csiro: Path, tmp_path: Path, change, message: st
         read_table(tmp_path / "t.csv", csiro)
 
 
-def test_one_photo_under_two_names_is_refused(folder: Path) -> None:
+def test_one_image_under_two_names_is_refused(folder: Path) -> None:
     (folder / "d.jpg").symlink_to(folder / "a.jpg")
     for other in ("./a.jpg", "d.jpg", f"../{folder.name}/a.jpg"):
         path = table(folder, f"image,y\na.jpg,1\n{other},2\n")

@@ -1,4 +1,4 @@
-"""Photos of coloured rectangles with their boxes, for detectors to learn in seconds."""
+"""Images of coloured rectangles with their boxes, for detectors to learn in seconds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOXES = {
 
 
 def write(folder: Path) -> Path:
-    """Write three photos, the last without a box, and the JSON; return its path."""
+    """Write three images, the last without a box, and the JSON; return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     names, annotations = list(COLOURS), []

@@ -16,7 +16,7 @@ WORLD = 2
 
 
 def shares() -> list[dict[int, dict[str, Tensor]]]:
-    """What each process has: other photos, one that both have, one without boxes; the second has one photo more."""
+    """What each process has: other images, one that both have, one without boxes; the second has one image more."""
     generator = torch.Generator().manual_seed(0)
 
     def some(count: int) -> dict[str, Tensor]:

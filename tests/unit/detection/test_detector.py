@@ -26,7 +26,7 @@ from dinoneck import (
     save_head,
     wrap_backbone,
 )
-from dinoneck.data import BoxPhotos, box_transforms
+from dinoneck.data import BoxImages, box_transforms
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.training import param_groups
 
@@ -130,7 +130,7 @@ def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
     assert len(one["boxes"]) == 5 and one["names"] == [("red", "blue")[label] for label in one["labels"]]
     assert (one["boxes"][:, 2:] <= torch.tensor([128.0, 96.0])).all() and (one["boxes"] >= 0).all()
     file = coloured_boxes.write(tmp_path / "images")
-    data = BoxPhotos(file, transform=box_transforms(SIZE, train=False, mean=None, std=None))
+    data = BoxImages(file, transform=box_transforms(SIZE, train=False, mean=None, std=None))
     with torch.no_grad():
         [seen] = detector.eval()(data[0][0][None])
     [found] = detector.predict(tmp_path / "images" / "0.png", min_score=0.0)

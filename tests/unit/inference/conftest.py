@@ -1,4 +1,4 @@
-"""A backbone whose tokens see their own patch only, and photos whose patches differ."""
+"""A backbone whose tokens see their own patch only, and images whose patches differ."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def blind() -> Backbone:
 
 @pytest.fixture
 def patchwork() -> Callable[[int, int], Tensor]:
-    """Photos of rows x cols patches of 16 px, each with a colour of its own."""
+    """Images of rows x cols patches of 16 px, each with a colour of its own."""
 
     def make(rows: int, cols: int) -> Tensor:
         colours = torch.rand(3, rows, cols, generator=torch.Generator().manual_seed(rows * 100 + cols))

@@ -102,27 +102,14 @@ def test_ensembles_average_in_original_units(kind: str, reduce: Any, weights: An
         HeadEnsemble.from_heads([*heads, other])
 
 
-def test_a_member_without_the_composition_counts_in_it(
-    blind: Backbone, patchwork: Callable[[int, int], Tensor]
-) -> None:
-    heads = [head_of("patch_mean", seed).eval() for seed in range(2)]
-    bare = PatchMeanHead(64, TASKS, hidden_dim=8).eval()
-    bare.load_state_dict(heads[1].state_dict())
-    for weights in (None, [1.0, 3.0]):
-        every, some = (HeadEnsemble.from_heads(own, weights).predict(tokens()) for own in (heads, [heads[0], bare]))
-        torch.testing.assert_close(some, every)
-        [every], [some] = (Predictor(own, blind, weights=weights)(patchwork(2, 3)) for own in (heads, [heads[0], bare]))
-        assert some["masses"] == pytest.approx(every["masses"], rel=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
 @pytest.mark.parametrize("tta", ["none", "d6"])
-def test_parts_of_a_tiled_photo_add_up_to_its_total(
+def test_parts_of_a_tiled_image_add_up_to_its_total(
     kind: str, tta: Any, blind: Backbone, patchwork: Callable[[int, int], Tensor]
 ) -> None:
-    photo = patchwork(7, 5)
-    [whole] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta)(photo)
-    [tiled] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta, tile=(48, 64), overlap=16)(photo)
+    image = patchwork(7, 5)
+    [whole] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta)(image)
+    [tiled] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta, tile=(48, 64), overlap=16)(image)
     for result in (whole, tiled):
         check(result["masses"], result["total"])
     if kind == "dense":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,6 @@ from dinoneck import (
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 from dinoneck.export import export_model
-from dinoneck.viz import prediction_panels
 
 NAMES = ("crop cover (%)", "Höhe cm", '1. yield t/ha, "dry"', "the gate", "a|b`c`", "数量", "$x_1$", "=1+1")
 TASKS = [Task(name, kind="density", unit="g") for name in NAMES]
@@ -49,22 +46,6 @@ def test_a_head_is_saved_loaded_and_described_by_these_names(head: Path, capsys:
     assert {row.count("|") for row in rows} == {8}
     assert main(["inspect", str(head)]) == 0
     assert "crop cover (%) (kind density" in capsys.readouterr().out
-
-
-@pytest.mark.filterwarnings("ignore:Glyph")  # matplotlib's font has no glyphs of every alphabet
-def test_a_table_and_pictures_have_them(head: Path, tiny: Backbone) -> None:
-    image, out = head.with_name("a.png"), head.with_name("p.csv")
-    predict = ["predict", str(image), "--heads", str(head), "--maps", "--overlap", "0", "--tile", "32", "--out"]
-    assert main([*predict, str(out)]) == 0
-    with out.open(newline="", encoding="utf-8") as file:
-        [row] = csv.DictReader(file)
-    assert list(row) == ["image", *NAMES]
-    [result] = Predictor(head, tiny, tile=32)(image, maps=True)
-    assert [float(row[name]) for name in NAMES] == pytest.approx([result[name] for name in NAMES], rel=1e-5)
-    assert set(result["maps"]) == set(NAMES)
-    prediction_panels([image], [result], tasks=TASKS).save(BytesIO(), format="png")
-    assert main(["viz", "report", str(head), str(image), "--out", str(out.with_suffix(".html"))]) == 0
-    assert "crop cover (%)" in out.with_suffix(".html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("form", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dinoneck import (
@@ -30,8 +28,6 @@ from dinoneck import (
     load_head,
 )
 from dinoneck.checkpoint import model_card
-from dinoneck.cli.main import main
-from dinoneck.data import Pasture
 from dinoneck.heads import Head
 from dinoneck.losses import TaskLoss
 
@@ -112,23 +108,14 @@ def test_views_and_tiles(blind: Backbone, patchwork: Callable[[int, int], Tensor
     heads = [head_of("dense"), head_of("dense", (CROP, CELLS, WEED)).requires_grad_(False)]
     for own in heads[1].parameters():
         own.mul_(-1.5)
-    photo = patchwork(7, 5)
-    [whole] = Predictor(heads, blind, tta, reduce=reduce)(photo, maps=True)
+    image = patchwork(7, 5)
+    [whole] = Predictor(heads, blind, tta, reduce=reduce)(image, maps=True)
     options: dict[str, Any] = {"tile": (48, 64), "overlap": 16, "batch_size": 3}
-    [tiled] = Predictor(heads, blind, tta, reduce=reduce, **options)(photo, maps=True)
+    [tiled] = Predictor(heads, blind, tta, reduce=reduce, **options)(image, maps=True)
     for result in (whole, tiled):
         for name, value in shares(torch.as_tensor(result["maps"]["cells"])[None]).items():
             assert result[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
     assert tiled["crop"] == pytest.approx(whole["crop"], rel=1e-5)
-
-
-def test_padding_is_not_counted(blind: Backbone, patchwork: Callable[[int, int], Tensor]) -> None:
-    recipe = blind.preprocess.changed(size=(64, 64), fit="pad")
-    [result] = Predictor(head_of("dense"), blind, preprocess=recipe)(patchwork(2, 4), maps=True)
-    shown = torch.as_tensor(result["maps"]["cells"])
-    prepared = recipe.prepare(patchwork(2, 4))
-    assert not prepared.valid.all()
-    assert result["crop"] == pytest.approx(shown[1][prepared.valid].mean().item(), rel=1e-5)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -168,36 +155,3 @@ def test_it_is_recorded_in_the_file(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError):
             HeadCheckpoint(meta, checkpoint.state_dict).save(tmp_path / "forged.safetensors")
             HeadCheckpoint.load(tmp_path / "forged.safetensors")
-
-
-def test_train_takes_the_number_from_the_cells_where_it_is_their_share(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A column named like a class that holds something else, grams for one, keeps a readout of its own."""
-    samples = [Pasture(seed=0, size=(32, 48)).sample(i) for i in range(8)]
-    lines = ["image,mask,green,clover,day"]
-    for i, sample in enumerate(samples):
-        Image.fromarray(sample.image).save(tmp_path / f"{i}.png")
-        Image.fromarray(sample.classes).save(tmp_path / f"{i}-mask.png")
-        share = (sample.classes == 3).mean()
-        lines.append(f"{i}.png,{i}-mask.png,{share},{sample.grams['Dry_Clover_g'] + i},{i % 4}")
-    (tmp_path / "t.csv").write_text("\n".join(lines))
-    run = tmp_path / "run"
-    train = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "green", "clover", "--group", "day", "--minimum",
-             "0", "--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "1", "--hidden-dim", "8", "--head", "fpn",
-             "--layers", "1", "3", "--labels", "mask", "--classes", "soil", "clover", "dead", "green",
-             "--out", str(run)]  # fmt: skip
-    assert main(train) == 0
-    assert "green: the number of an image is the mean over its cells." in capsys.readouterr().out
-    checkpoint = HeadCheckpoint.load(run / "heads" / "fold-0.safetensors")
-    assert {task["name"]: task.get("from_cells") for task in checkpoint.meta["tasks"]} == {
-        "green": "cells", "clover": None, "cells": None}  # fmt: skip
-    photos = [str(tmp_path / f"{i}.png") for i in range(8)]
-    predicted = [r["green"] for r in Predictor(run / "heads" / "fold-0.safetensors")(photos)]
-    maps = [r["maps"]["cells"][3].mean() for r in Predictor(run / "heads" / "fold-0.safetensors")(photos, maps=True)]
-    assert predicted == pytest.approx(np.maximum(maps, 0.0), abs=1e-6)
-    rows = [line.split(",") for line in (run / "out_of_fold.csv").read_text().splitlines()]
-    column = rows[0].index("green (head)")
-    held = {row[0]: float(row[column]) for row in rows[1:] if row[1] == "0"}
-    for name, value in held.items():
-        assert predicted[int(Path(name).stem)] == pytest.approx(value, rel=1e-4, abs=1e-5)

@@ -15,7 +15,6 @@ from dinoneck import (
     ConfigError,
     DataError,
     HeadCheckpoint,
-    HeadEnsemble,
     PatchMeanHead,
     PatchMeanMLP,
     Predictor,
@@ -50,30 +49,12 @@ def test_views_are_what_they_are_called() -> None:
     assert [view.name for view in VIEWS["flip4"]] == list(expected)[:4]
 
 
-@pytest.mark.parametrize("batch_size, passes", [(1, [1] * 12), (2, [2, 2, 2, 2, 2, 2]), (5, [4, 4, 4]), (99, [8, 4])])
-def test_a_pass_on_a_cpu_has_no_more_images_than_asked(tiny: Backbone, batch_size: int, passes: list[int]) -> None:
-    """Two photos, six views: the answers are the same however they are dealt out."""
-    seen: list[int] = []
-    head, photos = PatchMeanHead(64, [Task("a")]), [torch.rand(3, 32, 48), torch.rand(3, 32, 48)]
-    wanted = [Predictor(head, tiny, tta="d6")(photo, maps=True)[0] for photo in photos]
-    predictor = Predictor(head, tiny, tta="d6", batch_size=batch_size)
-    handle = tiny.adapter.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-    try:
-        answers = predictor(photos, maps=True)
-    finally:
-        handle.remove()
-    for found, right in zip(answers, wanted, strict=True):
-        assert found["a"] == pytest.approx(right["a"], abs=1e-6)
-        assert np.abs(found["maps"]["a"] - right["maps"]["a"]).max() < 1e-6
-    assert seen == passes
-
-
-def test_maps_of_all_views_come_back_to_the_photo(blind: Backbone) -> None:
+def test_maps_of_all_views_come_back_to_the_image(blind: Backbone) -> None:
     head = PatchMeanHead(64, [Task("a"), Task("b", transform=TargetTransform(area=2.0))])
-    photo = torch.rand(3, 32, 80)
-    plain = Predictor(head, blind)(photo, maps=True)[0]
+    image = torch.rand(3, 32, 80)
+    plain = Predictor(head, blind)(image, maps=True)[0]
     for tta in ("flip4", "d6"):
-        averaged = Predictor(head, blind, tta=tta)(photo, maps=True)[0]  # type: ignore[arg-type]
+        averaged = Predictor(head, blind, tta=tta)(image, maps=True)[0]  # type: ignore[arg-type]
         assert averaged["maps"]["a"].shape == (1, 2, 5)
         for name in ("a", "b"):
             assert np.allclose(averaged["maps"][name], plain["maps"][name], atol=1e-5)
@@ -83,10 +64,10 @@ def test_maps_of_all_views_come_back_to_the_photo(blind: Backbone) -> None:
 def test_views_are_averaged_in_natural_units(tiny: Backbone) -> None:
     torch.manual_seed(0)
     head = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu")])
-    photo = torch.rand(3, 32, 48)
-    images = tiny.preprocess(photo)
+    image = torch.rand(3, 32, 48)
+    images = tiny.preprocess(image)
     each = [head.predict(tiny(view.apply(images)))["a"].item() for view in VIEWS["d6"]]
-    assert Predictor(head, tiny, tta="d6")(photo)[0]["a"] == pytest.approx(np.mean(each), rel=1e-5)
+    assert Predictor(head, tiny, tta="d6")(image)[0]["a"] == pytest.approx(np.mean(each), rel=1e-5)
 
 
 @pytest.fixture
@@ -101,10 +82,10 @@ def saved(tiny: Backbone, tmp_path: Path) -> Path:
 
 
 def test_from_files_alone(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
-    photo = np.random.RandomState(0).randint(0, 255, (50, 90, 3), np.uint8)
-    Image.fromarray(photo).save(tmp_path / "p.png")
+    image = np.random.RandomState(0).randint(0, 255, (50, 90, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "p.png")
     heads = [HeadCheckpoint.load(file).build() for file in sorted(saved.glob("*.safetensors"))]
-    tokens = tiny(tiny.preprocess(photo, size=(32, 64)))
+    tokens = tiny(tiny.preprocess(image, size=(32, 64)))
     expected = np.mean([head.predict(tokens)["a"].item() for head in heads])
     shares = np.mean([head.predict(tokens)["s"][0].numpy() for head in heads], axis=0)
     for source in (saved, str(saved), sorted(saved.glob("*.safetensors"))):
@@ -122,31 +103,31 @@ def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) ->
     save_head(tmp_path / "2.safetensors", heads[1], backbone=deep, preprocess=prep)
     predictor = Predictor(tmp_path)
     assert predictor.backbone.layers == (1, 2, 4)
-    photo = torch.rand(3, 32, 32)
-    images = prep(photo)
+    image = torch.rand(3, 32, 32)
+    images = prep(image)
     a0, both = heads[0].predict(shallow(images)), heads[1].predict(deep(images))
-    [result] = predictor(photo, maps=True)
+    [result] = predictor(image, maps=True)
     assert result["a"] == pytest.approx((a0["a"].item() + both["a"].item()) / 2, rel=1e-5)
     assert result["b"] == pytest.approx(both["b"].item(), rel=1e-5)
     assert result["maps"]["a"].shape == (1, 2, 2)
 
 
-def test_photos_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
+def test_images_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
     predictor = Predictor(PatchMeanHead(64, [Task("a")]), tiny, batch_size=3)
-    photos = [torch.rand(3, 32, 32), torch.rand(3, 48, 32), torch.rand(3, 32, 32), torch.rand(3, 16, 16)]
-    together = [row["a"] for row in predictor(photos)]
-    assert together == pytest.approx([predictor(photo)[0]["a"] for photo in photos], rel=1e-5)
+    images = [torch.rand(3, 32, 32), torch.rand(3, 48, 32), torch.rand(3, 32, 32), torch.rand(3, 16, 16)]
+    together = [row["a"] for row in predictor(images)]
+    assert together == pytest.approx([predictor(image)[0]["a"] for image in images], rel=1e-5)
 
 
 def test_blur_is_applied_and_recorded(tiny: Backbone, tmp_path: Path) -> None:
     head = PatchMeanHead(64, [Task("a")])
-    photo = torch.rand(3, 32, 32)
-    sharp, soft = (Predictor(head, tiny, blur=blur)(photo)[0]["a"] for blur in (None, 5))
+    image = torch.rand(3, 32, 32)
+    sharp, soft = (Predictor(head, tiny, blur=blur)(image)[0]["a"] for blur in (None, 5))
     assert sharp != soft
     save_head(tmp_path / "h.safetensors", head, backbone=tiny, preprocess=tiny.preprocess.changed(blur=5))
     recorded = Predictor(tmp_path / "h.safetensors")
     assert recorded.preprocess.blur == 5
-    assert recorded(photo)[0]["a"] == pytest.approx(soft, rel=1e-6)
+    assert recorded(image)[0]["a"] == pytest.approx(soft, rel=1e-6)
 
 
 def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
@@ -175,16 +156,6 @@ def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Pat
         Predictor(tmp_path / "w.safetensors")
 
 
-def test_ensembles_and_checkpoints_are_heads_too(saved: Path, tiny: Backbone) -> None:
-    photo = torch.rand(3, 32, 64)
-    checkpoints = [HeadCheckpoint.load(file) for file in sorted(saved.glob("fold-*.safetensors"))]
-    expected = Predictor(saved)(photo)[0]["a"]
-    assert Predictor(checkpoints)(photo)[0]["a"] == pytest.approx(expected)
-    ensemble = HeadEnsemble.from_heads([c.build() for c in checkpoints])  # type: ignore[misc]
-    prep = checkpoints[0].preprocess
-    assert Predictor(ensemble, tiny, preprocess=prep)(photo)[0]["a"] == pytest.approx(expected)
-
-
 def test_heads_that_disagree_about_a_task_are_refused(tiny: Backbone) -> None:
     grams = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="g")]), backbone=tiny)
     kilos = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="kg")]), backbone=tiny.with_layers([3]))
@@ -195,13 +166,13 @@ def test_heads_that_disagree_about_a_task_are_refused(tiny: Backbone) -> None:
 def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> None:
     torch.manual_seed(3)
     half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
-    head, photo = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
+    head, image = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
     save_head(tmp_path / "h.safetensors", head, backbone=half)
     rebuilt = Predictor(tmp_path / "h.safetensors")
     assert next(rebuilt.backbone.parameters()).dtype == torch.bfloat16
-    exact = Predictor(head, load_backbone("dinoneck_tiny"))(photo)[0]["x"]
-    assert rebuilt(photo)[0]["x"] == pytest.approx(exact, abs=0.02)
-    assert rebuilt(photo)[0]["x"] == Predictor(head, half)(photo)[0]["x"]
+    exact = Predictor(head, load_backbone("dinoneck_tiny"))(image)[0]["x"]
+    assert rebuilt(image)[0]["x"] == pytest.approx(exact, abs=0.02)
+    assert rebuilt(image)[0]["x"] == Predictor(head, half)(image)[0]["x"]
 
 
 def test_unfit_predictions_and_devices_are_named(tiny: Backbone) -> None:
@@ -234,13 +205,13 @@ def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
 
     torch.manual_seed(4)
     trained = wrap_backbone(load_backbone("dinoneck_tiny", layers=[5, 2]).adapter.model, layers=[3])
-    head, photo = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
+    head, image = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
     save_head(tmp_path / "h.safetensors", head, backbone=trained, preprocess=trained.preprocess)
     other = load_backbone("dinoneck_tiny", source="transformers")
     with pytest.raises(CheckpointError, match="probe=True"):
         Predictor(tmp_path / "h.safetensors", other)
-    [value] = Predictor(tmp_path / "h.safetensors", other, probe=True)(photo)
-    assert value["x"] == pytest.approx(Predictor(head, trained)(photo)[0]["x"], abs=1e-5)
+    [value] = Predictor(tmp_path / "h.safetensors", other, probe=True)(image)
+    assert value["x"] == pytest.approx(Predictor(head, trained)(image)[0]["x"], abs=1e-5)
     with pytest.raises(CheckpointError, match="gives other outputs"):
         Predictor(tmp_path / "h.safetensors", load_backbone("dinoneck_tiny", seed=1), probe=True)
     with pytest.raises(ConfigError, match="pass wrap_backbone"):

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 
@@ -125,35 +124,6 @@ def test_it_answers_what_the_predictor_answers(
         assert printed is not None and float(printed.group(1)) == pytest.approx(wanted["mass"], rel=1e-3)
 
 
-def test_images_are_prepared_to_rounding(images: list[Path]) -> None:
-    """Every fit, interpolation, policy and blur, at sizes that shrink, grow and do both.
-
-    Normalised values differ by some 1e-6, as sums in another order do; uint8 ones by a step of 255 in a few pixels.
-    """
-    sys.path.insert(0, str(FOLDER))
-    try:
-        from images import prepare, read
-    finally:
-        sys.path.remove(str(FOLDER))
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (Preprocessing().mean, Preprocessing().std))
-    for number, fit in enumerate(("stretch", "keep", "crop", "pad") * 12):
-        recipe = Preprocessing(
-            size=((96, 192), (400, 96), (100, 200), None)[number % 5 % 4],
-            fit=fit,  # type: ignore[arg-type]
-            interpolation=("area", "bicubic", "bilinear_float32", "bilinear")[number // 4 % 4],  # type: ignore[arg-type]
-            policy=("crop", "pad", "resize")[number // 12 % 3],  # type: ignore[arg-type]
-            blur=(None, 5)[number % 7 == 0],
-        )
-        path = images[number % len(images)]
-        wanted = recipe.prepare(path)
-        image, shown = prepare(read(path), recipe.record())
-        difference = ((torch.from_numpy(image) - mean) / std - wanted.images[0]).abs()
-        is_uint8 = recipe.interpolation == "bilinear" and recipe.size is not None
-        assert difference.max() < (1.01 / 255 / std.min() if is_uint8 else 2e-5), recipe
-        assert difference.median() < 2e-5
-        assert np.array_equal(shown, wanted.valid.numpy())
-
-
 def test_bad_images_are_named_and_the_others_answered(model: Path, images: list[Path], tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "cut.jpg").write_bytes(images[-1].read_bytes()[:2000])
@@ -168,14 +138,3 @@ def test_bad_images_are_named_and_the_others_answered(model: Path, images: list[
         bad, ("cannot be read", "cannot be decoded", "32x32 or more", "there is no image"), strict=True
     ):
         assert any(str(path) in line and why in line for line in done.stderr.splitlines()), done.stderr
-
-
-def test_a_model_of_others_is_refused(model: Path, images: list[Path], tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    plain = onnx.load(model)
-    del plain.metadata_props[:]
-    onnx.save(plain, tmp_path / "plain.onnx")
-    (tmp_path / "none.onnx").write_text("none")
-    for name, why in (("plain.onnx", "not written by"), ("none.onnx", "cannot be used"), ("no.onnx", "cannot be used")):
-        done = run(tmp_path / name, images[0])
-        assert done.returncode == 1 and why in done.stderr and "Traceback" not in done.stderr

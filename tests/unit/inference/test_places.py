@@ -19,22 +19,15 @@ def gated() -> CLSGatingHead:
 def test_only_its_own_grid_is_scored(gated: CLSGatingHead, tiny: Backbone, tmp_path: Path) -> None:
     prepared = tiny.preprocess.changed(size=(32, 48))
     save_head(tmp_path / "h", gated, backbone=tiny, preprocess=prepared)
-    photo = torch.rand(3, 32, 48)
-    assert Predictor(tmp_path / "h", tiny, tta="flip4")(photo)
+    image = torch.rand(3, 32, 48)
+    assert Predictor(tmp_path / "h", tiny, tta="flip4")(image)
     for options in ({"tta": "d6"}, {"preprocess": prepared.changed(size=(48, 32))}):
         with pytest.raises(CheckpointError, match="2 rows x 3 cols; it is given 3 x 2") as caught:
-            Predictor(tmp_path / "h", tiny, **options)(photo)  # type: ignore[arg-type]
+            Predictor(tmp_path / "h", tiny, **options)(image)  # type: ignore[arg-type]
         assert caught.value.step == "pairing"
 
 
-def test_a_head_that_counts_for_nothing_binds_nothing(gated: CLSGatingHead, tiny: Backbone, tmp_path: Path) -> None:
-    prepared = tiny.preprocess.changed(size=(32, 48))
-    save_head(tmp_path / "h", gated, backbone=tiny, preprocess=prepared)
-    heads = [tmp_path / "h", PatchMeanHead(64, [Task("a")])]
-    assert Predictor(heads, tiny, tta="d6", weights=[0, 1])(torch.rand(3, 32, 48))
-
-
-def test_photos_prepared_for_other_patches(tiny: Backbone, tmp_path: Path) -> None:
+def test_images_prepared_for_other_patches(tiny: Backbone, tmp_path: Path) -> None:
     other = Preprocessing(patch_size=14, size=(112, 112))
     with pytest.raises(CheckpointError, match="14x14 px .* the backbone has 16x16") as caught:
         save_head(tmp_path / "h", PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=other)

@@ -66,7 +66,3 @@ def test_a_predictor_asks_the_same(planted: Path, tiny: Backbone) -> None:
 def test_a_folder_that_the_caller_names_is_loaded(planted: Path, tiny: Backbone) -> None:
     backbone = rebuild(record_of(tiny, "/elsewhere/m", "/elsewhere/m") | {"name": "m"}, planted / "m")
     assert backbone.embed_dim == 4
-
-
-def test_known_names_are_found_as_before(planted: Path, tiny: Backbone) -> None:
-    assert rebuild(tiny.record()).record() == tiny.record()

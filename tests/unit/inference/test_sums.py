@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
 from dinoneck import (
     Backbone,
@@ -22,14 +17,10 @@ from dinoneck import (
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
-    Predictor,
     TargetTransform,
     Task,
     Tokens,
-    save_head,
 )
-from dinoneck.checkpoint import model_card
-from dinoneck.cli.main import main
 from dinoneck.heads import Head
 from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
 from dinoneck.training import MemoryTokens, fit, manifold_mixup
@@ -84,36 +75,6 @@ def test_ensembles_add_the_averaged_parts(reduce: Any) -> None:
     bare = PatchMeanHead(64, heads[3].tasks, hidden_dim=8).eval()
     bare.load_state_dict(heads.pop().state_dict())
     check(HeadEnsemble([*heads, bare], reduce=reduce).predict(tokens()))
-
-
-@pytest.mark.parametrize("kind", ["dense", "patch_mean"])
-@pytest.mark.parametrize("reduce", ["mean", "median"])
-def test_views_and_tiles_and_several_heads(
-    kind: str, reduce: Any, blind: Backbone, patchwork: Callable[[int, int], Tensor]
-) -> None:
-    heads = [head_of(kind, seed) for seed in range(3)]
-    for tta in ("none", "d6"):
-        [whole] = Predictor(heads, blind, tta, reduce=reduce)(patchwork(7, 5))  # type: ignore[arg-type]
-        [tiled] = Predictor(heads, blind, tta, reduce=reduce, tile=(48, 64), overlap=16)(patchwork(7, 5))  # type: ignore[arg-type]
-        check(whole)
-        check(tiled)
-
-
-def test_tables_submissions_and_cards(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
-    Image.new("RGB", (48, 32), (10, 200, 30)).save(tmp_path / "a.png")
-    save_head(tmp_path / "h.safetensors", head_of("dense", 3), backbone=tiny)
-    predict = ["predict", "--heads", str(tmp_path / "h.safetensors"), "--out"]
-    assert main([*predict, str(tmp_path / "p.csv"), str(tmp_path / "a.png")]) == 0
-    (tmp_path / "test.csv").write_text("sample_id,image_path,target_name\n1,a.png,above\n2,a.png,leaf\n")
-    assert main([*predict, str(tmp_path / "s.csv"), "--csv", str(tmp_path / "test.csv")]) == 0
-    [row], asked = ([*csv.DictReader(StringIO((tmp_path / name).read_text()))] for name in ("p.csv", "s.csv"))
-    assert list(row) == ["image", *PARTS, *SUMS]
-    assert float(row["above"]) == pytest.approx(float(row["leaf"]) + float(row["stem"]), rel=1e-4)
-    assert [entry["target"] for entry in asked] == [row["above"], row["leaf"]]
-    assert "`above = leaf + stem, plant (g) = leaf + stem + dead wood`" in model_card(tmp_path / "h.safetensors")
-    assert main(["inspect", str(tmp_path / "h.safetensors")]) == 0
-    printed = capsys.readouterr().out
-    assert "sums (kind regression, dim 2, unit g, minimum 0" in printed and "above = leaf + stem" in printed
 
 
 def test_they_have_no_loss(tiny: Backbone) -> None:

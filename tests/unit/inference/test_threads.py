@@ -12,22 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dinoneck import (
-    CLSGatingHead,
-    DenseHead,
-    FPNHead,
-    PatchMeanHead,
-    Predictor,
-    TargetTransform,
-    Task,
-    load_backbone,
-)
-from dinoneck.backbones.adapter import evaluating
+from dinoneck import CLSGatingHead, DenseHead, FPNHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
 
 THREADS = 8
 
 
-def photos(count: int) -> list[Tensor]:
+def images(count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7)
     return [torch.rand(3, 32 + 16 * (i % 3), 48, generator=generator) for i in range(count)]
 
@@ -71,31 +61,11 @@ def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
     backbone = load_backbone("dinoneck_tiny")
     options: dict[str, Any] = {"tile": 32, "overlap": 16} if tiled else {"tta": "flip4"}
     predictor = Predictor(modules, backbone, **options)
-    given = photos(THREADS)
-    alone = [predictor(photo, maps=True)[0] for photo in given]
+    given = images(THREADS)
+    alone = [predictor(image, maps=True)[0] for image in given]
     for module in modules:
         module.train()
     for number, answers in enumerate(at_once(lambda i: predictor(given[i], maps=True)[0])):
         assert all(same(answer, alone[number]) for answer in answers)
     assert all(part.training for module in modules for part in module.modules())
     assert not backbone.training
-
-
-def test_the_last_to_leave_restores_the_mode() -> None:
-    module = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
-    inside, leave = threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with evaluating(module):
-            inside.set()
-            assert leave.wait(60)
-
-    thread = threading.Thread(target=stay)
-    with evaluating(module, module[0]):
-        thread.start()
-        assert inside.wait(60)
-        assert not any(part.training for part in module.modules())
-    assert not any(part.training for part in module.modules())  # the other is still inside
-    leave.set()
-    thread.join()
-    assert [part.training for part in module.modules()] == [True, True, False]

@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor
 
 from dinoneck import load_backbone
-from dinoneck.interop import DinoneckBackbone, DinoneckBackboneConfig, find_encoder
+from dinoneck.interop import DinoneckBackboneConfig, find_encoder
 
 D = 32
 SMALL_MASK2FORMER: dict[str, Any] = {
@@ -91,34 +91,3 @@ def test_hidden_states_are_those_of_the_dino_model(source: Any, layers: Any) -> 
         assert torch.equal(output.hidden_states[0], reference[0])
     for level, plain in zip(output.feature_maps, model(images).feature_maps, strict=True):
         assert torch.equal(level, plain)
-
-
-def test_outputs_follow_the_configuration() -> None:
-    images = torch.randn(1, 3, 64, 64)
-    model = DinoneckBackbone(config_of()).eval()
-    assert model(images).hidden_states is None
-    assert model(images).attentions is None
-    maps, states = model(images, output_hidden_states=True, return_dict=False)
-    assert (len(maps), len(states)) == (4, 7)
-    model = DinoneckBackbone(config_of(output_hidden_states=True, return_dict=False)).eval()
-    assert len(model(images)) == 2
-    assert len(model(images, return_dict=True).hidden_states) == 7
-    assert model(images, output_hidden_states=False, return_dict=True).hidden_states is None
-
-
-@pytest.mark.parametrize("source", ["timm", "transformers"])
-def test_the_input_embeddings_are_the_patch_projection(source: Any) -> None:
-    layer = DinoneckBackbone(config_of(backbone_source=source)).get_input_embeddings()
-    assert isinstance(layer, torch.nn.Conv2d)
-    assert tuple(layer.weight.shape) == (64, 3, 16, 16)
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("dinov3_vitl16", (1024, 24)), ("facebook/dinov2-with-registers-giant", (1536, 40)), ("mine", (None, None))],
-)
-def test_a_configuration_knows_the_size_of_published_models(name: str, size: tuple[int | None, int | None]) -> None:
-    config = DinoneckBackboneConfig(name, None, "simple_pyramid")
-    assert (config.hidden_size, config.num_hidden_layers) == size
-    again = DinoneckBackboneConfig.from_dict(config.to_dict())
-    assert (again.hidden_size, again.num_hidden_layers) == size

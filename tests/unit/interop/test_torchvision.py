@@ -54,7 +54,7 @@ def faster_rcnn(backbone: TorchvisionBackbone) -> nn.Module:
 DETECTORS = [retinanet, fcos, faster_rcnn]
 
 
-def photos() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def scenes() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     images = [torch.rand(3, 96, 128), torch.rand(3, 80, 112)]
     targets = [
         {"boxes": torch.tensor([[8.0, 8.0, 40.0, 60.0], [50.0, 20.0, 90.0, 70.0]]), "labels": torch.tensor([1, 2])},
@@ -86,10 +86,10 @@ def test_images_arrive_as_the_backbone_wants_them() -> None:
     """Through the detector's own transform: normalised by the backbone's numbers, padded to whole cells."""
     detector, seen = retinanet(body()).eval(), []
     detector.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[union-attr]
-    photo = torch.rand(3, 96, 128)
+    image = torch.rand(3, 96, 128)
     with torch.no_grad():
-        detector([photo])
-    wanted = detector.backbone.backbone.preprocess(photo[None])  # type: ignore[union-attr,operator]
+        detector([image])
+    wanted = detector.backbone.backbone.preprocess(image[None])  # type: ignore[union-attr,operator]
     torch.testing.assert_close(seen[0][..., :96, :128], wanted, atol=1e-5, rtol=1e-5)
     assert seen[0].shape[-1] % 32 == seen[0].shape[-2] % 32 == 0
 
@@ -119,10 +119,10 @@ def test_anchors_keep_step_with_the_cells(patch: int, extra_levels: int) -> None
 @pytest.mark.parametrize("build", DETECTORS)
 @pytest.mark.parametrize("extra_levels", [0, 2])
 def test_one_step_and_an_answer(build: Any, extra_levels: int) -> None:
-    """Finite losses, a gradient for whatever is trainable and none for what is frozen; boxes in the photo."""
+    """Finite losses, a gradient for whatever is trainable and none for what is frozen; boxes in the image."""
     detector = build(body(extra_levels)).train()
     find_encoder(detector).backbone.unfreeze_last(1)
-    images, targets = photos()
+    images, targets = scenes()
     losses = detector(images, targets)
     total = sum(losses.values())
     assert torch.isfinite(total)
@@ -132,9 +132,9 @@ def test_one_step_and_an_answer(build: Any, extra_levels: int) -> None:
     assert not find_encoder(detector).backbone.adapter.blocks[0].training
     with torch.no_grad():
         answers = detector.eval()(images)
-    for photo, answer in zip(images, answers, strict=True):
+    for image, answer in zip(images, answers, strict=True):
         assert torch.isfinite(answer["scores"]).all()
-        assert (answer["boxes"][:, 2] <= photo.shape[-1]).all()
+        assert (answer["boxes"][:, 2] <= image.shape[-1]).all()
 
 
 def test_features_at_changes_what_the_backbone_sees_and_the_multiple() -> None:

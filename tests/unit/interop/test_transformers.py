@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from packaging.version import Version
 from torch import Tensor, nn
 
-from dinoneck import (
-    BackboneError,
-    ConfigError,
-    SimplePyramid,
-    SpatialTuningAdapter,
-    ViTFPN,
-    load_backbone,
-)
+from dinoneck import BackboneError, ConfigError, SimplePyramid, SpatialTuningAdapter, ViTFPN, load_backbone
 from dinoneck.interop import (
     DinoneckBackbone,
     DinoneckBackboneConfig,
@@ -119,62 +110,6 @@ def test_a_saved_detector_is_the_same_bit_for_bit(kind: str, tmp_path: Path) -> 
     assert same(model, again)
     for (name, one), other in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
-
-
-def test_published_weights_are_not_fetched_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built by name they are wanted; loaded, the file has them."""
-    config = config_of(backbone="vit_small_patch16_dinov3", layers=(0,), neck="simple_pyramid", seed=None)
-    model = DinoneckBackbone(config)
-    model.config.pretrained = True
-    model.save_pretrained(tmp_path)
-    fetched: list[str] = []
-
-    def fetch(name: str) -> tuple[Path, None]:
-        fetched.append(name)
-        raise BackboneError("no network")
-
-    monkeypatch.setattr("dinoneck.backbones.weights.fetch", fetch)
-    again = DinoneckBackbone.from_pretrained(tmp_path)
-    images = torch.randn(1, 3, 32, 32)
-    assert not fetched
-    for one, other in zip(model(images).feature_maps, again(images).feature_maps, strict=True):
-        assert torch.equal(one, other)
-    with pytest.raises(BackboneError, match="no network"):
-        DinoneckBackbone(again.config)
-
-
-@pytest.mark.parametrize("missing", ["encoder.neck.", "encoder.backbone.adapter.model.blocks.0."])
-def test_what_a_file_lacks_is_as_new(missing: str, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    config = config_of("simple_pyramid")
-    model = DinoneckBackbone(config)
-    model.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    kept = {name: value for name, value in load_file(file).items() if not name.startswith(missing)}
-    save_file(kept, file, metadata={"format": "pt"})
-    again = DinoneckBackbone.from_pretrained(tmp_path)
-    state = again.state_dict()
-    assert all(torch.isfinite(value).all() for value in state.values())
-    for name, value in model.state_dict().items():
-        if not name.startswith("encoder.neck."):
-            assert torch.equal(state[name], value), name  # a seeded backbone is always the same
-    assert torch.equal(state["encoder.neck.levels.0.project_norm.weight"], torch.ones(D))
-
-
-@pytest.mark.skipif(
-    Version(version("timm")) < Version("1.0.31"), reason="timm before 1.0.31 makes rotary frequencies in half precision"
-)
-def test_half_precision_keeps_rotary_frequencies_exact(tmp_path: Path) -> None:
-    model = DinoneckBackbone(config_of()).eval()
-    model.save_pretrained(tmp_path)
-    half = DinoneckBackbone.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
-    assert {value.dtype for value in half.parameters()} == {torch.bfloat16}
-    rotary = [module.backbone.adapter.rotary.periods for module in (model, half)]
-    assert torch.equal(*rotary)
-    images = torch.randn(1, 3, 64, 64)
-    for one, other in zip(model(images).feature_maps, half(images).feature_maps, strict=True):
-        assert (one - other).norm() < 0.02 * one.norm()
 
 
 @pytest.mark.parametrize("kind", DETECTORS)

@@ -17,14 +17,8 @@ from dinoneck.losses import CompositionLoss, TaskLoss
 
 torch.manual_seed(0)
 AREA, MEAN, STD = 0.21, 210.0, 130.0
-TASKS = (
-    Task("total", transform=TargetTransform(area=AREA, mean=MEAN, std=STD)),
-    Task("ratio", dim=3, kind="ratio"),
-)
-OUTPUTS = {
-    "total": torch.randn(4, 1, dtype=torch.float64),
-    "ratio": torch.randn(4, 3, dtype=torch.float64),
-}
+TASKS = (Task("total", transform=TargetTransform(area=AREA, mean=MEAN, std=STD)), Task("ratio", dim=3, kind="ratio"))
+OUTPUTS = {"total": torch.randn(4, 1, dtype=torch.float64), "ratio": torch.randn(4, 3, dtype=torch.float64)}
 TARGETS = {
     "total": torch.randn(4, 1, dtype=torch.float64),
     "ratio": torch.randn(4, 3, dtype=torch.float64).softmax(dim=1),
@@ -165,28 +159,6 @@ def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
     each[1:, 4] = False
     last = CompositionLoss(FIVE, (0, 0, 0, 0, 1), scale=SCALE)
     assert run(last, {"five": each}, five=own).item() == pytest.approx(plain(last, [0], own.tolist()), rel=1e-10)
-
-
-@pytest.mark.parametrize("kind", ["mse", "smooth_l1"])
-def test_masked_nan_is_nothing_to_a_composition(kind: Any) -> None:
-    mask = torch.tensor([True, False, True, False])
-    outputs = {name: torch.where(mask[:, None], x, torch.nan).requires_grad_() for name, x in OUTPUTS.items()}
-    targets = {name: torch.where(mask[:, None], x, torch.nan) for name, x in TARGETS.items()}
-    loss = CompositionLoss(FIVE, loss=kind, scale=SCALE)
-    total, parts = TaskLoss(TASKS, [loss])(outputs, targets, {"total": mask, "ratio": mask})
-    assert parts["five"].item() == pytest.approx(plain(loss, [0, 2]), rel=1e-10)
-    for grad in torch.autograd.grad(total, list(outputs.values()), retain_graph=True):
-        assert (grad[~mask] == 0).all()
-        assert grad[mask].abs().min() > 0
-    nothing = {"total": torch.zeros(4), "ratio": torch.zeros(4)}
-    logarithmic = (replace(TASKS[0], transform=TargetTransform(log1p=True, mean=5.0, std=0.7)), TASKS[1])
-    for tasks, masks in ((TASKS, nothing), (logarithmic, nothing), (logarithmic, {"total": mask, "ratio": mask})):
-        total, parts = TaskLoss(tasks, [loss])(outputs, targets, masks)
-        assert total.isfinite()
-        assert (total == 0) == (masks is nothing)
-        for grad in torch.autograd.grad(total, list(outputs.values())):
-            assert (grad[~mask] == 0).all()
-            assert (grad == 0).all() == (masks is nothing)
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck import ConfigError, ShapeError, Task
-from dinoneck.losses import (
-    TaskLoss,
-    masked_cross_entropy,
-    masked_mse,
-    masked_smooth_l1,
-    ratio_mse,
-    scale_invariant_log,
-)
+from dinoneck.losses import TaskLoss, masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse, scale_invariant_log
 
 torch.manual_seed(0)
 PRED = torch.randn(4, 3, dtype=torch.float64)

@@ -11,14 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck import ConfigError, DataError, ShapeError, Task, TokenGrid
+from dinoneck import ConfigError, DataError, ShapeError, Task
 from dinoneck.configured import decode, encode
-from dinoneck.losses import (
-    DensityRegulariser,
-    TaskLoss,
-    dense_masked_mse,
-    map_cross_entropy,
-)
+from dinoneck.losses import DensityRegulariser, TaskLoss, dense_masked_mse, map_cross_entropy
 
 torch.manual_seed(0)
 PRED = torch.randn(2, 3, 2, 4, dtype=torch.float64)
@@ -93,20 +88,6 @@ def test_all_masked_maps_are_zero_with_zero_gradient(loss: Callable[..., Tensor]
                 assert (grad == 0).all()
 
 
-def test_labels_of_half_a_cell_weigh_half() -> None:
-    """Through reduce_labels, the loss per cell is the loss per pixel where predictions are constant in a cell."""
-    grid = TokenGrid(4)
-    mask = torch.rand(2, 8, 16) > 0.4
-    mask[0, :4, :4] = False
-    cells = torch.randint(0, 5, (2, 1, 2, 4)).double()
-    labels = cells.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    values, weight = grid.reduce_labels(torch.where(mask[:, None], labels, torch.nan), mask)
-    pred = torch.randn(2, 1, 2, 4, dtype=torch.float64)
-    pixels = pred.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    expected = ((pixels - labels)[mask[:, None]] ** 2).mean()
-    assert torch.allclose(dense_masked_mse(pred, values, weight), expected, rtol=1e-6)
-
-
 def test_dense_refusals() -> None:
     with pytest.raises(ShapeError, match=r"\(2, 3, 2, 4\) and the target \(2, 3, 32, 64\).*TokenGrid.reduce_labels"):
         dense_masked_mse(PRED, torch.zeros(2, 3, 32, 64), WEIGHT)
@@ -152,26 +133,6 @@ def test_logits_are_read_at_the_centres_of_finer_labels() -> None:
     assert loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-6)
     soft = F.one_hot(labels, 2).permute(0, 3, 1, 2).double()
     assert torch.allclose(map_cross_entropy(logits, soft, inside), loss, rtol=1e-12)
-
-
-def test_masked_nan_logits_of_a_map_have_no_gradient() -> None:
-    mask = WEIGHT > 2
-    for target in (torch.randint(0, 3, (2, 2, 4)), TRUE.softmax(dim=1)):
-        logits = torch.where(mask[:, None], PRED, torch.nan).requires_grad_()
-        loss = map_cross_entropy(logits, target, mask)
-        (grad,) = torch.autograd.grad(loss, logits)
-        assert torch.allclose(loss, map_cross_entropy(PRED, target, mask))
-        assert (grad[(~mask)[:, None].expand_as(grad)] == 0).all()
-    whole = PRED.clone()
-    whole[1] = torch.nan
-    fine = torch.zeros(2, 8, 8, dtype=torch.bool)
-    fine[0] = True
-    logits = whole.requires_grad_()
-    loss = map_cross_entropy(logits, torch.zeros(2, 8, 8, dtype=torch.long), fine)
-    loss.backward()
-    assert loss.isfinite()
-    assert (logits.grad[1] == 0).all()  # type: ignore[index]
-    assert logits.grad[0].abs().min() > 0  # type: ignore[index]
 
 
 def test_map_cross_entropy_refusals() -> None:

@@ -12,13 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
-from dinoneck.losses import (
-    CompositionLoss,
-    DensityRegulariser,
-    TaskLoss,
-    UncertaintyWeighting,
-    dense_masked_mse,
-)
+from dinoneck.losses import CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting, dense_masked_mse
 
 TASKS = (
     Task("total", loss="smooth_l1", beta=0.5, transform=TargetTransform(area=0.21, mean=200.0, std=130.0)),
@@ -254,16 +248,3 @@ def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(kind: Any) -> N
         (gradient,) = torch.autograd.grad(total, output)
         assert gradient.isfinite().all()
         assert gradient[1].abs().max() == 0
-
-
-def test_a_composed_term_leaves_out_what_is_nan() -> None:
-    parts = Composition(("leaf", "stem", "dead"), {"all": ("leaf", "stem", "dead")}, "five", "total", "ratio")
-    loss = TaskLoss([Task("total"), Task("ratio", dim=3, kind="ratio")], [CompositionLoss(parts)])
-    outputs = {"total": torch.rand(3, 1), "ratio": torch.rand(3, 3)}
-    targets = {"total": torch.tensor([[1.0], [torch.nan], [2.0]]), "ratio": torch.full((3, 3), 1 / 3)}
-    some = torch.tensor([0, 2])
-    total, parts = loss(outputs, targets)
-    kept, expected = loss({k: v[some] for k, v in outputs.items()}, {k: v[some] for k, v in targets.items()})
-    assert torch.allclose(parts["five"], expected["five"])
-    assert total.isfinite()
-    assert kept.isfinite()

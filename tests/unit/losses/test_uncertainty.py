@@ -105,21 +105,6 @@ def test_what_counts_nowhere_is_left_out(empty: Tensor | int) -> None:
     assert losses["a"].grad == pytest.approx(0.5 * math.exp(-0.5))
 
 
-def test_it_is_configured_and_has_one_parameter_without_weight_decay() -> None:
-    weighting = UncertaintyWeighting(("a", "b"))
-    assert [(name, p.ndim, p.dtype) for name, p in weighting.named_parameters()] == [("log_variance", 1, torch.float32)]
-    assert weighting.config == {"names": ["a", "b"]}
-    again = UncertaintyWeighting.from_config(weighting.config, device="meta", dtype=torch.float64)
-    assert again.log_variance.is_meta
-    assert again.log_variance.dtype == torch.float64
-    weighting.log_variance.data.fill_(3.0)
-    weighting.reset_parameters()
-    assert weighting.log_variances == {"a": 0.0, "b": 0.0}
-    assert repr(weighting) == "UncertaintyWeighting(a, b)"
-    half = UncertaintyWeighting(["a"]).bfloat16()
-    assert half({"a": torch.tensor(3.0, dtype=torch.bfloat16)}).dtype == torch.float32
-
-
 def test_names_that_do_not_fit() -> None:
     for names in ([], ["a", "a"], [""]):
         with pytest.raises(ConfigError, match="one or more names, each once"):

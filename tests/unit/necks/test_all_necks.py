@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from tests.contract.cases import WIDTH, outputs, tokens_of
 from torch import nn
@@ -45,24 +44,6 @@ FORMS: dict[str, Any] = {
 def fed(neck: Neck, batch: int = 2, rows: int = 6, cols: int = 7) -> tuple[Any, ...]:
     tokens = tokens_of(batch, rows, cols, layers=neck.num_layers or 1)
     return (tokens, torch.randn(batch, 3, 16 * rows, 16 * cols)) if neck.needs_images else (tokens,)
-
-
-@pytest.mark.parametrize("name", FORMS)
-@pytest.mark.parametrize("learns", [False, True])
-def test_autocast_gives_one_dtype_for_all_levels(name: str, learns: bool) -> None:
-    neck = FORMS[name]()
-    with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16):
-        levels = outputs(neck(*fed(neck)))
-    assert {level.dtype for level in levels} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_weights_are_contiguous_for_safetensors_and_flat_optimizers(name: str, tmp_path: Path) -> None:
-    neck = FORMS[name]()
-    save_head(tmp_path / "neck", neck)
-    for module in (neck, HeadCheckpoint.load(tmp_path / "neck").build()):
-        safetensors.torch.save_file(module.state_dict(), tmp_path / "weights.safetensors")
-        assert torch.nn.utils.parameters_to_vector(module.parameters()).numel() > 0
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -128,25 +109,3 @@ def test_heads_of_0_1_keep_their_groups() -> None:
     assert "norm_group_size" not in read_header(FILES_OF_0_1 / "group_norm.safetensors").meta["config"]
     assert head.config["norm_group_size"] == 1
     assert {norm.num_groups for norm in group_norms(head)} == {8}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit_fpn", "sta_pyramid", "spatial_tuning_adapter", "dpt"])
-@torch.no_grad()
-def test_an_export_from_maps_takes_any_batch(name: str) -> None:
-    """Traced with plain (B, C, rows, cols) maps at batch 3, run at 1, 2 and 4."""
-    neck = FORMS[name]().eval()
-
-    def example(batch: int, rows: int, cols: int) -> tuple[Any, ...]:
-        maps = [torch.randn(batch, WIDTH, rows, cols) for _ in range(neck.num_layers or 1)]
-        return (maps, torch.randn(batch, 3, 16 * rows, 16 * cols)) if neck.needs_images else (maps,)
-
-    batch, rows, cols = (torch.export.Dim(n, min=low, max=64) for n, low in (("b", 1), ("r", 5), ("c", 5)))
-    sizes: dict[str, Any] = {"tokens": [{0: batch, 2: rows, 3: cols}] * (neck.num_layers or 1)}
-    if neck.needs_images:
-        sizes["images"] = {0: batch, 2: 16 * rows, 3: 16 * cols}
-    program = torch.export.export(neck, example(3, 6, 5), dynamic_shapes=sizes).module()
-    for size in ((1, 6, 5), (2, 7, 5), (4, 5, 9)):
-        inputs = example(*size)
-        for a, b in zip(outputs(program(*inputs)), outputs(neck(*inputs)), strict=True):
-            assert torch.allclose(a, b, atol=1e-5)

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-import torch.nn.functional as F
-from tests.unit.necks.test_spatial_tuning_adapter import plain
 from torch import Tensor, nn
 
 from dinoneck import CheckpointError, SpatialTuningAdapter, Tokens, split_deimv2, wrap_backbone
@@ -93,31 +91,6 @@ def test_the_adapter_gives_what_transformers_gives(size: tuple[int, int]) -> Non
         assert torch.allclose(a, b, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("grid", "layers"), [((21, 29), 1), ((3, 5), 3), ((3, 5), 4)], ids=str)
-def test_where_transformers_fails_the_maps_are_those_of_the_plain_formulation(
-    grid: tuple[int, int], layers: int
-) -> None:
-    theirs = encoder()
-    ours = SpatialTuningAdapter.from_deimv2(theirs.state_dict(), num_layers=layers).double()
-    tokens = random_tokens(*grid, layers=layers, dtype=torch.float64)
-    images = torch.randn(2, 3, 16 * grid[0], 16 * grid[1], dtype=torch.float64)
-    for a, b in zip(ours(tokens, images).maps, plain(ours, tokens, images), strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-10)
-    theirs.backbone = Given(tuple(x.float() for x in tokens.maps()), theirs.backbone.config)
-    with pytest.raises(RuntimeError):
-        theirs(images.float())
-
-
-def test_patch_14_is_resized_to_16_pixels_per_token() -> None:
-    ours = SpatialTuningAdapter.from_deimv2(encoder(patch_size=14), patch_size=14).double()
-    tokens = random_tokens(6, 9, dtype=torch.float64)
-    tokens = Tokens.from_patches(tokens.patches, grid=(6, 9), patch_size=14)
-    images = torch.randn(2, 3, 84, 126, dtype=torch.float64)
-    grown = F.interpolate(images, size=(96, 144), mode="bilinear", align_corners=False)
-    for a, b in zip(ours(tokens, images).maps, plain(ours, tokens, grown), strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-10)
-
-
 @pytest.mark.parametrize("form", ["encoder", "whole model", "state dict", ".safetensors", ".pth"])
 def test_backbone_and_adapter_of_a_detector_give_its_maps(form: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -163,13 +136,6 @@ def test_names_of_the_repository_under_any_prefix() -> None:
     assert backbone == {}
     assert ours.config["detail"] == "deimv2"
     assert (ours.embed_dim, ours.out_channels, ours.config["detail_dim"]) == (WIDTH, OUT, DETAIL)
-
-
-def test_frozen_norms_count_nothing_and_the_dtype_is_kept() -> None:
-    state = {key: value for key, value in encoder().state_dict().items() if not key.endswith("num_batches_tracked")}
-    ours = SpatialTuningAdapter.from_deimv2({k: v.bfloat16() for k, v in state.items()})
-    assert all(parameter.dtype == torch.bfloat16 for parameter in ours.parameters())
-    assert all(not v.any() for k, v in ours.state_dict().items() if k.endswith("num_batches_tracked"))
 
 
 def changed(**change: Any) -> dict[str, Tensor]:

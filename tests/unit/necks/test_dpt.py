@@ -131,18 +131,6 @@ def test_it_is_transformers_neck(readout: str, layers: int) -> None:
         assert torch.allclose(doubled, fused, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("grid", ODD_GRIDS)
-@pytest.mark.parametrize("layers", [1, 4])
-def test_sizes_layout_and_strides(grid: tuple[int, int], layers: int) -> None:
-    neck = small("project", layers, patch_size=14)
-    pyramid = neck(tokens_of(2, *grid, layers=layers, patch=14))
-    rows, cols = grid
-    sizes = [(4 * rows, 4 * cols), (2 * rows, 2 * cols), grid, (-(-rows // 2), -(-cols // 2))][-layers:]
-    assert [tuple(level.shape[2:]) for level in pyramid.maps] == sizes
-    assert all(level.permute(0, 2, 3, 1).is_contiguous() and level.isfinite().all() for level in pyramid.maps)
-    assert pyramid.strides == neck.strides == (3.5, 7.0, 14.0, 28.0)[-layers:]
-
-
 def position_neck(alive: int) -> DPTNeck:
     """Weights that copy: layer ``alive`` passes through with its position, all others are silent."""
     neck = DPTNeck(4, 4, 2, hidden_sizes=(4, 4, 4, 4)).double()
@@ -184,16 +172,6 @@ def test_every_cell_lies_where_its_tokens_lie(grid: tuple[int, int], alive: int)
         expected = bilinear(expected, *levels[finer].shape[2:])
         assert torch.allclose(levels[finer], expected, rtol=0, atol=1e-9)
     assert not any(level.any() for level in levels[alive + 1 :])
-
-
-@pytest.mark.parametrize("readout", READOUTS)
-def test_registers_never_take_part(readout: str) -> None:
-    neck, tokens = small(readout), tokens_of(2, 3, 5, layers=4)
-    bare = Tokens.from_patches(
-        [x.contiguous() for x in tokens.patches], grid=(3, 5), patch_size=16, cls_token=tokens.cls_token
-    )
-    for level, without in zip(neck(tokens).maps, neck(bare).maps, strict=True):
-        assert torch.allclose(level, without, atol=1e-6)
 
 
 def test_every_readout_and_every_layer_counts() -> None:

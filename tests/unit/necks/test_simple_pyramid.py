@@ -136,18 +136,6 @@ def test_every_cell_lies_where_its_tokens_lie(grid: tuple[int, int]) -> None:
             assert torch.equal(level[0, axis].movedim(axis, 0), expected[:, None].expand(-1, level.shape[3 - axis]))
 
 
-@pytest.mark.parametrize("grid", ODD_GRIDS)
-def test_sizes_layout_and_strides(grid: tuple[int, int]) -> None:
-    neck = SimplePyramid(WIDTH, 8, (4.0, 2.0, 1.0, 0.5, 0.25), patch_size=14)
-    pyramid = neck(tokens_of(2, *grid, patch=14))
-    rows, cols = grid
-    sizes = [(4 * rows, 4 * cols), (2 * rows, 2 * cols), grid, (-(-rows // 2), -(-cols // 2))]
-    sizes.append((-(-rows // 4), -(-cols // 4)))
-    assert [tuple(level.shape[2:]) for level in pyramid.maps] == sizes
-    assert all(level.permute(0, 2, 3, 1).is_contiguous() and level.isfinite().all() for level in pyramid.maps)
-    assert pyramid.strides == neck.strides == (3.5, 7.0, 14.0, 28.0, 56.0)
-
-
 def test_it_reads_the_last_layer_and_no_prefix_token() -> None:
     neck, tokens = SimplePyramid(WIDTH, 8), tokens_of(2, 3, 5, layers=3)
     expected = neck(tokens).maps

@@ -173,22 +173,6 @@ def test_the_mix_starts_at_the_nearest_layer(layers: int, nearest: list[set[int]
         assert row[list(wanted)].sum() > 0.85
 
 
-@pytest.mark.parametrize(("grid_from", "batch"), [("features", 2), ("image", 1)])
-def test_sums_in_place_touch_nothing_of_the_callers(grid_from: Any, batch: int) -> None:
-    """Without autograd detail is added into the projected tokens: the same maps, tokens and images as before."""
-    neck = build(grid_from=grid_from).double()
-    tokens, images = fed(dtype=torch.float64)
-    tokens, images = tokens[:batch], images[:batch]
-    before = [x.clone() for x in (*tokens.sequence, images)]
-    wanted = neck(tokens, images).maps
-    with torch.no_grad():
-        found = neck(tokens, images).maps
-    for one, other in zip(found, wanted, strict=True):
-        assert other.requires_grad and not one.requires_grad
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
-    assert all(torch.equal(x, y) for x, y in zip((*tokens.sequence, images), before, strict=True))
-
-
 def test_an_empty_batch_and_images_that_are_not_needed() -> None:
     tokens, images = fed()
     for options in ({}, {"grid_from": "image"}, {"num_layers": 2}):
@@ -250,14 +234,14 @@ def centroids(level: Tensor, source: Tensor, stride: float) -> Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("size", [(320, 480), (336, 464), (368, 512)], ids=str)  # 368 x 512: patch 14 at 322 x 448
+@pytest.mark.parametrize("size", [(336, 464), (368, 512)], ids=str)  # 368 x 512: patch 14 at 322 x 448
 def test_cells_read_the_image_around_their_centres(size: tuple[int, int]) -> None:
     for branch, low, high in ((AlignedDetail, -0.08, 0.08), (DEIMv2Detail, -0.55, -0.38)):
-        for place in range(3):
-            total = torch.zeros(3, 2)
-            for seed in range(6):
-                torch.manual_seed(seed)
-                images = torch.randn(1, 3, *size, requires_grad=True)
-                total += centroids(branch(16).eval()(images)[place], images, 8 * 2**place) / 6
-            assert low < total.min()
-            assert total.max() < high
+        total = torch.zeros(3, 3, 2)
+        for seed in range(6):
+            torch.manual_seed(seed)
+            images = torch.randn(1, 3, *size, requires_grad=True)
+            levels = branch(16).eval()(images)
+            total += torch.stack([centroids(level, images, 8 * 2**i) for i, level in enumerate(levels)]) / 6
+        assert low < total.min()
+        assert total.max() < high

@@ -194,14 +194,6 @@ def test_positions_start_at_zero_and_spread_over_any_grid() -> None:
     assert torch.equal(neck(square).maps[1][0], neck.places)
 
 
-def test_it_reads_the_last_layer_and_no_prefix_token() -> None:
-    neck = awake(STAPyramid(WIDTH, 8, True, True, "bilinear"))
-    tokens = tokens_of(2, 3, 5, layers=3)
-    bare = Tokens.from_patches(tokens.patches[-1].contiguous(), grid=(3, 5), patch_size=16)
-    pairs = zip(neck(tokens).maps, neck(bare).maps, strict=True)
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
-
-
 @pytest.mark.parametrize("strides", [(8, 16), (8, 16, 31), (0, 0, 0), "image"])
 def test_strides_that_do_not_double_are_refused(strides: Any) -> None:
     with pytest.raises(ConfigError, match="strides"):

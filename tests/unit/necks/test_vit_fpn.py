@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Any
 
 import pytest
@@ -43,12 +42,11 @@ def neck_of(layers: int = 3, seed: int = 0, **options: Any) -> ViTFPN:
     return neck
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3, 7])
 @pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
-@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (2, 3), (15, 31), (30, 60), (9, 16)])
-def test_levels_have_their_sizes_on_any_grid(layers: int, downsample: Any, grid: tuple[int, int]) -> None:
-    neck = neck_of(layers, num_levels=4, downsample=downsample, use_coords=True, residual_init="zero")
-    pyramid = neck(tokens_of(1, *grid, layers=layers, dtype=DOUBLE))
+@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (15, 31)])
+def test_levels_have_their_sizes_on_any_grid(downsample: Any, grid: tuple[int, int]) -> None:
+    neck = neck_of(2, num_levels=4, downsample=downsample, use_coords=True, residual_init="zero")
+    pyramid = neck(tokens_of(1, *grid, layers=2, dtype=DOUBLE))
     sizes = [tuple(level.shape[1:]) for level in pyramid.maps]
     assert sizes == [(16, -(-grid[0] // 2**i), -(-grid[1] // 2**i)) for i in range(4)]
     assert pyramid.strides == neck.strides == (16.0, 32.0, 64.0, 128.0)
@@ -138,9 +136,6 @@ def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
     wanted = peer({str(i): level for i, level in enumerate(maps)})
     for a, b in zip(own(maps), wanted.values(), strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-12)
-    single = [level.float() for level in maps]
-    for a, b in zip(own.float()(single), peer.float()({str(i): x for i, x in enumerate(single)}).values(), strict=True):
-        assert (a - b).abs().max() <= 1e-6
 
 
 def shuffled_inside(tokens: Tokens) -> Tokens:
@@ -170,7 +165,7 @@ def test_without_a_nonlinearity_it_is_a_linear_probe_and_by_default_it_is_not(la
     assert (default.pooled(tokens) - default.pooled(moved)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 5), (2, 2), (15, 31), (16, 8)])
+@pytest.mark.parametrize("grid", [(1, 5), (2, 2), (15, 31)])
 @pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
 @pytest.mark.parametrize("extras", [{}, {"residual_init": "zero", "use_coords": True, "use_cls_context": True}])
 def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(
@@ -209,7 +204,7 @@ def test_cls_context_reads_the_last_layers_cls_token() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         ({"num_levels": 0}, "num_levels is 0"),
         ({"layer_groups": [[0], [1], [3]]}, "no position 3"),
@@ -217,8 +212,8 @@ def test_cls_context_reads_the_last_layers_cls_token() -> None:
         ({"residual_init": "one"}, "residual_init"),
     ],
 )
-def test_bad_arguments_are_refused(wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_bad_arguments_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         ViTFPN(**{"embed_dim": WIDTH, "num_layers": 3, **wrong})
 
 
@@ -227,29 +222,3 @@ def test_tokens_of_other_layers_are_refused() -> None:
         neck_of(3)(tokens_of(1, 2, 2, layers=2, dtype=DOUBLE))
     with pytest.raises(ShapeError, match="float32"):
         neck_of(3)(tokens_of(1, 2, 2, layers=3))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("norm", ["layer", "group", None])
-@pytest.mark.parametrize("activation", ["gelu", None])
-def test_every_combination_of_options(norm: Any, activation: Any) -> None:
-    """Odd grids, the pooled vector, round trip, and a gradient for every parameter, 144 combinations each."""
-    switches = [False, True]
-    choices = product(
-        ["mean", "softmax", "pixel"], ["conv", "pool", "interpolate"], [None, "zero"], switches, switches, switches
-    )
-    tokens = tokens_of(2, 5, 7, layers=4, dtype=DOUBLE)
-    for fusion, downsample, residual, coords, cls, separate in choices:
-        neck = neck_of(
-            4, fpn_dim=4, num_levels=2, fusion=fusion, downsample=downsample, residual_init=residual,
-            use_coords=coords, use_cls_context=cls, use_separate_bottlenecks=separate, norm=norm, activation=activation,
-        )  # fmt: skip
-        maps = neck(tokens).maps
-        assert [tuple(level.shape[2:]) for level in maps] == [(5, 7), (3, 4)]
-        pooled = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1)
-        assert torch.allclose(neck.pooled(tokens), pooled, atol=1e-12)
-        twin = ViTFPN.from_config(neck.config).double()
-        twin.load_state_dict(neck.state_dict())
-        assert all(torch.equal(a, b) for a, b in zip(twin(tokens).maps, maps, strict=True))
-        sum((level * torch.randn_like(level)).sum() for level in maps).backward()  # type: ignore[union-attr]
-        assert all(p.grad is not None and p.grad.abs().max() > 0 for p in neck.parameters()), neck.config

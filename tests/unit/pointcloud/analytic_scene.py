@@ -1,4 +1,4 @@
-"""A bare room, each wall of one colour, photographed from inside: what a frame's point looks like is known."""
+"""A bare room, each wall of one colour, rendered from inside: what a frame's point looks like is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EYES = ([-1.0, -0.8, 1.2], [-0.8, -0.7, 1.3], [-0.6, -0.8, 1.1], [-0.4, -0.5, 1.
 
 
 def bare_room(size: tuple[int, int] = (60, 80), views: int = 4) -> Frames:
-    """Photos that overlap, with exact depth."""
+    """Images that overlap, with exact depth."""
     target = torch.tensor([1.5, 1.0, 0.9], dtype=torch.float64)
     poses = torch.stack([look_at(torch.tensor(eye, dtype=torch.float64), target) for eye in EYES[:views]])
     height, width = size
@@ -24,10 +24,10 @@ def bare_room(size: tuple[int, int] = (60, 80), views: int = 4) -> Frames:
     cameras = Cameras(K.repeat(views, 1, 1), poses, size)
     v, u = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
     rays = torch.stack([u, v, torch.ones_like(u)], -1).reshape(-1, 3) @ torch.linalg.inv(K).mT
-    depth, photos = zip(*(_seen(pose, rays) for pose in poses), strict=True)
+    depth, images = zip(*(_seen(pose, rays) for pose in poses), strict=True)
     return Frames(
         tuple(f"view{view}" for view in range(views)),
-        torch.stack(photos).reshape(views, height, width, 3).permute(0, 3, 1, 2).to(torch.uint8),
+        torch.stack(images).reshape(views, height, width, 3).permute(0, 3, 1, 2).to(torch.uint8),
         torch.stack(depth).reshape(views, height, width).float(),
         cameras,
     )

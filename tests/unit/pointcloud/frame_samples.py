@@ -12,7 +12,7 @@ from PIL import Image
 
 
 def write_frames(root: Path, scenes: dict[str, Iterable[int]], size: tuple[int, int] = (48, 64)) -> Path:
-    """Write random photos (height, width) as ``root/2D/<scene>/color/<number>.png``; return root."""
+    """Write random images (height, width) as ``root/2D/<scene>/color/<number>.png``; return root."""
     for scene, numbers in scenes.items():
         for number in numbers:
             path = root / "2D" / scene / "color" / f"{number}.png"

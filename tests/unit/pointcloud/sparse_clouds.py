@@ -1,4 +1,4 @@
-"""Clouds of two samples, and what dense tensors say of them."""
+"""Clouds of two samples, and their dense counterparts."""
 
 from __future__ import annotations
 

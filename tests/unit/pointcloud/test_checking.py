@@ -41,21 +41,21 @@ def checked(
 ) -> dict[str, Any]:
     """Run the verb on a scene; return what it wrote."""
     monkeypatch.setattr(checking, "scenes", lambda options: iter([("scene", room)]))
-    found = run_verb(checking, "--frames", len(room), *SMALL, "--json", folder / "told.json", *options)
-    told = json.loads((folder / "told.json").read_text())
-    assert found == code, told["problems"]
-    return dict(told)
+    found = run_verb(checking, "--frames", len(room), *SMALL, "--json", folder / "report.json", *options)
+    report = json.loads((folder / "report.json").read_text())
+    assert found == code, report["problems"]
+    return dict(report)
 
 
 def test_a_right_scene_passes_and_its_numbers_are_true(
     room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = checked(room, monkeypatch, tmp_path, "--points", 0)
+    report = checked(room, monkeypatch, tmp_path, "--points", 0)
     out = capsys.readouterr().out
     assert "everything as planned" in out
     assert "the poses are read the right way" in out
     assert len(out.splitlines()) < 20 * len(room) + 12
-    frame = told["frames"][1]
+    frame = report["frames"][1]
     own, *others = frame["views"]
     assert [own[key] for key in ("projected", "front", "in_bounds", "known", "agree")] == [1.0] * 5
     for view in others:
@@ -75,14 +75,14 @@ def test_a_right_scene_passes_and_its_numbers_are_true(
         assert (block["enters"], block["leaves"], block["bad"]) == (up + skip, leaves, 0)
         assert (block["hit_rate"], block["absent"]) == ((1.0, 0.0) if skip else (None, None))
     assert set(frame["bad"]) == {"maps", "lifted", "pyramid", "blocks", "output", "fused"}
-    assert {"photo", "lift", "pyramid", "network", "fusion", "all"} == set(frame["seconds"])
+    assert {"image", "lift", "pyramid", "network", "fusion", "all"} == set(frame["seconds"])
 
 
 def test_neighbours_alone_leave_voxels_without_features(
     room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = checked(room, monkeypatch, tmp_path, "--views", 1, "--without-own", "--points", 0)
-    for view, frame in enumerate(told["frames"]):
+    report = checked(room, monkeypatch, tmp_path, "--views", 1, "--without-own", "--points", 0)
+    for view, frame in enumerate(report["frames"]):
         others = [(1, 0, 1)[view]]
         assert frame["features_from"] == [room.names[other] for other in others]
         points = cloud_of(room, view)[0]
@@ -111,13 +111,13 @@ def test_a_bad_value_in_a_map_is_followed(
         return maps, cameras
 
     monkeypatch.setattr(checking, "frame_maps", spoiled)
-    told = checked(room, monkeypatch, tmp_path, code=1)
-    first, second, third = (frame["bad"] for frame in told["frames"])
+    report = checked(room, monkeypatch, tmp_path, code=1)
+    first, second, third = (frame["bad"] for frame in report["frames"])
     assert not any(first.values())
     assert not any(third.values())
     assert second["maps"] == 1
     assert min(second.values()) > 0  # through every stage to the end
-    assert any(problem.startswith("NaN or Inf: 1 values in maps") for problem in told["problems"])
+    assert any(problem.startswith("NaN or Inf: 1 values in maps") for problem in report["problems"])
     assert "WRONG NaN or Inf" in capsys.readouterr().out
 
 
@@ -126,8 +126,8 @@ def test_a_bad_weight_is_found_in_the_blocks(room: Frames, monkeypatch: pytest.M
     with torch.no_grad():
         model.unet.get_submodule("block6.0.norm").weight[0] = torch.nan  # type: ignore[index, operator]
     save_weights(model, tmp_path / "weights.safetensors")
-    told = checked(room, monkeypatch, tmp_path, "--network", tmp_path / "weights.safetensors", code=1)
-    for frame in told["frames"]:
+    report = checked(room, monkeypatch, tmp_path, "--network", tmp_path / "weights.safetensors", code=1)
+    for frame in report["frames"]:
         assert frame["bad"]["maps"] == frame["bad"]["lifted"] == frame["bad"]["pyramid"] == 0
         bad = {block["name"]: block["bad"] for block in frame["blocks"]}
         assert bad["block5"] == 0 < bad["block6"]
@@ -142,7 +142,7 @@ def saved(path: Path, **widths: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("planes", "told_of"),
+    ("planes", "expected"),
     [
         # fewer channels than are injected: the injection itself refuses
         ((16, 32, 48, 64, 16, 48, 32, 32), "block5 (stride 8) receives 64, planned 64 + 48"),
@@ -153,19 +153,19 @@ def saved(path: Path, **widths: Any) -> Path:
     ],
 )
 def test_a_network_of_other_widths_is_found(
-    room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, planes: tuple[int, ...], told_of: str
+    room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, planes: tuple[int, ...], expected: str
 ) -> None:
     weights = saved(tmp_path / "other.pth", planes=planes)
-    told = checked(room, monkeypatch, tmp_path, "--network", weights, code=1)
-    assert f"channels: {told_of}" in told["problems"]
-    assert not any(sum(frame["bad"].values()) for frame in told["frames"])
+    report = checked(room, monkeypatch, tmp_path, "--network", weights, code=1)
+    assert f"channels: {expected}" in report["problems"]
+    assert not any(sum(frame["bad"].values()) for frame in report["frames"])
 
 
 def test_a_stride_left_out_is_found(room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(frame_check, "STRIDES", (1, 2, 4, 16))
-    told = checked(room, monkeypatch, tmp_path, code=1)
-    assert "stride: the pyramid has no level 8, planned for block5; it has 1, 2, 4, 16" in told["problems"]
-    assert told["frames"][0]["blocks"][4]["enters"] == 112  # the rest is measured all the same
+    report = checked(room, monkeypatch, tmp_path, code=1)
+    assert "stride: the pyramid has no level 8, planned for block5; it has 1, 2, 4, 16" in report["problems"]
+    assert report["frames"][0]["blocks"][4]["enters"] == 112  # the rest is measured all the same
 
 
 def chain_of(pyramid: SparsePyramid, plan: Any = SMALL_PLAN) -> Chain:
@@ -185,32 +185,32 @@ def test_a_block_at_another_stride_is_found(room: Frames, tiny: Backbone) -> Non
     assert problem.startswith("stride: block4 works on")
     assert "as many as at stride 16; planned: the" in problem
     missing = SMALL_PLAN | {"block9": SMALL_PLAN["block4"]}
-    told = report_of(chain_of(SparsePyramid((1, 2, 4, 8, 16)), missing), room, tiny).problems
-    assert told == ["Res16UNet has no block9, planned at stride 16"]
+    report = report_of(chain_of(SparsePyramid((1, 2, 4, 8, 16)), missing), room, tiny).problems
+    assert report == ["Res16UNet has no block9, planned at stride 16"]
 
 
-def test_frames_without_depth_are_told_of(
+def test_frames_without_depth_are_expected(
     room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     room.depth[1] = 0
-    told = checked(room, monkeypatch, tmp_path)
+    report = checked(room, monkeypatch, tmp_path)
     out = capsys.readouterr().out
     assert "no pixel has known depth" in out
     assert "3 frames, 1 without depth" in out
-    assert [frame["points"] for frame in told["frames"]] == [3000, 0, 3000]
-    assert told["frames"][0]["views"][1]["known"] == 0
+    assert [frame["points"] for frame in report["frames"]] == [3000, 0, 3000]
+    assert report["frames"][0]["views"][1]["known"] == 0
     room.depth[:] = 0
-    told = checked(room, monkeypatch, tmp_path, code=1)
-    assert told["problems"] == ["no frame has a pixel of known depth: nothing was checked"]
+    report = checked(room, monkeypatch, tmp_path, code=1)
+    assert report["problems"] == ["no frame has a pixel of known depth: nothing was checked"]
 
 
 @pytest.mark.parametrize("reading", ["inverse", "opengl", "transposed"])
 def test_wrong_poses_are_found(room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reading: Any) -> None:
     wrong = replace(room, cameras=read_as(room.cameras, reading))
-    told = checked(wrong, monkeypatch, tmp_path, code=1)
-    [problem] = told["problems"]
+    report = checked(wrong, monkeypatch, tmp_path, code=1)
+    [problem] = report["problems"]
     assert problem.startswith("cameras: scene:")
-    assert told["cameras"]["scene"]["scores"][reading] > 0.8
+    assert report["cameras"]["scene"]["scores"][reading] > 0.8
 
 
 def test_a_wrong_scale_of_depth_fails_and_is_named(
@@ -218,9 +218,9 @@ def test_a_wrong_scale_of_depth_fails_and_is_named(
 ) -> None:
     checked(room, monkeypatch, tmp_path)
     assert "everything as planned" in capsys.readouterr().out
-    told = checked(replace(room, depth=room.depth * 5), monkeypatch, tmp_path, code=1)
-    [problem] = told["problems"]
-    verdict = told["cameras"]["scene"]
+    report = checked(replace(room, depth=room.depth * 5), monkeypatch, tmp_path, code=1)
+    [problem] = report["problems"]
+    verdict = report["cameras"]["scene"]
     assert not verdict["fits"] and verdict["share"] < 0.5 < verdict["reached"]
     assert verdict["factor"] == ["depth", pytest.approx(0.2, rel=0.06)]
     assert f"depth x {verdict['factor'][1]:.3g} gives {verdict['reached']:.2f}" in problem
@@ -272,8 +272,8 @@ def test_features_may_come_from_a_store(
 ) -> None:
     folder = tmp_path / "2D" / "scene" / "color"
     folder.mkdir(parents=True)
-    for view, photo in enumerate(room.photos):
-        Image.fromarray(photo.permute(1, 2, 0).numpy()).save(folder / f"{view}.png")
+    for view, image in enumerate(room.images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{view}.png")
     store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(48, 64), fit="stretch")
     store.extract(tmp_path / "2D")
     named = replace(room, names=("scene/color/0", "scene/color/1", "scene/color/2"))
@@ -297,9 +297,9 @@ def test_the_real_room_is_as_planned(tmp_path: Path) -> None:
     folder = DATA / "rgbd_room"
     if not folder.is_dir():
         pytest.skip(f"the RGB-D frames are not in {folder}; set DINONECK_DATA to the folder that holds rgbd_room")
-    told = tmp_path / "told.json"
-    assert run_verb(checking, "--data", folder, "--frames", 3, *SMALL, "--json", told) == 0
-    frames = json.loads(told.read_text())["frames"]
+    report = tmp_path / "report.json"
+    assert run_verb(checking, "--data", folder, "--frames", 3, *SMALL, "--json", report) == 0
+    frames = json.loads(report.read_text())["frames"]
     agree = {(frame["name"], view["name"]): view["agree"] for frame in frames for view in frame["views"][1:]}
     assert agree["color_1", "color_2"] == pytest.approx(0.40, abs=0.03)
     assert agree["color_2", "color_3"] == pytest.approx(0.65, abs=0.03)

@@ -1,4 +1,4 @@
-"""Maps of frames lie where their cameras say, at any patch, from a backbone or from a store."""
+"""Maps of frames lie where their cameras look, at any patch, from a backbone or from a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def room() -> Frames:
 
 
 @pytest.mark.parametrize(
-    ("photo", "patch", "expected"),
+    ("image", "patch", "expected"),
     [
         ((480, 640), 16, (480, 640)),
         ((480, 640), 14, (504, 672)),
@@ -33,16 +33,16 @@ def room() -> Frames:
     ],
 )
 def test_sizes_keep_the_sides_ratio(
-    photo: tuple[int, int], patch: int | tuple[int, int], expected: tuple[int, int]
+    image: tuple[int, int], patch: int | tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert input_size(photo, patch) == expected
+    assert input_size(image, patch) == expected
 
 
 def test_maps_are_the_backbones_own(room: Frames, tiny: Backbone) -> None:
     maps, cameras = frame_maps(tiny, room, batch=3)
     assert cameras.size == (48, 64)
     assert torch.allclose(maps, frame_maps(tiny, room, batch=1)[0], atol=1e-5)
-    expected = tiny(tiny.preprocess(room.photos[2])).last.maps()[0]
+    expected = tiny(tiny.preprocess(room.images[2])).last.maps()[0]
     assert torch.allclose(maps[2:3], expected, atol=1e-5)
     assert not maps.requires_grad
     larger, cameras = frame_maps(tiny, room, size=(96, 160))
@@ -56,7 +56,7 @@ def test_maps_are_the_backbones_own(room: Frames, tiny: Backbone) -> None:
 
 
 def test_a_point_finds_its_place_at_any_size(room: Frames) -> None:
-    """Maps that hold each cell's own place in the photo: lifting gives a point's pixel, whatever the ViT saw."""
+    """Maps that hold each cell's own place in the image: lifting gives a point's pixel, whatever the ViT saw."""
     points = room.cameras[:1].unproject(room.depth[:1])[0, 12:36, 16:48].reshape(-1, 3)
     expected, _ = room.cameras[:1].project(points)
     for size in ((48, 64), (112, 112), (96, 160)):
@@ -73,7 +73,7 @@ def written(folder: Path, room: Frames) -> Frames:
     for view in range(len(room)):
         path = folder / "scene" / "color" / f"{20 * view}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(room.photos[view].permute(1, 2, 0).numpy()).save(path)
+        Image.fromarray(room.images[view].permute(1, 2, 0).numpy()).save(path)
         names.append(f"scene/color/{20 * view}")
     return replace(room, names=tuple(names))
 
@@ -96,7 +96,7 @@ def test_a_store_gives_the_same_maps(room: Frames, tiny: Backbone, tmp_path: Pat
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_a_store_of_cut_photos_is_refused(room: Frames, tiny: Backbone, tmp_path: Path, fit: str) -> None:
+def test_a_store_of_cut_images_is_refused(room: Frames, tiny: Backbone, tmp_path: Path, fit: str) -> None:
     frames = written(tmp_path / "2D", room)
     store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(64, 64), fit=fit)  # type: ignore[arg-type]
     store.extract(tmp_path / "2D")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from examples.pointcloud.frame_tree import MV_EVERY, SV_EVERY, Frame, frames_of, photos_folder, read_scenes
+from examples.pointcloud.frame_tree import MV_EVERY, SV_EVERY, Frame, frames_of, images_folder, read_scenes
 from tests.unit.pointcloud.frame_samples import write_frames
 
 from dinoneck import ConfigError, DataError
@@ -38,8 +38,8 @@ def test_every_takes_numbers_that_it_divides_not_places(tree: Path) -> None:
     assert len(frames_of(tree)) == sum(len(list(scene)) for scene in SCENES.values())
 
 
-def test_root_may_be_the_folder_of_photos_itself(tree: Path) -> None:
-    assert photos_folder(tree) == photos_folder(tree / "2D") == tree / "2D"
+def test_root_may_be_the_folder_of_images_itself(tree: Path) -> None:
+    assert images_folder(tree) == images_folder(tree / "2D") == tree / "2D"
     assert frames_of(tree) == frames_of(tree / "2D")
     first = frames_of(tree)[0]
     assert first.id == "scene0000_01/color/0"
@@ -56,13 +56,13 @@ def test_scenes_are_those_of_the_list(tree: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("\n \n", "names no scene"), ("a\nb\na\n", "a more than once"), ("../a\n", "names of folders")],
 )
-def test_lists_that_cannot_be_used(tmp_path: Path, text: str, told: str) -> None:
+def test_lists_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
     names = tmp_path / "scenes.txt"
     names.write_text(text)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         read_scenes(names)
     with pytest.raises(DataError, match="cannot be read"):
         read_scenes(tmp_path / "none.txt")
@@ -71,16 +71,16 @@ def test_lists_that_cannot_be_used(tmp_path: Path, text: str, told: str) -> None
 def test_one_number_twice_is_refused(tmp_path: Path) -> None:
     for name in ("20.jpg", "020.png"):
         touch(tmp_path / "2D/s/color" / name)
-    with pytest.raises(DataError, match="both frame 20"):
+    with pytest.raises(DataError, match="are the same frame; keep one"):
         frames_of(tmp_path)
 
 
-def test_what_is_no_photo_is_passed_over_and_photos_of_other_names_are_not(tmp_path: Path) -> None:
+def test_what_is_no_image_is_passed_over_and_images_of_other_names_are_not(tmp_path: Path) -> None:
     for name in ("2D/s/color/0.JPG", "2D/s/color/.1.jpg", "2D/s/color/notes.txt", "2D/.cache/x", "2D/readme.txt"):
         touch(tmp_path / name)
     assert numbers(frames_of(tmp_path)) == [("s", 0)]
     touch(tmp_path / "2D/s/color/frame-000001.color.jpg")
-    with pytest.raises(DataError, match=r"frame-000001.color.jpg: the name is no frame number"):
+    with pytest.raises(DataError, match=r"frame-000001.color.jpg: images are named after"):
         frames_of(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_trees_without_frames(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no folder 'color'"):
         frames_of(tmp_path)
     (tmp_path / "2D/s/color").mkdir()
-    with pytest.raises(DataError, match="holds no photos"):
+    with pytest.raises(DataError, match="holds no images"):
         frames_of(tmp_path)
     touch(tmp_path / "2D/s/color/30.jpg")
     with pytest.raises(DataError, match=r"no frame in .* has a number that 200 divides; it has 1: 30"):

@@ -26,7 +26,7 @@ def save_depth(path: Path, millimetres: np.ndarray) -> None:
     Image.fromarray(millimetres.astype(np.uint16)).save(path)
 
 
-def told() -> dict[str, Any]:
+def listed() -> dict[str, Any]:
     frames = [
         {"color": f"c{i}.png", "depth": f"d{i}.png", "translation_m": [i, 0.5, -1.0], "quaternion_xyzw": TURN}
         for i in range(3)
@@ -36,10 +36,10 @@ def told() -> dict[str, Any]:
 
 
 def write_json(folder: Path, changed: Callable[[dict[str, Any]], Any] = lambda table: None) -> Path:
-    table = told()
+    table = listed()
     for i in range(3):
-        photo = np.full((48, 64, 3), (i, 100, 200), np.uint8)
-        Image.fromarray(photo).save(folder / f"c{i}.png")
+        image = np.full((48, 64, 3), (i, 100, 200), np.uint8)
+        Image.fromarray(image).save(folder / f"c{i}.png")
         save_depth(folder / f"d{i}.png", np.full((48, 64), 2000 + i))
     changed(table)
     (folder / "frames.json").write_text(json.dumps(table))
@@ -79,8 +79,8 @@ def test_the_scale_of_depth_is_an_option_and_65535_is_unknown(tmp_path: Path) ->
 def test_a_json_scene_is_read_to_the_number(tmp_path: Path) -> None:
     frames = read_frames(write_json(tmp_path))
     assert frames.names == ("c0", "c1", "c2")
-    assert frames.photos.dtype == torch.uint8
-    assert frames.photos[2, :, 5, 5].tolist() == [2, 100, 200]
+    assert frames.images.dtype == torch.uint8
+    assert frames.images[2, :, 5, 5].tolist() == [2, 100, 200]
     assert torch.allclose(frames.depth[:, 0, 0], torch.tensor([1.0, 1.0005, 1.001]))
     assert frames.cameras.size == (48, 64)
     assert frames.cameras.K[0].tolist() == [[50, 0, 31.5], [0, 51, 23.5], [0, 0, 1]]
@@ -94,7 +94,7 @@ def test_a_json_scene_is_read_to_the_number(tmp_path: Path) -> None:
 def test_a_scan_is_read_by_number_with_smaller_depth(tmp_path: Path) -> None:
     frames = read_frames(write_scan(tmp_path))
     assert frames.names == tuple(f"scene0000_00/color/{n}" for n in (0, 20, 40, 100))
-    assert frames.photos.shape == (4, 3, 60, 80)
+    assert frames.images.shape == (4, 3, 60, 80)
     assert frames.depth.shape == (4, 30, 40)
     assert torch.allclose(frames.depth, torch.tensor(1.5))
     assert frames.cameras.positions[:, 0].tolist() == [0, 0.2, 0.4, 1.0]
@@ -198,7 +198,7 @@ def test_depth_of_another_camera_is_refused(tmp_path: Path) -> None:
     path = scene / "intrinsic" / "intrinsic_depth.txt"
     np.savetxt(path, [[35.3, 0, 19.5], [0, 35.3, 14.5], [0, 0, 1]])
     read_frames(scene)
-    np.savetxt(path, [[70.0, 0, 39.5], [0, 70, 29.5], [0, 0, 1]])  # those of the photos' size
+    np.savetxt(path, [[70.0, 0, 39.5], [0, 70, 29.5], [0, 0, 1]])  # those of the images' size
     with pytest.raises(DataError, match="same field of view"):
         read_frames(scene)
 
@@ -211,7 +211,7 @@ def eight_bit(folder: Path) -> None:
     Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "d1.png")
 
 
-def small_photo(folder: Path) -> None:
+def small_image(folder: Path) -> None:
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(folder / "c1.png")
 
 
@@ -234,10 +234,10 @@ def turned(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (remove("c1.png"), r"no photo .*c1\.png"),
+        (remove("c1.png"), r"no image .*c1\.png"),
         (remove("d1.png"), r"no depth picture .*d1\.png"),
         (eight_bit, r"d1\.png is of PIL's mode L; expected grey of 16 bit"),
-        (small_photo, r"c1\.png is 24x32 px; the intrinsics belong to photos of 48x64 px"),
+        (small_image, r"c1\.png is 24x32 px; the intrinsics belong to images of 48x64 px"),
         (narrow_depth, "sides of another ratio"),
         (two_depths, r"d2\.png is 24x32 px; .*d0\.png is 48x64 px"),
         (turned, "turned by its EXIF tag"),
@@ -262,7 +262,7 @@ def test_bad_files_are_named(tmp_path: Path, spoil: Callable[[Path], Any], messa
         (lambda t: t.pop("frames"), "has no 'frames'"),
         (lambda t: t["intrinsics"].pop("cx"), "has no 'cx'"),
         (lambda t: t.update(image_size=[64]), "image_size is"),
-        (lambda t: t.update(image_size=[64, 48]), "belong to photos of 64x48"),
+        (lambda t: t.update(image_size=[64, 48]), "belong to images of 64x48"),
         (lambda t: t.update(depth_unit_m=0), "depth_unit_m is 0"),
         (lambda t: t.update(pose="world to camera"), "takes 'camera to world' only"),
     ],
@@ -321,7 +321,7 @@ def test_the_real_room() -> None:
         pytest.skip(f"the RGB-D frames are not in {RGBD}; set DINONECK_DATA to the folder that holds them")
     frames = read_frames(RGBD)
     assert len(frames) == 5
-    assert frames.photos.shape[1:] == (3, 480, 640)
+    assert frames.images.shape[1:] == (3, 480, 640)
     known = frames.depth[frames.depth > 0]
     assert 0.6 < len(known) / frames.depth.numel() < 0.8
     assert 0.3 < float(known.min()) < float(known.max()) < 10

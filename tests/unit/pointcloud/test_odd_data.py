@@ -1,4 +1,4 @@
-"""Frames, photos, feature files and options that are odd are named, and nothing is left half-written."""
+"""Frames, images, feature files and options that are odd are named, and nothing is left half-written."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def written(folder: Path, change: Callable[[dict[str, Any]], Any] = lambda table
         (lambda table: table["frames"][1].update(color="c0.png"), "names images c0 more than once"),
         (lambda table: table["frames"][1].update(translation_m=[10**400, 0, 0]), "expected a finite number"),
         (lambda table: table.update(image_size=[True, True]), r"image_size is \[True, True\]"),
-        (lambda table: table["intrinsics"].update(cx=648, cy=484), r"648\.0, 484\.0 for photos of 48x64 px"),
-        (lambda table: table["intrinsics"].update(cx=15.5, cy=11.5), "belong to photos of another size"),
+        (lambda table: table["intrinsics"].update(cx=648, cy=484), r"648\.0, 484\.0 for images of 48x64 px"),
+        (lambda table: table["intrinsics"].update(cx=15.5, cy=11.5), "belong to images of another size"),
     ],
 )
 def test_frames_that_would_mean_others_are_refused(
@@ -70,10 +70,10 @@ def test_devices_that_the_verbs_do_not_run_on_are_named(tmp_path: Path, name: st
         assert not (tmp_path / "store").exists()
 
 
-def test_a_damaged_photo_is_left_out_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_left_out_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = write_frames(tmp_path / "tree", {"a": (0, 20)})
-    photo = tree / "2D" / "a" / "color" / "20.png"
-    photo.write_bytes(photo.read_bytes()[:-200])
+    image = tree / "2D" / "a" / "color" / "20.png"
+    image.write_bytes(image.read_bytes()[:-200])
     arguments = (tree, "--out", tmp_path / "store", "--every", 20, "--backbone", "dinoneck_tiny", "--random-backbone")
     with pytest.raises(DataError, match=r"20\.png cannot be read"):
         run_verb(extraction, *arguments)
@@ -81,17 +81,17 @@ def test_a_damaged_photo_is_left_out_when_asked(tmp_path: Path, capsys: pytest.C
     assert "left out a/color/20" in capsys.readouterr().out
     assert list(FeatureStore.open(tmp_path / "store").ids) == ["a/color/0"]
     (tree / "2D" / "a" / "color" / "0.png").write_bytes(b"")
-    with pytest.raises(DataError, match="none of 2 photos can be read"):
+    with pytest.raises(DataError, match="none of 2 images can be read"):
         run_verb(extraction, *arguments, "--skip-unusable")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ["sparse", "meta"])
 def test_features_without_values_are_not_packed(tmp_path: Path, kind: str) -> None:
-    photo = tmp_path / "feats" / "s" / "color" / "0.pt"
-    photo.parent.mkdir(parents=True)
+    image = tmp_path / "feats" / "s" / "color" / "0.pt"
+    image.parent.mkdir(parents=True)
     dense = torch.ones(8, 3, 4)
-    torch.save(dense.to_sparse() if kind == "sparse" else dense.to("meta"), photo)
+    torch.save(dense.to_sparse() if kind == "sparse" else dense.to("meta"), image)
     infos = tmp_path / "infos.pkl"
     infos.write_bytes(pickle.dumps({"data_list": [{"img_path": "2D/s/color/0.jpg"}]}, protocol=2))
     with pytest.raises(DataError, match=rf"cannot be used: .*0\.pt \(it holds torch\.float32 \(8, 3, 4\) .*{kind}"):
@@ -116,7 +116,7 @@ def test_a_picture_may_be_tiny_and_is_whole_or_not_there(tmp_path: Path, monkeyp
 
 
 def test_where_numbers_go_is_looked_at_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in (tmp_path, tmp_path / "none" / "told.json"):
+    for path in (tmp_path, tmp_path / "none" / "report.json"):
         with pytest.raises(ConfigError, match="expected a file in a folder that is there"):
             run_verb(checking, "--plan", "small", "--json", path)
     assert not capsys.readouterr().out

@@ -83,8 +83,8 @@ def test_sv_entries_name_the_file_of_their_frame(data: Path, protocol: int, caps
     capsys.readouterr()
     assert run_verb(packing, infos, "--features", data / "clip_feat", "--kind", "sv") == 0
     target = data / f"sv{protocol}_clip.pkl"
-    told = f"5 entries with 5 feature files (64x3x4) written to {target}"
-    assert told in capsys.readouterr().out
+    line = f"5 entries with 5 feature files (64x3x4) written to {target}"
+    assert line in capsys.readouterr().out
     found = pickle.loads(target.read_bytes())
     assert infos.read_bytes() == before
     assert found["metainfo"] == META
@@ -98,7 +98,7 @@ def test_sv_entries_name_the_file_of_their_frame(data: Path, protocol: int, caps
     assert torch.load(data / "clip_feat/scene0000_00/color/200.pt", weights_only=True).shape == (64, 3, 4)
 
 
-def test_mv_entries_name_files_in_the_order_of_their_photos(data: Path) -> None:
+def test_mv_entries_name_files_in_the_order_of_their_images(data: Path) -> None:
     own = [mv_entry("scene0000_00", [400, 0, 80]), mv_entry("scene0001_01", [40])]
     found = packed(data, "mv", {"metainfo": META, "data_list": own}, "mv")
     assert [entry["clip_feat_paths"] for entry in found["data_list"]] == [
@@ -152,12 +152,12 @@ def test_all_missing_and_unusable_files_are_told_at_once(tmp_path: Path) -> None
     infos = write_infos(tmp_path, "sv", {"metainfo": META, "data_list": [sv_entry("s", number) for number in numbers]})
     with pytest.raises(DataError) as caught:
         run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv")
-    told = str(caught.value)
-    assert "8 of 20 feature files are missing" in told
-    assert "100.pt" in told and "105.pt" not in told
-    assert "7 of 20 feature files cannot be used" in told
-    assert "9 channels, most have 8" not in told  # counted, and beyond the first few
-    assert "torch.int32 (8, 3, 4); expected a floating tensor (C, rows, cols)" in told
+    message = str(caught.value)
+    assert "8 of 20 feature files are missing" in message
+    assert "100.pt" in message and "105.pt" not in message
+    assert "7 of 20 feature files cannot be used" in message
+    assert "9 channels, most have 8" not in message  # counted, and beyond the first few
+    assert "torch.int32 (8, 3, 4); expected a floating tensor (C, rows, cols)" in message
     assert not (tmp_path / "sv_clip.pkl").exists()
     for number in numbers:
         sound = number in (*range(4), 16)
@@ -175,42 +175,42 @@ MV = mv_entry("s", [0, 40])
 
 
 @pytest.mark.parametrize(
-    ("kind", "entry", "told"),
+    ("kind", "entry", "message"),
     [
         ("sv", WITHOUT, r"entry 1 names no frame: 'img_path' is None; it has lidar_points"),
         ("sv", MV, r"entry 1 names no frame: .* It has 'img_paths': is --kind mv meant\?"),
         ("mv", sv_entry("s", 0), r"It has 'img_path': is --kind sv meant\?"),
         ("mv", {**MV, "img_paths": []}, r"entry 1 names no frame: 'img_paths' is \[\]"),
         ("sv", 7, "entry 1 is int; expected a dict"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/first.jpg"}, r"photo '2D/s/color/first.jpg'; expected"),
+        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/first.jpg"}, r"image '2D/s/color/first.jpg'; expected"),
         ("sv", {**sv_entry("s", 0), "img_path": "2D/s/depth/0.png"}, "expected .../<scene>/color/<number>.jpg"),
         ("sv", {**sv_entry("s", 0), "img_path": "../color/0.png"}, "expected .../<scene>/color"),
         ("sv", {**sv_entry("s", 0), "img_path": ["2D/s/color/0.png"]}, "expected .../<scene>/color"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/40.png"}, r"photo of s/color/40 with the points of s_0"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/t/color/0.png"}, r"photo of t/color/0 with the points of s_0"),
+        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/40.png"}, r"image of s/color/40 with the points of s_0"),
+        ("sv", {**sv_entry("s", 0), "img_path": "2D/t/color/0.png"}, r"image of t/color/0 with the points of s_0"),
         ("sv", {**sv_entry("s", 0), "clip_feat_path": "x"}, r"names features already \(clip_feat_path\)"),
-        ("mv", {**MV, "pts_paths": MV["pts_paths"][::-1]}, "photo of s/color/0 with the points of points/s/40"),
-        ("mv", {**MV, "pts_paths": MV["pts_paths"][:1]}, "has 2 photos and 1 point files"),
+        ("mv", {**MV, "pts_paths": MV["pts_paths"][::-1]}, "image of s/color/0 with the points of points/s/40"),
+        ("mv", {**MV, "pts_paths": MV["pts_paths"][:1]}, "has 2 images and 1 point files"),
         ("mv", {**MV, "pts_paths": [3, 4]}, "names the points"),
-        ("mv", {**MV, "poses": MV["poses"][:1]}, "has 2 photos and poses that are not as many"),
+        ("mv", {**MV, "poses": MV["poses"][:1]}, "has 2 images and poses that are not as many"),
     ],
 )
-def test_entries_that_do_not_name_their_frames(tmp_path: Path, kind: str, entry: Any, told: str) -> None:
+def test_entries_that_do_not_name_their_frames(tmp_path: Path, kind: str, entry: Any, message: str) -> None:
     good = sv_entry("s", 0) if kind == "sv" else mv_entry("s", [0])
     infos = write_infos(tmp_path, "x", {"metainfo": META, "data_list": [good, entry]})
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", kind)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pkl"]
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [([sv_entry("s", 0)], "holds list; expected {'metainfo'"), ({"infos": []}, r"a dict with \['infos'\]"),
      ({"metainfo": META, "data_list": []}, "expected {'metainfo'"), ({"data_list": 3}, "expected {'metainfo'")],
 )  # fmt: skip
-def test_files_of_another_form(tmp_path: Path, content: object, told: str) -> None:
+def test_files_of_another_form(tmp_path: Path, content: object, message: str) -> None:
     infos = write_infos(tmp_path, "x", content)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv")
 
 

@@ -35,7 +35,7 @@ def plain_values() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     pose = rng.standard_normal((4, 4))
     return {
-        "metainfo": {"categories": {"wall": 0, "Stühle": 1}, "info_version": "1.1", 3: None, None: "nobody"},
+        "metainfo": {"categories": {"wall": 0, "Stühle": 1}, "info_version": "1.1", 3: None, None: "none"},
         "data_list": [
             {"pose": pose, "same": pose, "fortran": np.asfortranarray(rng.standard_normal((2, 3)))},
             {"empty": np.zeros((0, 3)), "zero": np.array(5.0), "int": np.arange(6, dtype=np.int64).reshape(1, 2, 3)},
@@ -77,8 +77,8 @@ def write(path: Path, raw: bytes) -> Path:
     return path
 
 
-def refused(path: Path, raw: bytes, told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def refused(path: Path, raw: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         load_plain(write(path, raw))
 
 
@@ -173,11 +173,11 @@ def attacks() -> dict[str, tuple[Any, str]]:
 def test_everything_else_is_refused_by_name_and_does_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, protocol: int
 ) -> None:
-    value, told = attacks()[name]
+    value, message = attacks()[name]
     monkeypatch.chdir(tmp_path)
     raw = pickle.dumps(value, protocol)
     modules = set(sys.modules)
-    refused(tmp_path / "x.pkl", raw, told)
+    refused(tmp_path / "x.pkl", raw, message)
     assert [path.name for path in tmp_path.iterdir()] == ["x.pkl"]
     assert set(sys.modules) == modules
 
@@ -205,7 +205,7 @@ def test_opcodes_for_more_than_plain_values_are_refused(tmp_path: Path, raw: byt
 
 
 @pytest.mark.parametrize(
-    ("raw", "told"),
+    ("raw", "message"),
     [
         (b"K\x01R.", "damaged"), (b"K\x01)R.", "a call of 'int'"), (b"K\x01)b.", "a state of int"),
         (b"].a.", "the file goes on"), (b"(].", "the file goes on"), (b"]K\x01K\x02a.", "appended to int"),
@@ -215,8 +215,8 @@ def test_opcodes_for_more_than_plain_values_are_refused(tmp_path: Path, raw: byt
         (b"]cnumpy\nndarray\n\x85a.", "part of an array"), (b"", "cut short"), (b"PK\x03\x04", "refused|damaged"),
     ],
 )  # fmt: skip
-def test_streams_that_no_pickler_writes(tmp_path: Path, raw: bytes, told: str) -> None:
-    refused(tmp_path / "x.pkl", raw, told)
+def test_streams_that_no_pickler_writes(tmp_path: Path, raw: bytes, message: str) -> None:
+    refused(tmp_path / "x.pkl", raw, message)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from examples.pointcloud import extraction, layout
-from examples.pointcloud.extraction import common_size, photo_size
+from examples.pointcloud.extraction import common_size, image_size
+from examples.pointcloud.features import store_maps
 from examples.pointcloud.frame_tree import frames_of
-from examples.pointcloud.store_cameras import store_cameras
 from PIL import Image
 from tests.unit.pointcloud.frame_samples import run_verb, write_frames
 
@@ -39,15 +39,15 @@ def cameras(size: tuple[int, int]) -> Cameras:
 
 
 @pytest.mark.parametrize(
-    ("photo", "patch", "size"),
+    ("image", "patch", "size"),
     [((480, 640), 16, (480, 640)), ((480, 640), 14, (504, 672)), ((640, 480), 14, (672, 504)),
      ((48, 64), (16, 8), (48, 64)), ((512, 512), 16, (512, 512))],
 )  # fmt: skip
 def test_auto_keeps_the_aspect_exactly(
-    tmp_path: Path, photo: tuple[int, int], patch: int | tuple[int, int], size: tuple[int, int]
+    tmp_path: Path, image: tuple[int, int], patch: int | tuple[int, int], size: tuple[int, int]
 ) -> None:
-    assert common_size(frames_of(write_frames(tmp_path, {"s": [0]}, photo)), patch) == size
-    assert photo[0] * size[1] == photo[1] * size[0]
+    assert common_size(frames_of(write_frames(tmp_path, {"s": [0]}, image)), patch) == size
+    assert image[0] * size[1] == image[1] * size[0]
 
 
 def test_where_no_size_keeps_the_aspect_a_near_one_is_named(tmp_path: Path) -> None:
@@ -62,9 +62,9 @@ def test_frames_keep_their_numbers_and_the_tokens_are_the_backbones(store: Featu
     assert store.ids == IDS
     assert store.dtype == "fp16"
     backbone = load_backbone("dinoneck_tiny")
-    photo = tree / "2D/s0/color/1000.png"
+    image = tree / "2D/s0/color/1000.png"
     with torch.no_grad():
-        expected = backbone(backbone.preprocess(photo)).maps()[0]
+        expected = backbone(backbone.preprocess(image)).maps()[0]
     assert backbone.layers == (backbone.depth - 1,)
     assert backbone.record()["norm"] is True
     torch.testing.assert_close(store["s0/color/1000"].maps()[0], expected, atol=4e-3, rtol=1e-3)
@@ -78,8 +78,8 @@ def test_a_stopped_extraction_goes_on_and_parts_make_the_whole(
     assert run_verb(extraction, *common, "--shard", "1/2") == 0
     assert "2 extracted, 0 were there" in capsys.readouterr().out
     assert run_verb(extraction, *common) == 0
-    told = capsys.readouterr().out
-    assert "4 frames of 2 scenes: 2 extracted, 2 were there; 64 channels on 3x4 patches, 48x64 px" in told
+    output = capsys.readouterr().out
+    assert "4 frames of 2 scenes: 2 extracted, 2 were there; 64 channels on 3x4 patches, 48x64 px" in output
     again = FeatureStore.open(tmp_path / "store")
     assert again.ids == IDS
     assert torch.equal(again.batch(IDS).sequence[0], store.batch(IDS).sequence[0])
@@ -119,7 +119,7 @@ def test_another_aspect_is_asked_for(tree: Path, tmp_path: Path) -> None:
     assert run_verb(extraction, tree, "--out", out, *TINY, "--size", "64x64", "--stretch") == 0
     stretched = FeatureStore.open(out)
     assert stretched["s0/color/0"].grid == (4, 4)
-    assert store_cameras(stretched, cameras((48, 64))).size == (64, 64)
+    assert store_maps(stretched, ["s0/color/0"], cameras((48, 64)))[1].size == (64, 64)
 
 
 def test_scenes_of_another_aspect_are_refused(tmp_path: Path) -> None:
@@ -134,49 +134,23 @@ def test_scenes_of_another_aspect_are_refused(tmp_path: Path) -> None:
     assert common_size(frames, 16, (64, 64), stretch=True) == (64, 64)
 
 
-def test_a_turned_photo_has_the_size_it_is_decoded_to(tmp_path: Path) -> None:
+def test_a_turned_image_has_the_size_it_is_decoded_to(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (64, 48)).save(tmp_path / "x.jpg", exif=exif)
-    assert photo_size(tmp_path / "x.jpg") == (64, 48)
-    (tmp_path / "y.jpg").write_text("no photo")
+    assert image_size(tmp_path / "x.jpg") == (64, 48)
+    (tmp_path / "y.jpg").write_text("no image")
     with pytest.raises(DataError, match=r"y.jpg"):
-        photo_size(tmp_path / "y.jpg")
-
-
-@pytest.mark.parametrize("fit", ["stretch", "keep", "crop", "pad"])
-def test_cameras_of_a_store_point_where_its_images_show_it(tmp_path: Path, fit: str) -> None:
-    """A ramp image tells, pixel by pixel, which ray of the photo a pixel of the ViT's input shows."""
-    size, photo = (48, 64), (60, 90)
-    backbone = load_backbone("dinoneck_tiny")
-    store = FeatureStore.create(tmp_path / fit, backbone=backbone, image_size=size, fit=fit, policy="pad")  # type: ignore[arg-type]
-    given = cameras(photo)
-    if fit == "keep":
-        with pytest.raises(DataError, match="brought images of 43x64 to the patch by 'pad'"):
-            store_cameras(store, given)
-        return
-    seen = store_cameras(store, given)
-    assert seen.size == size
-    v, u = torch.meshgrid(torch.arange(60.0), torch.arange(90.0), indexing="ij")
-    ramp = torch.stack([u / 100, v / 100, torch.zeros_like(u)])
-    shown = store.preprocess.changed(interpolation="bilinear").picture(ramp)[:2] * 100
-    points = torch.tensor([[0.1, 0.05, 2.0], [-0.3, 0.2, 2.0], [0.2, -0.25, 3.0]])
-    uv_photo, uv_seen = given.project(points)[0][0], seen.project(points)[0][0]
-    for at, wanted in zip(uv_seen, uv_photo, strict=True):
-        x, y = at.tolist()
-        left, top = int(x), int(y)
-        window = shown[:, top : top + 2, left : left + 2]
-        across = window[..., 0] * (1 - (x - left)) + window[..., 1] * (x - left)
-        found = across[:, 0] * (1 - (y - top)) + across[:, 1] * (y - top)
-        torch.testing.assert_close(found.double(), wanted, atol=0.05, rtol=0)  # no half pixel: 0.125
+        image_size(tmp_path / "y.jpg")
 
 
 def test_cameras_of_a_tree_of_tensors_are_known_by_the_aspect_alone(store: FeatureStore, tmp_path: Path) -> None:
     layout.write_tree(store, tmp_path / "clip_feat")
     back = layout.read_tree(tmp_path / "clip_feat", tmp_path / "back", 16)
-    assert store_cameras(back, cameras((96, 128))).size == (48, 64)
-    with pytest.raises(DataError, match="does not say how its photos were prepared"):
-        store_cameras(back, cameras((96, 96)))
+    maps, seen = store_maps(back, ["s0/color/0"], cameras((96, 128)))
+    assert seen.size == (48, 64) and torch.equal(maps, store["s0/color/0"].maps()[0])
+    with pytest.raises(ConfigError, match="of images of 96x96 px the ViT saw 48x64, which is not the whole image"):
+        store_maps(back, ["s0/color/0"], cameras((96, 96)))
 
 
 def test_layout_and_back_is_exact(store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

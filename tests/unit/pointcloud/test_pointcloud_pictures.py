@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from examples.pointcloud import pictures
-from examples.pointcloud.pictures import component_colours, scene_cloud, splat, viewpoints
+from examples.pointcloud.pictures import components, scene_cloud, splat, stretched, viewpoints
 from PIL import Image
 from tests.unit.pointcloud.analytic_scene import bare_room
 from tests.unit.pointcloud.frame_samples import run_verb
 
 from dinoneck import ConfigError, DataError
-from dinoneck.points import Cameras
+from dinoneck.points import Cameras, Links, lift
 
 CAMERA = Cameras(torch.tensor([[[10.0, 0, 9.5], [0, 10, 7.5], [0, 0, 1]]]), torch.eye(4)[None], (16, 20))
 
@@ -39,16 +40,17 @@ def test_components_of_three_directions_are_found() -> None:
     made = torch.Generator().manual_seed(0)
     hidden = torch.rand(4000, 3, generator=made) * torch.tensor([9.0, 4.0, 1.0])
     basis = torch.linalg.qr(torch.randn(16, 16, generator=made)).Q[:3]
-    shown = component_colours(hidden @ basis + 5.0)
+    feats = hidden @ basis + 5.0
+    shown = stretched(components(feats)(feats).detach())
     assert float(shown.min()) == 0
     assert float(shown.max()) == 255
     for axis in range(3):
         correlation = torch.corrcoef(torch.stack([shown[:, axis], hidden[:, axis]]))[0, 1].abs()
         assert correlation > 0.99
     order = torch.randperm(4000, generator=made)
-    assert torch.allclose(component_colours((hidden @ basis)[order], seed=0), shown[order], atol=0.5)
-    assert component_colours(torch.zeros(0, 5)).shape == (0, 3)
-    assert bool(component_colours(torch.ones(7, 2)).isfinite().all())
+    assert torch.allclose(stretched(components(feats[order])(feats).detach()), shown, atol=0.5)
+    assert stretched(components(torch.zeros(0, 5))(torch.zeros(0, 5))).shape == (0, 3)
+    assert bool(stretched(components(torch.ones(7, 2))(torch.ones(7, 2))).isfinite().all())
 
 
 def test_viewpoints_see_the_cloud() -> None:
@@ -69,6 +71,21 @@ def test_the_verb_writes_a_picture_and_says_what_of(tmp_path: Path, capsys: pyte
     assert len(pixels.unique(dim=0)) > 50
     assert run_verb(pictures, "--out", tmp_path / "again.png", "--frames", 2, "--render", "60x80") == 0
     assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
+
+
+def test_memory_does_not_grow_with_points_times_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Features of all points of five frames of 480x640 with 384 channels were 2 GB, several times over."""
+    rows: list[int] = []
+
+    def noted(maps: torch.Tensor, links: Links, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        feats, valid = lift(maps, links, **options)
+        rows.append(len(feats) * feats.shape[1])
+        return feats, valid
+
+    monkeypatch.setattr(pictures, "lift", noted)
+    monkeypatch.setattr(pictures, "_FIT", 100)
+    assert run_verb(pictures, "--out", tmp_path / "a.png", "--frames", 2, "--render", "60x80") == 0
+    assert max(rows) <= 3 * 2 * 240 * 320  # dinoneck_tiny has 64 channels
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:

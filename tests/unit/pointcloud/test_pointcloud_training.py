@@ -1,4 +1,4 @@
-"""Training on rooms: only new layers are new, cameras keep the undeformed points, and photos bring what points lack."""
+"""Training on rooms: only new layers are new, cameras keep the undeformed points, and images bring what points lack."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLAN = Plan(
     rooms=2,
     test_rooms=1,
     views=3,
-    photo_size=(96, 128),
+    image_size=(96, 128),
     points=3000,
     voxel=0.25,
     point_colours=False,
@@ -38,13 +38,13 @@ PLAN = Plan(
     network="small",
     engine="torch",
     target="up",
-    wrong_photos=False,
+    wrong_images=False,
     steps=3,
     batch=2,
     lr=1e-3,
 )
 WORDS = [
-    *("--rooms", "2", "--test-rooms", "1", "--views", "3", "--photo-size", "96x128", "--points", "3000"),
+    *("--rooms", "2", "--test-rooms", "1", "--views", "3", "--image-size", "96x128", "--points", "3000"),
     *("--voxel", "0.25", "--backbone", "dinoneck_tiny", "--network", "small", "--engine", "torch", "--steps", "2"),
 ]
 
@@ -56,7 +56,7 @@ def seen(seed: int = 0) -> Scene:
 
 @cache
 def rooms() -> Rooms:
-    return rooms_of(PLAN, None, photos=True)
+    return rooms_of(PLAN, None, images=True)
 
 
 def made(variant: Variant, network: str = "small", target: Any = "up", in_channels: int = 4) -> Segmenter:
@@ -137,12 +137,12 @@ def test_voxels_get_means_of_their_points() -> None:
         torch.testing.assert_close(batch.feats[row, 4:], one.colours[own].float().mean(0) / 127.5 - 1)
 
 
-def test_photos_are_refused_where_there_are_none() -> None:
+def test_images_are_refused_where_there_are_none() -> None:
     with pytest.raises(ConfigError, match="no maps"):
         batch_of([scene(0, **SMALL)], Voxels(0.25, strides=(1,)))  # type: ignore[arg-type]
 
 
-def test_the_cache_gives_the_same_maps_and_knows_photos_and_backbone(tmp_path: Path) -> None:
+def test_the_cache_gives_the_same_maps_and_knows_images_and_backbone(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny")
     first, again = (scene(0, backbone=backbone, cache=tmp_path, **SMALL) for _ in range(2))  # type: ignore[arg-type]
     assert first.maps is not None and again.maps is not None and seen().maps is not None
@@ -162,9 +162,9 @@ def test_the_stand_in_names_what_a_patch_shows_alike_in_all_rooms() -> None:
         assert maps[-1].shape == (4, 32, 6, 8)
         shares.append(torch.stack([(drawn.seen_labels == k).float() for k in range(len(CLASSES))], 1))
     patches = [share.unfold(2, 16, 16).unfold(3, 16, 16).mean((-1, -2)) for share in shares]
-    told, truth = (torch.cat([x.movedim(1, -1).flatten(0, 2).float() for x in parts]) for parts in (maps, patches))
-    mixing = torch.linalg.lstsq(truth, told).solution  # of both rooms together: what is left is the noise
-    assert (told - truth @ mixing).std() == pytest.approx(STAND_IN_NOISE, rel=0.1)
+    tokens, truth = (torch.cat([x.movedim(1, -1).flatten(0, 2).float() for x in parts]) for parts in (maps, patches))
+    mixing = torch.linalg.lstsq(truth, tokens).solution  # of both rooms together: what is left is the noise
+    assert (tokens - truth @ mixing).std() == pytest.approx(STAND_IN_NOISE, rel=0.1)
 
 
 def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Pa
         assert not torch.equal(scores(model, [seen()]), scores(plain, [seen()]))
 
 
-def test_where_no_photo_looks_every_variant_is_the_3d_network(tmp_path: Path) -> None:
+def test_where_no_image_looks_every_variant_is_the_3d_network(tmp_path: Path) -> None:
     plain = made("3d")
     save_weights(plain, tmp_path / "3d.safetensors")
     batch = batch_of([seen()], Voxels(0.25, strides=(1, 2, 4, 8)))
@@ -229,14 +229,14 @@ def test_only_whole_new_parts_may_be_new(tmp_path: Path) -> None:
 
 
 def test_iou_is_intersection_over_union() -> None:
-    truth, said = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
+    truth, predicted = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
     confusion = torch.zeros(5, 5, dtype=torch.int64)
-    for a, b in zip(truth.tolist(), said.tolist(), strict=True):
+    for a, b in zip(truth.tolist(), predicted.tolist(), strict=True):
         confusion[a, b] += 1
     found = training.iou(confusion)
     for k in range(4):
-        union = ((truth == k) | (said == k)).sum()
-        assert found[k] == ((truth == k) & (said == k)).sum().double() / union
+        union = ((truth == k) | (predicted == k)).sum()
+        assert found[k] == ((truth == k) & (predicted == k)).sum().double() / union
     assert found[4].isnan()
 
 
@@ -271,18 +271,18 @@ def test_heads_know_their_backbone(tmp_path: Path) -> None:
 
 
 def test_all_variants_see_the_same_rooms_deformed_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    told: dict[Variant, list[Any]] = {variant: [] for variant in VARIANTS}
+    batches: dict[Variant, list[Any]] = {variant: [] for variant in VARIANTS}
     for variant in VARIANTS:
 
         def noted(scenes: Any, voxels: Any, generator: Any = None, own: Variant = variant) -> Any:
             batch = batch_of(scenes, voxels, generator)
-            told[own].append((batch.grid.keys, batch.feats, batch.labels))
+            batches[own].append((batch.grid.keys, batch.feats, batch.labels))
             return batch
 
         monkeypatch.setattr(training, "batch_of", noted)
         training.train(replace(PLAN, variant=variant, steps=2), rooms(), tmp_path / variant)
     for variant in VARIANTS[1:]:
-        for mine, first in zip(told[variant], told["3d"], strict=True):
+        for mine, first in zip(batches[variant], batches["3d"], strict=True):
             assert all(map(torch.equal, mine, first))
 
 
@@ -295,10 +295,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_photos_are_those_of_another_room() -> None:
-    told, own = misled(rooms()), rooms()
-    assert told.train[0].maps is own.train[1].maps and told.train[1].maps is own.train[0].maps
-    assert told.train[0].links is own.train[0].links and told.train[0].points is own.train[0].points
+def test_wrong_images_are_those_of_another_room() -> None:
+    wrong, own = misled(rooms()), rooms()
+    assert wrong.train[0].maps is own.train[1].maps and wrong.train[1].maps is own.train[0].maps
+    assert wrong.train[0].links is own.train[0].links and wrong.train[0].points is own.train[0].points
 
 
 def options_of(verb: Any, words: list[str]) -> argparse.Namespace:
@@ -343,12 +343,12 @@ def test_differences_are_told_from_noise_by_pairs(a: list[float], b: list[float]
 def test_compare_goes_on_where_it_stood(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "told"), *WORDS, "--steps", "1"]
+    words = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), *WORDS, "--steps", "1"]
     words += ["--seeds", "0", "1", "--pretrain-steps", "1", "--points", "1500", "--voxel", "0.4"]
     assert comparison.run(options_of(comparison, words)) == 0
-    told = (tmp_path / "told" / "point_segmentation.md").read_text()
-    found = json.loads((tmp_path / "told" / "point_segmentation.json").read_text())["blocks"]["geometry"]
-    assert told in capsys.readouterr().out and "inject - 3D only" in told
+    page = (tmp_path / "results" / "point_segmentation.md").read_text()
+    found = json.loads((tmp_path / "results" / "point_segmentation.json").read_text())["blocks"]["geometry"]
+    assert page in capsys.readouterr().out and "inject - 3D only" in page
     assert found["summary"]["injection_at_step_0_is_3d_only"] is True
     for seed, runs in found["seeds"].items():
         starts = {runs[row]["load_from"] for row in comparison.ROWS}
@@ -373,7 +373,7 @@ def test_compare_goes_on_where_it_stood(
     monkeypatch.setattr(comparison, "train", noted)
     more = [*words, "--blocks", "geometry", "stand-in", "--pretrain-steps", "1"]
     assert comparison.run(options_of(comparison, more)) == 0
-    names = ("bifusion", "inject", "both", "both-wrong-photos")  # the 3D runs are those of the first block
+    names = ("bifusion", "inject", "both", "both-wrong-images")  # the 3D runs are those of the first block
     assert trained == [Path("stand-in") / f"seed{seed}" / name for seed in (0, 1) for name in names]
     with pytest.raises(ConfigError, match="lr 0.002 instead of 0.5"):
         comparison.run(options_of(comparison, [*words, "--lr", "0.5"]))
@@ -383,11 +383,11 @@ def test_compare_goes_on_where_it_stood(
 
 
 @pytest.mark.slow
-def test_photos_tell_what_points_cannot(tmp_path: Path) -> None:
+def test_images_tell_what_points_cannot(tmp_path: Path) -> None:
     plan = replace(
-        PLAN, rooms=6, test_rooms=2, views=6, photo_size=(192, 256), points=8_000, voxel=0.2, steps=40, lr=3e-3
+        PLAN, rooms=6, test_rooms=2, views=6, image_size=(192, 256), points=8_000, voxel=0.2, steps=40, lr=3e-3
     )
-    drawn = rooms_of(plan, None, photos=True)
+    drawn = rooms_of(plan, None, images=True)
     plain = training.train(plan, drawn, tmp_path / "3d")
     start = tmp_path / "3d" / training.WEIGHTS
     again = training.train(plan, drawn, tmp_path / "again", start)

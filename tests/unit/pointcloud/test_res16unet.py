@@ -89,8 +89,8 @@ class Masked:
             module: Any = part
             first = F.conv3d(x, kernel(module.first.conv.weight), padding=1)
             out = F.conv3d(self.normed(module.first.norm, first, level).relu(), kernel(module.conv.weight), padding=1)
-            beside = self.per_voxel(module.shortcut, x) * self.masks[level]
-            x = (self.normed(module.norm, out, level) + beside).relu()
+            shortcut = self.per_voxel(module.shortcut, x) * self.masks[level]
+            x = (self.normed(module.norm, out, level) + shortcut).relu()
         return x
 
     def __call__(self, x: PlainSparse) -> Tensor:
@@ -209,7 +209,7 @@ def test_next_to_nothing_is_computed_but_not_trained_on(engine: str, voxels: int
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"engine": "minkowski"}, "engine is 'minkowski'; expected one of auto, torch, spconv"),
         ({"planes": (32,) * 7}, "planes has 7 entries; expected 8"),
@@ -218,8 +218,8 @@ def test_next_to_nothing_is_computed_but_not_trained_on(engine: str, voxels: int
         ({"init_dim": 0}, "init_dim is 0; expected 1 or more"),
     ],
 )
-def test_options_that_cannot_be_are_named(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_options_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Res16UNet(C_IN, **{**SMALL, **options})
     with pytest.raises(ConfigError, match="target is 'down'"):
         small().levels("down")  # type: ignore[arg-type]

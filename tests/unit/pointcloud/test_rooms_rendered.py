@@ -1,4 +1,4 @@
-"""Analytic rooms: photos, depth, points and labels tell one truth, and some classes have no shape."""
+"""Analytic rooms: images, depth, points and labels tell one truth, and some classes have no shape."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def drawn(seed: int) -> Room:
 
 
 def pixels_of(made: Room) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Visible points, the pixels they fall on, and which of these have no other label beside them."""
+    """Visible points, the pixels they fall on, and which of these have no other label next to them."""
     frames = made.frames
     links = PointProjector()(made.points, frames.cameras, frames.depth)
     column, row = (links.uv + 0.5).floor().long().unbind(1)
@@ -57,7 +57,7 @@ def test_a_pixels_colour_is_the_colour_of_the_point_seen_there(seed: int) -> Non
     made = drawn(seed)
     point, view, row, column, calm = pixels_of(made)
     plain = calm & torch.isin(made.labels[point], torch.tensor([WALL]))
-    off = made.frames.photos[view, :, row, column].int() - made.colours[point].int()
+    off = made.frames.images[view, :, row, column].int() - made.colours[point].int()
     assert (off[plain].abs().amax(1) <= 2).double().mean() > 0.98  # two walls that meet are lit differently
     assert off[calm].abs().double().median() == 0
 
@@ -118,7 +118,7 @@ def _rows(made: Room, which: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 def test_the_seed_is_the_room() -> None:
     one, again, other = (room(seed, views=2, size=(24, 32), points=500) for seed in (5, 5, 6))
-    assert torch.equal(one.points, again.points) and torch.equal(one.frames.photos, again.frames.photos)
+    assert torch.equal(one.points, again.points) and torch.equal(one.frames.images, again.frames.images)
     assert torch.equal(one.frames.depth, again.frames.depth) and torch.equal(one.seen_labels, again.seen_labels)
     assert one.frames.names == ("room5-view0", "room5-view1")
-    assert not torch.equal(one.frames.photos, other.frames.photos)
+    assert not torch.equal(one.frames.images, other.frames.images)

@@ -59,7 +59,7 @@ def write_scene(tree: Path, name: str, frames: Frames) -> None:
     for part in ("color", "depth", "pose"):
         (scene / part).mkdir(parents=True)
     for view in range(len(frames)):
-        Image.fromarray(frames.photos[view].permute(1, 2, 0).numpy()).save(scene / "color" / f"{view}.png")
+        Image.fromarray(frames.images[view].permute(1, 2, 0).numpy()).save(scene / "color" / f"{view}.png")
         units = (frames.depth[view] * 1000).round().numpy().astype(np.uint16)
         Image.fromarray(units).save(scene / "depth" / f"{view}.png")
         np.savetxt(scene / "pose" / f"{view}.txt", frames.cameras.cam_to_world[view])
@@ -101,8 +101,8 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"ply\nformat binary_big_endian 1.0\nelement vertex 1\nend_header\n", "little-endian"),
-        (b"solid", "expected a little-endian or ascii"),
+        (b"ply\nformat binary_big_endian 1.0\nelement vertex 1\n", "expected a .ply whose first"),
+        (b"solid", "expected a .ply whose first"),
         (
             b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nend_header\n1\n",
             "2 points and holds 1",

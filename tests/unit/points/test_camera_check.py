@@ -22,7 +22,7 @@ SMALL = (60, 80)
 
 
 def misread(cameras: Cameras, reading: str) -> Cameras:
-    """Return the cameras somebody gets who has poses of this kind and takes them for camera-to-world."""
+    """Return the cameras of poses of this kind that are taken for camera-to-world ones."""
     poses = cameras.cam_to_world.clone()
     if reading == "inverse":
         poses = torch.linalg.inv(poses)

@@ -148,12 +148,12 @@ def test_a_dict_that_has_any_attribute_is_pointcepts() -> None:
     point = tensors()["pointcept"][0]
     assert hasattr(point, "replace_feature") and hasattr(point, "coordinate_manager")
     assert type(adapter_of(point)) is PointceptAdapter
-    with pytest.raises(ShapeError, match="Point is no sparse tensor"):
+    with pytest.raises(ShapeError, match="Point is not a known sparse tensor"):
         adapter_of(Point(coord=torch.zeros(1, 3)))
 
 
 def test_what_is_no_sparse_tensor_is_named() -> None:
-    with pytest.raises(ShapeError, match=r"Tensor is no sparse tensor that is known here.*adapter="):
+    with pytest.raises(ShapeError, match=r"Tensor is not a known sparse tensor.*adapter="):
         adapter_of(torch.randn(3, 4))
     mapped = Mapped(torch.randn(1, 4), torch.zeros(1, 4, dtype=torch.int32), 4)
     with pytest.raises(ShapeError, match=r"tensor_stride \[4, 4, 4\] where stride 2 is injected"):
@@ -228,7 +228,7 @@ def test_spconv_hooks_do_what_an_edited_network_does(spconv: Any) -> None:
     with injection.using(pyramid):
         injected = run()
     assert not torch.equal(injected, before)
-    assert [told.hit_rate for told in injection.stats.values()] == [1.0, 1.0]  # level units came out as base units
+    assert [level.hit_rate for level in injection.stats.values()] == [1.0, 1.0]  # level units came out as base units
     handle.remove()
     unet.edit = lambda up, stride: injection.inject(
         up.features, pyramid[stride], up.indices[:, 1:].long() * stride, up.indices[:, 0].long()

@@ -111,12 +111,12 @@ def test_features_are_found_wherever_rows_are() -> None:
     level, injection = pyramid_of(x)[2], awake(DecoderInjection(C_DINO, {2: 5}))
     cells = halved(x, 2)[0]
     feats = torch.randn(len(cells.coords), 5)
-    told = {(*place.tolist(), int(b)): i for i, (place, b) in enumerate(zip(level.coords, level.batch, strict=True))}
+    rows = {(*place.tolist(), int(b)): i for i, (place, b) in enumerate(zip(level.coords, level.batch, strict=True))}
     coords = torch.cat((cells.coords, torch.tensor([[40, 40, 40]])))
     batch, feats = torch.cat((cells.batch, torch.tensor([0]))), torch.cat((feats, torch.randn(1, 5)))
     out = injection.inject(feats, level, coords, batch)
     for i in range(len(coords)):
-        row = told.get((*coords[i].tolist(), int(batch[i])))
+        row = rows.get((*coords[i].tolist(), int(batch[i])))
         seen = row is not None and bool(level.valid[row])
         f = level.feats[row if seen else 0]
         expected = injection(feats[i : i + 1], f[None], torch.tensor([seen]))
@@ -147,7 +147,7 @@ def test_autocast_and_dtypes() -> None:
         low = injection(x, f.bfloat16(), valid)
     assert low.dtype == torch.float32
     assert torch.allclose(low, exact, atol=0.05)
-    with pytest.raises(ShapeError, match=r"torch.bfloat16, the injection's weights torch.float32; convert"):
+    with pytest.raises(ShapeError, match=r"torch.bfloat16, that of the weights torch.float32; convert"):
         injection(x, f.bfloat16(), valid)
 
 
@@ -225,7 +225,7 @@ def test_removed_hooks_leave_nothing() -> None:
     assert not any(module._forward_pre_hooks for module in plain.modules())
 
 
-def test_without_photos_it_is_the_3d_network() -> None:
+def test_without_images_it_is_the_3d_network() -> None:
     plain, x, injection = PlainUNet(), cloud(), injection_of()
     before = plain(x)
     injection.attach(plain, NAMES)
@@ -247,7 +247,7 @@ def test_the_pyramid_of_the_room_fits() -> None:
     features = SparseFeatures(grid.coords, grid.batch, feats, torch.ones(len(feats), dtype=torch.bool), 1)
     wrapped = injection_of().wrap(PlainUNet(), NAMES)
     wrapped(x, pyramid=SparsePyramid(strides=(1, 2))(features))
-    assert {stride: told.hit_rate for stride, told in wrapped.injection.stats.items()} == {2: 1.0, 1: 1.0}
+    assert {stride: level.hit_rate for stride, level in wrapped.injection.stats.items()} == {2: 1.0, 1: 1.0}
 
 
 class Cells(nn.Module):
@@ -358,7 +358,7 @@ def test_a_pass_that_is_over_is_not_mixed_up_with_the_last() -> None:
     for seed in range(2):  # in turns they may differ
         wrapped(one, pyramid=pyramid_of(one, seed)).sum().backward()
     shared = pyramid_of(one)
-    (wrapped(one, pyramid=shared) + wrapped(one, pyramid=shared)).sum().backward()  # one pyramid is no question
+    (wrapped(one, pyramid=shared) + wrapped(one, pyramid=shared)).sum().backward()  # one pyramid is not ambiguous
     unchecked = injection_of().wrap(PlainUNet(), NAMES)
     total = sum(unchecked(x, pyramid=pyramid_of(x)).sum() for x in (one, other))
     total.backward()  # without checkpointing any order is right
@@ -455,9 +455,9 @@ def test_stats_of_the_last_pass() -> None:
     wrapped = injection.wrap(plain, NAMES)
     wrapped(x, pyramid=pyramid)
     assert list(injection.stats) == [2, 1]
-    told = injection.stats[1]
-    assert (told.voxels, told.channels) == (len(x.coords), UP[1])
-    assert told.hit_rate == pytest.approx(float(pyramid[1].valid.float().mean()))
+    level = injection.stats[1]
+    assert (level.voxels, level.channels) == (len(x.coords), UP[1])
+    assert level.hit_rate == pytest.approx(float(pyramid[1].valid.float().mean()))
     xs, f, valid = torch.randn(9, UP[1]), torch.randn(9, C_DINO), torch.arange(9) > 2
     out = injection(xs, f, valid, stride=1)
     assert injection.stats[1].ratio == pytest.approx(((out - xs).norm() / xs.norm()).item(), rel=1e-5)
@@ -528,7 +528,7 @@ def test_passes_that_are_refused() -> None:
 def test_tensors_that_are_refused() -> None:
     injection, valid = injection_of(), torch.ones(4, dtype=torch.bool)
     level = pyramid_of(cloud())[1]
-    with pytest.raises(ShapeError, match=r"x is on meta.*the pyramid on cpu; move the pyramid's levels"):
+    with pytest.raises(ShapeError, match=r"x on meta, coords on cpu, pyramid on cpu; bring them to one device"):
         injection.inject(torch.empty(len(level), 9, device="meta"), level, level.coords, level.batch)
     with pytest.raises(ConfigError, match=r"levels at strides 2, 1; pass stride="):
         injection(torch.randn(4, 10), torch.randn(4, 6), valid)
@@ -540,3 +540,13 @@ def test_tensors_that_are_refused() -> None:
         injection(torch.randn(4, 10), torch.randn(3, 6), valid, stride=2)
     with pytest.raises(ShapeError, match="torch.float32"):
         injection(torch.randn(4, 10), torch.randn(4, 6), valid.float(), stride=2)
+
+
+def test_a_wrapped_network_is_not_wrapped_again() -> None:
+    """The outer wrapper would call the inner one without a pyramid."""
+    wrapped = injection_of().wrap(PlainUNet(), NAMES)
+    inner = {stride: f"unet.{name}" for stride, name in NAMES.items()}
+    with pytest.raises(ConfigError, match=r"wrapped already; remove\(\)"):
+        injection_of().wrap(wrapped, inner)
+    wrapped.remove()
+    assert injection_of().wrap(wrapped.unet, NAMES)(cloud(0), pyramid=None) is not None

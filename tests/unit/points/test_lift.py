@@ -1,4 +1,4 @@
-"""Lifting beside a plain loop, and what it must give where the answer is known."""
+"""Lifting against a plain loop, and what it must give where the answer is known."""
 
 from __future__ import annotations
 
@@ -352,7 +352,11 @@ def test_autocast_projects_in_half_precision() -> None:
         ({"chunk": 0}, ConfigError, "chunk is 0; expected a number of links, 1 or more"),
         ({"views": "first"}, ConfigError, "views is 'first'; expected one of mean, random, closest"),
         ({"project": nn.Linear(5, 2)}, ShapeError, "takes 5 channels; the maps have 4"),
-        ({"project": nn.Linear(4, 2, dtype=torch.float64)}, ShapeError, "float64, the maps are torch.float32"),
+        (
+            {"project": nn.Linear(4, 2, dtype=torch.float64)},
+            ShapeError,
+            "the maps is torch.float32, that of the weights torch.float64",
+        ),
         ({"project": nn.Sequential(nn.Linear(4, 2), nn.ReLU())}, ConfigError, "Sequential; expected torch.nn.Linear"),
     ],
 )

@@ -92,7 +92,7 @@ def test_images_are_cut_between_pixels_only() -> None:
         (lambda: by_hand(z=[1.0]), "z is a list"),
         (lambda: cells(feats=np.ones((2, 3))), "feats is a ndarray"),
         (lambda: cells(valid=torch.ones(2, dtype=torch.bool, device="meta")), "feats on cpu, valid on meta"),
-        (lambda: cells().at(torch.zeros(2, 3, dtype=torch.int64, device="meta")), "coords are on meta, the features"),
+        (lambda: cells().at(torch.zeros(2, 3, dtype=torch.int64, device="meta")), "coords on meta, features on cpu"),
         (lambda: SparsePyramid((1, 2), "mean")(cells(feats=torch.ones(2, 3).long())), r"feats are torch\.int64"),
         (lambda: GatedFusion(3, 3, 3)(ARRAY, POINTS, torch.ones(2, dtype=torch.bool)), "x3 is a ndarray"),
         (lambda: check_cameras(None, camera(), None), "depth is a NoneType"),
@@ -113,7 +113,10 @@ def test_what_is_no_tensor_or_elsewhere_is_named(call: Any, message: str) -> Non
         (lambda: VoxelGrid.from_points(POINTS, "0.1"), "size is '0.1'"),
         (lambda: VoxelGrid.from_points(POINTS, None), "size is None"),
         (lambda: VoxelGrid.from_points(POINTS, (1, 2, "3")), "size is"),
-        (lambda: check_cameras(POINTS, camera(), DEPTH, max_points=1e4), r"max_points is 10000\.0; expected a whole"),
+        (
+            lambda: check_cameras(POINTS, camera(), DEPTH, max_points=1e4),
+            r"max_points is 10000\.0; expected a number of points",
+        ),
     ],
 )
 def test_options_of_another_kind_are_named(call: Any, message: str) -> None:
@@ -124,8 +127,8 @@ def test_options_of_another_kind_are_named(call: Any, message: str) -> None:
 def test_an_origin_may_be_a_tensor() -> None:
     exact = VoxelGrid.from_points(POINTS, 0.25, POINTS.amin(0).tolist())
     for origin in (POINTS.amin(0), POINTS.amin(0).numpy()):
-        told = VoxelGrid.from_points(POINTS, torch.full((3,), 0.25), origin)
-        assert told.origin == exact.origin and torch.equal(told.keys, exact.keys)
+        grid = VoxelGrid.from_points(POINTS, torch.full((3,), 0.25), origin)
+        assert grid.origin == exact.origin and torch.equal(grid.keys, exact.keys)
 
 
 @pytest.mark.parametrize(
@@ -155,14 +158,14 @@ def test_more_equal_maxima_than_halves_count_share_one_gradient(dtype: torch.dty
 
 
 def test_cameras_that_share_nothing_are_not_blamed_on_their_poses() -> None:
-    told = str(check_cameras(None, camera(), DEPTH))
-    assert told.startswith("nothing can be told: under no reading does a point lie in any image")
-    assert "no reading fits" not in told
+    verdict = str(check_cameras(None, camera(), DEPTH))
+    assert verdict.startswith("no reading can be judged: under none does a point lie in any image")
+    assert "no reading fits" not in verdict
 
 
 def test_dtypes_that_the_fusion_does_not_have_are_named() -> None:
     fusion, valid = GatedFusion(6, 5, 5), torch.ones(4, dtype=torch.bool)
-    with pytest.raises(ShapeError, match=r"x2 is torch\.float16, the fusion's weights torch\.float32"):
+    with pytest.raises(ShapeError, match=r"x2 is torch\.float16, that of the weights torch\.float32"):
         fusion(torch.zeros(4, 5), torch.zeros(4, 6).half(), valid)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert fusion(torch.zeros(4, 5), torch.zeros(4, 6).bfloat16(), valid).shape == (4, 5)
@@ -202,20 +205,20 @@ def test_a_block_goes_by_all_of_its_names() -> None:
     assert torch.equal(*results)
 
 
-def beside(work: Any) -> Any:
+def in_thread(work: Any) -> Any:
     """Run in another thread; return what it gives or raises."""
-    told: list[Any] = []
+    results: list[Any] = []
 
     def run() -> None:
         try:
-            told.append(work())
+            results.append(work())
         except DinoneckError as error:
-            told.append(error)
+            results.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join(30)
-    return told[0]
+    return results[0]
 
 
 def test_threads_do_not_see_each_others_pyramids() -> None:
@@ -233,14 +236,14 @@ def test_threads_do_not_see_each_others_pyramids() -> None:
     alone = inferred(net, injection)
     other_net, other = copy.deepcopy((net, injection))
     with torch.no_grad(), injection.using(None):
-        refused = beside(lambda: inferred(net, injection))
-        own = beside(lambda: inferred(other_net, other))
+        refused = in_thread(lambda: inferred(net, injection))
+        own = in_thread(lambda: inferred(other_net, other))
         without = net(x)
     assert isinstance(refused, ConfigError)
     assert "another thread runs this network" in str(refused)
     assert torch.equal(own, alone)
     assert not torch.equal(without, alone)
-    assert torch.equal(beside(lambda: inferred(net, injection)), alone)  # one after the other
+    assert torch.equal(in_thread(lambda: inferred(net, injection)), alone)  # one after the other
 
 
 def test_a_block_of_a_finer_stride_is_named() -> None:

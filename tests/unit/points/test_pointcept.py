@@ -65,8 +65,8 @@ def test_the_real_unet_is_unchanged_at_the_start_and_learns_at_every_stride(poin
     wrapped = DecoderInjection(C_DINO, LEVELS).wrap(unet, NAMES)
     assert torch.equal(wrapped(data, pyramid=pyramid), before)
     wrapped.train()(data, pyramid=pyramid).square().mean().backward()
-    for stride, told in wrapped.injection.stats.items():
-        assert told.hit_rate == 1.0
+    for stride, level in wrapped.injection.stats.items():
+        assert level.hit_rate == 1.0
         assert bool(wrapped.injection.levels[str(stride)].proj.weight.grad.any())
 
 

@@ -1,4 +1,4 @@
-"""Levels beside dense pooling, a plain dictionary and each other."""
+"""Levels against dense pooling, a plain dictionary and each other."""
 
 from __future__ import annotations
 

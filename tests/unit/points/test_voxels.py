@@ -1,4 +1,4 @@
-"""Keys, voxels and look-ups beside plain dictionaries and Python integers."""
+"""Keys, voxels and look-ups against plain dictionaries and Python integers."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_points_lie_in_the_voxels_of_python_floats(
     assert float(away.max()) <= 0.5 + 1e-9
 
 
-def test_the_cells_beside_zero_are_as_large_as_all_others() -> None:
+def test_the_cells_next_to_zero_are_as_large_as_all_others() -> None:
     ramp = torch.arange(-40, 40)[:, None].expand(-1, 3) / 10 + 0.05
     assert VoxelGrid.from_points(ramp, 1.0).inverse.bincount().tolist() == [10] * 8
 
@@ -160,7 +160,7 @@ def test_no_points() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((torch.tensor([[0.0, 0, 0], [0, math.nan, 0]]), 1.0), DataError, r"1 points .* points\[1\] = \[0.0, nan"),
+        ((torch.tensor([[0.0, 0, 0], [0, math.nan, 0]]), 1.0), DataError, r"1 of 2 points .* points\[1\] = \[0.0, nan"),
         ((torch.tensor([[math.inf, 0, 0]]), 1.0), DataError, r"points\[0\] = \[inf"),
         ((torch.tensor([[1e5, 0, 0]]), 0.5), DataError, r"coords\[0\] is \[200000, 0, 0\].*larger voxels"),
         ((torch.tensor([[1e30, 0, 0]]), 0.5), DataError, r"coords\[0\]"),

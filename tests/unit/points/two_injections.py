@@ -23,7 +23,7 @@ def trained() -> InjectedUNet:
 
 
 def loss(model: nn.Module, rank: int) -> Tensor:
-    """The mean over the voxels of a rank's own cloud; the photos of the second saw little."""
+    """The mean over the voxels of a rank's own cloud; the images of the second saw little."""
     x = cloud(rank, voxels=60 - 20 * rank)
     pyramid = pyramid_of(x, rank, seen=0.6 - 0.5 * rank)
     value: Tensor = model(x, pyramid=pyramid).square().mean()

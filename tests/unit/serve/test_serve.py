@@ -1,8 +1,7 @@
-"""The service as a process, asked over loopback: right answers for good photos, reasons for bad ones."""
+"""The service as a process, asked over loopback: right answers for good images, reasons for bad ones."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import io
@@ -58,7 +57,7 @@ def service(head: Path) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def lone(head: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What a predictor in this process says of every good picture, from files; on one thread, as the service's."""
+    """What a predictor in this process predicts for every good picture, from files; on one thread, as the service's."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("pictures")
@@ -84,7 +83,7 @@ def test_every_kind_of_picture_is_answered_as_by_a_lone_predictor(service: Servi
         for request in requests:
             request.send(connection)
             assert request.wrong(received(connection)) is None
-    assert len({json.dumps(values(answer)) for answer in lone.values()}) > 10  # the pictures can be told apart
+    assert len({json.dumps(values(answer)) for answer in lone.values()}) > 10  # the pictures differ
 
 
 @pytest.mark.parametrize("request_", bad_requests(MAX_UPLOAD_BYTES, MAX_IMAGES), ids=lambda one: one.kind)
@@ -98,12 +97,12 @@ def test_every_bad_request_is_refused_with_its_reason(service: Service, request_
     assert "expected" in sentence or "Input should be" in sentence, sentence
 
 
-def test_several_photos_are_answered_in_their_order_or_refused_together(service: Service, lone: dict[str, Any]) -> None:
+def test_several_images_are_answered_in_their_order_or_refused_together(service: Service, lone: dict[str, Any]) -> None:
     pictures = good(160, 120)
     names = ["turned.jpg", "plain.png", "cmyk.jpg"]
-    told = service.predict(*[(name, pictures[name]) for name in names]).json()["images"]
-    assert [photo["name"] for photo in told] == names
-    assert [photo["values"] for photo in told] == [values(lone[name]) for name in names]
+    result = service.predict(*[(name, pictures[name]) for name in names]).json()["images"]
+    assert [image["name"] for image in result] == names
+    assert [image["values"] for image in result] == [values(lone[name]) for name in names]
     refused = service.predict(("plain.png", pictures["plain.png"]), ("empty.jpg", b""))
     assert refused.status == 422
     assert "empty.jpg" in refused.json()["error"]
@@ -129,37 +128,12 @@ def test_an_encoded_body_is_refused_by_name(service: Service) -> None:
     assert "encoded as 'gzip'; send it plain" in answer.json()["error"]
 
 
-@pytest.mark.filterwarnings("ignore:Please use .import python_multipart:PendingDeprecationWarning")  # older fastapi
-def test_what_nobody_foresaw_is_json_too(head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck.serve import create_app
-    from dinoneck.serve.worker import Worker
-
-    def breaks(self: Worker) -> None:
-        raise RuntimeError("a fault of its own")
-
-    monkeypatch.setattr(Worker, "enter", breaks)
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "GET", "path": "/ready", "raw_path": b"/ready", "headers": [],
-             "query_string": b"", "http_version": "1.1", "scheme": "http"}  # fmt: skip
-    with pytest.raises(RuntimeError, match="of its own"):
-        asyncio.run(create_app(head)(scope, receive, send))  # type: ignore[arg-type]
-    assert sent[0]["status"] == 500
-    assert json.loads(sent[1]["body"])["code"] == "failed"
-
-
 def test_names_are_only_ever_shown(service: Service) -> None:
     data = good(160, 120)["plain.png"]
     for name in ("../../etc/passwd", "x" * 300 + ".png", "späße 😀.png", "<script>.png", ""):
         assert service.predict((name, data)).json()["images"][0]["name"] == name
-    told = service.predict(("\x1b[31mred.jpg", b"no picture")).json()["error"]
-    assert "\x1b" not in told
+    result = service.predict(("\x1b[31mred.jpg", b"no picture")).json()["error"]
+    assert "\x1b" not in result
 
 
 def test_facts_health_and_metrics(service: Service) -> None:
@@ -210,7 +184,7 @@ def test_what_cannot_be_served_is_one_sentence(tmp_path: Path) -> None:
         serving.serve(tmp_path / "a.safetensors", host="300.1.1.1", port=0)
 
 
-def test_a_full_house_is_told_when_to_come_back(service: Service, lone: dict[str, Any]) -> None:
+def test_a_full_queue_answers_with_the_time_to_retry(service: Service, lone: dict[str, Any]) -> None:
     """Places are taken before the body is read: uploads that are half here hold all of them."""
     name = "photo.jpg"
     body = multipart((name, good(160, 120)[name]))

@@ -1,4 +1,4 @@
-"""Photos and stores that the tests of the store share."""
+"""Images and stores that the tests of the store share."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dinoneck import Backbone, FeatureStore
 SIZE = (32, 48)
 
 
-def write_photos(folder: Path, names: list[str], seed: int = 0) -> list[Path]:
-    """Write small random photos of differing shapes; return their files."""
+def write_images(folder: Path, names: list[str], seed: int = 0) -> list[Path]:
+    """Write small random images of differing shapes; return their files."""
     paths = []
     for i, name in enumerate(names):
         rng = np.random.default_rng(seed + i)

@@ -10,26 +10,25 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import safetensors
 import torch
 from PIL import Image
-from tests.unit.store.store_samples import SIZE, make, same, write_photos
+from tests.unit.store.store_samples import SIZE, make, same, write_images
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
-from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, extraction, image_ids
+from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
 from dinoneck.store.encoding import Layout, channel_rms, encode, quantise
 
 NAMES = ["a.png", "b.png", "c.png"]
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    write_photos(folder, NAMES)
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, NAMES)
     return folder
 
 
@@ -39,16 +38,16 @@ def two_layers() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def filled(photos: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+def filled(images: Path, two_layers: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     store = make(tmp_path_factory.mktemp("store") / "s", two_layers)
-    assert store.extract(photos).written == ["a", "b", "c"]
+    assert store.extract(images).written == ["a", "b", "c"]
     return store
 
 
-def test_stored_tokens_are_the_backbones_bit_for_bit(filled: FeatureStore, photos: Path, two_layers: Backbone) -> None:
+def test_stored_tokens_are_the_backbones_bit_for_bit(filled: FeatureStore, images: Path, two_layers: Backbone) -> None:
     prepare = two_layers.preprocess.changed(size=SIZE)
     for image_id in filled.ids:
-        image = prepare(photos / f"{image_id}.png")
+        image = prepare(images / f"{image_id}.png")
         views = torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
         for pattern, expected in enumerate(two_layers(views)[i] for i in range(4)):
             given = filled[image_id, pattern]
@@ -71,23 +70,18 @@ def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
     assert torch.equal(filled.batch(["a", "b"], 2).sequence[1][1:], filled["b", 2].sequence[1])
 
 
-def test_every_option_changes_what_is_stored(photos: Path, two_layers: Backbone, tmp_path: Path) -> None:
+def test_every_option_changes_what_is_stored(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
     plain = make(tmp_path / "plain", two_layers)
-    plain.extract(photos / "b.png")
-    changes = {
-        "image_size": (48, 48),
-        "fit": "crop",
-        "interpolation": "bicubic",
-        "dtype": "bf16",
-    }
+    plain.extract(images / "b.png")
+    changes = {"image_size": (48, 48), "fit": "crop", "interpolation": "bicubic", "dtype": "bf16"}
     for name, value in changes.items():
         other = make(tmp_path / name, two_layers, **{name: value})
-        other.extract(photos / "b.png")
+        other.extract(images / "b.png")
         x, y = (each["b"].sequence[0] for each in (plain, other))
         assert x.shape != y.shape or not torch.equal(x, y), name
 
 
-def test_keep_gives_each_photo_its_own_grid(two_layers: Backbone, tmp_path: Path) -> None:
+def test_keep_gives_each_image_its_own_grid(two_layers: Backbone, tmp_path: Path) -> None:
     for name, size in (("a", (60, 40)), ("b", (60, 15)), ("c", (30, 20))):
         (tmp_path / "p").mkdir(exist_ok=True)
         Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "p" / f"{name}.png")
@@ -105,72 +99,45 @@ def test_keep_gives_each_photo_its_own_grid(two_layers: Backbone, tmp_path: Path
 @pytest.mark.parametrize(("batch_size", "sizes"), [(None, [10] * 8), (6, [6] * 13 + [2]), (1, [1] * 80)])
 def test_passes_are_filled_across_images(tmp_path: Path, batch_size: int | None,
                                          sizes: list[int]) -> None:  # fmt: skip
-    photos, backbone = write_photos(tmp_path / "p", [f"{i:03}.png" for i in range(80)]), load_backbone("dinoneck_tiny")
+    paths, backbone = write_images(tmp_path / "p", [f"{i:03}.png" for i in range(80)]), load_backbone("dinoneck_tiny")
     seen: list[int] = []
     backbone.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
     store = make(tmp_path / "s", backbone, patterns="none")
-    assert len(store.extract(photos, batch_size=batch_size, workers=3).written) == 80
+    assert len(store.extract(paths, batch_size=batch_size, workers=3).written) == 80
     assert seen == sizes
     prepare = backbone.preprocess.changed(size=SIZE)
-    expected = torch.cat([backbone(prepare(path)).sequence[0] for path in photos])
-    stored = store.batch([path.stem for path in photos]).sequence[0]
+    expected = torch.cat([backbone(prepare(path)).sequence[0] for path in paths])
+    stored = store.batch([path.stem for path in paths]).sequence[0]
     assert torch.allclose(stored, expected, atol=4e-3)
     distances = torch.cdist(stored.flatten(1), expected.flatten(1))  # every id has the tokens of its own image
     assert distances.argmin(dim=1).tolist() == [*range(80)]
 
 
-def test_large_images_share_no_pass(tmp_path: Path, two_layers: Backbone) -> None:
-    sizes = {(32, 48): 32, (480, 960): 4, (1600, 1600): 1, None: 4}
-    for size, views in sizes.items():
-        store = make(tmp_path / str(size), two_layers, image_size=size)
-        assert extraction.views_per_pass(store.description) == views
-
-
-def test_a_write_that_fails_in_its_thread_is_raised(tmp_path: Path, two_layers: Backbone,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    photos, store = write_photos(tmp_path / "p", [f"{i}.png" for i in range(9)]), make(tmp_path / "s", two_layers)
-    write, wanted = extraction.encode, iter([True, True, True])
-
-    def failing(*arguments: Any) -> list[bytes]:
-        if next(wanted, False):
-            return write(*arguments)
-        raise StoreError("the disk is full")
-
-    monkeypatch.setattr(extraction, "encode", failing)
-    with pytest.raises(StoreError, match="the disk is full"):
-        store.extract(photos, batch_size=4)
-    assert store.ids == ("0", "1", "2")
-    monkeypatch.undo()
-    assert store.extract(photos, batch_size=4).present == 3
-    assert len(store.ids) == 9
-    assert store.verify() == []
-
-
-def test_extraction_goes_on_where_it_stopped(photos: Path, filled: FeatureStore, two_layers: Backbone,
+def test_extraction_goes_on_where_it_stopped(images: Path, filled: FeatureStore, two_layers: Backbone,
                                              tmp_path: Path) -> None:  # fmt: skip
     store = make(tmp_path / "s", two_layers)
-    first = store.extract([photos / "b.png"], root=photos)
+    first = store.extract([images / "b.png"], root=images)
     assert first.written == ["b"]
-    second = store.extract(photos, shard_bytes=1)
+    second = store.extract(images, shard_bytes=1)
     assert (second.written, second.present) == (["a", "c"], 1)
-    assert store.extract(photos).written == []
+    assert store.extract(images).written == []
     assert same(store, filled)
     assert len(list((tmp_path / "s" / "data").iterdir())) == 3
     reopened = make(tmp_path / "s", two_layers)
     assert reopened.ids == filled.ids
 
 
-def test_shares_make_the_same_store(photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
+def test_shares_make_the_same_store(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     store = make(tmp_path / "s", two_layers)
-    assert store.extract(photos, shard=(1, 2)).written == ["b"]
+    assert store.extract(images, shard=(1, 2)).written == ["b"]
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert store.extract(photos).written == ["a", "c"]
+    assert store.extract(images).written == ["a", "c"]
     assert same(store, filled)
     for wrong in ((2, 2), (-1, 2), (0, 0), (0.0, 1)):
         with pytest.raises(ConfigError, match="shard is"):
-            store.extract(photos, shard=wrong)  # type: ignore[arg-type]
+            store.extract(images, shard=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +158,7 @@ def test_a_store_made_otherwise_is_refused(
         make(Path(filled.path), two_layers, **changes)
 
 
-def test_another_backbone_is_refused(filled: FeatureStore, two_layers: Backbone, photos: Path) -> None:
+def test_another_backbone_is_refused(filled: FeatureStore, two_layers: Backbone, images: Path) -> None:
     with pytest.raises(StoreError, match=r"backbone.layers = \[0, \d+\]; asked for \[\d+\]"):
         make(Path(filled.path), load_backbone("dinoneck_tiny"))
     with pytest.raises(StoreError, match=r"backbone.weights_sha256"):
@@ -201,7 +168,7 @@ def test_another_backbone_is_refused(filled: FeatureStore, two_layers: Backbone,
     with torch.no_grad():
         next(changed.parameters()).add_(1.0)
     with pytest.raises(StoreError, match=r"backbone.weights_sha256"):
-        store.extract(photos)
+        store.extract(images)
 
 
 def test_what_is_no_store_is_refused(two_layers: Backbone, tmp_path: Path, filled: FeatureStore) -> None:
@@ -253,14 +220,14 @@ def test_unknown_ids_and_patterns_are_refused(filled: FeatureStore) -> None:
 
 
 def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
-    write_photos(tmp_path, ["x/a.png", "x/b.b.jpg", "y/a.png"])
+    write_images(tmp_path, ["x/a.png", "x/b.b.jpg", "y/a.png"])
     found = image_ids(tmp_path)
     assert list(found) == ["x/a", "x/b.b", "y/a"]
     assert list(image_ids([tmp_path / "x"])) == ["a", "b.b"]
     assert list(image_ids([tmp_path / "x" / "a.png"], root=tmp_path)) == ["x/a"]
     assert list(image_ids([tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"])) == ["x/a", "y/a"]
     assert list(image_ids([tmp_path / "x" / "a.png"] * 2)) == ["a"]
-    write_photos(tmp_path, ["x/a.jpg"])
+    write_images(tmp_path, ["x/a.jpg"])
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would both get the id 'x/a'"):
         image_ids(tmp_path)
     with pytest.raises(DataError, match="does not lie in the root"):
@@ -273,7 +240,7 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: B
     """BMP files of one shape have one size: only their time, root and hash tell them apart."""
     first, second = tmp_path / "p1", tmp_path / "p2"
     for seed, root in enumerate((first, second)):
-        for path in write_photos(root, ["a.bmp", "b.bmp"], seed=10 * seed):
+        for path in write_images(root, ["a.bmp", "b.bmp"], seed=10 * seed):
             os.utime(path, (10**9, 10**9))
     store = make(tmp_path / "s", two_layers)
     store.extract(first)
@@ -294,7 +261,7 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: B
 def test_unusable_images_are_named_or_left_out(
     tmp_path: Path, two_layers: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_photos(tmp_path, ["p/m.png"])
+    write_images(tmp_path, ["p/m.png"])
     folder, store = tmp_path / "p", make(tmp_path / "s", two_layers)
     (folder / "empty.png").touch()
     (folder / "text.jpg").write_text("no picture")
@@ -306,15 +273,6 @@ def test_unusable_images_are_named_or_left_out(
     assert "text.jpg" in caplog.text
     with pytest.raises(DataError, match="there is no image"):
         store.extract([folder / "gone.png"], root=folder)
-
-
-def test_an_unusable_photo_loses_nothing_before_it(tmp_path: Path, two_layers: Backbone) -> None:
-    write_photos(tmp_path, ["p/a.png", "p/c.png"])
-    (tmp_path / "p" / "b.png").write_text("no picture")
-    store = make(tmp_path / "s", two_layers)
-    with pytest.raises(DataError, match="Everything finished before is kept"):
-        store.extract(tmp_path / "p")
-    assert store.ids == ("a",)
 
 
 def test_overflow_is_refused_with_the_remedy() -> None:
@@ -401,11 +359,11 @@ def test_int8_is_pooled_and_projected_as_it_is() -> None:
         packed.linear(weight[:, 1:])
 
 
-def test_an_int8_store(photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
+def test_an_int8_store(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
     store = make(tmp_path / "s", two_layers, dtype="int8")
-    store.extract(photos)
+    store.extract(images)
     prepare = two_layers.preprocess.changed(size=SIZE)
-    image = prepare(photos / "b.png")
+    image = prepare(images / "b.png")
     views = torch.cat([image, image.flip(-1), image.flip(-2), image.flip(-1, -2)])
     expected = two_layers(views)[0]
     given, packed = store["b", 0], store.quantised(["b"], 0)
@@ -416,14 +374,14 @@ def test_an_int8_store(photos: Path, filled: FeatureStore, two_layers: Backbone,
         filled.quantised(["a"])
     split = make(tmp_path / "split", two_layers, dtype="int8")
     for share in ((1, 2), (0, 2)):
-        split.extract(photos, shard=share)
+        split.extract(images, shard=share)
     assert same(store, split)
 
 
-def test_in_memory_it_gives_the_same(photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
+def test_in_memory_it_gives_the_same(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path,
                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     int8 = make(tmp_path / "s", two_layers, dtype="int8")
-    int8.extract(photos)
+    int8.extract(images)
     for store in (filled, int8):
         kept = MemoryStore(store)
         assert kept.ids == store.ids
@@ -468,13 +426,13 @@ def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> 
 
 
 def test_a_dataset_hands_out_what_is_stored(
-    photos: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path
+    images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path
 ) -> None:
     tokens, _ = StoreDataset(filled, patterns=2, as_stored=True).__getitems__([1])
     assert tokens.sequence[0].dtype == torch.float16
     assert torch.equal(tokens.sequence[0].float(), filled["b", 2].sequence[0])
     int8 = make(tmp_path / "int8", two_layers, dtype="int8")
-    int8.extract(photos)
+    int8.extract(images)
     for store in (int8, MemoryStore(int8)):
         stored, _ = StoreDataset(store, patterns=2, as_stored=True).__getitems__([1])
         assert torch.equal(stored.dequantise().sequence[1], int8["b", 2].sequence[1])
@@ -508,30 +466,18 @@ def test_threads_share_one_store(filled: FeatureStore) -> None:
     assert not wrong
 
 
-def test_many_shards_do_not_keep_many_files_open(photos: Path, two_layers: Backbone, tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.setattr("dinoneck.store.files.MOST_OPEN_FILES", 2)
+def test_a_read_only_store_opens(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
     store = make(tmp_path / "s", two_layers)
-    store.extract(photos, shard_bytes=1)
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        for image_id in store.ids:
-            store[image_id]
-    assert len(os.listdir("/proc/self/fd")) <= before + 3
-
-
-def test_a_read_only_store_opens(photos: Path, two_layers: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", two_layers)
-    store.extract(photos)
+    store.extract(images)
     folders = [tmp_path / "s", tmp_path / "s" / "data", tmp_path / "s" / "index"]
     for folder in folders:
         folder.chmod(0o555)
     try:
         assert make(tmp_path / "s", two_layers).ids == store.ids
-        assert make(tmp_path / "s", two_layers).extract(photos).present == 3
+        assert make(tmp_path / "s", two_layers).extract(images).present == 3
         if os.geteuid() != 0:  # root may write anywhere
             with pytest.raises(StoreError, match="cannot be written"):
-                make(tmp_path / "s", two_layers).extract(write_photos(tmp_path / "more", ["d.png"]))
+                make(tmp_path / "s", two_layers).extract(write_images(tmp_path / "more", ["d.png"]))
     finally:
         for folder in folders:
             folder.chmod(0o755)
@@ -566,9 +512,9 @@ def test_remote_stores_fetch_only_what_is_asked_for(filled: FeatureStore, monkey
         FeatureStore.open("memory://remote-store-test")
 
 
-def test_the_older_layouts_there_and_back(photos: Path, filled: FeatureStore, tmp_path: Path) -> None:
+def test_the_older_layouts_there_and_back(images: Path, filled: FeatureStore, tmp_path: Path) -> None:
     store = make(tmp_path / "one", load_backbone("dinoneck_tiny"))
-    store.extract(photos)
+    store.extract(images)
     assert store.to_npz(tmp_path / "npz") == 3
     with np.load(tmp_path / "npz" / "b.npz", allow_pickle=False) as file:
         assert sorted(file.files) == sorted(f"{n}_{i}" for n in ("cls", "patches") for i in range(4))

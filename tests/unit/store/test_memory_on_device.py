@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from store_samples import make, write_photos
+from store_samples import make, write_images
 from tests.pretend_device import NAME, pretend_device
 
 from dinoneck import load_backbone
@@ -17,9 +17,9 @@ from dinoneck.store.encoding import StoreDtype
 
 @pytest.mark.parametrize("dtype", get_args(StoreDtype))
 def test_batches_are_made_where_the_records_are(dtype: str, tmp_path: Path) -> None:
-    write_photos(tmp_path / "photos", ["a.png", "b.png"])
+    write_images(tmp_path / "images", ["a.png", "b.png"])
     store = make(tmp_path / "store", load_backbone("dinoneck_tiny"), dtype=dtype)
-    store.extract(tmp_path / "photos")
+    store.extract(tmp_path / "images")
     expected = store.batch(["b", "a"], [1, 2])
     with pretend_device() as device:
         kept = MemoryStore(store, device=NAME)
@@ -35,16 +35,16 @@ def test_batches_are_made_where_the_records_are(dtype: str, tmp_path: Path) -> N
 
 def test_a_pass_of_extraction_goes_to_the_device_once(tmp_path: Path) -> None:
     """Into it and out of it once for all its images, and one value is read: whether they are normalised."""
-    photos = write_photos(tmp_path / "photos", [f"{i:02}.png" for i in range(40)])
+    images = write_images(tmp_path / "images", [f"{i:02}.png" for i in range(40)])
     expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny"), patterns="none")
-    expected.extract(photos)
+    expected.extract(images)
     counts = {}
     with pretend_device() as device:
         backbone = load_backbone("dinoneck_tiny").to(NAME)
         for number in (32, 40):
             store = make(tmp_path / str(number), backbone, patterns="none")
             device.events.clear()
-            store.extract(photos[:number], batch_size=32)
+            store.extract(images[:number], batch_size=32)
             counts[number] = dict(device.events)
     per_pass = {name: counts[40][name] - counts[32][name] for name in ("to device", "to host", "read")}
     assert per_pass == {"to device": 1, "to host": 1, "read": 1}

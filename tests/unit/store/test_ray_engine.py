@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.unit.store.store_samples import make, same, write_photos
+from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, FeatureStore
 from dinoneck.store import extract_on_ray
@@ -35,7 +35,7 @@ ray.shutdown()
 
 @pytest.mark.slow
 def test_ray_writes_the_same_store(tiny: Backbone, tmp_path: Path) -> None:
-    write_photos(tmp_path, ["p/a.png", "p/b.png", "p/c.png"])
+    write_images(tmp_path, ["p/a.png", "p/b.png", "p/c.png"])
     (tmp_path / "p" / "d.png").write_text("no picture")
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(

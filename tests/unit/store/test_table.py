@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.unit.store.store_samples import make, write_photos
+from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import DinoneckError, FeatureStore, GridSize, load_backbone
 from dinoneck.store import table
@@ -146,15 +146,6 @@ def test_a_table_of_other_journals_is_not_used(root: Path, tmp_path: Path) -> No
     assert agrees(root)
 
 
-def test_a_copied_store_keeps_its_table(root: Path, tmp_path: Path) -> None:
-    """Also where the copy has other times: the content of the journals counts."""
-    opened(root)
-    made = (root / FILE).stat().st_ino
-    for path in (root / "index").iterdir():
-        os.utime(path, ns=(1, 1))
-    assert agrees(root) and (root / FILE).stat().st_ino == made
-
-
 def test_what_is_not_a_whole_table_is_made_again(root: Path) -> None:
     opened(root)
     raw = (root / FILE).read_bytes()
@@ -164,7 +155,7 @@ def test_what_is_not_a_whole_table_is_made_again(root: Path) -> None:
 
 
 def test_verify_makes_a_damaged_table_again(tmp_path: Path) -> None:
-    write_photos(tmp_path / "images", ["a.png", "b.png"])
+    write_images(tmp_path / "images", ["a.png", "b.png"])
     store = make(tmp_path / "s", load_backbone("dinoneck_tiny"))
     store.extract(tmp_path / "images")
     expected = store["b"].sequence[0]
@@ -178,22 +169,3 @@ def test_verify_makes_a_damaged_table_again(tmp_path: Path) -> None:
     assert store.verify() == []
     assert store["b"].sequence[0].equal(expected)
     assert (tmp_path / "s" / FILE).read_bytes() == raw
-
-
-@pytest.mark.parametrize("error", [OSError("read-only"), KeyboardInterrupt()])
-def test_where_it_cannot_be_written_it_is_in_memory(
-    root: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    def fail(*_: object) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        patch.setattr(Path, "replace", fail)
-        if isinstance(error, OSError):
-            assert agrees(root)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                opened(root)
-    assert not (root / FILE).exists()
-    assert agrees(root) and (root / FILE).exists()

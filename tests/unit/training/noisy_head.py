@@ -43,8 +43,8 @@ def noisy_head(hidden_dim: int = 6) -> NoisyHead:
         return NoisyHead(WIDTH, [Task("x")], hidden_dim)
 
 
-def noisy_source(photos: int, first: float = 0.0) -> NoisySource:
+def noisy_source(images: int, first: float = 0.0) -> NoisySource:
     generator = torch.Generator().manual_seed(0)
-    patches = torch.randn(photos, 6, WIDTH, generator=generator)
+    patches = torch.randn(images, 6, WIDTH, generator=generator)
     patches[0] += first
-    return NoisySource([str(i) for i in range(photos)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
+    return NoisySource([str(i) for i in range(images)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))

@@ -19,7 +19,7 @@ from dinoneck.training import DataConfig, FoldsConfig, Recipe, TaskConfig, Train
 from dinoneck.yaml_file import read_plain, read_yaml
 
 WHOLE = """
-data: {csv: cover.csv, images: photos, targets: [crop, kind], aux_targets: [height], size: [480, 960], fit: crop,
+data: {csv: cover.csv, images: pictures, targets: [crop, kind], aux_targets: [height], size: [480, 960], fit: crop,
   interpolation: area, policy: pad, blur: 5, minimum: 0, unit: g, tta: d6, store: tokens,
   views: 4}
 backbone: {name: dinoneck_tiny, layers: [1, 5], seed: 3}

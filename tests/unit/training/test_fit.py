@@ -19,7 +19,7 @@ QUICK = {"epochs": 40, "batch_size": 8, "lr": 1e-3, "recipe": PLAIN}
 
 
 def problem(n: int = 48) -> tuple[MemoryTokens, np.ndarray]:
-    """Photos whose target is the share of patches of one kind, on tokens with a large common part."""
+    """Images whose target is the share of patches of one kind, on tokens with a large common part."""
     random = np.random.RandomState(0)
     common = random.randn(16) * 5
     kinds = random.rand(n, 24) < random.rand(n, 1)
@@ -104,7 +104,7 @@ def test_targets_an_activation_cannot_reach_are_refused() -> None:
 def test_training_that_cannot_work_is_refused() -> None:
     source, y = problem()
     head = PatchMeanHead(16, [Task("x")])
-    with pytest.raises(DataError, match=r"diverged; lower lr"):
+    with pytest.raises(DataError, match=r"training diverged at lr 1e\+30; lower it"):
         fit(head, source, targets={"x": y}, target_ids=source.ids, lr=1e30, epochs=3)
     with pytest.raises(DataError, match="infinite"):
         fit(head, source, targets={"x": np.where(y > y.mean(), np.inf, y)}, target_ids=source.ids)

@@ -32,21 +32,21 @@ from dinoneck.training import (
 )
 from dinoneck.training import fit as fit_by_default
 
-ROWS, COLS, WIDTH, PHOTOS = 4, 5, 12, 24
+ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24
 SUMS = (("GDM", ("clover", "green")), ("total", ("clover", "dead", "green")))
 PARTS = Composition(("clover", "dead", "green"), SUMS, name="five", total="reg3", ratio="ratio")
 fit = partial(fit_by_default, epochs=40, batch_size=8, lr=1e-3, recipe=Recipe(ema_decay=None))
 
 
 def cells(layers: int = 1) -> tuple[MemoryTokens, np.ndarray]:
-    """Photos whose cells hold a value that their tokens show, next to a large common part; (n, 1, rows, cols)."""
+    """Images whose cells hold a value that their tokens show, next to a large common part; (n, 1, rows, cols)."""
     random = np.random.RandomState(0)
-    values = random.rand(PHOTOS, ROWS * COLS, 1)
+    values = random.rand(IMAGES, ROWS * COLS, 1)
     common, own = 3.0 * random.randn(WIDTH), random.randn(WIDTH)
-    shown = common + values * own + 0.02 * random.randn(PHOTOS, ROWS * COLS, WIDTH)
+    shown = common + values * own + 0.02 * random.randn(IMAGES, ROWS * COLS, WIDTH)
     patches = [torch.tensor(shown, dtype=torch.float32)] * layers
     tokens = Tokens.from_patches(patches, grid=(ROWS, COLS), patch_size=16, layers=range(layers))
-    return MemoryTokens([str(i) for i in range(PHOTOS)], tokens), values.reshape(PHOTOS, 1, ROWS, COLS)
+    return MemoryTokens([str(i) for i in range(IMAGES)], tokens), values.reshape(IMAGES, 1, ROWS, COLS)
 
 
 def dense_head(*tasks: Task) -> DenseHead:
@@ -60,7 +60,7 @@ def predicted(head: Any, source: MemoryTokens, name: str = "ndvi") -> np.ndarray
 
 def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() -> None:
     source, values = cells()
-    weight = (np.random.RandomState(1).rand(PHOTOS, ROWS, COLS) > 0.3).astype(np.float32)
+    weight = (np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3).astype(np.float32)
     poisoned = np.where(weight[:, None] > 0, values, 1e9)
     head, clean = dense_head(), dense_head()
     fit(
@@ -81,7 +81,7 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() 
 
 def test_validation_scores_leave_out_cells_without_weight() -> None:
     source, values = cells()
-    weight = (np.random.RandomState(1).rand(PHOTOS, ROWS, COLS) > 0.3).astype(np.float32)
+    weight = (np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3).astype(np.float32)
     split = {"target_ids": source.ids, "ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1}
     junk, holes = (np.where(weight[:, None] > 0, values, other) for other in (-9999.0, np.nan))
     found = fit(dense_head(), source, targets={"ndvi": junk}, weights={"ndvi": weight}, **split)
@@ -93,7 +93,7 @@ def test_targets_of_a_composed_term_are_in_original_units() -> None:
     source, _ = cells()
     transform = TargetTransform(area=0.21, mean=200.0, std=100.0)
     tasks = (Task("reg3", transform=transform), Task("ratio", dim=3, kind="ratio"))
-    grams, ratio = np.linspace(20, 60, PHOTOS)[:, None], np.random.RandomState(0).dirichlet((1, 1, 1), PHOTOS)
+    grams, ratio = np.linspace(20, 60, IMAGES)[:, None], np.random.RandomState(0).dirichlet((1, 1, 1), IMAGES)
     five = PARTS.of_shares(torch.tensor(grams), torch.tensor(ratio)).numpy()
     losses = []
     for own in ({}, {"five": five}):
@@ -114,7 +114,7 @@ def test_weights_pull_towards_heavy_cells() -> None:
     constant = replace(source.tokens, sequence=(torch.zeros_like(source.tokens.sequence[0]),))
     flat = MemoryTokens(source.ids, constant)
     values[:, :, 0, 0] = 2.0
-    weight = np.ones((PHOTOS, ROWS, COLS), np.float32)
+    weight = np.ones((IMAGES, ROWS, COLS), np.float32)
     weight[:, 0, 0] = 50.0
     head = DenseHead(WIDTH, [Task("ndvi", kind="dense")], 4, depth=0)
     fit(head, flat, targets={"ndvi": values}, weights={"ndvi": weight}, target_ids=source.ids, epochs=200, lr=3e-2)
@@ -168,17 +168,17 @@ def test_validation_scores_masks_by_their_mean_iou() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"targets": {"ndvi": np.zeros((PHOTOS, 2, ROWS, COLS))}}, DataError, r"expected \(24, 1, rows, cols\)"),
-        ({"targets": {"ndvi": np.arange(9.0 * PHOTOS).reshape(PHOTOS, 1, 3, 3)}}, ShapeError, r"\(8, 1, 3, 3\)"),
-        ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.nan)}}, DataError, "no target value"),
-        ({"targets": {"ndvi": np.full((PHOTOS, 1, ROWS, COLS), np.inf)}}, DataError, "infinite"),
-        ({"weights": {"ndvi": np.ones((PHOTOS, 3, 3))}}, DataError, r"weights of 'ndvi' have shape \(24, 3, 3\)"),
+        ({"targets": {"ndvi": np.zeros((IMAGES, 2, ROWS, COLS))}}, DataError, r"expected \(24, 1, rows, cols\)"),
+        ({"targets": {"ndvi": np.arange(9.0 * IMAGES).reshape(IMAGES, 1, 3, 3)}}, ShapeError, r"\(8, 1, 3, 3\)"),
+        ({"targets": {"ndvi": np.full((IMAGES, 1, ROWS, COLS), np.nan)}}, DataError, "no target value"),
+        ({"targets": {"ndvi": np.full((IMAGES, 1, ROWS, COLS), np.inf)}}, DataError, "infinite"),
+        ({"weights": {"ndvi": np.ones((IMAGES, 3, 3))}}, DataError, r"weights of 'ndvi' have shape \(24, 3, 3\)"),
         (
-            {"weights": {"ndwi": np.ones((PHOTOS, ROWS, COLS))}},
+            {"weights": {"ndwi": np.ones((IMAGES, ROWS, COLS))}},
             DataError,
             r"\['ndwi'\]; the dense tasks are \['ndvi'\]",
         ),
-        ({"weights": {"ndvi": -np.ones((PHOTOS, ROWS, COLS))}}, DataError, "weight"),
+        ({"weights": {"ndvi": -np.ones((IMAGES, ROWS, COLS))}}, DataError, "weight"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def test_groups_are_refused_before_training(groups: Any, message: str, tmp_path:
     run(groups={**dict.fromkeys(IDS, "g"), "other": float("nan")})
 
 
+def test_ids_and_numbers_of_numpy_are_taken() -> None:
+    numbers = {"epochs": np.int64(2), "batch_size": np.int32(3), "lr": np.float32(0.5), "seed": np.int64(3)}
+    ids = {"ids": np.array(IDS[:4]), "val_ids": np.array(IDS[4:])}
+    expected = run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=IDS[:4], val_ids=IDS[4:])
+    assert run(**numbers, **ids) == expected
+
+
+def test_the_order_of_a_set_of_ids_does_not_matter() -> None:
+    expected = run(ids=IDS[:5], val_ids=IDS[5:], seed=1)
+    assert run(ids=set(IDS[:5]), val_ids=frozenset(IDS[5:]), seed=1) == expected
+
+
 def test_a_frozen_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="all parameters of this PatchMeanHead are frozen"):
         run(head().requires_grad_(False))
@@ -139,6 +152,39 @@ def test_a_changed_head_or_sample_is_another_run(tmp_path: Path, changes: dict[s
     run(out=tmp_path)
     with pytest.raises(CheckpointError, match=message):
         run(out=tmp_path, **{name: make() for name, make in changes.items()})
+
+
+class Unbounded(PatchMeanHead):
+    """Its loss is finite where its gradient is not, as with the square root of 0."""
+
+    def forward(self, tokens: Any, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        outputs = super().forward(tokens, *arguments, **options)
+        return {name: x + (x - x).sqrt() for name, x in outputs.items()}
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(clip_norm=None, save_steps=1)])
+def test_weights_that_are_not_finite_are_neither_kept_nor_returned(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the norm of the weights is nan in epoch 0: training diverged at lr 0.001"):
+        run(Unbounded(8, [Task("y")], hidden_dim=4), batch_size=6, recipe=recipe, out=tmp_path)
+    assert not [*tmp_path.glob("*.safetensors")]
+
+
+def test_runs_in_threads_have_the_results_of_runs_one_after_another() -> None:
+    weights: dict[int, torch.Tensor] = {}
+
+    def learn(number: int, module: PatchMeanHead) -> None:
+        run(module, epochs=20, seed=number % 2, recipe=Recipe(mixup_alpha=1.0))
+        weights[number] = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+    heads = [head() for _ in range(5)]
+    learn(0, heads[0])
+    threads = [threading.Thread(target=learn, args=(i, heads[i])) for i in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(weights[0], weights[2]) and torch.equal(weights[0], weights[4])
+    assert torch.equal(weights[1], weights[3]) and not torch.equal(weights[0], weights[1])
 
 
 PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")

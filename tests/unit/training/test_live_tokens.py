@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,26 +25,36 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.data import Pasture
-from dinoneck.training import LiveTokens, MemoryTokens, Recipe, TrainConfig, cross_validate, cutmix, fit, manifold_mixup
+from dinoneck.training import (
+    LiveTokens,
+    MemoryTokens,
+    Recipe,
+    TrainConfig,
+    cross_validate,
+    cutmix,
+    fit,
+    loop,
+    manifold_mixup,
+)
 from dinoneck.training.processes import seed_step
 from dinoneck.training.state import load_state
 
-PHOTOS = 8
+IMAGES = 8
 
 
-def photos() -> list[np.ndarray]:
+def pixels() -> list[np.ndarray]:
     random = np.random.RandomState(0)
-    level = random.randint(40, 200, (PHOTOS, 1, 1, 1))
-    return list((level + random.randint(-30, 30, (PHOTOS, 32, 48, 3))).astype(np.uint8))
+    level = random.randint(40, 200, (IMAGES, 1, 1, 1))
+    return list((level + random.randint(-30, 30, (IMAGES, 32, 48, 3))).astype(np.uint8))
 
 
 def problem(lora: bool = True, **of_source: object) -> tuple[PatchMeanHead, LiveTokens, np.ndarray]:
     backbone = load_backbone("dinoneck_tiny")
     backbone = backbone.add_lora(2, targets="all") if lora else backbone.unfreeze_last(1)
-    y = np.array([photo.mean() / 50 for photo in photos()])
+    y = np.array([image.mean() / 50 for image in pixels()])
     torch.manual_seed(0)
     head = PatchMeanHead(64, [Task("level", transform=TargetTransform().fit(y))], hidden_dim=8)
-    return head, LiveTokens(backbone, photos(), [f"p{i}" for i in range(PHOTOS)]), y
+    return head, LiveTokens(backbone, pixels(), [f"p{i}" for i in range(IMAGES)]), y
 
 
 def weights_of(backbone: Backbone) -> dict[str, torch.Tensor]:
@@ -76,11 +88,100 @@ def test_saved_and_reloaded_it_predicts_the_same(tmp_path: Path) -> None:
     HeadCheckpoint.from_module(head, backbone=source.backbone, preprocess=source.preprocess).save(
         tmp_path / "h.safetensors"
     )
-    answers = Predictor(tmp_path / "h.safetensors")(photos())
+    answers = Predictor(tmp_path / "h.safetensors")(pixels())
     assert torch.allclose(torch.tensor([answer["level"] for answer in answers]).reshape(-1), expected, atol=1e-5)
     plain = load_backbone("dinoneck_tiny")
-    without = head.predict(plain(source.preprocess(photos())))["level"][:, 0]
+    without = head.predict(plain(source.preprocess(pixels())))["level"][:, 0]
     assert not torch.allclose(without, expected, atol=1e-3), "the LoRA weights are part of the answer"
+
+
+class Stopped(Exception):
+    pass
+
+
+class Interrupted(list[np.ndarray]):
+    """Images of which the last one that may be read raises."""
+
+    reads = 0
+
+    def __getitem__(self, row: Any) -> Any:
+        self.reads -= 1
+        if self.reads == 0:
+            raise Stopped
+        return super().__getitem__(row)
+
+
+def interrupted(source: LiveTokens, reads: int) -> LiveTokens:
+    images = Interrupted(pixels())
+    images.reads = reads
+    return LiveTokens(source.backbone, images, source.ids, transform=source.transform)
+
+
+def brightened(image: torch.Tensor) -> torch.Tensor:
+    return (image * (0.5 + 0.5 * torch.rand(()))).to(torch.uint8)
+
+
+def test_images_read_ahead_give_the_result_of_images_read_in_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head draws random numbers from the generator that the transform draws from."""
+
+    class Noisy(PatchMeanHead):
+        def forward(self, tokens: Any, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+            outputs = super().forward(tokens, *arguments, **options)
+            return {name: torch.dropout(x, 0.5, self.training) for name, x in outputs.items()}
+
+    def weights(transform: Any, epochs: int = 3) -> torch.Tensor:
+        head, source, y = problem()
+        torch.manual_seed(0)
+        noisy = Noisy(64, head.tasks, hidden_dim=8)
+        live = LiveTokens(source.backbone, pixels(), source.ids, transform=transform)
+        recipe = Recipe(backbone_lr=3e-3, cutmix_alpha=1.0, mixup_alpha=1.0)
+        learn(noisy, live, y, epochs=epochs, recipe=recipe, val_ids=live.ids[6:])
+        return torch.cat([parameter.detach().flatten() for parameter in noisy.parameters()])
+
+    threads: set[str] = set()
+
+    def slowly(image: torch.Tensor) -> torch.Tensor:
+        threads.add(threading.current_thread().name)
+        return brightened(image)
+
+    ahead = {transform: weights(transform) for transform in (None, slowly)}
+    assert threads == {threading.main_thread().name}
+    assert not torch.equal(ahead[None], ahead[slowly])
+    monkeypatch.setattr(loop, "in_threads", lambda function, items, workers: (function(item) for item in items))
+    assert all(torch.equal(result, weights(transform)) for transform, result in ahead.items())
+
+
+def test_the_images_of_the_next_step_are_read_during_a_step() -> None:
+    head, source, y = problem()
+    reads = [threading.Event() for _ in range(1 + IMAGES)]  # one before training, two per step
+
+    class Counted(list[np.ndarray]):
+        count = 0
+
+        def __getitem__(self, row: Any) -> Any:
+            reads[self.count].set()
+            self.count += 1
+            return super().__getitem__(row)
+
+    class Waiting(PatchMeanHead):
+        def forward(self, tokens: Any, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+            if self.training and len(tokens) == 2:
+                overlaps.append(len(overlaps) == 3 or reads[3 + 2 * len(overlaps)].wait(20))
+            return super().forward(tokens, *arguments, **options)
+
+    images, overlaps = Counted(pixels()), list[bool]()
+    waiting = Waiting(64, head.tasks, hidden_dim=8)
+    recipe = Recipe(standardise_tokens=False, ridge_blend=0.0)
+    learn(waiting, LiveTokens(source.backbone, images, source.ids), y, epochs=1, batch_size=2, recipe=recipe)
+    assert overlaps == [True] * 4
+
+
+def test_a_failure_to_read_ahead_is_raised_and_leaves_no_thread() -> None:
+    head, source, y = problem()
+    before = set(threading.enumerate())
+    with pytest.raises(Stopped):
+        learn(head, interrupted(source, 20), y)
+    assert not [thread for thread in set(threading.enumerate()) - before if "dinoneck" in thread.name]
 
 
 def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
@@ -88,21 +189,8 @@ def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
     recipe = Recipe(backbone_lr=3e-3, cutmix_alpha=1.0, mixup_alpha=1.0)
     learn(head, source, y, out=tmp_path / "whole", recipe=recipe)
     other, again, _ = problem()
-
-    class Stopped(Exception):
-        pass
-
-    calls, images = [0], again.images
-
-    def counted(ids: list[str], **options: bool) -> torch.Tensor:
-        calls[0] += 1
-        if calls[0] == 8:  # in the third epoch: 2 reads before training, 2 per epoch
-            raise Stopped
-        return images(ids, **options)
-
-    again.images = counted  # type: ignore[method-assign]
     with pytest.raises(Stopped):
-        learn(other, again, y, out=tmp_path / "parts", recipe=recipe)
+        learn(other, interrupted(again, 30), y, out=tmp_path / "parts", recipe=recipe)  # in the third epoch
     fresh, source_again, _ = problem()
     learn(fresh, source_again, y, out=tmp_path / "parts", recipe=recipe)
     assert load_state(tmp_path / "parts/last.safetensors")["progress"]["step"] > 0
@@ -127,17 +215,17 @@ def test_the_backbones_learning_rate_and_cutmix_change_the_result() -> None:
 def test_cutmix_and_mixup_together_paste_images_then_blend_tokens() -> None:
     """One step of both is the step by hand."""
     head, _, y = problem()
-    live = LiveTokens(load_backbone("dinoneck_tiny"), photos())
+    live = LiveTokens(load_backbone("dinoneck_tiny"), pixels())
     twin = PatchMeanHead(64, head.tasks, hidden_dim=8)
     twin.load_state_dict(head.state_dict())
     recipe = Recipe(
         weight_decay=0.0, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, cutmix_alpha=1.0,
         mixup_alpha=1.0, mixup_off_last=0.0, ridge_blend=0.0,
     )  # fmt: skip
-    learn(head, live, y, epochs=1, batch_size=PHOTOS, lr=0.01, recipe=recipe)
-    order = np.random.RandomState(42).permutation(PHOTOS)
+    learn(head, live, y, epochs=1, batch_size=IMAGES, lr=0.01, recipe=recipe)
+    order = np.random.RandomState(42).permutation(IMAGES)
     z = head.tasks[0].transform.forward(torch.tensor(y[order], dtype=torch.float32)[:, None])  # type: ignore[union-attr]
-    given = {"tasks": head.tasks, "masks": {"level": torch.ones(PHOTOS, 1, dtype=torch.bool)}}
+    given = {"tasks": head.tasks, "masks": {"level": torch.ones(IMAGES, 1, dtype=torch.bool)}}
     seed_step(42, 0, 0)
     size = live.backbone.patch_size
     images, wanted, masks = cutmix(
@@ -155,8 +243,8 @@ def test_cutmix_and_mixup_together_paste_images_then_blend_tokens() -> None:
 def test_a_frozen_backbone_gives_what_memory_gives() -> None:
     head, source, y = problem()
     backbone = load_backbone("dinoneck_tiny")
-    live = LiveTokens(backbone, photos(), source.ids)
-    kept = MemoryTokens.extract(backbone, photos(), source.ids, dtype=torch.float32)
+    live = LiveTokens(backbone, pixels(), source.ids)
+    kept = MemoryTokens.extract(backbone, pixels(), source.ids, dtype=torch.float32)
     twin = PatchMeanHead(64, head.tasks, hidden_dim=8)
     twin.load_state_dict(head.state_dict())
     learn(head, live, y)
@@ -168,10 +256,10 @@ def test_a_frozen_backbone_gives_what_memory_gives() -> None:
 def test_bad_input() -> None:
     backbone = load_backbone("dinoneck_tiny")
     with pytest.raises(DataError, match=r"2 ids \(1 different\) for 2 images"):
-        LiveTokens(backbone, photos()[:2], ["a", "a"])
+        LiveTokens(backbone, pixels()[:2], ["a", "a"])
     with pytest.raises(DataError, match="1 ids"):
-        LiveTokens(backbone, photos()[:2], ["a"])
-    source = LiveTokens(backbone, photos())
+        LiveTokens(backbone, pixels()[:2], ["a"])
+    source = LiveTokens(backbone, pixels())
     assert source.ids == tuple("01234567")
     with pytest.raises(DataError, match="'z'"):
         source.batch(["z"])
@@ -179,12 +267,12 @@ def test_bad_input() -> None:
         source.batch(["0"], [1])
     for make in (LiveTokens, MemoryTokens.extract):
         with pytest.raises(ConfigError, match="expected a Backbone: pass load_backbone"):
-            make("dinoneck_tiny", photos()[:1], ["a"])  # type: ignore[arg-type]
+            make("dinoneck_tiny", pixels()[:1], ["a"])  # type: ignore[arg-type]
 
 
 def test_folds_do_not_share_a_backbone_that_learns() -> None:
     table = Pasture(seed=0, size=(32, 32)).table(range(6))
-    source = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), table.photos, table.ids)
+    source = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), table.images, table.ids)
     with pytest.raises(ConfigError, match="the folds would share what it learns"):
         cross_validate(TrainConfig(), table, source)
 
@@ -199,7 +287,7 @@ def test_a_loaded_head_fits_the_backbone_that_was_trained_along(lora: bool, tmp_
     learn(loaded, source, y)
     backbone.freeze()
     own, layers = source.batch(source.ids), loaded.trained_on.layers  # type: ignore[union-attr]
-    assert loaded.predict(own)["level"].shape == (PHOTOS, 1)
+    assert loaded.predict(own)["level"].shape == (IMAGES, 1)
     assert layers == backbone.layers
     with pytest.raises(BackboneError, match="check_backbone=False"):
         loaded(load_backbone("dinoneck_tiny")(source.images(source.ids)))

@@ -13,16 +13,16 @@ from dinoneck.data import Patterns
 from dinoneck.training import Recipe, fit
 from dinoneck.training.batches import Batch, Samples, epochs
 
-ROWS, COLS, WIDTH, PHOTOS = 2, 3, 4, 6
+ROWS, COLS, WIDTH, IMAGES = 2, 3, 4, 6
 
 
 class Flipped:
     """A store in small: index images, every cell's token holds its place; the patterns flip them."""
 
     def __init__(self) -> None:
-        cells = torch.arange(PHOTOS * ROWS * COLS, dtype=torch.float32).reshape(PHOTOS, 1, ROWS, COLS)
+        cells = torch.arange(IMAGES * ROWS * COLS, dtype=torch.float32).reshape(IMAGES, 1, ROWS, COLS)
         self.cells = cells / cells.numel()
-        self.ids = tuple(f"p{i}" for i in range(PHOTOS))
+        self.ids = tuple(f"p{i}" for i in range(IMAGES))
         self.patterns = Patterns.named("flips4")
         self.asked: list[list[int]] = []
 
@@ -42,9 +42,9 @@ class Flipped:
 def test_labels_of_a_cell_follow_the_photo() -> None:
     source = Flipped()
     tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
-    pixels = torch.arange(PHOTOS * 4 * 6).reshape(PHOTOS, 4, 6)
+    pixels = torch.arange(IMAGES * 4 * 6).reshape(IMAGES, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
-    labels = Samples(source.ids, PHOTOS, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
+    labels = Samples(source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
     batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
     tokens, wanted, masks = labels.read(batch, source, torch.device("cpu"))
     shown = tokens.maps()[-1]
@@ -61,7 +61,7 @@ def test_every_sample_meets_every_pattern_in_training_and_its_own_photo_in_valid
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
     recipe = Recipe(standardise_tokens=False)
     given = {
-        "targets": {"x": np.arange(PHOTOS) * 1.0},
+        "targets": {"x": np.arange(IMAGES) * 1.0},
         "target_ids": source.ids,
         "ids": source.ids[:4],
         "val_ids": source.ids[4:],

@@ -31,9 +31,9 @@ CHANGES = {
 }
 
 
-def source_of(photos: int = 12) -> MemoryTokens:
-    patches = torch.randn(photos, 6, WIDTH, generator=torch.Generator().manual_seed(0))
-    return MemoryTokens([str(i) for i in range(photos)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
+def source_of(images: int = 12) -> MemoryTokens:
+    patches = torch.randn(images, 6, WIDTH, generator=torch.Generator().manual_seed(0))
+    return MemoryTokens([str(i) for i in range(images)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
 
 
 def trained(recipe: Recipe, **arguments: Any) -> PatchMeanHead:
@@ -64,7 +64,7 @@ def test_every_field_changes_the_result(name: str) -> None:
 
 
 def test_all_fields_are_tested() -> None:
-    """The rest are tested where they act: cutmix and backbone_lr on live photos, patience and save_steps in runs."""
+    """The rest are tested where they act: cutmix and backbone_lr on live images, patience and save_steps in runs."""
     elsewhere = {"cutmix_alpha", "backbone_lr", "patience", "save_steps", "epochs", "batch_size", "lr", "seed"}
     assert {item.name for item in fields(Recipe)} == {*CHANGES, *elsewhere}
 

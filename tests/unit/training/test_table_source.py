@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.store.store_samples import make, write_photos
+from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
 from dinoneck.training import DataConfig, TrainConfig, open_inputs
@@ -79,7 +79,7 @@ def test_training_refuses_a_store_of_another_folder_of_the_same_names(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = [f"{i}.png" for i in range(4)]
-    write_photos(tmp_path / "past" / "train", names)
+    write_images(tmp_path / "past" / "train", names)
     store = make(tmp_path / "store", load_backbone("dinoneck_tiny"))
     store.extract(tmp_path / "past" / "train")
     rows = [f"train_B/{name},{i}.5" for i, name in enumerate(names)]
@@ -90,7 +90,7 @@ def test_training_refuses_a_store_of_another_folder_of_the_same_names(
     assert f"read from {tmp_path / 'past' / 'train'}" in caplog.text
     shutil.copytree(tmp_path / "past" / "train", tmp_path / "train_B")
     open_inputs(config)  # a copy elsewhere
-    write_photos(tmp_path / "train_B", names, seed=7)
+    write_images(tmp_path / "train_B", names, seed=7)
     with pytest.raises(StoreError, match=r"4 stored images.*train_B/0.png is not the file stored as '0'"):
         open_inputs(config)
 

@@ -179,12 +179,12 @@ def test_sources_give_what_was_asked_in_order() -> None:
 
 
 def test_extraction(tiny: Backbone) -> None:
-    photos = [np.random.RandomState(i).randint(0, 255, (32, 48, 3), np.uint8) for i in range(5)]
-    source = MemoryTokens.extract(tiny, photos, list("abcde"), batch_size=2)
-    direct = tiny(tiny.preprocess(photos))
+    images = [np.random.RandomState(i).randint(0, 255, (32, 48, 3), np.uint8) for i in range(5)]
+    source = MemoryTokens.extract(tiny, images, list("abcde"), batch_size=2)
+    direct = tiny(tiny.preprocess(images))
     assert torch.allclose(source.batch(list("abcde")).sequence[0], direct.sequence[0], atol=2e-3)
-    assert torch.allclose(source.colours, tiny.preprocess(photos).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
+    assert torch.allclose(source.colours, tiny.preprocess(images).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="0 images"):
         MemoryTokens.extract(tiny, [], [])
     with pytest.raises(DataError, match="image 'd' is 48x32 px .*, the ones before 32x48"):
-        MemoryTokens.extract(tiny, [*photos[:3], photos[3].transpose(1, 0, 2)], list("abcd"), batch_size=1)
+        MemoryTokens.extract(tiny, [*images[:3], images[3].transpose(1, 0, 2)], list("abcd"), batch_size=1)

@@ -15,7 +15,7 @@ from dinoneck import PatchMeanHead, Task, Tokens, load_backbone
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
 from dinoneck.training import LiveTokens, MemoryTokens, Recipe, fit
 
-PHOTOS = 11
+IMAGES = 11
 CASES: dict[str, Recipe] = {
     "adamw": Recipe(clip_norm=0.5),
     "sam": Recipe(optimizer="sam", rho=0.5),
@@ -26,14 +26,14 @@ CASES: dict[str, Recipe] = {
 
 def run(case: str, out: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Missing values, batches of 4, 4 and 1, learned weights of two tasks: all that makes shares of a batch unequal."""
-    y = np.linspace(-1, 3, PHOTOS)
-    holes = np.where(np.arange(PHOTOS) % 3 == 1, np.nan, y[::-1])
-    tasks, ids = [Task("x"), Task("other")], [str(i) for i in range(PHOTOS)]
+    y = np.linspace(-1, 3, IMAGES)
+    holes = np.where(np.arange(IMAGES) % 3 == 1, np.nan, y[::-1])
+    tasks, ids = [Task("x"), Task("other")], [str(i) for i in range(IMAGES)]
     if case == "live":
-        photos = np.random.RandomState(0).randint(0, 255, (PHOTOS, 32, 32, 3), np.uint8)
-        source: Any = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), list(photos), ids)
+        images = np.random.RandomState(0).randint(0, 255, (IMAGES, 32, 32, 3), np.uint8)
+        source: Any = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), list(images), ids)
     else:
-        patches = torch.randn(PHOTOS, 6, 64, generator=torch.Generator().manual_seed(0))
+        patches = torch.randn(IMAGES, 6, 64, generator=torch.Generator().manual_seed(0))
         source = MemoryTokens(ids, Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
     torch.manual_seed(0)
     head = PatchMeanHead(64, tasks, hidden_dim=4)

@@ -59,8 +59,8 @@ def check_no_overlap(figure: Any) -> None:
         assert box.x1 <= figure.bbox.x1 + 1, one
         assert figure.bbox.y0 - 1 <= box.y0, one
         assert box.y1 <= figure.bbox.y1 + 1, one
-        for other, beside in boxes[place + 1 :]:
-            apart = box.x1 <= beside.x0 or beside.x1 <= box.x0 or box.y1 <= beside.y0 or beside.y1 <= box.y0
+        for other, neighbour in boxes[place + 1 :]:
+            apart = box.x1 <= neighbour.x0 or neighbour.x1 <= box.x0 or box.y1 <= neighbour.y0 or neighbour.y1 <= box.y0
             assert apart, (one, other)
 
 

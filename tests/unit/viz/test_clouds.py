@@ -62,7 +62,7 @@ def test_features_have_the_colours_of_their_basis() -> None:
         np.testing.assert_allclose(dots.get_facecolor()[:, :3], basis.apply(features)[order])
 
 
-def test_points_that_no_photo_sees_are_grey_beneath_and_count_for_nothing() -> None:
+def test_points_that_no_image_sees_are_grey_beneath_and_count_for_nothing() -> None:
     features = torch.randn(30, 12, generator=torch.Generator().manual_seed(0))
     cloud = torch.rand(30, 3, generator=torch.Generator().manual_seed(1))
     features[20:] = 1e6
@@ -93,24 +93,6 @@ def test_bytes_are_colours() -> None:
     for given in (colours, colours / 255.0):
         dots = points_figure(np.array([[0.0, 0, 0], [1, 1, 1]]), given).axes[0].collections[-1]
         np.testing.assert_allclose(dots.get_facecolor()[:, :3], colours / 255.0)
-
-
-def test_of_many_points_a_nested_choice_is_drawn() -> None:
-    count = 5000
-    cloud = np.stack([np.arange(count), np.zeros(count), np.zeros(count)], axis=1).astype(float)
-
-    def chosen(most: int) -> np.ndarray:
-        figure = points_figure(cloud, np.zeros((count, 3)), max_points=most)
-        assert figure.axes[0].get_title() == f"from above, {most} of 5000 points"
-        return np.sort(np.concatenate([part.get_offsets()[:, 0] for part in figure.axes[0].collections]))
-
-    few, many = chosen(200), chosen(400)
-    np.testing.assert_array_equal(few, chosen(200))
-    assert np.isin(few, many).all()
-    assert len(many) == 400
-    assert (
-        len(points_figure(cloud, np.zeros((count, 3)), max_points=count).axes[0].collections[-1].get_offsets()) == count
-    )
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,20 +22,19 @@ from dinoneck.viz import (
     pyramid_figure,
     residual_figure,
 )
-from dinoneck.viz.drawing import fitted
 
-PHOTO = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 MAPS = torch.randn(1, 8, 2, 3, generator=torch.Generator().manual_seed(0))
 TOKENS = Tokens.from_patches(MAPS.flatten(2).mT, grid=(2, 3), patch_size=16)
 CLOUD = np.random.default_rng(1).random((200, 3))
 
 FIGURES: dict[str, Callable[[], Any]] = {
-    "boxes": lambda: boxes_figure(PHOTO, [[3.0, 4.0, 30.0, 20.0]], ["cell"], [0.5]),
+    "boxes": lambda: boxes_figure(IMAGE, [[3.0, 4.0, 30.0, 20.0]], ["cell"], [0.5]),
     "fusion": lambda: fusion_figure(ViTFPN(8, 4, 8, num_levels=2, fusion="softmax")),
-    "gate": lambda: gate_figure(PHOTO, np.full((1, 2, 3), 1 / 6)),
-    "pca": lambda: pca_figure(PHOTO, TOKENS, names=["$x^2$ and 50 % of $y"]),
+    "gate": lambda: gate_figure(IMAGE, np.full((1, 2, 3), 1 / 6)),
+    "pca": lambda: pca_figure(IMAGE, TOKENS, names=["$x^2$ and 50 % of $y"]),
     "points": lambda: points_figure(CLOUD, CLOUD[:, 0]),
-    "pyramid": lambda: pyramid_figure(FeaturePyramid((MAPS,), (16.0,)), PHOTO),
+    "pyramid": lambda: pyramid_figure(FeaturePyramid((MAPS,), (16.0,)), IMAGE),
     "residual": lambda: residual_figure(CLOUD[:, 0], CLOUD[:, 1], groups=list("abcd") * 50),
 }
 
@@ -56,29 +54,6 @@ def test_without_matplotlib_the_extra_is_named(name: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install 'dinoneck\[viz\]'"):
         FIGURES[name]()
-
-
-@pytest.mark.slow
-def test_pyplot_is_never_imported_and_matplotlib_when_the_first_figure_is_drawn() -> None:
-    script = (
-        "import io, sys\n"
-        "import dinoneck.viz as viz\n"
-        "for name in viz._HOMES:\n    getattr(viz, name)\n"
-        "assert 'matplotlib' not in sys.modules\n"
-        "from tests.unit.viz.test_drawing import FIGURES\n"
-        "for draw in FIGURES.values():\n    draw().savefig(io.BytesIO())\n"
-        "assert 'matplotlib' in sys.modules\n"
-        "assert 'matplotlib.pyplot' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
-
-
-def test_long_texts_are_wrapped_then_cut() -> None:
-    assert fitted("short", 2.0) == "short"
-    shown = fitted("one two three four five six seven eight nine ten", 1.0, 2)
-    assert shown.count("\n") == 1
-    assert shown.endswith("…")
-    assert fitted("a\x00\udcff", 1.0) == r"a\x00\udcff"
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -40,7 +40,7 @@ def test_softmax_weights_are_the_bars() -> None:
     check_no_overlap(figure)
 
 
-def test_a_mean_is_even_and_positions_stand_where_nobody_tells_blocks() -> None:
+def test_a_mean_is_even_and_unknown_blocks_are_numbered_by_position() -> None:
     figure = fusion_figure(LayerGrouper(16, 5, 8, num_groups=2))
     assert [bars(axes)[0] for axes in figure.axes] == [["0", "1", "2"], ["3", "4"]]
     np.testing.assert_allclose(bars(figure.axes[0])[1], 1 / 3, atol=1e-6)

@@ -10,15 +10,11 @@ import torch
 from tests.unit.viz.drawn import captions, check_cells, check_no_overlap, colour_at, pixels
 
 from dinoneck import (
-    CLSGatingHead,
     ConfigError,
     DataError,
     FeaturePyramid,
-    Predictor,
     ShapeError,
-    Task,
     Tokens,
-    ViTFPN,
     load_backbone,
 )
 from dinoneck.data import Preprocessing
@@ -59,19 +55,6 @@ def test_gates_share_one_scale_and_let_the_image_through() -> None:
     expected = 0.25 * viridis(weights[0] / weights.max()) + 0.75 * 200 / 255
     check_cells(figure, figure.axes[1], expected, (48, 80))
     assert "adds up to 1" in figure.axes[-1].get_xlabel()
-
-
-def test_gates_of_heads_and_predictors_are_the_same_and_grids_may_differ() -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    head = CLSGatingHead(64, [Task("mass")], mode="query", hidden_dim=8)
-    images = torch.rand(2, 3, 32, 48)
-    gate = head.gate(backbone(backbone.preprocess(images)))
-    results = Predictor(head, backbone)(list(images), maps=True)
-    one, other = gate_figure(images, gate.half()), gate_figure(images, [result["gate"] for result in results])
-    for axes, same in zip(one.axes[:4], other.axes[:4], strict=True):
-        np.testing.assert_allclose(axes.images[-1].get_array(), same.images[-1].get_array(), atol=1e-3)
-    figure = gate_figure([image(3, 5), image(5, 3)], [gates()[0], gates(1, 5, 3)[0]])
-    assert [axes.images[1].get_array().shape for axes in figure.axes[1:4:2]] == [(3, 5), (5, 3)]
 
 
 def test_what_is_not_a_gate_is_refused() -> None:
@@ -149,15 +132,6 @@ def test_cells_of_a_level_cover_the_pixels_of_their_stride(how: str) -> None:
                 right, bottom = min((c + 1) * stride, 112), min((r + 1) * stride, 80)
                 for x, y in ((c * stride + 1, r * stride + 1), (right - 1, bottom - 1)):
                     np.testing.assert_allclose(colour_at(sheet, axes, x, y), expected[r, c], atol=2.5 / 255)
-
-
-def test_titles_of_a_necks_levels_give_the_strides() -> None:
-    tokens = Tokens.from_patches([torch.randn(1, 15, 32)] * 4, grid=(3, 5), patch_size=16)
-    with torch.no_grad():
-        figure = pyramid_figure(ViTFPN(32, 4, 8)(tokens))
-    titles = ["level 0: stride 16 px, 3 x 5 cells", "level 1: stride 32 px, 2 x 3 cells"]
-    assert [axes.get_title() for axes in figure.axes[:2]] == titles
-    assert all((axes.get_xlim(), axes.get_ylim()) == ((0, 80), (48, 0)) for axes in figure.axes)
 
 
 def test_levels_that_do_not_fit_are_refused() -> None:

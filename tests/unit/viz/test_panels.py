@@ -27,11 +27,11 @@ def test_what_is_no_map_is_refused(values: np.ndarray) -> None:
         heat(values, 0, 1)
 
 
-def test_panels_show_photo_and_maps_beside_each_other() -> None:
-    photo = np.zeros((20, 40, 3), np.uint8)
-    photo[..., 0] = 255
+def test_panels_show_image_and_maps_next_to_each_other() -> None:
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[..., 0] = 255
     results = [{"a": 1.5, "b": 2.0, "maps": {"a": np.eye(2)[None], "b": np.ones((1, 2, 2))}}] * 2
-    sheet = prediction_panels([photo, photo], results, units={"a": "g"}, truths=[{"a": 1.0}, {"a": 2.0}], width=40)
+    sheet = prediction_panels([image, image], results, units={"a": "g"}, truths=[{"a": 1.0}, {"a": 2.0}], width=40)
     assert sheet.size == (3 * 40 + 2 * 6 + 2 * 6, 2 * (20 + 20) + (20 + 10) + 4 * 6)
     pixels = np.asarray(sheet)
     bar = pixels[-6 - 5]
@@ -43,13 +43,13 @@ def test_panels_show_photo_and_maps_beside_each_other() -> None:
     assert pixels[6 + 20 + 5, left + 30].tolist() == [68, 1, 84]
     for broken in ([{"a": 1.0}], []):
         with pytest.raises(DataError, match="maps=True"):
-            prediction_panels([photo], broken)
+            prediction_panels([image], broken)
 
 
 def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
-    photo, task = np.zeros((10, 40, 3), np.uint8), Task("a", unit="g", minimum=0)
+    image, task = np.zeros((10, 40, 3), np.uint8), Task("a", unit="g", minimum=0)
     below, above = ({"a": 1.0, "maps": {"a": np.array([[[low, 2.0]]])}} for low in (-58.0, 0.0))
-    clipped, plain = (prediction_panels([photo], [one], width=280, tasks=[task]) for one in (below, above))
+    clipped, plain = (prediction_panels([image], [one], width=280, tasks=[task]) for one in (below, above))
     maps = slice(6 + 20, 6 + 20 + 70)
     assert (np.asarray(clipped)[maps] == np.asarray(plain)[maps]).all()
     assert (np.asarray(clipped) != np.asarray(plain)).any(), "the bar states that cells were clipped"

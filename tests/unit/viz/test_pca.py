@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoneck import ConfigError, DataError, ShapeError, Tokens, load_backbone
+from dinoneck import ConfigError, DataError, ShapeError, Tokens
 from dinoneck.viz import PCABasis, pca_rgb
 
 
@@ -17,7 +17,7 @@ def directions(channels: int, count: int, seed: int = 0) -> np.ndarray:
 
 
 def planted(rows: int = 6, cols: int = 9, batch: int = 2, channels: int = 32) -> tuple[Tokens, np.ndarray, np.ndarray]:
-    """Tokens whose first direction tells the row and whose second tells the column and the photo."""
+    """Tokens whose first direction tells the row and whose second tells the column and the image."""
     first, second = directions(channels, 2)
     down = np.broadcast_to(np.arange(rows)[None, :, None], (batch, rows, cols)).astype(float)
     along = np.broadcast_to(np.arange(cols)[None, None], (batch, rows, cols)) + 0.5 * np.arange(batch)[:, None, None]
@@ -57,16 +57,7 @@ def test_it_equals_singular_vectors() -> None:
     np.testing.assert_allclose(basis.components.mean, rows.mean(axis=0), atol=1e-14)
 
 
-def test_the_order_of_patches_and_photos_does_not_matter() -> None:
-    tokens = load_backbone("dinoneck_tiny")(torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
-    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
-    moved = Tokens.from_patches(tokens.patches[0][:, order], grid=(4, 6), patch_size=16)
-    colours = pca_rgb(tokens)
-    np.testing.assert_allclose(pca_rgb(moved).reshape(3, 24, 3), colours.reshape(3, 24, 3)[:, order], atol=1e-9)
-    np.testing.assert_allclose(pca_rgb(tokens[[2, 0, 1]]), colours[[2, 0, 1]], atol=1e-9)
-
-
-def test_with_a_shared_basis_one_photo_looks_as_in_its_batch() -> None:
+def test_with_a_shared_basis_one_image_looks_as_in_its_batch() -> None:
     tokens, _, _ = planted(batch=3)
     basis = PCABasis.fit(tokens)
     together = pca_rgb(tokens)
@@ -75,14 +66,6 @@ def test_with_a_shared_basis_one_photo_looks_as_in_its_batch() -> None:
     assert not np.allclose(pca_rgb(tokens[2])[0], together[2], atol=1e-3)  # its own range is another
     rows = tokens.patches[0].reshape(-1, 32)
     np.testing.assert_array_equal(basis.apply(rows).reshape(together.shape), together)
-
-
-def test_signs_are_fixed_where_entries_are_equal() -> None:
-    scores = np.random.default_rng(3).normal(size=(40, 1))
-    for noise in range(20):
-        rows = scores * np.array([1.0, -1.0, 1.0, -1.0]) + np.random.default_rng(noise).normal(size=(40, 4)) * 1e-11
-        assert PCABasis.fit(rows).components.axes[0, 0] > 0
-        assert PCABasis.fit(-rows).components.axes[0, 0] > 0
 
 
 def test_cls_and_registers_do_not_leak() -> None:
@@ -94,14 +77,7 @@ def test_cls_and_registers_do_not_leak() -> None:
     np.testing.assert_array_equal(pca_rgb(loud), pca_rgb(tokens))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_it_computes_in_float64_whatever_it_is_given(dtype: torch.dtype) -> None:
-    tokens = planted()[0].to(dtype=dtype)
-    np.testing.assert_array_equal(pca_rgb(tokens), pca_rgb(tokens.to(dtype=torch.float64)))
-    np.testing.assert_array_equal(pca_rgb(tokens.maps()[0]), pca_rgb(tokens))
-
-
-def test_a_layer_is_told_by_its_position() -> None:
+def test_a_layer_is_chosen_by_its_position() -> None:
     tokens, _, _ = planted()
     other = tokens.patches[0].flip(1)
     both = Tokens.from_patches([tokens.patches[0], other], grid=tokens.grid, patch_size=16, layers=(3, 7))

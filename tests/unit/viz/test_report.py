@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 def entries_of(predictor: Predictor, count: int, **more: Any) -> list[ReportEntry]:
-    images = list(Pasture(size=(32, 64)).table(range(count)).photos)
+    images = list(Pasture(size=(32, 64)).table(range(count)).images)
     results = predictor(images, maps=True)
     return [
         ReportEntry(f"field/{i}.jpg", result, predictor.picture(image), **more)
@@ -258,13 +258,6 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
             html_report([entry], tasks, training=wrong)
 
 
-def test_images_that_could_not_be_read_are_listed() -> None:
-    page = Page(html_report([ReportEntry("a", {"mass": 1.0})], [Task("mass")], unread={"b.jpg": "cannot be decoded"}))
-    assert "1 image, 1 could not be read." in page.text
-    assert (page.by_tag["dt"], page.by_tag["dd"]) == (["b.jpg"], ["cannot be decoded"])
-    assert page.by_tag["h2"] == ["Predictions", "Distribution", "Images that could not be read"]
-
-
 def test_images_beyond_the_largest_page_are_left_out(dense: Predictor) -> None:
     random = np.random.default_rng(0)
     result = dense(np.zeros((32, 64, 3), np.uint8), maps=True)[0]
@@ -275,13 +268,6 @@ def test_images_beyond_the_largest_page_are_left_out(dense: Predictor) -> None:
     drawn = [len(page.by_tag["h3"]) for page in pages]
     assert drawn[0] == 4 > drawn[1] > drawn[2] == 1
     assert f"{drawn[1]} of 4 images are drawn here" in pages[1].text
-
-
-def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
-    image, tasks = np.zeros((16, 48, 3), np.uint8), [Task("mass", unit="g", minimum=0)]
-    below, above = ({"mass": 31.0, "maps": {"mass": np.array([[[low, 10.0, 83.0]]])}} for low in (-58.0, 0.0))
-    pages = [html_report([ReportEntry("a", one, image)], tasks) for one in (below, above)]
-    assert "clipped at 0" in pages[0] and "clipped" not in pages[1] and "-58" not in pages[0]
 
 
 @pytest.mark.parametrize(

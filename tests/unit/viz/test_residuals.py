@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tests.unit.viz.drawn import check_no_overlap
 
 from dinoneck import DataError, ShapeError
@@ -18,8 +17,8 @@ def drawn(axes: object) -> np.ndarray:
 
 def test_points_are_the_values_and_residuals() -> None:
     truth = np.array([10.0, 20.0, np.nan, 30.0])
-    said = np.array([12.0, 17.0, np.nan, 31.0])
-    figure = residual_figure(truth, said, unit="g", name="mass")
+    predicted = np.array([12.0, 17.0, np.nan, 31.0])
+    figure = residual_figure(truth, predicted, unit="g", name="mass")
     left, right = figure.axes
     np.testing.assert_array_equal(drawn(left), [[10, 12], [20, 17], [30, 31]])
     np.testing.assert_array_equal(drawn(right), [[10, 2], [20, -3], [30, 1]])
@@ -29,28 +28,16 @@ def test_points_are_the_values_and_residuals() -> None:
     check_no_overlap(figure)
 
 
-def test_the_identity_is_the_diagonal_of_equal_axes() -> None:
-    left = residual_figure(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 40.0])).axes[0]
-    assert left.get_xlim() == left.get_ylim()
-    assert left.get_aspect() == 1.0
-    [line] = left.lines
-    x, y = np.asarray(line.get_xy1()), np.asarray(line.get_xy2())
-    assert x[0] == x[1]
-    assert y[0] == y[1]
-    [zero] = residual_figure([0.0, 5.0], [1.0, 4.0]).axes[1].lines
-    assert list(zero.get_ydata()) == [0.0, 0.0]
-
-
 def test_groups_have_their_points_their_mean_and_their_marks() -> None:
     generator = np.random.default_rng(0)
     truth, groups = generator.gamma(2, 10, 60), [("Tas", "NSW", "Vic")[i % 3] for i in range(60)]
-    said = truth + generator.normal(size=60)
-    figure = residual_figure(truth, said, groups=groups, unit="g")
+    predicted = truth + generator.normal(size=60)
+    figure = residual_figure(truth, predicted, groups=groups, unit="g")
     left, right, below = figure.axes
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["Tas", "NSW", "Vic"]
     assert [text.get_text() for text in below.get_yticklabels()] == ["Tas (20)", "NSW (20)", "Vic (20)"]
     for place in range(3):
-        own = (said - truth)[place::3]
+        own = (predicted - truth)[place::3]
         assert below.patches[place].get_width() == pytest.approx(own.mean())
         offsets = below.collections[place].get_offsets()
         np.testing.assert_allclose(offsets[:, 0], own)
@@ -67,17 +54,8 @@ def test_groups_are_called_what_they_are_called() -> None:
     names = ["_a", r"$\frac$", "b\x07"]
     figure = residual_figure([1.0, 2.0, 3.0], [1.0, 2.0, 2.0], groups=names)
     figure.canvas.draw()
-    told = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert told == ["_a", r"$\frac$", r"b\x07"]
-
-
-def test_many_groups_are_told_by_their_rows() -> None:
-    groups = [f"a site with a long name, number {i % 30}" for i in range(90)]
-    figure = residual_figure(np.arange(90.0), np.arange(90.0)[::-1], groups=groups)
-    assert figure.axes[0].get_legend() is None
-    assert len(figure.axes[2].get_yticklabels()) == 30
-    check_no_overlap(figure)
-    assert figure.get_figheight() > residual_figure([0.0, 1.0], [1.0, 0.0], groups=[1, 2]).get_figheight()
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["_a", r"$\frac$", r"b\x07"]
 
 
 def test_a_single_truth_has_no_r2() -> None:

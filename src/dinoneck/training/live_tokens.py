@@ -1,0 +1,147 @@
+"""Tokens of a backbone that runs at every step, and is trained along where it is trainable."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.data.decoding import ImageInput, read_pixels
+from dinoneck.data.loading import in_threads
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.devices import send
+from dinoneck.errors import DataError
+from dinoneck.lazy import renamed_arguments
+from dinoneck.tensor_bytes import bytes_of
+from dinoneck.tokens import Tokens
+from dinoneck.training.sources import looked_up
+from dinoneck.training.views import Transform, Views, apply_transform, describe_transform
+
+
+class LiveTokens:
+    """A token source that runs the backbone for every batch; LoRA weights and unfrozen blocks get gradients.
+
+    :func:`dinoneck.training.fit` trains what is trainable in the backbone along with the head. For a frozen backbone
+    take :class:`dinoneck.training.MemoryTokens` or a feature store: the same tokens, computed once.
+
+    Args:
+        backbone: with ``add_lora`` or ``unfreeze_last`` called before.
+        images: the images, one per id; all must come to one size.
+        ids: one per image; None = their numbers.
+        preprocess: how images are prepared; None = the backbone's own.
+        transform: applied to every training image each time: a torchvision v2 transform, one of albumentations, or a
+            function of a uint8 tensor (3, height, width); before the resize. What it draws depends on the seed and the
+            epoch of the run. Tasks with maps are refused, as it may move pixels. Validation and predictions take the
+            images as they are.
+
+    Raises:
+        DataError: if ids and images differ in number, or an id stands twice.
+        ConfigError: if ``backbone`` is not a Backbone.
+
+    Examples:
+        >>> import torch
+        >>> from dinoneck import load_backbone
+        >>> backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
+        >>> source = LiveTokens(backbone, torch.rand(3, 3, 32, 48), ["a", "b", "c"])
+        >>> source.batch(["b", "a"]).sequence[0].requires_grad
+        True
+    """
+
+    @renamed_arguments(photos="images")
+    def __init__(
+        self,
+        backbone: Backbone,
+        images: Sequence[ImageInput],
+        ids: Sequence[str] | None = None,
+        preprocess: Preprocessing | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        self.backbone, self._inputs, self.transform = checked_backbone(backbone), images, transform
+        self.ids = tuple(str(i) for i in range(len(images))) if ids is None else tuple(ids)
+        self.preprocess = preprocess or backbone.preprocess
+        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
+        if len(self._rows) != len(self.ids) or len(images) != len(self.ids) or not self.ids:
+            raise DataError(
+                f"{len(self.ids)} ids ({len(self._rows)} different) for {len(images)} images; expected one id each"
+            )
+
+    @property
+    def patterns(self) -> Views | None:
+        """With a transform its views, one per seed of its random numbers, the image as it is first; else None."""
+        return None if self.transform is None else Views(2**32)
+
+    def decoded(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the images as far as no random numbers are needed, so that threads may do it ahead of their step.
+
+        Those that a transform will change are decoded, others prepared up to the normalisation.
+
+        Raises:
+            DataError: if an id or a pattern is unknown, or an image cannot be used.
+        """
+        rows, views = looked_up(self._rows, ids), patterns or [0] * len(ids)
+        if self.transform is None and any(views):
+            raise DataError(f"live tokens without a transform have pattern 0 only; asked for {sorted(set(views))}")
+
+        def read(item: tuple[int, int]) -> Tensor:
+            row, view = item
+            return read_pixels(self._inputs[row]) if view else self.preprocess.fitted(self._inputs[row])
+
+        return [*in_threads(read, [*zip(rows, views, strict=True)])]
+
+    def prepared(self, decoded: Sequence[Tensor], patterns: Sequence[int] | None = None) -> Tensor:
+        """Return images of :meth:`decoded`, transformed and prepared: (B, 3, H, W) float32 on the CPU.
+
+        Raises:
+            DataError: if the transform returns no image, or the images come to different sizes.
+        """
+        if patterns is not None and self.transform is not None:
+            views = [*zip(decoded, patterns, strict=True)]
+            # one after another, as they draw from the global generators
+            views = [(apply_transform(self.transform, image, view) if view else image, view) for image, view in views]
+            decoded = [*in_threads(lambda own: self.preprocess.fitted(own[0]) if own[1] else own[0], views)]
+        return self.preprocess.finished(decoded).images
+
+    def images(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tensor:
+        """Return the prepared images (B, 3, H, W), float32, on the CPU; a pattern above 0 is a seed of the transform.
+
+        Raises:
+            DataError: if an id or a pattern is unknown, or an image cannot be used.
+        """
+        return self.prepared(self.decoded(ids, patterns), patterns)
+
+    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
+
+        Raises:
+            DataError: as :meth:`images` does.
+        """
+        [images] = send([self.images(ids, patterns)], next(self.backbone.parameters()).device)
+        tokens: Tokens = self.backbone(images)
+        return tokens
+
+    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what distinguishes this source from others: preparation, and the frozen part of the backbone."""
+        frozen = hashlib.sha256()
+        for name, parameter in sorted(self.backbone.named_parameters()):
+            frozen.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|{parameter.requires_grad}|".encode())
+            if not parameter.requires_grad:
+                frozen.update(bytes_of(parameter))
+        return {
+            "kind": "live",
+            "backbone": self.backbone.name,
+            "layers": list(self.backbone.layers),
+            "norm": self.backbone.norm,
+            "inputs": self.preprocess.record(),
+            **({} if self.transform is None else {"transform": describe_transform(self.transform)}),
+            "frozen_sha256": frozen.hexdigest(),
+        }
+
+
+def trained_backbone(source: object) -> Backbone | None:
+    """Return the backbone that is trained along with a head on this source; None if there is none."""
+    if isinstance(source, LiveTokens) and not source.backbone.frozen:
+        return source.backbone
+    return None
