@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+
 from benchmarks import devices
-from dinoneck.inference import timing
+from dinoneck.cli import bench
 
 Variants = Mapping[str, Callable[[], Any]]
 
@@ -79,7 +81,7 @@ def ratios(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str,
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the numbers were measured on, under the names that stored results have; a GPU by its name."""
-    told = timing.machine()
+    told = bench.machine(torch.device("cpu"))
     return {
         "cpu": told["cpu"],
         "cores": told["threads"],
