@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks import devices
-from dinoneck.cli.bench import machine_of
+from dinoneck.cli import bench
 
 Variants = Mapping[str, Callable[[], Any]]
 
@@ -81,7 +81,7 @@ def ratios(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str,
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the numbers were measured on, under the names that stored results have; a GPU by its name."""
-    measured = machine_of(torch.device("cpu"))
+    measured = bench.machine(torch.device("cpu"))
     return {
         "cpu": measured["cpu"],
         "cores": measured["threads"],

@@ -92,7 +92,7 @@ def bench(
         with progress(total=rounds + 1, desc="rounds", unit="round") as bar:
             seconds, peaks = time_in_turn(pipelines, rounds, bar.update)
     rows = [_row(key, took, peaks[key]) for key, took in seconds.items()]
-    where = machine_of(next(model.parameters()).device)
+    where = machine(next(model.parameters()).device)
     about = {"head": head, "backbone": model.name, "neck": neck, "layers": list(model.layers), "image": described}
     show({**about, "machine": where})
     print(table(*_table(rows)))
@@ -276,8 +276,8 @@ def _save_sample(file: Path, height: int, width: int) -> None:
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
 
 
-def machine_of(device: torch.device) -> dict[str, Any]:
-    """What the numbers were measured on."""
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what numbers were measured on: processor, device, threads, system and versions."""
     import torch
 
     cpu = Path("/proc/cpuinfo")

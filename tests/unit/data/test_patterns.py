@@ -155,7 +155,7 @@ def test_files_that_are_refused(tmp_path: Path, text: str, match: str) -> None:
 def test_other_bad_lists(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Did you mean 'color20'"):
         Patterns.named("color21")
-    with pytest.raises(ConfigError, match="no file"):
+    with pytest.raises(ConfigError, match="nor a file"):
         Patterns.named(tmp_path)
     repeated = tmp_path / "bad.json"
     repeated.write_text('[{"hue": [0, 1], "hue": [0, 2]}]')
