@@ -1,15 +1,15 @@
-"""From tokens to voxels: dinoneck.points beside the common formulations, on a cloud with links as a room has them.
+"""From tokens to voxels: dinoneck.points and common formulations, on a cloud with links as a room has them.
 
     OMP_NUM_THREADS=1 python -m benchmarks.points [--points 100000] [--rounds 11] [--device cpu]
-    OMP_NUM_THREADS=1 python -m benchmarks.points --memory [--points 1000000 --views 300 --channels 384]
+    OMP_NUM_THREADS=1 python -m benchmarks.points --scenes
 
 Points lie on walls of a box; every view sees a patch of them. What is compared is first checked to give the same.
 Lift, tokens to the mean of each voxel: grid_sample of all points in every view, as it is mostly written; grid_sample of
 those that a view sees; both then summed per voxel with index_add. Keys: torch.unique(dim=0) of voxel coordinates with
 their batch index. Pyramid, maxima and means: unique(dim=0) of halved coordinates and scatter_reduce, level by level.
 Look-up: a dictionary. Milliseconds are CPU time of the process (wall time on CUDA), ratios medians over interleaved
-rounds. With --memory one lift in float16 runs alone, and the peak of the process above its inputs is written down.
-Writes benchmarks/results/points.json and .md (points_cuda on CUDA, points_memory.json with --memory).
+rounds. With --scenes two scenes of usual sizes are projected and lifted in float16: CPU seconds and peak memory.
+Writes benchmarks/results/points.json and .md (points_cuda on CUDA, points_scenes.json with --scenes).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
-import resource
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,13 +28,14 @@ from torch import Tensor, nn
 
 from benchmarks import devices
 from benchmarks.timing import machine, markdown, ratios, turns
-from dinoneck.points import Links, SparsePyramid, VoxelGrid, lift
+from dinoneck.points import Cameras, Links, PointProjector, SparsePyramid, VoxelGrid, lift
 from dinoneck.points.keys import distinct
 
 RESULTS = Path(__file__).with_name("results")
 IMAGE, GRID, VOXEL_M, PROJECTED = (480, 640), (30, 40), 0.02, 96
 STRIDES = (2, 4, 8, 16)
 GOALS = {"lift": 10.0, "keys": 20.0}
+SCENES = ((200_000, 50), (1_000_000, 300))  # points, views
 
 
 def scene(options: argparse.Namespace) -> tuple[Tensor, Links]:
@@ -212,27 +212,49 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def room(points: int, views: int) -> tuple[Tensor, Cameras, Tensor]:
+    """Points on the walls of a box of 5 x 4 x 3 m, cameras inside it, and the exact depth of every pixel."""
+    draw = torch.Generator().manual_seed(0)
+    half = torch.tensor([2.5, 2.0, 1.5])
+    cloud = torch.rand(points, 3, generator=draw) * 2 - 1
+    wall = torch.randint(6, (points,), generator=draw)
+    cloud[torch.arange(points), wall // 2] = (wall % 2) * 2.0 - 1
+    pose = torch.eye(4).repeat(views, 1, 1)
+    pose[:, :3, :3] = torch.linalg.qr(torch.randn(views, 3, 3, generator=draw))[0]
+    pose[:, :3, 2] *= torch.linalg.det(pose[:, :3, :3])[:, None]
+    pose[:, :3, 3] = (torch.rand(views, 3, generator=draw) - 0.5) * half
+    k = torch.tensor([[577.0, 0.0, 319.5], [0.0, 577.0, 239.5], [0.0, 0.0, 1.0]])
+    y, x = torch.meshgrid(torch.arange(IMAGE[0]), torch.arange(IMAGE[1]), indexing="ij")
+    rays = torch.stack([(x - 319.5) / 577.0, (y - 239.5) / 577.0, torch.ones(IMAGE)], -1)
+    depth = torch.empty(views, *IMAGE)
+    for i, to_world in enumerate(pose):
+        along = rays @ to_world[:3, :3].T
+        depth[i] = ((half * along.sign() - to_world[:3, 3]) / along).amin(-1)
+    return cloud * half, Cameras(k.repeat(views, 1, 1), pose, IMAGE), depth
+
+
 @torch.no_grad()
-def memory(options: argparse.Namespace) -> dict[str, float]:
-    """Peak of one lift in float16, above the process with its inputs, in MiB; and its seconds."""
-    points, links = scene(options)
-    grid = VoxelGrid.from_points(points, VOXEL_M)
-    maps = torch.randn(options.views, options.channels, *GRID).half().contiguous(memory_format=torch.channels_last)
+def per_scene(points: int, views: int, channels: int) -> dict[str, float]:
+    """CPU seconds of projection, voxels and one lift in float16; peak memory above the process with its inputs."""
+    cloud, cameras, depth = room(points, views)
+    maps = torch.randn(views, channels, *GRID).half().contiguous(memory_format=torch.channels_last)
     ctypes.CDLL(None).malloc_trim(0)  # memory that the scene left free is not reused unseen
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
-    before = resident("VmRSS")
-    begin = time.perf_counter()
-    found = lift(maps, links, grid)
-    seconds = time.perf_counter() - begin
+    before, begin = resident("VmRSS"), time.process_time()
+    links = PointProjector()(cloud, cameras, depth)
+    projected = time.process_time()
+    features = lift(maps, links, VoxelGrid.from_points(cloud, VOXEL_M))
     return {
+        "points": points,
+        "views": views,
+        "channels": channels,
         "links": len(links),
-        "inputs_mib": sum(x.nbytes for x in (maps, points, links.view, links.point, links.uv, links.z)) / 2**20,
-        "voxels": len(grid),
-        "seconds": seconds,
-        "result_mib": found.feats.nbytes / 2**20,
+        "seen": links.coverage,
+        "voxels": len(features.coords),
+        "project_s": projected - begin,
+        "lift_s": time.process_time() - projected,
+        "inputs_mib": sum(x.nbytes for x in (maps, cloud, depth)) / 2**20,
         "peak_above_inputs_mib": resident("VmHWM") - before,
-        "process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
-        "points_by_channels_mib": links.num_points * options.channels * 2 / 2**20,
     }
 
 
@@ -247,7 +269,7 @@ def page(report: dict[str, Any]) -> str:
     setting, shown = report["setting"], report["machine"]
     lines = [
         f"{setting['points']} points, {setting['views']} views of {IMAGE[1]}×{IMAGE[0]} px with "
-        f"{GRID[0]}×{GRID[1]} tokens of {setting['channels']} channels, float32 unless said, voxels of "
+        f"{GRID[0]}×{GRID[1]} tokens of {setting['channels']} channels, float32 unless stated, voxels of "
         f"{VOXEL_M * 100:g} cm; {shown['cores']} thread(s), {setting['rounds']} rounds. Measured on "
         f"{shown.get('gpu', shown['cpu'])}, {shown['versions']}; `python -m benchmarks.points`.",
     ]
@@ -259,29 +281,26 @@ def page(report: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--points", type=int)
-    parser.add_argument("--views", type=int)
-    parser.add_argument("--channels", type=int)
+    parser.add_argument("--points", type=int, default=100_000)
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--channels", type=int, default=384)
     parser.add_argument("--share", type=float, default=0.05, help="of the points that one view sees")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--scenes", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    for name, large, usual in (("points", 1_000_000, 100_000), ("views", 300, 8), ("channels", 384, 384)):
-        if getattr(options, name) is None:
-            setattr(options, name, large if options.memory else usual)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     devices.no_tf32()
-    report: dict[str, Any] = {"machine": machine("cpu" if options.memory else options.device)}
-    report["setting"] = {name: getattr(options, name) for name in vars(options) if name not in ("out", "memory")}
+    report: dict[str, Any] = {"machine": machine("cpu" if options.scenes else options.device)}
+    report["setting"] = {name: getattr(options, name) for name in vars(options) if name not in ("out", "scenes")}
     options.out.mkdir(exist_ok=True)
-    if options.memory:
-        report["memory"] = memory(options)
-        (options.out / "points_memory.json").write_text(json.dumps(report, indent=2) + "\n")
-        print(json.dumps(report["memory"], indent=2))
+    if options.scenes:
+        found = {"machine": report["machine"], "scenes": [per_scene(*size, options.channels) for size in SCENES]}
+        (options.out / "points_scenes.json").write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps(found["scenes"], indent=2))
         return
     report["points"] = measure(options)
     name = devices.stem("points", options.device)

@@ -60,17 +60,17 @@ def materials(folder: Path) -> None:
     meta = {"head_type": "fpn", "fpn_dim": 8, "num_layers": 1}
     torch.save({"state_dict": described.state_dict(), "meta": meta}, folder / "old.pt")
     (folder / "tasks.json").write_text('[{"name": "mass"}]')
-    (folder / "truth.csv").write_text("image,mass\n" + "".join(f"photos/{i:04}.jpg,{i}\n" for i in range(6)))
+    (folder / "truth.csv").write_text("image,mass\n" + "".join(f"images/{i:04}.jpg,{i}\n" for i in range(6)))
     (folder / "run.yaml").write_text(CONFIG)
     (folder / "wrong.yaml").write_text(CONFIG.replace("epochs", "number_of_epochs"))
     (folder / "earlier.yaml").write_text(EARLIER)
 
 
 MODELS = "import-legacy biomass-mlp models --pattern target{target}_fold{fold}.pth --unit g --targets a"
-EXTRACT = f"extract photos {TINY} --size 32x64"
+EXTRACT = f"extract images {TINY} --size 32x64"
 PASTURE = f"train --pasture 8 {QUICK}"
 TABLE = f"train --csv table.csv --group sampling {QUICK}"
-PREDICT = "predict photos --heads"
+PREDICT = "predict images --heads"
 
 FAST = {
     "usage": """
@@ -82,7 +82,7 @@ FAST = {
         serve head.safetensors --queue -1
         inspect
         inspect head.safetensors --colour red
-        extract photos --out s --size 32 --batch-size 0
+        extract images --out s --size 32 --batch-size 0
         train --out r --head patch_maen
         store
         viz
@@ -139,7 +139,7 @@ FAST = {
         extract broken {TINY} --size 32x64 --out t
         extract broken {TINY} --size 32x64 --out t --skip-unusable
         extract none {TINY} --size 32x64 --out u
-        extract photos {TINY} --size 30x64 --out v
+        extract images {TINY} --size 30x64 --out v
         {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
         {EXTRACT} --out x --patterns nothing
         verify s
@@ -153,7 +153,7 @@ FAST = {
     """,
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
-        predict photos/0000.jpg --heads heads --out q.csv --maps --tta flip4
+        predict images/0000.jpg --heads heads --out q.csv --maps --tta flip4
         predict --csv table.csv --heads heads --weights 1 3 --reduce mean --out r.csv
         {PREDICT} none --out n.csv
         predict broken --heads head.safetensors --out b.csv
@@ -204,14 +204,14 @@ SLOW = {
         viz residuals table.csv --out n.png
     """,
     "figures": f"""
-        viz report head.safetensors photos --out r.html --truth truth.csv --no-tokens
-        viz report head.safetensors photos --out r.html
+        viz report head.safetensors images --out r.html --truth truth.csv --no-tokens
+        viz report head.safetensors images --out r.html
         viz report heads broken --out s.html
         viz report heads broken --out s.html --strict
-        viz report none photos --out n.html
-        viz tokens photos {TINY} --size 32x64 --out t.png
-        viz gate gated.safetensors photos/0001.jpg --out g.png
-        viz gate head.safetensors photos/0001.jpg --out n.png
+        viz report none images --out n.html
+        viz tokens images {TINY} --size 32x64 --out t.png
+        viz gate gated.safetensors images/0001.jpg --out g.png
+        viz gate head.safetensors images/0001.jpg --out n.png
     """,
     "timing": f"""
         bench {TINY} --size 32x64 --rounds 2
@@ -230,9 +230,9 @@ SLOW = {
         export head.safetensors --with-backbone --format pt2 --size 32x64 --maps --no-check --out m.pt2
     """,
     "demo": f"""
-        demo --out demo --photos 8 --folds 2 --epochs 1 {TINY}
-        demo --out demo --photos 0
-        demo --out photos --photos 8 {TINY}
+        demo --out demo --images 8 --folds 2 --epochs 1 {TINY}
+        demo --out demo --images 0
+        demo --out images --images 8 {TINY}
     """,
 }
 

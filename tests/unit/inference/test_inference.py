@@ -133,7 +133,7 @@ def test_blur_is_applied_and_recorded(tiny: Backbone, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not fit this head.*seed 1"):
         Predictor(saved, load_backbone("dinoneck_tiny", seed=1))
-    with pytest.raises(CheckpointError, match="which backbone they need; pass backbone="):
+    with pytest.raises(CheckpointError, match="do not name the backbone that they need; pass backbone="):
         Predictor(PatchMeanHead(64, [Task("a")]))
     with pytest.raises(ConfigError, match="tta is 'flip'"):
         Predictor(saved, tta="flip")  # type: ignore[arg-type]

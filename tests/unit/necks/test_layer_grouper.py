@@ -105,7 +105,7 @@ def test_explicit_groups_read_what_they_name() -> None:
         ([[0], [1]], "2 groups; expected 3"),
         ([[0], [1], []], "group 2 is empty"),
         ([[0], [1, 1], [2]], "position 1 appears twice"),
-        ([[0], [1], [4]], "no position 4"),
+        ([[0], [1], [4]], "position 4 does not exist"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(groups: Any, message: str) -> None:
@@ -126,7 +126,7 @@ def test_what_its_layers_weigh() -> None:
     with torch.no_grad():
         grouper.fusion_weights["1"].copy_(torch.tensor([0.0, torch.log(torch.tensor(3.0))]))
     assert torch.allclose(grouper.layer_weights()[1], torch.tensor([0.25, 0.75]))
-    with pytest.raises(ConfigError, match="by cell"):
+    with pytest.raises(ConfigError, match="every cell separately"):
         LayerGrouper(C, 4, D, 2, fusion="pixel").layer_weights()
 
 

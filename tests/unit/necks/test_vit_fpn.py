@@ -207,7 +207,7 @@ def test_cls_context_reads_the_last_layers_cls_token() -> None:
     ("wrong", "message"),
     [
         ({"num_levels": 0}, "num_levels is 0"),
-        ({"layer_groups": [[0], [1], [3]]}, "no position 3"),
+        ({"layer_groups": [[0], [1], [3]]}, "position 3 does not exist"),
         ({"downsample": "max"}, "downsample"),
         ({"residual_init": "one"}, "residual_init"),
     ],
