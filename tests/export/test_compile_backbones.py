@@ -27,14 +27,15 @@ def test_backbones_compile_once_for_all_sizes_and_give_the_same_tokens(source: s
     torch._dynamo.reset()
     counter, backbone = torch._dynamo.testing.CompileCounterWithBackend("aot_eager"), make(source)
     compiled = torch.compile(backbone, backend=counter, fullgraph=True, dynamic=True)
-    for size in SIZES:
-        images = torch.randn(2, 3, *size)
-        one, other = compiled(images), backbone(images)
+    batches = [torch.randn(2, 3, *size) for size in SIZES]
+    outputs = [compiled(images) for images in batches]
+    assert counter.frame_count <= 2
+    for images, one in zip(batches, outputs, strict=True):
+        other = backbone(images)
         assert isinstance(one, Tokens)
         assert (one.grid, one.layers) == (other.grid, other.layers)
         for a, b in zip(one.sequence, other.sequence, strict=True):
             assert torch.allclose(a, b, atol=1e-5)
-    assert counter.frame_count <= 2
 
 
 @pytest.mark.parametrize("source", ["timm", "transformers"])
