@@ -1,6 +1,6 @@
 """The feature store beside the npz files of design source 003: size, reads, loaders, rounding, training.
 
-    python -m benchmarks.feature_store [--photos 8] [--size 480x480] [--rounds 15] [--device cpu]
+    python -m benchmarks.feature_store [--images 8] [--size 480x480] [--rounds 15] [--device cpu]
 
 The same features (3600 patches of 1280 channels, four patterns per image; ``benchmarks.feature_files`` says where
 they come from) lie in compressed float32 npz (the source), in plain float16 npz (its layout fixed), and in a float16
@@ -298,7 +298,7 @@ def write(report: dict[str, Any], folder: Path, stem: str = "feature_store") -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=8)
+    parser.add_argument("--images", "--photos", dest="photos", type=int, default=8)
     parser.add_argument("--size", default="480x480")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=BATCH, help="samples per batch of the loaders")
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0)
     told = (
-        f"`python -m benchmarks.feature_store --photos {options.photos} --size {options.size} --batch {options.batch}"
+        f"`python -m benchmarks.feature_store --images {options.photos} --size {options.size} --batch {options.batch}"
         f"{f' --device {device}' if devices.is_gpu(device) else ''}`"
     )
     report: dict[str, Any] = {"machine": machine(device), "workload": told}

@@ -47,7 +47,7 @@ JOBS = (
     Job("backbones", "benchmarks.backbones", ("--batch", "32", "--rounds", "7")),  # 40
     Job("graphs", "benchmarks.speed", (*SPEED, "--graphs", "--steps", "forward", "--dtypes", "bfloat16")),  # 65
     Job("detection_necks", "benchmarks.detection_necks", ("--batches", "1", "16", "--rounds", "11")),  # 30
-    Job("feature_store", "benchmarks.feature_store", ("--photos", "1", "--batch", "4")),  # 25
+    Job("feature_store", "benchmarks.feature_store", ("--images", "1", "--batch", "4")),  # 25
     Job("points", "benchmarks.points", ("--rounds", "5")),  # 20
 )  # fmt: skip
 

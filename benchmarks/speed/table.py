@@ -116,7 +116,8 @@ def repeated(report: Mapping[str, Any]) -> str:
     if not rows:
         return "No second run is stored."
     good = sum(reproduced(row) for row in rows)
-    return f"A second run reproduced {good} of {len(rows)} ratios within ± 10 %; speed.md shows the others in bold."
+    shown = "`benchmarks/results/speed.md` shows the others in bold"
+    return f"A second run reproduced {good} of {len(rows)} ratios within ± 10 %; {shown}."
 
 
 def header(report: Mapping[str, Any]) -> str:

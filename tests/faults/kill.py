@@ -97,11 +97,11 @@ class Save:
 class Extract:
     """``FeatureStore.create`` and ``extract``: int8, four views, three images per shard."""
 
-    images = 12
+    count = 12
 
     def __init__(self, data: Path) -> None:
         self.images = data / "images"
-        write_images(self.images, [f"{i:02d}.png" for i in range(self.images)])
+        write_images(self.images, [f"{i:02d}.png" for i in range(self.count)])
         self.backbone = load_backbone("dinoneck_tiny")
 
     def begin(self, root: Path) -> None:
@@ -128,11 +128,11 @@ class Extract:
             os.utime(path, (time.time() - 2 * STALE_AFTER_S,) * 2)
         self.run(root)
         problems, store = self.damage(root, whole), FeatureStore.open(root / "store")
-        problems += ["images are missing"] * (len(store) != self.images)
+        problems += ["images are missing"] * (len(store) != self.count)
         problems += [f"{path.name} is left" for path in (root / "store" / "data").glob(".*")]
         problems += ["verify() names something"] * bool(store.verify())
         lines = [line for file in (root / "store" / "index").iterdir() for line in file.read_text().splitlines()]
-        problems += ["an image is indexed twice"] * (sum('"id":' in line for line in lines) != self.images)
+        problems += ["an image is indexed twice"] * (sum('"id":' in line for line in lines) != self.count)
         names = ("store.json", "channel_scale.safetensors")
         other = [
             name for name in names if (root / "store" / name).read_bytes() != (whole / "store" / name).read_bytes()

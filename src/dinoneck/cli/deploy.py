@@ -42,7 +42,7 @@ def export(
         out: the file to write.
         revision: a branch, tag or commit of the Hub repository (default: main).
         grid: without backbone: the one grid of the head (default: any, where it allows).
-        check: compare the model with the eager one before it is written; --no-check does not.
+        check: compare with the eager model before writing (default); --no-check skips this.
         with_backbone: export backbone and head; else the head, which takes tokens.
         size: with backbone: the one image size in pixels (default: any, where the backbone allows, else the head's).
         maps: with backbone: also return per-patch predictions, where the head has them.

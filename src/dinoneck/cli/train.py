@@ -37,7 +37,7 @@ def train(
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
     Args:
-        config: training file; it stands first, and flags override it.
+        config: training file; it comes first, and flags override it.
         out: folder for heads, predictions and report.
         run: the run.
         hidden_dim: width of the head, neck or pyramid.
@@ -46,7 +46,7 @@ def train(
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
-    if config is not None:  # the file that stands first is read by from_file
+    if config is not None:  # from_file reads the file that comes first
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
     if run.data.boxes is not None:
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
