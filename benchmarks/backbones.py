@@ -1,4 +1,4 @@
-"""Maps of one or several blocks of a frozen ViT: dinoneck beside the plain use of timm and transformers.
+"""Maps of one or several blocks of a frozen ViT: dinoneck next to the plain use of timm and transformers.
 
     python -m benchmarks.backbones [--model NAME] [--size 224x448] [--batch 2] [--threads 1] [--rounds 9]
                                    [--dtypes float32 bfloat16] [--device cpu]

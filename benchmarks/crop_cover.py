@@ -1,4 +1,4 @@
-"""Held-out R² on real crop photos: PatchMean heads beside two ridge baselines, several splits.
+"""Held-out R² on real crop images: PatchMean heads next to two ridge baselines, several splits.
 
     python -m benchmarks.crop_cover DATA [--seeds 0 1 2] [--backbone NAME] [--pretrained]
 

@@ -1,4 +1,4 @@
-"""Cover of soil, crop and weed per cell and per photo on real crop photos: FPN beside simpler heads, same folds.
+"""Cover of soil, crop and weed per cell and per image on real crop images: FPN next to simpler heads, same folds.
 
     python -m benchmarks.dense_cover DATA --store STORE [--seeds 0 1 2] [--epochs 40] [--backbone NAME] [--pretrained]
     python -m benchmarks.dense_cover DATA --merge ONE.json OTHER.json
@@ -243,7 +243,7 @@ def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:
 
 
 def draw(table: PhotoTable, prepare: Preprocessing, cells: CellTargets, maps: Tensor) -> None:
-    """Four held-out photos beside the true and the predicted crop and weed cover of their cells."""
+    """Four held-out images next to the true and the predicted crop and weed cover of their cells."""
     import matplotlib
 
     matplotlib.use("Agg")

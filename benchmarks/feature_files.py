@@ -1,7 +1,7 @@
 """What ``benchmarks.feature_store`` reads: the same features in every layout, and the datasets over them.
 
-Their size is that of design source 003 (3600 patches of 1280 channels); their values are a stand-in for those of a
-large backbone: a seeded, untrained ViT-S sees generated pasture photos, the patches of four views make one image,
+Their size is that of a published pipeline (3600 patches of 1280 channels); their values are a stand-in for those of a
+large backbone: a seeded, untrained ViT-S sees generated pasture images, the patches of four views make one image,
 and its 384 channels are turned into 1280 whose scales are log-normal, six of them twelve times larger.
 """
 
@@ -41,7 +41,7 @@ class Files:
 
     @property
     def npz(self) -> Path:
-        """``np.savez_compressed``, float32: design source 003."""
+        """``np.savez_compressed``, float32, as a published pipeline stores them."""
         return self.root / "npz"
 
     @property
@@ -100,7 +100,7 @@ def write_npz(files: Files) -> None:
 
 
 class NpzDataset(Dataset[dict[str, Any]]):
-    """How design source 003 feeds its heads: one random pattern out of each image's file, as float32."""
+    """Feed heads as a published pipeline does: one random pattern out of each image's file, as float32."""
 
     def __init__(self, folder: Path, ids: Sequence[str]) -> None:
         self.folder, self.ids = folder, ids

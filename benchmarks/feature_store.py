@@ -1,4 +1,4 @@
-"""The feature store beside the npz files of design source 003: size, reads, loaders, rounding, training.
+"""The feature store compared with npz files: size, reads, loaders, rounding, training.
 
     python -m benchmarks.feature_store [--images 8] [--size 480x480] [--rounds 15] [--device cpu]
 

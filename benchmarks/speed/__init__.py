@@ -1,1 +1,1 @@
-"""Every neck and head beside the usual formulations of the same work, with the same weights, in one run."""
+"""Every neck and head next to the usual formulations of the same work, with the same weights, in one run."""

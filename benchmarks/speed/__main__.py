@@ -52,7 +52,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", nargs="+", default=STEPS, choices=STEPS, help="default: all")
     parser.add_argument("--no-compile", action="store_true", help="leave the compiled variants out")
     parser.add_argument("--graphs", action="store_true", help="on a GPU, replay forwards as CUDA graphs (to *_graphs)")
-    parser.add_argument("--repeat", action="store_true", help="a second run: medians beside those stored")
+    parser.add_argument("--repeat", action="store_true", help="a second run: medians next to those stored")
     parser.add_argument("--page", action="store_true", help="write the page of the docs and stop")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
     return parser.parse_args(arguments)

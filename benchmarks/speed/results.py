@@ -33,7 +33,7 @@ def merged(old: Report | None, new: Report, *, second: bool = False) -> Report:
     Args:
         old: stored; None = there is none.
         new: of this run; a step that it did not measure stays.
-        second: keep the old medians and write the new ones beside them, as the second run's.
+        second: keep the old medians and write the new ones next to them, as the second run's.
 
     Raises:
         SystemExit: if they are of different machines or versions, which one table must not mix.
@@ -68,7 +68,7 @@ def _same(old: Report, new: Report) -> Report:
 
 
 def _beside(first: dict[str, Any], again: dict[str, Any]) -> dict[str, Any]:
-    """The first run's numbers, with the second's medians beside those that both have."""
+    """The first run's numbers, with the second's medians next to those that both have."""
     for step, variants in again.items():
         for name, numbers in variants.items():
             if name in first.get(step, {}):

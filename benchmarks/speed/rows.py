@@ -118,7 +118,7 @@ class Row:
         work: setting -> (FLOPs, least bytes moved) of a forward, for the share of the roofline.
         gpu_goals: the same as goals, on a GPU.
         gpu_batch: B of all settings on a GPU, which small batches leave idle; None = as they are.
-        neck: is a neck, which on a GPU is measured beside its whole backbone.
+        neck: is a neck, which on a GPU is measured next to its whole backbone.
         why: what stands behind a goal that is missed, one sentence.
     """
 

@@ -1,4 +1,4 @@
-"""The row of early layers: a frozen backbone beside what timm does by default."""
+"""The row of early layers: a frozen backbone next to what timm does by default."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def vit_fpn_default(setting: Setting) -> dict[str, Variant]:
 
 
 def pooled(setting: Setting) -> dict[str, Variant]:
-    """The linear FPN averaged over its cells: one vector per photo."""
+    """The linear FPN averaged over its cells: one vector per image."""
     torch.manual_seed(0)
     neck = ViTFPN(setting.channels, setting.layers, setting.out, norm=None, activation=None).to(**setting.like)
     stirred(neck)
@@ -147,7 +147,7 @@ class TerraNecks(nn.Module):
 
 
 def terratorch_necks(setting: Setting) -> dict[str, Variant]:
-    """Levels of strides 4, 8, 16 and 32 out of four layers, beside SimplePyramid; weights of their own."""
+    """Levels of strides 4, 8, 16 and 32 out of four layers, next to SimplePyramid; weights of their own."""
     torch.manual_seed(0)
     tokens = setting.tokens()
     given = tokens.sequence

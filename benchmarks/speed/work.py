@@ -90,7 +90,7 @@ def adapter(setting: Setting, stem: tuple[int, int], taps: int, around: bool) ->
         setting: sizes.
         stem: stride and taps of the first convolution on the image.
         taps: of the following ones.
-        around: a depthwise 3x3 beside each of them.
+        around: a depthwise 3x3 next to each of them.
     """
     fine, cells, coarse = (cells_at(setting, scale) for scale in (2, 1, 0.5))
     pixels = cells * PATCH * PATCH

@@ -1,7 +1,7 @@
-"""``python -m examples.dense_ndvi DATA``: NDVI per patch from a colour image, beside four baselines.
+"""``python -m examples.dense_ndvi DATA``: NDVI per patch from a colour image, next to four baselines.
 
 The colours of one capture are what the backbone sees; its near infrared, which they do not show, makes the label.
-Heads learn on the left of the capture and are tested on the right, with a strip between. See README.md beside this
+Heads learn on the left of the capture and are tested on the right, with a strip between. See README.md next to this
 file.
 """
 

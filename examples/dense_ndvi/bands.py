@@ -1,6 +1,6 @@
 """One capture of a five-band camera -> a colour image and its NDVI, pixel on pixel.
 
-The lenses of a MicaSense RedEdge stand beside each other, so its bands are shifted. :func:`read_bands` moves them
+The lenses of a MicaSense RedEdge stand next to each other, so its bands are shifted. :func:`read_bands` moves them
 onto Red by whole pixels and makes reflectances of them with what the files say about themselves.
 """
 

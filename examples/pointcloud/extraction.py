@@ -2,8 +2,7 @@
 
 Per frame the last layer's tokens after the final norm, fp16. Images are resized whole and keep their aspect: 480x640
 stays so at patch 16 and becomes 504x672 at patch 14. :func:`examples.pointcloud.features.store_maps` gives the maps
-with the cameras at the size of the ViT's input. A ViT-L/14 has 1024 channels (the design source plans with 768, which
-is a ViT-B).
+with the cameras at the size of the ViT's input.
 """
 
 from __future__ import annotations

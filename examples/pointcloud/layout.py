@@ -1,7 +1,7 @@
 """Verb ``layout``: from a store to the tree ``clip_feat/<scene>/color/<number>.pt`` and back, value for value.
 
-A file of the tree is one float16 tensor (C, rows, cols) that ``torch.load(file, weights_only=True)`` reads: what the
-loaders of design source 001 take. It holds neither the backbone nor the size of the image, which a store does.
+A file of the tree is one float16 tensor (C, rows, cols) that ``torch.load(file, weights_only=True)`` reads: what ESAM's
+loaders take. It holds neither the backbone nor the size of the image, which a store does.
 """
 
 from __future__ import annotations

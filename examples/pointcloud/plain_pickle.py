@@ -4,7 +4,7 @@ An info file holds plain values: dict, list, tuple, text, numbers and numpy arra
 the opcodes itself (``pickletools`` only takes them apart), builds these values and nothing else. There is no call that
 a file could make: the six names that numpy writes into a pickle are recognised as a pattern with its arguments, any
 other name is refused by name, and nothing is imported. The library reads no pickle at all; this file is the exception
-that design source 001 needs, and it stays in this example.
+that the info files of ESAM need, and it stays in this example.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``DINOv3Backbone`` for the D-FINE and DEIM repositories: images to [P8, P16, P32], configured by their YAML keys.
 
-Copy this file to ``src/nn/backbone/`` of a D-FINE checkout; README.md beside it has the lines that register it.
+Copy this file to ``src/nn/backbone/`` of a D-FINE checkout; its README.md has the lines that register it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DINOv3Backbone(nn.Module):
         freeze_backbone_epochs: the ViT learns nothing in that many epochs, then what ``unfreeze`` says; needs
             :meth:`start_epoch` at the start of every epoch.
         unfreeze: ``last:n`` blocks or ``none`` (nothing stays frozen), see :class:`dinoneck.training.FreezeSchedule`.
-        neck: ``spatial_tuning_adapter`` (reads the image too) or ``sta_pyramid`` (the design source's, tokens only).
+        neck: ``spatial_tuning_adapter`` (reads the image too) or ``sta_pyramid`` (tokens only).
         neck_options: further arguments of the neck, such as ``{norm: group}``.
         layers: blocks whose tokens the neck reads; None = the last for ``sta_pyramid``, and those at 1/2, 3/4 and the
             end for ``spatial_tuning_adapter``.

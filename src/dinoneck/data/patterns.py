@@ -120,8 +120,8 @@ class Patterns:
         >>> torch.equal(patterns.apply(image, 1, "field/0001"), image.flip(-1))
         True
 
-    Reference: design source 003, 2.3 and 5.6 (20 patterns per image). Deviations: torchvision's brightness and
-    contrast, and greys stay grey, see "Patterns of augmentation" in the how-to guides.
+    Reference: a published pipeline for pasture biomass stores 20 patterns per image. Deviations: torchvision's
+    brightness and contrast, and greys stay grey.
     """
 
     patterns: tuple[Pattern, ...]

@@ -42,8 +42,8 @@ class GatedFusion(Configured, nn.Module):
         >>> torch.equal(out[3:], x3[3:]), fusion.stats["coverage"]
         (True, 0.6)
 
-    Reference: design source 001, 2.1. Deviation: ``valid`` is not fed to the gate, because the gate only counts where
-    it is true.
+    Reference: the gated fusion of BiFusion networks. Deviation: ``valid`` is not fed to the gate, because the gate
+    only counts where it is true.
     """
 
     def __init__(

@@ -119,8 +119,8 @@ class DecoderInjection(Configured, nn.Module):
         >>> torch.equal(injection(x, features, valid, stride=2), x)
         True
 
-    Reference: DITR (arXiv 2503.18944) adds to the skip connection, design source 001 to the upsampled branch; both
-    are here. Deviations: masked, no bias, zero-initialised, gates.
+    Reference: DITR (arXiv 2503.18944) adds to the skip connection; ``target="up"`` adds to the upsampled branch.
+    Deviations: masked, no bias, zero-initialised, gates.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The design source's weights, tasks and loss, each against the source written out."""
+"""The published weights, tasks and loss, each against their formulas written out."""
 
 from __future__ import annotations
 

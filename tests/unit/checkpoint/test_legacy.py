@@ -22,7 +22,7 @@ LEVELS = {"Dry_Clover_g": 1.0, "Dry_Dead_g": 2.0, "Dry_Green_g": 4.0, "Dry_Total
 
 
 class BiomassMLP(nn.Module):
-    """The design source's module, written out."""
+    """The published module, written out."""
 
     def __init__(self, level: float = 0.0) -> None:
         super().__init__()

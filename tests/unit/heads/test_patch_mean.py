@@ -13,7 +13,7 @@ def tokens_of(x: torch.Tensor, rows: int, cols: int, prefix: int = 5) -> Tokens:
 
 
 def plain(mlp: PatchMeanMLP, x: torch.Tensor) -> torch.Tensor:
-    """The design source's formula, written out in float64."""
+    """The published formula, written out in float64."""
     x = x.double()
     hidden = x @ mlp.hidden.weight.double().T + mlp.hidden.bias.double()
     hidden = torch.where(hidden > 0, hidden, 0.01 * hidden)

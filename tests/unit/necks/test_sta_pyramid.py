@@ -28,7 +28,7 @@ def awake(neck: STAPyramid) -> STAPyramid:
 
 
 def plain(neck: STAPyramid, tokens: Tokens) -> list[Tensor]:
-    """The design source's construction on an NCHW map: everything at full width, the 1x1 convolutions last."""
+    """The published construction on an NCHW map: everything at full width, the 1x1 convolutions last."""
     maps = tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
     if neck.norm is not None:
         mean, variance = maps.mean(dim=1, keepdim=True), maps.var(dim=1, keepdim=True, correction=0)
