@@ -1,6 +1,6 @@
 """Image -> grams with ONNX Runtime: a model of ``dinoneck export --with-backbone``, without torch and dinoneck.
 
-    python examples/onnx_runtime/predict.py model.onnx image.jpg more.jpg --csv answers.csv
+    python examples/onnx_runtime/predict.py model.onnx image.jpg more.jpg --csv predictions.csv
 
 Needs numpy, pillow and onnxruntime. Exit code 0: all images answered; 1: some could not be read (they are named on
 stderr, the others are answered), the model is none or fails, or the CSV cannot be written.
