@@ -229,8 +229,9 @@ def _all_stored(
         raw, name = _stored(label)
         wanted = raw.shape[:2] if image_sizes is None else tuple(np.atleast_1d(np.asarray(image_sizes[i])).tolist())
         if raw.shape[:2] != wanted:
+            which = f"label {i}, {name}," if len(single) > 1 else name
             raise DataError(
-                f"label {i}, {name}, is {raw.shape[0]}x{raw.shape[1]} px (height x width), its image is "
+                f"{which} is {raw.shape[0]}x{raw.shape[1]} px (height x width), its image is "
                 f"{'x'.join(map(str, wanted))}; a label has the size of its upright image"
             )
         yield raw, name

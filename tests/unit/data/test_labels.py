@@ -216,7 +216,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"16x32, 32x32"):
         DenseLabels(classes=1).indices([small, large], recipe)
     Image.fromarray(small.astype(np.uint8)).save(tmp_path / "s.png")
-    for sizes, message in (([(32, 16)], r"s.png, is 16x32 px.*32x16"), ([], "1 labels and 0 image"), ([16], "is 16;")):
+    for sizes, message in (([(32, 16)], r"s.png is 16x32 px.*32x16"), ([], "1 labels and 0 image"), ([16], "is 16;")):
         with pytest.raises(DataError, match=message):
             DenseLabels().cells(tmp_path / "s.png", recipe, image_sizes=sizes)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no labels"):
