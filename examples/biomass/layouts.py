@@ -66,7 +66,7 @@ def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> Table
         pasture: how many training images; a fourth of it more is drawn to be predicted. None = 120.
 
     Returns:
-        The true values of the images to predict, in the order of the test table; None where nobody has them.
+        The true values of the images to predict, in the order of the test table; None where they are not known.
 
     Raises:
         ConfigError: if another number of images was drawn before.

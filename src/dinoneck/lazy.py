@@ -51,13 +51,18 @@ def renamed_arguments(**names: str) -> Callable[[F], F]:
     """Return a decorator that accepts keyword arguments by their names of version 0.1.
 
     Args:
-        **names: old name -> new name.
+        **names: old name -> new name. A call with both raises a TypeError.
     """
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **{names.get(name, name): value for name, value in kwargs.items()})
+            for old, new in names.items():
+                if old in kwargs:
+                    if new in kwargs:
+                        raise TypeError(f"{function.__qualname__}() got {old}= and {new}=; expected {new}= alone")
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
 
         return call  # type: ignore[return-value]
 

@@ -21,6 +21,8 @@ def test_arguments(tiny: Backbone, tmp_path: Path) -> None:
     assert torch.equal(LiveTokens(tiny, photos=table.images, ids=table.ids).images(table.ids), expected)
     with pytest.raises(TypeError, match="multiple values"):
         tiny.preprocess(table.images, photos=table.images)
+    with pytest.raises(TypeError, match="got photos= and images="):
+        tiny.preprocess(photos=table.images, images=table.images)
 
 
 def test_functions_and_classes() -> None:

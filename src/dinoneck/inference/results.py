@@ -15,6 +15,8 @@ from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
 from dinoneck.progress import progress
 from dinoneck.tasks import Task
 
+logger = logging.getLogger(__name__)
+
 
 class BatchPredictions(NamedTuple):
     """Predictions in original units for a batch of B images.
@@ -122,9 +124,6 @@ def _cells(task: Task, values: Any) -> Iterator[tuple[str, float | str]]:
         yield task.name, labels[int(np.argmax(numbers))]
         columns = tuple(f"{task.name}:{label}" for label in labels)
     yield from zip(columns, numbers, strict=True)
-
-
-logger = logging.getLogger(__name__)
 
 
 def predict_many(

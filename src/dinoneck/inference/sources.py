@@ -26,6 +26,10 @@ from dinoneck.heads.head import Head
 from dinoneck.inference.tiles import TTA
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_PART = r"[A-Za-z0-9][\w.\-]{0,95}"
+# a model's name, or a hub repository: a path below the working folder at most
+_NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
 
 
 class LoadedHead(NamedTuple):
@@ -174,12 +178,6 @@ def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:
                 step="pairing",
             )
     return found[0] if found else None
-
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_PART = r"[A-Za-z0-9][\w.\-]{0,95}"
-_NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
-"""A model's name, or a hub repository: a path below the working folder at most."""
 
 
 def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:

@@ -113,7 +113,8 @@ class Cameras:
         """Return the cameras at an integer, a slice, a list or a mask of views; the axis of views stays."""
         if index is None or isinstance(index, bool | tuple):
             raise TypeError(f"cameras are indexed along the views: an integer, a slice or a list; not {index!r}")
-        views = torch.arange(len(self), device=self.K.device)[index].reshape(-1)
+        views = torch.arange(len(self), device=self.K.device)[index]
+        views = views[None] if views.ndim == 0 else views
         sample = None if self.sample is None else self.sample[views]
         return replace(self, K=self.K[views], cam_to_world=self.cam_to_world[views], sample=sample)
 

@@ -30,6 +30,7 @@ from dinoneck.tokens import Tokens
 
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 _GUESSES = 1000
+_OF_A_WRITER = f"{shards.FOLDER}/w-"
 
 
 class Reader:
@@ -243,9 +244,6 @@ def _crc32(buffers: Iterable[memoryview]) -> int:
     for buffer in buffers:
         value = zlib.crc32(buffer, value)
     return value
-
-
-_OF_A_WRITER = f"{shards.FOLDER}/w-"
 
 
 def damaged_shards(reader: Reader) -> dict[str, str]:

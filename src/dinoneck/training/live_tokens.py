@@ -81,7 +81,7 @@ class LiveTokens:
         Raises:
             DataError: if an id or a pattern is unknown, or an image cannot be used.
         """
-        rows, views = looked_up(self._rows, ids), patterns or [0] * len(ids)
+        rows, views = looked_up(self._rows, ids), [0] * len(ids) if patterns is None else patterns
         if self.transform is None and any(views):
             raise DataError(f"live tokens without a transform have pattern 0 only; asked for {sorted(set(views))}")
 
@@ -98,10 +98,10 @@ class LiveTokens:
             DataError: if the transform returns no image, or the images come to different sizes.
         """
         if patterns is not None and self.transform is not None:
-            views = [*zip(decoded, patterns, strict=True)]
+            pairs = [*zip(decoded, patterns, strict=True)]
             # one after another, as they draw from the global generators
-            views = [(apply_transform(self.transform, image, view) if view else image, view) for image, view in views]
-            decoded = [*in_threads(lambda own: self.preprocess.fitted(own[0]) if own[1] else own[0], views)]
+            drawn = [(apply_transform(self.transform, image, view) if view else image, view) for image, view in pairs]
+            decoded = [*in_threads(lambda pair: self.preprocess.fitted(pair[0]) if pair[1] else pair[0], drawn)]
         return self.preprocess.finished(decoded).images
 
     def images(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tensor:
