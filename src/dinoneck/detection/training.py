@@ -35,10 +35,11 @@ from dinoneck.training.freeze import FreezeSchedule
 from dinoneck.training.loggers import loggers_of
 from dinoneck.training.optim import EMA, cosine_with_warmup
 from dinoneck.training.processes import Processes, joined, seed_step
+from dinoneck.training.run import REPORT, UNFINISHED, check_folder
 from dinoneck.training.state import check_same, load_state, save_state
 from dinoneck.version import versions
 
-DETECTOR, LOG, REPORT, UNFINISHED, STATE = "detector.safetensors", "log.jsonl", "report.json", "unfinished", "state"
+DETECTOR, LOG, STATE = "detector.safetensors", "log.jsonl", "state"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _logger = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ def train_detector(
     """Train a detector and write it with its scores.
 
     The folder gets ``detector.safetensors`` (the weights of the best held-out AP, for :meth:`Detector.load`),
-    ``log.jsonl`` (a line per epoch) and, last, ``report.json``. Until then ``unfinished`` holds the state: the same
-    call after a kill continues the run, and writes what it would have written. Under ``torchrun`` each process computes
-    its share of every batch.
+    ``log.jsonl`` (a line per epoch) and, last, ``report.json``. Until then ``unfinished`` holds the state and the best
+    detector, and the results of an earlier run stay. The same call after a kill continues the run, and writes what it
+    would have written. Under ``torchrun`` each process computes its share of every batch.
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector, ``head`` its neck.
@@ -72,10 +73,7 @@ def train_detector(
     import_modules(config.imports)
     check_config(config)
     folder = Path(out)
-    if (folder / REPORT).exists() and not overwrite:
-        raise DataError(
-            f"{folder} holds results of an earlier run; choose another folder, or pass overwrite=True (--overwrite)"
-        )
+    check_folder(folder, overwrite=overwrite)
     device = local_device(config.device)
     processes = joined(device)
     train, val = open_images(config)
@@ -92,10 +90,21 @@ def train_detector(
         "versions": versions(),
     }
     if processes.writes:
-        write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in run.history))
-        write_text(folder / REPORT, json.dumps(report, indent=2) + "\n")
-        shutil.rmtree(folder / UNFINISHED)
+        _replace(folder, run.history, report, overwrite=overwrite)
     return report
+
+
+def _replace(folder: Path, history: list[dict[str, Any]], report: dict[str, Any], *, overwrite: bool) -> None:
+    """Replace the results of an earlier run; its report goes first and the new one comes last."""
+    check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
+    new = folder / UNFINISHED
+    write_text(new / LOG, "".join(json.dumps(row) + "\n" for row in history))
+    write_text(new / REPORT, json.dumps(report, indent=2) + "\n")
+    (folder / REPORT).unlink(missing_ok=True)
+    for name in (DETECTOR, LOG, REPORT):
+        if (new / name).exists():  # a run that was ended here has moved its detector
+            (new / name).replace(folder / name)
+    shutil.rmtree(new)
 
 
 class _Run:
@@ -251,10 +260,10 @@ class _Run:
         if scores["AP"] > self.best:
             self.best = scores["AP"]
             if self.processes.writes:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
                 metrics = {name: scores[name] for name in ("AP", "AP50", "AP75")}
                 detector.tuned = set(self.detector.tuned)
-                detector.save(self.folder / DETECTOR, training={"epochs": self.epoch + 1, "metrics": metrics})
+                detector.save(self.folder / UNFINISHED / DETECTOR, training={"epochs": self.epoch + 1, "metrics": metrics})
         return scores
 
     @torch.no_grad()

@@ -85,6 +85,68 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
         train_detector(config, tmp_path / "cut")
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the files of a run, without those of an unfinished one."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if "unfinished" not in path.parts}
+
+
+def test_an_interrupted_overwrite_keeps_the_earlier_results(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = config_of(boxes), config_of(boxes, optim={"epochs": 2, "lr": 3e-3})
+    train_detector(first, tmp_path / "run")
+    train_detector(second, tmp_path / "whole")
+    earlier, whole = contents(tmp_path / "run"), contents(tmp_path / "whole")
+    forward, steps = Detector.forward, []
+
+    def killed_in_the_second_epoch(self: Detector, images: Any, targets: Any = None) -> Any:
+        if targets is not None:
+            steps.append(len(targets))
+            if len(steps) == 3:  # of three images, two at a time
+                raise KeyboardInterrupt
+        return forward(self, images, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "forward", killed_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            train_detector(second, tmp_path / "run", overwrite=True)
+    assert contents(tmp_path / "run") == earlier
+    with pytest.raises(DataError, match="results of an earlier run"):
+        train_detector(second, tmp_path / "run")
+    steps.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "forward", killed_in_the_second_epoch)  # after two steps, which are all that is left
+        train_detector(second, tmp_path / "run", overwrite=True)
+    after = contents(tmp_path / "run")
+    assert after.keys() == whole.keys() and not (tmp_path / "run" / "unfinished").exists()
+    assert all(after[name] == whole[name] for name in ("detector.safetensors", "log.jsonl"))
+
+
+def test_a_run_that_ends_between_two_files_is_completed(
+    boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report is the last file: without it there are no results, and the same call writes all of them."""
+    first, second = config_of(boxes), config_of(boxes, optim={"lr": 3e-3})
+    train_detector(first, tmp_path / "run")
+    train_detector(second, tmp_path / "whole")
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if Path(target) == tmp_path / "run" / "log.jsonl":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_detector(second, tmp_path / "run", overwrite=True)
+    assert not (tmp_path / "run" / "report.json").exists()
+    train_detector(second, tmp_path / "run")
+    after, whole = contents(tmp_path / "run"), contents(tmp_path / "whole")
+    assert all(after[name] == whole[name] for name in ("detector.safetensors", "log.jsonl"))
+
+
 def test_one_in_folds_count_is_held_out_where_no_file_is_named(boxes: Path, tmp_path: Path) -> None:
     config = config_of(boxes, data={"val_boxes": None}, folds={"count": 3}, optim={"seed": 1})
     report = train_detector(config, tmp_path)
