@@ -12,6 +12,7 @@ ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
 _LEAST_RANK = 1e-12  # of the largest singular value: below, the third axis is rounding
 NORMALISED_FOCAL = 5.0  # a focal length of fewer pixels belongs to an image measured in its own width
+_NEAR_HALF, _OFF_HALF = 0.05, 0.1  # of a side: calibrations lie within the first, sides swapped beyond the second
 _SHOWN = 5
 
 
@@ -57,6 +58,13 @@ def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
             f"K of {_views(relative)} has focal lengths {_row(focal[relative][0])} for an image of {size[0]}x{size[1]} "
             "px; it looks relative to the image: multiply its rows by width and height"
         )
+
+
+def looks_swapped(intrinsics: Tensor, size: tuple[int, int]) -> bool:
+    """Whether the principal points of K (V, 3, 3) all lie near half of the other side of ``size``, and not of theirs."""
+    sides = intrinsics.new_tensor([size[1], size[0]])  # width, height
+    own, other = ((intrinsics[:, :2, 2] / each - 0.5).abs().amax(1) for each in (sides, sides.flip(0)))
+    return len(intrinsics) > 0 and bool(((other < _NEAR_HALF) & (own > _OFF_HALF)).all())
 
 
 def check_poses(name: str, poses: Tensor) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -12,8 +14,14 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import DataError, GridError, ShapeError
-from dinoneck.points.camera_matrices import check_intrinsics, check_poses, checked, split_projection
-from dinoneck.points.checks import check_devices, check_index, check_tensor
+from dinoneck.points.camera_matrices import (
+    check_intrinsics,
+    check_poses,
+    checked,
+    looks_swapped,
+    split_projection,
+)
+from dinoneck.points.checks import check_depth_sides, check_devices, check_index, check_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +53,10 @@ class Cameras:
         DataError: for a matrix that is not finite, no pinhole or not rigid; the message states its likely form.
         GridError: for an impossible size.
 
+    Warns:
+        UserWarning: if all principal points lie at half of the other side, as with ``size=(width, height)``. This is
+            no error: the images of a crop away from the centre can have such a K.
+
     Examples:
         >>> K = torch.tensor([[[500.0, 0, 319.5], [0, 500, 239.5], [0, 0, 1]]])
         >>> cameras = Cameras(K, torch.eye(4)[None], size=(480, 640))
@@ -74,6 +86,14 @@ class Cameras:
         check_devices(K=intrinsics, cam_to_world=poses, sample=self.sample)
         for name, value in {"size": size, "K": intrinsics, "cam_to_world": poses}.items():
             object.__setattr__(self, name, value)
+        if looks_swapped(intrinsics, size):
+            height, width = size
+            warnings.warn(
+                f"size is {size}, read as (height, width), but K has its principal point at (x, y) = "
+                f"{tuple(round(x, 1) for x in intrinsics[0, :2, 2].tolist())}, half of ({height}, {width}): pass "
+                f"size={(width, height)} unless the images are crops away from the centre",
+                stacklevel=3,
+            )
 
     @classmethod
     def from_world_to_cam(
@@ -116,7 +136,7 @@ class Cameras:
         views = torch.arange(len(self), device=self.K.device)[index]
         views = views[None] if views.ndim == 0 else views
         sample = None if self.sample is None else self.sample[views]
-        return replace(self, K=self.K[views], cam_to_world=self.cam_to_world[views], sample=sample)
+        return self._with(K=self.K[views], cam_to_world=self.cam_to_world[views], sample=sample)
 
     def __repr__(self) -> str:
         samples = "" if self.sample is None else f", {len(set(self.sample.tolist()))} samples"
@@ -135,7 +155,7 @@ class Cameras:
     def to(self, device: torch.device | str) -> Cameras:
         """Return the cameras on a device."""
         sample = None if self.sample is None else self.sample.to(device)
-        return replace(self, K=self.K.to(device), cam_to_world=self.cam_to_world.to(device), sample=sample)
+        return self._with(K=self.K.to(device), cam_to_world=self.cam_to_world.to(device), sample=sample)
 
     def resize(self, size: Sequence[int]) -> Cameras:
         """Follow images that were resized to ``size``: fx' = fx s and cx' = (cx + 0.5) s - 0.5, s of each axis its own.
@@ -147,7 +167,7 @@ class Cameras:
         half = self.K.new_tensor([0.5, 0.5, 0.0])
         intrinsics = self.K * scale[:, None]
         intrinsics[:, :, 2] = (self.K[:, :, 2] + half) * scale - half
-        return replace(self, K=intrinsics, size=(height, width))
+        return self._with(K=intrinsics, size=(height, width))
 
     def crop(self, top: int, left: int, height: int, width: int) -> Cameras:
         """Follow images that were cropped to ``image[top : top + height, left : left + width]``.
@@ -205,6 +225,7 @@ class Cameras:
                 f"depth has shape {tuple(depth.shape)} and dtype {depth.dtype}; expected ({len(self)}, rows, cols) in "
                 "floating metres"
             )
+        check_depth_sides(depth, self.size)
         if (median := looks_like_millimetres(depth)) is not None:
             logger.warning("depth has the median %.4g m; if these are millimetres, unproject(depth / 1000)", median)
         rows, cols = depth.shape[1:]
@@ -225,7 +246,13 @@ class Cameras:
         intrinsics = self.K.clone()
         intrinsics[:, 0, 2] += right
         intrinsics[:, 1, 2] += down
-        return replace(self, K=intrinsics, size=_pair("size", size))
+        return self._with(K=intrinsics, size=_pair("size", size))
+
+    def _with(self, **parts: Any) -> Cameras:
+        """Return these cameras with other parts, which are right if these are: nothing is checked again."""
+        cameras = copy.copy(self)
+        vars(cameras).update(parts)
+        return cameras
 
 
 def some_depths(depth: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from numbers import Integral
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
+_SAME_ASPECT = 0.03  # 480x640 depth of 968x1296 images differs by 0.004
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
@@ -62,6 +64,35 @@ def check_finite(points: Tensor) -> None:
             f"{int(lost.sum())} of {len(points)} points are not finite, the first is points[{row}] = "
             f"{points[row].tolist()}; drop them: points[points.isfinite().all(1)]"
         )
+
+
+def check_depth_sides(depth: Tensor, size: tuple[int, int]) -> None:
+    """Refuse depth (V, rows, cols) that is transposed to images of ``size``; warn of any other aspect.
+
+    Depth may have any size that shows the images' field of view, each axis scaled by itself: another aspect can be
+    right. The images' own aspect the other way round comes from exchanged axes.
+
+    Raises:
+        ShapeError: naming both sizes.
+    """
+    (rows, cols), (height, width) = depth.shape[1:], size
+    same, turned = (_same_aspect(rows, cols, *sides) for sides in (size, size[::-1]))
+    if (rows, cols) != size and ((cols, rows) == size or (turned and not same)):
+        raise ShapeError(
+            f"depth has {rows}x{cols} px (rows x columns) for images of {height}x{width} px (height x width): it is "
+            "transposed, or size is (width, height); pass depth.mT, or Cameras(size=(height, width))"
+        )
+    if not same:
+        warnings.warn(
+            f"depth of {rows}x{cols} px has another aspect than the images of {height}x{width} px; expected depth "
+            "that shows all of the image: resize it so, or crop both alike (Cameras.crop)",
+            stacklevel=3,
+        )
+
+
+def _same_aspect(rows: int, cols: int, height: int, width: int) -> bool:
+    """Whether both sizes have one ratio of sides, up to a share and a pixel of each side of the first."""
+    return abs(rows * width - cols * height) <= _SAME_ASPECT * rows * width + width + height
 
 
 def check_devices(**tensors: Tensor | None) -> None:

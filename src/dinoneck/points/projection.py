@@ -15,7 +15,15 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
-from dinoneck.points.checks import check_choice, check_count, check_devices, check_finite, check_index, check_tensor
+from dinoneck.points.checks import (
+    check_choice,
+    check_count,
+    check_depth_sides,
+    check_devices,
+    check_finite,
+    check_index,
+    check_tensor,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -296,6 +304,8 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
             raise ShapeError(
                 f"depth is {depth.dtype}; expected floating metres (16-bit files hold millimetres: depth / 1000)"
             )
+        if depth.numel():
+            check_depth_sides(depth, cameras.size)
     check_devices(points=points, cameras=cameras.K, depth=depth, batch=batch)
     check_finite(points)
 

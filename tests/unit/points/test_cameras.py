@@ -9,7 +9,7 @@ from tests.unit.points import rooms
 from torch import Tensor
 
 from dinoneck import DataError, GridError, ShapeError
-from dinoneck.points import Cameras
+from dinoneck.points import Cameras, PointProjector, check_cameras
 
 SIZE = (48, 64)
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
@@ -228,3 +228,60 @@ def test_a_crop_beyond_the_image_and_negative_padding_are_refused() -> None:
         cameras.pad(0, -1, 0, 0)
     with pytest.raises(ShapeError, match=r"\(3,\); expected \(points, 3\)"):
         cameras.project(torch.zeros(3))
+
+
+# -- sides that are exchanged ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(480, 640), (375, 1242), (1920, 1080), (1024, 1280)])
+def test_a_size_of_width_and_height_is_warned_of(size: tuple[int, int]) -> None:
+    """No error: the images of a crop away from the centre can have such a K."""
+    height, width = size
+    K = torch.tensor([[[500.0, 0.0, width / 2 - 5.0], [0.0, 500.0, height / 2 + 7.0], [0.0, 0.0, 1.0]]])
+    assert Cameras(K, torch.eye(4)[None], size).size == size
+    with pytest.warns(UserWarning, match=rf"size=\({height}, {width}\)"):
+        cameras = Cameras(K, torch.eye(4)[None], (width, height))
+    assert torch.equal(cameras.K, K.double())  # and used as it is
+    with pytest.warns(UserWarning, match=rf"size=\({height}, {width}\)"):
+        Cameras.from_world_to_cam(K, torch.eye(4)[None], (width, height))
+
+
+def test_crops_and_resized_images_are_not_warned_of() -> None:
+    """Warnings are errors here: a crop whose centre lies as in images of exchanged sides is right, and stays so."""
+    K = torch.tensor([[[500.0, 0.0, 319.5], [0.0, 500.0, 239.5], [0.0, 0.0, 1.0]]])
+    cameras = Cameras(K, torch.eye(4)[None], (480, 640))
+    crop = cameras.crop(90, 220, 200, 300)
+    assert crop.K[0, :2, 2].tolist() == [99.5, 149.5] and crop.size == (200, 300)
+    assert crop.resize((100, 150))[0].to("cpu").size == (100, 150)
+    assert cameras.resize((640, 480)).K[0, :2, 2].tolist() == pytest.approx([239.5, 319.5])
+    square = Cameras(K, torch.eye(4)[None], (500, 500))  # off by a fifth, and no side to exchange it with
+    assert square.size == (500, 500)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_transposed_depth_is_refused(scale: int) -> None:
+    cameras, points = rooms.ring(2, (48, 64)), cloud()
+    depth = rooms.depth(cameras, (48 // scale, 64 // scale))
+    assert len(PointProjector()(points, cameras, depth)) > 0
+    sides = rf"{64 // scale}x{48 // scale} px.*48x64 px"
+    for refused in (
+        lambda: PointProjector()(points, cameras, depth.mT),
+        lambda: check_cameras(points, cameras, depth.mT),
+        lambda: check_cameras(None, cameras, depth.mT),
+        lambda: cameras.unproject(depth.mT),
+    ):
+        with pytest.raises(ShapeError, match=sides):
+            refused()
+
+
+def test_depth_of_another_aspect_is_warned_of_and_used() -> None:
+    """No error: depth whose axes were scaled by themselves shows all of the image, and links are the same."""
+    cameras, points = rooms.ring(2, (48, 64)), cloud(2000)
+    with pytest.warns(UserWarning, match="48x48 px .* 48x64 px"):
+        stretched = PointProjector()(points, cameras, rooms.depth(cameras, (48, 48)))
+    whole = PointProjector()(points, cameras, rooms.depth(cameras))
+    assert abs(len(stretched) - len(whole)) < 0.02 * len(whole)
+    with pytest.warns(UserWarning, match="30x64 px .* 48x64 px"):
+        cameras.unproject(rooms.depth(cameras)[:, :30])
+    scannet = rooms.ring(1, (968, 1296))
+    assert len(PointProjector()(points, scannet, rooms.depth(scannet, (480, 640)))) > 0  # off by 0.4 %
