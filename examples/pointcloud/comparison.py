@@ -19,6 +19,7 @@ from dinoneck.atomic import write_text
 from dinoneck.backbones.known import TINY
 from dinoneck.errors import ConfigError
 from examples import kinds
+from examples.pointcloud.instances import AP_OF
 from examples.pointcloud.room_batches import STAND_IN
 from examples.pointcloud.rooms import FLAT
 from examples.pointcloud.training import WEIGHTS, check_same, train
@@ -55,6 +56,11 @@ PAIRS = (
 # two-sided 95 % of Student's t, by degrees of freedom
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 INJECTED = ("hit_rate", "ratio")
+PRECISIONS = {**{name: name for name in AP_OF}, "given_masks": "AP of given masks"}  # of scenes with instance masks
+_OF_INSTANCES = (
+    "AP, AP50 and AP25 are of predicted instances: connected voxels of one predicted class, matched with the true ones "
+    "by IoU. AP of given masks is that of classifying the true masks."
+)
 _RULE = "a difference exceeds seed noise if the 95 % interval of its paired mean over seeds (Student's t) leaves out 0"
 _logger = logging.getLogger("examples.pointcloud")
 
@@ -151,12 +157,20 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     def ious(row: str, name: str) -> list[float]:
         return [iou for runs in seeds.values() if (iou := runs[row]["test"]["iou"][name]) is not None]
 
-    has_masks = all(runs[row]["test"].get("map") is not None for runs in seeds.values() for row in runs)
+    def precision(row: str) -> dict[str, Any]:
+        """The average precisions of runs on scenes with instance masks."""
+        tests = [runs[row]["test"] for runs in seeds.values()]
+        if not all("instances" in one for one in tests):
+            return {}
+        known = {"given_masks": [one["given_masks"]["AP"] for one in tests]}
+        known |= {name: [one["instances"][name] for one in tests] for name in AP_OF}
+        return {name: _spread([value for value in each if value is not None]) for name, each in known.items()}
+
     rows = {
         row: {
             "miou": _spread(each(row)),
             "iou": {name: _spread(ious(row, name)) for name in next(iter(seeds.values()))[row]["test"]["iou"]},
-            **({"map": _spread([runs[row]["test"]["map"] for runs in seeds.values()])} if has_masks else {}),
+            **precision(row),
             "parameters": next(iter(seeds.values()))[row]["parameters"],
         }
         for row in ("pretrained", *ROWS)
@@ -221,12 +235,15 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     for block, found in results["blocks"].items():
         stats, seeds = found["summary"], found["seeds"]
+        precisions = [title for name, title in PRECISIONS.items() if name in stats["rows"]["pretrained"]]
+        columns = ["mIoU", *precisions, *shown, "other classes", "trainable parameters"]
         lines += [
             f"**{TITLES[block]}** ({len(seeds)} seeds, mean ± deviation)",
             "",
-            f"| | mIoU | AP | {' | '.join(shown)} | other classes | trainable parameters |",
-            f"|---|---|---|{'---|' * len(shown)}---|---|",
+            f"| | {' | '.join(columns)} |",
+            f"|---|{'---|' * len(columns)}",
             *(_row(name, row, shown) for name, row in stats["rows"].items()),
+            *(["", _OF_INSTANCES] if precisions else []),
             "",
             "| mIoU | difference | 95 % interval | exceeds seed noise |",
             "|---|---|---|---|",
@@ -242,13 +259,12 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
     others = [one["mean"] for name, one in row["iou"].items() if name not in shown and one["each"]]
-    flat = " | ".join(_plus_minus(row["iou"][one]) for one in shown)
-    precision = _plus_minus(row["map"]) if "map" in row else "–"
+    measured = [row["miou"], *(row[one] for one in PRECISIONS if one in row), *(row["iou"][one] for one in shown)]
     rest = f"{statistics.fmean(others):.3f}" if others else "–"
     new = sum(number for part, number in row["parameters"].items() if part in ("fusion", "injection"))
     total = sum(row["parameters"].values())
     share = f" (+{100 * new / (total - new):.1f} %)" if 0 < new < total else ""
-    return f"| {name} | {_plus_minus(row['miou'])} | {precision} | {flat} | {rest} | {total:,}{share} |"
+    return f"| {name} | {' | '.join(map(_plus_minus, measured))} | {rest} | {total:,}{share} |"
 
 
 def _difference(name: str, found: Mapping[str, Any]) -> str:

@@ -20,6 +20,13 @@ from dinoneck.atomic import write_text
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.version import versions
 from examples import kinds
+from examples.pointcloud.instances import (
+    AP_OF,
+    connected_masks,
+    given_precision,
+    instance_precision,
+    true_masks,
+)
 from examples.pointcloud.room_batches import IGNORED, Scene, Voxels, batch_of
 from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, count, load_weights, save_weights
@@ -54,7 +61,11 @@ def run(options: argparse.Namespace) -> int:
     check_paths(options.out, options.load_from)
     rooms = rooms_of(plan, options.cache, images=plan.variant != "3d", device=options.device)
     result = train(plan, rooms, options.out, options.load_from, options.device)
-    print(f"mIoU {result['test']['miou']:.3f} on {len(rooms.test)} held-out scenes; {options.out / RESULT}")
+    found = result["test"]
+    print(f"mIoU {found['miou']:.3f} on {len(rooms.test)} held-out scenes; {options.out / RESULT}")
+    if "instances" in found:
+        scores = ", ".join(f"{name} {_short(found['instances'][name])}" for name in AP_OF)
+        print(f"predicted instances: {scores}; AP of given masks {_short(found['given_masks']['AP'])}")
     return 0
 
 
@@ -154,20 +165,27 @@ def measure(
     """Return IoU per class over all labelled points, and what fusion and injection did.
 
     Classes of no labelled point have no IoU, whether they are predicted or not: all variants average the same ones.
-    With instance masks also ``ap``: each mask gets its mean scores, and they rank the masks of a class.
+    With instance masks also ``instances``, the AP of predicted instances, and ``given_masks``, the AP of classifying
+    the true ones.
+
+    Raises:
+        ImportError: with instance masks and without scipy.
     """
     model.eval()
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-    stats, masks = [], []
+    stats, shares, pairs = [], [], []
     for one in scenes:
         batch = batch_of([one], voxels).to(model.classifier.weight.device)
-        scores = model(batch.grid, batch.feats, batch.pyramid)[batch.grid.inverse]
+        scores = model(batch.grid, batch.feats, batch.pyramid)
+        named = scores.argmax(1)[batch.grid.inverse]
         known = batch.labels != IGNORED
-        pairs = batch.labels[known] * len(names) + scores.argmax(1)[known]
-        confusion += pairs.bincount(minlength=confusion.numel()).view_as(confusion).cpu()
+        cells = batch.labels[known] * len(names) + named[known]
+        confusion += cells.bincount(minlength=confusion.numel()).view_as(confusion).cpu()
         stats.append(model.stats())
         if one.instances is not None:
-            masks.append(_mask_scores(scores.softmax(1).cpu(), one.labels, one.instances))
+            grid, probabilities = batch.grid.to("cpu"), scores.softmax(1).cpu()
+            shares.append(probabilities[grid.inverse])
+            pairs.append((connected_masks(grid, probabilities), true_masks(one.labels, one.instances)))
     each = iou(confusion)
     known = confusion.sum(1) > 0
     result = {
@@ -175,35 +193,10 @@ def measure(
         "iou": {name: float(each[place]) if known[place] else None for place, name in enumerate(names)},
         **_mean(stats),
     }
-    if masks:
-        scores, truth = (torch.cat(part) for part in zip(*masks, strict=True))
-        precisions = [average_precision(scores[:, place], truth == place) for place in range(len(names))]
-        result["ap"] = dict(zip(names, precisions, strict=True))
-        present = [value for value in precisions if value is not None]
-        result["map"] = sum(present) / len(present) if present else None
+    if pairs:
+        result["instances"] = instance_precision(pairs, names)
+        result["given_masks"] = given_precision(shares, [true for _, true in pairs], names)
     return result
-
-
-def _mask_scores(scores: Tensor, labels: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean scores (P, K) of the labelled masks and the most frequent label (P,) of each."""
-    inside = (instances >= 0) & (labels != IGNORED)
-    _, mask = instances[inside].unique(return_inverse=True)
-    number = int(mask.max()) + 1 if len(mask) else 0
-    sums = scores.new_zeros(number, scores.shape[1]).index_add_(0, mask, scores[inside])
-    votes = scores.new_zeros(number, scores.shape[1]).index_put_(
-        (mask, labels[inside]), torch.ones(len(mask)), accumulate=True
-    )
-    return sums / votes.sum(1, keepdim=True), votes.argmax(1)
-
-
-def average_precision(scores: Tensor, truth: Tensor) -> float | None:
-    """Return the area below precision over recall of a ranking; None if nothing is true."""
-    if not truth.any():
-        return None
-    hits = truth[scores.argsort(descending=True, stable=True)].double()
-    precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
-    best_after = precision.flip(0).cummax(0).values.flip(0)
-    return float((best_after * hits).sum() / hits.sum())
 
 
 def iou(confusion: Tensor) -> Tensor:
@@ -243,6 +236,10 @@ def _save_heads(model: Segmenter, plan: Plan, rooms: Rooms, out: Path) -> None:
         part = model.parts().get(name)
         if part is not None:
             save_head(out / f"{name}.safetensors", part, backbone=rooms.backbone, plan=plan.to_json())
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _mean(stats: list[Any]) -> Any:

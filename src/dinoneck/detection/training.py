@@ -263,7 +263,9 @@ class _Run:
                 (self.folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
                 metrics = {name: scores[name] for name in ("AP", "AP50", "AP75")}
                 detector.tuned = set(self.detector.tuned)
-                detector.save(self.folder / UNFINISHED / DETECTOR, training={"epochs": self.epoch + 1, "metrics": metrics})
+                detector.save(
+                    self.folder / UNFINISHED / DETECTOR, training={"epochs": self.epoch + 1, "metrics": metrics}
+                )
         return scores
 
     @torch.no_grad()

@@ -61,7 +61,7 @@ def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
 
 
 def looks_swapped(intrinsics: Tensor, size: tuple[int, int]) -> bool:
-    """Whether the principal points of K (V, 3, 3) all lie near half of the other side of ``size``, and not of theirs."""
+    """Whether all principal points of K (V, 3, 3) lie at half of the other side of ``size``, and not of their own."""
     sides = intrinsics.new_tensor([size[1], size[0]])  # width, height
     own, other = ((intrinsics[:, :2, 2] / each - 0.5).abs().amax(1) for each in (sides, sides.flip(0)))
     return len(intrinsics) > 0 and bool(((other < _NEAR_HALF) & (own > _OFF_HALF)).all())

@@ -339,6 +339,12 @@ def test_differences_are_told_from_noise_by_pairs(a: list[float], b: list[float]
     assert found["exceeds_noise"] == exceeds == bool(stats.ttest_rel(a, b).pvalue < 0.05)
 
 
+def test_the_stored_page_is_made_of_the_stored_numbers() -> None:
+    results = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
+    found = json.loads((results / "point_segmentation.json").read_text())
+    assert (results / "point_segmentation.md").read_text() == comparison.markdown(found)
+
+
 @pytest.mark.slow
 def test_compare_goes_on_where_it_stood(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -24,7 +24,6 @@ from examples.pointcloud.scans import (
     read_cloud,
     scan,
 )
-from examples.pointcloud.training import average_precision
 from PIL import Image
 from safetensors.torch import load_file
 from tests.unit.pointcloud.frame_samples import run_verb
@@ -171,22 +170,14 @@ def test_normals_are_those_of_planes_towards_the_camera() -> None:
     assert not normals_of(made.points[:2], made.frames.cameras).any()
 
 
-def test_precision_is_the_area_below_the_ranking() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    truth = torch.tensor([True, True, False, True, False])
-    assert average_precision(torch.tensor([0.9, 0.8, 0.3, 0.7, 0.1]), truth) == 1.0
-    scores = torch.tensor([0.1, 0.9, 0.8, 0.7, 0.2])
-    found = average_precision(scores, truth)
-    assert found is not None and found >= metrics.average_precision_score(truth, scores)  # of the envelope
-    assert found == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
-    assert average_precision(scores, ~truth & truth) is None
-
-
-def test_new_layers_learn_alone_from_a_file_of_other_classes(tree: Path) -> None:
+def test_new_layers_learn_alone_from_a_file_of_other_classes(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = tree / "3d", tree / "inject"
     assert run_verb(training, *words(tree), "--variant", "3d", "--out", first) == 0
+    printed = capsys.readouterr().out
+    assert "predicted instances: AP" in printed and "AP of given masks" in printed
     start = first / training.WEIGHTS
-    assert set(json.loads((first / training.RESULT).read_text())["test"]["ap"]) == set(CLASSES)
+    found = json.loads((first / training.RESULT).read_text())["test"]
+    assert set(found["instances"]["per_class"]) == set(found["given_masks"]["per_class"]) == set(CLASSES)
     few = words(tree)
     few[few.index("--classes") + 2 : few.index("--held-out")] = [f"{10 + WALL}={CLASSES[WALL]}"]
     more = ("--variant", "inject", "--load-from", start, "--new-only", "--out", second)
@@ -220,5 +211,6 @@ def test_variants_are_compared_on_scans(tree: Path) -> None:
     text = (tree / "runs" / "point_segmentation.md").read_text()
     assert "held out: scene2" in text and "inject - 3D only" in text
     found = json.loads((tree / "runs" / "point_segmentation.json").read_text())["blocks"]["geometry"]["summary"]
-    assert found["injection_at_step_0_is_3d_only"] and "map" in found["rows"]["inject"]
+    assert found["injection_at_step_0_is_3d_only"] and "| mIoU | AP | AP50 | AP25 | AP of given masks |" in text
+    assert {"AP", "AP50", "AP25", "given_masks"} <= found["rows"]["inject"].keys()
     assert found["rows"]["3D only"]["miou"] == found["rows"]["pretrained"]["miou"]

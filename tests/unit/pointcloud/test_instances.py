@@ -1,0 +1,223 @@
+"""AP of instances: analytic scenes, plain re-formulations over sets and dense labels, and an untrained network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from examples.pointcloud import training
+from examples.pointcloud.instances import (
+    AP_OF,
+    LEAST_POINTS,
+    Masks,
+    average_precision,
+    connected_masks,
+    given_precision,
+    instance_precision,
+    true_masks,
+)
+from examples.pointcloud.room_batches import IGNORED, Scene, Voxels
+from tests.unit.pointcloud.test_pointcloud_training import made
+from torch import Tensor
+
+from dinoneck.points import VoxelGrid
+
+NAMES = ("floor", "box", "chair")
+FLOOR, BOX, CHAIR = range(3)
+# corner, sides and class of every object; they stand apart, on a floor that is no object
+OBJECTS = (
+    ((0, 0, 1), (3, 3, 3), BOX),
+    ((6, 0, 1), (4, 3, 3), BOX),
+    ((0, 6, 1), (3, 4, 5), CHAIR),
+    ((12, 12, 1), (3, 3, 4), CHAIR),
+)
+
+
+def scene(objects: object = OBJECTS) -> tuple[VoxelGrid, Tensor, Tensor]:
+    """Return the voxels of a floor with objects on it, the class of each voxel and its object, -1 = none."""
+    cells: dict[tuple[int, int, int], tuple[int, int]] = {(x, y, 0): (FLOOR, -1) for x in range(16) for y in range(16)}
+    for number, (corner, sides, label) in enumerate(objects):  # type: ignore[arg-type, var-annotated]
+        for step in np.ndindex(*sides):
+            x, y, z = (a + b for a, b in zip(corner, step, strict=True))
+            cells[(x, y, z)] = (label, number)
+    coords, values = torch.tensor(list(cells)), torch.tensor(list(cells.values()))
+    grid = VoxelGrid.from_coords(coords)
+    order = torch.empty_like(grid.inverse)
+    order[grid.inverse] = torch.arange(len(coords))
+    return VoxelGrid.from_coords(grid.coords), values[order, 0], values[order, 1]
+
+
+def sure(labels: Tensor, probability: float = 0.9) -> Tensor:
+    shares = torch.full((len(labels), len(NAMES)), (1 - probability) / (len(NAMES) - 1))
+    return shares.scatter(1, labels[:, None], probability)
+
+
+def of(probabilities: Tensor, grid: VoxelGrid, labels: Tensor, instances: Tensor) -> dict[str, float | None]:
+    found = instance_precision([(connected_masks(grid, probabilities), true_masks(labels, instances))], NAMES)
+    return {name: found[name] for name in AP_OF}
+
+
+def test_a_perfect_prediction_has_ap_1() -> None:
+    grid, labels, instances = scene()
+    assert of(sure(labels), grid, labels, instances) == {"AP": 1.0, "AP50": 1.0, "AP25": 1.0}
+    found = instance_precision([(connected_masks(grid, sure(labels)), true_masks(labels, instances))], NAMES)
+    assert found["per_class"]["floor"] == {"AP": None, "AP50": None, "AP25": None}  # no object is a floor
+    assert found["per_class"]["chair"] == {"AP": 1.0, "AP50": 1.0, "AP25": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        (((3, 3, 3), (3, 3, 3)), {"AP": 0.0, "AP50": 0.0, "AP25": 0.5}),  # IoU 1/2 with each
+        (((9, 3, 3), (3, 3, 3)), {"AP": 0.5 * 5 / 9, "AP50": 0.5, "AP25": 0.5}),  # 3/4: above 0.5 ... 0.70
+    ],
+)
+def test_touching_objects_are_found_as_one(sides: tuple[tuple[int, ...], ...], expected: dict[str, float]) -> None:
+    """They merge at a corner, too: the one prediction finds one of two, as far as its IoU reaches."""
+    (a, b, c), other = sides
+    grid, labels, instances = scene((((0, 0, 1), (a, b, c), BOX), ((a, b, 1), other, BOX)))
+    assert of(sure(labels), grid, labels, instances) == pytest.approx(expected)
+
+
+def test_a_wrong_prediction_that_is_surer_halves_the_precision() -> None:
+    grid, labels, instances = scene()
+    shares = sure(labels)
+    wrong = instances == 3
+    shares[wrong] = sure(torch.full_like(labels, BOX), 0.99)[wrong]  # a chair predicted as a box
+    found = instance_precision([(connected_masks(grid, shares), true_masks(labels, instances))], NAMES)
+    assert found["per_class"]["chair"]["AP"] == 0.5  # one of two
+    assert found["per_class"]["box"]["AP"] == pytest.approx(2 / 3)  # both, behind a wrong one
+    shares[wrong] = sure(torch.full_like(labels, BOX), 0.8)[wrong]
+    found = instance_precision([(connected_masks(grid, shares), true_masks(labels, instances))], NAMES)
+    assert found["per_class"]["box"]["AP"] == 1.0
+
+
+def test_points_of_no_object_and_small_objects_are_ignored() -> None:
+    grid, labels, instances = scene((*OBJECTS, ((0, 13, 1), (2, 2, 2), BOX)))
+    assert LEAST_POINTS > 8
+    assert of(sure(labels), grid, labels, instances)["AP"] == 1.0
+    assert of(sure(labels), grid, labels, instances.where(instances != 4, -1))["AP"] == 1.0
+    unknown = labels.where(instances != 3, IGNORED)  # predicted all the same
+    assert of(sure(labels), grid, unknown, instances)["AP"] == 1.0
+    assert of(sure(labels), grid, labels, torch.full_like(instances, -1)) == {"AP": None, "AP50": None, "AP25": None}
+
+
+def test_noise_finds_next_to_nothing() -> None:
+    grid, labels, instances = scene()
+    noise = torch.rand(len(grid), 3, generator=torch.Generator().manual_seed(0)).softmax(1)
+    assert of(noise, grid, labels, instances)["AP"] == 0.0
+    true = true_masks(labels, instances)
+    assert given_precision([noise], [true], NAMES)["AP"] > 0.4  # the same noise, given the true masks
+
+
+def test_connected_voxels_are_those_of_dense_labels() -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    generator = torch.Generator().manual_seed(1)
+    coords = (torch.rand(12, 11, 10, generator=generator) < 0.3).nonzero() - 5
+    grid = VoxelGrid.from_coords(coords.repeat(2, 1), batch=torch.arange(2).repeat_interleave(len(coords)))
+    shares = torch.rand(len(grid), 3, generator=generator).softmax(1)
+    masks = connected_masks(grid, shares)
+    cells, parts = torch.zeros(2, 12, 11, 10, dtype=torch.int64), 0
+    place = (grid.batch, *(grid.coords + 5).T)
+    cells[place] = shares.argmax(1) + 1
+    own = torch.empty(len(grid), dtype=torch.int64)
+    own[grid.inverse] = masks.place  # of voxels
+    for sample in range(2):
+        for label in range(3):
+            dense, count = ndimage.label((cells[sample] == label + 1).numpy(), np.ones((3, 3, 3)))
+            for number in range(1, count + 1):
+                rows = torch.from_numpy(dense == number)[place[1:]] & (grid.batch == sample)
+                [part] = own[rows].unique().tolist()
+                assert torch.equal(own == part, rows)
+                assert masks.classes[part] == label
+                assert masks.scores[part] == pytest.approx(float(shares[rows, label].mean()), abs=1e-6)
+            parts += count
+    assert parts == len(masks.classes) > 50
+
+
+def drawn(generator: torch.Generator) -> tuple[Masks, Masks]:
+    """True instances, the last of them small, and predictions: copies of a share of each, and others at random."""
+    true = torch.randint(-1, 5, (1200,), generator=generator)
+    true[: LEAST_POINTS - 2] = 5
+    copied = torch.rand(1200, generator=generator) < (0.4 + 0.6 * torch.rand(7, generator=generator))[true]
+    place = torch.where(copied, true, torch.randint(-1, 9, (1200,), generator=generator))
+    known = torch.randint(0, 2, (6,), generator=generator)
+    classes = torch.cat([known, torch.randint(0, 2, (3,), generator=generator)])
+    classes[torch.randint(0, 6, (1,), generator=generator)] = 0
+    return Masks(place, classes, torch.rand(9, generator=generator)), Masks(true, known, torch.ones(6))
+
+
+def plain(scenes: list[tuple[Masks, Masks]], label: int, threshold: float) -> float | None:
+    """AP over sets: for every score as a limit, the precision and recall of the predictions at or above it."""
+    truths, predictions = {}, []
+    ignored: list[set[int]] = []
+    for number, (predicted, true) in enumerate(scenes):
+        known = set()
+        for k, own in enumerate(true.classes.tolist()):
+            points = set((true.place == k).nonzero()[:, 0].tolist())
+            if len(points) >= LEAST_POINTS:
+                known |= points
+                if own == label:
+                    truths[number, k] = points
+        ignored.append(set(range(len(true.place))) - known)
+        for k, (own, score) in enumerate(zip(predicted.classes.tolist(), predicted.scores.tolist(), strict=True)):
+            points = set((predicted.place == k).nonzero()[:, 0].tolist())
+            if own == label and len(points) >= LEAST_POINTS:
+                predictions.append((score, number, points))
+    if not truths:
+        return None
+    curve = []
+    for limit, _, _ in predictions:
+        right, wrong, left = 0, 0, dict(truths)
+        for _, number, points in sorted((one for one in predictions if one[0] >= limit), key=lambda one: -one[0]):
+            overlaps = {key: len(points & own) / len(points | own) for key, own in left.items() if key[0] == number}
+            best = max(overlaps, key=overlaps.__getitem__, default=None)
+            if best is not None and overlaps[best] > threshold:
+                right += 1
+                del left[best]
+            elif len(points & ignored[number]) / len(points) <= threshold:
+                wrong += 1
+        if right:
+            curve.append((right / len(truths), right / (right + wrong)))
+    recalls = sorted({recall for recall, _ in curve})
+    steps = zip([0.0, *recalls], recalls, strict=False)
+    return sum((high - low) * max(p for r, p in curve if r >= high) for low, high in steps)
+
+
+def test_ap_is_that_of_plain_sets() -> None:
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(4):
+        scenes = [drawn(generator) for _ in range(4)]
+        found = instance_precision(scenes, ("a", "b"))
+        for label, name in enumerate("ab"):
+            expected = {key: [plain(scenes, label, t) for t in thresholds] for key, thresholds in AP_OF.items()}
+            for key, each in expected.items():
+                assert found["per_class"][name][key] == pytest.approx(np.mean(each))  # type: ignore[arg-type]
+        assert found["AP"] == pytest.approx(np.mean([row["AP"] for row in found["per_class"].values()]))
+        assert 0 < found["AP"] < found["AP50"] < found["AP25"] < 1
+
+
+def test_precision_is_the_area_below_the_ranking() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    truth = torch.tensor([True, True, False, True, False])
+    assert average_precision(torch.tensor([0.9, 0.8, 0.3, 0.7, 0.1]), truth, 3) == 1.0
+    assert average_precision(torch.tensor([0.9, 0.8, 0.3, 0.7, 0.1]), truth, 6) == 0.5  # three are not found
+    scores = torch.tensor([0.1, 0.9, 0.8, 0.7, 0.2])
+    found = average_precision(scores, truth, 3)
+    assert found is not None and found >= metrics.average_precision_score(truth, scores)  # of the envelope
+    assert found == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
+    assert average_precision(scores, ~truth & truth, 0) is None
+    assert average_precision(scores[:0], truth[:0], 3) == 0.0
+
+
+def test_an_untrained_network_finds_nothing_though_given_masks_are_ranked() -> None:
+    """Classifying given masks is easier than finding them: both are measured, each by its name."""
+    grid, labels, instances = scene()
+    points, normals = grid.coords.double() + 0.5, torch.zeros(len(grid), 3)
+    one = Scene(points, normals, torch.zeros(len(grid), 3, dtype=torch.uint8), labels, instances=instances)
+    names = (*NAMES, "a", "b", "c", "d")
+    result = training.measure(made("3d"), Voxels(1.0), (one,), names)
+    assert result["instances"]["AP"] == result["instances"]["AP50"] == 0.0
+    assert result["given_masks"]["AP"] > 0.4
+    without = Scene(points, normals, one.colours, labels)
+    assert not {"instances", "given_masks"} & training.measure(made("3d"), Voxels(1.0), (without,), names).keys()
