@@ -15,6 +15,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.errors import CheckpointError, ConfigError, some_of
 from dinoneck.points import DecoderInjection, GatedFusion, InjectedUNet, SparseFeatures, VoxelGrid
 from dinoneck.weight_files import read_state
+from examples.pointcloud.minkowski import is_minkowski, own_weights
 from examples.pointcloud.res16unet import Res16UNet
 
 Variant = Literal["3d", "bifusion", "inject", "both"]
@@ -153,19 +154,31 @@ def save_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> N
 def load_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> tuple[str, ...]:
     """Start from a file: all it holds must fit, and it must hold all but whole new parts.
 
-    The classifier is new where the file's is of another number of classes, or names others than ``classes``.
+    The classifier is new where the file's is of another number of classes, or names others than ``classes``. Of a file
+    of MinkowskiEngine the layers that fit are taken, and listed in the log.
+
+    Args:
+        model: gets the weights.
+        path: a file of :func:`save_weights`, or a state dict of ``torch.save``, which is read weights-only.
+        classes: names of the model's classes.
 
     Returns:
-        Names of the parts that keep their fresh weights; the others are the file's.
+        Names of the parts with fresh weights, in all of their layers or in some; the others are the file's.
 
     Raises:
         BackboneError: if the file is missing or holds something else than tensors.
-        CheckpointError: naming weights the model has no place for, those missing, or of other shapes.
+        CheckpointError: naming weights the model has no place for, those missing, or of other shapes; for a file of
+            MinkowskiEngine if no layer fits.
     """
     given, own = read_state(path), model.weights()
-    head = given.get("classifier.weight")
-    with safetensors.safe_open(path, "pt") as file:
-        names = json.loads((file.metadata() or {}).get(_CLASSES, "[]"))
+    if is_minkowski(given):
+        weights = own_weights(given, model.unet.state_dict(), path)
+        unknown = model.unet.load_state_dict(weights, strict=False).missing_keys
+        return tuple(part for part in model.parts() if part != "unet" or unknown)
+    head, names = given.get("classifier.weight"), []
+    if path.suffix == ".safetensors":
+        with safetensors.safe_open(path, "pt") as file:
+            names = json.loads((file.metadata() or {}).get(_CLASSES, "[]"))
     others = bool(names and classes) and names != list(classes)
     if head is not None and (others or len(head) != len(own["classifier.weight"])):
         given = {key: value for key, value in given.items() if not key.startswith("classifier.")}

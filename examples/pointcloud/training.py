@@ -93,6 +93,11 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from, plan.names)
     if plan.new_only and (not fresh or load_from is None):
         raise ConfigError("--new-only trains what --load-from does not hold; give such a file and another --variant")
+    if plan.new_only and len(fresh) == len(model.parts()):
+        raise ConfigError(
+            f"--new-only has no effect: {load_from} lacks layers of all parts ({', '.join(fresh)}), and a part is frozen "
+            "as a whole; train once without it and start from that file"
+        )
     model.to(device)
     _log_absent(rooms, plan.names)
     untrained = measure(model, voxels, rooms.test, plan.names)
