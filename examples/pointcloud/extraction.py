@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds.add_backbone(parser)
     parser.add_argument("--size", type=_size, default="auto", metavar="auto|HxW", help="auto keeps the images' aspect")
     parser.add_argument("--stretch", action="store_true", help="take a size of another aspect too; cameras follow")
-    parser.add_argument("--device", help="such as cuda; default: the CPU")
+    parser.add_argument("--device", help="such as cpu or cuda:1; default: a GPU if there is one")
     work = parser.add_mutually_exclusive_group()
     work.add_argument("--shard", type=kinds.shard, metavar="I/N", help="do part I of N, counted from 0")
     work.add_argument("--processes", type=kinds.count, default=1, metavar="N", help="at once; cuda: a GPU each in turn")
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _in_processes(options: argparse.Namespace, store: FeatureStore, total: int) -> list[Extracted]:
     """Extract in processes of their own, and show how many frames the store holds meanwhile."""
-    count, device = options.processes, options.device or "cpu"
+    count, device = options.processes, str(device_of(options.device))
     gpus = torch.cuda.device_count()
     devices = [f"cuda:{i % gpus}" if device == "cuda" and gpus else device for i in range(count)]
     with (
@@ -98,8 +98,8 @@ def _part(options: argparse.Namespace, shard: tuple[int, int], device: str) -> E
 
 
 def _opened(options: argparse.Namespace, device_name: str | None) -> tuple[list[Frame], FeatureStore]:
-    """Return the frames and the store that they go to, with the backbone on the device (None = CPU)."""
-    device = device_of(device_name or "cpu")
+    """Return the frames and the store that they go to, with the backbone on the device (None = a GPU, or the CPU)."""
+    device = device_of(device_name)
     scenes = None if options.scenes is None else read_scenes(options.scenes)
     frames = frames_of(options.root, options.every, scenes)
     backbone = kinds.backbone_of(options)

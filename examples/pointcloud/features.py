@@ -42,12 +42,14 @@ def input_size(image: tuple[int, int], patch: PatchSize) -> tuple[int, int]:
     return rows * down, max(1, round(rows * down * width / height / right)) * right
 
 
-def device_of(name: str) -> torch.device:
-    """Return a device that is there.
+def device_of(name: str | None) -> torch.device:
+    """Return a device that is there; None = a GPU if there is one, else the CPU.
 
     Raises:
         ConfigError: if it is not.
     """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:

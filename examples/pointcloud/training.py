@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", choices=VARIANTS, default="3d", help="which of the images' features are used how")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of weights and result.json")
     parser.add_argument(
-        "--load-from", type=Path, metavar="FILE", help="weights to start from; only new layers are random"
+        "--load-from", type=Path, metavar="FILE", help="weights to start from, of MinkowskiEngine too; others are new"
     )
     parser.add_argument("--seed", type=kinds.whole, default=0, metavar="N", help="of rooms, weights and order")
     parser.add_argument("--point-colours", action="store_true", help="the 3D network is given the points' colours too")
@@ -95,8 +95,8 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
         raise ConfigError("--new-only trains what --load-from does not hold; give such a file and another --variant")
     if plan.new_only and len(fresh) == len(model.parts()):
         raise ConfigError(
-            f"--new-only has no effect: {load_from} lacks layers of all parts ({', '.join(fresh)}), and a part is frozen "
-            "as a whole; train once without it and start from that file"
+            f"--new-only has no effect: {load_from} lacks layers of all parts ({', '.join(fresh)}), and a part is "
+            "frozen as a whole; train once without it and start from that file"
         )
     model.to(device)
     _log_absent(rooms, plan.names)

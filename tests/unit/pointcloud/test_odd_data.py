@@ -64,10 +64,34 @@ def test_a_camera_off_the_middle_on_one_side_is_read(tmp_path: Path) -> None:
 def test_devices_that_the_verbs_do_not_run_on_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"--device is {name!r}; expected cpu, cuda or cuda:N"):
         device_of(name)
-    if name:
-        with pytest.raises(ConfigError, match="expected cpu, cuda"):
-            run_verb(extraction, tmp_path, "--out", tmp_path / "store", "--device", name)
-        assert not (tmp_path / "store").exists()
+    with pytest.raises(ConfigError, match="expected cpu, cuda"):
+        run_verb(extraction, tmp_path, "--out", tmp_path / "store", "--device", name)
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_extract_takes_a_gpu_where_there_is_one(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``dinoneck extract`` does; this machine only claims to have one, and it cannot be used."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of(None) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    write_frames(tmp_path, {"a": (0, 20)})
+    words = (
+        tmp_path,
+        "--out",
+        tmp_path / "store",
+        "--every",
+        20,
+        "--backbone",
+        "dinoneck_tiny",
+        "--processes",
+        processes,
+    )
+    with pytest.raises(ConfigError, match="--device is cuda, and torch sees 0 GPUs"):
+        run_verb(extraction, *words)
 
 
 def test_a_damaged_image_is_left_out_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
