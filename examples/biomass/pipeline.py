@@ -201,9 +201,9 @@ def finished(folder: Path, config: TrainConfig) -> bool:
 def scores_of(truth: Table, found: Mapping[str, Sequence[float]]) -> str:
     """Return R² of images that no head and no fold has seen, as a table."""
     values = {name: np.array(found[name]) for name in truth.targets}
-    row: dict[str, float | None] = {name: r2(values[name], truth.targets[name]) for name in truth.targets}
+    row: dict[str, float | None] = {name: r2(truth.targets[name], values[name]) for name in truth.targets}
     if truth.weights:
-        row["weighted"] = weighted_r2(values, dict(truth.targets), dict(truth.weights))
+        row["weighted"] = weighted_r2(dict(truth.targets), values, dict(truth.weights))
     return f"\n{len(truth)} images that were only predicted, their R²:\n{table(*value_table({'all folds': row}))}"
 
 

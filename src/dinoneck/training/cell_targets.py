@@ -172,7 +172,7 @@ class CellTargets:
         found: dict[str, float | None] = {}
         for i, name in enumerate(names):
             true = self.values[:, i][counts].double().numpy()
-            found[name] = r2(predictions[:, i][counts].numpy(), true) if true.size and np.ptp(true) > 0 else None
+            found[name] = r2(true, predictions[:, i][counts].numpy()) if true.size and np.ptp(true) > 0 else None
         return found
 
     def means(self, values: Tensor) -> _Floats:
