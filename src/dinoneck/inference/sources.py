@@ -23,7 +23,7 @@ from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.head import Head
-from dinoneck.inference.tiles import TTA
+from dinoneck.inference.tiles import TTA, VIEWS
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -250,14 +250,21 @@ def _check_name(name: str, source: Any) -> None:
 
 
 def recorded_views(heads: Sequence[HeadSource]) -> TTA:
-    """Return the views that the training of these heads recorded; files of schema 1 keep them under ``extra``.
+    """Return the views that the files of these heads record; ``"none"`` for modules and files without a record.
 
     Raises:
-        ConfigError: if they differ.
+        CheckpointError: if they differ, or are not known here.
     """
-    metas = [head.meta for head in heads if isinstance(head, HeadCheckpoint)]
-    named: set[Any] = {(meta.get("tta") or {}).get("ops") or meta["extra"].get("tta", "none") for meta in metas}
-    if len(named) > 1:
-        shown = ", ".join(sorted(map(str, named)))
-        raise ConfigError(f"the heads were trained for different views ({shown}); choose with --tta")
-    return cast("TTA", named.pop() if named else "none")
+    recorded = {_views_of(head) for head in heads}
+    if len(recorded) > 1 or not recorded <= VIEWS.keys():
+        raise CheckpointError(
+            f"the heads record the views {', '.join(map(repr, sorted(recorded)))}; expected the same of all heads, one "
+            f"of {', '.join(VIEWS)}. Choose the views with tta= (--tta on the command line)",
+            step="pairing",
+        )
+    return cast("TTA", recorded.pop())
+
+
+def _views_of(head: HeadSource) -> str:
+    record = head.meta["tta"] if isinstance(head, HeadCheckpoint) else None
+    return "none" if record is None else str(record["ops"])

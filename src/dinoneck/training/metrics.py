@@ -330,8 +330,8 @@ def _stack(columns: Sequence[Any], what: str) -> _Floats:
     for array in arrays:
         if array.shape not in ((array.size,), (array.size, 1)):
             raise DataError(
-                f"the {what} of one target have shape {array.shape}; expected (n,) or (n, 1). Score each column with r2, "
-                "or all with weighted_r2(targets, predictions, weights)"
+                f"the {what} of one target have shape {array.shape}; expected (n,) or (n, 1). Score one column at a "
+                "time, or all with weighted_r2(targets, predictions, weights)"
             )
     if len({len(array) for array in arrays}) > 1:
         raise DataError(f"the {what} differ in length: {[len(array) for array in arrays]}")

@@ -58,8 +58,8 @@ def test_scores_take_the_truth_first_as_scikit_learn_does() -> None:
     true = RANDOM.normal(size=(N, 2))
     pred = true + RANDOM.normal(size=(N, 2)) / 2
     expected = metrics.r2_score(true[:, 0], pred[:, 0])
-    for column in (lambda values: values[:, 0], lambda values: values[:, :1], lambda values: torch.tensor(values[:, 0])):
-        assert r2(column(true), column(pred)) == pytest.approx(expected)
+    for form in (np.ravel, np.vstack, torch.tensor, list):
+        assert r2(form(true[:, 0]), form(pred[:, 0])) == pytest.approx(expected)
     assert r2(predictions=pred[:, 0], targets=true[:, 0]) == pytest.approx(expected)
     both = metrics.r2_score(true.ravel(), pred.ravel())  # equal weights: all values are one target
     assert weighted_r2(true, pred, [1.0, 1.0]) == pytest.approx(both)
