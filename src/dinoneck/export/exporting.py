@@ -83,8 +83,8 @@ def export_model(
     The model takes RGB values in 0 ... 1 and normalises them itself. The metadata inside the file describe how images
     are prepared (size, resize mode, interpolation), and the names, units and labels of the outputs. The batch is free,
     and so are height and width where backbone and heads allow. LoRA weights that travel with the heads are merged into
-    the weights. Tiles are not part of it, nor views (``tta``): it predicts the image alone. A warning names the views that
-    the heads record. For a head alone, see :func:`export_head`.
+    the weights. Tiles and views (``tta``) are not part of it: it predicts the image alone. A warning names
+    the views that the heads record. For a head alone, see :func:`export_head`.
 
     Args:
         heads: as for :class:`dinoneck.Predictor`: one or several, which share the backbone; those that predict the same
@@ -255,7 +255,7 @@ def _written(
         warnings.warn(f"{only}. For another give {model.remedy}", stacklevel=3)
     if recorded:
         warnings.warn(
-            f"this model predicts one view; its heads record the views {', '.join(recorded)}, which Predictor averages: "
+            f"this model predicts one view; its heads record {', '.join(recorded)}, which Predictor averages. "
             "Predictor(..., tta='none') gives the numbers of this model",
             stacklevel=3,
         )

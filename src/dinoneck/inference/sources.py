@@ -68,19 +68,37 @@ def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[H
         revision: branch, tag or commit of the hub repositories among them.
 
     Raises:
-        CheckpointError: if one cannot be read, or a revision is given and none is a repository.
+        CheckpointError: if one cannot be read, two are the same head, or a revision is given and none is a repository.
     """
     repos = [source for source in sources if names_a_repo(source)]
     if revision is not None and not repos:
         raise CheckpointError(
             f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
         )
-    return [
+    read = [
         HeadCheckpoint.load(source, revision=revision if source in repos else None)
         if isinstance(source, str | os.PathLike)
         else source
         for source in sources
     ]
+    _refuse_copies(sources, read)
+    return read
+
+
+def _refuse_copies(sources: Sequence[HeadSource], read: Sequence[HeadSource]) -> None:
+    """Refuse a head that is there twice, such as a copied file in a folder: it would count twice in every mean."""
+    names = [str(one) if isinstance(one, str | os.PathLike) else f"head {i}" for i, one in enumerate(sources)]
+    first: dict[str, str] = {}
+    for name, head in zip(names, read, strict=True):
+        if isinstance(head, HeadCheckpoint):
+            digest = head.meta["digest"]
+            if digest in first:
+                raise CheckpointError(
+                    f"{first[digest]} and {name} hold the same head (equal digests), which would count twice; give "
+                    "each head once",
+                    step="pairing",
+                )
+            first[digest] = name
 
 
 def load(source: HeadSource) -> LoadedHead:
