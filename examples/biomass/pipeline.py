@@ -158,12 +158,11 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
 
 
 def prediction(layout: layouts.Layout, config: TrainConfig, heads: Path, file: Path) -> list[str]:
-    """Return the command that predicts the test table's images with all folds and views, without the store."""
+    """Return the command that predicts the test table's images with all folds and recorded views, without the store."""
     flags = {
         "--image-folder": str(layout.images),
         "--heads": str(heads),
         "--out": str(file),
-        "--tta": config.data.tta or "flip4",
         "--backbone-file": config.backbone.file,
         "--device": config.device,
     }

@@ -67,9 +67,7 @@ def export(
             model = backbone.given(head)
             done = export_model(head, out, format=kind, backbone=model, size=size, maps=maps, check=check)
         document |= {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
-        show({key: done.description[key] for key in ("input", "outputs", "parity")})
-        if recorded := ", ".join(done.description["views"]["recorded"]):
-            show({"views": f"none; the heads record {recorded} (predict --tta none gives the numbers of this model)"})
+        show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
         show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
     elif format == "state-dict":
         export_state_dict(head, out)

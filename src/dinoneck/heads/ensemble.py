@@ -216,7 +216,7 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
 
 
 def _areas(head: Head) -> dict[str, float | None]:
-    """Return task name -> area of its transform; of an ensemble, whose tasks have no transform, those of its members."""
+    """Return task name -> area of its transform; an ensemble has the areas of its members."""
     if isinstance(head, HeadEnsemble):
         return {name: area for member in head._members() for name, area in _areas(member).items()}
     return {task.name: None if task.transform is None else task.transform.area for task in head.tasks}
