@@ -89,8 +89,8 @@ class Predictor:
 
     Raises:
         BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was switched off or on.
-        CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt; when called,
-            if a head that scores the places of one patch grid is given another.
+        CheckpointError: if the files disagree, hold one head twice, or do not fit the backbone, or no backbone can be
+            rebuilt; when called, if a head that scores the places of one patch grid is given another.
         ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that do not fit, or heads
             that disagree about a task.
         DataError: when called, if a prediction is not finite.

@@ -75,7 +75,7 @@ def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[H
         raise CheckpointError(
             f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
         )
-    read = [
+    read: list[HeadSource] = [
         HeadCheckpoint.load(source, revision=revision if source in repos else None)
         if isinstance(source, str | os.PathLike)
         else source
