@@ -147,13 +147,13 @@ def _scores(
     )
     ids = [source.ids[i] for i in held_out]
     predictions = {target: predicted(head, source, ids, names[target])[:, 0].double().numpy() for target in TARGETS}
-    return {target: r2(predictions[target], targets[target][held_out]) for target in TARGETS}
+    return {target: r2(targets[target][held_out], predictions[target]) for target in TARGETS}
 
 
 def _probe(probe: Probe, source: MemoryTokens, values: np.ndarray, parts: list[np.ndarray]) -> float:
     """A probe on the last layer's pooled tokens, its strength chosen inside the training scenes."""
     predictions = probe(source, values[:, None], [(np.concatenate(parts[:2]), parts[2])], target_ids=source.ids)
-    return r2(predictions[parts[2], 0], values[parts[2]])
+    return r2(values[parts[2]], predictions[parts[2], 0])
 
 
 def markdown(rows: dict[str, dict[str, list[float]]]) -> str:

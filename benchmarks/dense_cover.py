@@ -210,11 +210,11 @@ def scores(maps: Tensor, cells: CellTargets, folds: list[Any]) -> dict[str, dict
 def photo_scores(predictions: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[str, dict[str, float]]:
     """R² of photos by class, over all folds and in the worst fold."""
     worst = {
-        name: min(r2(predictions[valid, i], true[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
+        name: min(r2(true[valid, i], predictions[valid, i]) for _, valid in folds if np.ptp(true[valid, i]) > 0)
         for i, name in enumerate(CLASSES)
     }
     return {
-        "photos": {name: r2(predictions[:, i], true[:, i]) for i, name in enumerate(CLASSES)},
+        "photos": {name: r2(true[:, i], predictions[:, i]) for i, name in enumerate(CLASSES)},
         "worst fold, photos": worst,
     }
 

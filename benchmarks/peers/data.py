@@ -116,7 +116,7 @@ class Boxes:
         data, found = self.datasets[part], [one for batch in batches for one in batch]
         scale = torch.tensor([640 / SIZE[1], 480 / SIZE[0]] * 2)  # boxes are judged in pixels of the files
         rows = [{**one, "boxes": one["boxes"] * scale} for one in found]
-        scores = score_boxes(dict(zip(data.ids, rows, strict=True)), data)
+        scores = score_boxes(data, dict(zip(data.ids, rows, strict=True)))
         each = {name: row["AP50"] for name, row in scores["per_class"].items()}
         return {"AP50": scores["AP50"], "AP": scores["AP"], **each}
 

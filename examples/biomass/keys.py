@@ -84,7 +84,10 @@ def _head(old: dict[str, Any]) -> dict[str, Any]:
     is_pyramid = any(key.startswith(("model.", "fpn.")) for key in old)
     head = {"type": old.pop("head.type", None) or ("fpn" if is_pyramid else "cls_gating")}
     if old.pop("model.head.ndvi_dense", False):
-        raise ConfigError("model.head.ndvi_dense is true; a run from a file has no NDVI maps: see examples/dense_ndvi")
+        raise ConfigError(
+            "model.head.ndvi_dense is true, but the old file names no NDVI maps; remove the key and name the column of "
+            "the maps in the new file: data: {labels: COLUMN, label_kind: numbers}"
+        )
     uses_layers, layers = (old.pop(f"model.backbone_layers.{name}", None) for name in ("enabled", "indices"))
     if uses_layers:
         old.setdefault("backbone.layers", layers)

@@ -158,12 +158,11 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
 
 
 def prediction(layout: layouts.Layout, config: TrainConfig, heads: Path, file: Path) -> list[str]:
-    """Return the command that predicts the test table's images with all folds and views, without the store."""
+    """Return the command that predicts the test table's images with all folds and recorded views, without the store."""
     flags = {
         "--image-folder": str(layout.images),
         "--heads": str(heads),
         "--out": str(file),
-        "--tta": config.data.tta or "flip4",
         "--backbone-file": config.backbone.file,
         "--device": config.device,
     }
@@ -201,9 +200,9 @@ def finished(folder: Path, config: TrainConfig) -> bool:
 def scores_of(truth: Table, found: Mapping[str, Sequence[float]]) -> str:
     """Return R² of images that no head and no fold has seen, as a table."""
     values = {name: np.array(found[name]) for name in truth.targets}
-    row: dict[str, float | None] = {name: r2(values[name], truth.targets[name]) for name in truth.targets}
+    row: dict[str, float | None] = {name: r2(truth.targets[name], values[name]) for name in truth.targets}
     if truth.weights:
-        row["weighted"] = weighted_r2(values, dict(truth.targets), dict(truth.weights))
+        row["weighted"] = weighted_r2(dict(truth.targets), values, dict(truth.weights))
     return f"\n{len(truth)} images that were only predicted, their R²:\n{table(*value_table({'all folds': row}))}"
 
 

@@ -8,8 +8,11 @@ import doctest
 import importlib
 import pkgutil
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from tests.hub_server import WRITER
 
@@ -34,6 +37,13 @@ FILTERS = {
         "ignore:The '.*_dataloader' does not have many workers",
     ),
 }
+# the true values of every page that computes an R², in the names of its own code
+TRUTHS = {
+    "docs/how-to/choose-layers.md": "table.targets['GDM_g']",
+    "docs/how-to/fine-tune.md": "table.targets['GDM_g'][24:]",
+    "docs/tutorials/regress.md": "held_out.targets['cover']",
+    "docs/tutorials/share.md": "held_out.targets['GDM_g']",
+}
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 
 
@@ -54,6 +64,40 @@ def imported(block: str) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+class R2Call(NamedTuple):
+    """A call of ``r2`` by a page, and what it returned."""
+
+    arguments: tuple[Any, ...]
+    score: float
+
+
+@pytest.fixture
+def r2_calls(monkeypatch: pytest.MonkeyPatch) -> list[R2Call]:
+    """The calls of ``dinoneck.training.r2`` that the page makes."""
+    import dinoneck.training
+
+    original: Callable[..., float] = dinoneck.training.r2
+    calls: list[R2Call] = []
+
+    def recorded(*arguments: Any) -> float:
+        calls.append(R2Call(arguments, original(*arguments)))
+        return calls[-1].score
+
+    monkeypatch.setattr(dinoneck.training, "r2", recorded)
+    return calls
+
+
+def check_r2(page: Path, calls: list[R2Call], space: dict[str, Any]) -> None:
+    """Compare a page's R² with scikit-learn's, computed from the true values that the page's own names hold."""
+    metrics = pytest.importorskip("sklearn.metrics", reason="the R² of pages is compared with scikit-learn's")
+    truth = np.ravel(eval(TRUTHS[named(page)], space))
+    for call in calls:
+        columns = [np.ravel(argument) for argument in call.arguments]
+        predictions = [column for column in columns if not np.array_equal(column, truth)]
+        assert len(predictions) == len(columns) - 1 == 1, f"{named(page)}: one argument of r2 is the truth"
+        assert call.score == pytest.approx(metrics.r2_score(truth, predictions[0])), named(page)
+
+
 @pytest.mark.parametrize(
     "page",
     [pytest.param(page, id=named(page), marks=marks(page)) for page in PAGES if BLOCK.search(page.read_text())],
@@ -64,13 +108,14 @@ def test_code_blocks_run_in_order(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
+    r2_calls: list[R2Call],
 ) -> None:
     if named(page) in HUB_PAGES:
         request.getfixturevalue("hub")
         monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.chdir(tmp_path)
     text = page.read_text()
-    space: dict[str, object] = {"__name__": "__main__"}
+    space: dict[str, Any] = {"__name__": "__main__"}
     capsys.readouterr()
     for number, (block, shown) in enumerate(SHOWN.findall(text)):
         for name in sorted(imported(block) & OPTIONAL):
@@ -81,6 +126,9 @@ def test_code_blocks_run_in_order(
             pytest.fail(f"{named(page)}, block {number + 1} prints\n{printed}and not\n{shown}")
     assert text.count('```text title="prints"') == sum(bool(shown) for _, shown in SHOWN.findall(text))
     assert "dinoneck" in text
+    assert bool(r2_calls) == (named(page) in TRUTHS), f"{named(page)}: TRUTHS names the true values of its R²"
+    if r2_calls:
+        check_r2(page, r2_calls, space)
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_keys_of_the_notebooks_are_translated() -> None:
     [
         ({"trainer": {"epochs": 3}}, "'trainer.epochs' is not a key"),
         ({"backbone": {"freeze": False}}, "on a frozen backbone"),
-        ({"model.head.ndvi_dense": True}, "examples/dense_ndvi"),
+        ({"model.head.ndvi_dense": True}, "label_kind: numbers"),
     ],
 )
 def test_what_cannot_be_translated_is_refused(values: dict[str, object], message: str) -> None:

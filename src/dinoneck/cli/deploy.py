@@ -63,11 +63,11 @@ def export(
     document: dict[str, Any] = {"files": [out], "format": kind, "with_backbone": with_backbone}
     if with_backbone:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="this model takes .* only")  # printed below
+            warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
             model = backbone.given(head)
             done = export_model(head, out, format=kind, backbone=model, size=size, maps=maps, check=check)
         document |= {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
-        show({key: done.description[key] for key in ("input", "outputs", "parity")})
+        show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
         show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
     elif format == "state-dict":
         export_state_dict(head, out)

@@ -141,17 +141,16 @@ def open_predictor(
     """Return a predictor, its sources and heads, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import recorded_views, revisions_of
+    from dinoneck.inference.sources import revisions_of
 
     if views.min_score is not None:
         raise ConfigError("--min-score is for detectors; leave it out")
     sources, opened = read or read_heads(heads, views.revision)
     _describe_pooled(opened)
-    tta = recorded_views(opened) if views.tta is None else views.tta
-    if views.tta is None and tta != "none":
-        show(f"Views: {tta}, as the training of the heads recorded (--tta none: the image alone).")
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
-    predictor = Predictor(opened, backbone.given(opened[0]), tta, local_device(views.device), **settings)
+    predictor = Predictor(opened, backbone.given(opened[0]), views.tta, local_device(views.device), **settings)
+    if views.tta is None and predictor.tta != "none":
+        show(f"Views: {predictor.tta}, as the heads record (--tta none: the image alone).")
     commits = revisions_of(sources, opened)
     for repo, commit in commits.items():
         show(f"{repo} is commit {commit}.")

@@ -52,7 +52,7 @@ def train(
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
         return {"out": out, "report": report}
     _check_columns(run)
-    from dinoneck.training.inputs import open_inputs
+    from dinoneck.training.inputs import cell_task, open_inputs
     from dinoneck.training.run import check_folder
     from dinoneck.training.run import train as train_config
 
@@ -60,7 +60,8 @@ def train(
     run = with_head_flags(run, hidden_dim, dropout, gate_mode)
     inputs = open_inputs(run)
     data = inputs.table
-    targets = [*data.targets, *(["masks"] if data.labels and run.data.labels else [])]
+    masks = "masks" if run.data.label_kind == "classes" else cell_task(run, data)[0]
+    targets = [*data.targets, *([masks] if data.labels and run.data.labels else [])]
     print(f"{len(data)} images, {len(set(data.groups or data.ids))} groups, targets {', '.join(targets)}")
     if data.auxiliary:
         print(f"Auxiliary: {', '.join(data.auxiliary)}.")

@@ -55,19 +55,19 @@ def evaluate_boxes(
         rows = range(begin, min(begin + batch_size, len(dataset)))
         found = detector.predict([dataset.original(i)[0] for i in rows], min_score=0.0, batch_size=batch_size)
         predictions |= zip((dataset.ids[i] for i in rows), found, strict=True)
-    return score_boxes(predictions, dataset)
+    return score_boxes(dataset, predictions)
 
 
-def score_boxes(predictions: Mapping[int, Prediction], dataset: BoxImages) -> dict[str, Any]:
-    """Compare predictions of any detector with the boxes of a dataset.
+def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> dict[str, Any]:
+    """Compare the boxes of a dataset with the predictions of any detector.
 
     An image without an entry counts as one without detections. At most 100 boxes count per image and class, those with
     the highest scores.
 
     Args:
+        dataset: the images with their true boxes; boxes that it skipped do not count, and crowd regions are ignored.
         predictions: image id -> ``boxes`` (n, 4) XYXY in pixels of the image itself, ``scores`` (n,) and ``labels``
             (n,) from 0.
-        dataset: the images; boxes that it skipped do not count, and crowd regions are ignored.
 
     Returns:
         ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->

@@ -283,7 +283,7 @@ class _Run:
                     **best,
                     "boxes": to_original(best["boxes"], images.shape[-2:], target["size"]),
                 }
-        return score_boxes(gather_predictions(found) if self.processes.count > 1 else found, self.val)
+        return score_boxes(self.val, gather_predictions(found) if self.processes.count > 1 else found)
 
     def _averaged(self) -> Detector:
         return self.detector if self.ema is None else self.ema.module  # type: ignore[return-value]

@@ -83,7 +83,8 @@ def export_model(
     The model takes RGB values in 0 ... 1 and normalises them itself. The metadata inside the file describe how images
     are prepared (size, resize mode, interpolation), and the names, units and labels of the outputs. The batch is free,
     and so are height and width where backbone and heads allow. LoRA weights that travel with the heads are merged into
-    the weights. Views (``tta``) and tiles are not part of it. For a head alone, see :func:`export_head`.
+    the weights. Tiles and views (``tta``) are not part of it: it predicts the image alone. A warning names
+    the views that the heads record. For a head alone, see :func:`export_head`.
 
     Args:
         heads: as for :class:`dinoneck.Predictor`: one or several, which share the backbone; those that predict the same
@@ -117,7 +118,7 @@ def export_model(
         (('total',), None, True)
     """
     sources = _sources(heads, path, format, revision)
-    predictor = Predictor(sources, backbone, preprocess=preprocess)
+    predictor = Predictor(sources, backbone, "none", preprocess=preprocess)
     model = ImagesModel(predictor, maps, size)
     metas = [_checkpoint(source, predictor.backbone, predictor.preprocess).meta for source in sources]
     return _written(model, path, format, metas, None if size is None else TokenGrid(model.patch).size(size), check)
@@ -237,7 +238,8 @@ def _written(
         traced = program.trace(model.merged(), asked)
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
         measured = _parity(model, traced, onnx) if check else None
-    about = _description(model, traced, measured, form)
+    recorded = sorted({meta["tta"]["ops"] for meta in metas if meta["tta"] is not None} - {"none"})
+    about = _description(model, traced, measured, form) | {"views": {"exported": "none", "recorded": recorded}}
     records = canonical(metas[0] if len(metas) == 1 else metas).decode("utf-8")
     texts = {METADATA_KEY: records, EXPORT_KEY: json.dumps(about, sort_keys=True)}
     files = [Path(path)]
@@ -251,6 +253,12 @@ def _written(
     if traced.grid is not None and traced.reason is not None:
         only = f"this model takes {program.size_text(model, traced.grid)} only: {traced.reason}"
         warnings.warn(f"{only}. For another give {model.remedy}", stacklevel=3)
+    if recorded:
+        warnings.warn(
+            f"this model predicts one view; its heads record {', '.join(recorded)}, which Predictor averages. "
+            "Predictor(..., tta='none') gives the numbers of this model",
+            stacklevel=3,
+        )
     return Exported(tuple(files), about, measured, traced.reason)
 
 

@@ -20,7 +20,7 @@ from dinoneck.tokens import Tokens
 from dinoneck.transforms import constants
 
 Reduce = Literal["mean", "median"]
-_SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells")
+_SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells", "parts_of")
 
 
 class HeadEnsemble(Head):
@@ -42,7 +42,8 @@ class HeadEnsemble(Head):
         dense and segmentation tasks.
 
     Raises:
-        ConfigError: if members are malformed, differ in ``embed_dim`` or in a task's outputs, or weights do not fit.
+        ConfigError: if members are malformed, differ in ``embed_dim`` or in what a task's outputs mean (names, unit,
+            area of the transform), or weights do not fit.
 
     Examples:
         >>> from dinoneck import PatchMeanHead
@@ -193,23 +194,32 @@ def shared_tasks(members: Sequence[Head]) -> tuple[Task, ...]:
     """Return one task per name, then one output per composition; without transform: they are in original units.
 
     Raises:
-        ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, aggregate or cells, or about what
-            is composed.
+        ConfigError: if two heads disagree about a task's outputs, kind, labels, unit, area, aggregate or cells, or
+            about what is composed.
     """
     tasks: dict[str, Task] = {}
+    meanings: dict[str, dict[str, Any]] = {}
     for head in members:
+        areas = _areas(head)
         for task in head.predicted:
-            plain = replace(task, transform=None, activation=None)
-            first = tasks.setdefault(task.name, plain)
-            for field in (*_SHARED_FIELDS, "parts_of"):
-                one, other = getattr(first, field, None), getattr(task, field, None)
-                if one != other:
+            tasks.setdefault(task.name, replace(task, transform=None, activation=None))
+            own = {field: getattr(task, field, None) for field in _SHARED_FIELDS} | {"area": areas.get(task.name)}
+            first = meanings.setdefault(task.name, own)
+            for field, value in own.items():
+                if value != first[field]:
                     raise ConfigError(
-                        f"members disagree about task {task.name!r}: its {field} is {one!r} in one and {other!r} in "
-                        "another; load heads of the same task, or rename it in one of them"
+                        f"members disagree about task {task.name!r}: its {field} is {first[field]!r} in one and "
+                        f"{value!r} in another; load heads of the same task, or rename it in one of them"
                     )
     composed = [task.parts_of for task in tasks.values() if isinstance(task, Composed) and task.parts_of]
     return outputs_of([task for task in tasks.values() if not isinstance(task, Composed)], composed, "the members")
+
+
+def _areas(head: Head) -> dict[str, float | None]:
+    """Return task name -> area of its transform; an ensemble has the areas of its members."""
+    if isinstance(head, HeadEnsemble):
+        return {name: area for member in head._members() for name, area in _areas(member).items()}
+    return {task.name: None if task.transform is None else task.transform.area for task in head.tasks}
 
 
 @torch.no_grad()

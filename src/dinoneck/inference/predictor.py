@@ -29,6 +29,7 @@ from dinoneck.inference.sources import (
     load,
     opened,
     rebuilt_backbone,
+    recorded_views,
     revisions_of,
     shared_inputs,
 )
@@ -62,8 +63,8 @@ class Predictor:
         heads: head files, folders of head files, hub repositories (``"user/name"``), HeadCheckpoints or head modules;
             one or several. Folders and repositories of an ensemble of version 0.1 are read too.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
-        tta: ``"none"``, ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two quarter
-            turns).
+        tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two
+            quarter turns). None = as the files of the heads record, which must agree; modules record none.
         device: where to run; None = where the backbone is.
         tile: (height, width) in pixels of the image (times ``tile_scale``), one number for both, or None: no tiles.
             Where the heads have a size of their own, a tile is brought to it: give the size of the training images at
@@ -84,11 +85,12 @@ class Predictor:
 
     Attributes:
         revisions: hub repository -> the commit its heads are of; empty for local heads.
+        tta: the name of the views that are averaged.
 
     Raises:
         BackboneError: when called, if the backbone's weights changed meanwhile, or LoRA was switched off or on.
-        CheckpointError: if the files disagree, or do not fit the backbone, or no backbone can be rebuilt; when called,
-            if a head that scores the places of one patch grid is given another.
+        CheckpointError: if the files disagree, hold one head twice, or do not fit the backbone, or no backbone can be
+            rebuilt; when called, if a head that scores the places of one patch grid is given another.
         ConfigError: for an unknown ``tta``, one that does not fit the patch, tiles or weights that do not fit, or heads
             that disagree about a task.
         DataError: when called, if a prediction is not finite.
@@ -106,7 +108,7 @@ class Predictor:
         self,
         heads: HeadSource | Sequence[HeadSource],
         backbone: Backbone | None = None,
-        tta: TTA = "none",
+        tta: TTA | None = None,
         device: torch.device | str | None = None,
         *,
         tile: int | tuple[int, int] | None = None,
@@ -120,8 +122,8 @@ class Predictor:
         probe: bool = False,
         revision: str | None = None,
     ) -> None:
-        if tta not in VIEWS:
-            raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}")
+        if tta is not None and tta not in VIEWS:
+            raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None")
         self.tiling = _tiling(tile, overlap, tile_scale)
@@ -130,6 +132,8 @@ class Predictor:
         read = opened(sources, revision)
         loaded = [load(source) for source in read]
         self.revisions = revisions_of(sources, read)
+        self.tta = recorded_views(read) if tta is None else tta
+        self.views = VIEWS[self.tta]
         backbone = rebuilt_backbone(loaded) if backbone is None else checked_backbone(backbone)
         check_pairing(loaded, backbone, probe)
         self._watch = weight_hashes.Watch(backbone.adapter)
@@ -137,9 +141,9 @@ class Predictor:
         check_patch(self.preprocess.patch_size, backbone.adapter.patch_size)
         if self.tiling is not None:
             self.tiling.check(self.preprocess)
-        if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in VIEWS[tta]):
+        if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in self.views):
             raise ConfigError(
-                f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are not square"
+                f"tta={self.tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are not square"
             )
         self._combined = CombinedHeads(loaded, backbone.layers, weights, reduce)
         self.tasks, union = self._combined.tasks, self._combined.layers
@@ -149,7 +153,6 @@ class Predictor:
         self.device = next(self.backbone.parameters()).device
         for head in self._combined.heads:
             head.to(self.device)
-        self.tta, self.views = tta, VIEWS[tta]
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
 
     @torch.no_grad()

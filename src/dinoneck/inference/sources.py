@@ -23,7 +23,7 @@ from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.head import Head
-from dinoneck.inference.tiles import TTA
+from dinoneck.inference.tiles import TTA, VIEWS
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -68,19 +68,37 @@ def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[H
         revision: branch, tag or commit of the hub repositories among them.
 
     Raises:
-        CheckpointError: if one cannot be read, or a revision is given and none is a repository.
+        CheckpointError: if one cannot be read, two are the same head, or a revision is given and none is a repository.
     """
     repos = [source for source in sources if names_a_repo(source)]
     if revision is not None and not repos:
         raise CheckpointError(
             f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
         )
-    return [
+    read: list[HeadSource] = [
         HeadCheckpoint.load(source, revision=revision if source in repos else None)
         if isinstance(source, str | os.PathLike)
         else source
         for source in sources
     ]
+    _refuse_copies(sources, read)
+    return read
+
+
+def _refuse_copies(sources: Sequence[HeadSource], read: Sequence[HeadSource]) -> None:
+    """Refuse a head that is there twice, such as a copied file in a folder: it would count twice in every mean."""
+    names = [str(one) if isinstance(one, str | os.PathLike) else f"head {i}" for i, one in enumerate(sources)]
+    first: dict[str, str] = {}
+    for name, head in zip(names, read, strict=True):
+        if isinstance(head, HeadCheckpoint):
+            digest = head.meta["digest"]
+            if digest in first:
+                raise CheckpointError(
+                    f"{first[digest]} and {name} hold the same head (equal digests), which would count twice; give "
+                    "each head once",
+                    step="pairing",
+                )
+            first[digest] = name
 
 
 def load(source: HeadSource) -> LoadedHead:
@@ -250,14 +268,21 @@ def _check_name(name: str, source: Any) -> None:
 
 
 def recorded_views(heads: Sequence[HeadSource]) -> TTA:
-    """Return the views that the training of these heads recorded; files of schema 1 keep them under ``extra``.
+    """Return the views that the files of these heads record; ``"none"`` for modules and files without a record.
 
     Raises:
-        ConfigError: if they differ.
+        CheckpointError: if they differ, or are not known here.
     """
-    metas = [head.meta for head in heads if isinstance(head, HeadCheckpoint)]
-    named: set[Any] = {(meta.get("tta") or {}).get("ops") or meta["extra"].get("tta", "none") for meta in metas}
-    if len(named) > 1:
-        shown = ", ".join(sorted(map(str, named)))
-        raise ConfigError(f"the heads were trained for different views ({shown}); choose with --tta")
-    return cast("TTA", named.pop() if named else "none")
+    recorded = {_views_of(head) for head in heads}
+    if len(recorded) > 1 or not recorded <= VIEWS.keys():
+        raise CheckpointError(
+            f"the heads record the views {', '.join(map(repr, sorted(recorded)))}; expected the same of all heads, one "
+            f"of {', '.join(VIEWS)}. Choose the views with tta= (--tta on the command line)",
+            step="pairing",
+        )
+    return cast("TTA", recorded.pop())
+
+
+def _views_of(head: HeadSource) -> str:
+    record = head.meta["tta"] if isinstance(head, HeadCheckpoint) else None
+    return "none" if record is None else str(record["ops"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import cast, get_args
 
 import torch
@@ -107,7 +108,7 @@ class TaskLoss(nn.Module):
         parts = {name: loss for name, (loss, _) in losses.items()}
         if self.training and not self._scales_checked and not torch.compiler.is_compiling():
             self._scales_checked = True
-            _warn_of_scales({name: part.item() for name, part in parts.items()})
+            _warn_of_scales({name: part.item() for name, part in parts.items()}, self.tasks)
         if self.weighting is None:
             total = torch.stack(list(parts.values())).sum()
         else:
@@ -170,20 +171,27 @@ class TaskLoss(nn.Module):
                 )
 
 
-def _warn_of_scales(parts: Mapping[str, float]) -> None:
-    """Warn if one part of the first step is so large that another one hardly affects the gradient."""
-    positive = {name: part for name, part in parts.items() if part > 0}
-    if not positive:
-        return
-    least, most = min(positive, key=positive.__getitem__), max(positive, key=positive.__getitem__)
-    if positive[most] > LARGEST_RATIO * positive[least]:
+def _warn_of_scales(parts: Mapping[str, float], tasks: Sequence[Task]) -> None:
+    """Warn if one part of the first step is so large that another one hardly affects the gradient.
+
+    The losses before their weights must differ as much: what a weight adds to the ratio is meant.
+    """
+    weights = {task.name: sum(task.weight) if isinstance(task.weight, tuple) else task.weight for task in tasks}
+    losses = {name: part / weights.get(name, 1.0) for name, part in parts.items() if part > 0}
+    ratios = {
+        (most, least): parts[most] / parts[least]
+        for most, least in permutations(losses, 2)
+        if losses[most] > LARGEST_RATIO * losses[least]
+    }
+    if ratios and max(ratios.values()) > LARGEST_RATIO:
+        most, least = max(ratios, key=ratios.__getitem__)
         logger.warning(
             "at the first step the loss of %r is %.3g and that of %r is %.3g: the smaller one hardly affects the "
             "gradient. Give the tasks a transform fitted on their targets (TargetTransform().fit), or weights",
             most,
-            positive[most],
+            parts[most],
             least,
-            positive[least],
+            parts[least],
         )
 
 

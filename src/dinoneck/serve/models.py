@@ -61,7 +61,7 @@ class DetectorModel:
     """A detector; see :class:`Model`."""
 
     def __init__(self, checkpoint: HeadCheckpoint, settings: Settings) -> None:
-        if (settings.batch, settings.tta) != (1, "none"):
+        if (settings.batch, settings.tta) != (1, None):
             raise ConfigError("batch and tta are for heads; leave them out for a detector")
         self._detector = Detector.from_checkpoint(checkpoint, device=settings.device)
         self.preprocess = self._detector.preprocess

@@ -28,7 +28,7 @@ class Settings:
         batch: images in a forward pass, gathered from several requests.
         threads: torch threads per request; 0 = share the processor's threads.
         device: such as cuda; None = where the backbone is.
-        tta: views to average.
+        tta: views to average (default: as recorded in the heads, else none).
 
     Raises:
         ConfigError: if a number is not finite or too small.
@@ -46,7 +46,7 @@ class Settings:
     batch: int = 1
     threads: int = 0
     device: str | None = None
-    tta: TTA = "none"
+    tta: TTA | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -54,7 +54,7 @@ class Settings:
             least = 0 if field.name in ("queue", "threads") else 1 if isinstance(field.default, int) else 0.01
             if isinstance(field.default, int | float) and not least <= value < math.inf:
                 raise ConfigError(f"{field.name} is {value}; expected {least} or more")
-        if self.tta not in get_args(TTA):
+        if self.tta is not None and self.tta not in get_args(TTA):
             raise ConfigError(f"tta is {self.tta!r}; expected {', '.join(get_args(TTA))}")
 
     @property

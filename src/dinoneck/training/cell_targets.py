@@ -157,7 +157,9 @@ class CellTargets:
     def scores(
         self, predictions: Tensor, rows: Sequence[int] | np.ndarray[Any, Any] | None = None
     ) -> dict[str, float | None]:
-        """Return R² per output over all cells that count, by label (or number); None where the target is constant.
+        """Return R² per output over all cells that count, by label (without labels by column of the task).
+
+        It is None where the target is constant.
 
         Args:
             predictions: (n, K, rows, cols).
@@ -168,11 +170,11 @@ class CellTargets:
             predicted = torch.zeros(len(counts), dtype=torch.bool)
             predicted[torch.as_tensor(np.asarray(rows))] = True
             counts = counts & predicted[:, None, None]
-        names = self.labels or tuple(str(i) for i in range(self.values.shape[1]))
+        names = self.labels or Task(self.name, self.values.shape[1], kind="dense").columns
         found: dict[str, float | None] = {}
         for i, name in enumerate(names):
             true = self.values[:, i][counts].double().numpy()
-            found[name] = r2(predictions[:, i][counts].numpy(), true) if true.size and np.ptp(true) > 0 else None
+            found[name] = r2(true, predictions[:, i][counts].numpy()) if true.size and np.ptp(true) > 0 else None
         return found
 
     def means(self, values: Tensor) -> _Floats:

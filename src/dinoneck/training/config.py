@@ -39,7 +39,7 @@ class DataConfig:
         aux_targets: columns that only help training; cells may be empty.
         labels: column of masks (PNG, TIFF), or without a table their folder: a segmentation, or with targets class
             shares per patch.
-        label_kind: mask values: class indices, or numbers per pixel.
+        label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of labels.
         classes: names of the classes 0, 1, ... in the masks.
         nodata: mask values without a label, such as 255.
         unit: unit of the targets.

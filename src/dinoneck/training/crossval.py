@@ -245,7 +245,7 @@ def _predict(result: CrossValidation, problem: Problem, head: Head, source: Toke
             pixels = cells.pixels(rows)
             maps = F.interpolate(outputs.pop(cells.name).float().cpu(), pixels.shape[1:], mode="bilinear")
             for row, predicted, true in zip(rows, maps.argmax(dim=1), pixels, strict=True):
-                result.masks[HEAD][row] = confusion_matrix(predicted, true, maps.shape[1], ignore_index=-1)
+                result.masks[HEAD][row] = confusion_matrix(true, predicted, num_classes=maps.shape[1], ignore_index=-1)
         for name, output in outputs.items():
             kept.setdefault(name, []).append(output.cpu())
     outputs = {name: torch.cat(parts) for name, parts in kept.items()}
@@ -327,7 +327,7 @@ def _baselines(problem: Problem, source: TokenSource, folds: list[Fold], numbers
             for row in valid:
                 true = cells.pixels([row])
                 best = torch.full_like(true, int(shares.argmax()))
-                result.masks[FREQUENT][row] = confusion_matrix(best, true, count, ignore_index=-1)
+                result.masks[FREQUENT][row] = confusion_matrix(true, best, num_classes=count, ignore_index=-1)
     return result
 
 

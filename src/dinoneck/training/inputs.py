@@ -75,8 +75,7 @@ class Inputs:
             raise ConfigError("masks need to know how the images were prepared; pass tokens of a store or a backbone")
         if len(kinds) > 1:
             raise ConfigError(f"tasks {', '.join(kinds)} are all per cell, and there is one column of masks; keep one")
-        plain = "dense" if config.data.label_kind == "numbers" or self.table.targets else "segmentation"
-        name, kind = next(iter(kinds.items()), ("cells" if plain == "dense" else "segmentation", plain))
+        name, kind = cell_task(config, self.table)
         if kind == "segmentation" and config.data.label_kind == "numbers":
             raise ConfigError(f"task {name!r} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
         classes, nodata = config.data.classes, config.data.nodata
@@ -87,6 +86,16 @@ class Inputs:
                 raise DataError(f"the masks hold the class {classes[0]} alone; expected two classes or more")
             how = DenseLabels(classes=len(classes), nodata=nodata)
         return CellTargets.read(self.table, how, self.preprocess, classes, name, kind)  # type: ignore[arg-type]
+
+
+def cell_task(config: TrainConfig, table: Table) -> tuple[str, str]:
+    """Return name and kind of the task of a config's masks; numbers have the name of their column or folder."""
+    if config.data.label_kind == "numbers":
+        labels = str(config.data.labels)
+        plain = (Path(labels).name if Path(labels).is_dir() else labels, "dense")
+    else:
+        plain = ("cells", "dense") if table.targets else ("segmentation", "segmentation")
+    return next(((name, x.kind) for name, x in config.tasks.items() if x.kind in ("dense", "segmentation")), plain)
 
 
 def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | None = None) -> Inputs:

@@ -15,29 +15,33 @@ _Floats = np.ndarray[Any, np.dtype[np.float64]]
 _Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def r2(predictions: Any, targets: Any) -> float:
-    """Return 1 - SS_res / SS_tot of one target; 0 is as good as its mean.
+def r2(targets: Any, predictions: Any) -> float:
+    """Return 1 - SS_res / SS_tot of one target, as scikit-learn's ``r2_score``; 0 is as good as its mean.
 
     Args:
-        predictions: (n,) values, or ``{id: value}``.
-        targets: the same; where both have ids (also a Series whose index is not 0, 1, ...), they are matched by id.
+        targets: the true values, (n,) or (n, 1), or ``{id: value}``.
+        predictions: the same; where both have ids (also a Series whose index is not 0, 1, ...), they are matched by id.
 
     Raises:
-        DataError: for NaN, different lengths or ids, or targets that are all equal.
+        DataError: for NaN, several targets, different lengths or ids, or targets that are all equal.
+
+    Examples:
+        >>> r2([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
+        0.5
     """
-    pred, true = _matched_values(predictions, targets)
-    return _score(_stack([pred], "predictions"), _stack([true], "targets"), np.ones(1))
+    true, pred = _matched_values(targets, predictions)
+    return _score(_stack([true], "targets"), _stack([pred], "predictions"), np.ones(1))
 
 
-def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float] | Sequence[float]) -> float:
+def weighted_r2(targets: Table, predictions: Table, weights: Mapping[str, float] | Sequence[float]) -> float:
     """Return the weighted R² of all targets together.
 
     Every (image, target) pair is one row with its target's weight; there is one global weighted mean, not one
     per target: 1 - sum w (y - p)² / sum w (y - mean_w)².
 
     Args:
-        predictions: ``{target: n values}``, ``{target: {id: value}}`` or a DataFrame, or an (n, t) array.
-        targets: the same; where both have ids, they are matched by id.
+        targets: the true values: ``{target: n values}``, ``{target: {id: value}}`` or a DataFrame, or an (n, t) array.
+        predictions: the same; where both have ids, they are matched by id.
         weights: ``{target: weight}``, or t weights.
 
     Raises:
@@ -45,24 +49,24 @@ def weighted_r2(predictions: Table, targets: Table, weights: Mapping[str, float]
 
     Examples:
         >>> targets = {"a": [1, 2], "b": [10, 10]}
-        >>> round(weighted_r2({"a": [1, 2], "b": [9, 9]}, targets, {"a": 0.5, "b": 0.5}), 4)
+        >>> round(weighted_r2(targets, {"a": [1, 2], "b": [9, 9]}, {"a": 0.5, "b": 0.5}), 4)
         0.9725
     """
-    predictions, targets = _by_name(predictions), _by_name(targets)
+    targets, predictions = _by_name(targets), _by_name(predictions)
     if isinstance(targets, Mapping):
         names = list(targets)
         for what, given in (("predictions", predictions), ("weights", weights)):
             if not isinstance(given, Mapping) or set(given) != set(names):
                 held = sorted(given) if isinstance(given, Mapping) else type(given).__name__
                 raise DataError(f"the {what} hold {held}; the targets hold {sorted(names)}")
-        pairs = [_matched_values(predictions[name], targets[name]) for name in names]  # type: ignore[call-overload]
-        pred, true = _stack([p for p, _ in pairs], "predictions"), _stack([t for _, t in pairs], "targets")
+        pairs = [_matched_values(targets[name], predictions[name]) for name in names]  # type: ignore[call-overload]
+        true, pred = _stack([t for t, _ in pairs], "targets"), _stack([p for _, p in pairs], "predictions")
         shares = np.array([float(weights[name]) for name in names])  # type: ignore[call-overload]
     else:
         if isinstance(predictions, Mapping) or isinstance(weights, Mapping):
-            raise DataError("predictions, targets and weights must all be dicts by target name, or none of them")
-        pred, true, shares = (_array(given).astype(np.float64) for given in (predictions, targets, weights))
-    return _score(pred, true, shares)
+            raise DataError("targets, predictions and weights must all be dicts by target name, or none of them")
+        true, pred, shares = (_array(given).astype(np.float64) for given in (targets, predictions, weights))
+    return _score(true, pred, shares)
 
 
 def r2_terms(centred: _Floats, squares: _Floats) -> _Floats:
@@ -125,13 +129,13 @@ def interval(scores: _Floats) -> list[float] | None:
 
 
 def confusion_matrix(
-    predictions: Any, targets: Any, num_classes: int, ignore_index: int | None = None, mask: Any = None
+    targets: Any, predictions: Any, *, num_classes: int, ignore_index: int | None = None, mask: Any = None
 ) -> _Counts:
     """Count how often each true class was predicted as each class; matrices of batches add up.
 
     Args:
-        predictions: class indices of any shape, a tensor or an array; or ``{id: class index}``.
-        targets: class indices of the same shape; where both have ids, they are matched by id.
+        targets: the true class indices, a tensor or an array of any shape; or ``{id: class index}``.
+        predictions: class indices of the same shape; where both have ids, they are matched by id.
         num_classes: K.
         ignore_index: a true class that counts for nothing; it may lie outside 0 ... K-1.
         mask: of the same shape, True where a place counts; None = everywhere.
@@ -143,19 +147,19 @@ def confusion_matrix(
         DataError: if shapes differ, or an index that counts is not an integer or outside 0 ... K-1.
 
     Examples:
-        >>> confusion_matrix([0, 1, 1, 0], [0, 0, 1, 255], num_classes=2, ignore_index=255)
+        >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], num_classes=2, ignore_index=255)
         array([[1, 1],
                [0, 1]])
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
         raise DataError(f"num_classes is {num_classes!r}; expected a whole number of 1 or more")
-    pred, true = map(_array, _matched_values(predictions, targets))
+    true, pred = map(_array, _matched_values(targets, predictions))
     keep = np.ones(true.shape, bool) if mask is None else _array(mask) != 0
     if pred.shape != true.shape or keep.shape != true.shape:
-        raise DataError(f"predictions {pred.shape}, targets {true.shape} and mask {keep.shape} differ in shape")
+        raise DataError(f"targets {true.shape}, predictions {pred.shape} and mask {keep.shape} differ in shape")
     if ignore_index is not None:
         keep &= true != ignore_index
-    for what, values in (("predictions", pred), ("targets", true)):
+    for what, values in (("targets", true), ("predictions", pred)):
         if values.size and values.dtype.kind not in "iu":
             raise DataError(f"the {what} are {values.dtype}; expected integer class indices (argmax of logits)")
         counted = values[keep]
@@ -265,23 +269,23 @@ def _mean_and_each(scores: _Floats) -> tuple[float, list[float | None]]:
     return float(mean_known(scores)), each
 
 
-def _matched_values(predictions: Any, targets: Any) -> tuple[Any, Any]:
-    """Return predictions and targets row by row: matched by id where both have ids, else as they are.
+def _matched_values(targets: Any, predictions: Any) -> tuple[Any, Any]:
+    """Return targets and predictions row by row: matched by id where both have ids, else as they are.
 
     Raises:
         DataError: if only one of them has ids, or an id is missing in one of them.
     """
-    pred, true = _values_by_id(predictions), _values_by_id(targets)
-    if pred is None or true is None:
-        if pred is not None or true is not None:
+    true, pred = _values_by_id(targets), _values_by_id(predictions)
+    if true is None or pred is None:
+        if true is not None or pred is not None:
             raise DataError(
-                f"predictions are {type(predictions).__name__} and targets {type(targets).__name__}; expected ids on "
+                f"targets are {type(targets).__name__} and predictions {type(predictions).__name__}; expected ids on "
                 "both sides, {id: value} or a Series, or on neither (series.to_numpy())"
             )
-        return predictions, targets
-    if odd := sorted(pred.keys() ^ true.keys(), key=str):
-        raise DataError(f"{len(odd)} ids are not in both predictions and targets, the first is {odd[0]!r}")
-    return [_array(pred[key]) for key in true], [_array(value) for value in true.values()]
+        return targets, predictions
+    if odd := sorted(true.keys() ^ pred.keys(), key=str):
+        raise DataError(f"{len(odd)} ids are not in both targets and predictions, the first is {odd[0]!r}")
+    return [_array(value) for value in true.values()], [_array(pred[key]) for key in true]
 
 
 def _values_by_id(values: Any) -> Mapping[Any, Any] | None:
@@ -301,13 +305,13 @@ def _by_name(table: Any) -> Any:
     return {name: table[name] for name in table.columns} if is_frame else table
 
 
-def _score(pred: _Floats, true: _Floats, shares: _Floats) -> float:
+def _score(true: _Floats, pred: _Floats, shares: _Floats) -> float:
     if pred.shape != true.shape or true.ndim != 2 or shares.shape != true.shape[1:]:
         raise DataError(
-            f"predictions {pred.shape}, targets {true.shape} and weights {shares.shape} do not fit; expected (n, t), "
+            f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit; expected (n, t), "
             "(n, t) and (t,)"
         )
-    for what, values in (("predictions", pred), ("targets", true), ("weights", shares)):
+    for what, values in (("targets", true), ("predictions", pred), ("weights", shares)):
         if not np.isfinite(values).all():
             raise DataError(f"{int((~np.isfinite(values)).sum())} of the {what} are not finite")
     if not true.size or (shares < 0).any() or not shares.sum():
@@ -322,7 +326,13 @@ def _score(pred: _Floats, true: _Floats, shares: _Floats) -> float:
 def _stack(columns: Sequence[Any], what: str) -> _Floats:
     if not columns:
         raise DataError(f"the {what} hold no target")
-    arrays = [_array(column).astype(np.float64).reshape(-1) for column in columns]
+    arrays = [_array(column).astype(np.float64) for column in columns]
+    for array in arrays:
+        if array.shape not in ((array.size,), (array.size, 1)):
+            raise DataError(
+                f"the {what} of one target have shape {array.shape}; expected (n,) or (n, 1). Score one column at a "
+                "time, or all with weighted_r2(targets, predictions, weights)"
+            )
     if len({len(array) for array in arrays}) > 1:
         raise DataError(f"the {what} differ in length: {[len(array) for array in arrays]}")
-    return np.stack(arrays, axis=1)
+    return np.stack([array.reshape(-1) for array in arrays], axis=1)

@@ -130,7 +130,7 @@ def class_scores(predicted: Any, true: Any, labels: Sequence[str], split: Split,
     if any(each.shape != classes.shape for each in methods):
         raise DataError(f"predictions {[each.shape for each in methods]} and targets {classes.shape} differ in shape")
     split = split.where(np.all([each >= 0 for each in (classes, *methods)], axis=0))
-    matrix = confusion_matrix(methods[0][split.rows], classes[split.rows], len(labels))
+    matrix = confusion_matrix(classes[split.rows], methods[0][split.rows], num_classes=len(labels))
     is_true = classes[:, None] == kinds
     terms = [
         np.stack([is_true & is_predicted, is_true, is_predicted], axis=1).astype(np.float64)

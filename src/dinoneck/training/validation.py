@@ -79,7 +79,7 @@ def _confusion(task: Task, classes: Any, true: Any) -> Any:
             true = np.stack(shares, axis=1)  # (n, K, rows, cols)
         true = np.where(np.isnan(true).any(axis=1, keepdims=True), 0.0, true)
         known, true = true.sum(axis=1) > 0, true.argmax(axis=1)
-    return confusion_matrix(classes, true, task.dim, mask=known)
+    return confusion_matrix(true, classes, num_classes=task.dim, mask=known)
 
 
 def _r2(pred: _Floats, true: _Floats, weights: _Floats | None = None) -> float | None:

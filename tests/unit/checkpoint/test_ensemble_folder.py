@@ -52,10 +52,10 @@ def built(folder: Path) -> list[Any]:
 
 
 def predicted(heads: Any, folder: Path) -> dict[str, Any]:
-    """What a Predictor of these heads gives for the image of the fixture; LoRA weights come with the heads."""
+    """What a Predictor of these heads gives for the image of the fixture alone; LoRA weights come with the heads."""
     backbone = load_backbone("dinoneck_tiny") if folder.name == "weighted" else None
     image = integers(3, 32, 48, low=0, high=255).to(torch.uint8)
-    return dict(Predictor(heads, backbone)(image)[0])
+    return dict(Predictor(heads, backbone, tta="none")(image)[0])
 
 
 @pytest.mark.filterwarnings("ignore:the file of this HeadEnsemble does not state its backbone")

@@ -61,7 +61,7 @@ def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     assert len(rows) == 12
     assert {row["fold"] for row in rows} == {"0", "1"}
     for fold in "01":  # a head's file holds its own fold's score, not that of all heads together
-        own = [(float(row["GDM_g (head)"]), float(row["GDM_g"])) for row in rows if row["fold"] == fold]
+        own = [(float(row["GDM_g"]), float(row["GDM_g (head)"])) for row in rows if row["fold"] == fold]
         recorded = HeadCheckpoint.load(trained / "heads" / f"fold-{fold}.safetensors").meta["training"]["metrics"]
         assert recorded["R2 GDM_g"] == pytest.approx(r2(*np.array(own).T), rel=1e-3, abs=1e-4)
 

@@ -8,8 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.unit.training.meadow import files_of, rows_of
 
 from dinoneck import Backbone, HeadCheckpoint
@@ -130,6 +132,27 @@ def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path, capsys: pytest.
     heads = ["--heads", str(tmp_path / "b" / "heads"), "--out", str(tmp_path / "p.csv")]
     assert main(["predict", str(tmp_path / "images"), *heads, "--maps"]) == 0
     assert (tmp_path / "p.png").exists()
+
+
+def test_numbers_per_pixel_have_the_name_of_their_column(
+    meadow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, rng = rows_of(meadow), np.random.default_rng(0)
+    for i, row in enumerate(rows):
+        with Image.open(meadow.parent / row["image"]) as image:
+            shape = (image.height, image.width)
+        Image.fromarray(rng.random(shape, np.float32)).save(meadow.parent / f"{i}.tif")
+    table = [",".join([*rows[0], "ndvi"]), *(",".join([*row.values(), f"{i}.tif"]) for i, row in enumerate(rows))]
+    meadow.write_text("\n".join(table) + "\n")
+    numbers = ["--csv", str(meadow), "--targets", "crop", "--labels", "ndvi", "--label-kind", "numbers"]
+    assert main(["train", *numbers, "--group", "place", *TINY, "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "targets crop, ndvi\n" in shown
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    [(name, score)] = report["cell_scores"].items()
+    assert name == "ndvi" and f"ndvi {score:.3f}" in shown
+    head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
+    assert [(task["name"], task["kind"]) for task in head.meta["tasks"]][-1] == ("ndvi", "dense")
 
 
 GATING = """

@@ -56,7 +56,7 @@ def perfect(data: BoxImages) -> Predictions:
 
 
 def test_perfect_boxes_score_one(data: BoxImages, capsys: pytest.CaptureFixture[str]) -> None:
-    found = score_boxes(perfect(data), data)
+    found = score_boxes(data, perfect(data))
     assert totals(found) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
     assert found["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
     assert capsys.readouterr() == ("", "")
@@ -65,13 +65,13 @@ def test_perfect_boxes_score_one(data: BoxImages, capsys: pytest.CaptureFixture[
 def test_the_first_box_counts_too(data: BoxImages) -> None:
     """Its id in the JSON is 0, which pycocotools takes for 'no match'."""
     one = data.first(1)
-    assert score_boxes(perfect(one), one)["AR100"] == 1.0
+    assert score_boxes(one, perfect(one))["AR100"] == 1.0
 
 
 def test_nothing_found_scores_zero(data: BoxImages) -> None:
     empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
     for found in ({}, dict.fromkeys(data.ids, empty), {10: {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}}):
-        result = score_boxes(found, data)
+        result = score_boxes(data, found)
         assert totals(result) == ZERO
         assert result["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
 
@@ -79,7 +79,7 @@ def test_nothing_found_scores_zero(data: BoxImages) -> None:
 def test_an_image_without_an_entry_is_missed(data: BoxImages) -> None:
     found = perfect(data)
     del found[10]
-    result = score_boxes(found, data)
+    result = score_boxes(data, found)
     assert result["per_class"] == {
         "blue": {"AP": pytest.approx(1), "AP50": pytest.approx(1)},
         "red": {"AP": 0.0, "AP50": 0.0},
@@ -89,11 +89,11 @@ def test_an_image_without_an_entry_is_missed(data: BoxImages) -> None:
 
 def test_a_class_without_boxes_has_no_precision(data: BoxImages) -> None:
     part = data.take([0, 2])
-    result = score_boxes(perfect(part), part)
+    result = score_boxes(part, perfect(part))
     assert result["per_class"]["blue"] == {"AP": None, "AP50": None}
     assert result["AP"] == 1.0
     with pytest.raises(DataError, match="none of the 1 images .* has a box"):
-        score_boxes({}, data.take([2]))
+        score_boxes(data.take([2]), {})
 
 
 def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
     data = BoxImages(write(tmp_path, plain))
     found = perfect(data)
     extra = {"boxes": [[25, 5, 35, 15], [2, 2, 8, 8]], "scores": [0.9, 0.99], "labels": [0, 0]}
-    assert score_boxes({**found, 12: extra}, data)["AP"] == pytest.approx(1.0)
+    assert score_boxes(data, {**found, 12: extra})["AP"] == pytest.approx(1.0)
     outside = {**extra, "boxes": [[25, 5, 35, 15], [20, 20, 30, 30]]}
-    assert score_boxes({**found, 12: outside}, data)["AP"] < 0.95
+    assert score_boxes(data, {**found, 12: outside})["AP"] < 0.95
 
 
 def noisy(data: BoxImages, seed: int) -> Predictions:
@@ -139,7 +139,7 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
 
     data = BoxImages(file)
     found = noisy(data, 0)
-    ours = score_boxes(found, data)
+    ours = score_boxes(data, found)
     (tmp_path / "results.json").write_text(json.dumps(coco_results(found, data)))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(file))
@@ -159,7 +159,7 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
 def test_without_pycocotools_the_extra_is_named(data: BoxImages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(ImportError, match=r"pip install 'dinoneck\[detection\]'"):
-        score_boxes({}, data)
+        score_boxes(data, {})
 
 
 BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
@@ -187,7 +187,7 @@ BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
 )
 def test_predictions_of_another_form_are_refused(found: Any, message: str, data: BoxImages) -> None:
     with pytest.raises(DataError, match=message):
-        score_boxes(found, data)
+        score_boxes(data, found)
 
 
 def test_one_process_gathers_what_it_has() -> None:

@@ -29,7 +29,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.export import Exported, export_model, onnx_file, program
+from dinoneck.export import Exported, export_head, export_model, onnx_file, program
 
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
 STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
@@ -98,6 +98,21 @@ def head_file(one_block: Backbone, tmp_path_factory: pytest.TempPathFactory) -> 
 def done(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     pytest.importorskip("onnxscript")
     return export_model(head_file, tmp_path_factory.mktemp("onnx") / "model.onnx", maps=True)
+
+
+def test_a_model_predicts_one_view_and_names_those_of_its_heads(one_block: Backbone, tmp_path: Path) -> None:
+    head, file = awake(PatchMeanHead(64, [MASS], hidden_dim=8)), tmp_path / "head.safetensors"
+    save_head(file, head, backbone=one_block, preprocess=fed(), tta="flip4")
+    with pytest.warns(UserWarning, match="flip4"):
+        done = export_model(file, tmp_path / "m.pt2", format="pt2", size=SIZE)
+    assert done.description["views"] == {"exported": "none", "recorded": ["flip4"]}
+    images = torch.rand(2, 3, *SIZE)
+    found = run_program(tmp_path / "m.pt2")(images)
+    assert_answers(found, Predictor(file, tta="none"), images)
+    averaged = [row["mass"] for row in Predictor(file)(list(images))]
+    assert not np.allclose(found["mass"].ravel().tolist(), averaged, rtol=1e-4)
+    with pytest.warns(UserWarning, match="flip4"):
+        assert export_head(file, tmp_path / "h.pt2", format="pt2", grid=(4, 6)).description["views"]["recorded"]
 
 
 def test_an_onnx_model_answers_what_the_predictor_answers(done: Exported, head_file: Path) -> None:

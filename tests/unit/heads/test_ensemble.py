@@ -103,6 +103,19 @@ def test_impossible_ensembles(arguments: dict[str, object], message: str) -> Non
         HeadEnsemble(**arguments)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("one", "other"), [(0.25, 1.0), (None, 0.25)])
+def test_members_whose_values_are_of_different_areas_are_refused(one: float | None, other: float | None) -> None:
+    """Grams on 0.25 m² and grams on 1 m² have no mean."""
+    small, large = (
+        PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=area))]) for area in (one, other)
+    )
+    HeadEnsemble.from_heads([large, PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=other))])])
+    for members in ([small, large], [HeadEnsemble([small]), large], [small, HeadEnsemble([HeadEnsemble([large])])]):
+        for build in (HeadEnsemble, HeadEnsemble.from_heads):
+            with pytest.raises(ConfigError, match=rf"'mass'.*area.*({one}|{other}).*({one}|{other})"):
+                build(members)
+
+
 def test_members_that_disagree_or_are_no_heads() -> None:
     with pytest.raises(ConfigError, match="disagree about task 'a'"):
         HeadEnsemble.from_heads([PatchMeanHead(8, [Task("a", unit="g")]), PatchMeanHead(8, [Task("a", unit="kg")])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,18 @@ from dinoneck import (
     ConfigError,
     DataError,
     HeadCheckpoint,
+    HeadEnsemble,
     PatchMeanHead,
     PatchMeanMLP,
     Predictor,
     TargetTransform,
     Task,
     load_backbone,
+    load_head,
     save_head,
 )
+from dinoneck.cli.main import main
+from dinoneck.export import export_model
 from dinoneck.inference import VIEWS
 
 
@@ -154,6 +159,39 @@ def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Pat
     save_head(tmp_path / "w.safetensors", PatchMeanHead(64, [Task("a")]), backbone=wrapped)
     with pytest.raises(CheckpointError, match="load them yourself and pass backbone="):
         Predictor(tmp_path / "w.safetensors")
+
+
+def test_a_head_that_is_there_twice_is_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy in the folder would have twice the weight of the others."""
+    first, second = sorted(saved.glob("*.safetensors"))[:2]
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for file in (first, second):
+        (folder / file.name).write_bytes(file.read_bytes())
+    assert Predictor(folder).tasks
+    copy = folder / f"{first.stem} (copy).safetensors"
+    copy.write_bytes(first.read_bytes())
+    loaded = HeadCheckpoint.load(first)
+    for heads, named in ((folder, copy.name), ([first, second, first], first.name), ([first, loaded], first.name)):
+        with pytest.raises(CheckpointError, match=re.escape(named)):
+            Predictor(heads)
+    with pytest.raises(CheckpointError, match=re.escape(copy.name)):
+        export_model(folder, tmp_path / "m.onnx")
+    Image.new("RGB", (32, 32)).save(tmp_path / "p.png")
+    assert main(["predict", str(tmp_path / "p.png"), "--heads", str(folder), "--out", str(tmp_path / "p.csv")]) == 1
+    assert copy.name in capsys.readouterr().err
+
+
+def test_heads_of_values_of_different_areas_are_refused(tiny: Backbone, tmp_path: Path) -> None:
+    for area in (0.25, 1.0):
+        task = Task("mass", unit="g", transform=TargetTransform(area=area))
+        save_head(tmp_path / f"{area}.safetensors", PatchMeanHead(64, [task]), backbone=tiny)
+        assert Predictor(tmp_path / f"{area}.safetensors").tasks
+    with pytest.raises(ConfigError, match=r"'mass'.*area.*0\.25.*1\.0"):
+        Predictor(tmp_path)
+    save_head(tmp_path / "e", HeadEnsemble([load_head(tmp_path / "1.0.safetensors")]), backbone=tiny)
+    with pytest.raises(ConfigError, match="area"):
+        Predictor([tmp_path / "0.25.safetensors", tmp_path / "e"])
 
 
 def test_heads_that_disagree_about_a_task_are_refused(tiny: Backbone) -> None:

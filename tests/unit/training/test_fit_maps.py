@@ -73,7 +73,7 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() 
         epochs=40,
         lr=1e-2,
     )
-    assert r2(predicted(head, source)[16:].ravel(), values[16:].ravel()) > 0.9
+    assert r2(values[16:].ravel(), predicted(head, source)[16:].ravel()) > 0.9
     holes = np.where(weight[:, None] > 0, values, np.nan)
     fit(clean, source, targets={"ndvi": holes}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert np.array_equal(predicted(head, source), predicted(clean, source)), "NaN and weight 0 are the same"
@@ -142,7 +142,7 @@ def test_segmentation_from_pixels_and_from_shares() -> None:
             fit(dense_head(task), source, targets={"class": wrong}, target_ids=source.ids)
     soft = dense_head(task)
     fit(soft, source, targets={"class": shares}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
-    assert r2(predicted(soft, source, "class")[16:, 1].ravel(), values[16:].ravel()) > 0.9
+    assert r2(values[16:].ravel(), predicted(soft, source, "class")[16:, 1].ravel()) > 0.9
 
 
 def test_validation_scores_masks_by_their_mean_iou() -> None:
@@ -161,7 +161,9 @@ def test_validation_scores_masks_by_their_mean_iou() -> None:
         row = fit(head, source, targets={"class": targets}, target_ids=source.ids, **options)[-1]
         known = np.ones_like(classes[16:], bool)
         known[2, 1, 0] = False
-        matrix = confusion_matrix(predicted(head, source, "class")[16:].argmax(axis=1), classes[16:], 2, mask=known)
+        matrix = confusion_matrix(
+            classes[16:], predicted(head, source, "class")[16:].argmax(axis=1), num_classes=2, mask=known
+        )
         assert row["val_mean_iou/class"] == pytest.approx(mean_iou(matrix)[0])
 
 

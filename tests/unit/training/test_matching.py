@@ -190,22 +190,22 @@ def test_a_share_in_per_cent_is_named_in_the_log(caplog: pytest.LogCaptureFixtur
 
 def test_scores_of_values_with_ids_are_matched() -> None:
     pred, true = dict(zip(IDS, Y + 0.1, strict=True)), dict(zip(IDS[::-1], Y[::-1], strict=True))
-    expected = r2(Y + 0.1, Y)
-    assert r2(pred, true) == pytest.approx(expected)
-    assert weighted_r2({"y": pred}, {"y": true}, {"y": 1.0}) == pytest.approx(expected)
-    assert confusion_matrix({"a": 0, "b": 1}, {"b": 1, "a": 0}, 2).tolist() == [[1, 0], [0, 1]]
+    expected = r2(Y, Y + 0.1)
+    assert r2(true, pred) == pytest.approx(expected)
+    assert weighted_r2({"y": true}, {"y": pred}, {"y": 1.0}) == pytest.approx(expected)
+    assert confusion_matrix({"b": 1, "a": 0}, {"a": 0, "b": 1}, num_classes=2).tolist() == [[1, 0], [0, 1]]
     with pytest.raises(DataError, match="2 ids are not in both"):
-        r2(pred, {**{name: true[name] for name in IDS[1:]}, "z": 1.0})
+        r2({**{name: true[name] for name in IDS[1:]}, "z": 1.0}, pred)
     with pytest.raises(DataError, match="ids on both sides"):
-        r2(Y, true)
+        r2(true, Y)
     pandas = pytest.importorskip("pandas")
     one, other = pandas.DataFrame({"y": pandas.Series(pred)}), pandas.DataFrame({"y": pandas.Series(true)})
-    assert weighted_r2(one, other, {"y": 1.0}) == pytest.approx(expected)
+    assert weighted_r2(other, one, {"y": 1.0}) == pytest.approx(expected)
     plain = pandas.Series(Y)  # 0, 1, ... are positions, not ids
-    assert r2(plain, Y) == pytest.approx(1.0)
+    assert r2(Y, plain) == pytest.approx(1.0)
     for wrong in (one["y"], plain[::-1], plain[1:]):
-        with pytest.raises(DataError, match="predictions are Series and targets ndarray; expected ids on both sides"):
-            r2(wrong, Y[: len(wrong)])
+        with pytest.raises(DataError, match="targets are ndarray and predictions Series"):
+            r2(Y[: len(wrong)], wrong)
 
 
 def test_masked_values_are_missing() -> None:
@@ -217,7 +217,7 @@ def test_masked_values_are_missing() -> None:
     assert_equal(weights(source(), {"y": dict(zip(IDS, masked, strict=True))}), expected)
     assert TargetTransform().fit(masked) == TargetTransform().fit(holes)
     with pytest.raises(DataError, match="3 of the targets are not finite"):
-        r2(Y, masked)
+        r2(masked, Y)
     with pytest.raises(DataError, match="finite"):
         ridge_probe(source(), {"y": masked}, [(np.arange(8), np.arange(8, 12))], target_ids=IDS)
     with pytest.raises(DataError, match=r"masked array of int64 has 3 masked .*filled\(-1\)"):

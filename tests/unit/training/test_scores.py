@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from dinoneck import DataError
 from dinoneck.data import PhotoTable
+from dinoneck.detection import score_boxes
 from dinoneck.training import CrossValidation, accuracy, confusion_matrix, f1_scores, mean_iou, r2, weighted_r2
 from dinoneck.training.metrics import group_draws
 from dinoneck.training.report import fold_scores, scores_of
@@ -39,7 +41,7 @@ def test_scores_of_a_matrix_are_those_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     true, pred = RANDOM.integers(0, 4, 50), RANDOM.integers(0, 4, 50)
     true[true == 2] = 3  # class 2 is predicted and never true, class 4 occurs nowhere
-    matrix = confusion_matrix(pred, true, 5)
+    matrix = confusion_matrix(true, pred, num_classes=5)
     assert accuracy(matrix) == pytest.approx(metrics.accuracy_score(true, pred))
     macro, each = f1_scores(matrix)
     assert macro == pytest.approx(metrics.f1_score(true, pred, average="macro", zero_division=0))
@@ -51,18 +53,62 @@ def test_scores_of_a_matrix_are_those_of_scikit_learn() -> None:
             score(np.zeros((2, 2)))
 
 
+def test_scores_take_the_truth_first_as_scikit_learn_does() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    true = RANDOM.normal(size=(N, 2))
+    pred = true + RANDOM.normal(size=(N, 2)) / 2
+    expected = metrics.r2_score(true[:, 0], pred[:, 0])
+    for form in (np.ravel, np.vstack, torch.tensor, list):
+        assert r2(form(true[:, 0]), form(pred[:, 0])) == pytest.approx(expected)
+    assert r2(predictions=pred[:, 0], targets=true[:, 0]) == pytest.approx(expected)
+    both = metrics.r2_score(true.ravel(), pred.ravel())  # equal weights: all values are one target
+    assert weighted_r2(true, pred, [1.0, 1.0]) == pytest.approx(both)
+    named = [{"a": each[:, 0], "b": each[:, 1]} for each in (true, pred)]
+    assert weighted_r2(*named, weights={"a": 1.0, "b": 1.0}) == pytest.approx(both)
+    classes, found = RANDOM.integers(0, 3, N), RANDOM.integers(0, 3, N)
+    expected = metrics.confusion_matrix(classes, found, labels=[0, 1, 2])
+    assert np.array_equal(confusion_matrix(classes, found, num_classes=3), expected)
+
+
+@pytest.mark.parametrize(
+    ("score", "arguments"),
+    [
+        (r2, ([0.0, 1.0], [0.0, 1.0], [1.0])),
+        (weighted_r2, ([[0.0], [1.0]], [[0.0], [1.0]], [1.0], [1.0])),
+        (confusion_matrix, ([0, 1], [0, 1], 2)),
+        (score_boxes, ({}, {}, {})),
+    ],
+)
+def test_scores_take_nothing_else_by_position(score: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match="positional arguments"):
+        score(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (1, 6), (6, 2, 1), ()])
+def test_r2_refuses_values_that_are_not_of_one_target(shape: tuple[int, ...]) -> None:
+    values = np.arange(math.prod(shape), dtype=float).reshape(shape)
+    for arguments in ((values, values), (values, values.ravel()), (values.ravel(), values)):
+        with pytest.raises(DataError, match=re.escape(str(shape))):
+            r2(*arguments)
+        with pytest.raises(DataError, match=re.escape(str(shape))):
+            weighted_r2(*({"a": each} for each in arguments), weights={"a": 1.0})
+    rows = {f"image {i}": row for i, row in enumerate(np.ones((3, 2)))}
+    with pytest.raises(DataError, match=r"\(3, 2\)"):
+        r2(rows, rows)
+
+
 def test_values_are_scored_pooled_per_fold_and_with_an_interval() -> None:
     true = RANDOM.normal(size=N) + 100
     pred = true + RANDOM.normal(size=N)
     true[[3, 30]], pred[[4, 59]] = math.nan, math.nan
     found = value_scores(pred, true, SPLIT)
     rows = np.setdiff1d(HELD_OUT, [3, 4, 30])
-    assert found["r2"]["pooled"] == pytest.approx(r2(pred[rows], true[rows]))
+    assert found["r2"]["pooled"] == pytest.approx(r2(true[rows], pred[rows]))
     assert found["mae"]["pooled"] == pytest.approx(np.abs(pred - true)[rows].mean())
     folds = [np.intersect1d(fold, rows) for fold in SPLIT.folds]
-    assert found["r2"]["folds"] == pytest.approx([r2(pred[fold], true[fold]) for fold in folds])
+    assert found["r2"]["folds"] == pytest.approx([r2(true[fold], pred[fold]) for fold in folds])
     assert found["mae"]["folds"] == pytest.approx([np.abs(pred - true)[fold].mean() for fold in folds])
-    assert found["r2"]["interval"] == pytest.approx(resampled(rows, lambda own: r2(pred[own], true[own])))
+    assert found["r2"]["interval"] == pytest.approx(resampled(rows, lambda own: r2(true[own], pred[own])))
     assert found["mae"]["interval"] == pytest.approx(resampled(rows, lambda own: np.abs(pred - true)[own].mean()))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -75,7 +121,7 @@ def test_classes_are_scored_pooled_per_fold_and_with_an_interval() -> None:
     rows = np.setdiff1d(HELD_OUT, [7, 8])
 
     def scored(score: Callable[[Any], Any], values: np.ndarray, own: np.ndarray) -> Any:
-        return score(confusion_matrix(values[own], true[own], 3))
+        return score(confusion_matrix(true[own], values[own], num_classes=3))
 
     def macro(matrix: Any) -> float:
         return f1_scores(matrix)[0]
@@ -172,27 +218,28 @@ def test_the_matrix_counts_truth_in_rows_and_predictions_in_columns() -> None:
     for t, p, m in zip(true.flatten().tolist(), pred.flatten().tolist(), mask.flatten().tolist(), strict=True):
         if m and t != 255:
             by_hand[t][p] += 1
-    matrix = confusion_matrix(pred, true, 4, ignore_index=255, mask=mask)
+    matrix = confusion_matrix(true, pred, num_classes=4, ignore_index=255, mask=mask)
     assert matrix.tolist() == by_hand
     assert matrix.dtype == np.int64
-    as_arrays = confusion_matrix(pred.numpy().astype(np.uint8), true.numpy(), 4, 255, mask.numpy())
+    how = {"num_classes": 4, "ignore_index": 255}
+    as_arrays = confusion_matrix(true.numpy(), pred.numpy().astype(np.uint8), **how, mask=mask.numpy())
     assert as_arrays.tolist() == by_hand
-    halves = sum(confusion_matrix(pred[i], true[i], 4, 255, mask[i]) for i in range(3))
+    halves = sum(confusion_matrix(true[i], pred[i], **how, mask=mask[i]) for i in range(3))
     assert np.array_equal(halves, matrix)
-    assert confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist() == [[1, 0], [1, 1]]
-    assert confusion_matrix([], [], 2).tolist() == [[0, 0], [0, 0]]
+    assert confusion_matrix([0, 1, 1], [0, 0, 1], num_classes=2).tolist() == [[1, 0], [1, 1]]
+    assert confusion_matrix([], [], num_classes=2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_values_under_the_mask_may_be_anything() -> None:
     pred, true, mask = np.array([0, 77, 1]), np.array([0, -5, 1]), np.array([1, 0, 1])
-    assert confusion_matrix(pred, true, 2, mask=mask).tolist() == [[1, 0], [0, 1]]
-    assert confusion_matrix(np.array([0, 77]), np.array([0, -1]), 2, ignore_index=-1).tolist() == [[1, 0], [0, 0]]
+    assert confusion_matrix(true, pred, num_classes=2, mask=mask).tolist() == [[1, 0], [0, 1]]
+    assert confusion_matrix([0, -1], [0, 77], num_classes=2, ignore_index=-1).tolist() == [[1, 0], [0, 0]]
 
 
 def test_iou_is_the_overlap_of_sets() -> None:
     true, pred = torch.randint(0, 3, (40,)), torch.randint(0, 3, (40,))
     true[true == 1] = 2  # class 1 is predicted and never true
-    score, each = mean_iou(confusion_matrix(pred, true, 5))
+    score, each = mean_iou(confusion_matrix(true, pred, num_classes=5))
     ious = []
     for k in range(3):
         own, text = set((true == k).nonzero().flatten().tolist()), set((pred == k).nonzero().flatten().tolist())
@@ -206,16 +253,16 @@ def test_iou_is_the_overlap_of_sets() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0, 1], [0], 2), r"predictions \(2,\), targets \(1,\)"),
-        (([0, 2], [0, 1], 2), r"predictions reach from 0 to 2; expected 0 to 1"),
-        (([0, 1], [0, 255], 2), r"targets reach from 0 to 255.*ignore_index="),
-        (([0.0, 1.0], [0, 1], 2), r"predictions are float64.*argmax"),
+        (([0], [0, 1], 2), r"targets \(1,\), predictions \(2,\)"),
+        (([0, 1], [0, 2], 2), r"predictions reach from 0 to 2; expected 0 to 1"),
+        (([0, 255], [0, 1], 2), r"targets reach from 0 to 255.*ignore_index="),
+        (([0, 1], [0.0, 1.0], 2), r"predictions are float64.*argmax"),
         (([0, 1], [0, 1], 0), "num_classes is 0"),
     ],
 )
 def test_misfits_of_a_confusion_matrix(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        confusion_matrix(*arguments)
+        confusion_matrix(*arguments[:2], num_classes=arguments[2])
 
 
 @pytest.mark.parametrize(
@@ -255,7 +302,7 @@ def test_it_is_the_quantiles_of_scores_computed_one_draw_at_a_time() -> None:
         rows = [
             row for group, count in enumerate(draw) for _ in range(count) for row in range(4 * group, 4 * group + 4)
         ]
-        scores.append(weighted_r2(a[rows], y[rows], weights) - weighted_r2(b[rows], y[rows], weights))
+        scores.append(weighted_r2(y[rows], a[rows], weights) - weighted_r2(y[rows], b[rows], weights))
     expected = np.quantile(scores, (0.025, 0.975))
     found = difference(y, a, b, groups, weights)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
@@ -287,7 +334,7 @@ def test_a_cross_validation_states_errors_spread_and_intervals() -> None:
     assert report["mae"]["head"]["y"] == pytest.approx(np.abs(head - y).mean())
     spread = {"all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])}
     assert report["target_sd"]["y"] == spread
-    scores = [r2(head, y), *(r2(head[rows], y[rows]) for _, rows in folds)]
+    scores = [r2(y, head), *(r2(y[rows], head[rows]) for _, rows in folds)]
     assert report["scores"]["head"] == {
         "y": pytest.approx(scores[0]), "flat": None, "overall": pytest.approx(scores[0]),
         "worst fold": pytest.approx(min(scores[1:])),

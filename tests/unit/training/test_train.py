@@ -47,7 +47,7 @@ def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None
     places = {row["image"]: row["place"] for row in rows_of(meadow)}
     assert len({(places[row["image"]], row["fold"]) for row in rows}) == 4, "a place is in one fold"
     for method in ("head", "token ridge", "token knn", "colour ridge"):
-        scores = [r2(numbers(rows, f"{name} ({method})"), numbers(rows, name)) for name in ("crop", "weed")]
+        scores = [r2(numbers(rows, name), numbers(rows, f"{name} ({method})")) for name in ("crop", "weed")]
         own = report["scores"][method]
         assert [own["crop"], own["weed"]] == pytest.approx(scores, abs=1e-4)
         assert own["overall"] == pytest.approx(np.mean(scores), abs=1e-4)
@@ -91,7 +91,7 @@ def test_masks_are_scored_by_the_pixels_of_the_prepared_images(meadow: Path, tin
         predicted = torch.nn.functional.interpolate(maps, (64, 128), mode="bilinear").argmax(dim=1)[0]
         with Image.open(meadow.parent / row["image"].replace(".png", "-mask.png")) as mask:
             true = np.asarray(mask).repeat(2, axis=0).repeat(2, axis=1)
-        matrix += confusion_matrix(predicted, true, 3)
+        matrix += confusion_matrix(true, predicted, num_classes=3)
     assert matrix.sum() == COUNT * 64 * 128
     assert np.abs(matrix - scores["head"]["confusion_matrix"]).sum() <= 4, "ties of the argmax aside"
     assert scores["head"]["mean_iou"]["pooled"] == pytest.approx(mean_iou(matrix)[0], abs=1e-4)
@@ -115,7 +115,7 @@ def test_shares_times_a_total_add_up(meadow: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(crop + weed, green, rtol=1e-5)
     np.testing.assert_allclose(soil + green, total, rtol=1e-5)
     assert set(report["values"]) == {"soil", "crop", "weed", "green", "total"}
-    assert report["scores"]["head"]["green"] == pytest.approx(r2(green, numbers(rows, "green")), abs=1e-4)
+    assert report["scores"]["head"]["green"] == pytest.approx(r2(numbers(rows, "green"), green), abs=1e-4)
     head = load_head(tmp_path / "heads" / "fold-1.safetensors")
     assert [own.name for own in head.compositions] == ["grams"]
 
@@ -139,7 +139,7 @@ def test_columns_with_gaps_help(meadow: Path, tmp_path: Path) -> None:
     known = ~np.isnan(height)
     assert known.sum() == COUNT - 1
     own = report["auxiliary_scores"]
-    assert own["height"] == pytest.approx(r2(result.auxiliary["height"][known, 0], height[known]))
+    assert own["height"] == pytest.approx(r2(height[known], result.auxiliary["height"][known, 0]))
     picked = np.array(["rain", "sun"])[result.auxiliary["weather"].argmax(axis=1)]
     assert own["weather"] == np.mean(
         [is_right for is_right, name in zip(picked == weather, weather, strict=True) if name]
@@ -170,7 +170,7 @@ def test_sums_of_the_csiro_layout_are_derived(csiro: Path, tmp_path: Path) -> No
     np.testing.assert_allclose(numbers(rows, "Dry_Total_g (head)"), clover + green + dead, rtol=1e-4, atol=1e-3)
     predicted = np.stack([numbers(rows, f"{name} (head)") for name in table.targets], axis=1)
     true = np.stack([numbers(rows, name) for name in table.targets], axis=1)
-    weighted = weighted_r2(predicted, true, [*table.weights.values()])
+    weighted = weighted_r2(true, predicted, [*table.weights.values()])
     assert report["scores"]["head"]["overall"] == pytest.approx(weighted, abs=1e-4)
     assert report["target_weights"] == table.weights
     folds = {row["image"]: row["fold"] for row in rows}
@@ -216,7 +216,7 @@ def test_a_data_frame_is_a_table(meadow: Path, tmp_path: Path) -> None:
     shown = result.to_frame()
     assert [*shown.index] == [*frame["image"]]
     assert [*shown["crop"]] == pytest.approx([*frame["crop"]])
-    assert r2(shown["crop (head)"], shown["crop"]) == pytest.approx(report["scores"]["head"]["crop"], abs=1e-4)
+    assert r2(shown["crop"], shown["crop (head)"]) == pytest.approx(report["scores"]["head"]["crop"], abs=1e-4)
 
 
 OWN = """

@@ -57,7 +57,7 @@ def test_pixels_without_a_label_count_for_nothing(meadow: Path) -> None:
     assert counts.sum() == COUNT * 24 * 64
     for mask, own in zip(labels, counts, strict=True):
         assert own.tolist() == np.bincount(mask[mask < 255], minlength=3).tolist()
-    assert confusion_matrix([0], [0], 3).shape == result.masks["head"].shape[1:]
+    assert confusion_matrix([0], [0], num_classes=3).shape == result.masks["head"].shape[1:]
 
 
 def test_masks_of_one_class_are_refused(meadow: Path) -> None:

@@ -48,11 +48,11 @@ def test_weighted_r2_is_the_competitions_formula() -> None:
     rows = [(w[j], true[i, j], pred[i, j]) for i in range(30) for j in range(5)]
     mean = sum(a * t for a, t, _ in rows) / sum(a for a, _, _ in rows)
     expected = 1 - sum(a * (t - p) ** 2 for a, t, p in rows) / sum(a * (t - mean) ** 2 for a, t, _ in rows)
-    assert weighted_r2(pred, true, w) == pytest.approx(expected, rel=1e-12)
+    assert weighted_r2(true, pred, w) == pytest.approx(expected, rel=1e-12)
     names = ["c", "d", "g", "gdm", "total"]
     as_dict = [{n: m[:, i] for i, n in enumerate(names)} for m in (pred, true)]
     shuffled = {name: as_dict[0][name] for name in reversed(names)}
-    assert weighted_r2(shuffled, as_dict[1], dict(zip(names, w, strict=True))) == pytest.approx(expected, rel=1e-12)
+    assert weighted_r2(as_dict[1], shuffled, dict(zip(names, w, strict=True))) == pytest.approx(expected, rel=1e-12)
     assert weighted_r2(true, true, w) == 1.0
 
 
@@ -69,7 +69,7 @@ def test_weighted_r2_is_the_competitions_formula() -> None:
 )
 def test_scores_of_what_does_not_fit_are_refused(pred: object, true: object, weights: object) -> None:
     with pytest.raises(ValueError):
-        weighted_r2(pred, true, weights)  # type: ignore[arg-type]
+        weighted_r2(true, pred, weights)  # type: ignore[arg-type]
 
 
 def test_ridge_is_the_closed_form() -> None:

@@ -22,7 +22,7 @@ def test_points_are_the_values_and_residuals() -> None:
     left, right = figure.axes
     np.testing.assert_array_equal(drawn(left), [[10, 12], [20, 17], [30, 31]])
     np.testing.assert_array_equal(drawn(right), [[10, 2], [20, -3], [30, 1]])
-    assert left.get_title() == f"R² {r2([12.0, 17.0, 31.0], [10.0, 20.0, 30.0]):.3f}, RMSE 2.16 g, n = 3"
+    assert left.get_title() == f"R² {r2([10.0, 20.0, 30.0], [12.0, 17.0, 31.0]):.3f}, RMSE 2.16 g, n = 3"
     assert (left.get_xlabel(), left.get_ylabel()) == ("true mass [g]", "predicted mass [g]")
     assert right.get_ylabel() == "residual [g]"
     check_no_overlap(figure)
