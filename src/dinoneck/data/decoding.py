@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.errors import DataError, reason_of
@@ -143,7 +143,7 @@ def read_orientation(image: Image.Image) -> int:
     is that of the upright image from then on.
     """
     orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if image.format != "TIFF" or orientation == 1:
+    if image.format != "TIFF" or orientation == 1 or not isinstance(image, ImageFile.ImageFile):
         return orientation
     # Pillow 11 to 13 scrambles a raw TIFF that it maps from the file of this name and that is turned by 90 degrees
     name, image.filename = image.filename, ""
