@@ -25,7 +25,8 @@ class ImageFileError(Exception):
 def read(path: Path) -> Pixels:
     """Return an image (height, width, 3), RGB uint8 or 16-bit values in 0 ... 1, turned upright by its EXIF tag."""
     try:
-        with Image.open(path) as image:
+        # an open file, not its name: Pillow 11 to 13 scrambles raw TIFFs that it maps and turns by 90 degrees
+        with path.open("rb") as file, Image.open(file) as image:
             deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
             upright = ImageOps.exif_transpose(image)
             if deep:

@@ -14,10 +14,9 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from dinoneck import FeatureStore
-from dinoneck.data.decoding import read_picture
+from dinoneck.data import read_image_size
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.progress import progress
@@ -30,7 +29,6 @@ HELP = "run a backbone over every k-th frame of a 2D/<scene>/color/<number>.jpg 
 
 Size = tuple[int, int]
 _LOOK_S = 2.0  # between two looks at how far the processes are
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,11 +134,11 @@ def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = N
         ConfigError: if the size has another aspect than the images; one that is near is named.
         DataError: if an image cannot be read, or its aspect is another than the first one's.
     """
-    first = image_size(frames[0].path)
+    first = read_image_size(frames[0].path)
     near = input_size(first, patch)
     size = near if size is None else size
     for frame in () if stretch else frames:
-        own = image_size(frame.path)
+        own = read_image_size(frame.path)
         if own != first and not same_aspect(own, first):
             raise DataError(
                 f"{frame.path} is {pixels(own)}, {frames[0].path} {pixels(first)}: one size cannot keep both aspects. "
@@ -165,27 +163,13 @@ def readable(frames: Sequence[Frame]) -> list[Frame]:
     found = []
     for frame in frames:
         try:
-            image_size(frame.path)
+            read_image_size(frame.path)
         except DataError:
             continue
         found.append(frame)
     if not found:
         raise DataError(f"none of {len(frames)} images can be read, the first is {frames[0].path}")
     return found
-
-
-def image_size(path: Path) -> Size:
-    """Return (height, width) of an image as it is decoded, that is upright, from its header.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-
-    def upright(image: Image.Image, _: str) -> Size:
-        turned = image.getexif().get(_ORIENTATION) in _TURNED
-        return (image.width, image.height) if turned else (image.height, image.width)
-
-    return read_picture(path, upright)
 
 
 def _size(text: str) -> Size | str:

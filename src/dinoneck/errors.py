@@ -94,6 +94,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the message of an error; of an OSError without its number and path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def some_of(names: Iterable[str], shown: int) -> str:
     """Return the first ``shown`` of the sorted names, and how many more there are."""
     ordered = sorted(names)

@@ -267,8 +267,8 @@ class TokenGrid(nn.Module):
             return _Axis(cells, 1.0, 0.0)
         if cells < 1:
             raise GridError(
-                f"a side of {length} px is smaller than the patch of {patch} px; use a larger image, "
-                "or on_remainder='pad' or 'resize'"
+                f"a side of {length} px is smaller than the patch of {patch} px; use a larger image, or the policy "
+                "'pad' or 'resize' in place of 'crop'"
             )
         return _Axis(cells, 1.0, -float((length - cells * patch) // 2))
 

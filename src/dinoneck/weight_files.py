@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dinoneck.errors import BackboneError, first_line, some_of
+from dinoneck.errors import BackboneError, first_line, reason_of, some_of
+from dinoneck.regular_files import check_regular, open_regular
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict")
@@ -38,8 +39,12 @@ def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
     file = Path(path)
     if file == Path():
         raise BackboneError("the path of the weights file is empty or the current folder; pass a file of weights")
-    if not file.is_file():
-        raise BackboneError(f"there is no weights file {file}")
+    try:
+        check_regular(file)
+    except FileNotFoundError:
+        raise BackboneError(f"there is no weights file {file}") from None
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
     _check_size(file, max_bytes)
     try:
         if file.suffix == ".safetensors":
@@ -133,7 +138,8 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
         BackboneError: if the file is missing or damaged, or holds anything else.
     """
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle makes torch raise almost anything
         raise BackboneError(f"{path} cannot be read as a tensor ({_reason(error)})") from error
     if not isinstance(loaded, Tensor):

@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +13,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from dinoneck.errors import ConfigError
+from dinoneck.regular_files import read_regular
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 
@@ -70,7 +70,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: if the file cannot be read, is not valid YAML, a key stands twice, or it holds no mapping.
     """
     try:
-        values = read_plain(Path(path).read_text(encoding="utf-8"))
+        values = read_plain(read_regular(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise ConfigError(f"{path} cannot be read: {reason}; expected a YAML file in UTF-8") from error

@@ -67,8 +67,9 @@ def test_policies_for_sizes_the_patch_does_not_divide(policy: str, size: tuple[i
 def test_the_error_policy_names_size_patch_and_remedies() -> None:
     with pytest.raises(GridError, match=r"480x361 px.*361 % 16 = 9.*'crop' \(480x352\), 'pad' \(480x368\) or 'resize'"):
         TokenGrid(16).size((480, 361))
-    with pytest.raises(GridError, match="smaller than the patch"):
+    with pytest.raises(GridError, match=r"10 px .*16 px.*'pad' or 'resize'") as small:
         TokenGrid(16, "crop").size((10, 32))
+    assert "on_remainder" not in str(small.value)  # users of the command line know the policy by another name
     with pytest.raises(GridError, match="at least 1"):
         TokenGrid(16).size((0, 32))
     with pytest.raises(GridError, match="height, width"):

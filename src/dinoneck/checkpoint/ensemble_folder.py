@@ -85,7 +85,7 @@ def read_listing(folder: str | os.PathLike[str]) -> Listing:
         CheckpointError: naming what is wrong.
     """
     path = Path(folder, LISTING)
-    with files.open_regular(path) as file:
+    with files.open_head(path) as file:
         raw = file.read(files.MAX_HEADER_BYTES + 1)
     if len(raw) > files.MAX_HEADER_BYTES:
         raise CheckpointError(f"{path} has more than {files.MAX_HEADER_BYTES} bytes", step="json")

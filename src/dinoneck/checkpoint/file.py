@@ -11,14 +11,14 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dinoneck.checkpoint.schema import TensorEntry, check_header, entries_of
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, reason_of
+from dinoneck.regular_files import open_regular
 
 METADATA_KEY = "dinoneck"
 HEAD_FILES = "*.safetensors"
@@ -74,7 +74,7 @@ def digest(meta: Mapping[str, Any], chunks: Iterable[bytes | memoryview]) -> str
     return f"sha256:{total.hexdigest()}"
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_head(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a head file for reading.
 
     Raises:
@@ -82,32 +82,14 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """
     check_path(path)
     try:
-        _check_regular(os.stat(path), path)  # noqa: PTH116 - before it is opened: some devices act on that
-        opened = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
-        try:
-            _check_regular(os.fstat(opened.fileno()), path)  # it may have been replaced since
-        except CheckpointError:
-            opened.close()
-            raise
+        return open_regular(path)
     except FileNotFoundError:
         home = ": '~' is not expanded, pass Path(...).expanduser()" if str(path).startswith("~") else ""
         raise CheckpointError(f"there is no head file {path}, nor a folder of that name{home}") from None
-    except CheckpointError:
-        raise
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} cannot be opened: {error}") from error
-    return opened
-
-
-def _check_regular(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise CheckpointError(f"{os.fspath(path)} is {kind}; expected a head file (.safetensors)")
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open without waiting for a writer of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        raise CheckpointError(
+            f"{str(path)!r} cannot be opened: {reason_of(error)}; expected a head file (.safetensors)"
+        ) from error
 
 
 def is_file(path: Path) -> bool:
@@ -149,7 +131,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     Raises:
         CheckpointError: if the file is not a valid head file; ``error.step`` names the check that refused it.
     """
-    with open_regular(path) as file:
+    with open_head(path) as file:
         return parse(file, os.fstat(file.fileno()).st_size, str(path))
 
 
@@ -159,7 +141,7 @@ def read_content(path: str | os.PathLike[str]) -> tuple[Header, dict[str, bytear
     Raises:
         CheckpointError: as :func:`read_header`, or if the digest is another.
     """
-    with open_regular(path) as file:
+    with open_head(path) as file:
         header = parse(file, os.fstat(file.fileno()).st_size, str(path))
         buffers = read_data(file, header, str(path))
     return header, {entry.name: buffer for entry, buffer in zip(header.tensors, buffers, strict=True)}

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dinoneck.atomic import write_whole
 from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
 from dinoneck.checkpoint.ensemble_folder import read_path
-from dinoneck.checkpoint.file import HEADS, LISTING, MAX_FILE_BYTES, build, open_regular, read_header
+from dinoneck.checkpoint.file import HEADS, LISTING, MAX_FILE_BYTES, build, open_head, read_header
 from dinoneck.checkpoint.read import read_file
 from dinoneck.checkpoint.tensors import chunks_of
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
+from dinoneck.regular_files import read_regular
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def _chunks(path: Path) -> Iterator[bytes | memoryview]:
         yield build(header.meta)
         yield from chunks_of(header.meta, state)
     else:
-        with open_regular(path) as file:
+        with open_head(path) as file:
             yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
 
 
@@ -384,7 +385,7 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
         if (name := f"figures/{path.name}") in pictures:
             raise CheckpointError(f"two figures are called {path.name}; rename one", step="hub")
         try:
-            pictures[name] = path.read_bytes()
+            pictures[name] = read_regular(path)
             Image.open(io.BytesIO(pictures[name]), formats=_PICTURES).verify()
         except Exception as error:  # Pillow raises many types for a file that is not a picture
             reason = error if isinstance(error, OSError) and error.errno else f"expected {', '.join(_PICTURES)}"

@@ -76,7 +76,7 @@ def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], 
     files.check_path(path)
     check_byte_order("file")
     name = os.fspath(path)
-    with torch.inference_mode(False), files.open_regular(path) as file:  # what is read can be trained
+    with torch.inference_mode(False), files.open_head(path) as file:  # what is read can be trained
         try:
             header = files.parse(file, os.fstat(file.fileno()).st_size, str(name))
             migrate.check_versions(header.meta, str(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -13,6 +13,9 @@ from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
+
+if TYPE_CHECKING:
+    from dinoneck.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Stored:
 
     fit: Literal["stretch", "keep", "crop", "pad"] = "stretch"
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
-    policy: Literal["error", "crop", "pad", "resize"] = "error"
+    policy: Literal["error", "crop", "pad", "resize"] = "crop"
     patterns: str = "none"
     dtype: Literal["fp16", "bf16", "int8"] = "fp16"
 
@@ -79,6 +82,7 @@ def extract(
 
     model = open_backbone(backbone, device, norm=not no_norm)
     store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
+    _show_remainder(store.preprocess, size)
     settings: dict[str, Any] = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
     if engine == "ray":
         from dinoneck.store.ray_engine import extract_on_ray
@@ -92,6 +96,20 @@ def extract(
     print(f"{extracted} extracted, {done.present} were there, {len(done.unusable)} left out: {store}")
     counts = {"written": len(done.written), "present": done.present, "images": len(store)}
     return {"store": out, **counts, "unusable": done.unusable}
+
+
+def _show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:
+    """Print what becomes of a size (height, width) in px that the patch does not divide."""
+    from dinoneck.grid import TokenGrid
+
+    grid = TokenGrid(preprocess.patch_size, preprocess.policy)
+    rows, cols = grid.size(size)
+    height, width = rows * grid.patch_height, cols * grid.patch_width
+    if (height, width) != size:
+        show(
+            f"The patch of {preprocess.patch_size} px does not divide {size[0]}x{size[1]} px: --policy "
+            f"{preprocess.policy} makes it {height}x{width} px, {rows}x{cols} patches."
+        )
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

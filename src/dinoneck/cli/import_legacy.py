@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli.arguments import check_output
 from dinoneck.errors import ConfigError, counted
+from dinoneck.regular_files import read_regular
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
 
@@ -213,7 +214,7 @@ def _tasks(path: Path) -> Any:
     def tagged(entry: dict[str, Any]) -> dict[str, Any]:
         return {TAG: "Task" if "name" in entry else "TargetTransform", **entry}
 
-    return decode(tuple[Task, ...], _json(path.read_text(encoding="utf-8"), str(path), tagged), str(path))
+    return decode(tuple[Task, ...], _json(read_regular(path).decode("utf-8"), str(path), tagged), str(path))
 
 
 def _json(text: str, where: str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:

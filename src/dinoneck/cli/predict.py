@@ -195,7 +195,7 @@ def _check(heads: Sequence[str], files: Sequence[Path], out: Path, picture: Path
 
     if wrong := [head for head in heads if Path(head).suffix.lower() in SUFFIXES]:
         raise ConfigError(f"--heads lists {wrong[0]}, which is an image; images stand before the options")
-    if missing := [path for path in files if not path.is_file()]:
+    if missing := [path for path in files if not path.exists()]:
         raise DataError(f"{len(missing)} of {len(files)} images or folders do not exist, the first is {missing[0]}")
     for path in files:
         try:

@@ -18,6 +18,7 @@ from dinoneck.cli.text import file_size, show
 from dinoneck.cli.train_text import comparison, describe_many
 from dinoneck.cli.viz_known import box_entries, held_out, known_values, names_below
 from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.regular_files import read_regular
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
 
@@ -250,7 +251,7 @@ def _training_report(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found: dict[str, Any] = json.loads(read_regular(path))
         if not all_tables(found):
             raise DataError("it holds no scores; expected the report.json of a training run")
     except (OSError, RecursionError, ValueError) as error:

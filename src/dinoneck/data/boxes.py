@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dinoneck.data.coco import CocoBox, CocoImage, read_categories, read_coco, refuse_repeats, short
-from dinoneck.data.decoding import read_picture, read_pixels, to_uint8
+from dinoneck.data.decoding import read_pixels, to_uint8
 from dinoneck.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -166,11 +166,10 @@ class BoxImages(Dataset[Any]):
         image = to_uint8(read_pixels(path))
         height, width = image.shape[-2:]
         if (height, width) != (entry.height, entry.width):
-            turned = read_picture(path, lambda stored, _: stored.size) == (entry.width, entry.height)
             raise DataError(
-                f"{path} is {height}x{width} px (height x width){' after its EXIF rotation' if turned else ''}, "
-                f"{self.file} has {entry.height}x{entry.width} for image {entry.id}; its boxes belong to another "
-                "image: correct the JSON or restore the file"
+                f"the upright image of {path} is {height}x{width} px (height x width), {self.file} has "
+                f"{entry.height}x{entry.width} for image {entry.id}; its boxes belong to another image: correct the "
+                "JSON or restore the file"
             )
         boxes = torch.from_numpy(self._boxes[i]).float()
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))

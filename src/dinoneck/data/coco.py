@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, cast
 
-from dinoneck.errors import DataError, did_you_mean
+from dinoneck.errors import DataError, did_you_mean, reason_of
+from dinoneck.regular_files import read_regular
 
 _LARGEST_ID = 2**63 - 1
 _CHARACTERS = 60
@@ -93,11 +94,11 @@ def read_coco(file: Path) -> dict[str, list[Any]]:
     if file == Path():
         raise DataError("the path of the annotations is empty or the current folder; pass a COCO JSON file")
     try:
-        raw = file.read_bytes()
+        raw = read_regular(file)
     except FileNotFoundError:
         raise DataError(f"there is no annotations file {file}; check the path") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}; pass a COCO JSON file") from error
+        raise DataError(f"{file} cannot be read: {reason_of(error)}; pass a COCO JSON file") from error
     try:
         content = json.loads(raw)
     except (ValueError, RecursionError) as error:

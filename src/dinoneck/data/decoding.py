@@ -11,10 +11,11 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, reason_of
+from dinoneck.regular_files import open_regular
 
 T = TypeVar("T")
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
@@ -73,7 +74,9 @@ def read_pixels(image: ImageInput) -> Tensor:
 
 
 def read_image_size(image: ImageInput) -> tuple[int, int]:
-    """Return (height, width) of an image turned upright; read from a file's header; its pixels are not decoded.
+    """Return (height, width) of an image turned upright.
+
+    A file's header gives it; only a TIFF with an EXIF orientation is decoded.
 
     Raises:
         DataError: if it is not an image, naming the file.
@@ -99,7 +102,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
         which = "empty or the current folder" if path == Path() else f"{path}, a folder"
         raise DataError(f"the path of the {noun} is {which}; expected an image file")
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             return read(image, str(path))
     except FileNotFoundError:
         raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
@@ -109,7 +112,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} cannot be read: {error}; remove or replace it") from error
+        raise DataError(f"{path} cannot be read: {reason_of(error)}; remove or replace it") from error
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
@@ -121,7 +124,7 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
         raw = torch.from_numpy(np.fromfile(name, np.uint8))
         if raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix: Pillow decides
             with contextlib.suppress(RuntimeError, AttributeError):  # damaged; an operator that torchvision lacks
-                return _upright(_decode_jpeg(raw), image)
+                return _upright(_decode_jpeg(raw), read_orientation(image))
     return _from_pil(image, name)
 
 
@@ -133,28 +136,45 @@ def _decode_jpeg(raw: Tensor) -> Tensor:
     return pixels
 
 
-def _upright(pixels: Tensor, image: Image.Image) -> Tensor:
-    """Turn pixels (..., H, W) as the image's EXIF tag states."""
-    is_turned, flips = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), (False, ()))
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation by which the pixels of an image, as Pillow decodes them, are still to be turned.
+
+    Pillow turns a TIFF itself while it decodes it, so a TIFF with a tag is decoded here and the result is 1. Its size
+    is that of the upright image from then on.
+    """
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if image.format != "TIFF" or orientation == 1 or not isinstance(image, ImageFile.ImageFile):
+        return orientation
+    # Pillow 11 to 13 scrambles a raw TIFF that it maps from the file of this name and that is turned by 90 degrees
+    name, image.filename = image.filename, ""
+    image.load()
+    image.filename = name
+    return 1
+
+
+def _upright(pixels: Tensor, orientation: int) -> Tensor:
+    """Turn pixels (..., H, W) as an EXIF orientation states."""
+    is_turned, flips = _TURNS.get(orientation, (False, ()))
     pixels = pixels.mT if is_turned else pixels
     return pixels.flip(flips) if flips else pixels
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
+    has_16_bits = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    orientation = read_orientation(image)  # after the tiles, which decoding clears, and before the pixels
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: 16 bit as I
         grey = np.asarray(image)
         _check_depth(int(grey.max()), name)
         deep = torch.from_numpy(np.ascontiguousarray(grey.astype(np.float32) / 65535.0))
-        return _upright(deep[None].expand(3, -1, -1), image)
+        return _upright(deep[None].expand(3, -1, -1), orientation)
     if image.mode in ("I", "F"):
         raise DataError(
             f"{name} holds {image.mode!r} values (32 bit) of unknown range; scale it to 0 ... 1 and pass an array"
         )
-    has_16_bits = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     pixels = np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
     _check_depth(int(pixels.max()) << 8 | 255 if has_16_bits else 0, name)  # the low bytes are lost
-    return _upright(torch.from_numpy(pixels).permute(2, 0, 1), image)
+    return _upright(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
 
 
 def _check_depth(largest: int, name: str) -> None:
@@ -169,8 +189,8 @@ def _check_depth(largest: int, name: str) -> None:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return image.size if lies else (image.height, image.width)
+    is_turned, _ = _TURNS.get(read_orientation(image), (False, ()))
+    return image.size if is_turned else (image.height, image.width)
 
 
 def _in_range(x: Tensor) -> Tensor:

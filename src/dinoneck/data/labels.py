@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dinoneck.data.decoding import as_list, fit_to, fitted_size, read_picture
+from dinoneck.data.decoding import as_list, fit_to, fitted_size, read_orientation, read_picture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import PreparedImages, TokenGrid, patch_pair
@@ -271,7 +271,7 @@ def _from_pil(image: Image.Image, name: str) -> Raw:
             raise DataError(f"{name} has several pages; expected one: read them yourself, pass an array (H, W, K)")
         image.seek(0)
     spread = _spread(image, name)
-    stored = _native(np.asarray(ImageOps.exif_transpose(image)))
+    stored = _native(np.asarray(image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)))
     return stored // spread if spread > 1 else stored
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from dinoneck.configured import normal
 from dinoneck.data.preprocessing import transforms
 from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.regular_files import read_regular
 from dinoneck.yaml_file import read_plain
 
 Range = tuple[float, float]
@@ -284,6 +285,6 @@ def _check(image: Tensor) -> None:
 
 def _read(path: Path) -> Any:
     try:
-        return read_plain(path.read_text(encoding="utf-8"))  # JSON is YAML too
+        return read_plain(read_regular(path).decode("utf-8"))  # JSON is YAML too
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as a list of patterns: {error}") from error

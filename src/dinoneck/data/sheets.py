@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dinoneck.errors import DataError, did_you_mean
+from dinoneck.regular_files import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def csv_header(path: Path) -> list[str]:
     """Return the columns of a CSV; none where it is empty."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with _opened(path) as file:
             return next(csv.reader(file), [])
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
@@ -170,7 +171,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a CSV that has these columns, once each, and no row of another length."""
     header = csv_header(path)
     _check_columns(str(path), header, columns)
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with _opened(path) as file:
         try:
             rows = list(csv.DictReader(file, restkey=_SURPLUS, restval=None))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -181,6 +182,10 @@ def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         if None in row.values() or _SURPLUS in row:
             raise DataError(f"{path} row {line + 2} has another number of fields than the header ({len(header)})")
     return rows
+
+
+def _opened(path: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="")
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,17 @@ def broken(upload: Upload, error: Exception, code: str = "broken_image") -> Refu
     )
 
 
+def without_patches(upload: Upload, size: tuple[int, int], recipe: Preprocessing) -> Refusal:
+    """Return the refusal of an image of (height, width) px that does not come to whole patches."""
+    down, across = patch_pair(recipe.patch_size)
+    return Refusal(
+        422,
+        "unfit",
+        f"{quoted(upload.name)} is {size[0]}x{size[1]} px (height x width), which does not come to whole patches of "
+        f"{down}x{across} px. Send a larger image, or one whose sides are multiples of the patch",
+    )
+
+
 class PixelBudget:
     """Limits the pixels of images that are decoded at the same time; further images wait.
 

@@ -13,7 +13,7 @@ import torch
 
 from dinoneck.data.decoding import read_pixels
 from dinoneck.errors import BusyError, DataError, DinoneckError, GridError, Refusal, first_line
-from dinoneck.serve.images import PixelBudget, broken, open_image
+from dinoneck.serve.images import PixelBudget, broken, open_image, without_patches
 from dinoneck.serve.models import Model, open_model
 from dinoneck.serve.responses import Maps
 from dinoneck.serve.settings import Settings
@@ -157,7 +157,10 @@ class Worker:
                 raise broken(upload, error) from error
             try:
                 return model.predict(pixels, upload.name, maps)
-            except (DataError, GridError) as error:
+            except GridError:
+                height, width = pixels.shape[-2:]
+                raise without_patches(upload, (height, width), model.preprocess) from None
+            except DataError as error:
                 raise Refusal(422, "unfit", f"{quoted(upload.name)}: {error}") from None
             except BusyError as error:
                 raise Refusal(503, "busy", str(error), RETRY_AFTER_S) from None

@@ -24,6 +24,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
+from dinoneck.regular_files import open_regular
 from dinoneck.store.description import SCALE_FILE, Description, named_patterns, upgrade_schema, write_scale
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
 from dinoneck.store.files import LocalFiles, failed_write
@@ -108,7 +109,7 @@ def read_file(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> 
 
 def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
     """The patches (B, N, C) and, where they are stored, the CLS tokens (B, C)."""
-    with np.load(path, allow_pickle=False) as content:
+    with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
         count = sum(name.startswith("patches_") for name in content.files)
         patches = np.stack([content[f"patches_{i}"] for i in range(count)])
         cls = np.stack([content[f"cls_{i}"] for i in range(count)]) if "cls_0" in content.files else None

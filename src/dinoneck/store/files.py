@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import StoreError
+from dinoneck.regular_files import check_regular, open_regular, read_regular
 
 MOST_OPEN_FILES = 128
 MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
@@ -24,6 +25,7 @@ class _Handle:
     """An open file that is closed when its last user lets go of it."""
 
     def __init__(self, path: Path) -> None:
+        check_regular(path)
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
 
     def __del__(self) -> None:
@@ -47,11 +49,11 @@ class LocalFiles:
 
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
-        return (self.root / name).read_bytes()
+        return read_regular(self.root / name)
 
     def stream(self, name: str, begin: int) -> BinaryIO:
         """Open a file at a byte."""
-        file = (self.root / name).open("rb")
+        file = open_regular(self.root / name)
         file.seek(begin)
         return file
 

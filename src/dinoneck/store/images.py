@@ -16,6 +16,7 @@ from dinoneck.data.loading import images_below
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, StoreError, counted
+from dinoneck.regular_files import open_regular
 from dinoneck.store.index import Entry
 
 _NAMED = 5
@@ -139,7 +140,7 @@ def _is_same(entry: Entry, path: Path) -> bool:
 
 
 def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 

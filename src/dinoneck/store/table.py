@@ -30,6 +30,7 @@ from msgspec.structs import replace
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import StoreError
+from dinoneck.regular_files import open_regular
 from dinoneck.store.files import Files, LocalFiles
 from dinoneck.store.index import (
     FOLDER,
@@ -357,7 +358,7 @@ def _valid_table(files: Files, listed: Sequence[str], patterns: int) -> Table | 
     """
     if not isinstance(files, LocalFiles):
         return None
-    with contextlib.suppress(OSError, ValueError), (files.root / FILE).open("rb") as file:
+    with contextlib.suppress(OSError, ValueError), open_regular(files.root / FILE) as file:
         table = Table(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), files)
         is_valid = table.head.patterns == patterns and all(
             name in listed

@@ -17,6 +17,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.sheets import MISSING_CLASS, csv_text
 from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.regular_files import read_regular
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder, make_folds
@@ -123,7 +124,7 @@ def _keep_config(config: TrainConfig, running: Path, *, resume: bool) -> None:
     del values["optim"]["save_steps"], values["folds"]["only"]
     path = running / CONFIG
     if resume and path.exists() and any(running.glob(f"fold-*/{STATE}")):
-        check_same(json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(values)), str(running))
+        check_same(json.loads(read_regular(path)), json.loads(json.dumps(values)), str(running))
     if _writes():
         running.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(values, indent=2) + "\n")

@@ -19,6 +19,7 @@ from torch import Tensor
 from dinoneck.atomic import write_text, write_whole
 from dinoneck.configured import encode
 from dinoneck.errors import CheckpointError
+from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training.loop import Loop, Run
 from dinoneck.training.processes import Processes
@@ -185,7 +186,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         CheckpointError: if the file is damaged, of another kind, or written by a newer dinoneck.
     """
     try:
-        raw = Path(path).read_bytes()
+        raw = read_regular(path)
         length = int.from_bytes(raw[:8], "little")
         metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
         text, digest = metadata["run"], metadata["sha256"]

@@ -64,7 +64,7 @@ def model(heads: list[nn.Module], backbone: Backbone, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """JPEGs of odd sizes: landscape, one that has to be turned by its EXIF tag, small; a 16-bit and a palette PNG."""
+    """JPEGs of odd sizes: landscape, small; a JPEG and a grey TIFF turned by EXIF tags; a 16-bit and a palette PNG."""
     folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
 
@@ -76,6 +76,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     exif[0x0112] = 6
     picture(331, 517).save(folder / "wide.jpg", quality=90)
     picture(301, 467).save(folder / "turned.jpg", exif=exif)
+    picture(160, 230).convert("L").save(folder / "turned.tif", exif=exif)
     picture(47, 61).save(folder / "small.jpg")
     Image.fromarray(generator.integers(0, 65536, (91, 133), dtype=np.uint16)).save(folder / "deep.png")
     picture(120, 90).quantize(16).save(folder / "palette.png")

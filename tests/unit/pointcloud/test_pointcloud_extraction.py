@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from examples.pointcloud import extraction, layout
-from examples.pointcloud.extraction import common_size, image_size
+from examples.pointcloud.extraction import common_size
 from examples.pointcloud.features import store_maps
 from examples.pointcloud.frame_tree import frames_of
-from PIL import Image
 from tests.unit.pointcloud.frame_samples import run_verb, write_frames
 
 from dinoneck import ConfigError, DataError, FeatureStore, GridError, StoreError, load_backbone
@@ -132,16 +131,6 @@ def test_scenes_of_another_aspect_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"c/color/0.png is 64x64, .*a/color/0.png 48x64: one size cannot keep both"):
         common_size(frames, 16)
     assert common_size(frames, 16, (64, 64), stretch=True) == (64, 64)
-
-
-def test_a_turned_image_has_the_size_it_is_decoded_to(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (64, 48)).save(tmp_path / "x.jpg", exif=exif)
-    assert image_size(tmp_path / "x.jpg") == (64, 48)
-    (tmp_path / "y.jpg").write_text("no image")
-    with pytest.raises(DataError, match=r"y.jpg"):
-        image_size(tmp_path / "y.jpg")
 
 
 def test_cameras_of_a_tree_of_tensors_are_known_by_the_aspect_alone(store: FeatureStore, tmp_path: Path) -> None:

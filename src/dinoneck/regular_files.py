@@ -1,0 +1,59 @@
+"""Opening of files for reading: regular files only, since a pipe may block for ever and a device may never end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import BufferedReader
+
+_KINDS = {
+    stat.S_IFIFO: "it is a pipe",
+    stat.S_IFSOCK: "it is a socket",
+    stat.S_IFCHR: "it is a device",
+    stat.S_IFBLK: "it is a device",
+}
+
+
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
+    """Open a regular file for reading; symbolic links are followed.
+
+    Raises:
+        OSError: if there is no such file, it cannot be opened, or it is a folder, pipe, socket or device; at once.
+    """
+    check_regular(path)  # before it is opened: opening alone makes some devices act
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    try:
+        _check(os.fstat(file.fileno()), path)  # it may have been replaced since
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_regular(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of a regular file; with the errors of :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what is not a regular file, for readers that open a file by its name themselves.
+
+    Raises:
+        OSError: as :func:`open_regular`.
+    """
+    _check(os.stat(path), path)  # noqa: PTH116 - a path may be text
+
+
+def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "it is of another kind")
+        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open without waiting for a writer of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,0 +1,277 @@
+"""An image with an EXIF orientation is the upright image everywhere: its pixels, size, mask, boxes and predictions.
+
+The files of a folder show one upright scene. Each is stored in one of the eight orientations and tagged with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.unit.detection.test_detector import detector_of
+
+from dinoneck import Backbone, DataError, FeatureStore, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, to_image_pixels
+from dinoneck.detection import Detector
+from dinoneck.training import LiveTokens, MemoryTokens, TrainConfig, train
+
+Pixels = np.ndarray[Any, Any]
+HEIGHT, WIDTH = 32, 64
+ORIENTATION = 0x0112
+ORIENTATIONS = range(1, 9)
+PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+# how the pixels of an upright image (H, W, ...) are stored under each orientation, by its definition in EXIF 2.32
+STORED: dict[int, Callable[[Pixels], Pixels]] = {
+    1: lambda upright: upright,
+    2: lambda upright: upright[:, ::-1],
+    3: lambda upright: upright[::-1, ::-1],
+    4: lambda upright: upright[::-1],
+    5: lambda upright: upright.swapaxes(0, 1),
+    6: lambda upright: upright.swapaxes(0, 1)[::-1],
+    7: lambda upright: upright.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda upright: upright.swapaxes(0, 1)[:, ::-1],
+}
+
+FORMS: dict[str, tuple[str, dict[str, Any], int]] = {  # suffix, options of saving, largest difference of a value
+    "JPEG": ("jpg", {"quality": 100, "subsampling": 0}, 3),
+    "PNG": ("png", {}, 0),
+    "TIFF": ("tif", {}, 0),
+    "TIFF LZW": ("tif", {"compression": "tiff_lzw"}, 0),
+    "WebP": ("webp", {"lossless": True}, 0),
+}
+LABEL_FORMS = ("PNG", "TIFF", "TIFF LZW")
+
+
+def scene() -> Pixels:
+    """An upright image that no turn or flip maps to itself: blocks of 8 x 8 pixels, so that a JPEG keeps it."""
+    blocks = np.random.RandomState(0).randint(0, 256, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
+    return blocks.repeat(8, axis=0).repeat(8, axis=1)
+
+
+def mask() -> Pixels:
+    return np.random.RandomState(1).randint(0, 3, (HEIGHT, WIDTH)).astype(np.uint8)
+
+
+def write(file: Path, pixels: Pixels, orientation: int | None, options: dict[str, Any], mode: str = "") -> Path:
+    """Save an upright image as it is stored under an orientation, with the tag; None saves it as it is, without."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ORIENTATION] = orientation
+    stored = np.ascontiguousarray(STORED[orientation or 1](pixels))
+    image = Image.fromarray(stored)
+    if mode == "P":
+        image.putpalette(np.random.RandomState(2).randint(0, 256, 768, np.uint8).tobytes())
+    elif mode == "CMYK":
+        image = Image.merge("CMYK", [Image.fromarray(np.ascontiguousarray(stored[..., i])) for i in range(4)])
+    image.save(file, exif=exif, **options)
+    return file
+
+
+def folder_of(folder: Path, form: str) -> list[Path]:
+    """One scene in eight files, ``1`` to ``8``."""
+    folder.mkdir(exist_ok=True)
+    suffix, options, _ = FORMS[form]
+    return [write(folder / f"{i}.{suffix}", scene(), i, options) for i in ORIENTATIONS]
+
+
+def upright_of(file: Path) -> Pixels:
+    """The upright image that a file shows, by the definitions above, of its pixels read without the tag."""
+    turn = {6: STORED[8], 8: STORED[6]}.get(int(file.stem), STORED[int(file.stem)])
+    with file.open("rb") as opened, Image.open(opened) as image:
+        if image.format == "TIFF":  # Pillow turns it itself
+            return scene()
+        return turn(np.asarray(image.convert("RGB")))
+
+
+@pytest.fixture(params=FORMS)
+def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
+    return folder_of(tmp_path / "images", request.param)
+
+
+def test_the_definitions_are_those_of_pillow(tmp_path: Path) -> None:
+    from PIL import ImageOps
+
+    for file in folder_of(tmp_path, "PNG"):
+        with Image.open(file) as image:
+            assert np.array_equal(ImageOps.exif_transpose(image), scene())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pixels_and_size_are_those_of_the_upright_image(form: str, tmp_path: Path) -> None:
+    largest = FORMS[form][2]
+    recipe, half = Preprocessing(16, **PLAIN), Preprocessing(16, size=(HEIGHT // 2, WIDTH // 2), **PLAIN)
+    corner = torch.tensor([WIDTH / 2.0, HEIGHT / 2.0])
+    for file in folder_of(tmp_path, form):
+        for given in (file, Image.open(file)):
+            assert read_image_size(given) == (HEIGHT, WIDTH), file.name
+            shown = recipe(given)[0].permute(1, 2, 0) * 255
+            assert shown.shape == scene().shape, file.name
+            assert np.abs(shown.numpy() - scene()).max() <= largest + 0.01, file.name
+            assert to_image_pixels(corner, half, given).tolist() == [WIDTH, HEIGHT], file.name
+            assert read_image_size(given) == (HEIGHT, WIDTH), f"{file.name}, after it was decoded"
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_raw_tiffs_of_every_mode_are_turned(mode: str, tmp_path: Path) -> None:
+    """Pillow 11 to 13 maps such files into memory and gives scrambled pixels for a quarter turn."""
+    shape = (HEIGHT, WIDTH, 4) if mode in ("RGBA", "CMYK") else (HEIGHT, WIDTH)
+    deep = mode == "I;16"
+    pixels = np.random.RandomState(0).randint(0, 1 << (16 if deep else 8), shape, np.uint16 if deep else np.uint8)
+    upright = Preprocessing(16, **PLAIN)(write(tmp_path / "0.tif", pixels, None, {}, mode))
+    for orientation in ORIENTATIONS:
+        file = write(tmp_path / "x.tif", pixels, orientation, {}, mode)
+        for given in (file, Image.open(file)):
+            assert torch.equal(Preprocessing(16, **PLAIN)(given), upright), orientation
+            if mode in ("L", "P", "I;16"):
+                assert np.array_equal(DenseLabels().read(given)[0][0], pixels), orientation
+
+
+# Masks and boxes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", LABEL_FORMS)
+def test_masks_lie_on_the_upright_image(form: str, files: list[Path], tmp_path: Path) -> None:
+    suffix, options, _ = FORMS[form]
+    recipe, how = Preprocessing(16), DenseLabels(classes=3)
+    cells, _ = how.cells(mask(), recipe)
+    untagged = write(tmp_path / f"upright.{suffix}", mask(), None, options)
+    for file in files:
+        sizes = [read_image_size(file)]
+        tagged = write(tmp_path / f"tagged.{suffix}", mask(), int(file.stem), options)
+        for given in (tagged, untagged, Image.open(tagged)):
+            assert torch.equal(how.cells(given, recipe, sizes)[0], cells), file.name
+            assert np.array_equal(how.indices(given, recipe, sizes)[0], mask()), file.name
+        if int(file.stem) >= 5:
+            stored = write(tmp_path / f"stored.{suffix}", STORED[int(file.stem)](mask()), None, options)
+            with pytest.raises(DataError, match=rf"stored.{suffix}.* {WIDTH}x{HEIGHT} "):
+                how.cells(stored, recipe, sizes)
+
+
+def test_boxes_lie_on_the_upright_image(files: list[Path], tmp_path: Path) -> None:
+    def listed(height: int, width: int) -> BoxImages:
+        box = {"category_id": 1, "bbox": [8, 0, 24, 16], "iscrowd": 0}
+        content = {
+            "images": [{"id": i, "file_name": file.name, "height": height, "width": width} for i, file in numbered],
+            "annotations": [{"id": i, "image_id": i, **box} for i, _ in numbered],
+            "categories": [{"id": 1, "name": "plant"}],
+        }
+        (tmp_path / "boxes.json").write_text(json.dumps(content))
+        return BoxImages(tmp_path / "boxes.json", files[0].parent)
+
+    numbered = [(int(file.stem), file) for file in files]
+    for (image, target), file in zip(listed(HEIGHT, WIDTH), files, strict=True):  # type: ignore[call-overload]
+        assert np.array_equal(image.permute(1, 2, 0), upright_of(file)), file.name
+        assert (target["size"], target["boxes"].canvas_size) == ((HEIGHT, WIDTH), (HEIGHT, WIDTH))
+        assert target["boxes"].tolist() == [[8, 0, 32, 16]]
+    sideways = listed(WIDTH, HEIGHT)
+    for i, file in enumerate(files):
+        if int(file.stem) >= 5:
+            with pytest.raises(DataError, match=rf"{file.name}.* {HEIGHT}x{WIDTH} "):
+                sideways[i]
+
+
+# Training, stores, predictions ------------------------------------------------------------------------------
+
+
+def test_tokens_for_training_are_those_of_the_upright_image(tiny: Backbone, files: list[Path]) -> None:
+    """Without a size images keep their own, so their sizes are compared before the first pass."""
+    ids = [file.stem for file in files]
+    expected = tiny(tiny.preprocess([upright_of(file) for file in files]))
+    memory = MemoryTokens.extract(tiny, files, ids, dtype=torch.float32)
+    assert (memory.tokens.image_size, len(memory.ids)) == ((HEIGHT, WIDTH), 8)
+    assert torch.allclose(memory.tokens.sequence[0], expected.sequence[0], atol=1e-5)
+    live = LiveTokens(tiny, files, ids).batch(ids)
+    assert torch.allclose(live.sequence[0], expected.sequence[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [None, (32, 48)])
+def test_stored_tokens_are_those_of_the_upright_image(
+    tiny: Backbone, files: list[Path], size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    prepare = tiny.preprocess.changed(size=size)
+    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=size)
+    store.extract(files[0].parent)
+    stored, expected = store.batch(store.ids), tiny(prepare([upright_of(file) for file in files]))
+    assert stored.grid == expected.grid
+    assert torch.allclose(stored.sequence[0].float(), expected.sequence[0], rtol=2e-3, atol=2e-3)
+
+
+def head_file(folder: Path, **changes: Any) -> Path:
+    """A head that sees where the image is bright: a number, and shares per patch."""
+    torch.manual_seed(0)
+    backbone = load_backbone("dinoneck_tiny")
+    path = folder / "head.safetensors"
+    prepare = backbone.preprocess.changed(**changes)
+    save_head(path, PatchMeanHead(64, [Task("mass", unit="g")]), backbone=backbone, preprocess=prepare)
+    return path
+
+
+@pytest.mark.parametrize("size", [None, (48, 32)])
+def test_predictions_are_those_of_the_upright_image(
+    files: list[Path], size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    predictor = Predictor(head_file(tmp_path, size=size))
+    for file in files:
+        upright = upright_of(file)
+        [expected] = predictor(upright, maps=True)
+        for given in (file, Image.open(file)):
+            [found] = predictor(given, maps=True)
+            assert found["mass"] == pytest.approx(expected["mass"], rel=1e-5), file.name
+            assert np.allclose(found["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
+            assert torch.equal(predictor.picture(given), predictor.picture(upright)), file.name
+
+
+def test_tiles_cover_the_upright_image(files: list[Path], tmp_path: Path) -> None:
+    predictor = Predictor(head_file(tmp_path, size=(32, 16)), tile=(32, 16))
+    for file in files:
+        upright = upright_of(file)
+        assert predictor.tiles(file) == (1, 4), file.name
+        assert torch.equal(predictor.picture(file), predictor.picture(upright)), file.name
+        [expected], [found] = predictor(upright, maps=True), predictor(file, maps=True)
+        assert np.allclose(found["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
+
+
+def test_a_detector_gives_boxes_of_the_upright_image(detector: Detector, files: list[Path]) -> None:
+    for file in files:
+        [expected], [found] = (detector.predict(image, min_score=0.0) for image in (upright_of(file), file))
+        assert torch.equal(found["boxes"], expected["boxes"]), file.name
+        assert torch.equal(found["scores"], expected["scores"]), file.name
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return detector_of("fcos", size=(64, 64))
+
+
+def trained(folder: Path, tagged: bool) -> dict[str, Any]:
+    """Train on eight images and their masks; the files show the same and have the same names, tagged or not."""
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    lines = ["image,mask,part"]
+    for i in ORIENTATIONS:
+        classes = random.randint(0, 3, (HEIGHT // 16, WIDTH // 16)).repeat(16, axis=0).repeat(16, axis=1)
+        shown = np.array([(120, 80, 40), (20, 220, 30), (240, 240, 20)], np.uint8)[classes]
+        write(folder / f"{i}.tif", shown, i if tagged else None, {})
+        write(folder / f"{i}-mask.tif", classes.astype(np.uint8), i if tagged else None, {})
+        lines.append(f"{i}.tif,{i}-mask.tif,{i % 2}")
+    (folder / "t.csv").write_text("\n".join(lines))
+    config = {
+        "data": {"csv": str(folder / "t.csv"), "labels": "mask"},
+        "backbone": {"name": "dinoneck_tiny"},
+        "optim": {"epochs": 2, "batch_size": 4},
+        "folds": {"column": "part"},
+    }
+    train(TrainConfig.from_dict(config), folder / "run")
+    report = json.loads((folder / "run" / "report.json").read_text())
+    return {"iou": report["masks"], "held out": (folder / "run" / "out_of_fold.csv").read_text()}
+
+
+def test_training_on_masks_is_the_same_with_and_without_tags(tmp_path: Path) -> None:
+    assert trained(tmp_path / "tagged", tagged=True) == trained(tmp_path / "upright", tagged=False)

@@ -1,0 +1,236 @@
+"""Only regular files are opened: a pipe, a device, a socket or a folder in the place of a file is refused at once.
+
+Every call runs in a thread with a limit of time, so that one that waits fails its test and does not hold up the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.store.store_samples import write_images
+
+from dinoneck import (
+    Backbone,
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DinoneckError,
+    FeatureStore,
+    HeadCheckpoint,
+    PatchMeanHead,
+    Predictor,
+    StoreError,
+    Task,
+    load_backbone,
+    save_head,
+)
+from dinoneck.cli.main import main
+from dinoneck.data import BoxImages, DenseLabels, Patterns, Preprocessing, read_image_size, read_masks, read_table
+from dinoneck.training import TrainConfig
+
+LIMIT_S = 20
+
+
+class Place:
+    """A path that is not a regular file, and what ends the wait of a reader."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path, self.kind = path, kind
+        self._open: list[int] = []
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "socket":
+            with socket.socket(socket.AF_UNIX) as made, contextlib.chdir(path.parent):  # a socket's name is short
+                made.bind(path.name)
+        else:  # a terminal: reading from it waits for what is typed
+            self._open = list(os.openpty())
+            path.symlink_to(os.ttyname(self._open[1]))
+
+    def release(self) -> None:
+        """End the wait of a reader."""
+        while self._open:
+            os.close(self._open.pop(0))
+        if self.kind == "pipe":
+            with contextlib.suppress(OSError):  # no reader waits
+                os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def bounded(action: Callable[[], Any], *places: Place) -> Any:
+    """Return what ``action`` returns or raises; fail if it takes longer than the limit."""
+    outcome: list[Any] = []
+
+    def work() -> None:
+        try:
+            outcome.append(action())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(LIMIT_S)
+    waits = thread.is_alive()
+    for _ in range(100):
+        if thread.is_alive() or places:
+            for place in places:
+                place.release()
+            thread.join(0.05 if thread.is_alive() else None)
+        if not thread.is_alive():
+            break
+    assert not waits, f"the call did not end within {LIMIT_S} s"
+    return outcome[0]
+
+
+def extract(path: Path) -> None:
+    store = FeatureStore.create(path.parent / "store", backbone=load_backbone("dinoneck_tiny"), image_size=(32, 32))
+    store.extract([path])
+
+
+ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] = {
+    "image": ("a.png", lambda path: Preprocessing(16)(path), DataError),
+    "size of an image": ("a.tif", read_image_size, DataError),
+    "image to extract": ("a.png", extract, DataError),
+    "label": ("a.png", lambda path: DenseLabels().read(path), DataError),
+    "table": ("a.csv", lambda path: read_table(path, None, ["x"]), DataError),
+    "boxes": ("a.json", BoxImages, DataError),
+    "settings": ("a.yaml", TrainConfig.read, ConfigError),
+    "patterns": ("a.yaml", Patterns.named, ConfigError),
+    "weights": ("a.safetensors", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
+    "pickled weights": ("a.pth", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
+    "head": ("a.safetensors", HeadCheckpoint.load, CheckpointError),
+    "predictor": ("a.safetensors", Predictor, CheckpointError),
+}
+WITHOUT_FOLDERS = ("image to extract",)  # it is searched for images
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket", "folder"])
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_what_is_not_a_regular_file_is_refused_at_once(entrance: str, kind: str, tmp_path: Path) -> None:
+    if kind == "folder" and entrance in WITHOUT_FOLDERS:
+        pytest.skip("a folder is expected too")
+    name, action, error = ENTRANCES[entrance]
+    place = Place(tmp_path / name, kind)
+    found = bounded(lambda: action(place.path), place)
+    assert isinstance(found, error), found
+    assert name in str(found)
+    assert "\n" not in str(found)
+
+
+def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
+    write_images(tmp_path, ["real.png"])
+    (tmp_path / "real.csv").write_text("image,x\na.png,1\n")
+    (tmp_path / "real.yaml").write_text("optim: {epochs: 3}\n")
+    for suffix in ("png", "csv", "yaml"):
+        (tmp_path / f"a.{suffix}").symlink_to(f"real.{suffix}")
+    assert read_image_size(tmp_path / "a.png") == (40, 60)
+    assert Preprocessing(16, policy="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
+    assert read_table(tmp_path / "a.csv", tmp_path, ["x"]).targets["x"].tolist() == [1.0]
+    assert TrainConfig.read(tmp_path / "a.yaml").optim.epochs == 3
+
+
+# Folders of images, and files of a store --------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Iterator[tuple[Path, Place]]:
+    """A folder of two images and a pipe that is named like one."""
+    write_images(tmp_path, ["images/a.png", "images/c.png"])
+    place = Place(tmp_path / "images" / "b.png", "pipe")
+    yield tmp_path / "images", place
+    place.release()
+
+
+def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tiny: Backbone, mixed: tuple[Path, Place]) -> None:
+    """It is treated as a damaged image is: refused by name, or left out and listed."""
+    folder, place = mixed
+    store = FeatureStore.create(folder.parent / "store", backbone=tiny, image_size=(32, 32))
+    refused = bounded(lambda: store.extract(folder), place)
+    assert isinstance(refused, DataError) and "b.png" in str(refused), refused
+    done = bounded(lambda: store.extract(folder, skip_unusable=True), place)
+    assert (sorted(store.ids), list(done.unusable)) == (["a", "c"], ["b"])
+
+
+def test_a_mask_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, ["images/b.png"])
+    (tmp_path / "masks").mkdir()
+    place = Place(tmp_path / "masks" / "b.png", "pipe")
+
+    def first_mask() -> Any:
+        return DenseLabels().read(read_masks(tmp_path / "images", tmp_path / "masks").labels[0])  # type: ignore[index]
+
+    found = bounded(first_mask, place)
+    assert isinstance(found, DataError) and "b.png" in str(found), found
+
+
+def test_a_file_of_a_store_that_became_a_pipe_is_refused(tiny: Backbone, tmp_path: Path) -> None:
+    write_images(tmp_path, ["images/a.png"])
+    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(32, 32))
+    store.extract(tmp_path / "images")
+    shard = tmp_path / "store" / store.shard_of("a")
+    shard.unlink()
+    place = Place(shard, "pipe")
+    opened = FeatureStore.open(tmp_path / "store")
+    found = bounded(lambda: opened.batch(["a"]), place)
+    assert isinstance(found, StoreError) and shard.name in str(found), found
+
+
+# The command line -------------------------------------------------------------------------------------------
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "extract IMAGE": ("x.png", "extract {path} --out s --size 32 --backbone dinoneck_tiny"),
+    "extract FOLDER": ("images/x.png", "extract images --out s --size 32 --backbone dinoneck_tiny"),
+    "train --csv": ("x.csv", "train --csv {path} --targets y --out r --backbone dinoneck_tiny"),
+    "train --boxes": ("x.json", "train --boxes {path} --out r --backbone dinoneck_tiny"),
+    "train RUN.yaml": ("x.yaml", "train {path} --out r"),
+    "train --labels": ("masks/a.png", "train --images images --labels masks --out r --backbone dinoneck_tiny"),
+    "predict IMAGE": ("x.png", "predict {path} --heads h.safetensors --out p.csv"),
+    "predict FOLDER": ("images/x.png", "predict images --heads h.safetensors --out p.csv"),
+    "predict --csv": ("x.csv", "predict --csv {path} --heads h.safetensors --out p.csv"),
+    "predict --heads": ("x.safetensors", "predict images --heads {path} --out p.csv"),
+    "predict --backbone-file": ("x.pth", "predict images --heads h.safetensors --backbone-file {path} --out p.csv"),
+    "viz report --truth": ("x.csv", "viz report h.safetensors images --truth {path} --out r.html"),
+    "viz report --scores": ("x.json", "viz report h.safetensors images --scores {path} --out r.html"),
+    "inspect": ("x.safetensors", "inspect {path}"),
+    "verify": ("x.safetensors", "verify {path}"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_verb_refuses_a_pipe_in_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, line = COMMANDS[command]
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path, ["images/a.png"])
+    (tmp_path / "masks").mkdir()
+    backbone = load_backbone("dinoneck_tiny")
+    prepare = backbone.preprocess.changed(size=(32, 32))
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("y")]), backbone=backbone, preprocess=prepare)
+    place = Place(tmp_path / name, "pipe")
+    assert bounded(lambda: main(line.format(path=name).split()), place) == 1
+    errors = capsys.readouterr().err
+    assert [Path(name).name in line for line in errors.splitlines()].count(True) == 1, errors
+    assert "Traceback" not in errors
+
+
+def test_predict_leaves_out_a_pipe_that_is_named_like_an_image(
+    mixed: tuple[Path, Place], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, place = mixed
+    backbone = load_backbone("dinoneck_tiny")
+    prepare = backbone.preprocess.changed(size=(32, 32))
+    save_head(folder.parent / "h.safetensors", PatchMeanHead(64, [Task("y")]), backbone=backbone, preprocess=prepare)
+    words = ["predict", folder, "--heads", folder.parent / "h.safetensors", "--out", folder.parent / "p.csv"]
+    assert bounded(lambda: main([*map(str, words), "--skip-unusable", "--json"]), place) == 0
+    [left_out] = json.loads(capsys.readouterr().out)["unusable"]
+    assert left_out == str(place.path)
