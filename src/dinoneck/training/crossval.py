@@ -176,7 +176,7 @@ def make_folds(config: TrainConfig, table: Table) -> list[Fold]:
     if labels is not None and labels.dtype.kind == "f":
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
     classes = None if labels is None else labels.tolist()
-    return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=classes)
+    return group_folds(table.groups or range(len(table)), config.folds.count, config.optim.seed, stratify=classes)
 
 
 def choose_folds(
@@ -299,7 +299,7 @@ def _baselines(problem: Problem, source: TokenSource, folds: list[Fold], numbers
     predictions: dict[str, _Floats] = {HEAD: np.full((len(table), len(values)), np.nan)}
     classes: dict[str, dict[str, _Ints]] = {name: {HEAD: np.full(len(table), -1)} for name in names}
     if values or names:
-        features, groups = pooled_tokens(source), table.groups or table.ids
+        features, groups = pooled_tokens(source), table.groups
         methods: dict[str, tuple[Any, _Floats]] = {
             TOKENS: (ridge_out_of_fold, features),
             KNN: (knn_out_of_fold, features),
