@@ -34,7 +34,6 @@ def test_fit_takes_population_statistics_and_skips_nan() -> None:
     fitted = TargetTransform().fit([[1.0, 10.0], [3.0, torch.nan], [5.0, 30.0]])
     assert fitted.mean == (3.0, 20.0)
     assert fitted.std == pytest.approx((math.sqrt(8 / 3), 10.0))
-    assert TargetTransform().fit([2.0, 2.0]).std == 1e-6
     first = TargetTransform(area=2.0, mean=9.0, std=9.0)
     again = first.fit([2.0, 4.0])
     assert (again.mean, again.std, again.area) == (1.5, 0.5, 2.0)
@@ -44,7 +43,7 @@ def test_fit_takes_population_statistics_and_skips_nan() -> None:
 def test_fit_and_forward_refuse_what_has_no_transform() -> None:
     with pytest.raises(DataError, match="every one is NaN"):
         TargetTransform().fit([[1.0, torch.nan], [2.0, torch.nan]])
-    with pytest.raises(DataError, match="infinite"):
+    with pytest.raises(DataError, match="inf"):
         TargetTransform().fit([1.0, torch.inf])
     with pytest.raises(DataError, match="above -1; the smallest is -2"):
         TargetTransform(log1p=True).fit([1.0, -2.0])

@@ -48,7 +48,7 @@ class CrossValidation:
         folds: ``(train, valid)`` rows per trained fold.
         numbers: of the trained folds, counted from 0.
         table: the images and targets.
-        values: target of numbers -> (n,) true values, in the order of ``predictions``' columns.
+        values: target of numbers -> (n,) true values, NaN = missing, in the order of ``predictions``' columns.
         predictions: method -> (n, t) out-of-fold predictions in original units, NaN for images that no trained fold
             predicts; methods are ``"head"``, ``"token ridge"``, ``"token knn"`` and ``"colour ridge"``.
         classes: target of classes -> method -> (n,) predicted class indices, -1 for images that are not predicted.
@@ -91,7 +91,10 @@ class CrossValidation:
         return pandas.DataFrame(rows, columns=header).set_index(header[0])
 
     def out_of_fold(self) -> list[list[Any]]:
-        """Return a header, and per predicted image its id, fold, and the true and predicted values and classes."""
+        """Return a header, and per predicted image its id, fold, and the true and predicted values and classes.
+
+        What is not known is None.
+        """
         fold_of = {int(row): fold for fold, (_, valid) in zip(self.numbers, self.folds, strict=True) for row in valid}
         header = ["image", "fold"]
         for name in self.values:
@@ -102,10 +105,11 @@ class CrossValidation:
         for i in self.rows:
             row: list[Any] = [self.table.ids[i], fold_of[int(i)]]
             for column, values in enumerate(self.values.values()):
-                row += [float(f"{x:.6g}") for x in (values[i], *(p[i, column] for p in self.predictions.values()))]
+                each = (values[i], *(p[i, column] for p in self.predictions.values()))
+                row += [None if np.isnan(x) else float(f"{x:.6g}") for x in each]
             for name, methods in self.classes.items():
                 labels = self.table.classes[name]
-                row += [labels[x[i]] for x in (self.table.targets[name], *methods.values())]
+                row += [None if x[i] < 0 else labels[x[i]] for x in (self.table.targets[name], *methods.values())]
             rows.append(row)
         return [header, *rows]
 
@@ -242,10 +246,12 @@ def _predict(result: CrossValidation, problem: Problem, head: Head, source: Toke
     for rows in in_batches(valid.tolist(), 16):
         outputs = head.predict(source.batch([table.ids[row] for row in rows]).to(next(head.parameters()).device))
         if cells is not None and cells.kind == "segmentation":
-            pixels = cells.pixels(rows)
-            maps = F.interpolate(outputs.pop(cells.name).float().cpu(), pixels.shape[1:], mode="bilinear")
-            for row, predicted, true in zip(rows, maps.argmax(dim=1), pixels, strict=True):
-                result.masks[HEAD][row] = confusion_matrix(predicted, true, maps.shape[1], ignore_index=-1)
+            maps = outputs.pop(cells.name).float().cpu()
+            for row, own in zip(rows, maps, strict=True):
+                if cells.files[row] is not None:
+                    pixels = cells.pixels([row])
+                    predicted = F.interpolate(own[None], pixels.shape[1:], mode="bilinear").argmax(dim=1)
+                    result.masks[HEAD][row] = confusion_matrix(predicted, pixels, maps.shape[1], ignore_index=-1)
         for name, output in outputs.items():
             kept.setdefault(name, []).append(output.cpu())
     outputs = {name: torch.cat(parts) for name, parts in kept.items()}
@@ -276,8 +282,9 @@ def _refuse_divergence(result: CrossValidation, number: int, valid: _Ints, confi
 
 
 def _is_usable(predictions: _Floats, true: _Floats) -> bool:
+    known = true[np.isfinite(true)]
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite((predictions**2).sum() / max(float(np.ptp(true)) ** 2, 1e-300)))
+        return bool(np.isfinite((predictions**2).sum() / max(float(np.ptp(known)) ** 2, 1e-300)))
 
 
 def _matched(source: TokenSource, table: Table) -> tuple[TokenSource, Table]:
@@ -324,7 +331,7 @@ def _baselines(problem: Problem, source: TokenSource, folds: list[Fold], numbers
         result.masks.update({method: np.zeros((len(table), count, count), np.int64) for method in (HEAD, FREQUENT)})
         for train, valid in folds:
             shares = cells.targets[torch.as_tensor(train)].nansum(dim=(0, 2, 3))
-            for row in valid:
+            for row in [row for row in valid if cells.files[row] is not None]:
                 true = cells.pixels([row])
                 best = torch.full_like(true, int(shares.argmax()))
                 result.masks[FREQUENT][row] = confusion_matrix(best, true, count, ignore_index=-1)

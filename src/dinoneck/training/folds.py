@@ -25,8 +25,8 @@ def group_folds(
     Random row folds overstate a model when images of one day or field look alike.
 
     Args:
-        groups: one label per row. Where all are numbers, also as text, they are compared as numbers: 1, 1.0 and "01" are
-            one group. Texts are compared without spaces around them.
+        groups: one label per row. Where all are numbers, also as text, they are compared as numbers: 1, 1.0 and "01"
+            are one group. Texts are compared without spaces around them.
         n_folds: 2 or more.
         seed: which split.
         stratify: one class per row, to give each fold about the same share of every class (scikit-learn's

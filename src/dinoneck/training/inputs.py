@@ -82,7 +82,8 @@ class Inputs:
         classes, nodata = config.data.classes, config.data.nodata
         how = DenseLabels(nodata=nodata)
         if config.data.label_kind == "classes":
-            classes = classes or tuple(map(str, range(count_classes(self.table.labels, nodata))))
+            known = [label for label in self.table.labels if label is not None]
+            classes = classes or tuple(map(str, range(count_classes(known, nodata))))
             if len(classes) < 2:
                 raise DataError(f"the masks hold the class {classes[0]} alone; expected two classes or more")
             how = DenseLabels(classes=len(classes), nodata=nodata)

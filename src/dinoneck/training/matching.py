@@ -127,7 +127,7 @@ def match_groups(
     labels = [every[row] for row in match_rows(source_ids, names, ids, "groups")]
     for image_id, label in zip(ids, labels, strict=True):
         if not isinstance(label, Hashable) or is_missing(label):
-            raise DataError(f"the group of {image_id!r} is {label!r}; expected a text or a number, not empty and not NaN")
+            raise DataError(f"the group of {image_id!r} is {label!r}; expected a text or a number, not empty or NaN")
     return labels
 
 
@@ -144,8 +144,10 @@ def columns_of(
         what: what the table holds, for messages.
 
     Raises:
-        DataError: for values without ids, or with another number of them.
+        DataError: for values without ids, or with another number of them, and for ids that have no length.
     """
+    if target_ids is not None and not hasattr(target_ids, "__len__"):
+        raise DataError(f"target_ids is {type(target_ids).__name__}; expected a list of ids: list(...) makes one")
     if isinstance(table, Table):
         every: dict[str, Any] = {**table.targets, **table.auxiliary}
         target_ids = table.ids
