@@ -21,6 +21,7 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.progress import note
+from dinoneck.store.feature_store import FeatureStore
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.fitting import fit
@@ -31,6 +32,7 @@ from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
+from dinoneck.training.table_source import compare_table
 from dinoneck.training.tasks import Problem
 
 HEAD, TOKENS, KNN, COLOUR, FREQUENT = "head", "token ridge", "token knn", "colour ridge", "most frequent class"
@@ -295,6 +297,8 @@ def _matched(source: TokenSource, table: Table) -> tuple[TokenSource, Table]:
             "fold and call fit, or freeze it"
         )
     table = replace(table, ids=tuple(SourceIds(source.ids).all_of(table.ids, "images of the table")))
+    if isinstance(source, FeatureStore):
+        compare_table(source, table, table.ids)
     return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids), table
 
 

@@ -19,12 +19,11 @@ from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.registry import import_modules
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
-from dinoneck.training.table_source import TableSource
+from dinoneck.training.table_source import TableSource, compare_images
 from dinoneck.training.tasks import head_class
 
 logger = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ def read_data(config: TrainConfig, frame: Any = None) -> Table:
     columns += [name for name, task in config.tasks.items() if not task.auxiliary and not task.columns]
     per_cell = [name for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")]
     helping = [c for name, task in config.tasks.items() if task.auxiliary for c in task.columns or (name,)]
-    reads = data.store is None or data.labels is not None
+    reads = data.store is None or data.labels is not None or data.images is not None
     folder = Path(data.csv or ".").parent
     return read_table(
         data.csv if frame is None else frame,
@@ -258,7 +257,7 @@ def _from_store(config: TrainConfig, table: Table) -> Inputs:
             "it could not be paired with one. Extract the images ('dinoneck extract'), or train from Python "
             "(dinoneck.training.cross_validate takes the store)"
         )
-    _check_images(config, table, source, store)
+    compare_images(store, source.own_ids.values(), _image_files(config, table, source))
     asked: dict[str, tuple[Any, Any]] = {
         "backbone": (own.name, record.get("name")),
         "image size": (data.size, preprocess.size),
@@ -277,23 +276,12 @@ def _from_store(config: TrainConfig, table: Table) -> Inputs:
     return Inputs(table, None, record, preprocess, source)
 
 
-def _check_images(config: TrainConfig, table: Table, source: TableSource, store: FeatureStore) -> None:
-    """Refuse a table whose images are other files than those that were extracted under their ids, where they exist."""
-    folders = (Path(), Path(config.data.csv or ".").parent)
-    files = [
-        (source.own_ids[name], folder / image)
-        for name, image in zip(table.ids, table.images, strict=True)
-        if isinstance(image, str | Path)
-        for folder in folders
-        if (folder / image).is_file()
-    ]
-    check_unchanged(dict(files).items(), store.reader.entries)
-    roots = {store.reader.entries[own].root for own in source.own_ids.values()} - {""}
-    if source.dropped and roots and not files:
-        logger.warning(
-            "the table's images are looked up in the store %s without their folder %r; the store's were read from %s, "
-            "and the table's files are not there to compare",
-            config.data.store,
-            source.dropped,
-            ", ".join(sorted(roots)),
-        )
+def _image_files(config: TrainConfig, table: Table, source: TableSource) -> dict[str, Path]:
+    """The files of the table's images by the store's ids: below ``data.images``, or where the table's names lead."""
+    folders = (Path(),) if config.data.images else (Path(), Path(config.data.csv or ".").parent)
+    found = {}
+    for name, image in zip(table.ids, table.images, strict=True):
+        if isinstance(image, str | Path):
+            files = [folder / image for folder in folders]
+            found[source.own_ids[name]] = next((file for file in files if file.is_file()), files[0])
+    return found
