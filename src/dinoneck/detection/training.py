@@ -35,6 +35,7 @@ from dinoneck.training.freeze import FreezeSchedule
 from dinoneck.training.loggers import loggers_of
 from dinoneck.training.optim import EMA, cosine_with_warmup
 from dinoneck.training.processes import Processes, joined, seed_step
+from dinoneck.training.run import check_folder
 from dinoneck.training.state import check_same, load_state, save_state
 from dinoneck.version import versions
 
@@ -55,7 +56,7 @@ def train_detector(
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector, ``head`` its neck.
-        out: the folder; made if missing.
+        out: the folder: a new or empty one, or that of an earlier run.
         overwrite: replace the results of an earlier run in ``out``.
         resume: continue an interrupted run of the same config.
 
@@ -66,16 +67,14 @@ def train_detector(
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.
-        DataError: if the data cannot be used, the loss is not finite, or ``out`` holds results.
+        DataError: if the data cannot be used, the loss is not finite, ``out`` holds results and ``overwrite`` is off,
+            or it holds other files than those of a run.
         CheckpointError: if ``out`` holds the state of another run; it names the values that differ.
     """
     import_modules(config.imports)
     check_config(config)
     folder = Path(out)
-    if (folder / REPORT).exists() and not overwrite:
-        raise DataError(
-            f"{folder} holds results of an earlier run; choose another folder, or pass overwrite=True (--overwrite)"
-        )
+    check_folder(folder, overwrite=overwrite)
     device = local_device(config.device)
     processes = joined(device)
     train, val = open_images(config)

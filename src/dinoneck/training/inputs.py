@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from dinoneck.training.sources import MemoryTokens, TokenSource
 from dinoneck.training.table_source import TableSource, compare_images
 from dinoneck.training.tasks import head_class
 
-logger = logging.getLogger(__name__)
+_VIEWS = {"flips4": 4, "color20": 20}  # names of lists of views, and how many they are
 
 
 @dataclass(frozen=True)
@@ -199,13 +198,38 @@ def _check_unused(config: TrainConfig) -> None:
     if data.labels is None and (given := [name for name, value in of_masks.items() if value]):
         raise ConfigError(f"data.{given[0]} describes masks; name them with data.labels (--labels), or leave it out")
     if data.views is not None and data.store is None:
-        raise ConfigError(f"data.views is {data.views} without a store, which holds the augmentations (--store)")
+        raise ConfigError(
+            f"data.views is {data.views} without a store, which holds the augmented views. Extract them: "
+            f"{_extract_command(config)}. Then add --store STORE, or leave views out (--views none)"
+        )
     for name in ("cutmix_alpha", "backbone_lr"):
         if (value := getattr(config.optim, name)) is not None:
             raise ConfigError(
                 f"optim.{name} is {value}; it is for images that go through the backbone at every step. This run "
                 "extracts tokens once: leave it out, or call fit with dinoneck.training.LiveTokens"
             )
+
+
+def _extract_command(config: TrainConfig) -> str:
+    """The command that makes the store for a config's views."""
+    data, own = config.data, config.backbone
+    views = next((name for name, count in _VIEWS.items() if count >= (data.views or 1)), "FILE.yaml")
+    size = "HEIGHTxWIDTH" if data.size is None else "x".join(map(str, data.size))  # type: ignore[arg-type]
+    flags = {
+        "--size": size,
+        "--patterns": views,
+        "--backbone": own.name or DINOV3_SMALL,
+        "--backbone-source": own.source,
+        "--backbone-file": own.file,
+        "--backbone-seed": own.seed,
+        "--layers": None if own.layers is None else " ".join(map(str, own.layers)),
+        "--fit": data.fit,
+        "--interpolation": data.interpolation,
+        "--policy": data.policy,
+    }
+    words = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
+    words += ["--random-backbone"] if own.random else []
+    return f"dinoneck extract {data.images or 'IMAGES'} --out STORE {' '.join(words)}"
 
 
 def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:

@@ -17,7 +17,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.sheets import MISSING_CLASS, csv_text
 from dinoneck.data.tables import Table
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder, make_folds
@@ -59,7 +59,7 @@ def train(
 
     Args:
         config: the run, see :class:`TrainConfig`.
-        out: the folder; made if missing.
+        out: the folder: a new or empty one, or that of an earlier run.
         table: a :class:`dinoneck.data.Table` or a pandas DataFrame in the place of ``data.csv``.
         backbone: in the place of the one that the config names; frozen.
         folds: ``(train, valid)`` rows; None = by ``config.folds``.
@@ -72,7 +72,8 @@ def train(
         The cross-validation; its ``report`` is what ``report.json`` holds.
 
     Raises:
-        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off.
+        DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it holds other files
+            than those of a run.
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds states of another run; it names the values that differ.
     """
@@ -100,15 +101,26 @@ def train(
 
 
 def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse a folder that holds results of an earlier run, unless they are to be replaced.
+    """Refuse a folder that holds other files than an earlier run, or results of one that are not to be replaced.
+
+    Hidden files do not count.
 
     Raises:
-        DataError: naming it.
+        DataError: naming it and some of its files.
     """
-    if (old := _results(Path(out))) and not overwrite:
+    folder = Path(out)
+    old = _results(folder)
+    if old and not overwrite:
         raise DataError(
             f"{out} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
             "(--overwrite)"
+        )
+    if old or not folder.is_dir() or (folder / UNFINISHED).is_dir():
+        return
+    if names := [path.name for path in folder.iterdir() if not path.name.startswith(".")]:
+        raise DataError(
+            f"{out} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}. Results "
+            "go into a folder of their own; choose a new or empty one"
         )
 
 
