@@ -84,7 +84,8 @@ class TargetTransform:
         if np.ma.is_masked(values):
             values = values.astype(np.float64).filled(np.nan)
         try:
-            table = torch.as_tensor(values).detach().double().cpu()
+            plain = values.detach().cpu() if isinstance(values, Tensor) else values
+            table = torch.as_tensor(plain, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
         if not table.numel():

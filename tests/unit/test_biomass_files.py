@@ -1,4 +1,4 @@
-"""The training files of the biomass example state the commands that run them, and a file that needs views names them."""
+"""The training files of the biomass example state the commands that run them, and how to extract their views."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
         else:
             size = config.data.size
             assert values["size"] == ((size, size) if isinstance(size, int) else size)
-            assert (values["backbone"].name, values["backbone"].layers) == (
-                config.backbone.name,
-                config.backbone.layers,
-            )
+            assert values["backbone"] == config.backbone
             assert values["stored"].interpolation == config.data.interpolation
             assert len(Patterns.named(values["stored"].patterns)) == config.data.views
 

@@ -148,7 +148,7 @@ def numbers(sheet: Sheet, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
             hint = "; a column of class names holds no numbers, unless classes= lists them" if _is_word(text) else ""
             expected = "a finite number" + ("" if value is None else " within float32 (+-3.4e38)")
             raise _misfit(sheet, i, column, expected, remedy + hint)
-        if abs(value) > EXACT and re.fullmatch(r"[-+]?\d+", text) and int(text) != int(value):
+        if abs(value) >= EXACT and re.fullmatch(r"[-+]?\d+", text) and int(text) != int(value):
             raise _misfit(sheet, i, column, "a number that float64 holds exactly", "Subtract an offset")
         values.append(value)
     return np.array(values, dtype=np.float64)

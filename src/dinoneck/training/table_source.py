@@ -15,7 +15,6 @@ from dinoneck.training.matching import SourceIds
 from dinoneck.training.sources import SomeTokens, TokenSource
 from dinoneck.training.views import Views
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -68,8 +67,8 @@ def compare_images(store: FeatureStore, ids: Collection[str], files: Mapping[str
     check_unchanged(there.items(), store.reader.entries)
     if len(there) < len(ids):
         logger.warning(
-            "%s: of %d images, the files of %d were compared with those that the store %s was extracted from. To compare "
-            "them all, name their folder (--images, read_table(images=))",
+            "%s: of %d images, the files of %d were compared with those that the store %s was extracted from. To "
+            "compare them all, name their folder (--images, read_table(images=))",
             "the images were compared in part" if there else "nothing was compared",
             len(ids),
             len(there),

@@ -54,8 +54,8 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
 
 def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     """Return the table of R², and that of the differences where a 95 % interval is known."""
-    minus = report["head_minus"]
-    found = [value_table(report["scores"], report["mae"], report["target_sd"], report["scored_images"])]
+    minus = report.get("head_minus") or {}
+    found = [value_table(report["scores"], report["mae"], report.get("target_sd"), report.get("scored_images"))]
     known = any(ends is not None for row in minus.values() for ends in row.values())
     return [*found, difference_table(minus)] if known else found
 
