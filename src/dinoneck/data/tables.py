@@ -149,20 +149,16 @@ def read_table(
 
     A column with numbers gives numbers, one with words gives classes. In the CSIRO layout (one row per image and
     target) the targets are the five masses unless some are named, the smallest value is 0, and any column that is the
-    same in all rows of an image can be named as well.
-
-    Cells are read without spaces around them. An empty cell and ``nan`` are a missing value (of a DataFrame also None,
-    NaN, NaT and NA); it counts for nothing in training and scores. Groups, folds and classes are compared as numbers
-    where all their cells are numbers, otherwise as text in composed form (NFC); none of the groups and folds may be
-    missing.
+    same in all rows of an image can be named as well. Spaces around a cell do not count. An empty cell and ``nan`` are
+    missing values; of a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where
+    all cells are numbers, else as text (NFC).
 
     Args:
         source: the path of a CSV file (UTF-8, with a header row), or a pandas DataFrame.
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
-        group: columns whose equal values belong in one fold; in the CSIRO layout those of State and Sampling_Date
-            that it has, unless others, or None, are given.
+        group: columns whose equal values belong in one fold; empty in the CSIRO layout = State and Sampling_Date.
         fold_column: the column with the name of each image's fold.
         image_column: the column with the file names; a DataFrame without it has them in its index.
         labels: the column with the file names of dense labels; an image whose cell is empty has none.
@@ -171,17 +167,17 @@ def read_table(
         classes: column -> class names in their order, which admits no others; empty = those that occur, also numbers.
 
     Raises:
-        DataError: if a column or a file is missing, an image is named twice, or a cell does not fit its column.
+        DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a cell does not fit.
     """
     is_long = set(CSIRO_COLUMNS) <= set(header := header_of(source))
     names = _columns(targets) or (tuple(CSIRO_WEIGHTS) if is_long else ())
     if not names and labels is None:
         raise DataError(f"no target columns were named; the table has {', '.join(header)}")
-    by_layout = is_long and group is not None and not group
-    in_group = tuple(column for column in CSIRO_GROUP if column in header) if by_layout else _columns(group)
-    helping = _columns(auxiliary)
-    columns = (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels))
+    by_layout = tuple(column for column in CSIRO_GROUP if is_long and column in header)
+    in_group = _columns(group) if group is None or group else by_layout
+    columns = (image_column, *names, *_columns(auxiliary), *in_group, *_columns(fold_column), *_columns(labels))
     sheet = (_read_long if is_long else read_sheet)(source, columns, image_column)
+    refuse_times(source, (*names, *_columns(auxiliary)))
     ids = tuple(sheet.cells(image_column))
     refuse_repeats(ids, f"{sheet.name}: the image", "keep one row for each image")
     table = Table(
@@ -193,8 +189,7 @@ def read_table(
         labels=None if labels is None else mask_files(sheet, labels, images),
         folds=row_labels(sheet, _columns(fold_column), "fold"),
     )
-    refuse_times(source, (*names, *helping))
-    table = _with_values(table, sheet, names, helping, classes, unit)
+    table = _with_values(table, sheet, names, _columns(auxiliary), classes, unit)
     return _with_layout(table) if is_long else table
 
 

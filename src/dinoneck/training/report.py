@@ -42,19 +42,7 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     if result.values:
         report |= _value_report(result, split, report["target_weights"])
     if result.classes:
-        report["classes"] = {
-            name: {
-                method: class_scores(
-                    predicted,
-                    table.targets[name],
-                    table.classes[name],
-                    split,
-                    head=None if method == HEAD else methods[HEAD],
-                )
-                for method, predicted in methods.items()
-            }
-            for name, methods in result.classes.items()
-        }
+        report["classes"] = {name: _class_report(result, name, split) for name in result.classes}
     cells = result.cell_targets
     if cells is not None and result.masks:
         labels = cells.labels or tuple(map(str, range(cells.values.shape[1])))
@@ -92,6 +80,15 @@ def fold_scores(report: Mapping[str, Any], count: int) -> list[dict[str, float]]
         {name: row["folds"][fold] for name, row in rows.items() if row["folds"][fold] is not None}
         for fold in range(count)
     ]
+
+
+def _class_report(result: CrossValidation, name: str, split: Split) -> dict[str, Any]:
+    """The scores of a target of classes by method."""
+    true, labels, methods = result.table.targets[name], result.table.classes[name], result.classes[name]
+    return {
+        method: class_scores(predicted, true, labels, split, head=None if method == HEAD else methods[HEAD])
+        for method, predicted in methods.items()
+    }
 
 
 def _value_report(result: CrossValidation, split: Split, weights: Mapping[str, float]) -> dict[str, Any]:
