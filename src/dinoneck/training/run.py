@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,11 +161,12 @@ def _check_before(
     if cells is None and not problem.tasks:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
     numbers, chosen = choose_folds(config, table, folds)
-    _check_targets(table, cells)
+    masks = {} if cells is None else {config.data.labels or cells.name: cells}
+    _check_targets(table, masks)
     if config.folds.column is not None and table.groups is not None:
         _warn_of_split_groups(np.array(table.groups), chosen, config.folds.column)
     for number, fold in zip(numbers, chosen, strict=True):
-        _check_fold(table, cells, number, fold)
+        _check_fold(table, masks, number, fold)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
@@ -175,11 +176,10 @@ def _check_before(
     head.eval().predict(tokens.to(next(head.parameters()).device))
 
 
-def _check_targets(table: Table, cells: CellTargets | None) -> None:
-    """Refuse targets that no fold can learn, and images of which nothing is known."""
+def _check_targets(table: Table, masks: Mapping[str, CellTargets]) -> None:
+    """Refuse targets that no fold can learn, and images of which nothing is known; masks by their column."""
     known = {name: _known(values) for name, values in {**table.targets, **table.auxiliary}.items()}
-    if cells is not None:
-        known[cells.name] = np.array([label is not None for label in table.labels or ()])
+    known |= {name: np.array([file is not None for file in cells.files]) for name, cells in masks.items()}
     if len(nothing := np.flatnonzero(~np.any(list(known.values()), axis=0))):
         names = some_of([repr(table.ids[row]) for row in nothing], 3)
         columns = ", ".join(known)
@@ -200,11 +200,11 @@ def _check_targets(table: Table, cells: CellTargets | None) -> None:
             )
 
 
-def _check_fold(table: Table, cells: CellTargets | None, number: int, fold: Fold) -> None:
+def _check_fold(table: Table, masks: Mapping[str, CellTargets], number: int, fold: Fold) -> None:
     """Refuse a fold whose training images teach a target nothing; warn of classes that it holds out alone."""
     rows, held_out = fold
     targets: dict[str, Any] = {**table.targets, **table.auxiliary}
-    targets |= {} if cells is None else {cells.name: cells.targets.numpy()}
+    targets |= {name: cells.targets.numpy() for name, cells in masks.items()}
     for name, values in targets.items():
         if not _known(values[rows]).any():
             raise DataError(
