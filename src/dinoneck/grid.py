@@ -222,14 +222,14 @@ class TokenGrid(nn.Module):
 
         Raises:
             ShapeError: if shapes do not fit.
-            DataError: if a label that counts is not finite.
+            DataError: if a label that counts is not finite, or the mask holds NaN.
         """
         if labels.ndim != 4:
             raise ShapeError(f"labels have shape {tuple(labels.shape)}; expected (batch, K, height, width)")
         batch, _, height, width = labels.shape
         if mask is not None and tuple(mask.shape) != (batch, height, width):
             raise ShapeError(f"mask has shape {tuple(mask.shape)}; expected {(batch, height, width)}")
-        keep = labels.new_ones((batch, 1, height, width), dtype=torch.bool) if mask is None else (mask != 0)[:, None]
+        keep = labels.new_ones((batch, 1, height, width), dtype=torch.bool) if mask is None else as_mask(mask)[:, None]
         y, x = self._axes((height, width))
         down = _overlaps(height, y, self.patch_height, labels.device)
         across = _overlaps(width, x, self.patch_width, labels.device).T
@@ -300,6 +300,23 @@ def as_maps(patches: Tensor, grid: GridSize) -> Tensor:
         )
     spread: Tensor = patches.unflatten(1, (rows, cols))  # type: ignore[no-untyped-call]
     return spread.permute(0, 3, 1, 2)
+
+
+def as_mask(mask: Tensor) -> Tensor:
+    """Return a mask of any dtype as bool, True where a place counts.
+
+    Raises:
+        DataError: for NaN. A GPU's mask is not read, since the host would wait: there NaN does not count.
+    """
+    if not mask.is_floating_point():
+        return mask != 0
+    unknown = mask.isnan()
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(unknown.any()):
+        raise DataError(
+            f"the mask holds {int(unknown.sum())} NaN among {mask.numel()} values; expected True or 1 where a value "
+            "counts, and False or 0 elsewhere"
+        )
+    return (mask != 0) & ~unknown
 
 
 def _overlaps(length: int, axis: _Axis, patch: int, device: torch.device) -> Tensor:

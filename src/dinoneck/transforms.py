@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import numbers
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
 STD_FLOOR = 1e-6
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,25 +72,31 @@ class TargetTransform:
     def fit(self, values: Any) -> TargetTransform:
         """Return a new transform whose mean and std are those of ``values`` (original units; NaN, masked = missing).
 
-        The standard deviation is the population's, at least 1e-6. Fit on the training fold only.
+        The standard deviation is the population's, at least 1e-6. Among several outputs, one that does not vary is only
+        centred (its standard deviation is 1), and a warning names it. Fit on the training fold only.
 
         Args:
             values: (n,) or (n, outputs), a tensor or anything ``torch.as_tensor`` takes.
 
         Raises:
-            DataError: if an output has no finite value, or a value is infinite.
+            DataError: if an output has no finite value, a value is beyond float32, or no output varies.
         """
         if np.ma.is_masked(values):
             values = values.astype(np.float64).filled(np.nan)
         try:
-            table = torch.as_tensor(values).detach().double().cpu()
+            plain = values.detach().cpu() if isinstance(values, Tensor) else values
+            table = torch.as_tensor(plain, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
         if not table.numel():
             raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
-        if table.isinf().any():
-            raise DataError("target values are infinite; a transform cannot be fitted on them")
+        if bool((far := table.abs() > torch.finfo(torch.float32).max).any()):
+            row = int(far.any(dim=1).nonzero()[0])
+            raise DataError(
+                f"the target value {table[far][0].item():g} in row {row} is beyond float32 (+-3.4e38); a transform "
+                "cannot be fitted on it: correct it, or give the target another unit"
+            )
         spread = replace(self, mean=None, std=None).forward(table)
         known = ~spread.isnan()
         if not bool(known.any(dim=0).all()):
@@ -96,7 +104,7 @@ class TargetTransform:
         count = known.sum(dim=0)
         mean = torch.where(known, spread, 0.0).sum(dim=0) / count
         variance = (torch.where(known, spread - mean, 0.0) ** 2).sum(dim=0) / count
-        std = variance.sqrt().clamp_min(STD_FLOOR)
+        std = torch.where(_varying(spread), variance.sqrt().clamp_min(STD_FLOOR), 1.0)
         if len(mean) == 1:
             return replace(self, mean=mean.item(), std=std.item())
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
@@ -142,6 +150,20 @@ class TargetTransform:
         if isinstance(numbers_or_none, tuple):
             return constants(numbers_or_none, like)
         return like.new_full((), empty if numbers_or_none is None else numbers_or_none)
+
+
+def _varying(table: Tensor) -> Tensor:
+    """Which outputs of (n, outputs) vary, (outputs,) bool; NaN = missing."""
+    lowest, highest = table.nan_to_num(nan=math.inf).amin(dim=0), table.nan_to_num(nan=-math.inf).amax(dim=0)
+    constant = (lowest == highest).nonzero().flatten().tolist()
+    if len(constant) == len(lowest):
+        raise DataError(
+            f"all {len(table)} target values are equal ({lowest[0].item():g} before the z-score); a standard deviation "
+            "cannot be fitted: leave the target out, or fit on rows in which it varies"
+        )
+    if constant:
+        logger.warning("outputs %s do not vary among %d rows; they are only centred", constant, len(table))
+    return lowest != highest
 
 
 def constants(values: Sequence[float], like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -34,17 +35,36 @@ def test_fit_takes_population_statistics_and_skips_nan() -> None:
     fitted = TargetTransform().fit([[1.0, 10.0], [3.0, torch.nan], [5.0, 30.0]])
     assert fitted.mean == (3.0, 20.0)
     assert fitted.std == pytest.approx((math.sqrt(8 / 3), 10.0))
-    assert TargetTransform().fit([2.0, 2.0]).std == 1e-6
     first = TargetTransform(area=2.0, mean=9.0, std=9.0)
     again = first.fit([2.0, 4.0])
     assert (again.mean, again.std, again.area) == (1.5, 0.5, 2.0)
     assert first.mean == 9.0
 
 
+@pytest.mark.parametrize("values", [[2.0, 2.0], [3.0], [[1.0, 5.0], [1.0, 5.0]], [0.1] * 7, [4.0, torch.nan, 4.0]])
+@pytest.mark.parametrize("transform", [TargetTransform(), TargetTransform(area=0.3, log1p=True)])
+def test_values_that_do_not_vary_have_no_standard_deviation(transform: TargetTransform, values: Any) -> None:
+    with pytest.raises(DataError, match="equal"):
+        transform.fit(values)
+
+
+def test_an_output_that_does_not_vary_among_others_is_centred(caplog: pytest.LogCaptureFixture) -> None:
+    fitted = TargetTransform().fit([[1.0, 5.0, 2.0], [3.0, 5.0, torch.nan], [5.0, 5.0, 2.0]])
+    assert fitted.mean == (3.0, 5.0, 2.0)
+    assert fitted.std == pytest.approx((math.sqrt(8 / 3), 1.0, 1.0))
+    assert "[1, 2]" in caplog.text
+
+
+def test_values_beyond_float32_are_named() -> None:
+    for value in (1e200, -1e39, math.inf):
+        with pytest.raises(DataError, match=rf"{value:g} in row 1".replace("+", "[+]")):
+            TargetTransform().fit([0.0, value, 1.0])
+
+
 def test_fit_and_forward_refuse_what_has_no_transform() -> None:
     with pytest.raises(DataError, match="every one is NaN"):
         TargetTransform().fit([[1.0, torch.nan], [2.0, torch.nan]])
-    with pytest.raises(DataError, match="infinite"):
+    with pytest.raises(DataError, match="inf"):
         TargetTransform().fit([1.0, torch.inf])
     with pytest.raises(DataError, match="above -1; the smallest is -2"):
         TargetTransform(log1p=True).fit([1.0, -2.0])

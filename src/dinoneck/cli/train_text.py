@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli.text import table
 from dinoneck.errors import counted, printable
-from dinoneck.viz.score_tables import SCORES, class_tables, difference_table, value_table
+from dinoneck.viz.score_tables import SCORES, class_tables, value_tables
 
 if TYPE_CHECKING:
     from dinoneck.data.decoding import ImageInput
@@ -47,7 +47,7 @@ def advice(config: TrainConfig, data: Table) -> list[str]:
             "No --group: images of one place or day may fall into several folds, which makes every score look better."
         )
     numbers = [values for values in data.targets.values() if values.dtype.kind == "f"]
-    if data.minimum is None and numbers and all((values >= 0).all() for values in numbers):
+    if data.minimum is None and numbers and not any((values < 0).any() for values in numbers):
         lines.append("All targets are 0 or more; --minimum 0 keeps predictions so.")
     if config.optim.patience is not None:
         lines.append("--patience: the images that score a fold also choose its epoch, which flatters the head.")
@@ -63,17 +63,15 @@ def comparison(report: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     if "cell_scores" in report:
-        lines.append(f"R² per cell: {_listed(report['cell_scores'])}")
+        lines.append(f"R² per cell of {counted(report['cell_images'], 'image')}: {_listed(report['cell_scores'])}")
     if "auxiliary_scores" in report:
-        lines.append(f"Auxiliary, R² of values and accuracy of classes: {_listed(report['auxiliary_scores'])}")
+        scores = _listed(report["auxiliary_scores"], report["scored_images"])
+        lines.append(f"Auxiliary, R² of values and accuracy of classes: {scores}")
     if "scores" in report:
         is_weighted = set(report["scores"]["head"]) - {"overall", "worst fold"} <= set(report["target_weights"])
-        lines += [
-            table(*value_table(report["scores"], report["mae"], report["target_sd"])),
-            f"overall: {'weighted R² over all' if is_weighted else 'mean over'} targets; worst fold: of overall.",
-            table(*difference_table(report["head_minus"])),
-            *_value_verdicts(report),
-        ]
+        first, *others = [table(*each) for each in value_tables(report)]
+        mean = f"overall: {'weighted R² over all' if is_weighted else 'mean over'} targets; worst fold: of overall."
+        lines += [first, mean, *others, *_value_verdicts(report)]
     for target, methods in {**report.get("classes", {}), **report.get("masks", {})}.items():
         lines += [table(*each) for each in class_tables(target, methods)]
         lines += _class_verdicts(printable(target), methods, report)
@@ -130,7 +128,10 @@ def _value_verdicts(report: Mapping[str, Any]) -> list[str]:
         for name in names
         if scores[name] is not None
     }
-    lines += _compared(intervals, report["predicted"], report["groups_predicted"])
+    for images in sorted({report["scored_images"][name] for name in intervals}, reverse=True):
+        own = {name: each for name, each in intervals.items() if report["scored_images"][name] == images}
+        of = "" if len(own) == len(intervals) else f"{', '.join(own)}, "
+        lines += _compared(own, images, report["groups_predicted"], of)
     useless = [name for name in targets if scores[name] is not None and scores[name] <= 0]
     if useless:
         lines.append(f"{', '.join(useless)}: R² is not above 0, so the head does not beat the mean of all images.")
@@ -149,7 +150,7 @@ def _class_verdicts(name: str, methods: Mapping[str, Any], report: Mapping[str, 
         for key, heading in scores.items()
     }
     true = [sum(row) for row in head["confusion_matrix"]]
-    images = sum(true) if right == "accuracy" else report["predicted"]
+    images = head["images"]
     lines = _compared(intervals, images, report["groups_predicted"], f"{name}, ") if others else []
     largest, label = max(true) / sum(true), printable(head["labels"][true.index(max(true))])
     if head[right]["pooled"] <= largest:
@@ -187,5 +188,6 @@ def _compared(
     return lines
 
 
-def _listed(scores: Mapping[str, float | None]) -> str:
-    return ", ".join(f"{name} {'-' if score is None else f'{score:.3f}'}" for name, score in scores.items())
+def _listed(scores: Mapping[str, float | None], images: Mapping[str, int] = {}) -> str:
+    counts = {name: f" ({counted(images[name], 'image')})" for name in scores if name in images}
+    return ", ".join(f"{n} {'-' if x is None else f'{x:.3f}'}{counts.get(n, '')}" for n, x in scores.items())

@@ -257,7 +257,8 @@ def _training_report(path: Path | None) -> dict[str, Any]:
     except (OSError, RecursionError, ValueError) as error:
         raise DataError(f"--scores {path} cannot be used: {error}") from error
     table, log = path.with_name("out_of_fold.csv"), path.with_name("log.jsonl")
-    targets = found.get("mae", {}).get("head", {}) if table.is_file() else ()
+    counts = found.get("scored_images", {})
+    targets = [name for name in found.get("mae", {}).get("head", {}) if table.is_file() and counts[name]]
     if "groups_predicted" in found:
         found["remarks"] = [line for line in comparison(found) if "\n" not in line]  # the others are tables
     if "best" in found and log.is_file():

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dinoneck.data.boxes import BoxImages
     from dinoneck.viz.report import ReportEntry
 
-_UNKNOWN = frozenset({"", "nan", "na", "n/a", "null", "none"})
 _LONG = ("image_path", "target_name", "target")  # one row per image and target
 
 
@@ -95,14 +94,17 @@ def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]])
 def _parsed(
     table: Path, name: str, row: Mapping[str, str], columns: Mapping[str, Sequence[str]]
 ) -> dict[str, float | str]:
+    from dinoneck.data.cells import is_missing, is_number, label_of
+
     found: dict[str, float | str] = {}
     for column, text in row.items():
-        classes, value = columns[column], text.strip()
-        if classes and value in classes:
-            found[column] = value
-        elif value.lower() not in _UNKNOWN:
+        are_numbers = all(map(is_number, columns[column]))
+        classes = {label_of(own, are_numbers): own for own in columns[column]}
+        if (label := label_of(text, are_numbers)) in classes:
+            found[column] = classes[label]
+        elif not is_missing(text):
             try:
-                found[column] = float("nan" if classes else value)
+                found[column] = float("nan" if classes else text)
             except ValueError:
                 found[column] = math.nan
             if not math.isfinite(found[column]):  # type: ignore[arg-type]
@@ -114,10 +116,13 @@ def _parsed(
 def held_out(table: Path, target: str | None, method: str) -> tuple[str, list[float], list[float], list[str]]:
     """Return a target's name, known values, predictions of a method and folds, from out_of_fold.csv.
 
+    Rows whose known value is missing are left out.
+
     Raises:
-        DataError: if the table is of another form.
+        DataError: if the table is of another form, or no value is known.
         ConfigError: if it holds several targets and none is chosen.
     """
+    from dinoneck.data.cells import is_missing
     from dinoneck.data.sheets import csv_header, csv_rows
 
     header = csv_header(table)
@@ -132,7 +137,9 @@ def held_out(table: Path, target: str | None, method: str) -> tuple[str, list[fl
     name = names[0] if target is None else target
     if name not in names:
         raise ConfigError(f"{table} has no target {name!r}.{did_you_mean(name, names)} It has: {', '.join(names)}")
-    rows = csv_rows(table, (name, f"{name} ({method})", "fold"))
+    rows = [row for row in csv_rows(table, (name, f"{name} ({method})", "fold")) if not is_missing(row[name])]
+    if not rows:
+        raise DataError(f"{table} has no known value of {name!r}; choose another target")
     try:
         pairs = [(float(row[name]), float(row[f"{name} ({method})"])) for row in rows]
     except ValueError as error:

@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dinoneck.data.cells import EXACT, LARGEST, as_number, cell_text, is_missing, is_number, label_of, same_labels
 from dinoneck.errors import DataError, did_you_mean
 from dinoneck.regular_files import open_regular
 
@@ -23,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 MISSING_CLASS = -1
 CSIRO_COLUMNS = ("sample_id", "image_path", "target_name")
-_EMPTY = ("", "nan", "na", "n/a", "null", "<na>", "-")
 _SURPLUS = "\0 fields beyond the header"
+_SHOWN = 5
 
 Values = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """The cells of a table as text.
+    """The cells of a table as text without spaces around it.
 
     Attributes:
         name: what messages call the table.
@@ -80,69 +81,148 @@ def read_sheet(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
                 f"the DataFrame has no column {image_column!r} and its index holds no file names.{_held(header)}. Name "
                 "the column of images with image_column=, or make it the index with set_index()"
             )
-        cells[image_column] = [str(name) for name in source.index]
+        cells[image_column] = [str(name).strip() for name in source.index]
     _check_columns("the DataFrame", header, [column for column in columns if column not in cells])
     labels = dict(zip(header, source.columns, strict=True))
-    cells |= {column: [_text(value) for value in source[labels[column]]] for column in columns if column not in cells}
+    cells |= {
+        column: [cell_text(value) for value in source[labels[column]]] for column in columns if column not in cells
+    }
     if not len(source.index):
         raise DataError("the DataFrame has no rows")
     rows = [dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)]
     return Sheet("the DataFrame", rows, [f"row {label!r}" for label in source.index])
 
 
-def column_values(
-    sheet: Sheet, column: str, classes: Sequence[str] | None = None, *, gaps: bool = False
-) -> tuple[Values, tuple[str, ...]]:
+def column_values(sheet: Sheet, column: str, classes: Sequence[str] | None = None) -> tuple[Values, tuple[str, ...]]:
     """Return the values of a column and its class names.
 
-    A column is one of numbers or one of class names; what most of its cells are decides.
+    A column is one of numbers or one of class names; what most of its cells are decides. Empty cells are missing.
 
     Args:
         sheet: the table.
         column: one of its columns.
         classes: the class names in their order; the column may hold no others. Empty = all cells are class names, also
             numbers; None = decided by the cells.
-        gaps: cells may be empty.
 
     Returns:
         float64 numbers, NaN where empty, and ``()``; or int64 class indices, -1 where empty, and the sorted names.
 
     Raises:
-        DataError: for a cell that does not fit, naming its row, or a column with a single class.
+        DataError: for a cell that does not fit, naming its row, a column with a single class, or classes that are
+            equal.
     """
-    filled = [_class_name(text) for text in sheet.cells(column) if not _is_empty(text, classes or ())]
+    filled = [text for text in sheet.cells(column) if not is_missing(text)]
     words = [text for text in filled if _is_word(text)]
-    if classes is None and len(words) * 2 <= len(filled):
-        return numbers(sheet, column, gaps=gaps), ()
-    names = tuple(map(str, classes or ())) or tuple(sorted(set(words if classes is None else filled), key=_in_order))
-    expected = f"one of {', '.join(names)}" if classes else "a class name"
-    values, index_of = [], {_class_name(name): index for index, name in enumerate(names)}
-    for i, text in enumerate(map(_class_name, sheet.cells(column))):
-        if text not in index_of and not (gaps and _is_empty(text)):
+    one_word = len(set(words)) == 1 and len(words) < len(filled)  # such as NA among numbers
+    if classes is None and (one_word or len(words) * 2 <= len(filled)):
+        return numbers(sheet, column), ()
+    are_numbers = all(map(is_number, filled))
+    found = {label_of(text, are_numbers) for text in (words if classes is None else filled)}
+    names = tuple(map(str, classes or ())) or tuple(sorted(found, key=_in_order))
+    index_of = {label_of(name, are_numbers): index for index, name in enumerate(names)}
+    if len(index_of) < len(names) or any(map(is_missing, names)):
+        raise DataError(f"classes= gives {classes!r} for {column!r}; expected names that differ, none empty or nan")
+    values, expected = [], f"one of {', '.join(names)}" if classes else "a class name"
+    for i, text in enumerate(sheet.cells(column)):
+        index = index_of.get(label_of(text, are_numbers), MISSING_CLASS)
+        if index == MISSING_CLASS and not is_missing(text):
             hint = did_you_mean(text, names) if classes else " List the names with classes= if this is one"
-            raise _misfit(sheet, i, column, gaps, expected, "Correct it or remove the row." + hint)
-        values.append(index_of.get(text, MISSING_CLASS))
+            raise _misfit(sheet, i, column, expected, "Correct it or remove the row." + hint)
+        values.append(index)
     if len(names) < 2 and filled:
         raise DataError(f"{sheet.name}: {column} holds the class {names[0]!r} alone; expected two classes or more")
     return np.array(values, dtype=np.int64), names
 
 
-def numbers(sheet: Sheet, column: str, *, gaps: bool = False) -> np.ndarray[Any, np.dtype[np.float64]]:
+def numbers(sheet: Sheet, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return a column of numbers, float64; NaN where a cell is empty.
 
     Raises:
-        DataError: for a cell that is not a finite number, or is empty without ``gaps``, naming its row.
+        DataError: for a cell that is neither empty nor a number within float32, naming its row.
     """
     values = []
     for i, text in enumerate(sheet.cells(column)):
-        value = _as_number(text)
-        if (value is None or not math.isfinite(value)) and not (gaps and _is_empty(text)):
-            comma = re.fullmatch(r"\s*[-+]?\d+,\d+\s*", text)
+        value = math.nan if is_missing(text) else as_number(text)
+        if value is None or abs(value) > LARGEST or (value != value and not is_missing(text)):
+            comma = re.fullmatch(r"[-+]?\d+,\d+", text)
             remedy = "Write it with a decimal point" if comma else "Correct it or remove the row"
             hint = "; a column of class names holds no numbers, unless classes= lists them" if _is_word(text) else ""
-            raise _misfit(sheet, i, column, gaps, "a finite number", remedy + hint)
-        values.append(math.nan if value is None else value)
+            expected = "a finite number" + ("" if value is None else " within float32 (+-3.4e38)")
+            raise _misfit(sheet, i, column, expected, remedy + hint)
+        if abs(value) >= EXACT and re.fullmatch(r"[-+]?\d+", text) and int(text) != int(value):
+            raise _misfit(sheet, i, column, "a number that float64 holds exactly", "Subtract an offset")
+        values.append(value)
     return np.array(values, dtype=np.float64)
+
+
+def refuse_times(source: Any, columns: Sequence[str]) -> None:
+    """Refuse columns of a DataFrame that hold dates or durations, which are neither numbers nor classes.
+
+    Raises:
+        DataError: naming the column and its first such row.
+    """
+    labels = dict(zip(header_of(source), source.columns, strict=True)) if is_frame(source) else {}
+    for column in [column for column in columns if column in labels]:
+        for label, value in source[labels[column]].items():
+            if isinstance(value, date | timedelta | np.datetime64 | np.timedelta64) and not is_missing(value):
+                raise DataError(
+                    f"the DataFrame row {label!r}: {column} is {value}, a {type(value).__name__}; expected a number or "
+                    "a class name. Count days or seconds since a date of your own, or make it text with astype(str)"
+                )
+
+
+def row_labels(sheet: Sheet, columns: Sequence[str], what: str) -> tuple[str, ...] | None:
+    """Return the group, or the fold, of each row; of several columns the joined labels; None for no columns.
+
+    Raises:
+        DataError: for missing labels, see :func:`dinoneck.data.cells.same_labels`.
+    """
+    each = [same_labels(sheet.cells(name), sheet.places, f"{what} in column {name!r}") for name in columns]
+    if len(columns) < 2:
+        return tuple(map(str, each[0])) if each else None
+    return tuple(" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*each, strict=True))
+
+
+def existing_files(names: Sequence[str], folder: str | os.PathLike[str] | None, what: str) -> tuple[Path, ...]:
+    """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
+
+    Raises:
+        DataError: if the folder or a file does not exist, or two names are one file.
+    """
+    if folder is None:
+        return tuple(Path(name) for name in names)
+    if not Path(folder).is_dir():
+        raise DataError(f"the image folder {folder} does not exist")
+    files = tuple(Path(folder) / name for name in names)
+    missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
+    if missing:
+        shown = ", ".join(repr(name) for name in missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
+        raise DataError(
+            f"{len(missing)} of {len(files)} {what} are not in {folder}: {shown}. Check the image folder (names are "
+            "relative to it) or remove the rows"
+        )
+    first: dict[Path, str] = {}
+    for name, file in zip(names, files, strict=True):
+        other = first.setdefault(file.resolve(), name)
+        if other != name:
+            raise DataError(f"of the {what}, {other!r} and {name!r} are the same image; keep one row for each image")
+    return files
+
+
+def mask_files(sheet: Sheet, column: str, folder: str | os.PathLike[str] | None) -> tuple[Path | None, ...]:
+    """Return the mask of each row; None where the cell is empty.
+
+    Raises:
+        DataError: as :func:`existing_files`, and if all cells are empty.
+    """
+    named = [(row, name) for row, name in enumerate(sheet.cells(column)) if not is_missing(name)]
+    if not named:
+        raise DataError(f"{sheet.name}: the column {column!r} names no mask; leave it out, or fill in some")
+    files = existing_files([name for _, name in named], folder, f"masks named in column {column!r} of {sheet.name}")
+    found = dict(zip((row for row, _ in named), files, strict=True))
+    if len(found) < len(sheet.rows):
+        logger.info("%s: %s names a mask for %d of %d images", sheet.name, column, len(found), len(sheet.rows))
+    return tuple(found.get(row) for row in range(len(sheet.rows)))
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -168,7 +248,7 @@ def csv_header(path: Path) -> list[str]:
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Return the rows of a CSV that has these columns, once each, and no row of another length."""
+    """Return the stripped cells of a CSV that has these columns, once each, and no row of another length."""
     header = csv_header(path)
     _check_columns(str(path), header, columns)
     with _opened(path) as file:
@@ -181,7 +261,7 @@ def csv_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     for line, row in enumerate(rows):
         if None in row.values() or _SURPLUS in row:
             raise DataError(f"{path} row {line + 2} has another number of fields than the header ({len(header)})")
-    return rows
+    return [{column: text.strip() for column, text in row.items()} for row in rows]
 
 
 def _opened(path: Path) -> io.TextIOWrapper:
@@ -264,47 +344,16 @@ def _separator_hint(header: Sequence[str]) -> str:
     return f" Columns seem to be separated by {marks[0]!r}: save the table with commas" if marks else ""
 
 
-def _text(value: Any) -> str:
-    """A cell of a DataFrame as a CSV would hold it; empty where it is missing."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return ""
-    if isinstance(value, Real) and not isinstance(value, Integral):
-        number = float(value)
-        return "" if math.isnan(number) else f"{number:.0f}" if number.is_integer() else repr(number)
-    return str(value)
-
-
-def _is_empty(text: str, classes: Sequence[str] = ()) -> bool:
-    return text.strip().lower() in _EMPTY and text.strip() not in classes
-
-
 def _is_word(text: str) -> bool:
-    return _as_number(text) is None and any(sign.isalpha() for sign in text)
-
-
-def _class_name(text: str) -> str:
-    """The cell without spaces around it; 1.0 is 1, since spreadsheets write both."""
-    return re.sub(r"^([-+]?[0-9]+)\.0+$", r"\1", text.strip())
+    return as_number(text) is None and any(sign.isalpha() for sign in text)
 
 
 def _in_order(text: str) -> tuple[bool, float, str]:
     """A key that sorts numbers by their size, before words."""
-    number = _as_number(text)
+    number = as_number(text)
     return (True, 0.0, text) if number is None else (False, number, text)
 
 
-def _as_number(text: str) -> float | None:
-    """The number that a cell spells, which may be infinite or NaN; None if it spells something else."""
-    try:
-        return float(text) if text.isascii() and "_" not in text else None
-    except ValueError:
-        return None
-
-
-def _misfit(sheet: Sheet, i: int, column: str, gaps: bool, expected: str, remedy: str) -> DataError:
-    text = sheet.rows[i][column]
-    if _is_empty(text):
-        remedy = "Fill it in or remove the row"
-        remedy += ". It reads as a missing value: if it is a class, spell it another way" if text.strip() else ""
-    place, nothing = sheet.places[i], ", or nothing" if gaps else ""
-    return DataError(f"{sheet.name} {place}: {column} is {text!r}; expected {expected}{nothing}. {remedy}")
+def _misfit(sheet: Sheet, i: int, column: str, expected: str, remedy: str) -> DataError:
+    where = f"{sheet.name} {sheet.places[i]}: {column} is {sheet.rows[i][column]!r}"
+    return DataError(f"{where}; expected {expected}, or an empty cell where it is unknown. {remedy}")

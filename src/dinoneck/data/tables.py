@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.data.cells import as_numbers, label_of, same_labels
 from dinoneck.data.decoding import ImageInput
 from dinoneck.data.loading import images_below
 from dinoneck.data.sheets import (
@@ -23,10 +24,14 @@ from dinoneck.data.sheets import (
     Sheet,
     Values,
     column_values,
+    existing_files,
     header_of,
+    mask_files,
     numbers,
     read_sheet,
     refuse_repeats,
+    refuse_times,
+    row_labels,
 )
 from dinoneck.errors import DataError, counted, did_you_mean, some_of
 
@@ -46,16 +51,18 @@ class Table:
     Attributes:
         ids: one name per image, used once.
         images: one image per id: a path or an image in memory.
-        targets: target name -> n values: float64 numbers in original units, or int64 class indices.
-        groups: one group label per image; None = every image is its own group.
+        targets: target name -> n values: float64 numbers in original units, NaN = missing; or int64 class indices, -1 =
+            missing.
+        groups: one group label per image; None = every image is its own group. Where all are numbers, they are compared
+            as numbers.
         weights: target name -> its weight in the weighted R²; equal when empty.
         units: target name -> unit, for people.
         minimum: the smallest value a prediction may take; None = any.
-        labels: one dense label per image, a path or an array, see :class:`dinoneck.data.DenseLabels`; None = none.
-        auxiliary: task name -> n values that only help training and are not scored: numbers (NaN = missing) or class
-            indices (-1 = missing).
+        labels: one dense label per image, a path or an array, see :class:`dinoneck.data.DenseLabels`, or None where it
+            is unknown; None = none.
+        auxiliary: task name -> n values that only help training and are not scored, given as ``targets`` are.
         classes: target or auxiliary name -> its class names; a name that is missing here has numbers.
-        folds: the name of each image's fold; None = folds are drawn.
+        folds: the name of each image's fold, compared as groups are; None = folds are drawn.
         sums: target name -> the targets that it is the sum of.
     """
 
@@ -66,7 +73,7 @@ class Table:
     weights: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     minimum: float | None = None
-    labels: tuple[ImageInput, ...] | None = None
+    labels: tuple[ImageInput | None, ...] | None = None
     auxiliary: Mapping[str, Values] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     folds: tuple[str, ...] | None = None
@@ -81,6 +88,9 @@ class Table:
                 raise DataError(
                     f"Table({field_name}=) has {len(column)} entries for {len(self.ids)} ids; expected one each"
                 )
+        for field_name in ("groups", "folds"):
+            if column := getattr(self, field_name):
+                object.__setattr__(self, field_name, tuple(same_labels(column, self.ids, field_name[:-1])))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,7 +98,9 @@ class Table:
     def _checked(self, name: str, values: Any) -> Values:
         """A column as float64, or int64 where it has class names."""
         names = self.classes.get(name)
-        found: Values = np.asarray(values, np.float64 if names is None else np.int64)
+        found: Values = (
+            as_numbers(f"Table: {name!r}", values, self.ids) if names is None else np.asarray(values, np.int64)
+        )
         if found.shape != (len(self.ids),):
             raise DataError(f"Table: {name!r} has the shape {found.shape}; expected ({len(self.ids)},), one per id")
         if names is not None and len(found) and not MISSING_CLASS <= found.min() <= found.max() < len(names):
@@ -137,46 +149,47 @@ def read_table(
 
     A column with numbers gives numbers, one with words gives classes. In the CSIRO layout (one row per image and
     target) the targets are the five masses unless some are named, the smallest value is 0, and any column that is the
-    same in all rows of an image can be named as well.
+    same in all rows of an image can be named as well. Spaces around a cell do not count. An empty cell and ``nan`` are
+    missing values; of a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where
+    all cells are numbers, else as text (NFC).
 
     Args:
         source: the path of a CSV file (UTF-8, with a header row), or a pandas DataFrame.
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
-        auxiliary: columns that only help training; their cells may be empty.
-        group: columns whose equal values belong in one fold; in the CSIRO layout those of State and Sampling_Date
-            that it has, unless others, or None, are given.
+        auxiliary: columns that only help training.
+        group: columns whose equal values belong in one fold; empty in the CSIRO layout = State and Sampling_Date.
         fold_column: the column with the name of each image's fold.
         image_column: the column with the file names; a DataFrame without it has them in its index.
-        labels: the column with the file names of dense labels.
+        labels: the column with the file names of dense labels; an image whose cell is empty has none.
         minimum: the smallest value a prediction may take (0 for masses and fractions).
         unit: the unit of the numbers, for people.
         classes: column -> class names in their order, which admits no others; empty = those that occur, also numbers.
 
     Raises:
-        DataError: if a column or a file is missing, an image is named twice, or a cell does not fit its column.
+        DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a cell does not fit.
     """
     is_long = set(CSIRO_COLUMNS) <= set(header := header_of(source))
     names = _columns(targets) or (tuple(CSIRO_WEIGHTS) if is_long else ())
     if not names and labels is None:
         raise DataError(f"no target columns were named; the table has {', '.join(header)}")
-    by_layout = is_long and group is not None and not group
-    in_group = tuple(column for column in CSIRO_GROUP if column in header) if by_layout else _columns(group)
-    helping = _columns(auxiliary)
-    columns = (image_column, *names, *helping, *in_group, *_columns(fold_column), *_columns(labels))
+    by_layout = tuple(column for column in CSIRO_GROUP if is_long and column in header)
+    in_group = _columns(group) if group is None or group else by_layout
+    columns = (image_column, *names, *_columns(auxiliary), *in_group, *_columns(fold_column), *_columns(labels))
     sheet = (_read_long if is_long else read_sheet)(source, columns, image_column)
+    refuse_times(source, (*names, *_columns(auxiliary)))
     ids = tuple(sheet.cells(image_column))
     refuse_repeats(ids, f"{sheet.name}: the image", "keep one row for each image")
     table = Table(
         ids,
-        _existing(ids, images, sheet.name),
+        existing_files(ids, images, f"images named in {sheet.name}"),
         {},
-        _groups(sheet, in_group),
+        row_labels(sheet, in_group, "group"),
         minimum=minimum,
-        labels=None if labels is None else _existing(sheet.cells(labels), images, sheet.name),
-        folds=_groups(sheet, _columns(fold_column)),
+        labels=None if labels is None else mask_files(sheet, labels, images),
+        folds=row_labels(sheet, _columns(fold_column), "fold"),
     )
-    table = _with_values(table, sheet, names, helping, classes, unit)
+    table = _with_values(table, sheet, names, _columns(auxiliary), classes, unit)
     return _with_layout(table) if is_long else table
 
 
@@ -211,7 +224,7 @@ def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
                 f"{' + '.join(CSIRO_GROUP)} identify the images that belong together"
             )
     long = read_sheet(source, (*CSIRO_COLUMNS, "target", *others), "image_path")
-    numbers(long, "target")
+    numbers(long, "target")  # before rows are joined: a wrong cell is named by its own row
     wide: dict[str, dict[str, str]] = {}
     places: dict[str, str] = {}
     for row, place in zip(long.rows, long.places, strict=True):
@@ -251,9 +264,11 @@ def _with_values(
     values: dict[str, Values] = {}
     names: dict[str, tuple[str, ...]] = {}
     for column in columns:
-        values[column], own = column_values(sheet, column, classes.get(column), gaps=column in auxiliary)
+        values[column], own = column_values(sheet, column, classes.get(column))
         names |= {column: own} if own else {}
         missing = int((values[column] == MISSING_CLASS if own else np.isnan(values[column])).sum())
+        if missing == len(table) and column in targets:
+            raise DataError(f"{sheet.name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
         if missing == len(table):
             logger.warning("%s: column %r is empty; training goes without it", sheet.name, column)
             del values[column]
@@ -280,40 +295,6 @@ def _with_layout(table: Table) -> Table:
     )
 
 
-def _groups(sheet: Sheet, columns: Sequence[str]) -> tuple[str, ...] | None:
-    for row, place in zip(sheet.rows, sheet.places, strict=True):
-        for column in columns:
-            if not row[column].strip():
-                raise DataError(
-                    f"{place}: the group column {column!r} is empty; fill it in, remove the row, or name other columns "
-                    "(group=, --group)"
-                )
-    if len(columns) < 2:
-        return tuple(row[column] for row in sheet.rows for column in columns) or None
-    return tuple(" | ".join(row[column].replace("|", "||") for column in columns) for row in sheet.rows)
-
-
-def _existing(names: Sequence[str], folder: str | os.PathLike[str] | None, table: str) -> tuple[Path, ...]:
-    if folder is None:
-        return tuple(Path(name) for name in names)
-    if not Path(folder).is_dir():
-        raise DataError(f"the image folder {folder} does not exist")
-    files = tuple(Path(folder) / name for name in names)
-    missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
-    if missing:
-        shown = ", ".join(repr(name) for name in missing[:_SHOWN]) + (" ..." if len(missing) > _SHOWN else "")
-        raise DataError(
-            f"{len(missing)} of {len(files)} images named in {table} are not in {folder}: {shown}. Check the image "
-            "folder (names are relative to it) or remove the rows"
-        )
-    first: dict[Path, str] = {}
-    for name, file in zip(names, files, strict=True):
-        other = first.setdefault(file.resolve(), name)
-        if other != name:
-            raise DataError(f"{table}: {other!r} and {name!r} are the same image; keep one row for each image")
-    return files
-
-
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -321,14 +302,15 @@ def read_folders(images: str | os.PathLike[str]) -> Table:
     """Read images that lie in one folder per class, such as ``images/wheat/1.jpg``.
 
     Returns:
-        A table with the target ``class``; its class names are those of the folders, sorted. The ids are the paths
-        relative to ``images``, with ``/``.
+        A table with the target ``class``; its class names are those of the folders, stripped, composed (NFC) and
+        sorted. The ids are the paths relative to ``images``, with ``/``.
 
     Raises:
         DataError: if images lie next to the class folders, there are fewer than two, or one holds no images.
     """
     root = _folder(images)
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    names = sorted({label_of(name, False) for name in folders})
     ids = [path.relative_to(root).as_posix() for path in images_below(root)]
     if loose := [name for name in ids if "/" not in name]:
         raise DataError(
@@ -336,14 +318,14 @@ def read_folders(images: str | os.PathLike[str]) -> Table:
             "each into the folder of its class"
         )
     if len(names) < 2:
-        raise DataError(f"{root} has {counted(len(names), 'folder')}; expected one per class, two or more")
+        raise DataError(f"{root} has {counted(len(folders), 'folder')}; expected one per class, two or more")
     if _PARTS.issuperset(name.lower() for name in names):
         raise DataError(f"the folders of {root}, {', '.join(names)}, are parts, not classes; give the path of one")
-    class_of = {name: i for i, name in enumerate(names)}
+    class_of = {name: names.index(label_of(name, False)) for name in folders}
     ids = [name for name in ids if name.split("/")[0] in class_of]
     indices = [class_of[name.split("/")[0]] for name in ids]
     used = set(indices)
-    if empty := [name for name, i in class_of.items() if i not in used]:
+    if empty := [names[i] for i in sorted({*class_of.values()} - used)]:
         raise DataError(f"{root}: no images of the class {some_of(empty, _SHOWN)}; add some or remove the folder")
     values = {"class": np.array(indices, dtype=np.int64)}
     return Table(tuple(ids), tuple(root / name for name in ids), values, classes={"class": tuple(names)})

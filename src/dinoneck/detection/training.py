@@ -56,7 +56,7 @@ def train_detector(
 
     Args:
         config: ``data.boxes`` and ``data.val_boxes`` name COCO files, ``detector`` the detector, ``head`` its neck.
-        out: the folder; made if missing.
+        out: the folder: a new or empty one, or that of an earlier run.
         overwrite: replace the results of an earlier run in ``out``.
         resume: continue an interrupted run of the same config.
 
@@ -67,7 +67,8 @@ def train_detector(
 
     Raises:
         ConfigError: if values contradict each other or have no effect on detectors.
-        DataError: if the data cannot be used, the loss is not finite, or ``out`` holds results.
+        DataError: if the data cannot be used, the loss is not finite, ``out`` holds results and ``overwrite`` is off,
+            or it holds other files than those of a run.
         CheckpointError: if ``out`` holds the state of another run; it names the values that differ.
     """
     import_modules(config.imports)

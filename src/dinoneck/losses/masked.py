@@ -1,8 +1,9 @@
 """Losses that ignore masked values, NaN included.
 
 A mask is bool, True where a value counts, and has the target's shape, or fewer axes (one value per row), or size-1
-axes. If everything is masked, the loss is 0 with zero gradient. Half-precision inputs are compared in float32, since
-squared errors of physical units overflow float16.
+axes. NaN in a mask of floats is refused; on a GPU and under ``torch.compile`` such a place does not count. If
+everything is masked, the loss is 0 with zero gradient. Half-precision inputs are compared in float32, since squared
+errors of physical units overflow float16.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from dinoneck.configured import normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.grid import as_mask
 
 
 def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -124,7 +126,8 @@ def cross_entropy(
             f"logits are {tuple(logits.shape)} and the target {tuple(target.shape)}; expected (B, K) and "
             "class indices (B,) or probabilities (B, K)"
         )
-    keep = torch.ones(len(logits), dtype=torch.bool, device=logits.device) if mask is None else mask.reshape(-1) != 0
+    every = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    keep = every if mask is None else as_mask(mask).reshape(-1)
     if keep.shape != logits.shape[:1]:
         raise ShapeError(f"the mask has shape {tuple(keep.shape)} for {len(logits)} samples")
     if is_soft:
@@ -162,10 +165,11 @@ def full_mask(mask: Tensor | None, target: Tensor) -> Tensor:
 
     Raises:
         ShapeError: if it does not fit.
+        DataError: if it holds NaN.
     """
     if mask is None:
         return torch.ones_like(target, dtype=torch.bool)
-    keep = mask != 0
+    keep = as_mask(mask)
     while keep.ndim < target.ndim:
         keep = keep.unsqueeze(-1)
     fits = keep.ndim == target.ndim

@@ -37,7 +37,8 @@ class CellTargets:
         ids: of the n images; empty = unknown, and then no table's rows can be matched with them.
         padded: whether some cells show padding, so that means over all cells are not those of the image.
         kind: of the task, ``dense`` or ``segmentation``.
-        files: the n labels that the values were read from; segmentation is scored by their pixels.
+        files: the n labels that the values were read from, None where there is none; segmentation is scored by their
+            pixels.
         how: how they are read.
         preprocess: how the images are prepared.
     """
@@ -73,20 +74,23 @@ class CellTargets:
         name: str = "cells",
         kind: Literal["dense", "segmentation"] = "dense",
     ) -> CellTargets:
-        """Read the label of every image of a table and average it over the patches.
+        """Read the label of every image of a table and average it over the patches; without a label no cell counts.
 
         Raises:
             DataError: if the table has no labels, or one cannot be used or has another size than its image.
         """
         if table.labels is None:
-            raise DataError("the table has no labels; read it with label_column= (--labels on the command line)")
-        parts = []
-        for image, label in zip(table.images, table.labels, strict=True):
-            parts.append(how.cells(label, preprocess, [read_image_size(image)]))
-        shapes = {tuple(values.shape[1:]) for values, _ in parts}
-        if len(shapes) > 1:
+            raise DataError("the table has no labels; read it with labels= (--labels on the command line)")
+        parts = {}
+        for row, (image, label) in enumerate(zip(table.images, table.labels, strict=True)):
+            if label is not None:
+                parts[row] = how.cells(label, preprocess, [read_image_size(image)])
+        shapes = {tuple(values.shape[1:]) for values, _ in parts.values()}
+        if len(shapes) != 1:
             raise DataError(f"the labels come to different cells {sorted(shapes)}; give one size to all images (size=)")
-        values, weight = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        unknown = torch.zeros(1, *(shape := shapes.pop())), torch.zeros(1, *shape[1:])
+        every = [parts.get(row, unknown) for row in range(len(table))]
+        values, weight = (torch.cat(tensors) for tensors in zip(*every, strict=True))
         padded = preprocess.fit == "pad"
         return cls(values, weight, tuple(labels), name, table.ids, padded, kind, table.labels, how, preprocess)
 
@@ -104,13 +108,17 @@ class CellTargets:
 
     @property
     def targets(self) -> Tensor:
-        """What is learned, (n, K, rows, cols); a segmentation has no weights, so its unlabelled cells are NaN."""
-        if self.kind == "dense":
-            return self.values
+        """What is learned, (n, K, rows, cols); cells that do not count are NaN."""
         return self.values.masked_fill(self.weight[:, None] == 0, torch.nan)
 
+    @property
+    def known(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which images have a cell that counts, (n,)."""
+        found: np.ndarray[Any, np.dtype[np.bool_]] = (self.weight > 0).flatten(1).any(dim=1).numpy()
+        return found
+
     def pixels(self, rows: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
-        """Return the classes (m, height, width) of the prepared images of these rows; -1 = not labelled."""
+        """Return the classes (m, height, width) of the prepared images of these rows, which have labels; -1 = none."""
         return self.how.indices([self.files[int(row)] for row in rows], self.preprocess)
 
     def task(self, rows: Sequence[int] | np.ndarray[Any, Any], minimum: float | None = None) -> Task:
@@ -120,7 +128,7 @@ class CellTargets:
             return Task(self.name, dim, kind="segmentation", labels=self.labels)
         places = torch.as_tensor(np.asarray(rows))
         cells = self.values[places].movedim(1, -1)[self.weight[places] > 0]
-        transform = TargetTransform().fit(cells)
+        transform = fitted(self.name, TargetTransform(), cells)
         return Task(self.name, dim, kind="dense", transform=transform, labels=self.labels, minimum=minimum)
 
     def shares(self, targets: Mapping[str, _Floats]) -> tuple[str, ...]:
@@ -132,7 +140,7 @@ class CellTargets:
         """
         means, found = self.means(self.values), []
         for name, values in targets.items() if self.kind == "dense" else ():
-            if name in self.labels and (known := np.isfinite(values)).any():
+            if name in self.labels and (known := np.isfinite(values) & self.known).any():
                 own, true = means[known, self.labels.index(name)], values[known]
                 follows = np.square(own - true).sum() <= (1 - SHARE_R2) * np.square(true - true.mean()).sum()
                 if follows and not self.padded:
@@ -143,14 +151,16 @@ class CellTargets:
                 logger.warning("target %r keeps a readout of its own, not the mean over its cells: %s", name, reason)
         return tuple(found)
 
-    def share_task(self, task: Task) -> Task:
+    def share_task(self, task: Task, values: _Floats) -> Task:
         """Return the task with the mean over the cells of the output of its name in place of a readout.
 
         The cells' own loss trains it: on crop images a loss of the mean as well made the numbers worse. So a weight
-        of 1.0, the default, becomes 0; any other stays, also (1.0,), one weight per output.
+        of 1.0, the default, becomes 0; any other stays, also (1.0,), one weight per output. Where ``values`` (n,) are
+        known for images without labels, the weight stays too: those images would train nothing.
         """
         transform = task.transform if task.transform is not None and task.transform.is_affine else None
-        weight = (0.0,) if task.weight == 1.0 else task.weight
+        only_cells = task.weight == 1.0 and bool(self.known[np.isfinite(values)].all())
+        weight = (0.0,) if only_cells else task.weight
         plain = replace(task, kind="regression", aggregate="sum", activation=None, transform=transform)
         return replace(plain, from_cells=self.name, weight=weight)
 
@@ -182,3 +192,15 @@ class CellTargets:
         weight = self.weight[:, None].double()
         means: Tensor = (values.double() * weight).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp_min(1e-12)
         return means.numpy()
+
+
+def fitted(name: str, transform: TargetTransform, values: Any) -> TargetTransform:
+    """Return a transform fitted on training values of a task.
+
+    Raises:
+        DataError: as :meth:`TargetTransform.fit` does, naming the task.
+    """
+    try:
+        return transform.fit(values)
+    except DataError as error:
+        raise DataError(f"task {name!r}: {error}") from None

@@ -33,12 +33,13 @@ class DataConfig:
 
     Attributes:
         csv: table with one row per image; None = folders of images (per class, or with masks), else generated images.
-        images: folder of the table's files (None = the table's folder); without a table, of the images.
+        images: folder of the table's files (None = the table's folder), with a store to compare them with those
+            extracted; without a table, of the images.
         image_column: column of the file names; None = image.
-        targets: columns to predict: numbers (regression) or words (classification).
-        aux_targets: columns that only help training; cells may be empty.
-        labels: column of masks (PNG, TIFF), or without a table their folder: a segmentation, or with targets class
-            shares per patch.
+        targets: columns to predict: numbers (regression) or words (classification); empty cells are unknown.
+        aux_targets: columns that only help training.
+        labels: column of masks (PNG, TIFF; empty = unknown), or without a table their folder: a segmentation, or with
+            targets class shares per patch.
         label_kind: mask values: class indices, or numbers per pixel, a dense task with the name of labels.
         classes: names of the classes 0, 1, ... in the masks.
         nodata: mask values without a label, such as 255.

@@ -21,6 +21,7 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.progress import note
+from dinoneck.store.feature_store import FeatureStore
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.fitting import fit
@@ -31,6 +32,7 @@ from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
+from dinoneck.training.table_source import compare_table
 from dinoneck.training.tasks import Problem
 
 HEAD, TOKENS, KNN, COLOUR, FREQUENT = "head", "token ridge", "token knn", "colour ridge", "most frequent class"
@@ -48,7 +50,7 @@ class CrossValidation:
         folds: ``(train, valid)`` rows per trained fold.
         numbers: of the trained folds, counted from 0.
         table: the images and targets.
-        values: target of numbers -> (n,) true values, in the order of ``predictions``' columns.
+        values: target of numbers -> (n,) true values, NaN = missing, in the order of ``predictions``' columns.
         predictions: method -> (n, t) out-of-fold predictions in original units, NaN for images that no trained fold
             predicts; methods are ``"head"``, ``"token ridge"``, ``"token knn"`` and ``"colour ridge"``.
         classes: target of classes -> method -> (n,) predicted class indices, -1 for images that are not predicted.
@@ -91,7 +93,10 @@ class CrossValidation:
         return pandas.DataFrame(rows, columns=header).set_index(header[0])
 
     def out_of_fold(self) -> list[list[Any]]:
-        """Return a header, and per predicted image its id, fold, and the true and predicted values and classes."""
+        """Return a header, and per predicted image its id, fold, and the true and predicted values and classes.
+
+        What is not known is None.
+        """
         fold_of = {int(row): fold for fold, (_, valid) in zip(self.numbers, self.folds, strict=True) for row in valid}
         header = ["image", "fold"]
         for name in self.values:
@@ -102,10 +107,11 @@ class CrossValidation:
         for i in self.rows:
             row: list[Any] = [self.table.ids[i], fold_of[int(i)]]
             for column, values in enumerate(self.values.values()):
-                row += [float(f"{x:.6g}") for x in (values[i], *(p[i, column] for p in self.predictions.values()))]
+                each = (values[i], *(p[i, column] for p in self.predictions.values()))
+                row += [None if np.isnan(x) else float(f"{x:.6g}") for x in each]
             for name, methods in self.classes.items():
                 labels = self.table.classes[name]
-                row += [labels[x[i]] for x in (self.table.targets[name], *methods.values())]
+                row += [None if x[i] < 0 else labels[x[i]] for x in (self.table.targets[name], *methods.values())]
             rows.append(row)
         return [header, *rows]
 
@@ -176,7 +182,7 @@ def make_folds(config: TrainConfig, table: Table) -> list[Fold]:
     if labels is not None and labels.dtype.kind == "f":
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]), labels)
     classes = None if labels is None else labels.tolist()
-    return group_folds(table.groups or table.ids, config.folds.count, config.optim.seed, stratify=classes)
+    return group_folds(table.groups or range(len(table)), config.folds.count, config.optim.seed, stratify=classes)
 
 
 def choose_folds(
@@ -242,10 +248,14 @@ def _predict(result: CrossValidation, problem: Problem, head: Head, source: Toke
     for rows in in_batches(valid.tolist(), 16):
         outputs = head.predict(source.batch([table.ids[row] for row in rows]).to(next(head.parameters()).device))
         if cells is not None and cells.kind == "segmentation":
-            pixels = cells.pixels(rows)
-            maps = F.interpolate(outputs.pop(cells.name).float().cpu(), pixels.shape[1:], mode="bilinear")
-            for row, predicted, true in zip(rows, maps.argmax(dim=1), pixels, strict=True):
-                result.masks[HEAD][row] = confusion_matrix(true, predicted, num_classes=maps.shape[1], ignore_index=-1)
+            maps = outputs.pop(cells.name).float().cpu()
+            for row, own in zip(rows, maps, strict=True):
+                if cells.files[row] is not None:
+                    pixels = cells.pixels([row])
+                    predicted = F.interpolate(own[None], pixels.shape[1:], mode="bilinear").argmax(dim=1)
+                    result.masks[HEAD][row] = confusion_matrix(
+                        pixels, predicted, num_classes=maps.shape[1], ignore_index=-1
+                    )
         for name, output in outputs.items():
             kept.setdefault(name, []).append(output.cpu())
     outputs = {name: torch.cat(parts) for name, parts in kept.items()}
@@ -276,8 +286,9 @@ def _refuse_divergence(result: CrossValidation, number: int, valid: _Ints, confi
 
 
 def _is_usable(predictions: _Floats, true: _Floats) -> bool:
+    known = true[np.isfinite(true)]
     with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite((predictions**2).sum() / max(float(np.ptp(true)) ** 2, 1e-300)))
+        return bool(np.isfinite((predictions**2).sum() / max(float(np.ptp(known)) ** 2, 1e-300)))
 
 
 def _matched(source: TokenSource, table: Table) -> tuple[TokenSource, Table]:
@@ -288,6 +299,8 @@ def _matched(source: TokenSource, table: Table) -> tuple[TokenSource, Table]:
             "fold and call fit, or freeze it"
         )
     table = replace(table, ids=tuple(SourceIds(source.ids).all_of(table.ids, "images of the table")))
+    if isinstance(source, FeatureStore):
+        compare_table(source, table, table.ids)
     return source if tuple(source.ids) == table.ids else SomeTokens(source, table.ids), table
 
 
@@ -299,7 +312,7 @@ def _baselines(problem: Problem, source: TokenSource, folds: list[Fold], numbers
     predictions: dict[str, _Floats] = {HEAD: np.full((len(table), len(values)), np.nan)}
     classes: dict[str, dict[str, _Ints]] = {name: {HEAD: np.full(len(table), -1)} for name in names}
     if values or names:
-        features, groups = pooled_tokens(source), table.groups or table.ids
+        features, groups = pooled_tokens(source), table.groups
         methods: dict[str, tuple[Any, _Floats]] = {
             TOKENS: (ridge_out_of_fold, features),
             KNN: (knn_out_of_fold, features),
@@ -324,7 +337,7 @@ def _baselines(problem: Problem, source: TokenSource, folds: list[Fold], numbers
         result.masks.update({method: np.zeros((len(table), count, count), np.int64) for method in (HEAD, FREQUENT)})
         for train, valid in folds:
             shares = cells.targets[torch.as_tensor(train)].nansum(dim=(0, 2, 3))
-            for row in valid:
+            for row in [row for row in valid if cells.files[row] is not None]:
                 true = cells.pixels([row])
                 best = torch.full_like(true, int(shares.argmax()))
                 result.masks[FREQUENT][row] = confusion_matrix(true, best, num_classes=count, ignore_index=-1)

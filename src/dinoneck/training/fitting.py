@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from dinoneck.data.tables import Table
 from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
 from dinoneck.training.batches import Samples, TokenScale, patterns_of, standardised
 from dinoneck.training.learner import Learner
@@ -26,6 +28,7 @@ from dinoneck.training.recipe import Recipe
 from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.state import RunFiles
+from dinoneck.training.table_source import compare_table
 from dinoneck.training.targets import as_array, known, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights
 
@@ -85,6 +88,7 @@ def fit(
 
     Raises:
         DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
+        StoreError: if the images of a table are other files than those that the feature store was extracted from.
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
@@ -110,6 +114,8 @@ def _run(
     train, valid, original, cell_weights = match_samples(source.ids, names=columns, **rows)
     _check_ids(train, valid, recipe)
     check_weights(head.tasks, score_weights)
+    if isinstance(source, FeatureStore) and isinstance(rows["targets"], Table):
+        compare_table(source, rows["targets"], [*train, *valid])
     values, cells = training_targets(loss, original, cell_weights, [*train, *valid], len(train))
     for name, weight in cells.items():
         original[name] = without_unweighted(as_array(original[name]), weight.numpy())

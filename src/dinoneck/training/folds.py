@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from dinoneck.data.cells import same_labels
 from dinoneck.errors import ConfigError, DataError, missing_extra
 
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 Fold = tuple[_Rows, _Rows]
 _SIDES = ("train", "valid")
-_EMPTY = ("", "nan", "<na>")
 
 
 def group_folds(
@@ -25,7 +25,8 @@ def group_folds(
     Random row folds overstate a model when images of one day or field look alike.
 
     Args:
-        groups: one label per row.
+        groups: one label per row. Where all are numbers, also as text, they are compared as numbers: 1, 1.0 and "01"
+            are one group. Texts are compared without spaces around them.
         n_folds: 2 or more.
         seed: which split.
         stratify: one class per row, to give each fold about the same share of every class (scikit-learn's
@@ -64,7 +65,7 @@ def folds_of(labels: Sequence[Any]) -> list[Fold]:
     """Return the folds of a column: the rows of each distinct label are held out once, in the labels' order.
 
     Args:
-        labels: one per row; where all are numbers (also as text), they are sorted as numbers.
+        labels: one per row, compared as those of :func:`group_folds`; where all are numbers, sorted as numbers.
 
     Returns:
         ``(train, valid)`` rows per label, ascending.
@@ -76,10 +77,7 @@ def folds_of(labels: Sequence[Any]) -> list[Fold]:
         >>> [valid.tolist() for _, valid in folds_of(["10", "2", "2", "10"])]
         [[1, 2], [0, 3]]
     """
-    labels = _listed(labels)
-    empty = [row for row, label in enumerate(labels) if label is None or str(label).strip().lower() in _EMPTY]
-    if empty:
-        raise DataError(f"row {empty[0]} has no fold ({labels[empty[0]]!r}); {len(empty)} such rows. Fill them in")
+    labels = _same(labels, "fold")
     distinct = sorted(set(labels), key=str)
     if len(distinct) < 2:
         raise DataError(f"all {len(labels)} rows are of one fold, {distinct}; expected two different labels or more")
@@ -155,15 +153,14 @@ def _held_out(row_fold: _Rows, n_folds: int) -> list[Fold]:
 
 def _numbered(labels: Sequence[Hashable], what: str) -> _Rows:
     """The labels as 0, 1, ... in the order in which they occur."""
-    labels = _listed(labels)
-    if nameless := [row for row, label in enumerate(labels) if label != label]:
-        raise DataError(f"row {nameless[0]} has no {what} (NaN); {len(nameless)} such rows. Name their {what}s")
+    labels = _same(labels, what)
     number = {label: place for place, label in enumerate(dict.fromkeys(labels))}
     return np.array([number[label] for label in labels], dtype=np.int64)
 
 
-def _listed(labels: Any) -> list[Any]:
-    return labels.tolist() if hasattr(labels, "tolist") else list(labels)
+def _same(labels: Any, what: str) -> list[Any]:
+    every = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    return same_labels(every, [f"row {row}" for row in range(len(every))], what)
 
 
 def _rows(rows: Any, what: str, n: int) -> _Rows:

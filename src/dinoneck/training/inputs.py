@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +18,14 @@ from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.registry import import_modules
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
-from dinoneck.training.table_source import TableSource
+from dinoneck.training.table_source import TableSource, compare_images
 from dinoneck.training.tasks import head_class
 
-logger = logging.getLogger(__name__)
+_VIEWS = {"flips4": 4, "color20": 20}  # names of lists of views, and how many they are
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ class Inputs:
         classes, nodata = config.data.classes, config.data.nodata
         how = DenseLabels(nodata=nodata)
         if config.data.label_kind == "classes":
-            classes = classes or tuple(map(str, range(count_classes(self.table.labels, nodata))))
+            known = [label for label in self.table.labels if label is not None]
+            classes = classes or tuple(map(str, range(count_classes(known, nodata))))
             if len(classes) < 2:
                 raise DataError(f"the masks hold the class {classes[0]} alone; expected two classes or more")
             how = DenseLabels(classes=len(classes), nodata=nodata)
@@ -163,7 +162,7 @@ def read_data(config: TrainConfig, frame: Any = None) -> Table:
     columns += [name for name, task in config.tasks.items() if not task.auxiliary and not task.columns]
     per_cell = [name for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")]
     helping = [c for name, task in config.tasks.items() if task.auxiliary for c in task.columns or (name,)]
-    reads = data.store is None or data.labels is not None
+    reads = data.store is None or data.labels is not None or data.images is not None
     folder = Path(data.csv or ".").parent
     return read_table(
         data.csv if frame is None else frame,
@@ -208,13 +207,38 @@ def _check_unused(config: TrainConfig) -> None:
     if data.labels is None and (given := [name for name, value in of_masks.items() if value]):
         raise ConfigError(f"data.{given[0]} describes masks; name them with data.labels (--labels), or leave it out")
     if data.views is not None and data.store is None:
-        raise ConfigError(f"data.views is {data.views} without a store, which holds the augmentations (--store)")
+        raise ConfigError(
+            f"data.views is {data.views} without a store, which holds the augmented views. Extract them: "
+            f"{_extract_command(config)}. Then add --store STORE, or leave views out (--views none)"
+        )
     for name in ("cutmix_alpha", "backbone_lr"):
         if (value := getattr(config.optim, name)) is not None:
             raise ConfigError(
                 f"optim.{name} is {value}; it is for images that go through the backbone at every step. This run "
                 "extracts tokens once: leave it out, or call fit with dinoneck.training.LiveTokens"
             )
+
+
+def _extract_command(config: TrainConfig) -> str:
+    """The command that makes the store for a config's views."""
+    data, own = config.data, config.backbone
+    views = next((name for name, count in _VIEWS.items() if count >= (data.views or 1)), "FILE.yaml")
+    size = "HEIGHTxWIDTH" if data.size is None else "x".join(map(str, data.size))  # type: ignore[arg-type]
+    flags = {
+        "--size": size,
+        "--patterns": views,
+        "--backbone": own.name or DINOV3_SMALL,
+        "--backbone-source": own.source,
+        "--backbone-file": own.file,
+        "--backbone-seed": own.seed,
+        "--layers": None if own.layers is None else " ".join(map(str, own.layers)),
+        "--fit": data.fit,
+        "--interpolation": data.interpolation,
+        "--policy": data.policy,
+    }
+    words = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
+    words += ["--random-backbone"] if own.random else []
+    return f"dinoneck extract {data.images or 'IMAGES'} --out STORE {' '.join(words)}"
 
 
 def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:
@@ -266,7 +290,7 @@ def _from_store(config: TrainConfig, table: Table) -> Inputs:
             "it could not be paired with one. Extract the images ('dinoneck extract'), or train from Python "
             "(dinoneck.training.cross_validate takes the store)"
         )
-    _check_images(config, table, source, store)
+    compare_images(store, source.own_ids.values(), _image_files(config, table, source))
     asked: dict[str, tuple[Any, Any]] = {
         "backbone": (own.name, record.get("name")),
         "image size": (data.size, preprocess.size),
@@ -285,23 +309,12 @@ def _from_store(config: TrainConfig, table: Table) -> Inputs:
     return Inputs(table, None, record, preprocess, source)
 
 
-def _check_images(config: TrainConfig, table: Table, source: TableSource, store: FeatureStore) -> None:
-    """Refuse a table whose images are other files than those that were extracted under their ids, where they exist."""
-    folders = (Path(), Path(config.data.csv or ".").parent)
-    files = [
-        (source.own_ids[name], folder / image)
-        for name, image in zip(table.ids, table.images, strict=True)
-        if isinstance(image, str | Path)
-        for folder in folders
-        if (folder / image).is_file()
-    ]
-    check_unchanged(dict(files).items(), store.reader.entries)
-    roots = {store.reader.entries[own].root for own in source.own_ids.values()} - {""}
-    if source.dropped and roots and not files:
-        logger.warning(
-            "the table's images are looked up in the store %s without their folder %r; the store's were read from %s, "
-            "and the table's files are not there to compare",
-            config.data.store,
-            source.dropped,
-            ", ".join(sorted(roots)),
-        )
+def _image_files(config: TrainConfig, table: Table, source: TableSource) -> dict[str, Path]:
+    """The files of the table's images by the store's ids: below ``data.images``, or where the table's names lead."""
+    folders = (Path(),) if config.data.images else (Path(), Path(config.data.csv or ".").parent)
+    found = {}
+    for name, image in zip(table.ids, table.images, strict=True):
+        if isinstance(image, str | Path):
+            files = [folder / image for folder in folders]
+            found[source.own_ids[name]] = next((file for file in files if file.is_file()), files[0])
+    return found

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dinoneck.data.cells import is_missing
 from dinoneck.data.loading import SUFFIXES
 from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError
@@ -115,7 +116,8 @@ def match_groups(
     """Return the group of each of ``ids`` of a mapping id -> group.
 
     Raises:
-        DataError: as :func:`match_rows` does, for groups without ids, and for NaN or labels that cannot be hashed.
+        DataError: as :func:`match_rows` does, for groups without ids, and for labels that are missing or cannot be
+            hashed.
     """
     if groups is None:
         return None
@@ -124,8 +126,8 @@ def match_groups(
     names, every = zip(*groups.items(), strict=True) if len(groups) else ((), ())
     labels = [every[row] for row in match_rows(source_ids, names, ids, "groups")]
     for image_id, label in zip(ids, labels, strict=True):
-        if not isinstance(label, Hashable) or label != label:
-            raise DataError(f"the group of {image_id!r} is {label!r}; expected a text or a number, and not NaN")
+        if not isinstance(label, Hashable) or is_missing(label):
+            raise DataError(f"the group of {image_id!r} is {label!r}; expected a text or a number, not empty or NaN")
     return labels
 
 
@@ -142,8 +144,10 @@ def columns_of(
         what: what the table holds, for messages.
 
     Raises:
-        DataError: for values without ids, or with another number of them.
+        DataError: for values without ids, or with another number of them, and for ids that have no length.
     """
+    if target_ids is not None and not hasattr(target_ids, "__len__"):
+        raise DataError(f"target_ids is {type(target_ids).__name__}; expected a list of ids: list(...) makes one")
     if isinstance(table, Table):
         every: dict[str, Any] = {**table.targets, **table.auxiliary}
         target_ids = table.ids

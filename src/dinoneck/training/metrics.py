@@ -80,7 +80,7 @@ def r2_terms(centred: _Floats, squares: _Floats) -> _Floats:
 
 
 def unexplained(sums: _Floats, weights: _Floats | None = None) -> _Floats:
-    """Return sum(squares) / SS_tot, which is 1 - R² for squared errors; NaN where the values of a target are all equal.
+    """Return sum(squares) / SS_tot, which is 1 - R² for squared errors; NaN where no values of a target differ.
 
     Args:
         sums: (..., 4, t), of :func:`r2_terms`.
@@ -89,7 +89,7 @@ def unexplained(sums: _Floats, weights: _Floats | None = None) -> _Floats:
     if weights is not None:
         sums = (sums * weights).sum(axis=-1, keepdims=True)
     count, total, square, unlike = np.moveaxis(sums, -2, 0)
-    spread = square - total**2 / count
+    spread = square - quotient(total**2, count)
     spread = np.where(spread > 1e-12 * square, spread, np.nan)
     return mean_known(unlike / spread)
 
@@ -97,7 +97,7 @@ def unexplained(sums: _Floats, weights: _Floats | None = None) -> _Floats:
 def mean_known(scores: _Floats) -> _Floats:
     """Return the mean over the last axis without NaN; NaN where all are."""
     known = ~np.isnan(scores)
-    return _quotient(np.where(known, scores, 0.0).sum(axis=-1), known.sum(axis=-1))
+    return quotient(np.where(known, scores, 0.0).sum(axis=-1), known.sum(axis=-1))
 
 
 def group_draws(terms: Any, groups: Sequence[Hashable], resamples: int = 1000, seed: int = 0) -> _Floats:
@@ -144,7 +144,8 @@ def confusion_matrix(
         (K, K) int64: rows are the true classes, columns the predicted ones.
 
     Raises:
-        DataError: if shapes differ, or an index that counts is not an integer or outside 0 ... K-1.
+        DataError: if shapes differ, also those of the maps of several ids, if an index that counts is not an integer
+            or outside 0 ... K-1, or the mask holds NaN.
 
     Examples:
         >>> confusion_matrix([0, 0, 1, 255], [0, 1, 1, 0], num_classes=2, ignore_index=255)
@@ -153,8 +154,11 @@ def confusion_matrix(
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
         raise DataError(f"num_classes is {num_classes!r}; expected a whole number of 1 or more")
-    true, pred = map(_array, _matched_values(targets, predictions))
-    keep = np.ones(true.shape, bool) if mask is None else _array(mask) != 0
+    true, pred = map(_one_size, _matched_values(targets, predictions))
+    keep = np.ones(true.shape, bool) if mask is None else _array(mask)
+    if keep.dtype.kind == "f" and np.isnan(keep).any():
+        raise DataError(f"the mask holds {int(np.isnan(keep).sum())} NaN; expected True where a place counts, or False")
+    keep = keep != 0
     if pred.shape != true.shape or keep.shape != true.shape:
         raise DataError(f"targets {true.shape}, predictions {pred.shape} and mask {keep.shape} differ in shape")
     if ignore_index is not None:
@@ -239,16 +243,17 @@ def share_right(counts: _Floats) -> _Floats:
 def class_f1(counts: _Floats) -> _Floats:
     """Return the F1 of each class, (..., K), of class counts (..., 3, K); NaN where a class occurs nowhere."""
     right, true, predicted = np.moveaxis(counts, -2, 0)
-    return _quotient(2 * right, true + predicted)
+    return quotient(2 * right, true + predicted)
 
 
 def class_iou(counts: _Floats) -> _Floats:
     """Return the IoU of each class, (..., K), of class counts (..., 3, K); NaN where a class occurs nowhere."""
     right, true, predicted = np.moveaxis(counts, -2, 0)
-    return _quotient(right, true + predicted - right)
+    return quotient(right, true + predicted - right)
 
 
-def _quotient(part: _Floats, whole: _Floats) -> _Floats:
+def quotient(part: _Floats, whole: _Floats) -> _Floats:
+    """Return part / whole, NaN where the whole is 0."""
     found: _Floats = part / np.where(whole > 0, whole, np.nan)
     return found
 
@@ -286,6 +291,17 @@ def _matched_values(targets: Any, predictions: Any) -> tuple[Any, Any]:
     if odd := sorted(true.keys() ^ pred.keys(), key=str):
         raise DataError(f"{len(odd)} ids are not in both targets and predictions, the first is {odd[0]!r}")
     return [_array(value) for value in true.values()], [_array(pred[key]) for key in true]
+
+
+def _one_size(values: Any) -> Any:
+    """The values as one array; a list of maps must have one size."""
+    shapes = {np.shape(each) for each in values} if isinstance(values, list) else set()
+    if len(shapes) > 1:
+        raise DataError(
+            f"the maps have the sizes {', '.join(map(str, sorted(shapes)))}; expected one size: count each image alone "
+            "and add the matrices"
+        )
+    return _array(values)
 
 
 def _values_by_id(values: Any) -> Mapping[Any, Any] | None:

@@ -37,8 +37,8 @@ def ridge_probe(
 
     Args:
         source: tokens by id.
-        targets: t values by image id, matched by id as in :func:`dinoneck.training.fit`: a table, a DataFrame, a
-            mapping column -> ``{id: value}``, or an array (n, t) with ``target_ids``.
+        targets: t values by image id, NaN = missing, matched by id as in :func:`dinoneck.training.fit`: a table, a
+            DataFrame, a mapping column -> ``{id: value}``, or an array (n, t) with ``target_ids``.
         folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
         target_ids: one id per row of targets that are arrays.
         groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
@@ -48,7 +48,7 @@ def ridge_probe(
         Out-of-fold predictions (n, t), row by row those of the targets.
 
     Raises:
-        DataError: for ids without tokens, values without ids, or values that are not finite.
+        DataError: for ids without tokens, values without ids, or infinite values.
     """
     x, y, labels = _matched(source, targets, target_ids, groups)
     return ridge_out_of_fold(x, y, folds, groups=labels, alphas=alphas)
@@ -70,7 +70,7 @@ def knn_probe(
 
     Args:
         source: tokens by id.
-        targets: t finite values by image id, as in :func:`ridge_probe`.
+        targets: t values by image id, NaN = missing, as in :func:`ridge_probe`.
         folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
         target_ids: one id per row of targets that are arrays.
         groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
@@ -80,8 +80,8 @@ def knn_probe(
         Out-of-fold predictions (n, t), row by row those of the targets.
 
     Raises:
-        DataError: for ids without tokens, values without ids or not finite, or a k that is not a whole number of 1
-            or more.
+        DataError: for ids without tokens, values without ids or infinite, or a k that is not a whole number of 1 or
+            more.
     """
     x, y, labels = _matched(source, targets, target_ids, groups)
     return knn_out_of_fold(x, y, folds, groups=labels, k=k)
@@ -122,8 +122,8 @@ def ridge_out_of_fold(
 
     Args:
         features: (n, d).
-        targets: (n, t), finite; with ``num_classes`` (n,) class indices, -1 where the class is missing: such rows are
-            predicted and not trained on.
+        targets: (n, t), NaN = missing; with ``num_classes`` (n,) class indices, -1 = missing. Such rows are predicted
+            and not trained on.
         folds: ``(train, valid)`` rows.
         groups: one label per row for the inner folds; None = every row is its own.
         alphas: strengths to choose from.
@@ -133,7 +133,7 @@ def ridge_out_of_fold(
         Out-of-fold predictions: (n, t), NaN where a row is held out by no fold; of classes (n,) indices, -1 there.
 
     Raises:
-        DataError: if lengths differ, values are not finite, or a fold has no training rows.
+        DataError: if lengths differ, values are infinite, or a fold has no training rows whose target is known.
     """
     return _out_of_fold(features, targets, folds, groups, alphas, _ridge_path, num_classes)
 
@@ -145,7 +145,7 @@ def ridge_coefficients(
 
     Args:
         features: (n, d).
-        targets: (n, t), finite.
+        targets: (n, t), none missing.
         groups: one label per row for the inner folds; None = every row is its own.
         alphas: strengths to choose from.
 
@@ -156,6 +156,8 @@ def ridge_coefficients(
         DataError: if lengths differ or values are not finite.
     """
     x, y = _checked(features, targets, alphas)
+    if np.isnan(y).any():
+        raise DataError(f"{int(np.isnan(y).sum())} targets are NaN; expected the rows whose targets are known")
     chosen = np.asarray(alphas)[_errors(x, y, groups, alphas, _ridge_path).argmin(axis=0)]
     mean, std, vt, solve = _ridge(x, y)
     weight = (vt.T @ solve(chosen) / std[:, None]).T
@@ -191,28 +193,36 @@ def _out_of_fold(
     num_classes: int | None,
 ) -> _Array:
     """Out-of-fold predictions with settings chosen by inner folds."""
-    known = np.ones(len(targets), bool)
-    if num_classes is not None:
-        known = as_array(targets) >= 0
-        targets = as_array(targets)[:, None] == np.arange(num_classes)
-    x, y = _checked(features, targets, settings)
-    predictions = np.full(y.shape, np.nan)
-    for number, (rows, valid) in enumerate(folds):
-        if not len(train := np.asarray(rows)[known[rows]]):
-            raise DataError(f"fold {number} has no training rows whose target is known; use other folds")
-        errors = _errors(x[train], y[train], None if groups is None else [groups[row] for row in train], settings, path)
-        chosen = (errors if num_classes is None else errors.sum(axis=1, keepdims=True)).argmin(axis=0)
-        predicted = path(x[train], y[train], x[valid], settings)
-        predictions[valid] = np.take_along_axis(predicted, chosen[None, None], axis=0)[0]
+    x, y = _checked(features, _one_hot(targets, num_classes), settings)
+    known, predictions = np.isfinite(y), np.full(y.shape, np.nan)
+    for pattern in np.unique(known, axis=1).T:  # columns that are known for the same rows are solved together
+        columns = np.flatnonzero((known == pattern[:, None]).all(axis=0))
+        for number, (rows, valid) in enumerate(folds):
+            if not len(train := np.asarray(rows)[pattern[rows]]):
+                raise DataError(f"fold {number} has no training rows whose target is known; use other folds")
+            labels = None if groups is None else [groups[row] for row in train]
+            known_y = y[np.ix_(train, columns)]
+            errors = _errors(x[train], known_y, labels, settings, path)
+            chosen = (errors if num_classes is None else errors.sum(axis=1, keepdims=True)).argmin(axis=0)
+            predicted = path(x[train], known_y, x[valid], settings)
+            predictions[np.ix_(valid, columns)] = np.take_along_axis(predicted, chosen[None, None], axis=0)[0]
     if num_classes is None:
         return predictions
     return np.where(np.isnan(predictions[:, 0]), -1, predictions.argmax(axis=1))
 
 
+def _one_hot(targets: Any, num_classes: int | None) -> Any:
+    """Class indices (n,) as (n, K), a row of NaN where the class is missing; values as they are."""
+    if num_classes is None:
+        return targets
+    classes = as_array(targets)[:, None]
+    return np.where(classes < 0, np.nan, classes == np.arange(num_classes))
+
+
 def _checked(features: Any, targets: Any, settings: Sequence[Any]) -> tuple[_Floats, _Floats]:
     x, y = (as_array(values).astype(np.float64) for values in (features, targets))
-    if y.ndim != 2 or len(x) != len(y) or not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise DataError(f"features {x.shape} and targets {y.shape} must be (n, d) and (n, t), finite")
+    if y.ndim != 2 or len(x) != len(y) or not np.isfinite(x).all() or np.isinf(y).any():
+        raise DataError(f"features {x.shape} and targets {y.shape} must be (n, d) and (n, t), not infinite")
     if not len(settings):
         raise DataError("there are no settings to choose from; give at least one of alphas or k")
     return x, y

@@ -14,19 +14,21 @@ from dinoneck.training.scores import Split, class_scores, mask_scores, value_sco
 def scores_of(result: CrossValidation) -> dict[str, Any]:
     """Return all scores of a cross-validation.
 
-    Keys for targets of numbers, where there are any:
+    ``images`` and ``groups`` count all images of the table, ``predicted`` and ``groups_predicted`` those that a fold
+    held out. ``scored_images``: for each target, task and ``overall``, how many of these have a known value; the scores
+    rest on them alone. Keys for targets of numbers, where there are any:
 
     * ``scores``: method -> R² per target over all predicted images, ``overall`` (the weighted R² where the table has
       weights, else the mean over targets) and that of the ``worst fold``; None where a target does not vary;
     * ``mae``: method -> mean absolute error per target; ``target_sd``: target -> standard deviation over ``all``
-      images and in the ``folds``;
+      known values and in the ``folds``, None where a fold has none;
     * ``head_minus``: baseline -> 95 % interval of the head's R² minus the baseline's;
     * ``values``: target -> method -> R² and mean absolute error as by
       :func:`dinoneck.training.scores.value_scores`: pooled, with a 95 % interval, and per fold;
     * ``overall``: method -> R² of all targets, in the same form.
 
     ``classes`` (target -> method -> scores), ``masks`` (task -> method -> scores), ``cell_scores`` (R² per output of a
-    dense task) and ``auxiliary_scores`` follow where the run has them.
+    dense task) of ``cell_images`` and ``auxiliary_scores`` follow where the run has them.
     """
     table, rows = result.table, result.rows
     split = Split([valid for _, valid in result.folds], result.groups)
@@ -40,19 +42,7 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
     if result.values:
         report |= _value_report(result, split, report["target_weights"])
     if result.classes:
-        report["classes"] = {
-            name: {
-                method: class_scores(
-                    predicted,
-                    table.targets[name],
-                    table.classes[name],
-                    split,
-                    head=None if method == HEAD else methods[HEAD],
-                )
-                for method, predicted in methods.items()
-            }
-            for name, methods in result.classes.items()
-        }
+        report["classes"] = {name: _class_report(result, name, split) for name in result.classes}
     cells = result.cell_targets
     if cells is not None and result.masks:
         labels = cells.labels or tuple(map(str, range(cells.values.shape[1])))
@@ -63,12 +53,13 @@ def scores_of(result: CrossValidation) -> dict[str, Any]:
             }
         }
     if cells is not None and result.cells is not None:
-        report["cell_scores"] = cells.scores(result.cells, rows)
+        report |= {"cell_scores": cells.scores(result.cells, rows), "cell_images": int(cells.known[rows].sum())}
     if result.auxiliary:
         report["auxiliary_scores"] = {
             name: _auxiliary_score(predicted, result.auxiliary_values[name], split)
             for name, predicted in result.auxiliary.items()
         }
+    report["scored_images"] = _scored_images(result, rows)
     return report
 
 
@@ -91,9 +82,18 @@ def fold_scores(report: Mapping[str, Any], count: int) -> list[dict[str, float]]
     ]
 
 
+def _class_report(result: CrossValidation, name: str, split: Split) -> dict[str, Any]:
+    """The scores of a target of classes by method."""
+    true, labels, methods = result.table.targets[name], result.table.classes[name], result.classes[name]
+    return {
+        method: class_scores(predicted, true, labels, split, head=None if method == HEAD else methods[HEAD])
+        for method, predicted in methods.items()
+    }
+
+
 def _value_report(result: CrossValidation, split: Split, weights: Mapping[str, float]) -> dict[str, Any]:
     """The scores of targets of numbers, one by one and together, and the tables of them by method."""
-    true, methods = np.stack(list(result.values.values()), axis=1), result.predictions
+    true, methods = np.stack(list(result.values.values()), axis=1), result.predictions  # (n, t)
     shares = [weights[name] for name in result.values] if len(weights) == len(result.values) else None
 
     def scored(columns: Sequence[int], shares: Sequence[float] | None = None) -> dict[str, Any]:
@@ -122,8 +122,8 @@ def _value_report(result: CrossValidation, split: Split, weights: Mapping[str, f
         "scores": scores,
         "mae": {method: {name: values[name][method]["mae"]["pooled"] for name in values} for method in methods},
         "target_sd": {
-            name: {"all": known[split.rows].std(), "folds": [known[rows].std() for rows in split.folds]}
-            for name, known in result.values.items()
+            name: {"all": _spread(values[split.rows]), "folds": [_spread(values[rows]) for rows in split.folds]}
+            for name, values in result.values.items()
         },
         "head_minus": {
             method: {name: every[name][method]["head_minus"]["r2"] for name in every}
@@ -144,3 +144,21 @@ def _auxiliary_score(predicted: Any, true: Any, split: Split) -> float | None:
     else:
         found = value_scores(predicted, true.reshape(predicted.shape), split)["r2"]["pooled"]
     return found
+
+
+def _scored_images(result: CrossValidation, rows: Any) -> dict[str, int]:
+    """How many predicted images have a known value, by what is scored."""
+    known = {name: np.isfinite(values) for name, values in result.values.items()}
+    known |= {"overall": np.any(list(known.values()), axis=0)} if known else {}
+    known |= {name: result.table.targets[name] >= 0 for name in result.classes}
+    known |= {cells.name: cells.known for cells in [result.cell_targets] if cells is not None and result.masks}
+    for name, values in result.auxiliary_values.items():
+        every = values.reshape(len(values), -1)
+        known[name] = (every >= 0 if every.dtype.kind == "i" else np.isfinite(every)).any(axis=1)
+    return {name: int(counts[rows].sum()) for name, counts in known.items()}
+
+
+def _spread(values: Any) -> float | None:
+    """The standard deviation of the values that are known; None where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.std()) if len(known) else None

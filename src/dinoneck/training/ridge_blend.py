@@ -133,7 +133,8 @@ def blend_ridge(
         return
     features = pooled_tokens(source, batch_size, ids)
     values = np.concatenate([targets[task.name].double().cpu().numpy() for task in tasks], axis=1)
-    known, groups = np.isfinite(values), ids if groups is None else groups
+    known, number = np.isfinite(values), {image_id: i for i, image_id in enumerate(ids)}
+    groups = [number[image_id] for image_id in ids] if groups is None else groups
     weight, bias = np.zeros((values.shape[1], features.shape[1])), np.zeros(values.shape[1])
     for rows in np.unique(known, axis=1).T:  # outputs that are known for the same images share the decompositions
         if rows.any():

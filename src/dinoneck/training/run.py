@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.sheets import MISSING_CLASS, csv_text
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.data.tables import Table
+from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.regular_files import read_regular
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
 UNFINISHED, CONFIG = "unfinished", "config.json"
 _OWN_COLUMNS = ("image", "fold")
+_FEWEST_OF_A_CLASS = 2
 
 
 def train(
@@ -58,7 +60,7 @@ def train(
 
     Args:
         config: the run, see :class:`TrainConfig`.
-        out: the folder; made if missing.
+        out: the folder: a new or empty one, or that of an earlier run.
         table: a :class:`dinoneck.data.Table` or a pandas DataFrame in the place of ``data.csv``.
         backbone: in the place of the one that the config names; frozen.
         folds: ``(train, valid)`` rows; None = by ``config.folds``.
@@ -71,7 +73,8 @@ def train(
         The cross-validation; its ``report`` is what ``report.json`` holds.
 
     Raises:
-        DataError: if the data cannot be used, or ``out`` holds results and ``overwrite`` is off.
+        DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it holds other files
+            than those of a run.
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds states of another run; it names the values that differ.
     """
@@ -99,15 +102,26 @@ def train(
 
 
 def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse a folder that holds results of an earlier run, unless they are to be replaced.
+    """Refuse a folder that holds other files than an earlier run, or results of one that are not to be replaced.
+
+    Hidden files do not count.
 
     Raises:
-        DataError: naming it.
+        DataError: naming it and some of its files.
     """
-    if (old := _results(Path(out))) and not overwrite:
+    folder = Path(out)
+    old = _results(folder)
+    if old and not overwrite:
         raise DataError(
             f"{out} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
             "(--overwrite)"
+        )
+    if old or not folder.is_dir() or (folder / UNFINISHED).is_dir():
+        return
+    if names := [path.name for path in folder.iterdir() if not path.name.startswith(".")]:
+        raise DataError(
+            f"{out} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}. Results "
+            "go into a folder of their own; choose a new or empty one"
         )
 
 
@@ -148,31 +162,12 @@ def _check_before(
     if cells is None and not problem.tasks:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
     numbers, chosen = choose_folds(config, table, folds)
-    for name, values in table.targets.items():
-        if name in _OWN_COLUMNS:
-            raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
-        missing = ~np.isfinite(values) if values.dtype.kind == "f" else values == MISSING_CLASS
-        if missing.any():
-            unknown = some_of([table.ids[row] for row in np.flatnonzero(missing)], 3)
-            raise DataError(f"the target {name!r} is unknown for {unknown}; remove them, or make it auxiliary")
-        check_varies(name, values, "image of the table")
-        if values.dtype.kind == "f":
-            check_minimum(name, values, table.minimum, table.ids)
+    masks = {} if cells is None else {config.data.labels or cells.name: cells}
+    _check_targets(table, masks)
     if config.folds.column is not None and table.groups is not None:
         _warn_of_split_groups(np.array(table.groups), chosen, config.folds.column)
-    for number, (rows, held_out) in zip(numbers, chosen, strict=True):
-        for name, values in {**table.targets, **table.auxiliary}.items():
-            if values.dtype.kind == "f":
-                check_varies(name, values[rows], f"training image of fold {number}")
-            elif new := sorted({*values[held_out].tolist()} - {*values[rows].tolist(), MISSING_CLASS}):
-                logger.warning(
-                    "fold %d holds out images of the %s %s and trains on none: they cannot be predicted right. Use "
-                    "other folds (--stratify %s), or remove what is too rare",
-                    number,
-                    name,
-                    ", ".join(table.classes[name][k] for k in new),
-                    name,
-                )
+    for number, fold in zip(numbers, chosen, strict=True):
+        _check_fold(table, masks, number, fold)
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
@@ -180,6 +175,60 @@ def _check_before(
     tokens = inputs.first()
     head = problem.head(tokens, np.arange(len(table)), seed=0)  # refuses a head that does not fit
     head.eval().predict(tokens.to(next(head.parameters()).device))
+
+
+def _check_targets(table: Table, masks: Mapping[str, CellTargets]) -> None:
+    """Refuse targets that no fold can learn, and images of which nothing is known; masks by their column."""
+    known = {name: _known(values) for name, values in {**table.targets, **table.auxiliary}.items()}
+    known |= {name: np.array([file is not None for file in cells.files]) for name, cells in masks.items()}
+    if len(nothing := np.flatnonzero(~np.any(list(known.values()), axis=0))):
+        names = some_of([repr(table.ids[row]) for row in nothing], 3)
+        columns = ", ".join(known)
+        raise DataError(f"nothing is known of the images {names} ({columns}); fill in a value, or remove the rows")
+    for name, values in table.targets.items():
+        if name in _OWN_COLUMNS:
+            raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
+        check_varies(name, values, "image of the table")
+        if values.dtype.kind == "f":
+            check_minimum(name, values, table.minimum, table.ids)
+            continue
+        counts = np.unique(values[known[name]], return_counts=True)[1]
+        if counts.sum() < _FEWEST_OF_A_CLASS * len(counts):
+            raise DataError(
+                f"the target {name!r} has {len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of "
+                f"them in one image alone; expected {_FEWEST_OF_A_CLASS} images a class or more on average. Merge "
+                "classes, or leave the column out"
+            )
+
+
+def _check_fold(table: Table, masks: Mapping[str, CellTargets], number: int, fold: Fold) -> None:
+    """Refuse a fold whose training images teach a target nothing; warn of classes that it holds out alone."""
+    rows, held_out = fold
+    targets: dict[str, Any] = {**table.targets, **table.auxiliary}
+    targets |= {name: cells.targets.numpy() for name, cells in masks.items()}
+    for name, values in targets.items():
+        if not _known(values[rows]).any():
+            raise DataError(
+                f"no training image of fold {number} has a value of {name!r}; use other folds, or leave {name!r} out"
+            )
+        if values.dtype.kind == "f":
+            check_varies(name, values[rows], f"training image of fold {number}")
+        elif new := sorted({*values[held_out].tolist()} - {*values[rows].tolist(), MISSING_CLASS}):
+            logger.warning(
+                "fold %d holds out images of the %s %s and trains on none: they cannot be predicted right. Use other "
+                "folds (--stratify %s), or remove what is too rare",
+                number,
+                name,
+                ", ".join(table.classes[name][k] for k in new),
+                name,
+            )
+
+
+def _known(values: Any) -> Any:
+    """Which of n values, class indices or maps hold anything, (n,)."""
+    if values.dtype.kind != "f":
+        return values != MISSING_CLASS
+    return np.isfinite(values).reshape(len(values), -1).any(axis=1)
 
 
 def _warn_of_split_groups(groups: Any, folds: Sequence[Fold], column: str) -> None:

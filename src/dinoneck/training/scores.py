@@ -17,6 +17,7 @@ from dinoneck.training.metrics import (
     group_draws,
     interval,
     mean_known,
+    quotient,
     r2_terms,
     share_right,
     unexplained,
@@ -71,7 +72,7 @@ class Split:
 def value_scores(
     predicted: Any, true: Any, split: Split, *, weights: Sequence[float] | None = None, head: Any = None
 ) -> dict[str, Any]:
-    """Return R² and the mean absolute error of one target, or of t targets together.
+    """Return R² and the mean absolute error of one target, or of t targets together, over the values that are known.
 
     Args:
         predicted: (n,) or (n, t), NaN where a row was not predicted.
@@ -83,7 +84,8 @@ def value_scores(
 
     Returns:
         ``r2`` and ``mae``, each with ``pooled``, ``interval`` (None for fewer than five groups) and ``folds``; R² is
-        None where the values are all equal. With ``head`` also ``head_minus``, see :func:`class_scores`.
+        None where the values are all equal. ``images``: how many rows the scores rest on, those with a known and
+        predicted value. With ``head`` also ``head_minus``, see :func:`class_scores`.
 
     Raises:
         DataError: for infinite values, or shapes that differ.
@@ -92,16 +94,18 @@ def value_scores(
     if any(each.shape != given[0].shape or np.isinf(each).any() for each in given):
         raise DataError(f"targets and predictions {[each.shape for each in given]} differ in shape or are infinite")
     values, *methods = (each.reshape(len(each), -1) for each in given)
-    split = split.where(np.all(np.isfinite([values, *methods]), axis=(0, 2)))
-    known, shares = values[split.rows], None if weights is None else np.asarray(weights, np.float64)
-    level = known.mean(axis=0 if shares is None else None) if len(known) else 0.0
+    known = np.all(np.isfinite([values, *methods]), axis=0)  # (n, t)
+    split, shares = split.where(known.any(axis=1)), None if weights is None else np.asarray(weights, np.float64)
+    held_out = np.where(known, values, np.nan)[split.rows]
+    level = mean_known(held_out.T if shares is None else held_out.reshape(1, -1))
     terms = []
     for pred in methods:
         squares = r2_terms(values - level, (pred - values) ** 2)  # (n, 4, t), the first of the four are ones
-        terms.append(np.concatenate([squares, np.abs(pred - values)[:, None]], axis=1))
+        each = np.concatenate([squares, np.abs(pred - values)[:, None]], axis=1)
+        terms.append(np.where(known[:, None], each, 0.0))
     scores = {
         "r2": lambda sums: 1.0 - unexplained(sums[..., :4, :], shares),
-        "mae": lambda sums: (sums[..., 4, :] / sums[..., 0, :]).mean(axis=-1),
+        "mae": lambda sums: mean_known(quotient(sums[..., 4, :], sums[..., 0, :])),
     }
     return _scored(terms, split, scores)
 
@@ -118,7 +122,8 @@ def class_scores(predicted: Any, true: Any, labels: Sequence[str], split: Split,
 
     Returns:
         ``labels``, ``accuracy`` and ``macro_f1`` (each with ``pooled``, ``interval`` and ``folds``), ``f1`` (label ->
-        number, None for a class that occurs nowhere) and ``confusion_matrix`` (K x K counts, rows are true classes).
+        number, None for a class that occurs nowhere), ``confusion_matrix`` (K x K counts, rows are true classes) and
+        ``images``, how many rows the scores rest on.
         With ``head`` also ``head_minus``: score -> 95 % interval of the head's score minus this one, None for fewer
         than five groups.
 
@@ -152,8 +157,8 @@ def mask_scores(matrices: Any, labels: Sequence[str], split: Split, *, head: Any
 
     Returns:
         ``labels``, ``mean_iou`` and ``pixel_accuracy`` (each with ``pooled``, ``interval`` and ``folds``), ``iou``
-        (label -> number, None for a class that occurs nowhere), ``confusion_matrix``, and with ``head`` ``head_minus``;
-        see :func:`class_scores`. The counts of all images are added before a score is computed.
+        (label -> number, None for a class that occurs nowhere), ``confusion_matrix``, ``images``, and with ``head``
+        ``head_minus``; see :func:`class_scores`. The counts of all images are added before a score is computed.
 
     Raises:
         DataError: for shapes that differ.
@@ -175,6 +180,7 @@ def _scored(terms: Sequence[_Array], split: Split, scores: Mapping[str, _Score])
     draws = split.draws(np.stack(terms, axis=1))
     own = None if draws is None else draws[:, 0]
     found: dict[str, Any] = {name: split.summary(terms[0], own, score) for name, score in scores.items()}
+    found["images"] = len(split.rows)
     if len(terms) > 1:
         found["head_minus"] = {
             name: None if draws is None else interval(score(draws[:, 1]) - score(draws[:, 0]))

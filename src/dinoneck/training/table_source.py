@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
+from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.images import check_unchanged
 from dinoneck.training.matching import SourceIds
 from dinoneck.training.sources import SomeTokens, TokenSource
 from dinoneck.training.views import Views
+
+logger = logging.getLogger(__name__)
 
 
 class TableSource(SomeTokens):
@@ -23,18 +30,13 @@ class TableSource(SomeTokens):
         names: the table's ids: paths of images.
         patterns: only the source's first augmented views are used, this many; None = all.
 
-    Attributes:
-        dropped: the leading folders that are left out, as the first name has them; empty for none.
-
     Raises:
         DataError: if the source lacks an image, or two names match one of its ids.
         ConfigError: if the source has fewer views.
     """
 
     def __init__(self, source: TokenSource, names: Sequence[str], patterns: int | None = None) -> None:
-        own, folders = _matched(names, source.ids)
-        super().__init__(source, names, own)
-        self.dropped = "/".join(PurePosixPath(self.ids[0]).parts[:folders]) if self.ids else ""
+        super().__init__(source, names, _matched(names, source.ids))
         count = 1 if self.patterns is None else len(self.patterns)
         if patterns is not None and patterns > count:
             raise ConfigError(
@@ -45,8 +47,45 @@ class TableSource(SomeTokens):
             self.patterns = Views(patterns, self.patterns.flips)
 
 
-def _matched(names: Sequence[str], known: Sequence[str]) -> tuple[list[str], int]:
-    """The source's id of each name, and how many leading folders of the names were left out."""
+def compare_images(store: FeatureStore, ids: Collection[str], files: Mapping[str, Path]) -> None:
+    """Refuse images whose files are not those that a store's tokens were extracted from.
+
+    Sizes and times are compared, and the bytes where these differ. A warning states how many images were compared where
+    files are not at hand. A store that was converted from features knows no images.
+
+    Args:
+        store: the feature store.
+        ids: the store's ids of the images that are used.
+        files: id -> the image's file, which need not exist.
+
+    Raises:
+        StoreError: naming the images that were replaced.
+        DataError: if a file cannot be read.
+    """
+    knows_images = store.backbone_record.get("layers") is not None
+    there = {name: file for name, file in files.items() if knows_images and file.is_file()}
+    check_unchanged(there.items(), store.reader.entries)
+    if len(there) < len(ids):
+        logger.warning(
+            "%s: of %d images, the files of %d were compared with those that the store %s was extracted from. To "
+            "compare them all, name their folder (--images, read_table(images=))",
+            "the images were compared in part" if there else "nothing was compared",
+            len(ids),
+            len(there),
+            store.path,
+        )
+
+
+def compare_table(store: FeatureStore, table: Table, ids: Collection[str]) -> None:
+    """Compare the images of a table, some of them by the store's ids, as :func:`compare_images` does."""
+    spelling, used = SourceIds(store.ids), set(ids)
+    pairs = [(spelling.find(name), image) for name, image in zip(table.ids, table.images, strict=True)]
+    files = {own: Path(image) for own, image in pairs if own in used and isinstance(image, str | os.PathLike)}
+    compare_images(store, used, files)
+
+
+def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The source's id of each name; the same number of leading folders is left out of all names."""
     spelling = SourceIds(known)
     paths = [PurePosixPath(name).parts for name in names]
     fewest = min((len(parts) for parts in paths), default=1)
@@ -56,7 +95,7 @@ def _matched(names: Sequence[str], known: Sequence[str]) -> tuple[list[str], int
         missing = [name for name, found in pairs if found is None]
         if not missing:
             _refuse_doubles(pairs)
-            return [found for _, found in pairs if found is not None], dropped
+            return [found for _, found in pairs if found is not None]
         best = missing if not best or len(missing) < len(best) else best
     shown = ", ".join(repr(own) for own in sorted(known)[:3])
     raise DataError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.data.cells import as_numbers
 from dinoneck.errors import DataError, counted
 from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
@@ -44,7 +45,7 @@ def training_targets(
         natural = as_array(targets[task.name])
         if task.name in cells:
             natural = without_unweighted(natural, cells[task.name])
-        values[task.name] = _model_targets(task, natural, len(ids))
+        values[task.name] = _model_targets(task, natural, ids)
         if not task.is_categorical:
             natural = natural.astype(np.float64)
             check_minimum(task.name, natural, task.minimum, ids)
@@ -52,7 +53,7 @@ def training_targets(
     for own in loss.compositions:
         if own.name in targets:
             total, _ = own.composition.tasks_of(loss.tasks)
-            values[own.name] = _composed(own, targets[own.name], len(ids), total)
+            values[own.name] = _composed(own, targets[own.name], ids, total)
     return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
 
 
@@ -148,23 +149,23 @@ def _cell_weights(tasks: Sequence[Task], targets: Mapping[str, Any], weights: Ma
     return cells
 
 
-def _composed(composition: CompositionLoss, targets: Any, count: int, total: Task) -> Tensor:
+def _composed(composition: CompositionLoss, targets: Any, ids: Sequence[str], total: Task) -> Tensor:
     """The targets (n, outputs) of a composed term in the units of its loss, per area; NaN = missing."""
     what = f"targets of {composition.name!r}"
-    values = _numbers(what, targets)
-    _check_shape(what, values, count, len(composition.composition.names))
+    values = as_numbers(what, as_array(targets), ids)
+    _check_shape(what, values, len(ids), len(composition.composition.names))
     area = 1.0 if total.transform is None else total.transform.area or 1.0
     return torch.as_tensor(values / area).float()
 
 
-def _model_targets(task: Task, targets: Any, count: int) -> Tensor:
+def _model_targets(task: Task, targets: _Array, ids: Sequence[str]) -> Tensor:
     """A task's targets in normalised units: (n, dim) or (n, dim, rows, cols) float32, or class indices."""
     what = f"targets of {task.name!r}"
     if task.is_categorical:
-        return _class_targets(task, as_array(targets), count)
-    values = _numbers(what, targets)
+        return _class_targets(task, targets, len(ids))
+    values = as_numbers(what, targets, ids)
     values = values[:, None] if values.ndim == 1 and not task.is_map else values
-    _check_shape(what, values, count, task.dim, *(("rows", "cols") if task.is_map else ()))
+    _check_shape(what, values, len(ids), task.dim, *(("rows", "cols") if task.is_map else ()))
     natural = torch.as_tensor(values)
     if task.kind == "ratio":
         _check_shares(f"targets of the ratio {task.name!r}", natural)
@@ -201,20 +202,6 @@ def _check_shares(what: str, shares: Tensor) -> None:
             f"{what} add up to {sums.reshape(len(shares), -1)[wrong][0].item():.4g} in some places, in "
             f"{counted(int(wrong.any(dim=1).sum()), 'sample')}; expected 1: divide by their sum, unknown ones are NaN"
         )
-
-
-def _numbers(what: str, targets: Any) -> _Array:
-    """Targets as float64; NaN = missing."""
-    try:
-        values = as_array(targets)
-        if values.dtype.kind == "c":
-            raise ValueError(f"dtype {values.dtype}")
-        values = values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what} are not numbers ({error}); missing ones are NaN") from error
-    if np.isinf(values).any():
-        raise DataError(f"{what} hold infinite values; missing ones are NaN")
-    return values
 
 
 def _class_targets(task: Task, targets: _Array, count: int) -> Tensor:

@@ -21,7 +21,7 @@ from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.tokens import Tokens
-from dinoneck.training.cell_targets import CellTargets
+from dinoneck.training.cell_targets import CellTargets, fitted
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
 
 _Array = np.ndarray[Any, Any]
@@ -78,7 +78,9 @@ class Problem:
         if self.cells is None:
             return made
         minimum = None if self._shares else self.table.minimum  # a mean of clipped cells would be too high
-        made = [self.cells.share_task(task) if task.name in self._shares else task for task in made]
+        made = [
+            self.cells.share_task(task, self.targets[task.name]) if task.name in self._shares else task for task in made
+        ]
         own, options = self.config.tasks.get(self.cells.name), ("weight", "loss", "beta", "unit", "minimum")
         changes: dict[str, Any] = {option: getattr(own, option, None) for option in options}
         per_cell = replace(self.cells.task(rows, minimum), **{k: x for k, x in changes.items() if x is not None})
@@ -94,17 +96,18 @@ class Problem:
         )
 
     def true_values(self, column: str) -> _Array:
-        """Return the known values of a column of numbers; of a ratio without a composition, the shares.
+        """Return the values of a column of numbers, NaN = missing; of a ratio without a composition, the shares.
 
         Raises:
-            DataError: if a share is unknown.
+            DataError: if all columns of a ratio are 0.
         """
         output, place = self.columns[column]
         if output not in self.tasks or self.tasks[output].kind != "ratio":
             return self.table.targets[column].astype(np.float64)
         shares: _Array = self.targets[output][:, place]
-        if np.isnan(shares).any():
-            row = int(np.flatnonzero(np.isnan(shares))[0])
+        known = np.all([np.isfinite(self.table.targets[name]) for name in self.tasks[output].columns], axis=0)
+        if len(undefined := np.flatnonzero(np.isnan(shares) & known)):
+            row = int(undefined[0])
             raise DataError(
                 f"image {self.table.ids[row]!r}: {', '.join(self.tasks[output].columns)} are all 0, so their ratio is "
                 "unknown; remove the row, or add a composition with a total"
@@ -135,7 +138,7 @@ class Problem:
         minimum = own.minimum if own.minimum is not None or own.auxiliary else self.table.minimum
         transform = TargetTransform(area=own.area, log1p=own.log1p)
         if own.standardize or (own.standardize is None and own.activation is None):
-            transform = transform.fit(self.targets[name][rows])
+            transform = fitted(name, transform, self.targets[name][rows])
         task = replace(task, minimum=minimum, transform=None if transform == TargetTransform() else transform)
         if issubclass(head_class(config), DenseHead) and own.kind in (None, "regression"):
             return replace(task, kind="density", aggregate="mean")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError
 from dinoneck.tasks import Task
-from dinoneck.training.metrics import accuracy, confusion_matrix, mean_iou, r2_terms, unexplained
+from dinoneck.training.metrics import accuracy, confusion_matrix, mean_iou, mean_known, r2_terms, unexplained
 from dinoneck.training.targets import as_array
 
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -83,13 +83,12 @@ def _confusion(task: Task, classes: Any, true: Any) -> Any:
 
 
 def _r2(pred: _Floats, true: _Floats, weights: _Floats | None = None) -> float | None:
-    """The mean R² of the columns (n, t) that vary, or with weights one R² of all rows without a gap."""
-    known = np.isfinite(true) if weights is None else np.isfinite(true).all(axis=1, keepdims=True) & np.isfinite(true)
-    some = known.any(axis=0)
-    if not some.any():
+    """The mean R² of the columns (n, t) that vary, or with weights one R² of all values; NaN = missing."""
+    known = np.isfinite(true)
+    if not known.any():
         return None
-    known, true, pred = known[:, some], np.where(known, true, 0.0)[:, some], pred[:, some]
-    level = true.sum(axis=0) / known.sum(axis=0) if weights is None else true.sum() / known.sum()
+    level = mean_known(true.T if weights is None else true.reshape(1, -1))
+    true = np.where(known, true, 0.0)
     terms = r2_terms(true - level, (true - pred) ** 2)
     missing = unexplained(np.where(known[:, None], terms, 0.0).sum(axis=0), weights)
     return None if np.isnan(missing) else 1.0 - float(missing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, counted
 
 MOST_COLUMNS = 12  # of a confusion matrix
 SCORES = {
@@ -40,8 +40,7 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     """
     try:
         values = any(report.get("mae", {}).values())
-        found = [value_table(report["scores"], report["mae"], report.get("target_sd"))] if values else []
-        found += [difference_table(report["head_minus"])] if values and report.get("head_minus") else []
+        found = value_tables(report) if values else []
         for what in ("classes", "masks"):
             for name, methods in report.get(what, {}).items():
                 found += class_tables(name, methods)
@@ -53,15 +52,25 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     return found
 
 
+def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
+    """Return the table of R², and that of the differences where a 95 % interval is known."""
+    minus = report.get("head_minus") or {}
+    found = [value_table(report["scores"], report["mae"], report.get("target_sd"), report.get("scored_images"))]
+    known = any(ends is not None for row in minus.values() for ends in row.values())
+    return [*found, difference_table(minus)] if known else found
+
+
 def value_table(
     by_method: Mapping[str, Mapping[str, float | None]],
     errors: Mapping[str, Mapping[str, float]] | None = None,
     spread: Mapping[str, Mapping[str, Any]] | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> ScoreTable:
     """Return the R² of several methods, one row per method.
 
     With ``errors`` (method -> target -> MAE) each R² is followed by the MAE, and with ``spread`` (target -> standard
-    deviation over ``all`` rows and in the ``folds``) a last row shows what the MAE compares with.
+    deviation over ``all`` rows and in the ``folds``) a last row shows what the MAE compares with. With ``images``
+    (target -> count) a row states how many images the scores rest on.
     """
     columns = list(next(iter(by_method.values())))
     rows = []
@@ -69,9 +78,12 @@ def value_table(
         mae = (errors or {}).get(method, {})
         rows.append([method, *(_number(row[c]) + (f" ({mae[c]:.3g})" if c in mae else "") for c in columns)])
     if spread:
-        ranges = {c: f"{min(own['folds']):.3g} ... {max(own['folds']):.3g}" for c, own in spread.items()}
+        folds = {c: [x for x in own["folds"] if x is not None] for c, own in spread.items()}
+        ranges = {c: f"{min(own):.3g} ... {max(own):.3g}" for c, own in folds.items()}
         rows.append(["target sd", *(f"{spread[c]['all']:.3g}" if c in spread else "" for c in columns)])
         rows.append(["  in the folds", *(ranges.get(c, "") for c in columns)])
+    if images:
+        rows.append(["images", *(str(images.get(c, "")) for c in columns)])
     return ScoreTable(["held-out R² (MAE)" if errors else "held-out R²", *columns], rows)
 
 
@@ -93,7 +105,7 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
     scores = {key: heading for key, heading in SCORES.items() if key in head}
     columns = [cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")]
     rows = [[method, *(cell for key in scores for cell in _cells(methods[method][key]))] for method in order]
-    yield ScoreTable([f"{name}, held out", *columns], rows)
+    yield ScoreTable([f"{name}, {counted(head['images'], 'image')} held out", *columns], rows)
     each = "f1" if "f1" in head else "iou"
     true = [sum(row) for row in head["confusion_matrix"]]
     by_class = [

@@ -190,7 +190,7 @@ def test_verdicts_claim_only_what_an_interval_shows() -> None:
 
     def report(ridge: list[float], colour: list[float], images: int = 80, score: float = 0.5, groups: int = 10) -> Any:
         differences = {"token ridge": {"a": ridge}, "colour ridge": {"a": colour}}
-        counts = {"predicted": images, "groups_predicted": groups, "target_sd": {}, "target_weights": {}}
+        counts = {"scored_images": {"a": images}, "groups_predicted": groups, "target_sd": {}, "target_weights": {}}
         scores = {"scores": {"head": {"a": score}}, "mae": {"head": {"a": 1.0}}}
         return {**counts, **scores, "head_minus": differences}
 

@@ -17,7 +17,7 @@ TEXT = """image,Höhe der Narbe (cm),Art,% cover,site,part,count
 a.jpg,3.5,Weißklee,0.5,p,x,3
 b.jpg,,Gras,1e-3,p,y,1
 c.jpg,12,Gras,0,q,x,
-d.jpg,NA,1a,1,q,y,2
+d.jpg,NaN,1a,1,q,y,2
 """
 ROLES: dict[str, Any] = {
     "targets": ["% cover", "Art"],
@@ -80,11 +80,10 @@ def test_listed_classes_fix_their_order_and_refuse_others(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (["1", "2", "wheat"], "row 4: y is 'wheat'; expected a finite number. Correct it.*unless classes= lists them"),
+        (["1", "2", "wheat"], "row 4: y is 'wheat'; expected a finite number.*unless classes= lists them"),
         (["oats", "3", "wheat"], "row 3: y is '3'; expected a class name. .*List the names with classes="),
-        (["oats", "", "wheat"], "row 3: y is ''; expected a class name. Fill it in"),
         (["oats", "2-3", "wheat"], "row 3: y is '2-3'; expected a class name"),
-        (["1,5", "2,5", "3,5"], "row 2: y is '1,5'; expected a finite number. Write it with a decimal point"),
+        (["1,5", "2,5", "3,5"], "row 2: y is '1,5'; expected a finite number.*Write it with a decimal point"),
         (["1", "inf", "2"], "row 3: y is 'inf'; expected a finite number"),
         (["oats", "oats", "oats"], "y holds the class 'oats' alone"),
     ],
@@ -99,9 +98,7 @@ def test_roles_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     path = written(tmp_path, TEXT)
     with pytest.raises(DataError, match="'Art' stands more than once; name it once"):
         read_table(path, targets=["Art"], auxiliary=["Art"])
-    with pytest.raises(DataError, match=r"row 3: Höhe der Narbe \(cm\) is ''; expected a finite number. Fill it in"):
-        read_table(path, targets=["Höhe der Narbe (cm)"])
-    with pytest.raises(DataError, match="h is 'tall'; expected a finite number, or nothing"):
+    with pytest.raises(DataError, match="row 4: h is 'tall'; expected a finite number"):
         read_table(written(tmp_path, "image,y,h\na,1,2\nb,2,3\nc,3,tall\n"), targets=["y"], auxiliary=["h"])
     assert not read_table(written(tmp_path, "image,y,h\na,1,\nb,2,nan\n"), targets="y", auxiliary="h").auxiliary
     assert "column 'h' is empty; training goes without it" in caplog.text
@@ -171,7 +168,7 @@ def test_odd_columns_of_the_layout(csiro: Path, tmp_path: Path) -> None:
     for row in cells:
         row[state] = ""
     path.write_text(csv_text(header, cells))
-    with pytest.raises(DataError, match=r"the group column 'State' is empty.*name other columns \(group=, --group\)"):
+    with pytest.raises(DataError, match="group in column 'State' is missing in 10 rows"):
         read_table(path, csiro)
     assert read_table(path, csiro, group="Sampling_Date").groups == tuple(row["Sampling_Date"] for row in rows[::5])
     with pytest.raises(DataError, match=r"no column or target 'site'.*State \+ Sampling_Date identify the images"):

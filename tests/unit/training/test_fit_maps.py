@@ -173,7 +173,7 @@ def test_validation_scores_masks_by_their_mean_iou() -> None:
         ({"targets": {"ndvi": np.zeros((IMAGES, 2, ROWS, COLS))}}, DataError, r"expected \(24, 1, rows, cols\)"),
         ({"targets": {"ndvi": np.arange(9.0 * IMAGES).reshape(IMAGES, 1, 3, 3)}}, ShapeError, r"\(8, 1, 3, 3\)"),
         ({"targets": {"ndvi": np.full((IMAGES, 1, ROWS, COLS), np.nan)}}, DataError, "no target value"),
-        ({"targets": {"ndvi": np.full((IMAGES, 1, ROWS, COLS), np.inf)}}, DataError, "infinite"),
+        ({"targets": {"ndvi": np.full((IMAGES, 1, ROWS, COLS), np.inf)}}, DataError, "inf"),
         ({"weights": {"ndvi": np.ones((IMAGES, 3, 3))}}, DataError, r"weights of 'ndvi' have shape \(24, 3, 3\)"),
         (
             {"weights": {"ndwi": np.ones((IMAGES, ROWS, COLS))}},

@@ -55,7 +55,7 @@ def test_arguments_of_another_kind(changes: dict[str, Any], message: str) -> Non
     [
         ({"targets": Y}, "targets is ndarray"),
         ({"targets": {"y": ["a"] * 6}}, "'y' are not numbers"),
-        ({"targets": {"y": Y * 1e200}}, "beyond float32"),
+        ({"targets": {"y": Y * 1e200}}, "1e\\+200"),
         (
             {"targets": {"y": EARLY}, "ids": IDS[:4], "val_ids": IDS[4:], "recipe": Recipe(patience=1)},
             "no validation id has a target",
@@ -232,7 +232,7 @@ def test_tied_weights_stay_tied_in_the_average() -> None:
 
 
 def test_rows_without_a_group_are_refused_and_tensors_are_labels() -> None:
-    with pytest.raises(DataError, match=r"row 1 has no group \(NaN\); 2 such"):
+    with pytest.raises(DataError, match="group is missing in 2 rows: row 1"):
         group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0)  # type: ignore[arg-type]
     expected = group_folds([0, 0, 1, 1], 2, 0)
     for (train, valid), (own, other) in zip(group_folds(torch.tensor([0, 0, 1, 1]), 2, 0), expected, strict=True):  # type: ignore[arg-type]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.store.store_samples import make, write_images
 
-from dinoneck import ConfigError, DataError, StoreError, Tokens, load_backbone
-from dinoneck.training import DataConfig, TrainConfig, open_inputs
+from dinoneck import ConfigError, DataError, Tokens
 from dinoneck.training.table_source import TableSource
 
 
@@ -73,26 +69,6 @@ def test_what_is_not_there_is_named() -> None:
         TableSource(Numbered(["a", "b"]), ["s/a.jpg", "t/a.jpg"])
     with pytest.raises(DataError, match="1 ids are not in this source, the first is 'b'"):
         TableSource(Numbered(["a", "b"]), ["a.jpg"]).batch(["b"])
-
-
-def test_training_refuses_a_store_of_another_folder_of_the_same_names(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    names = [f"{i}.png" for i in range(4)]
-    write_images(tmp_path / "past" / "train", names)
-    store = make(tmp_path / "store", load_backbone("dinoneck_tiny"))
-    store.extract(tmp_path / "past" / "train")
-    rows = [f"train_B/{name},{i}.5" for i, name in enumerate(names)]
-    (tmp_path / "t.csv").write_text("\n".join(["image,mass", *rows]) + "\n")
-    config = TrainConfig(DataConfig(str(tmp_path / "t.csv"), store=str(tmp_path / "store"), targets=("mass",)))
-    open_inputs(config)
-    assert "without their folder 'train_B'" in caplog.text
-    assert f"read from {tmp_path / 'past' / 'train'}" in caplog.text
-    shutil.copytree(tmp_path / "past" / "train", tmp_path / "train_B")
-    open_inputs(config)  # a copy elsewhere
-    write_images(tmp_path / "train_B", names, seed=7)
-    with pytest.raises(StoreError, match=r"4 stored images.*train_B/0.png is not the file stored as '0'"):
-        open_inputs(config)
 
 
 def test_only_the_first_patterns_are_used() -> None:

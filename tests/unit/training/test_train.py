@@ -297,7 +297,7 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"optim": {"cutmix_alpha": 1.0}}, "cutmix_alpha is 1.0; it is for images"),
         ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, "--random-backbone"),
         ({"data": {"boxes": "b.json"}}, "train_detector"),
-        ({"data": {"targets": ["height"]}}, "height is ''; expected a finite number"),
+        ({"data": {"targets": ["height"]}}, "nothing is known of the images '04.png'"),
         ({"data": {"labels": "mask", "label_kind": "numbers"}, "tasks": {"m": {"kind": "segmentation"}}}, "write 'cl"),
         ({"data": {"targets": []}}, "no target columns were named"),
         ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, "ratio of crop alone; name two columns"),

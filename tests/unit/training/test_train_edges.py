@@ -106,8 +106,8 @@ def test_a_table_and_a_config_that_differ_are_refused(meadow: Path, changes: dic
 @pytest.mark.parametrize(
     ("values", "classes", "message"),
     [
-        ([1.0, float("nan"), 2.0, 3.0], None, "the target 'x' is unknown for b; remove them"),
-        ([0, -1, 1, 1], ("u", "v"), "the target 'x' is unknown for b"),
+        ([1.0, float("nan"), 2.0, 3.0], None, "nothing is known of the images 'b'"),
+        ([0, -1, 1, 1], ("u", "v"), "nothing is known of the images 'b'"),
         ([0, 2, 1, 1], ("u", "v"), r"'x' holds the classes 0 \.\.\. 2; expected indices of its 2 names"),
     ],
 )

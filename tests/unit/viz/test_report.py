@@ -112,11 +112,12 @@ def test_a_page_is_sound_loads_nothing_and_forbids_it(dense: Predictor) -> None:
 def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     """As ``training`` writes it to report.json, of a number, a classification and a segmentation."""
     score = {"pooled": 0.875, "interval": [0.75, 1.0], "folds": [1.0, None, 0.5]}
-    shared = {"labels": [*labels], "confusion_matrix": [[6, 2], [0, 8]]}
+    shared = {"labels": [*labels], "confusion_matrix": [[6, 2], [0, 8]], "images": 16}
     classes = {"accuracy": score, "macro_f1": score, "f1": dict(zip(labels, [0.8571, None], strict=True)), **shared}
     masks = {"mean_iou": score, "pixel_accuracy": score, "iou": dict(zip(labels, [0.625, 0.8], strict=True)), **shared}
     ridge = classes | {"head_minus": {"accuracy": [0.1, 0.2], "macro_f1": None}}
     return {
+        "scored_images": {name: 16, "overall": 16},
         "scores": {"head": {name: 0.5, "overall": 0.5, "worst fold": None}},
         "mae": {"head": {name: 1.25}},
         "classes": {name: {"a ridge": ridge, "head": classes}},

@@ -1,0 +1,67 @@
+"""The training files of the biomass example state the commands that run them, and how to extract their views."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from examples.biomass import layouts, pipeline
+
+from dinoneck import FeatureStore
+from dinoneck.cli import main as cli
+from dinoneck.data import Patterns
+from dinoneck.errors import ConfigError
+from dinoneck.training import TrainConfig, open_inputs
+
+FILES = sorted(layouts.HERE.glob("*.yaml"))
+SMALL = ["--backbone", "dinoneck_tiny", "--layers", "1", "3", "--size", "32x64"]
+
+
+def commands(file: Path) -> list[list[str]]:
+    """The commands in the first comment of a file, as words."""
+    comment = file.read_text().partition("\n#\n")[0]
+    lines = re.sub(r"\\\n# *", "", comment).splitlines()
+    return [shlex.split(line.removeprefix("#")) for line in lines if re.match(r"#   (dinoneck|python) ", line)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(layouts.HERE.parents[1])
+    config, stated = TrainConfig.read(file), commands(file)
+    assert stated
+    for _, *words in stated:
+        if words[:3] == ["-m", "examples.biomass", "run"]:
+            options, _ = pipeline._parser().parse_known_args(words[3:])
+            assert options.config is None or Path(options.config).name == file.name
+            continue
+        verb, *flags = words
+        values: dict[str, Any] = cli.command(verb, flags).keywords
+        if verb == "train":
+            assert flags[0] == f"examples/biomass/{file.name}"
+            assert (values["run"].data.store is not None) == (config.data.views is not None)
+        else:
+            size = config.data.size
+            assert values["size"] == ((size, size) if isinstance(size, int) else size)
+            assert values["backbone"] == config.backbone
+            assert values["stored"].interpolation == config.data.interpolation
+            assert len(Patterns.named(values["stored"].patterns)) == config.data.views
+
+
+@pytest.mark.parametrize("name", ["fpn", "cls_gating"])
+def test_the_command_in_the_refusal_makes_the_views(csiro: Path, tmp_path: Path, name: str) -> None:
+    table = ["--csv", str(csiro / "train.csv"), *SMALL]
+    config = cli.command("train", [str(layouts.HERE / f"{name}.yaml"), *table, "--out", "run"]).keywords["run"]
+    with pytest.raises(ConfigError) as refused:
+        open_inputs(config)
+    [command] = re.findall(r"dinoneck (extract IMAGES --out STORE .*?)\. Then add --store", str(refused.value))
+    words = {"IMAGES": str(csiro / "train"), "STORE": str(tmp_path / "store")}
+    assert cli.main([words.get(word, word) for word in shlex.split(command)]) == 0
+    assert len(FeatureStore.open(tmp_path / "store").patterns) == config.data.views
+    stored = cli.command(
+        "train", [str(layouts.HERE / f"{name}.yaml"), *table, "--store", str(tmp_path / "store"), "--out", "run"]
+    )
+    inputs = open_inputs(stored.keywords["run"])
+    assert len(inputs.source.patterns) == config.data.views  # type: ignore[union-attr]

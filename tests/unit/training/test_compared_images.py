@@ -1,0 +1,137 @@
+"""A feature store trains only the images that it was extracted from: files that were replaced are refused by name."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.unit.store.store_samples import SIZE, make, write_images
+
+from dinoneck import DataError, FeatureStore, PatchMeanHead, StoreError, Task, load_backbone
+from dinoneck.cli.main import main
+from dinoneck.data import Table, read_table
+from dinoneck.training import DataConfig, TrainConfig, cross_validate, fit, open_inputs
+
+NAMES = [f"{i}.png" for i in range(6)]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> FeatureStore:
+    """A store of the six images in ``train``, a table of them by their names, and other images of these names."""
+    write_images(tmp_path / "train", NAMES)
+    write_images(tmp_path / "other", NAMES, seed=7)
+    store = make(tmp_path / "store", load_backbone("dinoneck_tiny"), patterns="none")
+    store.extract(tmp_path / "train")
+    rows = [f"{name},{i}.5" for i, name in enumerate(NAMES)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,mass", *rows]) + "\n")
+    return store
+
+
+def config(folder: Path, images: str | None = None, table: str = "t.csv") -> TrainConfig:
+    named = None if images is None else str(folder / images)
+    csv, store = str(folder / table), str(folder / "store")
+    return TrainConfig(DataConfig(csv=csv, images=named, store=store, targets=("mass",)))
+
+
+def trained(store: FeatureStore, table: Table) -> None:
+    fit(PatchMeanHead(64, [Task("mass")], hidden_dim=4), store, targets=table, epochs=1)
+
+
+def compared(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "compared" in record.getMessage()]
+
+
+def test_images_of_the_same_names_are_refused(stored: FeatureStore, tmp_path: Path) -> None:
+    inputs = open_inputs(config(tmp_path, "train"))
+    assert inputs.table.images == tuple(tmp_path / "train" / name for name in NAMES)
+    with pytest.raises(StoreError, match=r"6 stored images.*other/0.png is not the file"):
+        open_inputs(config(tmp_path, "other"))
+    with pytest.raises(DataError, match="nowhere"):
+        open_inputs(config(tmp_path, "nowhere"))
+    (tmp_path / "train" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"3\.png"):
+        open_inputs(config(tmp_path, "train"))
+
+
+def test_a_replaced_image_is_refused_by_name(stored: FeatureStore, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    open_inputs(config(tmp_path, "copy"))  # the same bytes at another place and time
+    shutil.copy(tmp_path / "other" / "2.png", tmp_path / "copy" / "2.png")
+    with pytest.raises(StoreError, match=r"1 stored image .*'2'"):
+        open_inputs(config(tmp_path, "copy"))
+
+
+def test_the_command_line_refuses_other_images(
+    stored: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "mass", "--store", str(tmp_path / "store")]
+    for folder, named in (("other", "0.png"), ("nowhere", "nowhere")):
+        assert main([*flags, "--images", str(tmp_path / folder), "--out", str(tmp_path / "run")]) == 1
+        assert named in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_with_more_folders_are_compared(stored: FeatureStore, tmp_path: Path) -> None:
+    text = (tmp_path / "t.csv").read_text()
+    for folder in ("train", "other"):
+        (tmp_path / f"{folder}.csv").write_text(text.replace("\n", f"\n{folder}/", len(NAMES)))
+    open_inputs(config(tmp_path, ".", "train.csv"))
+    with pytest.raises(StoreError, match="other/0.png"):
+        open_inputs(config(tmp_path, ".", "other.csv"))
+    with pytest.raises(StoreError, match="other/0.png"):  # found next to the table
+        open_inputs(config(tmp_path, table="other.csv"))
+
+
+def test_without_files_a_line_states_that_nothing_was_compared(
+    stored: FeatureStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_inputs(config(tmp_path))
+    [line] = compared(caplog)
+    assert "nothing was compared" in line
+    caplog.clear()
+    trained(stored, read_table(tmp_path / "t.csv", targets="mass"))
+    [line] = compared(caplog)
+    assert "nothing was compared" in line
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        open_inputs(config(tmp_path, "train"))
+        trained(stored, read_table(tmp_path / "t.csv", tmp_path / "train", "mass"))
+    assert compared(caplog) == []
+
+
+@pytest.mark.parametrize("entrance", ["fit", "cross_validate"])
+def test_a_table_with_files_is_compared_in_python(stored: FeatureStore, tmp_path: Path, entrance: str) -> None:
+    runs: dict[str, Any] = {
+        "fit": lambda table: trained(stored, table),
+        "cross_validate": lambda table: cross_validate(
+            TrainConfig.from_dict({"optim": {"epochs": 1}, "folds": {"count": 2}}), table, stored
+        ),
+    }
+    runs[entrance](read_table(tmp_path / "t.csv", tmp_path / "train", "mass"))
+    with pytest.raises(StoreError, match="'0'"):
+        runs[entrance](read_table(tmp_path / "t.csv", tmp_path / "other", "mass"))
+
+
+def test_images_that_are_not_trained_on_are_not_compared(stored: FeatureStore, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "other" / "5.png", tmp_path / "train" / "5.png")
+    table = read_table(tmp_path / "t.csv", tmp_path / "train", "mass")
+    head = PatchMeanHead(64, [Task("mass")], hidden_dim=4)
+    fit(head, stored, targets=table, ids=[name[0] for name in NAMES[:5]], epochs=1)
+    with pytest.raises(StoreError, match="'5'"):
+        fit(head, stored, targets=table, epochs=1)
+
+
+def test_a_store_of_converted_features_knows_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path / "train", NAMES)
+    maps = torch.randn(len(NAMES), 64, SIZE[0] // 16, SIZE[1] // 16)
+    (tmp_path / "pt").mkdir()
+    for name, one in zip(NAMES, maps, strict=True):
+        torch.save(one.half(), tmp_path / "pt" / name.replace(".png", ".pt"))
+    store = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "store", patch_size=16)
+    images = tuple(tmp_path / "train" / name for name in NAMES)
+    trained(store, Table(tuple(NAMES), images, {"mass": torch.arange(6.0).numpy()}))
+    assert "nothing was compared" in caplog.text
