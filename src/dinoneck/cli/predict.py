@@ -15,7 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dinoneck.atomic import write_text, write_whole
 from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
-from dinoneck.cli.text import show
+from dinoneck.cli.text import show, show_drawn
 from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
@@ -121,6 +121,8 @@ def predict(
         show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     written = [out, *([picture] if picture and drawn else [])]
     show(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
+    if picture:
+        show_drawn(picture, len(drawn), len(named))
     about = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
     return about | _for_programs(named, predictor.tasks)
 
