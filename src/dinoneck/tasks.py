@@ -77,8 +77,8 @@ class Task:
         from_cells: name of a dense or segmentation task of the same head: the image's value is the mean over that
             map's cells of the output labelled with this task's name, in original units; None = a readout of its own.
             The map has no ``minimum``, since a mean of clipped cells is too high; this task may have one.
-        shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1 of one whole. Pictures
-            draw them so; predictions are not clipped.
+        shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1 of one whole.
+            Pictures draw them so; predictions are not clipped.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.

@@ -44,7 +44,9 @@ def applied(rules: Rules, present: set[str]) -> dict[str, str]:
         simple = re.findall(r"\[[^\]]*\]|[.:][\w-]+|[\w*>+~-]+", selector)
         if simple and set(simple) <= present:
             chosen.append((len(simple), place, declared))
-    return {name: value for _, _, declared in sorted(chosen, key=lambda one: one[:2]) for name, value in declared.items()}
+    return {
+        name: value for _, _, declared in sorted(chosen, key=lambda one: one[:2]) for name, value in declared.items()
+    }
 
 
 def resolved(value: str, own: Mapping[str, str], inherited: Mapping[str, str]) -> str:

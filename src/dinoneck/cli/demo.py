@@ -81,11 +81,11 @@ def _draw_truth(out: Path, heads: str) -> Path:
         [result] = predictor(file, maps=True)
         cells = DenseLabels(classes=len(_CLASSES)).cells(new / row["mask"], predictor.preprocess)[0][0].numpy()
         known = {_MASS: float(row[_MASS]), "cover": float(row["cover"])}
-        true = known | {task.name: cells.mean(axis=(1, 2)), "maps": {task.name: cells}}
+        shares = cells.mean(axis=(1, 2))
         images += [predictor.picture(file)] * 2
-        shown += [result, true]
+        shown += [result, {**known, task.name: shares, "maps": {task.name: cells}}]
         names += [f"{file.name}, predicted", f"{file.name}, true"]
-        truths += [known | dict(zip(task.labels, true[task.name].tolist(), strict=True)), {}]
+        truths += [{**known, **dict(zip(task.labels, shares.tolist(), strict=True))}, {}]
         print(f"{file.name}: mass {result[_MASS]:.0f} g (true {known[_MASS]:.0f} g)")
     sheet = prediction_panels(images, shown, tasks=predictor.tasks, truths=truths, names=names, units={_MASS: "g"})
     sheet.save(picture)

@@ -115,14 +115,12 @@ def predict(
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     named = {names[place]: result for place, result in results.items()}
     if picture and drawn:
-        _draw(picture, {files[place]: results[place] for place in drawn}, predictor)
+        _draw(picture, {files[place]: results[place] for place in drawn}, predictor, len(named))
     filled = _write(out, csv, named, predictor.tasks)
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     written = [out, *([picture] if picture and drawn else [])]
     show(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    if picture:
-        show_drawn(picture, len(drawn), len(named))
     about = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
     return about | _for_programs(named, predictor.tasks)
 
@@ -264,13 +262,14 @@ def _text(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
-def _draw(picture: Path, results: Mapping[Path, Any], predictor: Predictor) -> None:
-    """Write the images next to their heat maps."""
+def _draw(picture: Path, results: Mapping[Path, Any], predictor: Predictor, predicted: int) -> None:
+    """Write the images next to their heat maps, and print how many of those predicted they are."""
     from dinoneck.viz.panels import prediction_panels
 
     buffer, images, names = io.BytesIO(), map(predictor.picture, results), [file.name for file in results]
     prediction_panels([*images], [*results.values()], tasks=predictor.tasks, names=names).save(buffer, "PNG")
     write_whole(picture, buffer.getvalue())
+    show_drawn(picture, len(results), predicted)
 
 
 def _for_programs(results: Results, tasks: Sequence[Task]) -> dict[str, Any]:

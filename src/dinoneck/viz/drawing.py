@@ -139,7 +139,7 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> li
         ShapeError: if maps are not (outputs, rows, cols).
         DataError: if they are not finite.
     """
-    found = {}
+    found: dict[Output, Scale] = {}
     for name in dict.fromkeys(output.map for output in listed):
         members = [output for output in listed if output.map == name]
         given = [(result.get("maps") or {}).get(name) for result in results]

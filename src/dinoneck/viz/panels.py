@@ -55,7 +55,7 @@ def prediction_panels(
             padding do not shift the maps.
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit for the captions.
-        truths: column -> known value, or class, per image, shown next to the prediction.
+        truths: column -> known value, per image, shown next to the prediction.
         names: one per image, shown above it.
         width: of one picture, in pixels.
         tasks: the predictor's, which know what is a share, units, labels and the ``minimum``: cells below it are drawn
@@ -67,24 +67,19 @@ def prediction_panels(
     if len(images) != len(results):
         raise DataError(f"{len(images)} images with {len(results)} results; expected one of each (maps=True)")
     columns, known = outputs_with_maps(results, tasks, units), truths or [{}] * len(results)
-    scaled = scales(columns, results)
+    scaled, top = scales(columns, results), _GAP
     pictures = [as_image(image) for image in images]
     heights = [max(1, round(width * picture.height / picture.width)) for picture in pictures]
     across = _GAP + (width + _GAP) * (1 + len(columns))
-    plain = [_without_map(*pair, tasks, units or {}) for pair in zip(results, known, strict=True)]
-    below = [textwrap.wrap("   ".join(texts), max(20, across // _LETTER)) for texts in plain]
+    below = [_below(*pair, tasks, units or {}, across) for pair in zip(results, known, strict=True)]
     rows = [height + _CAPTION * (1 + len(lines)) for height, lines in zip(heights, below, strict=True)]
     sheet = Image.new("RGB", (across, _GAP + sum(row + _GAP for row in [*rows, _BAR + _CAPTION])), "white")
-    font, draw, top = ImageFont.load_default(_FONT_PX), ImageDraw.Draw(sheet), _GAP
-
-    def write(text: str, left: int, down: int) -> None:
-        text = text.replace("\N{MINUS SIGN}", "-")  # Pillow's font has no other
-        draw.text((left + 1, down + 2), text, fill=(30, 30, 30), font=font)
+    draw = ImageDraw.Draw(sheet)
 
     def put(place: int, picture: Image.Image, height: int, caption: str, smooth: bool = False) -> None:
         how, left = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST, _GAP + place * (width + _GAP)
         sheet.paste(picture.resize((width, height), how), (left, top + _CAPTION))
-        write(caption, left, top)
+        _write(draw, caption, left, top)
 
     for i, (picture, height) in enumerate(zip(pictures, heights, strict=True)):
         put(0, picture, height, names[i] if names else "image", smooth=True)
@@ -93,12 +88,17 @@ def prediction_panels(
             if cells is not None:
                 put(place, heat(cells, scale.low, scale.high), height, _caption(output, results[i], known[i]))
         for line, text in enumerate(below[i], start=1):
-            write(text, _GAP, top + height + _CAPTION * line)
+            _write(draw, text, _GAP, top + height + _CAPTION * line)
         top += rows[i] + _GAP
     ramp = heat(np.linspace(0.0, 1.0, width)[None], 0.0, 1.0)
     for place, (output, scale) in enumerate(zip(columns, scaled, strict=True), start=1):
         put(place, ramp, _BAR, f"one patch: {output.text(scale.low)} … {output.text(scale.high)}{scale.note}")
     return sheet
+
+
+def _write(draw: ImageDraw.ImageDraw, text: str, left: int, top: int) -> None:
+    text = text.replace("\N{MINUS SIGN}", "-")  # Pillow's font has no other
+    draw.text((left + 1, top + 2), text, fill=(30, 30, 30), font=ImageFont.load_default(_FONT_PX))
 
 
 def _caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
@@ -108,10 +108,10 @@ def _caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]
     return f"{output.key} {output.text(output.value(result))}{true}"
 
 
-def _without_map(
-    result: Mapping[str, Any], known: Mapping[str, Any], tasks: Sequence[Task], units: Mapping[str, str]
+def _below(
+    result: Mapping[str, Any], known: Mapping[str, Any], tasks: Sequence[Task], units: Mapping[str, str], width: int
 ) -> list[str]:
-    """The captions of what has no map; of a classification, of its most probable class."""
+    """Lines with the numbers that have no map; of a classification, with its most probable class."""
     texts = []
     for task in tasks:
         own = [output for output in outputs_of(task, tasks) if output.map not in result["maps"]]
@@ -119,7 +119,7 @@ def _without_map(
             likely = max(own, key=lambda output: output.value(result))
             own = [likely._replace(key=f"{task.name}: {(task.labels or range(task.dim))[likely.place]}")]
         texts += [_caption(output._replace(unit=units.get(task.name, output.unit)), result, known) for output in own]
-    return texts
+    return textwrap.wrap("   ".join(texts), max(20, width // _LETTER))
 
 
 def as_image(image: ImageInput) -> Image.Image:

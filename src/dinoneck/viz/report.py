@@ -83,10 +83,9 @@ def html_report(
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing. All text is escaped.
 
-    The colours of maps mean the same in all images drawn and all outputs of a task. Shares span 0 to 100 %, clipped to
-    it and normalised where drawn; amounts start at 0. Where values are known, images come in the
-    order of their error: the mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the
-    probability of the known class; for a detector the number of boxes that are missed, false or of a wrong class.
+    Maps are drawn as by :func:`prediction_panels`. Where values are known, images come in the order of their error: the
+    mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the probability of the known
+    class; for a detector the number of boxes that are missed, false or of a wrong class.
 
     Args:
         entries: one per image, at least one.

@@ -53,5 +53,3 @@ def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
     maps = slice(6 + 20, 6 + 20 + 70)
     assert (np.asarray(clipped)[maps] == np.asarray(plain)[maps]).all()
     assert (np.asarray(clipped) != np.asarray(plain)).any(), "the bar states that cells were clipped"
-
-

@@ -1,4 +1,4 @@
-"""What maps are drawn with: shares of one whole from 0 to 100 %, amounts from 0, one scale per task, no number twice."""
+"""Scales of maps: shares of one whole from 0 to 100 %, amounts from 0, one scale per task, no number twice."""
 
 from __future__ import annotations
 
