@@ -30,6 +30,7 @@ Array = np.ndarray[Any, Any]
 
 LAYERS = 4
 TRAIN_SHARE = 0.6
+VALID_SHARE = 0.5  # of a held-out cell's pixels
 STRIDE_SHARE = 0.5  # of a tile, at most
 FLIPS = ((), (1,), (0,), (0, 1))  # axes of (height, width)
 BANDS_FOR_RIDGE = 5
@@ -107,15 +108,17 @@ def run(options: argparse.Namespace) -> None:
     HeadCheckpoint.from_module(fpn, backbone=backbone, preprocess=prepare).save(file)
     maps["FPNHead, four layers"] = predicted(file, test.images)
 
-    truth, weight = (x[0].numpy() for x in DenseLabels().cells(bands.ndvi[split.part], prepare))
+    truth, valid = (x[0].numpy() for x in DenseLabels().cells(bands.ndvi[split.part], prepare))
+    weight = known_cells(valid, prepare.patch_size)
     whole = {name: mosaic(own, split, prepare.patch_size) for name, own in maps.items()}
     print(table({name: score(own, truth[0], weight) for name, own in whole.items()}))
     print(f"{backbone.name}, seed {options.seed}; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
-    print(f"the FPN head is in {file}")
+    print(f"{np.count_nonzero(weight)} of {weight.size} cells have a known NDVI; the FPN head is in {file}")
     if find_spec("matplotlib") is None:
         print("no picture: matplotlib is missing; pip install 'dinoneck[viz]'")
         return
-    draw(options.out / "ndvi.png", bands.rgb[split.part], truth[0], whole["FPNHead, four layers"], weight)
+    shown = np.dstack([bands.rgb, bands.valid])[split.part]
+    draw(options.out / "ndvi.png", shown, truth[0], whole["FPNHead, four layers"], weight)
 
 
 def split_capture(size: tuple[int, ...], tile: int, patch: Any) -> Split:
@@ -261,6 +264,11 @@ def mosaic(maps: Array, split: Split, patch: Any) -> Array:
     return total / count
 
 
+def known_cells(valid: Array, patch: Any) -> Array:
+    """Return the valid pixels of cells, 0 for those that show no data in more than half of their pixels."""
+    return np.where(valid >= VALID_SHARE * patch**2, valid, 0.0)
+
+
 def score(found: Array, truth: Array, weight: Array) -> tuple[float, float]:
     """Return R² and RMSE of cells, each counted by its valid pixels."""
     share = weight / weight.sum()
@@ -275,28 +283,33 @@ def table(scores: dict[str, tuple[float, float]]) -> str:
     return "\n".join([*lines, *(f"| {name} | {r2:.2f} | {rmse:.3f} |" for name, (r2, rmse) in scores.items())])
 
 
-def draw(path: Path, rgb: Array, truth: Array, found: Array, weight: Array) -> None:
-    """Save the test part: image, true NDVI, predicted NDVI and error; cells without a valid pixel are hatched."""
+def draw(path: Path, image: Array, truth: Array, found: Array, weight: Array) -> None:
+    """Save the test part: image, true NDVI, predicted NDVI and difference; cells without data are hatched in all."""
     from matplotlib.figure import Figure
 
     known = weight > 0
     low, high = np.floor(truth[known].min() * 10) / 10, np.ceil(truth[known].max() * 10) / 10
-    error = np.where(known, found - truth, 0.0)
-    panels = [
-        ("image", rgb, {}),
-        ("NDVI from the near infrared", np.ma.array(truth, mask=~known), {"cmap": "YlGn", "vmin": low, "vmax": high}),
-        ("NDVI predicted from the image", found, {"cmap": "YlGn", "vmin": low, "vmax": high}),
-        ("predicted - true", np.ma.array(error, mask=~known), {"cmap": "RdBu", "vmin": -0.5, "vmax": 0.5}),
+    ndvi = {"cmap": "YlGn", "vmin": low, "vmax": high}
+    panels: list[tuple[str, str, Array, dict[str, Any]]] = [
+        ("image", "", image, {}),
+        ("NDVI from the near infrared", "NDVI", np.ma.array(truth, mask=~known), ndvi),
+        ("NDVI predicted from the image", "NDVI", np.ma.array(found, mask=~known), ndvi),
+        (
+            "difference",
+            "predicted \N{MINUS SIGN} true NDVI",
+            np.ma.array(found - truth, mask=~known),
+            {"cmap": "PuOr", "vmin": -0.5, "vmax": 0.5},
+        ),
     ]
     height = 9.0
-    figure = Figure(figsize=(4 * height * rgb.shape[1] / rgb.shape[0] + 1.2, height), dpi=80, layout="constrained")
-    for axes, (title, picture, colours) in zip(figure.subplots(1, 4), panels, strict=True):
+    figure = Figure(figsize=(4 * height * image.shape[1] / image.shape[0] + 1.2, height), dpi=80, layout="constrained")
+    for axes, (title, label, picture, colours) in zip(figure.subplots(1, 4), panels, strict=True):
         axes.patch.set(facecolor="0.85", edgecolor="0.55", hatch="////")
         shown = axes.imshow(picture, interpolation="nearest", **colours)
         axes.set(title=title, xticks=[], yticks=[])
         axes.title.set_fontsize(9)
         if colours:
-            figure.colorbar(shown, ax=axes, orientation="horizontal", label="NDVI", pad=0.01)
+            figure.colorbar(shown, ax=axes, orientation="horizontal", label=label, pad=0.01)
     figure.savefig(path)
     print(f"the picture is {path}")
 

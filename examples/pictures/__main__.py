@@ -1,4 +1,4 @@
-"""``python -m examples.pictures FOLDER``: draw the two pictures of docs/how-to/pictures.md into a folder."""
+"""``python -m examples.pictures FOLDER``: draw the picture of docs/how-to/pictures.md into a folder."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import io
 import sys
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from dinoneck import DenseHead, Predictor, TargetTransform, Task, load_backbone
+from dinoneck import load_backbone
 from dinoneck.data import Pasture
-from dinoneck.training import MemoryTokens, fit
-from dinoneck.viz import pca_figure, prediction_panels
+from dinoneck.viz import pca_figure
 
-TRAINED, DPI = 18, 60
+DPI = 60
 
 
 def main(arguments: list[str]) -> int:
@@ -24,28 +22,13 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Path(arguments[0])
     folder.mkdir(parents=True, exist_ok=True)
-    table = Pasture(seed=0, size=(128, 256)).table(range(24))
+    images = Pasture(seed=0, size=(128, 256)).table(range(2)).images
     backbone = load_backbone("dinoneck_tiny")
-    pictures = [backbone.preprocess.picture(image) for image in table.images]
-    tokens = backbone(backbone.preprocess(table.images))
+    pictures = [backbone.preprocess.picture(image) for image in images]
     buffer = io.BytesIO()
-    pca_figure(pictures[:2], tokens[:2]).savefig(buffer, format="png", dpi=DPI)
+    pca_figure(pictures, backbone(backbone.preprocess(images))).savefig(buffer, format="png", dpi=DPI)
     with Image.open(buffer) as picture:
         write(picture.convert("RGB"), folder / "pictures_pca.png")
-    known = {name: table.targets[name] for name in ("GDM_g", "Dry_Total_g")}
-    tasks = [
-        Task(name, kind="density", unit="g", transform=TargetTransform().fit(values[:TRAINED]))
-        for name, values in known.items()
-    ]
-    torch.manual_seed(0)
-    head = DenseHead(backbone.embed_dim, tasks, hidden_dim=32)
-    source = MemoryTokens(table.ids, tokens)
-    fit(head, source, targets=table, ids=table.ids[:TRAINED], epochs=40, batch_size=6, lr=3e-3)
-    shown = range(TRAINED, TRAINED + 2)
-    results = Predictor(head, backbone)([table.images[i] for i in shown], maps=True)
-    truths = [{name: values[i] for name, values in known.items()} for i in shown]
-    sheet = prediction_panels([pictures[i] for i in shown], results, tasks=tasks, truths=truths)
-    write(sheet, folder / "pictures_heat.png")
     return 0
 
 

@@ -12,7 +12,7 @@ import numbers
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,8 @@ class Task:
         from_cells: name of a dense or segmentation task of the same head: the image's value is the mean over that
             map's cells of the output labelled with this task's name, in original units; None = a readout of its own.
             The map has no ``minimum``, since a mean of clipped cells is too high; this task may have one.
+        shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1 of one whole.
+            Pictures draw them so; predictions are not clipped.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -104,6 +106,7 @@ class Task:
     minimum: float | None = None
     aggregate: Aggregate = "sum"
     from_cells: str | None = dataclasses.field(default=None, metadata={"omit_default": True})
+    shares: bool = dataclasses.field(default=False, metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -142,6 +145,10 @@ class Task:
             raise ConfigError(f"{where}aggregate is {self.aggregate!r}; only tasks of kind 'density' aggregate a map")
         if self.from_cells is not None and (self.kind != "regression" or self.dim > 1 or self.activation is not None):
             raise ConfigError(f"{where}from_cells is for regression tasks of one output without activation")
+        if not isinstance(self.shares, bool) or (self.shares and self.kind != "dense"):
+            raise ConfigError(
+                f"{where}shares is {self.shares!r} for kind {self.kind!r}; expected False, or True for kind 'dense'"
+            )
         by_cells = self.kind == "density" or self.from_cells is not None
         if by_cells and self.transform is not None and not self.transform.is_affine:
             raise ConfigError(
@@ -170,8 +177,13 @@ class Task:
         return self.kind in ("classification", "segmentation")
 
     @property
+    def is_share(self) -> bool:
+        """Whether outputs are parts of one whole, from 0 to 1: shares or probabilities."""
+        return self.shares or self.is_categorical or self.kind == "ratio"
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        """What tables call the outputs: the name, or ``name:label`` where there are several."""
+        """Names of the outputs: the task's name, or ``name:label`` where there are several."""
         several = tuple(f"{self.name}:{part}" for part in self.labels or range(self.dim))
         return (self.name,) if self.dim == 1 else several
 
@@ -247,6 +259,44 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
         if task.from_cells is not None:
             cell_output(task, tasks)
     return tuple(tasks)
+
+
+class Column(NamedTuple):
+    """One number that tables and pictures have for an image.
+
+    Attributes:
+        name: what they call it.
+        task: whose output it is.
+        place: which of the task's outputs.
+    """
+
+    name: str
+    task: Task
+    place: int
+
+
+def columns_of(tasks: Sequence[Task]) -> list[Column]:
+    """Return what tables and pictures call the outputs of tasks, each number once.
+
+    The columns of a task are :attr:`Task.columns`. A map with several outputs (``dense``, ``segmentation``) has one
+    column per label, called by the label alone. It is called ``task label`` where the label is a number, or another
+    column has its name. An output that is another task's number (``from_cells``) has no column of its own.
+    """
+    columns = []
+    for task in tasks:
+        labels = task.labels or tuple(map(str, range(task.dim)))
+        means = [own.name for own in tasks if own.from_cells == task.name]
+        for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)):
+            if not means or (task.dim > 1 and label not in means):
+                columns.append(Column(label if task.is_map and task.dim > 1 else name, task, place))
+    names = Counter(column.name for column in columns)
+    names.update(task.name for task in tasks if task.kind == "classification")
+    return [
+        column._replace(name=f"{column.task.name} {column.name}")
+        if column.task.is_map and column.task.dim > 1 and (names[column.name] > 1 or column.name.isdecimal())
+        else column
+        for column in columns
+    ]
 
 
 def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:

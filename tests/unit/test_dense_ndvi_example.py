@@ -113,7 +113,7 @@ def test_the_command_goes_through(
     assert list(rows) == [
         "mean of training", "colour ridge", "token ridge, last layer", "DenseHead, last layer", "FPNHead, four layers",
     ]  # fmt: skip
-    assert -0.2 < rows.pop("mean of training") <= 0
+    assert -1 < rows.pop("mean of training") <= 0
     assert min(rows.values()) > 0.5
     file = tmp_path / "run" / "ndvi.safetensors"
     assert file.with_suffix(".png").is_file() == (find_spec("matplotlib") is not None)
@@ -128,6 +128,8 @@ def test_the_command_goes_through(
     weight, total = (
         x.reshape(-1, 16, x.shape[1] // 16, 16).sum(axis=(1, 3)) for x in (valid, np.where(valid, ndvi, 0))
     )
+    assert (weight[weight < 128] > 0).any(), "cells at the rim show some pixels with data"
+    weight = np.where(weight >= 128, weight, 0)  # half of 16 x 16 px
     assert example.score(whole, total / weight.clip(min=1), weight)[0] == pytest.approx(
         rows["FPNHead, four layers"], abs=0.006
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from dinoneck import ConfigError, DataError, ShapeError, TargetTransform, Task
-from dinoneck.tasks import check_tasks
+from dinoneck.tasks import check_tasks, columns_of
 
 
 @pytest.mark.parametrize("area", [None, 0.21])
@@ -201,3 +202,39 @@ def test_what_cannot_add_up_is_refused() -> None:
         Task("m", kind="density", aggregate=None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="4 parts do not add up"):
         TargetTransform(log1p=True).inverse(MAP, parts=4)
+
+
+def columns(*tasks: Task) -> list[tuple[str, str, int]]:
+    return [(name, task.name, place) for name, task, place in columns_of(tasks)]
+
+
+def test_columns_are_named_by_labels_and_hold_each_number_once() -> None:
+    cells = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
+    weed, mass = Task("weed", from_cells="cells"), Task("mass")
+    assert columns(weed, mass, cells) == [
+        ("weed", "weed", 0), ("mass", "mass", 0), ("soil", "cells", 0), ("crop", "cells", 1),
+    ]  # fmt: skip
+    kind = Task("kind", 2, kind="segmentation", labels=("soil", "kind"))
+    assert [name for name, *_ in columns(kind)] == ["soil", "kind"]
+    assert [name for name, *_ in columns(replace(cells, name="depth", dim=1, labels=()))] == ["depth"]
+    assert columns(Task("height", from_cells="cells"), Task("cells", kind="dense")) == [("height", "height", 0)]
+
+
+def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:
+    grams, cells = Task("dead", unit="g"), Task("cells", 2, kind="dense", labels=("dead", "green"))
+    assert [name for name, *_ in columns(grams, cells)] == ["dead", "cells dead", "green"]
+    later = replace(cells, name="later")
+    assert [name for name, *_ in columns(cells, later)] == [
+        "cells dead", "cells green", "later dead", "later green",
+    ]  # fmt: skip
+    assert [name for name, *_ in columns(replace(cells, labels=()))] == ["cells 0", "cells 1"]
+    assert [name for name, *_ in columns(replace(cells, kind="classification"))] == ["cells:dead", "cells:green"]
+
+
+def test_only_dense_tasks_are_marked_as_shares() -> None:
+    assert Task("cells", 2, kind="dense", shares=True).is_share
+    assert Task("kind", 2, kind="segmentation").is_share and Task("parts", 2, kind="ratio").is_share
+    assert not Task("ndvi", kind="dense").is_share
+    for wrong in ({"shares": True}, {"kind": "ratio", "shares": True}, {"kind": "dense", "shares": 1}):
+        with pytest.raises(ConfigError, match="shares is"):
+            Task("x", **wrong)  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from dinoneck.errors import BackboneError, ConfigError, DinoneckError
 
 _MARK = "README.txt"
 _NEW = 3
+_MASS = "Dry_Total_g"
+_CLASSES = ("soil", "clover", "dead", "green")
 
 
 def demo(
@@ -42,13 +44,14 @@ def demo(
     Pasture(seed=0).write(out, images)
     Pasture(seed=1).write(out / "new", _NEW)
     table, heads = ["--csv", str(out / "table.csv")], str(out / "run" / "heads")
-    known = ["--targets", "Dry_Total_g", "cover", "--labels", "mask", "--classes", "soil", "clover", "dead", "green"]
+    known = ["--targets", _MASS, "cover", "--labels", "mask", "--classes", *_CLASSES]
     length = ["--folds", str(folds), "--epochs", str(epochs), "--lr", "2e-3"]
     head = ["--head", "fpn", "--hidden-dim", "64", "--size", "128x256", *weights, *length]
     where = ["--overwrite", "--no-resume", "--out", str(out / "run")]
     _run("train", *table, *known, "--group", "sampling", "--minimum", "0", *head, *where)
     new = str(out / "new" / "images")
     _run("predict", new, "--heads", heads, "--out", str(out / "predictions.csv"), "--maps", str(out / "maps.png"))
+    picture = _draw_truth(out, heads)
     first, damaged = out / "run" / "heads" / "fold-0.safetensors", out / "damaged.safetensors"
     content = bytearray(first.read_bytes())
     content[len(content) // 2] ^= 1
@@ -59,7 +62,34 @@ def demo(
     finally:
         damaged.unlink()
     print(f"One bit of the second file was flipped. Everything is in {out}: run/, predictions.csv, maps.png")
-    return {"out": out}
+    print(f"Open {picture}: new images with their predicted maps, and below them the true ones.")
+    return {"out": out, "picture": picture}
+
+
+def _draw_truth(out: Path, heads: str) -> Path:
+    """Draw the new images with their predicted maps and below them the true ones; print predicted and true masses."""
+    from dinoneck.data.labels import DenseLabels
+    from dinoneck.data.sheets import csv_rows
+    from dinoneck.inference.predictor import Predictor
+    from dinoneck.viz.panels import prediction_panels
+
+    predictor, new, picture = Predictor(heads), out / "new", out / "true_and_predicted.png"
+    task = next(task for task in predictor.tasks if task.is_map)
+    images, shown, names, truths = list[Any](), list[dict[str, Any]](), list[str](), list[dict[str, Any]]()
+    for row in csv_rows(new / "table.csv", ("image", "mask", "cover", _MASS)):
+        file = new / row["image"]
+        [result] = predictor(file, maps=True)
+        cells = DenseLabels(classes=len(_CLASSES)).cells(new / row["mask"], predictor.preprocess)[0][0].numpy()
+        known = {_MASS: float(row[_MASS]), "cover": float(row["cover"])}
+        shares = cells.mean(axis=(1, 2))
+        images += [predictor.picture(file)] * 2
+        shown += [result, {**known, task.name: shares, "maps": {task.name: cells}}]
+        names += [f"{file.name}, predicted", f"{file.name}, true"]
+        truths += [{**known, **dict(zip(task.labels, shares.tolist(), strict=True))}, {}]
+        print(f"{file.name}: mass {result[_MASS]:.0f} g (true {known[_MASS]:.0f} g)")
+    sheet = prediction_panels(images, shown, tasks=predictor.tasks, truths=truths, names=names, units={_MASS: "g"})
+    sheet.save(picture)
+    return picture
 
 
 def _claim(out: Path) -> None:

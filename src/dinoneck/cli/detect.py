@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.atomic import write_text
 from dinoneck.cli.arguments import HeadBackbone, Views
-from dinoneck.cli.text import show, table
+from dinoneck.cli.text import show, show_drawn, table
 from dinoneck.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def predict(
         [] if picture is None else _draw({files[place]: results[place] for place in [*results][:_PICTURES]}, picture)
     )
     show({"images": len(results), "boxes": len(rows), "written": [out, *drawn]})
+    if picture is not None:
+        show_drawn(picture, len(drawn), len(results))
     boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
     return {"boxes": boxes, "out": out, "pictures": drawn, "unusable": left_out}
 

@@ -15,7 +15,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dinoneck.atomic import write_text, write_whole
 from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images
-from dinoneck.cli.text import show
+from dinoneck.cli.text import show, show_drawn
 from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
@@ -115,7 +115,7 @@ def predict(
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     named = {names[place]: result for place, result in results.items()}
     if picture and drawn:
-        _draw(picture, {files[place]: results[place] for place in drawn}, predictor)
+        _draw(picture, {files[place]: results[place] for place in drawn}, predictor, len(named))
     filled = _write(out, csv, named, predictor.tasks)
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
@@ -261,13 +261,14 @@ def _text(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
-def _draw(picture: Path, results: Mapping[Path, Any], predictor: Predictor) -> None:
-    """Write the images next to their heat maps."""
+def _draw(picture: Path, results: Mapping[Path, Any], predictor: Predictor, predicted: int) -> None:
+    """Write the images next to their heat maps, and print how many of those predicted they are."""
     from dinoneck.viz.panels import prediction_panels
 
     buffer, images, names = io.BytesIO(), map(predictor.picture, results), [file.name for file in results]
     prediction_panels([*images], [*results.values()], tasks=predictor.tasks, names=names).save(buffer, "PNG")
     write_whole(picture, buffer.getvalue())
+    show_drawn(picture, len(results), predicted)
 
 
 def _for_programs(results: Results, tasks: Sequence[Task]) -> dict[str, Any]:

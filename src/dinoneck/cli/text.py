@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from dinoneck.errors import DinoneckError, first_line, printable
+from dinoneck.errors import DinoneckError, counted, first_line, printable
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -24,6 +24,13 @@ def show(value: str | Mapping[str, Any], stream: TextIO | None = None) -> None:
     lines = [value] if isinstance(value, str) else [f"{key:<10} {_entry(entry)}" for key, entry in _filled(value)]
     for line in lines:
         print(printable(line), file=stream)
+
+
+def show_drawn(picture: Path, drawn: int, predicted: int) -> None:
+    """Print how many images a picture shows, and how to get all, where it does not show all that were predicted."""
+    if drawn < predicted:
+        all_of_them = f"dinoneck viz report HEAD IMAGES --max-images {predicted} --out report.html"
+        show(f"{picture} shows {drawn} of {counted(predicted, 'image')}; for all of them: {all_of_them}")
 
 
 def _entry(value: Any) -> str:

@@ -146,6 +146,7 @@ def tokens(
 
     from dinoneck.tokens import Tokens
     from dinoneck.training.inputs import open_backbone
+    from dinoneck.viz.drawing import trim
     from dinoneck.viz.images import pca_figure
 
     model = open_backbone(backbone, device)
@@ -160,7 +161,11 @@ def tokens(
         cropped = f"{whole_size[0]}x{whole_size[1]} px are cropped to {kept[0]}x{kept[1]}"
         show(f"{files[0]}: {cropped}, as the patch does not divide them (--size HxW resizes images).")
     features = Tokens.cat([part.to("cpu", torch.float32) for part in parts])
-    return _write(out, pca_figure(pictures, features, foreground=foreground, names=[f.name for f in files]), len(files))
+    figure = pca_figure(pictures, features, foreground=foreground, names=[f.name for f in files])
+    if model.weights["kind"] == "seeded":
+        figure.axes[1].title.set_text(f"{figure.axes[1].get_title()}\n(random weights)")
+        trim(figure)
+    return _write(out, figure, len(files))
 
 
 def gate(
@@ -279,7 +284,9 @@ def _check_scores(path: Path | None, training: Mapping[str, Any], tasks: Sequenc
 
 def _columns(tasks: Sequence[Task]) -> dict[str, Sequence[str]]:
     """The columns that may hold known values -> the classes of those that hold classes."""
-    columns: dict[str, Sequence[str]] = {key: () for task in tasks for key in task.columns}
+    from dinoneck.tasks import columns_of
+
+    columns: dict[str, Sequence[str]] = {column.name: () for column in columns_of(tasks)}
     return columns | {task.name: task.labels for task in tasks if task.kind == "classification"}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
 from dinoneck.progress import progress
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, columns_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +73,8 @@ def check_finite(values: Mapping[str, Tensor]) -> None:
 def table_row(result: Mapping[str, Any], tasks: Sequence[Task], **known: str) -> dict[str, float | str]:
     """Return one image's result as column -> value.
 
-    The columns are a task's name, ``name:label`` per output where it has several, and the names alone of composed
-    outputs. A classification has the most probable class as ``name``, then a probability per class.
+    The columns are those of :func:`dinoneck.tasks.columns_of`. A classification has the most probable class as
+    ``name``, then a probability per class as ``name:label``.
 
     Args:
         result: of a :class:`dinoneck.Predictor`.
@@ -84,7 +84,7 @@ def table_row(result: Mapping[str, Any], tasks: Sequence[Task], **known: str) ->
     Raises:
         ConfigError: if two columns have one name.
     """
-    pairs = [*known.items(), *(pair for task in tasks for pair in _cells(task, result[task.name]))]
+    pairs = [*known.items(), *_cells(tasks, result)]
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
@@ -116,14 +116,15 @@ def to_frame(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names:
     return importlib.import_module("pandas").DataFrame(rows, index=names)  # not a dependency: users install pandas
 
 
-def _cells(task: Task, values: Any) -> Iterator[tuple[str, float | str]]:
-    numbers = [float(value) for value in np.asarray(values).reshape(-1)]
-    columns = task.columns
-    if task.kind == "classification":
-        labels = task.labels or tuple(map(str, range(task.dim)))
-        yield task.name, labels[int(np.argmax(numbers))]
-        columns = tuple(f"{task.name}:{label}" for label in labels)
-    yield from zip(columns, numbers, strict=True)
+def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:
+    numbers = {task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)] for task in tasks}
+    for name, task, place in columns_of(tasks):
+        if task.kind == "classification":
+            labels = task.labels or tuple(map(str, range(task.dim)))
+            if place == 0:
+                yield task.name, labels[int(np.argmax(numbers[task.name]))]
+            name = f"{task.name}:{labels[place]}"
+        yield name, numbers[task.name][place]
 
 
 def predict_many(

@@ -129,7 +129,10 @@ class CellTargets:
         places = torch.as_tensor(np.asarray(rows))
         cells = self.values[places].movedim(1, -1)[self.weight[places] > 0]
         transform = fitted(self.name, TargetTransform(), cells)
-        return Task(self.name, dim, kind="dense", transform=transform, labels=self.labels, minimum=minimum)
+        shares = self.how.classes is not None
+        return Task(
+            self.name, dim, kind="dense", transform=transform, labels=self.labels, minimum=minimum, shares=shares
+        )
 
     def shares(self, targets: Mapping[str, _Floats]) -> tuple[str, ...]:
         """Return the targets that are the mean over the cells of the output of their name: shares of a class.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinoneck.data.decoding import ImageInput, as_list, decode
 from dinoneck.errors import DataError, ShapeError, missing_extra, printable
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, columns_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,23 +60,31 @@ def span(values: Sequence[Floats]) -> tuple[float, float]:
 
 
 class Output(NamedTuple):
-    """One number that a head predicts for an image.
+    """One number that a head predicts for an image, and the map that shows where it comes from.
 
     Attributes:
-        key: its column in tables: the task's name, or ``task:label`` where a task has several outputs.
-        task: name of the task.
+        key: its column, see :func:`dinoneck.tasks.columns_of`.
+        task: name of the task whose number it is.
         place: which of the task's outputs.
-        dim: how many outputs the task has.
+        map: name of the task whose map shows it; another one where the number is the mean of a map (``from_cells``).
+        channel: which of the map's outputs.
+        dim: how many outputs the map has.
         unit: of the values.
-        minimum: below which no value is possible; maps are drawn clipped there.
+        floor: below which no cell is possible; None = unknown.
+        is_amount: whether 0 means nothing, so that colours start there.
+        is_share: whether it is a part of one whole, or a probability, from 0 to 1.
     """
 
     key: str
     task: str
     place: int
+    map: str
+    channel: int
     dim: int
     unit: str = ""
-    minimum: float | None = None
+    floor: float | None = None
+    is_amount: bool = False
+    is_share: bool = False
 
     @property
     def heading(self) -> str:
@@ -99,31 +107,98 @@ class Output(NamedTuple):
             raise DataError(f"a prediction of {self.key!r} is {value}; leave that image out")
         return value
 
-    def scaled(self, results: Sequence[Mapping[str, Any]]) -> tuple[list[Floats | None], tuple[float, float], str]:
-        """Return the maps (rows, cols) as drawn, the values that their colours span, and a note for the colour bar.
+    def text(self, value: float) -> str:
+        """Return a number as pictures show it: with its unit, a share as percent."""
+        shown, unit = (100.0 * value, "%") if self.is_share else (value, self.unit)
+        return f"{minus(f'{shown:.3g}')} {unit}".rstrip()
 
-        Cells below the ``minimum`` are drawn at it, which the note states. A result without a map gives None.
 
-        Raises:
-            ShapeError: if maps are not (outputs, rows, cols).
-            DataError: if they are not finite.
-        """
-        given = [(result.get("maps") or {}).get(self.task) for result in results]
-        axes = f"{self.dim}, rows, cols"
-        maps = [m if m is None else numbers(m, f"the maps of {self.task!r}", axes)[self.place] for m in given]
-        low = -math.inf if self.minimum is None else self.minimum
-        shown = [m if m is None else np.maximum(m, low) for m in maps]
-        note = f", clipped at {low:g}" if any(m is not None and (m < low).any() for m in maps) else ""
-        return shown, span([m for m in shown if m is not None] or [np.zeros(1)]), note
+class Scale(NamedTuple):
+    """How the maps of one output are drawn.
+
+    Attributes:
+        maps: (rows, cols) per result, the cells as drawn; None where a result has no map.
+        low: the value of the darkest colour.
+        high: the value of the brightest colour.
+        note: what was changed for the picture, for the colour bar; empty where cells are as predicted.
+    """
+
+    maps: list[Floats | None]
+    low: float
+    high: float
+    note: str
+
+
+def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> list[Scale]:
+    """Return how the maps of results are drawn, one scale per output; the outputs of a map share low and high.
+
+    Shares span 0 to 1; their cells are clipped to it, and those of several outputs divided by their sum. Other cells
+    are clipped at the floor, and amounts start at 0. The results themselves stay as they are.
+
+    Raises:
+        ShapeError: if maps are not (outputs, rows, cols).
+        DataError: if they are not finite.
+    """
+    found: dict[Output, Scale] = {}
+    for name in dict.fromkeys(output.map for output in listed):
+        members = [output for output in listed if output.map == name]
+        given = [(result.get("maps") or {}).get(name) for result in results]
+        axes = f"{members[0].dim}, rows, cols"
+        maps = [m if m is None else numbers(m, f"the maps of {name!r}", axes) for m in given]
+        found |= _shares(members, maps) if members[0].is_share else _values(members, maps)
+    return [found[output] for output in listed]
+
+
+def _shares(members: Sequence[Output], maps: Sequence[Floats | None]) -> dict[Output, Scale]:
+    """The scales of maps (outputs, rows, cols) of shares."""
+    drawn = [m if m is None else np.clip(m, 0.0, 1.0) for m in maps]
+    if members[0].dim > 1:
+        drawn = [m if m is None else m / np.where((whole := m.sum(axis=0)) > 0, whole, 1.0) for m in drawn]
+    gaps = [np.abs(m - own).max() for m, own in zip(maps, drawn, strict=True) if m is not None and own is not None]
+    note = " (clipped, normalised)" if max(gaps, default=0.0) > _ROUNDING else ""
+    return {one: Scale([m if m is None else m[one.channel] for m in drawn], 0.0, 1.0, note) for one in members}
+
+
+def _values(members: Sequence[Output], maps: Sequence[Floats | None]) -> dict[Output, Scale]:
+    """The scales of maps (outputs, rows, cols) of other numbers."""
+    found = {}
+    for one in members:
+        cells = [m if m is None else m[one.channel] for m in maps]
+        floor = -math.inf if one.floor is None else one.floor
+        is_clipped = any(m is not None and (m < floor).any() for m in cells)
+        note = f" (clipped at {minus(f'{floor:g}')})" if is_clipped else ""
+        found[one] = Scale([m if m is None else np.maximum(m, floor) for m in cells], 0.0, 0.0, note)
+    present = [m for scale in found.values() for m in scale.maps if m is not None] or [np.zeros(1)]
+    low, high = span(present)
+    if any(one.is_amount for one in members):
+        low, high = min(0.0, *(float(m.min()) for m in present)), max(0.0, *(float(m.max()) for m in present))
+        high = high if high > low else low + 1.0
+    return {one: scale._replace(low=low, high=high) for one, scale in found.items()}
+
+
+def minus(text: str) -> str:
+    """Return a text whose negative numbers have the minus sign of print."""
+    return re.sub(r"(?<![^\s(])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def outputs(tasks: Sequence[Task]) -> list[Output]:
-    """Return the outputs of tasks, in their order."""
-    return [
-        Output(key, task.name, place, task.dim, task.unit, task.minimum)
-        for task in tasks
-        for place, key in enumerate(task.columns)
-    ]
+    """Return the outputs of tasks, in their order and each number once."""
+    by_name = {task.name: task for task in tasks}
+    found = []
+    for key, task, place in columns_of(tasks):
+        cells = by_name.get(task.from_cells or task.name, task)
+        channel = cells.labels.index(task.name) if cells is not task and cells.dim > 1 else place
+        adds_up = task.kind == "density" and task.aggregate == "sum"
+        is_positive = task.minimum is not None and task.minimum >= 0
+        floor = task.minimum if not adds_up else 0.0 if is_positive else None
+        own = (floor, is_positive or adds_up, cells.is_share)
+        found.append(Output(key, task.name, place, cells.name, channel, cells.dim, task.unit, *own))
+    return found
+
+
+def outputs_of(task: Task, tasks: Sequence[Task]) -> list[Output]:
+    """Return those of the outputs of tasks that are a task's own."""
+    return [output for output in outputs(tasks) if output.task == task.name]
 
 
 def outputs_with_maps(
@@ -137,10 +212,10 @@ def outputs_with_maps(
     if not results or any(result.get("maps") is None for result in results):
         raise DataError(f"there are {len(results)} results; each result needs maps (maps=True)")
     maps = results[0]["maps"]
-    listed = outputs([task for task in tasks if task.name in maps])
+    listed = [output for output in outputs(tasks) if output.map in maps]
     for name in () if tasks else maps:
-        keys = [name] if len(maps[name]) == 1 else [f"{name}:{place}" for place in range(len(maps[name]))]
-        listed += [Output(key, name, place, len(keys)) for place, key in enumerate(keys)]
+        keys = [name] if len(maps[name]) == 1 else [f"{name} {place}" for place in range(len(maps[name]))]
+        listed += [Output(key, name, place, name, place, len(keys)) for place, key in enumerate(keys)]
     if not listed:
         raise DataError("there are no maps to draw; these heads have none, or tasks= names none")
     return [output._replace(unit=(units or {}).get(output.task, output.unit)) for output in listed]
@@ -151,9 +226,11 @@ SCALE = "viridis"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6bb1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _WIDTH, _HEIGHT = 16.0, 2.4  # inches of a row of images at most
+_MARGIN = 0.05  # inches
 _TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}
 _LUMINANCE = np.array([[0.299], [0.587], [0.114]])
 _DPI = 120
+_ROUNDING = 1e-4  # of shares: a smaller change is not worth a note
 
 
 def new_figure(width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained") -> Figure:
@@ -246,6 +323,12 @@ def show(axes: Axes, values: Floats, size: tuple[float, float] | None = None, **
     """Draw an image or a map over the whole of the axes, or over (height, width) px, without blending of cells."""
     height, width = size or (axes.get_ylim()[0], axes.get_xlim()[1])
     return axes.imshow(values, extent=(0, width, height, 0), interpolation="nearest", **how)
+
+
+def trim(figure: Figure) -> None:
+    """Set the height of a figure of images to what they and their captions take, at its width."""
+    figure.draw_without_rendering()
+    figure.set_figheight(figure.get_tightbbox().height + 2 * _MARGIN)
 
 
 def colour_bar(image: Any, axes: Sequence[Axes], label: str) -> None:

@@ -25,6 +25,7 @@ from dinoneck.viz.drawing import (
     numbers,
     show,
     span,
+    trim,
 )
 from dinoneck.viz.pca import PCABasis, pca_rgb
 
@@ -118,10 +119,12 @@ def pca_figure(
         2
     """
     colours = pca_rgb(tokens, layer=layer, basis=basis, foreground=foreground)
-    title = "features" if tokens.layers is None else f"features of block {tokens.layers[layer]}"
-    figure, axes = image_rows(images, [[name, title] for name in names_of(images, names, len(colours))])
+    title = "tokens" if tokens.layers is None else f"tokens of block {tokens.layers[layer]}"
+    named = names_of(images, names, len(colours))
+    figure, axes = image_rows(images, [[name, "" if row else title] for row, name in enumerate(named)])
     for own, patches in zip(axes[:, 1], colours, strict=True):
         show(own, patches)
+    trim(figure)
     return figure
 
 

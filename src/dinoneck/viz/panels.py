@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from torchvision.transforms.functional import to_pil_image
 from dinoneck.data.decoding import ImageInput, decode
 from dinoneck.errors import DataError
 from dinoneck.tasks import Task
-from dinoneck.viz.drawing import Floats, numbers, outputs_with_maps
+from dinoneck.viz.drawing import Floats, Output, numbers, outputs_of, outputs_with_maps, scales
 
 # five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
 _SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
 _GAP, _CAPTION, _BAR = 6, 20, 10
-_FONT_PX = 13
+_FONT_PX, _LETTER = 13, 7  # height of a line's letters, and the width of one
 
 
 def heat(values: Floats, low: float, high: float) -> Image.Image:
@@ -38,61 +39,87 @@ def prediction_panels(
     results: Sequence[dict[str, Any]],
     *,
     units: dict[str, str] | None = None,
-    truths: Sequence[dict[str, float]] | None = None,
+    truths: Sequence[dict[str, Any]] | None = None,
     names: Sequence[str] | None = None,
     width: int = 280,
     tasks: Sequence[Task] = (),
-    span: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Draw one row per image: the image, then the heat map of every output, captioned with its value.
 
-    Colours span each output's values over all images, so rows compare; a bar at the bottom shows the span.
+    All rows have one colour scale per task; a bar at the bottom shows it. Shares span 0 to 100 %: their cells are
+    clipped to it and divided by the sum of a patch's shares. Amounts start at 0. The bar states what was changed for
+    the picture; captions show what the head predicts. Numbers without a map stand below their row.
 
     Args:
         images: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and
             padding do not shift the maps.
         results: the Predictor's output for them, made with ``maps=True``.
         units: task name -> unit for the captions.
-        truths: task name -> known value, per image, shown next to the prediction.
+        truths: column -> known value, per image, shown next to the prediction.
         names: one per image, shown above it.
         width: of one picture, in pixels.
-        tasks: the predictor's, which know units, labels and the ``minimum``: cells below it are drawn at it, and the
-            bar states it.
-        span: the lowest and the highest value of the colours of all maps, such as (0, 1) for shares; None = each task's
-            own.
+        tasks: the predictor's, which know what is a share, units, labels and the ``minimum``: cells below it are drawn
+            at it.
 
     Raises:
         DataError: if there are no images, or results lack maps.
     """
     if len(images) != len(results):
         raise DataError(f"{len(images)} images with {len(results)} results; expected one of each (maps=True)")
-    columns = outputs_with_maps(results, tasks, units)
-    scaled = [output.scaled(results) for output in columns]
-    scales = [ends if span is None else span for _, ends, _ in scaled]
+    columns, known = outputs_with_maps(results, tasks, units), truths or [{}] * len(results)
+    scaled, top = scales(columns, results), _GAP
     pictures = [as_image(image) for image in images]
     heights = [max(1, round(width * picture.height / picture.width)) for picture in pictures]
-    size = (_GAP + (width + _GAP) * (1 + len(columns)), _GAP + sum(h + _CAPTION + _GAP for h in [*heights, _BAR]))
-    sheet, font = Image.new("RGB", size, "white"), ImageFont.load_default(_FONT_PX)
-    draw, top = ImageDraw.Draw(sheet), _GAP
+    across = _GAP + (width + _GAP) * (1 + len(columns))
+    below = [_below(*pair, tasks, units or {}, across) for pair in zip(results, known, strict=True)]
+    rows = [height + _CAPTION * (1 + len(lines)) for height, lines in zip(heights, below, strict=True)]
+    sheet = Image.new("RGB", (across, _GAP + sum(row + _GAP for row in [*rows, _BAR + _CAPTION])), "white")
+    draw = ImageDraw.Draw(sheet)
 
     def put(place: int, picture: Image.Image, height: int, caption: str, smooth: bool = False) -> None:
-        how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-        sheet.paste(picture.resize((width, height), how), (_GAP + place * (width + _GAP), top + _CAPTION))
-        draw.text((_GAP + place * (width + _GAP) + 1, top + 2), caption, fill=(30, 30, 30), font=font)
+        how, left = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST, _GAP + place * (width + _GAP)
+        sheet.paste(picture.resize((width, height), how), (left, top + _CAPTION))
+        _write(draw, caption, left, top)
 
     for i, (picture, height) in enumerate(zip(pictures, heights, strict=True)):
         put(0, picture, height, names[i] if names else "image", smooth=True)
-        known = truths[i] if truths else {}
-        for place, (output, (maps, _, _), ends) in enumerate(zip(columns, scaled, scales, strict=True), start=1):
-            true = f" (true {known[output.task]:.3g})" if known.get(output.task) is not None else ""
-            cells, value = maps[i], f"{output.key} {output.value(results[i]):.3g}{true} {output.unit}"
+        for place, (output, scale) in enumerate(zip(columns, scaled, strict=True), start=1):
+            cells = scale.maps[i]
             if cells is not None:
-                put(place, heat(cells, *ends), height, value.rstrip())
-        top += height + _CAPTION + _GAP
+                put(place, heat(cells, scale.low, scale.high), height, _caption(output, results[i], known[i]))
+        for line, text in enumerate(below[i], start=1):
+            _write(draw, text, _GAP, top + height + _CAPTION * line)
+        top += rows[i] + _GAP
     ramp = heat(np.linspace(0.0, 1.0, width)[None], 0.0, 1.0)
-    for place, (output, (_, _, note), (low, high)) in enumerate(zip(columns, scaled, scales, strict=True), start=1):
-        put(place, ramp, _BAR, f"one patch: {low:.3g} ... {high:.3g} {output.unit}{note}".rstrip())
+    for place, (output, scale) in enumerate(zip(columns, scaled, strict=True), start=1):
+        put(place, ramp, _BAR, f"one patch: {output.text(scale.low)} … {output.text(scale.high)}{scale.note}")
     return sheet
+
+
+def _write(draw: ImageDraw.ImageDraw, text: str, left: int, top: int) -> None:
+    text = text.replace("\N{MINUS SIGN}", "-")  # Pillow's font has no other
+    draw.text((left + 1, top + 2), text, fill=(30, 30, 30), font=ImageFont.load_default(_FONT_PX))
+
+
+def _caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """A number with its name, its unit and, where it is known, the true one."""
+    truth = known.get(output.key)
+    true = "" if truth is None else f" (true {output.text(truth)})"
+    return f"{output.key} {output.text(output.value(result))}{true}"
+
+
+def _below(
+    result: Mapping[str, Any], known: Mapping[str, Any], tasks: Sequence[Task], units: Mapping[str, str], width: int
+) -> list[str]:
+    """Lines with the numbers that have no map; of a classification, with its most probable class."""
+    texts = []
+    for task in tasks:
+        own = [output for output in outputs_of(task, tasks) if output.map not in result["maps"]]
+        if task.kind == "classification" and own:
+            likely = max(own, key=lambda output: output.value(result))
+            own = [likely._replace(key=f"{task.name}: {(task.labels or range(task.dim))[likely.place]}")]
+        texts += [_caption(output._replace(unit=units.get(task.name, output.unit)), result, known) for output in own]
+    return textwrap.wrap("   ".join(texts), max(20, width // _LETTER))
 
 
 def as_image(image: ImageInput) -> Image.Image:

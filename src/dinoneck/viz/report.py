@@ -20,7 +20,21 @@ from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
 from dinoneck.viz.detections import agreement_of_boxes, box_errors, box_sections, drawn_boxes
-from dinoneck.viz.drawing import PALETTE, Chart, Floats, Output, chart, describe, new_figure, numbers, outputs, span
+from dinoneck.viz.drawing import (
+    PALETTE,
+    Chart,
+    Floats,
+    Output,
+    chart,
+    describe,
+    minus,
+    new_figure,
+    numbers,
+    outputs,
+    outputs_of,
+    scales,
+    span,
+)
 from dinoneck.viz.panels import as_image, heat
 from dinoneck.viz.residuals import agreement_plot, residual_plot, scores
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
@@ -69,9 +83,9 @@ def html_report(
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing. All text is escaped.
 
-    The colours of maps span each output's values over all images drawn. Where values are known, images come in the
-    order of their error: the mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the
-    probability of the known class; for a detector the number of boxes that are missed, false or of a wrong class.
+    Maps are drawn as by :func:`prediction_panels`. Where values are known, images come in the order of their error: the
+    mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the probability of the known
+    class; for a detector the number of boxes that are missed, false or of a wrong class.
 
     Args:
         entries: one per image, at least one.
@@ -196,7 +210,7 @@ def _sections(
         if _labels(task) and task.name in found:
             name = f"{task.name}, accuracy {found[task.name]['accuracy']:.3f}: true (rows) and predicted"
             tables.append(matrix_table(name, _labels(task), found[task.name]["confusion_matrix"]))
-        for output in outputs([task]):
+        for output in outputs_of(task, tasks):
             values = np.array([output.value(entry.result) for entry in entries])
             chosen = [place for place, entry in enumerate(entries) if output.key in entry.known]
             truth = [float(entries[place].known[output.key]) for place in chosen]
@@ -229,7 +243,7 @@ def _predictions(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> Score
     for task in tasks:
         labels = _labels(task)
         cells = {task.name: [task.name, *(labels[_predicted_class(e, task)] for e in entries)]} if labels else {}
-        for output in outputs([task]):
+        for output in outputs_of(task, tasks):
             cells[output.key] = [output.heading, *(_number(output.value(e.result)) for e in entries)]
         for key, column in cells.items():
             known = [entry.known.get(key, math.nan) for entry in entries]
@@ -259,12 +273,13 @@ def _histogram(output: Output, values: Floats, known: Sequence[float]) -> Chart:
     axes.hist(values, edges.tolist(), color=PALETTE[0])
     axes.hist(known, edges.tolist(), histtype="step", color=PALETTE[1], linewidth=1.5)
     axes.locator_params(axis="y", integer=True)
-    describe(axes, f"mean {values.mean():.4g}, sd {values.std():.4g}", output.unit or "predicted", "images")
+    describe(axes, f"mean {minus(f'{values.mean():.4g}')}, sd {values.std():.4g}", output.unit or "predicted", "images")
     return chart(figure, output.key, "predicted (bars) and known (line)" if known else "predicted")
 
 
 def _template() -> jinja2.Template:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
+    page.filters["minus"] = minus
     page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
     return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))
 
@@ -274,25 +289,28 @@ def _articles(
 ) -> list[dict[str, Any]]:
     """What the page shows of each image: pixels of at most ``side``, tokens, gate and maps as data URIs, and boxes."""
     results = [entry.result for entry in entries.values()]
-    scaled = {output: output.scaled(results) for output in outputs(tasks)}
+    listed = outputs(tasks)
+    scaled = list(zip(listed, scales(listed, results), strict=True))
     gates = [_gate(entry) for entry in entries.values()]
-    reach = span([gate for gate in gates if gate is not None] or [np.zeros(1)])
+    top = max((float(gate.max()) for gate in gates if gate is not None), default=1.0)
     articles: list[dict[str, Any]] = []
     room = max_bytes
     for row, (place, entry) in enumerate(entries.items()):
         picture = as_image(entry.image() if callable(entry.image) else entry.image)  # type: ignore[arg-type]
         width, height = picture.size
         picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        figures = [_map(gate, reach, "gate", "times the mean weight")] if (gate := gates[row]) is not None else []
+        figures = []
+        if (gate := gates[row]) is not None:
+            figures.append(_map(gate, 0.0, top, "gate", "0", f"{top:.3g} times the mean weight"))
         for task in tasks:
-            maps = {output: scaled[output][0][row] for output in outputs([task])}
-            present = [cells for cells in maps.values() if cells is not None]
-            if task.kind == "segmentation" and present:
-                figures.append(_class_map(task, np.stack(present)))
-            for output, cells in maps.items():
-                if cells is not None:
-                    _, ends, note = scaled[output]
-                    figures.append(_map(cells, ends, output.key, output.unit + note) | {"more": task.is_categorical})
+            cells = (entry.result.get("maps") or {}).get(task.name)
+            if task.kind == "segmentation" and cells is not None:
+                figures.append(_class_map(task, cells))
+            for output, scale in scaled:
+                if output.map == task.name and (shown := scale.maps[row]) is not None:
+                    ends = output.text(scale.low), output.text(scale.high) + scale.note
+                    more = {"more": task.is_categorical}
+                    figures.append(_map(shown, scale.low, scale.high, output.key, *ends) | more)
         article: dict[str, Any] = {
             "id": f"image-{place}",
             "name": entry.name,
@@ -300,7 +318,7 @@ def _articles(
             "height": height,
             "uri": _uri(picture, "JPEG"),
             "tokens": None if entry.tokens is None else _uri(_pixels(_colours(entry))),
-            "values": [_values(entry, task) for task in tasks if task.kind != "segmentation"],
+            "values": [line for task in tasks if task.kind != "segmentation" and (line := _values(entry, task, tasks))],
             "figures": figures,
         }
         if "boxes" in entry.result:
@@ -324,11 +342,11 @@ def _colours(entry: ReportEntry) -> Floats:
     return np.clip(numbers(entry.tokens, f"the tokens of {entry.name}", "rows, cols, 3"), 0.0, 1.0)
 
 
-def _values(entry: ReportEntry, task: Task) -> str:
+def _values(entry: ReportEntry, task: Task, tasks: Sequence[Task]) -> str:
     """What was predicted of a task, and what is known, in one line."""
     known = f", known {entry.known[task.name]}" if _labels(task) and task.name in entry.known else ""
     parts = []
-    for output in outputs([task]):
+    for output in outputs_of(task, tasks):
         value, truth = output.value(entry.result), entry.known.get(output.key)
         off = "" if truth is None else f" (known {_number(truth, 4)}, off by {_number(value - truth, 3)})"
         parts.append(f"{output.key}: {_number(value, 4)} {output.unit}".rstrip() + off)
@@ -338,9 +356,9 @@ def _values(entry: ReportEntry, task: Task) -> str:
     return f"{task.name}: {_labels(task)[likely]}, probability {entry.result[task.name][likely]:.2f}{known}"
 
 
-def _map(cells: Floats, ends: tuple[float, float], name: str, unit: str) -> dict[str, Any]:
-    low, high = (_number(end, 3) for end in ends)
-    return {"uri": _uri(heat(cells, *ends)), "name": name, "low": low, "high": f"{high} {unit}".rstrip()}
+def _map(cells: Floats, low: float, high: float, name: str, *ends: str) -> dict[str, Any]:
+    """A heat map; ``ends`` are the texts at the ends of its colour bar."""
+    return {"uri": _uri(heat(cells, low, high)), "name": name, "low": ends[0], "high": ends[1]}
 
 
 def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
@@ -348,7 +366,7 @@ def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
     hues = [PALETTE[i] if task.dim <= len(PALETTE) else f"hsl({i * 137 % 360}, 70%, 50%)" for i in range(task.dim)]
     colours = np.array([ImageColor.getrgb(hue) for hue in hues]) / 255.0
     labels = task.labels or range(task.dim)
-    cells = maps.argmax(axis=0)
+    cells = np.asarray(maps).argmax(axis=0)
     shares = [f"{label} {np.mean(cells == i):.0%}" for i, label in enumerate(labels)]
     uri = _uri(_pixels(colours[cells]))
     return {"uri": uri, "name": f"{task.name}, share of cells", "classes": list(zip(hues, shares, strict=True))}

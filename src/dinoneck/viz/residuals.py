@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dinoneck.errors import DataError
-from dinoneck.viz.drawing import MARKERS, PALETTE, Floats, describe, fitted, legend, new_figure, numbers, span
+from dinoneck.viz.drawing import MARKERS, PALETTE, Floats, describe, fitted, legend, minus, new_figure, numbers, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,10 +111,10 @@ def agreement_plot(
         axes.scatter(known[chosen], predicted[chosen], **_style(place, len(members)))
     low, high = span([known, predicted])
     room = 0.05 * (high - low)
-    axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), aspect="equal")
+    axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), aspect="equal", anchor="N")
     axes.axline((low, low), (high, high), **_LINE)
     found, suffix = scores(predicted, known), f" [{unit}]" if unit else ""
-    r2 = "R² needs truths that differ" if math.isnan(found.r2) else f"R² {found.r2:.3f}"
+    r2 = "R² needs truths that differ" if math.isnan(found.r2) else minus(f"R² {found.r2:.3f}")
     title = f"{r2}, RMSE {f'{found.rmse:.3g} {unit}'.strip()}, n = {found.images}"
     describe(axes, title, f"true {name}".strip() + suffix, f"predicted {name}".strip() + suffix)
 
@@ -127,8 +127,9 @@ def residual_plot(
         axes.scatter(known[chosen], (predicted - known)[chosen], **_style(place, len(members)))
     axes.axhline(0.0, **_LINE)
     axes.set_box_aspect(1.0)
+    axes.set_anchor("N")  # its title stands as high as that of the other plot
     suffix = f" [{unit}]" if unit else ""
-    describe(axes, "prediction - truth", f"true {name}".strip() + suffix, f"residual{suffix}")
+    describe(axes, "prediction \N{MINUS SIGN} truth", f"true {name}".strip() + suffix, f"residual{suffix}")
 
 
 def _pairs(truth: Any, prediction: Any, groups: Sequence[Hashable] | None) -> tuple[Floats, Floats, list[Hashable]]:

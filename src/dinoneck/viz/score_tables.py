@@ -90,7 +90,7 @@ def value_table(
 def difference_table(by_baseline: Mapping[str, Mapping[str, Sequence[float] | None]]) -> ScoreTable:
     """Return the 95 % intervals of the head's R² minus that of each baseline."""
     columns = list(next(iter(by_baseline.values())))
-    rows = [[f"head - {name}", *(_interval(row[c], "+") for c in columns)] for name, row in by_baseline.items()]
+    rows = [[f"head minus {name}", *(_interval(row[c], "+") for c in columns)] for name, row in by_baseline.items()]
     return ScoreTable(["R², 95 % interval", *columns], rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ def test_the_demo_runs_the_commands_it_prints(tmp_path: Path, capsys: pytest.Cap
         "green",
     )
     assert [Path(row["image"]).stem for row in records_of(out / "predictions.csv")] == ["0000", "0001", "0002"]
+    masses = [row["Dry_Total_g"] for row in records_of(out / "new" / "table.csv")]
+    for i, mass in enumerate(masses):
+        assert re.search(rf"{i:04}\.jpg: mass -?\d+ g \(true {float(mass):.0f} g\)", printed.out)
+    picture = printed.out.splitlines()[-1].split()[1].removesuffix(":")
+    assert Path(picture).parent == out and Path(picture).is_file(), "the last line names the picture to open"
     assert {"run", "maps.png", "table.csv"} <= set(os.listdir(out)) and not (out / "damaged.safetensors").exists()
 
 

@@ -86,6 +86,23 @@ def test_maps_without_a_name_lie_next_to_the_table(place: Path, capsys: pytest.C
     assert (place / "out.png").read_bytes() == (place / "named.png").read_bytes()
 
 
+def test_the_output_states_how_many_images_a_picture_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
+    images = [str(tmp_path / f"{i:02}.png") for i in range(10)]
+    for name in images:
+        Image.new("RGB", (48, 32)).save(name)
+    rest = ["--heads", str(tmp_path / "h.safetensors"), "--maps", "--out", str(tmp_path / "o.csv")]
+    assert main(["predict", *images, *rest]) == 0
+    with Image.open(tmp_path / "o.png") as sheet:
+        drawn = sheet.height // (20 + 280 * 32 // 48)  # a caption and an image
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'o.png'} shows {drawn} of 10 images" in printed
+    assert "--max-images 10" in printed, "how to get the rest"
+    assert main(["predict", *images[:3], *rest]) == 0
+    assert "shows" not in capsys.readouterr().out
+
+
 def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
     """A green frame that the centre crop cuts away must not be in the picture."""
     image = np.full((46, 94, 3), 90, np.uint8)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from dinoneck import Backbone, CLSGatingHead, DataError, PatchMeanHead, Predicto
 from dinoneck.cli.main import main
 from dinoneck.cli.viz_known import known_values
 from dinoneck.data import Pasture
+from dinoneck.viz.drawing import minus
 
 IMAGES = 5
 
@@ -72,7 +74,7 @@ def test_a_report_of_a_folder_of_heads(heads: Path, images: Path, tmp_path: Path
     assert os.listdir(tmp_path) == ["report.html"]
     page = out.read_text()
     results = Predictor(heads, tta="flip4")(sorted(images.iterdir()))
-    expected = [f"{result[name]:.6g}" for result in results for name in ("mass", "cover")]
+    expected = [minus(f"{result[name]:.6g}") for result in results for name in ("mass", "cover")]
     assert cells(page, "td")[: 2 * IMAGES] == expected
     assert cells(page, "h3") == [f"{i}.png" for i in range(IMAGES)]
     assert entry(page, "head_type").startswith("patch_mean (schema")
@@ -101,7 +103,7 @@ def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     assert "cannot be decoded as an image" in page
     assert "there is no image" in page
     results = Predictor(heads)([images / f"{i}.png" for i in (0, 2, 4)])
-    assert cells(page, "td")[:6:2] == [f"{result['mass']:.6g}" for result in results]
+    assert cells(page, "td")[:6:2] == [minus(f"{result['mass']:.6g}") for result in results]
     assert main([*arguments, "--strict", "--json"]) == 1
     printed = json.loads(capsys.readouterr().out)
     assert (printed["ok"], printed["images"], printed["drawn"]) == (False, 3, 3)
@@ -182,6 +184,22 @@ def test_refusals_come_before_any_work(
     assert main(["viz", *(argument.format(**places) for argument in arguments)]) == 1
     assert message in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_figure_of_tokens_names_random_weights(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+
+    def keep(out: Path, figure: Any, count: int) -> dict[str, Any]:
+        figures.append(figure)
+        return {}
+
+    monkeypatch.setattr("dinoneck.cli.viz._write", keep)
+    assert main(["viz", "tokens", str(images), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]) == 0
+    titles = [axes.get_title().replace("\n", " ") for axes in figures[0].axes[1::2]]
+    assert titles[0] == "tokens of block 5 (random weights)"
+    assert not any(titles[1:])
 
 
 def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
     "map_cross_entropy": (lambda mask: map_cross_entropy(MAPS, MAPS.argmax(1), mask), (2, 4, 4)),
     "TaskLoss": (lambda mask: TaskLoss([Task("y", dim=3)])({"y": X}, {"y": X + 1}, {"y": mask})[0], (2, 3)),
     "reduce_labels": (lambda mask: TokenGrid(2).reduce_labels(MAPS, mask)[0], (2, 4, 4)),
-    "confusion_matrix": (lambda mask: torch.as_tensor(confusion_matrix(CLASSES, CLASSES, 3, mask=mask)), (2,)),
+    "confusion_matrix": (
+        lambda mask: torch.as_tensor(confusion_matrix(CLASSES, CLASSES, num_classes=3, mask=mask)),
+        (2,),
+    ),
 }
 
 
@@ -55,6 +58,6 @@ def test_under_compile_nan_does_not_count(monkeypatch: pytest.MonkeyPatch) -> No
 def test_maps_of_several_sizes_are_refused() -> None:
     maps = {"a": np.zeros((2, 3), int), "b": np.zeros((3, 2), int)}
     with pytest.raises(DataError, match=r"\(2, 3\), \(3, 2\)"):
-        confusion_matrix(maps, maps, 2)
+        confusion_matrix(maps, maps, num_classes=2)
     same = {"a": np.zeros((2, 3), int), "b": np.ones((2, 3), int)}
-    assert confusion_matrix(same, same, 2).tolist() == [[6, 0], [0, 6]]
+    assert confusion_matrix(same, same, num_classes=2).tolist() == [[6, 0], [0, 6]]

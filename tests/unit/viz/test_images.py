@@ -82,7 +82,7 @@ def test_features_of_a_padded_image_lie_over_its_patches() -> None:
     expected = np.concatenate([colours / 255.0, np.broadcast_to(recipe.mean, (4, 3, 3))], axis=1)
     check_cells(figure, figure.axes[0], expected, (64, 96))
     check_cells(figure, figure.axes[1], pca_rgb(tokens)[0], (64, 96))
-    assert captions(figure.axes[1]) == ["features of block 11"]
+    assert captions(figure.axes[1]) == ["tokens of block 11"]
 
 
 def test_all_images_of_a_batch_share_their_colours() -> None:
@@ -93,6 +93,7 @@ def test_all_images_of_a_batch_share_their_colours() -> None:
     shown = np.stack([axes.images[-1].get_array() for axes in figure.axes[1::2]])
     np.testing.assert_array_equal(shown, pca_rgb(tokens))
     assert [axes.get_title() for axes in figure.axes[::2]] == ["image 1", "image 2", "image 3"]
+    assert [axes.get_title() for axes in figure.axes[1::2]] == ["tokens of block 5", "", ""], "one title"
     alone = pca_figure(images[1], tokens[1], basis=PCABasis.fit(tokens))
     np.testing.assert_allclose(alone.axes[1].images[-1].get_array(), shown[1], atol=1e-12)
     with pytest.raises(DataError, match="1 images with 3"):
@@ -105,6 +106,15 @@ def test_long_names_find_room(size: tuple[int, int]) -> None:
     patches = torch.rand(2, size[0] * size[1] // 256, 4)
     tokens = Tokens.from_patches(patches, grid=(size[0] // 16, size[1] // 16), patch_size=16)
     check_no_overlap(pca_figure(np.zeros((2, *size, 3), np.uint8), tokens, names=names))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (32, 96)])
+def test_a_figure_of_tokens_is_as_high_as_its_images(size: tuple[int, int]) -> None:
+    patches = torch.rand(4, size[0] * size[1] // 256, 4)
+    tokens = Tokens.from_patches(patches, grid=(size[0] // 16, size[1] // 16), patch_size=16)
+    sheet = pixels(pca_figure(np.zeros((4, *size, 3), np.uint8), tokens))
+    drawn = np.flatnonzero((sheet < 255).any(axis=(1, 2)))
+    assert max(drawn[0], len(sheet) - 1 - drawn[-1]) < 0.03 * len(sheet), "no white above and below"
 
 
 # -- pyramids --------------------------------------------------------------------------------------------

@@ -53,12 +53,3 @@ def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
     maps = slice(6 + 20, 6 + 20 + 70)
     assert (np.asarray(clipped)[maps] == np.asarray(plain)[maps]).all()
     assert (np.asarray(clipped) != np.asarray(plain)).any(), "the bar states that cells were clipped"
-
-
-def test_a_span_gives_all_maps_the_same_colours() -> None:
-    image, result = np.zeros((10, 20, 3), np.uint8), {"a": 0.25, "maps": {"a": np.array([[[0.0, 0.5]]])}}
-    own, shared = (np.asarray(prediction_panels([image], [result], width=20, span=s)) for s in (None, (0.0, 1.0)))
-    row, low, high = 6 + 20 + 5, 6 + 20 + 6 + 5, 6 + 20 + 6 + 15
-    assert own[row, low].tolist() == shared[row, low].tolist() == [68, 1, 84]
-    assert own[row, high].tolist() == [253, 231, 37]
-    assert shared[row, high].tolist() == [33, 145, 140], "one half is the middle of the scale"

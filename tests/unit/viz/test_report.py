@@ -153,13 +153,15 @@ def test_numbers_and_heat_maps_are_the_predictors(dense: Predictor) -> None:
     colours = np.random.default_rng(1).random((2, 4, 3))
     entries = entries_of(dense, 3, tokens=colours)
     page = Page(html_report(entries, dense.tasks))
-    assert page.by_tag["th"][:4] == ["image", "mass (g)", "kind:soil", "kind:crop"]
+    assert page.by_tag["th"][:4] == ["image", "mass (g)", "soil", "crop"]
     for i, entry in enumerate(entries):
         values = [entry.result["mass"], *entry.result["kind"]]
         assert page.by_tag["td"][3 * i : 3 * i + 3] == [f"{value:.6g}" for value in values]
     for suffix, name, output in (("-0", "mass", 0), ("-more-1", "kind", 1)):
         maps = [entry.result["maps"][name][output] for entry in entries]
-        low, high = min(m.min() for m in maps), max(m.max() for m in maps)
+        low, high = min(0.0, *(m.min() for m in maps)), max(m.max() for m in maps)
+        if name == "kind":
+            low, high = 0.0, 1.0
         for i, cells in enumerate(maps):
             shown = page.image(f"image-{i}{suffix}").convert("RGB")
             assert (np.asarray(shown) == np.asarray(heat(cells, float(low), float(high)))).all()
@@ -188,9 +190,9 @@ def test_gates_are_drawn_against_a_plain_mean(tiny: Backbone) -> None:
     entries = entries_of(predictor, 2)
     page = Page(html_report(entries, predictor.tasks))
     gates = [entry.result["gate"] * 8 for entry in entries]
-    low, high = min(gate.min() for gate in gates), max(gate.max() for gate in gates)
+    high = max(gate.max() for gate in gates)
     for i, gate in enumerate(gates):
-        assert (np.asarray(page.image(f"image-{i}-0").convert("RGB")) == np.asarray(heat(gate, low, high))).all()
+        assert (np.asarray(page.image(f"image-{i}-0").convert("RGB")) == np.asarray(heat(gate, 0.0, high))).all()
     assert "times the mean weight" in page.text
     assert f"mass: {entries[0].result['mass']:.4g} g" in page.text
 
@@ -214,7 +216,7 @@ def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
     assert [found[name] for name in ("mae", "bias", "rmse")] == pytest.approx(
         [np.abs(gap).mean(), gap.mean(), math.sqrt((gap**2).mean())]
     )
-    assert page.by_tag["td"][:6] == [f"{value:.4g}" for value in found.values()]
+    assert page.by_tag["td"][:6] == [f"{value:.4g}".replace("-", "\N{MINUS SIGN}") for value in found.values()]
     assert page.by_tag["td"][6:9] == ["1", "1", "0.5"]  # predicted, known, cover of the first image
     assert page.by_tag["td"][13] == "–"  # not known
     points = [attrs["xlink:href"] for attrs in page.all("a") if "xlink:href" in attrs]
@@ -249,6 +251,8 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
     assert cells[start : start + 6] == ["0.875", "0.75 ... 1.00", "0.500"] * 2
     assert ("head", "a ridge") in zip(page.by_tag["th"], page.by_tag["th"][1:], strict=False), "the head comes first"
     assert "6 2 0 8" in " ".join(cells)
+    matrix = [attrs.get("class") for attrs in page.all("td") if attrs.get("style")]
+    assert matrix == ["right", "wrong", "wrong", "right"] * 2, "right and wrong counts have hues of their own"
     shades = {attrs.get("style") for attrs in page.all("td")}
     assert shades >= {"--part:0.75", "--part:0.25", "--part:0.0", "--part:1.0"}
     assert "mass, held out" in page.text and "RMSE 0.645 g, n = 3" in page.text

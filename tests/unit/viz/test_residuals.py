@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from tests.unit.viz.drawn import check_no_overlap
+from tests.unit.viz.drawn import check_no_overlap, pixels
 
 from dinoneck import DataError, ShapeError
 from dinoneck.training import r2
 from dinoneck.viz import residual_figure
+from dinoneck.viz.drawing import minus, new_figure
+from dinoneck.viz.residuals import agreement_plot, residual_plot
 
 
 def drawn(axes: object) -> np.ndarray:
@@ -26,6 +30,32 @@ def test_points_are_the_values_and_residuals() -> None:
     assert (left.get_xlabel(), left.get_ylabel()) == ("true mass [g]", "predicted mass [g]")
     assert right.get_ylabel() == "residual [g]"
     check_no_overlap(figure)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_titles_of_both_plots_stand_at_one_height(scale: float) -> None:
+    truth = np.linspace(-1.0, 1.0, 9) * scale
+    alone = [new_figure(3.2, 3.2) for _ in range(2)]
+    for figure, draw in zip(alone, (agreement_plot, residual_plot), strict=True):
+        draw(figure.subplots(), truth, truth**3, [slice(None)], "g")
+    assert top_of(*alone[0].axes) == pytest.approx(top_of(*alone[1].axes), abs=1)
+    together = residual_figure(truth, truth**3, unit="g")
+    pixels(together)
+    left, right = (axes.get_window_extent().y1 for axes in together.axes)
+    assert left == pytest.approx(right, abs=1)
+
+
+def top_of(axes: Any) -> float:
+    pixels(axes.figure)
+    top: float = axes.title.get_window_extent(axes.figure.canvas.get_renderer()).y1
+    return top
+
+
+def test_negative_numbers_and_differences_have_a_minus_sign() -> None:
+    left, right = residual_figure([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]).axes
+    assert left.get_title().startswith("R² \N{MINUS SIGN}3.000")
+    assert right.get_title() == "prediction \N{MINUS SIGN} truth"
+    assert minus("sugar-beet -0.5 (-3 g) 1e-05 2-3") == "sugar-beet −0.5 (−3 g) 1e-05 2-3"
 
 
 def test_groups_have_their_points_their_mean_and_their_marks() -> None:
