@@ -20,12 +20,15 @@ from dinoneck.detection import Detector
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A detector whose scores reach 0.3, images, and a file that is not one."""
+    """Two detectors, whose scores reach 0.3, images, and a file that is not one."""
     monkeypatch.chdir(tmp_path)
     detector = detector_of("fcos")
     with torch.no_grad():
         detector.head.model.head.classification_head.cls_logits.bias.fill_(2.0)
     detector.save("d.safetensors")
+    with torch.no_grad():
+        detector.head.model.head.classification_head.cls_logits.bias.fill_(1.0)
+    detector.save("other.safetensors")
     for i, size in enumerate([(120, 200), (60, 50)]):
         Image.fromarray(np.random.RandomState(i).randint(0, 256, (*size, 3), np.uint8)).save(f"{i}.png")
     Path("bad.png").write_bytes(b"not an image")
@@ -60,7 +63,7 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
     ("words", "message"),
     [
         (["predict", "0.png", "--heads", "d.safetensors", "--out", "o.csv", "--tta", "flip4"], "a detector takes no"),
-        (["predict", "0.png", "--heads", "d.safetensors", "d.safetensors", "--out", "o.csv"], "with one detector"),
+        (["predict", "0.png", "--heads", "d.safetensors", "other.safetensors", "--out", "o.csv"], "with one detector"),
         (["export", "d.safetensors", "--format", "pt2", "--out", "m.pt2"], "--format onnx"),
         (["viz", "report", "d.safetensors", "--out", "r.html"], "no images are named"),
         (["viz", "report", "d.safetensors", "0.png", "--tta", "flip4", "--out", "r.html"], "a detector takes no"),
