@@ -27,7 +27,7 @@ from benchmarks.timing import machine
 RESULTS = Path(__file__).with_name("results") / "blood_cells.json"
 SHARED = (
     "--size 256x320 --augment both --layers 1 3 5 --batch-size 4 --lr 1e-3 --backbone-lr 1e-3 --warmup 0.1 "
-    "--weight-decay 1e-4 --ema 0.99 --eval-every 2 --backbone dinoneck_tiny --freeze 0=none"
+    "--weight-decay 1e-4 --ema-decay 0.99 --eval-every 2 --backbone dinoneck_tiny --freeze 0=none"
 )
 DFINE = "--detector dfine --variant tiny --epochs 10 --clip-norm 0.1"
 FCOS = "--detector fcos --clip-norm 5 --epochs 8"

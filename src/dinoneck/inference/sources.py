@@ -250,13 +250,13 @@ def _check_name(name: str, source: Any) -> None:
 
 
 def recorded_views(heads: Sequence[HeadSource]) -> TTA:
-    """Return the views that the training of these heads recorded; files of schema 1 keep them under ``extra``.
+    """Return the views that the training of these heads recorded.
 
     Raises:
         ConfigError: if they differ.
     """
     metas = [head.meta for head in heads if isinstance(head, HeadCheckpoint)]
-    named: set[Any] = {(meta.get("tta") or {}).get("ops") or meta["extra"].get("tta", "none") for meta in metas}
+    named: set[Any] = {meta["tta"]["ops"] if meta["tta"] else "none" for meta in metas}
     if len(named) > 1:
         shown = ", ".join(sorted(map(str, named)))
         raise ConfigError(f"the heads were trained for different views ({shown}); choose with --tta")
