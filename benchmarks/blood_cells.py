@@ -33,14 +33,8 @@ DFINE = "--detector dfine --variant tiny --epochs 10 --clip-norm 0.1"
 FCOS = "--detector fcos --clip-norm 5 --epochs 8"
 VARIANTS = {
     "D-FINE, spatial tuning adapter": [*DFINE.split(), "--head", "spatial_tuning_adapter"],
-    "D-FINE, spatial tuning adapter, detail=deimv2": [
-        *(*DFINE.split(), "--head", "{type: spatial_tuning_adapter, detail: deimv2}")
-    ],
     "D-FINE, STAPyramid": [*DFINE.split(), "--head", "sta_pyramid"],
     "FCOS, spatial tuning adapter": [*FCOS.split(), "--head", "{type: spatial_tuning_adapter, out_channels: 96}"],
-    "FCOS, spatial tuning adapter, detail=deimv2": [
-        *(*FCOS.split(), "--head", "{type: spatial_tuning_adapter, out_channels: 96, detail: deimv2}")
-    ],
     "FCOS, STAPyramid": [*FCOS.split(), "--head", "{type: sta_pyramid, out_channels: 96}"],
 }
 SHORT = "--epochs 1 --size 64x96"

@@ -32,7 +32,8 @@ BOUND = 1e-4  # of the largest value; float32 leaves about 1e-6, the wrong layer
 NEAR_M = 0.2
 FCOS = (
     "--detector fcos --head spatial_tuning_adapter --hidden-dim 96 --size 480x640 --augment both --batch-size 4 "
-    "--lr 1e-3 --warmup 0.1 --weight-decay 1e-4 --clip-norm 5 --ema-decay 0.99 --freeze 0=all --epochs 12 --eval-every 4"
+    "--lr 1e-3 --warmup 0.1 --weight-decay 1e-4 --clip-norm 5 --ema-decay 0.99 --freeze 0=all --epochs 12 "
+    "--eval-every 4"
 )
 FCOS_SHORT = "--epochs 1 --size 96x128 --batch-size 2 --eval-every 1"
 

@@ -17,7 +17,7 @@ from dinoneck.errors import ConfigError, DataError, some_of
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.viz.report import ReportEntry
+    from dinoneck.viz.entries import ReportEntry
 
 _UNKNOWN = frozenset({"", "nan", "na", "n/a", "null", "none"})
 _LONG = ("image_path", "target_name", "target")  # one row per image and target
@@ -151,7 +151,8 @@ def box_entries(
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.report import ReportEntry, worst_first
+    from dinoneck.viz.entries import ReportEntry
+    from dinoneck.viz.report import worst_first
 
     check_options(views)
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint), local_device(views.device))
