@@ -27,20 +27,14 @@ from benchmarks.timing import machine
 RESULTS = Path(__file__).with_name("results") / "blood_cells.json"
 SHARED = (
     "--size 256x320 --augment both --layers 1 3 5 --batch-size 4 --lr 1e-3 --backbone-lr 1e-3 --warmup 0.1 "
-    "--weight-decay 1e-4 --ema 0.99 --eval-every 2 --backbone dinoneck_tiny --freeze 0=none"
+    "--weight-decay 1e-4 --ema-decay 0.99 --eval-every 2 --backbone dinoneck_tiny --freeze 0=none"
 )
 DFINE = "--detector dfine --variant tiny --epochs 10 --clip-norm 0.1"
 FCOS = "--detector fcos --clip-norm 5 --epochs 8"
 VARIANTS = {
     "D-FINE, spatial tuning adapter": [*DFINE.split(), "--head", "spatial_tuning_adapter"],
-    "D-FINE, spatial tuning adapter, detail=deimv2": [
-        *(*DFINE.split(), "--head", "{type: spatial_tuning_adapter, detail: deimv2}")
-    ],
     "D-FINE, STAPyramid": [*DFINE.split(), "--head", "sta_pyramid"],
     "FCOS, spatial tuning adapter": [*FCOS.split(), "--head", "{type: spatial_tuning_adapter, out_channels: 96}"],
-    "FCOS, spatial tuning adapter, detail=deimv2": [
-        *(*FCOS.split(), "--head", "{type: spatial_tuning_adapter, out_channels: 96, detail: deimv2}")
-    ],
     "FCOS, STAPyramid": [*FCOS.split(), "--head", "{type: sta_pyramid, out_channels: 96}"],
 }
 SHORT = "--epochs 1 --size 64x96"

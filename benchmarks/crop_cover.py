@@ -36,7 +36,7 @@ def main() -> None:
     table = read_table(options.data / "cover.csv", options.data, TARGETS, group="group", minimum=0.0)
     backbone = load_backbone(options.backbone, pretrained=options.pretrained)
     prepare = backbone.preprocess.changed(policy="crop")
-    source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=prepare)
+    source = MemoryTokens.extract(backbone, table.images, table.ids, preprocess=prepare)
     runs = {}
     for seed in options.seeds:
         runs[seed] = scores_of(cross_validate(TrainConfig(optim=Recipe(seed=seed)), table, source))["scores"]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.predictions import predicted
 from benchmarks.timing import machine
 from dinoneck import Backbone, DenseHead, FPNHead, Task, Tokens, load_backbone
-from dinoneck.data import DenseLabels, Patterns, PhotoTable, Preprocessing, read_table
+from dinoneck.data import DenseLabels, Patterns, Preprocessing, Table, read_table
 from dinoneck.grid import as_maps
 from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
@@ -117,7 +117,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def measured(options: argparse.Namespace, table: PhotoTable) -> dict[str, Any]:
+def measured(options: argparse.Namespace, table: Table) -> dict[str, Any]:
     """Train and judge every method on every split."""
     backbone = load_backbone(options.backbone, pretrained=options.pretrained, layers=options.layers)
     source, prepare = stored(backbone, table, options)
@@ -163,18 +163,18 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return first
 
 
-def stored(backbone: Backbone, table: PhotoTable, options: argparse.Namespace) -> tuple[TableSource, Preprocessing]:
+def stored(backbone: Backbone, table: Table, options: argparse.Namespace) -> tuple[TableSource, Preprocessing]:
     """Return the tokens of all photos under all patterns, and how photos were prepared."""
     patterns = Patterns(tuple(Patterns.named("color20").patterns[number] for number in PATTERNS))
     store = FeatureStore.create(options.store, backbone=backbone, patterns=patterns, image_size=None, policy="crop")
-    store.extract([str(photo) for photo in table.photos], root=options.data)
+    store.extract([str(photo) for photo in table.images], root=options.data)
     return TableSource(store, table.ids), store.preprocess
 
 
 def out_of_fold(
     make: Maker,
     source: TableSource,
-    table: PhotoTable,
+    table: Table,
     cells: CellTargets,
     folds: list[Any],
     options: argparse.Namespace,
@@ -219,7 +219,7 @@ def photo_scores(predictions: np.ndarray, true: np.ndarray, folds: list[Any]) ->
     }
 
 
-def probed(probe: Probe, source: TableSource, table: PhotoTable, folds: list[Any]) -> dict[str, dict[str, float]]:
+def probed(probe: Probe, source: TableSource, table: Table, folds: list[Any]) -> dict[str, dict[str, float]]:
     """The photos' cover by a baseline on their mean token."""
     true = np.stack([table.targets[name] for name in CLASSES], axis=1)
     predictions = np.maximum(probe(source, true, folds, target_ids=table.ids, groups=table.groups), 0.0)
@@ -242,7 +242,7 @@ def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     return "\n".join(lines)
 
 
-def draw(table: PhotoTable, prepare: Preprocessing, cells: CellTargets, maps: Tensor) -> None:
+def draw(table: Table, prepare: Preprocessing, cells: CellTargets, maps: Tensor) -> None:
     """Four held-out images next to the true and the predicted crop and weed cover of their cells."""
     import matplotlib
 
@@ -254,7 +254,7 @@ def draw(table: PhotoTable, prepare: Preprocessing, cells: CellTargets, maps: Te
     rows = [int(order[int(share * (len(order) - 1))]) for share in (0.3, 0.6, 0.85, 0.95)]
     figure, axes = pyplot.subplots(len(rows), 5, figsize=(12, 7.2), constrained_layout=True)
     for line, row in zip(axes, rows, strict=True):
-        line[0].imshow(prepare.picture(table.photos[row]).permute(1, 2, 0))
+        line[0].imshow(prepare.picture(table.images[row]).permute(1, 2, 0))
         for place, (values, number) in enumerate(((cells.values, 1), (maps, 1), (cells.values, 2), (maps, 2)), 1):
             drawn = line[place].imshow(values[row, number].clamp(0, 1), vmin=0, vmax=1, cmap="viridis")
     for axis, title in zip(

@@ -69,18 +69,14 @@ def deim_family(tokens: Tokens, images: Tensor) -> dict[str, Variant]:
     copies = [maps.detach().contiguous().requires_grad_() for maps in tokens.maps()]
     views = [maps.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for maps in tokens.maps()]
     published.backbone.feature_maps, fixed.backbone.feature_maps = copies, views
-    necks = {"from_deimv2": (SpatialTuningAdapter.from_deimv2(published), SAME_GOAL)}
-    for detail, goal in (("aligned", ALIGNED_GOAL), (None, None)):
-        neck = SpatialTuningAdapter(WIDTH, OUT, 3, detail, DETAIL)
-        necks[f'detail="{detail}"' if detail else "detail=None, no images"] = (neck, goal)
     runs = {
         f"{DEIM}, as published": Variant(published, lambda: published(images)),
         f"{DEIM}, layout fixed": Variant(fixed, lambda: fixed(images_last)),
     }
-    for name, (neck, goal) in necks.items():
-        note = "same weights" if name == "from_deimv2" else "other weights"
-        runs[f"SpatialTuningAdapter, {name}, {note}"] = Variant(
-            neck, lambda neck=neck: neck(tokens, images).maps, goal, name == "from_deimv2"
+    for detail, name, goal in (("aligned", 'detail="aligned"', ALIGNED_GOAL), (None, "detail=None, no images", None)):
+        neck = SpatialTuningAdapter(WIDTH, OUT, 3, detail, DETAIL)
+        runs[f"SpatialTuningAdapter, {name}, other weights"] = Variant(
+            neck, lambda neck=neck: neck(tokens, images).maps, goal, same=False
         )
     return runs
 
@@ -203,14 +199,10 @@ def measure(runs: Mapping[str, Variant], inputs: Sequence[Tensor], rounds: int, 
 def end_to_end(size: int, rounds: int, device: str) -> dict[str, Any]:
     """One image through ViT-S and neck: whole, alone, and with the ViT at half the size."""
     backbone = load_backbone(MODEL, pretrained=False, layers=LAYERS).to(device)
-    necks = {"aligned": SpatialTuningAdapter(WIDTH, OUT, 3, "aligned", DETAIL),
-             "deimv2": SpatialTuningAdapter(WIDTH, OUT, 3, "deimv2", DETAIL)}  # fmt: skip
+    neck = SpatialTuningAdapter(WIDTH, OUT, 3, "aligned", DETAIL)
     half = PyramidEncoder(backbone, SpatialTuningAdapter(WIDTH, OUT, 3, "aligned", DETAIL, grid_from="image"), 0.5)
-    runs: dict[str, nn.Module] = {f"ViT-S at {size}": backbone}
-    runs |= {
-        f'ViT-S at {size} + SpatialTuningAdapter, detail="{n}"': PyramidEncoder(backbone, neck)
-        for n, neck in necks.items()
-    }
+    whole = f'ViT-S at {size} + SpatialTuningAdapter, detail="aligned"'
+    runs: dict[str, nn.Module] = {f"ViT-S at {size}": backbone, whole: PyramidEncoder(backbone, neck)}
     runs[f"ViT-S at {size // 2} + adapter at {size} (dual resolution)"] = half
     images = torch.randn(1, 3, size, size, device=device)
     tokens = backbone(images)
@@ -224,9 +216,7 @@ def end_to_end(size: int, rounds: int, device: str) -> dict[str, Any]:
     for module in runs.values():
         module.to(device).eval()
     variants = {name: (lambda m=module: run(lambda: m(images))) for name, module in runs.items()}
-    for name, neck in necks.items():
-        variants[f'the neck alone, detail="{name}"'] = lambda n=neck: run(lambda: n(tokens, images))
-    whole = f'ViT-S at {size} + SpatialTuningAdapter, detail="aligned"'
+    variants['the neck alone, detail="aligned"'] = lambda: run(lambda: neck(tokens, images))
     return compare(variants, peer=whole, rounds=rounds, warmup=1, clock=clock)
 
 

@@ -74,7 +74,7 @@ def main() -> None:
 def draw(name: str, seed: int) -> tuple[Tensor, Tensor]:
     """Return prepared photos and their total mass, standardised by the training photos'."""
     table = Pasture(seed, SIZE_PX).table(range(TRAIN + HELD_OUT))
-    images = load_backbone(name, pretrained=False).preprocess(table.photos)
+    images = load_backbone(name, pretrained=False).preprocess(table.images)
     grams = torch.from_numpy(table.targets["Dry_Total_g"]).float()
     known = grams[:TRAIN]
     return images, (grams - known.mean()) / known.std()

@@ -32,7 +32,8 @@ BOUND = 1e-4  # of the largest value; float32 leaves about 1e-6, the wrong layer
 NEAR_M = 0.2
 FCOS = (
     "--detector fcos --head spatial_tuning_adapter --hidden-dim 96 --size 480x640 --augment both --batch-size 4 "
-    "--lr 1e-3 --warmup 0.1 --weight-decay 1e-4 --clip-norm 5 --ema 0.99 --freeze 0=all --epochs 12 --eval-every 4"
+    "--lr 1e-3 --warmup 0.1 --weight-decay 1e-4 --clip-norm 5 --ema-decay 0.99 --freeze 0=all --epochs 12 "
+    "--eval-every 4"
 )
 FCOS_SHORT = "--epochs 1 --size 96x128 --batch-size 2 --eval-every 1"
 
@@ -106,7 +107,7 @@ def _trained(options: Namespace, name: str, words: list[str]) -> dict[str, Any]:
         table = options.out / "cover.csv"
         table.write_text("\n".join([head, *rows[::20]]) + "\n")
         words = [*words, "--folds", "2", "--epochs", "1"]
-    command = ["train", "--csv", str(table), "--photos", str(images), "--targets", *CLASSES, "--group", "group"]
+    command = ["train", "--csv", str(table), "--images", str(images), "--targets", *CLASSES, "--group", "group"]
     command += ["--minimum", "0", *shared(options), *words, "--overwrite", "--out", str(out)]
     if dinoneck(command):
         raise RuntimeError(f"dinoneck {' '.join(command)} failed; its message is above")

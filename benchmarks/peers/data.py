@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.functional import to_pil_image
 
 from dinoneck import Backbone
-from dinoneck.data import BoxPhotos, DenseLabels, box_transforms, read_csv
+from dinoneck.data import BoxImages, DenseLabels, box_transforms, read_table
 from dinoneck.detection import score_boxes
 from dinoneck.training import MemoryTokens, group_folds
 
@@ -35,13 +35,13 @@ class Masks:
     @classmethod
     def read(cls, folder: Path, backbone: Backbone) -> Masks:
         """Read the masks, run the backbone, and split by group: a fifth held out, a fifth for validation."""
-        table = read_csv(folder / "cover.csv", folder, CLASSES, "group", minimum=0.0, label_column="mask")
+        table = read_table(folder / "cover.csv", folder, CLASSES, group="group", minimum=0.0, labels="mask")
         prepare = backbone.preprocess.changed(size=SIZE)
         masks = DenseLabels(classes=3).indices(table.labels, prepare)
-        source = MemoryTokens.extract(backbone, table.photos, table.ids, preprocess=prepare)
+        source = MemoryTokens.extract(backbone, table.images, table.ids, preprocess=prepare)
         folds = [torch.as_tensor(valid) for _, valid in group_folds(table.groups, 5, 0)]
         parts = {"test": folds[0], "val": folds[1], "train": torch.cat(folds[2:])}
-        images = [(prepare.picture(path) * 255).round().byte() for path in table.photos]
+        images = [(prepare.picture(path) * 255).round().byte() for path in table.images]
         return cls(backbone, images, source, masks, parts)
 
     def score(self, batches: Sequence[Tensor], part: str) -> dict[str, float]:
@@ -92,15 +92,15 @@ class Boxes:
     backbone: Backbone
     images: Sequence[Tensor]
     targets: Sequence[dict[str, Tensor]]
-    datasets: Mapping[str, BoxPhotos]
+    datasets: Mapping[str, BoxImages]
     parts: Mapping[str, Tensor]
 
     @classmethod
     def read(cls, folder: Path, backbone: Backbone) -> Boxes:
         """Read images and boxes, and run the backbone; a fifth of the training images is for validation."""
         resize = box_transforms(SIZE, train=False, mean=None, std=None)
-        known = BoxPhotos(folder / "train.json", transform=resize)
-        held_out = BoxPhotos(folder / "val.json", transform=resize, classes=known.classes)
+        known = BoxImages(folder / "train.json", transform=resize)
+        held_out = BoxImages(folder / "val.json", transform=resize, classes=known.classes)
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
         parts = {"val": order[: len(known) // 5], "train": order[len(known) // 5 :]}
         datasets = {"val": known.take(parts["val"].tolist()), "test": held_out}

@@ -31,7 +31,8 @@ from benchmarks.speed.results import RESULTS, merged, save, stem_of, stored
 from benchmarks.speed.roofline import ceilings, floor_ms
 from benchmarks.speed.rows import STEPS, Row
 from benchmarks.speed.share import backbone_ms
-from benchmarks.speed.table import document, markdown
+from benchmarks.speed.summary import document
+from benchmarks.speed.table import markdown
 from benchmarks.speed.table_rows import ROWS, goals_of
 from benchmarks.timing import machine
 

@@ -1,4 +1,4 @@
-"""Rows of necks for detectors: the spatial tuning adapters, simple, with DEIMv2's weights and aligned."""
+"""Rows of necks for detectors: STAPyramid and the spatial tuning adapter."""
 
 from __future__ import annotations
 
@@ -34,15 +34,12 @@ def sta_simple(setting: Setting) -> dict[str, Variant]:
     }
 
 
-def adapters(setting: Setting, detail: str) -> dict[str, Variant]:
-    """DEIMv2's adapter in transformers, and ours with its weights or with the aligned branch."""
+def aligned(setting: Setting) -> dict[str, Variant]:
+    """DEIMv2's adapter in transformers, and ours, whose detail of the image lies where the ViT's cells lie."""
     torch.manual_seed(0)
     published = stirred(deim_encoder(setting.channels, setting.out).to(**setting.like))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
-    if detail == "deimv2":
-        neck = stirring_off(SpatialTuningAdapter.from_deimv2(published).to(**setting.like))
-    else:
-        neck = SpatialTuningAdapter(setting.channels, setting.out, 3, "aligned", DETAIL, **setting.like)
+    neck = SpatialTuningAdapter(setting.channels, setting.out, 3, "aligned", DETAIL, **setting.like)
     tokens, images = setting.tokens(), setting.images()
     last = images.contiguous(memory_format=torch.channels_last)
     for module, to_map in ((published, nchw), (fixed, nhwc)):
@@ -51,28 +48,10 @@ def adapters(setting: Setting, detail: str) -> dict[str, Variant]:
     return {
         f"{name}, as published": Variant("published", lambda: published(images), published, (*given, images)),
         f"{name}, layout fixed": Variant("fixed", lambda: fixed(last), fixed, (*given, last)),
-        f'SpatialTuningAdapter(detail="{detail}")': Variant(
-            "ours", lambda: neck(tokens, images).maps, neck, (*given, images), same=detail == "deimv2"
+        'SpatialTuningAdapter(detail="aligned")': Variant(
+            "ours", lambda: neck(tokens, images).maps, neck, (*given, images), same=False
         ),
     }
-
-
-def stirring_off(neck: SpatialTuningAdapter) -> SpatialTuningAdapter:
-    """Use batch statistics and keep none, as the peers here do."""
-    for part in neck.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.momentum = 0.0
-    return neck
-
-
-def deimv2(setting: Setting) -> dict[str, Variant]:
-    """The same weights."""
-    return adapters(setting, "deimv2")
-
-
-def aligned(setting: Setting) -> dict[str, Variant]:
-    """Another branch for the image's detail: cells where the ViT's cells lie."""
-    return adapters(setting, "aligned")
 
 
 SETTINGS = [Setting(1, (40, 40), 384, 3), Setting(4, (40, 40), 384, 3)]
@@ -82,10 +61,6 @@ ROWS = [
         "STA simple", sta_simple, [Setting(1, (40, 40), 384), Setting(1, (60, 60), 768)],
         {"forward float32": 2.0, "forward bfloat16": 2.0}, work=work.sta_simple, neck=True,
         why="The strided 3x3 convolution at full width is the same work in both forms.",
-    ),
-    Row(
-        "STA, DEIMv2's weights", deimv2, SETTINGS, {"forward float32": 1.5, "forward bfloat16": 1.5},
-        work=work.deimv2, neck=True, why=WHY,
     ),
     Row(
         "STA, aligned (other function)", aligned, SETTINGS, {"forward float32": 3.0, "forward bfloat16": 3.0},

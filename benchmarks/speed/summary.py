@@ -1,4 +1,4 @@
-"""The lines of the goal table, each with what was measured and whether it is met."""
+"""The page of a measurement: the goal table, the goals that were missed, and a table per row."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.speed.rows import STEPS
-from benchmarks.speed.table import reached
+from benchmarks.speed.table import header, markdown, reached, repeated
 
 UNKNOWN = "not measured"
 MOST = 0.05  # of its backbone's time a neck may take on a GPU
@@ -15,7 +15,18 @@ COLUMNS = "| row | goal | fp32 forward | bf16 forward | fp32 forward + backward 
 WORDS = {"forward": "forward", "step": "forward + backward", "saved": "fewer bytes saved for backward",
          "copy": "of the copy bandwidth where memory binds"}  # fmt: skip
 SHOWN = (("forward", "float32"), ("forward", "bfloat16"), ("step", "float32"))
+KERNELS = (
+    "Kernels of our own: none. One is kept only if it beats `torch.compile` by 1.2 times on a GPU; until such a result "
+    "is stored here the decision is open."
+)
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def document(report: Mapping[str, Any]) -> str:
+    """Return the whole .md file."""
+    tables = "\n".join(markdown(name, found) for name, found in report["rows"].items())
+    notes = f"{repeated(report)}\n\n{KERNELS}\n\n**Missed goals**\n\n{reasons(report)}"
+    return f"{header(report)} `python -m benchmarks.speed`.\n\n{summary(report)}\n{notes}\n\n{tables}"
 
 
 def summary(report: Mapping[str, Any]) -> str:

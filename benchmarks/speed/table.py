@@ -12,10 +12,6 @@ COLUMNS = (
     "| peak MiB | % of roofline | second run | goal |"
 )
 TOLERANCE = 0.1
-KERNELS = (
-    "Kernels of our own: none. One is kept only if it beats `torch.compile` by 1.2 times on a GPU; until such a result "
-    "is stored here the decision is open."
-)
 
 
 def markdown(name: str, found: Mapping[str, Any]) -> str:
@@ -132,12 +128,3 @@ def header(report: Mapping[str, Any]) -> str:
         f"{' or '.join(str(n) for n in rounds)} rounds; {versions_of(machine)}. Measured ceilings: copying "
         f"{limits['copy'] / 1e9:.1f} GB/s (read and written), products {products}."
     )
-
-
-def document(report: Mapping[str, Any]) -> str:
-    """Return the whole .md file."""
-    from benchmarks.speed.summary import reasons, summary
-
-    tables = "\n".join(markdown(name, found) for name, found in report["rows"].items())
-    notes = f"{repeated(report)}\n\n{KERNELS}\n\n**Missed goals**\n\n{reasons(report)}"
-    return f"{header(report)} `python -m benchmarks.speed`.\n\n{summary(report)}\n{notes}\n\n{tables}"

@@ -83,35 +83,18 @@ def sta_simple(setting: Setting) -> Work:
     return total(setting, flops, setting.patches * setting.channels + setting.out * (fine + cells + coarse) + weights)
 
 
-def adapter(setting: Setting, stem: tuple[int, int], taps: int, around: bool) -> Work:
-    """Detail convolutions, projections at the token grid, the detail's at the levels' sizes.
-
-    Args:
-        setting: sizes.
-        stem: stride and taps of the first convolution on the image.
-        taps: of the following ones.
-        around: a depthwise 3x3 next to each of them.
-    """
+def aligned(setting: Setting) -> Work:
+    """Convolutions on the image: 4x4 with stride 4, then 2x2 with stride 2 and a depthwise 3x3; projections."""
     fine, cells, coarse = (cells_at(setting, scale) for scale in (2, 1, 0.5))
     pixels = cells * PATCH * PATCH
     widths = (DETAIL, 2 * DETAIL, 4 * DETAIL, 4 * DETAIL)
-    flops = product(pixels / stem[0] ** 2, 3, DETAIL, stem[1])
+    flops = product(pixels / 16, 3, DETAIL, 16)
     for narrow, wide, level in zip(widths[:-1], widths[1:], (fine, cells, coarse), strict=True):
-        flops += product(level, narrow, wide, taps) + product(level, wide, setting.out)
-        flops += product(level, 1, wide, 9) if around else 0.0
+        flops += product(level, narrow, wide, 4) + product(level, wide, setting.out) + product(level, 1, wide, 9)
+    # tokens are projected at their own grid, the detail at the levels' sizes
     flops += product(cells, setting.channels, setting.out) * 2 + product(coarse, setting.channels, setting.out)
     numbers = 3 * pixels + setting.layers * setting.patches * setting.channels + setting.out * (fine + cells + coarse)
     return total(setting, flops, numbers + 3 * setting.channels * setting.out)
-
-
-def deimv2(setting: Setting) -> Work:
-    """DEIMv2's branch: 3x3 with stride 2 throughout."""
-    return adapter(setting, (2, 9), 9, around=False)
-
-
-def aligned(setting: Setting) -> Work:
-    """The aligned branch: 4x4 with stride 4, then 2x2 with stride 2 and a depthwise 3x3."""
-    return adapter(setting, (4, 16), 4, around=True)
 
 
 def simple_pyramid(setting: Setting) -> Work:

@@ -1,6 +1,6 @@
-"""Translate training files with the keys of two published notebooks, or of version 0.1, to those of ``TrainConfig``.
+"""Translate training files with the keys of two published notebooks to those of ``TrainConfig``.
 
-``python -m examples.biomass.keys OLD.yaml > NEW.yaml``. What the old file leaves out gets the defaults of version 0.1.
+``python -m examples.biomass.keys OLD.yaml > NEW.yaml``. What the file leaves out gets the second notebook's values.
 """
 
 from __future__ import annotations
@@ -13,29 +13,33 @@ import yaml
 
 from dinoneck.data.tables import CSIRO_WEIGHTS
 from dinoneck.errors import ConfigError, DinoneckError
-from dinoneck.training import Recipe, TrainConfig
-from dinoneck.training.earlier_keys import EARLIER
+from dinoneck.training import TrainConfig
 from dinoneck.yaml_file import read_yaml
 
-_OTHERWISE = ("dataset.target_cols", "dataset.aux_target_cols", "loss.aux_weight")  # translated with the tasks
 RENAMED: Mapping[str, str] = {
-    **{old: new for old, new in EARLIER.items() if "." in old and " " not in new and old not in _OTHERWISE},
-    "backbone.source": "backbone.source",
-    "backbone.seed": "backbone.seed",
-    "backbone.layers": "backbone.layers",
+    "experiment.seed": "optim.seed",
+    "backbone.model_name": "backbone.name",
+    "dataset.img_size": "data.size",
+    "dataset.feature_dir": "data.store",
+    "dataset.num_aug_patterns": "data.views",
     "head.shared_hidden": "head.hidden_dim",
-    "head.hidden_dim": "head.hidden_dim",
     "head.dropout": "head.dropout",
-    "head.mode": "head.mode",
     "model.head.fpn_dim": "head.fpn_dim",
     "model.head.num_levels": "head.num_levels",
     "model.head.use_cls_context": "head.use_cls_context",
     "model.backbone_layers.separate_bottlenecks": "head.use_separate_bottlenecks",
-    "fpn.layer_groups": "head.layer_groups",
-    **{f"optimization.{name}": f"optim.{name}" for name in ("optimizer", "rho", "lr", "weight_decay", "ema_decay")},
-    "optimization.clip_norm": "optim.clip_norm",
-    **{f"recipe.{name}": f"optim.{name}" for name in Recipe().record()},
-    "recipe.save_steps": "optim.save_steps",
+    "trainer.num_epochs": "optim.epochs",
+    "trainer.batch_size": "optim.batch_size",
+    "trainer.n_folds": "folds.count",
+    "trainer.fold": "folds.only",
+    "trainer.group_col": "folds.group",
+    "optimization.lr": "optim.lr",
+    "optimization.weight_decay": "optim.weight_decay",
+    "optimization.warmup_rate": "optim.warmup",
+    "optimization.ema_decay": "optim.ema_decay",
+    "optimization.ema_start_ratio": "optim.ema_start",
+    "augmentation.mixup.alpha": "optim.mixup_alpha",
+    "augmentation.mixup.disable_ratio": "optim.mixup_off_last",
 }
 """Key of the old file -> key of the new one, where the value stays."""
 UNUSED = ("experiment.name", "backbone.hidden_dim", "backbone.num_patches", "trainer.num_workers", "model.head.type",
@@ -44,8 +48,6 @@ UNUSED = ("experiment.name", "backbone.hidden_dim", "backbone.num_patches", "tra
 DEFAULTS = {"epochs": 200, "batch_size": 32, "lr": 1e-4, "ema_decay": 0.997}
 _TTA = {"[0]": "none", "[0, 1, 2, 3]": "flip4"}
 _METHODS = {"INTER_AREA": "area", "INTER_LINEAR": "bilinear", "INTER_CUBIC": "bicubic"}
-_LISTS = ("data.classes", "folds.group")
-_OR_NULL = ("optim.clip_norm", "optim.ema_decay")  # null switches these off; elsewhere it means the default
 
 
 def translate(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,12 +62,12 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any]:
     old = flat(values)
     new: dict[str, Any] = {"data": {}, "optim": {**DEFAULTS}, "head": _head(old), "tasks": {}}
     for key, path in RENAMED.items():
-        if key in old and ((value := old.pop(key)) is not None or path in _OR_NULL):
-            _put(new, path, [value] if path in _LISTS and isinstance(value, str) else value)
+        if (value := old.pop(key, None)) is not None:
+            _put(new, path, [value] if path == "folds.group" else value)
     _switches(old, new)
     _tasks(old, new)
     if unknown := [key for key in old if key not in UNUSED]:
-        raise ConfigError(f"{unknown[0]!r} is not a key of version 0.1 or of the published notebooks")
+        raise ConfigError(f"{unknown[0]!r} is not a key of the published notebooks")
     new = {name: group for name, group in new.items() if group != {}}
     TrainConfig.from_dict(new)
     return new
@@ -80,17 +82,13 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _head(old: dict[str, Any]) -> dict[str, Any]:
-    """The head's type, and the layers that the pyramid's keys describe."""
-    is_pyramid = any(key.startswith(("model.", "fpn.")) for key in old)
-    head = {"type": old.pop("head.type", None) or ("fpn" if is_pyramid else "cls_gating")}
+    """The head's type."""
+    head = {"type": "fpn" if any(key.startswith("model.") for key in old) else "cls_gating"}
     if old.pop("model.head.ndvi_dense", False):
         raise ConfigError(
             "model.head.ndvi_dense is true, but the old file names no NDVI maps; remove the key and name the column of "
             "the maps in the new file: data: {labels: COLUMN, label_kind: numbers}"
         )
-    uses_layers, layers = (old.pop(f"model.backbone_layers.{name}", None) for name in ("enabled", "indices"))
-    if uses_layers:
-        old.setdefault("backbone.layers", layers)
     return head
 
 
@@ -102,6 +100,9 @@ def _switches(old: dict[str, Any], new: dict[str, Any]) -> None:
         _put(new, "backbone.random", True)
     if method := old.pop("dataset.resize_method", None):
         _put(new, "data.interpolation", _METHODS.get(method, method))
+    enabled, layers = (old.pop(f"model.backbone_layers.{name}", None) for name in ("enabled", "indices"))
+    if enabled:
+        _put(new, "backbone.layers", layers)
     if (indices := old.pop("inference.tta_indices", None)) is not None:
         if str(indices) not in _TTA:
             raise ConfigError(f"inference.tta_indices is {indices}; expected one of {', '.join(_TTA)}")
@@ -116,7 +117,7 @@ def _switches(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _tasks(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Targets, and how each is trained: by default as version 0.1 did, and the second notebook for CLS gating."""
+    """Targets, and how each is trained: for CLS gating, the second notebook's tasks where the file names none."""
     targets, helping = (_listed(old.pop(f"dataset.{name}_cols", None)) for name in ("target", "aux_target"))
     in_grams = new["head"]["type"] == "cls_gating" and set(targets) <= CSIRO_WEIGHTS.keys()
     weights = old.pop("loss.main_weights", None)
@@ -126,15 +127,14 @@ def _tasks(old: dict[str, Any], new: dict[str, Any]) -> None:
         weights = [{"Dry_Total_g": 1.0, "GDM_g": 0.6, "Dry_Green_g": 0.3}.get(name, 1.0) for name in targets]
     if weights is not None and len(weights) != len(targets):
         raise ConfigError(f"loss.main_weights has {len(weights)} numbers for {len(targets)} targets")
-    own = {"activation": old.pop("head.activation", None) or ("softplus" if in_grams else None)}
+    own: dict[str, Any] = {"activation": "softplus"} if in_grams else {}
     if (beta := old.pop("loss.beta", None)) is not None or in_grams:
         own |= {"loss": "smooth_l1", "beta": float(beta or 1.0)}
-    own = {name: value for name, value in own.items() if value is not None}
     tasks = {name: {**own, **({} if weights is None else {"weight": weights[i]})} for i, name in enumerate(targets)}
     shared = _number(old.pop("loss.aux_weight", None)) / max(len(helping), 1)
     tasks |= {name: {**own, "auxiliary": True, "weight": shared} for name in helping}
     for name, column, task in (("state", "State", {}), ("height", "Height_Ave_cm", {**own, "unit": "cm"})):
-        column, weight = old.pop(f"dataset.{name}_col", column), old.pop(f"loss.{name}_weight", None)
+        weight = old.pop(f"loss.{name}_weight", None)
         if weight or (weight is None and in_grams):
             tasks[column] = {**task, "auxiliary": True, "weight": _number(weight)}
     new["tasks"] = {name: task for name, task in tasks.items() if task}

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     command = ["train", str(options.config or layout.config), "--csv", str(layout.train)]
     command += ["--images", str(layout.images), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
     count = next((count for count, name in PATTERNS.items() if name == options.patterns), None)
-    command += [] if count is None else ["--patterns", str(count)]
+    command += [] if count is None else ["--views", str(count)]
     given = cli.command("train", command[1:]).keywords
     config = train.with_head_flags(given["run"], given["hidden_dim"], given["dropout"], given["gate_mode"])
     if not isinstance(config.data.size, tuple):

@@ -123,12 +123,12 @@ def _padded(image: Array, size: tuple[int, int], fill: Any) -> Array:
 def _resized(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
     """``area`` is the plain mean of all pixels touched where both sides shrink, else bilinear with antialiasing.
 
-    Of ``bilinear_uint8``, Pillow's form differs from torch's by one step of 255 in a few pixels of a thousand.
+    Of ``bilinear`` on 8 bits, Pillow's form differs from torch's by one step of 255 in a few pixels of a thousand.
     """
     old = image.shape[:2]
     if old == (height, width):
         return image
-    if interpolation == "bilinear_uint8" and image.dtype == np.uint8:
+    if interpolation == "bilinear" and image.dtype == np.uint8:
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
     image = _floats(image)
     if interpolation == "area":

@@ -29,7 +29,6 @@ _HOMES = {
     "TokenGrid": "dinoneck.grid",
     "Predictor": "dinoneck.inference.predictor",
     "Composition": "dinoneck.losses.composition",
-    "split_deimv2": "dinoneck.necks.spatial_tuning_adapter",
     "register": "dinoneck.registry",
     "FeatureStore": "dinoneck.store.feature_store",
     "TargetTransform": "dinoneck.tasks",

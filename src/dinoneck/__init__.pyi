@@ -53,7 +53,6 @@ from dinoneck.necks.dpt import DPTNeck as DPTNeck
 from dinoneck.necks.layer_grouper import LayerGrouper as LayerGrouper
 from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
 from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter as SpatialTuningAdapter
-from dinoneck.necks.spatial_tuning_adapter import split_deimv2 as split_deimv2
 from dinoneck.necks.sta_pyramid import STAPyramid as STAPyramid
 from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
 from dinoneck.registry import register as register

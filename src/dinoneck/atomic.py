@@ -11,7 +11,6 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,8 +18,6 @@ from pathlib import Path
 STALE_AFTER_S = 3600.0
 _MARK = ".dinoneck-tmp"
 _LONGEST_NAME_BYTES = 200
-_TURNS = 100  # a folder is tried to put in its place, against other writers
-_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
 
 
@@ -80,71 +77,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_whole(path, text.encode("utf-8"))
 
 
-@contextlib.contextmanager
-def write_folder(path: str | os.PathLike[str], check: Callable[[Path], None] | None = None) -> Iterator[Path]:
-    """Give a new folder to fill, which takes the place of ``path`` when the block ends: whole or not at all.
-
-    A folder that is there is moved aside first and removed last. A kill between the two renames leaves it whole under a
-    name that begins with a dot, in the same folder. Of several writers at once the last one's folder stays.
-
-    Args:
-        path: the folder to write; the one above must exist.
-        check: called with ``path`` just before what is there then is replaced: it may have come while the new one was
-            filled. What it raises keeps that.
-
-    Raises:
-        OSError: if the folder above is missing or not writable, the disk is full, or ``path`` is not a folder.
-    """
-    target = Path(os.path.realpath(path))
-    mark = f"{secrets.token_hex(8)}{_MARK}"
-    new = target.parent / f"{_stem(target)}.new-{mark}"
-    _clear_stale_folders(target)
-    new.mkdir()
-    try:
-        yield new
-        _flush_folder(new)
-        replaced = _take_place(new, target, check, mark)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    _flush_folder(target.parent)
-    for old in replaced:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _take_place(new: Path, target: Path, check: Callable[[Path], None] | None, mark: str) -> list[Path]:
-    """Rename a folder to ``target``, past other writers that do the same; return the folders moved aside for it."""
-    aside: list[Path] = []
-    try:
-        for turn in range(_TURNS):
-            if target.exists():
-                if not target.is_dir():
-                    raise NotADirectoryError(f"{target} is not a folder")
-                if check is not None:
-                    check(target)
-                old = target.parent / f"{_stem(target)}.old-{turn}-{mark}"
-                with contextlib.suppress(OSError):
-                    os.utime(target)  # for other writers: not a leftover of long ago
-                with contextlib.suppress(FileNotFoundError):  # another writer has moved it
-                    target.rename(old)
-                    aside.append(old)
-            try:
-                new.rename(target)
-                return aside
-            except OSError as error:
-                if error.errno not in _TAKEN:
-                    raise
-        raise OSError(errno.EBUSY, f"other writers have replaced {target} {_TURNS} times in the meantime")
-    except BaseException:
-        if aside:
-            with contextlib.suppress(OSError):  # another writer's folder may be there: it is whole, and newer
-                aside[-1].rename(target)
-        if target.exists():
-            for old in aside:
-                shutil.rmtree(old, ignore_errors=True)
-        raise
-
-
 def _mode_of(target: Path) -> int | None:
     """The permission bits of the file to replace, None without one; or the error that states why it is not replaced."""
     if target.is_symlink():  # realpath leaves only links that lead to themselves
@@ -201,29 +133,6 @@ def _clear_stale(target: Path) -> None:
             with contextlib.suppress(OSError):  # another writer may be faster
                 if time.time() - entry.stat().st_mtime > STALE_AFTER_S:
                     Path(entry.path).unlink()
-
-
-def _clear_stale_folders(target: Path) -> None:
-    """Clear folders that were never finished, and those once moved aside for what is there now.
-
-    Where nothing is there, one that was moved aside may be all there is, and stays.
-    """
-    marks = (".new-", ".old-") if _is_filled(target) else (".new-",)
-    for folder in target.parent.iterdir():
-        if not (folder.name.startswith(tuple(_stem(target) + mark for mark in marks)) and folder.name.endswith(_MARK)):
-            continue
-        with contextlib.suppress(OSError):  # another writer may be faster
-            times = folder.stat()
-            moved = times.st_ctime if ".old-" in folder.name else 0.0  # just now perhaps, by a writer at work
-            if time.time() - max(times.st_mtime, moved) > STALE_AFTER_S:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_filled(folder: Path) -> bool:
-    try:
-        return any(folder.iterdir())
-    except OSError:
-        return False
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,14 +1,11 @@
-"""Lazy names (PEP 562): a package lists its public names and imports a file when its name is first used; old names."""
+"""Lazy names (PEP 562): a package lists its public names and imports a file when its name is first used."""
 
 from __future__ import annotations
 
-import functools
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
-
-F = TypeVar("F", bound=Callable[..., Any])
+from typing import Any
 
 
 def attach(
@@ -45,25 +42,3 @@ def homes(package: str, **files: Sequence[str]) -> dict[str, str]:
         **files: name of a file, without its suffix -> the public names that it defines.
     """
     return {name: f"{package}.{file}" for file, names in files.items() for name in names}
-
-
-def renamed_arguments(**names: str) -> Callable[[F], F]:
-    """Return a decorator that accepts keyword arguments by their names of version 0.1.
-
-    Args:
-        **names: old name -> new name. A call with both raises a TypeError.
-    """
-
-    def decorate(function: F) -> F:
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            for old, new in names.items():
-                if old in kwargs:
-                    if new in kwargs:
-                        raise TypeError(f"{function.__qualname__}() got {old}= and {new}=; expected {new}= alone")
-                    kwargs[new] = kwargs.pop(old)
-            return function(*args, **kwargs)
-
-        return call  # type: ignore[return-value]
-
-    return decorate

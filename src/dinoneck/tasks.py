@@ -36,7 +36,7 @@ _LOSSES: dict[str, tuple[str, ...]] = {
     "segmentation": ("cross_entropy",),
 }
 _LONGEST_NAME = 64
-MAP, GATE = ".map", "photo.gate"
+MAP, GATE = ".map", "gate"
 """What follows a task's name in the name of its map, and the output of a gate; the names of tasks leave them free."""
 
 

@@ -221,7 +221,6 @@ CASES = [
         inductor=False,
     ),
     Case("spatial_tuning_adapter", adapter(), "tokens+images", 3, smallest=3),
-    Case("spatial_tuning_adapter-deimv2", adapter(detail="deimv2"), "tokens+images", 3, smallest=3, inductor=False),
     Case(
         "spatial_tuning_adapter-no-detail", adapter(detail=None, norm="layer", num_layers=1), smallest=3, inductor=False
     ),

@@ -24,8 +24,7 @@ from benchmarks import (
 )
 from benchmarks.speed import page
 from benchmarks.speed.results import RESULTS, stored
-from benchmarks.speed.summary import missed
-from benchmarks.speed.table import document
+from benchmarks.speed.summary import document, missed
 from benchmarks.speed.table_rows import ROWS, goals_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,7 +29,6 @@ def adapter(**options: Any) -> Callable[[int], Neck]:
 
 NECKS: dict[str, Callable[[int], Neck]] = {
     "aligned": adapter(),
-    "deimv2": adapter(detail="deimv2"),
     "image": adapter(grid_from="image", norm="layer"),
     "no detail": adapter(detail=None, norm="group"),
     "sta": lambda width: STAPyramid(width, 16),
@@ -39,7 +38,6 @@ ENCODERS = {
     "timm, aligned": ("dinoneck_tiny", "timm", "aligned", 1.0),
     "timm, sta": ("dinoneck_tiny", "timm", "sta", 1.0),
     "timm, dual resolution": ("dinoneck_tiny", "timm", "image", 0.5),
-    "transformers, deimv2": ("dinoneck_tiny", "transformers", "deimv2", 1.0),
     "ViT-S, aligned": ("vit_small_patch16_dinov3", "timm", "aligned", 1.0),
 }
 each_neck = pytest.mark.parametrize("name", NECKS)

@@ -21,12 +21,6 @@ from tests.house.source import FILES, ROOT, SOURCE, name_of, tree_of
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "base", "misc", "core"}
-ALIASES = {  # names of version 0.1
-    "PhotoTable": "Table",
-    "BoxPhotos": "BoxImages",
-    "photo_size": "read_image_size",
-    "to_photo_pixels": "to_image_pixels",
-}
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
@@ -120,7 +114,7 @@ def test_lazy_names_agree_with_what_type_checkers_see(package: str) -> None:
     submodules = {path.stem for path in Path(module.__file__ or "").parent.glob("*.py")}
     assert not submodules & set(module._HOMES), "a name that a submodule has too would give the submodule"
     for name in module._HOMES:
-        assert getattr(getattr(module, name), "__name__", name) in (name, ALIASES.get(name))
+        assert getattr(getattr(module, name), "__name__", name) == name
         assert name in dir(module)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         module.nothing  # noqa: B018

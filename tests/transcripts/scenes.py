@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from dinoneck import CLSGatingHead, FPNHead, PatchMeanHead, Task, load_backbone, save_head
+from dinoneck import FPNHead, PatchMeanHead, Task, load_backbone, save_head
 from dinoneck.data import Pasture
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -24,7 +24,6 @@ backbone: {name: dinoneck_tiny}
 data: {csv: csiro/train.csv}
 head: {type: fpn, fpn_dim: 8}
 """
-EARLIER = "trainer: {num_epochs: 1, batch_size: 4, n_folds: 2}\ndataset: {csv: csiro/train.csv}\n"
 
 
 def materials(folder: Path) -> None:
@@ -41,8 +40,6 @@ def materials(folder: Path) -> None:
         torch.manual_seed(seed)
         head = PatchMeanHead(64, [Task("mass", unit=unit), Task("kind", dim=2, kind="classification")], hidden_dim=4)
         save_head(folder / f"{name}.safetensors", head, backbone=tiny, preprocess=preprocess)
-    gated = CLSGatingHead(64, [Task("mass")], mode="query", hidden_dim=4)
-    save_head(folder / "gated.safetensors", gated, backbone=tiny, preprocess=preprocess)
     save_head(folder / "bare.safetensors", PatchMeanHead(64, [Task("mass")], hidden_dim=4))
     content = bytearray((folder / "head.safetensors").read_bytes())
     content[-1] ^= 1
@@ -63,7 +60,6 @@ def materials(folder: Path) -> None:
     (folder / "truth.csv").write_text("image,mass\n" + "".join(f"images/{i:04}.jpg,{i}\n" for i in range(6)))
     (folder / "run.yaml").write_text(CONFIG)
     (folder / "wrong.yaml").write_text(CONFIG.replace("epochs", "number_of_epochs"))
-    (folder / "earlier.yaml").write_text(EARLIER)
 
 
 MODELS = "import-legacy biomass-mlp models --pattern target{target}_fold{fold}.pth --unit g --targets a"
@@ -84,7 +80,6 @@ FAST = {
         inspect head.safetensors --colour red
         extract images --out s --size 32 --batch-size 0
         train --out r --head patch_maen
-        store
         viz
     """,
     "head files": """
@@ -144,13 +139,7 @@ FAST = {
         {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
         {EXTRACT} --out x --patterns nothing
         verify s
-        store verify s w none
-        store convert s --format npz --out npz
-        store convert npz --format npz --patch-size 16 --grid 2x4 --out back
-        store convert npz --format npz --out no
-        store convert s --format pt --out pt
-        store convert s --format pt --out pt
-        store convert w --format pt --out no
+        verify s w none
     """,
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
@@ -190,19 +179,16 @@ SLOW = {
         {TABLE} --targets cover --folds 9 --out n
         {TABLE} --targets cover --labels mask --classes soil clover dead green --head fpn --layers 2 5 --out c
         {TABLE} --labels mask --head dense --fold 1 --out d
-        {TABLE} --targets cover --head cls_gating --gate-mode query --optimizer sam --ema none --size 32x32 --out f
+        {TABLE} --targets cover --head cls_gating --gate-mode query --optimizer sam --ema-decay none --size 32 --out f
         {TABLE} --targets cover --store none --out n
         train --csv none.csv --out n {QUICK}
         train run.yaml --out e
         train wrong.yaml --out n
-        train earlier.yaml --out n
         train none.yaml --out n
         extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4
-        train --csv csiro/train.csv --store s --patterns 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
+        train --csv csiro/train.csv --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
         inspect g/heads
         predict --csv csiro/test.csv --heads g/heads --out submission.csv
-        viz residuals b/out_of_fold.csv --out r.png --target cover
-        viz residuals table.csv --out n.png
     """,
     "figures": f"""
         viz report head.safetensors images --out r.html --truth truth.csv --no-tokens
@@ -211,8 +197,6 @@ SLOW = {
         viz report heads broken --out s.html --strict
         viz report none images --out n.html
         viz tokens images {TINY} --size 32x64 --out t.png
-        viz gate gated.safetensors images/0001.jpg --out g.png
-        viz gate head.safetensors images/0001.jpg --out n.png
     """,
     "timing": f"""
         bench {TINY} --size 32x64 --rounds 2
@@ -223,7 +207,6 @@ SLOW = {
     "exports": """
         export head.safetensors --format state-dict --out w.safetensors
         export head.safetensors --format pt2 --grid 2x4 --out h.pt2
-        export-head head.safetensors --format torch --grid 2x4 --out i.pt2
         export damaged.safetensors --format pt2 --out j.pt2
         export head.safetensors --format onnx --size 32x64 --out k.onnx
         export head.safetensors --format jpeg --out k

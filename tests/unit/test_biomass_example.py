@@ -217,7 +217,7 @@ def test_keys_of_the_notebooks_are_translated() -> None:
         "head": {"shared_hidden": 512, "dropout": 0.2},
         "loss": {"beta": 2.0, "main_weights": [1.0, 0.6], "state_weight": 0.3, "height_weight": 0, "aux_weight": 0.5},
         "trainer": {"num_epochs": 3, "num_workers": 4, "use_amp": True, "fold": None, "group_col": "site"},
-        "optimization": {"lr": 3e-4, "use_ema": False, "clip_norm": None},
+        "optimization": {"lr": 3e-4, "use_ema": False},
         "augmentation.mixup.alpha": 2.5,
         "inference.tta_indices": [0, 1, 2, 3],
     }  # fmt: skip
@@ -228,7 +228,7 @@ def test_keys_of_the_notebooks_are_translated() -> None:
     assert found.head == {"type": "cls_gating", "hidden_dim": 512, "dropout": 0.2}
     optim = found.optim
     assert (optim.epochs, optim.batch_size, optim.lr, optim.amp, optim.ema_decay) == (3, 32, 3e-4, "bf16", None)
-    assert (optim.clip_norm, optim.mixup_alpha, data.tta, found.folds.group) == (None, 2.5, "flip4", ("site",))
+    assert (optim.mixup_alpha, data.tta, found.folds.group) == (2.5, "flip4", ("site",))
     grams = {name: task for name, task in found.tasks.items() if name != "State"}
     assert {(task.activation, task.loss, task.beta) for task in grams.values()} == {("softplus", "smooth_l1", 2.0)}
     weights = {name: (task.weight, task.auxiliary) for name, task in found.tasks.items()}

@@ -18,7 +18,7 @@ from benchmarks.speed.rows import Row, Setting, Variant
 from benchmarks.speed.table_rows import ROWS
 
 TINY = {"batch": 2, "grid": (4, 6), "channels": 64, "out": 16}
-HEAVY = ("DPT", "STA, DEIMv2's weights", "STA, aligned (other function)", "25 heads × 6 views")
+HEAVY = ("DPT", "STA, aligned (other function)", "25 heads × 6 views")
 
 
 def tiny(row: Row, **changes: Any) -> Setting:

@@ -19,7 +19,7 @@ from dinoneck.training.config_flags import SIZE
 
 def export(
     file: Annotated[str, Positional, arg(metavar="HEAD")],
-    format: Literal["onnx", "pt2", "state-dict", "torch"],
+    format: Literal["onnx", "pt2", "state-dict"],
     out: Path,
     revision: str | None = None,
     grid: Annotated[tuple[int, int] | None, SIZE, arg(metavar="ROWSxCOLS")] = None,
@@ -37,8 +37,7 @@ def export(
 
     Args:
         file: a head file, the folder of an ensemble, or a Hub repository (user/name).
-        format: onnx, pt2 (a torch.export program, earlier called torch), both with metadata; or state-dict: the weights
-            of the head.
+        format: onnx, pt2 (a torch.export program), both with metadata; or state-dict: the weights of the head.
         out: the file to write.
         revision: a branch, tag or commit of the Hub repository (default: main).
         grid: without backbone: the one grid of the head (default: any, where it allows).
@@ -59,20 +58,19 @@ def export(
         if format != "onnx" or grid is not None or maps:
             raise ConfigError("a detector is exported with its backbone: --format onnx, without --grid and --maps")
         return detect.export(head, out, backbone, size, check)
-    kind: Any = "pt2" if format == "torch" else format
-    document: dict[str, Any] = {"files": [out], "format": kind, "with_backbone": with_backbone}
-    if with_backbone:
+    document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
+    if format == "state-dict":
+        export_state_dict(head, out)
+    elif with_backbone:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
             model = backbone.given(head)
-            done = export_model(head, out, format=kind, backbone=model, size=size, maps=maps, check=check)
+            done = export_model(head, out, format=format, backbone=model, size=size, maps=maps, check=check)
         document |= {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
         show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
         show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
-    elif format == "state-dict":
-        export_state_dict(head, out)
     else:
-        document["files"] = [*export_head(head, out, format=kind, grid=grid, check=check).files]
+        document["files"] = [*export_head(head, out, format=format, grid=grid, check=check).files]
     size_of_all = file_size(sum(file.stat().st_size for file in document["files"]))
     show({"written": f"{', '.join(map(str, document['files']))} ({size_of_all})"})
     return document

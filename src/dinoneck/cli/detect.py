@@ -100,13 +100,13 @@ def export(
     checkpoint: HeadCheckpoint, out: Path, backbone: HeadBackbone, size: tuple[int, int] | None, check: bool
 ) -> dict[str, Any]:
     """Write a detector with its backbone as an ONNX file."""
-    from dinoneck.detection import Detector, export_detector
+    from dinoneck.detection import Detector
 
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint))
     size = size or detector.size
-    file = export_detector(detector, out, size=size, check=check)
-    show({"input": f"RGB in 0 ... 1, (1, 3, {size[0]}, {size[1]})", "written": file})
-    return {"files": [file], "format": "onnx", "with_backbone": True}
+    detector.export_onnx(out, size=size, check=check)
+    show({"input": f"RGB in 0 ... 1, (1, 3, {size[0]}, {size[1]})", "written": out})
+    return {"files": [out], "format": "onnx", "with_backbone": True}
 
 
 def _draw(results: Mapping[Path, Mapping[str, Any]], first: Path) -> list[Path]:

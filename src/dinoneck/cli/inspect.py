@@ -41,7 +41,7 @@ def inspect(file: Annotated[Path, Positional]) -> dict[str, Any]:
 def _folder(folder: Path) -> dict[str, Any]:
     """Print a line per head."""
     if is_file(folder / "store.json"):
-        raise DataError(f"{folder} is a feature store and not a folder of heads; see 'dinoneck store verify {folder}'")
+        raise DataError(f"{folder} is a feature store and not a folder of heads; see 'dinoneck verify {folder}'")
     listing = msgspec.to_builtins(read_listing(folder)) if is_ensemble(folder) else None
     heads = {str(file.relative_to(folder)): read_header(file).meta for file in head_files(folder)}
     show({"file": f"{folder} (folder of {len(heads)} head files{'' if listing is None else ', an ensemble'})"})

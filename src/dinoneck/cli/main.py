@@ -37,11 +37,10 @@ VERBS = {
     "pull": "fetch and check the head file of a Hugging Face Hub repository",
     "card": "write the README.md that describes a head file",
     "bench": "time a head, or a backbone alone or with a neck, on this machine",
-    "viz": "draw tokens, gates and residuals; write a report to open in a browser",
+    "viz": "draw the tokens of images; write a report to open in a browser",
     "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
     "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for every resource",
     "doctor": "check this installation, and what to do about what does not work; no network",
-    "store": "convert a feature store from and to .npz or .pt files, or check every byte of it",
 }
 """Verb -> its line in the help. The file of a verb holds a function, or a dict of sub-verbs, of its name."""
 FILES = {
@@ -57,14 +56,6 @@ FILES = {
     "card": "hub",
 }
 """Verbs whose file has another name than theirs."""
-EARLIER_NAMES = {"export-head": "export"}
-EARLIER_FLAGS = {
-    "--photos": "--images",
-    "--photo": "--image",
-    "--photo-folder": "--image-folder",
-    "--max-photos": "--max-images",
-}
-"""Names of version 0.1, which work and are not listed."""
 SHELLS = ("bash", "zsh", "fish")
 JSON_HELP = "  --json  for programs: one JSON document on stdout, everything else on stderr"
 REFUSED = 1
@@ -157,7 +148,7 @@ def _run(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     if options.print_completion:
         return _print_completion(options.print_completion)
-    verb = EARLIER_NAMES.get(options.verb, options.verb)
+    verb = options.verb
     if verb not in VERBS:
         what = f"there is no verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
         return _wrong_usage(f"{what} 'dinoneck --help' lists them")
@@ -197,7 +188,7 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
     """Return the call that the words of a verb describe."""
     from dinoneck.cli.arguments import parse
 
-    function, words = load(verb), [_present(word) for word in words]
+    function = load(verb)
     if verb == "train" and words and not words[0].startswith("-"):
         function, words = import_module("dinoneck.cli.train").from_file(words[0]), words[1:]
     try:
@@ -206,12 +197,6 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
         if not end.code:
             print(f"\nevery verb:\n{JSON_HELP}")
         raise
-
-
-def _present(word: str) -> str:
-    """A flag of version 0.1 by its present name."""
-    name, sign, value = word.partition("=")
-    return f"{EARLIER_FLAGS.get(name, name)}{sign}{value}"
 
 
 def _print_completion(shell: str) -> int:

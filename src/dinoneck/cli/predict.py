@@ -21,7 +21,6 @@ from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
 
@@ -146,7 +145,6 @@ def open_predictor(
     if views.min_score is not None:
         raise ConfigError("--min-score is for detectors; leave it out")
     sources, opened = read or read_heads(heads, views.revision)
-    _describe_pooled(opened)
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
     predictor = Predictor(opened, backbone.given(opened[0]), views.tta, local_device(views.device), **settings)
     if views.tta is None and predictor.tta != "none":
@@ -155,23 +153,6 @@ def open_predictor(
     for repo, commit in commits.items():
         show(f"{repo} is commit {commit}.")
     return predictor, sources, opened, commits
-
-
-def _describe_pooled(heads: Sequence[HeadCheckpoint]) -> None:
-    """Print which numbers are not the means of their cells, as in most heads written by version 0.1."""
-    pooled = {}
-    for tasks in (head.meta["tasks"] for head in heads):
-        cells = {label: task["name"] for task in tasks if task["kind"] == "dense" for label in task.get("labels") or ()}
-        for task in tasks:
-            is_pooled = task["kind"] in ("regression", "density") and task.get("from_cells") is None
-            if is_pooled and task["name"] in cells and not task.get("unit"):
-                pooled[task["name"]] = cells[task["name"]]
-    if pooled:
-        show(
-            f"{', '.join(pooled)}: the heads predict these numbers by a pooled readout, not as the mean over the cells "
-            f"of {', '.join(sorted(set(pooled.values())))}, so the two may differ; for the mean take that of the maps "
-            "(--maps), or train heads whose tasks have from_cells"
-        )
 
 
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> tuple[list[str], list[Path]]:

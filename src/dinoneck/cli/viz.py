@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
-    from dinoneck.viz.report import ReportEntry
+    from dinoneck.viz.entries import ReportEntry
 
 _FORMATS = (".png", ".svg", ".pdf")
 _MOST = 48  # images of one figure
@@ -141,7 +141,7 @@ def tokens(
         foreground: share of the first component below which patches are black: start with 0.5.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
-    files = _few(images, out, images)
+    files = _few(images, out)
     import torch
 
     from dinoneck.tokens import Tokens
@@ -168,70 +168,13 @@ def tokens(
     return _write(out, figure, len(files))
 
 
-def gate(
-    head: Annotated[str, Positional, arg(metavar="HEAD")],
-    images: Images,
-    out: Path,
-    views: Annotated[Views, arg(name="")] = Views(),
-    backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
-) -> dict[str, Any]:
-    """Draw images next to the gate of a head: how much each patch counts.
-
-    Example: dinoneck viz gate head.safetensors images/ --out gate.png
-
-    Args:
-        head: a head file, a folder of them, or a Hub repository (user/name).
-        images: images, or folders searched with their subfolders.
-        out: the figure to write (.png, .svg or .pdf).
-        views: how the images are predicted.
-        backbone: where the weights come from.
-    """
-    files = _few(images, out, [head, *images])
-    from dinoneck.viz.images import gate_figure
-
-    predictor, *_ = open_predictor(head, views, backbone)
-    results = predictor(files, maps=True)
-    if "gate" not in results[0]:
-        raise ConfigError(f"{head} has no gate; heads of type 'cls_gating' have one (see 'dinoneck inspect')")
-    pictures, gates = [predictor.picture(file) for file in files], [result["gate"] for result in results]
-    return _write(out, gate_figure(pictures, gates, names=[file.name for file in files]), len(files))
+viz = {"report": report, "tokens": tokens}
 
 
-def residuals(
-    table: Annotated[Path, Positional, arg(metavar="CSV")],
-    out: Path,
-    target: str | None = None,
-    method: str = "head",
-    unit: str = "",
-    by_fold: bool = False,
-) -> dict[str, Any]:
-    """Draw held-out predictions of 'dinoneck train' against the known values, and their residuals.
-
-    Example: dinoneck viz residuals run/out_of_fold.csv --target GDM_g --out residuals.png
-
-    Args:
-        table: out_of_fold.csv of a run.
-        out: the figure to write (.png, .svg or .pdf).
-        target: which target (not needed where there is one).
-        method: whose predictions: head, or a baseline of the run.
-        unit: of the values, for the axes.
-        by_fold: draw the residuals of every fold below.
-    """
-    check_output(out, [table], _FORMATS)
-    from dinoneck.viz.residuals import residual_figure
-
-    name, known, predicted, folds = held_out(table, target, method)
-    groups = [f"fold {fold}" for fold in folds] if by_fold else None
-    return _write(out, residual_figure(known, predicted, groups=groups, unit=unit, name=name), len(known))
-
-
-viz = {"report": report, "tokens": tokens, "gate": gate, "residuals": residuals}
-
-
-def _few(images: Sequence[Path], out: Path, inputs: Sequence[str | Path]) -> list[Path]:
+def _few(images: Sequence[Path], out: Path) -> list[Path]:
     """The images of a figure, once the output can be written."""
     files = list_images(images)
-    check_output(out, [*inputs, *files], _FORMATS)
+    check_output(out, [*images, *files], _FORMATS)
     if len(files) > _MOST:
         raise DataError(f"{len(files)} images; one figure takes {_MOST} at most. Name fewer, such as images/*1.jpg")
     return files
@@ -268,7 +211,7 @@ def _training_report(path: Path | None) -> dict[str, Any]:
         found["remarks"] = [line for line in comparison(found) if "\n" not in line]  # the others are tables
     if "best" in found and log.is_file():
         found["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    return found | {"held_out": {name: held_out(table, name, "head")[1:3] for name in targets}}
+    return found | {"held_out": {name: held_out(table, name) for name in targets}}
 
 
 def _check_scores(path: Path | None, training: Mapping[str, Any], tasks: Sequence[Task]) -> None:
@@ -299,7 +242,8 @@ def _entries(
 ) -> tuple[list[ReportEntry], dict[str, str]]:
     """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.report import ReportEntry, worst_first
+    from dinoneck.viz.entries import ReportEntry
+    from dinoneck.viz.report import worst_first
 
     def entry(place: int, **drawn: Any) -> ReportEntry:
         return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli.arguments import HeadBackbone, Views, list_images
 from dinoneck.cli.detect import check_options
-from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
+from dinoneck.errors import ConfigError, DataError, some_of
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.viz.report import ReportEntry
+    from dinoneck.viz.entries import ReportEntry
 
 _LONG = ("image_path", "target_name", "target")  # one row per image and target
 
@@ -113,38 +113,26 @@ def _parsed(
     return found
 
 
-def held_out(table: Path, target: str | None, method: str) -> tuple[str, list[float], list[float], list[str]]:
-    """Return a target's name, known values, predictions of a method and folds, from out_of_fold.csv.
+def held_out(table: Path, target: str) -> tuple[list[float], list[float]]:
+    """Return the known values of a target and the head's predictions, from out_of_fold.csv.
 
     Rows whose known value is missing are left out.
 
     Raises:
-        DataError: if the table is of another form, or no value is known.
-        ConfigError: if it holds several targets and none is chosen.
+        DataError: if the table lacks a column, one holds no numbers, or no value is known.
     """
     from dinoneck.data.cells import is_missing
-    from dinoneck.data.sheets import csv_header, csv_rows
+    from dinoneck.data.sheets import csv_rows
 
-    header = csv_header(table)
-    names = [name for name in header if f"{name} ({method})" in header]
-    if not names:
-        raise DataError(
-            f"{table} has no pair of columns NAME and 'NAME ({method})'; give out_of_fold.csv of a training run, and "
-            f"one of its methods. It has: {', '.join(header)}"
-        )
-    if target is None and len(names) > 1:
-        raise ConfigError(f"{table} holds {', '.join(names)}; choose one with --target")
-    name = names[0] if target is None else target
-    if name not in names:
-        raise ConfigError(f"{table} has no target {name!r}.{did_you_mean(name, names)} It has: {', '.join(names)}")
-    rows = [row for row in csv_rows(table, (name, f"{name} ({method})", "fold")) if not is_missing(row[name])]
+    columns = (target, f"{target} (head)")
+    rows = [row for row in csv_rows(table, columns) if not is_missing(row[target])]
     if not rows:
-        raise DataError(f"{table} has no known value of {name!r}; choose another target")
+        raise DataError(f"{table} has no known value of {target!r}; choose another target")
     try:
-        pairs = [(float(row[name]), float(row[f"{name} ({method})"])) for row in rows]
+        known, predicted = ([float(row[column]) for row in rows] for column in columns)
     except ValueError as error:
-        raise DataError(f"{table}: {error} in the columns of {name!r}; only numbers have residuals") from error
-    return name, [known for known, _ in pairs], [predicted for _, predicted in pairs], [row["fold"] for row in rows]
+        raise DataError(f"{table}: {error} in the columns of {target!r}; only numbers have residuals") from error
+    return known, predicted
 
 
 def box_entries(
@@ -170,7 +158,8 @@ def box_entries(
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.report import ReportEntry, worst_first
+    from dinoneck.viz.entries import ReportEntry
+    from dinoneck.viz.report import worst_first
 
     check_options(views)
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint), local_device(views.device))

@@ -5,14 +5,14 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     box_views=["box_transforms", "collate_boxes", "to_original"],
-    boxes=["BoxImages", "BoxPhotos"],
+    boxes=["BoxImages"],
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
     patterns=["Pattern", "Patterns"],
-    decoding=["photo_size", "read_image_size"],
-    preprocessing=["Preprocessing", "to_image_pixels", "to_photo_pixels", "to_prepared_pixels"],
+    decoding=["read_image_size"],
+    preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
     sheets=["read_csiro_test"],
-    tables=["PhotoTable", "Table", "read_csv", "read_folders", "read_masks", "read_table"],
+    tables=["Table", "read_folders", "read_masks", "read_table"],
 )
 
 __all__ = [*_HOMES]

@@ -4,8 +4,6 @@ from dinoneck.data.box_views import box_transforms as box_transforms
 from dinoneck.data.box_views import collate_boxes as collate_boxes
 from dinoneck.data.box_views import to_original as to_original
 from dinoneck.data.boxes import BoxImages as BoxImages
-from dinoneck.data.boxes import BoxPhotos as BoxPhotos
-from dinoneck.data.decoding import photo_size as photo_size
 from dinoneck.data.decoding import read_image_size as read_image_size
 from dinoneck.data.labels import DenseLabels as DenseLabels
 from dinoneck.data.labels import count_classes as count_classes
@@ -14,12 +12,9 @@ from dinoneck.data.patterns import Pattern as Pattern
 from dinoneck.data.patterns import Patterns as Patterns
 from dinoneck.data.preprocessing import Preprocessing as Preprocessing
 from dinoneck.data.preprocessing import to_image_pixels as to_image_pixels
-from dinoneck.data.preprocessing import to_photo_pixels as to_photo_pixels
 from dinoneck.data.preprocessing import to_prepared_pixels as to_prepared_pixels
 from dinoneck.data.sheets import read_csiro_test as read_csiro_test
-from dinoneck.data.tables import PhotoTable as PhotoTable
 from dinoneck.data.tables import Table as Table
-from dinoneck.data.tables import read_csv as read_csv
 from dinoneck.data.tables import read_folders as read_folders
 from dinoneck.data.tables import read_masks as read_masks
 from dinoneck.data.tables import read_table as read_table

@@ -59,7 +59,6 @@ class BoxImages(Dataset[Any]):
             None = all, by ascending category id. Give the test set the classes of the training set.
         form: ``torchvision``: targets as its reference training engine reads them: every value is a tensor, labels
             count from 1, and ``area`` and ``iscrowd`` (all 0) are there too.
-        photos: the name of ``images`` in version 0.1.
 
     Attributes:
         classes: names, in the order of the labels.
@@ -99,7 +98,6 @@ class BoxImages(Dataset[Any]):
         min_side_px: float = 1.0,
         classes: Sequence[str] | None = None,
         form: Literal["dinoneck", "torchvision"] = "dinoneck",
-        photos: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(min_side_px, bool) or not isinstance(min_side_px, int | float) or not 0 <= min_side_px < math.inf:
             raise ConfigError(f"min_side_px is {min_side_px!r}; expected a number of pixels, 0 or more")
@@ -116,7 +114,7 @@ class BoxImages(Dataset[Any]):
         self.transform, self.form = transform, form
         self.ids = tuple(entry.id for entry in entries)
         self._entries = tuple(entries)
-        self._folder = _folder(file, photos if images is None else images, entries)
+        self._folder = _folder(file, images, entries)
         _refuse_missing(self._folder, entries, file)
         self.classes, self.category_ids, listed = read_categories(content["categories"], classes, file)
         self.skipped: Counter[str] = Counter()
@@ -356,7 +354,3 @@ def _bytes(path: Path) -> int | None:
         return path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):
         return None
-
-
-BoxPhotos = BoxImages
-"""The name of version 0.1."""

@@ -89,9 +89,6 @@ def read_image_size(image: ImageInput) -> tuple[int, int]:
     return height, width
 
 
-photo_size = read_image_size  # its name in version 0.1
-
-
 def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "image") -> T:
     """Open a picture file and return what ``read(image, name)`` makes of it.
 
@@ -214,7 +211,7 @@ def _in_range(x: Tensor) -> Tensor:
 
 
 Fit = Literal["stretch", "keep", "crop", "pad"]
-Interpolation = Literal["bilinear", "bicubic", "area", "bilinear_float32"]
+Interpolation = Literal["bilinear", "bicubic", "area"]
 
 
 def to_unit_range(pixels: Tensor) -> Tensor:

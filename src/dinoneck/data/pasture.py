@@ -21,7 +21,6 @@ from dinoneck.atomic import write_text, write_whole
 from dinoneck.data.sheets import csv_text
 from dinoneck.data.tables import CSIRO_SUMS, CSIRO_WEIGHTS, Table
 from dinoneck.errors import ConfigError
-from dinoneck.lazy import renamed_arguments
 
 STATES = ("Tas", "Vic", "NSW", "WA")
 CELL_PX = 16
@@ -147,7 +146,6 @@ class Pasture:
             sums=CSIRO_SUMS,
         )
 
-    @renamed_arguments(photos="images")
     def write(self, folder: str | os.PathLike[str], images: int) -> None:
         """Write a folder as one's own would be: ``table.csv``, ``images/*.jpg`` and class masks ``masks/*.png``.
 

@@ -30,14 +30,10 @@ from dinoneck.data.decoding import (
 from dinoneck.data.loading import in_threads
 from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
 from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
-from dinoneck.lazy import renamed_arguments
 
 LARGEST_SIDE_PX = 1 << 16
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# records of version 0.1 name its float32 form "bilinear"
-_RECORDED = {"bilinear": "bilinear_uint8", "bilinear_float32": "bilinear"}
-_READ = {recorded: name for name, recorded in _RECORDED.items()}
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,9 @@ class Preprocessing:
         policy: what happens where the patch does not divide the result, see
             :class:`dinoneck.grid.TokenGrid`: ``error``, ``crop``, ``pad`` or ``resize``.
         interpolation: ``bilinear`` (antialiased; 8-bit images are resized as uint8, as transformers' DINOv3 processor
-            does), ``bicubic`` (antialiased, float32), ``area`` (torch's ``F.interpolate(mode="area")``: the mean of
+            does), ``bicubic`` (antialiased, float32) or ``area`` (torch's ``F.interpolate(mode="area")``: the mean of
             the pixels that a new pixel's area touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a
-            little more for others; bilinear where a side grows), or ``bilinear_float32``, which files of version 0.1
-            name ``bilinear``.
+            little more for others; bilinear where a side grows).
         blur: odd kernel of a Gaussian blur after resizing, with the fixed sigma
             0.3 * ((kernel - 1) / 2 - 1) + 0.8; None = no blur.
 
@@ -97,7 +92,6 @@ class Preprocessing:
         if self.blur is not None and not odd:
             raise ConfigError(f"blur is {self.blur!r}; expected an odd kernel size such as 5, or None")
 
-    @renamed_arguments(photos="images")
     def __call__(
         self,
         images: ImageInput | Sequence[ImageInput],
@@ -120,7 +114,6 @@ class Preprocessing:
         """
         return self.prepare(images, size, policy, **changes).images
 
-    @renamed_arguments(photos="images")
     def prepare(
         self,
         images: ImageInput | Sequence[ImageInput],
@@ -187,7 +180,6 @@ class Preprocessing:
         """Return the JSON-able record that checkpoints carry."""
         plain = asdict(self)
         plain["blur"] = None if self.blur is None else {"kernel": self.blur, "sigma": blur_sigma(self.blur)}
-        plain["interpolation"] = _RECORDED.get(self.interpolation, self.interpolation)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
 
     @classmethod
@@ -201,7 +193,6 @@ class Preprocessing:
         if not isinstance(record, Mapping) or set(record) != known:
             raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
         plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-        plain["interpolation"] = _READ.get(plain["interpolation"], plain["interpolation"])
         blur = plain["blur"]
         if blur is not None:
             kernel = blur.get("kernel") if isinstance(blur, Mapping) else None
@@ -275,9 +266,6 @@ def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | S
     """
     scale, offset = _scale_and_offset(_checked_points(xy), preprocess, image)
     return (xy - offset) / scale
-
-
-to_photo_pixels = to_image_pixels  # its name in version 0.1
 
 
 def to_prepared_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:

@@ -110,11 +110,6 @@ class Table:
             )
         return found
 
-    @property
-    def photos(self) -> tuple[ImageInput, ...]:
-        """The field ``images``, by its name of version 0.1."""
-        return self.images
-
     def take(self, rows: Iterable[int]) -> Table:
         """Return the table of these rows."""
         places = list(rows)
@@ -126,9 +121,6 @@ class Table:
             targets={name: values[places] for name, values in self.targets.items()},
             auxiliary={name: values[places] for name, values in self.auxiliary.items()},
         )
-
-
-PhotoTable = Table
 
 
 def read_table(
@@ -191,21 +183,6 @@ def read_table(
     )
     table = _with_values(table, sheet, names, _columns(auxiliary), classes, unit)
     return _with_layout(table) if is_long else table
-
-
-def read_csv(
-    path: str | os.PathLike[str],
-    images: str | os.PathLike[str] | None,
-    targets: Sequence[str],
-    group: Names | None = None,
-    image_column: str = "image",
-    minimum: float | None = None,
-    label_column: str | None = None,
-) -> Table:
-    """Read a CSV with one row per image: :func:`read_table` with these arguments."""
-    return read_table(
-        path, images, targets, group=group, image_column=image_column, minimum=minimum, labels=label_column
-    )
 
 
 def _columns(names: Names | None) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ _HOMES = homes(
     detector=["Detector"],
     evaluation=["coco_results", "evaluate_boxes", "gather_predictions", "score_boxes"],
     head=["DetectionHead"],
-    onnx=["export_detector"],
     training=["train_detector"],
 )
 

@@ -6,5 +6,4 @@ from dinoneck.detection.evaluation import evaluate_boxes as evaluate_boxes
 from dinoneck.detection.evaluation import gather_predictions as gather_predictions
 from dinoneck.detection.evaluation import score_boxes as score_boxes
 from dinoneck.detection.head import DetectionHead as DetectionHead
-from dinoneck.detection.onnx import export_detector as export_detector
 from dinoneck.detection.training import train_detector as train_detector

@@ -16,7 +16,7 @@ from dinoneck.data.box_views import to_original
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels
 from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.detection.head import DetectionHead
+from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
@@ -198,19 +198,33 @@ class Detector(nn.Module):
         """
         return self.checkpoint().push_to_hub(repo_id, **options)
 
-    def export_onnx(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the detector as an ONNX file, see :func:`dinoneck.detection.export_detector`.
+    def export_onnx(
+        self, path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, check: bool = True
+    ) -> None:
+        """Put the detector into eval mode and write it as an ONNX file; FCOS, RetinaNet, D-FINE or RT-DETRv2.
+
+        Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file takes. Its outputs are
+        ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores`` (n,) and ``labels`` (n,) int64, by falling
+        score; rows of score 0 are empty. The metadata entry ``dinoneck_detector`` is JSON with ``classes``, ``size``,
+        ``detector`` and ``dinoneck`` (the version).
 
         Args:
             path: the file.
-            **options: as there.
+            size: (height, width) of the input; None = the detector's own.
+            check: compare ONNX Runtime with the detector on random images before anything is written.
 
         Raises:
-            CheckpointError: as there.
+            ConfigError: for Faster R-CNN, whose second stage has no fixed shape, or a size that does not fit.
+            CheckpointError: if the export fails, or the check finds other boxes.
+            ImportError: if the extra ``export`` is missing.
         """
-        from dinoneck.detection.onnx import export_detector
+        from dinoneck.detection.onnx import export
 
-        export_detector(self, path, **options)
+        kind, size = self.head.detector, self.size if size is None else size
+        if kind == "fasterrcnn":
+            raise ConfigError("fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or dfine")
+        self.head.check_size(size, patch_pair(self.backbone.patch_size))
+        export(_OneImage(self.eval()), path, classes=self.classes, size=size, detector=kind, check=check)
 
     @classmethod
     def load(
@@ -266,3 +280,26 @@ def best_of(detections: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     best = detections["scores"].argsort(descending=True)[:count]
     kept = {key: detections[key][best].cpu() for key in ("boxes", "scores", "labels")}
     return {**kept, "boxes": kept["boxes"].float(), "scores": kept["scores"].float()}
+
+
+class _OneImage(nn.Module):
+    """A detector on one image, with outputs of fixed shapes."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
+        recipe, head = self.detector.preprocess, self.detector.head
+        mean, std = (image.new_tensor(each)[:, None, None] for each in (recipe.mean, recipe.std))
+        normalised = (image - mean) / std
+        if head.detector in DETRS:
+            from dinoneck.detection.detr import ranked
+
+            outputs: Any = head.model(pixel_values=normalised)
+            boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
+            return boxes[0], scores[0], labels[0]
+        from dinoneck.detection.onnx import dense_detections
+
+        return dense_detections(head.model, normalised)

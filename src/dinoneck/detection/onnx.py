@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,73 +16,43 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from dinoneck.detection.head import DETRS
-from dinoneck.errors import CheckpointError, ConfigError, first_line, missing_extra
+from dinoneck.errors import CheckpointError, first_line, missing_extra
 from dinoneck.export.onnx_file import write_onnx
-from dinoneck.grid import patch_pair
 from dinoneck.version import __version__
-
-if TYPE_CHECKING:
-    from dinoneck.detection.detector import Detector
 
 OUTPUTS = ("boxes", "scores", "labels")
 KEY = "dinoneck_detector"
 _SCORE, _BOX_PX, _SCORE_GAP = 0.05, 0.1, 1e-3
 
 
-def export_detector(
-    detector: Detector, path: str | os.PathLike[str], *, size: tuple[int, int] | None = None, check: bool = True
-) -> Path:
-    """Write a detector as an ONNX file.
-
-    Its input ``image`` is (1, 3, H, W) RGB in 0 ... 1, resized to the one size that the file takes. Its outputs are
-    ``boxes`` (n, 4) float32 XYXY in pixels of that input, ``scores`` (n,) and ``labels`` (n,) int64, by falling score;
-    rows of score 0 are empty. The metadata entry ``dinoneck_detector`` is JSON with ``classes``, ``size``, ``detector``
-    and ``dinoneck`` (the version).
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    classes: Sequence[str],
+    size: tuple[int, int],
+    detector: str,
+    check: bool = True,
+) -> None:
+    """Write a module that detects objects in one image as an ONNX file, see :meth:`Detector.export_onnx`.
 
     Args:
-        detector: put into eval mode; FCOS, RetinaNet, D-FINE or RT-DETRv2.
+        model: in eval mode; takes an image (1, 3, H, W) and returns boxes (n, 4), scores (n,) and labels (n,).
         path: the file.
-        size: (height, width) of the input; None = the detector's own.
-        check: compare ONNX Runtime with the detector on random images before anything is written.
+        classes: names of the labels.
+        size: (height, width) of the image in pixels.
+        detector: which one it is, for people.
+        check: compare ONNX Runtime with the module on random images before anything is written.
 
     Raises:
-        ConfigError: for Faster R-CNN, whose second stage has no fixed shape, or a size that does not fit.
         CheckpointError: if the export fails, or the check finds other boxes.
         ImportError: if the extra ``export`` is missing.
     """
-    if detector.head.detector == "fasterrcnn":
-        raise ConfigError("fasterrcnn has no ONNX export: its second stage has no fixed shape. Take fcos or dfine")
-    size = detector.size if size is None else size
-    detector.head.check_size(size, patch_pair(detector.backbone.patch_size))
-    model = _OneImage(detector.eval())
     proto = _proto(model, size)
     if check:
         _compare(model, proto, size)
-    facts = {"classes": detector.classes, "size": size, "detector": detector.head.detector, "dinoneck": __version__}
+    facts = {"classes": classes, "size": size, "detector": detector, "dinoneck": __version__}
     write_onnx(Path(path), proto, {KEY: json.dumps(facts)})
-    return Path(path)
-
-
-class _OneImage(nn.Module):
-    """A detector on one image, with outputs of fixed shapes."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes, scores and labels of the image (1, 3, H, W)."""
-        recipe, head = self.detector.preprocess, self.detector.head
-        mean, std = (image.new_tensor(each)[:, None, None] for each in (recipe.mean, recipe.std))
-        normalised = (image - mean) / std
-        if head.detector in DETRS:
-            from dinoneck.detection.detr import ranked
-
-            outputs: Any = head.model(pixel_values=normalised)
-            boxes, scores, labels = ranked(outputs.logits, outputs.pred_boxes, image.shape[-2:])
-            return boxes[0], scores[0], labels[0]
-        return dense_detections(head.model, normalised)
 
 
 def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +88,7 @@ def dense_detections(model: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor
     return boxes[index], scores, labels[index]
 
 
-def _proto(model: _OneImage, size: Sequence[int]) -> Any:
+def _proto(model: nn.Module, size: Sequence[int]) -> Any:
     try:
         from onnxscript import BOOL, INT32, opset18
     except ImportError as error:
@@ -129,7 +99,7 @@ def _proto(model: _OneImage, size: Sequence[int]) -> Any:
         return op.Cast(op.ReduceMin(op.Cast(x, to=INT32.dtype), keepdims=0), to=BOOL.dtype)
 
     image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0), device="cpu")
-    device = model.detector.device
+    device = next(model.parameters()).device
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -151,7 +121,7 @@ def _proto(model: _OneImage, size: Sequence[int]) -> Any:
 
 
 @torch.no_grad()
-def _compare(model: _OneImage, proto: Any, size: Sequence[int]) -> None:
+def _compare(model: nn.Module, proto: Any, size: Sequence[int]) -> None:
     """Refuse a file that gives other boxes than the detector, on images that the export has not seen.
 
     Rows are compared as sets, since equal scores may change places.
@@ -163,7 +133,7 @@ def _compare(model: _OneImage, proto: Any, size: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = write_onnx(Path(folder, "detector.onnx"), type(proto).FromString(proto.SerializeToString()))[0]
         session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
-        draw, device = torch.Generator().manual_seed(1), model.detector.device
+        draw, device = torch.Generator().manual_seed(1), next(model.parameters()).device
         for _ in range(2):
             image = torch.rand(1, 3, *size, generator=draw)
             own = [each.cpu().double().numpy() for each in model(image.to(device))]

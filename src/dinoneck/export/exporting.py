@@ -95,7 +95,7 @@ def export_model(
         size: (height, width) in pixels, multiples of the patch: the only one that the model takes, and the one that
             images are prepared to. None = free where possible, else the heads' own, with a warning.
         maps: also give the predictions of every patch (``"task.map"``), and the gate of heads that have one
-            (``"photo.gate"``).
+            (``"gate"``).
         check: compare it with the eager model at batches and sizes it was not traced with, before it is written.
         preprocess: how images are prepared, instead of what the files state.
         revision: branch, tag or commit of the hub repositories among the heads.

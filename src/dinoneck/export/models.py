@@ -123,7 +123,7 @@ class ImagesModel(Model):
 
     Shape:
         (B, 3, H, W) RGB in 0 ... 1 -> ``{task: (B, dim)}``, (B, dim, rows, cols) for kinds that predict per cell; with
-        ``maps`` also ``{"task.map": (B, dim, rows, cols)}`` and ``{"photo.gate": (B, 1, rows, cols)}``.
+        ``maps`` also ``{"task.map": (B, dim, rows, cols)}`` and ``{"gate": (B, 1, rows, cols)}``.
     """
 
     unit, remedy = "px", "size=(height, width) (--size HxW on the command line)"

@@ -39,10 +39,8 @@ class BatchPredictions(NamedTuple):
             DataError: if a value is not finite.
         """
         check_finite(self.values)
-        if taken := {"maps", "gate"} & self.values.keys() if maps else set():
-            raise ConfigError(
-                f"a task is named {taken.pop()!r}, as an entry of results with maps; rename it, or maps=False"
-            )
+        if maps and "maps" in self.values:
+            raise ConfigError("a task is named 'maps', as an entry of results with maps; rename it, or maps=False")
         rows: list[dict[str, Any]] = []
         for i in range(len(next(iter(self.values.values())))):
             row: dict[str, Any] = {

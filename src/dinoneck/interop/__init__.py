@@ -5,7 +5,6 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     encoder=["EncoderByName", "PyramidEncoder", "find_encoder"],
-    token_means=["TokenMeans"],
     torchvision=["TorchvisionBackbone"],
     transformers=["DinoneckBackbone", "DinoneckBackboneConfig", "attach_to_detr", "register"],
 )

@@ -3,7 +3,6 @@
 from dinoneck.interop.encoder import EncoderByName as EncoderByName
 from dinoneck.interop.encoder import PyramidEncoder as PyramidEncoder
 from dinoneck.interop.encoder import find_encoder as find_encoder
-from dinoneck.interop.token_means import TokenMeans as TokenMeans
 from dinoneck.interop.torchvision import TorchvisionBackbone as TorchvisionBackbone
 from dinoneck.interop.transformers import DinoneckBackbone as DinoneckBackbone
 from dinoneck.interop.transformers import DinoneckBackboneConfig as DinoneckBackboneConfig

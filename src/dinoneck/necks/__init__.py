@@ -7,7 +7,6 @@ _HOMES = {
     **exports(__name__),
     "Neck": "dinoneck.necks.neck",
     "TopDown": "dinoneck.necks.vit_fpn",
-    "split_deimv2": "dinoneck.necks.spatial_tuning_adapter",
 }
 
 __all__ = [*_HOMES]

@@ -1,9 +1,7 @@
-"""Convolutional branches that compute image detail at strides 8, 16 and 32, finer than the patches of a ViT."""
+"""Convolutions on the image that compute detail at strides 8, 16 and 32, finer than the patches of a ViT."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,27 +16,17 @@ WIDENING = (2, 4, 4)
 SHARE_AROUND = 1 / 9
 
 
-class _ConvNorm(nn.Module):
-    """A convolution without bias, then a norm."""
+class _Stem(nn.Module):
+    """A 4x4 convolution with stride 4, without bias, then a norm."""
 
-    def __init__(
-        self,
-        narrow: int,
-        wide: int,
-        kernel: int,
-        stride: int,
-        padding: int,
-        norm: BatchNormName,
-        norm_group_size: int,
-        **factory: Any,
-    ) -> None:
+    def __init__(self, width: int, norm: BatchNormName, norm_group_size: int, **factory: Any) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(narrow, wide, kernel, stride, padding, bias=False, **factory)
-        self.norm = map_norm(norm, wide, norm_group_size, **factory)
+        self.conv = nn.Conv2d(3, width, 4, 4, bias=False, **factory)
+        self.norm = map_norm(norm, width, norm_group_size, **factory)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Convolve and normalise."""
-        normed: Tensor = self.norm(self.conv(maps))
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, 4 rows, 4 cols) -> (B, width, rows, cols)."""
+        normed: Tensor = self.norm(self.conv(images))
         return normed
 
 
@@ -69,29 +57,7 @@ class _CellStep(nn.Module):
         return normed
 
 
-class _Detail(nn.Module):
-    """A stem to stride 4, then one step per stride; derived classes define both and ``forward``."""
-
-    _stem: Callable[..., nn.Module]
-    _step: Callable[..., nn.Module]
-
-    def __init__(
-        self,
-        width: int,
-        norm: BatchNormName = "batch",
-        norm_group_size: int = 8,
-        *,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        options = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
-        widths = (width, *(width * times for times in WIDENING))
-        self.stem = self._stem(3, width, **options)
-        self.steps = nn.ModuleList(self._step(narrow, wide, **options) for narrow, wide in pairwise(widths))
-
-
-class AlignedDetail(_Detail):
+class AlignedDetail(nn.Module):
     """Image detail whose cells are aligned with the ViT's: every step reads the pixels of its own cell.
 
     A 4x4 convolution with stride 4, norm and GELU; then per level a 2x2 convolution with stride 2, plus a depthwise
@@ -109,8 +75,20 @@ class AlignedDetail(_Detail):
         (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
     """
 
-    _stem = staticmethod(partial(_ConvNorm, kernel=4, stride=4, padding=0))
-    _step = _CellStep
+    def __init__(
+        self,
+        width: int,
+        norm: BatchNormName = "batch",
+        norm_group_size: int = 8,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        options: dict[str, Any] = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
+        self.stem = _Stem(width, **options)
+        widths = (width, *(width * times for times in WIDENING))
+        self.steps = nn.ModuleList(_CellStep(narrow, wide, **options) for narrow, wide in pairwise(widths))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of strides 8, 16 and 32, before any activation."""
@@ -118,37 +96,5 @@ class AlignedDetail(_Detail):
         levels = []
         for step in self.steps:  # each halves the sides
             maps = step(widened(F.gelu(maps), 2))
-            levels.append(maps)
-        return tuple(levels)
-
-
-class DEIMv2Detail(_Detail):
-    """The detail branch of DEIMv2, for its weights: 3x3 convolutions with stride 2 and one max pooling.
-
-    Every stride-2 step of a 3x3 kernel with padding 1 is centred half a pixel up and left of its cell; in total the
-    levels are almost half a cell off the ViT's. Without weights to import prefer :class:`AlignedDetail`.
-
-    Args:
-        width: channels at stride 4 (DEIMv2: 16 for S and M, 32 for L, 64 for X); the levels have 2, 4 and 4 times
-            as many.
-        norm: ``batch``, ``group`` or ``layer``.
-        norm_group_size: least channels per group of ``group``.
-        device: torch factory keyword.
-        dtype: torch factory keyword.
-
-    Shape:
-        (B, 3, H, W) -> (B, 2 width, ceil(H / 8), ceil(W / 8)), (B, 4 width, ... / 16), (B, 4 width, ... / 32).
-
-    Reference: Huang et al., Real-Time Object Detection Meets DINOv3, 2025.
-    """
-
-    _stem = _step = staticmethod(partial(_ConvNorm, kernel=3, stride=2, padding=1))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the maps of strides 8, 16 and 32, before any activation."""
-        maps = F.max_pool2d(F.gelu(self.stem(images)), 3, 2, padding=1)  # (B, width, ceil(H / 4), ceil(W / 4))
-        levels: list[Tensor] = []
-        for step in self.steps:  # each halves the sides; the first one takes the pooled maps as they are
-            maps = step(F.gelu(maps) if levels else maps)
             levels.append(maps)
         return tuple(levels)

@@ -16,12 +16,11 @@ from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import BatchNormName, map_norm
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved, resampled
-from dinoneck.necks.deimv2_weights import Source, read_deimv2
-from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail, DEIMv2Detail
+from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail
 from dinoneck.necks.neck import GROUPS_OF_0_1, Neck, with_used_group_size
 from dinoneck.tokens import FeaturePyramid, Tokens
 
-Detail = Literal["aligned", "deimv2"]
+Detail = Literal["aligned"]
 GridFrom = Literal["features", "image"]
 ImageResize = Literal["to_grid", "error"]
 PIXELS_PER_CELL = 16
@@ -45,8 +44,7 @@ class SpatialTuningAdapter(Neck):
         out_channels: channels D of every level.
         num_layers: layers of the tokens. 1: all levels read it; 3: one each, the shallowest for the finest level;
             else every level reads a learned softmax mix, initialised to the layer nearest in depth.
-        detail: ``aligned``: cells centred on the ViT's. ``deimv2``: DEIMv2's branch, for its weights; its cells are
-            shifted by almost half a cell up and left, and it takes longer. None: no detail, no images.
+        detail: ``aligned``: from the image, in cells centred on the ViT's. None: no detail, no images.
         detail_dim: channels of the detail at stride 4; the levels have 2, 4 and 4 times as many.
         norm: ``batch`` (for batches that are large or synchronised), ``group`` or ``layer`` (per cell).
         grid_from: ``features``: levels follow the token grid, as above. ``image``: they follow the image, ceil of its
@@ -120,11 +118,7 @@ class SpatialTuningAdapter(Neck):
         self.needs_images = detail is not None
         finest = patch_size / 2 if grid_from == "features" else float(STRIDES[0])
         self.strides = (finest, 2 * finest, 4 * finest)
-        self.detail: AlignedDetail | DEIMv2Detail | None = None
-        if detail == "aligned":
-            self.detail = AlignedDetail(detail_dim, norm, norm_group_size, **factory)
-        elif detail == "deimv2":
-            self.detail = DEIMv2Detail(detail_dim, norm, norm_group_size, **factory)
+        self.detail = None if detail is None else AlignedDetail(detail_dim, norm, norm_group_size, **factory)
         widths = [0 if detail is None else detail_dim * times for times in WIDENING]
         self.project = nn.ModuleList(
             nn.Linear(embed_dim + width, out_channels, bias=False, **factory) for width in widths
@@ -138,21 +132,6 @@ class SpatialTuningAdapter(Neck):
     def config(self) -> dict[str, Any]:
         """The constructor arguments; ``norm_group_size`` with ``norm="group"`` only."""
         return with_used_group_size(super().config)
-
-    @classmethod
-    def from_deimv2(cls, source: Source, patch_size: int = 16, num_layers: int | None = None) -> SpatialTuningAdapter:
-        """Return the neck with the weights of DEIMv2's adapter, whose outputs it reproduces.
-
-        Args:
-            source: a ``.safetensors`` or ``.pth`` file, a state dict, or a model of transformers, whole or in part;
-                names of transformers and of the DEIMv2 repository, under any prefix.
-            patch_size: of the backbone.
-            num_layers: layers of the tokens; None = those the model takes, 3 for a file or state dict.
-
-        Raises:
-            CheckpointError: if the file cannot be read, or weights are missing, unknown, misshapen or not finite.
-        """
-        return split_deimv2(source, patch_size, num_layers)[1]
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -286,36 +265,3 @@ def _check_same_scene(size: tuple[int, int], grid: GridSize, patch_size: int) ->
             f"the images are {height}x{width} px and the tokens' grid is {grid.rows}x{grid.cols}: their aspect "
             "ratios differ. Pass the images that the backbone got (TokenGrid.prepare(...).images), or a resized copy"
         )
-
-
-def split_deimv2(
-    source: Source, patch_size: int = 16, num_layers: int | None = None
-) -> tuple[dict[str, Tensor], SpatialTuningAdapter]:
-    """Split a DEIMv2 checkpoint into the weights of its ViT and the neck with the weights of its adapter.
-
-    The encoder and the decoder of the detector are not read. DEIMv2 applies the ViT's final norm to every layer it
-    reads, as ``load_backbone(..., layers=..., norm=True)`` does.
-
-    Args:
-        source: a ``.safetensors`` or ``.pth`` file, a state dict, or a model of transformers, whole or in part. A
-            training checkpoint of the DEIMv2 repository also holds averaged weights: the state dict
-            ``["ema"]["module"]`` of the loaded file.
-        patch_size: of the ViT.
-        num_layers: layers of the tokens; None = those the model takes, 3 for a file or state dict.
-
-    Returns:
-        The ViT's state dict, empty if the source has none, under the names of transformers' DINOv3ViTModel or of the
-        official files: saved as ``.safetensors`` it is a ``checkpoint=`` of ``load_backbone``, with
-        ``source="transformers"`` for the former. And the neck, in eval mode, in the dtype of its weights.
-
-    Raises:
-        CheckpointError: if the file cannot be read, or weights are missing, unknown, misshapen or not finite.
-    """
-    found = read_deimv2(source, patch_size, num_layers)
-    neck = SpatialTuningAdapter(**found.config, device="meta", dtype=found.dtype)
-    found.check_shapes(neck)
-    neck = neck.to_empty(device="cpu")
-    neck._init_mix()  # DEIMv2 has no learned mix of layers: with another number of layers than 3 it starts as usual
-    mix = {} if neck.mix is None else {"mix": neck.mix.detach().clone()}
-    neck.load_state_dict({**found.neck, **mix})
-    return found.backbone, neck.eval()

@@ -8,7 +8,6 @@ _HOMES = homes(
     camera_check=["CameraCheck", "check_cameras"],
     cameras=["Cameras"],
     engines=[
-        "MinkowskiAdapter",
         "PlainAdapter",
         "PlainSparse",
         "PointceptAdapter",

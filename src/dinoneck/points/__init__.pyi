@@ -4,7 +4,6 @@ from dinoneck.points.attachment import Attached as Attached
 from dinoneck.points.camera_check import CameraCheck as CameraCheck
 from dinoneck.points.camera_check import check_cameras as check_cameras
 from dinoneck.points.cameras import Cameras as Cameras
-from dinoneck.points.engines import MinkowskiAdapter as MinkowskiAdapter
 from dinoneck.points.engines import PlainAdapter as PlainAdapter
 from dinoneck.points.engines import PlainSparse as PlainSparse
 from dinoneck.points.engines import PointceptAdapter as PointceptAdapter

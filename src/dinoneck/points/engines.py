@@ -98,36 +98,6 @@ class SpconvAdapter:
         return x.replace_feature(feats)
 
 
-class MinkowskiAdapter:
-    """For MinkowskiEngine's ``SparseTensor``, whose coordinates are in base units at every stride.
-
-    Written from its documentation and tested with a stand-in: never run against the engine itself.
-    """
-
-    def coords(self, x: Any, stride: int) -> tuple[Tensor, Tensor]:
-        """Return ``C`` without and with its first column.
-
-        Raises:
-            ShapeError: if the tensor's own stride is another.
-        """
-        if any(int(own) != stride for own in x.tensor_stride):
-            raise ShapeError(
-                f"the tensor has tensor_stride {list(map(int, x.tensor_stride))} where stride {stride} is injected; "
-                "name the module at that stride"
-            )
-        places = x.C.long()
-        return places[:, 1:], places[:, 0]
-
-    def features(self, x: Any) -> Tensor:
-        """Return ``F``."""
-        found: Tensor = x.F
-        return found
-
-    def with_features(self, x: Any, feats: Tensor) -> Any:
-        """Return a tensor on the same coordinate map."""
-        return type(x)(feats, coordinate_map_key=x.coordinate_map_key, coordinate_manager=x.coordinate_manager)
-
-
 class PointceptAdapter:
     """For Pointcept's ``Point``, a dict with ``grid_coord`` in cells of its level and ``batch`` or ``offset``.
 
@@ -169,9 +139,7 @@ def adapter_of(x: Any) -> SparseAdapter:
         return PointceptAdapter()
     if hasattr(type(x), "replace_feature"):
         return SpconvAdapter()
-    if hasattr(x, "coordinate_map_key") and not isinstance(x, Mapping):
-        return MinkowskiAdapter()
     raise ShapeError(
-        f"{type(x).__name__} is not a known sparse tensor (PlainSparse, spconv, MinkowskiEngine, Pointcept's Point); "
+        f"{type(x).__name__} is not a known sparse tensor (PlainSparse, spconv, Pointcept's Point); "
         "pass adapter=, an object with the three functions of dinoneck.points.SparseAdapter"
     )

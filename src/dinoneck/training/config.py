@@ -20,7 +20,6 @@ from tyro.conf import Suppress, arg
 from dinoneck.errors import ConfigError, did_you_mean
 from dinoneck.training.config_flags import HEAD, SIZE
 from dinoneck.training.detector_config import DetectorConfig
-from dinoneck.training.earlier_keys import earlier_key
 from dinoneck.training.recipe import Recipe, check_number, check_whole
 from dinoneck.yaml_file import read_yaml
 
@@ -71,7 +70,7 @@ class DataConfig:
     unit: str = ""
     minimum: float | None = None
     store: str | None = None
-    views: Annotated[int | None, arg(aliases=["--patterns"])] = None
+    views: int | None = None
     size: Annotated[int | tuple[int, int] | None, SIZE] = None
     fit: Literal["stretch", "keep", "crop", "pad"] | None = None
     policy: Literal["error", "crop", "pad", "resize"] | None = None
@@ -330,7 +329,7 @@ def _problems(cls: Any, values: Any, prefix: str) -> Iterator[str]:
         name = f"{prefix}{key}"
         if key not in hints:
             known = ", ".join(hints)
-            yield earlier_key(name, value) or f"unknown key {name!r}.{did_you_mean(key, hints)} Known: {known}"
+            yield f"unknown key {name!r}.{did_you_mean(key, hints)} Known: {known}"
             continue
         parts = (hints[key], *get_args(hints[key]))
         choices = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]

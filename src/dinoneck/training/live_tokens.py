@@ -14,7 +14,6 @@ from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import send
 from dinoneck.errors import DataError
-from dinoneck.lazy import renamed_arguments
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.sources import looked_up
@@ -50,7 +49,6 @@ class LiveTokens:
         True
     """
 
-    @renamed_arguments(photos="images")
     def __init__(
         self,
         backbone: Backbone,

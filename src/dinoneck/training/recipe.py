@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Suppress, arg
+from tyro.conf import Suppress
 
 from dinoneck.errors import ConfigError, did_you_mean
 from dinoneck.training.config_flags import or_none
@@ -86,7 +86,7 @@ class Recipe:
     weight_decay: float = 1e-2
     warmup: float = 0.1
     min_lr: float = 0.0
-    ema_decay: Annotated[float | None, or_none(float), arg(aliases=["--ema"])] = None
+    ema_decay: Annotated[float | None, or_none(float)] = None
     ema_start: float = 0.025
     amp: Annotated[Literal["bf16", "fp16"] | bool | None, or_none(str)] = None
     clip_norm: Annotated[float | None, or_none(float)] = 1.0

@@ -15,7 +15,6 @@ from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
 from dinoneck.grid import TokenGrid
-from dinoneck.lazy import renamed_arguments
 from dinoneck.progress import progress
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -200,7 +199,6 @@ class MemoryTokens:
         return Views(1 + len(self.views)) if self.views else None
 
     @classmethod
-    @renamed_arguments(photos="images")
     def extract(
         cls,
         backbone: Backbone,

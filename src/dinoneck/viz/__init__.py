@@ -10,10 +10,11 @@ _HOMES = homes(
     __name__,
     clouds=["points_figure"],
     detections=["boxes_figure"],
+    entries=["ReportEntry"],
     images=["fusion_figure", "gate_figure", "pca_figure", "pyramid_figure"],
     panels=["heat", "prediction_panels"],
     pca=["PCABasis", "pca_rgb"],
-    report=["ReportEntry", "html_report"],
+    report=["html_report"],
     residuals=["residual_figure"],
 )
 

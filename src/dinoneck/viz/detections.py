@@ -15,13 +15,12 @@ from torchvision.ops import box_iou
 from dinoneck.data.decoding import ImageInput, decode
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.viz.drawing import PALETTE, Chart, Floats, chart, describe, legend, new_figure, numbers, outline
+from dinoneck.viz.entries import ReportEntry
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from dinoneck.viz.report import ReportEntry
 
 _IOU = 0.5
 _SCORES = 10

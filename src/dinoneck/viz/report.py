@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from dinoneck.configured import at_least
-from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
@@ -35,6 +33,7 @@ from dinoneck.viz.drawing import (
     scales,
     span,
 )
+from dinoneck.viz.entries import ReportEntry
 from dinoneck.viz.panels import as_image, heat
 from dinoneck.viz.residuals import agreement_plot, residual_plot, scores
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
@@ -46,28 +45,6 @@ _FOLDER = Path(__file__).parent
 
 Section = tuple[str, list[str], list[ScoreTable], list[Chart]]
 Facts = Mapping[str, Mapping[str, str]]
-
-
-@dataclass(frozen=True, eq=False)
-class ReportEntry:
-    """One image of a report.
-
-    Attributes:
-        name: the file, or another name that differs from those of the other images.
-        result: the Predictor's result, with ``maps=True`` for an image that is drawn; or that of ``Detector.predict``.
-        image: the image as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function
-            that returns it, so that many need not be in memory at once; None = the image is listed in the table only.
-        tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`; None = not shown.
-        known: column -> known value, where there is one; columns are those of ``dinoneck predict``: the task's name,
-            or ``task:label``. For a classification the task's name -> the known class. For a detector ``boxes`` (n, 4)
-            and ``names``.
-    """
-
-    name: str
-    result: Mapping[str, Any]
-    image: ImageInput | Callable[[], ImageInput] | None = None
-    tokens: Floats | None = None
-    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 def html_report(

@@ -1,4 +1,4 @@
-"""What a verb writes replaces no input; streams that are closed or full, and a batch system's SIGTERM."""
+"""What a verb writes replaces no input."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, PatchMeanHead, Task, save_head
-from dinoneck.cli import main as command
 from dinoneck.cli.main import main
 
 
@@ -30,30 +28,3 @@ def test_no_head_is_replaced(verb: list[str], hard: bool, head: Path, capsys: py
     assert main([verb[0], str(head), *verb[1:], "--out", str(out)]) == 1
     assert "is one of the inputs and would be replaced" in capsys.readouterr().err
     assert head.read_bytes() == before
-
-
-def test_a_store_is_not_written_into(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_images(tmp_path, ["p/a.png"])
-    make(tmp_path / "s", tiny, patterns="none").extract(tmp_path / "p")
-    for out in ("s", "s/inside"):
-        job = ["store", "convert", str(tmp_path / "s"), "--format", "pt", "--overwrite", "--out", str(tmp_path / out)]
-        assert main(job) == 1
-        assert "lies in the store" in capsys.readouterr().err
-
-
-def test_a_conversion_that_ends_early_leaves_no_files(
-    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_images(tmp_path, ["p/a.png", "p/b.png"])
-    make(tmp_path / "s", tiny, patterns="none").extract(tmp_path / "p")
-    calls: list[object] = []
-
-    def second(*_: object) -> None:
-        calls.append(None)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("dinoneck.store.converters.write_whole", second)
-    job = ["store", "convert", str(tmp_path / "s"), "--format", "npz", "--out", str(tmp_path / "new" / "files")]
-    assert main(job) == command.INTERRUPTED
-    assert os.listdir(tmp_path / "new") == []

@@ -162,7 +162,7 @@ def test_images_are_found_next_to_the_json_in_images_or_in_the_given_folder(tmp_
     below = BoxImages(write(tmp_path / "b", content(), tmp_path / "b" / "images"))
     (tmp_path / "c").mkdir()
     shown = BoxImages(write(tmp_path / "c", content(), tmp_path / "d"), tmp_path / "d")
-    named = [BoxImages(tmp_path / "c" / "boxes.json", **{name: tmp_path / "d"}) for name in ("images", "photos")]
+    named = [BoxImages(tmp_path / "c" / "boxes.json", images=tmp_path / "d")]
     assert all(torch.equal(data[0][0], next_to[0][0]) for data in (below, shown, *named))
     assert shown.paths[0] == tmp_path / "d" / "0.png"
     with pytest.raises(DataError, match=r"'0\.png', which is neither in .* nor in .*images; pass images=FOLDER"):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dinoneck import ConfigError
-from dinoneck.data import Pasture, read_csv
+from dinoneck.data import Pasture, read_table
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
     pasture = Pasture(3, (32, 64))
     pasture.write(tmp_path, 2)
     names = ["Dry_Clover_g", "GDM_g", "Dry_Total_g"]
-    table = read_csv(tmp_path / "table.csv", tmp_path, ["cover", *names], "sampling", label_column="mask")
+    table = read_table(tmp_path / "table.csv", tmp_path, ["cover", *names], group="sampling", labels="mask")
     assert table.ids == ("images/0000.jpg", "images/0001.jpg")
     assert table.labels is not None
     assert table.groups is not None

@@ -54,7 +54,6 @@ def test_numbers_words_and_gaps(tmp_path: Path, caplog: pytest.LogCaptureFixture
     np.testing.assert_array_equal(table.auxiliary["Höhe der Narbe (cm)"], [3.5, np.nan, 12.0, np.nan])
     assert (table.groups, table.folds) == (("p", "p", "q", "q"), ("x", "y", "x", "y"))
     assert table.units == dict.fromkeys(("% cover", "Höhe der Narbe (cm)", "count"), "%")
-    assert table.images is table.photos
     assert "Höhe der Narbe (cm) is missing for 2 of 4 images" in caplog.text
     part = table.take([3, 0])
     assert (part.folds, part.classes, part.units) == (("y", "x"), table.classes, table.units)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dinoneck import DataError
-from dinoneck.data import read_csiro_test, read_csv, read_table
+from dinoneck.data import read_csiro_test, read_table
 from dinoneck.data.sheets import read_column
 
 
@@ -28,16 +28,16 @@ GOOD = "image,crop,weed,field,day\na.jpg,0.5,0.1,f1,1\nb.jpg,0.25,0,f1,2\nc.jpg,
 
 
 def test_reads_values_and_groups(folder: Path) -> None:
-    got = read_csv(table(folder, GOOD), folder, ["weed", "crop"], "field", minimum=0.0)
+    got = read_table(table(folder, GOOD), folder, ["weed", "crop"], group="field", minimum=0.0)
     assert got.ids == ("a.jpg", "b.jpg", "c.jpg")
     assert list(got.targets) == ["weed", "crop"]
     assert got.targets["crop"].tolist() == [0.5, 0.25, 0.001]
     assert got.groups == ("f1", "f1", "f2")
     assert got.minimum == 0.0
     assert got.images[2] == folder / "c.jpg"
-    both = read_csv(table(folder, GOOD), folder, ["crop"], ["field", "day"])
+    both = read_table(table(folder, GOOD), folder, ["crop"], group=["field", "day"])
     assert both.groups == ("f1 | 1", "f1 | 2", "f2 | 1")
-    assert read_csv(table(folder, "\ufeff" + GOOD), folder, ["crop"]).groups is None
+    assert read_table(table(folder, "\ufeff" + GOOD), folder, ["crop"]).groups is None
     part = got.take([2, 0])
     assert part.ids == ("c.jpg", "a.jpg")
     assert part.targets["weed"].tolist() == [0.9, 0.1]
@@ -59,21 +59,21 @@ def test_reads_values_and_groups(folder: Path) -> None:
 )
 def test_what_cannot_be_used_is_named(folder: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_csv(table(folder, text), folder, ["crop", "weed"] if "weed" in text else ["crop"], "field")
+        read_table(table(folder, text), folder, ["crop", "weed"] if "weed" in text else ["crop"], group="field")
 
 
 def test_missing_files_and_names(folder: Path) -> None:
     with pytest.raises(DataError, match="there is no file"):
-        read_csv(folder / "no.csv", folder, ["crop"])
+        read_table(folder / "no.csv", folder, ["crop"])
     with pytest.raises(DataError, match="does not exist"):
-        read_csv(table(folder, GOOD), folder / "no", ["crop"])
+        read_table(table(folder, GOOD), folder / "no", ["crop"])
     with pytest.raises(DataError, match="no target columns"):
-        read_csv(table(folder, GOOD), folder, [])
+        read_table(table(folder, GOOD), folder, [])
     with pytest.raises(DataError, match="no column 'site'"):
-        read_csv(table(folder, GOOD), folder, ["crop"], "site")
+        read_table(table(folder, GOOD), folder, ["crop"], group="site")
     (folder / "latin.csv").write_bytes("image,größe\n".encode("latin-1"))
     with pytest.raises(DataError, match="UTF-8"):
-        read_csv(folder / "latin.csv", folder, ["größe"])
+        read_table(folder / "latin.csv", folder, ["größe"])
     assert read_column(table(folder, GOOD), "image") == ("a.jpg", "b.jpg", "c.jpg")
 
 
@@ -108,25 +108,25 @@ def test_one_image_under_two_names_is_refused(folder: Path) -> None:
     for other in ("./a.jpg", "d.jpg", f"../{folder.name}/a.jpg"):
         path = table(folder, f"image,y\na.jpg,1\n{other},2\n")
         with pytest.raises(DataError, match="are the same image"):
-            read_csv(path, folder, ["y"])
+            read_table(path, folder, ["y"])
 
 
 def test_tables_as_programs_write_them(folder: Path) -> None:
-    indexed = read_csv(table(folder, ",image,y\n0,a.jpg,1\n1,b.jpg,2\n"), folder, ["y"])
+    indexed = read_table(table(folder, ",image,y\n0,a.jpg,1\n1,b.jpg,2\n"), folder, ["y"])
     assert indexed.targets["y"].tolist() == [1.0, 2.0]
     with pytest.raises(DataError, match="save the table with commas"):
-        read_csv(table(folder, "image;y\na.jpg;1\n"), folder, ["y"])
+        read_table(table(folder, "image;y\na.jpg;1\n"), folder, ["y"])
     (folder / "t.csv").write_bytes(b"image,y\na.jpg,1\n" + b"x" * 9000 + b"\xff,2\n")
     with pytest.raises(DataError, match="UTF-8"):
-        read_csv(folder / "t.csv", folder, ["y"])
+        read_table(folder / "t.csv", folder, ["y"])
     with pytest.raises(DataError, match="expected a finite number"):
-        read_csv(table(folder, "image,y\na.jpg,1_000\n"), folder, ["y"])
+        read_table(table(folder, "image,y\na.jpg,1_000\n"), folder, ["y"])
 
 
 def test_groups_are_named_and_do_not_collide(folder: Path) -> None:
     with pytest.raises(DataError, match="'g' is missing in 1 row: row 3"):
-        read_csv(table(folder, "image,y,g\na.jpg,1,p\nb.jpg,2, \n"), folder, ["y"], "g")
+        read_table(table(folder, "image,y,g\na.jpg,1,p\nb.jpg,2, \n"), folder, ["y"], group="g")
     path = table(folder, "image,y,g,h\na.jpg,1,p | q,r\nb.jpg,2,p,q | r\n")
-    groups = read_csv(path, folder, ["y"], ["g", "h"]).groups
+    groups = read_table(path, folder, ["y"], group=["g", "h"]).groups
     assert groups is not None
     assert len(set(groups)) == 2

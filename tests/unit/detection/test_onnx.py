@@ -12,7 +12,7 @@ from tests.unit.detection.test_detector import detector_of
 
 from dinoneck import CheckpointError, ConfigError
 from dinoneck.cli.main import main
-from dinoneck.detection.onnx import dense_detections, export_detector, unmatched
+from dinoneck.detection.onnx import dense_detections, unmatched
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs dinoneck[export]")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the exporter
@@ -40,8 +40,8 @@ def test_boxes_are_equal_on_unseen_images_and_at_another_size(kind: str, tmp_pat
     for size, cells in (((96, 128), 252), ((64, 160), 210)):
         # untrained scores are near ties: with as many queries as cells, no choice among them decides
         detector = detector_of(kind, queries=cells) if kind == "rtdetrv2" else detector_of(kind)
-        file = export_detector(detector, tmp_path / f"{size[0]}.onnx", size=size)
-        session = onnxruntime.InferenceSession(str(file))
+        detector.export_onnx(tmp_path / f"{size[0]}.onnx", size=size)
+        session = onnxruntime.InferenceSession(tmp_path / f"{size[0]}.onnx")
         facts = json.loads(session.get_modelmeta().custom_metadata_map["dinoneck_detector"])
         assert (facts["classes"], facts["size"]) == (["red", "blue"], list(size))
         image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(5))
@@ -65,9 +65,9 @@ def test_other_boxes_are_found_out() -> None:
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="second stage has no fixed shape"):
-        export_detector(detector_of("fasterrcnn"), tmp_path / "d.onnx")
+        detector_of("fasterrcnn").export_onnx(tmp_path / "d.onnx")
     with pytest.raises(ConfigError, match="multiples of 32x32"):
-        export_detector(detector_of("fcos"), tmp_path / "d.onnx", size=(100, 100))
+        detector_of("fcos").export_onnx(tmp_path / "d.onnx", size=(100, 100))
     detector_of("fasterrcnn").save(tmp_path / "d.safetensors")
     assert main(["export", str(tmp_path / "d.safetensors"), "--format", "onnx", "--out", str(tmp_path / "d.onnx")]) == 1
     assert "fasterrcnn has no ONNX export" in capsys.readouterr().err
@@ -78,5 +78,5 @@ def test_a_failed_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(onnx, "unmatched", lambda one, other: "a box")
     with pytest.raises(CheckpointError, match="other boxes than the detector: a box"):
-        export_detector(detector_of("fcos"), tmp_path / "d.onnx")
+        detector_of("fcos").export_onnx(tmp_path / "d.onnx")
     assert not list(tmp_path.iterdir())

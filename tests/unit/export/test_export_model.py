@@ -76,10 +76,8 @@ def assert_answers(found: dict[str, Tensor], predictor: Predictor, images: Tenso
     """A predictor of images of the model's own size equals the model on their pixels."""
     rows = predictor(list(images), maps=True)
     for name, values in found.items():
-        if name.endswith(".map") or name == "photo.gate":
-            wanted = [
-                row["gate"][None] if name == "photo.gate" else row["maps"][name.removesuffix(".map")] for row in rows
-            ]
+        if name.endswith(".map") or name == "gate":
+            wanted = [row["gate"][None] if name == "gate" else row["maps"][name.removesuffix(".map")] for row in rows]
         else:
             wanted = [np.atleast_1d(row["maps"][name] if values.ndim == 4 else row[name]) for row in rows]
         expected = torch.as_tensor(np.stack(wanted))
@@ -212,7 +210,7 @@ def test_a_gate_over_places_takes_the_size_it_was_trained_on(one_block: Backbone
     checkpoint = HeadCheckpoint.from_module(head, backbone=one_block, preprocess=fed())
     with pytest.warns(UserWarning, match="64x96 px only: a gate of mode 'mlp'"):
         done = export_model(checkpoint, tmp_path / "m.pt2", format="pt2", maps=True)
-    assert done.size == SIZE and done.outputs == ("mass", "photo.gate")
+    assert done.size == SIZE and done.outputs == ("mass", "gate")
     images = torch.rand(5, 3, *SIZE)
     assert_answers(run_program(tmp_path / "m.pt2")(images), Predictor(checkpoint), images)
     with pytest.raises(CheckpointError, match="4 rows x 6 cols"):

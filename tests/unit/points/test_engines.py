@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dinoneck import ShapeError
 from dinoneck.points import (
     DecoderInjection,
-    MinkowskiAdapter,
     PlainAdapter,
     PlainSparse,
     PointceptAdapter,
@@ -37,7 +36,7 @@ class Indexed:
 
 
 class Mapped:
-    """What MinkowskiEngine's have: base units at every stride, batch first, int32, a shared coordinate map."""
+    """A user's engine: base units at every stride, batch first, int32, a shared coordinate map."""
 
     def __init__(
         self, feats: Tensor, coordinates: Tensor | None = None, stride: int = 1,
@@ -53,9 +52,18 @@ class Mapped:
     def C(self) -> Tensor:
         return self.coordinate_manager[self.coordinate_map_key]
 
-    @property
-    def tensor_stride(self) -> tuple[int, ...]:
-        return self.coordinate_map_key[0]
+
+class MappedAdapter:
+    """What a user writes for it."""
+
+    def coords(self, x: Mapped, stride: int) -> tuple[Tensor, Tensor]:
+        return x.C[:, 1:].long(), x.C[:, 0].long()
+
+    def features(self, x: Mapped) -> Tensor:
+        return x.F
+
+    def with_features(self, x: Mapped, feats: Tensor) -> Mapped:
+        return Mapped(feats, coordinate_map_key=x.coordinate_map_key, coordinate_manager=x.coordinate_manager)
 
 
 try:
@@ -88,7 +96,7 @@ def tensors() -> dict[str, tuple[Any, type]]:
     return {
         "plain": (x, PlainAdapter),
         "spconv": (sparse, SpconvAdapter),
-        "minkowski": (Mapped(x.feats, with_batch(x, 1), STRIDE), MinkowskiAdapter),
+        "own": (Mapped(x.feats, with_batch(x, 1), STRIDE), MappedAdapter),
         "pointcept": (Point(grid_coord=grid, batch=x.batch, feat=x.feats, sparse_conv_feat=sparse), PointceptAdapter),
         "pointcept-offset": (Point(grid_coord=grid.int(), offset=offset, feat=x.feats), PointceptAdapter),
     }
@@ -100,7 +108,7 @@ def test_an_adapter_says_where_voxels_are_and_gives_them_other_features(name: st
     x, kind = tensors()[name]
     torch.manual_seed(0)
     expected = level()
-    adapter: SparseAdapter = adapter_of(x)
+    adapter: SparseAdapter = MappedAdapter() if name == "own" else adapter_of(x)
     assert type(adapter) is kind
     coords, batch = adapter.coords(x, STRIDE)
     assert coords.dtype == batch.dtype == torch.int64
@@ -117,9 +125,8 @@ def test_an_adapter_says_where_voxels_are_and_gives_them_other_features(name: st
 
 def test_what_engines_share_stays_shared() -> None:
     found = tensors()
-    sparse, mapped, point = (found[name][0] for name in ("spconv", "minkowski", "pointcept"))
+    sparse, point = (found[name][0] for name in ("spconv", "pointcept"))
     assert SpconvAdapter().with_features(sparse, sparse.features * 2).indice_dict is sparse.indice_dict
-    assert MinkowskiAdapter().with_features(mapped, mapped.F * 2).coordinate_manager is mapped.coordinate_manager
     again = PointceptAdapter().with_features(point, point["feat"] * 2)
     assert torch.equal(again["sparse_conv_feat"].features, point["feat"] * 2)
     assert torch.equal(point["sparse_conv_feat"].features, point["feat"])
@@ -135,9 +142,10 @@ def test_a_block_of_every_engine_is_injected_into_alike(name: str) -> None:
     injection = DecoderInjection(C_DINO, {STRIDE: 3}, zero_init=False)
     pyramid = pyramid_of(cloud())
     model = nn.Sequential(nn.Identity())
-    injection.attach(model, {STRIDE: "0"})
+    adapter: SparseAdapter = MappedAdapter() if name == "own" else adapter_of(x)
+    injection.attach(model, {STRIDE: "0"}, adapter=adapter if name == "own" else None)
     with injection.using(pyramid):
-        out = adapter_of(x).features(model(x))
+        out = adapter.features(model(x))
     expected = injection.inject(plain.feats[:, :3], pyramid[STRIDE], plain.coords, plain.batch)
     assert torch.equal(out, torch.cat((expected, plain.feats[:, 3:]), dim=1))
     assert injection.stats[STRIDE].hit_rate == pytest.approx(pyramid[STRIDE].valid.float().mean().item())
@@ -155,9 +163,8 @@ def test_a_dict_that_has_any_attribute_is_pointcepts() -> None:
 def test_what_is_no_sparse_tensor_is_named() -> None:
     with pytest.raises(ShapeError, match=r"Tensor is not a known sparse tensor.*adapter="):
         adapter_of(torch.randn(3, 4))
-    mapped = Mapped(torch.randn(1, 4), torch.zeros(1, 4, dtype=torch.int32), 4)
-    with pytest.raises(ShapeError, match=r"tensor_stride \[4, 4, 4\] where stride 2 is injected"):
-        adapter_of(mapped).coords(mapped, 2)
+    with pytest.raises(ShapeError, match="Mapped"):
+        adapter_of(tensors()["own"][0])
 
 
 # -- spconv itself --------------------------------------------------------------------------------------------

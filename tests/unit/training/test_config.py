@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,57 +36,11 @@ imports: [own.py]
 device: cpu
 """
 
-# The keys and values of a file of version 0.1.
-EARLIER = """
-experiment: {name: exp013_dinov3, seed: 42}
-backbone: {model_name: vit, pretrained: true, freeze: true, hidden_dim: 1280, num_patches: 3600, checkpoint: w.pth}
-dataset: {csv: t.csv, image_dir: d, image_col: image, img_size: 960, resize_method: INTER_AREA, fit: crop, policy: crop,
-  feature_dir: features, num_aug_patterns: 20, target_cols: [Dry_Total_g, GDM_g], aux_target_cols: [Dry_Dead_g],
-  state_col: State, height_col: Height, label_col: mask, classes: [a, b], unit: g, minimum: 0}
-loss: {beta: 1.0, main_weights: [1.0, 0.6], state_weight: 0.1, height_weight: 0.1, aux_weight: 0.1, weighting: uw}
-trainer: {num_epochs: 200, batch_size: 32, num_workers: 4, use_amp: true, n_folds: 5, fold: null, group_col: site,
-  patience: 3, device: cpu}
-optimization: {optimizer: sam, rho: 0.1, lr: 1e-4, weight_decay: 1e-2, warmup_rate: 0.1, use_ema: true,
-  ema_decay: 0.997, ema_start_ratio: 0.025, clip_norm: 1.0}
-augmentation: {mixup: {enabled: true, alpha: 2.5, disable_ratio: 0.2}}
-inference: {tta_indices: [0, 1, 2, 3], tta: flip4}
-recipe: {min_lr: 0, save_steps: 3}
-model:
-  head: {type: fpn, fpn_dim: 256, num_levels: 3, layer_grouping: auto, use_cls_context: false, ndvi_dense: true}
-  backbone_layers: {enabled: true, indices: [2, 5], separate_bottlenecks: true}
-fpn: {layer_groups: [[0, 2], [1]]}
-"""
-NOW = {
-    "optimization.lr": "optim.lr",
-    "optimization.warmup_rate": "optim.warmup",
-    "optimization.use_ema": "optim.ema_decay",
-    "augmentation.mixup.alpha": "optim.mixup_alpha",
-    "recipe.save_steps": "optim.save_steps",
-    "dataset.target_cols": "data.targets",
-    "trainer.fold": "folds.only",
-    "fpn.layer_groups": "layer_groups",
-    "model.head.fpn_dim": "fpn_dim",
-}
-
 
 def read(folder: Path, text: str) -> TrainConfig:
     path = folder / "run.yaml"
     path.write_text(text)
     return TrainConfig.read(path)
-
-
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def nested(key: str, value: Any) -> Any:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
 
 
 def test_a_file_is_the_config_and_comes_back_from_its_values(tmp_path: Path) -> None:
@@ -161,17 +115,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, text)
     assert "run.yaml" in str(caught.value)
-
-
-@pytest.mark.parametrize(("key", "value"), [*leaves(yaml.safe_load(EARLIER))])
-def test_every_key_of_version_0_1_is_refused_with_the_key_of_today(tmp_path: Path, key: str, value: Any) -> None:
-    for text in (yaml.safe_dump(nested(key, value)), yaml.safe_dump({key: value})):  # as sections, or dotted
-        with pytest.raises(ConfigError, match=f"'{key}' is a key of version 0.1; write .*{NOW.get(key, '')}") as caught:
-            read(tmp_path, text)
-        named = str(caught.value).partition("; write ")[2].split(" ")[0].rstrip(":")
-        section, _, name = named.partition(".")
-        if section in TrainConfig().to_dict() and name:
-            assert name in TrainConfig().to_dict()[section], "the key that it names exists"
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dinoneck import DataError
-from dinoneck.data import PhotoTable
+from dinoneck.data import Table
 from dinoneck.detection import score_boxes
 from dinoneck.training import CrossValidation, accuracy, confusion_matrix, f1_scores, mean_iou, r2, weighted_r2
 from dinoneck.training.metrics import group_draws
@@ -326,7 +326,7 @@ def test_a_cross_validation_states_errors_spread_and_intervals() -> None:
     y, head, ridge = problem(0, 40)
     flat = np.zeros(40)
     groups = tuple(f"g{row // 5}" for row in range(40))
-    table = PhotoTable(tuple(map(str, range(40))), (np.zeros((2, 2, 3)),) * 40, {"y": y, "flat": flat}, groups)
+    table = Table(tuple(map(str, range(40))), (np.zeros((2, 2, 3)),) * 40, {"y": y, "flat": flat}, groups)
     folds = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
     predictions = {"head": np.stack([head, flat], axis=1), "token ridge": np.stack([ridge, flat], axis=1)}
     result = CrossValidation([], folds, (0, 1), table, {"y": y, "flat": flat}, predictions)
