@@ -7,7 +7,6 @@ what a head outputs and a loss compares: original units after the task's :class:
 
 from __future__ import annotations
 
-import dataclasses
 import numbers
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -103,7 +102,7 @@ class Task:
     ignore_index: int | None = None
     minimum: float | None = None
     aggregate: Aggregate = "sum"
-    from_cells: str | None = dataclasses.field(default=None, metadata={"omit_default": True})
+    from_cells: str | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)

@@ -29,12 +29,11 @@ class _ConvNorm(nn.Module):
         stride: int,
         padding: int,
         norm: BatchNormName,
-        norm_group_size: int,
         **factory: Any,
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(narrow, wide, kernel, stride, padding, bias=False, **factory)
-        self.norm = map_norm(norm, wide, norm_group_size, **factory)
+        self.norm = map_norm(norm, wide, **factory)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve and normalise."""
@@ -45,11 +44,11 @@ class _ConvNorm(nn.Module):
 class _CellStep(nn.Module):
     """A 2x2 convolution with stride 2, plus a depthwise 3x3 on its result, then a norm."""
 
-    def __init__(self, narrow: int, wide: int, norm: BatchNormName, norm_group_size: int, **factory: Any) -> None:
+    def __init__(self, narrow: int, wide: int, norm: BatchNormName, **factory: Any) -> None:
         super().__init__()
         self.conv = nn.Conv2d(narrow, wide, 2, 2, bias=False, **factory)
         self.around = nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False, **factory)
-        self.norm = map_norm(norm, wide, norm_group_size, **factory)
+        self.norm = map_norm(norm, wide, **factory)
         self._start_around()
 
     def reset_parameters(self) -> None:
@@ -79,13 +78,12 @@ class _Detail(nn.Module):
         self,
         width: int,
         norm: BatchNormName = "batch",
-        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        options = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
+        options = {"norm": norm, "device": device, "dtype": dtype}
         widths = (width, *(width * times for times in WIDENING))
         self.stem = self._stem(3, width, **options)
         self.steps = nn.ModuleList(self._step(narrow, wide, **options) for narrow, wide in pairwise(widths))
@@ -101,7 +99,6 @@ class AlignedDetail(_Detail):
     Args:
         width: channels at stride 4; the levels have 2, 4 and 4 times as many.
         norm: ``batch``, ``group`` or ``layer``.
-        norm_group_size: least channels per group of ``group``.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -132,7 +129,6 @@ class DEIMv2Detail(_Detail):
         width: channels at stride 4 (DEIMv2: 16 for S and M, 32 for L, 64 for X); the levels have 2, 4 and 4 times
             as many.
         norm: ``batch``, ``group`` or ``layer``.
-        norm_group_size: least channels per group of ``group``.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
