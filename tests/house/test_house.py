@@ -92,7 +92,7 @@ def test_error_classes_stand_in_errors() -> None:
 
 # parts that serve any data: they name no single data set, competition or notebook
 GENERAL = ("layers", "necks", "heads", "losses", "backbones", "interop")
-GENERAL_FILES = ("tokens.py", "grid.py", "tasks.py", "registry.py", "configured.py")
+GENERAL_FILES = ("tokens.py", "grid.py", "tasks.py", "registry.py", "codec.py", "configured.py")
 SPECIAL = re.compile(r"csiro|\bgdm|dry_\w+_g\b|clover|lb066|design source", re.IGNORECASE)
 
 

@@ -30,12 +30,7 @@ VERBS = {
     "predict": "predict from images with trained heads; write a CSV, and pictures on request",
     "inspect": "print what a head file is, from its header alone",
     "verify": "check every byte of head files and feature stores",
-    "diff": "compare two head files, or two folders of them",
-    "migrate": "rewrite older head files in the present schema",
-    "import-legacy": "convert older .pt heads into head files; nothing in them is run",
     "push": "publish a head file on the Hugging Face Hub, with its page",
-    "pull": "fetch and check the head file of a Hugging Face Hub repository",
-    "card": "write the README.md that describes a head file",
     "bench": "time a head, or a backbone alone or with a neck, on this machine",
     "viz": "draw tokens, gates and residuals; write a report to open in a browser",
     "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
@@ -50,11 +45,7 @@ FILES = {
     "export": "deploy",
     "serve": "deploy",
     "verify": "files",
-    "diff": "files",
-    "migrate": "files",
     "push": "hub",
-    "pull": "hub",
-    "card": "hub",
 }
 """Verbs whose file has another name than theirs."""
 EARLIER_NAMES = {"export-head": "export"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck import registry
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.blocks import ActivationName, NormName

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.tokens import Tokens

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least, at_most
+from dinoneck.codec import at_least, at_most
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.blocks import reset
 from dinoneck.layers.fused import is_fusable, norm_linear

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
