@@ -47,7 +47,7 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
         >>> torch.save(nn.Sequential(nn.Linear(64, 8), nn.LeakyReLU(), nn.Linear(8, 1)).state_dict(), path)
         >>> mlp = import_weights(PatchMeanMLP(64, 8), path, {"0.": "hidden.", "2.": "out."})
     """
-    where = os.fspath(file)
+    where = str(file)
     if not isinstance(head, nn.Module):
         raise CheckpointError(f"the head is {type(head).__name__}; expected a module: import_weights(head, file)")
     try:
