@@ -66,7 +66,7 @@ _CLEARING_S = 2.0
 _EPILOG = """verbs:
 {verbs}
 
-exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe,
+exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 141 broken pipe,
 143 terminated
 'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 
