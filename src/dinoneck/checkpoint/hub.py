@@ -95,9 +95,9 @@ def names_a_repo(path_or_repo: object) -> bool:
 def download(repo_id: str, revision: str | None = None) -> Path:
     """Return the local path of the one head file of a Hub repository.
 
-    A commit that is in the local cache needs no
-    network. Without a network, a branch or tag gives the commit that it was when it was last loaded. ``config.json`` is
-    fetched too, because the Hub counts downloads by it; it is never read.
+    A commit that is in the local cache needs no network. Without a network, a branch or tag gives the commit that it
+    was when it was last loaded. ``config.json`` is fetched too, because the Hub counts downloads by it; it is never
+    read.
 
     Args:
         repo_id: ``user/name``.

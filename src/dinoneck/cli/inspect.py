@@ -38,7 +38,7 @@ def inspect(file: Annotated[Path, Positional]) -> dict[str, Any]:
 def _folder(folder: Path) -> dict[str, Any]:
     """Print a line per head."""
     if is_file(folder / "store.json"):
-        raise DataError(f"{folder} is a feature store and not a folder of heads; see 'dinoneck store verify {folder}'")
+        raise DataError(f"{folder} is a feature store and not a folder of heads; 'dinoneck verify {folder}' checks it")
     heads = {file.name: read_header(file).meta for file in head_files(folder)}
     show({"file": f"{folder} (folder of {len(heads)} head files)"})
     for name, meta in heads.items():
