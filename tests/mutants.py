@@ -17,7 +17,7 @@ import pytest
 import timm  # noqa: F401  imported once, before the forks; dinoneck itself is imported by each
 
 ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = "golden/test_golden.py::test_outputs_and_gradients_are_those_of_version_0_1"
+GOLDEN = "golden/test_golden.py::test_outputs_and_gradients_are_those_recorded"
 
 
 class Mutant(NamedTuple):
@@ -70,9 +70,9 @@ MUTANTS = [
            "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed"),
     # damage that changes weights passes; the head's backbone record is not compared
     Mutant("checkpoint/file.py", '!= header.meta["digest"]:', '!= header.meta["digest"] and not buffers:',
-           "unit/checkpoint/test_frozen_heads.py::test_damaged_files_of_schema_1_are_refused_as_such"),
+           "unit/checkpoint/test_damaged_files.py::test_any_changed_bit_is_refused"),
     Mutant("checkpoint/read.py", "if tuple(value.shape) != entry.shape or not alike:", "if not alike:",
-           "unit/checkpoint/test_frozen_heads.py::test_forged_files_of_schema_1"),
+           "unit/checkpoint/test_damaged_files.py::test_forged_files_are_refused"),
     # flips are exchanged; every image draws the same changes
     Mutant("data/patterns.py", "return pattern.horizontal, pattern.vertical",
            "return pattern.vertical, pattern.horizontal",

@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from dinoneck.configured import normal
+from dinoneck.codec import normal
 from dinoneck.data.preprocessing import transforms
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.regular_files import read_regular

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least, at_most
+from dinoneck.codec import at_least, at_most
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.blocks import reset
 from dinoneck.layers.fused import is_fusable, norm_linear
@@ -121,7 +122,7 @@ class LayerGrouper(Configured, nn.Module):
             {name: Bottleneck(embed_dim, fpn_dim, norm, **factory) for name in dict.fromkeys(self._place.values())}
         )
         several = {place: group for place, group in enumerate(self.groups) if len(group) > 1 and fusion != "mean"}
-        if fusion != "mean" and not several:  # a warning, not an error: files of version 0.1 may hold this
+        if fusion != "mean" and not several:
             warnings.warn(
                 f"fusion={fusion!r} has no effect: every one of the {len(self.groups)} groups holds a single layer "
                 f"(num_layers={num_layers}). Use more layers or fewer groups, or fusion='mean'",

@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least
+from dinoneck.codec import at_least
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.attachment import Attached, Pass, Pyramid, Slot, hook_blocks
 from dinoneck.points.checks import check_devices, check_dtype

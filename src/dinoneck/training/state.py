@@ -17,7 +17,7 @@ from safetensors.torch import save as tensor_file
 from torch import Tensor
 
 from dinoneck.atomic import write_text, write_whole
-from dinoneck.configured import encode
+from dinoneck.codec import encode
 from dinoneck.errors import CheckpointError
 from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
