@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import secrets
 from collections.abc import Sequence
@@ -18,18 +17,7 @@ MOST_OPEN_FILES = 128
 MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
 
 Piece = tuple[str, int, list[memoryview]]
-
-
-class _Handle:
-    """An open file that is closed when its last user lets go of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            with contextlib.suppress(OSError):
-                os.close(self.descriptor)
+"""A file, a byte in it, and the buffers to fill from there."""
 
 
 class LocalFiles:
@@ -40,41 +28,42 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._open: dict[str, _Handle] = {}
+        self._open: dict[str, BinaryIO] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_open": {}}
+    def __reduce__(self) -> Any:
+        return LocalFiles, (self.root,)
 
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
         return (self.root / name).read_bytes()
 
-    def stream(self, name: str, begin: int) -> BinaryIO:
-        """Open a file at a byte."""
-        file = (self.root / name).open("rb")
-        file.seek(begin)
-        return file
+    def starts(self, names: Sequence[str], nbytes: int) -> list[bytes | Exception]:
+        """Return the first bytes of each file, or why they cannot be read."""
+        return [self._start(name, nbytes) for name in names]
 
-    def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted."""
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """Return the names in a folder, sorted; local sizes are left out, for they would take a call each."""
         try:
-            return sorted(path.name for path in (self.root / folder).iterdir())
+            return dict.fromkeys(sorted(os.listdir(self.root / folder)))
         except FileNotFoundError:
-            return []
+            return {}
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
         return (self.root / name).stat().st_size
 
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return (self.root / name).is_file()
+    def modified(self, name: str) -> int | None:
+        """Return when a file or folder was last modified, in ns; None if it is not there."""
+        try:
+            return (self.root / name).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fill every piece's buffers with one scattered positional read."""
         for name, offset, buffers in pieces:
             try:
-                _read_into(self._handle(name).descriptor, offset, buffers)
+                _read_into(self._opened(name).fileno(), offset, buffers)
             except EOFError:
                 raise StoreError(
                     f"{self.root / name} ends before byte {offset + _size(buffers)}; it is cut short"
@@ -82,14 +71,26 @@ class LocalFiles:
             except OSError as error:
                 raise StoreError(f"{self.root / name} cannot be read: {error}") from error
 
-    def _handle(self, name: str) -> _Handle:
-        handle = self._open.get(name)
-        if handle is None:
-            handle = self._open.setdefault(name, _Handle(self.root / name))
+    def _start(self, name: str, nbytes: int) -> bytes | Exception:
+        try:
+            with (self.root / name).open("rb", buffering=0) as file:
+                return file.read(nbytes)
+        except OSError as error:
+            return error
+
+    def _opened(self, name: str) -> BinaryIO:
+        """The open file; one that is left out of the table is closed when its last reader lets go of it."""
+        file = self._open.get(name)
+        if file is None:
+            file = self._open.setdefault(name, (self.root / name).open("rb", buffering=0))
             while len(self._open) > MOST_OPEN_FILES:
                 with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
                     self._open.pop(next(iter(self._open)))
-        return handle
+        return file
+
+    def forget(self) -> None:
+        """Let go of all open files: others may be there under their names."""
+        self._open = {}
 
     def __str__(self) -> str:
         return str(self.root)
@@ -107,41 +108,46 @@ class RemoteFiles:
         except (ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be reached: {error}") from error
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"])  # type: ignore[misc]
+    def __reduce__(self) -> Any:
+        return RemoteFiles, (self.url,)
 
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
 
-    def stream(self, name: str, begin: int) -> BinaryIO:
-        """Fetch a file and open it at a byte."""
-        return io.BytesIO(self.read(name)[begin:])
+    def starts(self, names: Sequence[str], nbytes: int) -> list[bytes | Exception]:
+        """Return the first bytes of each file, or why they cannot be read; fetched at once where that can be."""
+        return self._ranges([f"{self._root}/{name}" for name in names], [0] * len(names), [nbytes] * len(names))
 
-    def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted."""
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """Return the names in a folder, sorted, with their sizes in bytes."""
         self._fs.invalidate_cache()
         try:
-            listed = self._fs.ls(f"{self._root}/{folder}", detail=False)
+            listed = self._fs.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
-            return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed)
+            return {}
+        return {str(file["name"]).rstrip("/").rsplit("/", 1)[-1]: file["size"]
+                for file in sorted(listed, key=lambda file: str(file["name"]))}  # fmt: skip
 
     def size(self, name: str) -> int:
         """Return the size of a file in bytes."""
         return int(self._fs.size(f"{self._root}/{name}"))
+
+    def modified(self, name: str) -> int | None:
+        """Return None: folders of an object store have no time."""
+        return None
+
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file to this machine; FileNotFoundError if it is not there."""
+        self._fs.get_file(f"{self._root}/{name}", str(target))
 
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fetch all ranges, at once where the file system can, and copy them into the buffers."""
         paths = [f"{self._root}/{name}" for name, _, _ in pieces]
         starts = [offset for _, offset, _ in pieces]
         ends = [offset + _size(buffers) for _, offset, buffers in pieces]
-        fetched = self._fs.cat_ranges(paths, starts, ends, on_error="return")
-        for path, raw, (_, offset, buffers) in zip(paths, fetched, pieces, strict=True):
-            if isinstance(raw, BaseException):
+        for path, raw, (_, offset, buffers) in zip(paths, self._ranges(paths, starts, ends), pieces, strict=True):
+            if isinstance(raw, Exception):
                 raise StoreError(f"{path} cannot be read: {raw}") from raw
             if len(raw) != _size(buffers):
                 raise StoreError(
@@ -151,6 +157,12 @@ class RemoteFiles:
             for buffer in buffers:
                 buffer[:] = raw[at : at + len(buffer)]
                 at += len(buffer)
+
+    def forget(self) -> None:
+        """Nothing is kept open."""
+
+    def _ranges(self, paths: list[str], starts: list[int], ends: list[int]) -> list[bytes | Exception]:
+        return list(self._fs.cat_ranges(paths, starts, ends, on_error="return"))
 
     def __str__(self) -> str:
         return self.url

@@ -6,9 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from dinoneck.data.decoding import ImageInput
@@ -16,7 +14,7 @@ from dinoneck.data.loading import images_below
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, StoreError, counted
-from dinoneck.store.index import Entry
+from dinoneck.store.shards import Entry, ImageFile
 
 _NAMED = 5
 PathLike = str | os.PathLike[str]
@@ -74,68 +72,60 @@ def _id(file: Path, base: Path) -> str:
     return image_id
 
 
-class ImageFile(NamedTuple):
-    """What identifies the content of an image's file.
-
-    Attributes:
-        nbytes: its size.
-        mtime_ns: when it was last modified; 0 = not known.
-        blake2b: hash of its bytes, 32 hex digits; empty = not known.
-        root: the folder that the image's id is relative to; empty = not known.
-    """
-
-    nbytes: int
-    mtime_ns: int = 0
-    blake2b: str = ""
-    root: str = ""
-
-
-def image_file(image_id: str, path: Path) -> ImageFile:
+def image_file(path: Path) -> ImageFile:
     """Look at a file and hash it.
 
     Raises:
         OSError: if it cannot be read.
     """
     status = path.stat()  # before the bytes: a file that changes meanwhile is hashed again by the next extraction
-    return ImageFile(status.st_size, max(0, status.st_mtime_ns), _hash_of(path), _root_of(image_id, path))
+    return ImageFile(_hash_of(path), status.st_size, max(0, status.st_mtime_ns))
 
 
 def check_unchanged(items: Iterable[tuple[str, Path]], stored: Mapping[str, Entry]) -> None:
     """Refuse images whose files are not the ones that were extracted under their ids.
 
-    A file is read and hashed only where its root, size or time differ from the stored ones. Stores of version 0.1
-    know the size alone. A file that is not there counts as unchanged.
+    A file is read and hashed only where its root, size or time differ from the stored ones. A file that is not there
+    counts as unchanged.
+
+    Args:
+        items: ids and files.
+        stored: id -> what the store holds; images that it does not hold are left out.
 
     Raises:
         StoreError: naming the images and the remedy.
         DataError: if a file cannot be read.
     """
     pairs = ((stored[image_id], path) for image_id, path in items if image_id in stored)
-    changed = [(entry, path) for entry, path in pairs if not _is_same(entry, path)]
+    changed = [(known, path) for known, path in pairs if not _is_same(known, path)]
     if changed:
-        entry, path = changed[0]
-        ids = ", ".join(repr(entry.id) for entry, _ in changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
-        source = f", which was read from {entry.root}" if entry.root else ""
+        known, path = changed[0]
+        ids = ", ".join(repr(other.id) for other, _ in changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
         raise StoreError(
             f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored "
-            f"as {entry.id!r}{source}, and the stored features are those of that file. Extract into a new store, or "
-            f"under other ids (root=, --root). To replace the features, delete the shards that hold them, such as "
-            f"{entry.file}, and extract again"
+            f"as {known.id!r}, which was read from {known.root}, and the stored features are those of that file. "
+            "Extract into a new store, or under other ids (root=, --root). To replace the features, delete the shards "
+            f"that hold them, such as {known.shard}, and extract again"
         )
 
 
-def _is_same(entry: Entry, path: Path) -> bool:
+def _is_same(known: Entry, path: Path) -> bool:
     try:
         status = path.stat()
-        if not entry.blake2b or status.st_size != entry.photo_bytes:
-            return status.st_size == entry.photo_bytes
-        if status.st_mtime_ns == entry.mtime_ns and _root_of(entry.id, path) == entry.root:
+        if status.st_size != known.nbytes:
+            return False
+        if status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root:
             return True
-        return _hash_of(path) == entry.blake2b
+        return _hash_of(path) == known.blake2b
     except FileNotFoundError:
         return True
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def root_of(image_id: str, path: Path) -> str:
+    """Return the folder that an image's id is relative to."""
+    return str(path.absolute().parents[image_id.count("/")])
 
 
 def _hash_of(path: Path) -> str:
@@ -143,25 +133,17 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _root_of(image_id: str, path: Path) -> str:
-    return str(path.absolute().parents[image_id.count("/")])
-
-
-def views_of(image: ImageInput, preprocess: Preprocessing, patterns: Patterns, image_id: str) -> Tensor:
-    """Return an image under all patterns: (patterns, 3, H, W), normalised.
+def views_of(image: ImageInput, preprocess: Preprocessing, views: Patterns, image_id: str) -> list[Tensor]:
+    """Return an image under all views: (3, H, W) each, normalised; a quarter turn swaps H and W.
 
     The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred
-    and padded like any image; flips turn the finished image, padding included. So padding is the mean colour under
-    every pattern, and a pattern that only flips is exactly the flip of what ``preprocess`` gives.
+    and padded like any image; flips and turns move the finished image, padding included. So padding is the mean colour
+    in every view, and a view that only flips is exactly the flip of what ``preprocess`` gives.
 
     Raises:
         DataError: if the image cannot be used.
         GridError: if the patch does not divide it.
     """
     fitted = preprocess.fitted(image)
-    images = []
-    for i in range(len(patterns)):
-        axes = [axis for axis, flipped in zip((-1, -2), patterns.flips(i), strict=True) if flipped]
-        upright = patterns.apply(fitted, i, image_id).flip(axes)
-        images.append(preprocess.finished([upright]).images[0].flip(axes))
-    return torch.stack(images)
+    upright = (views.undo(views.apply(fitted, i, image_id), i) for i in range(len(views)))
+    return [views.place(preprocess.finished([x]).images[0], i) for i, x in enumerate(upright)]
