@@ -241,7 +241,7 @@ def differences(folder: Path, config: TrainConfig, inputs: Inputs, images: Mappi
     """
     if inputs.source is None or inputs.record is None:
         raise ConfigError("the run has no store to compare with; give data.store, or --store")
-    patterns = getattr(inputs.source, "patterns", None)
+    patterns = getattr(inputs.source, "views", None)
     views: TTA = "flip4" if patterns is not None and len(patterns) >= len(VIEWS["flip4"]) else "none"
     file = config.backbone.file
     predictor = Predictor(folder, None if file is None else rebuild(inputs.record, file), views, config.device)

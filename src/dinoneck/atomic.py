@@ -66,7 +66,7 @@ def write_whole(
             temporary.unlink()
         raise
     try:
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -102,12 +102,12 @@ def write_folder(path: str | os.PathLike[str], check: Callable[[Path], None] | N
     new.mkdir()
     try:
         yield new
-        _flush_folder(new)
+        flush_folder(new)
         replaced = _take_place(new, target, check, mark)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    _flush_folder(target.parent)
+    flush_folder(target.parent)
     for old in replaced:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -226,7 +226,8 @@ def _is_filled(folder: Path) -> bool:
         return False
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make new names in a folder last through a power cut."""
     if os.name != "posix":  # other systems cannot open a folder for flushing
         return
     with _where_offered():

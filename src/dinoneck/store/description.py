@@ -21,13 +21,14 @@ from safetensors.torch import save as tensor_file
 from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
+from dinoneck.atomic import flush_folder
 from dinoneck.backbones import weight_hashes
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.store.encoding import Layout, StoreDtype, check_dtype
-from dinoneck.store.files import Files, failed_write, flush_folder, write_first
+from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.version import __version__
@@ -77,17 +78,10 @@ class Description:
 
     def tokens(self, sequence: tuple[Any, ...], grid: GridSize) -> Tokens:
         """Wrap tensors (B, P + N, C), one per layer."""
-        record = self.backbone
-        return Tokens(
-            sequence,
-            grid,
-            self.preprocess.patch_size,
-            record["num_cls"],
-            record["num_registers"],
-            None if record.get("layers") is None else tuple(record["layers"]),
-            record.get("norm"),
-            self.source,
-        )
+        record, patch_size = self.backbone, self.preprocess.patch_size
+        layers = None if record.get("layers") is None else tuple(record["layers"])
+        prefix = record["num_cls"], record["num_registers"]
+        return Tokens(sequence, grid, patch_size, *prefix, layers, record.get("norm"), self.source)
 
     @cached_property
     def source(self) -> str | None:
@@ -178,15 +172,21 @@ def make_folder(root: Path, asked: Description) -> None:
     """
     if asked.preprocess.size is not None and asked.preprocess.fit != "keep":
         TokenGrid(asked.preprocess.patch_size, asked.preprocess.policy).size(asked.preprocess.size)
-    if root.exists() and not (root / FILE).exists():
-        _check_empty(root)
+    if (root / FILE).exists():  # it may be on a read-only disk
+        return
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root} is a file; expected a folder for the store")
+    names = sorted(path.name for path in root.iterdir()) if root.exists() else []
+    killed = (DATA, f".{FILE}", f"..{FILE}")  # what a killed creation leaves
+    others = [name for name in names if not name.startswith(killed)]
+    if others and not (root / FILE).exists():
+        raise StoreError(f"the folder {root} holds {others[0]!r} but no {FILE}: give a new folder")
     try:
         (root / DATA).mkdir(parents=True, exist_ok=True)
-        if write_first(root / FILE, asked.to_bytes()):
-            flush_folder(root.parent)
+        write_first(root / FILE, asked.to_bytes())
+        flush_folder(root.parent)
     except OSError as error:
-        if not (root / FILE).exists():  # a finished store may be on a read-only disk
-            raise failed_write(root, error) from error
+        raise failed_write(root, error) from error
 
 
 def named_views(views: str | os.PathLike[str] | Patterns) -> Patterns:
@@ -204,21 +204,9 @@ def read_description(files: Files) -> Description:
         raw = files.read(FILE)
     except FileNotFoundError:
         raise StoreError(f"{files} is not a feature store: it holds no {FILE}") from None
-    except NotADirectoryError:
-        raise StoreError(f"{files} is a file; expected the folder of a feature store") from None
-    except OSError as error:
+    except OSError as error:  # such as a file in place of a folder
         raise StoreError(f"{files} cannot be opened: {error}") from error
     return Description.from_bytes(raw, f"{files}/{FILE}")
-
-
-def _check_empty(root: Path) -> None:
-    if not root.is_dir():
-        raise StoreError(f"{root} is a file; expected a folder for the store")
-    own = (f".{FILE}", f"..{FILE}")  # what a killed creation leaves
-    for path in sorted(root.iterdir()):
-        empty = path.name == DATA and path.is_dir() and not any(path.iterdir())
-        if not empty and not path.name.startswith(own) and not (root / FILE).exists():
-            raise StoreError(f"the folder {root} holds {path.name!r} but no {FILE}: give a new folder")
 
 
 def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | None:
@@ -229,12 +217,10 @@ def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | Non
     """
     name = f"{files}/{SCALE_FILE}"
     try:
-        raw = files.read(SCALE_FILE)
+        content = parse_tensors(files.read(SCALE_FILE))
+        scale, checksum = content["channel_scale"], int(content["checksum"])
     except FileNotFoundError:
         return None
-    try:
-        content = parse_tensors(raw)
-        scale, checksum = content["channel_scale"], int(content["checksum"])
     except Exception as error:  # the library raises types of its own
         raise StoreError(f"{name} cannot be read: {error}") from error
     if tuple(scale.shape) != shape or _hash_of(scale) != checksum:
@@ -248,11 +234,8 @@ def write_scale(root: Path, scale: Tensor) -> None:
     Raises:
         StoreError: if it cannot be written.
     """
-    checksum = torch.tensor(_hash_of(scale))
-    try:
-        write_first(root / SCALE_FILE, tensor_file({"channel_scale": scale, "checksum": checksum}))
-    except OSError as error:
-        raise failed_write(root / SCALE_FILE, error) from error
+    content = tensor_file({"channel_scale": scale, "checksum": torch.tensor(_hash_of(scale))})
+    write_first(root / SCALE_FILE, content)
 
 
 def _hash_of(scale: Tensor) -> int:
@@ -262,9 +245,8 @@ def _hash_of(scale: Tensor) -> int:
 def _check_same(field: str, stored: Any, asked: Any, name: str) -> None:
     first, second = (json.dumps(value) for value in (stored, asked))
     if first != second:
-        first, second = (text if len(text) <= 200 else f"{text[:200]} ..." for text in (first, second))
         raise StoreError(
-            f"the store {name} was made with {field} = {first}; asked for {second}. Create another store for that (or "
+            f"the store {name} was made with {field} = {first:.200}; asked for {second:.200}. Create another store for that (or "
             "delete this one, if nothing in it is needed), or use the values it was made with"
         )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from dinoneck.atomic import write_whole
+from dinoneck.atomic import flush_folder, write_whole
 from dinoneck.errors import StoreError
 
 MOST_OPEN_FILES = 128
@@ -18,6 +19,8 @@ MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
 
 Piece = tuple[str, int, list[memoryview]]
 """A file, a byte in it, and the buffers to fill from there."""
+Start = tuple[bytes, int] | Exception
+"""The first bytes of a file and its size, or why it cannot be read."""
 
 
 class LocalFiles:
@@ -28,7 +31,8 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._open: dict[str, BinaryIO] = {}
+        # a file that is left out is closed when its last reader lets go of it
+        self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: (root / name).open("rb", buffering=0))
 
     def __reduce__(self) -> Any:
         return LocalFiles, (self.root,)
@@ -37,60 +41,44 @@ class LocalFiles:
         """Return a whole small file."""
         return (self.root / name).read_bytes()
 
-    def starts(self, names: Sequence[str], nbytes: int) -> list[bytes | Exception]:
-        """Return the first bytes of each file, or why they cannot be read."""
-        return [self._start(name, nbytes) for name in names]
-
     def sizes(self, folder: str) -> dict[str, int | None]:
-        """Return the names in a folder, sorted; local sizes are left out, for they would take a call each."""
+        """Return the names in a folder, sorted; the sizes are None, for they would take a call each."""
         try:
-            return dict.fromkeys(sorted(os.listdir(self.root / folder)))
+            with os.scandir(self.root / folder) as entries:
+                return dict.fromkeys(sorted(entry.name for entry in entries))
         except FileNotFoundError:
             return {}
 
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
-        return (self.root / name).stat().st_size
+    def modified(self, folder: str) -> int | None:
+        """Return when a folder was last modified, in ns; None if it is not there."""
+        return (self.root / folder).stat().st_mtime_ns if (self.root / folder).is_dir() else None
 
-    def modified(self, name: str) -> int | None:
-        """Return when a file or folder was last modified, in ns; None if it is not there."""
-        try:
-            return (self.root / name).stat().st_mtime_ns
-        except FileNotFoundError:
-            return None
+    def starts(self, sizes: Mapping[str, int | None], nbytes: int) -> list[Start]:
+        """Return the first bytes of each file and its size, or why it cannot be read."""
+        return [self._start(name, nbytes) for name in sizes]
 
-    def fill(self, pieces: Sequence[Piece]) -> None:
-        """Fill every piece's buffers with one scattered positional read."""
-        for name, offset, buffers in pieces:
-            try:
-                _read_into(self._opened(name).fileno(), offset, buffers)
-            except EOFError:
-                raise StoreError(
-                    f"{self.root / name} ends before byte {offset + _size(buffers)}; it is cut short"
-                ) from None
-            except OSError as error:
-                raise StoreError(f"{self.root / name} cannot be read: {error}") from error
-
-    def _start(self, name: str, nbytes: int) -> bytes | Exception:
+    def _start(self, name: str, nbytes: int) -> Start:
         try:
             with (self.root / name).open("rb", buffering=0) as file:
-                return file.read(nbytes)
+                return file.read(nbytes), os.fstat(file.fileno()).st_size
         except OSError as error:
             return error
 
-    def _opened(self, name: str) -> BinaryIO:
-        """The open file; one that is left out of the table is closed when its last reader lets go of it."""
-        file = self._open.get(name)
-        if file is None:
-            file = self._open.setdefault(name, (self.root / name).open("rb", buffering=0))
-            while len(self._open) > MOST_OPEN_FILES:
-                with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
-                    self._open.pop(next(iter(self._open)))
-        return file
+    def fill(self, pieces: Sequence[Piece]) -> None:
+        """Fill every piece's buffers with one scattered positional read.
+
+        Raises:
+            StoreError: if a file cannot be read, or is shorter.
+        """
+        for name, offset, buffers in pieces:
+            try:
+                _read_into(self._opened(name).fileno(), offset, buffers)
+            except (OSError, EOFError) as error:
+                raise StoreError(f"{self.root / name} cannot be read at byte {offset}: {error}") from error
 
     def forget(self) -> None:
         """Let go of all open files: others may be there under their names."""
-        self._open = {}
+        self._opened.cache_clear()
 
     def __str__(self) -> str:
         return str(self.root)
@@ -115,9 +103,9 @@ class RemoteFiles:
         """Return a whole small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
 
-    def starts(self, names: Sequence[str], nbytes: int) -> list[bytes | Exception]:
-        """Return the first bytes of each file, or why they cannot be read; fetched at once where that can be."""
-        return self._ranges([f"{self._root}/{name}" for name in names], [0] * len(names), [nbytes] * len(names))
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file to this machine; FileNotFoundError if it is not there."""
+        self._fs.get_file(f"{self._root}/{name}", str(target))
 
     def sizes(self, folder: str) -> dict[str, int | None]:
         """Return the names in a folder, sorted, with their sizes in bytes."""
@@ -126,43 +114,41 @@ class RemoteFiles:
             listed = self._fs.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
             return {}
-        return {str(file["name"]).rstrip("/").rsplit("/", 1)[-1]: file["size"]
-                for file in sorted(listed, key=lambda file: str(file["name"]))}  # fmt: skip
+        return dict(sorted((str(file["name"]).rsplit("/", 1)[-1], file["size"]) for file in listed))
 
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
-        return int(self._fs.size(f"{self._root}/{name}"))
-
-    def modified(self, name: str) -> int | None:
+    def modified(self, folder: str) -> None:
         """Return None: folders of an object store have no time."""
-        return None
 
-    def fetch(self, name: str, target: Path) -> None:
-        """Copy a file to this machine; FileNotFoundError if it is not there."""
-        self._fs.get_file(f"{self._root}/{name}", str(target))
+    def starts(self, sizes: Mapping[str, int | None], nbytes: int) -> list[Start]:
+        """Return the first bytes of each file and its size, or why it cannot be read; fetched at once if possible."""
+        found = self._ranges(list(sizes), [0] * len(sizes), [min(nbytes, size or nbytes) for size in sizes.values()])
+        known = zip(found, sizes.values(), strict=True)
+        return [raw if isinstance(raw, Exception) else (raw, size or len(raw)) for raw, size in known]
 
     def fill(self, pieces: Sequence[Piece]) -> None:
-        """Fetch all ranges, at once where the file system can, and copy them into the buffers."""
-        paths = [f"{self._root}/{name}" for name, _, _ in pieces]
+        """Fetch all ranges, at once where the file system can, and copy them into the buffers.
+
+        Raises:
+            StoreError: if a file cannot be read, or is shorter.
+        """
+        names = [name for name, _, _ in pieces]
         starts = [offset for _, offset, _ in pieces]
-        ends = [offset + _size(buffers) for _, offset, buffers in pieces]
-        for path, raw, (_, offset, buffers) in zip(paths, self._ranges(paths, starts, ends), pieces, strict=True):
-            if isinstance(raw, Exception):
-                raise StoreError(f"{path} cannot be read: {raw}") from raw
-            if len(raw) != _size(buffers):
-                raise StoreError(
-                    f"{path} gave {len(raw)} bytes at {offset}, expected {_size(buffers)}; it is cut short"
-                )
+        ends = [offset + sum(map(len, buffers)) for _, offset, buffers in pieces]
+        for raw, (name, offset, buffers) in zip(self._ranges(names, starts, ends), pieces, strict=True):
+            if isinstance(raw, Exception) or len(raw) != sum(map(len, buffers)):
+                problem = raw if isinstance(raw, Exception) else f"it is cut short and gave {len(raw)} bytes"
+                raise StoreError(f"{self.url}/{name} cannot be read at byte {offset}: {problem}")
             at = 0
             for buffer in buffers:
                 buffer[:] = raw[at : at + len(buffer)]
                 at += len(buffer)
 
+    def _ranges(self, names: list[str], starts: list[int], ends: list[int]) -> list[bytes | Exception]:
+        paths = [f"{self._root}/{name}" for name in names]
+        return list(self._fs.cat_ranges(paths, starts, ends, on_error="return"))
+
     def forget(self) -> None:
         """Nothing is kept open."""
-
-    def _ranges(self, paths: list[str], starts: list[int], ends: list[int]) -> list[bytes | Exception]:
-        return list(self._fs.cat_ranges(paths, starts, ends, on_error="return"))
 
     def __str__(self) -> str:
         return self.url
@@ -185,37 +171,28 @@ def files_at(path_or_url: str | os.PathLike[str]) -> Files:
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))
 
 
-def write_first(path: Path, content: bytes) -> bool:
-    """Write a file whole unless there is one already; return whether this call wrote it.
+def write_first(path: Path, content: bytes) -> None:
+    """Write a file whole unless there is one already; of several writers at once, one wins.
 
-    Of several writers at once, one wins and the others see its file.
+    Raises:
+        StoreError: if it cannot be written.
     """
-    if path.exists():
-        return False
     own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    write_whole(own, content)
     try:
-        os.link(own, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
         if path.exists():
-            return False
-        own.replace(path)
-        return True
-    finally:
+            return
+        write_whole(own, content)
+        try:
+            os.link(own, path)
+        except OSError:  # there is one now, or this file system has no hard links
+            if not path.exists():
+                own.replace(path)
         own.unlink(missing_ok=True)
-    flush_folder(path.parent)
-    return True
-
-
-def flush_folder(folder: Path) -> None:
-    """Make new names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
+        raise failed_write(path, error) from error
 
 
 def failed_write(path: Path, error: OSError) -> StoreError:
@@ -227,16 +204,12 @@ def failed_write(path: Path, error: OSError) -> StoreError:
     return StoreError(f"{path} cannot be written: {error}")
 
 
-def _size(buffers: Sequence[memoryview]) -> int:
-    return sum(len(buffer) for buffer in buffers)
-
-
 def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     pending = list(buffers)
     while pending:
         count = os.preadv(descriptor, pending[:MOST_BUFFERS], offset)
         if not count:
-            raise EOFError
+            raise EOFError("it is cut short")
         offset += count
         while pending and count >= len(pending[0]):
             count -= len(pending.pop(0))

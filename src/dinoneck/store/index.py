@@ -1,8 +1,8 @@
 """The index: one row per stored image, in an SQLite file that is derived from the shards and replaced as a whole.
 
     shard(number, name, size, root)
-    image(number, id, shard, rows, cols, checksums, hash, bytes, mtime, offsets)
-    about(name, value)      made, time of the folder "data" (0 = unknown), number of different ids
+    image(number, id, rows, cols, checksums, hash, bytes, mtime, offsets, shard)
+    about(name, value)      made, time of the folder "data" (0 = not known), number of ids, number of rows
 
 ``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a temporary name and
 renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If
@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,10 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import convert
+from msgspec.structs import astuple
 
+from dinoneck.atomic import flush_folder
 from dinoneck.errors import DataError, StoreError, did_you_mean
 from dinoneck.store.description import DATA
-from dinoneck.store.files import Files, LocalFiles, failed_write, flush_folder
+from dinoneck.store.files import Files, LocalFiles, RemoteFiles, failed_write
 from dinoneck.store.shards import Entry, Layouts, Whole, read_entries, shards_of
 
 FILE = "index.sqlite"
@@ -42,15 +45,17 @@ _ABOUT = """
     insert into about values ('made', ?), ('time', 0), ('ids', (select count(distinct id) from image)),
                              ('rows', (select coalesce(max(number), 0) + 1 from image))
 """
+_INSERT = "insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_LEFT_OUT = "%s; its images are left out. 'dinoneck verify' lists what is damaged"
 _READ_ONLY = "mode=ro&immutable=1"
 _TABLES = """
     create table shard (number integer primary key, name text, size integer, root text);
-    create table image (number integer primary key, id text, shard integer, rows integer, cols integer,
-                        checksums blob, hash text, bytes integer, mtime integer, offsets blob);
+    create table image (number integer primary key, id text, rows integer, cols integer, checksums blob,
+                        hash text, bytes integer, mtime integer, offsets blob, shard integer);
     create table about (name text primary key, value);
 """
 _IMAGES = """
-    select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, shard.name, shard.root, offsets
+    select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, shard.name, shard.root
 """
 _FIND = f"""{_IMAGES} from json_each(?) as wanted cross join image on image.id = wanted.value
     join shard on shard.number = image.shard"""
@@ -143,13 +148,6 @@ class Index(Mapping[str, Entry]):
         later = (pair for several in self.later.values() for pair in several)
         yield from (entry for _, entry in sorted(later, key=lambda pair: pair[0]))
 
-    def is_readable(self) -> bool:
-        """Whether every row can be read."""
-        try:
-            return all(True for _ in self.every())
-        except StoreError:
-            return False
-
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """All ids, sorted."""
@@ -224,44 +222,40 @@ def open_index(files: Files, made: str, layouts: Layouts) -> Index:
     Raises:
         StoreError: if it has to be built and cannot be written anywhere.
     """
-    time, shards = files.modified(DATA), None
-    base = Index(str(files), made)
+    time, shards, base = files.modified(DATA), None, Index(str(files), made)
     for path in _places(files):
         try:
             index = Index(str(files), made, path)
             if time is not None and index.time == time:
                 return index
-            listed = index.listed()
-        except StoreError as error:  # damaged, or of another store: built again
+            shards = shards_of(files) if shards is None else shards
+            new, gone = _changes(shards, index.listed())
+        except StoreError as error:  # damaged, or of another store
             logger.info("%s", error)
             continue
-        shards = shards_of(files) if shards is None else shards
-        new = _new(shards, listed)
-        if len(new) <= MOST_LAID_OVER and len(listed) == len(shards) - len(new):  # and none has vanished
+        if not gone and len(new) <= MOST_LAID_OVER:
             return _laid_over(index, files, new, made, layouts)
         base = index
     shards = shards_of(files) if shards is None else shards
     if len(shards) <= MOST_LAID_OVER:
         return _laid_over(Index(str(files), made), files, shards, made, layouts)
-    return build_index(files, made, layouts, base)
+    return build_index(files, made, layouts, base.path)
 
 
-def build_index(files: Files, made: str, layouts: Layouts, base: Index | None = None) -> Index:
+def build_index(files: Files, made: str, layouts: Layouts, base: Path | None = None) -> Index:
     """Build the index of all shards and open it; it lies in the store, or else in the cache folder of this machine.
 
     Args:
         files: of the store.
         made: what its shards begin with.
         layouts: gives the layout of its views on a grid.
-        base: an older index; the rows of shards that it knows are copied. None = every header is read.
+        base: an older index, which is brought up to date; None = every header is read.
 
     Raises:
         StoreError: if it cannot be written anywhere.
     """
-    targets = [_cache_path(files)]
-    if isinstance(files, LocalFiles):
-        targets.insert(0, files.root / FILE)
-    for target in targets:
+    own = [files.root / FILE] if isinstance(files, LocalFiles) else []
+    for target in (*own, cached := _cache_path(files)):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(target, files, made, layouts, base)
@@ -269,36 +263,35 @@ def build_index(files: Files, made: str, layouts: Layouts, base: Index | None = 
         except OSError as error:
             problem = error
     raise StoreError(
-        f"the index of {files} cannot be written to {' or '.join(map(str, targets))} ({problem}); set XDG_CACHE_HOME to a "
-        "folder that can be written"
+        f"the index of {files} cannot be written, nor kept in {cached} ({problem}); set XDG_CACHE_HOME to a folder that "
+        "can be written"
     )
 
 
-def update_index(files: LocalFiles, made: str, layouts: Layouts, index: Index) -> bool:
-    """Write the index of a store if its file lacks shards; return whether it was written.
+def update_index(files: LocalFiles, made: str, layouts: Layouts, index: Index) -> None:
+    """Write the index of a store if its file lacks shards, after an extraction.
 
     Raises:
         StoreError: if the disk is full or not writable.
     """
     own = files.root / FILE
-    if not index.later and (index.path is None or index.path == own.resolve()):
-        return False
-    try:
-        _write(own, files, made, layouts, index)
-    except OSError as error:
-        raise failed_write(own, error) from error
-    return True
+    if index.later or index.path not in (None, own.resolve()):
+        try:
+            _write(own, files, made, layouts, index.path)
+        except OSError as error:
+            raise failed_write(own, error) from error
 
 
-def _new(shards: Mapping[str, int | None], listed: Mapping[str, int]) -> dict[str, int | None]:
-    """The shards that an index does not list, or lists with another size."""
-    return {name: size for name, size in shards.items() if name not in listed or size not in (None, listed[name])}
+def _changes(shards: Mapping[str, int | None], listed: Mapping[str, int]) -> tuple[dict[str, int | None], set[str]]:
+    """The shards that an index does not list, or lists with another size; and what it lists that is not there so."""
+    new = {name: size for name, size in shards.items() if name not in listed or size not in (None, listed[name])}
+    return new, {name for name in listed if name not in shards or name in new}
 
 
 def _laid_over(index: Index, files: Files, new: Mapping[str, int | None], made: str, layouts: Layouts) -> Index:
     for _, _, entries in read_entries(files, new, made, layouts):
         if isinstance(entries, StoreError):
-            logger.warning("%s; its images are left out. 'dinoneck verify' lists what is damaged", entries)
+            logger.warning(_LEFT_OUT, entries)
         else:
             index.lay_over(entries)
     return index
@@ -307,22 +300,15 @@ def _laid_over(index: Index, files: Files, new: Mapping[str, int | None], made: 
 def _places(files: Files) -> Iterator[Path]:
     """Where the index of a store may be: in its folder, in the cache folder, behind its URL."""
     cached = _cache_path(files)
-    if isinstance(files, LocalFiles):
-        yield from (path for path in (files.root / FILE, cached) if path.is_file())
-        return
-    if cached.is_file():
-        yield cached
-    fetched = cached.with_name(f".{cached.name}.{secrets.token_hex(8)}")
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        files.fetch(FILE, fetched)
-        fetched.replace(cached)
-    except OSError as error:
-        logger.info("%s/%s is not fetched: %s", files, FILE, error)
-        return
-    finally:
-        fetched.unlink(missing_ok=True)
-    yield cached
+    own = [files.root / FILE] if isinstance(files, LocalFiles) else []
+    yield from (path for path in (*own, cached) if path.is_file())
+    if isinstance(files, RemoteFiles):
+        fetched = cached.with_name(f".{cached.name}.{secrets.token_hex(8)}")
+        with contextlib.suppress(OSError):  # there is none, or it cannot be kept
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            files.fetch(FILE, fetched)
+            fetched.replace(cached)
+            yield cached
 
 
 def _cache_path(files: Files) -> Path:
@@ -331,7 +317,7 @@ def _cache_path(files: Files) -> Path:
     return folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.sqlite"
 
 
-def _write(path: Path, files: Files, made: str, layouts: Layouts, base: Index | None) -> None:
+def _write(path: Path, files: Files, made: str, layouts: Layouts, base: Path | None) -> None:
     """Build an index under a temporary name and rename it.
 
     Raises:
@@ -341,11 +327,11 @@ def _write(path: Path, files: Files, made: str, layouts: Layouts, base: Index | 
     try:
         try:
             _fill(temporary, files, made, layouts, base)
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, FileNotFoundError):
             if base is None:
                 raise
-            temporary.unlink(missing_ok=True)  # the older index is damaged
-            _fill(temporary, files, made, layouts, None)
+            temporary.unlink(missing_ok=True)
+            _fill(temporary, files, made, layouts, None)  # the older index is damaged
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -357,40 +343,32 @@ def _write(path: Path, files: Files, made: str, layouts: Layouts, base: Index | 
         temporary.unlink(missing_ok=True)
 
 
-def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Index | None) -> None:
+def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Path | None) -> None:
+    """Write the rows of all shards to a new file, or to a copy of an older one those that it lacks."""
+    if base is not None:
+        shutil.copyfile(base, path)
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?nolock=1", uri=True, isolation_level=None)) as database:
-        database.executescript(f"pragma journal_mode = off; pragma synchronous = off; {_TABLES}")
-        if base is not None and base.path is not None:
-            database.execute("attach ? as old", [f"{base.path.as_uri()}?{_READ_ONLY}"])
+        database.executescript("pragma journal_mode = off; pragma synchronous = off")
+        database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
-        shards = shards_of(files)
-        new = shards if base is None else _copy(database, shards, base)
-        is_whole = True
+        shards, is_whole = shards_of(files), True
+        new, gone = _changes(shards, dict(database.execute("select name, size from shard").fetchall()))
+        if gone:
+            numbers = "select number from shard where name in (select value from json_each(?))"
+            database.execute(f"delete from image where shard in ({numbers})", [json.dumps([*gone])])
+            database.execute(f"delete from shard where number in ({numbers})", [json.dumps([*gone])])
         for name, size, entries in read_entries(files, new, made, layouts):
             if isinstance(entries, StoreError):
-                logger.warning("%s; its images are left out. 'dinoneck verify' lists what is damaged", entries)
+                logger.warning(_LEFT_OUT, entries)
                 is_whole = False
-                continue
-            root = entries[0].root if entries else ""
-            number = database.execute("insert into shard values (null, ?, ?, ?)", [name, size, root]).lastrowid
-            rows = ((e.id, number, e.rows, e.cols, e.checksums, e.blake2b, e.nbytes, e.mtime_ns, e.offsets) for e in entries)
-            database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        database.execute("create index by_id on image (id)")
+            elif entries:
+                shard = database.execute("insert into shard values (null, ?, ?, ?)", [name, size, entries[0].root])
+                rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)  # its number for name and root
+                database.executemany(_INSERT, rows)
+        database.execute("create index if not exists by_id on image (id)")
         database.execute(_ABOUT, [made])
         database.execute("commit")
         # the time of the file is now, by the clock of the store's file system
         now, time = path.stat().st_mtime_ns, files.modified(DATA) or 0
         if is_whole and now - time >= YOUNGEST_NS and shards_of(files) == shards:
             database.execute("update about set value = ? where name = 'time'", [time])
-
-
-def _copy(database: sqlite3.Connection, shards: Mapping[str, int | None], base: Index) -> dict[str, int | None]:
-    """Copy the rows of the shards that an older index knows; return the others."""
-    listed = base.listed()
-    new = _new(shards, listed)
-    if listed:
-        database.execute("create temp table kept (name text primary key)")
-        database.executemany("insert into kept values (?)", ([name] for name in shards if name not in new))
-        database.execute("insert into shard select * from old.shard where name in (select name from kept)")
-        database.execute("insert into image select * from old.image where shard in (select number from shard)")
-    return new

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import hashlib
 import itertools
@@ -96,7 +97,8 @@ class Reader:
                 made += f"-{number:016x}"
             rest = made, self.description.layout
             index = build_index(self.files, *rest) if rebuild else open_index(self.files, *rest)
-            if write and isinstance(self.files, LocalFiles) and update_index(self.files, *rest, index):
+            if write and isinstance(self.files, LocalFiles):
+                update_index(self.files, *rest, index)
                 index = open_index(self.files, *rest)
             checked = np.zeros((index.rows, len(self.description.views)), np.bool_)  # memory is taken when it is used
             self._state = _State(made, scale, index, checked)
@@ -268,7 +270,9 @@ def damaged_shards(reader: Reader) -> dict[str, str]:
     there = shards_of(reader.files)  # before the index: it has these at least, whatever is written meanwhile
     reader.refresh()
     damaged: dict[str, str] = {}
-    if not reader.entries.is_readable():
+    try:
+        collections.deque(reader.entries.every(), maxlen=0)  # reads every row
+    except StoreError:
         reader.refresh(rebuild=True)
         damaged[FILE] = FILE
     wrong_rows, met, hashes = set[str](), set[str](), dict[str, str]()

@@ -72,9 +72,9 @@ class Entry(Struct, array_like=True, frozen=True):
         blake2b: hash of the image's file, 32 hex digits.
         nbytes: size of that file.
         mtime_ns: when it was last modified.
+        offsets: where view 0 of each part begins in the shard, 8 bytes each (little endian).
         shard: its file, relative to the store.
         root: the folder that the id is relative to.
-        offsets: where view 0 of each part begins in the shard, 8 bytes each (little endian).
     """
 
     id: str
@@ -84,9 +84,9 @@ class Entry(Struct, array_like=True, frozen=True):
     blake2b: str
     nbytes: int
     mtime_ns: int
+    offsets: bytes
     shard: str
     root: str
-    offsets: bytes
 
     @property
     def grid(self) -> GridSize:
@@ -137,21 +137,17 @@ def read_entries(
     """
     names = list(shards)
     for first in range(0, len(names), _AT_ONCE):
-        some = names[first : first + _AT_ONCE]
+        some = {name: shards[name] for name in names[first : first + _AT_ONCE]}
         for name, start in zip(some, files.starts(some, _FIRST_READ), strict=True):
             try:
                 if isinstance(start, Exception):
                     raise start
-                size = shards[name]
-                size = files.size(name) if size is None else size
-                yield name, size, _entries(files, name, start, size, made, layouts)
+                yield name, start[1], _entries(files, name, *start, made, layouts)
             except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
                 yield name, 0, StoreError(f"{files}/{name} is not a whole shard of this store: {error}")
 
 
-def _entries(
-    files: Files, name: str, raw: bytes, size: int, made: str, layouts: Layouts
-) -> list[Entry]:
+def _entries(files: Files, name: str, raw: bytes, size: int, made: str, layouts: Layouts) -> list[Entry]:
     """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if it is damaged."""
     length = 8 + int.from_bytes(raw[:8], "little")
     if not 8 < length <= size:
@@ -176,10 +172,9 @@ def _entries(
             if not 0 <= begin <= end <= size - length:
                 raise ValueError("it is cut short")
             begins.append(length + begin)
-        entries.append(
-            Entry(image.id, *grid, sums, image.blake2b, image.nbytes, image.mtime_ns, name,
-                  text["root"], struct.pack(f"<{len(begins)}Q", *begins))
-        )  # fmt: skip
+        offsets = struct.pack(f"<{len(begins)}Q", *begins)
+        file = image.blake2b, image.nbytes, image.mtime_ns
+        entries.append(Entry(image.id, *grid, sums, *file, offsets, name, text["root"]))
     if header:
         raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
     return entries

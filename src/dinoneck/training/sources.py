@@ -92,7 +92,7 @@ class SomeTokens:
     def __init__(self, source: TokenSource, ids: Sequence[str], own_ids: Sequence[str] | None = None) -> None:
         self.source, self.ids = source, tuple(ids)
         self.own_ids = dict(zip(self.ids, self.ids if own_ids is None else own_ids, strict=True))
-        self.patterns: Flips | None = getattr(source, "patterns", None)
+        self.patterns: Flips | None = getattr(source, "views", None)
         known = set(source.ids)
         missing = [image_id for image_id, own in self.own_ids.items() if own not in known]
         if missing or len(self.own_ids) != len(self.ids):
