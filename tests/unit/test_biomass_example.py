@@ -145,7 +145,7 @@ def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_pat
     code, shown = ran("--out", tmp_path / "out", *arguments, *QUICK, "--epochs", "1")
     assert code == 0, shown
     store = FeatureStore.open(tmp_path / "out" / "store")
-    assert len(store.patterns) == 1
+    assert len(store.views) == 1
     assert store.backbone_record["layers"] == ([1, 3, 4, 5] if name == "fpn" else [5])
     head = HeadCheckpoint.load(tmp_path / "out" / "run" / "heads" / "fold-0.safetensors")
     assert head.head_type == name

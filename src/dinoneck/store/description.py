@@ -204,7 +204,9 @@ def read_description(files: Files) -> Description:
         raw = files.read(FILE)
     except FileNotFoundError:
         raise StoreError(f"{files} is not a feature store: it holds no {FILE}") from None
-    except OSError as error:  # such as a file in place of a folder
+    except NotADirectoryError:
+        raise StoreError(f"{files} is a file; expected the folder of a feature store") from None
+    except OSError as error:
         raise StoreError(f"{files} cannot be opened: {error}") from error
     return Description.from_bytes(raw, f"{files}/{FILE}")
 

@@ -46,6 +46,7 @@ CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 SCALE_IMAGES = 16
 UNITS_BEFORE_ESTIMATE = 3
 SIZED_IMAGES = 64
+LOOKED_UP = 10_000  # images at once
 ROW_BYTES = 600  # of an image in the header of its shard and in the index
 
 logger = logging.getLogger(__name__)
@@ -193,19 +194,20 @@ def _bytes(count: float) -> str:
     return f"{count:.4g} TB"
 
 
-def missing_units(units: Sequence[list[Item]], index: Index) -> list[Unit]:
-    """Return the units of which the store lacks an image.
+def missing_units(items: Sequence[Item], share: Sequence[list[Item]], index: Index) -> tuple[list[Unit], int]:
+    """Return the units of a share of which the store lacks an image, and how many of all images it lacks.
 
     Raises:
-        StoreError: if the file of a stored image has changed.
+        StoreError: if the file of a stored image of the share has changed.
     """
-    missing = []
-    for items in units:
-        known = index.known(image_id for image_id, _ in items)
-        check_unchanged(items, known)
-        if len(known) < len(items):
-            missing.append(Unit(items, frozenset(known)))
-    return missing
+    own, stored = {image_id for unit in share for image_id, _ in unit}, set[str]()
+    for begin in range(0, len(items), LOOKED_UP):
+        some = items[begin : begin + LOOKED_UP]
+        known = index.known(image_id for image_id, _ in some)
+        check_unchanged(((image_id, path) for image_id, path in some if image_id in own), known)
+        stored |= known.keys()
+    units = [Unit(unit, frozenset(image_id for image_id, _ in unit if image_id in stored)) for unit in share]
+    return [unit for unit in units if len(unit.stored) < len(unit.items)], len(items) - len(stored)
 
 
 def extract(
@@ -232,8 +234,7 @@ def extract(
     description, folder = reader.description, Path(str(reader.files))
     remove_leftovers(folder)
     reader.refresh()
-    missing = missing_units(share, reader.entries)
-    lacking = len(items) - len(reader.entries.known(image_id for image_id, _ in items))
+    missing, lacking = missing_units(items, share, reader.entries)
     if lacking:
         announce(plan(items, lacking, description, folder))
     if description.dtype == "int8" and reader.scale is None:
@@ -243,8 +244,7 @@ def extract(
     try:
         done = run(missing, description, writer, backbone, reader.scale, settings)
     finally:
-        reader.refresh()
-    reader.refresh(write=True)
+        reader.refresh(write=True)
     done.present = sum(map(len, share)) - sum(len(unit.items) - len(unit.stored) for unit in missing)
     return done
 

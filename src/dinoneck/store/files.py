@@ -23,6 +23,17 @@ Start = tuple[bytes, int] | Exception
 """The first bytes of a file and its size, or why it cannot be read."""
 
 
+class _Handle:
+    """An open file that is closed when its last user lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
 class LocalFiles:
     """A folder on this machine.
 
@@ -31,8 +42,7 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # a file that is left out is closed when its last reader lets go of it
-        self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: (root / name).open("rb", buffering=0))
+        self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(root / name))
 
     def __reduce__(self) -> Any:
         return LocalFiles, (self.root,)
@@ -72,7 +82,7 @@ class LocalFiles:
         """
         for name, offset, buffers in pieces:
             try:
-                _read_into(self._opened(name).fileno(), offset, buffers)
+                _read_into(self._opened(name).descriptor, offset, buffers)
             except (OSError, EOFError) as error:
                 raise StoreError(f"{self.root / name} cannot be read at byte {offset}: {error}") from error
 

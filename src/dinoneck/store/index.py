@@ -32,7 +32,7 @@ from msgspec import convert
 from msgspec.structs import astuple
 
 from dinoneck.atomic import flush_folder
-from dinoneck.errors import DataError, StoreError, did_you_mean
+from dinoneck.errors import DataError, StoreError, did_you_mean, some_of
 from dinoneck.store.description import DATA
 from dinoneck.store.files import Files, LocalFiles, RemoteFiles, failed_write
 from dinoneck.store.shards import Entry, Layouts, Whole, read_entries, shards_of
@@ -354,6 +354,7 @@ def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Path | No
         shards, is_whole = shards_of(files), True
         new, gone = _changes(shards, dict(database.execute("select name, size from shard").fetchall()))
         if gone:
+            logger.warning("shards of %s have vanished with their images: %s", files, some_of(gone, 3))
             numbers = "select number from shard where name in (select value from json_each(?))"
             database.execute(f"delete from image where shard in ({numbers})", [json.dumps([*gone])])
             database.execute(f"delete from shard where number in ({numbers})", [json.dumps([*gone])])

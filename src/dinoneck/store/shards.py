@@ -41,6 +41,7 @@ SHARD_SECONDS = 30.0
 FIRST_SHARD_SECONDS = 1.0
 CHECKSUM_BYTES = 8
 _FIRST_READ = 1 << 16
+_OWN = ("store.json", "channel_scale", "index.sqlite", "w-")
 _AT_ONCE = 64
 Side = Annotated[int, Meta(ge=1, le=1 << 31)]
 Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -260,8 +261,8 @@ def _check_written(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove temporary files that were not written to for an hour: their writers were killed."""
-    for path in (*root.glob(".index.sqlite.*"), *(root / DATA).glob(".w-*")):
+    """Remove temporary files of a store that were not written to for an hour: their writers were killed."""
+    for path in (*root.glob(".*"), *(root / DATA).glob(".w-*")):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+            if path.name.strip(".").startswith(_OWN) and time.time() - path.stat().st_mtime > STALE_AFTER_S:
                 path.unlink()

@@ -34,7 +34,7 @@ def test_no_head_is_replaced(verb: list[str], hard: bool, head: Path, capsys: py
 
 def test_a_store_is_not_written_into(tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_images(tmp_path, ["p/a.png"])
-    make(tmp_path / "s", tiny, patterns="none").extract(tmp_path / "p")
+    make(tmp_path / "s", tiny, views="none").extract(tmp_path / "p")
     for out in ("s", "s/inside"):
         job = ["store", "convert", str(tmp_path / "s"), "--format", "pt", "--overwrite", "--out", str(tmp_path / out)]
         assert main(job) == 1
@@ -45,7 +45,7 @@ def test_a_conversion_that_ends_early_leaves_no_files(
     tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path, ["p/a.png", "p/b.png"])
-    make(tmp_path / "s", tiny, patterns="none").extract(tmp_path / "p")
+    make(tmp_path / "s", tiny, views="none").extract(tmp_path / "p")
     calls: list[object] = []
 
     def second(*_: object) -> None:

@@ -25,7 +25,7 @@ QUICK = "backbone: {name: dinoneck_tiny}\noptim: {epochs: 2, batch_size: 4}\nfol
 @pytest.fixture(scope="module")
 def store(csiro: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "store"
-    made = FeatureStore.create(path, backbone=tiny, patterns="flips4", image_size=(32, 64))
+    made = FeatureStore.create(path, backbone=tiny, views="flips4", image_size=(32, 64))
     made.extract([csiro / "train", csiro / "test"], root=csiro)
     return path
 

@@ -26,7 +26,7 @@ class Numbered:
     """Tokens whose values state their id and pattern."""
 
     def __init__(self, ids: Sequence[str], patterns: int = 3) -> None:
-        self.ids, self.patterns = tuple(ids), Turned(range(patterns))
+        self.ids, self.views = tuple(ids), Turned(range(patterns))
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         marks = [
@@ -96,7 +96,7 @@ def test_training_refuses_a_store_of_another_folder_of_the_same_names(
 
 
 def test_only_the_first_patterns_are_used() -> None:
-    every, two = (TableSource(Numbered(["a"], 5), ["a.jpg"], count).patterns for count in (None, 2))
+    every, two = (TableSource(Numbered(["a"], 5), ["a.jpg"], count).views for count in (None, 2))
     assert every is not None
     assert two is not None
     assert (len(every), len(two)) == (5, 2)
