@@ -85,7 +85,8 @@ class Pattern:
     def record(self) -> dict[str, Any]:
         """Return the JSON-able form: flips, turns, and the ranges that are set."""
         ranges = {name: list(getattr(self, name)) for name in LIMITS if getattr(self, name) is not None}
-        return {"horizontal": self.horizontal, "vertical": self.vertical, "turns": self.turns, **ranges}
+        turns = {"turns": self.turns} if self.turns else {}
+        return {"horizontal": self.horizontal, "vertical": self.vertical, **turns, **ranges}
 
 
 _FLIPS = ((False, False), (True, False), (False, True), (True, True))

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.unit.training.meadow import files_of, rows_of
@@ -223,7 +224,9 @@ def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, ca
     """Files of the older layout, no folder, and features that name no backbone."""
     flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
     (tmp_path / "ID1.npz").write_bytes(b"")
-    FeatureStore.open(store).to_npz(tmp_path / "npz")
+    (tmp_path / "npz").mkdir()
+    for image_id in FeatureStore.open(store).ids:
+        np.savez(tmp_path / "npz" / f"{Path(image_id).name}.npz", patches_0=np.zeros((8, 64)))
     FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
     for folder, message in (
         (tmp_path, "FeatureStore.from_npz(folder, path, grid=, patch_size=)"),

@@ -69,7 +69,7 @@ def test_a_view_is_the_image_transformed(backbone: Backbone) -> None:
     assert torch.allclose(mixed[[0, 2]], turned.batch(["c", "b"]).sequence[0], atol=1e-5)
     assert torch.equal(mixed[1:2], source.batch(["a"]).sequence[0])
     assert len(set(mirror.seeds)) == 4
-    with pytest.raises(DataError, match=r"pattern 0 \.\.\. 2; asked for \[3\]"):
+    with pytest.raises(DataError, match=r"view 0 \.\.\. 2; asked for \[3\]"):
         source.batch(["a"], [3])
 
 
