@@ -11,7 +11,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
 from dinoneck.store.description import Description, named_views, write_scale
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
-from dinoneck.store.images import PathLike, check_unchanged, image_file
+from dinoneck.store.images import PathLike, check_unchanged, image_file, root_of
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
@@ -33,6 +32,7 @@ from dinoneck.weight_files import read_tensor
 UNKNOWN = "unknown"
 _SCALE_FILES = 16
 _BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
+Read = Callable[[Path], Tokens]
 _ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
@@ -48,39 +48,44 @@ def files_in(folder: Path, suffix: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def read_file(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> Tokens:
-    """Read one ``.npz``, the views of an image as a batch; or one ``.pt`` with the weights-only loader.
+def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
+    """Read one ``.npz``, the views of an image as a batch.
 
     Raises:
         DataError: if it holds anything else, naming the file.
     """
-    expected = "cls_i (C,) and patches_i (N, C) for i = 0, 1, ..."
-    cls = None
     try:
-        if path.suffix == ".npz":
-            patches, cls = _read_npz(path)
-        else:
-            expected = "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else "")
-            maps = read_tensor(path)
-            if maps.ndim != 3 or (grid is not None and tuple(maps.shape[1:]) != tuple(grid)):
-                raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}")
-            patches, grid = maps.flatten(1).T[None].contiguous(), maps.shape[1:]
-        if patches.is_complex():
-            raise ValueError(f"it holds {patches.dtype}")
-        return Tokens.from_patches(
-            patches.float(), grid=cast("Sequence[int]", grid), patch_size=patch_size, cls_token=cls
-        )
+        with np.load(path, allow_pickle=False) as content:
+            count = sum(name.startswith("patches_") for name in content.files)
+            patches = torch.from_numpy(np.stack([content[f"patches_{i}"] for i in range(count)]))  # (B, N, C)
+            cls = [content[f"cls_{i}"] for i in range(count)] if "cls_0" in content.files else None
+        cls_token = None if cls is None else torch.from_numpy(np.stack(cls)).float()
+        return _tokens(patches, grid, patch_size, cls_token)
     except (*_ERRORS, DinoneckError) as error:
+        expected = "cls_i (C,) and patches_i (N, C) for i = 0, 1, ..."
         raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error
 
 
-def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
-    """The patches (B, N, C) and, where they are stored, the CLS tokens (B, C)."""
-    with np.load(path, allow_pickle=False) as content:
-        count = sum(name.startswith("patches_") for name in content.files)
-        patches = np.stack([content[f"patches_{i}"] for i in range(count)])
-        cls = np.stack([content[f"cls_{i}"] for i in range(count)]) if "cls_0" in content.files else None
-    return torch.from_numpy(patches), None if cls is None else torch.from_numpy(cls).float()
+def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> Tokens:
+    """Read one ``.pt`` with the weights-only loader.
+
+    Raises:
+        DataError: if it holds anything else, naming the file.
+    """
+    try:
+        maps = read_tensor(path)
+        if maps.ndim != 3 or (grid is not None and tuple(maps.shape[1:]) != tuple(grid)):
+            raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}")
+        return _tokens(maps.flatten(1).T[None].contiguous(), maps.shape[1:], patch_size)
+    except (*_ERRORS, DinoneckError) as error:
+        expected = "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else "")
+        raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error
+
+
+def _tokens(patches: Tensor, grid: Sequence[int], patch_size: PatchSize, cls_token: Tensor | None = None) -> Tokens:
+    if patches.is_complex():
+        raise ValueError(f"it holds {patches.dtype}")
+    return Tokens.from_patches(patches.float(), grid=grid, patch_size=patch_size, cls_token=cls_token)
 
 
 def describe(first: Tokens, views: PathLike | Patterns | None, dtype: StoreDtype) -> Description:
@@ -96,14 +101,13 @@ def describe(first: Tokens, views: PathLike | Patterns | None, dtype: StoreDtype
     return Description(record, Preprocessing(patch_size=first.patch_size), named, dtype)
 
 
-def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Reader, folder: Path, root: Path) -> None:
+def convert(files: dict[str, Path], read: Read, reader: Reader, root: Path) -> None:
     """Store the tokens of all files that the store does not hold yet.
 
     Args:
         files: id -> file.
         read: returns the tokens of a file.
         reader: of the store.
-        folder: that the ids are relative to.
         root: of the store.
 
     Raises:
@@ -117,7 +121,7 @@ def convert(files: dict[str, Path], read: Callable[[Path], Tokens], reader: Read
         write_scale(root, channel_rms([read(path) for path in list(files.values())[:_SCALE_FILES]]))
         reader.refresh()
     missing = {image_id: path for image_id, path in files.items() if image_id not in known}
-    writer = Writer(root, reader.made, str(folder.absolute()))
+    writer = Writer(root, reader.made, root_of(*next(iter(files.items()))))
     expected = len(description.views), description.backbone["embed_dim"], description.backbone["num_cls"]
     try:
         for image_id, path in progress(missing.items(), desc="convert", unit="image"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -43,7 +44,7 @@ class Part:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -67,7 +68,7 @@ class Layout:
     channels: int
     grid: GridSize
 
-    @property
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The parts, in the order in which their bytes are hashed."""
         layers, prefix, width, count = self.num_layers, self.num_prefix, self.channels, self.grid.count

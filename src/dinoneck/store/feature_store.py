@@ -12,7 +12,6 @@ import torch
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.decoding import Fit, Interpolation
 from dinoneck.data.patterns import Patterns
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import converters, extraction, ray_engine, reading
@@ -55,8 +54,9 @@ class FeatureStore:
     """
 
     def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
-        self.path = str(files)
-        self.description = description
+        self.path, self.description = str(files), description
+        self.preprocess, self.views, self.dtype = description.preprocess, description.views, description.dtype
+        self.backbone_record = dict(description.backbone)
         self.reader = Reader(files, description, check=check)
         self._backbone: Backbone | None = None
 
@@ -127,26 +127,6 @@ class FeatureStore:
 
     def __reduce__(self) -> Any:
         return functools.partial(type(self).open, check=self.reader.check), (self.path,)
-
-    @property
-    def preprocess(self) -> Preprocessing:
-        """How images were prepared."""
-        return self.description.preprocess
-
-    @property
-    def views(self) -> Patterns:
-        """The stored views of every image."""
-        return self.description.views
-
-    @property
-    def dtype(self) -> StoreDtype:
-        """What values are stored in."""
-        return self.description.dtype
-
-    @property
-    def backbone_record(self) -> dict[str, Any]:
-        """The record of the backbone that made the tokens."""
-        return dict(self.description.backbone)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -299,7 +279,8 @@ class FeatureStore:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        return cls._converted(folder, ".npz", grid, patch_size, path, views, dtype)
+        read = functools.partial(converters.read_npz, grid=grid, patch_size=patch_size)
+        return cls._converted(path, converters.files_in(Path(folder), ".npz"), read, views, dtype)
 
     @classmethod
     def from_pt(
@@ -324,23 +305,16 @@ class FeatureStore:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        return cls._converted(folder, ".pt", grid, patch_size, path, None, dtype)
+        read = functools.partial(converters.read_pt, grid=grid, patch_size=patch_size)
+        return cls._converted(path, converters.files_in(Path(folder), ".pt"), read, None, dtype)
 
     @classmethod
     def _converted(
-        cls,
-        folder: PathLike,
-        suffix: str,
-        grid: Sequence[int] | None,
-        patch_size: PatchSize,
-        path: PathLike,
-        views: PathLike | Patterns | None,
-        dtype: StoreDtype,
+        cls, path: PathLike, files: dict[str, Path], read: converters.Read, views: Any, dtype: StoreDtype
     ) -> Self:
-        read = functools.partial(converters.read_file, grid=grid, patch_size=patch_size)
-        files = converters.files_in(Path(folder), suffix)
+        """Make a store, or open an equal one, and add the files that it lacks."""
         store = cls._made(path, converters.describe(read(next(iter(files.values()))), views, dtype))
-        converters.convert(files, read, store.reader, Path(folder), Path(store.path))
+        converters.convert(files, read, store.reader, Path(store.path))
         return store
 
     def _own_backbone(self) -> Backbone:

@@ -79,7 +79,7 @@ def image_file(path: Path) -> ImageFile:
         OSError: if it cannot be read.
     """
     status = path.stat()  # before the bytes: a file that changes meanwhile is hashed again by the next extraction
-    return ImageFile(_hash_of(path), status.st_size, max(0, status.st_mtime_ns))
+    return _hash_of(path), status.st_size, max(0, status.st_mtime_ns)
 
 
 def check_unchanged(items: Iterable[tuple[str, Path]], stored: Mapping[str, Entry]) -> None:

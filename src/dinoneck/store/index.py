@@ -28,25 +28,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import convert
 from msgspec.structs import astuple
 
 from dinoneck.atomic import flush_folder
 from dinoneck.errors import DataError, StoreError, did_you_mean, some_of
 from dinoneck.store.description import DATA
-from dinoneck.store.files import Files, LocalFiles, RemoteFiles, failed_write
+from dinoneck.store.files import Files, LocalFiles, RemoteFiles
 from dinoneck.store.shards import Entry, Layouts, Whole, read_entries, shards_of
 
 FILE = "index.sqlite"
 MOST_LAID_OVER = 64  # new shards whose headers each process reads for itself
 YOUNGEST_NS = 2_000_000_000  # a folder that is younger may change again without another time
-_GUESSES = 1000
 _ABOUT = """
     insert into about values ('made', ?), ('time', 0), ('ids', (select count(distinct id) from image)),
                              ('rows', (select coalesce(max(number), 0) + 1 from image))
 """
 _INSERT = "insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_LEFT_OUT = "%s; its images are left out. 'dinoneck verify' lists what is damaged"
 _READ_ONLY = "mode=ro&immutable=1"
 _TABLES = """
     create table shard (number integer primary key, name text, size integer, root text);
@@ -60,7 +59,6 @@ _IMAGES = """
 _FIND = f"""{_IMAGES} from json_each(?) as wanted cross join image on image.id = wanted.value
     join shard on shard.number = image.shard"""
 _EVERY = f"{_IMAGES} from image join shard on shard.number = image.shard order by image.number"
-_COUNT = "select count(distinct image.id) from json_each(?) as wanted cross join image on image.id = wanted.value"
 
 
 logger = logging.getLogger(__name__)
@@ -84,10 +82,11 @@ class Index(Mapping[str, Entry]):
         self.store, self.path = store, None if path is None else path.resolve()
         self.later: dict[str, list[tuple[int, Entry]]] = {}
         self.time = self.rows = self._ids_in_file = 0
+        self.checked = np.zeros((0, 0), np.bool_)  # a mark per row and view, for the reader
         self._local = threading.local()
         if path is None:
             return
-        about = dict(self._query("select name, value from about"))
+        about = dict(self._rows("select name, value from about"))
         if about.get("made") != made:
             raise StoreError(f"{path} is the index of another store; delete it")
         try:
@@ -103,13 +102,13 @@ class Index(Mapping[str, Entry]):
 
     def listed(self) -> dict[str, int]:
         """Return the shards of the file and their sizes."""
-        return dict(self._query("select name, size from shard"))
+        return dict(self._rows("select name, size from shard"))
 
     def lookup(self, ids: Iterable[str]) -> dict[str, list[tuple[int, Entry]]]:
         """Return what is stored under these ids: (row, entry) of every shard that holds one, by the shard's name."""
         found: dict[str, list[tuple[int, Entry]]] = {}
         wanted = list(dict.fromkeys(ids))
-        for number, entry in map(self._entry, self._query(_FIND, json.dumps(wanted))):
+        for number, entry in map(self._entry, self._rows(_FIND, json.dumps(wanted))):
             found.setdefault(entry.id, []).append((number, entry))
         for image_id in wanted:
             if image_id in self.later:
@@ -128,7 +127,7 @@ class Index(Mapping[str, Entry]):
         for image_id in ids:
             several = found.get(image_id)
             if several is None:
-                near = did_you_mean(image_id, self.some_ids())
+                near = did_you_mean(image_id, (row[0] for row in self._rows("select id from image limit 1000")))
                 raise DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
             if len({entry.blake2b for _, entry in several}) > 1:
                 origins = " and ".join(f"{entry.shard} (from {entry.root})" for _, entry in several[:3])
@@ -154,18 +153,8 @@ class Index(Mapping[str, Entry]):
         in_file = [row[0] for row in self._rows("select distinct id from image order by id")]
         return tuple(sorted({*in_file, *self.later}) if self.later else in_file)
 
-    def some_ids(self) -> list[str]:
-        """Return the first ids."""
-        in_file = self._query("select id from image limit ?", _GUESSES)
-        return [*(row[0] for row in in_file), *list(self.later)[:_GUESSES]]
-
-    @cached_property
-    def _count(self) -> int:
-        both = self._query(_COUNT, json.dumps(list(self.later))) if self.later else []
-        return self._ids_in_file + len(self.later) - sum(count for (count,) in both)
-
     def __len__(self) -> int:
-        return self._count
+        return len(self.ids) if self.later else self._ids_in_file
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.ids)
@@ -182,17 +171,16 @@ class Index(Mapping[str, Entry]):
         except ValueError as error:
             raise self._damage(error) from None
 
-    def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        return list(self._rows(sql, *values))
-
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         local = self._local
         if self.path is None:
             return
         try:
             if getattr(local, "process", None) != os.getpid():  # a forked process opens its own
-                local.connection, local.process = _Connection(self.path), os.getpid()
-            yield from local.connection.database.execute(sql, values)
+                uri = f"{self.path.as_uri()}?{_READ_ONLY}"
+                local.database = sqlite3.connect(uri, uri=True, check_same_thread=False, factory=_Connection)
+                local.process = os.getpid()
+            yield from local.database.execute(sql, values)
         except sqlite3.Error as error:
             raise self._damage(error) from None
 
@@ -200,15 +188,9 @@ class Index(Mapping[str, Entry]):
         return StoreError(f"the index {self.path} is damaged ({error}); delete it: it is built again from {DATA}/")
 
 
-class _Connection:
-    """A connection to a file that never changes; closed with its last user."""
-
-    def __init__(self, path: Path) -> None:
-        self.database = sqlite3.connect(f"{path.as_uri()}?{_READ_ONLY}", uri=True, check_same_thread=False)
-
-    def __del__(self) -> None:
-        if hasattr(self, "database"):
-            self.database.close()
+class _Connection(sqlite3.Connection):
+    def __del__(self) -> None:  # with its last user
+        self.close()
 
 
 def open_index(files: Files, made: str, layouts: Layouts) -> Index:
@@ -268,20 +250,6 @@ def build_index(files: Files, made: str, layouts: Layouts, base: Path | None = N
     )
 
 
-def update_index(files: LocalFiles, made: str, layouts: Layouts, index: Index) -> None:
-    """Write the index of a store if its file lacks shards, after an extraction.
-
-    Raises:
-        StoreError: if the disk is full or not writable.
-    """
-    own = files.root / FILE
-    if index.later or index.path not in (None, own.resolve()):
-        try:
-            _write(own, files, made, layouts, index.path)
-        except OSError as error:
-            raise failed_write(own, error) from error
-
-
 def _changes(shards: Mapping[str, int | None], listed: Mapping[str, int]) -> tuple[dict[str, int | None], set[str]]:
     """The shards that an index does not list, or lists with another size; and what it lists that is not there so."""
     new = {name: size for name, size in shards.items() if name not in listed or size not in (None, listed[name])}
@@ -289,12 +257,20 @@ def _changes(shards: Mapping[str, int | None], listed: Mapping[str, int]) -> tup
 
 
 def _laid_over(index: Index, files: Files, new: Mapping[str, int | None], made: str, layouts: Layouts) -> Index:
-    for _, _, entries in read_entries(files, new, made, layouts):
-        if isinstance(entries, StoreError):
-            logger.warning(_LEFT_OUT, entries)
-        else:
-            index.lay_over(entries)
+    for _, _, entries in _sound(files, new, made, layouts):
+        index.lay_over(entries)
     return index
+
+
+def _sound(
+    files: Files, shards: Mapping[str, int | None], made: str, layouts: Layouts
+) -> Iterator[tuple[str, int, list[Entry]]]:
+    """The shards whose headers can be read; the others are named in a warning."""
+    for name, size, entries in read_entries(files, shards, made, layouts):
+        if isinstance(entries, StoreError):
+            logger.warning("%s; its images are left out. 'dinoneck verify' lists what is damaged", entries)
+        else:
+            yield name, size, entries
 
 
 def _places(files: Files) -> Iterator[Path]:
@@ -351,25 +327,22 @@ def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Path | No
         database.executescript("pragma journal_mode = off; pragma synchronous = off")
         database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
-        shards, is_whole = shards_of(files), True
+        shards = shards_of(files)
         new, gone = _changes(shards, dict(database.execute("select name, size from shard").fetchall()))
         if gone:
             logger.warning("shards of %s have vanished with their images: %s", files, some_of(gone, 3))
             numbers = "select number from shard where name in (select value from json_each(?))"
             database.execute(f"delete from image where shard in ({numbers})", [json.dumps([*gone])])
             database.execute(f"delete from shard where number in ({numbers})", [json.dumps([*gone])])
-        for name, size, entries in read_entries(files, new, made, layouts):
-            if isinstance(entries, StoreError):
-                logger.warning(_LEFT_OUT, entries)
-                is_whole = False
-            elif entries:
-                shard = database.execute("insert into shard values (null, ?, ?, ?)", [name, size, entries[0].root])
-                rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)  # its number for name and root
-                database.executemany(_INSERT, rows)
+        for name, size, entries in _sound(files, new, made, layouts):
+            shard = database.execute("insert into shard values (null, ?, ?, ?)", [name, size, entries[0].root])
+            rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)  # its number for name and root
+            database.executemany(_INSERT, rows)
         database.execute("create index if not exists by_id on image (id)")
         database.execute(_ABOUT, [made])
         database.execute("commit")
         # the time of the file is now, by the clock of the store's file system
         now, time = path.stat().st_mtime_ns, files.modified(DATA) or 0
-        if is_whole and now - time >= YOUNGEST_NS and shards_of(files) == shards:
+        [(listed,)] = database.execute("select count(*) from shard")
+        if now - time >= YOUNGEST_NS and listed == len(shards) and shards_of(files) == shards:
             database.execute("update about set value = ? where name = 'time'", [time])

@@ -48,16 +48,15 @@ def run_units(
     done = Extracted()
     if not units:
         return done
-    _start(ray)
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = int(resources.get("GPU", 0))
-    rows = [
-        {"unit": json.dumps([[(image_id, str(path)) for image_id, path in unit.items], sorted(unit.stored)])}
-        for unit in units
-    ]
-    stream = ray.data.from_items(rows).map_batches(
+    rows = ([[(image_id, str(path)) for image_id, path in unit.items], sorted(unit.stored)] for unit in units)
+    stream = ray.data.from_items([{"unit": json.dumps(row)} for row in rows]).map_batches(
         _Actor,
-        fn_constructor_args=(description, writer, copy.deepcopy(backbone).cpu(), channel_scale, settings),
+        fn_constructor_args=(copy.deepcopy(backbone).cpu(), description, writer, channel_scale, settings),
         batch_size=UNITS_PER_CALL,
         compute=ray.data.ActorPoolStrategy(size=gpus or max(1, int(resources.get("CPU", 1)) // 2)),
         num_gpus=1 if gpus else None,
@@ -77,28 +76,18 @@ def run_units(
     return done
 
 
-def _start(ray: Any) -> None:
-    """Start Ray unless the caller has; its own logs and progress bars are left out."""
-    if not ray.is_initialized():
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 class _Actor:
     """Holds the backbone in one process of the cluster."""
 
-    def __init__(self, description: Description, writer: Writer, backbone: Backbone, *rest: Any) -> None:
-        self.description, self.rest = description, rest
-        self.writer = writer.another()
-        self.backbone = backbone.to("cuda") if torch.cuda.is_available() else backbone
+    def __init__(self, backbone: Backbone, description: Description, writer: Writer, *rest: Any) -> None:
+        backbone = backbone.to("cuda") if torch.cuda.is_available() else backbone
+        self.rest = description, writer, backbone, *rest
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         parts = [json.loads(str(text)) for text in batch["unit"]]
         units = [Unit([(i, Path(path)) for i, path in items], frozenset(stored)) for items, stored in parts]
         try:
-            done = extraction.run_units(units, self.description, self.writer, self.backbone, *self.rest)
+            done = extraction.run_units(units, *self.rest)
         except DinoneckError as error:
             return {"done": [json.dumps({"problem": str(error)})]}
         images = sum(len(unit.items) for unit in units)

@@ -14,7 +14,7 @@ import operator
 import threading
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -25,30 +25,14 @@ from dinoneck.grid import GridSize
 from dinoneck.progress import progress
 from dinoneck.store.description import SCALE_FILE, Description, read_scale
 from dinoneck.store.encoding import Columns, Layout, QuantisedTokens, row_buffers
-from dinoneck.store.files import Files, LocalFiles, Piece
-from dinoneck.store.index import FILE, Index, build_index, open_index, update_index
+from dinoneck.store.files import Files, Piece
+from dinoneck.store.index import FILE, build_index, open_index
 from dinoneck.store.shards import CHECKSUM_BYTES, Entry, checksum, read_entries, shards_of
 from dinoneck.tokens import Tokens
 
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 Check = Literal["first", "always", "never"]
 _RECORD_IDS = 10_000
-
-
-class _State(NamedTuple):
-    """What a reader knows of a store at one time.
-
-    Attributes:
-        made: what its shards begin with.
-        scale: of int8, (layers, channels).
-        index: what it holds.
-        checked: (rows, views), whether a view was compared with its checksum.
-    """
-
-    made: str
-    scale: Tensor | None
-    index: Index
-    checked: np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def _pieces(entry: Entry, view: int, parts: list[list[memoryview]], layout: Layout) -> list[Piece]:
@@ -76,6 +60,8 @@ class Reader:
         if check not in get_args(Check):
             raise ConfigError(f"check is {check!r}; expected one of {', '.join(get_args(Check))}")
         self.files, self.description, self.check = files, description, check
+        self.scale: Tensor | None = None  # of int8, (layers, channels); None before anything is stored
+        self.made = description.digest  # what the shards of this store begin with
         self._lock = threading.Lock()
         self.refresh()
 
@@ -87,46 +73,24 @@ class Reader:
 
         Args:
             rebuild: build the index from the headers of all shards.
-            write: write the index to the store if its file lacks shards.
+            write: write the index if its file lacks shards.
         """
+        own, layouts = self.description, self.description.layout
         with self._lock:
             self.files.forget()
-            scale, made = None, self.description.digest
-            if self.description.dtype == "int8":
-                scale, number = self._read_scale()
-                made += f"-{number:016x}"
-            rest = made, self.description.layout
-            index = build_index(self.files, *rest) if rebuild else open_index(self.files, *rest)
-            if write and isinstance(self.files, LocalFiles):
-                update_index(self.files, *rest, index)
-                index = open_index(self.files, *rest)
-            checked = np.zeros((index.rows, len(self.description.views)), np.bool_)  # memory is taken when it is used
-            self._state = _State(made, scale, index, checked)
-
-    def _read_scale(self) -> tuple[Tensor | None, int]:
-        """The channel scale and its checksum; None before anything is stored."""
-        own = self.description
-        scale = read_scale(self.files, (own.num_layers, own.backbone["embed_dim"]))
-        if scale is None and shards_of(self.files):
-            raise StoreError(
-                f"{self.files}/{SCALE_FILE} is missing: the int8 values cannot be read without it; copy it back"
-            )
-        return scale or (None, 0)
-
-    @property
-    def entries(self) -> Index:
-        """Image id -> where it is; ids sorted."""
-        return self._state.index
-
-    @property
-    def made(self) -> str:
-        """What the shards of this store begin with."""
-        return self._state.made
-
-    @property
-    def scale(self) -> Tensor | None:
-        """The channel scale (layers, channels) of an int8 store; None before anything is stored."""
-        return self._state.scale
+            if own.dtype == "int8":
+                scale = read_scale(self.files, (own.num_layers, own.backbone["embed_dim"]))
+                if scale is None and shards_of(self.files):
+                    raise StoreError(f"{self.files}/{SCALE_FILE} is missing: int8 needs it; copy it back")
+                self.scale, number = scale or (None, 0)
+                self.made = f"{own.digest}-{number:016x}"
+            build = build_index if rebuild else open_index
+            entries = build(self.files, self.made, layouts)
+            if write and entries.later:
+                entries = build_index(self.files, self.made, layouts, entries.path)
+            # whether a view was compared with its checksum; memory is taken when it is used
+            entries.checked = np.zeros((entries.rows, len(own.views)), np.bool_)
+            self.entries = entries
 
     def columns(self, ids: Sequence[str], views: int | Sequence[int] | None) -> tuple[Columns, GridSize]:
         """Read views as they are stored: part name -> one (B, ...) tensor per layer, and their grid.
@@ -145,21 +109,21 @@ class Reader:
         return self._read(ids, numbers)
 
     def _read(self, ids: Sequence[str], views: Sequence[int]) -> tuple[Columns, GridSize]:
-        state = self._state
-        found = state.index.find(ids)
+        entries = self.entries  # another thread may refresh meanwhile
+        found = entries.find(ids)
         layout = self._layout([entry for _, entry in found], views)
         columns = layout.allocate(len(found))  # part -> L x (B, ...)
         buffers = row_buffers(columns, len(found))  # row -> part -> one per layer
         places = zip(found, views, buffers, strict=True)
         self.files.fill([piece for (_, entry), view, parts in places for piece in _pieces(entry, view, parts, layout)])
         for (row, entry), view, parts in zip(found, views, buffers, strict=True):
-            if self.check == "always" or (self.check == "first" and not state.checked[row, view]):
-                if not _is_whole(entry, view, parts, state.made):
+            if self.check == "always" or (self.check == "first" and not entries.checked[row, view]):
+                if not _is_whole(entry, view, parts, self.made):
                     raise StoreError(
                         f"{self.files}/{entry.shard} is damaged: view {view} of {entry.id!r} has another checksum; "
                         "delete that file and extract its images again"
                     )
-                state.checked[row, view] = True
+                entries.checked[row, view] = True
         return columns, layout.grid
 
     def _layout(self, entries: Sequence[Entry], views: Sequence[int]) -> Layout:
@@ -180,17 +144,14 @@ class Reader:
     def _is_outdated(self, ids: Sequence[str]) -> bool:
         """Whether the index has other rows for these images than the headers of their shards."""
         try:
-            entries = [entry for several in self.entries.lookup(ids).values() for _, entry in several]
+            rows = [entry for several in self.entries.lookup(ids).values() for _, entry in several]
         except StoreError:
             return True
         there = shards_of(self.files)
-        if any(entry.shard not in there for entry in entries):
-            return True
-        named = {entry.shard: there[entry.shard] for entry in entries}
-        for name, _, listed in read_entries(self.files, named, self.made, self.description.layout):
-            if not isinstance(listed, StoreError) and any(e.shard == name and e not in listed for e in entries):
-                return True
-        return False
+        named = {entry.shard: there[entry.shard] for entry in rows if entry.shard in there}
+        headers = read_entries(self.files, named, self.made, self.description.layout)
+        found = {name: entries for name, _, entries in headers if not isinstance(entries, StoreError)}
+        return any(row.shard not in there or row not in found.get(row.shard, [row]) for row in rows)
 
     def is_sound(self, entry: Entry) -> bool:
         """Whether all views of an image are there and have their checksums."""
@@ -245,8 +206,7 @@ class Reader:
         if isinstance(ids, str) or not isinstance(ids, Sized):
             what = "the string " if isinstance(ids, str) else ""
             raise DataError(f"ids is {what}{ids!r}; expected a sequence of ids")
-        single = not isinstance(views, Sequence) and getattr(views, "ndim", 0) == 0  # arrays have axes
-        asked: Sequence[Any] = [views or 0] * len(ids) if single else cast("Sequence[Any]", views)
+        asked: Any = views if isinstance(views, Sequence) or getattr(views, "ndim", 0) else [views or 0] * len(ids)
         try:
             given = [operator.index(view) for view in asked]
         except TypeError:
@@ -254,8 +214,7 @@ class Reader:
         if len(given) != len(ids):
             raise DataError(f"{len(given)} views for {len(ids)} ids")
         last = len(self.description.views) - 1
-        wrong = [view for view in given if not 0 <= view <= last]
-        if wrong:
+        if wrong := [view for view in given if not 0 <= view <= last]:
             raise DataError(f"view {wrong[0]} does not exist; {self.files} holds 0 ... {last}")
         return given
 

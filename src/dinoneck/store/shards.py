@@ -13,12 +13,13 @@ A view's checksum begins with ``made``, id, grid and number of the view, so it f
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -30,7 +31,7 @@ from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.errors import StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
-from dinoneck.store.encoding import Layout
+from dinoneck.store.encoding import Layout, Part
 from dinoneck.store.files import Files, failed_write
 from dinoneck.tensor_bytes import bytes_of
 
@@ -46,20 +47,9 @@ _AT_ONCE = 64
 Side = Annotated[int, Meta(ge=1, le=1 << 31)]
 Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Layouts = Callable[[GridSize], Layout]
-
-
-class ImageFile(NamedTuple):
-    """What identifies the content of an image's file.
-
-    Attributes:
-        blake2b: hash of its bytes, 32 hex digits.
-        nbytes: its size.
-        mtime_ns: when it was last modified.
-    """
-
-    blake2b: str
-    nbytes: int
-    mtime_ns: int
+_Listed = tuple[str, Side, Side, str, str, Whole, Whole]  # an image in the metadata
+ImageFile = tuple[str, Whole, Whole]
+"""BLAKE2b hash of an image's file in 32 hex digits, its size in bytes and its modification time in ns."""
 
 
 class Entry(Struct, array_like=True, frozen=True):
@@ -99,18 +89,6 @@ class Entry(Struct, array_like=True, frozen=True):
         return struct.unpack(f"<{len(self.offsets) // 8}Q", self.offsets)
 
 
-class _Listed(Struct, array_like=True, forbid_unknown_fields=True):
-    """An image in a shard's metadata."""
-
-    id: str
-    rows: Side
-    cols: Side
-    checksums: str
-    blake2b: str
-    nbytes: Whole
-    mtime_ns: Whole
-
-
 def checksum(made: str, image_id: str, grid: GridSize, view: int, chunks: Iterable[memoryview]) -> bytes:
     """Return the checksum of one view of an image."""
     value = xxh3_64(f"{made} {view} {grid.rows}x{grid.cols} {image_id}".encode())
@@ -136,6 +114,7 @@ def read_entries(
         made: what the store's own shards begin with.
         layouts: gives the layout of the store's views on a grid.
     """
+    parts_on = functools.cache(lambda grid: layouts(grid).parts)
     names = list(shards)
     for first in range(0, len(names), _AT_ONCE):
         some = {name: shards[name] for name in names[first : first + _AT_ONCE]}
@@ -143,12 +122,14 @@ def read_entries(
             try:
                 if isinstance(start, Exception):
                     raise start
-                yield name, start[1], _entries(files, name, *start, made, layouts)
+                yield name, start[1], _entries(files, name, *start, made, parts_on)
             except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
                 yield name, 0, StoreError(f"{files}/{name} is not a whole shard of this store: {error}")
 
 
-def _entries(files: Files, name: str, raw: bytes, size: int, made: str, layouts: Layouts) -> list[Entry]:
+def _entries(
+    files: Files, name: str, raw: bytes, size: int, made: str, parts_on: Callable[[GridSize], tuple[Part, ...]]
+) -> list[Entry]:
     """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if it is damaged."""
     length = 8 + int.from_bytes(raw[:8], "little")
     if not 8 < length <= size:
@@ -162,21 +143,20 @@ def _entries(files: Files, name: str, raw: bytes, size: int, made: str, layouts:
     if text["made"] != made:
         raise ValueError("it holds tokens that were made with other values than store.json and the channel scale state")
     entries = []
-    for image in msgspec.json.decode(text["images"], type=list[_Listed]):
-        grid, begins, sums = GridSize(image.rows, image.cols), [], bytes.fromhex(image.checksums)
-        for part in layouts(grid).parts:
-            tensor = header.pop(f"{image.id}/{part.name}")
+    for image_id, rows, cols, sums_in_hex, *file in msgspec.json.decode(text["images"], type=list[_Listed]):
+        grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(sums_in_hex)
+        for part in parts_on(grid):
+            tensor = header.pop(f"{image_id}/{part.name}")
             begin, end = tensor["data_offsets"]
             shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
             if tensor["shape"] != shape or end - begin != shape[0] * part.nbytes:
-                raise ValueError(f"{image.id!r} has a {part.name} of shape {tensor['shape']}; expected {shape}")
+                raise ValueError(f"{image_id!r} has a {part.name} of shape {tensor['shape']}; expected {shape}")
             if not 0 <= begin <= end <= size - length:
                 raise ValueError("it is cut short")
             begins.append(length + begin)
         offsets = struct.pack(f"<{len(begins)}Q", *begins)
-        file = image.blake2b, image.nbytes, image.mtime_ns
-        entries.append(Entry(image.id, *grid, sums, *file, offsets, name, text["root"]))
-    if header:
+        entries.append(Entry(image_id, *grid, sums, *file, offsets, name, text["root"]))
+    if header or not entries:
         raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
     return entries
 
@@ -190,31 +170,21 @@ class Writer:
         root: folder of the store.
         made: what made the tokens.
         source: the folder that the images' ids are relative to.
-        shard_bytes: a shard is written once it holds this much; one image is never split.
-        clock: gives seconds. A shard is also written when an image is added 30 s after the shard before it; the first
-            ones sooner (1 s, 2 s, 4 s ...), so that a process that is killed again and again makes progress.
+        shard_bytes: a shard is written once it holds this much; one image is never split. One is also written when an
+            image is added 30 s after the shard before it; the first ones sooner (1 s, 2 s, 4 s ...), so that a process
+            that is killed again and again makes progress.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        made: str,
-        source: str = "",
-        shard_bytes: int = SHARD_BYTES,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, root: Path, made: str, source: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.root, self.made, self.source, self.shard_bytes = root, made, source, shard_bytes
         self.name = f"w-{secrets.token_hex(12)}"
-        self._clock = clock
-        self._seconds = FIRST_SHARD_SECONDS
-        self._flushed = clock()
+        self._seconds, self._flushed = FIRST_SHARD_SECONDS, time.monotonic()
         self._count = self._bytes = 0
         self._images: list[_Listed] = []
         self._tensors: dict[str, Tensor] = {}
 
-    def another(self) -> Writer:
-        """Return a writer for the same store with a name of its own."""
-        return Writer(self.root, self.made, self.source, self.shard_bytes, self._clock)
+    def __reduce__(self) -> Any:  # a copy in another process has a name of its own
+        return Writer, (self.root, self.made, self.source, self.shard_bytes)
 
     def add(self, image_id: str, parts: dict[str, Tensor], grid: GridSize, file: ImageFile) -> None:
         """Take all views of one image, part name -> (views, layers, ...); they become visible together.
@@ -227,12 +197,12 @@ class Writer:
             checksum(self.made, image_id, grid, view, [bytes_of(part[view]) for part in parts.values()])
             for view in range(views)
         ]
-        self._images.append(_Listed(image_id, *grid, b"".join(sums).hex(), *file))
+        self._images.append((image_id, *grid, b"".join(sums).hex(), *file))
         self._tensors |= {f"{image_id}/{name}": part for name, part in parts.items()}
         self._bytes += sum(part.nbytes for part in parts.values())
         if self._bytes >= self.shard_bytes or len(self._images) >= SHARD_IMAGES:
             self.flush()
-        elif self._clock() - self._flushed >= self._seconds:
+        elif time.monotonic() - self._flushed >= self._seconds:
             self._seconds = min(2 * self._seconds, SHARD_SECONDS)
             self.flush()
 
@@ -252,7 +222,7 @@ class Writer:
             write_whole(path, content, check=lambda written: _check_written(written, content))
         except OSError as error:
             raise failed_write(path, error) from error
-        self._flushed = self._clock()
+        self._flushed = time.monotonic()
 
 
 def _check_written(path: Path, content: bytes) -> None:
