@@ -241,9 +241,7 @@ MODES: dict[str, Mode] = {
     "a bit of a record is flipped": flips("data/*", "records"),
     "a bit of the channel scale is flipped": flips("channel_scale.safetensors"),
     "two index rows exchange their ids": rows(*IDS),
-    "two index rows exchange records": rows(
-        *map(EXCHANGED.format, ("shard", "offsets"))
-    ),
+    "two index rows exchange records": rows(*map(EXCHANGED.format, ("shard", "offsets"))),
     "the grid of an index row is turned": rows("update image set rows = cols, cols = rows where id = :one"),
     "an index row, the index or a shard is removed": lost,
     "shards are cut, renamed, duplicated, exchanged or replaced": moved,

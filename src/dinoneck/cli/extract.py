@@ -23,7 +23,8 @@ class Stored:
         fit: resize mode: stretch changes proportions, keep fits inside, crop cuts, pad fills up.
         interpolation: of the resize (default: bilinear, or that of the existing store).
         policy: for sizes that the patch does not divide.
-        views: of every image: none (the default), flips4, d6 (flips and quarter turns), color20, or a YAML or JSON file.
+        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20, or a YAML or JSON
+            file.
         blur: odd kernel of a Gaussian blur of every view.
         dtype: of the values; int8 takes half the space of fp16.
     """

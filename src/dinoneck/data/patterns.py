@@ -212,8 +212,8 @@ class Patterns:
         pattern = self._at(i)
         if pattern.turns:
             raise ConfigError(
-                f"pattern {i} turns images by {90 * pattern.turns} degrees, and labels per cell follow flips alone; train "
-                "tasks with maps on patterns without turns"
+                f"pattern {i} turns images by {90 * pattern.turns} degrees, and labels per cell follow flips alone; "
+                "train tasks with maps on patterns without turns"
             )
         return pattern.horizontal, pattern.vertical
 

@@ -248,7 +248,6 @@ def _check_same(field: str, stored: Any, asked: Any, name: str) -> None:
     first, second = (json.dumps(value) for value in (stored, asked))
     if first != second:
         raise StoreError(
-            f"the store {name} was made with {field} = {first:.200}; asked for {second:.200}. Create another store for that (or "
-            "delete this one, if nothing in it is needed), or use the values it was made with"
+            f"the store {name} was made with {field} = {first:.200}; asked for {second:.200}. Create another store for "
+            "that (or delete this one, if nothing in it is needed), or use the values it was made with"
         )
-

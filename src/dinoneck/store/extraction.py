@@ -9,6 +9,7 @@ works on this one, and a thread writes the unit before.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,8 +152,8 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     layout, views = _typical_layout(items, description), len(description.views)
     size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
     text = (
-        f"{missing} images x {views} views x {layout.num_layers} layers in {layout.dtype}: about {_bytes(size)} per image, "
-        f"{_bytes(size * missing)} in all; {_bytes(free)} are free in {folder}"
+        f"{missing} images x {views} views x {layout.num_layers} layers in {layout.dtype}: about {_bytes(size)} per "
+        f"image, {_bytes(size * missing)} in all; {_bytes(free)} are free in {folder}"
     )
     if size * missing > free:
         raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")
@@ -269,21 +269,7 @@ def run_units(
         raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images, or None")
     done = Extracted()
     size = settings.batch_size or views_per_pass(description, _tokens_of(backbone))
-
-    def write(unit: Unit, images: Sequence[Prepared], passes: Sequence[tuple[list[Place], Tokens]]) -> None:
-        stored: dict[Place, tuple[GridSize, dict[str, Tensor]]] = {}  # image and view -> grid, part -> (layers, ...)
-        for places, tokens in passes:
-            parts = encode(tokens, description.dtype, channel_scale)
-            stored |= {at: (tokens.grid, {name: x[i] for name, x in parts.items()}) for i, at in enumerate(places)}
-        for row, image in enumerate(images):
-            if image.image_id not in unit.stored and image.file is not None:
-                own = [stored[row, view] for view in range(len(image.views))]
-                grid, first = own[0]
-                upright = GridSize(*grid[::-1]) if description.views.turns(0) % 2 else grid
-                views = {name: torch.stack([parts[name] for _, parts in own]) for name in first}
-                writer.add(image.image_id, views, upright, image.file)
-                done.written.append(image.image_id)
-
+    encoded = functools.partial(encode, dtype=description.dtype, channel_scale=channel_scale)
     items = [item for unit in units for item in unit.items]
     ahead = max((len(unit.items) for unit in units), default=1)
     prepared = in_threads(lambda item: prepare(item, description), items, workers, ahead)
@@ -295,18 +281,19 @@ def run_units(
             ThreadPoolExecutor(1, "dinoneck-writes") as writing,
             progress(total=total, desc="images", unit="image") as bar,
         ):
-            before: Future[None] | None = None
+            before: Future[list[str]] | None = None
             for number, unit in enumerate(units, 1):
-                usable = _usable([*islice(prepared, len(unit.items))], unit, done, settings.skip_unusable)
+                usable = _usable([*itertools.islice(prepared, len(unit.items))], unit, done, settings.skip_unusable)
                 passes = run_views(backbone, usable, size)
                 if before is not None:
-                    before.result()
-                before = writing.submit(write, unit, usable, passes)
+                    done.written += before.result()
+                before = writing.submit(_write, writer, unit, usable, passes, encoded, description.views.turns(0))
                 bar.update(len(unit.items) - len(unit.stored))
                 if number == UNITS_BEFORE_ESTIMATE < len(units):
-                    note(_remaining(time.monotonic() - begun, number, len(units)))
+                    minutes = (time.monotonic() - begun) / number * (len(units) - number) / 60
+                    note(f"after {number} of {len(units)} batches of images: about {minutes:.0f} minutes remain")
             if before is not None:
-                before.result()
+                done.written += before.result()
     except (DinoneckError, KeyboardInterrupt):
         writer.flush()
         raise
@@ -314,9 +301,28 @@ def run_units(
     return done
 
 
-def _remaining(seconds: float, finished: int, units: int) -> str:
-    minutes = round(seconds / finished * (units - finished) / 60)
-    return f"after {finished} of {units} batches of images: about {minutes // 60} h {minutes % 60} min remain"
+def _write(
+    writer: Writer,
+    unit: Unit,
+    images: Sequence[Prepared],
+    passes: Sequence[tuple[list[Place], Tokens]],
+    encoded: Callable[[Tokens], dict[str, Tensor]],
+    turns: int,
+) -> list[str]:
+    """Hand the images of a unit that are not stored yet to a writer; return their ids."""
+    stored: dict[Place, tuple[GridSize, dict[str, Tensor]]] = {}  # image and view -> grid, part -> (layers, ...)
+    for places, tokens in passes:
+        parts = encoded(tokens)
+        stored |= {place: (tokens.grid, {name: x[i] for name, x in parts.items()}) for i, place in enumerate(places)}
+    written = []
+    for row, image in enumerate(images):
+        if image.image_id not in unit.stored and image.file is not None:
+            own = [stored[row, view] for view in range(len(image.views))]
+            grid, first = own[0]
+            views = {name: torch.stack([parts[name] for _, parts in own]) for name in first}  # (views, layers, ...)
+            writer.add(image.image_id, views, GridSize(*grid[::-1]) if turns % 2 else grid, image.file)
+            written.append(image.image_id)
+    return written
 
 
 def _tokens_of(backbone: Backbone) -> int:

@@ -132,8 +132,8 @@ class Index(Mapping[str, Entry]):
             if len({entry.blake2b for _, entry in several}) > 1:
                 origins = " and ".join(f"{entry.shard} (from {entry.root})" for _, entry in several[:3])
                 raise StoreError(
-                    f"{self.store} holds different images under the id {image_id!r}, in {origins}. Delete the shards of "
-                    "one of them, and extract with a root= that all images share"
+                    f"{self.store} holds different images under the id {image_id!r}, in {origins}. Delete the shards "
+                    "of one of them, and extract with a root= that all images share"
                 )
         return [found[image_id][0] for image_id in ids]
 
@@ -245,8 +245,8 @@ def build_index(files: Files, made: str, layouts: Layouts, base: Path | None = N
         except OSError as error:
             problem = error
     raise StoreError(
-        f"the index of {files} cannot be written, nor kept in {cached} ({problem}); set XDG_CACHE_HOME to a folder that "
-        "can be written"
+        f"the index of {files} cannot be written, nor kept in {cached} ({problem}); set XDG_CACHE_HOME to a folder "
+        "that can be written"
     )
 
 
@@ -331,9 +331,8 @@ def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Path | No
         new, gone = _changes(shards, dict(database.execute("select name, size from shard").fetchall()))
         if gone:
             logger.warning("shards of %s have vanished with their images: %s", files, some_of(gone, 3))
-            numbers = "select number from shard where name in (select value from json_each(?))"
-            database.execute(f"delete from image where shard in ({numbers})", [json.dumps([*gone])])
-            database.execute(f"delete from shard where number in ({numbers})", [json.dumps([*gone])])
+            database.executemany("delete from shard where name = ?", ([name] for name in gone))
+            database.execute("delete from image where shard not in (select number from shard)")
         for name, size, entries in _sound(files, new, made, layouts):
             shard = database.execute("insert into shard values (null, ?, ?, ?)", [name, size, entries[0].root])
             rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)  # its number for name and root

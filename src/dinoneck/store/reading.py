@@ -9,7 +9,6 @@ import collections
 import functools
 import hashlib
 import itertools
-import json
 import operator
 import threading
 from collections.abc import Callable, Sequence, Sized
@@ -206,7 +205,8 @@ class Reader:
         if isinstance(ids, str) or not isinstance(ids, Sized):
             what = "the string " if isinstance(ids, str) else ""
             raise DataError(f"ids is {what}{ids!r}; expected a sequence of ids")
-        asked: Any = views if isinstance(views, Sequence) or getattr(views, "ndim", 0) else [views or 0] * len(ids)
+        is_one = not isinstance(views, Sequence) and getattr(views, "ndim", 0) == 0  # arrays have axes
+        asked: Any = [views or 0] * len(ids) if is_one else views
         try:
             given = [operator.index(view) for view in asked]
         except TypeError:

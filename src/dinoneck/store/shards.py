@@ -143,8 +143,8 @@ def _entries(
     if text["made"] != made:
         raise ValueError("it holds tokens that were made with other values than store.json and the channel scale state")
     entries = []
-    for image_id, rows, cols, sums_in_hex, *file in msgspec.json.decode(text["images"], type=list[_Listed]):
-        grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(sums_in_hex)
+    for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(text["images"], type=list[_Listed]):
+        grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(digits)
         for part in parts_on(grid):
             tensor = header.pop(f"{image_id}/{part.name}")
             begin, end = tensor["data_offsets"]
@@ -155,7 +155,7 @@ def _entries(
                 raise ValueError("it is cut short")
             begins.append(length + begin)
         offsets = struct.pack(f"<{len(begins)}Q", *begins)
-        entries.append(Entry(image_id, *grid, sums, *file, offsets, name, text["root"]))
+        entries.append(Entry(image_id, *grid, sums, blake2b, nbytes, mtime, offsets, name, text["root"]))
     if header or not entries:
         raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
     return entries

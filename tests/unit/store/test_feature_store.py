@@ -519,7 +519,8 @@ def test_the_older_layouts_are_read(images: Path, tmp_path: Path) -> None:
     for image_id in store.ids:
         tokens = store.batch([image_id] * 4, range(4))
         arrays = {f"patches_{i}": tokens.patches[0][i].numpy() for i in range(4)}
-        np.savez(tmp_path / "npz" / f"{image_id}.npz", **arrays, **{f"cls_{i}": tokens.cls_token[0][i] for i in range(4)})
+        arrays |= {f"cls_{i}": tokens.cls_token[0][i].numpy() for i in range(4)}
+        np.savez(tmp_path / "npz" / f"{image_id}.npz", **arrays)
         torch.save(tokens.maps()[0][0].half().contiguous(), tmp_path / "pt" / f"{image_id}.pt")
     back = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16)
     assert back.ids == store.ids

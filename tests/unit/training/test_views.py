@@ -85,7 +85,8 @@ def test_draws_repeat_and_leave_the_callers_generators_alone(transform: Any, bac
     for view in (0, 1, 2):
         one, two = (source.batch(["a", "b"], [view] * 2).sequence[0] for source in (first, again))
         assert torch.equal(one, two)
-    assert not torch.equal(first.batch(first.ids, [1] * len(first.ids)).sequence[0], first.batch(first.ids, [2] * len(first.ids)).sequence[0])
+    drawn = [first.batch(first.ids, [view] * len(first.ids)).sequence[0] for view in (1, 2)]
+    assert not torch.equal(*drawn)
     assert first.record(["a"]) == again.record(["a"])
     assert first.record(["a"]) != MemoryTokens.extract(backbone, images(), IDS).record(["a"])
 
