@@ -28,7 +28,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.decoding import fitted_size, read_image_size
 from dinoneck.data.loading import in_threads
 from dinoneck.devices import fetch, send, to_local_device
-from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
+from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, counted
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.progress import announce, note, progress
 from dinoneck.store.description import Description, write_scale
@@ -152,8 +152,9 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     layout, views = _typical_layout(items, description), len(description.views)
     size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
     text = (
-        f"{missing} images x {views} views x {layout.num_layers} layers in {layout.dtype}: about {_bytes(size)} per "
-        f"image, {_bytes(size * missing)} in all; {_bytes(free)} are free in {folder}"
+        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(layout.num_layers, 'layer')} in "
+        f"{layout.dtype}: about {_bytes(size)} per image, {_bytes(size * missing)} in all; {_bytes(free)} are free in "
+        f"{folder}"
     )
     if size * missing > free:
         raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")

@@ -217,6 +217,8 @@ def open_index(files: Files, made: str, layouts: Layouts) -> Index:
             continue
         if not gone and len(new) <= MOST_LAID_OVER:
             return _laid_over(index, files, new, made, layouts)
+        if gone:
+            logger.warning("shards of %s have vanished with their images: %s", files, some_of(gone, 3))
         base = index
     shards = shards_of(files) if shards is None else shards
     if len(shards) <= MOST_LAID_OVER:
@@ -330,7 +332,6 @@ def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Path | No
         shards = shards_of(files)
         new, gone = _changes(shards, dict(database.execute("select name, size from shard").fetchall()))
         if gone:
-            logger.warning("shards of %s have vanished with their images: %s", files, some_of(gone, 3))
             database.executemany("delete from shard where name = ?", ([name] for name in gone))
             database.execute("delete from image where shard not in (select number from shard)")
         for name, size, entries in _sound(files, new, made, layouts):
