@@ -40,6 +40,8 @@ class LocalFiles:
     Positional reads share nothing, so threads and forked workers may use one object; pickled, only the path travels.
     """
 
+    at_once = 1  # views read before they are compared with their checksums: the processor's cache still holds them
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(root / name))
@@ -96,6 +98,8 @@ class LocalFiles:
 
 class RemoteFiles:
     """A folder behind a URL, through fsspec; only the byte ranges that are asked for travel."""
+
+    at_once = 256  # views fetched together
 
     def __init__(self, url: str) -> None:
         import fsspec

@@ -40,12 +40,6 @@ def _pieces(entry: Entry, view: int, parts: list[list[memoryview]], layout: Layo
     return [(entry.shard, begin + view * part.nbytes, memory) for begin, part, memory in places if part.nbytes]
 
 
-def _is_whole(entry: Entry, view: int, parts: list[list[memoryview]], made: str) -> bool:
-    """Whether the bytes of a view have its checksum."""
-    value = checksum(made, entry.id, entry.grid, view, itertools.chain(*parts))
-    return value == entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]
-
-
 class Reader:
     """Finds images in the index and reads them.
 
@@ -113,17 +107,24 @@ class Reader:
         layout = self._layout([entry for _, entry in found], views)
         columns = layout.allocate(len(found))  # part -> L x (B, ...)
         buffers = row_buffers(columns, len(found))  # row -> part -> one per layer
-        places = zip(found, views, buffers, strict=True)
-        self.files.fill([piece for (_, entry), view, parts in places for piece in _pieces(entry, view, parts, layout)])
-        for (row, entry), view, parts in zip(found, views, buffers, strict=True):
-            if self.check == "always" or (self.check == "first" and not entries.checked[row, view]):
-                if not _is_whole(entry, view, parts, self.made):
-                    raise StoreError(
-                        f"{self.files}/{entry.shard} is damaged: view {view} of {entry.id!r} has another checksum; "
-                        "delete that file and extract its images again"
-                    )
-                entries.checked[row, view] = True
+        places = list(zip(found, views, buffers, strict=True))
+        for begin in range(0, len(places), self.files.at_once):
+            some = places[begin : begin + self.files.at_once]
+            self.files.fill([piece for (_, entry), *at in some for piece in _pieces(entry, *at, layout)])
+            for (row, entry), view, parts in some:
+                if self.check == "always" or (self.check == "first" and not entries.checked[row, view]):
+                    self._compare(entry, view, parts)
+                    entries.checked[row, view] = True
         return columns, layout.grid
+
+    def _compare(self, entry: Entry, view: int, parts: list[list[memoryview]]) -> None:
+        """Compare the bytes of a view with its checksum; StoreError if they differ."""
+        value = checksum(self.made, entry.id, entry.grid, view, itertools.chain(*parts))
+        if value != entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]:
+            raise StoreError(
+                f"{self.files}/{entry.shard} is damaged: view {view} of {entry.id!r} has another checksum; delete that "
+                "file and extract its images again"
+            )
 
     def _layout(self, entries: Sequence[Entry], views: Sequence[int]) -> Layout:
         """The layout of these images in these views; all must have one grid."""
@@ -159,8 +160,7 @@ class Reader:
         try:
             for view in range(len(self.description.views)):
                 self.files.fill(_pieces(entry, view, parts, layout))
-                if not _is_whole(entry, view, parts, self.made):
-                    return False
+                self._compare(entry, view, parts)
         except StoreError:
             return False
         return True
