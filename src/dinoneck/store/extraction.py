@@ -13,7 +13,6 @@ import functools
 import itertools
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,15 +24,14 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.decoding import fitted_size, read_image_size
 from dinoneck.data.loading import in_threads
 from dinoneck.devices import fetch, send, to_local_device
-from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, counted
+from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.progress import announce, note, progress
 from dinoneck.store.description import Description, write_scale
-from dinoneck.store.encoding import Layout, channel_rms, encode
-from dinoneck.store.images import check_unchanged, image_file, root_of, views_of
+from dinoneck.store.encoding import channel_rms, encode
+from dinoneck.store.images import Item, check_unchanged, image_file, plan, root_of, views_of
 from dinoneck.store.index import Index
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import ImageFile, Writer, remove_leftovers
@@ -45,12 +43,9 @@ LEAST_UNITS = 8
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 SCALE_IMAGES = 16
 UNITS_BEFORE_ESTIMATE = 3
-SIZED_IMAGES = 64
 LOOKED_UP = 10_000  # images at once
-ROW_BYTES = 600  # of an image in the header of its shard and in the index
 
 logger = logging.getLogger(__name__)
-Item = tuple[str, Path]
 Place = tuple[int, int]
 """An image of a unit and one of its views."""
 
@@ -135,64 +130,6 @@ def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list
     if [type(x) for x in pair] != [int, int] or not 0 <= pair[0] < pair[1]:
         raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
     return list(units[pair[0] :: pair[1]])
-
-
-def plan(items: Sequence[Item], missing: int, description: Description, folder: Path) -> str:
-    """Return what an extraction will store and what is free, before any work.
-
-    Args:
-        items: all images.
-        missing: how many of them the store lacks.
-        description: of the store.
-        folder: of the store.
-
-    Raises:
-        StoreError: if they do not fit on the disk, naming the smallest change with which they do.
-    """
-    layout, views = _typical_layout(items, description), len(description.views)
-    size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
-    text = (
-        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(layout.num_layers, 'layer')} in "
-        f"{layout.dtype}: about {_bytes(size)} per image, {_bytes(size * missing)} in all; {_bytes(free)} are free in "
-        f"{folder}"
-    )
-    if size * missing > free:
-        raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")
-    return text
-
-
-def _typical_layout(items: Sequence[Item], description: Description) -> Layout:
-    """The layout of an image; where images keep their own sizes, of the mean of some."""
-    prepare = description.preprocess
-    grid = TokenGrid(prepare.patch_size, prepare.policy)
-    if prepare.size is not None and prepare.fit != "keep":
-        return description.layout(grid.size(prepare.size))
-    counts = []
-    for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
-        with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
-            size = read_image_size(path)
-            counts.append(grid.size(fitted_size(size, prepare.size, "keep")[0] if prepare.size else size).count)
-    return description.layout(GridSize(1, -(-sum(counts) // max(1, len(counts)))))
-
-
-def _smaller(layout: Layout, views: int, most: int) -> str:
-    """Which fewer layers, views or bits make an image as small as this."""
-    changes = itertools.product(range(layout.num_layers, 0, -1), range(views, 0, -1), (layout.dtype, "int8"))
-    for layers, fewer, dtype in changes:
-        if replace(layout, num_layers=layers, dtype=dtype).nbytes * fewer <= most:
-            kept = [f"{layers} of {layout.num_layers} layers"] * (layers < layout.num_layers)
-            kept += [f"{fewer} of {views} views"] * (fewer < views)
-            kept += ["dtype='int8' (--dtype int8)"] * (dtype != layout.dtype)
-            return f"They fit with {', '.join(kept)}"
-    return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
 
 
 def missing_units(items: Sequence[Item], share: Sequence[list[Item]], index: Index) -> tuple[list[Unit], int]:

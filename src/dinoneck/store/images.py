@@ -1,22 +1,32 @@
-"""Images to extract: their ids, what identifies their files, and what a backbone sees of them."""
+"""Images to extract: their ids, what identifies their files, what a backbone sees of them, and what they will take."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from dinoneck.data.decoding import ImageInput
+from dinoneck.data.decoding import ImageInput, fitted_size, read_image_size
 from dinoneck.data.loading import images_below
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import DataError, StoreError, counted
+from dinoneck.errors import DataError, DinoneckError, StoreError, counted
+from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.store.description import Description
+from dinoneck.store.encoding import Layout
 from dinoneck.store.shards import Entry, ImageFile
 
+SIZED_IMAGES = 64
+ROW_BYTES = 600  # of an image in the header of its shard and in the index
 _NAMED = 5
+Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
 
 
@@ -147,3 +157,61 @@ def views_of(image: ImageInput, preprocess: Preprocessing, views: Patterns, imag
     fitted = preprocess.fitted(image)
     upright = (views.undo(views.apply(fitted, i, image_id), i) for i in range(len(views)))
     return [views.place(preprocess.finished([x]).images[0], i) for i, x in enumerate(upright)]
+
+
+def plan(items: Sequence[Item], missing: int, description: Description, folder: Path) -> str:
+    """Return what an extraction will store and what is free, before any work.
+
+    Args:
+        items: all images.
+        missing: how many of them the store lacks.
+        description: of the store.
+        folder: of the store.
+
+    Raises:
+        StoreError: if they do not fit on the disk, naming the smallest change with which they do.
+    """
+    layout, views = _typical_layout(items, description), len(description.views)
+    size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
+    text = (
+        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(layout.num_layers, 'layer')} in "
+        f"{layout.dtype}: about {_bytes(size)} per image, {_bytes(size * missing)} in all; {_bytes(free)} are free in "
+        f"{folder}"
+    )
+    if size * missing > free:
+        raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")
+    return text
+
+
+def _typical_layout(items: Sequence[Item], description: Description) -> Layout:
+    """The layout of an image; where images keep their own sizes, of the mean of some."""
+    prepare = description.preprocess
+    grid = TokenGrid(prepare.patch_size, prepare.policy)
+    if prepare.size is not None and prepare.fit != "keep":
+        return description.layout(grid.size(prepare.size))
+    counts = []
+    for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
+        with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
+            size = read_image_size(path)
+            counts.append(grid.size(fitted_size(size, prepare.size, "keep")[0] if prepare.size else size).count)
+    return description.layout(GridSize(1, -(-sum(counts) // max(1, len(counts)))))
+
+
+def _smaller(layout: Layout, views: int, most: int) -> str:
+    """Which fewer layers, views or bits make an image as small as this."""
+    changes = itertools.product(range(layout.num_layers, 0, -1), range(views, 0, -1), (layout.dtype, "int8"))
+    for layers, fewer, dtype in changes:
+        if replace(layout, num_layers=layers, dtype=dtype).nbytes * fewer <= most:
+            kept = [f"{layers} of {layout.num_layers} layers"] * (layers < layout.num_layers)
+            kept += [f"{fewer} of {views} views"] * (fewer < views)
+            kept += ["dtype='int8' (--dtype int8)"] * (dtype != layout.dtype)
+            return f"They fit with {', '.join(kept)}"
+    return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"

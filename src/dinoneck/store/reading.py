@@ -110,7 +110,7 @@ class Reader:
         places = list(zip(found, views, buffers, strict=True))
         for begin in range(0, len(places), self.files.at_once):
             some = places[begin : begin + self.files.at_once]
-            self.files.fill([piece for (_, entry), *at in some for piece in _pieces(entry, *at, layout)])
+            self.files.fill([p for (_, entry), view, parts in some for p in _pieces(entry, view, parts, layout)])
             for (row, entry), view, parts in some:
                 if self.check == "always" or (self.check == "first" and not entries.checked[row, view]):
                     self._compare(entry, view, parts)

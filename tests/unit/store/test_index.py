@@ -19,7 +19,7 @@ import torch
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, StoreError, load_backbone
-from dinoneck.store import extraction, index
+from dinoneck.store import index
 
 OLD = 10**9
 
@@ -384,7 +384,7 @@ def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
 ) -> None:
     """A view of 96 x 96 px has 36 patches and 3 other tokens of 64 channels, 2 bytes each: 4992 bytes."""
     free = [10**12]
-    monkeypatch.setattr(extraction.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr("dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
     store = make(tmp_path / "s", tiny, image_size=(96, 96))
     store.extract(images / "0.png", root=images)
     assert "1 image x 4 views x 1 layer in fp16: about 20.6 kB per image" in capsys.readouterr().err
