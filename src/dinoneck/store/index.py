@@ -125,7 +125,7 @@ class Index(Mapping[str, Entry]):
         ids = list(ids)
         found = self.lookup(image_id for image_id in ids if isinstance(image_id, str))
         for image_id in ids:
-            several = found.get(image_id)
+            several = found.get(image_id) if isinstance(image_id, str) else None
             if several is None:
                 near = did_you_mean(image_id, (row[0] for row in self._rows("select id from image limit 1000")))
                 raise DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
@@ -181,7 +181,7 @@ class Index(Mapping[str, Entry]):
                 local.database = sqlite3.connect(uri, uri=True, check_same_thread=False, factory=_Connection)
                 local.process = os.getpid()
             yield from local.database.execute(sql, values)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._damage(error) from None
 
     def _damage(self, error: Exception) -> StoreError:
@@ -305,7 +305,7 @@ def _write(path: Path, files: Files, made: str, layouts: Layouts, base: Path | N
     try:
         try:
             _fill(temporary, files, made, layouts, base)
-        except (sqlite3.DatabaseError, FileNotFoundError):
+        except (sqlite3.DatabaseError, UnicodeDecodeError, FileNotFoundError):
             if base is None:
                 raise
             temporary.unlink(missing_ok=True)

@@ -193,9 +193,10 @@ def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
 
 
 def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> None:
-    for column in ("rows", "checksums", "offsets", "mtime"):
+    for column in ("rows", "checksums", "offsets", "mtime", "hash"):
         with changed(root) as database:
-            database.execute(f"update image set {column} = 'text' where id = '1'")
+            wrong = "cast(x'a0ff' as text)" if column == "hash" else "'text'"
+            database.execute(f"update image set {column} = {wrong} where id = '1'")
         assert torch.equal(value(FeatureStore.open(root), "1"), value(sound, "1")), column
 
 
