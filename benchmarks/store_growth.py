@@ -214,21 +214,29 @@ def batches(folder: Path, count: int, workers: Sequence[int], rounds: int) -> Ro
 
 
 def run(counts: Sequence[int], records: int, workers: Sequence[int], rounds: int, out: Path) -> None:
-    """Measure, print and write."""
+    """Measure, and write what was measured so far."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        report = {"growth": growth(Path(folder), counts)}
-    with tempfile.TemporaryDirectory() as folder:
-        report["batches of 16 per second"] = batches(Path(folder), records, workers, rounds)
     command = f"python -m benchmarks.feature_store --growth {' '.join(map(str, counts))} --records {records}"
+    stages: dict[str, Callable[[Path], Rows]] = {
+        "growth": lambda folder: growth(folder, counts),
+        "batches of 16 per second": lambda folder: batches(folder, records, workers, rounds),
+    }
+    report: dict[str, Rows] = {}
+    for title, stage in stages.items():
+        with tempfile.TemporaryDirectory() as folder:
+            report[title] = stage(Path(folder))
+        write(report, command, out)
+
+
+def write(report: dict[str, Rows], command: str, out: Path) -> None:
+    """Write the tables, and print them."""
     about = machine()
-    (out / "store_growth.json").write_text(
-        json.dumps({"machine": about, "command": command, **report}, indent=2) + "\n"
-    )
+    stored = {"machine": about, "command": command, **report}
+    (out / "store_growth.json").write_text(json.dumps(stored, indent=2) + "\n")
     lines = [f"`{command}`, {about['cpu']}, {about['cores']} cores, {about['versions']}."]
     for title, table in report.items():
         columns = list(next(iter(table.values())))
         lines += ["", f"**{title}**", "", f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         lines += [f"| {name} | {' | '.join(f'{row[c]:.3g}' for c in columns)} |" for name, row in table.items()]
     (out / "store_growth.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    print("\n".join(lines), flush=True)

@@ -140,8 +140,8 @@ FAST = {
         extract broken {TINY} --size 32x64 --out t --skip-unusable
         extract none {TINY} --size 32x64 --out u
         extract images {TINY} --size 30x64 --out v
-        {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
-        {EXTRACT} --out x --patterns nothing
+        {EXTRACT} --out w --views flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
+        {EXTRACT} --out x --views nothing
         verify s
         store verify s w none
         store convert s --format npz --out npz
@@ -196,8 +196,8 @@ SLOW = {
         train wrong.yaml --out n
         train earlier.yaml --out n
         train none.yaml --out n
-        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4
-        train --csv csiro/train.csv --store s --patterns 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
+        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --views flips4
+        train --csv csiro/train.csv --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
         inspect g/heads
         predict --csv csiro/test.csv --heads g/heads --out submission.csv
         viz residuals b/out_of_fold.csv --out r.png --target cover

@@ -111,7 +111,7 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, path_or_url: PathLike, *, check: Check = "first") -> Self:
+    def open(cls, path_or_url: PathLike, check: Check = "first") -> Self:
         """Open a store for reading.
 
         Args:
