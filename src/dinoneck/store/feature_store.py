@@ -131,7 +131,7 @@ class FeatureStore:
     @property
     def ids(self) -> tuple[str, ...]:
         """All image ids, sorted; read from the index at the first use."""
-        return self.reader.entries.ids
+        return self.reader.ids
 
     def __len__(self) -> int:
         return len(self.reader.entries)

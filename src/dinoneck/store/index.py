@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import convert
+from msgspec import ValidationError, convert
 from msgspec.structs import astuple
 
 from dinoneck.atomic import flush_folder
@@ -150,7 +150,10 @@ class Index(Mapping[str, Entry]):
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """All ids, sorted."""
-        in_file = [row[0] for row in self._rows("select distinct id from image order by id")]
+        try:
+            in_file = convert([row[0] for row in self._rows("select distinct id from image order by id")], list[str])
+        except ValidationError as error:
+            raise self._damage(error) from None
         return tuple(sorted({*in_file, *self.later}) if self.later else in_file)
 
     def __len__(self) -> int:
@@ -168,7 +171,7 @@ class Index(Mapping[str, Entry]):
     def _entry(self, row: tuple[Any, ...]) -> tuple[int, Entry]:
         try:
             return convert(row[0], Whole), convert(row[1:], Entry)
-        except ValueError as error:
+        except ValidationError as error:
             raise self._damage(error) from None
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:

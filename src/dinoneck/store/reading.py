@@ -85,6 +85,15 @@ class Reader:
             entries.checked = np.zeros((entries.rows, len(own.views)), np.bool_)
             self.entries = entries
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids, sorted."""
+        try:
+            return self.entries.ids
+        except StoreError:  # the index is damaged
+            self.refresh(rebuild=True)
+        return self.entries.ids
+
     def columns(self, ids: Sequence[str], views: int | Sequence[int] | None) -> tuple[Columns, GridSize]:
         """Read views as they are stored: part name -> one (B, ...) tensor per layer, and their grid.
 

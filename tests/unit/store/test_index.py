@@ -193,11 +193,13 @@ def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
 
 
 def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> None:
-    for column in ("rows", "checksums", "offsets", "mtime", "hash"):
+    for column in ("rows", "checksums", "offsets", "mtime", "hash", "id"):
         with changed(root) as database:
-            wrong = "cast(x'a0ff' as text)" if column == "hash" else "'text'"
+            wrong = {"hash": "cast(x'a0ff' as text)", "id": "null"}.get(column, "'text'")
             database.execute(f"update image set {column} = {wrong} where id = '1'")
-        assert torch.equal(value(FeatureStore.open(root), "1"), value(sound, "1")), column
+        store = FeatureStore.open(root)
+        assert column != "id" or store.ids == sound.ids
+        assert torch.equal(value(store, "1"), value(sound, "1")), column
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "with blank", "ä-ü-文", "100%25", "a&b=c;d"])
