@@ -85,7 +85,7 @@ class LocalFiles:
         for name, offset, buffers in pieces:
             try:
                 _read_into(self._opened(name).descriptor, offset, buffers)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, OverflowError) as error:
                 raise StoreError(f"{self.root / name} cannot be read at byte {offset}: {error}") from error
 
     def forget(self) -> None:

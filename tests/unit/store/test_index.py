@@ -193,9 +193,10 @@ def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
 
 
 def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> None:
-    for column in ("rows", "checksums", "offsets", "mtime", "hash", "id"):
+    for column in ("far", "rows", "checksums", "offsets", "mtime", "hash", "id"):
         with changed(root) as database:
-            wrong = {"hash": "cast(x'a0ff' as text)", "id": "null"}.get(column, "'text'")
+            wrong = {"hash": "cast(x'a0ff' as text)", "id": "null", "far": "x'ffffffffffffffff'"}.get(column, "'text'")
+            column = "offsets" if column == "far" else column
             database.execute(f"update image set {column} = {wrong} where id = '1'")
         store = FeatureStore.open(root)
         assert column != "id" or store.ids == sound.ids
