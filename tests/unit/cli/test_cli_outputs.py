@@ -9,7 +9,6 @@ import pytest
 from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, PatchMeanHead, Task, save_head
-from dinoneck.cli import main as command
 from dinoneck.cli.main import main
 
 
@@ -39,21 +38,3 @@ def test_a_store_is_not_written_into(tiny: Backbone, tmp_path: Path, capsys: pyt
         job = ["store", "convert", str(tmp_path / "s"), "--format", "pt", "--overwrite", "--out", str(tmp_path / out)]
         assert main(job) == 1
         assert "lies in the store" in capsys.readouterr().err
-
-
-def test_a_conversion_that_ends_early_leaves_no_files(
-    tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_images(tmp_path, ["p/a.png", "p/b.png"])
-    make(tmp_path / "s", tiny, views="none").extract(tmp_path / "p")
-    calls: list[object] = []
-
-    def second(*_: object) -> None:
-        calls.append(None)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("dinoneck.store.converters.write_whole", second)
-    job = ["store", "convert", str(tmp_path / "s"), "--format", "npz", "--out", str(tmp_path / "new" / "files")]
-    assert main(job) == command.INTERRUPTED
-    assert os.listdir(tmp_path / "new") == []
