@@ -115,21 +115,21 @@ def growth(folder: Path, counts: Sequence[int], rounds: int = 5) -> Rows:
 class Batches:
     """Random batches for a ``DataLoader`` without collation: each item is one whole batch."""
 
-    def __init__(self, read: Callable[[list[int]], Tensor], count: int) -> None:
+    def __init__(self, read: Callable[[list[int]], list[Tensor]], count: int) -> None:
         self.read, self.count = read, count
 
     def __len__(self) -> int:
         return BATCHES
 
-    def __getitem__(self, number: int) -> Tensor:
+    def __getitem__(self, number: int) -> list[Tensor]:
         draw = random.Random(f"{number} {time.perf_counter_ns()}")
         return self.read([draw.randrange(self.count) for _ in range(BATCH)])
 
 
-def from_store(root: Path, check: str, numbers: list[int]) -> Tensor:
+def from_store(root: Path, check: str, numbers: list[int]) -> list[Tensor]:
     """Read a batch from a store, which every process opens once."""
     store = _open(root, check)
-    return store.batch([f"images/{number:09d}" for number in numbers], dtype=None).sequence[0]
+    return list(store.batch([f"images/{number:09d}" for number in numbers], dtype=None).sequence)
 
 
 @functools.cache
@@ -137,13 +137,13 @@ def _open(root: Path, check: Any) -> FeatureStore:
     return FeatureStore.open(root, check=check)
 
 
-def from_lmdb(root: Path, numbers: list[int]) -> Tensor:
+def from_lmdb(root: Path, numbers: list[int]) -> list[Tensor]:
     """Read a batch from LMDB: one value per image, copied into a batch."""
     batch = torch.empty(len(numbers), *LARGE, dtype=torch.float16)
     with _environment(root).begin(buffers=True) as transaction:
         for row, number in zip(batch, numbers, strict=True):
             row.copy_(torch.frombuffer(transaction.get(f"{number:09d}".encode()), dtype=torch.float16).view(LARGE))
-    return batch
+    return [batch]
 
 
 @functools.cache
@@ -153,12 +153,12 @@ def _environment(root: Path) -> Any:
     return lmdb.open(str(root), readonly=True, lock=False, readahead=False)
 
 
-def from_datasets(root: Path, numbers: list[int]) -> Tensor:
+def from_datasets(root: Path, numbers: list[int]) -> list[Tensor]:
     """Read a batch from HF datasets: a column of bytes, copied into a batch."""
     batch = torch.empty(len(numbers), *LARGE, dtype=torch.float16)
     for row, raw in zip(batch, _dataset(root)[numbers]["tokens"], strict=True):
         row.copy_(torch.frombuffer(bytearray(raw), dtype=torch.float16).view(LARGE))
-    return batch
+    return [batch]
 
 
 @functools.cache
@@ -168,7 +168,7 @@ def _dataset(root: Path) -> Any:
     return datasets.load_from_disk(str(root))
 
 
-def peers(folder: Path, count: int) -> dict[str, Callable[[list[int]], Tensor]]:
+def peers(folder: Path, count: int) -> dict[str, Callable[[list[int]], list[Tensor]]]:
     """Write the same records in every format; return what reads a batch."""
     store = folder / "store"
     write_store(store, count, LARGE, 64 << 20)
