@@ -21,7 +21,7 @@ class Stored:
 
     Attributes:
         fit: resize mode: stretch changes proportions, keep fits inside, crop cuts, pad fills up.
-        interpolation: of the resize (default: bilinear, or that of the existing store).
+        interpolation: of the resize (default: bilinear).
         policy: for sizes that the patch does not divide.
         views: of every image: none (the default), flips4, d6 (these and quarter turns), color20, or a YAML or JSON
             file.

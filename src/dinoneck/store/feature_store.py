@@ -15,10 +15,10 @@ from dinoneck.data.patterns import Patterns
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PatchSize, Remainder
 from dinoneck.store import converters, extraction, ray_engine, reading
-from dinoneck.store.description import FILE, Description, make_folder, named_views, read_description
+from dinoneck.store.description import Description, make_folder, named_views, read_description
 from dinoneck.store.encoding import QuantisedTokens, StoreDtype
 from dinoneck.store.extraction import Extracted
-from dinoneck.store.files import Files, LocalFiles, RemoteFiles, files_at
+from dinoneck.store.files import Files, RemoteFiles, files_at
 from dinoneck.store.images import PathLike, image_ids
 from dinoneck.store.reading import Check, Reader, Stored
 from dinoneck.store.shards import SHARD_BYTES
@@ -83,7 +83,7 @@ class FeatureStore:
             image_size: (height, width) in pixels; None keeps each image's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
             fit: how an image of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
-            interpolation: see there; None = that of the store that is there, or else the backbone's (``bilinear``).
+            interpolation: see there; None = the backbone's (``bilinear``).
             policy: see there; None = the backbone's, which refuses sizes that the patch does not divide.
             blur: of all views, see there; None = the backbone's, which is none.
 
@@ -91,9 +91,7 @@ class FeatureStore:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
             ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
-        own, files = checked_backbone(backbone).preprocess, files_at(path)
-        if interpolation is None and isinstance(files, LocalFiles) and (files.root / FILE).is_file():
-            interpolation = read_description(files).preprocess.interpolation
+        own = checked_backbone(backbone).preprocess
         prepare = own.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy, blur=blur)
         store = cls._made(path, Description(backbone.record(), prepare, named_views(views), dtype))
         store._backbone = backbone
