@@ -233,13 +233,13 @@ def killed(world: World) -> Iterator[str]:
 
 MODES: dict[str, Mode] = {
     "a bit of store.json is flipped": flips("store.json"),
-    "a bit of the index is flipped": flips("index.sqlite", some=200, most=6000),
-    "a bit of a shard's header is flipped": flips("data/*", "header"),
+    "a bit of the index is flipped": flips("index.sqlite", some=200, most=2500),
+    "a bit of a shard's header is flipped": flips("data/*", "header", most=1200),
     "a bit of a shard's header is flipped, the index is lost, and extract is called": flips(
         "data/*", "header", index_lost=True, some=8
     ),
-    "a bit of a record is flipped": flips("data/*", "records", most=4000),
-    "a bit of the channel scale is flipped": flips("channel_scale.safetensors"),
+    "a bit of a record is flipped": flips("data/*", "records", most=800),
+    "a bit of the channel scale is flipped": flips("channel_scale.safetensors", most=800),
     "two index rows exchange their ids": rows(*IDS),
     "two index rows exchange records": rows(*map(EXCHANGED.format, ("shard", "offsets"))),
     "the grid of an index row is turned": rows("update image set rows = cols, cols = rows where id = :one"),
