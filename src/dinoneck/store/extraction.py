@@ -227,8 +227,8 @@ def run_units(
                     done.written += before.result()
                 before = writing.submit(_write, writer, unit, usable, passes, encoded, description.views.turns(0))
                 bar.update(len(unit.items) - len(unit.stored))
-                if number == UNITS_BEFORE_ESTIMATE < len(units):
-                    minutes = (time.monotonic() - begun) / number * (len(units) - number) / 60
+                minutes = (time.monotonic() - begun) / number * (len(units) - number) / 60
+                if number == UNITS_BEFORE_ESTIMATE and minutes > 1:
                     note(f"after {number} of {len(units)} batches of images: about {minutes:.0f} minutes remain")
             if before is not None:
                 done.written += before.result()

@@ -141,8 +141,9 @@ class Reader:
         grids = {entry.grid[::-1] if turned[view] else entry.grid for entry, view in zip(entries, views, strict=True)}
         if len(grids) != 1:
             sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
+            turn = "; views with quarter turns swap rows and columns" if any(turned) else ""
             raise DataError(
-                f"the images have different grids ({sizes}); batch those of one" if grids else "no ids given"
+                f"the images have different grids ({sizes}{turn}); batch those of one" if grids else "no ids given"
             )
         layout = self.description.layout(GridSize(*grids.pop()))
         for entry in entries:
