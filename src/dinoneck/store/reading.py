@@ -142,9 +142,9 @@ class Reader:
         if len(grids) != 1:
             sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
             turn = "; views with quarter turns swap rows and columns" if any(turned) else ""
-            raise DataError(
-                f"the images have different grids ({sizes}{turn}); batch those of one" if grids else "no ids given"
-            )
+            if not grids:
+                raise DataError("no ids given")
+            raise DataError(f"the images have different grids ({sizes}{turn}); batch those of one")
         layout = self.description.layout(GridSize(*grids.pop()))
         for entry in entries:
             if len(entry.offsets) != 8 * len(layout.parts) or len(entry.checksums) != CHECKSUM_BYTES * len(turned):
