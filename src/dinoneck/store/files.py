@@ -84,7 +84,8 @@ class LocalFiles:
         """
         for name, offset, buffers in pieces:
             try:
-                _read_into(self._opened(name).descriptor, offset, buffers)
+                handle = self._opened(name)  # a name of its own keeps it open, whatever other threads open and close
+                _read_into(handle.descriptor, offset, buffers)
             except (OSError, EOFError, OverflowError) as error:
                 raise StoreError(f"{self.root / name} cannot be read at byte {offset}: {error}") from error
 

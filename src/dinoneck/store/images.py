@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
+from tqdm import tqdm
 
 from dinoneck.data.decoding import ImageInput, fitted_size, read_image_size
 from dinoneck.data.loading import images_below
@@ -173,10 +174,10 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     """
     layout, views = _typical_layout(items, description), len(description.views)
     size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
+    each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
     text = (
         f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(layout.num_layers, 'layer')} in "
-        f"{layout.dtype}: about {_bytes(size)} per image, {_bytes(size * missing)} in all; {_bytes(free)} are free in "
-        f"{folder}"
+        f"{layout.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
     )
     if size * missing > free:
         raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")
@@ -207,11 +208,3 @@ def _smaller(layout: Layout, views: int, most: int) -> str:
             kept += ["dtype='int8' (--dtype int8)"] * (dtype != layout.dtype)
             return f"They fit with {', '.join(kept)}"
     return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
