@@ -244,6 +244,31 @@ def test_threads_and_copies_have_connections_of_their_own(root: Path, sound: Fea
     assert pickle.loads(pickle.dumps(FeatureStore.open(root, check="never"))).reader.check == "never"
 
 
+def test_threads_read_more_files_than_stay_open(
+    root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinoneck.store.files.MOST_OPEN_FILES", 1)
+    store = FeatureStore.open(root, check="always")
+    expected = {image_id: value(sound, image_id) for image_id in sound.ids}
+    wrong: list[object] = []
+
+    def read(first: int) -> None:
+        try:
+            for turn in range(60):
+                image_id = str((first + turn) % 4)
+                if not torch.equal(value(store, image_id), expected[image_id]):
+                    wrong.append(image_id)
+        except StoreError as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=read, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+
+
 def _read(store: FeatureStore, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     queue.put((store["1"].sequence[0].sum().item(), store.reader.entries._local.process))
 
