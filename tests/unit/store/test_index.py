@@ -251,17 +251,18 @@ def test_threads_read_more_files_than_stay_open(
     store = FeatureStore.open(root, check="always")
     expected = {image_id: value(sound, image_id) for image_id in sound.ids}
     wrong: list[object] = []
+    together = threading.Barrier(4)
 
-    def read(first: int) -> None:
-        try:
-            for turn in range(60):
-                image_id = str((first + turn) % 4)
-                if not torch.equal(value(store, image_id), expected[image_id]):
-                    wrong.append(image_id)
-        except StoreError as error:
-            wrong.append(error)
+    def read() -> None:
+        for turn in range(100):
+            image_id = str(turn % 4)
+            together.wait(60)  # all open the same file at once
+            try:
+                wrong.extend([image_id] * (not torch.equal(value(store, image_id), expected[image_id])))
+            except StoreError as error:
+                wrong.append(error)
 
-    threads = [threading.Thread(target=read, args=(first,)) for first in range(4)]
+    threads = [threading.Thread(target=read) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
