@@ -23,7 +23,7 @@ class Flipped:
         cells = torch.arange(IMAGES * ROWS * COLS, dtype=torch.float32).reshape(IMAGES, 1, ROWS, COLS)
         self.cells = cells / cells.numel()
         self.ids = tuple(f"p{i}" for i in range(IMAGES))
-        self.patterns = Patterns.named("flips4")
+        self.views = Patterns.named("flips4")
         self.asked: list[list[int]] = []
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
@@ -31,7 +31,7 @@ class Flipped:
         self.asked.append(patterns)
         maps = []
         for image_id, pattern in zip(ids, patterns, strict=True):
-            horizontal, vertical = self.patterns.flips(pattern)
+            horizontal, vertical = self.views.flips(pattern)
             axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
             maps.append(self.cells[self.ids.index(image_id)].flip(axes))
         values = torch.stack(maps).reshape(len(ids), ROWS * COLS, 1)
@@ -44,7 +44,7 @@ def test_labels_of_a_cell_follow_the_photo() -> None:
     tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
     pixels = torch.arange(IMAGES * 4 * 6).reshape(IMAGES, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
-    labels = Samples(source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
+    labels = Samples(source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, source.views)
     batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
     tokens, wanted, masks = labels.read(batch, source, torch.device("cpu"))
     shown = tokens.maps()[-1]
