@@ -22,7 +22,8 @@ from tests.house.source import ROOT
 # -- words ------------------------------------------------------------------------------------------------
 
 FORBIDDEN = re.compile(
-    r"\b(?:older|earlier version|legacy|migrat\w*|deprecat\w*|photo\w*)\b|\b(?:version|dinoneck|schema) 0\.[12]\b"
+    r"\b(?:older|earlier version|legacy|migrat\w*|deprecat\w*|photo\w*)\b|\b(?:version|dinoneck|schema) 0\.[12]\b",
+    re.IGNORECASE,
 )
 PLACES = ("src", "docs", "README.md", "examples", "tests")
 TEXTS = {".py", ".pyi", ".md", ".j2", ".json", ".jsonl", ".yaml", ".yml", ".txt", ".ipynb", ".html", ".css"}
