@@ -299,7 +299,7 @@ def write(report: dict[str, Any], folder: Path, stem: str = "feature_store") -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", "--photos", dest="photos", type=int, default=8)
+    parser.add_argument("--images", dest="photos", type=int, default=8)
     parser.add_argument("--size", default="480x480")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=BATCH, help="samples per batch of the loaders")

@@ -110,10 +110,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def crop_cover() -> Path:
-    """The folder of real crop photos; tests that need it are skipped without."""
+    """The folder of real crop images; tests that need it are skipped without."""
     folder = DATA / "crop_cover"
     if not (folder / "cover.csv").is_file():
-        pytest.skip(f"the crop_cover photos are not in {folder}; set DINONECK_DATA to the folder that holds them")
+        pytest.skip(f"the crop_cover images are not in {folder}; set DINONECK_DATA to the folder that holds them")
     return folder
 
 

@@ -76,7 +76,7 @@ MUTANTS = [
     # flips are exchanged; every image draws the same changes
     Mutant("data/patterns.py", "return pattern.horizontal, pattern.vertical",
            "return pattern.vertical, pattern.horizontal",
-           "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),
+           "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_image"),
     Mutant("data/patterns.py", 'f"{i}\\0{image_id}"', 'f"{i}\\0"',
            "unit/data/test_patterns.py::test_draws_repeat_and_depend_on_image_and_pattern"),
     # negative values are clipped by int8; a damaged record passes
@@ -96,7 +96,7 @@ MUTANTS = [
     Mutant("training/state.py", "if old.get(name) != new.get(name)", "if name not in old",
            "unit/training/test_hostile_fit.py::test_a_changed_head_or_sample_is_another_run"),
     Mutant("training/batches.py", "horizontal, vertical = self.flips.flips(pattern)", "horizontal = vertical = False",
-           "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_photo"),
+           "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_image"),
     # maps of turned views are turned further; tiles do not add up at their seams
     Mutant("inference/tiles.py", "torch.rot90(maps, -self.turns", "torch.rot90(maps, self.turns",
            "unit/inference/test_inference.py::test_views_undo_themselves_on_every_shape"),

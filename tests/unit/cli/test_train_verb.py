@@ -241,7 +241,7 @@ def test_what_does_not_fit_is_refused_before_the_work(
 
 
 def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
-    """Files of the older layout, no folder, and features that name no backbone."""
+    """Feature files in place of a store, no folder, and features that name no backbone."""
     flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
     (tmp_path / "ID1.npz").write_bytes(b"")
     (tmp_path / "npz").mkdir()

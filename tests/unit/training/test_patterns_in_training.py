@@ -39,7 +39,7 @@ class Flipped:
         return Tokens.from_patches(tokens, grid=(ROWS, COLS), patch_size=16)
 
 
-def test_labels_of_a_cell_follow_the_photo() -> None:
+def test_labels_of_a_cell_follow_the_image() -> None:
     source = Flipped()
     tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
     pixels = torch.arange(IMAGES * 4 * 6).reshape(IMAGES, 4, 6)
@@ -55,7 +55,7 @@ def test_labels_of_a_cell_follow_the_photo() -> None:
     assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])
 
 
-def test_every_sample_meets_every_pattern_in_training_and_its_own_photo_in_validation() -> None:
+def test_every_sample_meets_every_pattern_in_training_and_its_own_image_in_validation() -> None:
     source = Flipped()
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
