@@ -1,4 +1,4 @@
-"""Two older layouts of stored features, read into a store.
+"""Two layouts of features that other programs store, read into a store.
 
 * ``.npz``: one file per image, ``cls_i`` (C,) and ``patches_i`` (N, C) for view i.
 * ``.pt``: one float16 tensor (C, rows, cols) per image in a parallel folder tree, without CLS.

@@ -236,7 +236,7 @@ def build_index(files: Files, made: str, layouts: Layouts, base: Path | None = N
         files: of the store.
         made: what its shards begin with.
         layouts: gives the layout of its views on a grid.
-        base: an older index, which is brought up to date; None = every header is read.
+        base: the index that is there, which is brought up to date; None = every header is read.
 
     Raises:
         StoreError: if it cannot be written anywhere.
@@ -312,7 +312,7 @@ def _write(path: Path, files: Files, made: str, layouts: Layouts, base: Path | N
             if base is None:
                 raise
             temporary.unlink(missing_ok=True)
-            _fill(temporary, files, made, layouts, None)  # the older index is damaged
+            _fill(temporary, files, made, layouts, None)  # the index that was there is damaged
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -325,7 +325,7 @@ def _write(path: Path, files: Files, made: str, layouts: Layouts, base: Path | N
 
 
 def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Path | None) -> None:
-    """Write the rows of all shards to a new file, or to a copy of an older one those that it lacks."""
+    """Write the rows of all shards to a new file, or to a copy of the one that is there, those that it lacks."""
     if base is not None:
         shutil.copyfile(base, path)
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?nolock=1", uri=True, isolation_level=None)) as database:
