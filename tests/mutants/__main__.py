@@ -16,12 +16,9 @@ from pathlib import Path
 import pytest
 import timm  # noqa: F401  imported once, before the forks; dinoneck itself is imported by each
 
-from tests.mutants import Mutant
-from tests.mutants.modules import MODULES
-from tests.mutants.pipelines import PIPELINES
+from tests.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).resolve().parents[2]
-MUTANTS = (*MODULES, *PIPELINES)
 
 
 def run(source: Path, tests: list[str]) -> int:

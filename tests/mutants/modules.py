@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import GOLDEN, Mutant
+from tests.mutants.mutant import GOLDEN, Mutant
 
 MODULES = (
     Mutant(
@@ -129,7 +129,7 @@ MODULES = (
         "heads/cls_gating.py",
         "weights = logits.softmax(dim=-1).to(patches.dtype)",
         "weights = logits.sigmoid().to(patches.dtype)",
-        "",
+        "unit/heads/test_cls_gating.py::test_the_gate_is_the_formula",
     ),
     Mutant(
         "An ensemble averages normalised units and uses the first member's transform for all.",
@@ -139,34 +139,34 @@ MODULES = (
         "        first = {task.name: task for head in reversed(self._members()) for task in head.tasks}\n"
         "        values = {task.name: first[task.name].predict(self._reduced(task, outputs)) for task in self.tasks}\n"
         "        return recompute_derived(self.predicted, with_composed(values, self.compositions))",
-        "",
+        "unit/heads/test_ensemble.py::test_members_are_averaged_in_natural_units",
     ),
     Mutant(
         "The finest level of a pyramid reads the deepest layers.",
         "necks/layer_grouper.py",
         "return tuple(tuple(range(begin, end)) for begin, end in pairwise(begins))",
         "return tuple(tuple(range(begin, end)) for begin, end in pairwise(begins))[::-1]",
-        "",
+        "unit/necks/test_layer_grouper.py::test_auto_groups_are_contiguous_even_and_shallow_first",
     ),
     Mutant(
         "A backbone gives its layers in ascending order, not in the order asked.",
         "backbones/adapter.py",
         "return [outputs[number] for number in layers]",
         "return [outputs[number] for number in sorted(layers)]",
-        "",
+        "unit/backbones/test_backbone.py::test_layers_are_block_outputs_in_the_callers_order",
     ),
     Mutant(
         "The unknown pixels of a mask are trained as class 0.",
         "losses/masked.py",
         "keep = keep & (target != ignore_index)",
         "target = torch.where(target == ignore_index, 0, target)",
-        "",
+        "unit/losses/test_task_loss.py::test_every_kind_has_its_loss",
     ),
     Mutant(
         "The voxels of one sample of a batch are found with the coordinates of another sample.",
         "points/sparse.py",
         "wanted = at_stride(encode(coords, batch), self.stride)",
         "wanted = at_stride(encode(coords), self.stride)",
-        "",
+        "unit/points/test_voxels.py::test_looking_up_is_a_dictionary",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import Mutant
+from tests.mutants.mutant import Mutant
 
 PIPELINES = (
     Mutant(
@@ -129,35 +129,35 @@ PIPELINES = (
         "data/sheets.py",
         "values.append(math.nan if value is None else value)",
         "values.append(0.0 if value is None or math.isnan(value) else value)",
-        "",
+        "unit/data/test_read_table.py::test_numbers_words_and_gaps",
     ),
     Mutant(
         "An id of digits loses its leading zeros: 007 becomes 7.",
         "data/tables.py",
         "ids = tuple(sheet.cells(image_column))",
         "ids = tuple(str(int(cell)) if cell.isdecimal() else cell for cell in sheet.cells(image_column))",
-        "",
+        "unit/data/test_read_table.py::test_ids_stay_text",
     ),
     Mutant(
         "The EXIF orientation of a JPEG file is ignored.",
         "data/decoding.py",
         "return _upright(_decode_jpeg(raw), image)",
         "return _decode_jpeg(raw)",
-        "",
+        "unit/data/test_preparation.py::test_images_are_turned_upright",
     ),
     Mutant(
         "Pixels without a label count as 0 in the mean of their cell.",
         "data/labels.py",
         "weight = _cell_sums(valid, preprocess)",
         "weight = _cell_sums(torch.ones_like(valid), preprocess)",
-        "",
+        "unit/data/test_labels.py::test_nodata_weighs_nothing_through_an_area_resize",
     ),
     Mutant(
         "Cropping to a size keeps the upper left corner of an image, not its centre.",
         "data/decoding.py",
         'corner = ((height - size[0]) // 2, (width - size[1]) // 2) if fit == "crop" else (0, 0)',
         "corner = (0, 0)",
-        "",
+        "unit/data/test_preparation.py::test_fits",
     ),
     Mutant(
         "A flipped training image keeps the boxes of the image before the flip.",
@@ -165,35 +165,35 @@ PIPELINES = (
         "        steps.append(v2.RandomHorizontalFlip())",
         "        from torchvision import tv_tensors\n\n"
         "        steps.append(v2.RandomApply([v2.Lambda(lambda image: image.flip(-1), tv_tensors.Image)]))",
-        "",
+        "unit/data/test_box_views.py::test_flips_in_plain_numbers",
     ),
     Mutant(
         "A store gives the tokens of other images when ids are asked in another order than they are stored in.",
         "store/reading.py",
         "slots = [self._slot(index, image_id) for image_id in ids]",
         "slots = sorted(self._slot(index, image_id) for image_id in ids)",
-        "",
+        "unit/store/test_feature_store.py::test_a_batch_keeps_order_repeats_and_patterns",
     ),
     Mutant(
         "The channel scale of the first layer restores the int8 values of every layer.",
         "store/encoding.py",
         "return zip(self.q, self.scale, self.prefix, self.channel_scale, strict=True)",
         "return zip(self.q, self.scale, self.prefix, self.channel_scale[:1] * len(self.q), strict=True)",
-        "",
+        "unit/store/test_feature_store.py::test_an_int8_store",
     ),
     Mutant(
         "An image that was replaced by another one of the same file size keeps the tokens of the old one.",
         "store/images.py",
         "return _hash_of(path) == entry.blake2b",
         "return True",
-        "",
+        "unit/store/test_feature_store.py::test_another_image_of_the_same_name_is_refused",
     ),
     Mutant(
         "A head from a file accepts the tokens of a backbone with other weights.",
         "layers/inputs.py",
         '("source (fingerprint of the weights)", self.source, tokens.source),',
         "",
-        "",
+        "faults/test_load_head_faults.py::test_a_head_names_both_values_and_the_remedy",
     ),
     Mutant(
         "Images are normalised by the backbone's mean and std, not by those that the head's file records.",
@@ -202,42 +202,42 @@ PIPELINES = (
         "(preprocess or shared_inputs(loaded) or backbone.preprocess).changed(\n"
         "            blur=blur, mean=backbone.preprocess.mean, std=backbone.preprocess.std\n"
         "        )",
-        "",
+        "unit/inference/test_inference.py::test_images_are_normalised_as_the_file_records",
     ),
     Mutant(
         "Targets are given to images by their position in the table, not by id.",
         "training/matching.py",
         "return [rows[image_id][0] for image_id in ids]",
         "return sorted(rows[image_id][0] for image_id in ids)",
-        "",
+        "unit/training/test_matching.py::test_a_shuffled_table_trains_the_same_weights_bit_for_bit",
     ),
     Mutant(
         "A resumed run trains the last finished epoch again.",
         "training/loop.py",
         'self.progress = Progress(**state["progress"])',
         'self.progress = Progress(**state["progress"])\n        self.progress.epoch = max(0, self.progress.epoch - 1)',
-        "",
+        "unit/training/test_views.py::test_training_draws_views_and_resumes_with_them",
     ),
     Mutant(
         "A group is split over two folds where its rows do not follow each other.",
         "training/folds.py",
         'of_row = _numbered(groups, "group")',
         'of_row = _numbered(groups, "group")\n    of_row = np.cumsum(np.diff(of_row, prepend=of_row[:1]) != 0)',
-        "",
+        "unit/training/test_training.py::test_folds_keep_groups_whole_and_cover_every_row",
     ),
     Mutant(
         "The transforms of targets are fitted on the held-out rows too.",
         "training/tasks.py",
         "transform = transform.fit(self.targets[name][rows])",
         "transform = transform.fit(self.targets[name])",
-        "",
+        "unit/training/test_train.py::test_numbers_in_groups",
     ),
     Mutant(
         "Sharpness-aware minimisation steps from the perturbed weights and does not restore them.",
         "training/optim.py",
         "with _restored([*(parameter for parameter, _ in moved), *statistics]):",
         "with _restored(statistics):",
-        "",
+        "unit/training/test_sam.py::test_it_follows_the_published_rule_over_many_steps",
     ),
     Mutant(
         "Mixup counts a sample's own target with the partner's share.",
@@ -246,42 +246,42 @@ PIPELINES = (
         "            values[name] = blend.linear(x)",
         "        elif task is None or task.transform is None or task.transform.is_affine:\n"
         "            values[name] = torch.lerp(x, blend.other(x), blend.share(x))",
-        "",
+        "unit/training/test_mixup.py::test_masses_add_in_grams",
     ),
     Mutant(
         "Early stopping keeps the weights of the last epoch, not those of the best.",
         "training/loop.py",
         "self.best = {name: value.detach().clone() for name, value in learner.weights().items()}",
         "self.best = {name: value.detach() for name, value in learner.weights().items()}",
-        "",
+        "unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops",
     ),
     Mutant(
         "The patches of padding count in the mean over an image.",
         "inference/predictor.py",
         "return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))",
         "return maps.mean(dim=(2, 3))",
-        "",
+        "unit/inference/test_inference.py::test_padding_is_left_out_of_the_mean_of_a_map",
     ),
     Mutant(
         "Predictions of images of several sizes come back in another order than the images.",
         "inference/predictor.py",
         "                rows[place] = row",
         "                rows[rows.index(None)] = row",
-        "",
+        "unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order",
     ),
     Mutant(
         "Average precision leaves out the boxes below the score threshold of predictions.",
         "detection/evaluation.py",
         "min_score=0.0, batch_size=batch_size)",
         "batch_size=batch_size)",
-        "",
+        "unit/detection/test_evaluation.py::test_boxes_of_low_scores_count",
     ),
     Mutant(
         "An exported model that differs from the eager model is written without an error.",
         "export/program.py",
         "if not parity.largest <= tolerance:",
         "if parity.largest != parity.largest:",
-        "",
+        "unit/export/test_export_model.py::test_a_model_that_differs_is_not_written",
     ),
     Mutant(
         "The colours of principal components are fitted for each image of a batch alone.",
@@ -291,13 +291,13 @@ PIPELINES = (
         "        parts = (tokens[i : i + 1] for i in range(len(tokens)))\n"
         "        return np.concatenate([pca_rgb(part, layer=layer, foreground=foreground) for part in parts])\n"
         "    chosen = PCABasis.fit(",
-        "",
+        "unit/viz/test_pca.py::test_two_planted_directions_come_out_as_red_and_green",
     ),
     Mutant(
         "The service accepts a body above the limit that arrives in chunks without a Content-Length.",
         "serve/uploads.py",
         "seen += len(chunk)",
         "seen = len(chunk)",
-        "",
+        "unit/serve/test_serve.py::test_every_bad_request_is_refused_with_its_reason",
     ),
 )
