@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dinoneck import ConfigError, LayerGrouper, ShapeError
-from dinoneck.necks.layer_grouper import Fusion, auto_groups
+from dinoneck.necks.layer_grouper import Fusion
 
 C, D, N = 12, 8, 5
 
@@ -78,7 +78,7 @@ def test_it_equals_the_plain_formula_and_so_do_its_gradients(
 
 @pytest.mark.parametrize(("count", "groups"), [(1, 1), (12, 3), (7, 3), (29, 5), (3, 5)])
 def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: int) -> None:
-    found = auto_groups(count, groups)
+    found = LayerGrouper(C, count, D, groups).groups
     assert len(found) == groups
     flat = [layer for group in found for layer in group]
     assert flat == sorted(flat)
