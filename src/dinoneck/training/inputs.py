@@ -226,7 +226,7 @@ def _extract_command(config: TrainConfig) -> str:
     size = "HEIGHTxWIDTH" if data.size is None else "x".join(map(str, data.size))  # type: ignore[arg-type]
     flags = {
         "--size": size,
-        "--patterns": views,
+        "--views": views,
         "--backbone": own.name or DINOV3_SMALL,
         "--backbone-source": own.source,
         "--backbone-file": own.file,
