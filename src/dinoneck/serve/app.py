@@ -42,7 +42,7 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
     model = open_model(head, settings)
     worker = Worker(model, settings)
 
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, exception_handlers={Refusal: _refused, HTTPException: _unknown, Exception: _failed})
 
     @app.post("/predict")
     async def predict(request: Request, maps: str = "none") -> Response:
@@ -63,20 +63,17 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
         limits = {"max_pixels": worker.max_pixels, **{name: getattr(settings, name) for name in names}}
         return {**model.facts, "limits": limits, "versions": versions()}
 
-    _add_errors(app)
     return app
 
 
-def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
-        return JSONResponse(refusal.body(), refusal.status, refusal.headers())
+async def _refused(_: Request, refusal: Any) -> JSONResponse:
+    return JSONResponse(refusal.body(), refusal.status, refusal.headers())
 
-    @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        sentence = f"{request.method} {quoted(request.url.path)}: {error.detail}; expected one of {', '.join(ROUTES)}"
-        return JSONResponse({"error": sentence, "code": "no_route"}, error.status_code, error.headers)
 
-    @app.exception_handler(Exception)  # Starlette raises it again, and the server logs it
-    async def failed(_: Request, __: Exception) -> JSONResponse:
-        return JSONResponse({"error": "the prediction failed; the service's log has the cause", "code": "failed"}, 500)
+async def _unknown(request: Request, error: Any) -> JSONResponse:
+    sentence = f"{request.method} {quoted(request.url.path)}: {error.detail}; expected one of {', '.join(ROUTES)}"
+    return JSONResponse({"error": sentence, "code": "no_route"}, error.status_code, error.headers)
+
+
+async def _failed(_: Request, __: Exception) -> JSONResponse:  # Starlette raises it again, and the server logs it
+    return JSONResponse({"error": "the prediction failed; the service's log has the cause", "code": "failed"}, 500)

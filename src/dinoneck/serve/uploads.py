@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from email.message import Message
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Message as Event
+from starlette.types import Message
 
 from dinoneck.errors import Refusal
 from dinoneck.serve.settings import Settings
@@ -34,26 +34,25 @@ async def received_files(request: Request, settings: Settings) -> AsyncIterator[
             not plain multipart, 422 if it holds no file, or a text field.
     """
     most, length = settings.max_upload_bytes, request.headers.get("content-length", "")
-    header = Message()
-    header["content-type"] = request.headers.get("content-type", "text/plain")
-    if header.get_content_type() != "multipart/form-data":
-        raise Refusal(415, "not_multipart", f"the body is {quoted(header.get_content_type())}; {EXPECTED}")
-    last_line = f"--{header.get_boundary('')}--".encode("latin-1", "replace")
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise Refusal(415, "not_multipart", f"the body is {quoted(kind.decode('latin-1'))}; {EXPECTED}")
+    last_line = b"--%b--" % options.get(b"boundary", b"")
     seen, end = 0, b""
 
-    async def counted() -> Event:
+    async def counted() -> Message:
         nonlocal seen, end
-        event = await request.receive()
-        seen += len(event.get("body", b""))
-        end = (end + event.get("body", b""))[-len(last_line) - 2 :]  # a line break may follow
+        message = await request.receive()
+        seen += len(message.get("body", b""))
+        end = (end + message.get("body", b""))[-len(last_line) - 2 :]  # a line break may follow
         if seen > most:
             raise _too_large(f"more than {most}", most)
-        return event
+        return message
 
     if length.isdecimal() and float(length) > most:
         raise _too_large(length[:20], most)
     try:
-        form = await Request(request.scope, counted).form()
+        form = await Request(request.scope, counted).form(max_files=settings.max_images + 1000)
     except (ClientDisconnect, HTTPException, FormParserError) as error:
         reason = getattr(error, "detail", type(error).__name__)
         raise Refusal(400, "malformed_upload", f"the body is malformed: {reason}; {EXPECTED}") from None

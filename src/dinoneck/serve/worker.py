@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any
 
 from fastapi import Request
@@ -20,6 +20,7 @@ from dinoneck.serve.settings import Settings
 from dinoneck.serve.uploads import quoted, received_files
 
 RETRY_AFTER_S = 1
+_UNIT = 250_000  # pixels; a pixel takes 26 to 45 bytes between its file and the patches
 
 
 class Worker:
@@ -39,7 +40,7 @@ class Worker:
         self._count = max(settings.concurrency, settings.batch)  # each thread gives one image to a batch
         self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="predict")
         self._slots = threading.BoundedSemaphore(self._count + settings.queue)
-        self._large = threading.Lock()
+        self._units, self._turn = threading.BoundedSemaphore(MAX_PIXELS // _UNIT), threading.Lock()
 
     async def predict(self, request: Request, maps: str) -> bytes:
         """Return the predictions for a request's images, in their order, as JSON.
@@ -79,15 +80,19 @@ class Worker:
     def _row(self, upload: UploadFile, maps: str) -> dict[str, Any]:
         recipe = self._model.preprocess
         image = open_image(upload, recipe, self.max_pixels)
-        is_large = image.width * image.height * self._count > MAX_PIXELS  # 26 to 45 bytes per pixel until the patches
-        with self._large if is_large else nullcontext():
+        units = math.ceil(min(MAX_PIXELS, image.width * image.height) / _UNIT)
+        with self._turn:  # one thread at a time collects, so that two never wait for each other
+            for _ in range(units):
+                self._units.acquire()
+        try:
             pixels = decode(image, upload)
-            try:
-                return self._model.predict(pixels, maps)
-            except GridError:
-                (height, width), (down, across) = pixels.shape[-2:], patch_pair(recipe.patch_size)
-                found = f"{quoted(upload.filename)} is {height}x{width} px (height x width)"
-                expected = f"expected multiples of {down}x{across} px, a patch. Send a larger image, or cut it"
-                raise Refusal(422, "unfit", f"{found}; {expected}") from None
-            except DataError as error:
-                raise Refusal(422, "unfit", f"{quoted(upload.filename)}: {error}") from None
+            return self._model.predict(pixels, maps)
+        except GridError:
+            (height, width), (down, across) = pixels.shape[-2:], patch_pair(recipe.patch_size)
+            found = f"{quoted(upload.filename)} is {height}x{width} px (height x width)"
+            expected = f"expected multiples of {down}x{across} px, a patch. Send a larger image, or cut it"
+            raise Refusal(422, "unfit", f"{found}; {expected}") from None
+        except DataError as error:
+            raise Refusal(422, "unfit", f"{quoted(upload.filename)}: {error}") from None
+        finally:
+            self._units.release(units)
