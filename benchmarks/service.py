@@ -85,9 +85,7 @@ class Service:
         with contextlib.closing(http.client.HTTPConnection(*self.address, timeout=600)) as connection:
             with contextlib.suppress(BrokenPipeError):  # refused before the end of its body
                 connection.request(method, path, body, dict(headers), encode_chunked="Transfer-Encoding" in headers)
-            response = connection.getresponse()
-            names = {name.lower(): value for name, value in response.getheaders()}
-            return Reply(response.status, response.read(), names)
+            return _reply(connection.getresponse())
 
     def get(self, path: str) -> Reply:
         """Send GET."""
@@ -112,6 +110,17 @@ class Service:
             assert stream is not None
             stream.close()
         return status
+
+
+def _reply(response: http.client.HTTPResponse) -> Reply:
+    return Reply(response.status, response.read(), {name.lower(): value for name, value in response.getheaders()})
+
+
+def received(connection: socket.socket) -> Reply:
+    """Return the response to a request that was sent as raw bytes."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return _reply(response)
 
 
 @contextlib.contextmanager
@@ -191,7 +200,7 @@ def bad_requests() -> list[Bad]:
     return [
         *(Bad(kind, status, code, multipart(("a.jpg", data))) for kind, (status, code, data) in files.items()),
         Bad("oversized, by its Content-Length", 413, "too_large", multipart(("a.jpg", large))),
-        Bad("oversized, streamed", 413, "too_large", [large] * 2, chunked),
+        Bad("oversized, streamed", 413, "too_large", [multipart(("a.jpg", large))], chunked),
         Bad("too many files", 413, "too_many_images", multipart(*[("a.jpg", image)] * (MAX_IMAGES + 1))),
         Bad("JSON", 415, "not_multipart", b"{}", {"Content-Type": "application/json"}),
         Bad("text field", 422, "no_image", field),
@@ -291,8 +300,8 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
 def late_upload(head: Path) -> tuple[int, str]:
     """Return the status and the code for an upload that stops, with a timeout of 2 s."""
     with running(head, "--timeout", "2") as service, service.connect(half_upload(scene())[0]) as connection:
-        raw = connection.makefile("rb").read()
-        return int(raw.split()[1]), json.loads(raw.partition(b"\r\n\r\n")[2])["code"]
+        reply = received(connection)
+        return reply.status, reply.json()["code"]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -302,8 +311,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         name, (height, width), health = row["model"].split(".")[0], row["size"], row["health"]
         lines.append(
-            f"| `{name}`, {height} × {width} px | {row['batch']} | {row['images']} | {len(row['wrong'])} | {row['refused']} "
-            f"| {row['per_s']:.0f} | {health['p50_ms']:.0f} ms, {health['max_ms']:.0f} ms | {row['peak_mb']:.0f} MB |"
+            f"| `{name}`, {height} × {width} px | {row['batch']} | {row['images']} | {len(row['wrong'])} "
+            f"| {row['refused']} | {row['per_s']:.0f} | {health['p50_ms']:.0f} ms, {health['max_ms']:.0f} ms | {row['peak_mb']:.0f} MB |"
         )
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def create_app(head: str | os.PathLike[str], *, settings: Settings | None = None
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """The service runs; it listens after the model is loaded."""
+        """The service runs, and its model is loaded."""
         return {"status": "alive"}
 
     @app.get("/")

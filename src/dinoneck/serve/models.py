@@ -46,14 +46,16 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for views or batches of a detector.
+        ConfigError: for views or batches of a detector, and for several files with a detector among them.
         DataError: if its prediction is not finite.
     """
     files = head_files(head) if Path(head).is_dir() else [head]
     checkpoints = [HeadCheckpoint.load(file) for file in files]
-    is_detector = len(checkpoints) == 1 and checkpoints[0].head_type == HEAD_TYPE
+    is_detector = HEAD_TYPE in [checkpoint.head_type for checkpoint in checkpoints]
+    if is_detector and len(checkpoints) > 1:
+        raise ConfigError(f"{head} holds {len(files)} files, one of them a detector; expected one detector, or heads")
     model = _detector(checkpoints[0], settings) if is_detector else _heads(checkpoints, settings)
-    model.facts["digests"] = [checkpoint.meta["digest"] for checkpoint in checkpoints]
+    model.facts.update(size=model.preprocess.size, digests=[checkpoint.meta["digest"] for checkpoint in checkpoints])
     rows, cols = patch_pair(model.preprocess.patch_size)
     model.predict(torch.rand(3, *(model.preprocess.size or (4 * rows, 4 * cols))), "none")
     return model
@@ -73,7 +75,7 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
         for task in predictor.tasks
     ]
     facts: dict[str, Any] = {"tasks": tasks, "tta": predictor.tta, "backbone": predictor.backbone.name}
-    facts |= {"size": predictor.preprocess.size, "device": str(predictor.device)}
+    facts["device"] = str(predictor.device)
     return Model(predict, predictor.preprocess, facts)
 
 
@@ -89,8 +91,7 @@ def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
         rows = zip(found["names"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
         return {"boxes": [{"label": label, "score": score, "box": box} for label, score, box in rows]}
 
-    facts: dict[str, Any] = {"classes": list(detector.classes), "backbone": detector.backbone.name}
-    facts |= {"size": detector.preprocess.size, "device": str(detector.device)}
+    facts = {"classes": list(detector.classes), "backbone": detector.backbone.name, "device": str(detector.device)}
     return Model(predict, detector.preprocess, facts)
 
 

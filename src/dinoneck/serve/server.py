@@ -41,7 +41,7 @@ def serve(
         host: address to listen on; the default is reachable from this machine only.
         port: 0 = any free port.
         settings: the limits.
-        announce: called with a line that has the address, when the head is loaded and the service listens.
+        announce: called with a line that has the address, when the head is loaded.
 
     Raises:
         CheckpointError: if the head cannot be read.
@@ -49,27 +49,21 @@ def serve(
         ImportError: if the extra ``serve`` is missing.
     """
     settings = settings or Settings()
-    with _bound(host, port) as listener:
+    with _listener(host, port) as listener:  # a client that connects before the head is loaded waits
         if settings.batch == 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // settings.concurrency))
         app = create_app(head, settings=settings)
         patience = math.ceil(settings.timeout) + 1
         config = uvicorn.Config(app, access_log=False, server_header=False, timeout_graceful_shutdown=patience)
-        listener.listen(config.backlog)
         name = f"[{host}]" if ":" in host else host
         announce(f"listening on http://{name}:{listener.getsockname()[1]}")
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises a signal again after the shutdown
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A socket with the address; it does not listen yet."""
+def _listener(host: str, port: int) -> socket.socket:
     try:
-        [(family, *_, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         expected = "expected an address of this machine and a free port"
         raise DinoneckError(f"cannot listen on {host}:{port}: {error.strerror}; {expected}") from error
-    return listener
