@@ -209,7 +209,9 @@ def test_clients_that_leave_early_or_state_wrong_lengths_keep_no_slot(service: S
 
 
 def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
-    detector = Detector(DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96))
+    detector = Detector(
+        DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96)
+    )
     detector.head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)  # untrained scores are low
     detector.save(tmp_path / "d.safetensors")
     [expected] = Detector.load(tmp_path / "d.safetensors").predict(Image.open(io.BytesIO(SMALL)))

@@ -76,7 +76,9 @@ def test_images_that_few_bytes_make_large_are_refused_by_their_header(form: str,
     changes = {"policy": "pad"} if form == "size of its own" else {"size": (64, 64), "fit": "crop"}
     torch.manual_seed(0)
     path = tmp_path / "head.safetensors"
-    save_head(path, PatchMeanHead(64, [Task("mass")]), backbone=backbone, preprocess=backbone.preprocess.changed(**changes))
+    save_head(
+        path, PatchMeanHead(64, [Task("mass")]), backbone=backbone, preprocess=backbone.preprocess.changed(**changes)
+    )
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(running(path, "--max-pixels", "1000000"))
         assert service.predict(("a.png", scene("PNG", 160, 120))).status == 200
