@@ -29,7 +29,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     settings: Settings | None = None,
-    announce: Callable[[str], object] = logger.info,
+    announce: Callable[[str], object] | None = None,
 ) -> None:
     """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; accepted requests are completed first.
 
@@ -41,7 +41,7 @@ def serve(
         host: address to listen on; the default is reachable from this machine only.
         port: 0 = any free port.
         settings: the limits.
-        announce: called with a line that has the address, when the head is loaded.
+        announce: called with a line that has the address, when the head is loaded; None = the line is logged.
 
     Raises:
         CheckpointError: if the head cannot be read.
@@ -56,7 +56,7 @@ def serve(
         patience = math.ceil(settings.timeout) + 1
         config = uvicorn.Config(app, access_log=False, server_header=False, timeout_graceful_shutdown=patience)
         name = f"[{host}]" if ":" in host else host
-        announce(f"listening on http://{name}:{listener.getsockname()[1]}")
+        (announce or logger.info)(f"listening on http://{name}:{listener.getsockname()[1]}")
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises a signal again after the shutdown
             uvicorn.Server(config).run(sockets=[listener])
 
