@@ -82,7 +82,8 @@ def _device() -> Iterator[Finding]:
     elif torch.backends.mps.is_available():
         yield Finding("mps", "ok", "usable by --device mps")
     else:
-        yield Finding("cuda", "note", "this torch has no CUDA; everything runs on the CPU", "for an NVIDIA GPU, install its torch")
+        text = "this torch is built without CUDA; everything runs on the CPU"
+        yield Finding("cuda", "note", text, "for an NVIDIA GPU, install a torch that is built for CUDA")
 
 
 def _head() -> Iterator[Finding]:
