@@ -172,9 +172,12 @@ class Index(Mapping[str, Entry]):
 
     def _entry(self, row: tuple[Any, ...]) -> tuple[int, Entry]:
         try:
-            return convert(row[0], Whole), convert(row[1:], Entry)
+            number, entry = convert(row[0], Whole), convert(row[1:], Entry)
         except ValidationError as error:
             raise self._damage(error) from None
+        if number >= self.rows:  # another file has its name by now, and this is a connection to that one
+            raise self._damage(ValueError(f"row {number} of {self.rows}"))
+        return number, entry
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         local = self._local
@@ -195,7 +198,8 @@ class Index(Mapping[str, Entry]):
 
 class _Connection(sqlite3.Connection):
     def __del__(self) -> None:  # with its last user
-        self.close()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it could not be opened
+            self.close()
 
 
 def open_index(files: Files, made: str, layouts: Layouts) -> Index:
@@ -246,7 +250,8 @@ def build_index(files: Files, made: str, layouts: Layouts, base: Path | None = N
     own = [files.root / FILE] if isinstance(files, LocalFiles) else []
     for target in (*own, cached := _cache_path(files)):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target == cached:  # the folder of a store is not made again
+                target.parent.mkdir(parents=True, exist_ok=True)
             _write(target, files, made, layouts, base)
             return Index(str(files), made, target)
         except OSError as error:

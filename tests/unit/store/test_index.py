@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ import torch
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, StoreError, load_backbone
+from dinoneck.errors import DinoneckError
 from dinoneck.store import index
 
 OLD = 10**9
@@ -166,6 +168,23 @@ def test_a_shard_that_vanishes_under_an_open_store_is_named(
     with caplog.at_level(logging.WARNING, logger="dinoneck"), pytest.raises(DataError, match="'3'"):
         store["3"]
     assert gone in caplog.text
+
+
+def test_an_index_replaced_under_an_open_store_is_noticed(root: Path, sound: FeatureStore) -> None:
+    """Threads and forked processes open the file later than the object: its rows may have other numbers by then."""
+    store = FeatureStore.open(root)
+    with changed(root) as database:
+        database.execute("update image set number = number + 1000")
+    with ThreadPoolExecutor(1) as threads:
+        assert torch.equal(threads.submit(value, store, "3").result(), value(sound, "3"))
+
+
+def test_a_removed_store_stays_removed(root: Path) -> None:
+    store = FeatureStore.open(root)
+    shutil.rmtree(root)
+    with pytest.raises(DinoneckError, match="'0'"):
+        store["0"]
+    assert not root.exists()
 
 
 def test_two_stores_copied_over_each_other_are_one_store(
