@@ -229,7 +229,7 @@ def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     while pending:
         count = os.preadv(descriptor, pending[:MOST_BUFFERS], offset)
         if not count:
-            raise EOFError("it is cut short")
+            raise EOFError("it is cut short; delete that file and extract its images again")
         offset += count
         while pending and count >= len(pending[0]):
             count -= len(pending.pop(0))
