@@ -39,11 +39,9 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
         DataError: if it is not such a report.
     """
     try:
-        values = any(report.get("mae", {}).values())
-        found = value_tables(report) if values else []
-        for what in ("classes", "masks"):
-            for name, methods in report.get(what, {}).items():
-                found += class_tables(name, methods)
+        found = value_tables(report) if any(report.get("mae", {}).values()) else []
+        for name, methods in (*report.get("classes", {}).items(), *report.get("masks", {}).items()):
+            found += class_tables(name, methods)
         found += box_tables(report["best"], report["untrained"]) if "best" in report else []
     except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
         raise DataError(
