@@ -115,7 +115,7 @@ PIPELINES = (
         "viz/figures.py",
         "axes.scatter(known, predicted - known,",
         "axes.scatter(known, known - predicted,",
-        "unit/viz/test_residuals.py::test_points_are_the_values_and_residuals",
+        "unit/viz/test_figures.py::test_points_are_the_values_and_residuals",
     ),
     Mutant(
         "A command that failed reports success in its JSON.",

@@ -61,38 +61,24 @@ def span(values: Sequence[Floats]) -> tuple[float, float]:
     return low, high
 
 
-class Scores(NamedTuple):
-    """How far predictions are from known values.
-
-    Attributes:
-        images: images whose value is known.
-        r2: 1 - squared errors / squared deviations of the known values from their mean; NaN if those do not differ.
-        mae: mean absolute error.
-        rmse: root of the mean squared error.
-        bias: mean of predicted minus known.
-        sd: standard deviation of the known values, which MAE and RMSE compare with.
-    """
-
-    images: int
-    r2: float
-    mae: float
-    rmse: float
-    bias: float
-    sd: float
-
-
-def scores(predicted: Sequence[float] | Floats, known: Sequence[float] | Floats) -> Scores:
+def scores(predicted: Sequence[float] | Floats, known: Sequence[float] | Floats) -> dict[str, float]:
     """Compare predictions with known values, at least one of them.
 
+    Returns:
+        ``images`` with known values; ``r2``: 1 - squared errors / squared deviations of the known values from their
+        mean, NaN if those do not differ; ``mae`` and ``rmse``; ``bias``: mean of predicted minus known; ``sd`` of the
+        known values.
+
     Examples:
-        >>> scores([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]).r2
+        >>> scores([1.0, 2.0, 4.0], [1.0, 2.0, 3.0])["r2"]
         0.5
     """
     truth = np.asarray(known, np.float64)
     gap, sd = np.asarray(predicted, np.float64) - truth, float(truth.std())
     mse = float(np.square(gap).mean())
     r2 = 1.0 - mse / sd**2 if sd > 0 else math.nan
-    return Scores(len(truth), r2, float(np.abs(gap).mean()), math.sqrt(mse), float(gap.mean()), sd)
+    errors = {"mae": float(np.abs(gap).mean()), "rmse": math.sqrt(mse), "bias": float(gap.mean())}
+    return {"images": len(truth), "r2": r2, **errors, "sd": sd}
 
 
 def minus(text: str) -> str:

@@ -86,8 +86,9 @@ def agreement_plot(axes: Axes, known: Floats, predicted: Floats, unit: str, name
     axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), aspect="equal", anchor="N")
     axes.axline((low, low), (high, high), **_LINE)
     found = scores(predicted, known)
-    r2 = "R² needs truths that differ" if np.isnan(found.r2) else minus(f"R² {found.r2:.3f}")
-    title = f"{r2}, RMSE {f'{found.rmse:.3g} {unit}'.strip()}, n = {found.images}"
+    r2 = "R² needs truths that differ" if np.isnan(found["r2"]) else minus(f"R² {found['r2']:.3f}")
+    rmse = f"{found['rmse']:.3g} {unit}".strip()
+    title = f"{r2}, RMSE {rmse}, n = {found['images']}"
     describe(axes, title, _label(f"true {name}", unit), _label(f"predicted {name}", unit))
 
 

@@ -304,7 +304,8 @@ def as_image(image: ImageInput) -> Image.Image:
 
 def coloured(colours: Floats) -> Image.Image:
     """Return colours (rows, cols, 3) in 0 ... 1 as a picture, one pixel per cell."""
-    return Image.fromarray(np.rint(np.clip(colours, 0.0, 1.0) * 255.0).astype(np.uint8))
+    checked = np.clip(numbers(colours, "colours", "rows, cols, 3"), 0.0, 1.0)
+    return Image.fromarray(np.rint(checked * 255.0).astype(np.uint8))
 
 
 def _caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:

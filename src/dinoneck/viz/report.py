@@ -110,7 +110,7 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
         pairs = [(e.known[name], row[name]) for e, row in zip(entries, rows, strict=True) if name in e.known]
         if pairs and name not in classes:
             known, predicted = numbers(pairs, f"known values of {name!r}", "n, 2").T
-            found[name] = scores(predicted, known)._asdict()
+            found[name] = scores(predicted, known)
         elif pairs:
             labels = classes[name]
             if unknown := [known for known, _ in pairs if known not in labels]:
@@ -217,7 +217,7 @@ def _articles(entries: Sequence[ReportEntry], places: Sequence[int], tasks: Sequ
             "width": width,
             "height": height,
             "uri": _uri(picture, "JPEG"),
-            "tokens": None if entry.tokens is None else _uri(_colours(entry)),
+            "tokens": None if entry.tokens is None else _uri(coloured(entry.tokens)),
             "values": captions(listed, entry.result, entry.known) if tasks else [box_line(entry)],
             "figures": figures,
         }
@@ -244,10 +244,6 @@ def _figures(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[list
             ends = {"low": output.text(scale.low), "high": output.text(scale.high) + scale.note}
             found[i].append(_map(cells, output.key, more=task.is_categorical, **ends))
     return found
-
-
-def _colours(entry: ReportEntry) -> Image.Image:
-    return coloured(numbers(entry.tokens, f"the tokens of {entry.name}", "rows, cols, 3"))
 
 
 def _map(picture: Image.Image, name: str, **more: Any) -> dict[str, Any]:
