@@ -112,7 +112,7 @@ PIPELINES = (
     ),
     Mutant(
         "Residuals have the opposite sign.",
-        "viz/figures.py",
+        "viz/drawing.py",
         "axes.scatter(known, predicted - known,",
         "axes.scatter(known, known - predicted,",
         "unit/viz/test_figures.py::test_points_are_the_values_and_residuals",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
-    from dinoneck.viz.entries import ReportEntry
+    from dinoneck.viz.scales import ReportEntry
 
 _FORMATS = (".png", ".jpg", ".pdf")
 _MOST = 48  # images of one figure
@@ -238,8 +238,8 @@ def _entries(
 ) -> tuple[list[ReportEntry], dict[str, str]]:
     """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.entries import ReportEntry
     from dinoneck.viz.report import worst_first
+    from dinoneck.viz.scales import ReportEntry
 
     def entry(place: int, **drawn: Any) -> ReportEntry:
         return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)

@@ -18,7 +18,7 @@ from dinoneck.errors import ConfigError, DataError, some_of
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.viz.entries import ReportEntry
+    from dinoneck.viz.scales import ReportEntry
 
 _LONG = ("image_path", "target_name", "target")  # one row per image and target
 
@@ -163,8 +163,8 @@ def box_entries(
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.entries import ReportEntry
     from dinoneck.viz.report import worst_first
+    from dinoneck.viz.scales import ReportEntry
 
     check_options(views)
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint), local_device(views.device))

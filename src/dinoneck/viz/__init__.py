@@ -8,11 +8,11 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    entries=["ReportEntry"],
-    figures=["fusion_figure", "points_figure", "residual_figure"],
+    drawing=["residual_figure"],
     panels=["boxes_panel", "gate_panels", "heat", "pca_panels", "prediction_panels", "pyramid_panels"],
     pca=["PCABasis", "pca_rgb"],
     report=["html_report"],
+    scales=["ReportEntry"],
 )
 
 __all__ = [*_HOMES]

@@ -1,9 +1,6 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
-from dinoneck.viz.entries import ReportEntry as ReportEntry
-from dinoneck.viz.figures import fusion_figure as fusion_figure
-from dinoneck.viz.figures import points_figure as points_figure
-from dinoneck.viz.figures import residual_figure as residual_figure
+from dinoneck.viz.drawing import residual_figure as residual_figure
 from dinoneck.viz.panels import boxes_panel as boxes_panel
 from dinoneck.viz.panels import gate_panels as gate_panels
 from dinoneck.viz.panels import heat as heat
@@ -13,3 +10,4 @@ from dinoneck.viz.panels import pyramid_panels as pyramid_panels
 from dinoneck.viz.pca import PCABasis as PCABasis
 from dinoneck.viz.pca import pca_rgb as pca_rgb
 from dinoneck.viz.report import html_report as html_report
+from dinoneck.viz.scales import ReportEntry as ReportEntry

@@ -10,15 +10,14 @@ import torch
 from torchvision.ops import box_iou
 
 from dinoneck.viz.drawing import PALETTE, Chart, chart, describe, new_figure
-from dinoneck.viz.entries import ReportEntry
 from dinoneck.viz.panels import corners_of
+from dinoneck.viz.scales import ReportEntry
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
 
 _IOU = 0.5
-Pair = tuple[str | None, str | None]
 
 
-def pairs(entry: ReportEntry) -> list[Pair]:
+def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
     """Return (known class, predicted class) of every object, None for the side that is missing.
 
     A known and a predicted box are one object if their IoU is 0.5 or more; boxes of one class are paired first, then
@@ -36,11 +35,6 @@ def pairs(entry: ReportEntry) -> list[Pair]:
             partner[i] = j
     objects = [(known[partner[i]] if i in partner else None, name) for i, name in enumerate(predicted)]
     return objects + [(name, None) for j, name in enumerate(known) if j not in partner.values()]
-
-
-def box_errors(entry: ReportEntry) -> float:
-    """Return how many objects of an image are missed, false or of another class; -1 where none are known."""
-    return float(sum(known != predicted for known, predicted in pairs(entry))) if "boxes" in entry.known else -1.0
 
 
 def agreement_of_boxes(entries: Sequence[ReportEntry]) -> dict[str, dict[str, int]]:

@@ -285,8 +285,7 @@ def captions(listed: Sequence[Output], result: Mapping[str, Any], known: Mapping
         if task.kind == "classification":
             likely = max(own, key=lambda output: output.value(result))
             true = f" (true {known[task.name]})" if task.name in known else ""
-            label = (task.labels or range(task.dim))[likely.place]
-            texts.append(f"{task.name}: {label} {likely.text(likely.value(result))}{true}")
+            texts.append(f"{likely.key.replace(':', ': ', 1)} {likely.text(likely.value(result))}{true}")
         else:
             texts += [_caption(output, result, known) for output in own]
     return texts
@@ -340,9 +339,9 @@ def _sheet(rows: Sequence[Any]) -> Image.Image:
         height = max(1, round(_WIDTH * row[0][0].height / row[0][0].width))
         tiles = []
         for picture, caption in row:
-            is_large = picture.width > _WIDTH
-            how = Image.Resampling.BICUBIC if is_large else Image.Resampling.NEAREST  # cells stay cells
-            tiles.append(torch.cat([_text([caption], _WIDTH), pil_to_tensor(picture.resize((_WIDTH, height), how))], 1))
+            how = Image.Resampling["BICUBIC" if picture.width > _WIDTH else "NEAREST"]  # cells stay cells
+            shown = pil_to_tensor(picture.resize((_WIDTH, height), how))
+            tiles.append(torch.cat([_text([caption], _WIDTH), shown], dim=1))
         strips.append(make_grid(torch.stack(tiles), nrow=len(tiles), padding=_GAP, pad_value=255))
     sheet: Image.Image = to_pil_image(torch.cat(strips, dim=1))
     return sheet

@@ -19,21 +19,15 @@ from torchvision.utils import draw_segmentation_masks
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
-from dinoneck.viz.detections import agreement_of_boxes, box_errors, box_line, box_sections
-from dinoneck.viz.drawing import PALETTE, Chart, Floats, chart, minus, new_figure, numbers, scores
-from dinoneck.viz.entries import ReportEntry
-from dinoneck.viz.figures import agreement_plot, residual_plot
+from dinoneck.viz.detections import agreement_of_boxes, box_line, box_sections, pairs
+from dinoneck.viz.drawing import PALETTE, Chart, Floats, agreement_charts, minus, numbers, scores
 from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, heat
-from dinoneck.viz.scales import outputs, scales
+from dinoneck.viz.scales import ReportEntry, outputs, scales
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
 
 _LONGEST = 1000  # characters of one text
-_MANY = 2000  # points of a chart; more are drawn as pixels
 _SIDE = 800  # pixels of the longer side of an image at most; maps stay exact, one pixel per cell
 _FOLDER = Path(__file__).parent
-
-Section = tuple[list[ScoreTable], list[Chart]]
-Facts = Mapping[str, Mapping[str, str]]
 
 
 def html_report(
@@ -41,7 +35,7 @@ def html_report(
     tasks: Sequence[Task],
     *,
     title: str = "Predictions",
-    facts: Facts | None = None,
+    facts: Mapping[str, Mapping[str, str]] | None = None,
     training: Mapping[str, Any] | None = None,
     unread: Mapping[str, str] | None = None,
 ) -> str:
@@ -107,24 +101,25 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
         return {**agreement_of_boxes(entries)}
     rows, classes, found = _rows(entries, tasks), _classes(tasks), dict[str, dict[str, Any]]()
     for name in rows[0]:
-        pairs = [(e.known[name], row[name]) for e, row in zip(entries, rows, strict=True) if name in e.known]
-        if pairs and name not in classes:
-            known, predicted = numbers(pairs, f"known values of {name!r}", "n, 2").T
+        both = [(e.known[name], row[name]) for e, row in zip(entries, rows, strict=True) if name in e.known]
+        if both and name not in classes:
+            known, predicted = numbers(both, f"known values of {name!r}", "n, 2").T
             found[name] = scores(predicted, known)
-        elif pairs:
+        elif both:
             labels = classes[name]
-            if unknown := [known for known, _ in pairs if known not in labels]:
+            if unknown := [known for known, _ in both if known not in labels]:
                 raise DataError(f"the known class of {name!r} is {unknown[0]!r}; expected one of {', '.join(labels)}")
-            counts = [[pairs.count((true, label)) for label in labels] for true in labels]
-            accuracy = sum(known == predicted for known, predicted in pairs) / len(pairs)
-            found[name] = {"images": len(pairs), "accuracy": accuracy, "confusion_matrix": counts}
+            counts = [[both.count((true, label)) for label in labels] for true in labels]
+            accuracy = sum(known == predicted for known, predicted in both) / len(both)
+            found[name] = {"images": len(both), "accuracy": accuracy, "confusion_matrix": counts}
     return found
 
 
 def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[int]:
     """Return the places of entries, the largest errors first; those without a known value last, in their order."""
     if not tasks:
-        return sorted(range(len(entries)), key=lambda place: box_errors(entries[place]), reverse=True)
+        wrong = [sum(known != found for known, found in pairs(e)) if "boxes" in e.known else -1 for e in entries]
+        return sorted(range(len(entries)), key=wrong.__getitem__, reverse=True)
     rows, classes, found = _rows(entries, tasks), _classes(tasks), agreement(entries, tasks)
     numeric = [name for name in found if name not in classes]
 
@@ -157,13 +152,13 @@ def _rows(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[dict[st
 
 def _sections(
     entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], drawn: Sequence[int]
-) -> dict[str, Section]:
+) -> dict[str, tuple[list[ScoreTable], list[Chart]]]:
     """Heading -> tables and charts, of every section but that of the images."""
     rows, units = _rows(entries, tasks), {output.key: output.task.unit for output in outputs(tasks)}
     headings = {name: f"{name} ({unit})" for name, unit in units.items() if unit}
     held_out: list[Chart] = []
     for name, (known, predicted) in training.get("held_out", {}).items():
-        held_out += _pair(f"{name}, held out", known, predicted, units.get(name, ""))
+        held_out += agreement_charts(f"{name}, held out", known, predicted, units.get(name, ""))
     compared = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
     tables, charts, found = [compared], list[Chart](), agreement(entries, tasks)
     for name, row in found.items():
@@ -175,7 +170,7 @@ def _sections(
             places = [place for place, entry in enumerate(entries) if name in entry.known]
             links = [f"#image-{place}" if place in drawn else None for place in places]
             known = [entries[place].known[name] for place in places]
-            charts += _pair(name, known, [rows[place][name] for place in places], units[name], links)
+            charts += agreement_charts(name, known, [rows[place][name] for place in places], units[name], links)
     listed = ScoreTable(["image"], [[entry.name] for entry in entries])
     for name in rows[0]:
         listed.header.extend([headings.get(name, name), "known"] if name in found else [headings.get(name, name)])
@@ -188,18 +183,6 @@ def _sections(
         "Against known values": (tables, charts),
         "Predictions": ([listed], []),
     }
-
-
-def _pair(name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None) -> list[Chart]:
-    """The charts of predicted over known values, and of residuals; a point leads to its image."""
-    truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
-    charts = []
-    for draw, what in ((agreement_plot, "predicted over known"), (residual_plot, "residuals over known")):
-        figure = new_figure(3.2, 3.2)
-        draw(figure.subplots(), truth, values, unit)
-        figure.axes[0].collections[0].set(urls=links, rasterized=len(truth) > _MANY)
-        charts.append(chart(figure, name, what))
-    return charts
 
 
 def _articles(entries: Sequence[ReportEntry], places: Sequence[int], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
@@ -233,22 +216,18 @@ def _figures(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[list
             gates[i] = weights / weights.mean()
     top = max((float(gate.max()) for gate in gates.values()), default=1.0)
     for i, gate in gates.items():
-        found[i].append(_map(heat(gate, 0.0, top), "gate", low="0", high=f"{top:.3g} times the mean weight"))
+        ends = {"low": "0", "high": f"{top:.3g} times the mean weight"}
+        found[i].append({"uri": _uri(heat(gate, 0.0, top)), "name": "gate", **ends})
     drawn = scales(outputs(tasks), [entry.result for entry in entries])
     for output in outputs(tasks):
         scale, task = drawn[output.map.name], output.map
         for i, maps in scale.maps.items():
             if task.kind == "segmentation" and output.channel == 0:
                 found[i].append(_class_map(task, maps))
-            cells = heat(maps[output.channel], scale.low, scale.high)
+            uri = _uri(heat(maps[output.channel], scale.low, scale.high))
             ends = {"low": output.text(scale.low), "high": output.text(scale.high) + scale.note}
-            found[i].append(_map(cells, output.key, more=task.is_categorical, **ends))
+            found[i].append({"uri": uri, "name": output.key, "more": task.is_categorical, **ends})
     return found
-
-
-def _map(picture: Image.Image, name: str, **more: Any) -> dict[str, Any]:
-    """A map as the page shows it; ``low`` and ``high`` are the texts at the ends of its colour bar."""
-    return {"uri": _uri(picture), "name": name, **more}
 
 
 def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
@@ -259,7 +238,7 @@ def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
     picture = to_pil_image(draw_segmentation_masks(ground, chosen, alpha=1.0, colors=hues))
     shares = chosen.double().mean(dim=(1, 2)).tolist()
     texts = [f"{label} {share:.0%}" for label, share in zip(task.labels or range(task.dim), shares, strict=True)]
-    return _map(picture, f"{task.name}, share of cells", classes=list(zip(hues, texts, strict=True)))
+    return {"uri": _uri(picture), "name": f"{task.name}, share of cells", "classes": [*zip(hues, texts, strict=True)]}
 
 
 def _uri(image: Image.Image, kind: str = "PNG") -> str:

@@ -18,12 +18,6 @@ def pixels(figure: Any, dpi: float = 120.0) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def colour_at(sheet: np.ndarray, axes: Any, x: float, y: float) -> np.ndarray:
-    """The colour, 0 ... 1, that was drawn at a place in the axes' own coordinates."""
-    right, up = axes.transData.transform((x, y))
-    return sheet[sheet.shape[0] - 1 - int(np.floor(up)), int(np.floor(right))] / 255.0
-
-
 def check_no_overlap(figure: Any) -> None:
     """No caption, label or tick label lies over another or leaves the figure."""
     pixels(figure)

@@ -259,7 +259,7 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
     for none in (None, {}, {"scores": {}, "mae": {}, "classes": {}}):
         assert "Held-out scores" not in html_report([entry], tasks, training=none)
     for wrong in ({"classes": {"kind": {}}}, {"mae": 3}, {"classes": {"kind": {"head": {"labels": []}}}}):
-        with pytest.raises(DataError, match=r"not those of a training run .*; expected its report\.json"):
+        with pytest.raises(DataError, match=r"report\.json"):
             html_report([entry], tasks, training=wrong)
 
 
