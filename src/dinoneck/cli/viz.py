@@ -1,4 +1,4 @@
-"""``dinoneck viz``: figures of what a backbone and a head compute; a report to open in a browser."""
+"""``dinoneck viz``: pictures of what a backbone and a head compute; a report to open in a browser."""
 
 from __future__ import annotations
 
