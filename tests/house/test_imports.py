@@ -13,13 +13,6 @@ from pathlib import Path
 
 from tests.house.source import FILES, ROOT, SOURCE, tree_of
 
-# cycles of two files that are still there
-KNOWN_CYCLES: list[tuple[str, ...]] = [
-    ("benchmarks.speed.summary", "benchmarks.speed.table"),
-    ("dinoneck.detection.detector", "dinoneck.detection.onnx"),
-    ("dinoneck.viz.detections", "dinoneck.viz.report"),
-]
-
 
 def modules() -> dict[str, Path]:
     """Name -> file of every module of the package, of the benchmarks and of the examples, without ``__init__``."""
@@ -68,7 +61,7 @@ def test_files_do_not_import_each_other_in_circles() -> None:
     for name, path in files.items():
         found = ({homes.get(full, full), module} for module, full in imported(tree_of(path)))
         graph[name] = set().union(*found) & files.keys() - {name}
-    assert cycles_in(graph) == KNOWN_CYCLES, "remove the import, or the line of a cycle that is gone"
+    assert cycles_in(graph) == []
 
 
 def test_a_circle_of_files_is_seen() -> None:

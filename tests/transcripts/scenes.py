@@ -90,8 +90,8 @@ FAST = {
         extract none {TINY} --size 32x64 --out u
         extract images {TINY} --size 30x64 --out v --policy error
         extract images {TINY} --size 30x64 --out v
-        {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
-        {EXTRACT} --out x --patterns nothing
+        {EXTRACT} --out w --views flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
+        {EXTRACT} --out x --views nothing
         verify s
         verify s w none
     """,
@@ -137,7 +137,7 @@ SLOW = {
         train run.yaml --out e
         train wrong.yaml --out n
         train none.yaml --out n
-        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4
+        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --views flips4
         train --csv csiro/train.csv --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
         inspect g/heads
         predict --csv csiro/test.csv --heads g/heads --out submission.csv

@@ -265,7 +265,7 @@ def _row(key: Key, took: Sequence[Mapping[str, float]], peak: int | None) -> dic
 
 
 def _save_sample(file: Path, height: int, width: int) -> None:
-    """Write a JPEG of colour blotches with noise, which takes as long to decode as a photograph."""
+    """Write a JPEG of colour blotches with noise, which takes as long to decode as an image of a camera."""
     import numpy as np
     from PIL import Image
 

@@ -24,16 +24,19 @@ class Stored:
 
     Attributes:
         fit: resize mode: stretch changes proportions, keep fits inside, crop cuts, pad fills up.
-        interpolation: of the resize (default: bilinear, or that of the existing store).
+        interpolation: of the resize (default: bilinear).
         policy: for sizes that the patch does not divide.
-        patterns: augmentations: none (the default), flips4, color20, or a YAML or JSON file.
+        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20, or a YAML or JSON
+            file.
+        blur: odd kernel of a Gaussian blur of every view.
         dtype: of the values; int8 takes half the space of fp16.
     """
 
     fit: Literal["stretch", "keep", "crop", "pad"] = "stretch"
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     policy: Literal["error", "crop", "pad", "resize"] = "crop"
-    patterns: str = "none"
+    views: str = "none"
+    blur: int | None = None
     dtype: Literal["fp16", "bf16", "int8"] = "fp16"
 
 
@@ -54,7 +57,7 @@ def extract(
 ) -> dict[str, Any]:
     """Extract the tokens of images into a feature store; the same command continues an interrupted run.
 
-    Example: dinoneck extract images/ --out store --size 480x960 --patterns color20
+    Example: dinoneck extract images/ --out store --size 480x960 --views color20
 
     Args:
         images: images, or folders searched with their subfolders.
@@ -84,12 +87,7 @@ def extract(
     store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
     _show_remainder(store.preprocess, size)
     settings: dict[str, Any] = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
-    if engine == "ray":
-        from dinoneck.store.ray_engine import extract_on_ray
-
-        done = extract_on_ray(store, images, root, **settings)
-    else:
-        done = store.extract(images, root, part, **settings)
+    done = store.extract(images, root, part, engine=engine, **settings)
     for problem in done.unusable.values():
         show(f"left out: {problem}")
     extracted = counted(len(done.written), "image")

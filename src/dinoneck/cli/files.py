@@ -68,7 +68,7 @@ def check_store(path: Path) -> Iterator[Row]:
 
     store = FeatureStore.open(path)
     bad = dict(sorted(damaged_shards(store.reader).items()))
-    about = {"images": len(store), "patterns": len(store.patterns), "dtype": store.dtype}
+    about = {"images": len(store), "views": len(store.views), "dtype": store.dtype}
     row = {"state": "damaged" if bad else "ok", "path": path, "kind": "feature store", **about}
     hint = "delete the files that are named, and extract again"
     yield {**row, "damaged": bad, "message": hint} if bad else row

@@ -313,8 +313,8 @@ class InjectedUNet(nn.Module):
     """A network and its injection as one module; made by :meth:`DecoderInjection.wrap`.
 
     Under activation checkpointing call backward before the next forward: only the pyramid of the last pass is kept, and
-    another order is refused. Take ``use_reentrant=False``: torch's older kind loses the gradients of tensors that are
-    inside sparse objects.
+    another order is refused. Take ``use_reentrant=False``: with True torch loses the gradients of tensors inside sparse
+    objects.
 
     Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds ``wrapped.injection``.
 
