@@ -7,14 +7,14 @@ from tests.mutants.mutant import Mutant
 PIPELINES = (
     Mutant(
         "A head file with changed weights is loaded.",
-        "checkpoint/file.py",
-        '!= header.meta["digest"]:',
-        '!= header.meta["digest"] and not buffers:',
+        "checkpoint/contents.py",
+        "if content.digest != record.digest:",
+        "if content.digest != record.digest and not tensors:",
         "unit/checkpoint/test_damaged_files.py::test_any_changed_bit_is_refused",
     ),
     Mutant(
         "A head file whose tensors have other shapes than its configuration needs is loaded.",
-        "checkpoint/read.py",
+        "checkpoint/contents.py",
         "if tuple(value.shape) != entry.shape or not alike:",
         "if not alike:",
         "unit/checkpoint/test_damaged_files.py::test_forged_files_are_refused",

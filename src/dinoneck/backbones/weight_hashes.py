@@ -115,9 +115,14 @@ def digest(model: nn.Module) -> str | None:
 
     LoRA weights are left out: a backbone with them still has the base it had.
     """
+    named = {lora.base_name(key): value for key, value in model.state_dict().items()}
+    return state_digest({name: value for name, value in named.items() if name is not None})
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str | None:
+    """Return the SHA-256 of these weights, see :func:`digest`."""
     total = hashlib.sha256()
-    named = {lora.base_name(key): value for key, value in model.state_dict().items() if lora.base_name(key) is not None}
-    for name, value in sorted(named.items()):
+    for name, value in sorted(state.items()):
         if value.is_meta:
             return None
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())

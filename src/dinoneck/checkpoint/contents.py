@@ -6,8 +6,8 @@ cannot ask for memory) -> tasks, inputs -> tensor names, shapes, dtypes -> diges
 
 from __future__ import annotations
 
+import functools
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -24,8 +24,8 @@ from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint import schema
 from dinoneck.checkpoint.format import Content
-from dinoneck.checkpoint.pairing import BACKBONE_PREFIX, LORA_PREFIX, check_lora
-from dinoneck.checkpoint.schema import HeadFile, TensorEntry
+from dinoneck.checkpoint.pairing import check_lora
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, HeadFile, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
@@ -44,11 +44,21 @@ TORCH_DTYPES = {
 }
 FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _SHOWN = 5
+# not zeroed first; NumPy asks for large pages, of which fewer need be mapped while reading
+_MEMORY = functools.partial(np.empty, dtype=np.uint8)
 _CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
 _FILLING = frozenset(
     {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
     | {getattr(Tensor, name) for name in ("uniform_", "normal_", "fill_", "zero_", "abs_")}
 )
+
+
+class Parts(NamedTuple):
+    """The tensors of a file by what they belong to, under the names that they have there."""
+
+    head: dict[str, Any]
+    adapter: dict[str, Any]
+    backbone: dict[str, Any]
 
 
 class Contents(NamedTuple):
@@ -58,13 +68,13 @@ class Contents(NamedTuple):
         meta: the metadata as it was read.
         module: what the configuration describes, on the meta device.
         preprocess: how images are prepared; None where it is not recorded.
-        tensors: by their names in the file.
+        tensors: of the head, of LoRA and of a backbone that was tuned along.
     """
 
     meta: dict[str, Any]
     module: nn.Module
     preprocess: Preprocessing | None
-    tensors: dict[str, Tensor]
+    tensors: Parts
 
 
 def read(path: Path) -> Contents:
@@ -73,8 +83,7 @@ def read(path: Path) -> Contents:
     Raises:
         CheckpointError: if any check fails; ``error.step`` names it.
     """
-    check_byte_order("file")
-    content, name = files.read(path, _memory), str(path)
+    content, name = files.read(path, _MEMORY), str(path)
     return check(schema.check(content.header.meta, name), content, name)
 
 
@@ -97,11 +106,12 @@ def check(record: HeadFile, content: Content, name: str) -> Contents:
     with torch.inference_mode(False):  # what is read can be trained
         with _limited([entry.shape for entry in tensors]):
             module = on_meta(cls, record.config, name)
-        if not files.is_same(encode(predicted(module)), meta["tasks"]):
+        if files.spelling(encode(predicted(module))) != files.spelling(meta["tasks"]):  # in Python true equals 1
             raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
         preprocess = preprocess_of(meta["inputs"], name)
         parts = by_part({entry.name: entry for entry in tensors})
-        check_lora(parts.adapter, meta["backbone"], name)
+        if parts.adapter or (record.backbone is not None and record.backbone.adapter is not None):
+            check_lora(parts.adapter, meta["backbone"], name)
         _check_tensors(module, parts.head, name)
         if content.digest != record.digest:
             raise CheckpointError(
@@ -110,18 +120,11 @@ def check(record: HeadFile, content: Content, name: str) -> Contents:
             )
         pairs = zip(tensors, content.buffers, strict=True)
         state = {entry.name: _tensor(entry, buffer) for entry, buffer in pairs}
-        check_finite(state, name)
-        if parts.backbone:
-            _check_backbone(by_part(state).backbone, meta["backbone"], name)
-    return Contents(meta, module, preprocess, state)
-
-
-class Parts(NamedTuple):
-    """The tensors of a file by what they belong to, under the names that they have there."""
-
-    head: dict[str, Any]
-    adapter: dict[str, Any]
-    backbone: dict[str, Any]
+    check_finite(state, name)
+    values = by_part(state)
+    if values.backbone:
+        _check_backbone(values.backbone, meta["backbone"], name)
+    return Contents(meta, module, preprocess, values)
 
 
 def by_part(tensors: Mapping[str, Any]) -> Parts:
@@ -135,6 +138,12 @@ def by_part(tensors: Mapping[str, Any]) -> Parts:
         else:
             parts.head[name] = value
     return parts
+
+
+def together(parts: Parts) -> dict[str, Any]:
+    """Return all tensors of a file by their names there, the inverse of :func:`by_part`."""
+    adapter = {LORA_PREFIX + name: value for name, value in parts.adapter.items()}
+    return parts.head | adapter | {BACKBONE_PREFIX + name: value for name, value in parts.backbone.items()}
 
 
 def predicted(module: nn.Module) -> list[Any]:
@@ -236,15 +245,10 @@ def check_finite(state: Mapping[str, Tensor], name: str) -> None:
             raise CheckpointError(f"{name}: {key} holds values that are not finite", step="finite")
 
 
-def _memory(size: int) -> memoryview:
-    """Memory that is not zeroed first; NumPy asks for large pages, of which fewer need be mapped while reading."""
-    return np.empty(size, dtype=np.uint8).data
-
-
-def _tensor(entry: TensorEntry, buffer: bytearray | memoryview) -> Tensor:
+def _tensor(entry: TensorEntry, buffer: Any) -> Tensor:
     """The tensor in the memory that was read."""
     dtype = TORCH_DTYPES[entry.dtype]
-    return (torch.frombuffer(buffer, dtype=dtype) if buffer else torch.empty(0, dtype=dtype)).reshape(entry.shape)
+    return (torch.frombuffer(buffer, dtype=dtype) if len(buffer) else torch.empty(0, dtype=dtype)).reshape(entry.shape)
 
 
 def _prefix_hint(listed: Mapping[str, TensorEntry]) -> str:
@@ -252,17 +256,6 @@ def _prefix_hint(listed: Mapping[str, TensorEntry]) -> str:
         if any(key.startswith(prefix) for key in listed):
             return f"; its names begin with {prefix!r}: it was saved from a wrapped module (DDP, torch.compile)"
     return ""
-
-
-def check_byte_order(step: str) -> None:
-    """Refuse machines whose numbers lie the other way round: the files' are little-endian.
-
-    Raises:
-        CheckpointError: with this step.
-    """
-    if sys.byteorder != "little":
-        raise CheckpointError(f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones; "
-                              "use another one", step=step)  # fmt: skip
 
 
 def listing_of(state: Mapping[str, Tensor]) -> list[list[Any]]:
@@ -275,15 +268,49 @@ def chunks_of(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memo
     return [bytes_of(state[name]) for name, *_ in meta["tensors"]]
 
 
-def snapshot(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return copies of tensors on the CPU.
+def named(module: nn.Module) -> str:
+    """Return the registered name of a module that a file can hold whole. Hooks are not part of a file.
 
     Raises:
-        CheckpointError: for a value that is not a dense tensor of a known dtype, and for shared memory.
+        CheckpointError: if it is not registered, or has state beyond its configuration and tensors.
     """
+    if not isinstance(module, nn.Module):
+        raise CheckpointError(
+            f"{str(module)[:80]!r} is {type(module).__name__}; expected a registered module. The path comes first: "
+            "save_head(path, module)",
+            step="write",
+        )
+    try:
+        name = registry.name_of(type(module))
+    except RegistryError as error:
+        inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
+        hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
+        raise CheckpointError(f"{error}.{hint}", step="registry") from None
+    for where, part in module.named_modules():
+        if getattr(part.get_extra_state, "__func__", None) is not nn.Module.get_extra_state:
+            raise CheckpointError(
+                f"{type(module).__name__}: {where or 'the module itself'} has a get_extra_state, which a file does not "
+                "hold; keep it in parameters, buffers or constructor arguments",
+                step="write",
+            )
+    return name
+
+
+def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
+    """Return copies of the tensors of the head called ``name`` on the CPU, by their names in a file.
+
+    Raises:
+        CheckpointError: for a value that is not a dense tensor of a known dtype, for shared memory, and for a name that
+            means a tensor of the backbone in a file.
+    """
+    tensors = together(parts)
+    if taken := [key for key in parts.head if key not in by_part(parts.head).head]:
+        raise CheckpointError(
+            f"{name}: {taken[0]!r} is the name of a backbone's tensor in a file; rename that part of the head",
+            step="write",
+        )
     state: dict[str, Tensor] = {}
     places: dict[tuple[Any, int], str] = {}
-    check_byte_order("write")
     for key, value in tensors.items():
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
         if not dense or value.dtype not in FILE_DTYPES:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dinoneck.checkpoint import schema
 from dinoneck.checkpoint.schema import TensorEntry
-from dinoneck.errors import CheckpointError, reason_of
+from dinoneck.errors import CheckpointError, reason_of, some_of
 from dinoneck.regular_files import open_regular
 
 METADATA_KEY = "dinoneck"
@@ -27,10 +29,11 @@ HEAD_FILES = "*.safetensors"
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
 MAX_DEPTH = 32
+_SHOWN = 5
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear time, also without its end
 _LONG_NUMBER = re.compile(r"\d{21}", re.ASCII)
 _GZIP = b"\x1f\x8b"  # not a header's length: those written here are multiples of 8
-_spelling = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+spelling = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,23 @@ class Header:
     meta: dict[str, Any]
     tensors: tuple[TensorEntry, ...]
     sizes: tuple[int, ...]
-    data_start: int
+    data_start: int = 0
 
     @property
     def data_bytes(self) -> int:
         """Size of all tensors together."""
         return sum(self.sizes)
+
+    def start(self, text: str | None = None) -> bytes:
+        """Return the length and header bytes that belong to the metadata, whose canonical text may be given."""
+        header: dict[str, Any] = {"__metadata__": {METADATA_KEY: spelling(self.meta) if text is None else text}}
+        begin = 0
+        for entry, size in zip(self.tensors, self.sizes, strict=True):
+            offsets = [begin, begin := begin + size]
+            header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": offsets}
+        raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
+        raw += b" " * (-len(raw) % 8)
+        return len(raw).to_bytes(8, "little") + raw
 
 
 @dataclass(frozen=True)
@@ -60,21 +74,16 @@ class Content:
     """The bytes of a whole file: its header, a buffer per tensor, and the digest that belongs to these bytes."""
 
     header: Header
-    buffers: list[bytearray | memoryview]
+    buffers: list[Any]
     digest: str
 
 
 def canonical(value: Any) -> bytes:
     """Return the one JSON spelling of a plain value: sorted keys, no spaces, UTF-8, finite numbers only."""
-    return _spelling(value).encode("utf-8")
+    return spelling(value).encode("utf-8")
 
 
-def is_same(one: Any, other: Any) -> bool:
-    """Whether two plain values have one spelling; in Python ``True == 1 == 1.0``."""
-    return _spelling(one) == _spelling(other)
-
-
-def digest(meta: Mapping[str, Any], chunks: Iterable[bytes | bytearray | memoryview]) -> str:
+def digest(meta: Mapping[str, Any], chunks: Iterable[Any]) -> str:
     """Return SHA-256 over the canonical metadata without its digest, a zero byte, and the tensors' bytes."""
     total = hashlib.sha256(canonical({key: value for key, value in meta.items() if key != "digest"}) + b"\0")
     for chunk in chunks:
@@ -82,36 +91,46 @@ def digest(meta: Mapping[str, Any], chunks: Iterable[bytes | bytearray | memoryv
     return f"sha256:{total.hexdigest()}"
 
 
-def start_of(text: str, tensors: Iterable[TensorEntry], sizes: Iterable[int]) -> bytes:
-    """Return the length and header bytes that belong to the canonical metadata and the tensors."""
-    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: text}}
-    begin = 0
-    for entry, size in zip(tensors, sizes, strict=True):
-        offsets = [begin, begin := begin + size]
-        header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": offsets}
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
-    raw += b" " * (-len(raw) % 8)
-    return len(raw).to_bytes(8, "little") + raw
+def header_of(meta: dict[str, Any], name: str) -> Header:
+    """Return the header of this metadata.
+
+    Raises:
+        CheckpointError: if the metadata lists the tensors in another way than a file does.
+    """
+    tensors = schema.entries_of(meta.get("tensors"), name)
+    return Header(meta, tensors, tuple([math.prod(x.shape) * schema.DTYPE_BYTES[x.dtype] for x in tensors]))
 
 
-def read(path: Path, allocate: Callable[[int], bytearray | memoryview] = bytearray) -> Content:
+def packed(meta: dict[str, Any], buffers: list[Any]) -> Content:
+    """Return what a file of this metadata and these bytes holds; its digest goes into the metadata.
+
+    Raises:
+        CheckpointError: as :func:`header_of`.
+    """
+    meta["digest"] = digest(meta, buffers)
+    return Content(header_of(meta, "metadata"), buffers, meta["digest"])
+
+
+def read(path: Path, allocate: Callable[[int], Any] = bytearray) -> Content:
     """Read a head file; its records and tensors are not checked yet.
 
     Args:
         path: the file.
-        allocate: returns memory of so many bytes.
+        allocate: returns a buffer of so many bytes.
 
     Raises:
         CheckpointError: of steps ``file``, ``header``, ``json`` and ``tensors``.
     """
-    with _opened(path) as file:
+    if sys.byteorder != "little":
+        raise CheckpointError(f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones")
+    with opened(path) as file:
         header = _header(file, os.fstat(file.fileno()).st_size, str(path))
         buffers = []
         for entry, size in zip(header.tensors, header.sizes, strict=True):
             buffers.append(allocate(size))
             if file.readinto(buffers[-1]) != size:  # type: ignore[attr-defined]
                 raise CheckpointError(f"{path} ended while {entry.name} was read", step="tensors")
-    return Content(header, buffers, digest(header.meta, map(memoryview, buffers)))
+    return Content(header, buffers, digest(header.meta, buffers))
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -121,7 +140,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         CheckpointError: if the file is not a valid head file; ``error.step`` names the check that refused it.
     """
     check_path(path)
-    with _opened(Path(path)) as file:
+    with opened(Path(path)) as file:
         header = _header(file, os.fstat(file.fileno()).st_size, str(path))
     schema.check(header.meta, str(path))
     return header
@@ -148,14 +167,34 @@ def head_files(path: str | os.PathLike[str]) -> list[Path]:
     return files
 
 
+def only_head(path: str | os.PathLike[str]) -> Path:
+    """Return a head file, or the one in a folder.
+
+    Raises:
+        CheckpointError: if the folder holds none or several, or the path is empty.
+    """
+    files = head_files(path)
+    if len(files) > 1:
+        raise CheckpointError(
+            f"the folder {path} holds {len(files)} head files: {some_of((file.name for file in files), _SHOWN)}; "
+            "expected one. Load one of them, or pass the folder to Predictor, which averages heads of the same task; "
+            "HeadEnsemble.from_heads(heads) and save_head make one file of them"
+        )
+    return files[0]
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file; ``Path.is_file`` raises where its folder is closed."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file; what the system refuses becomes a CheckpointError."""
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a head file for reading.
+
+    Raises:
+        CheckpointError: if it is missing, a folder, not a regular file, or fails while it is read.
+    """
     try:
         file = open_regular(path)
     except FileNotFoundError:
@@ -191,14 +230,12 @@ def _header(file: BinaryIO, size: int, name: str) -> Header:
     raw = file.read(length)
     meta, text = _metadata(raw, name)
     try:
-        tensors = schema.entries_of(meta.get("tensors"), name)
+        header = replace(header_of(meta, name), data_start=8 + length)
     except CheckpointError:
         schema.check(meta, name)  # a wrong record is named first, also a schema that lists tensors in another way
         raise
-    sizes = tuple(entry.nbytes for entry in tensors)
-    if start_of(text, tensors, sizes) != start + raw:
+    if header.start(text) != start + raw:
         raise CheckpointError(f"{name}: the header is not in its canonical form; it was edited or damaged", step="json")
-    header = Header(meta, tensors, sizes, 8 + length)
     if size != header.data_start + header.data_bytes:
         schema.check(meta, name)
         raise CheckpointError(
@@ -238,7 +275,7 @@ def strict_json(raw: bytes, name: str, what: str) -> tuple[Any, str]:
         text = raw.decode("utf-8")
         _check_depth(text)
         value = json.loads(text)
-        return value, _spelling(value)
+        return value, spelling(value)
     except (ValueError, RecursionError) as error:  # UnicodeError and JSONDecodeError are ValueErrors
         raise CheckpointError(f"{name}: the {what} is not valid JSON ({error}).{_guess(raw)}", step="json") from None
 

@@ -1,11 +1,11 @@
 """The records of a head file as msgspec structs: every entry, its type and its limits. Imports no torch.
 
-:func:`check` converts the metadata once; the struct travels on next to the plain JSON object, whose canonical bytes were
+:func:`check` converts the metadata once; the struct travels on next to the plain JSON object, whose canonical bytes are
 compared before. A record may lack an entry (a user may pass a record of their own), but an entry that is there has the
 right type.
 
-Every fact has one place: layers, final norm and position recipe of the backbone stand in ``backbone``, the way from a
-file to a tensor in ``inputs``, the licence of the head in ``license`` and that of the backbone's weights in ``licences``.
+Every fact has one place. Layers, final norm and position embeddings of the backbone are in ``backbone``, the way from a
+file to a tensor is in ``inputs``. ``license`` is that of the head; ``licences`` holds that of the backbone's weights.
 
 Pairs are lists of two: msgspec 0.22 crashes on a fixed-length tuple in a union with a constrained type.
 """
@@ -31,6 +31,7 @@ VIEWS = ("none", "flip4", "d6")
 """The sets of views known here; a file may name one of a later version."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+LORA_PREFIX, BACKBONE_PREFIX = "adapter/", "backbone."  # of tensors that belong to the backbone
 UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
 _PROBE_PER_LAYER = 8  # numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
 _MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
@@ -182,11 +183,6 @@ class TensorEntry(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
     name: Annotated[str, Meta(min_length=1)]
     dtype: Literal["F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"]
     shape: Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 48)], ...], Meta(max_length=8)]
-
-    @property
-    def nbytes(self) -> int:
-        """Size in the file."""
-        return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
 
 
 class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):

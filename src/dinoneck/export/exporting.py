@@ -20,7 +20,7 @@ from torch import nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint.file import METADATA_KEY, canonical, check_path
+from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean

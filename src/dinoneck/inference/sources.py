@@ -14,7 +14,7 @@ from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
-from dinoneck.checkpoint.file import head_files
+from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.hub import names_a_repo
 from dinoneck.checkpoint.pairing import NAMED, check_records, need

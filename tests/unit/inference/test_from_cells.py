@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -147,9 +146,7 @@ def test_it_is_recorded_in_the_file(tmp_path: Path) -> None:
     assert [task.get("from_cells") for task in checkpoint.meta["tasks"]] == ["cells", None, "cells"]
     assert "mean over the cells of cells" in model_card(checkpoint.meta)
     for forged in ("soil", 3, "", None):
-        meta = json.loads(json.dumps(checkpoint.meta))
-        for tasks in (meta["tasks"], meta["config"]["tasks"]):
+        for tasks in (checkpoint.meta["tasks"], checkpoint.meta["config"]["tasks"]):
             tasks[0]["from_cells"] = forged
         with pytest.raises(CheckpointError):
-            HeadCheckpoint(meta, checkpoint.state_dict).save(tmp_path / "forged.safetensors")
-            HeadCheckpoint.load(tmp_path / "forged.safetensors")
+            checkpoint.save(tmp_path / "forged.safetensors")
