@@ -91,6 +91,11 @@ class Watch:
         self._hashes = current_hashes(adapter)
         self._dtype, self._known_state = adapter.weight.dtype, self._state_of(adapter)
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the weights at construction; None where it is not known."""
+        return self._hashes.fingerprint
+
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
         state = self._state_of(adapter)

@@ -275,7 +275,9 @@ class HeadCheckpoint:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise CheckpointError(f"the weights are not those the file held: {error}", step="tensors") from None
-        for part in filter(_is_head, module.modules() if check_backbone else ()):
+        for part in reversed(
+            [*filter(_is_head, module.modules() if check_backbone else ())]
+        ):  # members, then ensembles
             part.trained_on = origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
 

@@ -301,7 +301,7 @@ def _description(model: Model, traced: Traced, measured: program.Parity | None, 
 
 
 def _output(name: str, shape: tuple[int, int], model: Model) -> dict[str, Any]:
-    task = next((task for task in model.combined.tasks if task.name == name.removesuffix(MAP)), None)
+    task = next((task for task in model.heads.predicted if task.name == name.removesuffix(MAP)), None)
     return {
         "name": name,
         "task": task and task.name,
