@@ -266,11 +266,11 @@ def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Compositi
 
 def _check_weights(weights: Sequence[float], members: Sequence[Head], reduce: str, tasks: Sequence[Task]) -> None:
     if len(weights) != len(members):
-        raise ConfigError(f"{len(weights)} weights for {len(members)} members")
+        raise ConfigError(f"weights are {tuple(weights)}: {len(weights)} for {len(members)} heads; give one per head")
     if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30:
         raise ConfigError(f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0")
     if reduce == "median":
-        raise ConfigError("weights have no meaning for reduce='median'; leave them out")
+        raise ConfigError(f"weights are {tuple(weights)}; they have no meaning for reduce='median', leave them out")
     used = {task.name for weight, head in zip(weights, members, strict=True) if weight for task in head.tasks}
     if unused := sorted({task.name for task in tasks} - used):
         raise ConfigError(f"every member that knows task {unused[0]!r} has weight 0")

@@ -45,7 +45,10 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
 
     Raises:
         CheckpointError: if there are none.
+        ConfigError: for a mapping.
     """
+    if isinstance(heads, Mapping):
+        raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; only a Predictor takes one: pass a list")
     single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
     given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
     if not given:
