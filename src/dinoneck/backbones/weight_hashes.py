@@ -195,7 +195,7 @@ def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | Non
 def _state(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> WeightState | None:
     """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
     tensors = _tensors(adapter, parameters, buffers)
-    return None if any(x.requires_grad for x in tensors) else _versions(tensors)
+    return None if True in [x.requires_grad for x in tensors] else _versions(tensors)
 
 
 def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> list[Tensor]:
@@ -205,7 +205,7 @@ def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[s
 def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
     """Return the address and the number of writes of every tensor; None if unknown for any of them."""
     try:
-        return tuple((x.data_ptr(), x._version) for x in tensors)
+        return tuple([(x.data_ptr(), x._version) for x in tensors])
     except RuntimeError:  # inference tensors, and stand-ins
         return None
 

@@ -48,7 +48,7 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
         ConfigError: for a mapping.
     """
     if isinstance(heads, Mapping):
-        raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; only a Predictor takes one: pass a list")
+        raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; expected a list, or one head")
     single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
     given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
     if not given:
