@@ -198,10 +198,8 @@ PIPELINES = (
     Mutant(
         "Images are normalised by the backbone's mean and std, not by those that the head's file records.",
         "inference/predictor.py",
-        "(preprocess or shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)",
-        "(preprocess or shared_inputs(loaded) or backbone.preprocess).changed(\n"
-        "            blur=blur, mean=backbone.preprocess.mean, std=backbone.preprocess.std\n"
-        "        )",
+        "(recipe or base.preprocess).changed(blur=blur)",
+        "(recipe or base.preprocess).changed(blur=blur, mean=base.preprocess.mean, std=base.preprocess.std)",
         "unit/inference/test_inference.py::test_images_are_normalised_as_the_file_records",
     ),
     Mutant(
@@ -257,16 +255,16 @@ PIPELINES = (
     ),
     Mutant(
         "The patches of padding count in the mean over an image.",
-        "inference/predictor.py",
+        "inference/passes.py",
         "return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))",
         "return maps.mean(dim=(2, 3))",
         "unit/inference/test_inference.py::test_padding_is_left_out_of_the_mean_of_a_map",
     ),
     Mutant(
         "Predictions of images of several sizes come back in another order than the images.",
-        "inference/predictor.py",
-        "                rows[place] = row",
-        "                rows[rows.index(None)] = row",
+        "inference/passes.py",
+        "rows[key][place] = row\n        for",
+        "rows[key][rows[key].index(None)] = row\n        for",
         "unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order",
     ),
     Mutant(

@@ -116,12 +116,12 @@ def predict(
         backbone: where the weights come from.
     """
     picture = out.with_suffix(".png") if maps is True else maps
-    words = [word for group in heads for word in group]
     if store is not None and (images or csv or image_folder or picture or skip_unusable):
         raise ConfigError("--store has tokens and no images; leave out images, --csv, --maps and --skip-unusable")
     names, files = _named(images, csv, image_folder, image_column) if store is None else ([], [])
-    _check(words, files, out, picture, [csv, backbone.backbone_file])
-    read = read_heads(words, views.revision)
+    named_heads = _by_key([word for group in heads for word in group])
+    _check([word for own in named_heads.values() for word in own], files, out, picture, [csv, backbone.backbone_file])
+    read = read_heads(named_heads, views.revision)
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
     if read.opened[0].head_type == "detector" and store is None:
         detect.check_options(views, settings)
@@ -129,10 +129,20 @@ def predict(
         return detect.predict(read.opened, pairs, out, picture, backbone, views, skip_unusable)
     predictor, commits = open_predictor(read, views, backbone, **settings)
     if store is not None:
-        return _predict_stored(predictor, store, out) | {"revisions": commits}
-    if not skip_unusable:
+        done = _predict_stored(predictor, store, out)
+    else:
+        done = _predict_images(predictor, dict(zip(names, files, strict=True)), out, csv, picture, skip_unusable)
+    return done | {"revisions": commits}
+
+
+def _predict_images(
+    predictor: Predictor, images: Mapping[str, Path], out: Path, csv: Path | None, picture: Path | None, skip: bool
+) -> dict[str, Any]:
+    """Write the predictions for images, given by their names in the output, and a picture of some."""
+    names, files = [*images], [*images.values()]
+    if not skip:
         _describe(predictor, files[0])
-    unusable: dict[int, str] | None = {} if skip_unusable else None
+    unusable: dict[int, str] | None = {} if skip else None
     results, drawn = _results(predictor, files, _PICTURES if picture else 0, unusable)
     results, tasks = _flat(results, predictor.tasks)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
@@ -144,26 +154,30 @@ def predict(
         show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     written = [out, *([picture] if picture and drawn else [])]
     show(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    about = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
-    return about | _for_programs(named, tasks)
+    return {"written": written, "unusable": left_out, "filled": filled, **_for_programs(named, tasks)}
 
 
-def read_heads(words: Sequence[str], revision: str | None) -> Heads:
-    """Read and check the heads that these words name.
+def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
+    """The heads of a command line by their keys; without keys all of them under the empty one.
 
     Raises:
         ConfigError: if some have a key and some have none.
     """
-    from dinoneck.inference.sources import listed, opened
-
     keyed = [None if Path(word).exists() else _KEYED.fullmatch(word) for word in words]
     if None in keyed and any(keyed):
         raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")
-    named: dict[str, list[Any]] = {}
+    named: dict[str, list[str]] = {}
     for word, match in zip(words, keyed, strict=True):
         key, source = match.groups() if match else ("", word)
         named.setdefault(key, []).append(source)
-    lists = {key: listed(own) for key, own in named.items()}
+    return named
+
+
+def read_heads(words: Mapping[str, Sequence[str]], revision: str | None) -> Heads:
+    """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
+    from dinoneck.inference.sources import listed, opened
+
+    lists = {key: listed(own) for key, own in words.items()}
     sources = [source for own in lists.values() for source in own]
     read = opened(sources, revision)
     rest = iter(read)

@@ -74,7 +74,7 @@ def report(
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
     training = _training_report(scores or (None if images else _report_of(head)))
-    read = read_heads((head,), views.revision)
+    read = read_heads({"": (head,)}, views.revision)
     tasks: Sequence[Task] = ()
     if read.opened[0].head_type == "detector":
         entries, left_out = box_entries(read.opened[0], images, truth, training, max_images, views, backbone)

@@ -125,6 +125,7 @@ class HeadEnsemble(Head):
 
     @trained_on.setter
     def trained_on(self, origin: Origin | None) -> None:
+        """Set it of every member; one that reads other layers expects those."""
         for number, head in enumerate(self._members()):
             own = None if self.layers is None else tuple(self.layers[number])
             head.trained_on = origin if origin is None or own is None else replace(origin, layers=own)

@@ -145,48 +145,38 @@ class Predictor:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None")
         self.tiling = _tiling(tile, overlap, tile_scale)
         self._keyed = isinstance(heads, Mapping)
-        if self._keyed and weights is not None:
-            raise ConfigError("weights are for a list of heads; heads of a mapping are not averaged: leave weights out")
-        given = {key: listed(own) for key, own in (heads if isinstance(heads, Mapping) else {_ALONE: heads}).items()}
-        if not given or (self._keyed and not all(isinstance(key, str) and key for key in given)):
-            raise ConfigError(f"the keys of heads are {[*given]}; expected at least one text, none of them empty")
+        given = _by_key(heads, weights)
         sources = [source for own in given.values() for source in own]
         read = iter(opened(sources, revision))
         members = {key: [load(next(read)) for _ in own] for key, own in given.items()}
-        loaded = [item.checkpoint for own in members.values() for item in own]
-        self.revisions = revisions_of(sources, loaded)
-        if backbone is not None:
-            backbone = checked_backbone(backbone)
-        ensembles: dict[str, HeadEnsemble] = {}
-        groups: dict[Any, dict[str, LoadedHead]] = {}  # heads that share a pass; those of a list are alike
+        self.revisions = revisions_of(sources, [item.checkpoint for own in members.values() for item in own])
+        backbones: dict[str | None, Backbone] = {} if backbone is None else {None: checked_backbone(backbone)}
+        groups: dict[Any, dict[str, LoadedHead]] = {}  # what heads of one pass have in common -> the heads
         for key, own in members.items():
-            ensembles[key] = _ensemble(own, weights, reduce)
+            head = _ensemble(own, weights, reduce)
             check_alike(own)
-            record = None if backbone is not None else same_backbone(own[0].backbone)
-            recipe = preprocess or shared_inputs(own)
-            groups.setdefault((record, recipe, recorded_views(own) if tta is None else tta), {})[key] = own[0]
-        loaded_backbones: dict[Any, Backbone] = {}
+            record = same_backbone(own[0].backbone) if backbone is None else None
+            if record not in backbones:
+                backbones[record] = rebuilt_backbone(own[0])
+            check_pairing(own, backbones[record], probe)
+            common = record, preprocess or shared_inputs(own), recorded_views(own) if tta is None else tta
+            groups.setdefault(common, {})[key] = own[0]._replace(head=head)
         self.passes: list[Pass] = []
         for (record, recipe, views), group in groups.items():
-            if record not in loaded_backbones:
-                loaded_backbones[record] = (
-                    rebuilt_backbone(next(iter(group.values()))) if backbone is None else backbone
-                )
-            base = loaded_backbones[record]
-            check_pairing([*group.values()], base, probe)
-            if device is not None:
-                base.to(local_device(device))
+            base = backbones[record] if device is None else backbones[record].to(local_device(device))
             prepare = (recipe or base.preprocess).changed(blur=blur)
             check_patch(prepare.patch_size, base.adapter.patch_size)
             place = next(base.parameters()).device
             readings = {
-                key: Reading(ensembles[key].to(place), *reads(own, base), own.inputs) for key, own in group.items()
+                key: Reading(cast("HeadEnsemble", own.head.to(place)), *reads(own, base), own.inputs)
+                for key, own in group.items()
             }
             self.passes.append(Pass(readings, base, prepare, views, self.tiling, batch_size))
         first = self.passes[0]
         self.backbone, self.preprocess, self.device = first.backbone, first.preprocess, first.device
         self.tta, self.views, self.batch_size = first.tta, first.views, first.batch_size
-        tasks = {key: ensemble.predicted for key, ensemble in ensembles.items()}
+        heads_of = {key: reading.heads for one in self.passes for key, reading in one.readings.items()}
+        tasks = {key: heads_of[key].predicted for key in given}
         self.tasks: Any = tasks if self._keyed else tasks[_ALONE]
         if self._keyed:
             logger.info("%s: passes of the backbone: %d", counted(len(given), "key"), len(self.passes))
@@ -279,6 +269,17 @@ class Predictor:
         by_key = {key: rows for one in passes for key, rows in one.items()}
         keys = [*self.tasks] if self._keyed else []
         return [{key: by_key[key][i] for key in keys} for i in range(count)] if keys else by_key[_ALONE]
+
+
+def _by_key(heads: Any, weights: Sequence[float] | None) -> dict[str, list[HeadSource]]:
+    """The sources of heads by key; those that are not in a mapping have the key :data:`_ALONE`."""
+    if not isinstance(heads, Mapping):
+        return {_ALONE: listed(heads)}
+    if weights is not None:
+        raise ConfigError("weights are for a list of heads; heads of a mapping are not averaged: leave weights out")
+    if not heads or not all(isinstance(key, str) and key for key in heads):
+        raise ConfigError(f"the keys of heads are {[*heads]}; expected at least one text, none of them empty")
+    return {key: listed(own) for key, own in heads.items()}
 
 
 def _ensemble(members: Sequence[LoadedHead], weights: Sequence[float] | None, reduce: Reduce) -> HeadEnsemble:
