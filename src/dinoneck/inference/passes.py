@@ -175,7 +175,7 @@ class Pass:
         sums = {key: _Sums() for key in self.readings}
         for view, tokens in batches:
             self._read(tokens.to(device=self.device), [view], None, maps, sums)
-        found = {key: own.averages() for key, own in sums.items()}
+        found = _averages_of(sums)
         return {key: one.derived(self.readings[key].heads.predicted).rows(maps) for key, one in found.items()}
 
     def _prepared(self, pixels: Tensor) -> PreparedImages:
@@ -205,7 +205,7 @@ class Pass:
         for views in _alike(self.views, at_once):
             tokens = self.backbone(torch.cat([view.apply(images) for view in views]), self._watch.fingerprint)
             self._read(tokens, views, torch.cat([view.apply(valid) for view in views]), maps, sums)
-        return {key: own.averages() for key, own in sums.items()}
+        return _averages_of(sums)
 
     def _read(
         self, tokens: Tokens, views: Sequence[View], valid: Tensor | None, maps: bool, sums: Mapping[str, _Sums]
@@ -233,12 +233,16 @@ class _Sums:
         self.pictures: dict[str, list[Tensor]] = {}
         self.gates: list[Tensor] = []
 
-    def averages(self) -> BatchPredictions:
-        """Return the means over views on the CPU; the host waits for the device here only."""
-        lists = [*self.values.values(), *self.pictures.values(), self.gates]
-        read = iter(fetch([torch.stack(parts).mean(dim=0) for parts in lists if parts]))
-        values, maps = ({name: next(read) for name in group} for group in (self.values, self.pictures))
-        return BatchPredictions(values, maps, next(read) if self.gates else None)
+
+def _averages_of(sums: Mapping[str, _Sums]) -> dict[str, BatchPredictions]:
+    """The means over views on the CPU; the host waits for the device here only."""
+    lists = [parts for own in sums.values() for parts in (*own.values.values(), *own.pictures.values(), own.gates)]
+    read = iter(fetch([torch.stack(parts).mean(dim=0) for parts in lists if parts]))
+    averages = {}
+    for key, own in sums.items():
+        values, maps = ({name: next(read) for name in group} for group in (own.values, own.pictures))
+        averages[key] = BatchPredictions(values, maps, next(read) if own.gates else None)
+    return averages
 
 
 def _size(image: ImageInput) -> tuple[int, int]:

@@ -167,6 +167,8 @@ def _difference(one: Any, other: Any, where: str) -> str | None:
         parts = [(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other})]
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         parts = [(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(one, other, strict=True))]
+    elif isinstance(one, list) and isinstance(other, list):
+        return f"{where}: {len(one)} / {len(other)} entries"
     else:
         return None if one == other else f"{where}: {str(one)[:80]} / {str(other)[:80]}"
     return next((found for part in parts if (found := _difference(*part))), None)
