@@ -20,7 +20,7 @@ import torch
 
 from dinoneck import HeadEnsemble, Predictor, load_head
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
-from dinoneck.checkpoint.file import head_files
+from dinoneck.checkpoint.format import head_files
 from dinoneck.cli import main as cli
 from dinoneck.cli import train, train_text
 from dinoneck.cli.text import table

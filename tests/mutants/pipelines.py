@@ -7,14 +7,14 @@ from tests.mutants.mutant import Mutant
 PIPELINES = (
     Mutant(
         "A head file with changed weights is loaded.",
-        "checkpoint/file.py",
-        '!= header.meta["digest"]:',
-        '!= header.meta["digest"] and not buffers:',
+        "checkpoint/contents.py",
+        "if content.digest != record.digest:",
+        "if content.digest != record.digest and not tensors:",
         "unit/checkpoint/test_damaged_files.py::test_any_changed_bit_is_refused",
     ),
     Mutant(
         "A head file whose tensors have other shapes than its configuration needs is loaded.",
-        "checkpoint/read.py",
+        "checkpoint/contents.py",
         "if tuple(value.shape) != entry.shape or not alike:",
         "if not alike:",
         "unit/checkpoint/test_damaged_files.py::test_forged_files_are_refused",
@@ -198,10 +198,8 @@ PIPELINES = (
     Mutant(
         "Images are normalised by the backbone's mean and std, not by those that the head's file records.",
         "inference/predictor.py",
-        "(preprocess or shared_inputs(loaded) or backbone.preprocess).changed(blur=blur)",
-        "(preprocess or shared_inputs(loaded) or backbone.preprocess).changed(\n"
-        "            blur=blur, mean=backbone.preprocess.mean, std=backbone.preprocess.std\n"
-        "        )",
+        "(recipe or base.preprocess).changed(blur=blur)",
+        "(recipe or base.preprocess).changed(blur=blur, mean=base.preprocess.mean, std=base.preprocess.std)",
         "unit/inference/test_inference.py::test_images_are_normalised_as_the_file_records",
     ),
     Mutant(
@@ -257,16 +255,16 @@ PIPELINES = (
     ),
     Mutant(
         "The patches of padding count in the mean over an image.",
-        "inference/predictor.py",
+        "inference/passes.py",
         "return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))",
         "return maps.mean(dim=(2, 3))",
         "unit/inference/test_inference.py::test_padding_is_left_out_of_the_mean_of_a_map",
     ),
     Mutant(
         "Predictions of images of several sizes come back in another order than the images.",
-        "inference/predictor.py",
-        "                rows[place] = row",
-        "                rows[rows.index(None)] = row",
+        "inference/passes.py",
+        "rows[key][place] = row\n        for",
+        "rows[key][rows[key].index(None)] = row\n        for",
         "unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order",
     ),
     Mutant(

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from dinoneck.checkpoint.read import check_finite
+from dinoneck.checkpoint.contents import check_finite
 from dinoneck.errors import BackboneError, CheckpointError, some_of
 from dinoneck.weight_files import read_state, without_wrapper
 

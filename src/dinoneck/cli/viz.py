@@ -72,21 +72,21 @@ def report(
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
     training = _training_report(scores or (None if images else _report_of(head)))
-    read = read_heads((head,), views.revision)
+    read = read_heads({"": (head,)}, views.revision)
     tasks: Sequence[Task] = ()
-    if read[1][0].head_type == "detector":
-        entries, left_out = box_entries(read[1][0], images, truth, training, max_images, views, backbone)
+    if read.opened[0].head_type == "detector":
+        entries, left_out = box_entries(read.opened[0], images, truth, training, max_images, views, backbone)
         device, how = views.device or "the default", f"boxes of a score of {views.of_boxes['min_score']:g} or more"
     else:
         if not images:
             raise ConfigError("no images are named; name images or folders of them after the heads")
-        predictor, *_ = open_predictor((head,), views, backbone, read=read)
+        predictor, _ = open_predictor(read, views, backbone)
         tasks = predictor.tasks
         _check_scores(scores, training, tasks)
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
-    facts = _head_facts(head, *read)
+    facts = _head_facts(head, read.sources, read.opened)
     facts["How it was run"] = _run_facts(len(entries), len(left_out), how, device, truth)
     title = title or f"Predictions of {'/'.join(Path(head).parts[-2:])}"
     shown = {"title": title, "facts": facts, "training": training}

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.checkpoint.file import head_files
+from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector

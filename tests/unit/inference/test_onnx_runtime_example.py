@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from dinoneck import Backbone, DenseHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
+from dinoneck import Backbone, DenseHead, HeadEnsemble, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
 from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 
@@ -42,7 +42,7 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def heads() -> list[nn.Module]:
+def heads() -> HeadEnsemble:
     found = [
         PatchMeanHead(64, [MASS, STATE], hidden_dim=8),
         DenseHead(64, [Task("ndvi", kind="dense")], hidden_dim=8, depth=0),
@@ -50,11 +50,11 @@ def heads() -> list[nn.Module]:
     for head in found:
         for parameter in head.parameters():
             nn.init.normal_(parameter, std=0.2)
-    return found
+    return HeadEnsemble(found)
 
 
 @pytest.fixture(scope="module")
-def model(heads: list[nn.Module], backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(heads: HeadEnsemble, backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     path = tmp_path_factory.mktemp("model") / "model.onnx"
@@ -106,7 +106,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_answers_what_the_predictor_answers(
-    name: str, model: Path, heads: list[nn.Module], backbone: Backbone, images: list[Path], tmp_path: Path
+    name: str, model: Path, heads: HeadEnsemble, backbone: Backbone, images: list[Path], tmp_path: Path
 ) -> None:
     recipe = Preprocessing(patch_size=16, **RECIPES[name])
     done = run(prepared_as(model, recipe, tmp_path / "m.onnx"), *images, "--csv", tmp_path / "a.csv", "--threads", 1)

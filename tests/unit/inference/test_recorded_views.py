@@ -103,7 +103,7 @@ def test_heads_that_record_different_views_need_a_choice(
     runs: dict[str, Path], image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = HeadCheckpoint.from_module(
-        PatchMeanHead(64, [Task("mass", unit="g")]),
+        PatchMeanHead(64, [Task("mass", unit="g")], hidden_dim=8),
         backbone=HeadCheckpoint.load(runs["d6"] / "fold-0.safetensors").meta["backbone"],
         preprocess=Predictor(runs["d6"]).preprocess,
     )

@@ -86,7 +86,7 @@ SIZES = [(3, 8), (7, 5), (4, 3), (2, 9)]
 def test_tiled_equals_whole(
     blind: Backbone, patchwork: Patchwork, tta: Any, size: tuple[int, int], tile: Any, overlap: float
 ) -> None:
-    heads = [DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])]
+    heads = HeadEnsemble([DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])])
     image = patchwork(*size)
     [whole] = Predictor(heads, blind, tta)(image, maps=True)
     [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(image, maps=True)
