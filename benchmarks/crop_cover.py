@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     table = read_table(options.data / "cover.csv", options.data, TARGETS, group="group", minimum=0.0)
     backbone = load_backbone(options.backbone, pretrained=options.pretrained)
-    prepare = backbone.preprocess.changed(policy="crop")
+    prepare = backbone.preprocess.changed(resize="crop")
     source = MemoryTokens.extract(backbone, table.images, table.ids, preprocess=prepare)
     runs = {}
     for seed in options.seeds:

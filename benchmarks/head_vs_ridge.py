@@ -106,7 +106,7 @@ def cell_counts(folder: Path) -> Table:
 
 def compared(backbone: Backbone, table: Table, size: tuple[int, int], config: TrainConfig) -> dict[str, Any]:
     """Cross-validate heads on one data set; scores of all methods and intervals of the head's lead."""
-    prepare = backbone.preprocess.changed(size=size, fit="stretch")
+    prepare = backbone.preprocess.changed(size=size, resize="stretch")
     source = MemoryTokens.extract(backbone, table.images, table.ids, preprocess=prepare)
     result = cross_validate(config, table, source)
     without = replace(config, optim=replace(config.optim, ridge_blend=0.0))  # the same heads without ridge in them

@@ -146,9 +146,9 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
         "--backbone-seed": backbone.seed,
         "--layers": backbone.layers,
         "--size": "x".join(map(str, data.size)) if isinstance(data.size, tuple) else None,
-        "--fit": data.fit,
+        "--resize": data.resize,
+        "--pad-to": data.pad_to,
         "--interpolation": data.interpolation,
-        "--policy": data.policy,
         "--patterns": patterns or PATTERNS[count],
         "--device": config.device,
     }

@@ -134,7 +134,7 @@ FAST = {
         extract broken {TINY} --size 32x64 --out t
         extract broken {TINY} --size 32x64 --out t --skip-unusable
         extract none {TINY} --size 32x64 --out u
-        extract images {TINY} --size 30x64 --out v --policy error
+        extract images {TINY} --size 8x64 --out v --resize crop
         extract images {TINY} --size 30x64 --out v
         {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
         {EXTRACT} --out x --patterns nothing

@@ -133,7 +133,7 @@ def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
     for suffix in ("png", "csv", "yaml"):
         (tmp_path / f"a.{suffix}").symlink_to(f"real.{suffix}")
     assert read_image_size(tmp_path / "a.png") == (40, 60)
-    assert Preprocessing(16, policy="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
+    assert Preprocessing(16, resize="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
     assert read_table(tmp_path / "a.csv", tmp_path, ["x"]).targets["x"].tolist() == [1.0]
     assert TrainConfig.read(tmp_path / "a.yaml").optim.epochs == 3
 

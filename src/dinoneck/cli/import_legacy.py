@@ -203,7 +203,7 @@ def _records(like: Path | None, own: BackboneConfig, recorded: Recorded) -> tupl
     blur = None if recorded.blur == _NONE else int(str(recorded.blur))
     backbone = open_backbone(own, "cpu", norm=recorded.norm)
     return backbone, backbone.preprocess.changed(
-        size=size, fit=recorded.fit, interpolation=recorded.interpolation, blur=blur
+        size=size, resize=recorded.fit, interpolation=recorded.interpolation, blur=blur
     )
 
 

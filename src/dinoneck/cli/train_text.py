@@ -91,15 +91,13 @@ def describe_size(preprocess: Preprocessing, image: ImageInput) -> list[str]:
     ]
     if tuple(after) != (preprocess.size or before):
         lines.append(
-            f"The patch of {preprocess.patch_size} px does not divide it: --policy {preprocess.policy} applies."
+            f"The patch of {preprocess.patch_size} px does not divide it: --resize {preprocess.resize} applies."
         )
     if preprocess.size is not None:
-        # the policies crop and pad bend nothing, resize does
-        height, width = after if preprocess.policy == "resize" else preprocess.size
-        bent = (height / before[0]) / (width / before[1])
-        if preprocess.fit == "stretch" and not 1 / _BENT < bent < _BENT:
+        bent = (after[0] / before[0]) / (after[1] / before[1])
+        if preprocess.resize == "stretch" and not 1 / _BENT < bent < _BENT:
             lines.append(
-                f"--fit stretch changes its proportions by {abs(bent - 1):.0%}; --fit crop, pad or keep would not."
+                f"--resize stretch changes its proportions by {abs(bent - 1):.0%}; crop and pad would not."
             )
     return lines
 

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dinoneck.data.coco import CocoBox, CocoImage, read_categories, read_coco, refuse_repeats, short
-from dinoneck.data.decoding import read_pixels, to_uint8
+from dinoneck.data.decoding import read_pixels
+from dinoneck.data.resizing import to_uint8
 from dinoneck.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)

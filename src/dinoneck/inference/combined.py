@@ -13,7 +13,7 @@ from torch import Tensor
 from dinoneck.checkpoint.pairing import need
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, ShapeError
-from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import HeadEnsemble, gates_of, median_of, scores_places, shared_tasks, with_composed
 from dinoneck.heads.head import Head, recompute_derived
 from dinoneck.heads.patch_mean import PatchMeanHead
@@ -254,9 +254,7 @@ def _mean(outputs: Sequence[tuple[float, Tensor]]) -> Tensor:
 
 def grid_of(inputs: Preprocessing | None) -> GridSize | None:
     """Return the patch grid of images prepared like this; None if it depends on the image or is not recorded."""
-    if inputs is None or inputs.size is None or inputs.fit == "keep":
-        return None
-    return TokenGrid(inputs.patch_size, inputs.policy).size(inputs.size)
+    return None if inputs is None else inputs.grid()
 
 
 def check_places(trained: GridSize | None, seen: GridSize, turned: bool) -> None:

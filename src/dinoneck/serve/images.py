@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError
 
 from dinoneck.data import Preprocessing
-from dinoneck.data.decoding import fitted_size
 from dinoneck.errors import Refusal
 from dinoneck.grid import patch_pair
 from dinoneck.serve.settings import Settings
@@ -73,7 +72,7 @@ def check_work(size: tuple[int, int], recipe: Preprocessing, settings: Settings,
             no size of its own.
     """
     if recipe.size is not None:
-        (height, width), _ = fitted_size(size, recipe.size, recipe.fit)
+        height, width = recipe.placement(size).resized
         if height * width > settings.max_pixels:
             raise Refusal(
                 413,

@@ -26,7 +26,7 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
-from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.grid import GridSize
 from dinoneck.store import index, shards
 from dinoneck.store.encoding import Layout, StoreDtype, check_dtype
 from dinoneck.store.files import Files, LocalFiles, failed_write, flush_folder, write_first
@@ -178,10 +178,9 @@ def make_folder(root: Path, asked: Description) -> None:
 
     Raises:
         StoreError: if the folder holds something else or cannot be written.
-        GridError: if the patch does not divide the images' size, and the policy is to refuse that.
+        GridError: if no whole patch is left of the images' size.
     """
-    if asked.preprocess.size is not None and asked.preprocess.fit != "keep":
-        TokenGrid(asked.preprocess.patch_size, asked.preprocess.policy).size(asked.preprocess.size)
+    asked.preprocess.grid()
     if root.exists() and not (root / FILE).exists():
         _check_empty(root)
     try:

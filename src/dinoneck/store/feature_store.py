@@ -10,11 +10,11 @@ from typing import Any, Self
 import torch
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.decoding import Fit, Interpolation
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.resizing import Interpolation, Resize
 from dinoneck.errors import StoreError
-from dinoneck.grid import PatchSize, Remainder
+from dinoneck.grid import PadTo, PatchSize
 from dinoneck.store import converters, extraction, reading, shards, writer
 from dinoneck.store.description import (
     FILE,
@@ -78,9 +78,9 @@ class FeatureStore:
         patterns: PathLike | Patterns = "none",
         image_size: int | Sequence[int] | None,
         dtype: StoreDtype = "fp16",
-        fit: Fit = "stretch",
+        resize: Resize | None = None,
+        pad_to: PadTo | None = None,
         interpolation: Interpolation | None = None,
-        policy: Remainder | None = None,
     ) -> Self:
         """Make a store, or open the one that is there if it was made with the same values.
 
@@ -90,9 +90,10 @@ class FeatureStore:
             patterns: of augmentation: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
             image_size: (height, width) in pixels; None keeps each image's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
-            fit: how an image of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
+            resize: how an image comes to the size, and what becomes of a remainder, see
+                :class:`dinoneck.data.Preprocessing`; None = ``stretch`` with a size, the backbone's without.
+            pad_to: where ``pad`` puts the image, see there; None = the backbone's (``corner``).
             interpolation: see there; None = that of the store that is there, or else the backbone's (``bilinear``).
-            policy: see there; None = the backbone's, which refuses sizes that the patch does not divide.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
@@ -101,7 +102,7 @@ class FeatureStore:
         own, files = checked_backbone(backbone).preprocess, files_at(path)
         if interpolation is None and isinstance(files, LocalFiles) and files.exists(FILE):
             interpolation = read_description(files).preprocess.interpolation
-        prepare = own.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy)
+        prepare = own.changed(size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation)
         store = cls._made(path, Description(backbone.record(), prepare, named_patterns(patterns), dtype))
         store._backbone = backbone
         return store

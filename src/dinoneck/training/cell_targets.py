@@ -91,7 +91,7 @@ class CellTargets:
         unknown = torch.zeros(1, *(shape := shapes.pop())), torch.zeros(1, *shape[1:])
         every = [parts.get(row, unknown) for row in range(len(table))]
         values, weight = (torch.cat(tensors) for tensors in zip(*every, strict=True))
-        padded = preprocess.fit == "pad"
+        padded = preprocess.resize == "pad" and preprocess.size is not None
         return cls(values, weight, tuple(labels), name, table.ids, padded, kind, table.labels, how, preprocess)
 
     def of(self, ids: Sequence[str]) -> CellTargets:

@@ -121,9 +121,13 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
         return _from_store(config, found)
     backbone = open_backbone(config.backbone, config.device) if backbone is None else backbone
     own = config.data
-    given = {"size": own.size, "fit": own.fit, "interpolation": own.interpolation, "blur": own.blur}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    preprocess = backbone.preprocess.changed(**changes, policy=own.policy or "crop")
+    preprocess = backbone.preprocess.changed(
+        size=own.size,
+        resize=own.resize or ("crop" if own.size is None else None),
+        pad_to=own.pad_to,
+        interpolation=own.interpolation,
+        blur=own.blur,
+    )
     return Inputs(found, backbone, backbone.record(), preprocess, None)
 
 
@@ -232,9 +236,9 @@ def _extract_command(config: TrainConfig) -> str:
         "--backbone-file": own.file,
         "--backbone-seed": own.seed,
         "--layers": None if own.layers is None else " ".join(map(str, own.layers)),
-        "--fit": data.fit,
+        "--resize": data.resize,
+        "--pad-to": data.pad_to,
         "--interpolation": data.interpolation,
-        "--policy": data.policy,
     }
     words = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
     words += ["--random-backbone"] if own.random else []
@@ -296,8 +300,8 @@ def _from_store(config: TrainConfig, table: Table) -> Inputs:
         "image size": (data.size, preprocess.size),
         "interpolation": (data.interpolation, preprocess.interpolation),
         "blur": (data.blur, preprocess.blur),
-        "fit": (data.fit, preprocess.fit),
-        "policy": (data.policy, preprocess.policy),
+        "resize": (data.resize, preprocess.resize),
+        "pad_to": (data.pad_to, preprocess.pad_to),
         "layers": (own.layers, tuple(record["layers"])),
     }
     for name, (value, stored) in asked.items():

@@ -79,12 +79,12 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     arguments = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "green", "--group", "field", "--minimum", "0"]
     out = ["--out", str(tmp_path / "run"), *TRAIN]
-    assert main([*arguments, *out, "--policy", "error"]) == 1
+    assert main([*arguments, *out, "--resize", "keep"]) == 1
     assert "20x33 px" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main([*arguments, *out]) == 0
     assert (
-        "becomes 16x32 px, 1x2 patches.\nThe patch of 16 px does not divide it: --policy crop applies."
+        "becomes 16x32 px, 1x2 patches.\nThe patch of 16 px does not divide it: --resize crop applies."
         in capsys.readouterr().out
     )
     assert main([*arguments, *out]) == 1

@@ -110,7 +110,7 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
     image[:7], image[-7:], image[:, :7], image[:, -7:] = (0, 255, 0), (0, 255, 0), (0, 255, 0), (0, 255, 0)
     Image.fromarray(image).save(tmp_path / "p.png")
     backbone = load_backbone("dinoneck_tiny")
-    prepare = backbone.preprocess.changed(policy="crop")
+    prepare = backbone.preprocess.changed(resize="crop")
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone, preprocess=prepare)
     words = ["predict", str(tmp_path / "p.png"), "--heads", str(tmp_path / "h.safetensors"), "--maps", "--out"]
     assert main([*words, str(tmp_path / "o.csv")]) == 0

@@ -116,8 +116,8 @@ def test_images_that_few_bytes_make_large_are_refused_by_their_header(tmp_path: 
     backbone = load_backbone("dinoneck_tiny")
     head = PatchMeanHead(64, [Task("mass")])
     recipes = {
-        "free": backbone.preprocess.changed(policy="pad"),
-        "crop": backbone.preprocess.changed(size=(64, 64), fit="crop"),
+        "free": backbone.preprocess.changed(resize="pad"),
+        "crop": backbone.preprocess.changed(size=(64, 64), resize="crop"),
     }
     torch.manual_seed(0)
     for name, recipe in recipes.items():

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return head_file(tmp_path_factory.mktemp("service"), policy="crop")
+    return head_file(tmp_path_factory.mktemp("service"), resize="crop")
 
 
 @pytest.fixture(scope="module")
@@ -54,4 +54,4 @@ def test_an_image_smaller_than_a_patch_is_refused_with_what_a_client_can_do(
     assert (reply.status, reply.json()["code"]) == (422, "unfit")
     sentence = reply.json()["error"]
     assert "small.png" in sentence and f"{size[0]}x{size[1]}" in sentence and "16x16" in sentence
-    assert not any(word in sentence for word in ("on_remainder", "policy", "--", "'pad'", "'resize'"))
+    assert not any(word in sentence for word in ("on_remainder", "--", "'pad'", "resize"))

@@ -74,7 +74,7 @@ def test_what_is_not_a_gate_is_refused() -> None:
 
 def test_features_of_a_padded_image_lie_over_its_patches() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
-    recipe = Preprocessing(size=(64, 96), fit="pad")
+    recipe = Preprocessing(size=(64, 96), resize="pad")
     picture = recipe.picture(colours.repeat(16, axis=0).repeat(16, axis=1))
     means = picture.unfold(1, 16, 16).unfold(2, 16, 16).mean(dim=(-1, -2))  # what a patch shows, as a feature
     tokens = Tokens.from_patches(means[None].flatten(2).mT, grid=(4, 6), patch_size=16, layers=[11])
