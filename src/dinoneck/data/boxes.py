@@ -1,4 +1,4 @@
-"""Images with boxes, read from COCO JSON: checked whole when opened, decoded one by one.
+"""Images with boxes and masks, read from COCO JSON: checked whole when opened, decoded one by one.
 
 :class:`BoxImages` is a torch dataset; :func:`dinoneck.data.box_transforms` brings its images and boxes to one size.
 """
@@ -6,34 +6,91 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
-import math
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
+from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from dinoneck.data.coco import CocoBox, CocoImage, read_categories, read_coco, refuse_repeats, short
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.resizing import to_uint8
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra, reason_of, some_of
+from dinoneck.regular_files import read_regular
 
 logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
 Array = np.ndarray[Any, Any]
+Id = Annotated[int, Meta(ge=1 - 2**63, le=2**63 - 1)]
+Side = Annotated[int, Meta(ge=1, le=1 << 30)]
+Polygon = Annotated[list[float], Meta(min_length=6)]
 
 _SHOWN = 3
-_MOST_CLIPPED = 0.1  # of the boxes; above it their form is in doubt
+_MOST_CUT = 0.1  # of the boxes; above it their form is in doubt
 _OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
+
+
+class CocoImage(Struct):
+    """One entry of ``images``."""
+
+    id: Id
+    file_name: str
+    width: Side
+    height: Side
+
+
+class CocoCategory(Struct):
+    """One entry of ``categories``."""
+
+    id: Id
+    name: Annotated[str, Meta(min_length=1)]
+
+
+class CocoBox(Struct):
+    """One entry of ``annotations``."""
+
+    id: Id
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float] | None = None
+    iscrowd: Literal[0, 1] = 0
+    segmentation: Any = None
+
+
+class CocoMask(Struct):
+    """A run-length encoded mask, as counts or as COCO's text."""
+
+    size: tuple[Side, Side]
+    counts: list[int] | str
+
+
+class Coco(Struct):
+    """What is read of a COCO JSON; other entries are ignored."""
+
+    images: Annotated[list[CocoImage], Meta(min_length=1)]
+    annotations: list[CocoBox]
+    categories: Annotated[list[CocoCategory], Meta(min_length=1)]
+
+
+class _Rows(NamedTuple):
+    """The boxes of one image: corners (n, 4), labels (n,), which are crowds (n,), and their masks."""
+
+    corners: Array
+    labels: Array
+    crowd: Array
+    shapes: list[Any]
 
 
 class BoxImages(Dataset[Any]):
@@ -44,6 +101,7 @@ class BoxImages(Dataset[Any]):
 
     * ``boxes``: float32 ``tv_tensors.BoundingBoxes`` (n, 4), XYXY in pixels of the upright image;
     * ``labels``: int64 (n,), 0-based and without gaps, indices into ``classes``;
+    * ``masks``: only with ``masks=True``, uint8 ``tv_tensors.Mask`` (n, H, W);
     * ``image_id``: the image's id in the JSON;
     * ``size``: (height, width) of the image before any transform.
 
@@ -51,15 +109,15 @@ class BoxImages(Dataset[Any]):
 
     Args:
         annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id, image_id,
-            category_id, bbox as x, y, width, height in pixels, iscrowd) and ``categories`` (id, name).
+            category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as polygons or RLE) and
+            ``categories`` (id, name). An entry without a bbox gets the box around its segmentation.
         images: the folder that file names are relative to; None = the folder of the JSON, or ``images`` in it,
             whichever holds the first image.
         transform: called as ``transform(image, target)``, for instance :func:`dinoneck.data.box_transforms`.
         min_side_px: a box with a shorter side, inside the image, is skipped and counted.
         classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
             None = all, by ascending category id. Give the test set the classes of the training set.
-        form: ``torchvision``: targets as its reference training engine reads them: every value is a tensor, labels
-            count from 1, and ``area`` and ``iscrowd`` (all 0) are there too.
+        masks: also give the mask of every box (needs pycocotools, the extra ``detection``).
 
     Attributes:
         classes: names, in the order of the labels.
@@ -98,60 +156,44 @@ class BoxImages(Dataset[Any]):
         transform: Callable[[Any, Target], Any] | None = None,
         min_side_px: float = 1.0,
         classes: Sequence[str] | None = None,
-        form: Literal["dinoneck", "torchvision"] = "dinoneck",
+        masks: bool = False,
     ) -> None:
-        if isinstance(min_side_px, bool) or not isinstance(min_side_px, int | float) or not 0 <= min_side_px < math.inf:
+        if isinstance(min_side_px, bool) or not isinstance(min_side_px, int | float) or not 0 <= min_side_px < np.inf:
             raise ConfigError(f"min_side_px is {min_side_px!r}; expected a number of pixels, 0 or more")
-        if form not in ("dinoneck", "torchvision"):
-            raise ConfigError(f"form is {form!r}; expected 'dinoneck' or 'torchvision'")
-        file = Path(annotations)
-        content = read_coco(file)
-        entries = [CocoImage.read(entry, f"{file}: images[{i}]") for i, entry in enumerate(content["images"])]
-        if not entries:
-            raise DataError(f"{file} lists no images; a dataset needs one or more")
-        refuse_repeats([entry.id for entry in entries], f"{file}: images: the id")
-        refuse_repeats([str(PurePath(entry.name)) for entry in entries], f"{file}: images: the file_name")
-        self.file = file
-        self.transform, self.form = transform, form
-        self.ids = tuple(entry.id for entry in entries)
-        self._entries = tuple(entries)
-        self._folder = _folder(file, images, entries)
-        _refuse_missing(self._folder, entries, file)
-        self.classes, self.category_ids, listed = read_categories(content["categories"], classes, file)
+        self.file, self.transform, self.masks = Path(annotations), transform, masks
+        coco = _read(self.file)
+        self._entries = tuple(coco.images)
+        self.ids = tuple(entry.id for entry in self._entries)
+        self._folder = _folder(self.file, images, self._entries)
+        self.classes, self.category_ids = _chosen(coco.categories, classes, self.file)
         self.skipped: Counter[str] = Counter()
-        self.clipped = 0
-        self._keep(content["annotations"], listed, float(min_side_px))
-        self.without_boxes = sum(not len(labels) for labels in self._labels)
+        self._rows = self._sorted(coco, float(min_side_px))
         if self.skipped:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            logger.warning("%s: boxes skipped: %s", file, counts)
+            logger.warning("%s: boxes skipped: %s", self.file, counts)
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The images' files, in the order of :attr:`ids`."""
-        return tuple(self._folder / entry.name for entry in self._entries)
+        return tuple(self._folder / entry.file_name for entry in self._entries)
+
+    @property
+    def without_boxes(self) -> int:
+        """How many images have no box."""
+        return sum(bool(rows.crowd.all()) for rows in self._rows)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
-        height, width = boxes.canvas_size
-        target: Target = {
-            "boxes": boxes,
-            "labels": torch.from_numpy(self._labels[i].copy()),
-            "image_id": self.ids[i],
-            "size": (height, width),
-        }
-        if self.form == "torchvision":
-            target = {
-                **target,
-                "labels": target["labels"] + 1,
-                "image_id": torch.tensor(self.ids[i]),
-                "size": torch.tensor(target["size"]),
-                "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-                "iscrowd": torch.zeros_like(target["labels"]),
-            }
+        rows = self._rows[i]
+        labels = torch.from_numpy(rows.labels[~rows.crowd])
+        target: Target = {"boxes": boxes, "labels": labels, "image_id": self.ids[i], "size": boxes.canvas_size}
+        if self.masks:
+            planes = [_mask(shape, *boxes.canvas_size) for shape in rows.shapes]
+            stacked = np.stack(planes) if planes else np.zeros((0, *boxes.canvas_size), np.uint8)
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(stacked))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
@@ -160,18 +202,18 @@ class BoxImages(Dataset[Any]):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        entry = self._entries[i]
-        path = self._folder / entry.name
+        entry, rows = self._entries[i], self._rows[i]
+        path = self._folder / entry.file_name
         image = to_uint8(read_pixels(path))
-        height, width = image.shape[-2:]
-        if (height, width) != (entry.height, entry.width):
+        size = height, width = image.shape[-2], image.shape[-1]
+        if size != (entry.height, entry.width):
             raise DataError(
                 f"the upright image of {path} is {height}x{width} px (height x width), {self.file} has "
                 f"{entry.height}x{entry.width} for image {entry.id}; its boxes belong to another image: correct the "
                 "JSON or restore the file"
             )
-        boxes = torch.from_numpy(self._boxes[i]).float()
-        return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+        boxes = torch.from_numpy(rows.corners[~rows.crowd]).float()
+        return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
     def take(self, rows: Iterable[int]) -> BoxImages:
         """Return the dataset of these images, in this order, each once; the counts stay those of the whole JSON.
@@ -181,19 +223,11 @@ class BoxImages(Dataset[Any]):
         """
         places = [range(len(self))[i] for i in rows]
         if not places or len(set(places)) != len(places):
-            raise DataError(f"rows are {short(places)}; expected one image or more, each once")
+            raise DataError(f"rows are {places[:_SHOWN]}; expected one image or more, each once")
         part = copy.copy(self)
-        part._entries = tuple(self._entries[i] for i in places)
+        part._entries, part._rows = (tuple(each[i] for i in places) for each in (self._entries, self._rows))
         part.ids = tuple(entry.id for entry in part._entries)
-        part._boxes = tuple(self._boxes[i] for i in places)
-        part._labels = tuple(self._labels[i] for i in places)
-        part._crowds = {new: self._crowds[i] for new, i in enumerate(places) if i in self._crowds}
-        part.without_boxes = sum(not len(labels) for labels in part._labels)
         return part
-
-    def first(self, count: int) -> BoxImages:
-        """Return the dataset of the first ``count`` images, or of all if there are fewer."""
-        return self.take(range(min(count, len(self))))
 
     def ground_truth(self) -> dict[str, Any]:
         """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.
@@ -202,156 +236,203 @@ class BoxImages(Dataset[Any]):
         by ``iscrowd``, since detections inside them count for nothing.
         """
         boxes: list[dict[str, Any]] = []
-        for i, entry in enumerate(self._entries):
-            crowds, crowd_labels = self._crowds.get(i, ((), ()))
-            for crowd, rows, labels in ((0, self._boxes[i], self._labels[i]), (1, crowds, crowd_labels)):
-                for (left, top, right, bottom), label in zip(rows, labels, strict=True):
-                    box = [float(left), float(top), float(right - left), float(bottom - top)]
-                    category = self.category_ids[int(label)]
-                    own = {"id": len(boxes) + 1, "image_id": entry.id, "category_id": category, "bbox": box}
-                    boxes.append({**own, "area": box[2] * box[3], "iscrowd": crowd})
-        images = [{"id": e.id, "file_name": e.name, "width": e.width, "height": e.height} for e in self._entries]
+        for image_id, rows in zip(self.ids, self._rows, strict=True):
+            for (left, top, right, bottom), label, crowd in zip(*rows[:3], strict=True):
+                box = [float(left), float(top), float(right - left), float(bottom - top)]
+                about = {"image_id": image_id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
+                boxes.append({"id": len(boxes) + 1, **about, "bbox": box, "area": box[2] * box[3]})
         names = zip(self.category_ids, self.classes, strict=True)
         categories = [{"id": category, "name": name} for category, name in names]
-        return {"images": images, "annotations": boxes, "categories": categories}
+        return {"images": msgspec.to_builtins(self._entries), "annotations": boxes, "categories": categories}
 
-    def _keep(self, annotations: Sequence[Any], listed: Mapping[int, int | None], min_side_px: float) -> None:
-        """Sort the boxes to their images, clip them and count what is left out."""
-        place = {image_id: i for i, image_id in enumerate(self.ids)}
-        kept: list[list[tuple[float, ...]]] = [[] for _ in self.ids]
-        crowds: dict[int, list[tuple[float, ...]]] = {}
-        seen: set[int] = set()
-        for number, entry in enumerate(annotations):
-            where = f"{self.file}: annotations[{number}]"
-            box = CocoBox.read(entry, where)
-            if box.id in seen:
-                raise DataError(f"{where}: the id {box.id} is given twice; give every entry an id of its own")
-            seen.add(box.id)
-            if box.category not in listed:
-                raise DataError(
-                    f"{where} has the category_id {box.category}, which is not among the categories "
-                    f"{sorted(listed)[:20]}; list it there or correct it"
-                )
-            label, i = listed[box.category], place.get(box.image)
-            if i is None or label is None:
-                self.skipped["other class" if label is None else "unknown image"] += 1
-                continue
-            corners, reason = _clip(box.bbox, self._entries[i], min_side_px)
-            if reason is None and box.crowd:
-                crowds.setdefault(i, []).append((*corners, label))
-            reason = "crowd" if box.crowd else reason
-            if reason is not None:
-                self.skipped[reason] += 1
-                continue
-            x, y, width, height = box.bbox
-            self.clipped += corners != (x, y, x + width, y + height)
-            kept[i].append((*corners, label))
-        self._refuse_other_forms(annotations, sum(map(len, kept)))
-        self._boxes, self._labels = zip(*(_arrays(rows) for rows in kept), strict=True)
-        self._crowds = {i: _arrays(rows) for i, rows in crowds.items()}
-
-    def _refuse_other_forms(self, annotations: Sequence[Any], kept: int) -> None:
-        """Refuse boxes that are corners (XYXY), or shares of the image's sides, in place of x, y, width, height."""
-        sizes = {image.id: (image.width, image.height) for image in self._entries}
-        pairs = [(sizes[entry["image_id"]], entry["bbox"]) for entry in annotations if entry["image_id"] in sizes]
-        if not pairs or not self.classes:
-            return
-        example = f"such as {short(pairs[0][1])} in an image of {pairs[0][0][0]}x{pairs[0][0][1]} px (width x height)"
-        expected = "expected x, y of the upper left corner, width and height in pixels"
-        small = sum(max(map(abs, bbox)) <= 1 < min(size) for size, bbox in pairs)
-        if small >= _OF_ONE_FORM * len(pairs) and any(max(bbox) > 0 for _, bbox in pairs):
-            message = (
-                f"{self.file}: {small} of {len(pairs)} boxes have no value above 1, {example}; {expected}. They seem "
-                "to be shares of the image's width and height: multiply them by its size"
-            )
-            _refuse(message, certain=len(pairs) > 1)
-        differing = [(size, bbox) for size, bbox in pairs if bbox[0] or bbox[1]]  # at 0, 0 both forms are the same
-        corners = [
-            (x + right > w + _ROUNDING_PX or y + low > h + _ROUNDING_PX)
-            for (w, h), (x, y, right, low) in differing
-            if 0 <= x < right <= w + 1 and 0 <= y < low <= h + 1
-        ]
-        if len(corners) >= _OF_ONE_FORM * len(differing) and sum(corners) > _MOST_CLIPPED * len(differing):
-            message = (
-                f"{self.file}: {sum(corners)} of {len(pairs)} boxes reach over the edge of their image, {example}; "
-                f"{expected}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
-            )
-            _refuse(message, certain=len(differing) >= _FEWEST)
-        cut = sum(
-            min(x, y) < -_ROUNDING_PX or w > width - x + _ROUNDING_PX or h > height - y + _ROUNDING_PX
-            for (width, height), (x, y, w, h) in pairs
+    def _sorted(self, coco: Coco, min_side_px: float) -> tuple[_Rows, ...]:
+        """Clip the boxes, count what is left out, and sort the others to their images."""
+        entries, boxes = self._entries, coco.annotations
+        image = _places([box.image_id for box in boxes], self.ids)
+        label = _places([box.category_id for box in boxes], self.category_ids)
+        crowd = np.array([box.iscrowd for box in boxes], bool)
+        xywh = np.array([_bbox(box, f"{self.file}: annotations[{i}]") for i, box in enumerate(boxes)]).reshape(-1, 4)
+        limits = np.array([(entry.width, entry.height) for entry in entries], np.float64)[image]
+        _check_form(xywh[image >= 0], limits[image >= 0], self.file)
+        ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
+        corners = np.hstack([ends[:, :2].clip(0), np.minimum(ends[:, 2:], limits)])
+        sides, exact = (
+            (x[:, 2:] - x[:, :2]).min(axis=1, initial=np.inf) for x in (corners.astype(np.float32), corners)
         )
-        if len(pairs) >= _FEWEST and cut > _MOST_CLIPPED * len(pairs):
-            logger.warning(
-                "%s: %s of %s boxes reach over the edge of their image and are cut there, %s; %s. Check whether x, y "
-                "are centres",
-                *(self.file, cut, len(pairs), example, expected),
+        wrong = {
+            "not finite": ~np.isfinite(ends).all(axis=1),
+            "zero area": (xywh[:, 2:] == 0).any(axis=1),
+            "outside": exact <= 0,
+            "too small": (sides <= 0) | (exact < min_side_px),
+        }
+        misplaced = {"other class": label < 0, "unknown image": image < 0}
+        kept = np.ones(len(boxes), bool)
+        for reason, where in {**misplaced, "crowd": crowd, **wrong}.items():
+            self.skipped += Counter({reason: int((kept & where).sum())})
+            kept &= ~where
+        if sum(self.skipped[reason] for reason in wrong) == len(boxes) > 0:
+            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+            raise DataError(f"{self.file}: every box is left out ({counts}), such as {xywh[0].tolist()}; {_EXPECTED}")
+        self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
+        usable = ~np.any([*misplaced.values(), *wrong.values()], axis=0)
+        order = np.argsort(image[usable], kind="stable")
+        rows = np.flatnonzero(usable)[order]
+        parts = np.split(rows, np.searchsorted(image[rows], np.arange(1, len(entries))))
+        shapes = [[boxes[row].segmentation for row in part if not crowd[row]] for part in parts]
+        return tuple(
+            _Rows(corners[part], label[part], crowd[part], own) for part, own in zip(parts, shapes, strict=True)
+        )
+
+
+_EXPECTED = "expected x, y of the upper left corner, width and height in pixels"
+
+
+def _places(values: Sequence[int], known: Sequence[int]) -> Array:
+    """The place of every value among those known; -1 where it is not there."""
+    place_of = {value: place for place, value in enumerate(known)}
+    return np.array([place_of.get(value, -1) for value in values], np.int64)
+
+
+def _check_form(xywh: Array, limits: Array, file: Path) -> None:
+    """Refuse boxes that are corners (XYXY), or shares of the image's sides, and warn of centres.
+
+    Args:
+        xywh: (n, 4) boxes.
+        limits: (n, 2) width and height of their images.
+        file: for messages.
+    """
+    if len(xywh) < 2:
+        return
+    (x, y, right, low), (width, height) = xywh.T, limits.T
+    example = f"such as {xywh[0].tolist()} in an image of {width[0]:g}x{height[0]:g} px (width x height); {_EXPECTED}"
+    small = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
+    if small.mean() > _OF_ONE_FORM and xywh.max() > 0:
+        raise DataError(
+            f"{file}: the boxes have no value above 1, {example}. They seem to be shares of the image's width and "
+            "height: multiply them by its size"
+        )
+    cut = (xywh[:, :2].min(axis=1) < -_ROUNDING_PX) | (xywh[:, :2] + xywh[:, 2:] > limits + _ROUNDING_PX).any(axis=1)
+    if len(xywh) < _FEWEST or cut.mean() <= _MOST_CUT:
+        return
+    found = f"{file}: {cut.sum()} of {len(xywh)} boxes reach over the edge of their image, {example}"
+    is_inside = (x >= 0) & (x < right) & (right <= width + 1) & (y >= 0) & (y < low) & (low <= height + 1)
+    if is_inside.mean() > _OF_ONE_FORM:
+        raise DataError(f"{found}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1")
+    logger.warning("%s. They are cut there; check whether x, y are centres", found)
+
+
+def _read(file: Path) -> Coco:
+    """Read and check a COCO JSON: types, ids, references and names of files."""
+    try:
+        content = json.loads(read_regular(file))
+    except FileNotFoundError:
+        raise DataError(f"there is no annotations file {file}; check the path") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
+    coco = _converted(content, Coco, str(file))
+    for what, values in (
+        ("images: the id", [image.id for image in coco.images]),
+        ("images: the file_name", [str(PurePath(image.file_name)) for image in coco.images]),
+        ("annotations: the id", [box.id for box in coco.annotations]),
+        ("categories: the id", [category.id for category in coco.categories]),
+        ("categories: the name", [category.name for category in coco.categories]),
+    ):
+        if repeated := [value for value, count in Counter(values).items() if count > 1]:
+            raise DataError(f"{file}: {what} {repeated[0]!r} is given several times; give every entry its own")
+    for i, image in enumerate(coco.images):
+        path = PureWindowsPath(image.file_name)  # knows both separators
+        if not image.file_name.strip() or "\0" in image.file_name or path.anchor or ".." in path.parts:
+            raise DataError(
+                f"{file}: images[{i}] has the file_name {image.file_name[:60]!r}; expected the image's path below the "
+                "folder of images, without '..'"
             )
-        geometry = sum(self.skipped[reason] for reason in ("zero area", "outside", "not finite", "too small"))
-        if geometry and not kept and geometry == sum(self.skipped.values()):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            raise DataError(f"{self.file}: every box is left out ({reasons}), {example}; {expected}")
+    known = {category.id for category in coco.categories}
+    for i, box in enumerate(coco.annotations):
+        if box.category_id not in known:
+            raise DataError(f"{file}: annotations[{i}] has the category_id {box.category_id}, which is not listed")
+        if box.bbox is not None and min(box.bbox[2:]) < 0:
+            raise DataError(f"{file}: annotations[{i}] has the bbox {box.bbox} with a negative side; {_EXPECTED}")
+    return coco
 
 
-def _refuse(message: str, *, certain: bool) -> None:
-    """Refuse boxes of another form, or warn where they are too few to tell."""
-    if certain:
-        raise DataError(message)
-    logger.warning("%s, unless they are right", message)
+def _converted(content: Any, kind: Any, name: str) -> Any:
+    """The content as this type; an error names the value that does not fit."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", str(error).partition("`$")[2]):
+            content = content[int(place) if place else key]
+        raise DataError(f"{name}: {error}; it is {ascii(content)[:60]}. Expected COCO JSON") from None
 
 
-def _clip(bbox: tuple[float, ...], image: CocoImage, min_side_px: float) -> tuple[tuple[float, ...], str | None]:
-    """The corners inside the image, and why the box is left out, or None."""
-    x, y, width, height = bbox
-    if not all(math.isfinite(value) for value in (*bbox, x + width, y + height)):
-        return bbox, "not finite"
-    if not width or not height:
-        return bbox, "zero area"
-    left, top = max(x, 0.0), max(y, 0.0)
-    right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
-    if right <= left or bottom <= top:
-        return bbox, "outside"
-    sides = np.float32(right) - np.float32(left), np.float32(bottom) - np.float32(top)
-    small = min(sides) <= 0 or min(right - left, bottom - top) < min_side_px
-    return (left, top, right, bottom), "too small" if small else None
-
-
-def _arrays(rows: Sequence[tuple[float, ...]]) -> tuple[Array, Array]:
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    return np.ascontiguousarray(table[:, :4]), table[:, 4].astype(np.int64)
+def _chosen(
+    categories: Sequence[CocoCategory], wanted: Sequence[str] | None, file: Path
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names and ids of the classes, in the order of labels."""
+    id_of = {category.name: category.id for category in categories}
+    names = tuple(sorted(id_of, key=id_of.__getitem__)) if wanted is None else tuple(wanted)
+    if isinstance(wanted, str) or not names or len(set(names)) < len(names):
+        raise DataError(f"classes is {wanted!r}; expected one or more names, each once, such as {[*id_of][:_SHOWN]}")
+    for name in names:
+        if name not in id_of:
+            has = ", ".join(sorted(id_of))
+            raise DataError(f"{file} has no category {name!r}; it has {has}.{did_you_mean(name, id_of)}")
+    return names, tuple(id_of[name] for name in names)
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
-    if images is not None:
-        folder = Path(images)
-        if not folder.is_dir():
-            raise DataError(f"there is no folder {folder} with images; check the path")
-        return folder
-    places = (file.parent, file.parent / "images")
-    for folder in places:
-        if _bytes(folder / entries[0].name) is not None:
-            return folder
-    raise DataError(
-        f"{file} lists the image {short(entries[0].name)}, which is neither in {places[0]} nor in {places[1]}; "
-        "pass images=FOLDER"
-    )
+    """The folder of the images, where all of them are files with content."""
+    if images is not None and not Path(images).is_dir():
+        raise DataError(f"there is no folder {images} with images; check the path")
+    places = [Path(images)] if images is not None else [file.parent, file.parent / "images"]
+    folder = next((place for place in places if (place / entries[0].file_name).is_file()), places[0])
+    files = ((entry.file_name, folder / entry.file_name) for entry in entries)
+    if missing := [ascii(name) for name, path in files if not (path.is_file() and path.stat().st_size)]:
+        where = " nor in ".join(map(str, places))
+        raise DataError(
+            f"{len(missing)} of the {len(entries)} images of {file} are missing or empty in {where}: "
+            f"{some_of(missing, _SHOWN)}; pass images=FOLDER, restore them, or take their entries out of the JSON"
+        )
+    return folder
 
 
-def _refuse_missing(folder: Path, entries: Sequence[CocoImage], file: Path) -> None:
-    sizes = {entry.name: _bytes(folder / entry.name) for entry in entries}
-    for wrong, state in ((None, "are not in"), (0, "are empty files in")):
-        names = [name for name, size in sizes.items() if size == wrong]
-        if names:
-            shown = ", ".join(short(name) for name in names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
-            raise DataError(
-                f"{len(names)} of the {len(entries)} images of {file} {state} {folder}: {shown}; restore them or take "
-                "their entries out of the JSON"
-            )
+def _bbox(box: CocoBox, where: str) -> Sequence[float]:
+    """The bbox of an entry, or the box around its segmentation."""
+    if box.bbox is not None:
+        return box.bbox
+    shape = _converted(box.segmentation, list[Polygon] | CocoMask, f"{where} has no bbox, and the segmentation")
+    if isinstance(shape, CocoMask):
+        return pycocotools().toBbox(_rle(shape, *shape.size)).tolist()  # type: ignore[no-any-return]
+    flat = [value for polygon in shape for value in polygon]
+    low, high = ([function(flat[axis::2], default=0.0) for axis in (0, 1)] for function in (min, max))
+    return [*low, high[0] - low[0], high[1] - low[1]]
 
 
-def _bytes(path: Path) -> int | None:
-    """The size of a file; None where there is none, or its name cannot be one."""
+def _mask(segmentation: Any, height: int, width: int) -> Array:
+    """(H, W) uint8, 1 inside the polygons or the run-length code."""
+    shape = _converted(segmentation, list[Polygon] | CocoMask, "a segmentation")
+    plane: Array = pycocotools().decode(_rle(shape, height, width))
+    return plane
+
+
+def _rle(shape: list[list[float]] | CocoMask, height: int, width: int) -> Any:
+    masks = pycocotools()
+    if isinstance(shape, list):
+        return masks.merge(masks.frPyObjects(shape, height, width))
+    if tuple(shape.size) != (height, width):
+        raise DataError(f"a mask has the size {shape.size}; expected that of its image, {(height, width)}")
+    plain = {"size": list(shape.size), "counts": shape.counts}
+    return plain if isinstance(shape.counts, str) else masks.frPyObjects(plain, height, width)
+
+
+def pycocotools() -> Any:
+    """Return pycocotools' module of masks.
+
+    Raises:
+        ImportError: if the extra is not installed.
+    """
     try:
-        return path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError):
-        return None
+        from pycocotools import mask
+    except ImportError as error:
+        raise missing_extra("pycocotools", "detection") from error
+    return mask
