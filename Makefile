@@ -48,7 +48,7 @@ evidence: $(VENV)/installed-dev
 wheel: $(VENV)/installed-dev
 	$(BIN)/python -m tests.wheel $(VENV)/wheel
 
-# the wheel with all its dependencies in an empty environment: photos -> head -> prediction, every command timed
+# the wheel with all its dependencies in an empty environment: images -> head -> prediction, every command timed
 first-prediction: $(VENV)/python
 	$(BIN)/python -m tests.first_prediction $(VENV)/first-prediction $(FIRST)
 

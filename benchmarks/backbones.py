@@ -142,7 +142,7 @@ def peak_mib(run: Callable[[], Maps], device: str) -> float:
 def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Dtype and layers -> variant -> numbers."""
     height, width = (int(side) for side in options.size.split("x"))
-    photos = torch.randn(options.batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(options.batch, 3, height, width, generator=torch.Generator().manual_seed(0))
     finish = devices.waiting(options.device)
     devices.no_tf32()
     report: dict[str, dict[str, Any]] = {}
@@ -153,7 +153,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         base_hf = None
         if find_spec("transformers") is not None:
             base_hf = load_backbone(options.model, source="transformers", **settings).to(options.device)
-        images = photos.to(options.device, getattr(torch, dtype))
+        images = drawn.to(options.device, getattr(torch, dtype))
         for title, layers in choices(base.depth).items():
             hf = None if base_hf is None else base_hf.with_layers(layers)
             runs = variants(base.with_layers(layers), hf, images, finish)
@@ -224,7 +224,7 @@ def page(report: Mapping[str, Any]) -> str:
     shown, setting = report["machine"], report["setting"]
     place = shown.get("gpu", shown["cpu"])
     head = (
-        f"{setting['batch']} photos of {setting['size']} px, `{setting['model']}`, seeded weights, "
+        f"{setting['batch']} images of {setting['size']} px, `{setting['model']}`, seeded weights, "
         f"{setting['threads']} thread(s), {setting['rounds']} rounds, peer: plain use of timm. "
         f"Measured on {place}, {shown['versions']}; "
         "`python -m benchmarks.backbones`.\n\n"

@@ -166,7 +166,7 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
 def stored(backbone: Backbone, table: Table, options: argparse.Namespace) -> tuple[TableSource, Preprocessing]:
     """Return the tokens of all photos under all patterns, and how photos were prepared."""
     patterns = Patterns(tuple(Patterns.named("color20").patterns[number] for number in PATTERNS))
-    store = FeatureStore.create(options.store, backbone=backbone, patterns=patterns, image_size=None, resize="crop")
+    store = FeatureStore.create(options.store, backbone=backbone, views=patterns, image_size=None, resize="crop")
     store.extract([str(photo) for photo in table.images], root=options.data)
     return TableSource(store, table.ids), store.preprocess
 

@@ -60,12 +60,12 @@ def prepare(root: Path, backbone: Backbone, photos: int, size: tuple[int, int]) 
     folder.mkdir()
     for i in range(photos):
         Image.fromarray(Pasture(seed=0, size=(256, 256)).sample(i).image).save(folder / f"p{i:03d}.png")
-    small = FeatureStore.create(root / "small", backbone=backbone, patterns="flips4", image_size=size)
+    small = FeatureStore.create(root / "small", backbone=backbone, views="flips4", image_size=size)
     small.extract(folder)
     files = Files(root, backbone, folder, small, small.ids)
     write_npz(files)
     for dtype in ("fp16", "int8"):
-        FeatureStore.from_npz(files.npz, root / dtype, grid=GRID, patch_size=PATCH, patterns="flips4", dtype=dtype)
+        FeatureStore.from_npz(files.npz, root / dtype, grid=GRID, patch_size=PATCH, views="flips4", dtype=dtype)
     return files
 
 

@@ -1,6 +1,7 @@
 """The feature store compared with npz files: size, reads, loaders, rounding, training.
 
     python -m benchmarks.feature_store [--images 8] [--size 480x480] [--rounds 15] [--device cpu]
+    python -m benchmarks.feature_store --growth 10000 100000 1000000    # see benchmarks.store_growth
 
 The same features (3600 patches of 1280 channels, four patterns per image; ``benchmarks.feature_files`` says where
 they come from) lie in compressed float32 npz (the source), in plain float16 npz (its layout fixed), and in a float16
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks import devices
+from benchmarks import devices, store_growth
 from benchmarks.feature_files import (
     CHANNELS,
     GRID,
@@ -298,13 +299,19 @@ def write(report: dict[str, Any], folder: Path, stem: str = "feature_store") -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", "--photos", dest="photos", type=int, default=8)
+    parser.add_argument("--images", dest="photos", type=int, default=8)
     parser.add_argument("--size", default="480x480")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=BATCH, help="samples per batch of the loaders")
     parser.add_argument("--device", default="cpu", help="of batches, backbone and head")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--growth", type=int, nargs="*", help="measure stores of so many ids instead")
+    parser.add_argument("--records", type=int, default=320, help="with --growth: images of the random batches")
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2, 4], help="with --growth: of the loaders")
     options = parser.parse_args(arguments)
+    if options.growth is not None:
+        store_growth.run(options.growth, options.records, options.workers, options.rounds, options.out)
+        return
     device, stem = options.device, devices.stem("feature_store", options.device)
     height, width = (int(x) for x in options.size.split("x"))
     torch.set_num_threads(1)

@@ -20,6 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # also for processes that tests start
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of compiler processes next to the tests' own workers
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="dinoneck-compiled-")  # each worker its own
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dinoneck-cache-")  # indexes of stores that are only read
 
 import torch
 
@@ -38,7 +39,8 @@ torch.set_num_threads(1)
 
 def pytest_unconfigure() -> None:
     """Leave nothing behind."""
-    shutil.rmtree(os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME"):
+        shutil.rmtree(os.environ[name], ignore_errors=True)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -108,10 +110,10 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def crop_cover() -> Path:
-    """The folder of real crop photos; tests that need it are skipped without."""
+    """The folder of real crop images; tests that need it are skipped without."""
     folder = DATA / "crop_cover"
     if not (folder / "cover.csv").is_file():
-        pytest.skip(f"the crop_cover photos are not in {folder}; set DINONECK_DATA to the folder that holds them")
+        pytest.skip(f"the crop_cover images are not in {folder}; set DINONECK_DATA to the folder that holds them")
     return folder
 
 

@@ -1,9 +1,9 @@
 """``python -m tests.first_prediction FOLDER``: a newcomer's first hour, by script and outside the repository.
 
 The wheel is built and installed with all its dependencies into an empty environment. Then, from an empty folder:
-photos with a table -> a trained head -> a prediction for a photo it never saw, every command timed; the README's demo;
+images with a table -> a trained head -> a prediction for a image it never saw, every command timed; the README's demo;
 and with ``--tests`` the README's tests against the installed wheel (what looks at the checkout itself stays out).
-``--data`` is a folder with ``cover.csv`` (image, soil, ..., group); without it the photos are drawn.
+``--data`` is a folder with ``cover.csv`` (image, soil, ..., group); without it the images are drawn.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "first_prediction.json"
 BACKBONE = "vit_small_patch16_dinov3.lvd1689m"
 OF_THE_CHECKOUT = ("house", "docs", "site")  # folders of tests that read the sources, the pages, the site
-PHOTOS = 24
+IMAGES = 24
 DRAW = f"""
 from pathlib import Path
 from dinoneck.data import Pasture
-Pasture(size=(240, 480)).write_csiro(Path("photos"), train={PHOTOS}, test=1)
+Pasture(size=(240, 480)).write_csiro(Path("images"), train={IMAGES}, test=1)
 """
 
 
@@ -53,26 +53,26 @@ class Terminal:
 
 
 def first_prediction(terminal: Terminal, data: Path | None) -> str:
-    """Train on photos with a table, predict one that was held back; return the CSV."""
+    """Train on images with a table, predict one that was held back; return the CSV."""
     if data is None:
-        terminal.run("draw photos", "python", "-c", DRAW)
-        own = next((terminal.folder / "photos" / "test").glob("*"))
-        table = ["--csv", "photos/train.csv"]
+        terminal.run("draw images", "python", "-c", DRAW)
+        own = next((terminal.folder / "images" / "test").glob("*"))
+        table = ["--csv", "images/train.csv"]
     else:
-        own, table = _own_photos(data, terminal.folder)
+        own, table = _own_images(data, terminal.folder)
     options = ["--backbone", BACKBONE, "--random-backbone", "--size", "224x448", "--folds", "3", "--epochs", "20"]
     terminal.run("train", "dinoneck", "train", *table, "--out", "run", *options)
     terminal.run("predict", "dinoneck", "predict", own, "--heads", "run/heads", "--out", "mine.csv", "--maps")
     return (terminal.folder / "mine.csv").read_text()
 
 
-def _own_photos(data: Path, folder: Path) -> tuple[Path, list[str]]:
+def _own_images(data: Path, folder: Path) -> tuple[Path, list[str]]:
     header, *rows = (data / "cover.csv").read_text().splitlines()
-    spread = rows[:: max(1, len(rows) // (PHOTOS + 1))]
-    (folder / "table.csv").write_text("\n".join([header, *spread[:PHOTOS]]) + "\n")
-    own = folder / "my photo.jpg"
-    shutil.copyfile(data / spread[PHOTOS].split(",")[header.split(",").index("image")], own)
-    return own, ["--csv", "table.csv", "--photos", str(data), "--targets", "soil", "--group", "group"]
+    spread = rows[:: max(1, len(rows) // (IMAGES + 1))]
+    (folder / "table.csv").write_text("\n".join([header, *spread[:IMAGES]]) + "\n")
+    own = folder / "my image.jpg"
+    shutil.copyfile(data / spread[IMAGES].split(",")[header.split(",").index("image")], own)
+    return own, ["--csv", "table.csv", "--images", str(data), "--targets", "soil", "--group", "group"]
 
 
 def first_tier(terminal: Terminal, wheel: Path) -> str:
@@ -91,7 +91,7 @@ def main() -> None:
     """Do it all and store the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for the wheel and the environment; emptied first")
-    parser.add_argument("--data", type=Path, help="folder with cover.csv and its photos")
+    parser.add_argument("--data", type=Path, help="folder with cover.csv and its images")
     parser.add_argument("--tests", action="store_true", help="run the first tier from the wheel too")
     parser.add_argument("--store", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
@@ -108,12 +108,12 @@ def main() -> None:
         if not Path(where).is_relative_to(folder / "env"):
             sys.exit(f"dinoneck came from {where}, not from the wheel")
         answer = first_prediction(terminal, options.data and options.data.resolve())
-        steps = ("draw photos", "train", "predict")
+        steps = ("draw images", "train", "predict")
         after = sum(terminal.seconds.get(step, 0.0) for step in steps)
         terminal.run("demo", "dinoneck", "demo", "--out", "demo")
         tests = first_tier(terminal, wheel) if options.tests else None
-    photos = "drawn" if options.data is None else options.data.name
-    found = {"seconds": terminal.seconds, "after_install_s": round(after, 1), "photos": photos, "tests": tests}
+    images = "drawn" if options.data is None else options.data.name
+    found = {"seconds": terminal.seconds, "after_install_s": round(after, 1), "images": images, "tests": tests}
     found["with_install_s"] = round(after + terminal.seconds["install"], 1)
     found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
     print(answer.strip(), "\n", f"first prediction {after:.0f} s after the install", sep="")

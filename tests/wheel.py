@@ -19,7 +19,7 @@ from email.parser import Parser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DEMO = ["--photos", "12", "--folds", "2", "--epochs", "2", "--backbone", "dinoneck_tiny", "--random-backbone"]
+DEMO = ["--images", "12", "--folds", "2", "--epochs", "2", "--backbone", "dinoneck_tiny", "--random-backbone"]
 
 
 def run(*command: object, cwd: Path) -> str:

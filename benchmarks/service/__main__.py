@@ -145,7 +145,7 @@ def mixed_part(folder: Path, count: int) -> list[dict[str, Any]]:
 def paced_part(folder: Path) -> list[dict[str, Any]]:
     """Latency and throughput of every model, with one image in a forward pass, and of heads with up to eight."""
     rows = []
-    picture = {"photo.jpg": good(640, 480)["photo.jpg"]}
+    picture = {"image.jpg": good(640, 480)["image.jpg"]}
     for name, batch, count in PACED:
         with running(saved(folder, name), *LIMITS, *PATIENT, *options_of(batch)) as service:
             runs = [

@@ -16,7 +16,7 @@ ORIENTATION = 0x0112
 
 
 def _scene(width: int, height: int, seed: int) -> Image.Image:
-    """A smooth coloured scene, so that files have the sizes of photos."""
+    """A smooth coloured scene, so that files have the sizes of camera images."""
     drawn = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     return Image.fromarray(drawn).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -39,7 +39,7 @@ def _deep(scene: Image.Image) -> bytes:
 
 
 GOOD: dict[str, Callable[[Image.Image], bytes]] = {
-    "photo.jpg": lambda scene: _bytes(scene, "JPEG", quality=90),
+    "image.jpg": lambda scene: _bytes(scene, "JPEG", quality=90),
     "progressive.jpg": lambda scene: _bytes(scene, "JPEG", progressive=True),
     "turned.jpg": _turned,
     "cmyk.jpg": lambda scene: _bytes(scene.convert("CMYK"), "JPEG"),
@@ -51,7 +51,7 @@ GOOD: dict[str, Callable[[Image.Image], bytes]] = {
     "palette.png": lambda scene: _bytes(scene.convert("P"), "PNG", transparency=0),
     "one_bit.png": lambda scene: _bytes(scene.convert("1"), "PNG"),
     "pixel.png": lambda scene: _bytes(scene.resize((1, 1)), "PNG"),
-    "photo.webp": lambda scene: _bytes(scene, "WEBP"),
+    "image.webp": lambda scene: _bytes(scene, "WEBP"),
     "scan.tiff": lambda scene: _bytes(scene, "TIFF"),
     "old.bmp": lambda scene: _bytes(scene, "BMP"),
     "still.gif": lambda scene: _bytes(scene, "GIF"),
@@ -67,18 +67,18 @@ def good(width: int = 640, height: int = 480, seed: int = 0) -> dict[str, bytes]
 def bad(seed: int = 0) -> dict[str, tuple[bytes, int, str]]:
     """Return name -> bytes, the status and the code of their refusal."""
     scene = _scene(320, 240, seed)
-    photo, png = _bytes(scene, "JPEG"), _bytes(scene, "PNG")
+    jpeg, png = _bytes(scene, "JPEG"), _bytes(scene, "PNG")
     noise = random.Random(seed).randbytes(4096)
     frames = [scene, scene.transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
     damaged = bytearray(png)
     damaged[len(png) // 2] ^= 0xFF
     return {
         "empty.jpg": (b"", 422, "not_an_image"),
-        "text.jpg": (b"This is a letter, not a photo.\n" * 20, 422, "not_an_image"),
+        "text.jpg": (b"This is a letter, not an image.\n" * 20, 422, "not_an_image"),
         "noise.jpg": (noise, 422, "not_an_image"),
-        "noise_in_jpeg.jpg": (photo[:20] + noise, 422, "not_an_image"),
-        "truncated.jpg": (photo[: len(photo) // 2], 422, "broken_image"),
-        "head_only.jpg": (photo[:100], 422, "not_an_image"),
+        "noise_in_jpeg.jpg": (jpeg[:20] + noise, 422, "not_an_image"),
+        "truncated.jpg": (jpeg[: len(jpeg) // 2], 422, "broken_image"),
+        "head_only.jpg": (jpeg[:100], 422, "not_an_image"),
         "truncated.png": (png[: len(png) // 2], 422, "broken_image"),
         "damaged.png": (bytes(damaged), 422, "broken_image"),
         "bomb.png": (bomb(60_000, 60_000), 413, "too_many_pixels"),

@@ -62,7 +62,7 @@ def bad_requests(max_upload_bytes: int, max_images: int) -> list[Request]:
     found = [
         Request(name, _post(multipart((name, data))), status, code) for name, (data, status, code) in bad().items()
     ]
-    photo = multipart(("a.jpg", b"x" * 100))
+    body = multipart(("a.jpg", b"x" * 100))
     large = multipart(("large.jpg", b"x" * (max_upload_bytes + 1)))
     many = multipart(*[("a.jpg", b"x")] * (max_images + 1))
     text = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n--{BOUNDARY}--\r\n'.encode()
@@ -76,11 +76,11 @@ def bad_requests(max_upload_bytes: int, max_images: int) -> list[Request]:
         Request("no last boundary", _post(part("a.jpg", b"x" * 100)), 400, "malformed_upload"),
         Request("garbage for a body", _post(b"\x00\x01garbage" * 50), 400, "malformed_upload"),
         Request("no body", _post(b""), 400, "malformed_upload"),
-        Request("another boundary", _post(photo.replace(BOUNDARY.encode(), b"other")), 400, "malformed_upload"),
-        Request("no boundary told", _post(photo, {"Content-Type": "multipart/form-data"}), 400, "malformed_upload"),
-        Request("JSON", _post(b'{"photo": 1}', {"Content-Type": "application/json"}), 415, "not_multipart"),
-        Request("no type", _post(photo, {}), 415, "not_multipart"),
-        Request("maps of no kind", _post(photo, path="/predict?maps=all"), 422, "invalid"),
+        Request("another boundary", _post(body.replace(BOUNDARY.encode(), b"other")), 400, "malformed_upload"),
+        Request("no boundary told", _post(body, {"Content-Type": "multipart/form-data"}), 400, "malformed_upload"),
+        Request("JSON", _post(b'{"image": 1}', {"Content-Type": "application/json"}), 415, "not_multipart"),
+        Request("no type", _post(body, {}), 415, "not_multipart"),
+        Request("maps of no kind", _post(body, path="/predict?maps=all"), 422, "invalid"),
         Request("another method", _get("/predict"), 405, "no_route"),
         Request("another path", _get("/../etc/passwd"), 404, "no_route"),
     ]

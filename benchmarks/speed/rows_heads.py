@@ -63,7 +63,7 @@ class Loop(nn.Module):
 
 
 def ensemble(setting: Setting) -> dict[str, Variant]:
-    """5 targets × 5 folds of C -> 128 -> LeakyReLU -> 1 -> ReLU -> mean, on every view of one photo (the batch)."""
+    """5 targets × 5 folds of C -> 128 -> LeakyReLU -> 1 -> ReLU -> mean, on every view of one image (the batch)."""
     torch.manual_seed(0)
     one = [[Task(name, activation="relu", unit="g")] for name in TARGETS]
     heads = [PatchMeanHead(setting.channels, tasks, **setting.like) for tasks in one for _ in range(FOLDS)]

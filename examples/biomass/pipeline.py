@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="training file; default: the one for the data")
     parser.add_argument(
-        "--patterns", choices=PATTERNS.values(), help="augmentation of the store; default: as the training file counts"
+        "--views", choices=PATTERNS.values(), help="augmentation of the store; default: as the training file counts"
     )
     parser.add_argument("--pasture", type=kinds.count, metavar="N", help="training images to draw (default 120)")
     return parser
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     layout, out = layouts.find(options.data, options.out), options.out
     command = ["train", str(options.config or layout.config), "--csv", str(layout.train)]
     command += ["--images", str(layout.images), "--store", str(out / "store"), "--out", str(out / "run"), *rest]
-    count = next((count for count, name in PATTERNS.items() if name == options.patterns), None)
+    count = next((count for count, name in PATTERNS.items() if name == options.views), None)
     command += [] if count is None else ["--views", str(count)]
     given = cli.command("train", command[1:]).keywords
     config = train.with_head_flags(given["run"], given["hidden_dim"], given["dropout"], given["gate_mode"])
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
         raise ConfigError("a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH")
     truth = layouts.prepare(layout, config.data.size, options.pasture)
 
-    verb(extraction(layout, config, options.patterns, out / "store"))
+    verb(extraction(layout, config, options.views, out / "store"))
     if not given["overwrite"] and finished(out / "run", config):
         print(f"{out / 'run'} is finished.")
     else:
@@ -127,7 +127,7 @@ def verb(command: Sequence[str]) -> None:
     print(f"({command[0]}: {time.perf_counter() - begin:.0f} s)", flush=True)
 
 
-def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None, store: Path) -> list[str]:
+def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, store: Path) -> list[str]:
     """Return the command that brings the table's images into the store, as the training will read them.
 
     Raises:
@@ -149,7 +149,7 @@ def extraction(layout: layouts.Layout, config: TrainConfig, patterns: str | None
         "--resize": data.resize,
         "--pad-to": data.pad_to,
         "--interpolation": data.interpolation,
-        "--patterns": patterns or PATTERNS[count],
+        "--views": views or PATTERNS[count],
         "--device": config.device,
     }
     command = ["extract", *folders, "--root", str(layout.images), "--out", str(store), *_flags(flags)]
@@ -240,7 +240,7 @@ def differences(folder: Path, config: TrainConfig, inputs: Inputs, images: Mappi
     """
     if inputs.source is None or inputs.record is None:
         raise ConfigError("the run has no store to compare with; give data.store, or --store")
-    patterns = getattr(inputs.source, "patterns", None)
+    patterns = getattr(inputs.source, "views", None)
     views: TTA = "flip4" if patterns is not None and len(patterns) >= len(VIEWS["flip4"]) else "none"
     file = config.backbone.file
     predictor = Predictor(folder, None if file is None else rebuild(inputs.record, file), views, config.device)

@@ -1,4 +1,4 @@
-"""Target statistics of an older training run, from its ``z_score.json``, as transforms."""
+"""Target statistics of an earlier training run, from its ``z_score.json``, as transforms."""
 
 from __future__ import annotations
 

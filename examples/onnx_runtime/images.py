@@ -77,7 +77,7 @@ def _floats(pixels: Pixels) -> Array:
 
 
 def _placement(image: Sides, recipe: Mapping[str, Any], patch: Sides) -> tuple[Sides, Sides, Sides]:
-    """What an image of (height, width) px is resized to, its canvas of whole patches, and (top, left) on that canvas."""
+    """What an image of (height, width) px is resized to, its canvas in px, and its (top, left) on that canvas."""
     resize, size = recipe["resize"], recipe["size"]
     if resize == "keep" and size is not None:
         size, resize = _scaled(image, size, min), "stretch"

@@ -112,7 +112,7 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
             f"{len(missing)} of {len(names)} frames are not in {store}: {missing[0]!r}{known}. --every chooses frames "
             "as it does for extract"
         )
-    tokens = store.batch(names, patterns=0).last
+    tokens = store.batch(names, views=0).last
     prepare, seen = store.preprocess, tokens.image_size
     if store.backbone_record.get("name") == "unknown":  # a clip_feat tree: the aspect of its grids is all there is
         whole = same_aspect(seen, cameras.size)

@@ -7,11 +7,15 @@ loaders take. It holds neither the backbone nor the size of the image, which a s
 from __future__ import annotations
 
 import argparse
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from dinoneck import FeatureStore
+from dinoneck.atomic import write_whole
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import PatchSize
 from examples import kinds
@@ -54,8 +58,10 @@ def write_tree(store: FeatureStore, folder: Path, *, force: bool = False) -> int
 
     Raises:
         DataError: if an id is not a frame's, or files are there and ``force`` is not set.
-        StoreError: if the store has several layers, or the disk is full.
+        ConfigError: if the store has several layers.
     """
+    if (layers := store.description.num_layers) != 1:
+        raise ConfigError(f"{store.path} holds {layers} layers, and a file of the tree holds one; extract one layer")
     _check_ids(store.ids, store.path)
     if not store.ids:
         raise DataError(f"{store.path} holds no frames")
@@ -65,7 +71,13 @@ def write_tree(store: FeatureStore, folder: Path, *, force: bool = False) -> int
             f"{folder} holds {len(there)} of {len(store)} files already: {some_of(there, _SHOWN)}; give another "
             "folder, or --force to replace them"
         )
-    return store.to_pt(folder)
+    for image_id in store.ids:
+        content = io.BytesIO()
+        torch.save(store[image_id].maps()[0][0].half().contiguous(), content)  # (C, rows, cols)
+        path = folder / f"{image_id}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.getvalue())
+    return len(store)
 
 
 def read_tree(folder: Path, store: Path, patch_size: PatchSize) -> FeatureStore:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points import PlainSparse, VoxelGrid
 from examples.pointcloud import sparse_conv

@@ -14,6 +14,7 @@ _HOMES = {
     "load_head": "dinoneck.checkpoint.head_checkpoint",
     "save_head": "dinoneck.checkpoint.head_checkpoint",
     "list_heads": "dinoneck.checkpoint.hub",
+    "import_weights": "dinoneck.checkpoint.importing",
     "BackboneError": "dinoneck.errors",
     "BusyError": "dinoneck.errors",
     "CheckpointError": "dinoneck.errors",

@@ -24,6 +24,7 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint as HeadCheckpoint
 from dinoneck.checkpoint.head_checkpoint import load_head as load_head
 from dinoneck.checkpoint.head_checkpoint import save_head as save_head
 from dinoneck.checkpoint.hub import list_heads as list_heads
+from dinoneck.checkpoint.importing import import_weights as import_weights
 from dinoneck.collation import collate as collate
 from dinoneck.detection.head import DetectionHead as DetectionHead
 from dinoneck.errors import BackboneError as BackboneError

@@ -63,7 +63,7 @@ def write_whole(
             temporary.unlink()
         raise
     try:
-        _flush_folder(target.parent)
+        flush_folder(target.parent)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -135,7 +135,8 @@ def _clear_stale(target: Path) -> None:
                     Path(entry.path).unlink()
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
+    """Make new names in a folder last through a power cut."""
     if os.name != "posix":  # other systems cannot open a folder for flushing
         return
     with _where_offered():

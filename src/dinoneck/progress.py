@@ -45,6 +45,12 @@ def note(text: str) -> None:
         _line(text, sys.stderr)
 
 
+def announce(text: str) -> None:
+    """Print a line to a log or above the bars of a terminal."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
 def _line(text: str, file: TextIO) -> None:
     file.write(f"{text}\n")
     file.flush()

@@ -7,7 +7,6 @@ what a head outputs and a loss compares: original units after the task's :class:
 
 from __future__ import annotations
 
-import dataclasses
 import numbers
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -105,8 +104,8 @@ class Task:
     ignore_index: int | None = None
     minimum: float | None = None
     aggregate: Aggregate = "sum"
-    from_cells: str | None = dataclasses.field(default=None, metadata={"omit_default": True})
-    shares: bool = dataclasses.field(default=False, metadata={"omit_default": True})
+    from_cells: str | None = None
+    shares: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name)

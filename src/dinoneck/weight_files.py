@@ -82,13 +82,17 @@ def without_wrapper(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
     return found, taken
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_state(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Tensor]:
     """Read a state dict from ``.safetensors`` or, through the weights-only loader, ``.pth``/``.pt``/``.bin``.
 
+    Args:
+        path: the file; a dict that holds the state dict under ``model`` or ``state_dict`` is fine.
+        max_bytes: as for :func:`read_any`.
+
     Raises:
-        BackboneError: if the file is missing or damaged, or holds something else than named tensors.
+        BackboneError: as :func:`read_any`, or if the file holds something else than named tensors.
     """
-    file, loaded = Path(path), read_any(path)
+    file, loaded = Path(path), read_any(path, max_bytes)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -153,7 +157,7 @@ def _check_size(file: Path, max_bytes: int | None) -> None:
         return
     size = file.stat().st_size
     if size > max_bytes:
-        raise BackboneError(f"{file} has {size} bytes; at most {max_bytes} were expected (max_bytes=)")
+        raise BackboneError(f"{file} has {size} bytes; at most {max_bytes} were expected")
     if not zipfile.is_zipfile(file):
         return
     try:

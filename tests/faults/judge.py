@@ -40,7 +40,7 @@ STEPS = ("file", "header", "json", "schema", "registry", "config", "tensors", "d
 SECONDS, KIB, LONGEST = 2.0, 96 << 10, 2200
 INERT = frozenset({"created_by", "extra", "license", "training"})
 """Top-level keys that no prediction depends on."""
-_RESTATED = ("head_type", "config", "versions", "tasks", "inputs", "training", "license", "tta", "extra")
+_RESTATED = ("head_type", "config", "tasks", "inputs", "training", "license", "tta", "extra")
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,8 @@ class Judge:
         return "it predicts something else" if wanted and not same(subjects.predict(module), wanted) else ""
 
     def _misstated(self, head: HeadCheckpoint, module: nn.Module, content: bytes, changed: frozenset[str]) -> str:
-        """Compare what was loaded with the file, and with the module's own description; an older file is migrated."""
-        stated = signed.read(content).meta
-        if (
-            stated["schema"] == 2
-            and "versions" not in changed
-            and signed.canonical(head.meta) != signed.canonical(stated)
-        ):
+        """Compare what was loaded with the file, and with the module's own description."""
+        if signed.canonical(head.meta) != signed.canonical(signed.read(content).meta):
             return "the metadata is not the file's"
         records = {key: head.meta[key] for key in ("training", "license", "tta", "extra")}
         try:
@@ -217,8 +212,6 @@ def _refusal(error: CheckpointError) -> Verdict:
 def by_hand(module: nn.Module, content: bytes) -> nn.Module:
     """The head that a file states: the class called with the file's configuration, the file's tensors copied in."""
     stated = signed.read(content)
-    if stated.meta["schema"] != 2:
-        return module
     made: nn.Module = type(module).from_config(stated.meta["config"])  # type: ignore[attr-defined]
     kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
              "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip

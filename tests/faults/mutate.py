@@ -15,7 +15,7 @@ from tests.faults import signed, subjects
 from tests.faults.forge import Report
 from tests.faults.judge import Judge
 
-WEIGHTS = {"smallest": 6, subjects.OLD: 3, "patch_mean with all records": 2, "ensemble": 2, "LoRA": 1, "cls_gating": 1}
+WEIGHTS = {"smallest": 6, "patch_mean with all records": 2, "ensemble": 2, "LoRA": 1, "cls_gating": 1}
 """How often each sound file is damaged; what is quick to read more often."""
 SPELLINGS = (
     b" ",

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tests.fixtures.head_files import TRAINING
 from torch import Tensor, nn
 
 from dinoneck import (
@@ -28,8 +27,15 @@ from dinoneck import (
     load_backbone,
 )
 
-FROZEN = Path(__file__).parents[1] / "fixtures"
 TINY = "dinoneck_tiny"
+TRAINING = {
+    "seed": 7,
+    "folds": 5,
+    "fold": 0,
+    "epochs": 40,
+    "data": {"name": "pasture", "revision": "2024-10"},
+    "metrics": {"R2": 0.75, "R2 over folds": {"mean": 0.7, "sd": 0.05}},
+}
 
 
 def total(**options: Any) -> Task:
@@ -87,7 +93,6 @@ MADE: dict[str, Callable[[], HeadCheckpoint]] = {
     "LoRA": _lora,
     "pyramid": _pyramid,
 }
-OLD = "schema 1"
 
 
 @functools.cache
@@ -99,7 +104,7 @@ def files() -> dict[str, bytes]:
         for name, make in MADE.items():
             make().save(Path(folder, "head"))
             made[name] = Path(folder, "head").read_bytes()
-    return made | {OLD: (FROZEN / "head_v1" / "patch_mean.safetensors").read_bytes()}
+    return made
 
 
 @functools.cache

@@ -131,6 +131,6 @@ def test_a_disturbed_call_is_refused_or_predicts_the_same(mode: str, tmp_path: P
 
 
 def test_the_judge_sees_targets_of_other_images() -> None:
-    """What 0.1 did: with targets of other images the head predicts something else."""
+    """Matched by position: with targets of other images the head predicts something else."""
     wrong = {"y": dict(zip(IDS, Y[::-1], strict=True))}
     assert (predictions(source(), wrong) - predictions(source(), table())).abs().max() > 0.1

@@ -172,14 +172,13 @@ def wide(width: int) -> bytes:
 
 
 def typed(name: str, subject: str = "pyramid") -> bytes:
-    """Another registered name, in the versions too."""
+    """Another name of a part."""
     content = signed.read(sound(subject))
-    versions = dict.fromkeys(content.meta["versions"], 1)
     if subject == "pyramid":
         content.meta["config"]["neck"]["type"] = name
     else:
         content.meta["config"]["members"][0]["type"] = name
-    return signed.write(content.meta | {"versions": versions | {name: 1}}, content.chunks)
+    return signed.write(content.meta, content.chunks)
 
 
 SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
@@ -203,8 +202,6 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "true in place of 1 in the list of tasks": ("config", "", lambda: listed(
         lambda meta, state: meta["tasks"][0].update(weight=True))),
     "a future schema": ("schema", "", lambda: listed(lambda meta, state: meta.update(schema=99))),
-    "a future class": ("registry", "Install|install", lambda: listed(
-        lambda meta, state: meta.update(versions={"patch_mean": 99}))),
     "a name nearly right": ("registry", "Did you mean 'patch_mean'", lambda: listed(
         lambda meta, state: meta.update(head_type="patch_maen"))),
     "an argument nearly right": ("config", "Did you mean 'hidden_dim'", lambda: listed(

@@ -1,4 +1,4 @@
-"""What schema 2 added to a head file: read, checked before it is written, compared; the campaigns forge it."""
+"""Facts in a head file: checked before they are written, compared when the head is used; the campaigns forge them."""
 
 from __future__ import annotations
 

@@ -6,11 +6,12 @@ all images are the right ones, bit for bit) or *silent*, which no case may be. `
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 import os
 import random
 import shutil
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,8 +25,7 @@ from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, DinoneckError, FeatureStore, PatchMeanHead, Task, load_backbone
 from dinoneck.data import Patterns
-from dinoneck.store import table, writer
-from dinoneck.store.index import checked_line
+from dinoneck.store import shards
 
 NAMES = ["a.bmp", "b.bmp", "c.bmp"]
 OUTCOMES = ("refused", "noticed", "harmless", "silent")
@@ -41,20 +41,25 @@ class World:
         write_images(self.other, NAMES, seed=30)  # the same names and, being BMP, the same sizes
         torch.manual_seed(0)
         self.head = PatchMeanHead(backbone.embed_dim, [Task("x", dim=4)]).eval()
-        self.right = self.predictions(self.extracted(folder / "sound", self.images))
+        sound = self.extracted(folder / "sound", self.images, shard_bytes=1)
+        self.right = self.predictions(sound)
+        os.utime(folder / "sound" / "data", (10**9, 10**9))  # so old that its time is trusted
+        sound.reader.refresh(rebuild=True)
+        assert sound.reader.entries.time == 10**18
 
-    def extracted(self, root: Path, images: Path, **changes: Any) -> FeatureStore:
+    def extracted(self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any) -> FeatureStore:
         """Extract what is missing of a folder of images."""
-        patterns = Patterns(Patterns.named("flips4").patterns[:2])
-        options = {"backbone": self.backbone, "patterns": patterns, "image_size": (16, 32), "dtype": "int8", **changes}
+        views = Patterns(Patterns.named("flips4").patterns[:2])
+        options = {"backbone": self.backbone, "views": views, "image_size": (16, 32), "dtype": "int8", **changes}
         store = make(root, **options)
-        store.extract(images, workers=1)
+        store.extract(images, workers=1, shard_bytes=shard_bytes)
         return store
 
     def predictions(self, store: FeatureStore) -> dict[str, list[float]]:
-        """Predict from every pattern of every image."""
+        """Predict from every view of every image that the store lists, and of every image that was stored."""
+        ids = sorted({*store.ids, *(Path(name).stem for name in NAMES)})
         with torch.no_grad():
-            return {i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in store.ids}
+            return {i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids}
 
     def copy(self) -> Path:
         """Return the store, sound again."""
@@ -78,8 +83,8 @@ class World:
 Mode = Callable[[World], Iterator[str]]
 
 
-def flips(files: str, part: str = "all", *, index_lost: bool = False, some: int = 60) -> Mode:
-    """Flip one bit at a time of the files; ``part`` of a shard: its header or its records."""
+def flips(files: str, part: str = "all", *, index_lost: bool = False, some: int = 60, most: int = 10**9) -> Mode:
+    """Flip one bit at a time of the files, at most so many; ``part`` of a shard: its header or its records."""
 
     def run(world: World) -> Iterator[str]:
         for path in sorted(world.copy().glob(files)):
@@ -87,11 +92,12 @@ def flips(files: str, part: str = "all", *, index_lost: bool = False, some: int 
             header = 8 + int.from_bytes(raw[:8], "little")
             begin, end = {"all": (0, len(raw)), "header": (0, header), "records": (header, len(raw))}[part]
             bits = range(8 * begin, 8 * end)
-            for bit in bits if world.every and not index_lost else random.Random(0).sample(bits, some):
+            count = min(len(bits), most if world.every and not index_lost else some)
+            for bit in random.Random(0).sample(bits, count):
                 damaged = bytearray(raw)
                 damaged[bit // 8] ^= 1 << bit % 8
                 if index_lost:
-                    shutil.rmtree(world.copy() / "index")
+                    (world.copy() / "index.sqlite").unlink()
                 path.write_bytes(damaged)
                 yield world.outcome(world.images if index_lost else None)
             path.write_bytes(raw)
@@ -99,47 +105,64 @@ def flips(files: str, part: str = "all", *, index_lost: bool = False, some: int 
     return run
 
 
-def lines(change: Callable[..., object], *, checked: bool) -> Mode:
-    """Change one or two lines of the index; ``checked``: and write checksums that fit."""
+def rows(*changes: str) -> Mode:
+    """Change rows of the index, each two images in turn."""
 
     def run(world: World) -> Iterator[str]:
-        [path] = (world.copy() / "index").iterdir()
-        first, *texts = path.read_text().splitlines()
-        for places in itertools.permutations(range(len(texts)), 2):
-            contents: list[dict[str, Any]] = [json.loads(text) for text in texts]
-            change(*(contents[place] for place in places))
-            if checked:
-                rest = [checked_line({k: v for k, v in c.items() if k != "line_crc32"}) for c in contents]
-            else:
-                rest = [json.dumps(content, separators=(",", ":")) for content in contents]
-            path.write_text("".join(f"{line}\n" for line in [first, *rest]))
+        for one, other in itertools.permutations(("a", "b", "c"), 2):
+            with contextlib.closing(sqlite3.connect(world.copy() / "index.sqlite")) as database:
+                for change in changes:
+                    database.execute(change, {"one": one, "other": other, "none": "z"})
+                database.commit()
             yield world.outcome()
 
     return run
 
 
-def exchange(*keys: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
-    """Exchange entries of two lines."""
-
-    def change(one: dict[str, Any], other: dict[str, Any]) -> None:
-        for key in keys:
-            one[key], other[key] = other[key], one[key]
-
-    return change
+EXCHANGED = "update image set {0} = (select {0} from image as i where i.id = iif(image.id = :one, :other, :one))"
+EXCHANGED += " where id in (:one, :other)"
+IDS = [f"update image set id = {new} where id = {old}" for new, old in ((":none", ":one"), (":one", ":other"),
+                                                                       (":other", ":none"))]  # fmt: skip
 
 
 def lost(world: World) -> Iterator[str]:
-    """Remove every line, then the index file, then the shard."""
-    [path] = (world.copy() / "index").iterdir()
-    text = path.read_text().splitlines(keepends=True)
-    for place in range(len(text)):
-        path.write_text("".join(text[:place] + text[place + 1 :]))
+    """Remove every row, then the index file, then every shard."""
+    for image_id in ("a", "b", "c"):
+        with contextlib.closing(sqlite3.connect(world.copy() / "index.sqlite")) as database:
+            database.execute("delete from image where id = ?", [image_id])
+            database.commit()
         yield world.outcome()
-    path.unlink()
+    (world.copy() / "index.sqlite").unlink()
     yield world.outcome()
-    [shard] = (world.copy() / "data").iterdir()
-    shard.unlink()
-    yield world.outcome()
+    for number in range(3):
+        sorted((world.copy() / "data").iterdir())[number].unlink()
+        yield world.outcome()
+
+
+def moved(world: World) -> Iterator[str]:
+    """Cut, rename, duplicate, exchange and replace shards; their folder keeps the time that the index holds."""
+    for first, second in itertools.permutations(range(3), 2):
+        for change in ("cut", "empty", "rename", "duplicate", "exchange", "replace", "text"):
+            data = world.copy() / "data"
+            one, other = (sorted(data.iterdir())[number] for number in (first, second))
+            raw, spare = one.read_bytes(), data / "w-1.safetensors"
+            if change == "cut":
+                one.write_bytes(raw[:-1])
+            elif change == "empty":
+                one.write_bytes(b"")
+            elif change == "rename":
+                one.rename(spare)
+            elif change == "duplicate":
+                shutil.copy(one, spare)
+            elif change == "exchange":
+                one.write_bytes(other.read_bytes())
+                other.write_bytes(raw)
+            elif change == "replace":
+                one.write_bytes(other.read_bytes())
+            else:
+                spare.write_text("not a shard")
+            os.utime(data, (10**9, 10**9))
+            yield world.outcome()
 
 
 def replaced(world: World) -> Iterator[str]:
@@ -171,16 +194,19 @@ def another_root(world: World) -> Iterator[str]:
 
 
 def another_store(world: World) -> Iterator[str]:
-    """Replace parts by those of a store that differs in one thing: the images, the backbone, the size, the patterns."""
-    turned = Patterns(world.extracted(world.root, world.images).patterns.patterns[::-1])
+    """Replace parts by those of a store that differs in one thing: the images, the backbone, the size, the views."""
+    turned = Patterns(world.extracted(world.root, world.images).views.patterns[::-1])
     changes: list[dict[str, Any]] = [{}, {"backbone": load_backbone("dinoneck_tiny", seed=1)}]
-    changes += [{"image_size": (32, 16)}, {"patterns": turned}, {"dtype": "fp16"}]
+    changes += [{"image_size": (32, 16)}, {"views": turned}, {"dtype": "fp16"}]
     for change in changes:
         images = world.images if change else world.other
         with tempfile.TemporaryDirectory(dir=world.folder) as place:
             other = Path(world.extracted(Path(place) / "store", images, **change).path)
-            for parts in (["index", "data"], ["store.json"], ["channel_scale.safetensors"], ["index.table"]):
+            scale = "channel_scale.safetensors"
+            for parts in (["index.sqlite", "data"], ["data"], ["store.json"], [scale], ["index.sqlite"], ["added"]):
                 root = world.copy()
+                for path in (other / "data").iterdir() if parts == ["added"] else ():  # two stores in one folder
+                    shutil.copy(path, root / "data")
                 for part in parts:
                     if (other / part).is_dir():
                         shutil.rmtree(root / part)
@@ -195,7 +221,7 @@ def killed(world: World) -> Iterator[str]:
     for step in itertools.count(1, 1 if world.every else 9):
         shutil.rmtree(world.root, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(writer, "FIRST_SHARD_SECONDS", 0.0)  # a shard per image
+            patch.setattr(shards, "FIRST_SHARD_SECONDS", 0.0)  # a shard per image
             count = count_down(patch, step, Crash)
             try:
                 world.extracted(world.root, world.images)
@@ -207,21 +233,18 @@ def killed(world: World) -> Iterator[str]:
 
 MODES: dict[str, Mode] = {
     "a bit of store.json is flipped": flips("store.json"),
-    "a bit of the index is flipped": flips("index/*"),
-    "a bit of the index table is flipped": flips("index.table"),
-    "a bit of a shard's header is flipped": flips("data/*", "header"),
+    "a bit of the index is flipped": flips("index.sqlite", some=200, most=2500),
+    "a bit of a shard's header is flipped": flips("data/*", "header", most=1200),
     "a bit of a shard's header is flipped, the index is lost, and extract is called": flips(
         "data/*", "header", index_lost=True, some=8
     ),
-    "a bit of a record is flipped": flips("data/*", "records"),
-    "a bit of the channel scale is flipped": flips("channel_scale.safetensors"),
-    "two index lines exchange their ids": lines(exchange("id"), checked=False),
-    "two index lines exchange their ids, with checksums that fit": lines(exchange("id"), checked=True),
-    "two index lines exchange records, with checksums that fit": lines(exchange("offset", "crc32"), checked=True),
-    "the grid of an index line is turned, with a checksum that fits": lines(
-        lambda one, _: one["grid"].reverse(), checked=True
-    ),
-    "an index line, the index or a shard is removed": lost,
+    "a bit of a record is flipped": flips("data/*", "records", most=800),
+    "a bit of the channel scale is flipped": flips("channel_scale.safetensors", most=800),
+    "two index rows exchange their ids": rows(*IDS),
+    "two index rows exchange records": rows(*map(EXCHANGED.format, ("shard", "offsets"))),
+    "the grid of an index row is turned": rows("update image set rows = cols, cols = rows where id = :one"),
+    "an index row, the index or a shard is removed": lost,
+    "shards are cut, renamed, duplicated, exchanged or replaced": moved,
     "images are replaced by others of the same size, and extract is called": replaced,
     "another root with the same names, and extract is called": another_root,
     "index and shards, store.json or the channel scale come from another store": another_store,
@@ -245,9 +268,7 @@ def campaign() -> dict[str, dict[str, int]]:
 
 @pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["some", "all"])
 def world(tmp_path_factory: pytest.TempPathFactory, tiny: Backbone, request: pytest.FixtureRequest) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "LARGEST_TAIL", 0)  # small stores have a table too
-        yield World(tmp_path_factory.mktemp("world"), tiny, request.param)
+    yield World(tmp_path_factory.mktemp("world"), tiny, request.param)
 
 
 @pytest.mark.timeout(1200)

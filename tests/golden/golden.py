@@ -1,9 +1,9 @@
-"""Outputs and gradients that version 0.1 computed, of every module in ``tests/contract/cases.py``.
+"""Recorded outputs and gradients of every module in ``tests/contract/cases.py``, in float64.
 
-``python -m tests.golden.golden`` wrote ``golden.json`` with version 0.1. It is never written again: see README.md. The
-file keeps, per case, the header of the head file that 0.1 wrote and summaries of float64 outputs and gradients.
-Weights, inputs and projections are functions of a name and a shape, so no tensor is stored and no random generator's
-order matters. The head file is rebuilt from header and weights and is read like any other, so migrations apply to it.
+``python -m tests.golden.golden CASE ...`` records the named cases and leaves the others as they are: see README.md.
+``golden.json`` keeps, per case, the configuration, name, dtype and shape of every tensor, and summaries of outputs and
+gradients. Weights, inputs and projections are functions of a name and a shape, so no tensor is stored and the order of
+random draws does not matter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dinoneck import HeadCheckpoint, Tokens
+from dinoneck import Tokens, registry
 
 FILE = Path(__file__).with_name("golden.json")
 GRIDS = {(1, 7): 0, (3, 5): 4, (9, 13): 2}
@@ -30,7 +29,7 @@ GRIDS = {(1, 7): 0, (3, 5): 4, (9, 13): 2}
 WIDTH, POINT_WIDTH, BATCH, PATCH = 24, 8, 2, 16
 PROJECTIONS = 3
 RENAMED: dict[str, str] = {}
-"""Parameter names of 0.1 -> present names, where a migration renames a parameter."""
+"""Recorded names of tensors -> present names, where a tensor was renamed."""
 
 
 def uniform(name: str, *shape: int, low: float = -1.0, high: float = 1.0) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -40,10 +39,10 @@ def uniform(name: str, *shape: int, low: float = -1.0, high: float = 1.0) -> np.
     return (low + (high - low) * raw.astype(np.float64) * 2.0**-53).reshape(shape)
 
 
-def weight(name: str, shape: list[int], dtype: str) -> bytes:
-    """The little-endian bytes of one tensor of a head file."""
+def weight(name: str, shape: list[int], dtype: str) -> Tensor:
+    """The value of one tensor, of float32 precision."""
     if dtype == "I64":
-        return np.full(shape, 3, np.int64).tobytes()
+        return torch.full(shape, 3)
     last, bound = name.rsplit(".", 1)[-1], 0.5
     if last == "running_var" or (last == "weight" and len(shape) == 1):
         values = uniform(name, *shape, low=0.5, high=1.5)
@@ -51,24 +50,16 @@ def weight(name: str, shape: list[int], dtype: str) -> bytes:
         if len(shape) > 1:
             bound = math.sqrt(3.0 / math.prod(shape[1:]))
         values = uniform(name, *shape, low=-bound, high=bound)
-    return values.astype({"F32": np.float32, "F64": np.float64}[dtype]).tobytes()
+    return torch.from_numpy(values.astype(np.float32))
 
 
-def head_file(header: str) -> bytes:
-    """The bytes of the head file that 0.1 wrote: its header and the weights that the header lists."""
-    text = header.encode()
-    listed = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
-    ordered = sorted(listed.items(), key=lambda item: item[1]["data_offsets"])
-    tensors = [weight(name, entry["shape"], entry["dtype"]) for name, entry in ordered]
-    return len(text).to_bytes(8, "little") + text + b"".join(tensors)
-
-
-def load(header: str) -> nn.Module:
-    """The module in float64, read like a user's head file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "head.safetensors"
-        path.write_bytes(head_file(header))
-        return HeadCheckpoint.load(path).build(dtype=torch.float64)
+def build(case: dict[str, Any]) -> nn.Module:
+    """The module of a recorded case in float64 and eval mode, with its weights."""
+    part = case["module"]
+    module: nn.Module = registry.resolve(part["type"]).from_config(part["config"])  # type: ignore[attr-defined]
+    state = {RENAMED.get(name, name): weight(name, shape, dtype) for name, (dtype, shape) in case["tensors"].items()}
+    module.load_state_dict(state)
+    return module.double().eval()
 
 
 def leaf(name: str, *shape: int) -> Tensor:
@@ -124,34 +115,36 @@ def grids_of(case: dict[str, Any]) -> Iterator[tuple[int, int, int]]:
     return ((rows, cols, registers) for (rows, cols), registers in GRIDS.items() if only in (None, [rows, cols]))
 
 
-def main() -> None:
-    """Write the file, once."""
+def record(case: Any) -> dict[str, Any]:
+    """What the file keeps of a case of ``tests/contract/cases.py``."""
+    module: Any = case.build()
+    recorded: dict[str, Any] = {
+        "takes": case.takes,
+        "layers": case.layers,
+        "cell_px": case.cell_px,
+        "grid": None if case.grid is None else list(case.grid),
+        "module": {"type": registry.name_of(type(module)), "config": module.config},
+        "tensors": {
+            name: ["F32" if value.is_floating_point() else "I64", list(value.shape)]
+            for name, value in sorted(module.state_dict().items())
+        },
+    }
+    module = build(recorded)
+    grids = {f"{r}x{c}": measure(module, recorded, r, c, registers) for r, c, registers in grids_of(recorded)}
+    return {**recorded, "grids": grids}
+
+
+def main(names: list[str]) -> None:
+    """Record the named cases; the others stay as they are."""
     from tests.contract.cases import CASES
 
-    if FILE.exists():
-        sys.exit(f"{FILE.name} was written by version 0.1 and is never written again; see README.md next to it")
-    stored = {}
-    for case in CASES:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "head.safetensors"
-            plain = HeadCheckpoint.from_module(case.build())
-            for name, value in list(plain.state_dict.items()):
-                kind = {torch.float32: "F32", torch.int64: "I64"}[value.dtype]
-                filled = torch.frombuffer(bytearray(weight(name, list(value.shape), kind)), dtype=value.dtype)
-                plain.state_dict[name] = filled.reshape(value.shape)
-            HeadCheckpoint.from_module(plain.build()).save(path)
-            content = path.read_bytes()
-        size = int.from_bytes(content[:8], "little")
-        facts = {"takes": case.takes, "layers": case.layers, "cell_px": case.cell_px,
-                 "grid": None if case.grid is None else list(case.grid)}  # fmt: skip
-        header = content[8 : 8 + size].decode()
-        if head_file(header) != content:
-            sys.exit(f"{case.name}: the head file cannot be rebuilt from its header")
-        module = load(header)
-        grids = {f"{r}x{c}": measure(module, facts, r, c, registers) for r, c, registers in grids_of(facts)}
-        stored[case.name] = {**facts, "header": header, "grids": grids}
-    FILE.write_text(json.dumps(stored, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+    cases = {case.name: case for case in CASES}
+    if not names or (unknown := sorted(set(names) - cases.keys())):
+        sys.exit(f"name the cases to record{f'; there is no {unknown[0]!r}' if names else ''}: {', '.join(cases)}")
+    stored = json.loads(FILE.read_text()) | {name: record(cases[name]) for name in names}
+    lines = [f"{json.dumps(name)}:{json.dumps(case, separators=(',', ':'))}" for name, case in stored.items()]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import json
 import re
 import subprocess
 import sys
@@ -86,7 +85,7 @@ def test_error_classes_stand_in_errors() -> None:
 
 # parts that serve any data: they name no single data set, competition or notebook
 GENERAL = ("layers", "necks", "heads", "losses", "backbones", "interop")
-GENERAL_FILES = ("tokens.py", "grid.py", "tasks.py", "registry.py", "configured.py")
+GENERAL_FILES = ("tokens.py", "grid.py", "tasks.py", "registry.py", "codec.py", "configured.py")
 SPECIAL = re.compile(r"csiro|\bgdm|dry_\w+_g\b|clover|lb066|design source", re.IGNORECASE)
 
 
@@ -207,19 +206,7 @@ def test_texts_name_no_machine() -> None:
             assert not found, f"{name}: {found}"
 
 
-def store_arguments(path: Path) -> None:
-    """Add the arguments of new classes; those that stand there are never changed."""
-    lines = path.read_text().splitlines()
-    known = {line.split('"')[1] for line in lines if '"' in line}
-    for name in sorted(set(registry._HOMES) - known):
-        arguments = sorted(fields_of(registry.resolve(name)))
-        lines[-2] += ","
-        lines.insert(-1, f' "{name}": {json.dumps({"1": arguments})}')
-    path.write_text("\n".join(lines) + "\n")
-
-
 if __name__ == "__main__":
-    store_arguments(ROOT / "tests" / "fixtures" / "arguments.json")
     Path(__file__).with_name("public_api.txt").write_text(public_api())
     for package in lazy_packages():
         Path(importlib.import_module(package).__file__ or "").with_suffix(".pyi").write_text(stub(package))

@@ -1,9 +1,8 @@
-"""What files import: no cycle within a folder, no dependency that is declared and unused or used and undeclared."""
+"""What files import: no cycle of files, no dependency that is declared and unused or used and undeclared."""
 
 from __future__ import annotations
 
 import ast
-import graphlib
 import importlib
 import re
 import sys
@@ -12,58 +11,63 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-import pytest
-
 from tests.house.source import FILES, ROOT, SOURCE, tree_of
 
 
-def folders() -> list[Path]:
-    return [path.parent for path in FILES if path.name == "__init__.py"]
+def modules() -> dict[str, Path]:
+    """Name -> file of every module of the package, of the benchmarks and of the examples, without ``__init__``."""
+    roots = {SOURCE: SOURCE.parent, ROOT / "benchmarks": ROOT, ROOT / "examples": ROOT}
+    return {
+        ".".join(path.relative_to(base).with_suffix("").parts): path
+        for folder, base in roots.items()
+        for path in sorted(folder.rglob("*.py"))
+        if path.name != "__init__.py"
+    }
 
 
-def runtime_imports(node: ast.AST) -> Iterator[tuple[str, str | None]]:
-    """Modules, and the name taken from each; imports inside functions count, ``TYPE_CHECKING`` ones do not."""
-    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-        children: Iterable[ast.AST] = node.orelse
-    else:
-        children = ast.iter_child_nodes(node)
-    if isinstance(node, ast.Import):
-        yield from ((alias.name, None) for alias in node.names)
-    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-        yield from ((node.module, alias.name) for alias in node.names)
-    for child in children:
-        yield from runtime_imports(child)
+def re_exports() -> dict[str, str]:
+    """Public name, with its package -> the module that defines it."""
+    packages = [
+        ".".join(("dinoneck", *path.parent.relative_to(SOURCE).parts)) for path in FILES if path.stem == "__init__"
+    ]
+    tables = {package: getattr(importlib.import_module(package), "_HOMES", {}) for package in packages}
+    return {f"{package}.{name}": home for package, table in tables.items() for name, home in table.items()}
 
 
-def siblings(folder: Path, package: str, homes: dict[str, str]) -> dict[str, set[str]]:
-    """File -> the files of its folder that it imports; ``homes`` resolves names that the package re-exports."""
-    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    graph: dict[str, set[str]] = {}
-    for name in names:
-        graph[name] = set()
-        for module, what in runtime_imports(tree_of(folder / f"{name}.py")):
-            full = homes.get(what or "", f"{module}.{what}") if module == package else module
-            if full.startswith(f"{package}."):
-                graph[name].add(full.removeprefix(f"{package}.").split(".")[0])
-        graph[name] &= names - {name}
-    return graph
+def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Modules and ``module.name`` that a file imports, also in functions and for annotations alone."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def cycle_in(graph: dict[str, set[str]]) -> list[str]:
-    """Files of one cycle; empty if there is none."""
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as error:
-        return list(error.args[1])
-    return []
+def cycles_in(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """The groups of files that import each other in a circle, sorted."""
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        reached[name], waiting = set(), [name]
+        while waiting:
+            new = graph[waiting.pop()] - reached[name]
+            reached[name] |= new
+            waiting += new
+    return sorted({tuple(sorted(other for other in reached[name] if name in reached[other])) for name in graph} - {()})
 
 
-@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.relative_to(SOURCE).as_posix())
-def test_files_of_a_folder_do_not_import_each_other_in_circles(folder: Path) -> None:
-    parts = folder.relative_to(SOURCE).parts
-    package = ".".join(("dinoneck", *parts))
-    graph = siblings(folder, package, getattr(importlib.import_module(package), "_HOMES", {}))
-    assert not cycle_in(graph)
+def test_files_do_not_import_each_other_in_circles() -> None:
+    files, homes = modules(), re_exports()
+    graph = {}
+    for name, path in files.items():
+        found = ({homes.get(full, full), module} for module, full in imported(tree_of(path)))
+        graph[name] = set().union(*found) & files.keys() - {name}
+    assert cycles_in(graph) == []
+
+
+def test_a_circle_of_files_is_seen() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}
+    assert cycles_in(graph) == [("a", "b", "c")]
+    assert cycles_in({**graph, "c": set()}) == []
 
 
 # -- dependencies -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dinoneck import HeadCheckpoint, HeadEnsemble, PatchMeanHead, PatchMeanMLP, TargetTransform, Task, TokenGrid
 from dinoneck.checkpoint import file as files
-from dinoneck.configured import decode, encode, normal
+from dinoneck.codec import encode, normal
 
 settings.register_profile("house", deadline=None, max_examples=100, derandomize=True, database=None)
 settings.load_profile("house")
@@ -79,7 +79,7 @@ def test_configs_survive_json(some: list[Task], width: int, hidden: int) -> None
     text = json.dumps(head.config, allow_nan=False)
     assert PatchMeanHead.from_config(json.loads(text), device="meta").config == head.config
     for task in some:
-        assert decode(Task, json.loads(json.dumps(encode(task)))) == task
+        assert normal(Task, json.loads(json.dumps(encode(task))), "value") == task
     ensemble = HeadEnsemble.from_heads([head, head])
     assert HeadEnsemble.from_config(json.loads(json.dumps(ensemble.config)), device="meta").config == ensemble.config
 

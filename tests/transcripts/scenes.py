@@ -5,18 +5,15 @@ Paths are relative to the scene's folder, which :func:`materials` fills; ``--jso
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from dinoneck import FPNHead, PatchMeanHead, Task, load_backbone, save_head
+from dinoneck import PatchMeanHead, Task, load_backbone, save_head
 from dinoneck.data import Pasture
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 TINY = "--backbone dinoneck_tiny"
-RECORD = f"{TINY} --layers 5 --norm --size 32x64 --fit stretch --interpolation bilinear --blur none"
 QUICK = f"{TINY} --folds 2 --epochs 1 --hidden-dim 4 --batch-size 4"
 CONFIG = """optim: {epochs: 1, batch_size: 4, optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
 folds: {count: 2}
@@ -27,7 +24,7 @@ head: {type: fpn, fpn_dim: 8}
 
 
 def materials(folder: Path) -> None:
-    """Images, tables, heads of several kinds and states, older models and a training file."""
+    """Images, tables, heads of several kinds and states, and training files."""
     pasture, tiny = Pasture(seed=1, size=(32, 64)), load_backbone("dinoneck_tiny")
     pasture.write(folder, 6)
     pasture.write_csiro(folder / "csiro", train=8, test=2)
@@ -44,25 +41,11 @@ def materials(folder: Path) -> None:
     content = bytearray((folder / "head.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "damaged.safetensors").write_bytes(content)
-    (folder / "old").mkdir()
-    for name in ("patch_mean", "fpn"):
-        shutil.copyfile(FIXTURES / "head_v1" / f"{name}.safetensors", folder / "old" / f"{name}.safetensors")
-    shutil.copytree(FIXTURES / "ensemble_v1" / "plain", folder / "many")
-    (folder / "models").mkdir()
-    shapes = {"network.0.weight": (4, 64), "network.0.bias": (4,), "network.2.weight": (1, 4), "network.2.bias": (1,)}
-    for fold in range(2):
-        state = {name: torch.rand(shape) for name, shape in shapes.items()}
-        torch.save(state, folder / "models" / f"target0_fold{fold}.pth")
-    described = FPNHead(64, [Task("mass")], num_layers=1, fpn_dim=8)
-    meta = {"head_type": "fpn", "fpn_dim": 8, "num_layers": 1}
-    torch.save({"state_dict": described.state_dict(), "meta": meta}, folder / "old.pt")
-    (folder / "tasks.json").write_text('[{"name": "mass"}]')
     (folder / "truth.csv").write_text("image,mass\n" + "".join(f"images/{i:04}.jpg,{i}\n" for i in range(6)))
     (folder / "run.yaml").write_text(CONFIG)
     (folder / "wrong.yaml").write_text(CONFIG.replace("epochs", "number_of_epochs"))
 
 
-MODELS = "import-legacy biomass-mlp models --pattern target{target}_fold{fold}.pth --unit g --targets a"
 EXTRACT = f"extract images {TINY} --size 32x64"
 PASTURE = f"train --pasture 8 {QUICK}"
 TABLE = f"train --csv table.csv --group sampling {QUICK}"
@@ -85,46 +68,17 @@ FAST = {
     "head files": """
         inspect head.safetensors
         inspect heads
-        inspect old/fpn.safetensors
         inspect none.safetensors
         inspect damaged.safetensors
         inspect table.csv
         verify head.safetensors
-        verify heads old
+        verify heads
         verify head.safetensors damaged.safetensors
         verify none.safetensors
-        diff head.safetensors heads/fold-0.safetensors
-        diff head.safetensors other.safetensors
-        diff head.safetensors other.safetensors --values
-        diff heads heads
-        diff heads head.safetensors
-        diff head.safetensors none.safetensors
-        card head.safetensors
-        card head.safetensors --repo me/one --out README.md
-        card none.safetensors --out b.md
-        migrate old --out new
-        migrate old/patch_mean.safetensors damaged.safetensors
-        migrate old
-        migrate none
         backbones
         backbones dinov3
         backbones nothing
         doctor
-    """,
-    "older models": f"""
-        {MODELS} {RECORD} --out one.safetensors
-        {MODELS} --like head.safetensors --out files --form files
-        {MODELS} --out no
-        {MODELS} {RECORD} --out files --form files
-        import-legacy described old.pt --tasks tasks.json {RECORD} --out d.safetensors
-        import-legacy described old.pt {RECORD} --out e.safetensors
-        import-legacy cls-gating old.pt {RECORD} --out c.safetensors
-        inspect many
-        verify many files
-        card many
-        {PREDICT} many --out p.csv
-        migrate many
-        migrate many --out m.safetensors
     """,
     "stores": f"""
         {EXTRACT} --out s --shard 0/2
@@ -136,8 +90,8 @@ FAST = {
         extract none {TINY} --size 32x64 --out u
         extract images {TINY} --size 8x64 --out v --resize crop
         extract images {TINY} --size 30x64 --out v
-        {EXTRACT} --out w --patterns flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
-        {EXTRACT} --out x --patterns nothing
+        {EXTRACT} --out w --views flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
+        {EXTRACT} --out x --views nothing
         verify s
         verify s w none
     """,
@@ -161,8 +115,6 @@ FAST = {
         push head.safetensors me/one --private --message spring
         push damaged.safetensors me/two
         push head.safetensors me/none --no-create
-        pull me/one --out back.safetensors
-        pull me/none --out no.safetensors
         verify me/one
         {PREDICT} me/one --out p.csv
     """,
@@ -185,7 +137,7 @@ SLOW = {
         train run.yaml --out e
         train wrong.yaml --out n
         train none.yaml --out n
-        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --patterns flips4
+        extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --views flips4
         train --csv csiro/train.csv --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
         inspect g/heads
         predict --csv csiro/test.csv --heads g/heads --out submission.csv

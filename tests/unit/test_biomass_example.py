@@ -141,11 +141,11 @@ def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_pat
     """With the training files of two published notebooks; the pyramid's layers are cut to the tiny backbone."""
     text = (layouts.HERE / f"{name}.yaml").read_text().replace("[2, 5, 8, 11]", "[1, 3, 4, 5]")
     (tmp_path / "own.yaml").write_text(text.replace("fpn_dim: 256", "fpn_dim: 16"))
-    arguments = ["--data", done[0] / "pasture", "--config", tmp_path / "own.yaml", "--patterns", "none"]
+    arguments = ["--data", done[0] / "pasture", "--config", tmp_path / "own.yaml", "--views", "none"]
     code, shown = ran("--out", tmp_path / "out", *arguments, *QUICK, "--epochs", "1")
     assert code == 0, shown
     store = FeatureStore.open(tmp_path / "out" / "store")
-    assert len(store.patterns) == 1
+    assert len(store.views) == 1
     assert store.backbone_record["layers"] == ([1, 3, 4, 5] if name == "fpn" else [5])
     head = HeadCheckpoint.load(tmp_path / "out" / "run" / "heads" / "fold-0.safetensors")
     assert head.head_type == name

@@ -61,7 +61,7 @@ def stores(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     made = {}
     for dtype in get_args(StoreDtype):
         made[dtype] = FeatureStore.create(
-            folder / dtype, backbone=backbone, patterns="flips4", image_size=None, dtype=dtype
+            folder / dtype, backbone=backbone, views="flips4", image_size=None, dtype=dtype
         )
         made[dtype].extract(images)
     return made
@@ -176,7 +176,7 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
 def test_extraction_copies_and_reads_a_pass_once(images: Path, tmp_path: Path) -> None:
     with pretend_device() as device:
         backbone = load_backbone("dinoneck_tiny", layers=[1, 3]).to(NAME)
-        options: dict[str, Any] = {"backbone": backbone, "patterns": "flips4", "image_size": None}
+        options: dict[str, Any] = {"backbone": backbone, "views": "flips4", "image_size": None}
         store = FeatureStore.create(tmp_path, **options)
         device.events.clear()
         store.extract(images, batch_size=16)

@@ -252,7 +252,7 @@ class Backbone(nn.Module):
         family = self.adapter.family or family_of(self.name)
         hashes = weight_hashes.current_hashes(self.adapter)
         dtype = str(self.dtype).removeprefix("torch.")
-        # in float32 it follows from the hashes, and the record equals that of version 0.1
+        # in float32 the fingerprint follows from the hashes
         source = {} if dtype == "float32" else {"fingerprint": hashes.fingerprint}
         return {
             "name": self.name,

@@ -7,17 +7,8 @@ _HOMES = homes(
     card=["model_card"],
     file=["read_header"],
     head_checkpoint=["HeadCheckpoint", "load_head", "save_head"],
-    hub=["HubHead", "Pushed", "pull_from_hub", "push_to_hub"],
-    legacy=[
-        "ImportedHead",
-        "LegacyFile",
-        "cls_gating_tasks",
-        "import_biomass",
-        "import_cls_gating",
-        "import_described",
-        "import_patch_mean",
-        "read_legacy",
-    ],
+    hub=["HubHead", "Pushed", "push_to_hub"],
+    importing=["import_weights"],
 )
 
 __all__ = [*_HOMES]

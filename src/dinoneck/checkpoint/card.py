@@ -23,8 +23,6 @@ from dinoneck.version import __version__
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
 HEAD_NAME = "head.safetensors"
 _FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
@@ -47,7 +45,7 @@ _FAMILIES = {  # the licences under which Meta publishes the weights of backbone
 
 
 def model_card(
-    checkpoint_or_path: HeadCheckpoint | str | os.PathLike[str],
+    meta_or_path: Mapping[str, Any] | str | os.PathLike[str],
     repo_id: str | None = None,
     figures: Iterable[str] = (),
 ) -> str:
@@ -57,7 +55,7 @@ def model_card(
     licences, how to load it and the digest of its content.
 
     Args:
-        checkpoint_or_path: the head, or its file; the tensors' bytes are not read.
+        meta_or_path: a head's header (``HeadCheckpoint.meta``), or its file; the tensors' bytes are not read.
         repo_id: ``user/name`` of the Hub repository that the page is for; None = the page of a file.
         figures: pictures next to the page, as paths relative to it.
 
@@ -67,7 +65,7 @@ def model_card(
     Examples:
         >>> from dinoneck import HeadCheckpoint, PatchMeanHead, Task
         >>> checkpoint = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]))
-        >>> print(model_card(checkpoint, "user/pasture").splitlines()[1])
+        >>> print(model_card(checkpoint.meta, "user/pasture").splitlines()[1])
         library_name: dinoneck
     """
     from huggingface_hub import ModelCard
@@ -78,7 +76,7 @@ def model_card(
     for name in figures:
         if not _FIGURE.fullmatch(name):
             raise CheckpointError(f"the figure {name!r} needs a plain name: letters, digits, '_', '-', '.'", step="hub")
-    meta = _meta(checkpoint_or_path)
+    meta = _meta(meta_or_path)
     backbone = meta["backbone"] or {}
     family = _FAMILIES.get(str(backbone.get("family")), {})
     card = ModelCard.from_template(
@@ -101,7 +99,7 @@ def model_card(
     return f"{card}\n"
 
 
-def config_json(checkpoint_or_path: HeadCheckpoint | str | os.PathLike[str]) -> str:
+def config_json(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> str:
     """Return the config.json next to a head on the Hub: the file by whose requests the Hub counts downloads.
 
     Nothing reads it to build the head.
@@ -109,7 +107,7 @@ def config_json(checkpoint_or_path: HeadCheckpoint | str | os.PathLike[str]) -> 
     Raises:
         CheckpointError: if the file is not a sound head file.
     """
-    meta = _meta(checkpoint_or_path)
+    meta = _meta(meta_or_path)
     copied = {key: meta[key] for key in ("format", "schema", "head_type", "config", "digest")}
     return json.dumps({"library_name": "dinoneck", **copied}, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -161,10 +159,8 @@ def _line(value: object) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-def _meta(checkpoint_or_path: HeadCheckpoint | str | os.PathLike[str]) -> Mapping[str, Any]:
-    if isinstance(checkpoint_or_path, str | os.PathLike):
-        return read_header(checkpoint_or_path).meta
-    return checkpoint_or_path.meta
+def _meta(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+    return meta_or_path if isinstance(meta_or_path, Mapping) else read_header(meta_or_path).meta
 
 
 def _front_matter(meta: Mapping[str, Any], repo_id: str | None) -> ModelCardData:

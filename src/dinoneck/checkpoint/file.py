@@ -17,27 +17,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dinoneck.checkpoint.schema import TensorEntry, check_header, entries_of
-from dinoneck.errors import CheckpointError, reason_of
+from dinoneck.errors import CheckpointError, reason_of, some_of
 from dinoneck.regular_files import open_regular
 
 METADATA_KEY = "dinoneck"
 HEAD_FILES = "*.safetensors"
-LISTING, HEADS = "ensemble.json", "heads"  # of an ensemble's folder
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
 MAX_DEPTH = 32
+_SHOWN = 5
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear time, also without its end
 _GZIP = b"\x1f\x8b"  # not a header's length: those written here are multiples of 8
 
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header: the metadata, the tensors in file order, where their bytes begin, and the file's own digest."""
+    """A checked header: the metadata, the tensors in file order, and where their bytes begin."""
 
     meta: dict[str, Any]
     tensors: tuple[TensorEntry, ...]
     data_start: int
-    file_digest: str
 
     @property
     def data_bytes(self) -> int:
@@ -110,7 +109,7 @@ def check_revision(revision: object) -> None:
 
 
 def head_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the head files in a folder, or in that of a 0.1 ensemble, sorted; a path that is a file stands for itself.
+    """Return the head files in a folder, sorted; a path that is a file stands for itself.
 
     Raises:
         CheckpointError: if the folder holds none, or the path is empty.
@@ -118,11 +117,26 @@ def head_files(path: str | os.PathLike[str]) -> list[Path]:
     check_path(path)
     if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; opening the file reports that
         return [Path(path)]
-    folder = Path(path, HEADS) if is_file(Path(path, LISTING)) else Path(path)
-    files = sorted(file for file in folder.glob(HEAD_FILES) if not file.name.startswith("."))
+    files = sorted(file for file in Path(path).glob(HEAD_FILES) if not file.name.startswith("."))
     if not files:
         raise CheckpointError(f"the folder {path} holds no head files ({HEAD_FILES})")
     return files
+
+
+def only_head(path: str | os.PathLike[str]) -> Path:
+    """Return a head file, or the one in a folder.
+
+    Raises:
+        CheckpointError: if the folder holds none or several, or the path is empty.
+    """
+    files = head_files(path)
+    if len(files) > 1:
+        raise CheckpointError(
+            f"the folder {path} holds {len(files)} head files: {some_of((file.name for file in files), _SHOWN)}; "
+            "expected one. Load one of them, or pass the folder to Predictor, which averages heads of the same task; "
+            "HeadEnsemble.from_heads(heads) and save_head make one file of them"
+        )
+    return files[0]
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -133,18 +147,6 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     with open_head(path) as file:
         return parse(file, os.fstat(file.fileno()).st_size, str(path))
-
-
-def read_content(path: str | os.PathLike[str]) -> tuple[Header, dict[str, bytearray | memoryview]]:
-    """Read the header of a head file and every tensor's bytes by name, checked by the digest; without torch.
-
-    Raises:
-        CheckpointError: as :func:`read_header`, or if the digest is another.
-    """
-    with open_head(path) as file:
-        header = parse(file, os.fstat(file.fileno()).st_size, str(path))
-        buffers = read_data(file, header, str(path))
-    return header, {entry.name: buffer for entry, buffer in zip(header.tensors, buffers, strict=True)}
 
 
 def parse(file: BinaryIO, size: int, name: str) -> Header:
@@ -167,7 +169,7 @@ def parse(file: BinaryIO, size: int, name: str) -> Header:
     entries = entries_of(meta["tensors"], name)
     if build(meta) != start + raw:
         raise CheckpointError(f"{name}: the header is not in its canonical form; it was edited or damaged", step="json")
-    header = Header(meta, entries, 8 + length, meta["digest"])
+    header = Header(meta, entries, 8 + length)
     if size != header.data_start + header.data_bytes:
         raise CheckpointError(
             f"{name} has {size} bytes; its header announces {header.data_start + header.data_bytes}: it is cut "
@@ -202,7 +204,7 @@ def _metadata(raw: bytes, name: str) -> dict[str, Any]:
     if not isinstance(block, dict) or set(block) != {METADATA_KEY} or not isinstance(block[METADATA_KEY], str):
         raise CheckpointError(
             f"{name} is not a dinoneck head: a safetensors file without the single metadata key {METADATA_KEY!r}. "
-            "Build the head, load these weights into it and save it with save_head",
+            "Build the head, load these weights with dinoneck.import_weights(head, file) and save it with save_head",
             step="json",
         )
     text = block[METADATA_KEY].encode("utf-8", "surrogatepass")
@@ -247,12 +249,12 @@ def _check_depth(text: str) -> None:
 
 def _guess(start: bytes) -> str:
     """Name the usual things that are mistaken for a head file."""
-    code = "which may run code; an older head is brought over by dinoneck import-legacy"
+    weights = "which may run code: dinoneck.import_weights(head, file) takes weights alone from it"
     known = (
         (b"version ", "a Git LFS pointer: fetch the real file with 'git lfs pull'"),
         (b"<", "a web page saved in place of the file"),
-        (b"PK", f"a zip or torch.save file, {code}"),
-        (b"\x80", f"a pickle, {code}"),
+        (b"PK", f"a zip or torch.save file, {weights}"),
+        (b"\x80", f"a pickle, {weights}"),
         (_GZIP, "a gzip file: unpack it first"),
     )
     shown = start.removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import file as files
 from dinoneck.checkpoint import hub
-from dinoneck.checkpoint.ensemble_folder import read_path
+from dinoneck.checkpoint.card import HEAD_NAME
 from dinoneck.checkpoint.pairing import (
     LORA_PREFIX,
     apply_lora,
@@ -27,7 +28,7 @@ from dinoneck.checkpoint.pairing import (
     lora_of,
     origin_of,
 )
-from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file
+from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file, read_head
 from dinoneck.checkpoint.schema import FORMAT, SCHEMA, UNSIGNED, check_backbone_record, check_header, entries_of
 from dinoneck.checkpoint.tensors import (
     check_whole,
@@ -41,7 +42,7 @@ from dinoneck.checkpoint.tensors import (
     snapshot,
     views_of,
 )
-from dinoneck.configured import encode
+from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
@@ -59,7 +60,6 @@ class HeadCheckpoint:
         state_dict: the weights of the head, on the CPU.
         adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names; usually none.
         revision: the commit a hub file came from; None for a local file.
-        file_digest: the digest in the file, or in the list of a 0.1 ensemble; ``meta`` of a migrated one has another.
 
     Examples:
         >>> import tempfile, pathlib
@@ -84,7 +84,6 @@ class HeadCheckpoint:
             key.removeprefix(LORA_PREFIX): value for key, value in state_dict.items() if key not in self.state_dict
         }
         self.revision = revision
-        self.file_digest: str | None = self.meta.get("digest")
         self._skeletons: list[nn.Module] = []  # what the file was checked against; the first build() takes it
 
     @property
@@ -133,7 +132,7 @@ class HeadCheckpoint:
         """
         name = type(module).__name__
         backbone = plain_backbone(backbone)
-        head_type, versions = named(module)
+        head_type = named(module)
         check_whole(module, name)
         state = snapshot(module.state_dict(), name) | snapshot(lora_of(backbone), "the backbone")
         meta: dict[str, Any] = {
@@ -142,7 +141,6 @@ class HeadCheckpoint:
             "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
             "head_type": head_type,
             "config": module.config,
-            "versions": versions,
             "tensors": listing_of(state),
             "backbone": probed(backbone) if isinstance(backbone, Backbone) else plain(backbone, "backbone"),
             "inputs": inputs_of(preprocess, name),
@@ -179,16 +177,27 @@ class HeadCheckpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
-    push_to_hub = hub.push_to_hub
-    """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`."""
+    def push_to_hub(self, repo_id: str, **options: Any) -> hub.Pushed:
+        """Publish this head with its page in one commit, see :func:`dinoneck.checkpoint.push_to_hub`.
+
+        Args:
+            repo_id: ``user/name``.
+            **options: as there.
+
+        Raises:
+            CheckpointError: as there.
+        """
+        with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
+            file = Path(folder, HEAD_NAME)
+            self.save(file)
+            return hub.push_to_hub(file, repo_id, **options)
 
     @classmethod
     def load(cls, path_or_repo: str | os.PathLike[str], *, revision: str | None = None) -> Self:
         """Read a head file and check everything in it.
 
         Args:
-            path_or_repo: a local file; a folder with one head file; or a hub repository ``user/name`` with one. An
-                ensemble's folder or repository of version 0.1 gives one head of type ``ensemble``.
+            path_or_repo: a local file; a folder with one head file; or a hub repository ``user/name`` with one.
             revision: branch, tag or commit of a hub repository; has no meaning for a local path.
 
         Raises:
@@ -204,11 +213,10 @@ class HeadCheckpoint:
         elif revision is not None:
             raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
         try:
-            header, state, skeleton = read_path(path)
+            header, state, skeleton = read_head(path)
         except CheckpointError as error:
             raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
         found = cls(header.meta, state, commit)
-        found.file_digest = header.file_digest
         found._skeletons.append(skeleton)
         return found
 

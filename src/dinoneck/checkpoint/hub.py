@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import glob
 import io
-import json
 import logging
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from dinoneck.atomic import write_whole
 from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.ensemble_folder import read_path
-from dinoneck.checkpoint.file import HEADS, LISTING, MAX_FILE_BYTES, build, open_head, read_header
+from dinoneck.checkpoint.file import HEAD_FILES, MAX_FILE_BYTES, only_head, open_head, read_header
 from dinoneck.checkpoint.read import read_file
-from dinoneck.checkpoint.tensors import chunks_of
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
 from dinoneck.regular_files import read_regular
@@ -28,8 +25,6 @@ from dinoneck.version import __version__
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
@@ -37,7 +32,6 @@ _CONFIG = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TIMEOUT_S = 10.0
 _SHOWN = 8
-_CHUNK_BYTES = 1 << 22
 _PICTURES = ("PNG", "JPEG", "WEBP", "GIF")
 
 
@@ -100,11 +94,11 @@ def names_a_repo(path_or_repo: object) -> bool:
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
-    """Return the local path of the one head file of a Hub repository, or of an ensemble's ``ensemble.json`` (0.1).
+    """Return the local path of the one head file of a Hub repository.
 
-    All files are of one commit, also where a branch moves meanwhile. A commit that is in the local cache needs no
-    network. Without a network, a branch or tag gives the commit that it was when it was last loaded. ``config.json`` is
-    fetched too, because the Hub counts downloads by it; it is never read.
+    A commit that is in the local cache needs no network. Without a network, a branch or tag gives the commit that it
+    was when it was last loaded. ``config.json`` is fetched too, because the Hub counts downloads by it; it is never
+    read.
 
     Args:
         repo_id: ``user/name``.
@@ -124,10 +118,10 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     except Exception as error:  # the client raises many unrelated types
         return _without_the_hub(error, repo_id, revision, known)
     sizes, commit = {file.rfilename: file.size or 0 for file in info.siblings or ()}, info.sha or ""
-    names = _choose(sizes, repo_id)
-    if (size := max(sizes[name] for name in names)) > MAX_FILE_BYTES:
+    name = _choose(sizes, repo_id)
+    if sizes[name] > MAX_FILE_BYTES:
         raise CheckpointError(
-            f"a file of {repo_id} has {size} bytes; a head file has at most {MAX_FILE_BYTES}. It was not fetched"
+            f"{name} of {repo_id} has {sizes[name]} bytes; a head file has at most {MAX_FILE_BYTES}. It was not fetched"
         )
     if not _COMMIT.fullmatch(commit):
         raise CheckpointError(f"the hub gives no commit of {repo_id} for {revision or 'main'!r}", step="hub")
@@ -135,17 +129,17 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     if known is not None and commit_of(known) == commit:
         return known
     try:  # by the branch's name: the client then records its commit, for use without a network
-        patterns = [glob.escape(name) for name in (*names, _CONFIG)]
+        patterns = [glob.escape(name), _CONFIG]
         folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     except Exception as error:
         reason = refusal(error, repo_id, revision) or (
-            f"the download of {some_of(names, _SHOWN)} from {repo_id} broke off ({type(error).__name__}: "
+            f"the download of {name} from {repo_id} broke off ({type(error).__name__}: "
             f"{redacted_line(error)}); nothing of it is used. Try again, and check that the local cache "
             f"{cache_folder()} is writable and has room; HF_HUB_CACHE sets another folder"
         )
         raise CheckpointError(reason, step="hub") from None
     # where the branch moved meanwhile: the commit that was looked at
-    return folder / names[0] if folder.name in (commit, revision) else download(repo_id, commit)
+    return folder / name if folder.name in (commit, revision) else download(repo_id, commit)
 
 
 def commit_of(path: Path) -> str | None:
@@ -158,7 +152,6 @@ def commit_of(path: Path) -> str | None:
 def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointError:
     """Return the refusal of a downloaded file with its origin and, of a damaged one, the remedy."""
     damaged = error.step in ("file", "header", "json", "tensors", "digest", "finite")
-    path = next((file for file in path.parent.rglob(f"*{_SUFFIX}") if str(file) in str(error)), path)
     advice = (
         f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load again; else it was "
         "damaged before it was uploaded"
@@ -166,37 +159,8 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
     return CheckpointError(f"{repo_id} at {commit_of(path)}: {error}{advice if damaged else ''}", step=error.step)
 
 
-def pull_from_hub(repo_id: str, out: str | os.PathLike[str], revision: str | None = None) -> str:
-    """Fetch the head of a Hub repository into a file of your own, and return its commit.
-
-    :meth:`dinoneck.HeadCheckpoint.load` reads from the Hub without that; this is for keeping a copy, and for machines
-    without a network.
-
-    Args:
-        repo_id: ``user/name``.
-        out: the file; it appears whole and checked, or not at all.
-        revision: a branch, tag or commit; None = the main branch.
-
-    Raises:
-        CheckpointError: as :meth:`dinoneck.HeadCheckpoint.load`, or if ``out`` cannot be written.
-    """
-    check_repo_id(repo_id)
-    if not (folder := Path(os.path.realpath(out)).parent).is_dir():
-        raise CheckpointError(
-            f"{out} cannot be written: the folder {folder} does not exist; create it first", step="write"
-        )
-    source = download(repo_id, revision)
-    try:
-        write_whole(out, _chunks(source), check=read_file)
-    except CheckpointError as error:
-        raise blamed(error, repo_id, source) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{out} cannot be written: {error}", step="write") from error
-    return commit_of(source) or "of unknown commit"
-
-
 def push_to_hub(
-    checkpoint_or_path: HeadCheckpoint | str | os.PathLike[str],
+    file: str | os.PathLike[str],
     repo_id: str,
     *,
     private: bool = False,
@@ -206,13 +170,13 @@ def push_to_hub(
     figures: Iterable[str | os.PathLike[str]] = (),
     token: str | None = None,
 ) -> Pushed:
-    """Publish a head in a Hub repository: head.safetensors, config.json, README.md and figures in one commit.
+    """Publish a head file in a Hub repository: head.safetensors, config.json, README.md and figures in one commit.
 
     A private copy of the file is read with all checks, and that copy is sent. README.md and config.json are derived
     from its header and replace those in the repository. Two pushes at once never mix: the later one is refused.
 
     Args:
-        checkpoint_or_path: the head, its file, or the folder of an ensemble of dinoneck 0.1, which is sent as one file.
+        file: the head file, or a folder with one.
         repo_id: ``user/name``.
         private: a new repository is private, and an existing public one is refused; False leaves it to the account's
             default, which is public.
@@ -232,9 +196,9 @@ def push_to_hub(
     if revision is not None and _COMMIT.fullmatch(revision):
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
     with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
-        file = Path(folder, HEAD_NAME)
-        contents = _contents(checkpoint_or_path, file, repo_id, figures)
-        meta = read_header(file).meta
+        copy = Path(folder, HEAD_NAME)
+        contents = _contents(file, copy, repo_id, figures)
+        meta = read_header(copy).meta
         message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
         api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
         try:
@@ -255,35 +219,30 @@ def push_to_hub(
     return pushed
 
 
-def _choose(files: Iterable[str], repo_id: str) -> list[str]:
-    """Return the files to fetch, the one to read first: the one head file, or the list of an ensemble and its heads."""
+def _choose(files: Iterable[str], repo_id: str) -> str:
+    """Return the one head file among the files of a repository."""
     heads = sorted(name for name in files if name.endswith(_SUFFIX))
-    if LISTING in files:
-        return [LISTING, *(name for name in heads if name.startswith(f"{HEADS}/"))]
     if len(heads) != 1:
         raise CheckpointError(
             f"the hub repository {repo_id} holds {some_of(heads, _SHOWN) or 'no head file'}; expected one *{_SUFFIX}. "
             "Of several, download the one that you want and pass the file",
             step="hub",
         )
-    return heads
+    return heads[0]
 
 
 def _cached(repo_id: str, revision: str | None) -> Path | None:
-    """The path in the local cache that :func:`download` returns, if everything of it was fetched before."""
+    """The path in the local cache that :func:`download` returns, if it was fetched before."""
     import huggingface_hub as hub
 
     try:
-        patterns = [f"*{_SUFFIX}", LISTING]
-        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns, local_files_only=True))
-        files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-        first = _choose(files, repo_id)[0]
-        if first != LISTING:
-            return None if first.startswith(f"{HEADS}/") else folder / first
-        listed = {row["file"] for row in json.loads((folder / LISTING).read_bytes())["members"]}
-    except Exception:  # the client's types differ between its versions; a damaged list is not whole either
+        folder = Path(
+            hub.snapshot_download(repo_id, revision=revision, allow_patterns=HEAD_FILES, local_files_only=True)
+        )
+        files = (file.relative_to(folder).as_posix() for file in folder.rglob(HEAD_FILES) if file.is_file())
+        return folder / _choose(files, repo_id)
+    except Exception:  # the client's types differ between its versions
         return None
-    return folder / LISTING if listed <= files else None
 
 
 def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known: Path | None) -> Path:
@@ -302,41 +261,22 @@ def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known
     raise CheckpointError(reason, step="hub") from None
 
 
-def _chunks(path: Path) -> Iterator[bytes | memoryview]:
-    """The bytes of a head file; of a folder or an ensemble's list (0.1), those of the one file with its content."""
-    folder = path.parent if path.name == LISTING else path
-    if folder.is_dir():
-        header, state, _ = read_path(folder)
-        yield build(header.meta)
-        yield from chunks_of(header.meta, state)
-    else:
-        with open_head(path) as file:
-            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
-
-
 def _contents(
-    source: HeadCheckpoint | str | os.PathLike[str], file: Path, repo_id: str, figures: Iterable[str | os.PathLike[str]]
+    source: str | os.PathLike[str], copy: Path, repo_id: str, figures: Iterable[str | os.PathLike[str]]
 ) -> dict[str, Path | bytes]:
-    """Copy the head to ``file``, where no other process writes, and check it there; return what the commit holds."""
+    """Copy the head where no other process writes, and check it there; return what the commit holds."""
     pictures = _pictures(figures)
-    if not isinstance(source, str | os.PathLike):
-        if not hasattr(source, "save"):
-            raise CheckpointError(f"{type(source).__name__} cannot be pushed; expected a HeadCheckpoint or its file")
-        source.save(file)
-    else:
-        with file.open("wb") as copy:
-            copy.writelines(_chunks(Path(source)))
+    with open_head(only_head(source)) as opened, copy.open("wb") as written:
+        shutil.copyfileobj(opened, written)
     try:
-        read_file(file)
+        read_file(copy)
     except CheckpointError as error:
-        name = source if isinstance(source, str | os.PathLike) else type(source).__name__
-        raise CheckpointError(
-            f"{name} was not pushed. {str(error).replace(str(file), str(name))}", step=error.step
-        ) from None
+        reason = str(error).replace(str(copy), str(source))
+        raise CheckpointError(f"{source} was not pushed. {reason}", step=error.step) from None
     return {
-        HEAD_NAME: file,
-        _CONFIG: config_json(file).encode(),
-        "README.md": model_card(file, repo_id, sorted(pictures)).encode(),
+        HEAD_NAME: copy,
+        _CONFIG: config_json(copy).encode(),
+        "README.md": model_card(copy, repo_id, sorted(pictures)).encode(),
         **pictures,
     }
 
@@ -355,25 +295,17 @@ def _commit(
             step="hub",
         )
     present = [file.rfilename for file in before.siblings or ()]
-    operations: list[Any] = [hub.CommitOperationDelete(path_in_repo=name) for name in _replaced(present, repo_id)]
-    operations += [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=part) for name, part in contents.items()]
-    done = api.create_commit(
-        repo_id, operations, commit_message=message, revision=revision, parent_commit=before.sha, num_threads=1
-    )
-    return Pushed(done.oid, done.commit_url)
-
-
-def _replaced(present: list[str], repo_id: str) -> list[str]:
-    """The files of an ensemble of 0.1, which a new head replaces; any other second head file is refused."""
-    heads = [name for name in present if name.endswith(_SUFFIX) and name != HEAD_NAME]
-    old = [name for name in heads if LISTING in present and name.startswith(f"{HEADS}/")]
-    if others := set(heads) - set(old):
+    if others := [name for name in present if name.endswith(_SUFFIX) and name != HEAD_NAME]:
         raise CheckpointError(
             f"{repo_id} holds other head files: {some_of(others, _SHOWN)}; a repository with several cannot be loaded "
             "by its name. Push to another repository or branch, or delete them there",
             step="hub",
         )
-    return [name for name in present if name in (*old, LISTING)]
+    operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=part) for name, part in contents.items()]
+    done = api.create_commit(
+        repo_id, operations, commit_message=message, revision=revision, parent_commit=before.sha, num_threads=1
+    )
+    return Pushed(done.oid, done.commit_url)
 
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:

@@ -145,12 +145,6 @@ def origin_of(record: Mapping[str, Any] | None) -> Origin | None:
     )
 
 
-def comparable(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a record without its probe, whose last digits depend on the machine, and what 0.1 did not write."""
-    left_out = ("probe", "fingerprint")
-    return None if record is None else {key: value for key, value in record.items() if key not in left_out}
-
-
 def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
     """Refuse images that are prepared for other patches than the backbone's.
 

@@ -1,8 +1,7 @@
 """Reading a head file, one check after the other; nothing is used before everything is checked.
 
 Order: size and header caps -> strict JSON -> schema -> registry -> configuration (built on the meta device,
-so a header cannot ask for memory) -> tensor names, shapes, dtypes -> digest -> finite values. The digest of an older
-file comes before it is migrated, so configuration and tensors are checked after it, in their present form.
+so a header cannot ask for memory) -> tensor names, shapes, dtypes -> digest -> finite values.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 from dinoneck import registry
 from dinoneck.checkpoint import file as files
-from dinoneck.checkpoint import migrate
 from dinoneck.checkpoint.file import Header
 from dinoneck.checkpoint.pairing import LORA_PREFIX, check_lora
-from dinoneck.checkpoint.schema import TensorEntry, entries_of
-from dinoneck.checkpoint.tensors import FILE_DTYPES, TORCH_DTYPES, check_byte_order, chunks_of, listing_of
-from dinoneck.configured import encode
+from dinoneck.checkpoint.schema import TensorEntry
+from dinoneck.checkpoint.tensors import FILE_DTYPES, TORCH_DTYPES, check_byte_order
+from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 from dinoneck.weight_files import WRAPPER_PREFIXES
@@ -61,8 +59,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
     """Read and check a whole head file.
 
     Returns:
-        The header in the present schema, and the tensors; an older file is migrated and has the digest that it would
-        have if it were written now.
+        The header and the tensors.
 
     Raises:
         CheckpointError: if any check fails; ``error.step`` names it.
@@ -72,39 +69,38 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor]]:
 
 
 def read_head(path: str | os.PathLike[str]) -> tuple[Header, dict[str, Tensor], nn.Module]:
-    """Read like :func:`read_file`; return also the module that the file was checked against, on the meta device."""
-    files.check_path(path)
+    """Read like :func:`read_file`; return also the module that the file was checked against, on the meta device.
+
+    Args:
+        path: a head file, or a folder with one.
+
+    Raises:
+        CheckpointError: as :func:`read_file`, or if the folder holds none or several.
+    """
+    path = files.only_head(path)
     check_byte_order("file")
-    name = os.fspath(path)
+    name = str(path)
     with torch.inference_mode(False), files.open_head(path) as file:  # what is read can be trained
         try:
-            header = files.parse(file, os.fstat(file.fileno()).st_size, str(name))
-            migrate.check_versions(header.meta, str(name))
-            present = migrate.is_present(header.meta)
-            if present:
-                skeleton = check_meta(header.meta, header.tensors, str(name))
-            state = _tensors(files.read_data(file, header, str(name), _memory), header)
+            header = files.parse(file, os.fstat(file.fileno()).st_size, name)
+            skeleton = check_meta(header.meta, header.tensors, name)
+            state = _tensors(files.read_data(file, header, name, _memory), header)
         except OSError as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(f"{name} cannot be read: {error}") from error
-    if not present:
-        header, state, skeleton = _migrated(header, state, str(name))
-    check_finite(state, str(name))
+    check_finite(state, name)
     return header, state, skeleton
 
 
 def check_meta(meta: Mapping[str, Any], tensors: tuple[TensorEntry, ...], name: str) -> nn.Module:
     """Check registry, configuration and the list of tensors of a head; return the module on the meta device."""
-    migrate.check_versions(meta, name)
-    if sorted(meta["versions"]) != migrate.types_in(meta["head_type"], meta["config"]):
-        raise CheckpointError(
-            f"{name}: versions lists {', '.join(sorted(meta['versions']))}; the configuration names "
-            f"{', '.join(migrate.types_in(meta['head_type'], meta['config']))}",
-            step="config",
-        )
+    try:
+        cls = registry.resolve(meta["head_type"])
+    except RegistryError as error:
+        raise CheckpointError(f"{name}: {error}", step="registry") from None
     with limited(sum(0 not in entry.shape for entry in tensors)):
-        skeleton = on_meta(registry.resolve(meta["head_type"]), meta["config"], name)
+        skeleton = on_meta(cls, meta["config"], name)
     if files.canonical(encode(predicted(skeleton))) != files.canonical(meta["tasks"]):  # in Python true equals 1
         raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     if meta["inputs"] is not None:
@@ -175,22 +171,6 @@ def _check_tensors(skeleton: nn.Module, tensors: tuple[TensorEntry, ...], name: 
                 f"{FILE_DTYPES.get(value.dtype, value.dtype)}",
                 step="tensors",
             )
-
-
-def _migrated(header: Header, state: Mapping[str, Tensor], name: str) -> tuple[Header, dict[str, Tensor], nn.Module]:
-    """Migrate a valid older file to the present form, and check the result."""
-    adapter = {key: value for key, value in state.items() if key.startswith(LORA_PREFIX)}
-    own = {key: value for key, value in state.items() if key not in adapter}
-    try:
-        meta, new = migrate.to_present(header.meta, own, name)
-    except RegistryError as error:  # of a part: a member, a neck
-        raise CheckpointError(f"{name}: {error}", step="registry") from None
-    new |= adapter
-    meta["tensors"] = listing_of(new)
-    entries = entries_of(meta["tensors"], name)
-    skeleton = check_meta(meta, entries, name)
-    meta["digest"] = files.digest(meta, chunks_of(meta, new))
-    return Header(meta, entries, len(files.build(meta)), header.file_digest), new, skeleton
 
 
 def _memory(size: int) -> memoryview:

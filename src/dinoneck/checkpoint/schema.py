@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from dinoneck.errors import CheckpointError
 
 FORMAT = "dinoneck.head"
-SCHEMA = 2
+SCHEMA = 1
 MAX_TEXT_BYTES = 16 << 10  # of the records `training` and `extra`
 MAX_AREA_PX = 1 << 26  # of an image that a file asks for
 VIEWS = ("none", "flip4", "d6")
@@ -178,11 +178,11 @@ class TensorEntry(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
         return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
 
 
-class FirstHeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The header in schema 1; null, or empty, where unknown. The tensors are checked by :func:`entries_of`."""
+class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The header; null, or empty, where unknown. The tensors are checked by :func:`entries_of`."""
 
     format: Literal["dinoneck.head"]
-    schema: Literal[1, 2]
+    schema: Literal[1]
     created_by: dict[str, ShortText]
     head_type: TypeName
     config: dict[str, Any]
@@ -191,16 +191,10 @@ class FirstHeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     backbone: BackboneRecord | None
     inputs: Inputs | None
     tasks: list[TaskRecord]
-    extra: dict[str, Any]
-
-
-class HeadFile(FirstHeadFile):
-    """The header in schema 2."""
-
-    versions: dict[TypeName, Annotated[int, Meta(ge=1, le=1 << 16)]]
     training: Training | None
     license: License | None
     tta: Views | None
+    extra: dict[str, Any]
 
 
 _PRINTED = ("created_by", "inputs", "training", "tta")
@@ -208,7 +202,7 @@ _PRINTED_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels", "parts_of")
 
 
 def check_header(meta: Mapping[str, Any], name: str) -> None:
-    """Check the header of a file of this schema or an older one.
+    """Check the header of a file.
 
     Raises:
         CheckpointError: naming the entry, its value, what was expected and the remedy.
@@ -220,11 +214,11 @@ def check_header(meta: Mapping[str, Any], name: str) -> None:
         made = meta.get("created_by")
         version = str(made.get("dinoneck", "unknown"))[:40] if isinstance(made, Mapping) else "unknown"
         raise CheckpointError(
-            f"{name} was written with schema {schema}; this dinoneck reads up to {SCHEMA}. Its dinoneck version is "
-            f"{version}: install that version or a later one",
+            f"{name} has schema {schema}, this dinoneck reads schema {SCHEMA}; install dinoneck {version}, which wrote "
+            "the file, or later",
             step="schema",
         )
-    converted(meta, FirstHeadFile if schema == 1 else HeadFile, name)
+    converted(meta, HeadFile, name)
     if meta["backbone"] is not None:
         check_backbone_record(meta["backbone"], f"{name}: backbone")
     size = (meta["inputs"] or {}).get("size")

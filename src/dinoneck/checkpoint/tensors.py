@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.file import canonical, strict_json
-from dinoneck.checkpoint.migrate import versions_of
 from dinoneck.checkpoint.schema import VIEWS
-from dinoneck.configured import normal
+from dinoneck.codec import normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, did_you_mean
 from dinoneck.tensor_bytes import bytes_of
@@ -98,8 +97,8 @@ def _check_overlaps(tensors: Mapping[str, Tensor], name: str) -> None:
             raise CheckpointError(f"{name}: {one} and {other} share their memory; untie them first", step="write")
 
 
-def named(module: nn.Module) -> tuple[str, dict[str, int]]:
-    """The registered name of a module, and the versions of all classes in its configuration."""
+def named(module: nn.Module) -> str:
+    """The registered name of a module."""
     if not isinstance(module, nn.Module):
         raise CheckpointError(
             f"{str(module)[:80]!r} is {type(module).__name__}; expected a registered module. The path comes first: "
@@ -107,12 +106,11 @@ def named(module: nn.Module) -> tuple[str, dict[str, int]]:
             step="write",
         )
     try:
-        head_type = registry.name_of(type(module))
+        return registry.name_of(type(module))
     except RegistryError as error:
         inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
         hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
         raise CheckpointError(f"{error}.{hint}", step="registry") from None
-    return head_type, versions_of(head_type, cast("Any", module).config)
 
 
 def check_whole(module: nn.Module, name: str) -> None:

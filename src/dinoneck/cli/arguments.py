@@ -241,12 +241,12 @@ def check_output(
 
 
 def _files(given: Path) -> list[Path]:
-    """A file; or what a folder of heads or an ensemble is read from."""
+    """A file; or the head files in a folder."""
     if not given.is_dir():
         return [given]
-    from dinoneck.checkpoint.file import HEAD_FILES, HEADS, LISTING
+    from dinoneck.checkpoint.file import HEAD_FILES
 
-    return [given / LISTING, *given.glob(HEAD_FILES), *given.glob(f"{HEADS}/{HEAD_FILES}")]
+    return [*given.glob(HEAD_FILES)]
 
 
 def list_images(given: Sequence[Path]) -> list[Path]:

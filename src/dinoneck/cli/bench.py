@@ -66,7 +66,7 @@ def bench(
     Example: dinoneck bench head.safetensors --size 480x960 --batch-size 1 8
 
     Args:
-        head: a head file, the folder of an ensemble, or a Hub repository (user/name).
+        head: a head file, a folder with one, or a Hub repository (user/name).
         revision: a branch, tag or commit of the Hub repository (default: main).
         backbone: without a head, the backbone to time.
         neck: with --backbone: a registered neck with its default arguments.
@@ -265,7 +265,7 @@ def _row(key: Key, took: Sequence[Mapping[str, float]], peak: int | None) -> dic
 
 
 def _save_sample(file: Path, height: int, width: int) -> None:
-    """Write a JPEG of colour blotches with noise, which takes as long to decode as a photograph."""
+    """Write a JPEG of colour blotches with noise, which takes as long to decode as an image of a camera."""
     import numpy as np
     from PIL import Image
 

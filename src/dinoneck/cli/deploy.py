@@ -36,7 +36,7 @@ def export(
     Example: dinoneck export head.safetensors --with-backbone --format onnx --out model.onnx
 
     Args:
-        file: a head file, the folder of an ensemble, or a Hub repository (user/name).
+        file: a head file, a folder with one, or a Hub repository (user/name).
         format: onnx, pt2 (a torch.export program), both with metadata; or state-dict: the weights of the head.
         out: the file to write.
         revision: a branch, tag or commit of the Hub repository (default: main).

@@ -26,15 +26,18 @@ class Stored:
         resize: how images come to the size in whole patches: stretched (the default), kept in proportion, cropped or
             padded.
         pad_to: where resize pad puts the image (default: corner).
-        interpolation: of the resize (default: bilinear, or that of the existing store).
-        patterns: augmentations: none (the default), flips4, color20, or a YAML or JSON file.
+        interpolation: of the resize (default: bilinear).
+        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20, or a YAML or JSON
+            file.
+        blur: odd kernel of a Gaussian blur of every view.
         dtype: of the values; int8 takes half the space of fp16.
     """
 
     resize: Literal["stretch", "keep", "crop", "pad"] = "stretch"
     pad_to: Literal["corner", "center"] | None = None
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
-    patterns: str = "none"
+    views: str = "none"
+    blur: int | None = None
     dtype: Literal["fp16", "bf16", "int8"] = "fp16"
 
 
@@ -55,7 +58,7 @@ def extract(
 ) -> dict[str, Any]:
     """Extract the tokens of images into a feature store; the same command continues an interrupted run.
 
-    Example: dinoneck extract images/ --out store --size 480x960 --patterns color20
+    Example: dinoneck extract images/ --out store --size 480x960 --views color20
 
     Args:
         images: images, or folders searched with their subfolders.
@@ -85,12 +88,7 @@ def extract(
     store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
     _show_remainder(store.preprocess, size)
     settings: dict[str, Any] = {"batch_size": batch_size, "skip_unusable": skip_unusable, "workers": workers}
-    if engine == "ray":
-        from dinoneck.store.ray_engine import extract_on_ray
-
-        done = extract_on_ray(store, images, root, **settings)
-    else:
-        done = store.extract(images, root, part, **settings)
+    done = store.extract(images, root, part, engine=engine, **settings)
     for problem in done.unusable.values():
         show(f"left out: {problem}")
     extracted = counted(len(done.written), "image")

@@ -6,28 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from tyro.conf import Positional
 
-from dinoneck.checkpoint.ensemble_folder import is_ensemble, read_listing
 from dinoneck.checkpoint.file import head_files, is_file, read_header
-from dinoneck.checkpoint.schema import SCHEMA, describe_parts, describe_weights
+from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.text import in_line, show
 from dinoneck.errors import DataError
 
 _SHOWN = ("kind", "dim", "unit", "minimum", "labels", "from_cells")
-_OF_ENSEMBLES = ("reduce", "inputs", "digest")
 _MISSING = "not recorded"
 _UNCHECKED = "the header alone was read: 'dinoneck verify' checks every byte"
 
 
 def inspect(file: Annotated[Path, Positional]) -> dict[str, Any]:
-    """Print what a head file or an ensemble is, from the headers alone.
+    """Print what a head file is, from its header alone.
 
     Example: dinoneck inspect head.safetensors
 
     Args:
-        file: a head file, a folder of them, or the folder of an ensemble.
+        file: a head file, or a folder of them.
     """
     if file.is_dir():
         return _folder(file)
@@ -41,25 +38,19 @@ def inspect(file: Annotated[Path, Positional]) -> dict[str, Any]:
 def _folder(folder: Path) -> dict[str, Any]:
     """Print a line per head."""
     if is_file(folder / "store.json"):
-        raise DataError(f"{folder} is a feature store and not a folder of heads; see 'dinoneck verify {folder}'")
-    listing = msgspec.to_builtins(read_listing(folder)) if is_ensemble(folder) else None
-    heads = {str(file.relative_to(folder)): read_header(file).meta for file in head_files(folder)}
-    show({"file": f"{folder} (folder of {len(heads)} head files{'' if listing is None else ', an ensemble'})"})
-    show({key: entry for key, entry in (listing or {}).items() if key in _OF_ENSEMBLES})
-    weights = {member["file"]: f", weight {member['weight']:g}" for member in (listing or {}).get("members", ())}
+        raise DataError(f"{folder} is a feature store and not a folder of heads; 'dinoneck verify {folder}' checks it")
+    heads = {file.name: read_header(file).meta for file in head_files(folder)}
+    show({"file": f"{folder} (folder of {len(heads)} head files)"})
     for name, meta in heads.items():
-        head = f"{name}: {meta['head_type']}, {_tasks(meta)}{weights.get(name, '')}, {meta['digest'][:19]}"
-        show({"head": head})
-    return {"ensemble": listing, "heads": heads}
+        show({"head": f"{name}: {meta['head_type']}, {_tasks(meta)}, {meta['digest'][:19]}"})
+    return {"heads": heads}
 
 
 def entries(meta: Mapping[str, Any], weights: str | None = None) -> dict[str, str]:
     """Return the contents of a header in words: heading -> text; the caller describes the weights."""
     made = f"schema {meta['schema']}, made by dinoneck {meta['created_by'].get('dinoneck')}"
-    older = "" if meta["schema"] == SCHEMA else f"; 'dinoneck migrate' rewrites it in {SCHEMA}"
-    versions = {name: version for name, version in meta.get("versions", {}).items() if version != 1}
     described = {
-        "head_type": f"{meta['head_type']} ({made}{older})" + (f"; versions: {in_line(versions)}" if versions else ""),
+        "head_type": f"{meta['head_type']} ({made})",
         "tasks": _tasks(meta),
         "backbone": _backbone(meta["backbone"]),
         "inputs": in_line(meta["inputs"] or {}) or _MISSING,

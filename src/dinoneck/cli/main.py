@@ -30,12 +30,7 @@ VERBS = {
     "predict": "predict from images with trained heads; write a CSV, and pictures on request",
     "inspect": "print what a head file is, from its header alone",
     "verify": "check every byte of head files and feature stores",
-    "diff": "compare two head files, or two folders of them",
-    "migrate": "rewrite older head files in the present schema",
-    "import-legacy": "convert older .pt heads into head files; nothing in them is run",
     "push": "publish a head file on the Hugging Face Hub, with its page",
-    "pull": "fetch and check the head file of a Hugging Face Hub repository",
-    "card": "write the README.md that describes a head file",
     "bench": "time a head, or a backbone alone or with a neck, on this machine",
     "viz": "draw the tokens of images; write a report to open in a browser",
     "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
@@ -49,11 +44,7 @@ FILES = {
     "export": "deploy",
     "serve": "deploy",
     "verify": "files",
-    "diff": "files",
-    "migrate": "files",
     "push": "hub",
-    "pull": "hub",
-    "card": "hub",
 }
 """Verbs whose file has another name than theirs."""
 SHELLS = ("bash", "zsh", "fish")
@@ -66,7 +57,7 @@ _CLEARING_S = 2.0
 _EPILOG = """verbs:
 {verbs}
 
-exit codes: 0 done, 1 refused, or no (damaged, different), 2 wrong usage, 130 interrupted, 141 broken pipe,
+exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 141 broken pipe,
 143 terminated
 'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 

@@ -32,7 +32,7 @@ def describe_tokens(config: TrainConfig, inputs: Inputs) -> list[str]:
     if inputs.source is None or inputs.record is None:
         return []
     grid = inputs.source.batch(inputs.source.ids[:1]).grid
-    views = getattr(inputs.source, "patterns", None)
+    views = getattr(inputs.source, "views", None)
     return [
         f"Tokens come from {config.data.store}: {inputs.record.get('name')}, {grid.rows}x{grid.cols} patches, "
         f"{1 if views is None else len(views)} views."

@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from dinoneck.codec import normal
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.resizing import to_uint8
 from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra, reason_of, some_of
@@ -36,7 +37,7 @@ Side = Annotated[int, Meta(ge=1, le=1 << 30)]
 Polygon = Annotated[list[float], Meta(min_length=6)]
 
 _SHOWN = 3
-_MOST_CUT = 0.1  # of the boxes; above it their form is in doubt
+_MOST_OVER = 0.1  # of the boxes; above it their form is in doubt
 _OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
@@ -70,10 +71,13 @@ class CocoBox(Struct):
 
 
 class CocoMask(Struct):
-    """A run-length encoded mask, as counts or as COCO's text."""
+    """A run-length encoded mask, (height, width), as counts or as COCO's text."""
 
     size: tuple[Side, Side]
-    counts: list[int] | str
+    counts: list[Annotated[int, Meta(ge=0)]] | str
+
+
+Shape = Annotated[list[Polygon], Meta(min_length=1)] | CocoMask
 
 
 class Coco(Struct):
@@ -122,7 +126,6 @@ class BoxImages(Dataset[Any]):
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
-        ids: the images' ids, in the order of the JSON.
         skipped: reason -> boxes left out: ``zero area``, ``outside``, ``not finite``, ``too small``, ``crowd``,
             ``other class``, ``unknown image``.
         clipped: boxes that reached over the image's edge and were cut there.
@@ -158,19 +161,22 @@ class BoxImages(Dataset[Any]):
         classes: Sequence[str] | None = None,
         masks: bool = False,
     ) -> None:
-        if isinstance(min_side_px, bool) or not isinstance(min_side_px, int | float) or not 0 <= min_side_px < np.inf:
-            raise ConfigError(f"min_side_px is {min_side_px!r}; expected a number of pixels, 0 or more")
+        if not 0 <= normal(float, min_side_px, "min_side_px") < np.inf:
+            raise ConfigError(f"min_side_px is {min_side_px}; expected a number of pixels, 0 or more")
         self.file, self.transform, self.masks = Path(annotations), transform, masks
         coco = _read(self.file)
-        self._entries = tuple(coco.images)
-        self.ids = tuple(entry.id for entry in self._entries)
-        self._folder = _folder(self.file, images, self._entries)
         self.classes, self.category_ids = _chosen(coco.categories, classes, self.file)
+        self._entries = tuple(coco.images)
+        self._folder = _folder(self.file, images, self._entries)
         self.skipped: Counter[str] = Counter()
-        self._rows = self._sorted(coco, float(min_side_px))
+        self._rows = self._sorted(coco.annotations, float(min_side_px))
         if self.skipped:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            logger.warning("%s: boxes skipped: %s", self.file, counts)
+            logger.warning("%s: boxes skipped: %s", self.file, _listed(self.skipped))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The images' ids, in the order of the JSON."""
+        return tuple(entry.id for entry in self._entries)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -183,17 +189,16 @@ class BoxImages(Dataset[Any]):
         return sum(bool(rows.crowd.all()) for rows in self._rows)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._entries)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
-        rows = self._rows[i]
+        size, rows = boxes.canvas_size, self._rows[i]
         labels = torch.from_numpy(rows.labels[~rows.crowd])
-        target: Target = {"boxes": boxes, "labels": labels, "image_id": self.ids[i], "size": boxes.canvas_size}
+        target: Target = {"boxes": boxes, "labels": labels, "image_id": self._entries[i].id, "size": size}
         if self.masks:
-            planes = [_mask(shape, *boxes.canvas_size) for shape in rows.shapes]
-            stacked = np.stack(planes) if planes else np.zeros((0, *boxes.canvas_size), np.uint8)
-            target["masks"] = tv_tensors.Mask(torch.from_numpy(stacked))
+            planes = [pycocotools().decode(_rle(shape, *size)) for shape in rows.shapes]
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(np.array(planes, np.uint8).reshape(-1, *size)))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
@@ -225,8 +230,8 @@ class BoxImages(Dataset[Any]):
         if not places or len(set(places)) != len(places):
             raise DataError(f"rows are {places[:_SHOWN]}; expected one image or more, each once")
         part = copy.copy(self)
-        part._entries, part._rows = (tuple(each[i] for i in places) for each in (self._entries, self._rows))
-        part.ids = tuple(entry.id for entry in part._entries)
+        part._entries = tuple(self._entries[place] for place in places)
+        part._rows = [self._rows[place] for place in places]
         return part
 
     def ground_truth(self) -> dict[str, Any]:
@@ -245,25 +250,28 @@ class BoxImages(Dataset[Any]):
         categories = [{"id": category, "name": name} for category, name in names]
         return {"images": msgspec.to_builtins(self._entries), "annotations": boxes, "categories": categories}
 
-    def _sorted(self, coco: Coco, min_side_px: float) -> tuple[_Rows, ...]:
+    def _sorted(self, boxes: Sequence[CocoBox], min_side_px: float) -> list[_Rows]:
         """Clip the boxes, count what is left out, and sort the others to their images."""
-        entries, boxes = self._entries, coco.annotations
         image = _places([box.image_id for box in boxes], self.ids)
         label = _places([box.category_id for box in boxes], self.category_ids)
         crowd = np.array([box.iscrowd for box in boxes], bool)
-        xywh = np.array([_bbox(box, f"{self.file}: annotations[{i}]") for i, box in enumerate(boxes)]).reshape(-1, 4)
-        limits = np.array([(entry.width, entry.height) for entry in entries], np.float64)[image]
+        sizes = [(entry.height, entry.width) for entry in self._entries]
+        shapes, bboxes = [], []
+        for i, box in enumerate(boxes):
+            own = sizes[image[i]] if image[i] >= 0 and self.masks and not box.iscrowd else None
+            shapes.append(_shape(box, f"{self.file}: annotations[{i}]", own))
+            bboxes.append(_around(shapes[-1]) if box.bbox is None else box.bbox)
+        xywh, limits = np.reshape(bboxes, (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
         _check_form(xywh[image >= 0], limits[image >= 0], self.file)
         ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
         corners = np.hstack([ends[:, :2].clip(0), np.minimum(ends[:, 2:], limits)])
-        sides, exact = (
-            (x[:, 2:] - x[:, :2]).min(axis=1, initial=np.inf) for x in (corners.astype(np.float32), corners)
-        )
+        sides = (corners[:, 2:] - corners[:, :2]).min(axis=1)
+        in_float32 = np.diff(corners.astype(np.float32).reshape(-1, 2, 2), axis=1).min(axis=(1, 2))
         wrong = {
             "not finite": ~np.isfinite(ends).all(axis=1),
             "zero area": (xywh[:, 2:] == 0).any(axis=1),
-            "outside": exact <= 0,
-            "too small": (sides <= 0) | (exact < min_side_px),
+            "outside": sides <= 0,
+            "too small": (in_float32 <= 0) | (sides < min_side_px),
         }
         misplaced = {"other class": label < 0, "unknown image": image < 0}
         kept = np.ones(len(boxes), bool)
@@ -271,20 +279,23 @@ class BoxImages(Dataset[Any]):
             self.skipped += Counter({reason: int((kept & where).sum())})
             kept &= ~where
         if sum(self.skipped[reason] for reason in wrong) == len(boxes) > 0:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            raise DataError(f"{self.file}: every box is left out ({counts}), such as {xywh[0].tolist()}; {_EXPECTED}")
+            raise DataError(
+                f"{self.file}: every box is left out ({_listed(self.skipped)}), such as {bboxes[0]}; {_BBOX}"
+            )
         self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
         usable = ~np.any([*misplaced.values(), *wrong.values()], axis=0)
-        order = np.argsort(image[usable], kind="stable")
-        rows = np.flatnonzero(usable)[order]
-        parts = np.split(rows, np.searchsorted(image[rows], np.arange(1, len(entries))))
-        shapes = [[boxes[row].segmentation for row in part if not crowd[row]] for part in parts]
-        return tuple(
-            _Rows(corners[part], label[part], crowd[part], own) for part, own in zip(parts, shapes, strict=True)
-        )
+        rows_of = [np.flatnonzero(usable & (image == place)) for place in range(len(sizes))]
+        return [
+            _Rows(corners[rows], label[rows], crowd[rows], [shapes[row] for row in rows if not crowd[row]])
+            for rows in rows_of
+        ]
 
 
-_EXPECTED = "expected x, y of the upper left corner, width and height in pixels"
+_BBOX = "expected x, y of the upper left corner, width and height in pixels"
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
 def _places(values: Sequence[int], known: Sequence[int]) -> Array:
@@ -303,20 +314,17 @@ def _check_form(xywh: Array, limits: Array, file: Path) -> None:
     """
     if len(xywh) < 2:
         return
-    (x, y, right, low), (width, height) = xywh.T, limits.T
-    example = f"such as {xywh[0].tolist()} in an image of {width[0]:g}x{height[0]:g} px (width x height); {_EXPECTED}"
-    small = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
-    if small.mean() > _OF_ONE_FORM and xywh.max() > 0:
-        raise DataError(
-            f"{file}: the boxes have no value above 1, {example}. They seem to be shares of the image's width and "
-            "height: multiply them by its size"
-        )
-    cut = (xywh[:, :2].min(axis=1) < -_ROUNDING_PX) | (xywh[:, :2] + xywh[:, 2:] > limits + _ROUNDING_PX).any(axis=1)
-    if len(xywh) < _FEWEST or cut.mean() <= _MOST_CUT:
+    first, (width, height) = xywh[0].tolist(), limits[0]
+    example = f"such as {first} in an image of {width:g}x{height:g} px (width x height); {_BBOX}"
+    are_shares = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
+    if are_shares.mean() > _OF_ONE_FORM and xywh.max() > 0:
+        raise DataError(f"{file}: the boxes seem to be shares of the image's width and height, {example}")
+    low, high = xywh[:, :2], xywh[:, 2:]
+    over = ((low < -_ROUNDING_PX) | (low + high > limits + _ROUNDING_PX)).any(axis=1)
+    if len(xywh) < _FEWEST or over.mean() <= _MOST_OVER:
         return
-    found = f"{file}: {cut.sum()} of {len(xywh)} boxes reach over the edge of their image, {example}"
-    is_inside = (x >= 0) & (x < right) & (right <= width + 1) & (y >= 0) & (y < low) & (low <= height + 1)
-    if is_inside.mean() > _OF_ONE_FORM:
+    found = f"{file}: {over.sum()} of {len(xywh)} boxes reach over the edge of their image, {example}"
+    if ((low >= 0) & (low < high) & (high <= limits + 1)).all(axis=1).mean() > _OF_ONE_FORM:
         raise DataError(f"{found}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1")
     logger.warning("%s. They are cut there; check whether x, y are centres", found)
 
@@ -351,7 +359,7 @@ def _read(file: Path) -> Coco:
         if box.category_id not in known:
             raise DataError(f"{file}: annotations[{i}] has the category_id {box.category_id}, which is not listed")
         if box.bbox is not None and min(box.bbox[2:]) < 0:
-            raise DataError(f"{file}: annotations[{i}] has the bbox {box.bbox} with a negative side; {_EXPECTED}")
+            raise DataError(f"{file}: annotations[{i}] has the bbox {box.bbox} with a negative side; {_BBOX}")
     return coco
 
 
@@ -396,33 +404,34 @@ def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence
     return folder
 
 
-def _bbox(box: CocoBox, where: str) -> Sequence[float]:
-    """The bbox of an entry, or the box around its segmentation."""
-    if box.bbox is not None:
-        return box.bbox
-    shape = _converted(box.segmentation, list[Polygon] | CocoMask, f"{where} has no bbox, and the segmentation")
+def _shape(box: CocoBox, where: str, size: tuple[int, int] | None) -> Shape | None:
+    """The segmentation of an entry, if its mask (of this height and width) or the box around it is needed."""
+    if box.bbox is not None and size is None:
+        return None
+    shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
+    if isinstance(shape, CocoMask):
+        if size not in (None, shape.size):
+            raise DataError(f"{where} has a mask of the size {shape.size}; expected that of its image, {size}")
+        if not isinstance(shape.counts, str) and sum(shape.counts) != shape.size[0] * shape.size[1]:
+            raise DataError(f"{where} has counts that sum to {sum(shape.counts)}; expected {shape.size} pixels")
+    return shape
+
+
+def _around(shape: Shape | None) -> list[float]:
+    """The box x, y, width, height around polygons or a run-length code."""
     if isinstance(shape, CocoMask):
         return pycocotools().toBbox(_rle(shape, *shape.size)).tolist()  # type: ignore[no-any-return]
-    flat = [value for polygon in shape for value in polygon]
-    low, high = ([function(flat[axis::2], default=0.0) for axis in (0, 1)] for function in (min, max))
-    return [*low, high[0] - low[0], high[1] - low[1]]
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in shape or ()])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
 
 
-def _mask(segmentation: Any, height: int, width: int) -> Array:
-    """(H, W) uint8, 1 inside the polygons or the run-length code."""
-    shape = _converted(segmentation, list[Polygon] | CocoMask, "a segmentation")
-    plane: Array = pycocotools().decode(_rle(shape, height, width))
-    return plane
-
-
-def _rle(shape: list[list[float]] | CocoMask, height: int, width: int) -> Any:
-    masks = pycocotools()
+def _rle(shape: Shape, height: int, width: int) -> Any:
+    """The run-length code that pycocotools decodes."""
     if isinstance(shape, list):
-        return masks.merge(masks.frPyObjects(shape, height, width))
-    if tuple(shape.size) != (height, width):
-        raise DataError(f"a mask has the size {shape.size}; expected that of its image, {(height, width)}")
-    plain = {"size": list(shape.size), "counts": shape.counts}
-    return plain if isinstance(shape.counts, str) else masks.frPyObjects(plain, height, width)
+        return pycocotools().merge(pycocotools().frPyObjects(shape, height, width))
+    plain = {"size": [height, width], "counts": shape.counts}
+    return plain if isinstance(shape.counts, str) else pycocotools().frPyObjects(plain, height, width)
 
 
 def pycocotools() -> Any:

@@ -128,7 +128,7 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
     operator = fast_decoder(kind) if image.mode in _FAST.get(str(image.format), ()) and not _is_deep(image) else None
     if operator is None:
         return _from_pil(image, name)
-    file: Any = image.fp
+    file: Any = image.fp  # type: ignore[attr-defined]
     file.seek(0)
     raw = np.fromfile(file, np.uint8)
     if kind == "jpeg":
@@ -156,7 +156,7 @@ def _notes_of_png(raw: Bytes) -> bytes:
     """All chunks of a PNG but the pixels."""
     start, notes = 8, b""
     while start + 8 < len(raw):
-        length, kind = struct.unpack_from(">I4s", raw, start)
+        length, kind = struct.unpack_from(">I4s", raw.data, start)
         notes += b"" if kind == b"IDAT" else raw[start : start + length + 8].tobytes()
         start += length + 12
     return notes

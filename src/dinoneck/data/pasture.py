@@ -218,7 +218,7 @@ class _Sampling:
 
 
 def _random(*keys: int) -> np.random.RandomState:
-    """The legacy generator on purpose: NumPy guarantees its stream for ever, on every machine."""
+    """``RandomState`` and not ``default_rng``: NumPy guarantees its stream for ever, on every machine."""
     return np.random.RandomState(list(keys))
 
 

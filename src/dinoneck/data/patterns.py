@@ -1,4 +1,4 @@
-"""Augmentation patterns: the fixed list of flips and colour changes under which features are extracted once.
+"""Augmentation patterns: the fixed list of flips, turns and colour changes under which features are extracted once.
 
 A frozen backbone runs once per image and pattern; a head then trains on the stored tokens, another pattern of a
 image at every epoch. Flips of pixels are not flips of tokens (position embeddings stay where they are), so every
@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from dinoneck.configured import normal
+from dinoneck.codec import normal
 from dinoneck.data.preprocessing import transforms
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.regular_files import read_regular
@@ -40,13 +40,14 @@ LIMITS: dict[str, Range] = {
 
 @dataclass(frozen=True)
 class Pattern:
-    """A flip and the ranges that colour changes are drawn from, uniformly; None = no such change.
+    """A flip, quarter turns, and the ranges that colour changes are drawn from, uniformly; None = no such change.
 
-    The changes come after the flip and in the order of these fields.
+    The changes come in the order of these fields.
 
     Args:
         horizontal: flip left and right.
         vertical: flip top and bottom.
+        turns: quarter turns counter-clockwise after the flip, 0 ... 3; an odd number swaps height and width.
         brightness: (low, high): all values times 1 + the draw.
         contrast: (low, high): the distance to the image's mean grey times 1 + the draw.
         hue: (low, high) in degrees, added to the hue.
@@ -60,6 +61,7 @@ class Pattern:
 
     horizontal: bool = False
     vertical: bool = False
+    turns: int = 0
     brightness: Range | None = None
     contrast: Range | None = None
     hue: Range | None = None
@@ -70,6 +72,8 @@ class Pattern:
     def __post_init__(self) -> None:
         for name in ("horizontal", "vertical"):
             normal(bool, getattr(self, name), f"{name} of a pattern")
+        if normal(int, self.turns, "turns of a pattern") not in range(4):
+            raise ConfigError(f"turns of a pattern is {self.turns}; expected 0 ... 3 quarter turns")
         for name, (lowest, highest) in LIMITS.items():
             given = normal(Range | None, getattr(self, name), f"{name} of a pattern")
             if given is not None and not lowest <= given[0] <= given[1] <= highest:
@@ -80,9 +84,10 @@ class Pattern:
             object.__setattr__(self, name, given)
 
     def record(self) -> dict[str, Any]:
-        """Return the JSON-able form: both flips, and the ranges that are set."""
+        """Return the JSON-able form: flips, turns, and the ranges that are set."""
         ranges = {name: list(getattr(self, name)) for name in LIMITS if getattr(self, name) is not None}
-        return {"horizontal": self.horizontal, "vertical": self.vertical, **ranges}
+        turns = {"turns": self.turns} if self.turns else {}
+        return {"horizontal": self.horizontal, "vertical": self.vertical, **turns, **ranges}
 
 
 _FLIPS = ((False, False), (True, False), (False, True), (True, True))
@@ -96,6 +101,7 @@ _FLIPS4 = tuple(Pattern(*flip) for flip in _FLIPS)
 _NAMED = {
     "none": _FLIPS4[:1],
     "flips4": _FLIPS4,
+    "d6": (*_FLIPS4, Pattern(turns=1), Pattern(turns=3)),
     "color20": (*_FLIPS4, *(replace(colour, horizontal=h, vertical=v) for h, v in _FLIPS for colour in _COLOURS)),
 }
 
@@ -140,9 +146,10 @@ class Patterns:
         """Return a list by its name, or read it from a file.
 
         Args:
-            name: ``"none"`` (the image as it is); ``"flips4"`` (original, left-right, up-down, both); ``"color20"``
-                (these, then index 4 + 4 * flip + k with k = brightness, contrast, hsv, gamma); or the path of a
-                YAML or JSON file that holds a list of mappings with the fields of :class:`Pattern`.
+            name: ``"none"`` (the image as it is); ``"flips4"`` (original, left-right, up-down, both); ``"d6"`` (these
+                and both quarter turns); ``"color20"`` (``flips4``, then index 4 + 4 * flip + k with k = brightness,
+                contrast, hsv, gamma); or the path of a YAML or JSON file that holds a list of mappings with the fields
+                of :class:`Pattern`.
 
         Raises:
             ConfigError: if the list or file does not exist, or the file holds anything else.
@@ -197,13 +204,35 @@ class Patterns:
         return len(self.patterns)
 
     def flips(self, i: int) -> tuple[bool, bool]:
-        """Return whether pattern i flips (left and right, top and bottom): what brings its maps back.
+        """Return whether pattern i flips (left and right, top and bottom), which labels per cell follow.
 
         Raises:
             DataError: if pattern i does not exist.
+            ConfigError: if it turns, which labels per cell do not follow.
         """
         pattern = self._at(i)
+        if pattern.turns:
+            raise ConfigError(
+                f"pattern {i} turns images by {90 * pattern.turns} degrees, and labels per cell follow flips alone; "
+                "train tasks with maps on patterns without turns"
+            )
         return pattern.horizontal, pattern.vertical
+
+    def turns(self, i: int) -> int:
+        """Return the quarter turns of pattern i; an odd number swaps the rows and columns of its grid."""
+        return self._at(i).turns
+
+    def place(self, x: Tensor, i: int) -> Tensor:
+        """Flip and turn (..., H, W) as pattern i does."""
+        return torch.rot90(x.flip(self._flipped(i)), self.turns(i), dims=(-2, -1))
+
+    def undo(self, x: Tensor, i: int) -> Tensor:
+        """Bring (..., H, W) of pattern i back upright: the inverse of :meth:`place`."""
+        return torch.rot90(x, -self.turns(i), dims=(-2, -1)).flip(self._flipped(i))
+
+    def _flipped(self, i: int) -> list[int]:
+        pattern = self._at(i)
+        return [axis for axis, flipped in ((-1, pattern.horizontal), (-2, pattern.vertical)) if flipped]
 
     def apply(self, image: Tensor, i: int, image_id: str) -> Tensor:
         """Return an image under pattern i.
@@ -214,15 +243,14 @@ class Patterns:
             image_id: the image's id; with ``i`` it decides what is drawn.
 
         Returns:
-            (3, H, W) of the same dtype in 0 ... 1.
+            (3, H, W), after an odd number of quarter turns (3, W, H), of the same dtype in 0 ... 1.
 
         Raises:
             DataError: if pattern i does not exist, or the image has another shape, dtype or range.
         """
         pattern = self._at(i)
         _check(image)
-        x = image.flip([axis for axis, flipped in ((-1, pattern.horizontal), (-2, pattern.vertical)) if flipped])
-        x = x.clamp_(0.0, 1.0)  # flip has made a copy
+        x = self.place(image, i).clamp_(0.0, 1.0)  # flip has made a copy
         for name, draw in draws(pattern, i, image_id).items():
             x = _CHANGES[name](x, draw).clamp(0.0, 1.0)
         return x

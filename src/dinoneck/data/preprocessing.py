@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.configured import normal
+from dinoneck.codec import normal
 from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
 from dinoneck.data.resizing import Interpolation, Placement, Resize, Size, place, resample, to_unit_range
@@ -27,7 +27,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Images = ImageInput | Sequence[ImageInput]
 Sides = int | Sequence[int]
-RGB = tuple[float, float, float]
+RGB = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Preprocessing:
             object.__setattr__(self, name, normal(kind, given[name], name))
         if self.size is not None and not all(1 <= side <= LARGEST_SIDE_PX for side in self.size):
             raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE_PX}")
-        if min(self.std) <= 0:
-            raise ConfigError(f"std is {self.std}; expected three positive numbers, for R, G, B")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, G, B")
         if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
             raise ConfigError(f"blur is {self.blur}; expected an odd kernel size such as 5, or None")
         if self.pad_to != "corner" and self.resize != "pad":

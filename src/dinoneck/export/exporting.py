@@ -104,7 +104,8 @@ def export_model(
         (B, 3, H, W) float32 -> every task (B, dim); (B, dim, rows, cols) for dense and segmentation tasks and for maps.
 
     Raises:
-        CheckpointError: if it cannot be exported or written, or differs from the eager model; an older file stays.
+        CheckpointError: if it cannot be exported or written, or differs from the eager model; a file that was there
+            stays.
         ConfigError: for an unknown format, or a file of the heads' own.
         GridError: if the patch does not divide ``size``.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
@@ -151,7 +152,7 @@ def export_head(
 
     Raises:
         CheckpointError: if the head has no tasks or no record of its backbone, cannot be exported or written, needs a
-            ``grid``, or the result differs from it; an older file stays.
+            ``grid``, or the result differs from it; a file that was there stays.
         ConfigError: for an unknown format, several heads, or a file of the head's own.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
     """

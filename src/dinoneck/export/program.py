@@ -51,7 +51,7 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
         asked: the only grid of patches to take; None = any where possible.
 
     Raises:
-        CheckpointError: if it cannot be exported, does not take this grid, or torch is older than 2.8 (for images).
+        CheckpointError: if it cannot be exported, does not take this grid, or torch is below 2.8 (for images).
     """
     if isinstance(model, ImagesModel) and Version(torch.__version__) < Version(OLDEST_TORCH):
         raise CheckpointError(

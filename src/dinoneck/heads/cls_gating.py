@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least
+from dinoneck.codec import at_least
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
 from dinoneck.layers.blocks import absorb

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head, Tower, from_cells, read_map, task_map
 from dinoneck.layers.blocks import ConvBlock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Unpack, get_args
+from typing import Any, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,6 @@ class Head(Configured, nn.Module):
             Tokens that differ are refused. None takes any. It is not part of the configuration or the weights.
     """
 
-    omitted_arguments: ClassVar[tuple[str, ...]] = ("compositions",)
     tasks: tuple[Task, ...]
     compositions: tuple[Composition, ...] = ()
     embed_dim: int

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least
+from dinoneck.codec import at_least
+from dinoneck.configured import Configured
 from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head

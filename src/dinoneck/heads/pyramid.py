@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck import registry
-from dinoneck.configured import Migrations, at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, Light, Tower, from_cells, read_map, task_map
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import Fusion
-from dinoneck.necks.neck import GROUPS_OF_0_1, Neck, neck_named, with_used_group_size
+from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.necks.vit_fpn import Downsample, ViTFPN
 from dinoneck.tasks import Task
 from dinoneck.tokens import FeaturePyramid, Tokens
@@ -229,7 +229,7 @@ class FPNHead(PyramidHead):
         tasks: any kinds, see :class:`dinoneck.PyramidHead`.
         num_layers: layers L the head reads.
         layer_indices: their block indices, in this order; tokens that hold more are selected from.
-        fpn_dim: see :class:`dinoneck.ViTFPN`, as all that follow up to ``norm_group_size``.
+        fpn_dim: see :class:`dinoneck.ViTFPN`, as all that follow up to ``patch_size``.
         num_levels: levels of the pyramid.
         layer_groups: ``"auto"`` or one tuple of positions per level.
         use_separate_bottlenecks: one bottleneck per layer, or one for all.
@@ -241,7 +241,6 @@ class FPNHead(PyramidHead):
         use_coords: CoordConv channels.
         use_cls_context: the CLS token gates channels.
         patch_size: pixels per patch.
-        norm_group_size: least channels per group of ``norm="group"``.
         hidden_dim: hidden units of the light heads; None = one linear layer each.
         tower_depth: 3x3 blocks of every tower on P2.
         ratio_readout: ratios from the ``pooled`` vector or from logits per ``patch``.
@@ -267,9 +266,6 @@ class FPNHead(PyramidHead):
     non-linearity after the smoothing and LayerNorm at the entrance, see :class:`dinoneck.ViTFPN`.
     """
 
-    checkpoint_version: ClassVar[int] = 2
-    checkpoint_migrations: ClassVar[Migrations] = GROUPS_OF_0_1
-
     def __init__(
         self,
         embed_dim: int,
@@ -288,7 +284,6 @@ class FPNHead(PyramidHead):
         use_coords: bool = False,
         use_cls_context: bool = False,
         patch_size: int = 16,
-        norm_group_size: int = 8,
         hidden_dim: int | None = None,
         tower_depth: int = 2,
         ratio_readout: RatioReadout = "pooled",
@@ -299,13 +294,8 @@ class FPNHead(PyramidHead):
     ) -> None:
         neck = ViTFPN(
             embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, fusion, downsample,
-            norm, activation, residual_init, use_coords, use_cls_context, patch_size, norm_group_size,
+            norm, activation, residual_init, use_coords, use_cls_context, patch_size,
             device=device, dtype=dtype,
         )  # fmt: skip
         own = (hidden_dim, tower_depth, ratio_readout, compositions)
         super().__init__(embed_dim, tasks, neck, layer_indices, *own, device=device, dtype=dtype)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments; ``norm_group_size`` with ``norm="group"`` only."""
-        return with_used_group_size(super().config)

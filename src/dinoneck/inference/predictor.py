@@ -61,7 +61,7 @@ class Predictor:
 
     Args:
         heads: head files, folders of head files, hub repositories (``"user/name"``), HeadCheckpoints or head modules;
-            one or several. Folders and repositories of an ensemble of version 0.1 are read too.
+            one or several.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two
             quarter turns). None = as the files of the heads record, which must agree; modules record none.

@@ -14,7 +14,6 @@ from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
-from dinoneck.checkpoint.ensemble_folder import is_ensemble
 from dinoneck.checkpoint.file import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.hub import names_a_repo
@@ -44,8 +43,6 @@ class LoadedHead(NamedTuple):
 def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
     """Return one source per head; a folder stands for the head files in it, sorted by name.
 
-    The folder of an ensemble of version 0.1 is one source: its heads are one HeadEnsemble.
-
     Raises:
         CheckpointError: if there are none.
     """
@@ -56,7 +53,7 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
     found: list[HeadSource] = []
     for source in given:
         is_folder = isinstance(source, str | os.PathLike) and os.path.isdir(source)  # noqa: PTH112 - never raises
-        found += head_files(cast("Path", source)) if is_folder and not is_ensemble(cast("Path", source)) else [source]
+        found += head_files(cast("Path", source)) if is_folder else [source]
     return found
 
 

@@ -94,7 +94,8 @@ class Tiling:
                 width = round(self.tile[0] * recipe.size[1] / recipe.size[0])
                 raise ConfigError(
                     f"tile is {self.tile} px, the heads' images are {recipe.size} px (height, width) and "
-                    f"resize={recipe.resize!r} keeps proportions; pass a tile of the same, such as {(self.tile[0], width)}"
+                    f"resize={recipe.resize!r} keeps proportions; pass a tile of the same, such as "
+                    f"{(self.tile[0], width)}"
                 )
         for length, overlap in zip(*self._lengths(recipe), strict=True):
             if overlap >= length:

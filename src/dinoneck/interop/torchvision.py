@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import patch_pair
 from dinoneck.interop.encoder import PyramidEncoder

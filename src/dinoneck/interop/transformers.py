@@ -34,7 +34,6 @@ except ImportError as error:
 
 MODEL_TYPE = "dinoneck"
 _FROZEN = "FrozenBatchNorm"
-_WITH_GROUP_SIZE = ("vit_fpn", "spatial_tuning_adapter")
 
 
 class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
@@ -94,8 +93,6 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         self.backbone, self.backbone_source = backbone, backbone_source
         self.layers = _plain_layers(layers)
         self.neck, self.neck_config = neck, _plain_arguments(neck_config)
-        if self.neck_config.get("norm") == "group" and neck in _WITH_GROUP_SIZE:  # a file of version 0.1 has none
-            self.neck_config.setdefault("norm_group_size", 1 if "level_channels" in kwargs else 8)
         self.pretrained, self.seed = pretrained, _plain_number(seed)
         self.features_at, self.norm, self.frozen = features_at, norm, frozen
         sketch = self.recipe.sketch()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 NormName = Literal["layer", "group"]
 BatchNormName = Literal["batch", "group", "layer"]
 ActivationName = Literal["gelu", "relu", "silu"]
-MAX_NORM_GROUPS = 32
+MIN_GROUP_CHANNELS = 8
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
 
 
@@ -28,18 +27,6 @@ class ChannelNorm(nn.LayerNorm):
         """Normalise every cell on its own."""
         cells = maps.permute(0, 2, 3, 1)  # (B, rows, cols, D), a view
         return F.layer_norm(cells, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
-
-
-class GroupNorm(nn.GroupNorm):
-    """``nn.GroupNorm`` that also takes a 1x1 map of one image with one channel per group: the result is the bias.
-
-    Shape:
-        (B, D, rows, cols) -> the same.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Normalise the channels of every group over all cells of an image."""
-        return torch.group_norm(maps, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class MapLinear(nn.Linear):
@@ -63,7 +50,6 @@ class ConvBlock(nn.Sequential):
         stride: 1, or 2 for a result of ceil(rows / 2) x ceil(cols / 2) cells.
         norm: ``layer``, ``group`` or None.
         activation: ``gelu``, ``relu``, ``silu`` or None.
-        norm_group_size: least channels per group of ``norm="group"``, see :func:`map_norm`.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -78,20 +64,18 @@ class ConvBlock(nn.Sequential):
         stride: int = 1,
         norm: NormName | None = "layer",
         activation: ActivationName | None = "gelu",
-        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, device=device, dtype=dtype)
-        after = map_norm(norm, out_channels, norm_group_size, device=device, dtype=dtype)
+        after = map_norm(norm, out_channels, device=device, dtype=dtype)
         super().__init__(OrderedDict(conv=conv, norm=after, activation=activation_layer(activation)))
 
 
 def map_norm(
     name: NormName | BatchNormName | None,
     channels: int,
-    group_size: int = 8,
     *,
     device: Any = None,
     dtype: Any = None,
@@ -99,10 +83,9 @@ def map_norm(
     """Return the norm of maps by name.
 
     Args:
-        name: ``layer`` (per cell), ``group``, ``batch``; None = identity.
+        name: ``layer`` (per cell), ``batch``, ``group``; None = identity. The number of groups of ``group`` is the
+            largest divisor of the channels that leaves at least 8 channels in each group, else 1.
         channels: D of the maps.
-        group_size: least channels per group of ``group``. The number of groups is the largest power of two, at most 32,
-            that divides the channels into groups of at least this size, else 1.
         device: torch factory keyword.
         dtype: torch factory keyword.
     """
@@ -112,10 +95,9 @@ def map_norm(
         return nn.BatchNorm2d(channels, device=device, dtype=dtype)
     if name == "layer":
         return ChannelNorm(channels, device=device, dtype=dtype)
-    groups = math.gcd(MAX_NORM_GROUPS, channels)  # a power of two
-    while groups > 1 and channels // groups < group_size:
-        groups //= 2
-    return GroupNorm(groups, channels, device=device, dtype=dtype)
+    most = max(channels // MIN_GROUP_CHANNELS, 1)
+    groups = next(count for count in range(most, 0, -1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels, device=device, dtype=dtype)
 
 
 def activation_layer(name: ActivationName | None) -> nn.Module:

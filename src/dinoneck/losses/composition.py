@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dinoneck.configured import normal
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import Task

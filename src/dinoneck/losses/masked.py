@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.configured import normal
+from dinoneck.codec import normal
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import as_mask
 

@@ -97,10 +97,6 @@ class UncertaintyWeighting(Configured, nn.Module):
         values = torch.where(keep, values, 0.0)
         return torch.where(keep, 0.5 * torch.exp(-s) * values + 0.5 * s, 0.0).sum()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.setdefault(f"{prefix}is_set", torch.ones_like(self.is_set))  # version 0.1 has none: s is learned
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def _bounded(self) -> Tensor:
         """Return the log-variances within their bound; the gradient passes through, so that they can return."""
         if self.training:  # through .data, so that an earlier forward of the same step can still go backward

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import MapLinear

@@ -19,10 +19,10 @@ SHARE_AROUND = 1 / 9
 class _Stem(nn.Module):
     """A 4x4 convolution with stride 4, without bias, then a norm."""
 
-    def __init__(self, width: int, norm: BatchNormName, norm_group_size: int, **factory: Any) -> None:
+    def __init__(self, width: int, norm: BatchNormName, **factory: Any) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, width, 4, 4, bias=False, **factory)
-        self.norm = map_norm(norm, width, norm_group_size, **factory)
+        self.norm = map_norm(norm, width, **factory)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, 4 rows, 4 cols) -> (B, width, rows, cols)."""
@@ -33,11 +33,11 @@ class _Stem(nn.Module):
 class _CellStep(nn.Module):
     """A 2x2 convolution with stride 2, plus a depthwise 3x3 on its result, then a norm."""
 
-    def __init__(self, narrow: int, wide: int, norm: BatchNormName, norm_group_size: int, **factory: Any) -> None:
+    def __init__(self, narrow: int, wide: int, norm: BatchNormName, **factory: Any) -> None:
         super().__init__()
         self.conv = nn.Conv2d(narrow, wide, 2, 2, bias=False, **factory)
         self.around = nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False, **factory)
-        self.norm = map_norm(norm, wide, norm_group_size, **factory)
+        self.norm = map_norm(norm, wide, **factory)
         self._start_around()
 
     def reset_parameters(self) -> None:
@@ -67,7 +67,6 @@ class AlignedDetail(nn.Module):
     Args:
         width: channels at stride 4; the levels have 2, 4 and 4 times as many.
         norm: ``batch``, ``group`` or ``layer``.
-        norm_group_size: least channels per group of ``group``.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -79,13 +78,12 @@ class AlignedDetail(nn.Module):
         self,
         width: int,
         norm: BatchNormName = "batch",
-        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        options: dict[str, Any] = {"norm": norm, "norm_group_size": norm_group_size, "device": device, "dtype": dtype}
+        options: dict[str, Any] = {"norm": norm, "device": device, "dtype": dtype}
         self.stem = _Stem(width, **options)
         widths = (width, *(width * times for times in WIDENING))
         self.steps = nn.ModuleList(_CellStep(narrow, wide, **options) for narrow, wide in pairwise(widths))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from typing import Any, Literal, cast
@@ -11,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least, at_most
+from dinoneck.codec import at_least, at_most
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.blocks import reset
 from dinoneck.layers.fused import is_fusable, norm_linear
@@ -70,7 +70,7 @@ class LayerGrouper(Configured, nn.Module):
         norm: ``"layer"`` normalises every token over its channels before the linear layer; None does not.
         fusion: inside a group: ``mean``; ``softmax`` (one learned scalar per layer, equal at the start); ``pixel``
             (every token weighs the layers by softmax(q · y / sqrt(D)) with one learned query q per group, equal at
-            the start). A group of one layer has no weights; a ``UserWarning`` where that holds for all of them.
+            the start). A group of one layer has no weights; the last two need a group of several.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -78,8 +78,8 @@ class LayerGrouper(Configured, nn.Module):
         list of L (B, N, C) -> list of G (B, N, D).
 
     Raises:
-        ConfigError: if there are more than 1024 layers or groups, or groups are too few or many, empty, repeat a
-            position or name one that does not exist.
+        ConfigError: if there are more than 1024 layers or groups, groups are too few or many, empty, repeat a
+            position or name one that does not exist, or ``fusion`` has no effect.
         ShapeError: if the tensors are not L of (B, N, embed_dim).
 
     Examples:
@@ -121,11 +121,10 @@ class LayerGrouper(Configured, nn.Module):
             {name: Bottleneck(embed_dim, fpn_dim, norm, **factory) for name in dict.fromkeys(self._place.values())}
         )
         several = {place: group for place, group in enumerate(self.groups) if len(group) > 1 and fusion != "mean"}
-        if fusion != "mean" and not several:  # a warning, not an error: files of version 0.1 may hold this
-            warnings.warn(
+        if fusion != "mean" and not several:
+            raise ConfigError(
                 f"fusion={fusion!r} has no effect: every one of the {len(self.groups)} groups holds a single layer "
-                f"(num_layers={num_layers}). Use more layers or fewer groups, or fusion='mean'",
-                stacklevel=2,
+                f"(num_layers={num_layers}); use more layers or fewer groups, or fusion='mean'"
             )
         self.fusion_weights = nn.ParameterDict(
             {

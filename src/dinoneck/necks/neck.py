@@ -9,24 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from dinoneck import registry
-from dinoneck.configured import Configured, Migrations
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, RegistryError
 from dinoneck.layers.blocks import reset
 from dinoneck.layers.inputs import TokensLike
 from dinoneck.tokens import FeaturePyramid
-
-
-def _groups_of_0_1(config: dict[str, Any], tensors: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Version 0.1 built ``norm="group"`` with as many as 32 groups, of one channel where need be."""
-    return ({**config, "norm_group_size": 1} if config.get("norm") == "group" else config), tensors
-
-
-GROUPS_OF_0_1: Migrations = {1: _groups_of_0_1}
-
-
-def with_used_group_size(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave ``norm_group_size`` out of a configuration without group norms, so that it is the one of version 0.1."""
-    return {key: value for key, value in config.items() if key != "norm_group_size" or config["norm"] == "group"}
 
 
 class Neck(Configured, nn.Module, ABC):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.layers.blocks import ChannelNorm, MapLinear
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens

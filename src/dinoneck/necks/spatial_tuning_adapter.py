@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import Migrations, at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize
 from dinoneck.layers.blocks import BatchNormName, map_norm
 from dinoneck.layers.inputs import TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved, resampled
 from dinoneck.necks.image_detail import STRIDES, WIDENING, AlignedDetail
-from dinoneck.necks.neck import GROUPS_OF_0_1, Neck, with_used_group_size
+from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Detail = Literal["aligned"]
@@ -53,7 +53,6 @@ class SpatialTuningAdapter(Neck):
         image_resize: with ``grid_from="features"`` the detail needs an image of 16 r x 16 c pixels. ``to_grid``: an
             image of another size (patch 14, another resolution) is resized; ``error``: refused.
         patch_size: pixels per patch; strides are patch / 2, patch and 2 patch, or 8, 16 and 32 by the image.
-        norm_group_size: least channels per group of ``norm="group"``: at most 32 groups, a power of two.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -79,8 +78,6 @@ class SpatialTuningAdapter(Neck):
     """
 
     num_layers: int
-    checkpoint_version: ClassVar[int] = 2
-    checkpoint_migrations: ClassVar[Migrations] = GROUPS_OF_0_1
 
     def __init__(
         self,
@@ -93,7 +90,6 @@ class SpatialTuningAdapter(Neck):
         grid_from: GridFrom = "features",
         image_resize: ImageResize = "to_grid",
         patch_size: int = 16,
-        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -106,7 +102,6 @@ class SpatialTuningAdapter(Neck):
             num_layers=num_layers,
             detail_dim=detail_dim,
             patch_size=patch_size,
-            norm_group_size=norm_group_size,
         )
         if grid_from == "image" and detail is None:
             raise ConfigError(
@@ -118,20 +113,15 @@ class SpatialTuningAdapter(Neck):
         self.needs_images = detail is not None
         finest = patch_size / 2 if grid_from == "features" else float(STRIDES[0])
         self.strides = (finest, 2 * finest, 4 * finest)
-        self.detail = None if detail is None else AlignedDetail(detail_dim, norm, norm_group_size, **factory)
+        self.detail = None if detail is None else AlignedDetail(detail_dim, norm, **factory)
         widths = [0 if detail is None else detail_dim * times for times in WIDENING]
         self.project = nn.ModuleList(
             nn.Linear(embed_dim + width, out_channels, bias=False, **factory) for width in widths
         )
-        self.norms = nn.ModuleList(map_norm(norm, out_channels, norm_group_size, **factory) for _ in widths)
+        self.norms = nn.ModuleList(map_norm(norm, out_channels, **factory) for _ in widths)
         mixed = num_layers not in (1, len(widths))
         self.mix = nn.Parameter(torch.empty(len(widths), num_layers, **factory)) if mixed else None
         self._init_mix()
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments; ``norm_group_size`` with ``norm="group"`` only."""
-        return with_used_group_size(super().config)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal, Unpack, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from dinoneck.configured import Migrations, at_least
+from dinoneck.codec import at_least
 from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName
 from dinoneck.layers.inputs import Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.layers.resampling import halved
 from dinoneck.necks.layer_grouper import Fusion, LayerGrouper
-from dinoneck.necks.neck import GROUPS_OF_0_1, Neck, with_used_group_size
+from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 Downsample = Literal["conv", "pool", "interpolate"]
@@ -45,8 +45,8 @@ class ViTFPN(Neck):
         fusion: of the layers of a group: ``mean``, ``softmax`` or ``pixel``.
         downsample: to level i: ``conv`` (i times 3x3 with stride 2), ``pool`` (i times 2x2 means) or ``interpolate``
             (i times bilinear halving, then 3x3).
-        norm: ``layer`` (per cell) or ``group`` after every 3x3, and LayerNorm on the tokens at the entrance; None
-            leaves out all of them.
+        norm: ``layer`` (per cell) or ``group`` (8 or more channels per group) after every 3x3, and LayerNorm on the
+            tokens at the entrance; None leaves out all of them.
         activation: ``gelu``, ``relu`` or ``silu`` after every norm; None = none.
         residual_init: ``"zero"``: a level is its group's tokens averaged to its size, plus the pyramid times a gain
             per channel that starts at 0, so that the neck starts as mean pooling of the tokens: for few training
@@ -54,7 +54,6 @@ class ViTFPN(Neck):
         use_coords: give the laterals the x and y of every cell (-1 ... 1) as two more channels (CoordConv).
         use_cls_context: multiply every group's channels by a gate 0 ... 2 computed from the last layer's CLS token.
         patch_size: pixels per patch; strides follow it.
-        norm_group_size: least channels per group of ``norm="group"``: at most 32 groups, a power of two.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -78,9 +77,6 @@ class ViTFPN(Neck):
     LayerNorm before the projection.
     """
 
-    checkpoint_version: ClassVar[int] = 2
-    checkpoint_migrations: ClassVar[Migrations] = GROUPS_OF_0_1
-
     def __init__(
         self,
         embed_dim: int,
@@ -97,13 +93,12 @@ class ViTFPN(Neck):
         use_coords: bool = False,
         use_cls_context: bool = False,
         patch_size: int = 16,
-        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        at_least(1, num_levels=num_levels, patch_size=patch_size, norm_group_size=norm_group_size)
+        at_least(1, num_levels=num_levels, patch_size=patch_size)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
         self.out_channels = fpn_dim
@@ -114,7 +109,7 @@ class ViTFPN(Neck):
             embed_dim, num_layers, fpn_dim, num_levels, layer_groups, use_separate_bottlenecks, token_norm, fusion,
             **factory,
         )  # fmt: skip
-        after = {"norm": norm, "activation": activation, "norm_group_size": norm_group_size, **factory}
+        after = {"norm": norm, "activation": activation, **factory}
         self.down = nn.ModuleList(_down(downsample, level, fpn_dim, after) for level in range(num_levels))
         self.top_down = TopDown([fpn_dim] * num_levels, fpn_dim, **after)
         self.coords = nn.ModuleList(
@@ -123,11 +118,6 @@ class ViTFPN(Neck):
         self.cls_context = _ClsContext(embed_dim, fpn_dim, num_levels, **factory) if use_cls_context else None
         gains = num_levels if residual_init == "zero" else 0
         self.gains = nn.ParameterList(nn.Parameter(torch.zeros(fpn_dim, **factory)) for _ in range(gains))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The constructor arguments; ``norm_group_size`` with ``norm="group"`` only."""
-        return with_used_group_size(super().config)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
@@ -219,7 +209,6 @@ class TopDown(nn.Module):
         out_channels: D of every level.
         norm: after the smoothing: ``layer``, ``group`` or None.
         activation: after the norm.
-        norm_group_size: least channels per group of ``norm="group"``.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -236,7 +225,6 @@ class TopDown(nn.Module):
         out_channels: int,
         norm: NormName | None = None,
         activation: ActivationName | None = None,
-        norm_group_size: int = 8,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -245,7 +233,7 @@ class TopDown(nn.Module):
         factory = {"device": device, "dtype": dtype}
         self.laterals = nn.ModuleList(MapLinear(channels, out_channels, **factory) for channels in in_channels)
         self.smooth = nn.ModuleList(
-            ConvBlock(out_channels, out_channels, 1, norm, activation, norm_group_size, **factory) for _ in in_channels
+            ConvBlock(out_channels, out_channels, 1, norm, activation, **factory) for _ in in_channels
         )
 
     def forward(self, maps: Sequence[Tensor], extra: Sequence[Tensor] | None = None) -> list[Tensor]:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least
+from dinoneck.codec import at_least
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.checks import check_dtype, check_tensor
 

@@ -10,7 +10,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck.configured import Configured, at_least
+from dinoneck.codec import at_least
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.attachment import Attached, Pass, Pyramid, Slot, hook_blocks
 from dinoneck.points.checks import check_devices, check_dtype
@@ -312,8 +313,8 @@ class InjectedUNet(nn.Module):
     """A network and its injection as one module; made by :meth:`DecoderInjection.wrap`.
 
     Under activation checkpointing call backward before the next forward: only the pyramid of the last pass is kept, and
-    another order is refused. Take ``use_reentrant=False``: torch's older kind loses the gradients of tensors that are
-    inside sparse objects.
+    another order is refused. Take ``use_reentrant=False``: with True torch loses the gradients of tensors inside sparse
+    objects.
 
     Weights: ``state_dict()`` has ``unet.*`` and ``injection.*``; a head file holds ``wrapped.injection``.
 

@@ -1,4 +1,4 @@
-"""The feature store: tokens of images on disk, extracted once and read pattern by pattern."""
+"""The feature store: tokens of images on disk, extracted once and read view by view."""
 
 from dinoneck.lazy import attach, homes
 
@@ -9,7 +9,6 @@ _HOMES = homes(
     feature_store=["FeatureStore"],
     images=["image_ids"],
     memory=["MemoryStore", "StoreDataset"],
-    ray_engine=["extract_on_ray"],
 )
 
 __all__ = [*_HOMES]

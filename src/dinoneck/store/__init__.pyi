@@ -6,4 +6,3 @@ from dinoneck.store.feature_store import FeatureStore as FeatureStore
 from dinoneck.store.images import image_ids as image_ids
 from dinoneck.store.memory import MemoryStore as MemoryStore
 from dinoneck.store.memory import StoreDataset as StoreDataset
-from dinoneck.store.ray_engine import extract_on_ray as extract_on_ray

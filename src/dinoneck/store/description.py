@@ -1,4 +1,4 @@
-"""What a store holds: ``store.json``, written once and compared ever after, and the channel scale of an int8 store.
+"""What made the tokens of a store: ``store.json``, written once, and the channel scale of an int8 store.
 
 Some channels of DINO tokens are much larger than others; a scale per token alone would spend the eight bits on them. So
 an int8 store has one vector per layer, in a file of its own.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,25 @@ import torch
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as tensor_file
 from torch import Tensor
+from xxhash import xxh3_64_intdigest
 
-from dinoneck.atomic import write_whole
+from dinoneck.atomic import flush_folder
 from dinoneck.backbones import weight_hashes
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DinoneckError, StoreError
 from dinoneck.grid import GridSize
-from dinoneck.store import index, shards
 from dinoneck.store.encoding import Layout, StoreDtype, check_dtype
-from dinoneck.store.files import Files, LocalFiles, failed_write, flush_folder, write_first
+from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.version import __version__
 
 FILE = "store.json"
 SCALE_FILE = "channel_scale.safetensors"
+DATA = "data"
 FORMAT = "dinoneck.store"
-SCHEMA = 2  # 1: version 0.1, whose index lines have no checksum, hash and time
+SCHEMA = 1
 _COMPARED = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
          "pos_embed", "dtype", "adapter", "weights_sha256")  # fmt: skip
 _NEEDED = ("patch_size", "embed_dim", "num_cls", "num_registers")
@@ -50,16 +50,14 @@ class Description:
     Attributes:
         backbone: the backbone's record, weights digest included.
         preprocess: how images were prepared, size included.
-        patterns: the augmentation patterns; pattern i of an image is stored under the number i.
+        views: flips, turns and colour changes; view i of an image is stored under the number i.
         dtype: ``fp16``, ``bf16`` or ``int8``.
-        schema: of the folder; 1 = version 0.1.
     """
 
     backbone: Mapping[str, Any]
     preprocess: Preprocessing
-    patterns: Patterns
+    views: Patterns
     dtype: StoreDtype
-    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
@@ -68,29 +66,22 @@ class Description:
             raise StoreError(f"the backbone record of the store lacks {', '.join(missing)}")
 
     def layout(self, grid: GridSize) -> Layout:
-        """Return the layout of a record on this grid."""
+        """Return the layout of a view on this grid."""
         record = self.backbone
         prefix = record["num_cls"] + record["num_registers"]
         return Layout(self.dtype, self.num_layers, prefix, record["embed_dim"], grid)
 
     @property
     def num_layers(self) -> int:
-        """Layers of a record; converted features, which do not name theirs, have one."""
+        """Stored layers; converted features, which do not name theirs, have one."""
         return len(self.backbone.get("layers") or [None])
 
     def tokens(self, sequence: tuple[Any, ...], grid: GridSize) -> Tokens:
         """Wrap tensors (B, P + N, C), one per layer."""
-        record = self.backbone
-        return Tokens(
-            sequence,
-            grid,
-            self.preprocess.patch_size,
-            record["num_cls"],
-            record["num_registers"],
-            None if record.get("layers") is None else tuple(record["layers"]),
-            record.get("norm"),
-            self.source,
-        )
+        record, patch_size = self.backbone, self.preprocess.patch_size
+        layers = None if record.get("layers") is None else tuple(record["layers"])
+        prefix = record["num_cls"], record["num_registers"]
+        return Tokens(sequence, grid, patch_size, *prefix, layers, record.get("norm"), self.source)
 
     @cached_property
     def source(self) -> str | None:
@@ -98,57 +89,56 @@ class Description:
         return weight_hashes.fingerprint_from_record(self.backbone)
 
     @cached_property
-    def made(self) -> str:
-        """Short hashes of the backbone, inputs, patterns and dtype, joined by ``-``; index lines repeat them."""
-        backbone = {key: self.backbone.get(key) for key in _COMPARED}
-        parts = (backbone, self.preprocess.record(), self.patterns.record(), self.dtype)
-        return "-".join(_digest(part)[:8] for part in parts)
+    def digest(self) -> str:
+        """SHA-256 of what made the tokens; shards repeat it, and the checksum of every view begins with it."""
+        text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
-    def to_bytes(self) -> bytes:
-        """Return the content of ``store.json``, which ends in its own SHA-256."""
-        content = {
+    def _content(self) -> dict[str, Any]:
+        return {
             "format": FORMAT,
-            "schema": self.schema,
-            "created_by": {"dinoneck": __version__},
+            "schema": SCHEMA,
             "backbone": dict(self.backbone),
             "inputs": self.preprocess.record(),
-            "patterns": self.patterns.record(),
+            "views": self.views.record(),
             "dtype": self.dtype,
         }
-        return json.dumps({**content, "sha256": _digest(content)}, indent=1, ensure_ascii=True).encode() + b"\n"
+
+    def to_bytes(self) -> bytes:
+        """Return the content of ``store.json``."""
+        content = {**self._content(), "created_by": f"dinoneck {__version__}", "digest": self.digest}
+        return json.dumps(content, indent=1, ensure_ascii=True).encode() + b"\n"
 
     @classmethod
     def from_bytes(cls, raw: bytes, name: str) -> Description:
         """Read ``store.json``.
 
         Raises:
-            StoreError: if it is damaged, no store's, or of a newer schema.
+            StoreError: if it is damaged, does not describe a store, or is of another schema.
         """
         try:
             content = json.loads(raw)
         except ValueError as error:
-            raise StoreError(f"{name} is not sound JSON ({error}): it is damaged, or not a store's") from None
+            raise StoreError(f"{name} is not valid JSON ({error}): it is damaged, or not of a store") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise StoreError(f"{name} does not describe a feature store (no format {FORMAT!r})")
-        schema = content.get("schema")
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if content.get("schema") != SCHEMA:
             raise StoreError(
-                f"{name} was written with schema {schema}; this dinoneck reads up to {SCHEMA}. It was made by dinoneck "
-                f"{_maker(content)}: install that version or a later one"
+                f"{name} was written with schema {content.get('schema')}; this dinoneck reads schema {SCHEMA}. "
+                f"It was made by {content.get('created_by')!s:.60}: install that version or a later one"
             )
-        digest = content.pop("sha256", None)
-        if digest != _digest(content):
-            raise StoreError(f"{name} is damaged or was edited: its SHA-256 does not fit its content")
         try:
-            return cls(
+            described = cls(
                 content["backbone"],
                 Preprocessing.from_record(content["inputs"]),
-                Patterns.from_record(content["patterns"]),
+                Patterns.from_record(content["views"]),
                 content["dtype"],
-                schema,
             )
         except (KeyError, TypeError, AttributeError, DinoneckError) as error:
             raise StoreError(f"{name} cannot be understood: {type(error).__name__}: {error}") from error
+        if content.get("digest") != described.digest or content.keys() != json.loads(described.to_bytes()).keys():
+            raise StoreError(f"{name} is damaged or was edited: its digest does not fit its content")
+        return described
 
     def check_equal(self, asked: Description, name: str) -> None:
         """Refuse to take this store for another one.
@@ -160,7 +150,7 @@ class Description:
         inputs = asked.preprocess.record()
         for key, value in self.preprocess.record().items():
             _check_same(f"inputs.{key}", value, inputs[key], name)
-        _check_same("patterns", self.patterns.record(), asked.patterns.record(), name)
+        _check_same("views", self.views.record(), asked.views.record(), name)
         _check_same("dtype", self.dtype, asked.dtype, name)
 
     def check_backbone(self, record: Mapping[str, Any], name: str) -> None:
@@ -181,21 +171,26 @@ def make_folder(root: Path, asked: Description) -> None:
         GridError: if no whole patch is left of the images' size.
     """
     asked.preprocess.grid()
-    if root.exists() and not (root / FILE).exists():
-        _check_empty(root)
+    if (root / FILE).exists():  # it may be on a read-only disk
+        return
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root} is a file; expected a folder for the store")
+    names = sorted(path.name for path in root.iterdir()) if root.exists() else []
+    killed = (DATA, f".{FILE}", f"..{FILE}")  # what a killed creation leaves
+    others = [name for name in names if not name.startswith(killed)]
+    if others and not (root / FILE).exists():
+        raise StoreError(f"the folder {root} holds {others[0]!r} but no {FILE}: give a new folder")
     try:
-        for folder in (root, root / shards.FOLDER, root / index.FOLDER):
-            folder.mkdir(parents=True, exist_ok=True)
-        if write_first(root / FILE, asked.to_bytes()):
-            flush_folder(root.parent)
+        (root / DATA).mkdir(parents=True, exist_ok=True)
+        write_first(root / FILE, asked.to_bytes())
+        flush_folder(root.parent)
     except OSError as error:
-        if not (root / FILE).exists():  # a finished store may be on a read-only disk
-            raise failed_write(root, error) from error
+        raise failed_write(root, error) from error
 
 
-def named_patterns(patterns: str | os.PathLike[str] | Patterns) -> Patterns:
-    """Return the patterns given, or those of a name or a file."""
-    return patterns if isinstance(patterns, Patterns) else Patterns.named(patterns)
+def named_views(views: str | os.PathLike[str] | Patterns) -> Patterns:
+    """Return the views given, or those of a name or a file."""
+    return views if isinstance(views, Patterns) else Patterns.named(views)
 
 
 def read_description(files: Files) -> Description:
@@ -215,49 +210,23 @@ def read_description(files: Files) -> Description:
     return Description.from_bytes(raw, f"{files}/{FILE}")
 
 
-def upgrade_schema(files: LocalFiles) -> None:
-    """Give ``store.json`` the current schema before index lines of that schema are added to an older store.
+def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | None:
+    """Return the scale (layers, channels) float32, and its checksum; None if there is none.
 
     Raises:
-        StoreError: if it is damaged or cannot be written.
-    """
-    description = read_description(files)
-    if description.schema < SCHEMA:
-        try:
-            write_whole(files.root / FILE, replace(description, schema=SCHEMA).to_bytes())
-        except OSError as error:
-            raise failed_write(files.root / FILE, error) from error
-
-
-def _check_empty(root: Path) -> None:
-    if not root.is_dir():
-        raise StoreError(f"{root} is a file; expected a folder for the store")
-    own = (f".{FILE}", f"..{FILE}")  # what a killed creation leaves
-    for path in sorted(root.iterdir()):
-        empty = path.name in (shards.FOLDER, index.FOLDER) and path.is_dir() and not any(path.iterdir())
-        if not empty and not path.name.startswith(own) and not (root / FILE).exists():
-            raise StoreError(f"the folder {root} holds {path.name!r} but no {FILE}: give a new folder")
-
-
-def read_scale(files: Files, shape: tuple[int, int]) -> Tensor:
-    """Return the scale (layers, channels) float32.
-
-    Raises:
-        StoreError: if it is missing, damaged or of another shape.
+        StoreError: if it is damaged or of another shape.
     """
     name = f"{files}/{SCALE_FILE}"
     try:
-        raw = files.read(SCALE_FILE)
+        content = parse_tensors(files.read(SCALE_FILE))
+        scale, checksum = content["channel_scale"], int(content["checksum"])
     except FileNotFoundError:
-        raise StoreError(f"{name} is missing: the int8 values cannot be read without it; copy it back") from None
-    try:
-        content = parse_tensors(raw)
-        scale, checksum = content["channel_scale"], int(content["crc32"])
+        return None
     except Exception as error:  # the library raises types of its own
         raise StoreError(f"{name} cannot be read: {error}") from error
-    if tuple(scale.shape) != shape or zlib.crc32(bytes_of(scale)) != checksum:
+    if tuple(scale.shape) != shape or _hash_of(scale) != checksum:
         raise StoreError(f"{name} is damaged or another store's: its checksum or shape {tuple(scale.shape)} is wrong")
-    return scale
+    return scale, checksum
 
 
 def write_scale(root: Path, scale: Tensor) -> None:
@@ -266,28 +235,18 @@ def write_scale(root: Path, scale: Tensor) -> None:
     Raises:
         StoreError: if it cannot be written.
     """
-    checksum = torch.tensor(zlib.crc32(bytes_of(scale)), dtype=torch.int64)
-    try:
-        write_first(root / SCALE_FILE, tensor_file({"channel_scale": scale, "crc32": checksum}))
-    except OSError as error:
-        raise failed_write(root / SCALE_FILE, error) from error
+    content = tensor_file({"channel_scale": scale, "checksum": torch.tensor(_hash_of(scale))})
+    write_first(root / SCALE_FILE, content)
+
+
+def _hash_of(scale: Tensor) -> int:
+    return xxh3_64_intdigest(bytes_of(scale)) >> 1  # an int64 holds 63 bits
 
 
 def _check_same(field: str, stored: Any, asked: Any, name: str) -> None:
     first, second = (json.dumps(value) for value in (stored, asked))
     if first != second:
-        first, second = (text if len(text) <= 200 else f"{text[:200]} ..." for text in (first, second))
         raise StoreError(
-            f"the store {name} was made with {field} = {first}; asked for {second}. Create another store for that (or "
-            "delete this one, if nothing in it is needed), or use the values it was made with"
+            f"the store {name} was made with {field} = {first:.200}; asked for {second:.200}. Create another store for "
+            "that (or delete this one, if nothing in it is needed), or use the values it was made with"
         )
-
-
-def _digest(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _maker(content: Mapping[str, Any]) -> str:
-    made = content.get("created_by")
-    return str(made.get("dinoneck", "of unknown version"))[:40] if isinstance(made, Mapping) else "of unknown version"

@@ -1,9 +1,9 @@
-"""How tokens lie in a shard: the dtypes, and the byte layout of one record (one pattern of one image).
+"""How tokens are stored: the dtypes, and the parts that one view of one image consists of.
 
-A record is one contiguous byte range with the whole sequence of all layers. fp16 and bf16 records hold one part,
-``tokens`` (L, P + N, C). int8 records hold ``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale``
-(L, N) float32 (one per patch token) and ``q`` (L, N, C) int8, with value = q * scale * channel scale; a batch of them
-is pooled or projected as it is, without a full-width float copy kept.
+fp16 and bf16 stores hold one part, ``tokens`` (L, P + N, C): the whole sequence of all layers. int8 stores hold
+``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale`` (L, N) float32 (one per patch token) and ``q``
+(L, N, C) int8, with value = q * scale * channel scale; a batch of them is pooled or projected without a full-width
+float copy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -26,35 +27,25 @@ StoreDtype = Literal["fp16", "bf16", "int8"]
 Columns = dict[str, tuple[Tensor, ...]]
 
 FLOATS: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-SAFETENSORS_NAMES = {
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float32: "F32",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-}
 LARGEST_HALF = torch.finfo(torch.float16).max
-ALIGNMENT = 8
 _STEPS = 127.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a record.
+    """One tensor of a view.
 
     Attributes:
-        name: what it is called in the shard, after the image and pattern.
+        name: what it is called in the shard, after the image's id.
         dtype: of its values.
         shape: (layers, ...).
-        offset: bytes from the beginning of the record.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    offset: int
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -62,11 +53,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the parts of a record lie.
+    """The parts of one view of one image.
 
     Args:
         dtype: ``fp16``, ``bf16`` or ``int8``.
-        num_layers: layers of a record.
+        num_layers: stored layers.
         num_prefix: CLS and register tokens.
         channels: of a token.
         grid: the patch grid.
@@ -78,48 +69,38 @@ class Layout:
     channels: int
     grid: GridSize
 
-    def __post_init__(self) -> None:
-        check_dtype(self.dtype)
-
-    @property
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """The parts in file order, with padding up to a multiple of 8 bytes where it is needed."""
+        """The parts, in the order in which their bytes are hashed."""
         layers, prefix, width, count = self.num_layers, self.num_prefix, self.channels, self.grid.count
-        shapes: list[tuple[str, torch.dtype, tuple[int, ...]]]
-        if self.dtype == "int8":
-            shapes = [
-                ("prefix", torch.float32, (layers, prefix, width)),
-                ("scale", torch.float32, (layers, count)),
-                ("q", torch.int8, (layers, count, width)),
-            ]
-        else:
-            shapes = [("tokens", FLOATS[self.dtype], (layers, prefix + count, width))]
-        parts, offset = [], 0
-        for name, dtype, shape in shapes:
-            parts.append(Part(name, dtype, shape, offset))
-            offset += parts[-1].nbytes
-        if offset % ALIGNMENT:
-            parts.append(Part("padding", torch.uint8, (-offset % ALIGNMENT,), offset))
-        return tuple(parts)
+        if self.dtype != "int8":
+            return (Part("tokens", FLOATS[self.dtype], (layers, prefix + count, width)),)
+        return (
+            Part("prefix", torch.float32, (layers, prefix, width)),
+            Part("scale", torch.float32, (layers, count)),
+            Part("q", torch.int8, (layers, count, width)),
+        )
 
     @property
     def nbytes(self) -> int:
-        """Size of a record in bytes."""
-        return self.parts[-1].offset + self.parts[-1].nbytes
+        """Bytes of one view."""
+        return sum(part.nbytes for part in self.parts)
 
     def allocate(self, count: int) -> Columns:
-        """Return empty tensors for ``count`` records: part name -> one (count, ...) tensor per layer."""
+        """Return empty tensors for ``count`` views: part name -> one (count, ...) tensor per layer."""
         return {
-            part.name: (torch.empty(count, *part.shape, dtype=part.dtype),)
-            if part.name == "padding"
-            else tuple(torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(self.num_layers))
+            part.name: tuple(torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(self.num_layers))
             for part in self.parts
         }
 
-    def buffers(self, columns: Columns, row: int) -> list[memoryview]:
-        """Return the memory of one row in file order: what a scattered read of the record fills."""
-        views = [bytes_of(layer[row]) for part in self.parts for layer in columns[part.name]]
-        return [view for view in views if view.nbytes]
+
+def row_buffers(columns: Columns, count: int) -> list[list[list[memoryview]]]:
+    """Return the memory of columns of ``count`` rows: row -> part -> one buffer per layer, which reads fill."""
+    layers = [[bytes_of(layer) for layer in part] for part in columns.values()]
+    return [
+        [[x[row * len(x) // count : (row + 1) * len(x) // count] for x in part] for part in layers]
+        for row in range(count)
+    ]
 
 
 def check_dtype(dtype: object) -> None:
@@ -132,12 +113,12 @@ def check_dtype(dtype: object) -> None:
         raise ConfigError(f"dtype is {dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}")
 
 
-def encode(tokens: Tokens, layout: Layout, channel_scale: Tensor | None = None) -> list[bytes]:
-    """Return one record per sample of a batch.
+def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = None) -> dict[str, Tensor]:
+    """Return what is stored of a batch: part name -> (B, layers, ...).
 
     Args:
         tokens: on the CPU.
-        layout: of the records.
+        dtype: of the store.
         channel_scale: (layers, channels), for ``int8``.
 
     Raises:
@@ -147,21 +128,21 @@ def encode(tokens: Tokens, layout: Layout, channel_scale: Tensor | None = None) 
         largest = x.abs().amax().item()
         if not math.isfinite(largest):
             raise StoreError(f"tokens of layer {_layer(tokens, place)} are not finite; is the backbone sound?")
-        if layout.dtype == "fp16" and largest > LARGEST_HALF:
+        if dtype == "fp16" and largest > LARGEST_HALF:
             raise StoreError(
                 f"tokens of layer {_layer(tokens, place)} reach {largest:g}, beyond float16 ({LARGEST_HALF:g}); create "
                 "the store with dtype='bf16' (or 'int8'), or load the backbone with norm=True"
             )
-    if layout.dtype == "int8":
-        columns = _int8_columns(tokens, channel_scale)
-    else:
-        columns = {"tokens": tuple(x.to(FLOATS[layout.dtype]).contiguous() for x in tokens.sequence)}
-    size = layout.nbytes
-    records = []
-    for row in range(len(tokens)):
-        record = b"".join(bytes_of(layer[row]) for part in columns.values() for layer in part)
-        records.append(record + bytes(size - len(record)))
-    return records
+    if dtype != "int8":
+        return {"tokens": torch.stack([x.to(FLOATS[dtype]) for x in tokens.sequence], dim=1)}
+    if channel_scale is None:
+        raise StoreError("an int8 store needs its channel scale before tokens are written")
+    pairs = [quantise(x, scale) for x, scale in zip(tokens.patches, channel_scale, strict=True)]
+    return {
+        "prefix": torch.stack([x[:, : tokens.num_prefix_tokens].float() for x in tokens.sequence], dim=1),
+        "scale": torch.stack([scale for _, scale in pairs], dim=1),
+        "q": torch.stack([q for q, _ in pairs], dim=1),
+    }
 
 
 def channel_rms(batches: Sequence[Tokens]) -> Tensor:
@@ -264,17 +245,6 @@ class QuantisedTokens:
 
     def _layers(self) -> zip[tuple[Tensor, Tensor, Tensor, Tensor]]:
         return zip(self.q, self.scale, self.prefix, self.channel_scale, strict=True)
-
-
-def _int8_columns(tokens: Tokens, channel_scale: Tensor | None) -> Columns:
-    if channel_scale is None:
-        raise StoreError("an int8 store needs its channel scale before tokens are written")
-    pairs = [quantise(x, scale) for x, scale in zip(tokens.patches, channel_scale, strict=True)]
-    return {
-        "prefix": tuple(x[:, : tokens.num_prefix_tokens].float().contiguous() for x in tokens.sequence),
-        "scale": tuple(scale for _, scale in pairs),
-        "q": tuple(q for q, _ in pairs),
-    }
 
 
 def _layer(tokens: Tokens, place: int) -> int:

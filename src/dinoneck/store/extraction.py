@@ -1,4 +1,4 @@
-"""Extraction: images -> views -> backbone -> records, resumable and shared among any number of processes.
+"""Extraction: images -> views -> backbone -> shards, resumable and shared among any number of processes.
 
 A **unit** is what goes through the backbone together: as many images as fill a pass. It depends on the list of images
 alone, never on what is done already or on how work is shared, so a store that was interrupted, resumed or split among
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,14 +27,14 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.loading import in_threads
 from dinoneck.devices import fetch, send, to_local_device
 from dinoneck.errors import ConfigError, DataError, DinoneckError
-from dinoneck.grid import TokenGrid
-from dinoneck.progress import progress
-from dinoneck.store.description import Description
+from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.progress import announce, note, progress
+from dinoneck.store.description import Description, write_scale
 from dinoneck.store.encoding import channel_rms, encode
-from dinoneck.store.images import ImageFile, check_unchanged, image_file, views_of
-from dinoneck.store.index import Entry
+from dinoneck.store.images import Item, check_unchanged, image_file, plan, root_of, views_of
+from dinoneck.store.index import Index
 from dinoneck.store.reading import Reader
-from dinoneck.store.writer import Writer
+from dinoneck.store.shards import ImageFile, Writer, remove_leftovers
 from dinoneck.tokens import Tokens
 
 LARGEST_BATCH = 32
@@ -41,17 +42,36 @@ UNIT_TOKENS = 8192
 LEAST_UNITS = 8
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 SCALE_IMAGES = 16
+UNITS_BEFORE_ESTIMATE = 3
+LOOKED_UP = 10_000  # images at once
 
 logger = logging.getLogger(__name__)
-Item = tuple[str, Path]
+Place = tuple[int, int]
+"""An image of a unit and one of its views."""
+
+
+class Unit(NamedTuple):
+    """Images that go through the backbone together, and the ids of those that the store holds already."""
+
+    items: list[Item]
+    stored: frozenset[str]
+
+
+class Settings(NamedTuple):
+    """Options of an extraction, see :meth:`dinoneck.FeatureStore.extract`."""
+
+    batch_size: int | None
+    skip_unusable: bool
+    workers: int | None
+    shard_bytes: int
 
 
 class Prepared(NamedTuple):
-    """An image ready for the backbone: its id, its file, and its views, or why it cannot be used."""
+    """An image ready for the backbone: its id, its file, and its views (3, H, W), or why it cannot be used."""
 
     image_id: str
-    file: ImageFile
-    views: Tensor
+    file: ImageFile | None
+    views: list[Tensor]
     problem: str = ""
 
 
@@ -73,7 +93,7 @@ class Extracted:
 def views_per_pass(description: Description, tokens: int = UNIT_TOKENS) -> int:
     """Return how many views have at most so many patch tokens, up to 32; those of one image without a common size."""
     if description.preprocess.size is None:
-        return len(description.patterns)
+        return len(description.views)
     rows, cols = TokenGrid(description.preprocess.patch_size, "pad").size(description.preprocess.size)
     return max(1, min(LARGEST_BATCH, tokens // (rows * cols)))
 
@@ -92,7 +112,7 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     """
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
-    size = max(1, (batch_size or views_per_pass(description)) // len(description.patterns))
+    size = max(1, (batch_size or views_per_pass(description)) // len(description.views))
     if batch_size is None:
         size = max(1, min(size, len(items) // LEAST_UNITS))
     return [list(items[begin : begin + size]) for begin in range(0, len(items), size)]
@@ -112,60 +132,106 @@ def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list
     return list(units[pair[0] :: pair[1]])
 
 
-def run_units(
-    units: Sequence[list[Item]],
+def missing_units(items: Sequence[Item], share: Sequence[list[Item]], index: Index) -> tuple[list[Unit], int]:
+    """Return the units of a share of which the store lacks an image, and how many of all images it lacks.
+
+    Raises:
+        StoreError: if the file of a stored image of the share has changed.
+    """
+    own, stored = {image_id for unit in share for image_id, _ in unit}, set[str]()
+    for begin in range(0, len(items), LOOKED_UP):
+        some = items[begin : begin + LOOKED_UP]
+        known = index.known(image_id for image_id, _ in some)
+        check_unchanged(((image_id, path) for image_id, path in some if image_id in own), known)
+        stored |= known.keys()
+    units = [Unit(unit, frozenset(image_id for image_id, _ in unit if image_id in stored)) for unit in share]
+    return [unit for unit in units if len(unit.stored) < len(unit.items)], len(items) - len(stored)
+
+
+def extract(
+    items: Sequence[Item],
+    share: Sequence[list[Item]],
     reader: Reader,
+    backbone: Backbone,
+    settings: Settings,
+    run: Callable[..., Extracted],
+) -> Extracted:
+    """Store the images of a share that the store lacks.
+
+    Args:
+        items: all images.
+        share: the units to work on.
+        reader: of the store.
+        backbone: that the store was made with.
+        settings: see there.
+        run: :func:`run_units`, here or on a cluster.
+
+    Raises:
+        StoreError: if the file of a stored image has changed, or the images do not fit on the disk; else as ``run``.
+    """
+    description, folder = reader.description, Path(str(reader.files))
+    remove_leftovers(folder)
+    reader.refresh()
+    missing, lacking = missing_units(items, share, reader.entries)
+    if lacking:
+        announce(plan(items, lacking, description, folder))
+    if description.dtype == "int8" and reader.scale is None:
+        write_scale(folder, measure_scale(items, description, backbone, settings.skip_unusable))
+        reader.refresh()
+    writer = Writer(folder, reader.made, root_of(*items[0]), settings.shard_bytes)
+    try:
+        done = run(missing, description, writer, backbone, reader.scale, settings)
+    finally:
+        reader.refresh(write=True)
+    done.present = sum(map(len, share)) - sum(len(unit.items) - len(unit.stored) for unit in missing)
+    return done
+
+
+def run_units(
+    units: Sequence[Unit],
+    description: Description,
     writer: Writer,
     backbone: Backbone,
-    *,
-    batch_size: int | None,
-    skip_unusable: bool,
-    workers: int | None,
+    channel_scale: Tensor | None,
+    settings: Settings,
 ) -> Extracted:
     """Extract what is missing of these units.
 
     Raises:
         ConfigError: if workers is below 1.
         DataError: for an image that cannot be used; everything finished before is kept.
-        StoreError: if the file of a stored image has changed, values do not fit the dtype, or the disk is full.
+        StoreError: if values do not fit the dtype, or the disk is full.
     """
+    workers = settings.workers
     if workers is not None and (type(workers) is not int or workers < 1):
         raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images, or None")
-    entries, description = reader.entries, reader.description
-    has_shard = functools.cache(lambda file: (writer.root / file).is_file())
-    stored = (entries[image_id] for unit in units for image_id, _ in unit if image_id in entries)
-    known = {entry.id: entry for entry in stored if has_shard(entry.file)}
-    check_unchanged((item for unit in units for item in unit), known)
-    missing = [unit for unit in units if any(image_id not in known for image_id, _ in unit)]
-    done = Extracted(present=sum(image_id in known for unit in units for image_id, _ in unit))
-    total = sum(map(len, units)) - done.present
-    channel_scale = reader.scale() if description.dtype == "int8" else None
-
-    def write(images: Sequence[Prepared], tokens: Sequence[Tokens]) -> None:
-        for image, own in zip(images, tokens, strict=True):
-            if image.image_id not in known:
-                layout = description.layout(own.grid)
-                writer.add(image.image_id, encode(own, layout, channel_scale), layout, image.file)
-                done.written.append(image.image_id)
-
-    items, ahead = [item for unit in missing for item in unit], max(map(len, missing), default=1)
+    done = Extracted()
+    size = settings.batch_size or views_per_pass(description, _tokens_of(backbone))
+    encoded = functools.partial(encode, dtype=description.dtype, channel_scale=channel_scale)
+    items = [item for unit in units for item in unit.items]
+    ahead = max((len(unit.items) for unit in units), default=1)
     prepared = in_threads(lambda item: prepare(item, description), items, workers, ahead)
+    total = sum(len(unit.items) - len(unit.stored) for unit in units)
+    begun = time.monotonic()
     try:
         with (
             contextlib.closing(prepared),
             ThreadPoolExecutor(1, "dinoneck-writes") as writing,
             progress(total=total, desc="images", unit="image") as bar,
         ):
-            before: Future[None] | None = None
-            for unit in missing:
-                usable = _usable([*islice(prepared, len(unit))], known, done, skip_unusable)
-                tokens = run_views(backbone, usable, batch_size or views_per_pass(description, _tokens_of(backbone)))
+            before: Future[list[str]] | None = None
+            for number, unit in enumerate(units, 1):
+                usable = _usable([*itertools.islice(prepared, len(unit.items))], unit, done, settings.skip_unusable)
+                passes = run_views(backbone, usable, size)
                 if before is not None:
-                    before.result()
-                before = writing.submit(write, usable, tokens)
-                bar.update(sum(image_id not in known for image_id, _ in unit))
+                    done.written += before.result()
+                before = writing.submit(_write, writer, unit, usable, passes, encoded, description.views.turns(0))
+                bar.update(len(unit.items) - len(unit.stored))
+                minutes = (time.monotonic() - begun) / number * (len(units) - number) / 60
+                if number == UNITS_BEFORE_ESTIMATE and minutes > 1:
+                    note(f"after {number} of {len(units)} batches of images: about {minutes:.0f} minutes remain")
             if before is not None:
-                before.result()
+                done.written += before.result()
     except (DinoneckError, KeyboardInterrupt):
         writer.flush()
         raise
@@ -173,29 +239,54 @@ def run_units(
     return done
 
 
+def _write(
+    writer: Writer,
+    unit: Unit,
+    images: Sequence[Prepared],
+    passes: Sequence[tuple[list[Place], Tokens]],
+    encoded: Callable[[Tokens], dict[str, Tensor]],
+    turns: int,
+) -> list[str]:
+    """Hand the images of a unit that are not stored yet to a writer; return their ids."""
+    stored: dict[Place, tuple[GridSize, dict[str, Tensor]]] = {}  # image and view -> grid, part -> (layers, ...)
+    for places, tokens in passes:
+        parts = encoded(tokens)
+        stored |= {place: (tokens.grid, {name: x[i] for name, x in parts.items()}) for i, place in enumerate(places)}
+    written = []
+    for row, image in enumerate(images):
+        if image.image_id not in unit.stored and image.file is not None:
+            own = [stored[row, view] for view in range(len(image.views))]
+            grid, first = own[0]
+            views = {name: torch.stack([parts[name] for _, parts in own]) for name in first}  # (views, layers, ...)
+            writer.add(image.image_id, views, GridSize(*grid[::-1]) if turns % 2 else grid, image.file)
+            written.append(image.image_id)
+    return written
+
+
 def _tokens_of(backbone: Backbone) -> int:
     """How many patch tokens go through a backbone at once."""
     return CPU_PASS_TOKENS if next(backbone.parameters()).device.type == "cpu" else UNIT_TOKENS
 
 
-def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int) -> list[Tokens]:
-    """Return one Tokens on the CPU per image of a unit, its samples the patterns.
+def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int) -> list[tuple[list[Place], Tokens]]:
+    """Return the passes of a unit: which views of which images, and their Tokens on the CPU.
 
-    Images of one size go through the backbone together, at most ``batch_size`` views at a time.
+    Views of one size go through the backbone together, at most ``batch_size`` at a time.
     """
     to_local_device(backbone)
     device = next(backbone.parameters()).device
-    results: dict[str, Tokens] = {}
-    for size in dict.fromkeys(image.views.shape[-2:] for image in images):
-        alike = [image for image in images if image.views.shape[-2:] == size]
-        views = torch.cat([image.views for image in alike])
-        with torch.inference_mode():
-            parts = [_fetched(backbone(*send([chunk], device))) for chunk in torch.split(views, batch_size)]
-        tokens, at = Tokens.cat(parts), 0
-        for image in alike:
-            results[image.image_id] = tokens[at : at + len(image.views)]
-            at += len(image.views)
-    return [results[image.image_id] for image in images]
+    by_size: dict[torch.Size, list[Place]] = {}
+    for row, image in enumerate(images):
+        for view, x in enumerate(image.views):
+            by_size.setdefault(x.shape, []).append((row, view))
+    passes = []
+    for alike in by_size.values():
+        for begin in range(0, len(alike), batch_size):
+            places = alike[begin : begin + batch_size]
+            chunk = torch.stack([images[row].views[view] for row, view in places])  # (B, 3, H, W)
+            with torch.inference_mode():
+                passes.append((places, _fetched(backbone(*send([chunk], device)))))
+    return passes
 
 
 def _fetched(tokens: Tokens) -> Tokens:
@@ -209,13 +300,14 @@ def measure_scale(items: Sequence[Item], description: Description, backbone: Bac
         DataError: if an image cannot be used and ``skip`` is not set, or none can.
     """
     tokens: list[Tokens] = []
+    used = 0
     for item in items:
         image = prepare(item, description)
-        if not image.problem:
-            tokens += run_views(backbone, [image], LARGEST_BATCH)
-        elif not skip:
+        if image.problem and not skip:
             raise DataError(image.problem)
-        if len(tokens) == SCALE_IMAGES:
+        used += not image.problem
+        tokens += [each for _, each in run_views(backbone, [image], LARGEST_BATCH)]
+        if used == SCALE_IMAGES:
             break
     if not tokens:
         raise DataError(f"none of {len(items)} images can be used")
@@ -227,16 +319,16 @@ def prepare(item: Item, description: Description) -> Prepared:
     image_id, path = item
     try:
         # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
-        file = image_file(image_id, path) if path.is_file() else ImageFile(0)
-        return Prepared(image_id, file, views_of(path, description.preprocess, description.patterns, image_id))
+        file = image_file(path) if path.is_file() else None
+        return Prepared(image_id, file, views_of(path, description.preprocess, description.views, image_id))
     except (DinoneckError, OSError) as error:
         problem = str(error) if str(path) in str(error) else f"{path}: {error}"
-        return Prepared(image_id, ImageFile(0), torch.empty(0), problem)
+        return Prepared(image_id, None, [], problem)
 
 
-def _usable(images: list[Prepared], known: Mapping[str, Entry], done: Extracted, skip: bool) -> list[Prepared]:
+def _usable(images: list[Prepared], unit: Unit, done: Extracted, skip: bool) -> list[Prepared]:
     for image in images:
-        if image.problem and image.image_id not in known:
+        if image.problem and image.image_id not in unit.stored:
             if not skip:
                 raise DataError(
                     f"{image.problem}. Everything finished before is kept; fix or remove it and run again, or pass "

@@ -1,37 +1,27 @@
-"""FeatureStore: tokens of images on disk, extracted once, read pattern by pattern."""
+"""FeatureStore: tokens of images on disk, extracted once, read view by view."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.patterns import Patterns
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import Interpolation, Resize
-from dinoneck.errors import StoreError
+from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize
-from dinoneck.store import converters, extraction, reading, shards, writer
-from dinoneck.store.description import (
-    FILE,
-    SCALE_FILE,
-    Description,
-    make_folder,
-    named_patterns,
-    read_description,
-    upgrade_schema,
-    write_scale,
-)
+from dinoneck.store import converters, extraction, ray_engine, reading
+from dinoneck.store.description import Description, make_folder, named_views, read_description
 from dinoneck.store.encoding import QuantisedTokens, StoreDtype
-from dinoneck.store.extraction import Extracted, Item
-from dinoneck.store.files import Files, LocalFiles, RemoteFiles, files_at
+from dinoneck.store.extraction import Extracted
+from dinoneck.store.files import Files, RemoteFiles, files_at
 from dinoneck.store.images import PathLike, image_ids
-from dinoneck.store.reading import Reader, Stored
-from dinoneck.store.table import Ids
+from dinoneck.store.reading import Check, Reader, Stored
+from dinoneck.store.shards import SHARD_BYTES
 from dinoneck.tokens import Tokens
 
 
@@ -43,7 +33,7 @@ class FeatureStore:
     Attributes:
         path: folder or URL.
         preprocess: how images were prepared.
-        patterns: the augmentation patterns.
+        views: the stored views of every image: flips, turns, colour changes.
         dtype: ``fp16``, ``bf16`` or ``int8``.
         backbone_record: the record of the backbone that made the tokens.
 
@@ -56,16 +46,17 @@ class FeatureStore:
         ...     for name in ("a", "b"):
         ...         Image.new("RGB", (64, 32), "green").save(f"{folder}/{name}.png")
         ...     store = FeatureStore.create(
-        ...         f"{folder}/store", backbone=backbone, patterns="flips4", image_size=(32, 64))
+        ...         f"{folder}/store", backbone=backbone, views="flips4", image_size=(32, 64))
         ...     extracted = store.extract(folder)
-        ...     tokens = store.batch(["b", "a"], patterns=[3, 0])
+        ...     tokens = store.batch(["b", "a"], views=[3, 0])
         >>> extracted.written, store.ids, tokens.sequence[0].shape
         (['a', 'b'], ('a', 'b'), torch.Size([2, 11, 64]))
     """
 
-    def __init__(self, files: Files, description: Description, *, check: bool = True) -> None:
-        self.path = str(files)
-        self.description = description
+    def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
+        self.path, self.description = str(files), description
+        self.preprocess, self.views, self.dtype = description.preprocess, description.views, description.dtype
+        self.backbone_record = dict(description.backbone)
         self.reader = Reader(files, description, check=check)
         self._backbone: Backbone | None = None
 
@@ -75,35 +66,35 @@ class FeatureStore:
         path: PathLike,
         *,
         backbone: Backbone,
-        patterns: PathLike | Patterns = "none",
+        views: PathLike | Patterns = "none",
         image_size: int | Sequence[int] | None,
         dtype: StoreDtype = "fp16",
         resize: Resize | None = None,
         pad_to: PadTo | None = None,
         interpolation: Interpolation | None = None,
+        blur: int | None = None,
     ) -> Self:
         """Make a store, or open the one that is there if it was made with the same values.
 
         Args:
             path: a local folder; it and its parents are made.
             backbone: gives the tokens; its layers and norm are the store's.
-            patterns: of augmentation: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
+            views: of every image: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
             image_size: (height, width) in pixels; None keeps each image's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
             resize: how an image comes to the size, and what becomes of a remainder, see
                 :class:`dinoneck.data.Preprocessing`; None = ``stretch`` with a size, the backbone's without.
             pad_to: where ``pad`` puts the image, see there; None = the backbone's (``corner``).
-            interpolation: see there; None = that of the store that is there, or else the backbone's (``bilinear``).
+            interpolation: see there; None = the backbone's (``bilinear``).
+            blur: of all views, see there; None = the backbone's, which is none.
 
         Raises:
             StoreError: if there is another store, naming the value that differs, or the folder cannot be used.
             ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
-        own, files = checked_backbone(backbone).preprocess, files_at(path)
-        if interpolation is None and isinstance(files, LocalFiles) and files.exists(FILE):
-            interpolation = read_description(files).preprocess.interpolation
-        prepare = own.changed(size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation)
-        store = cls._made(path, Description(backbone.record(), prepare, named_patterns(patterns), dtype))
+        own = checked_backbone(backbone).preprocess
+        prepare = own.changed(size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation, blur=blur)
+        store = cls._made(path, Description(backbone.record(), prepare, named_views(views), dtype))
         store._backbone = backbone
         return store
 
@@ -119,12 +110,13 @@ class FeatureStore:
         return store
 
     @classmethod
-    def open(cls, path_or_url: PathLike, *, check: bool = True) -> Self:
+    def open(cls, path_or_url: PathLike, check: Check = "first") -> Self:
         """Open a store for reading.
 
         Args:
             path_or_url: a folder, which may be read-only, or a URL that fsspec knows.
-            check: compare the checksum of every record when it is read for the first time through this object.
+            check: compare what is read with its checksum: ``first`` = at the first read of a view in this process,
+                ``always`` (a batch takes about a fifth longer) or ``never``. It finds damage and mix-ups, not forgery.
 
         Raises:
             StoreError: if the store does not exist, is damaged, or was written by a newer dinoneck.
@@ -136,45 +128,25 @@ class FeatureStore:
         return functools.partial(type(self).open, check=self.reader.check), (self.path,)
 
     @property
-    def preprocess(self) -> Preprocessing:
-        """How images were prepared."""
-        return self.description.preprocess
-
-    @property
-    def patterns(self) -> Patterns:
-        """The augmentation patterns."""
-        return self.description.patterns
-
-    @property
-    def dtype(self) -> StoreDtype:
-        """What values are stored in."""
-        return self.description.dtype
-
-    @property
-    def backbone_record(self) -> dict[str, Any]:
-        """The record of the backbone that made the tokens."""
-        return dict(self.description.backbone)
-
-    @property
-    def ids(self) -> Ids:
-        """All image ids, sorted: a sequence that reads them from the index, equal to a tuple of them."""
+    def ids(self) -> tuple[str, ...]:
+        """All image ids, sorted; read from the index at the first use."""
         return self.reader.ids
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.reader.entries)
 
     def __contains__(self, image_id: object) -> bool:
         return image_id in self.reader.entries
 
     def __repr__(self) -> str:
-        return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.patterns)} patterns, {self.dtype})"
+        return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.views)} views, {self.dtype})"
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what identifies the tokens of these images; None = of all."""
         return self.reader.record(self.ids if ids is None else ids)
 
     def refresh(self) -> None:
-        """Read the index again: other writers may have added images; StoreError if a line of it is damaged."""
+        """Look again at what the store holds: other writers may have added images."""
         self.reader.refresh()
 
     def extract(
@@ -183,20 +155,21 @@ class FeatureStore:
         root: PathLike | None = None,
         shard: tuple[int, int] | None = None,
         *,
+        engine: Literal["local", "ray"] = "local",
         batch_size: int | None = None,
         skip_unusable: bool = False,
         workers: int | None = None,
-        shard_bytes: int = writer.SHARD_BYTES,
+        shard_bytes: int = SHARD_BYTES,
     ) -> Extracted:
-        """Run the backbone over all images that the store does not hold yet.
+        """Run the backbone over all images that the store does not hold yet; print what it takes and what is free.
 
         It may be stopped at any time, by a kill too, and called again; several processes may work on one store.
 
         Args:
             paths: images and folders.
-            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more images will
-                follow.
+            root: folder that ids are relative to, see :func:`dinoneck.store.image_ids`; give it if more will follow.
             shard: (i, n): do every n-th part only; None = torchrun's rank, or everything.
+            engine: ``ray``: a Ray cluster that sees store and images under one path; an actor per GPU, or per two CPUs.
             batch_size: views per backbone pass, of several images if an image has fewer; None = up to 32, fewer for
                 large images or short lists. What is stored of an image depends in its last bits on the images in its
                 pass; with 1 it depends on the image alone.
@@ -210,20 +183,30 @@ class FeatureStore:
 
         Raises:
             DataError: if an image cannot be used, or two have one id; all that was finished before is kept.
-            StoreError: without a backbone, with a changed one, if the file of a stored image has changed, on a full
-                disk, or if values do not fit the dtype.
+            StoreError: without a backbone, with a changed one, if the file of a stored image has changed, if the images
+                do not fit on the disk, or values not in the dtype.
+            ConfigError: if an option is out of range.
+            ImportError: naming the extra, if Ray is not installed.
         """
-        units = extraction.share_of(self._plan(paths, root, batch_size, skip_unusable), shard)
-        return self._run(units, batch_size, skip_unusable, workers, shard_bytes)
+        if engine not in ("local", "ray") or (engine == "ray" and shard is not None):
+            raise ConfigError(f"engine is {engine!r}, shard is {shard!r}; expected 'local', or 'ray' without a shard")
+        backbone = self._own_backbone()
+        self.description.check_backbone(backbone.record(), self.path)
+        settings = extraction.Settings(batch_size, skip_unusable, workers, shard_bytes)
+        items = list(image_ids(paths, root).items())
+        units = extraction.units_of(items, self.description, batch_size)
+        share = units if engine == "ray" else extraction.share_of(units, shard)
+        run = ray_engine.run_units if engine == "ray" else extraction.run_units
+        return extraction.extract(items, share, self.reader, backbone, settings, run)
 
     def __getitem__(self, key: str | tuple[str, int]) -> Tokens:
-        image_id, pattern = key if isinstance(key, tuple) else (key, 0)
-        return self.batch([image_id], [pattern])
+        image_id, view = key if isinstance(key, tuple) else (key, 0)
+        return self.batch([image_id], [view])
 
     def batch(
         self,
         ids: Sequence[str],
-        patterns: int | Sequence[int] | None = None,
+        views: int | Sequence[int] | None = None,
         *,
         dtype: torch.dtype | None = torch.float32,
     ) -> Tokens:
@@ -231,20 +214,20 @@ class FeatureStore:
 
         Args:
             ids: image ids; repeats are allowed.
-            patterns: one for each, or one for all; None = 0.
+            views: one for each, or one for all; None = 0.
             dtype: of the Tokens; None = as stored, without a cast (float32 for int8 stores).
 
         Raises:
-            DataError: if an id or a pattern is not in the store, or the images have different grids.
-            StoreError: if a shard is missing, cut short or damaged.
+            DataError: if an id or a view is not in the store, or the images have different grids.
+            StoreError: if a shard is missing, cut short or damaged, or different images were stored under one id.
         """
-        return self.reader.assemble(*self.reader.columns(ids, patterns), dtype)
+        return self.reader.assemble(*self.reader.columns(ids, views), dtype)
 
-    def stored(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Stored:
+    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Read the tensors of a batch as they are stored, with a function that makes Tokens of them; for training."""
-        return self.reader.stored(*self.reader.columns(ids, patterns))
+        return self.reader.stored(*self.reader.columns(ids, views))
 
-    def quantised(self, ids: Sequence[str], patterns: int | Sequence[int] | None = None) -> QuantisedTokens:
+    def quantised(self, ids: Sequence[str], views: int | Sequence[int] | None = None) -> QuantisedTokens:
         """Read int8 tokens as they are stored, to be pooled or projected without dequantising.
 
         Raises:
@@ -252,43 +235,23 @@ class FeatureStore:
         """
         if self.dtype != "int8":
             raise StoreError(f"{self.path} holds {self.dtype}; only int8 stores give quantised tokens: use batch()")
-        return self.reader.quantised(*self.reader.columns(ids, patterns))
+        return self.reader.quantised(*self.reader.columns(ids, views))
 
     def verify(self) -> list[str]:
-        """Read every record and header; return the ids, sorted, that are damaged, lost by the index, or of two images.
+        """Read every view and header; return the ids, sorted, that are damaged, of two images, or wrong in the index.
 
-        A damaged shard without index lines is listed by its file. Remedy: delete what :meth:`shard_of` names for all of
-        these, and extract again.
+        A damaged shard whose images are not known is listed by its file. An index that is wrong is built again; remedy
+        for the rest: delete what :meth:`shard_of` names for all of these, and extract again.
         """
         return sorted(reading.damaged_shards(self.reader))
 
     def shard_of(self, image_id: str) -> str:
-        """Return the file, relative to the store, that holds an image; also for all that :meth:`verify` lists.
+        """Return the file, relative to the store, that holds an image; of a file that :meth:`verify` lists, its name.
 
         Raises:
             DataError: if the id is not in the store.
         """
         return reading.shard_of(self.reader, image_id)
-
-    def to_npz(self, folder: PathLike, layer: int | None = None) -> int:
-        """Write ``<id>.npz`` per image with float32 ``cls_i`` (C,) and ``patches_i`` (N, C); return how many.
-
-        Args:
-            folder: made if it is not there.
-            layer: block index, for a store of several layers.
-
-        Raises:
-            StoreError: if the store has several layers and none is named, or the disk is full.
-        """
-        return converters.write_files(self.reader, Path(folder), ".npz", [*range(len(self.patterns))], layer)
-
-    def to_pt(self, folder: PathLike, layer: int | None = None, pattern: int = 0) -> int:
-        """Write ``<id>.pt`` per image, a float16 tensor (C, rows, cols) of one pattern; return how many.
-
-        Raises:
-            StoreError: if the store has several layers and none is named, or the disk is full.
-        """
-        return converters.write_files(self.reader, Path(folder), ".pt", [pattern], layer)
 
     @classmethod
     def from_npz(
@@ -298,7 +261,7 @@ class FeatureStore:
         *,
         grid: Sequence[int],
         patch_size: PatchSize,
-        patterns: PathLike | Patterns | None = None,
+        views: PathLike | Patterns | None = None,
         dtype: StoreDtype = "fp16",
     ) -> Self:
         """Make a store of the ``.npz`` files in a folder tree (``cls_i``, ``patches_i``); ids are their paths.
@@ -308,14 +271,15 @@ class FeatureStore:
             path: of the store.
             grid: (rows, cols); the files do not hold it.
             patch_size: in pixels.
-            patterns: what pattern i was; None = by their number: 1 ``none``, 4 ``flips4``, 20 ``color20``.
+            views: what view i was; None = by their number: 1 ``none``, 4 ``flips4``, 20 ``color20``.
             dtype: of the store.
 
         Raises:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        return cls._converted(folder, ".npz", grid, patch_size, path, patterns, dtype)
+        read = functools.partial(converters.read_npz, grid=grid, patch_size=patch_size)
+        return cls._converted(path, converters.files_in(Path(folder), ".npz"), read, views, dtype)
 
     @classmethod
     def from_pt(
@@ -340,62 +304,21 @@ class FeatureStore:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        return cls._converted(folder, ".pt", grid, patch_size, path, None, dtype)
+        read = functools.partial(converters.read_pt, grid=grid, patch_size=patch_size)
+        return cls._converted(path, converters.files_in(Path(folder), ".pt"), read, None, dtype)
 
     @classmethod
     def _converted(
-        cls,
-        folder: PathLike,
-        suffix: str,
-        grid: Sequence[int] | None,
-        patch_size: PatchSize,
-        path: PathLike,
-        patterns: PathLike | Patterns | None,
-        dtype: StoreDtype,
+        cls, path: PathLike, files: dict[str, Path], read: converters.Read, views: Any, dtype: StoreDtype
     ) -> Self:
-        read = functools.partial(converters.read_file, grid=grid, patch_size=patch_size)
-        files = converters.files_in(Path(folder), suffix)
-        store = cls._made(path, converters.describe(read(next(iter(files.values()))), patterns, dtype))
+        """Make a store, or open an equal one, and add the files that it lacks."""
+        store = cls._made(path, converters.describe(read(next(iter(files.values()))), views, dtype))
         converters.convert(files, read, store.reader, Path(store.path))
-        store.refresh()
         return store
 
-    def _plan(
-        self, paths: PathLike | Sequence[PathLike], root: PathLike | None, batch_size: int | None, skip: bool
-    ) -> list[list[Item]]:
-        """Everything that comes before the images, for all processes alike; returns the units of all images."""
-        local = self.reader.files
-        if isinstance(local, RemoteFiles):
-            raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
-        backbone = self._own_backbone()
-        self.description.check_backbone(backbone.record(), self.path)
-        items = list(image_ids(paths, root).items())
-        units = extraction.units_of(items, self.description, batch_size)
-        writer.remove_leftovers(local.root)
-        upgrade_schema(local)
-        writer.take_in_orphans(local.root, self.description)
-        self.refresh()
-        if self.dtype == "int8" and not local.exists(SCALE_FILE) and not shards.names(local):
-            write_scale(local.root, extraction.measure_scale(items, self.description, backbone, skip))
-        return units
-
-    def _run(
-        self,
-        units: Sequence[list[Item]],
-        batch_size: int | None,
-        skip_unusable: bool,
-        workers: int | None,
-        shard_bytes: int = writer.SHARD_BYTES,
-    ) -> Extracted:
-        """Extract what these units lack, as one writer."""
-        out = writer.Writer(Path(self.path), shard_bytes, made=self.reader.made())
-        try:
-            return extraction.run_units(units, self.reader, out, self._own_backbone(), batch_size=batch_size,
-                                        skip_unusable=skip_unusable, workers=workers)  # fmt: skip
-        finally:
-            self.refresh()
-
     def _own_backbone(self) -> Backbone:
+        if isinstance(self.reader.files, RemoteFiles):
+            raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
         if self._backbone is None:
             raise StoreError("this store was opened for reading; extract with FeatureStore.create(..., backbone=...)")
         return self._backbone

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
+import functools
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from dinoneck.atomic import write_whole
+from dinoneck.atomic import flush_folder, write_whole
 from dinoneck.errors import StoreError
 from dinoneck.regular_files import check_regular, open_regular, read_regular
 
@@ -19,6 +19,9 @@ MOST_OPEN_FILES = 128
 MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
 
 Piece = tuple[str, int, list[memoryview]]
+"""A file, a byte in it, and the buffers to fill from there."""
+Start = tuple[bytes, int] | Exception
+"""The first bytes of a file and its size, or why it cannot be read."""
 
 
 class _Handle:
@@ -30,8 +33,7 @@ class _Handle:
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
-            with contextlib.suppress(OSError):
-                os.close(self.descriptor)
+            os.close(self.descriptor)
 
 
 class LocalFiles:
@@ -40,58 +42,58 @@ class LocalFiles:
     Positional reads share nothing, so threads and forked workers may use one object; pickled, only the path travels.
     """
 
+    at_once = 1  # views read before they are compared with their checksums: the processor's cache still holds them
+
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._open: dict[str, _Handle] = {}
+        self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(root / name))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_open": {}}
+    def __reduce__(self) -> Any:
+        return LocalFiles, (self.root,)
 
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
         return read_regular(self.root / name)
 
-    def stream(self, name: str, begin: int) -> BinaryIO:
-        """Open a file at a byte."""
-        file = open_regular(self.root / name)
-        file.seek(begin)
-        return file
-
-    def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted."""
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """Return the names in a folder, sorted; the sizes are None, for they would take a call each."""
         try:
-            return sorted(path.name for path in (self.root / folder).iterdir())
+            with os.scandir(self.root / folder) as entries:
+                return dict.fromkeys(sorted(entry.name for entry in entries))
         except FileNotFoundError:
-            return []
+            return {}
 
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
-        return (self.root / name).stat().st_size
+    def modified(self, folder: str) -> int | None:
+        """Return when a folder was last modified, in ns; None if it is not there."""
+        return (self.root / folder).stat().st_mtime_ns if (self.root / folder).is_dir() else None
 
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return (self.root / name).is_file()
+    def starts(self, sizes: Mapping[str, int | None], nbytes: int) -> list[Start]:
+        """Return the first bytes of each file and its size, or why it cannot be read."""
+        return [self._start(name, nbytes) for name in sizes]
+
+    def _start(self, name: str, nbytes: int) -> Start:
+        try:
+            with open_regular(self.root / name) as file:
+                return file.read(nbytes), os.fstat(file.fileno()).st_size
+        except OSError as error:
+            return error
 
     def fill(self, pieces: Sequence[Piece]) -> None:
-        """Fill every piece's buffers with one scattered positional read."""
+        """Fill every piece's buffers with one scattered positional read.
+
+        Raises:
+            StoreError: if a file cannot be read, or is shorter.
+        """
         for name, offset, buffers in pieces:
             try:
-                _read_into(self._handle(name).descriptor, offset, buffers)
-            except EOFError:
-                raise StoreError(
-                    f"{self.root / name} ends before byte {offset + _size(buffers)}; it is cut short"
-                ) from None
-            except OSError as error:
-                raise StoreError(f"{self.root / name} cannot be read: {error}") from error
+                handle = self._opened(name)  # a name of its own keeps it open, whatever other threads open and close
+                _read_into(handle.descriptor, offset, buffers)
+            except (OSError, EOFError, OverflowError) as error:
+                raise StoreError(f"{self.root / name} cannot be read at byte {offset}: {error}") from error
 
-    def _handle(self, name: str) -> _Handle:
-        handle = self._open.get(name)
-        if handle is None:
-            handle = self._open.setdefault(name, _Handle(self.root / name))
-            while len(self._open) > MOST_OPEN_FILES:
-                with contextlib.suppress(KeyError, RuntimeError, StopIteration):  # another thread was faster
-                    self._open.pop(next(iter(self._open)))
-        return handle
+    def forget(self) -> None:
+        """Let go of all open files: others may be there under their names."""
+        self._opened.cache_clear()
 
     def __str__(self) -> str:
         return str(self.root)
@@ -99,6 +101,8 @@ class LocalFiles:
 
 class RemoteFiles:
     """A folder behind a URL, through fsspec; only the byte ranges that are asked for travel."""
+
+    at_once = 256  # views fetched together
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -109,50 +113,59 @@ class RemoteFiles:
         except (ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be reached: {error}") from error
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"])  # type: ignore[misc]
+    def __reduce__(self) -> Any:
+        return RemoteFiles, (self.url,)
 
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
 
-    def stream(self, name: str, begin: int) -> BinaryIO:
-        """Fetch a file and open it at a byte."""
-        return io.BytesIO(self.read(name)[begin:])
+    def fetch(self, name: str, target: Path) -> None:
+        """Copy a file to this machine; FileNotFoundError if it is not there."""
+        self._fs.get_file(f"{self._root}/{name}", str(target))
 
-    def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted."""
+    def sizes(self, folder: str) -> dict[str, int | None]:
+        """Return the names in a folder, sorted, with their sizes in bytes."""
         self._fs.invalidate_cache()
         try:
-            listed = self._fs.ls(f"{self._root}/{folder}", detail=False)
+            listed = self._fs.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
-            return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in listed)
+            return {}
+        return dict(sorted((str(file["name"]).rsplit("/", 1)[-1], file["size"]) for file in listed))
 
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
-        return int(self._fs.size(f"{self._root}/{name}"))
+    def modified(self, folder: str) -> None:
+        """Return None: folders of an object store have no time."""
+
+    def starts(self, sizes: Mapping[str, int | None], nbytes: int) -> list[Start]:
+        """Return the first bytes of each file and its size, or why it cannot be read; fetched at once if possible."""
+        found = self._ranges(list(sizes), [0] * len(sizes), [min(nbytes, size or nbytes) for size in sizes.values()])
+        known = zip(found, sizes.values(), strict=True)
+        return [raw if isinstance(raw, Exception) else (raw, size or len(raw)) for raw, size in known]
 
     def fill(self, pieces: Sequence[Piece]) -> None:
-        """Fetch all ranges, at once where the file system can, and copy them into the buffers."""
-        paths = [f"{self._root}/{name}" for name, _, _ in pieces]
+        """Fetch all ranges, at once where the file system can, and copy them into the buffers.
+
+        Raises:
+            StoreError: if a file cannot be read, or is shorter.
+        """
+        names = [name for name, _, _ in pieces]
         starts = [offset for _, offset, _ in pieces]
-        ends = [offset + _size(buffers) for _, offset, buffers in pieces]
-        fetched = self._fs.cat_ranges(paths, starts, ends, on_error="return")
-        for path, raw, (_, offset, buffers) in zip(paths, fetched, pieces, strict=True):
-            if isinstance(raw, BaseException):
-                raise StoreError(f"{path} cannot be read: {raw}") from raw
-            if len(raw) != _size(buffers):
-                raise StoreError(
-                    f"{path} gave {len(raw)} bytes at {offset}, expected {_size(buffers)}; it is cut short"
-                )
+        ends = [offset + sum(map(len, buffers)) for _, offset, buffers in pieces]
+        for raw, (name, offset, buffers) in zip(self._ranges(names, starts, ends), pieces, strict=True):
+            if isinstance(raw, Exception) or len(raw) != sum(map(len, buffers)):
+                problem = raw if isinstance(raw, Exception) else f"it is cut short and gave {len(raw)} bytes"
+                raise StoreError(f"{self.url}/{name} cannot be read at byte {offset}: {problem}")
             at = 0
             for buffer in buffers:
                 buffer[:] = raw[at : at + len(buffer)]
                 at += len(buffer)
+
+    def _ranges(self, names: list[str], starts: list[int], ends: list[int]) -> list[bytes | Exception]:
+        paths = [f"{self._root}/{name}" for name in names]
+        return list(self._fs.cat_ranges(paths, starts, ends, on_error="return"))
+
+    def forget(self) -> None:
+        """Nothing is kept open."""
 
     def __str__(self) -> str:
         return self.url
@@ -175,37 +188,28 @@ def files_at(path_or_url: str | os.PathLike[str]) -> Files:
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))
 
 
-def write_first(path: Path, content: bytes) -> bool:
-    """Write a file whole unless there is one already; return whether this call wrote it.
+def write_first(path: Path, content: bytes) -> None:
+    """Write a file whole unless there is one already; of several writers at once, one wins.
 
-    Of several writers at once, one wins and the others see its file.
+    Raises:
+        StoreError: if it cannot be written.
     """
-    if path.exists():
-        return False
     own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    write_whole(own, content)
     try:
-        os.link(own, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
         if path.exists():
-            return False
-        own.replace(path)
-        return True
-    finally:
+            return
+        write_whole(own, content)
+        try:
+            os.link(own, path)
+        except OSError:  # there is one now, or this file system has no hard links
+            if not path.exists():
+                own.replace(path)
         own.unlink(missing_ok=True)
-    flush_folder(path.parent)
-    return True
-
-
-def flush_folder(folder: Path) -> None:
-    """Make new names in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_folder(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            own.unlink(missing_ok=True)
+        raise failed_write(path, error) from error
 
 
 def failed_write(path: Path, error: OSError) -> StoreError:
@@ -217,16 +221,12 @@ def failed_write(path: Path, error: OSError) -> StoreError:
     return StoreError(f"{path} cannot be written: {error}")
 
 
-def _size(buffers: Sequence[memoryview]) -> int:
-    return sum(len(buffer) for buffer in buffers)
-
-
 def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     pending = list(buffers)
     while pending:
         count = os.preadv(descriptor, pending[:MOST_BUFFERS], offset)
         if not count:
-            raise EOFError
+            raise EOFError("it is cut short")
         offset += count
         while pending and count >= len(pending[0]):
             count -= len(pending.pop(0))

@@ -1,25 +1,34 @@
-"""Images to extract: their ids, what identifies their files, and what a backbone sees of them."""
+"""Images to extract: their ids, what identifies their files, what a backbone sees of them, and what they will take."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from dinoneck.data.decoding import ImageInput
+from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.loading import images_below
 from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import DataError, StoreError, counted
+from dinoneck.errors import DataError, DinoneckError, StoreError, counted
+from dinoneck.grid import GridSize, patch_pair
 from dinoneck.regular_files import open_regular
-from dinoneck.store.index import Entry
+from dinoneck.store.description import Description
+from dinoneck.store.encoding import Layout
+from dinoneck.store.shards import Entry, ImageFile
 
+SIZED_IMAGES = 64
+ROW_BYTES = 600  # of an image in the header of its shard and in the index
 _NAMED = 5
+Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
 
 
@@ -75,68 +84,60 @@ def _id(file: Path, base: Path) -> str:
     return image_id
 
 
-class ImageFile(NamedTuple):
-    """What identifies the content of an image's file.
-
-    Attributes:
-        nbytes: its size.
-        mtime_ns: when it was last modified; 0 = not known.
-        blake2b: hash of its bytes, 32 hex digits; empty = not known.
-        root: the folder that the image's id is relative to; empty = not known.
-    """
-
-    nbytes: int
-    mtime_ns: int = 0
-    blake2b: str = ""
-    root: str = ""
-
-
-def image_file(image_id: str, path: Path) -> ImageFile:
+def image_file(path: Path) -> ImageFile:
     """Look at a file and hash it.
 
     Raises:
         OSError: if it cannot be read.
     """
     status = path.stat()  # before the bytes: a file that changes meanwhile is hashed again by the next extraction
-    return ImageFile(status.st_size, max(0, status.st_mtime_ns), _hash_of(path), _root_of(image_id, path))
+    return _hash_of(path), status.st_size, max(0, status.st_mtime_ns)
 
 
 def check_unchanged(items: Iterable[tuple[str, Path]], stored: Mapping[str, Entry]) -> None:
     """Refuse images whose files are not the ones that were extracted under their ids.
 
-    A file is read and hashed only where its root, size or time differ from the stored ones. Stores of version 0.1
-    know the size alone. A file that is not there counts as unchanged.
+    A file is read and hashed only where its root, size or time differ from the stored ones. A file that is not there
+    counts as unchanged.
+
+    Args:
+        items: ids and files.
+        stored: id -> what the store holds; images that it does not hold are left out.
 
     Raises:
         StoreError: naming the images and the remedy.
         DataError: if a file cannot be read.
     """
     pairs = ((stored[image_id], path) for image_id, path in items if image_id in stored)
-    changed = [(entry, path) for entry, path in pairs if not _is_same(entry, path)]
+    changed = [(known, path) for known, path in pairs if not _is_same(known, path)]
     if changed:
-        entry, path = changed[0]
-        ids = ", ".join(repr(entry.id) for entry, _ in changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
-        source = f", which was read from {entry.root}" if entry.root else ""
+        known, path = changed[0]
+        ids = ", ".join(repr(other.id) for other, _ in changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
         raise StoreError(
             f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored "
-            f"as {entry.id!r}{source}, and the stored features are those of that file. Extract into a new store, or "
-            f"under other ids (root=, --root). To replace the features, delete the shards that hold them, such as "
-            f"{entry.file}, and extract again"
+            f"as {known.id!r}, which was read from {known.root}, and the stored features are those of that file. "
+            "Extract into a new store, or under other ids (root=, --root). To replace the features, delete the shards "
+            f"that hold them, such as {known.shard}, and extract again"
         )
 
 
-def _is_same(entry: Entry, path: Path) -> bool:
+def _is_same(known: Entry, path: Path) -> bool:
     try:
         status = path.stat()
-        if not entry.blake2b or status.st_size != entry.photo_bytes:
-            return status.st_size == entry.photo_bytes
-        if status.st_mtime_ns == entry.mtime_ns and _root_of(entry.id, path) == entry.root:
+        if status.st_size != known.nbytes:
+            return False
+        if status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root:
             return True
-        return _hash_of(path) == entry.blake2b
+        return _hash_of(path) == known.blake2b
     except FileNotFoundError:
         return True
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def root_of(image_id: str, path: Path) -> str:
+    """Return the folder that an image's id is relative to."""
+    return str(path.absolute().parents[image_id.count("/")])
 
 
 def _hash_of(path: Path) -> str:
@@ -144,25 +145,66 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _root_of(image_id: str, path: Path) -> str:
-    return str(path.absolute().parents[image_id.count("/")])
-
-
-def views_of(image: ImageInput, preprocess: Preprocessing, patterns: Patterns, image_id: str) -> Tensor:
-    """Return an image under all patterns: (patterns, 3, H, W), normalised.
+def views_of(image: ImageInput, preprocess: Preprocessing, views: Patterns, image_id: str) -> list[Tensor]:
+    """Return an image under all views: (3, H, W) each, normalised; a quarter turn swaps H and W.
 
     The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred
-    and padded like any image; flips turn the finished image, padding included. So padding is the mean colour under
-    every pattern, and a pattern that only flips is exactly the flip of what ``preprocess`` gives.
+    and padded like any image; flips and turns move the finished image, padding included. So padding is the mean colour
+    in every view, and a view that only flips is exactly the flip of what ``preprocess`` gives.
 
     Raises:
         DataError: if the image cannot be used.
         GridError: if the patch does not divide it.
     """
     fitted = preprocess.fitted(image)
-    images = []
-    for i in range(len(patterns)):
-        axes = [axis for axis, flipped in zip((-1, -2), patterns.flips(i), strict=True) if flipped]
-        upright = patterns.apply(fitted, i, image_id).flip(axes)
-        images.append(preprocess.finished([upright]).images[0].flip(axes))
-    return torch.stack(images)
+    upright = (views.undo(views.apply(fitted, i, image_id), i) for i in range(len(views)))
+    return [views.place(preprocess.finished([x]).images[0], i) for i, x in enumerate(upright)]
+
+
+def plan(items: Sequence[Item], missing: int, description: Description, folder: Path) -> str:
+    """Return what an extraction will store and what is free, before any work.
+
+    Args:
+        items: all images.
+        missing: how many of them the store lacks.
+        description: of the store.
+        folder: of the store.
+
+    Raises:
+        StoreError: if they do not fit on the disk, naming the smallest change with which they do.
+    """
+    layout, views = _typical_layout(items, description), len(description.views)
+    size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
+    each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
+    text = (
+        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(layout.num_layers, 'layer')} in "
+        f"{layout.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
+    )
+    if size * missing > free:
+        raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")
+    return text
+
+
+def _typical_layout(items: Sequence[Item], description: Description) -> Layout:
+    """The layout of an image; where images keep their own sizes, of the mean of some."""
+    prepare = description.preprocess
+    if (grid := prepare.grid()) is not None:
+        return description.layout(grid)
+    counts, (down, across) = [], patch_pair(prepare.patch_size)
+    for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
+        with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
+            height, width = prepare.placement(read_image_size(path)).canvas
+            counts.append(height // down * (width // across))
+    return description.layout(GridSize(1, -(-sum(counts) // max(1, len(counts)))))
+
+
+def _smaller(layout: Layout, views: int, most: int) -> str:
+    """Which fewer layers, views or bits make an image as small as this."""
+    changes = itertools.product(range(layout.num_layers, 0, -1), range(views, 0, -1), (layout.dtype, "int8"))
+    for layers, fewer, dtype in changes:
+        if replace(layout, num_layers=layers, dtype=dtype).nbytes * fewer <= most:
+            kept = [f"{layers} of {layout.num_layers} layers"] * (layers < layout.num_layers)
+            kept += [f"{fewer} of {views} views"] * (fewer < views)
+            kept += ["dtype='int8' (--dtype int8)"] * (dtype != layout.dtype)
+            return f"They fit with {', '.join(kept)}"
+    return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"

@@ -25,43 +25,44 @@ _SHARE = 0.9
 
 
 class MemoryStore:
-    """The records of a store in memory, in the stored dtype: the same ``ids`` and ``batch`` without reading.
+    """The views of a store in memory, in the stored dtype: the same ``ids`` and ``batch`` without reading.
 
     Args:
         store: to read from, once.
         ids: images to keep; None = all. They must have one grid.
-        patterns: to keep; None = all.
+        views: to keep; None = all.
         device: where they are kept, such as ``cuda``; batches are made there.
 
     Raises:
         StoreError: if they do not fit into the memory that is free.
-        DataError: if an id or a pattern is unknown, or the grids differ.
+        DataError: if an id or a view is unknown, or the grids differ.
     """
 
     def __init__(
         self,
         store: FeatureStore,
         ids: Sequence[str] | None = None,
-        patterns: Sequence[int] | None = None,
+        views: Sequence[int] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         self.ids = store.ids if ids is None else tuple(ids)
-        kept = [*range(len(store.patterns))] if patterns is None else [int(pattern) for pattern in patterns]
-        first = store.patterns.patterns[: len(kept)]  # training draws from all that a source has
-        self.patterns = Patterns(first) if first and kept == [*range(len(kept))] else store.patterns
-        pairs = [(image_id, pattern) for image_id in self.ids for pattern in kept]
-        needed = len(kept) * sum(store.reader.entry(image_id).length for image_id in self.ids)
+        kept = [*range(len(store.views))] if views is None else [int(view) for view in views]
+        first = store.views.patterns[: len(kept)]  # training draws from all that a source has
+        self.views = Patterns(first) if first and kept == [*range(len(kept))] else store.views
+        pairs = [(image_id, view) for image_id in self.ids for view in kept]
+        sizes = (store.description.layout(entry.grid).nbytes for _, entry in store.reader.entries.find(self.ids))
+        needed = len(kept) * sum(sizes)
         free = free_memory()
         if free is not None and needed > _SHARE * free:
             raise StoreError(
-                f"{len(self.ids)} images x {len(kept)} patterns need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
-                "are free; keep fewer ids or patterns, or read from the FeatureStore itself"
+                f"{len(self.ids)} images x {len(kept)} views need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
+                "are free; keep fewer ids or views, or read from the FeatureStore itself"
             )
         self._known = frozenset(self.ids)
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.reader.columns([i for i, _ in pairs], [p for _, p in pairs])
-        if store.dtype == "int8":
-            columns = {**columns, "channel_scale": tuple(store.reader.scale())}
+        if store.reader.scale is not None:
+            columns = {**columns, "channel_scale": tuple(store.reader.scale)}
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
         self._reader = store.reader
         self.dtype = store.dtype
@@ -79,33 +80,33 @@ class MemoryStore:
     def batch(
         self,
         ids: Sequence[str],
-        patterns: int | Sequence[int] | None = None,
+        views: int | Sequence[int] | None = None,
         *,
         dtype: torch.dtype | None = torch.float32,
     ) -> Tokens:
         """Return the tokens of these images, in this order; see :meth:`FeatureStore.batch`."""
-        return self._reader.assemble(self._chosen(self._places(ids, patterns)), self._grid, dtype)
+        return self._reader.assemble(self._chosen(self._places(ids, views)), self._grid, dtype)
 
-    def stored(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Stored:
+    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return what a batch is made of: the records, or on a device their row numbers; for training."""
-        rows = self._places(ids, patterns)
+        rows = self._places(ids, views)
         if next(iter(self._columns.values()))[0].device.type == "cpu":
             return self._reader.stored(self._chosen(rows), self._grid)
         return [rows], lambda moved: self._reader.assemble(self._chosen(moved[0]), self._grid)
 
-    def quantised(self, ids: Sequence[str], patterns: int | Sequence[int] | None = None) -> QuantisedTokens:
+    def quantised(self, ids: Sequence[str], views: int | Sequence[int] | None = None) -> QuantisedTokens:
         """Return int8 tokens as they are; see :meth:`FeatureStore.quantised`."""
         if self.dtype != "int8":
             raise StoreError("only int8 stores give quantised tokens: use batch()")
-        return self._reader.quantised(self._chosen(self._places(ids, patterns)), self._grid)
+        return self._reader.quantised(self._chosen(self._places(ids, views)), self._grid)
 
-    def _places(self, ids: Sequence[str], patterns: int | Sequence[int] | None) -> Tensor:
-        """The rows of images under patterns."""
-        pairs = list(zip(ids, self._reader.numbers(ids, patterns), strict=True))
+    def _places(self, ids: Sequence[str], views: int | Sequence[int] | None) -> Tensor:
+        """The rows of images in views."""
+        pairs = list(zip(ids, self._reader.numbers(ids, views), strict=True))
         missing = [pair for pair in pairs if pair not in self._rows]
         if missing or not pairs:
             raise DataError(
-                f"pattern {missing[0][1]} of {missing[0][0]!r} is not kept here" if missing else "no ids given"
+                f"view {missing[0][1]} of {missing[0][0]!r} is not kept here" if missing else "no ids given"
             )
         return torch.tensor([self._rows[pair] for pair in pairs])
 
@@ -135,14 +136,14 @@ class StoreDataset(Dataset[Sample]):
     Args:
         store: to read from.
         ids: images; None = all.
-        patterns: ``"random"``: each image once, another pattern at every epoch (training); a number: each image once
-            under this pattern (validation: 0); several numbers: each image under each of them, images in the outer
-            loop (test-time augmentation): sample s is image s // k under ``patterns[s % k]``.
-        seed: with the epoch and the sample's number it decides on random patterns.
+        views: ``"random"``: each image once, another view at every epoch (training); a number: each image once
+            in this view (validation: 0); several numbers: each image in each of them, images in the outer
+            loop (test-time augmentation): sample s is image s // k under ``views[s % k]``.
+        seed: with the epoch and the sample's number it decides on random views.
         as_stored: hand tokens out without a cast: Tokens in the store's own dtype, QuantisedTokens from int8.
 
     Raises:
-        DataError: if an id or a pattern is not in the store.
+        DataError: if an id or a view is not in the store.
 
     Examples:
         ``StoreDataset(store, train_ids, "random").loader(32, shuffle=True)``; call ``set_epoch(epoch)`` before each.
@@ -152,44 +153,45 @@ class StoreDataset(Dataset[Sample]):
         self,
         store: FeatureStore | MemoryStore,
         ids: Sequence[str] | None = None,
-        patterns: Literal["random"] | int | Sequence[int] = "random",
+        views: Literal["random"] | int | Sequence[int] = "random",
         seed: int = 0,
         as_stored: bool = False,
     ) -> None:
         self.store = store
         self.as_stored = as_stored
         self.ids = store.ids if ids is None else tuple(ids)
-        unknown = [image_id for image_id in ids or () if image_id not in store]
+        known = frozenset(() if ids is None else store.ids)
+        unknown = [image_id for image_id in ids or () if image_id not in known]
         if unknown:
             raise DataError(f"{len(unknown)} ids are not in the store, the first is {unknown[0]!r}")
-        if isinstance(patterns, str) and patterns != "random":
-            raise ConfigError(f"patterns is {patterns!r}; expected 'random', a number or several numbers")
-        self.random = patterns == "random"
-        self.patterns: tuple[int, ...] = ()
-        if not isinstance(patterns, str):
-            self.patterns = (patterns,) if isinstance(patterns, int) else tuple(int(pattern) for pattern in patterns)
-            wrong = [pattern for pattern in self.patterns if not 0 <= pattern < len(store.patterns)]
-            if wrong or not self.patterns:
-                raise DataError(f"patterns is {patterns!r}; the store holds 0 ... {len(store.patterns) - 1}")
+        if isinstance(views, str) and views != "random":
+            raise ConfigError(f"views is {views!r}; expected 'random', a number or several numbers")
+        self.random = views == "random"
+        self.views: tuple[int, ...] = ()
+        if not isinstance(views, str):
+            self.views = (views,) if isinstance(views, int) else tuple(int(view) for view in views)
+            wrong = [view for view in self.views if not 0 <= view < len(store.views)]
+            if wrong or not self.views:
+                raise DataError(f"views is {views!r}; the store holds 0 ... {len(store.views) - 1}")
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that random patterns are drawn for; workers that are running see it too."""
+        """Choose the epoch that random views are drawn for; workers that are running see it too."""
         self._epoch.fill_(epoch)
 
-    def pattern_of(self, sample: int) -> int:
-        """Return the pattern that a sample has, in this epoch."""
+    def view_of(self, sample: int) -> int:
+        """Return the view that a sample has, in this epoch."""
         if not self.random:
-            return self.patterns[sample % len(self.patterns)]
-        return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(len(self.store.patterns))
+            return self.views[sample % len(self.views)]
+        return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(len(self.store.views))
 
     def id_of(self, sample: int) -> str:
         """Return the image that a sample shows."""
-        return self.ids[sample if self.random else sample // len(self.patterns)]
+        return self.ids[sample if self.random else sample // len(self.views)]
 
     def __len__(self) -> int:
-        return len(self.ids) * (1 if self.random else len(self.patterns))
+        return len(self.ids) * (1 if self.random else len(self.views))
 
     def __getitem__(self, sample: int) -> Sample:
         if not -len(self) <= sample < len(self):
@@ -199,10 +201,10 @@ class StoreDataset(Dataset[Sample]):
     def __getitems__(self, samples: Sequence[int]) -> Sample:
         """Read a whole batch in one go."""
         numbers = [int(sample) for sample in samples]
-        ids, patterns = [self.id_of(n) for n in numbers], [self.pattern_of(n) for n in numbers]
+        ids, views = [self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers]
         if self.as_stored and self.store.dtype == "int8":
-            return self.store.quantised(ids, patterns), torch.tensor(numbers)
-        return self.store.batch(ids, patterns, dtype=None if self.as_stored else torch.float32), torch.tensor(numbers)
+            return self.store.quantised(ids, views), torch.tensor(numbers)
+        return self.store.batch(ids, views, dtype=None if self.as_stored else torch.float32), torch.tensor(numbers)
 
     @staticmethod
     def collate(batch: Any) -> Any:

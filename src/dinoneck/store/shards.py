@@ -1,94 +1,238 @@
-"""Shards: plain safetensors files whose metadata repeats the index lines of what they hold."""
+"""Shards, the only truth of a store: plain safetensors files with the tokens of some images, never changed.
+
+A shard holds one tensor ``<id>/<part>`` of shape (views, layers, ...) per image and part. Its metadata, all text:
+
+* ``made``: what made the tokens: the digest of ``store.json``, for int8 followed by the checksum of the channel scale.
+* ``root``: the folder that the ids are relative to.
+* ``images``: a JSON list of ``[id, rows, cols, checksums, hash, bytes, mtime]``: 16 hex digits of XXH3 per view, then
+  the BLAKE2b hash, size and modification time (ns) of the image's file.
+
+A view's checksum begins with ``made``, id, grid and number of the view, so it fits that view of that image alone.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from typing import Any
+import contextlib
+import functools
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
-from msgspec.structs import replace
+import msgspec
+from msgspec import Meta, Struct
+from safetensors.torch import save
+from torch import Tensor
+from xxhash import xxh3_64
 
+from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.errors import StoreError
 from dinoneck.grid import GridSize
-from dinoneck.store.encoding import ALIGNMENT, SAFETENSORS_NAMES, Layout
-from dinoneck.store.files import Files
-from dinoneck.store.index import Entry
+from dinoneck.store.description import DATA
+from dinoneck.store.encoding import Layout, Part
+from dinoneck.store.files import Files, failed_write
+from dinoneck.tensor_bytes import bytes_of
 
-FOLDER = "data"
 SUFFIX = ".safetensors"
-METADATA_KEY = "dinoneck_store"
-MAX_HEADER_BYTES = 100_000_000  # what safetensors itself allows
+SHARD_BYTES = 64 << 20
+SHARD_IMAGES = 4096  # of small images; a header has at most 100 MB
+SHARD_SECONDS = 30.0
+FIRST_SHARD_SECONDS = 1.0
+CHECKSUM_BYTES = 8
+_FIRST_READ = 1 << 16
+_OWN = ("store.json", "channel_scale", "index.sqlite", "w-")
+_AT_ONCE = 64
+Side = Annotated[int, Meta(ge=1, le=1 << 31)]
+Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Layouts = Callable[[GridSize], Layout]
+_Listed = tuple[str, Side, Side, str, str, Whole, Whole]  # an image in the metadata
+ImageFile = tuple[str, Whole, Whole]
+"""BLAKE2b hash of an image's file in 32 hex digits, its size in bytes and its modification time in ns."""
 
 
-def names(files: Files) -> list[str]:
-    """Return the shards of a store, relative to it, sorted."""
-    inside = files.names(FOLDER)
-    return [f"{FOLDER}/{name}" for name in inside if name.endswith(SUFFIX) and not name.startswith(".")]
+class Entry(Struct, array_like=True, frozen=True):
+    """Where an image is, and what identifies it.
 
-
-def header(entries: list[tuple[Entry, Layout]]) -> tuple[bytes, list[Entry]]:
-    """Return a shard's header bytes, and the entries with their final offsets.
-
-    Tensors are called ``id/pattern/part``, so that any safetensors reader can open a shard.
-
-    Args:
-        entries: in file order, with offsets that count from the beginning of the data.
+    Attributes:
+        id: of the image.
+        rows: of its patch grid, not turned.
+        cols: of its patch grid, not turned.
+        checksums: 8 bytes per view.
+        blake2b: hash of the image's file, 32 hex digits.
+        nbytes: size of that file.
+        mtime_ns: when it was last modified.
+        offsets: where view 0 of each part begins in the shard, 8 bytes each (little endian).
+        shard: its file, relative to the store.
+        root: the folder that the id is relative to.
     """
-    text = _text("\n".join(entry.line() for entry, _ in entries), entries)
-    start = 8 + len(text)
-    return len(text).to_bytes(8, "little") + text, [replace(e, offset=e.offset + start) for e, _ in entries]
+
+    id: str
+    rows: Side
+    cols: Side
+    checksums: bytes
+    blake2b: str
+    nbytes: int
+    mtime_ns: int
+    offsets: bytes
+    shard: str
+    root: str
+
+    @property
+    def grid(self) -> GridSize:
+        """The patch grid."""
+        return GridSize(self.rows, self.cols)
+
+    def begins(self) -> tuple[int, ...]:
+        """Return the byte of the shard where view 0 of each part begins."""
+        return struct.unpack(f"<{len(self.offsets) // 8}Q", self.offsets)
 
 
-def entries_in(files: Files, name: str, layout_of: Callable[[GridSize], Layout]) -> list[Entry]:
-    """Return the index lines that belong to a shard, from its own header.
+def checksum(made: str, image_id: str, grid: GridSize, view: int, chunks: Iterable[memoryview]) -> bytes:
+    """Return the checksum of one view of an image."""
+    value = xxh3_64(f"{made} {view} {grid.rows}x{grid.cols} {image_id}".encode())
+    for chunk in chunks:
+        value.update(chunk)
+    return value.digest()
 
-    The header is made again from its lines and compared byte for byte, so a damaged one is not trusted.
+
+def shards_of(files: Files) -> dict[str, int | None]:
+    """Return the shards of a store, relative to it and sorted, with their sizes where the listing has them."""
+    listing = files.sizes(DATA)
+    return {f"{DATA}/{name}": listing[name] for name in listing if name.endswith(SUFFIX) and name[0] != "."}
+
+
+def read_entries(
+    files: Files, shards: Mapping[str, int | None], made: str, layouts: Layouts
+) -> Iterator[tuple[str, int, list[Entry] | StoreError]]:
+    """Yield every shard with its size and its entries, or with the reason why it is not one of this store.
 
     Args:
         files: of the store.
-        name: of the shard, relative to the store.
-        layout_of: gives the layout of the store's records on a grid.
-
-    Raises:
-        StoreError: if it is not a whole shard of this store, or its header is damaged.
+        shards: to read, and their sizes where they are known.
+        made: what the store's own shards begin with.
+        layouts: gives the layout of the store's views on a grid.
     """
-    try:
-        size = files.size(name)
-        length = int.from_bytes(_read(files, name, 0, 8), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f"its header would have {length} bytes")
-        text = _read(files, name, 8, length)
-        lines = json.loads(text)["__metadata__"][METADATA_KEY]
-        found = [Entry.parsed(line.encode()) for line in lines.split("\n")]
-        if text != _text(lines, [(entry, layout_of(GridSize(*entry.grid))) for entry in found]):
-            raise ValueError("its header is damaged")
-        entries = [replace(entry, offset=entry.offset + 8 + length) for entry in found]
-        if max(entry.at(len(entry.crc32)) for entry in entries) != size:
-            raise ValueError("it is cut short")
-        if any(entry.file != name for entry in entries):
-            raise ValueError("it is a copy of another file")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise StoreError(f"{files}/{name} is not a whole shard of this store: {error}") from error
+    parts_on = functools.cache(lambda grid: layouts(grid).parts)
+    names = list(shards)
+    for first in range(0, len(names), _AT_ONCE):
+        some = {name: shards[name] for name in names[first : first + _AT_ONCE]}
+        for name, start in zip(some, files.starts(some, _FIRST_READ), strict=True):
+            try:
+                if isinstance(start, Exception):
+                    raise start
+                yield name, start[1], _entries(files, name, *start, made, parts_on)
+            except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+                yield name, 0, StoreError(f"{files}/{name} is not a whole shard of this store: {error}")
+
+
+def _entries(
+    files: Files, name: str, raw: bytes, size: int, made: str, parts_on: Callable[[GridSize], tuple[Part, ...]]
+) -> list[Entry]:
+    """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if it is damaged."""
+    length = 8 + int.from_bytes(raw[:8], "little")
+    if not 8 < length <= size:
+        raise ValueError(f"its header would have {length - 8} bytes")
+    if length > len(raw):
+        buffer = bytearray(length)
+        files.fill([(name, 0, [memoryview(buffer)])])
+        raw = bytes(buffer)
+    header = msgspec.json.decode(raw[8:length])
+    text = header.pop("__metadata__")
+    if text["made"] != made:
+        raise ValueError("it holds tokens that were made with other values than store.json and the channel scale state")
+    entries = []
+    for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(text["images"], type=list[_Listed]):
+        grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(digits)
+        for part in parts_on(grid):
+            tensor = header.pop(f"{image_id}/{part.name}")
+            begin, end = tensor["data_offsets"]
+            shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
+            if tensor["shape"] != shape or end - begin != shape[0] * part.nbytes:
+                raise ValueError(f"{image_id!r} has a {part.name} of shape {tensor['shape']}; expected {shape}")
+            if not 0 <= begin <= end <= size - length:
+                raise ValueError("it is cut short")
+            begins.append(length + begin)
+        offsets = struct.pack(f"<{len(begins)}Q", *begins)
+        entries.append(Entry(image_id, *grid, sums, blake2b, nbytes, mtime, offsets, name, text["root"]))
+    if header or not entries:
+        raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
     return entries
 
 
-def _text(lines: str, entries: list[tuple[Entry, Layout]]) -> bytes:
-    """Return the JSON text of a header that repeats these index lines; offsets count from the beginning of the data."""
-    tensors: dict[str, Any] = {}
-    for entry, layout in entries:
-        for pattern in range(len(entry.crc32)):
-            for part in layout.parts:
-                begin = entry.at(pattern) + part.offset
-                tensors[f"{entry.id}/{pattern}/{part.name}"] = {
-                    "dtype": SAFETENSORS_NAMES[part.dtype],
-                    "shape": list(part.shape),
-                    "data_offsets": [begin, begin + part.nbytes],
-                }
-    text = json.dumps({"__metadata__": {METADATA_KEY: lines}, **tensors}, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % ALIGNMENT)
+class Writer:
+    """Collects images and writes shards; call :meth:`flush` at the end.
+
+    Every writer has a random name of its own, so any number of them may work on one store at once.
+
+    Args:
+        root: folder of the store.
+        made: what made the tokens.
+        source: the folder that the images' ids are relative to.
+        shard_bytes: a shard is written once it holds this much; one image is never split. One is also written when an
+            image is added 30 s after the shard before it; the first ones sooner (1 s, 2 s, 4 s ...), so that a process
+            that is killed again and again makes progress.
+    """
+
+    def __init__(self, root: Path, made: str, source: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.root, self.made, self.source, self.shard_bytes = root, made, source, shard_bytes
+        self.name = f"w-{secrets.token_hex(12)}"
+        self._seconds, self._flushed = FIRST_SHARD_SECONDS, time.monotonic()
+        self._count = self._bytes = 0
+        self._images: list[_Listed] = []
+        self._tensors: dict[str, Tensor] = {}
+
+    def __reduce__(self) -> Any:  # a copy in another process has a name of its own
+        return Writer, (self.root, self.made, self.source, self.shard_bytes)
+
+    def add(self, image_id: str, parts: dict[str, Tensor], grid: GridSize, file: ImageFile) -> None:
+        """Take all views of one image, part name -> (views, layers, ...); they become visible together.
+
+        Raises:
+            StoreError: if the disk is full or not writable.
+        """
+        views = len(next(iter(parts.values())))
+        sums = [
+            checksum(self.made, image_id, grid, view, [bytes_of(part[view]) for part in parts.values()])
+            for view in range(views)
+        ]
+        self._images.append((image_id, *grid, b"".join(sums).hex(), *file))
+        self._tensors |= {f"{image_id}/{name}": part for name, part in parts.items()}
+        self._bytes += sum(part.nbytes for part in parts.values())
+        if self._bytes >= self.shard_bytes or len(self._images) >= SHARD_IMAGES:
+            self.flush()
+        elif time.monotonic() - self._flushed >= self._seconds:
+            self._seconds = min(2 * self._seconds, SHARD_SECONDS)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was collected as one shard. It gets its name when all of it is on the disk and was read back.
+
+        Raises:
+            StoreError: if the disk is full or not writable; what was finished before stays.
+        """
+        if not self._images:
+            return
+        text = {"made": self.made, "root": self.source, "images": msgspec.json.encode(self._images).decode()}
+        content = save(self._tensors, text)
+        path = self.root / DATA / f"{self.name}-{self._count:06d}{SUFFIX}"
+        self._count, self._bytes, self._images, self._tensors = self._count + 1, 0, [], {}  # a failed write is final
+        try:
+            write_whole(path, content, check=lambda written: _check_written(written, content))
+        except OSError as error:
+            raise failed_write(path, error) from error
+        self._flushed = time.monotonic()
 
 
-def _read(files: Files, name: str, offset: int, nbytes: int) -> bytes:
-    buffer = bytearray(nbytes)
-    files.fill([(name, offset, [memoryview(buffer)])])
-    return bytes(buffer)
+def _check_written(path: Path, content: bytes) -> None:
+    if path.read_bytes() != content:
+        raise OSError(f"{path} has other bytes than were written; check the disk")
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove temporary files of a store that were not written to for an hour: their writers were killed."""
+    for path in (*root.glob(".*"), *(root / DATA).glob(".w-*")):
+        with contextlib.suppress(OSError):
+            if path.name.strip(".").startswith(_OWN) and time.time() - path.stat().st_mtime > STALE_AFTER_S:
+                path.unlink()

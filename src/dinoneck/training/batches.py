@@ -41,7 +41,7 @@ class Batch:
 
 def patterns_of(source: object) -> Flips | None:
     """Return the augmented views of a source that has several."""
-    views: Flips | None = getattr(source, "patterns", None)
+    views: Flips | None = getattr(source, "views", None)
     return views if views is not None and len(views) > 1 else None
 
 

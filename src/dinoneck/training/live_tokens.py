@@ -67,21 +67,21 @@ class LiveTokens:
             )
 
     @property
-    def patterns(self) -> Views | None:
+    def views(self) -> Views | None:
         """With a transform its views, one per seed of its random numbers, the image as it is first; else None."""
         return None if self.transform is None else Views(2**32)
 
-    def decoded(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> list[Tensor]:
+    def decoded(self, ids: Sequence[str], views: Sequence[int] | None = None) -> list[Tensor]:
         """Return the images as far as no random numbers are needed, so that threads may do it ahead of their step.
 
         Those that a transform will change are decoded, others prepared up to the normalisation.
 
         Raises:
-            DataError: if an id or a pattern is unknown, or an image cannot be used.
+            DataError: if an id or a view is unknown, or an image cannot be used.
         """
-        rows, views = looked_up(self._rows, ids), [0] * len(ids) if patterns is None else patterns
+        rows, views = looked_up(self._rows, ids), [0] * len(ids) if views is None else views
         if self.transform is None and any(views):
-            raise DataError(f"live tokens without a transform have pattern 0 only; asked for {sorted(set(views))}")
+            raise DataError(f"live tokens without a transform have view 0 only; asked for {sorted(set(views))}")
 
         def read(item: tuple[int, int]) -> Tensor:
             row, view = item
@@ -89,34 +89,34 @@ class LiveTokens:
 
         return [*in_threads(read, [*zip(rows, views, strict=True)])]
 
-    def prepared(self, decoded: Sequence[Tensor], patterns: Sequence[int] | None = None) -> Tensor:
+    def prepared(self, decoded: Sequence[Tensor], views: Sequence[int] | None = None) -> Tensor:
         """Return images of :meth:`decoded`, transformed and prepared: (B, 3, H, W) float32 on the CPU.
 
         Raises:
             DataError: if the transform returns no image, or the images come to different sizes.
         """
-        if patterns is not None and self.transform is not None:
-            pairs = [*zip(decoded, patterns, strict=True)]
+        if views is not None and self.transform is not None:
+            pairs = [*zip(decoded, views, strict=True)]
             # one after another, as they draw from the global generators
             drawn = [(apply_transform(self.transform, image, view) if view else image, view) for image, view in pairs]
             decoded = [*in_threads(lambda pair: self.preprocess.fitted(pair[0]) if pair[1] else pair[0], drawn)]
         return self.preprocess.finished(decoded).images
 
-    def images(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tensor:
-        """Return the prepared images (B, 3, H, W), float32, on the CPU; a pattern above 0 is a seed of the transform.
+    def images(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tensor:
+        """Return the prepared images (B, 3, H, W), float32, on the CPU; a view above 0 is a seed of the transform.
 
         Raises:
-            DataError: if an id or a pattern is unknown, or an image cannot be used.
+            DataError: if an id or a view is unknown, or an image cannot be used.
         """
-        return self.prepared(self.decoded(ids, patterns), patterns)
+        return self.prepared(self.decoded(ids, views), views)
 
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
 
         Raises:
             DataError: as :meth:`images` does.
         """
-        [images] = send([self.images(ids, patterns)], next(self.backbone.parameters()).device)
+        [images] = send([self.images(ids, views)], next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
 

@@ -1,4 +1,4 @@
-"""Sources of training tokens: anything with ``ids`` and ``batch(ids, patterns)``."""
+"""Sources of training tokens: anything with ``ids`` and ``batch(ids, views)``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Flips(Protocol):
 class TokenSource(Protocol):
     """Tokens by image id and augmentation pattern.
 
-    A class may have ``stored(ids, patterns)`` next to ``batch``: it returns a list of tensors as they are kept, and a
+    A class may have ``stored(ids, views)`` next to ``batch``: it returns a list of tensors as they are kept, and a
     function that makes the float32 Tokens of them on the device where they have arrived. Training then moves the
     narrower dtype, and a thread reads ahead of the step: ``stored`` must not draw random numbers, and later calls must
     not change the tensors of an earlier one.
@@ -66,8 +66,8 @@ class TokenSource(Protocol):
         """All image ids."""
         ...
 
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        """Return the Tokens of these images, in this order; ``patterns`` picks an augmentation for each."""
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these images, in this order; ``views`` picks an augmented view for each."""
         ...
 
 
@@ -81,7 +81,7 @@ class SomeTokens:
 
     Attributes:
         own_ids: id -> the source's own.
-        patterns: the source's augmented views; None where it has none.
+        views: the source's augmented views; None where it has none.
 
     Raises:
         DataError: if the source lacks one, or one stands twice.
@@ -90,7 +90,7 @@ class SomeTokens:
     def __init__(self, source: TokenSource, ids: Sequence[str], own_ids: Sequence[str] | None = None) -> None:
         self.source, self.ids = source, tuple(ids)
         self.own_ids = dict(zip(self.ids, self.ids if own_ids is None else own_ids, strict=True))
-        self.patterns: Flips | None = getattr(source, "patterns", None)
+        self.views: Flips | None = getattr(source, "views", None)
         known = set(source.ids)
         missing = [image_id for image_id, own in self.own_ids.items() if own not in known]
         if missing or len(self.own_ids) != len(self.ids):
@@ -99,10 +99,10 @@ class SomeTokens:
                 f"is {missing[0] if missing else None!r}; the tokens belong to other images"
             )
 
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, in this order."""
         own = looked_up(self.own_ids, ids)
-        return self.source.batch(own) if patterns is None else self.source.batch(own, patterns)
+        return self.source.batch(own) if views is None else self.source.batch(own, views)
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what distinguishes the tokens of these ids from others; None = of all."""
@@ -122,14 +122,14 @@ def is_stored(source: TokenSource) -> bool:
     return "stored" in vars(owner)
 
 
-def stored_tokens(source: TokenSource, ids: Sequence[str], patterns: Sequence[int] | None) -> Stored:
+def stored_tokens(source: TokenSource, ids: Sequence[str], views: Sequence[int] | None) -> Stored:
     """Return the tensors of a batch and the function that makes Tokens of them."""
     if isinstance(source, SomeTokens):
-        return stored_tokens(source.source, looked_up(source.own_ids, ids), patterns)
+        return stored_tokens(source.source, looked_up(source.own_ids, ids), views)
     if is_stored(source):
-        stored: Stored = source.stored(ids, patterns)  # type: ignore[attr-defined]
+        stored: Stored = source.stored(ids, views)  # type: ignore[attr-defined]
         return stored
-    tokens = source.batch(ids) if patterns is None else source.batch(ids, patterns)
+    tokens = source.batch(ids) if views is None else source.batch(ids, views)
     return tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
 
 
@@ -190,12 +190,12 @@ class MemoryTokens:
             raise DataError(
                 f"{len(self.ids)} ids ({len(self._rows)} different) for {', '.join(map(str, lengths))} samples"
             )
-        self.tokens, self.colours, self.views = tokens, colours, tuple(views)
+        self.tokens, self.colours, self._others = tokens, colours, tuple(views)
 
     @property
-    def patterns(self) -> Views | None:
+    def views(self) -> Views | None:
         """The augmented views, the image as it is first; None where there are none."""
-        return Views(1 + len(self.views)) if self.views else None
+        return Views(1 + len(self._others)) if self._others else None
 
     @classmethod
     def extract(
@@ -221,7 +221,7 @@ class MemoryTokens:
             transforms: one more view of every image each: torchvision v2 transforms, albumentations' or functions of
                 a uint8 tensor (3, height, width). They come before the resize. What they draw depends on the image's
                 id and the view alone. Training draws a view per sample and epoch. Tasks with maps are refused, as
-                transforms may move pixels; a feature store's patterns state their flips.
+                transforms may move pixels; a feature store's views state their flips.
 
         Raises:
             DataError: if there are none or not one per id, if an image cannot be used or has another size, or values
@@ -253,21 +253,21 @@ class MemoryTokens:
         plain, *others = [Tokens.cat(parts) for parts in views]
         return cls(ids, plain, torch.cat(colours), others)
 
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        """Return float32 Tokens of these ids; pattern 0 is the image as it is, others are its views."""
-        tensors, tokens = self.stored(ids, patterns)
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+        """Return float32 Tokens of these ids; view 0 is the image as it is."""
+        tensors, tokens = self.stored(ids, views)
         return tokens(tensors)
 
-    def stored(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Stored:
+    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
-        rows, every = self.rows(ids), (self.tokens, *self.views)
-        if patterns is None or not any(patterns):
+        rows, every = self.rows(ids), (self.tokens, *self._others)
+        if views is None or not any(views):
             kept = self.tokens[rows]
-        elif all(0 <= pattern < len(every) for pattern in patterns):
-            kept = Tokens.cat([every[p][rows[i : i + 1]] for i, p in enumerate(patterns)])
+        elif all(0 <= view < len(every) for view in views):
+            kept = Tokens.cat([every[view][rows[i : i + 1]] for i, view in enumerate(views)])
         else:
-            known = f"0 ... {len(every) - 1}" if self.views else "0 only"
-            raise DataError(f"these tokens have pattern {known}; asked for {sorted(set(patterns))}")
+            known = f"0 ... {len(every) - 1}" if self._others else "0 only"
+            raise DataError(f"these tokens have view {known}; asked for {sorted(set(views))}")
         return kept.sequence, lambda moved: replace(kept, sequence=tuple(x.float() for x in moved))
 
     def rows(self, ids: Sequence[str]) -> Tensor:
@@ -277,6 +277,6 @@ class MemoryTokens:
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what distinguishes the tokens of these ids from others; None = of all."""
         plain, *others = [
-            _token_record(tokens if ids is None else tokens[self.rows(ids)]) for tokens in (self.tokens, *self.views)
+            _token_record(tokens if ids is None else tokens[self.rows(ids)]) for tokens in (self.tokens, *self._others)
         ]
         return {**plain, "views": others} if others else plain

@@ -17,7 +17,7 @@ from safetensors.torch import save as tensor_file
 from torch import Tensor
 
 from dinoneck.atomic import write_text, write_whole
-from dinoneck.configured import encode
+from dinoneck.codec import encode
 from dinoneck.errors import CheckpointError
 from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
@@ -76,7 +76,7 @@ class RunFiles:
         """Write the state, then the log.
 
         Raises:
-            CheckpointError: if they cannot be written; the older state stays.
+            CheckpointError: if they cannot be written; the state that is there stays.
         """
         if self.folder is not None and self.processes.writes:
             save_state(self.folder / STATE, {"run": self.run, **loop.state()})
@@ -132,7 +132,7 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
         name = differences[0]
         raise CheckpointError(
             f"{where} holds the state of another run: {name} is {old.get(name)!r} there and {new.get(name)!r} here"
-            f"{more}. Give this run a folder of its own, or replace the older one: fit(..., resume=False), --no-resume",
+            f"{more}. Give this run a folder of its own, or replace that state: fit(..., resume=False), --no-resume",
             step="pairing",
         )
 
@@ -168,7 +168,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write a nested state of dicts, lists, numbers, strings, None and tensors.
 
     Raises:
-        CheckpointError: if the file cannot be written; an older one stays as it was.
+        CheckpointError: if the file cannot be written; one that is there stays as it was.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"format": FORMAT, "schema": SCHEMA, "state": _packed(state, tensors)}, sort_keys=True)

@@ -26,25 +26,25 @@ class TableSource(SomeTokens):
     folders is left out of all names, as few as possible.
 
     Args:
-        source: tokens by its own ids, with ``patterns`` where it has several views per image.
+        source: tokens by its own ids, with ``views`` where it has several views per image.
         names: the table's ids: paths of images.
-        patterns: only the source's first augmented views are used, this many; None = all.
+        views: only the source's first augmented views are used, this many; None = all.
 
     Raises:
         DataError: if the source lacks an image, or two names match one of its ids.
         ConfigError: if the source has fewer views.
     """
 
-    def __init__(self, source: TokenSource, names: Sequence[str], patterns: int | None = None) -> None:
+    def __init__(self, source: TokenSource, names: Sequence[str], views: int | None = None) -> None:
         super().__init__(source, names, _matched(names, source.ids))
-        count = 1 if self.patterns is None else len(self.patterns)
-        if patterns is not None and patterns > count:
+        count = 1 if self.views is None else len(self.views)
+        if views is not None and views > count:
             raise ConfigError(
-                f"views is {patterns} (--views) and the store has {count} augmented views; extract the images with "
+                f"views is {views} (--views) and the store has {count} augmented views; extract the images with "
                 "more, or ask for fewer"
             )
-        if patterns is not None and self.patterns is not None:
-            self.patterns = Views(patterns, self.patterns.flips)
+        if views is not None and self.views is not None:
+            self.views = Views(views, self.views.flips)
 
 
 def compare_images(store: FeatureStore, ids: Collection[str], files: Mapping[str, Path]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from torch import Tensor
 
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.projection import Links
 from dinoneck.viz.drawing import SCALE, Floats, colour_bar, describe, new_figure, numbers, span

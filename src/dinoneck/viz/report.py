@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageColor
 
-from dinoneck.configured import at_least
+from dinoneck.codec import at_least
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__

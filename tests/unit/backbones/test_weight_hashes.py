@@ -19,7 +19,7 @@ def test_it_is_one_for_all_forms_of_the_same_weights() -> None:
     record = backbone.record()
     own = backbone(IMAGES).source
     assert own == weight_hashes.fingerprint_from_record(record) == record["weights_sha256"][:16]
-    assert "fingerprint" not in record  # float32 records are those of version 0.1
+    assert "fingerprint" not in record  # in float32 it follows from the hashes
     half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
     assert half.record()["fingerprint"] == weight_hashes.fingerprint_from_record(half.record()) == own
     copies = [half, copy.deepcopy(half), pickle.loads(pickle.dumps(half))]

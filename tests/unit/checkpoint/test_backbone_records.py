@@ -113,7 +113,12 @@ def test_an_empty_path_is_not_the_current_folder(
     monkeypatch.chdir(tmp_path)
     save_head("h.safetensors", head(), backbone=load_backbone("dinoneck_tiny"))
     before = Path("h.safetensors").read_bytes()
-    verbs = [["verify", ""], ["diff", "h.safetensors", ""], ["push", "", "me/x"], ["extract", "", "--out", "s"]]
+    verbs = [
+        ["verify", ""],
+        ["export", "h.safetensors", "--out", ""],
+        ["push", "", "me/x"],
+        ["extract", "", "--out", "s"],
+    ]
     for verb in verbs:
         assert main(verb) == 2
         assert "an argument is empty" in capsys.readouterr().err

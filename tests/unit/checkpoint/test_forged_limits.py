@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.faults.signed import content_of, forged, written
+from tests.faults.signed import forged
 
-from dinoneck import CheckpointError, HeadCheckpoint, HeadEnsemble, PatchMeanHead, Task
+from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task
 from dinoneck.checkpoint.schema import entries_of
 
 
 def plain(**options: Any) -> HeadCheckpoint:
     return HeadCheckpoint.from_module(PatchMeanHead(4, [Task("a", labels=("x",))], hidden_dim=4), **options)
-
-
-def of_schema_1(head: HeadCheckpoint, change: Callable[[dict[str, Any], dict[str, Any]], object]) -> bytes:
-    meta, state = content_of(head)
-    for key in ("versions", "training", "license", "tta"):
-        del meta[key]
-    meta["schema"] = 1
-    change(meta, state)
-    return written(meta, state)
 
 
 def refused(content: bytes, path: Path, step: str, message: str) -> None:
@@ -34,23 +24,15 @@ def refused(content: bytes, path: Path, step: str, message: str) -> None:
     assert caught.value.step == step
 
 
-def test_parts_beyond_the_tensors_of_an_older_file(tmp_path: Path) -> None:
-    pair = HeadCheckpoint.from_module(HeadEnsemble.from_heads([PatchMeanHead(4, [Task("a")]) for _ in range(2)]))
-    members = [{"type": "dense", "config": {}}] * 1600
-    content = of_schema_1(pair, lambda meta, state: meta["config"].update(members=members))
-    refused(content, tmp_path / "h", "config", "names 1601 parts, the file holds 8 tensors")
-
-
 @pytest.mark.parametrize("shape", [[0, 1 << 47, 1 << 47], [1 << 30, 0, 1 << 31]])
 def test_sides_that_no_empty_tensor_can_have(shape: list[int], tmp_path: Path) -> None:
     def change(meta: dict[str, Any], state: dict[str, Any]) -> None:
         meta["tensors"].append(["zz", "F32", shape])
         state["zz"] = torch.empty(0)
 
-    for version in (of_schema_1, forged):
-        with pytest.raises(CheckpointError, match=r"fewer than 2\^63"):
-            entries_of([["zz", "F32", shape]])
-        refused(version(plain(), change), tmp_path / "h", "tensors", "zz")
+    with pytest.raises(CheckpointError, match=r"fewer than 2\^63"):
+        entries_of([["zz", "F32", shape]])
+    refused(forged(plain(), change), tmp_path / "h", "tensors", "zz")
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:" + "A" * 64])

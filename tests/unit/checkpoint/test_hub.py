@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +24,8 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.checkpoint import hub as hub_rooms
-from dinoneck.checkpoint import model_card, pull_from_hub
-from dinoneck.checkpoint.hub import commit_of, download, names_a_repo
+from dinoneck.checkpoint import model_card
+from dinoneck.checkpoint.hub import download, names_a_repo
 from dinoneck.hub_errors import redacted_line, unreachable
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -252,45 +251,10 @@ def test_no_token_in_messages_and_logs(
     assert all(token is None for _, path, token in hub.requests if "/cdn/" in path)
 
 
-def test_pull_gives_a_checked_file_or_none(hub: Hub, head: Path, tmp_path: Path) -> None:
-    content = head.read_bytes()
-    repo = hub.repo("me/one", {"h.safetensors": content})
-    out = tmp_path / "mine.safetensors"
-    assert pull_from_hub("me/one", out) == repo.branches["main"]
-    assert out.read_bytes() == content
-    assert not out.is_symlink()
-    repo.commit({"h.safetensors": content[:-1]})
-    with pytest.raises(CheckpointError, match="me/one at .*cut short"):
-        pull_from_hub("me/one", out)
-    assert out.read_bytes() == content, "the old file stays"
-    assert pull_from_hub("me/one", out, next(iter(repo.commits)))
-    with pytest.raises(CheckpointError, match="cannot be written") as caught:
-        pull_from_hub("me/one", tmp_path / "nowhere" / "x.safetensors", next(iter(repo.commits)))
-    assert caught.value.step == "write"
-    with pytest.raises(CheckpointError, match="is not the name of a Hub repository"):
-        pull_from_hub("one", out)
-    assert [path.name for path in tmp_path.iterdir() if "tmp" in path.name] == []
-
-
-def test_an_older_ensemble_is_fetched_whole(hub: Hub, head: Path) -> None:
-    """Its list and its heads, of one commit; half of it in the cache counts as nothing."""
-    names = [f"heads/a-fold{fold}.safetensors" for fold in range(2)]
-    listing = json.dumps({"members": [{"file": name} for name in names]}).encode()
-    files = dict.fromkeys(names, head.read_bytes())
-    commit = hub.repo("me/many", {"ensemble.json": listing, **files, "x.bin": b"x"}).branches["main"]
-    for held in (names[0], "ensemble.json"):
-        huggingface_hub.hf_hub_download("me/many", held, revision=commit)
-        hub.down = 503
-        with pytest.raises(CheckpointError, match="not in the local cache"):
-            download("me/many", commit)
-        hub.down = None
-    listed = download("me/many")
-    assert (listed.name, commit_of(listed)) == ("ensemble.json", commit)
-    assert all((listed.parent / name).read_bytes() == head.read_bytes() for name in names)
-    assert hub.fetched() == {"ensemble.json", *names}
-    asked = len(hub.requests)
-    assert download("me/many", commit) == listed
-    assert len(hub.requests) == asked
+def test_a_copy_of_a_fetched_head_has_its_bytes(hub: Hub, head: Path, tmp_path: Path) -> None:
+    hub.repo("me/one", {"h.safetensors": head.read_bytes()})
+    HeadCheckpoint.load("me/one").save(tmp_path / "mine.safetensors")
+    assert (tmp_path / "mine.safetensors").read_bytes() == head.read_bytes()
 
 
 def test_local_names_are_no_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

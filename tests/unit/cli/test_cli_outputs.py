@@ -18,13 +18,13 @@ def head(tiny: Backbone, tmp_path: Path) -> Path:
     return tmp_path / "h.safetensors"
 
 
-@pytest.mark.parametrize(("verb", "hard"), [(["card"], False), (["export", "--format", "state-dict"], True)])
-def test_no_head_is_replaced(verb: list[str], hard: bool, head: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("hard", [False, True])
+def test_no_head_is_replaced(hard: bool, head: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither by its name, nor by a hard link to it."""
     before, out = head.read_bytes(), head
     if hard:
         out = head.parent / "link.safetensors"
         os.link(head, out)
-    assert main([verb[0], str(head), *verb[1:], "--out", str(out)]) == 1
+    assert main(["export", str(head), "--format", "state-dict", "--out", str(out)]) == 1
     assert "is one of the inputs and would be replaced" in capsys.readouterr().err
     assert head.read_bytes() == before

@@ -137,7 +137,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
     save_head(tmp_path / "h.safetensors", PatchMeanHead(4, [Task("a")]))
     head = str(tmp_path / "h.safetensors")
-    for arguments in (["backbones", "dinov3"], ["inspect", head], ["inspect", str(tmp_path)], ["diff", head, head]):
+    for arguments in (["backbones", "dinov3"], ["inspect", head], ["inspect", str(tmp_path)]):
         assert seen_from(*arguments) == "0 []", arguments
     (tmp_path / "t.csv").write_text("image,a\nx.png,1\n")
     wrong = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "b", "--out", str(tmp_path / "r")]
@@ -152,7 +152,7 @@ def test_bash_completes_verbs_options_and_values(tmp_path: Path, capsys: pytest.
     script = tmp_path / "completion.sh"
     script.write_text(capsys.readouterr().out)
     for line, offered in (
-        ("dinoneck migr", "migrate"),
+        ("dinoneck insp", "inspect"),
         ("dinoneck predict --tt", "--tta"),
         ("dinoneck predict --tta fl", "flip4"),
         ("dinoneck viz tok", "tokens"),

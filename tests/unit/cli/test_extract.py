@@ -24,7 +24,7 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_images(tmp_path, ["p/a.png", "p/b.png"])
     out = tmp_path / "s"
     arguments = ["extract", str(tmp_path / "p"), "--out", str(out), "--backbone", "dinoneck_tiny", "--size", "32x48",
-                 "--patterns", "flips4", "--layers", "0", "-1"]  # fmt: skip
+                 "--views", "flips4", "--layers", "0", "-1"]  # fmt: skip
     assert main([*arguments, "--shard", "1/2"]) == 0
     assert "1 image extracted, 0 were there" in capsys.readouterr().out
     (tmp_path / "p" / "c.png").write_text("no picture")
@@ -40,7 +40,7 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert same(store, expected)
 
     assert main(["verify", str(out)]) == 0
-    assert "images 2, patterns 4" in capsys.readouterr().out
+    assert "images 2, views 4" in capsys.readouterr().out
     shard = out / store.shard_of("b")
     raw = bytearray(shard.read_bytes())
     raw[-1] ^= 1

@@ -89,7 +89,7 @@ def test_extract(tmp_path: Path) -> None:
     assert FeatureStore.open(store).ids == ("a", "b")
     assert FeatureStore.open(store).verify() == []
     assert main([*map(str, job)]) == 0
-    expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny"), patterns="none")
+    expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny"), views="none")
     expected.extract(tmp_path / "p")
     assert same(FeatureStore.open(store), expected)
     assert [file for file in store.rglob("*") if "tmp" in file.name] == []

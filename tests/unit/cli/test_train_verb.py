@@ -27,7 +27,7 @@ QUICK = "backbone: {name: dinoneck_tiny}\noptim: {epochs: 2, batch_size: 4}\nfol
 @pytest.fixture(scope="module")
 def store(csiro: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "store"
-    made = FeatureStore.create(path, backbone=tiny, patterns="flips4", image_size=(32, 64))
+    made = FeatureStore.create(path, backbone=tiny, views="flips4", image_size=(32, 64))
     made.extract([csiro / "train", csiro / "test"], root=csiro)
     return path
 
@@ -241,10 +241,12 @@ def test_what_does_not_fit_is_refused_before_the_work(
 
 
 def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
-    """Files of the older layout, no folder, and features that name no backbone."""
+    """Feature files in place of a store, no folder, and features that name no backbone."""
     flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
     (tmp_path / "ID1.npz").write_bytes(b"")
-    FeatureStore.open(store).to_npz(tmp_path / "npz")
+    (tmp_path / "npz").mkdir()
+    for image_id in FeatureStore.open(store).ids:
+        np.savez(tmp_path / "npz" / f"{Path(image_id).name}.npz", patches_0=np.zeros((8, 64)))
     FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
     for folder, message in (
         (tmp_path, "FeatureStore.from_npz(folder, path, grid=, patch_size=)"),

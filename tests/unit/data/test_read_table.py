@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from dinoneck import DataError
+from dinoneck import DataError, PatchMeanHead, Task, Tokens
 from dinoneck.data import Pasture, Table, read_table
 from dinoneck.data.sheets import csv_header, csv_rows, csv_text
+from dinoneck.training import MemoryTokens, fit
 
 TEXT = """image,Höhe der Narbe (cm),Art,% cover,site,part,count
 a.jpg,3.5,Weißklee,0.5,p,x,3
@@ -128,6 +130,17 @@ def test_a_frame_is_read_as_its_csv(tmp_path: Path) -> None:
         read_table(frame.assign(**{column: ["1", "2", "oops", "3"]}).rename({2: 5}), targets=[column])
     with pytest.raises(DataError, match="2 columns named 'Art'"):
         read_table(pandas.concat([frame, frame[["Art"]]], axis=1), **ROLES)
+
+
+def test_ids_stay_text(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    ids = ("007", "7", "1.0", "1", "1e5", "NA", "None", "null")
+    path = written(tmp_path, "image,y\n" + "".join(f"{name},{row}\n" for row, name in enumerate(ids)))
+    source = MemoryTokens(ids, Tokens.from_patches(torch.randn(len(ids), 2, 8), grid=(1, 2), patch_size=16))
+    frame = pandas.DataFrame({"y": range(len(ids))}, index=ids)
+    for table in (path, frame, frame.rename_axis("image").reset_index()):
+        # an id that changed has no tokens, or two rows
+        fit(PatchMeanHead(8, [Task("y")]), source, targets=read_table(table, targets="y"), epochs=1)
 
 
 def test_a_layout_with_a_row_per_image_and_target(csiro: Path, caplog: pytest.LogCaptureFixture) -> None:

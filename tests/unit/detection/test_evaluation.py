@@ -22,7 +22,7 @@ from tests.unit.detection.gathered_predictions import WORLD, shares
 
 from dinoneck import DataError
 from dinoneck.data import BoxImages
-from dinoneck.detection import coco_results, gather_predictions, score_boxes
+from dinoneck.detection import coco_results, evaluate_boxes, gather_predictions, score_boxes
 
 pytest.importorskip("pycocotools")
 
@@ -60,6 +60,22 @@ def test_perfect_boxes_score_one(data: BoxImages, capsys: pytest.CaptureFixture[
     assert totals(found) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
     assert found["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
     assert capsys.readouterr() == ("", "")
+
+
+def test_boxes_of_low_scores_count(data: BoxImages) -> None:
+    """The threshold of predictions is for pictures and tables: average precision ranks all boxes."""
+
+    rows = iter(perfect(data).values())
+
+    class Unsure:
+        classes = data.classes
+
+        def predict(self, images: list[Any], min_score: float = 0.3, **options: Any) -> list[dict[str, Any]]:
+            found = [next(rows) for _ in images]
+            return found if min_score <= 0.01 else [{key: value[:0] for key, value in row.items()} for row in found]
+
+    scores = evaluate_boxes(Unsure(), data.file, data.paths[0].parent)  # type: ignore[arg-type]
+    assert totals(scores) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
 
 
 def test_the_first_box_counts_too(data: BoxImages) -> None:

@@ -41,7 +41,7 @@ def test_a_head_is_saved_loaded_and_described_by_these_names(head: Path, capsys:
     checkpoint = HeadCheckpoint.load(head)
     assert [task["name"] for task in checkpoint.meta["tasks"]] == list(NAMES)
     assert not [key for key in checkpoint.state_dict if "crop" in key], "parameters are numbered, not named by tasks"
-    rows = [line for line in model_card(checkpoint).splitlines() if line.startswith("| `") and "density" in line]
+    rows = [line for line in model_card(checkpoint.meta).splitlines() if line.startswith("| `") and "density" in line]
     assert len(rows) == len(NAMES) and "| `crop cover (%)` |" in rows[0] and "| `a¦bˋcˋ` |" in rows[4]
     assert {row.count("|") for row in rows} == {8}
     assert main(["inspect", str(head)]) == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from dinoneck import (
     CheckpointError,
     ConfigError,
     DataError,
+    DenseHead,
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
@@ -98,6 +101,29 @@ def test_from_files_alone(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
         assert result["a"] == pytest.approx(expected, rel=1e-5)
         assert np.allclose(result["s"], shares, atol=1e-6)
         assert "maps" not in result
+
+
+def test_images_are_normalised_as_the_file_records(tiny: Backbone, tmp_path: Path) -> None:
+    head, image = PatchMeanHead(64, [Task("a")]), torch.rand(3, 32, 64)
+    own = tiny.preprocess.changed(size=(32, 64), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    save_head(tmp_path / "h.safetensors", head, backbone=tiny, preprocess=own)
+    expected = head.predict(tiny(own(image)))["a"].item()
+    assert Predictor(tmp_path / "h.safetensors")(image)[0]["a"] == pytest.approx(expected, rel=1e-5)
+    assert head.predict(tiny(tiny.preprocess(image)))["a"].item() != pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize("tta", ["none", "d6"])
+def test_padding_is_left_out_of_the_mean_of_a_map(
+    blind: Backbone, patchwork: Callable[[int, int], torch.Tensor], tta: Any
+) -> None:
+    padded = blind.preprocess.changed(size=(64, 64), fit="pad")  # 2 x 4 patches of image in a grid of 4 x 4
+    head = DenseHead(64, [Task("a", kind="dense")], hidden_dim=8, depth=0)
+    [result] = Predictor(head, blind, tta, preprocess=padded)(patchwork(2, 4), maps=True)
+    [alone] = Predictor(head, blind, tta)(patchwork(2, 4), maps=True)
+    assert result["maps"]["a"].shape == (1, 4, 4)
+    assert result["a"] == pytest.approx(result["maps"]["a"][:, :2].mean(), rel=1e-5)
+    assert result["a"] == pytest.approx(alone["a"], rel=1e-5)
+    assert result["a"] != pytest.approx(result["maps"]["a"].mean(), rel=1e-2)
 
 
 def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) -> None:

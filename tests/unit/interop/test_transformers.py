@@ -155,16 +155,6 @@ def test_frozen_batch_norms_are_pointed_out_once() -> None:
     answers(detector("d_fine", grouped, freeze_backbone_batch_norms=True), images)  # nothing to warn of
 
 
-def test_group_norms_of_saved_detectors_keep_their_groups() -> None:
-    """Version 0.1 recorded no group size; its norms had as many as 32 groups, of one channel where need be."""
-    new = config_of(neck_config={"out_channels": D, "norm": "group"})
-    assert new.neck_config["norm_group_size"] == 8
-    saved = json.loads(new.to_json_string())
-    assert DinoneckBackboneConfig.from_dict(saved).neck_config["norm_group_size"] == 8
-    del saved["neck_config"]["norm_group_size"]
-    assert DinoneckBackboneConfig.from_dict(saved).neck_config["norm_group_size"] == 1
-
-
 def test_a_configuration_survives_json() -> None:
     config = config_of(
         neck_config={"out_channels": D, "detail": None}, features_at=0.5, norm=False, out_indices=(0, -1)

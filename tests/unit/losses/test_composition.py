@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
-from dinoneck.configured import decode, encode
+from dinoneck.codec import encode, normal
 from dinoneck.losses import CompositionLoss, TaskLoss
 
 torch.manual_seed(0)
@@ -82,9 +82,9 @@ def test_any_parts_and_sums_and_their_forms() -> None:
     assert Composition(parts=("a",), sums=()).names == ("a",)
     for composition in (as_dict, FIVE):
         text = json.dumps(encode(composition), sort_keys=True)
-        assert decode(Composition, json.loads(text)) == composition
+        assert normal(Composition, json.loads(text), "value") == composition
     loss = CompositionLoss(FIVE, weights=WEIGHTS, loss="smooth_l1", scale=SCALE)
-    assert decode(CompositionLoss, json.loads(json.dumps(encode(loss), sort_keys=True))) == loss
+    assert normal(CompositionLoss, json.loads(json.dumps(encode(loss), sort_keys=True)), "value") == loss
 
 
 @pytest.mark.parametrize(

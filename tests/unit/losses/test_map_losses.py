@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import ConfigError, DataError, ShapeError, Task
-from dinoneck.configured import decode, encode
+from dinoneck.codec import encode, normal
 from dinoneck.losses import DensityRegulariser, TaskLoss, dense_masked_mse, map_cross_entropy
 
 torch.manual_seed(0)
@@ -179,7 +179,7 @@ def test_a_density_regulariser_weighs_them() -> None:
     assert torch.allclose(parts["mass.smoothness"], 0.5 * smoothness(PRED))
     assert torch.allclose(parts["mass.negativity"], 2 * negativity(PRED))
     assert DensityRegulariser("mass").parts(PRED) == {}
-    assert decode(DensityRegulariser, encode(held)) == held
+    assert normal(DensityRegulariser, encode(held), "value") == held
     for wrong in ({"smoothness": -1.0}, {"sparsity": math.nan}, {"negativity": "1"}, {"task": 3}):
         with pytest.raises(ConfigError, match=f"DensityRegulariser\\({next(iter(wrong))}=\\)"):
             DensityRegulariser(**({"task": "mass"} | wrong))

@@ -57,14 +57,6 @@ def test_a_resumed_weighting_keeps_its_beginning_and_a_late_part_has_its_own() -
     assert resumed.log_variances["b"] == pytest.approx(math.log(50.0))
 
 
-def test_a_state_of_version_0_1_is_one_that_was_set() -> None:
-    old = {"weighting.log_variance": torch.tensor([0.5, 0.0, -1.0])}
-    holder = torch.nn.ModuleDict({"weighting": UncertaintyWeighting(["a", "b", "c"])})
-    holder.load_state_dict(old)
-    holder["weighting"](LOSSES)
-    assert holder["weighting"].log_variances == {"a": 0.5, "b": 0.0, "c": -1.0}
-
-
 def test_the_bound_holds_and_the_way_back_stays_open() -> None:
     weighting = weighting_at(15.0, -17.0, 0.0)
     assert list(weighting.log_variances.values()) == [12.0, -12.0, 0.0]

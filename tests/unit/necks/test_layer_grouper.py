@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from dinoneck import ConfigError, LayerGrouper, ShapeError
-from dinoneck.necks.layer_grouper import auto_groups
+from dinoneck.necks.layer_grouper import Fusion
 
 C, D, N = 12, 8, 5
 
@@ -54,11 +54,12 @@ def plain(grouper: LayerGrouper, xs: list[Tensor], norm: bool, fusion: str) -> l
     return results
 
 
-@pytest.mark.filterwarnings("ignore:fusion=.* has no effect")
-@pytest.mark.parametrize("fusion", ["mean", "softmax", "pixel"])
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("norm", ["layer", None])
-@pytest.mark.parametrize(("count", "groups"), [(1, 3), (2, 3), (3, 3), (4, 3), (7, 2)])
+@pytest.mark.parametrize(
+    ("fusion", "count", "groups"),
+    [("mean", 1, 3), ("mean", 2, 3), ("mean", 3, 3), *((f, *n) for f in get_args(Fusion) for n in ((4, 3), (7, 2)))],
+)
 def test_it_equals_the_plain_formula_and_so_do_its_gradients(
     fusion: Any, separate: bool, norm: Any, count: int, groups: int
 ) -> None:
@@ -77,7 +78,7 @@ def test_it_equals_the_plain_formula_and_so_do_its_gradients(
 
 @pytest.mark.parametrize(("count", "groups"), [(1, 1), (12, 3), (7, 3), (29, 5), (3, 5)])
 def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: int) -> None:
-    found = auto_groups(count, groups)
+    found = LayerGrouper(C, count, D, groups).groups
     assert len(found) == groups
     flat = [layer for group in found for layer in group]
     assert flat == sorted(flat)
@@ -159,7 +160,7 @@ def test_more_layers_than_any_backbone_has_are_refused() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["softmax", "pixel"])
-def test_a_fusion_without_effect_warns(fusion: Any) -> None:
-    with pytest.warns(UserWarning, match="single layer .num_layers=3.*more layers or fewer groups"):
+def test_a_fusion_without_effect_is_refused(fusion: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{fusion}.*num_layers=3"):
         LayerGrouper(C, 3, D, 3, fusion=fusion)
     LayerGrouper(C, 4, D, 3, fusion=fusion)  # one group of two layers: the weights have an effect

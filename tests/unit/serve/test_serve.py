@@ -186,7 +186,7 @@ def test_what_cannot_be_served_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_full_queue_answers_with_the_time_to_retry(service: Service, lone: dict[str, Any]) -> None:
     """Places are taken before the body is read: uploads that are half here hold all of them."""
-    name = "photo.jpg"
+    name = "image.jpg"
     body = multipart((name, good(160, 120)[name]))
     held = []
     with contextlib.ExitStack() as stack:
@@ -209,7 +209,7 @@ def test_a_full_queue_answers_with_the_time_to_retry(service: Service, lone: dic
 
 
 def test_clients_that_leave_early_or_lie_about_lengths_cost_nothing(service: Service, lone: dict[str, Any]) -> None:
-    body = multipart(("a.jpg", good(160, 120)["photo.jpg"]))
+    body = multipart(("a.jpg", good(160, 120)["image.jpg"]))
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {HEADERS['Content-Type']}\r\n"
     for sent in (
         head.encode(),

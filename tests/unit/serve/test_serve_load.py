@@ -96,7 +96,7 @@ def test_health_is_served_however_many_clients_hold_connections(tmp_path: Path) 
 
 def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
     head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
-    body = multipart(("a.jpg", good(160, 120)["photo.jpg"]))
+    body = multipart(("a.jpg", good(160, 120)["image.jpg"]))
     with running(head, *PATIENT) as service, contextlib.closing(service.connection()) as connection:
         connection.putrequest("POST", "/predict")
         for key, value in {**HEADERS, "Content-Length": str(len(body))}.items():

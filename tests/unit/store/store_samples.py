@@ -28,13 +28,13 @@ def write_images(folder: Path, names: list[str], seed: int = 0) -> list[Path]:
 
 def make(path: Path, backbone: Backbone, **changes: object) -> FeatureStore:
     """Create a small store."""
-    options: dict[str, object] = {"patterns": "flips4", "image_size": SIZE, **changes}
+    options: dict[str, object] = {"views": "flips4", "image_size": SIZE, **changes}
     return FeatureStore.create(path, backbone=backbone, **options)  # type: ignore[arg-type]
 
 
 def content(store: FeatureStore) -> dict[str, torch.Tensor]:
     """Everything a store holds, as stored."""
-    columns = {i: store.reader.columns([i] * len(store.patterns), range(len(store.patterns)))[0] for i in store.ids}
+    columns = {i: store.reader.columns([i] * len(store.views), range(len(store.views)))[0] for i in store.ids}
     return {f"{i}/{name}/{layer}": x for i, parts in columns.items() for name, part in parts.items()
             for layer, x in enumerate(part)}  # fmt: skip
 

@@ -36,13 +36,13 @@ def test_batches_are_made_where_the_records_are(dtype: str, tmp_path: Path) -> N
 def test_a_pass_of_extraction_goes_to_the_device_once(tmp_path: Path) -> None:
     """Into it and out of it once for all its images, and one value is read: whether they are normalised."""
     images = write_images(tmp_path / "images", [f"{i:02}.png" for i in range(40)])
-    expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny"), patterns="none")
+    expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny"), views="none")
     expected.extract(images)
     counts = {}
     with pretend_device() as device:
         backbone = load_backbone("dinoneck_tiny").to(NAME)
         for number in (32, 40):
-            store = make(tmp_path / str(number), backbone, patterns="none")
+            store = make(tmp_path / str(number), backbone, views="none")
             device.events.clear()
             store.extract(images[:number], batch_size=32)
             counts[number] = dict(device.events)

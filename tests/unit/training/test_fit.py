@@ -163,7 +163,7 @@ def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixtur
     assert "reads the last one listed, block 1" in caplog.text
 
 
-def test_class_labels_have_one_per_photo() -> None:
+def test_class_labels_have_one_per_image() -> None:
     source, _ = problem()
     head = PatchMeanHead(16, [Task("kind", dim=3, kind="classification")])
     with pytest.raises(DataError, match=r"expected \(48,\)"):

@@ -263,7 +263,7 @@ def test_bad_input() -> None:
     assert source.ids == tuple("01234567")
     with pytest.raises(DataError, match="'z'"):
         source.batch(["z"])
-    with pytest.raises(DataError, match="pattern 0 only"):
+    with pytest.raises(DataError, match="view 0 only"):
         source.batch(["0"], [1])
     for make in (LiveTokens, MemoryTokens.extract):
         with pytest.raises(ConfigError, match="expected a Backbone: pass load_backbone"):

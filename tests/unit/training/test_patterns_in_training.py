@@ -23,7 +23,7 @@ class Flipped:
         cells = torch.arange(IMAGES * ROWS * COLS, dtype=torch.float32).reshape(IMAGES, 1, ROWS, COLS)
         self.cells = cells / cells.numel()
         self.ids = tuple(f"p{i}" for i in range(IMAGES))
-        self.patterns = Patterns.named("flips4")
+        self.views = Patterns.named("flips4")
         self.asked: list[list[int]] = []
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
@@ -31,7 +31,7 @@ class Flipped:
         self.asked.append(patterns)
         maps = []
         for image_id, pattern in zip(ids, patterns, strict=True):
-            horizontal, vertical = self.patterns.flips(pattern)
+            horizontal, vertical = self.views.flips(pattern)
             axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
             maps.append(self.cells[self.ids.index(image_id)].flip(axes))
         values = torch.stack(maps).reshape(len(ids), ROWS * COLS, 1)
@@ -39,12 +39,12 @@ class Flipped:
         return Tokens.from_patches(tokens, grid=(ROWS, COLS), patch_size=16)
 
 
-def test_labels_of_a_cell_follow_the_photo() -> None:
+def test_labels_of_a_cell_follow_the_image() -> None:
     source = Flipped()
     tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
     pixels = torch.arange(IMAGES * 4 * 6).reshape(IMAGES, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
-    labels = Samples(source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, source.patterns)
+    labels = Samples(source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, source.views)
     batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
     tokens, wanted, masks = labels.read(batch, source, torch.device("cpu"))
     shown = tokens.maps()[-1]
@@ -55,7 +55,7 @@ def test_labels_of_a_cell_follow_the_photo() -> None:
     assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])
 
 
-def test_every_sample_meets_every_pattern_in_training_and_its_own_photo_in_validation() -> None:
+def test_every_sample_meets_every_pattern_in_training_and_its_own_image_in_validation() -> None:
     source = Flipped()
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)

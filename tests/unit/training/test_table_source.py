@@ -22,7 +22,7 @@ class Numbered:
     """Tokens whose values state their id and pattern."""
 
     def __init__(self, ids: Sequence[str], patterns: int = 3) -> None:
-        self.ids, self.patterns = tuple(ids), Turned(range(patterns))
+        self.ids, self.views = tuple(ids), Turned(range(patterns))
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
         marks = [
@@ -72,7 +72,7 @@ def test_what_is_not_there_is_named() -> None:
 
 
 def test_only_the_first_patterns_are_used() -> None:
-    every, two = (TableSource(Numbered(["a"], 5), ["a.jpg"], count).patterns for count in (None, 2))
+    every, two = (TableSource(Numbered(["a"], 5), ["a.jpg"], count).views for count in (None, 2))
     assert every is not None
     assert two is not None
     assert (len(every), len(two)) == (5, 2)

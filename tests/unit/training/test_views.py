@@ -64,12 +64,12 @@ def test_a_view_is_the_image_transformed(backbone: Backbone) -> None:
     mirror = albumentation(lambda image: image[:, ::-1])
     source = MemoryTokens.extract(backbone, whole, IDS, transforms=[flipped, mirror], dtype=torch.float32)
     turned = MemoryTokens.extract(backbone, whole.flip(-1), IDS, dtype=torch.float32)
-    assert source.patterns is not None and len(source.patterns) == 3
+    assert source.views is not None and len(source.views) == 3
     mixed = source.batch(["c", "a", "b"], [1, 0, 2]).sequence[0]
     assert torch.allclose(mixed[[0, 2]], turned.batch(["c", "b"]).sequence[0], atol=1e-5)
     assert torch.equal(mixed[1:2], source.batch(["a"]).sequence[0])
     assert len(set(mirror.seeds)) == 4
-    with pytest.raises(DataError, match=r"pattern 0 \.\.\. 2; asked for \[3\]"):
+    with pytest.raises(DataError, match=r"view 0 \.\.\. 2; asked for \[3\]"):
         source.batch(["a"], [3])
 
 
@@ -85,7 +85,8 @@ def test_draws_repeat_and_leave_the_callers_generators_alone(transform: Any, bac
     for view in (0, 1, 2):
         one, two = (source.batch(["a", "b"], [view] * 2).sequence[0] for source in (first, again))
         assert torch.equal(one, two)
-    assert not torch.equal(first.views[0].sequence[0], first.views[1].sequence[0])
+    drawn = [first.batch(first.ids, [view] * len(first.ids)).sequence[0] for view in (1, 2)]
+    assert not torch.equal(*drawn)
     assert first.record(["a"]) == again.record(["a"])
     assert first.record(["a"]) != MemoryTokens.extract(backbone, images(), IDS).record(["a"])
 

@@ -170,9 +170,9 @@ def test_numbers_and_heat_maps_are_the_predictors(dense: Predictor) -> None:
     tokens = Image.open(io.BytesIO(base64.b64decode((first or "").partition(",")[2])))
     assert (np.asarray(tokens) == (colours * 255).round()).all()
     seen = (torch.as_tensor(entries[0].image).permute(1, 2, 0).numpy() * 255).round()
-    photograph = page.image("image-0-pixels")
-    assert photograph.format == "JPEG"
-    assert np.abs(np.asarray(photograph, float) - seen).mean() < 12  # noise of single pixels, which JPEG smooths
+    picture = page.image("image-0-pixels")
+    assert picture.format == "JPEG"
+    assert np.abs(np.asarray(picture, float) - seen).mean() < 12  # noise of single pixels, which JPEG smooths
 
 
 def test_a_segmentation_shows_the_most_probable_class_of_every_cell() -> None:

@@ -1,0 +1,97 @@
+"""Weights that were saved without dinoneck, read without running anything, into a head that was built in Python."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from dinoneck.checkpoint.read import check_finite
+from dinoneck.errors import BackboneError, CheckpointError, some_of
+from dinoneck.weight_files import read_state, without_wrapper
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 2 << 30
+_SHOWN = 5
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[str, str] | None = None) -> Module:
+    """Load a file of plain weights into a head; every tensor of the file and of the head takes part.
+
+    A pickle goes through torch's weights-only loader. Use torch 2.10 or later for files of people you do not know: the
+    loader of earlier versions had a hole (CVE-2026-24747). ``module.`` and ``_orig_mod.`` (DDP, torch.compile) before
+    every name are taken away.
+
+    Args:
+        head: a module, built with the shapes and the dtype of the weights; it stays as it was if they do not fit.
+        file: ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``, at most 2 GiB: a state dict, or a dict that holds one
+            under ``state_dict`` or ``model``.
+        rename: beginnings of the file's names -> beginnings of the head's names; the longest that fits counts.
+
+    Returns:
+        The head, in eval mode.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, too large or would run code; a name is missing or unknown; a
+            shape or dtype differs; a value is not finite; or a beginning in ``rename`` fits no name.
+
+    Examples:
+        >>> import tempfile, pathlib, torch
+        >>> from dinoneck import PatchMeanMLP
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "mlp.pt"
+        >>> torch.save(nn.Sequential(nn.Linear(64, 8), nn.LeakyReLU(), nn.Linear(8, 1)).state_dict(), path)
+        >>> mlp = import_weights(PatchMeanMLP(64, 8), path, {"0.": "hidden.", "2.": "out."})
+    """
+    where = str(file)
+    if not isinstance(head, nn.Module):
+        raise CheckpointError(f"the head is {type(head).__name__}; expected a module: import_weights(head, file)")
+    try:
+        state, prefix = without_wrapper(read_state(file, MAX_BYTES), where)
+    except BackboneError as error:
+        raise CheckpointError(str(error)) from error
+    if prefix:
+        logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
+    names, expected = _renamed(state, rename or {}, where), head.state_dict()
+    missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'} of the head, and the head lacks "
+            f"{some_of((names[name] for name in unknown), _SHOWN) or 'nothing'} of the file; "
+            "rename={'beginning in the file': 'beginning in the head'} gives other names",
+            step="tensors",
+        )
+    for name, like in expected.items():
+        value = state[names[name]]
+        if value.shape != like.shape or value.dtype != like.dtype:
+            raise CheckpointError(
+                f"{where}: {names[name]} is {value.dtype} {tuple(value.shape)}; expected {like.dtype} "
+                f"{tuple(like.shape)}. Build the head with the arguments and the dtype= of the weights",
+                step="tensors",
+            )
+    check_finite(state, where)
+    head.load_state_dict({name: state[names[name]] for name in expected})
+    return head.eval()
+
+
+def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:
+    """The head's name of every tensor -> its name in the file."""
+    names: dict[str, str] = {}
+    used: set[str] = set()
+    for theirs in state:
+        begin = max((old for old in rename if theirs.startswith(old)), key=len, default="")
+        used.add(begin)
+        ours = rename.get(begin, "") + theirs.removeprefix(begin)
+        if ours in names:
+            raise CheckpointError(f"{where}: {theirs} and {names[ours]} both become {ours}", step="tensors")
+        names[ours] = theirs
+    if unused := sorted(rename.keys() - used):
+        raise CheckpointError(
+            f"{where}: no name begins with {some_of(map(repr, unused), _SHOWN)}; it holds {some_of(state, _SHOWN)}",
+            step="tensors",
+        )
+    return names

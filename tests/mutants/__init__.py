@@ -1,0 +1,8 @@
+"""Faults in ``src`` that the tests must notice: ``python -m tests.mutants [WORD]``."""
+
+from tests.mutants.modules import MODULES
+from tests.mutants.mutant import Mutant
+from tests.mutants.pipelines import PIPELINES
+
+__all__ = ["MUTANTS", "Mutant"]
+MUTANTS = (*MODULES, *PIPELINES)

@@ -1,0 +1,195 @@
+"""Weights of others: read by names without running anything; every tensor takes part, or nothing is loaded."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dinoneck import (
+    BackboneError,
+    CheckpointError,
+    FPNHead,
+    PatchMeanHead,
+    Task,
+    Tokens,
+    import_weights,
+    load_head,
+    save_head,
+)
+from dinoneck.weight_files import read_state
+
+WIDTH, HIDDEN = 12, 8
+NAMES = {"network.0.": "mlps.0.hidden.", "network.2.": "mlps.0.out."}
+
+
+class MLP(nn.Module):
+    """A user's own module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.LeakyReLU(), nn.Linear(HIDDEN, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.network(x)).mean(dim=(1, 2))
+
+
+def tokens_of(x: Tensor) -> Tokens:
+    return Tokens.from_patches(x, grid=(2, 3), patch_size=14)
+
+
+def head(**options: Any) -> PatchMeanHead:
+    return PatchMeanHead(WIDTH, [Task("mass", unit="g", activation="relu")], hidden_dim=HIDDEN, **options)
+
+
+def state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return MLP().state_dict()
+
+
+@pytest.mark.parametrize("form", ["m.pth", "m.safetensors", "under state_dict", "under model"])
+def test_a_head_predicts_what_the_users_module_predicts(form: str, tmp_path: Path) -> None:
+    source, x, path = MLP(), torch.randn(4, 6, WIDTH), tmp_path / (form if "." in form else "m.pt")
+    if path.suffix == ".safetensors":
+        save_file(source.state_dict(), path)
+    else:
+        content = source.state_dict()
+        torch.save({form.split()[1]: content, "epoch": 3} if form.startswith("under") else content, path)
+    own = head()
+    found = import_weights(own, path, NAMES)
+    assert found is own and not found.training
+    assert torch.allclose(found(tokens_of(x))["mass"][:, 0], source(x), atol=1e-6)
+    save_head(tmp_path / "own.safetensors", found)
+    assert torch.equal(load_head(tmp_path / "own.safetensors")(tokens_of(x))["mass"], found(tokens_of(x))["mass"])
+
+
+def test_the_longest_beginning_counts_and_others_stay(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"num_layers": 2, "fpn_dim": 8, "num_levels": 2}
+    one, other = (FPNHead(WIDTH, [Task("a")], **options).eval() for _ in range(2))
+    names = {"spatial_neck.": "neck.", "spatial_neck.lateral.": "neck.top_down.laterals."}
+    theirs = {
+        key.replace("neck.top_down.laterals.", "spatial_neck.lateral.").replace("neck.", "spatial_neck.", 1)
+        if "laterals" not in key
+        else key.replace("neck.top_down.laterals.", "spatial_neck.lateral."): value
+        for key, value in one.state_dict().items()
+    }
+    torch.save(theirs, tmp_path / "m.pt")
+    import_weights(other, tmp_path / "m.pt", names)
+    assert all(torch.equal(other.state_dict()[key], value) for key, value in one.state_dict().items())
+
+
+def test_wrappers_are_taken_away_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prefix = "_orig_mod.module."
+    torch.save({prefix + key: value for key, value in state().items()}, tmp_path / "m.pth")
+    found = import_weights(head(), tmp_path / "m.pth", NAMES)
+    assert repr(prefix) in caplog.text
+    assert torch.equal(found.mlps[0].out.bias, state()["network.2.bias"])
+
+
+def refused(content: Any, path: Path, named: str, step: str | None = None, **options: Any) -> None:
+    torch.save(content, path)
+    own = head()
+    before = {key: value.clone() for key, value in own.state_dict().items()}
+    with pytest.raises(CheckpointError, match=named) as caught:
+        import_weights(own, path, **{"rename": NAMES, **options})
+    assert step in (None, caught.value.step)
+    assert all(torch.equal(own.state_dict()[key], value) for key, value in before.items()), "it stays as it was"
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    path, good = tmp_path / "m.pth", state()
+    refused({**good, "module.x": torch.zeros(1)}, path, "begin with 'module.'.*some do not")
+    refused({key: good[key] for key in list(good)[1:]}, path, "lacks mlps.0.hidden.weight", "tensors")
+    refused({**good, "network.3.weight": torch.zeros(1)}, path, "network.3.weight", "tensors")
+    refused(
+        {**good, "network.2.weight": torch.zeros(1, HIDDEN + 1)}, path, r"network\.2\.weight is .*\(1, 9\)", "tensors"
+    )
+    refused({**good, "network.2.bias": torch.zeros(1).half()}, path, "network.2.bias is torch.float16", "tensors")
+    refused(
+        {**good, "network.2.bias": torch.zeros(1, dtype=torch.int64)}, path, "network.2.bias is torch.int64", "tensors"
+    )
+    refused({**good, "network.2.bias": torch.tensor([torch.nan])}, path, "network.2.bias", "finite")
+    refused({**good, "mlps.0.out.bias": torch.zeros(1)}, path, "both become mlps.0.out.bias", "tensors")
+    refused(good, path, "'nothing.'", "tensors", rename={**NAMES, "nothing.": ""})
+    refused({"weights": good, "epoch": 3}, path, "weights")
+    refused([1, 2], path, "list")
+    with pytest.raises(CheckpointError, match="there is no weights file"):
+        import_weights(head(), tmp_path / "no.pth")
+    with pytest.raises(CheckpointError, match="str"):
+        import_weights(str(path), head())  # type: ignore[type-var, arg-type]
+
+
+def test_weights_of_another_dtype_need_a_head_of_that_dtype(tmp_path: Path) -> None:
+    torch.save({key: value.half() for key, value in state().items()}, tmp_path / "m.pth")
+    found = import_weights(head(dtype=torch.float16), tmp_path / "m.pth", NAMES)
+    assert torch.equal(found.mlps[0].out.bias, state()["network.2.bias"].half())
+
+
+class Trap:
+    """An object whose unpickling would run a command."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def test_code_is_refused_and_named(tmp_path: Path) -> None:
+    refused({**state(), "x": Trap(tmp_path / "ran")}, tmp_path / "m.pth", r"posix\.system")
+    refused(nn.Linear(2, 2), tmp_path / "m.pth", "Linear")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
+@pytest.mark.parametrize("protocol", [0, 4])
+def test_a_bare_pickle_does_not_run_and_torchs_advice_is_not_passed_on(protocol: int, tmp_path: Path) -> None:
+    """The loader's own message names how to run the file after all."""
+    (tmp_path / "b.pt").write_bytes(pickle.dumps({"network.0.weight": Trap(tmp_path / "ran")}, protocol=protocol))
+    with pytest.raises(CheckpointError, match=r"b\.pt") as no:
+        import_weights(head(), tmp_path / "b.pt", NAMES)
+    assert "weights_only" not in str(no.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_size_is_limited_packed_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(state(), tmp_path / "m.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "m.pth") as plain,
+        zipfile.ZipFile(tmp_path / "p.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="compressed"):
+        import_weights(head(), tmp_path / "p.pth", NAMES)
+    (tmp_path / "d.pth").write_bytes((tmp_path / "m.pth").read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=r"d\.pth"):
+        import_weights(head(), tmp_path / "d.pth", NAMES)
+    monkeypatch.setattr("dinoneck.checkpoint.importing.MAX_BYTES", 100)
+    with pytest.raises(CheckpointError, match="at most 100"):
+        import_weights(head(), tmp_path / "m.pth", NAMES)
+
+
+@pytest.mark.parametrize("shape", [(1 << 16, 1 << 16), (HIDDEN, WIDTH)])
+def test_tensors_that_the_file_does_not_hold_are_refused(shape: tuple[int, int], tmp_path: Path) -> None:
+    content = {**state(), "network.0.weight": torch.zeros(1).expand(shape)}
+    refused(content, tmp_path / "a.pt", r"network\.0\.weight")
+    with pytest.raises(BackboneError, match=r"network\.0\.weight"):
+        read_state(tmp_path / "a.pt")
+
+
+def test_many_names_of_one_memory_are_refused_and_tied_weights_are_not(tmp_path: Path) -> None:
+    one = torch.ones(1 << 10)
+    torch.save({f"a{i}": one for i in range(100)}, tmp_path / "a.pt")
+    with pytest.raises(BackboneError, match="409600"):
+        read_state(tmp_path / "a.pt")
+    torch.save({"a": one, "b": one, "c": one[:8], "d": torch.zeros(0), "e": torch.ones(3, 4).t()}, tmp_path / "b.pt")
+    assert list(read_state(tmp_path / "b.pt")) == ["a", "b", "c", "d", "e"]

@@ -1,0 +1,433 @@
+"""The index follows the shards: what was added, removed, rewritten or damaged is never read as something else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.unit.store.store_samples import make, same, write_images
+
+from dinoneck import Backbone, ConfigError, DataError, FeatureStore, StoreError, load_backbone
+from dinoneck.store import index
+
+OLD = 10**9
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, [f"{i}.png" for i in range(4)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sound(images: Path, tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """Four shards of one image each, in a folder whose time is trusted."""
+    store = make(tmp_path_factory.mktemp("sound") / "s", tiny, views="none")
+    store.extract(images, shard_bytes=1)
+    return aged(Path(store.path))
+
+
+@pytest.fixture
+def root(sound: FeatureStore, tmp_path: Path) -> Path:
+    return shutil.copytree(sound.path, tmp_path / "copy")
+
+
+def aged(root: Path) -> FeatureStore:
+    """Give the shards' folder an old time, and build the index."""
+    os.utime(root / "data", (OLD, OLD))
+    store = FeatureStore.open(root)
+    store.reader.refresh(rebuild=True)
+    assert store.reader.entries.time == OLD * 10**9
+    return store
+
+
+@contextlib.contextmanager
+def changed(root: Path) -> Iterator[sqlite3.Connection]:
+    """The index, to be changed in place."""
+    with contextlib.closing(sqlite3.connect(root / "index.sqlite")) as database:
+        yield database
+        database.commit()
+
+
+def shards(root: Path) -> list[Path]:
+    return sorted((root / "data").iterdir())
+
+
+def value(store: FeatureStore, image_id: str) -> torch.Tensor:
+    return store[image_id].sequence[0]
+
+
+def test_a_trusted_time_saves_the_listing(root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the shards were listed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "shards_of", refuse)
+        store = FeatureStore.open(root)
+    assert store.ids == sound.ids
+    assert same(store, sound)
+    (root / "data" / "note.txt").touch()
+    with monkeypatch.context() as patch, pytest.raises(AssertionError):
+        patch.setattr(index, "shards_of", refuse)
+        FeatureStore.open(root)
+
+
+@pytest.mark.parametrize(("age", "trusted"), [(1.0, False), (3.0, True)])
+def test_a_folder_younger_than_two_seconds_is_not_trusted(root: Path, age: float, trusted: bool) -> None:
+    probe = root / "probe"
+    probe.touch()  # the clock of the file system
+    moment = probe.stat().st_mtime_ns - int(age * 1e9)
+    os.utime(root / "data", ns=(moment, moment))
+    store = FeatureStore.open(root)
+    store.reader.refresh(rebuild=True)
+    assert FeatureStore.open(root).reader.entries.time == (moment if trusted else 0)
+
+
+def test_new_shards_are_laid_over_the_index(images: Path, tiny: Backbone, tmp_path: Path, root: Path) -> None:
+    write_images(tmp_path / "more", ["x.png"], seed=9)
+    other = make(tmp_path / "other", tiny, views="none")
+    other.extract(tmp_path / "more")
+    before = (root / "index.sqlite").read_bytes()
+    store = FeatureStore.open(root)
+    shutil.copy(shards(Path(other.path))[0], root / "data" / "w-0.safetensors")
+    assert "x" not in store
+    store.refresh()
+    assert (store.ids, len(store), "x" in store) == (("0", "1", "2", "3", "x"), 5, True)
+    assert torch.equal(value(store, "x"), value(other, "x"))
+    assert store.verify() == []
+    assert (root / "index.sqlite").read_bytes() == before  # readers leave it alone
+    assert make(root, tiny, views="none").extract(images).present == 4  # an extraction writes it
+    assert len(FeatureStore.open(root).reader.entries.listed()) == 5
+
+
+def test_many_new_shards_are_written_to_the_index(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "MOST_LAID_OVER", 2)
+    (root / "index.sqlite").unlink()
+    store = FeatureStore.open(root)
+    assert (len(store), store.reader.entries.later) == (4, {})
+    assert (root / "index.sqlite").is_file()
+
+
+def test_vanished_shards_are_dropped_with_a_warning(
+    root: Path, images: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = FeatureStore.open(root).shard_of("2")
+    (root / gone).unlink()
+    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+        store = FeatureStore.open(root)
+    assert gone in caplog.text
+    assert store.ids == ("0", "1", "3")
+    with pytest.raises(DataError, match="'2' is not among the 3 images"):
+        store["2"]
+    assert make(root, tiny, views="none").extract(images).written == ["2"]
+
+
+def test_a_shard_rewritten_in_place_is_looked_up_in_its_header(root: Path, sound: FeatureStore) -> None:
+    one, other = (root / sound.shard_of(image_id) for image_id in ("0", "1"))
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+    os.utime(root / "data", (OLD, OLD))
+    store = FeatureStore.open(root)
+    assert store.reader.entries.time == OLD * 10**9  # nothing shows it yet
+    assert torch.equal(value(store, "0"), value(sound, "0"))
+    assert same(store, sound)
+
+
+def test_a_copied_folder_with_an_old_time_is_read_right(root: Path, sound: FeatureStore) -> None:
+    """A shard is missing, though folder and index are those of a whole store."""
+    (root / sound.shard_of("3")).unlink()
+    os.utime(root / "data", (OLD, OLD))
+    store = FeatureStore.open(root)
+    assert "3" in store
+    with pytest.raises(DataError, match="'3' is not among the 3 images"):
+        store["3"]
+    assert torch.equal(value(store, "0"), value(sound, "0"))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_damaged_or_missing_index_is_built_again(root: Path, sound: FeatureStore, content: bytes | None) -> None:
+    path = root / "index.sqlite"
+    raw = path.read_bytes()
+    path.unlink() if content is None else path.write_bytes(content or raw[: len(raw) // 2])
+    store = FeatureStore.open(root)
+    assert same(store, sound)
+    assert store.verify() == []
+
+
+def test_the_index_of_another_store_is_built_again(
+    root: Path, sound: FeatureStore, images: Path, tiny: Backbone, tmp_path: Path
+) -> None:
+    other = make(tmp_path / "other", tiny, views="none", dtype="bf16")
+    other.extract(images)
+    shutil.copy(tmp_path / "other" / "index.sqlite", root)
+    assert same(FeatureStore.open(root), sound)
+
+
+def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
+    with changed(root) as database:
+        database.execute("update image set id = 'z' where id = '1'")
+    store = FeatureStore.open(root)
+    with pytest.raises(DataError, match="'1' is not among"):
+        store["1"]
+    with pytest.raises(DataError, match="'z' is not among"):  # its checksum is that of another id
+        FeatureStore.open(root)["z"]
+    with changed(root) as database:
+        database.execute("update image set id = 'z' where id = '1'")
+    store = FeatureStore.open(root)
+    assert store.verify() == ["1", "z"]
+    assert store.verify() == []
+    assert store.ids == ("0", "1", "2", "3")
+
+
+def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> None:
+    for column in ("far", "rows", "checksums", "offsets", "mtime", "hash", "id"):
+        with changed(root) as database:
+            wrong = {"hash": "cast(x'a0ff' as text)", "id": "null", "far": "x'ffffffffffffffff'"}.get(column, "'text'")
+            column = "offsets" if column == "far" else column
+            database.execute(f"update image set {column} = {wrong} where id = '1'")
+        store = FeatureStore.open(root)
+        assert column != "id" or store.ids == sound.ids
+        assert torch.equal(value(store, "1"), value(sound, "1")), column
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "with blank", "ä-ü-文", "100%25", "a&b=c;d"])
+def test_paths_of_all_kinds(sound: FeatureStore, images: Path, tiny: Backbone, tmp_path: Path, name: str) -> None:
+    root = shutil.copytree(sound.path, tmp_path / name)
+    assert FeatureStore.open(root).reader.entries.path is not None
+    assert same(FeatureStore.open(root), sound)
+    (root / "index.sqlite").unlink()
+    assert make(root, tiny, views="none").extract(images).present == 4
+    assert sorted(path.name for path in root.iterdir()) == ["data", "index.sqlite", "store.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+def test_a_relative_path_may_be_left(root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root.parent)
+    store = FeatureStore.open("copy")
+    seen: list[tuple[str, ...]] = []
+    thread = threading.Thread(target=lambda: seen.append(store.ids))
+    monkeypatch.chdir("/")
+    thread.start()
+    thread.join()
+    assert seen == [sound.ids]
+
+
+def test_threads_and_copies_have_connections_of_their_own(root: Path, sound: FeatureStore) -> None:
+    store = FeatureStore.open(root)
+    opened: list[object] = []
+
+    def read() -> None:
+        assert torch.equal(value(store, "2"), value(sound, "2"))
+        opened.append(store.reader.entries._local.database)
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    read()
+    assert len({id(connection) for connection in opened}) == 4
+    assert same(pickle.loads(pickle.dumps(store)), sound)
+    assert pickle.loads(pickle.dumps(FeatureStore.open(root, check="never"))).reader.check == "never"
+
+
+def test_threads_read_more_files_than_stay_open(
+    root: Path, sound: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dinoneck.store.files.MOST_OPEN_FILES", 1)
+    store = FeatureStore.open(root, check="always")
+    expected = {image_id: value(sound, image_id) for image_id in sound.ids}
+    wrong: list[object] = []
+    together = threading.Barrier(4)
+
+    def read() -> None:
+        for turn in range(100):
+            image_id = str(turn % 4)
+            together.wait(60)  # all open the same file at once
+            try:
+                wrong.extend([image_id] * (not torch.equal(value(store, image_id), expected[image_id])))
+            except StoreError as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong
+
+
+def _read(store: FeatureStore, queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
+    queue.put((store["1"].sequence[0].sum().item(), store.reader.entries._local.process))
+
+
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_processes_have_connections_of_their_own(root: Path, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    store, queue = FeatureStore.open(root), context.Queue()
+    expected = store["1"].sequence[0].sum().item()
+    process = context.Process(target=_read, args=(store, queue))
+    process.start()
+    assert queue.get(timeout=100) == (expected, process.pid)
+    process.join(20)
+    assert value(store, "2").isfinite().all()
+
+
+def test_an_index_that_cannot_be_kept_in_the_store_lies_in_the_cache(
+    root: Path, sound: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "MOST_LAID_OVER", 0)
+    (root / "index.sqlite").unlink()
+    write, targets = index._write, []
+
+    def read_only(path: Path, *rest: object) -> None:
+        targets.append(path)
+        if path.parent == root:
+            raise PermissionError(13, "Permission denied")
+        write(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(index, "_write", read_only)
+    for _ in range(2):
+        store = FeatureStore.open(root)
+        assert same(store, sound)
+        assert str(store.reader.entries.path).startswith(str(tmp_path / "cache"))
+    assert len(targets) == 2  # the second opening finds it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "store.json"))  # a file
+    with pytest.raises(StoreError, match="XDG_CACHE_HOME"):
+        FeatureStore.open(root)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "local"])
+def test_a_remote_store_fetches_its_index_once(
+    root: Path, sound: FeatureStore, tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "MOST_LAID_OVER", 0)
+    url = f"local://{root}" if scheme == "local" else "memory://remote-index-test"
+    fs = fsspec.filesystem("memory")
+    if scheme == "memory":
+        fs.put(str(root), "/remote-index-test", recursive=True)
+    fetched: list[str] = []
+    fetch = index.RemoteFiles.fetch
+    monkeypatch.setattr(index.RemoteFiles, "fetch", lambda self, *a: (fetched.append(a[0]), fetch(self, *a))[1])
+    try:
+        for _ in range(2):
+            store = FeatureStore.open(url)
+            assert store.ids == sound.ids
+            assert torch.equal(value(store, "2"), value(sound, "2"))
+            assert store.reader.entries.later == {}
+        assert fetched == ["index.sqlite"]
+        assert same(store, sound)
+        assert store.verify() == []
+    finally:
+        if scheme == "memory":
+            fs.rm("/remote-index-test", recursive=True)
+
+
+def test_two_writers_of_one_image(images: Path, tiny: Backbone, tmp_path: Path, root: Path) -> None:
+    again = make(tmp_path / "again", tiny, views="none")
+    again.extract(images)
+    for path in shards(tmp_path / "again"):  # the same images: one record each
+        shutil.copy(path, root / "data")
+    store = FeatureStore.open(root)
+    assert (store.ids, len(store), store.verify()) == (("0", "1", "2", "3"), 4, [])
+    write_images(tmp_path / "others", ["0.png"], seed=50)
+    other = make(tmp_path / "other", tiny, views="none")
+    other.extract(tmp_path / "others")
+    shutil.copy(shards(tmp_path / "other")[0], root / "data")
+    store.refresh()
+    with pytest.raises(
+        StoreError, match=rf"'0', in .*{images}.*{tmp_path}/others|'0', in .*{tmp_path}/others.*{images}"
+    ):
+        store["0"]
+    assert store.verify() == ["0"]
+    assert value(store, "1").isfinite().all()
+
+
+def test_stores_are_joined_by_linking_shards(images: Path, tiny: Backbone, tmp_path: Path, sound: FeatureStore) -> None:
+    halves = [make(tmp_path / str(number), tiny, views="none") for number in range(2)]
+    for number, half in enumerate(halves):
+        half.extract(images, shard=(number, 2))
+    for path in shards(tmp_path / "1"):
+        (tmp_path / "0" / "data" / path.name).symlink_to(path)
+    assert same(FeatureStore.open(tmp_path / "0"), sound)
+
+
+@pytest.mark.parametrize("check", ["first", "always", "never"])
+def test_when_checksums_are_compared(root: Path, check: str) -> None:
+    store = FeatureStore.open(root, check=check)  # type: ignore[arg-type]
+    expected = value(store, "0")
+    shard = root / store.shard_of("0")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    if check == "always":
+        with pytest.raises(StoreError, match="view 0 of '0' has another checksum"):
+            store["0"]
+    else:
+        assert not torch.equal(value(store, "0"), expected)
+    if check != "never":
+        with pytest.raises(StoreError, match="another checksum"):
+            FeatureStore.open(root, check=check)["0"]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="check is True"):
+        FeatureStore.open(root, check=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_turned_and_blurred_views(images: Path, tiny: Backbone, tmp_path: Path, dtype: str) -> None:
+    store = make(tmp_path / "s", tiny, views="d6", blur=5, dtype=dtype)
+    store.extract(images)
+    prepare = tiny.preprocess.changed(size=(32, 48), blur=5)
+    image = prepare(images / "1.png")
+    plain = [image, image.flip(-1), image.flip(-2), image.flip(-1, -2), image.rot90(1, (2, 3)), image.rot90(3, (2, 3))]
+    for view, x in enumerate(plain):
+        given, expected = store["1", view], tiny(x)
+        assert given.grid == expected.grid == ((2, 3) if view < 4 else (3, 2))
+        error = (given.patches[0] - expected.patches[0]).norm() / expected.patches[0].norm()
+        assert error < (2e-3 if dtype == "fp16" else 2e-2), view
+    assert store.verify() == []
+    assert torch.equal(store.batch(["1", "2"], [4, 5]).sequence[0][:1], store["1", 4].sequence[0])
+    with pytest.raises(DataError, match="different grids"):
+        store.batch(["1", "1"], [0, 4])
+    with pytest.raises(ConfigError, match="pattern 4 turns images by 90 degrees"):
+        store.views.flips(4)
+
+
+def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
+    images: Path, tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A view of 96 x 96 px has 36 patches and 3 other tokens of 64 channels, 2 bytes each: 4992 bytes."""
+    free = [10**12]
+    monkeypatch.setattr("dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    store = make(tmp_path / "s", tiny, image_size=(96, 96))
+    store.extract(images / "0.png", root=images)
+    assert "1 image x 4 views x 1 layer in fp16: about 20.6kB per image" in capsys.readouterr().err
+    for room, change in ((14_000, "They fit with dtype='int8'"), (13_000, "They fit with 3 of 4 views, dtype='int8'"),
+                         (800, "Not even one view")):  # fmt: skip
+        free[0] = 3 * room
+        with pytest.raises(StoreError, match=change):
+            store.extract(images)
+    assert store.ids == ("0",)
+    assert store.extract(images / "0.png", root=images).present == 1  # nothing is missing, so nothing is needed
+    free[0] = 3 * 21_000
+    assert len(store.extract(images).written) == 3
+    both = make(tmp_path / "both", load_backbone("dinoneck_tiny", layers=[0, -1]), views="none", image_size=(96, 96))
+    free[0] = 4 * 6000
+    with pytest.raises(StoreError, match="They fit with 1 of 2 layers"):
+        both.extract(images)

@@ -1,0 +1,167 @@
+"""Weights, tasks and loss of the published notebooks, each against their formulas written out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from examples.biomass.published import GATING_TASKS, TARGETS, cls_gating, patch_mlps
+from torch import Tensor, nn
+
+from dinoneck import CheckpointError, Tokens, load_head, save_head
+from dinoneck.losses import TaskLoss
+
+WIDTH, PLACES, HIDDEN = 32, 15, 24
+
+
+def source_weights(seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """A state dict with the source's names and shapes."""
+    torch.manual_seed(seed)
+    sizes = {
+        "gate_mlp.0": (WIDTH // 4, WIDTH),
+        "gate_mlp.2": (PLACES, WIDTH // 4),
+        "shared_mlp.0": (HIDDEN, 2 * WIDTH),
+        "main_head": (3, HIDDEN),
+        "state_head": (4, HIDDEN),
+        "height_head": (1, HIDDEN),
+        "aux_head": (2, HIDDEN),
+    }
+    state = {f"{name}.weight": torch.randn(shape) / math.sqrt(shape[1]) for name, shape in sizes.items()}
+    state |= {f"{name}.bias": torch.randn(shape[0]) for name, shape in sizes.items()}
+    state |= {"shared_mlp.1.weight": torch.rand(HIDDEN) + 0.5, "shared_mlp.1.bias": torch.randn(HIDDEN)}
+    return {name: value.to(dtype) for name, value in state.items()}
+
+
+def source_forward(w: dict[str, Tensor], cls_token: Tensor, patches: Tensor) -> dict[str, Tensor]:
+    """What the source's module computes, in eval mode."""
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    attention = torch.softmax(linear(F.gelu(linear(cls_token, "gate_mlp.0")), "gate_mlp.2"), dim=-1)
+    pooled = (patches * attention.unsqueeze(-1)).sum(dim=1)
+    x = linear(torch.cat([cls_token, pooled], dim=-1), "shared_mlp.0")
+    x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    x = F.gelu(x * w["shared_mlp.1.weight"] + w["shared_mlp.1.bias"])
+    predicted = {name: linear(x, f"{name}_head") for name in ("main", "state", "height", "aux")}
+    return {name: value if name == "state" else F.softplus(value) for name, value in predicted.items()}
+
+
+def tokens_of(x: Tensor) -> Tokens:
+    return Tokens.from_sequence(x, image_size=(48, 80), patch_size=16, num_prefix_tokens=5)
+
+
+def test_the_gating_module_predicts_the_same(tmp_path: Path) -> None:
+    state, path = source_weights(), tmp_path / "head.pt"
+    torch.save(state, path)
+    head = cls_gating(path, embed_dim=WIDTH, num_patches=PLACES, hidden_dim=HIDDEN)
+    x = torch.randn(4, 20, WIDTH)
+    predicted, expected = head(tokens_of(x)), source_forward(state, x[:, 0], x[:, 5:])
+    assert list(predicted) == ["main", "state", "height", "aux"]
+    for name, values in expected.items():
+        assert (predicted[name] - values).abs().max() <= 1e-6, name
+    predicted = head.predict(tokens_of(x))
+    assert torch.allclose(predicted["state"], expected["state"].softmax(-1), atol=1e-6)
+    save_head(tmp_path / "own", head)
+    assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], predicted["main"])
+
+
+def test_the_tasks_are_the_sources() -> None:
+    main, state, height, aux = GATING_TASKS
+    assert (main.labels, main.activation, main.unit) == (("Dry_Total_g", "GDM_g", "Dry_Green_g"), "softplus", "g")
+    assert (state.labels, state.kind, state.activation) == (("Tas", "NSW", "WA", "Vic"), "classification", None)
+    assert (height.labels, height.activation, height.unit) == (("Height_Ave_cm",), "softplus", "cm")
+    assert (aux.labels, aux.activation) == (("Dry_Dead_g", "Dry_Clover_g"), "softplus")
+    assert all(task.loss == "smooth_l1" and task.beta == 1.0 for task in (main, height, aux))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_loss_is_the_sources(soft: bool) -> None:
+    """1.0, 0.6 and 0.3 times a mean over the batch each, summed; 0.1 times each other mean."""
+
+    def smooth(difference: Tensor) -> Tensor:
+        size = difference.abs()
+        return torch.where(size < 1.0, 0.5 * size**2, size - 0.5).mean()
+
+    torch.manual_seed(0)
+    sizes = {"main": 3, "state": 4, "height": 1, "aux": 2}
+    predicted = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
+    truth = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
+    classes = torch.randint(4, (7,))
+    shares = truth["state"].softmax(-1) if soft else F.one_hot(classes, 4).double()
+    truth["state"] = shares if soft else classes
+    main = sum(w * smooth(predicted["main"][:, i] - truth["main"][:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
+    state = -(shares * predicted["state"].log_softmax(-1)).sum(-1).mean()
+    rest = state + smooth(predicted["height"] - truth["height"]) + smooth(predicted["aux"] - truth["aux"])
+    total, parts = TaskLoss(GATING_TASKS)(predicted, truth)
+    assert total.item() == pytest.approx(float(main + 0.1 * rest), rel=1e-12)
+    assert parts["main"].item() == pytest.approx(float(main), rel=1e-12)
+    assert parts["aux"].item() == pytest.approx(0.1 * smooth(predicted["aux"] - truth["aux"]).item(), rel=1e-12)
+
+
+LEVELS = {"Dry_Clover_g": 1.0, "Dry_Dead_g": 2.0, "Dry_Green_g": 4.0, "Dry_Total_g": 8.0, "GDM_g": 16.0}
+
+
+class BiomassMLP(nn.Module):
+    """The published module, written out."""
+
+    def __init__(self, level: float = 0.0) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.LeakyReLU(), nn.Linear(HIDDEN, 1))
+        if level:
+            nn.init.zeros_(self.network[2].weight)
+            nn.init.constant_(self.network[2].bias, level)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.network(x)).mean(dim=(1, 2))
+
+
+def folder_of(place: Path, pattern: str, level: bool = True, folds: int = 2) -> tuple[Path, list[BiomassMLP]]:
+    """Files of five targets; with ``level`` they predict 1, 2, 4, 8 and 16, and a little more per fold."""
+    torch.manual_seed(0)
+    place.mkdir()
+    modules = []
+    for index, (name, height) in enumerate(LEVELS.items()):
+        for fold in range(folds):
+            modules.append(BiomassMLP(height + fold / 10 if level else 0.0))
+            torch.save(modules[-1].state_dict(), place / pattern.format(target=index, name=name, fold=fold))
+    return place, modules
+
+
+@pytest.mark.parametrize("pattern", ["target{target}_fold{fold}.pth", "{name}_fold{fold}.pt"])
+def test_five_targets_keep_their_names(pattern: str, tmp_path: Path) -> None:
+    folder, _ = folder_of(tmp_path / "m", pattern)
+    head = patch_mlps(folder, pattern, folds=2, embed_dim=WIDTH, hidden_dim=HIDDEN)
+    predicted = head.predict(tokens_of(torch.randn(1, 20, WIDTH)))
+    assert tuple(predicted) == TARGETS == tuple(LEVELS)
+    for name, level in LEVELS.items():
+        assert predicted[name].item() == pytest.approx(level + 0.05), name
+    assert {task.unit for task in head.tasks} == {"g"}
+
+
+def test_the_mlps_predict_the_same(tmp_path: Path) -> None:
+    folder, modules = folder_of(tmp_path / "m", "target{target}_fold{fold}.pth", level=False)
+    head = patch_mlps(folder, folds=2, embed_dim=WIDTH, hidden_dim=HIDDEN)
+    x = torch.randn(3, 20, WIDTH)
+    predicted = head.predict(tokens_of(x))
+    for index, name in enumerate(TARGETS):
+        expected = sum(module(x[:, 5:]) for module in modules[2 * index : 2 * index + 2]) / 2
+        assert torch.allclose(predicted[name][:, 0], expected, atol=1e-6), name
+
+
+def test_every_file_of_the_folder_takes_part(tmp_path: Path) -> None:
+    sizes = {"folds": 2, "embed_dim": WIDTH, "hidden_dim": HIDDEN}
+    folder, modules = folder_of(tmp_path / "m", "t{target}_f{fold}.pth")
+    for pattern in ("t{target}.pth", "f{fold}.pth"):
+        with pytest.raises(CheckpointError, match="expected one file for each"):
+            patch_mlps(folder, pattern, **sizes)
+    torch.save(modules[0].state_dict(), folder / "best.pth")
+    with pytest.raises(CheckpointError, match=r"best\.pth"):
+        patch_mlps(folder, "t{target}_f{fold}.pth", **sizes)
+    (folder / "best.pth").unlink()
+    (folder / "t3_f1.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"t3_f1\.pth"):
+        patch_mlps(folder, "t{target}_f{fold}.pth", **sizes)
