@@ -112,9 +112,7 @@ class TokenGrid(nn.Module):
         torch.Size([2, 384, 30, 60])
     """
 
-    def __init__(
-        self, patch_size: PatchSize = 16, on_remainder: Remainder = "error", pad_to: PadTo = "corner"
-    ) -> None:
+    def __init__(self, patch_size: PatchSize = 16, on_remainder: Remainder = "error", pad_to: PadTo = "corner") -> None:
         super().__init__()
         for name, word, known in (("on_remainder", on_remainder, Remainder), ("pad_to", pad_to, PadTo)):
             if word not in get_args(known):

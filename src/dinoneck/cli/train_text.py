@@ -96,9 +96,7 @@ def describe_size(preprocess: Preprocessing, image: ImageInput) -> list[str]:
     if preprocess.size is not None:
         bent = (after[0] / before[0]) / (after[1] / before[1])
         if preprocess.resize == "stretch" and not 1 / _BENT < bent < _BENT:
-            lines.append(
-                f"--resize stretch changes its proportions by {abs(bent - 1):.0%}; crop and pad would not."
-            )
+            lines.append(f"--resize stretch changes its proportions by {abs(bent - 1):.0%}; crop and pad would not.")
     return lines
 
 

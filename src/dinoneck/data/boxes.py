@@ -279,12 +279,12 @@ class BoxImages(Dataset[Any]):
             self.skipped += Counter({reason: int((kept & where).sum())})
             kept &= ~where
         if sum(self.skipped[reason] for reason in wrong) == len(boxes) > 0:
-            raise DataError(
-                f"{self.file}: every box is left out ({_listed(self.skipped)}), such as {bboxes[0]}; {_BBOX}"
-            )
+            counts = _listed(self.skipped)
+            raise DataError(f"{self.file}: every box is left out ({counts}), such as {bboxes[0]}; {_BBOX}")
         self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
         usable = ~np.any([*misplaced.values(), *wrong.values()], axis=0)
-        rows_of = [np.flatnonzero(usable & (image == place)) for place in range(len(sizes))]
+        order = np.flatnonzero(usable)[np.argsort(image[usable], kind="stable")]
+        rows_of = np.split(order, np.searchsorted(image[order], np.arange(1, len(sizes))))
         return [
             _Rows(corners[rows], label[rows], crowd[rows], [shapes[row] for row in rows if not crowd[row]])
             for rows in rows_of
@@ -337,7 +337,7 @@ def _read(file: Path) -> Coco:
         raise DataError(f"there is no annotations file {file}; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
-    coco = _converted(content, Coco, str(file))
+    coco: Coco = _converted(content, Coco, str(file))
     for what, values in (
         ("images: the id", [image.id for image in coco.images]),
         ("images: the file_name", [str(PurePath(image.file_name)) for image in coco.images]),

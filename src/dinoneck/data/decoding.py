@@ -177,7 +177,7 @@ def fast_decoder(kind: str) -> Callable[[Tensor], Tensor] | None:
         import torchvision.io  # noqa: F401 - registers the operators
 
         operator = getattr(torch.ops.image, f"decode_{kind}")
-        return lambda raw: operator(raw, _RGB, False)  # type: ignore[no-any-return]
+        return lambda raw: operator(raw, _RGB, False)
     return None
 
 

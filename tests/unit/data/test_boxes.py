@@ -348,6 +348,7 @@ def segmented(c: dict[str, Any]) -> None:
         annotation["segmentation"] = shape
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11, NumPy 2.4
 def test_masks_come_from_polygons_and_run_lengths(tmp_path: Path) -> None:
     data = made(tmp_path, segmented, masks=True)
     masks = data[0][1]["masks"]

@@ -196,7 +196,8 @@ def test_records_rebuild_and_refuse() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"resize": "squash"}, {"pad_to": "x"}, {"pad_to": "center"}, {"interpolation": "nearest"}, {"mean": (1, 2)},
-     {"std": (1, 1, 0)}, {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4}, {"blur": 0}, {"patch_size": 0}],
+     {"std": (1, 1, 0)}, {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4}, {"blur": 0},
+     {"patch_size": 0}],
 )  # fmt: skip
 def test_impossible_settings(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
