@@ -12,10 +12,10 @@ from dinoneck.viz.score_tables import SCORES, class_tables, value_tables
 if TYPE_CHECKING:
     from dinoneck.data.decoding import ImageInput
     from dinoneck.data.preprocessing import Preprocessing
-    from dinoneck.data.tables import Table
     from dinoneck.grid import GridSize
     from dinoneck.training.config import TrainConfig
     from dinoneck.training.inputs import Inputs
+    from dinoneck.training.table import Table
 
 _BENT = 1.02
 _MANY_PATCHES = 4096

@@ -11,8 +11,7 @@ _HOMES = homes(
     patterns=["Pattern", "Patterns"],
     decoding=["read_image_size"],
     preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
-    sheets=["read_csiro_test"],
-    tables=["Table", "read_folders", "read_masks", "read_table"],
+    tables=["read_folders", "read_masks", "read_table"],
 )
 
 __all__ = [*_HOMES]

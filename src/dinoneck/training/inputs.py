@@ -11,9 +11,8 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.data.labels import DenseLabels, count_classes
-from dinoneck.data.pasture import Pasture
+from dinoneck.data.pasture import WEIGHTS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.tables import Table, read_folders, read_masks, read_table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.registry import import_modules
@@ -22,6 +21,7 @@ from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.table import LONG_GROUP, Table, is_long, is_table, table_of, wide
 from dinoneck.training.table_source import TableSource, compare_images
 from dinoneck.training.tasks import head_class
 
@@ -102,7 +102,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
 
     Args:
         config: the run.
-        table: a :class:`dinoneck.data.Table`, or a pandas DataFrame that takes the place of ``data.csv``.
+        table: a pandas DataFrame that takes the place of ``data.csv``.
         backbone: in the place of the one that the config names.
 
     Raises:
@@ -116,7 +116,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     head_class(config)  # a name that is not registered is refused before anything is read
     if config.data.csv is config.data.images is config.data.store is table is backbone is None:
         backbone = open_backbone(config.backbone, config.device)  # an unknown name is refused before images are drawn
-    found = _checked(config, table) if isinstance(table, Table) else read_data(config, table)
+    found = _checked(config, table_of(table, config)) if is_table(table) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)
     backbone = open_backbone(config.backbone, config.device) if backbone is None else backbone
@@ -145,7 +145,7 @@ def _checked(config: TrainConfig, table: Table) -> Table:
     for name, (value, own) in asked.items():
         if value not in (None, ()) and value != own:
             raise ConfigError(
-                f"{name} is {value!r} and the given Table has {own!r}; leave it out, or read the table so"
+                f"{name} is {value!r} and the given table has {own!r}; leave it out, or read the table so"
             )
     return table
 
@@ -167,22 +167,32 @@ def read_data(config: TrainConfig, frame: Any = None) -> Table:
     per_cell = [name for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")]
     helping = [c for name, task in config.tasks.items() if task.auxiliary for c in task.columns or (name,)]
     reads = data.store is None or data.labels is not None or data.images is not None
+    from dinoneck.data.tables import read_table
+
     folder = Path(data.csv or ".").parent
-    return read_table(
-        data.csv if frame is None else frame,
+    source, attrs, group = data.csv if frame is None else frame, {}, folds.group
+    targets = tuple(dict.fromkeys(name for name in (*data.targets, *columns) if name not in per_cell))
+    auxiliary = tuple(dict.fromkeys((*data.aux_targets, *helping)))
+    if is_long(source):
+        targets, group = targets or tuple(WEIGHTS), group or LONG_GROUP
+        more = [data.labels, folds.column]
+        source = wide(source, (*targets, *auxiliary, *group, *(column for column in more if column is not None)))
+        attrs = source.attrs
+    found = read_table(
+        source,
         (data.images or folder) if reads else None,
-        tuple(dict.fromkeys(name for name in (*data.targets, *columns) if name not in per_cell)),
-        auxiliary=tuple(dict.fromkeys((*data.aux_targets, *helping))),
-        group=folds.group,
+        targets,
+        auxiliary=auxiliary,
+        group=group,
         fold_column=folds.column,
         image_column=data.image_column or "image",
         labels=data.labels,
-        minimum=data.minimum,
-        unit=data.unit,
         classes={
             c: () for k, task in config.tasks.items() if task.kind == "classification" for c in task.columns or (k,)
         },
     )
+    found.attrs = attrs
+    return table_of(found, config)
 
 
 def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> Table:
@@ -193,8 +203,10 @@ def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> Table:
     if given := [name for name, value in named.items() if value not in (None, ())]:
         raise ConfigError(f"{', '.join(given)}: these describe a table; name it with data.csv (--csv)")
     if data.images is None:
-        return Pasture(seed=0).table(range(data.pasture))
-    return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
+        return table_of(Pasture(seed=0).table(range(data.pasture)))
+    from dinoneck.data.tables import read_folders, read_masks
+
+    return table_of(read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels))
 
 
 def _check_unused(config: TrainConfig) -> None:
@@ -230,7 +242,7 @@ def _extract_command(config: TrainConfig) -> str:
     size = "HEIGHTxWIDTH" if data.size is None else "x".join(map(str, data.size))  # type: ignore[arg-type]
     flags = {
         "--size": size,
-        "--patterns": views,
+        "--views": views,
         "--backbone": own.name or DINOV3_SMALL,
         "--backbone-source": own.source,
         "--backbone-file": own.file,
