@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from examples.biomass.drawn import write_csiro
 from PIL import Image
 
 from dinoneck import PatchMeanHead, Task, load_backbone, save_head
@@ -27,7 +28,7 @@ def materials(folder: Path) -> None:
     """Images, tables, heads of several kinds and states, and training files."""
     pasture, tiny = Pasture(seed=1, size=(32, 64)), load_backbone("dinoneck_tiny")
     pasture.write(folder, 6)
-    pasture.write_csiro(folder / "csiro", train=8, test=2)
+    write_csiro(pasture, folder / "csiro", train=8, test=2)
     (folder / "broken").mkdir()
     (folder / "broken" / "a.png").write_bytes(b"not an image")
     Image.new("RGB", (64, 32), "green").save(folder / "broken" / "b.png")

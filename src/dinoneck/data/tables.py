@@ -177,7 +177,7 @@ def _check_header(name: str, header: Sequence[str], columns: Sequence[str]) -> N
     for column in columns:
         if column not in header:
             hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
-            raise DataError(f"{name} has no column {column!r}; it has: {', '.join(header) or 'no header'}.{hint}")
+            raise DataError(f"{name} has no column {column!r}.{hint} It has: {', '.join(header) or 'no header'}")
         if header.count(column) > 1:
             raise DataError(f"{name} has {header.count(column)} columns named {column!r}; give each its own name")
 

@@ -138,7 +138,6 @@ def _checked(config: TrainConfig, table: Table) -> Table:
         "data.csv": (data.csv, None),
         "data.targets": (data.targets, tuple(table.targets)),
         "data.aux_targets": (data.aux_targets, tuple(table.auxiliary)),
-        "data.minimum": (data.minimum, table.minimum),
         "folds.group": (folds.group, table.groups and folds.group),
         "folds.column": (folds.column, table.folds and folds.column),
     }

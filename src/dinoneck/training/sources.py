@@ -229,7 +229,7 @@ class MemoryTokens:
             GridError: if the patch leaves a remainder of their own size that ``resize="keep"`` refuses.
             ConfigError: if ``backbone`` is not a Backbone.
         """
-        prepare = preprocess or checked_backbone(backbone).preprocess
+        prepare, images, ids = preprocess or checked_backbone(backbone).preprocess, list(images), list(ids)
         _check(images, ids, prepare)
         views: list[list[Tokens]] = [[] for _ in range(1 + len(transforms))]
         colours: list[Tensor] = []

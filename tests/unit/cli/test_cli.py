@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples.biomass.drawn import write_csiro
 from PIL import Image
 from tests.unit.training.meadow import one_image_only
 
@@ -26,7 +27,7 @@ TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
 @pytest.fixture(scope="module")
 def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("csiro")
-    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=12, test=3)
+    write_csiro(Pasture(seed=1, size=(32, 64)), root, train=12, test=3)
     return root
 
 

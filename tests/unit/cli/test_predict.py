@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples.biomass.drawn import write_csiro
 from PIL import Image
 
 from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
@@ -139,7 +140,7 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
 def test_a_submission_is_complete_and_in_the_order_of_its_table(
     tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Pasture(seed=1, size=(32, 64)).write_csiro(tmp_path, train=1, test=3)
+    write_csiro(Pasture(seed=1, size=(32, 64)), tmp_path, train=1, test=3)
     asked, out = records_of(tmp_path / "test.csv"), tmp_path / "submission.csv"
     targets = list(dict.fromkeys(row["target_name"] for row in asked))
     head = tmp_path / "h.safetensors"
