@@ -47,7 +47,7 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
             assert values["size"] == ((size, size) if isinstance(size, int) else size)
             assert values["backbone"] == config.backbone
             assert values["stored"].interpolation == config.data.interpolation
-            assert len(Patterns.named(values["stored"].patterns)) == config.data.views
+            assert len(Patterns.named(values["stored"].views)) == config.data.views
 
 
 @pytest.mark.parametrize("name", ["fpn", "cls_gating"])
@@ -59,9 +59,9 @@ def test_the_command_in_the_refusal_makes_the_views(csiro: Path, tmp_path: Path,
     [command] = re.findall(r"dinoneck (extract IMAGES --out STORE .*?)\. Then add --store", str(refused.value))
     words = {"IMAGES": str(csiro / "train"), "STORE": str(tmp_path / "store")}
     assert cli.main([words.get(word, word) for word in shlex.split(command)]) == 0
-    assert len(FeatureStore.open(tmp_path / "store").patterns) == config.data.views
+    assert len(FeatureStore.open(tmp_path / "store").views) == config.data.views
     stored = cli.command(
         "train", [str(layouts.HERE / f"{name}.yaml"), *table, "--store", str(tmp_path / "store"), "--out", "run"]
     )
     inputs = open_inputs(stored.keywords["run"])
-    assert len(inputs.source.patterns) == config.data.views  # type: ignore[union-attr]
+    assert len(inputs.source.views) == config.data.views  # type: ignore[union-attr]

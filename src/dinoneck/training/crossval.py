@@ -191,7 +191,7 @@ def choose_folds(
     """Return the numbers of the folds to train, and the folds: those of the caller, or of ``config.folds``.
 
     Raises:
-        ConfigError: if there is no fold of the number ``config.folds.only``.
+        ConfigError: if no fold has the number ``config.folds.only``.
         DataError: if the folds do not fit the table.
     """
     every = make_folds(config, table) if folds is None else check_folds(folds, len(table))

@@ -25,7 +25,7 @@ def stored(tmp_path: Path) -> FeatureStore:
     """A store of the six images in ``train``, a table of them by their names, and other images of these names."""
     write_images(tmp_path / "train", NAMES)
     write_images(tmp_path / "other", NAMES, seed=7)
-    store = make(tmp_path / "store", load_backbone("dinoneck_tiny"), patterns="none")
+    store = make(tmp_path / "store", load_backbone("dinoneck_tiny"), views="none")
     store.extract(tmp_path / "train")
     rows = [f"{name},{i}.5" for i, name in enumerate(NAMES)]
     (tmp_path / "t.csv").write_text("\n".join(["image,mass", *rows]) + "\n")

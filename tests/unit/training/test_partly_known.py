@@ -81,9 +81,6 @@ def test_scores_rest_on_the_images_that_are_known(meadow: Path, capsys: pytest.C
     assert counts == ["images", "8", "8"]
     assert "8 images" in next(line for line in shown.splitlines() if line.startswith("kind,"))
     assert "9 images" in next(line for line in shown.splitlines() if line.startswith("R² per cell"))
-    assert (
-        main(["viz", "residuals", str(out / "out_of_fold.csv"), "--target", "crop", "--out", str(out / "r.png")]) == 0
-    )
 
 
 def test_masks_of_some_images_are_scored_by_these(meadow: Path) -> None:

@@ -172,7 +172,7 @@ def test_sources_give_what_was_asked_in_order() -> None:
     assert torch.equal(batch.sequence[0], source.tokens.sequence[0][[4, 0, 4]].float())
     with pytest.raises(DataError, match="'x'"):
         source.batch(["p1", "x"])
-    with pytest.raises(DataError, match="pattern 0 only"):
+    with pytest.raises(DataError, match="view 0"):
         source.batch(["p1"], [3])
     with pytest.raises(DataError, match=r"2 ids \(1 different\)"):
         MemoryTokens(["a", "a"], source.tokens[:2])
