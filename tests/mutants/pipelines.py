@@ -21,17 +21,17 @@ PIPELINES = (
     ),
     Mutant(
         "Horizontal and vertical flips of stored views are exchanged.",
-        "data/patterns.py",
+        "data/views.py",
         "return pattern.horizontal, pattern.vertical",
         "return pattern.vertical, pattern.horizontal",
         "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_image",
     ),
     Mutant(
         "Every image draws the same changes of colour.",
-        "data/patterns.py",
+        "data/views.py",
         'f"{i}\\0{image_id}"',
         'f"{i}\\0"',
-        "unit/data/test_patterns.py::test_draws_repeat_and_depend_on_image_and_pattern",
+        "unit/data/test_views.py::test_draws_repeat_and_depend_on_image_and_pattern",
     ),
     Mutant(
         "Storing tokens as int8 clips large negative values.",

@@ -34,7 +34,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.cli.main import main
-from dinoneck.data import BoxImages, DenseLabels, Patterns, Preprocessing, read_image_size, read_masks, read_table
+from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, read_masks, read_table
 from dinoneck.training import TrainConfig
 
 LIMIT_S = 20
@@ -104,7 +104,6 @@ ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] 
     "table": ("a.csv", lambda path: read_table(path, None, ["x"]), DataError),
     "boxes": ("a.json", BoxImages, DataError),
     "settings": ("a.yaml", TrainConfig.read, ConfigError),
-    "patterns": ("a.yaml", Patterns.named, ConfigError),
     "weights": ("a.safetensors", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
     "pickled weights": ("a.pth", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
     "head": ("a.safetensors", HeadCheckpoint.load, CheckpointError),

@@ -27,8 +27,7 @@ class Stored:
             padded.
         pad_to: where resize pad puts the image (default: corner).
         interpolation: of the resize (default: bilinear).
-        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20, or a YAML or JSON
-            file.
+        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20.
         blur: odd kernel of a Gaussian blur of every view.
         dtype: of the values; int8 takes half the space of fp16.
     """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +22,8 @@ from xxhash import xxh3_64_intdigest
 
 from dinoneck.atomic import flush_folder
 from dinoneck.backbones import weight_hashes
-from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import Views
 from dinoneck.errors import DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Layout, StoreDtype, check_dtype
@@ -56,7 +55,7 @@ class Description:
 
     backbone: Mapping[str, Any]
     preprocess: Preprocessing
-    views: Patterns
+    views: Views
     dtype: StoreDtype
 
     def __post_init__(self) -> None:
@@ -131,7 +130,7 @@ class Description:
             described = cls(
                 content["backbone"],
                 Preprocessing.from_record(content["inputs"]),
-                Patterns.from_record(content["views"]),
+                Views.from_record(content["views"]),
                 content["dtype"],
             )
         except (KeyError, TypeError, AttributeError, DinoneckError) as error:
@@ -188,9 +187,9 @@ def make_folder(root: Path, asked: Description) -> None:
         raise failed_write(root, error) from error
 
 
-def named_views(views: str | os.PathLike[str] | Patterns) -> Patterns:
-    """Return the views given, or those of a name or a file."""
-    return views if isinstance(views, Patterns) else Patterns.named(views)
+def named_views(views: str | Views) -> Views:
+    """Return the views given, or those of a name."""
+    return views if isinstance(views, Views) else Views.named(views)
 
 
 def read_description(files: Files) -> Description:

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self
 import torch
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.patterns import Patterns
 from dinoneck.data.resizing import Interpolation, Resize
+from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize
 from dinoneck.store import converters, extraction, ray_engine, reading
@@ -66,7 +66,7 @@ class FeatureStore:
         path: PathLike,
         *,
         backbone: Backbone,
-        views: PathLike | Patterns = "none",
+        views: str | Views = "none",
         image_size: int | Sequence[int] | None,
         dtype: StoreDtype = "fp16",
         resize: Resize | None = None,
@@ -79,7 +79,7 @@ class FeatureStore:
         Args:
             path: a local folder; it and its parents are made.
             backbone: gives the tokens; its layers and norm are the store's.
-            views: of every image: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
+            views: of every image: a name (see :meth:`dinoneck.data.Views.named`) or the object.
             image_size: (height, width) in pixels; None keeps each image's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
             resize: how an image comes to the size, and what becomes of a remainder, see
@@ -261,7 +261,7 @@ class FeatureStore:
         *,
         grid: Sequence[int],
         patch_size: PatchSize,
-        views: PathLike | Patterns | None = None,
+        views: str | Views | None = None,
         dtype: StoreDtype = "fp16",
     ) -> Self:
         """Make a store of the ``.npz`` files in a folder tree (``cls_i``, ``patches_i``); ids are their paths.

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.loading import images_below
-from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted
 from dinoneck.grid import GridSize, patch_pair
 from dinoneck.regular_files import open_regular
@@ -145,7 +145,7 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def views_of(image: ImageInput, preprocess: Preprocessing, views: Patterns, image_id: str) -> list[Tensor]:
+def views_of(image: ImageInput, preprocess: Preprocessing, views: Views, image_id: str) -> list[Tensor]:
     """Return an image under all views: (3, H, W) each, normalised; a quarter turn swaps H and W.
 
     The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred

@@ -237,7 +237,7 @@ def _check_unused(config: TrainConfig) -> None:
 def _extract_command(config: TrainConfig) -> str:
     """The command that makes the store for a config's views."""
     data, own = config.data, config.backbone
-    views = next((name for name, count in _VIEWS.items() if count >= (data.views or 1)), "FILE.yaml")
+    views = next((name for name, count in _VIEWS.items() if count >= (data.views or 1)), "NAME")
     size = "HEIGHTxWIDTH" if data.size is None else "x".join(map(str, data.size))  # type: ignore[arg-type]
     flags = {
         "--size": size,
