@@ -22,8 +22,8 @@ PIPELINES = (
     Mutant(
         "Horizontal and vertical flips of stored views are exchanged.",
         "data/views.py",
-        "return pattern.horizontal, pattern.vertical",
-        "return pattern.vertical, pattern.horizontal",
+        "return view.horizontal, view.vertical",
+        "return view.vertical, view.horizontal",
         "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_image",
     ),
     Mutant(
@@ -126,23 +126,23 @@ PIPELINES = (
     ),
     Mutant(
         "A missing number of a table is read as 0.",
-        "data/sheets.py",
-        "value = math.nan if is_missing(text) else as_number(text)",
-        "value = 0.0 if is_missing(text) else as_number(text)",
+        "data/tables.py",
+        'column.attrs.get("decimal", ".")).reindex(column.index)',
+        'column.attrs.get("decimal", ".")).reindex(column.index, fill_value=0.0)',
         "unit/data/test_read_table.py::test_numbers_words_and_gaps",
     ),
     Mutant(
         "An id of digits loses its leading zeros: 007 becomes 7.",
         "data/tables.py",
-        "ids = tuple(sheet.cells(image_column))",
-        "ids = tuple(str(int(cell)) if cell.isdecimal() else cell for cell in sheet.cells(image_column))",
+        "ids = [cell_text(value) for value in names]",
+        "ids = [cell.lstrip('0') or cell for cell in map(cell_text, names)]",
         "unit/data/test_read_table.py::test_ids_stay_text",
     ),
     Mutant(
         "The EXIF orientation of a JPEG file is ignored.",
         "data/decoding.py",
-        "return _upright(_decode_jpeg(raw), read_orientation(image))",
-        "return _decode_jpeg(raw)",
+        "return _upright(operator(torch.from_numpy(raw)), orientation)",
+        "return operator(torch.from_numpy(raw))",
         "unit/data/test_preparation.py::test_images_are_turned_upright",
     ),
     Mutant(
@@ -154,10 +154,10 @@ PIPELINES = (
     ),
     Mutant(
         "Cropping to a size keeps the upper left corner of an image, not its centre.",
-        "data/decoding.py",
-        'corner = ((height - size[0]) // 2, (width - size[1]) // 2) if fit == "crop" else (0, 0)',
-        "corner = (0, 0)",
-        "unit/data/test_preparation.py::test_fits",
+        "data/resizing.py",
+        "return Placement(resized, canvas, (-(-free[0] // 2), -(-free[1] // 2)))",
+        "return Placement(resized, canvas, (0, 0))",
+        "unit/data/test_preparation.py::test_images_come_to_a_size_in_four_ways",
     ),
     Mutant(
         "A flipped training image keeps the boxes of the image before the flip.",

@@ -6,86 +6,35 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePath, PureWindowsPath
-from typing import Annotated, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
-from msgspec import Meta, Struct
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from dinoneck.codec import normal
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, box_around, chosen_classes, decoded, read_coco, shape_of
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.resizing import to_uint8
-from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra, reason_of, some_of
-from dinoneck.regular_files import read_regular
+from dinoneck.errors import ConfigError, DataError, some_of
 
 logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
 Array = np.ndarray[Any, Any]
-Id = Annotated[int, Meta(ge=1 - 2**63, le=2**63 - 1)]
-Side = Annotated[int, Meta(ge=1, le=1 << 30)]
-Polygon = Annotated[list[float], Meta(min_length=6)]
 
 _SHOWN = 3
 _MOST_OVER = 0.1  # of the boxes; above it their form is in doubt
 _OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
-
-
-class CocoImage(Struct):
-    """One entry of ``images``."""
-
-    id: Id
-    file_name: str
-    width: Side
-    height: Side
-
-
-class CocoCategory(Struct):
-    """One entry of ``categories``."""
-
-    id: Id
-    name: Annotated[str, Meta(min_length=1)]
-
-
-class CocoBox(Struct):
-    """One entry of ``annotations``."""
-
-    id: Id
-    image_id: Id
-    category_id: Id
-    bbox: tuple[float, float, float, float] | None = None
-    iscrowd: Literal[0, 1] = 0
-    segmentation: Any = None
-
-
-class CocoMask(Struct):
-    """A run-length encoded mask, (height, width), as counts or as COCO's text."""
-
-    size: tuple[Side, Side]
-    counts: list[Annotated[int, Meta(ge=0)]] | str
-
-
-Shape = Annotated[list[Polygon], Meta(min_length=1)] | CocoMask
-
-
-class Coco(Struct):
-    """What is read of a COCO JSON; other entries are ignored."""
-
-    images: Annotated[list[CocoImage], Meta(min_length=1)]
-    annotations: list[CocoBox]
-    categories: Annotated[list[CocoCategory], Meta(min_length=1)]
 
 
 class _Rows(NamedTuple):
@@ -164,8 +113,8 @@ class BoxImages(Dataset[Any]):
         if not 0 <= normal(float, min_side_px, "min_side_px") < np.inf:
             raise ConfigError(f"min_side_px is {min_side_px}; expected a number of pixels, 0 or more")
         self.file, self.transform, self.masks = Path(annotations), transform, masks
-        coco = _read(self.file)
-        self.classes, self.category_ids = _chosen(coco.categories, classes, self.file)
+        coco = read_coco(self.file)
+        self.classes, self.category_ids = chosen_classes(coco.categories, classes, self.file)
         self._entries = tuple(coco.images)
         self._folder = _folder(self.file, images, self._entries)
         self.skipped: Counter[str] = Counter()
@@ -197,7 +146,7 @@ class BoxImages(Dataset[Any]):
         labels = torch.from_numpy(rows.labels[~rows.crowd])
         target: Target = {"boxes": boxes, "labels": labels, "image_id": self._entries[i].id, "size": size}
         if self.masks:
-            planes = [pycocotools().decode(_rle(shape, *size)) for shape in rows.shapes]
+            planes = [decoded(shape, *size) for shape in rows.shapes]
             target["masks"] = tv_tensors.Mask(torch.from_numpy(np.array(planes, np.uint8).reshape(-1, *size)))
         return (image, target) if self.transform is None else self.transform(image, target)
 
@@ -259,8 +208,8 @@ class BoxImages(Dataset[Any]):
         shapes, bboxes = [], []
         for i, box in enumerate(boxes):
             own = sizes[image[i]] if image[i] >= 0 and self.masks and not box.iscrowd else None
-            shapes.append(_shape(box, f"{self.file}: annotations[{i}]", own))
-            bboxes.append(_around(shapes[-1]) if box.bbox is None else box.bbox)
+            shapes.append(shape_of(box, f"{self.file}: annotations[{i}]", own))
+            bboxes.append(box_around(shapes[-1]) if box.bbox is None else box.bbox)
         xywh, limits = np.reshape(bboxes, (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
         _check_form(xywh[image >= 0], limits[image >= 0], self.file)
         ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
@@ -280,7 +229,7 @@ class BoxImages(Dataset[Any]):
             kept &= ~where
         if sum(self.skipped[reason] for reason in wrong) == len(boxes) > 0:
             counts = _listed(self.skipped)
-            raise DataError(f"{self.file}: every box is left out ({counts}), such as {bboxes[0]}; {_BBOX}")
+            raise DataError(f"{self.file}: every box is left out ({counts}), such as {bboxes[0]}; {BBOX}")
         self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
         usable = ~np.any([*misplaced.values(), *wrong.values()], axis=0)
         order = np.flatnonzero(usable)[np.argsort(image[usable], kind="stable")]
@@ -289,9 +238,6 @@ class BoxImages(Dataset[Any]):
             _Rows(corners[rows], label[rows], crowd[rows], [shapes[row] for row in rows if not crowd[row]])
             for rows in rows_of
         ]
-
-
-_BBOX = "expected x, y of the upper left corner, width and height in pixels"
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -315,7 +261,7 @@ def _check_form(xywh: Array, limits: Array, file: Path) -> None:
     if len(xywh) < 2:
         return
     first, (width, height) = xywh[0].tolist(), limits[0]
-    example = f"such as {first} in an image of {width:g}x{height:g} px (width x height); {_BBOX}"
+    example = f"such as {first} in an image of {width:g}x{height:g} px (width x height); {BBOX}"
     are_shares = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
     if are_shares.mean() > _OF_ONE_FORM and xywh.max() > 0:
         raise DataError(f"{file}: the boxes seem to be shares of the image's width and height, {example}")
@@ -327,65 +273,6 @@ def _check_form(xywh: Array, limits: Array, file: Path) -> None:
     if ((low >= 0) & (low < high) & (high <= limits + 1)).all(axis=1).mean() > _OF_ONE_FORM:
         raise DataError(f"{found}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1")
     logger.warning("%s. They are cut there; check whether x, y are centres", found)
-
-
-def _read(file: Path) -> Coco:
-    """Read and check a COCO JSON: types, ids, references and names of files."""
-    try:
-        content = json.loads(read_regular(file))
-    except FileNotFoundError:
-        raise DataError(f"there is no annotations file {file}; check the path") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
-    coco: Coco = _converted(content, Coco, str(file))
-    for what, values in (
-        ("images: the id", [image.id for image in coco.images]),
-        ("images: the file_name", [str(PurePath(image.file_name)) for image in coco.images]),
-        ("annotations: the id", [box.id for box in coco.annotations]),
-        ("categories: the id", [category.id for category in coco.categories]),
-        ("categories: the name", [category.name for category in coco.categories]),
-    ):
-        if repeated := [value for value, count in Counter(values).items() if count > 1]:
-            raise DataError(f"{file}: {what} {repeated[0]!r} is given several times; give every entry its own")
-    for i, image in enumerate(coco.images):
-        path = PureWindowsPath(image.file_name)  # knows both separators
-        if not image.file_name.strip() or "\0" in image.file_name or path.anchor or ".." in path.parts:
-            raise DataError(
-                f"{file}: images[{i}] has the file_name {image.file_name[:60]!r}; expected the image's path below the "
-                "folder of images, without '..'"
-            )
-    known = {category.id for category in coco.categories}
-    for i, box in enumerate(coco.annotations):
-        if box.category_id not in known:
-            raise DataError(f"{file}: annotations[{i}] has the category_id {box.category_id}, which is not listed")
-        if box.bbox is not None and min(box.bbox[2:]) < 0:
-            raise DataError(f"{file}: annotations[{i}] has the bbox {box.bbox} with a negative side; {_BBOX}")
-    return coco
-
-
-def _converted(content: Any, kind: Any, name: str) -> Any:
-    """The content as this type; an error names the value that does not fit."""
-    try:
-        return msgspec.convert(content, kind)
-    except msgspec.ValidationError as error:
-        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", str(error).partition("`$")[2]):
-            content = content[int(place) if place else key]
-        raise DataError(f"{name}: {error}; it is {ascii(content)[:60]}. Expected COCO JSON") from None
-
-
-def _chosen(
-    categories: Sequence[CocoCategory], wanted: Sequence[str] | None, file: Path
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and ids of the classes, in the order of labels."""
-    id_of = {category.name: category.id for category in categories}
-    names = tuple(sorted(id_of, key=id_of.__getitem__)) if wanted is None else tuple(wanted)
-    if isinstance(wanted, str) or not names or len(set(names)) < len(names):
-        raise DataError(f"classes is {wanted!r}; expected one or more names, each once, such as {[*id_of][:_SHOWN]}")
-    for name in names:
-        if name not in id_of:
-            has = ", ".join(sorted(id_of))
-            raise DataError(f"{file} has no category {name!r}; it has {has}.{did_you_mean(name, id_of)}")
-    return names, tuple(id_of[name] for name in names)
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
@@ -402,46 +289,3 @@ def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence
             f"{some_of(missing, _SHOWN)}; pass images=FOLDER, restore them, or take their entries out of the JSON"
         )
     return folder
-
-
-def _shape(box: CocoBox, where: str, size: tuple[int, int] | None) -> Shape | None:
-    """The segmentation of an entry, if its mask (of this height and width) or the box around it is needed."""
-    if box.bbox is not None and size is None:
-        return None
-    shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
-    if isinstance(shape, CocoMask):
-        if size not in (None, shape.size):
-            raise DataError(f"{where} has a mask of the size {shape.size}; expected that of its image, {size}")
-        if not isinstance(shape.counts, str) and sum(shape.counts) != shape.size[0] * shape.size[1]:
-            raise DataError(f"{where} has counts that sum to {sum(shape.counts)}; expected {shape.size} pixels")
-    return shape
-
-
-def _around(shape: Shape | None) -> list[float]:
-    """The box x, y, width, height around polygons or a run-length code."""
-    if isinstance(shape, CocoMask):
-        return pycocotools().toBbox(_rle(shape, *shape.size)).tolist()  # type: ignore[no-any-return]
-    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in shape or ()])
-    low, high = points.min(axis=0), points.max(axis=0)
-    return [*low.tolist(), *(high - low).tolist()]
-
-
-def _rle(shape: Shape, height: int, width: int) -> Any:
-    """The run-length code that pycocotools decodes."""
-    if isinstance(shape, list):
-        return pycocotools().merge(pycocotools().frPyObjects(shape, height, width))
-    plain = {"size": [height, width], "counts": shape.counts}
-    return plain if isinstance(shape.counts, str) else pycocotools().frPyObjects(plain, height, width)
-
-
-def pycocotools() -> Any:
-    """Return pycocotools' module of masks.
-
-    Raises:
-        ImportError: if the extra is not installed.
-    """
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise missing_extra("pycocotools", "detection") from error
-    return mask

@@ -66,8 +66,7 @@ def read_table(
 
     A column with numbers gives numbers, one with words gives classes. An empty cell and ``nan`` are missing values; of
     a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are
-    numbers, else as text. A table with a row per image and target comes by pandas:
-    ``frame.pivot(index="image", columns="name", values="value")``.
+    numbers, else as text. ``frame.pivot(index=, columns=, values=)`` turns rows per image and target into a table.
 
     Args:
         source: the path of a CSV file (UTF-8, with a header row, separated by ``,``, ``;`` or tabs; with the last two
@@ -87,20 +86,13 @@ def read_table(
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a cell does not fit.
     """
-    wanted, helping, grouped, folded, masks = map(_listed, (targets, auxiliary, group, fold_column, labels))
+    wanted, helping, grouped, folded, masks = (_listed(x) for x in (targets, auxiliary, group, fold_column, labels))
     if not wanted and not masks:
         raise DataError("no target columns are named; name them with targets= (--targets)")
-    _once((*wanted, *helping), "the target or auxiliary column", "name it once, in one of the two roles")
-    if own := [column for column in (*wanted, *helping) if column in OWN_COLUMNS]:
-        raise DataError(f"a target or auxiliary column is named {own[0]!r}, as a column of the result; rename it")
-    if other := [column for column in classes if column not in (*wanted, *helping)]:
-        raise DataError(f"classes= lists those of {other[0]!r}, which is neither a target nor auxiliary")
+    _check_roles((*wanted, *helping), classes)
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     rows = _rows(source, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    ids = [cell_text(value) for value in rows[image_column]]
-    if "" in ids:
-        raise DataError(f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove the row")
-    _once(ids, f"{name}: the image", "keep one row for each image")
+    ids = _ids(rows[image_column], f"{name}: the {image_column}")
     files = existing_files(rows[image_column], images, f"images named in {name}")
     rows.index = pd.Index(ids, dtype=object)
     table = pd.DataFrame({IMAGES: pd.Series(files, rows.index, dtype=object)})
@@ -108,10 +100,10 @@ def read_table(
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
         if values.notna().any():
             table[column] = values
-        elif column in wanted:
-            raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
-        else:
+        elif column in helping:
             logger.warning("%s: column %r is empty; training goes without it", name, column)
+        else:
+            raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
             table[role] = _joined(rows[list(named)], role)
@@ -167,6 +159,14 @@ def _rows(source: Any, image_column: str, columns: Sequence[str]) -> pd.DataFram
     return frame
 
 
+def _ids(names: pd.Series, what: str) -> list[str]:
+    ids = [cell_text(value) for value in names]
+    if "" in ids:
+        raise DataError(f"{what} of row {ids.index('') + 2} is empty; name it, or remove the row")
+    _once(ids, what, "keep one row for each image")
+    return ids
+
+
 def _once(names: Sequence[str], what: str, remedy: str) -> None:
     is_repeated = pd.Index(names, dtype=object).duplicated()
     if is_repeated.any():
@@ -180,6 +180,14 @@ def _check_header(name: str, header: Sequence[str], columns: Sequence[str]) -> N
             raise DataError(f"{name} has no column {column!r}.{hint} It has: {', '.join(header) or 'no header'}")
         if header.count(column) > 1:
             raise DataError(f"{name} has {header.count(column)} columns named {column!r}; give each its own name")
+
+
+def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
+    _once(columns, "the target or auxiliary column", "name it once, in one of the two roles")
+    if own := [column for column in columns if column in OWN_COLUMNS]:
+        raise DataError(f"a target or auxiliary column is named {own[0]!r}, as a column of the result; rename it")
+    if other := [column for column in classes if column not in columns]:
+        raise DataError(f"classes= lists those of {other[0]!r}, which is neither a target nor auxiliary")
 
 
 def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:

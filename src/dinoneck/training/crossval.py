@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,9 +87,10 @@ class CrossValidation:
 
     def to_frame(self) -> Any:
         """Return the out-of-fold predictions as a pandas DataFrame, indexed by image."""
-        pandas: Any = importlib.import_module("pandas")  # the user's own: it is not among the dependencies
+        from dinoneck.data.tables import pd  # type: ignore[attr-defined]  # names the extra where it is missing
+
         header, *rows = self.out_of_fold()
-        return pandas.DataFrame(rows, columns=header).set_index(header[0])
+        return pd.DataFrame(rows, columns=header).set_index(header[0])
 
     def out_of_fold(self) -> list[list[Any]]:
         """Return a header, and per predicted image its id, fold, and the true and predicted values and classes.
