@@ -79,6 +79,7 @@ IMPORTED_BY_EXAMPLES = {
 }
 # declared and imported by no file, with the reason
 NOT_IMPORTED = {
+    "supervision": "the page on boxes reads and writes VOC and YOLO with it",
     "import-linter": "make layers runs it",
     "lightning": "a page of docs/integrations runs it",
     "mkdocs-material": "make docs runs it",
