@@ -166,7 +166,7 @@ def test_what_must_fail_fails_before_the_work(
     for change, message in (
         (("green", "dry mass: g"), "rename it"),
         (("green", "image2"), None),
-        (("green", "fold"), "would clash"),
+        (("green", "fold"), "is named 'fold'"),
     ):
         (tmp_path / "t.csv").write_text(text.replace(*change))
         if message is not None:

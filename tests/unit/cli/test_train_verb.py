@@ -51,7 +51,7 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
     config = parsed(path, *flags.split(), "--group", "State", "Sampling_Date", "--targets", "c")
     assert config.optim == Recipe(9, 4, 1e-2, optimizer="sam", rho=0.2, patience=None)
     assert (config.folds.count, config.folds.only, config.folds.group) == (10, 7, ("State", "Sampling_Date"))
-    assert (config.data.size, config.data.fit, config.data.store) == ((64, 64), "crop", "s")
+    assert (config.data.size, config.data.resize, config.data.store) == ((64, 64), "crop", "s")
     assert (config.data.targets, config.backbone.random) == (("c",), True)
     assert config.head == {"type": "fpn", "fpn_dim": 16}
 
