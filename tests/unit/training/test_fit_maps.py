@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -203,7 +204,7 @@ def test_cell_targets_of_a_table_and_their_scores() -> None:
     assert task.transform.mean == pytest.approx(found.values[:2].double().mean(dim=(0, 2, 3)).tolist())
     with pytest.raises(DataError, match="no labels"):
         CellTargets.read(table.drop(columns="labels"), DenseLabels(classes=4), backbone.preprocess)
-    wrong = replace(table, labels=tuple(np.zeros((16, 64), np.uint8) for _ in range(3)))
+    wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
     with pytest.raises(DataError, match="16x64.*32x64"):
         CellTargets.read(wrong, DenseLabels(classes=4), backbone.preprocess)
     with pytest.raises(ShapeError, match=r"\(n, K, rows, cols\)"):
