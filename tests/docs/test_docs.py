@@ -27,7 +27,7 @@ SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?',
 SLOW_PAGES = {"docs/how-to/export.md"}  # these run in the second tier
 HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback
 # packages of the test extra that no test needs: without them a page is skipped from the block on that imports them
-OPTIONAL = {"accelerate", "lightning", "segmentation_models_pytorch", "sklearn", "supervision"}
+OPTIONAL = {"accelerate", "lightning", "prometheus_client", "segmentation_models_pytorch", "sklearn", "supervision"}
 # warnings of other packages
 FILTERS = {
     "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),

@@ -62,9 +62,11 @@ class World:
             return {i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids}
 
     def copy(self) -> Path:
-        """Return the store, sound again."""
+        """Return the store, sound again and trusted by its times."""
         shutil.rmtree(self.root, ignore_errors=True)
-        return shutil.copytree(self.folder / "sound", self.root)
+        shutil.copytree(self.folder / "sound", self.root)
+        FeatureStore.open(self.root).reader.refresh(rebuild=True)
+        return self.root
 
     def outcome(self, extract: Path | None = None, right: dict[str, list[float]] | None = None) -> str:
         """Extract a folder of images, if one is given, then read everything, predict and judge."""

@@ -85,6 +85,7 @@ NOT_IMPORTED = {
     "mkdocs-material": "make docs runs it",
     "mkdocstrings": "make docs runs it",
     "mypy": "make types runs it",
+    "prometheus-client": "the page on the service runs it",
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "make lint runs it",

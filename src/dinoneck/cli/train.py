@@ -104,7 +104,12 @@ def with_head_flags(
     import_modules(run.imports)
     flags: dict[str, Any] = {"dropout": dropout, "mode": gate_mode}
     if hidden_dim is not None:
-        takes = inspect.signature(resolve(head_type(run))).parameters
+        kind = head_type(run)
+        if run.data.boxes is not None:
+            from dinoneck.detection.building import NECK
+
+            kind = run.head.get("type", NECK)
+        takes = inspect.signature(resolve(kind)).parameters
         widths = [name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes]
         flags[widths[0] if widths else "hidden_dim"] = hidden_dim
     return replace(run, head={**run.head, **{name: value for name, value in flags.items() if value is not None}})

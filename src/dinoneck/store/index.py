@@ -2,12 +2,13 @@
 
     shard(number, name, size, root)
     image(number, id, rows, cols, checksums, hash, bytes, mtime, offsets, shard)
-    about(name, value)      made, time of the folder "data" (0 = not known), number of ids, number of rows
+    about(name, value)      made, times of the folder "data" (0 = not known), number of ids, number of rows
 
 ``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a temporary name and
-renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If
-the folder ``data`` has the time that the index holds, the index is complete. Otherwise the names of the shards are
-compared; the headers of a few new shards are laid over the file in memory, and after larger changes it is built again.
+renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the folder ``data`` has the times that the
+index holds, the index is complete; a copy that keeps the time of modification gets another time of change. Otherwise
+the names of the shards are compared; the headers of a few new shards are laid over the file in memory, and after larger
+changes it is built again.
 A store that cannot be written to, or is behind a URL, has its index in a cache folder of this machine.
 """
 
@@ -42,7 +43,7 @@ FILE = "index.sqlite"
 MOST_LAID_OVER = 64  # new shards whose headers each process reads for itself
 YOUNGEST_NS = 2_000_000_000  # a folder that is younger may change again without another time
 _ABOUT = """
-    insert into about values ('made', ?), ('time', 0), ('ids', (select count(distinct id) from image)),
+    insert into about values ('made', ?), ('time', 0), ('changed', 0), ('ids', (select count(distinct id) from image)),
                              ('rows', (select coalesce(max(number), 0) + 1 from image))
 """
 _INSERT = "insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -81,7 +82,7 @@ class Index(Mapping[str, Entry]):
     def __init__(self, store: str, made: str, path: Path | None = None) -> None:
         self.store, self.path = store, None if path is None else path.resolve()
         self.later: dict[str, list[tuple[int, Entry]]] = {}
-        self.time = self.rows = self._ids_in_file = 0
+        self.time = self.changed = self.rows = self._ids_in_file = 0
         self.checked = np.zeros((0, 0), np.bool_)  # a mark per row and view, for the reader
         self._local = threading.local()
         if path is None:
@@ -90,7 +91,8 @@ class Index(Mapping[str, Entry]):
         if about.get("made") != made:
             raise StoreError(f"{path} is the index of another store; delete it")
         try:
-            self.time, self._ids_in_file, self.rows = (convert(about[key], Whole) for key in ("time", "ids", "rows"))
+            numbers = (convert(about[key], Whole) for key in ("time", "changed", "ids", "rows"))
+            self.time, self.changed, self._ids_in_file, self.rows = numbers
         except (KeyError, ValueError) as error:
             raise self._damage(error) from None
 
@@ -170,9 +172,12 @@ class Index(Mapping[str, Entry]):
 
     def _entry(self, row: tuple[Any, ...]) -> tuple[int, Entry]:
         try:
-            return convert(row[0], Whole), convert(row[1:], Entry)
+            number, entry = convert(row[0], Whole), convert(row[1:], Entry)
         except ValidationError as error:
             raise self._damage(error) from None
+        if number >= self.rows:  # another file has its name by now, and this is a connection to that one
+            raise self._damage(ValueError(f"row {number} of {self.rows}"))
+        return number, entry
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         local = self._local
@@ -193,7 +198,8 @@ class Index(Mapping[str, Entry]):
 
 class _Connection(sqlite3.Connection):
     def __del__(self) -> None:  # with its last user
-        self.close()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it could not be opened
+            self.close()
 
 
 def open_index(files: Files, made: str, layouts: Layouts) -> Index:
@@ -207,11 +213,11 @@ def open_index(files: Files, made: str, layouts: Layouts) -> Index:
     Raises:
         StoreError: if it has to be built and cannot be written anywhere.
     """
-    time, shards, base = files.modified(DATA), None, Index(str(files), made)
+    times, shards, base = files.modified(DATA), None, Index(str(files), made)
     for path in _places(files):
         try:
             index = Index(str(files), made, path)
-            if time is not None and index.time == time:
+            if (index.time, index.changed) == times:
                 return index
             shards = shards_of(files) if shards is None else shards
             new, gone = _changes(shards, index.listed())
@@ -244,7 +250,8 @@ def build_index(files: Files, made: str, layouts: Layouts, base: Path | None = N
     own = [files.root / FILE] if isinstance(files, LocalFiles) else []
     for target in (*own, cached := _cache_path(files)):
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if target == cached:  # the folder of a store is not made again
+                target.parent.mkdir(parents=True, exist_ok=True)
             _write(target, files, made, layouts, base)
             return Index(str(files), made, target)
         except OSError as error:
@@ -345,7 +352,7 @@ def _fill(path: Path, files: Files, made: str, layouts: Layouts, base: Path | No
         database.execute(_ABOUT, [made])
         database.execute("commit")
         # the time of the file is now, by the clock of the store's file system
-        now, time = path.stat().st_mtime_ns, files.modified(DATA) or 0
+        now, (time, changed) = path.stat().st_mtime_ns, files.modified(DATA) or (0, 0)
         [(listed,)] = database.execute("select count(*) from shard")
         if now - time >= YOUNGEST_NS and listed == len(shards) and shards_of(files) == shards:
-            database.execute("update about set value = ? where name = 'time'", [time])
+            database.executemany("update about set value = ? where name = ?", [(time, "time"), (changed, "changed")])

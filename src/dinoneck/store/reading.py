@@ -9,6 +9,7 @@ import collections
 import functools
 import hashlib
 import itertools
+import logging
 import operator
 import threading
 from collections.abc import Callable, Sequence, Sized
@@ -28,6 +29,8 @@ from dinoneck.store.files import Files, Piece
 from dinoneck.store.index import FILE, build_index, open_index
 from dinoneck.store.shards import CHECKSUM_BYTES, Entry, checksum, read_entries, shards_of
 from dinoneck.tokens import Tokens
+
+logger = logging.getLogger(__name__)
 
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 Check = Literal["first", "always", "never"]
@@ -104,9 +107,10 @@ class Reader:
         numbers = self.numbers(ids, views)
         try:
             return self._read(ids, numbers)
-        except DinoneckError:
+        except DinoneckError as error:
             if not self._is_outdated(ids):
                 raise
+            logger.warning("%s: the shards are not those of the index, which is built again (%s)", self.files, error)
         self.refresh(rebuild=True)
         return self._read(ids, numbers)
 

@@ -90,6 +90,7 @@ def test_flags_in_their_spellings(tmp_path: Path) -> None:
         (["--head", "fpn", "--hidden-dim", "8"], {"type": "fpn", "fpn_dim": 8}),
         (["--head", "vit_fpn", "--hidden-dim", "8"], {"type": "vit_fpn", "fpn_dim": 8}),
         (["--hidden-dim", "8", "--dropout", "0.2"], {"hidden_dim": 8, "dropout": 0.2}),
+        (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
         (["--head", "cls_gating", "--gate-mode", "query"], {"type": "cls_gating", "mode": "query"}),
     ],
 )  # fmt: skip
