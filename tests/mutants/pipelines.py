@@ -112,10 +112,10 @@ PIPELINES = (
     ),
     Mutant(
         "Residuals have the opposite sign.",
-        "viz/residuals.py",
-        "(predicted - known)[chosen]",
-        "(known - predicted)[chosen]",
-        "unit/viz/test_residuals.py::test_points_are_the_values_and_residuals",
+        "viz/drawing.py",
+        "axes.scatter(known, predicted - known,",
+        "axes.scatter(known, known - predicted,",
+        "unit/viz/test_figures.py::test_points_are_the_values_and_residuals",
     ),
     Mutant(
         "A command that failed reports success in its JSON.",
@@ -287,9 +287,9 @@ PIPELINES = (
         "The colours of principal components are fitted for each image of a batch alone.",
         "viz/pca.py",
         "    chosen = PCABasis.fit(",
-        "    if basis is None and len(tokens) > 1:\n"
-        "        parts = (tokens[i : i + 1] for i in range(len(tokens)))\n"
-        "        return np.concatenate([pca_rgb(part, layer=layer, foreground=foreground) for part in parts])\n"
+        "    if basis is None and isinstance(features, Tokens) and len(features) > 1:\n"
+        "        parts = (features[i : i + 1] for i in range(len(features)))\n"
+        "        return np.concatenate([pca_rgb(part, foreground=foreground) for part in parts])\n"
         "    chosen = PCABasis.fit(",
         "unit/viz/test_pca.py::test_two_planted_directions_come_out_as_red_and_green",
     ),

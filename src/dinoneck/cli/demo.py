@@ -68,6 +68,8 @@ def demo(
 
 def _draw_truth(out: Path, heads: str) -> Path:
     """Draw the new images with their predicted maps and below them the true ones; print predicted and true masses."""
+    from dataclasses import replace
+
     from dinoneck.data.labels import DenseLabels
     from dinoneck.data.tables import read_cells
     from dinoneck.inference.predictor import Predictor
@@ -87,8 +89,8 @@ def _draw_truth(out: Path, heads: str) -> Path:
         names += [f"{file.name}, predicted", f"{file.name}, true"]
         truths += [{**known, **dict(zip(task.labels, shares.tolist(), strict=True))}, {}]
         print(f"{file.name}: mass {result[_MASS]:.0f} g (true {known[_MASS]:.0f} g)")
-    sheet = prediction_panels(images, shown, tasks=predictor.tasks, truths=truths, names=names, units={_MASS: "g"})
-    sheet.save(picture)
+    tasks = [replace(each, unit="g") if each.name == _MASS else each for each in predictor.tasks]
+    prediction_panels(images, shown, tasks, truths=truths, names=names).save(picture)
     return picture
 
 
