@@ -100,21 +100,12 @@ class BackboneRecord(Struct):
     std: Deviations | None = None
 
 
-class Blur(Struct, forbid_unknown_fields=True):
-    """A Gaussian blur of images."""
-
-    kernel: int
-    sigma: float
-
-
 class Inputs(Struct):
     """How images are prepared, see :class:`dinoneck.data.Preprocessing`."""
 
     size: Pair | None = None
     patch_size: Positive | Pair | None = None
-    blur: Blur | None = None
-    fit: str | None = None
-    policy: str | None = None
+    blur: int | None = None
     resize: str | None = None
     pad_to: str | None = None
     interpolation: str | None = None

@@ -71,14 +71,14 @@ def _draw_truth(out: Path, heads: str) -> Path:
     from dataclasses import replace
 
     from dinoneck.data.labels import DenseLabels
-    from dinoneck.data.sheets import csv_rows
+    from dinoneck.data.tables import read_cells
     from dinoneck.inference.predictor import Predictor
     from dinoneck.viz.panels import prediction_panels
 
     predictor, new, picture = Predictor(heads), out / "new", out / "true_and_predicted.png"
     task = next(task for task in predictor.tasks if task.is_map)
     images, shown, names, truths = list[Any](), list[dict[str, Any]](), list[str](), list[dict[str, Any]]()
-    for row in csv_rows(new / "table.csv", ("image", "mask", "cover", _MASS)):
+    for row in read_cells(new / "table.csv", ("image", "mask", "cover", _MASS)).to_dict("records"):
         file = new / row["image"]
         [result] = predictor(file, maps=True)
         cells = DenseLabels(classes=len(_CLASSES)).cells(new / row["mask"], predictor.preprocess)[0][0].numpy()

@@ -63,7 +63,7 @@ def predict(
         ConfigError: for several detectors.
         DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
     """
-    from dinoneck.data.sheets import csv_text
+    from dinoneck.data.cells import csv_text
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.results import predict_many

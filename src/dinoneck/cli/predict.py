@@ -248,10 +248,12 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
             raise ConfigError("--image-folder and --image-column describe a CSV; name it with --csv, or leave them out")
         files = list_images(images)
         return [str(file) for file in files], files
-    from dinoneck.data.sheets import is_csiro, read_column, read_csiro_test
+    from dinoneck.data.tables import existing_files, read_cells
+    from dinoneck.training.table import is_long
 
-    names = list(dict.fromkeys(read_csiro_test(csv).images if is_csiro(csv) else read_column(csv, column)))
-    return names, [(folder or csv.parent) / name for name in names]
+    names = read_cells(csv, ["image_path" if is_long(csv) else column])["image_path" if is_long(csv) else column]
+    names = list(dict.fromkeys(names))
+    return names, existing_files(names, folder or csv.parent, f"images named in {csv}")
 
 
 def _check(heads: Sequence[str], files: Sequence[Path], out: Path, picture: Path | None, more: Sequence[Any]) -> None:
@@ -303,23 +305,30 @@ def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task])
     A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
     are returned.
     """
-    from dinoneck.data.sheets import csv_text, is_csiro, read_csiro_test
+    from dinoneck.data.cells import csv_text
     from dinoneck.inference.results import table_row
 
     by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}
     columns = next(iter(by_image.values()))
-    if csv is None or not is_csiro(csv):
-        write_text(out, csv_text([*columns], [[*map(_text, row.values())] for row in by_image.values()]))
+    plain = csv_text([*columns], [[*map(_text, row.values())] for row in by_image.values()])
+    if csv is None:
+        write_text(out, plain)
         return []
-    wanted = read_csiro_test(csv)
+    from dinoneck.data.tables import read_cells
+    from dinoneck.training.table import LONG_COLUMNS, is_long
+
+    if not is_long(csv):
+        write_text(out, plain)
+        return []
+    wanted = read_cells(csv, LONG_COLUMNS)
     numbers = {key: [row[key] for row in by_image.values()] for key, x in columns.items() if isinstance(x, float)}
-    if missing := [target for target in wanted.targets if target not in numbers]:
+    if missing := [target for target in wanted["target_name"] if target not in numbers]:
         raise DataError(f"{csv} asks for {missing[0]!r}; the heads predict {', '.join(numbers)}")
     means = {target: sum(values) / len(values) for target, values in numbers.items()}  # type: ignore[arg-type]
-    asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
-    rows = [[i, _text(by_image.get(image, means)[target])] for i, image, target in asked]
+    asked = wanted[list(LONG_COLUMNS)].itertuples(index=False)
+    rows = [[sample, _text(by_image.get(image, means)[target])] for sample, image, target in asked]
     write_text(out, csv_text(["sample_id", "target"], rows))
-    return [image for image in dict.fromkeys(wanted.images) if image not in by_image]
+    return [image for image in dict.fromkeys(wanted["image_path"]) if image not in by_image]
 
 
 def _text(value: float | str) -> str:

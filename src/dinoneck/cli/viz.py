@@ -142,21 +142,22 @@ def tokens(
     files = _few(images, out)
     import torch
 
+    from dinoneck.data.decoding import read_image_size
     from dinoneck.tokens import Tokens
     from dinoneck.training.inputs import open_backbone
     from dinoneck.viz.panels import pca_panels
 
     model = open_backbone(backbone, device)
-    recipe = model.preprocess.changed(size=size, policy="crop")
+    recipe = model.preprocess.changed(size=size, resize="crop" if size is None else None)
     prepared = recipe.prepare(files)
     print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
     with torch.no_grad():
         parts = [model(batch.to(next(model.parameters()).device)) for batch in torch.split(prepared.images, _AT_ONCE)]
     pictures = [recipe.picture(file) for file in files]
-    whole_size, kept = recipe.fitted(files[0]).shape[-2:], pictures[0].shape[-2:]
-    if whole_size != kept:
-        cropped = f"{whole_size[0]}x{whole_size[1]} px are cropped to {kept[0]}x{kept[1]}"
-        show(f"{files[0]}: {cropped}, as the patch does not divide them (--size HxW resizes images).")
+    whole_size, kept = size or read_image_size(files[0]), pictures[0].shape[-2:]
+    if whole_size != tuple(kept):
+        become = f"{whole_size[0]}x{whole_size[1]} px become {kept[0]}x{kept[1]}"
+        show(f"{files[0]}: {become}, as the patch does not divide them (--size HxW resizes images).")
     features = Tokens.cat([part.to("cpu", torch.float32) for part in parts])
     note = "(random weights)" if model.weights["kind"] == "seeded" else ""
     picture = pca_panels(pictures, features, foreground=foreground, names=[f.name for f in files], note=note)

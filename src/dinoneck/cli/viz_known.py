@@ -76,13 +76,14 @@ def names_below(files: Sequence[Path]) -> list[str]:
 
 def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     """File name -> column -> text."""
-    from dinoneck.data.sheets import csv_header, csv_rows
+    from dinoneck.data.tables import read_cells
 
-    header = csv_header(table)
+    cells = read_cells(table)
+    header = list(cells.columns)
     is_long = set(_LONG) <= set(header)
     shared = [column for column in columns if column in header and column != image_column]
     found: dict[str, dict[str, str]] = {}
-    for row in csv_rows(table, _LONG if is_long else (image_column, *shared)):
+    for row in read_cells(table, _LONG if is_long else (image_column, *shared)).to_dict("records"):
         name = PurePath(row[_LONG[0] if is_long else image_column]).as_posix()
         own = {row[_LONG[1]]: row[_LONG[2]]} if is_long else {column: row[column] for column in shared}
         if own.keys() & found.setdefault(name, {}).keys():
@@ -127,10 +128,10 @@ def held_out(table: Path, target: str) -> tuple[list[float], list[float]]:
         DataError: if the table lacks a column, one holds no numbers, or no value is known.
     """
     from dinoneck.data.cells import is_missing
-    from dinoneck.data.sheets import csv_rows
+    from dinoneck.data.tables import read_cells
 
     columns = (target, f"{target} (head)")
-    rows = [row for row in csv_rows(table, columns) if not is_missing(row[target])]
+    rows = [row for row in read_cells(table, columns).to_dict("records") if not is_missing(row[target])]
     if not rows:
         raise DataError(f"{table} has no known value of {target!r}; choose another target")
     try:

@@ -14,7 +14,7 @@ from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
-from dinoneck.grid import GridSize, PreparedImages, TokenGrid
+from dinoneck.grid import GridSize, PreparedImages
 from dinoneck.heads.ensemble import HeadEnsemble, scores_places
 from dinoneck.inference.results import BatchPredictions
 from dinoneck.inference.tiles import VIEWS, Assembly, TileAxis, Tiling, View
@@ -68,9 +68,7 @@ class Reading(NamedTuple):
 
 def grid_of(inputs: Preprocessing | None) -> GridSize | None:
     """Return the patch grid of images prepared like this; None if it depends on the image or is not recorded."""
-    if inputs is None or inputs.size is None or inputs.fit == "keep":
-        return None
-    return TokenGrid(inputs.patch_size, inputs.policy).size(inputs.size)
+    return None if inputs is None else inputs.grid()
 
 
 class Pass:

@@ -44,7 +44,7 @@ def check_store(store: FeatureStore, one: Pass) -> None:
             step="pairing",
         )
     tasks = [task.name for reading in one.readings.values() for task in reading.heads.tasks if task.is_map]
-    if tasks and "pad" in (store.preprocess.fit, store.preprocess.policy):
+    if tasks and store.preprocess.resize == "pad":
         raise ConfigError(
             f"{store.path} holds padded images and does not record which patches are padding, so the mean of the map "
             f"{tasks[0]!r} is not known; predict from the images"
@@ -58,7 +58,7 @@ def view_indices(store: FeatureStore, views: Sequence[View]) -> list[int]:
         ConfigError: naming a view that is not stored.
     """
     image = torch.arange(6.0).reshape(1, 1, 2, 3)
-    plain = [i for i, stored in enumerate(store.views.patterns) if stored.record().keys() <= _PLACES]
+    plain = [i for i, stored in enumerate(store.views.views) if stored.record().keys() <= _PLACES]
     indices = []
     for view in views:
         index = next((i for i in plain if torch.equal(view.apply(image), store.views.place(image, i))), None)

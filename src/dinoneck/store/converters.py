@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.patterns import Pattern, Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import View, Views
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
 from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description, named_views, write_scale
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
-from dinoneck.store.images import PathLike, check_unchanged, image_file, root_of
+from dinoneck.store.images import check_unchanged, image_file, root_of
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
@@ -89,11 +89,11 @@ def _tokens(patches: Tensor, grid: Sequence[int], patch_size: PatchSize, cls_tok
     return Tokens.from_patches(patches.float(), grid=grid, patch_size=patch_size, cls_token=cls_token)
 
 
-def describe(first: Tokens, views: PathLike | Patterns | None, dtype: StoreDtype) -> Description:
+def describe(first: Tokens, views: str | Views | None, dtype: StoreDtype) -> Description:
     """Return the description of a store of converted features; the backbone is not known."""
     count = len(first)
     if views is None:
-        views = _BY_COUNT.get(count, Patterns((Pattern(),) * count))
+        views = _BY_COUNT.get(count, Views((View(),) * count))
     named = named_views(views)
     if len(named) != count:
         raise DataError(f"{len(named)} views were named; the files hold {count}")

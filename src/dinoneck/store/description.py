@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +22,10 @@ from xxhash import xxh3_64_intdigest
 
 from dinoneck.atomic import flush_folder
 from dinoneck.backbones import weight_hashes
-from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import Views
 from dinoneck.errors import DinoneckError, StoreError
-from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Layout, StoreDtype, check_dtype
 from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.tensor_bytes import bytes_of
@@ -56,7 +55,7 @@ class Description:
 
     backbone: Mapping[str, Any]
     preprocess: Preprocessing
-    views: Patterns
+    views: Views
     dtype: StoreDtype
 
     def __post_init__(self) -> None:
@@ -131,7 +130,7 @@ class Description:
             described = cls(
                 content["backbone"],
                 Preprocessing.from_record(content["inputs"]),
-                Patterns.from_record(content["views"]),
+                Views.from_record(content["views"]),
                 content["dtype"],
             )
         except (KeyError, TypeError, AttributeError, DinoneckError) as error:
@@ -168,10 +167,9 @@ def make_folder(root: Path, asked: Description) -> None:
 
     Raises:
         StoreError: if the folder holds something else or cannot be written.
-        GridError: if the patch does not divide the images' size, and the policy is to refuse that.
+        GridError: if no whole patch is left of the images' size.
     """
-    if asked.preprocess.size is not None and asked.preprocess.fit != "keep":
-        TokenGrid(asked.preprocess.patch_size, asked.preprocess.policy).size(asked.preprocess.size)
+    asked.preprocess.grid()
     if (root / FILE).exists():  # it may be on a read-only disk
         return
     if root.exists() and not root.is_dir():
@@ -189,9 +187,9 @@ def make_folder(root: Path, asked: Description) -> None:
         raise failed_write(root, error) from error
 
 
-def named_views(views: str | os.PathLike[str] | Patterns) -> Patterns:
-    """Return the views given, or those of a name or a file."""
-    return views if isinstance(views, Patterns) else Patterns.named(views)
+def named_views(views: str | Views) -> Views:
+    """Return the views given, or those of a name."""
+    return views if isinstance(views, Views) else Views.named(views)
 
 
 def read_description(files: Files) -> Description:

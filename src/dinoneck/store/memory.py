@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dinoneck.data.patterns import Patterns
+from dinoneck.data.views import Views
 from dinoneck.devices import send
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.store.encoding import Columns, QuantisedTokens
@@ -47,8 +47,8 @@ class MemoryStore:
     ) -> None:
         self.ids = store.ids if ids is None else tuple(ids)
         kept = [*range(len(store.views))] if views is None else [int(view) for view in views]
-        first = store.views.patterns[: len(kept)]  # training draws from all that a source has
-        self.views = Patterns(first) if first and kept == [*range(len(kept))] else store.views
+        first = store.views.views[: len(kept)]  # training draws from all that a source has
+        self.views = Views(first) if first and kept == [*range(len(kept))] else store.views
         pairs = [(image_id, view) for image_id in self.ids for view in kept]
         sizes = (store.description.layout(entry.grid).nbytes for _, entry in store.reader.entries.find(self.ids))
         needed = len(kept) * sum(sizes)

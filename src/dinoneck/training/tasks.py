@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from dinoneck import registry
-from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.grid import patch_pair
 from dinoneck.heads.dense import DenseHead
@@ -24,6 +23,7 @@ from dinoneck.tasks import TargetTransform, Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets, fitted
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
+from dinoneck.training.table import Table
 
 _Array = np.ndarray[Any, Any]
 

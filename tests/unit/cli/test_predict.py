@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples.biomass.drawn import write_csiro
 from PIL import Image
 
 from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
@@ -111,7 +112,7 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
     image[:7], image[-7:], image[:, :7], image[:, -7:] = (0, 255, 0), (0, 255, 0), (0, 255, 0), (0, 255, 0)
     Image.fromarray(image).save(tmp_path / "p.png")
     backbone = load_backbone("dinoneck_tiny")
-    prepare = backbone.preprocess.changed(policy="crop")
+    prepare = backbone.preprocess.changed(resize="crop")
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone, preprocess=prepare)
     words = ["predict", str(tmp_path / "p.png"), "--heads", str(tmp_path / "h.safetensors"), "--maps", "--out"]
     assert main([*words, str(tmp_path / "o.csv")]) == 0
@@ -140,7 +141,7 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
 def test_a_submission_is_complete_and_in_the_order_of_its_table(
     tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Pasture(seed=1, size=(32, 64)).write_csiro(tmp_path, train=1, test=3)
+    write_csiro(Pasture(seed=1, size=(32, 64)), tmp_path, train=1, test=3)
     asked, out = records_of(tmp_path / "test.csv"), tmp_path / "submission.csv"
     targets = list(dict.fromkeys(row["target_name"] for row in asked))
     head = tmp_path / "h.safetensors"

@@ -116,7 +116,7 @@ def test_images_are_normalised_as_the_file_records(tiny: Backbone, tmp_path: Pat
 def test_padding_is_left_out_of_the_mean_of_a_map(
     blind: Backbone, patchwork: Callable[[int, int], torch.Tensor], tta: Any
 ) -> None:
-    padded = blind.preprocess.changed(size=(64, 64), fit="pad")  # 2 x 4 patches of image in a grid of 4 x 4
+    padded = blind.preprocess.changed(size=(64, 64), resize="pad")  # 2 x 4 patches of image in a grid of 4 x 4
     head = DenseHead(64, [Task("a", kind="dense")], hidden_dim=8, depth=0)
     [result] = Predictor(head, blind, tta, preprocess=padded)(patchwork(2, 4), maps=True)
     [alone] = Predictor(head, blind, tta)(patchwork(2, 4), maps=True)

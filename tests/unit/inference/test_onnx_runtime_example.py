@@ -99,8 +99,10 @@ def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "crop": {"size": (80, 96), "fit": "crop", "interpolation": "bilinear", "blur": 5},
-    "own size": {"policy": "pad"},
+    "crop": {"size": (80, 96), "resize": "crop", "interpolation": "bilinear", "blur": 5},
+    "keep": {"size": (64, 96), "resize": "keep"},
+    "centred": {"size": (90, 90), "resize": "pad", "pad_to": "center", "interpolation": "area"},
+    "own size": {"resize": "pad"},
 }
 
 
@@ -130,7 +132,7 @@ def test_bad_images_are_named_and_the_others_answered(model: Path, images: list[
     (tmp_path / "cut.jpg").write_bytes(images[-1].read_bytes()[:2000])
     Image.new("RGB", (8, 640)).save(tmp_path / "thin.png")
     bad = [*sorted(tmp_path.iterdir()), tmp_path / "missing.jpg"]
-    recipe = Preprocessing(patch_size=16, size=(64, 96), fit="keep", policy="pad")
+    recipe = Preprocessing(patch_size=16, size=(64, 96), resize="keep")
     other = prepared_as(model, recipe, tmp_path / "m.onnx")
     done = run(other, bad[0], *images, *bad[1:], "--batch-size", 2)
     assert done.returncode == 1

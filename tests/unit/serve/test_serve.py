@@ -256,7 +256,7 @@ def test_a_limit_out_of_range_is_named(name: str, value: float) -> None:
 @pytest.fixture(scope="module")
 def free_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head that takes images in their own size."""
-    return head_file(tmp_path_factory.mktemp("service"), policy="crop")
+    return head_file(tmp_path_factory.mktemp("service"), resize="crop")
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", ["size of its own", "crop"])
 def test_images_that_few_bytes_make_large_are_refused_by_their_header(form: str, tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny")
-    changes = {"policy": "pad"} if form == "size of its own" else {"size": (64, 64), "fit": "crop"}
+    changes = {"resize": "pad"} if form == "size of its own" else {"size": (64, 64), "resize": "crop"}
     torch.manual_seed(0)
     path = tmp_path / "head.safetensors"
     save_head(

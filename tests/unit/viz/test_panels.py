@@ -121,7 +121,7 @@ def test_gates_share_one_scale_and_let_the_image_through(texts: list[str]) -> No
 
 def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
-    recipe = Preprocessing(size=(64, 96), fit="pad")
+    recipe = Preprocessing(size=(64, 96), resize="pad")
     seen = recipe.picture(colours.repeat(16, axis=0).repeat(16, axis=1))
     means = seen.unfold(1, 16, 16).unfold(2, 16, 16).mean(dim=(-1, -2))  # what a patch shows, as a feature
     tokens = Tokens.from_patches(means[None].flatten(2).mT, grid=(4, 6), patch_size=16, layers=[11])

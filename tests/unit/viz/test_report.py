@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 def entries_of(predictor: Predictor, count: int, **more: Any) -> list[ReportEntry]:
-    images = list(Pasture(size=(32, 64)).table(range(count)).images)
+    images = list(Pasture(size=(32, 64)).table(range(count))["images"])
     results = predictor(images, maps=True)
     return [
         ReportEntry(f"field/{i}.jpg", result, predictor.picture(image), **more)
