@@ -219,7 +219,7 @@ class Predictor:
 
         Raises:
             CheckpointError: if the tokens are of another backbone, or of images that were prepared differently.
-            ConfigError: for tiles, or if a view is not stored.
+            ConfigError: for tiles, if it is not a store, or if a view is not stored.
             DataError: if an id is not in the store.
         """
         if self.tiling is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -45,11 +45,13 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
 
     Raises:
         CheckpointError: if there are none.
-        ConfigError: for a mapping.
+        ConfigError: for a mapping, and for what is neither a head nor a list.
     """
     if isinstance(heads, Mapping):
         raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; expected a list, or one head")
     single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
+    if not single and not isinstance(heads, Iterable):
+        raise ConfigError(f"heads are {heads!r}; expected a head, a head file, or a list or mapping of them")
     given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
     if not given:
         raise CheckpointError("no heads were given")

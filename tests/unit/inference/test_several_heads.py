@@ -156,6 +156,28 @@ def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
         Predictor({"a": heads["soil"], "b": heads["soil"]})
 
 
+@pytest.mark.parametrize("heads", [None, 3])
+def test_what_is_neither_a_head_nor_a_list_is_refused(heads: Any) -> None:
+    with pytest.raises(ConfigError, match=str(heads)):
+        Predictor(heads)
+
+
+@pytest.mark.parametrize("store", ["store", [Path("a.png")]])
+def test_images_in_place_of_a_store_are_refused(tiny: Backbone, store: Any) -> None:
+    with pytest.raises(ConfigError, match="FeatureStore"):
+        Predictor(PatchMeanHead(64, [Task("x")]), tiny).predict(store)
+
+
+def test_the_cells_of_a_mapping_keep_their_map(tiny: Backbone, folder: Path, tmp_path: Path) -> None:
+    cover = Task("cover", dim=2, kind="dense", labels=("soil", "crop"))
+    head = DenseHead(64, [cover, Task("crop", from_cells="cover")])
+    checkpoint(head, tiny).save(tmp_path / "head.safetensors")
+    out, heads = tmp_path / "out.csv", f"a={tmp_path / 'head.safetensors'}"
+    assert main(["predict", str(folder), "--heads", heads, "--out", str(out), "--maps"]) == 0
+    assert out.read_text().splitlines()[0] == "image,a/soil,a/crop"
+    assert out.with_suffix(".png").exists()
+
+
 def test_layers_of_members_are_kept_in_the_file(tiny: Backbone, tmp_path: Path) -> None:
     heads, backbone = [PatchMeanHead(64, [Task("a")], 8) for _ in range(2)], tiny.with_layers([1, 3])
     save_head(tmp_path / "h", HeadEnsemble(heads, layers=[[3], [1]]), backbone=backbone)
