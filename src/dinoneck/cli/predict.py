@@ -179,7 +179,7 @@ def read_heads(words: Mapping[str, Sequence[str]], revision: str | None) -> Head
 
     lists = {key: listed(own) for key, own in words.items()}
     sources = [source for own in lists.values() for source in own]
-    read = opened(sources, revision)
+    read = opened(sources, revision, [key for key, own in lists.items() for _ in own])
     rest = iter(read)
     given = {key: [next(rest) for _ in own] for key, own in lists.items()}
     return Heads(sources, read, given.get("", given))

@@ -143,6 +143,18 @@ def test_modules_of_a_list_read_the_layers_that_they_name(tiny: Backbone) -> Non
     assert found["mass"] == pytest.approx(np.mean([head.predict(tokens)["mass"].item() for head in heads]), rel=1e-5)
 
 
+def test_a_head_may_stand_under_two_keys_and_once_in_a_mean(tiny: Backbone, tmp_path: Path) -> None:
+    one = checkpoint(PatchMeanHead(64, [Task("mass", unit="g")], 8), tiny)
+    one.save(tmp_path / "one.safetensors")
+    one.save(tmp_path / "copy.safetensors")
+    files = [tmp_path / "one.safetensors", tmp_path / "copy.safetensors"]
+    [found] = Predictor({"a": files[0], "b": files[1]}, tiny)(torch.rand(3, *SIZE))
+    assert found["a"] == found["b"]
+    for heads in (files, {"a": files}):
+        with pytest.raises(CheckpointError, match="copy.safetensors"):
+            Predictor(heads, tiny)
+
+
 def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
     heads: Any = next_to_each_other(tiny)
     for wrong in ({}, {"": heads["soil"]}, {1: heads["soil"]}):
@@ -152,8 +164,6 @@ def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
         Predictor(heads, weights=[1, 1, 1])
     with pytest.raises(ConfigError, match="mapping"):
         Predictor({"all": heads})
-    with pytest.raises(CheckpointError, match="same head"):
-        Predictor({"a": heads["soil"], "b": heads["soil"]})
 
 
 @pytest.mark.parametrize("heads", [None, 3])
