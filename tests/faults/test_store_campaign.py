@@ -44,8 +44,8 @@ class World:
         sound = self.extracted(folder / "sound", self.images, shard_bytes=1)
         self.right = self.predictions(sound)
         os.utime(folder / "sound" / "data", (10**9, 10**9))  # so old that its time is trusted
-        sound.reader.refresh(rebuild=True)
-        assert sound.reader.entries.time == 10**18
+        sound.refresh(rebuild=True)
+        assert sound.entries.time == 10**18
 
     def extracted(self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any) -> FeatureStore:
         """Extract what is missing of a folder of images."""
