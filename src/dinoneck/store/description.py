@@ -127,32 +127,6 @@ class Description:
         content = {**self._content(), "created_by": f"dinoneck {__version__}", "digest": self.digest}
         return json.dumps(content, indent=1, ensure_ascii=True).encode() + b"\n"
 
-    @classmethod
-    def from_bytes(cls, raw: bytes, name: str) -> Description:
-        """Read ``store.json``.
-
-        Raises:
-            StoreError: if it is damaged, does not describe a store, or is of another schema.
-        """
-        try:
-            content = json.loads(raw)
-            written = content["format"], content["schema"]
-            described = None
-            if written == (FORMAT, SCHEMA):
-                prepare, views = Preprocessing.from_record(content["inputs"]), Patterns.from_record(content["views"])
-                described = cls(content["backbone"], prepare, views, content["dtype"])
-        except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise StoreError(f"{name} does not describe a feature store, or is damaged: {problem}") from error
-        if described is None:
-            raise StoreError(
-                f"{name} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema "
-                f"{SCHEMA}. It was made by {content.get('created_by')!s:.60}: install that version or a later one"
-            )
-        if content.get("digest") != described.digest or content.keys() != {*described._content(), *_SIGNED}:
-            raise StoreError(f"{name} is damaged or was edited: its digest does not fit its content")
-        return described
-
     def check_equal(self, asked: Description, name: str) -> None:
         """Refuse to take this store for another one.
 
@@ -218,7 +192,24 @@ def read_description(files: Files) -> Description:
         raise StoreError(f"{files} is not the folder of a feature store: it holds no {FILE}") from None
     except OSError as error:
         raise StoreError(f"{files} cannot be opened: {error}") from error
-    return Description.from_bytes(raw, f"{files}/{FILE}")
+    name, described = f"{files}/{FILE}", None
+    try:
+        content = json.loads(raw)
+        written = content["format"], content["schema"]
+        if written == (FORMAT, SCHEMA):
+            prepare, views = Preprocessing.from_record(content["inputs"]), Patterns.from_record(content["views"])
+            described = Description(content["backbone"], prepare, views, content["dtype"])
+    except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise StoreError(f"{name} does not describe a feature store, or is damaged: {problem}") from error
+    if described is None:
+        raise StoreError(
+            f"{name} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema "
+            f"{SCHEMA}. It was made by {content.get('created_by')!s:.60}: install that version or a later one"
+        )
+    if content.get("digest") != described.digest or content.keys() != {*described._content(), *_SIGNED}:
+        raise StoreError(f"{name} is damaged or was edited: its digest does not fit its content")
+    return described
 
 
 def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | None:

@@ -83,12 +83,7 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
         description: of the store.
         batch_size: views per backbone pass; None = see :func:`views_per_pass`, and eight units at least, so that
             processes can share a short list.
-
-    Raises:
-        ConfigError: if batch_size is below 1.
     """
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
     size = max(1, (batch_size or views_per_pass(description)) // len(description.views))
     if batch_size is None:
         size = max(1, min(size, len(items) // LEAST_UNITS))
@@ -122,7 +117,7 @@ class Extractor:
         shard_bytes: see there.
 
     Raises:
-        ConfigError: if workers is below 1.
+        ConfigError: if batch_size or workers is below 1.
     """
 
     reader: Reader
@@ -133,8 +128,9 @@ class Extractor:
     shard_bytes: int
 
     def __post_init__(self) -> None:
-        if self.workers is not None and (type(self.workers) is not int or self.workers < 1):
-            raise ConfigError(f"workers is {self.workers!r}; expected 1 or more threads that decode images, or None")
+        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name} is {value!r}; expected a whole number of 1 or more, or None")
 
     def extract(self, items: Sequence[Item], shard: tuple[int, int] | None, engine: str) -> Extracted:
         """Store the images of a share that the store lacks.

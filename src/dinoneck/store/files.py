@@ -196,8 +196,9 @@ def failed_write(path: Path, error: OSError) -> StoreError:
 
 def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     for buffer in buffers:
-        while buffer:
-            count = os.preadv(descriptor, [buffer], offset)
+        rest = buffer
+        while rest:
+            count = os.preadv(descriptor, [rest], offset)
             if not count:
                 raise EOFError("it is cut short")
-            buffer, offset = buffer[count:], offset + count
+            rest, offset = rest[count:], offset + count

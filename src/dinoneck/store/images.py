@@ -56,25 +56,19 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
     base = os.path.commonpath(folders) if root is None else os.path.abspath(root)  # noqa: PTH100
     found: dict[str, Path] = {}
     for file in files:
-        image_id = _id(file, base)
-        if image_id in found:
+        try:
+            image_id = file.relative_to(base).with_suffix("").as_posix()
+            image_id.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image") from None
+        except ValueError:
+            raise DataError(f"{file} does not lie in the root {base}; ids are paths relative to the root") from None
+        if found.setdefault(image_id, file) != file:
             raise DataError(
                 f"{found[image_id]} and {file} would both get the id {image_id!r}; an id is the path without suffix: "
                 "rename or leave out one of them"
             )
-        found[image_id] = file
     return dict(sorted(found.items()))
-
-
-def _id(file: Path, base: str) -> str:
-    try:
-        image_id = file.relative_to(base).with_suffix("").as_posix()
-        image_id.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"the name {image_id!r} cannot be encoded in UTF-8; rename the image") from None
-    except ValueError:
-        raise DataError(f"{file} does not lie in the root {base}; ids are paths relative to the root") from None
-    return image_id
 
 
 def image_file(path: Path) -> ImageFile:

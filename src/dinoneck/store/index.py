@@ -142,10 +142,7 @@ class Index:
         return tuple(sorted({*in_file, *self.later}) if self.later else in_file)
 
     def __len__(self) -> int:
-        if self.later or self.path is None:
-            return len(self.ids)
-        [(count,)] = self._rows("select count(distinct id) from image")
-        return int(count)
+        return len(self.ids)
 
     def _entry(self, row: tuple[Any, ...]) -> tuple[int, Entry]:
         try:

@@ -21,7 +21,7 @@ from torch import Tensor
 from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.progress import progress
-from dinoneck.store.description import SCALE_FILE, Description, read_scale
+from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
 from dinoneck.store.encoding import Columns, Layout, QuantisedTokens, row_buffers
 from dinoneck.store.files import Files, Piece
 from dinoneck.store.index import FILE, build_index, open_index
@@ -111,13 +111,14 @@ class Reader(StoredTokens):
         own = self.description
         with self._lock:
             self.files.forget()
-            shards = Shards(self.files, own.digest, own.layout)
+            made = own.digest
             if own.dtype == "int8":
                 scale = read_scale(self.files, (own.num_layers, own.backbone["embed_dim"]))
-                if scale is None and shards.sizes():
+                if scale is None and self.files.sizes(DATA):
                     raise StoreError(f"{self.files}/{SCALE_FILE} is missing: int8 needs it; copy it back")
                 self.scale, number = scale or (None, 0)
-                shards = Shards(self.files, f"{own.digest}-{number:016x}", own.layout)
+                made = f"{made}-{number:016x}"
+            shards = Shards(self.files, made, own.layout)
             entries = build_index(shards) if rebuild else open_index(shards)
             if write and entries.later:
                 entries = build_index(shards, entries.path)

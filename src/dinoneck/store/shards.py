@@ -125,22 +125,18 @@ class Shards:
         """
         names = list(sizes)
         for first in range(0, len(names), self.files.at_once):
-            some = names[first : first + self.files.at_once]
+            starts = {n: bytearray(min(sizes[n], _FIRST_READ)) for n in names[first : first + self.files.at_once]}
             try:
-                found = self._read({name: sizes[name] for name in some})
+                self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
+                found = [(name, self._parsed(name, start, sizes[name])) for name, start in starts.items()]
             except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
-                if len(some) > 1:  # each is read alone, so that only the damaged ones are left out
-                    found = [pair for name in some for pair in self.entries({name: sizes[name]})]
+                if len(starts) > 1:  # each is read alone, so that only the damaged ones are left out
+                    found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
                 else:
-                    problem = f"{self.files}/{some[0]} is not a whole shard of this store: {error}"
+                    problem = f"{self.files}/{names[first]} is not a whole shard of this store: {error}"
                     logger.warning("%s; its images are left out. 'dinoneck verify' lists what is damaged", problem)
-                    found = [(some[0], [])]
+                    found = [(names[first], [])]
             yield from found
-
-    def _read(self, sizes: Mapping[str, int]) -> list[tuple[str, list[Entry]]]:
-        starts = {name: bytearray(min(size, _FIRST_READ)) for name, size in sizes.items()}
-        self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
-        return [(name, self._parsed(name, start, sizes[name])) for name, start in starts.items()]
 
     def _parsed(self, name: str, raw: bytearray, size: int) -> list[Entry]:
         """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
