@@ -158,8 +158,9 @@ class Extractor:
             reader.refresh()
         units = [unit for unit in share if any(image_id not in known for image_id, _ in unit)]
         stored = {image_id for unit in units for image_id, _ in unit if image_id in known}
+        run = self.run_on_ray if engine == "ray" else self.run
         try:
-            done = self.run_on_ray(units, stored) if engine == "ray" else self.run(units, stored)
+            done = run(units, stored) if units else Extracted()
         finally:
             reader.refresh(write=True)
         done.present = sum(image_id in known for unit in share for image_id, _ in unit)
@@ -169,7 +170,7 @@ class Extractor:
         """Extract the images of these units that are not stored.
 
         Args:
-            units: all images of a unit go through the backbone.
+            units: one or more; all images of a unit go through the backbone.
             stored: ids of their images that the store holds.
 
         Raises:
@@ -177,8 +178,6 @@ class Extractor:
             StoreError: if values do not fit the dtype, or the disk is full.
         """
         done, items = Extracted(), [item for unit in units for item in unit]
-        if not items:
-            return done
         writer = Writer(self.reader.shards, root_of(*items[0]), self.shard_bytes)
         on_cpu = next(self.backbone.parameters()).device.type == "cpu"
         size = self.batch_size or views_per_pass(self.reader.description, CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS)
@@ -298,8 +297,6 @@ class Extractor:
         except ImportError:
             raise missing_extra("ray", "ray") from None
         done = Extracted()
-        if not units:
-            return done
         if not ray.is_initialized():
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False

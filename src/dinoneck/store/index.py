@@ -278,6 +278,8 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         database.executescript("pragma journal_mode = off; pragma synchronous = off")
         database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
+        # before the listing, by the clock of the store's file system: what changes later gives the folder another time
+        now, time = path.stat().st_mtime_ns, shards.files.modified(DATA) or 0
         sizes = shards.sizes()
         new, gone = _changes(sizes, dict(database.execute("select name, size from shard").fetchall()))
         if gone:
@@ -289,9 +291,7 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
                 rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)  # its number for name and root
                 database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         database.execute("create index if not exists by_id on image (id)")
-        # the time of the file is now, by the clock of the store's file system
-        now, time = path.stat().st_mtime_ns, shards.files.modified(DATA) or 0
         [(listed,)] = database.execute("select count(*) from shard")
-        is_old = now - time >= YOUNGEST_NS and listed == len(sizes) and shards.sizes() == sizes
-        database.execute("insert into about values (?, ?)", [shards.made, time if is_old else -1])
+        is_complete = now - time >= YOUNGEST_NS and listed == len(sizes)
+        database.execute("insert into about values (?, ?)", [shards.made, time if is_complete else -1])
         database.execute("commit")

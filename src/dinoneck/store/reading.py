@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import operator
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal, get_args
 
@@ -34,7 +35,7 @@ Views = int | Sequence[int] | None
 _RECORD_IDS = 10_000
 
 
-class StoredTokens:
+class StoredTokens(ABC):
     """What gives stored tokens by image id and view: a store, or a part of it in memory.
 
     Attributes:
@@ -43,9 +44,9 @@ class StoredTokens:
 
     description: Description
 
+    @abstractmethod
     def columns(self, ids: Sequence[str], views: Views = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored: part name -> one (B, ...) tensor per layer, and their grid."""
-        raise NotImplementedError
 
     def batch(self, ids: Sequence[str], views: Views = None, *, dtype: torch.dtype | None = torch.float32) -> Tokens:
         """Read the tokens of these images, in this order, straight into one buffer per layer.

@@ -32,7 +32,7 @@ from xxhash import xxh3_64
 from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
-from dinoneck.store.encoding import Layout
+from dinoneck.store.encoding import Layout, Part
 from dinoneck.store.files import Files, failed_write
 from dinoneck.tensor_bytes import bytes_of
 
@@ -123,12 +123,12 @@ class Shards:
         Args:
             sizes: of the shards to read.
         """
-        names = list(sizes)
+        names, parts_on = list(sizes), functools.cache(lambda grid: self.layout(grid).parts)
         for first in range(0, len(names), self.files.at_once):
             starts = {n: bytearray(min(sizes[n], _FIRST_READ)) for n in names[first : first + self.files.at_once]}
             try:
                 self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
-                found = [(name, self._parsed(name, start, sizes[name])) for name, start in starts.items()]
+                found = [(name, self._parsed(name, start, sizes[name], parts_on)) for name, start in starts.items()]
             except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
                 if len(starts) > 1:  # each is read alone, so that only the damaged ones are left out
                     found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
@@ -138,7 +138,9 @@ class Shards:
                     found = [(names[first], [])]
             yield from found
 
-    def _parsed(self, name: str, raw: bytearray, size: int) -> list[Entry]:
+    def _parsed(
+        self, name: str, raw: bytearray, size: int, parts_on: Callable[[GridSize], tuple[Part, ...]]
+    ) -> list[Entry]:
         """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
         length = 8 + int.from_bytes(raw[:8], "little")
         if not 8 < length <= size:
@@ -150,7 +152,7 @@ class Shards:
         text = header.pop("__metadata__")
         if text["made"] != self.made:
             raise ValueError("its tokens were made with other values than store.json and the channel scale state")
-        entries, parts_on = [], functools.cache(lambda grid: self.layout(grid).parts)
+        entries = []
         for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(
             text["images"], type=list[_Listed]
         ):
