@@ -5,10 +5,10 @@
     about(made, time)      what the shards begin with; time of the folder "data" (-1 = not trusted)
 
 ``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a temporary name and
-renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If
-the folder ``data`` has the time that the index holds, the index is complete. Otherwise the names and sizes of the
-shards are compared; the headers of a few new shards are laid over the file in memory, and after larger changes it is
-built again. A store that cannot be written to, or is behind a URL, has its index in a cache folder of this machine.
+renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the folder ``data`` has the time that the
+index holds, the index is complete. Otherwise the names and sizes of the shards are compared; the headers of a few new
+shards are laid over the file in memory, and after larger changes it is built again. A store that cannot be written to,
+or is behind a URL, has its index in a cache folder of this machine.
 """
 
 from __future__ import annotations

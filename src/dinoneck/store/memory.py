@@ -139,9 +139,11 @@ class StoreDataset(Dataset[Sample]):
             raise DataError(f"{len(unknown)} ids are not in the store, the first is {min(unknown)!r}")
         if isinstance(views, str) and views != "random":
             raise ConfigError(f"views is {views!r}; expected 'random', a number or several numbers")
-        self.views = None if isinstance(views, str) else [views] if isinstance(views, int) else [*map(int, views)]
-        if (self.views is not None and not {*self.views}.issubset(range(len(store.views)))) or self.views == []:
-            raise DataError(f"views is {views!r}; the store holds 0 ... {len(store.views) - 1}")
+        self.views: list[int] | None = None  # random ones
+        if not isinstance(views, str):
+            self.views = [views] if isinstance(views, int) else [int(view) for view in views]
+            if not self.views or min(self.views) < 0 or max(self.views) >= len(store.views):
+                raise DataError(f"views is {views!r}; the store holds 0 ... {len(store.views) - 1}")
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
 
     def set_epoch(self, epoch: int) -> None:
