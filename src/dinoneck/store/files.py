@@ -1,4 +1,4 @@
-"""Where a store's bytes are: a local folder, read straight into buffers, or a URL, read by byte ranges."""
+"""Where a store's bytes are: a local folder, read by scattered reads, or a URL, read by byte ranges."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dinoneck.errors import StoreError
 from dinoneck.regular_files import check_regular, read_regular
 
 MOST_OPEN_FILES = 128
+MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
 
 Piece = tuple[str, int, list[memoryview]]
 """A file, a byte in it, and the buffers to fill from there."""
@@ -68,7 +69,7 @@ class LocalFiles:
         return (self.root / folder).stat().st_mtime_ns if (self.root / folder).is_dir() else None
 
     def fill(self, pieces: Sequence[Piece]) -> None:
-        """Fill every piece's buffers with positional reads.
+        """Fill every piece's buffers with one scattered positional read.
 
         Raises:
             StoreError: if a file cannot be read, or is shorter.
@@ -195,10 +196,13 @@ def failed_write(path: Path, error: OSError) -> StoreError:
 
 
 def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
-    for buffer in buffers:
-        rest = buffer
-        while rest:
-            count = os.preadv(descriptor, [rest], offset)
-            if not count:
-                raise EOFError("it is cut short")
-            rest, offset = rest[count:], offset + count
+    pending = list(buffers)
+    while pending:
+        count = os.preadv(descriptor, pending[:MOST_BUFFERS], offset)
+        if not count:
+            raise EOFError("it is cut short")
+        offset += count
+        while pending and count >= len(pending[0]):
+            count -= len(pending.pop(0))
+        if count:
+            pending[0] = pending[0][count:]
