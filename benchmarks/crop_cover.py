@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.timing import machine
 from dinoneck import load_backbone
 from dinoneck.data import read_table
-from dinoneck.training import MemoryTokens, Recipe, TrainConfig, cross_validate
+from dinoneck.training import DataConfig, MemoryTokens, Recipe, TrainConfig, cross_validate
 from dinoneck.training.report import scores_of
 
 TARGETS = ("soil", "crop", "weed")
@@ -33,13 +33,14 @@ def main() -> None:
     parser.add_argument("--pretrained", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS / "crop_cover.json")
     options = parser.parse_args()
-    table = read_table(options.data / "cover.csv", options.data, TARGETS, group="group", minimum=0.0)
+    table = read_table(options.data / "cover.csv", options.data, TARGETS, group="group")
     backbone = load_backbone(options.backbone, pretrained=options.pretrained)
-    prepare = backbone.preprocess.changed(policy="crop")
-    source = MemoryTokens.extract(backbone, table.images, table.ids, preprocess=prepare)
+    prepare = backbone.preprocess.changed(resize="crop")
+    source = MemoryTokens.extract(backbone, table["images"], table.index, preprocess=prepare)
     runs = {}
     for seed in options.seeds:
-        runs[seed] = scores_of(cross_validate(TrainConfig(optim=Recipe(seed=seed)), table, source))["scores"]
+        config = TrainConfig(DataConfig(minimum=0.0), optim=Recipe(seed=seed))
+        runs[seed] = scores_of(cross_validate(config, table, source))["scores"]
         print(
             seed, {method: {k: round(v, 3) for k, v in row.items()} for method, row in runs[seed].items()}, flush=True
         )

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from benchmarks.predictions import predicted
 from benchmarks.timing import machine
 from dinoneck import Backbone, DenseHead, FPNHead, Task, Tokens, load_backbone
-from dinoneck.data import DenseLabels, Patterns, Preprocessing, Table, read_table
+from dinoneck.data import DenseLabels, Preprocessing, Views, read_table
 from dinoneck.grid import as_maps
 from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
@@ -87,7 +88,7 @@ def methods(backbone: Backbone, width: int) -> dict[str, Maker]:
 
 def main() -> None:
     options = _options()
-    table = read_table(options.data / "cover.csv", options.data, CLASSES, group="group", minimum=0.0, labels="mask")
+    table = read_table(options.data / "cover.csv", options.data, CLASSES, group="group", labels="mask")
     if options.merge:
         report = merged([json.loads(path.read_text()) for path in options.merge])
     else:
@@ -117,7 +118,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def measured(options: argparse.Namespace, table: Table) -> dict[str, Any]:
+def measured(options: argparse.Namespace, table: pd.DataFrame) -> dict[str, Any]:
     """Train and judge every method on every split."""
     backbone = load_backbone(options.backbone, pretrained=options.pretrained, layers=options.layers)
     source, prepare = stored(backbone, table, options)
@@ -125,7 +126,7 @@ def measured(options: argparse.Namespace, table: Table) -> dict[str, Any]:
     runs: dict[str, list[dict[str, dict[str, float]]]] = {}
     shown: dict[str, Tensor] = {}
     for seed in options.seeds:
-        folds = group_folds(table.groups or table.ids, 5, seed)
+        folds = group_folds(table.get("group", table.index), 5, seed)
         for name, probe in PROBES.items():
             runs.setdefault(name, []).append(probed(probe, source, table, folds))
         for name, make in methods(backbone, options.width).items():
@@ -163,18 +164,18 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return first
 
 
-def stored(backbone: Backbone, table: Table, options: argparse.Namespace) -> tuple[TableSource, Preprocessing]:
+def stored(backbone: Backbone, table: pd.DataFrame, options: argparse.Namespace) -> tuple[TableSource, Preprocessing]:
     """Return the tokens of all photos under all patterns, and how photos were prepared."""
-    patterns = Patterns(tuple(Patterns.named("color20").patterns[number] for number in PATTERNS))
-    store = FeatureStore.create(options.store, backbone=backbone, views=patterns, image_size=None, policy="crop")
-    store.extract([str(photo) for photo in table.images], root=options.data)
-    return TableSource(store, table.ids), store.preprocess
+    patterns = Views(tuple(Views.named("color20").views[number] for number in PATTERNS))
+    store = FeatureStore.create(options.store, backbone=backbone, views=patterns, image_size=None, resize="crop")
+    store.extract([str(photo) for photo in table["images"]], root=options.data)
+    return TableSource(store, table.index), store.preprocess
 
 
 def out_of_fold(
     make: Maker,
     source: TableSource,
-    table: Table,
+    table: pd.DataFrame,
     cells: CellTargets,
     folds: list[Any],
     options: argparse.Namespace,
@@ -190,15 +191,15 @@ def out_of_fold(
             source,
             targets={cells.name: cells.values},
             weights={cells.name: cells.weight},
-            target_ids=table.ids,
-            ids=[table.ids[row] for row in train],
+            target_ids=table.index,
+            ids=[table.index[row] for row in train],
             epochs=options.epochs,
             batch_size=options.batch_size,
             lr=options.lr,
             seed=seed,
             recipe=Recipe(),
         )
-        maps[torch.as_tensor(valid)] = predicted(head, source, [table.ids[row] for row in valid], cells.name)
+        maps[torch.as_tensor(valid)] = predicted(head, source, [table.index[row] for row in valid], cells.name)
     return maps
 
 
@@ -219,10 +220,10 @@ def photo_scores(predictions: np.ndarray, true: np.ndarray, folds: list[Any]) ->
     }
 
 
-def probed(probe: Probe, source: TableSource, table: Table, folds: list[Any]) -> dict[str, dict[str, float]]:
+def probed(probe: Probe, source: TableSource, table: pd.DataFrame, folds: list[Any]) -> dict[str, dict[str, float]]:
     """The photos' cover by a baseline on their mean token."""
-    true = np.stack([table.targets[name] for name in CLASSES], axis=1)
-    predictions = np.maximum(probe(source, true, folds, target_ids=table.ids, groups=table.groups), 0.0)
+    true = np.stack([table[name] for name in CLASSES], axis=1)
+    predictions = np.maximum(probe(source, true, folds, target_ids=table.index, groups=table["group"]), 0.0)
     return photo_scores(predictions, true, folds)
 
 
@@ -242,7 +243,7 @@ def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     return "\n".join(lines)
 
 
-def draw(table: Table, prepare: Preprocessing, cells: CellTargets, maps: Tensor) -> None:
+def draw(table: pd.DataFrame, prepare: Preprocessing, cells: CellTargets, maps: Tensor) -> None:
     """Four held-out images next to the true and the predicted crop and weed cover of their cells."""
     import matplotlib
 
@@ -254,7 +255,7 @@ def draw(table: Table, prepare: Preprocessing, cells: CellTargets, maps: Tensor)
     rows = [int(order[int(share * (len(order) - 1))]) for share in (0.3, 0.6, 0.85, 0.95)]
     figure, axes = pyplot.subplots(len(rows), 5, figsize=(12, 7.2), constrained_layout=True)
     for line, row in zip(axes, rows, strict=True):
-        line[0].imshow(prepare.picture(table.images[row]).permute(1, 2, 0))
+        line[0].imshow(prepare.picture(table["images"].iloc[row]).permute(1, 2, 0))
         for place, (values, number) in enumerate(((cells.values, 1), (maps, 1), (cells.values, 2), (maps, 2)), 1):
             drawn = line[place].imshow(values[row, number].clamp(0, 1), vmin=0, vmax=1, cmap="viridis")
     for axis, title in zip(

@@ -74,8 +74,8 @@ def main() -> None:
 def draw(name: str, seed: int) -> tuple[Tensor, Tensor]:
     """Return prepared photos and their total mass, standardised by the training photos'."""
     table = Pasture(seed, SIZE_PX).table(range(TRAIN + HELD_OUT))
-    images = load_backbone(name, pretrained=False).preprocess(table.images)
-    grams = torch.from_numpy(table.targets["Dry_Total_g"]).float()
+    images = load_backbone(name, pretrained=False).preprocess(table["images"])
+    grams = torch.from_numpy(table["Dry_Total_g"].to_numpy()).float()
     known = grams[:TRAIN]
     return images, (grams - known.mean()) / known.std()
 

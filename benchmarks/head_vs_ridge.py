@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.crop_cover import TARGETS
 from benchmarks.timing import machine
 from dinoneck import Backbone, load_backbone
-from dinoneck.data import Pasture, Table, read_table
+from dinoneck.data import Pasture, read_table
 from dinoneck.training import FoldsConfig, MemoryTokens, Recipe, TrainConfig, cross_validate
 from dinoneck.training.crossval import COLOUR, HEAD, TOKENS
 from dinoneck.training.report import scores_of
@@ -65,13 +66,13 @@ def main() -> None:
     print(markdown(report))
 
 
-def tables(options: argparse.Namespace) -> Iterator[tuple[str, Table, tuple[int, int]]]:
+def tables(options: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame, tuple[int, int]]]:
     """Yield name, table and prepared size (height, width) of every data set that is asked for."""
     if "crop_cover" in options.only:
         folder = options.data / "crop_cover"
         yield (
             "crop_cover",
-            limited(read_table(folder / "cover.csv", folder, TARGETS, group="group", minimum=0.0), options),
+            limited(read_table(folder / "cover.csv", folder, TARGETS, group="group"), options),
             SIZE,
         )
     if "pasture" in options.only:
@@ -81,14 +82,14 @@ def tables(options: argparse.Namespace) -> Iterator[tuple[str, Table, tuple[int,
         yield "blood_cells", limited(cell_counts(options.data / "blood_cells"), options), SIZE
 
 
-def limited(table: Table, options: argparse.Namespace) -> Table:
+def limited(table: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     """The table, or images spread evenly over it."""
     if options.limit is None:
         return table
     return table.take(np.linspace(0, len(table) - 1, options.limit).astype(int).tolist())
 
 
-def cell_counts(folder: Path) -> Table:
+def cell_counts(folder: Path) -> pd.DataFrame:
     """Return the blood cell images of both parts with the number of boxes of each class."""
     ids: list[str] = []
     counts: list[dict[str, int]] = []
@@ -101,20 +102,22 @@ def cell_counts(folder: Path) -> Table:
         ids += [image["file_name"] for image in content["images"]]
         counts += own.values()
     targets = {name: np.array([row[name] for row in counts], np.float64) for name in counts[0]}
-    return Table(tuple(ids), tuple(folder / "images" / name for name in ids), targets, minimum=0.0)
+    images = pd.Series([folder / "images" / name for name in ids], ids, dtype=object)
+    return pd.DataFrame({"images": images, **targets}, ids)
 
 
-def compared(backbone: Backbone, table: Table, size: tuple[int, int], config: TrainConfig) -> dict[str, Any]:
+def compared(backbone: Backbone, table: pd.DataFrame, size: tuple[int, int], config: TrainConfig) -> dict[str, Any]:
     """Cross-validate heads on one data set; scores of all methods and intervals of the head's lead."""
-    prepare = backbone.preprocess.changed(size=size, fit="stretch")
-    source = MemoryTokens.extract(backbone, table.images, table.ids, preprocess=prepare)
+    prepare = backbone.preprocess.changed(size=size, resize="stretch")
+    source = MemoryTokens.extract(backbone, table["images"], table.index, preprocess=prepare)
+    config = replace(config, data=replace(config.data, minimum=0.0))
     result = cross_validate(config, table, source)
     without = replace(config, optim=replace(config.optim, ridge_blend=0.0))  # the same heads without ridge in them
     result.predictions[ALONE] = cross_validate(without, table, source).predictions[HEAD]
     scores = scores_of(result)
     return {
         "images": len(table),
-        "groups": len(set(table.groups or table.ids)),
+        "groups": len(set(table.get("group", table.index))),
         "r2": {method: scores["scores"][method] for method in (HEAD, ALONE, TOKENS, COLOUR)},
         "mae": scores["mae"],
         "target_sd": scores["target_sd"],

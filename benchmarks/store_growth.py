@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.timing import machine
 from dinoneck import FeatureStore, load_backbone
-from dinoneck.data import Patterns
+from dinoneck.data import Views
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.grid import GridSize
 from dinoneck.store import shards
@@ -68,7 +68,7 @@ def description(shape: tuple[int, int, int]) -> Description:
     layers, tokens, channels = shape
     kept = {"embed_dim": channels, "num_cls": int(tokens > 1), "num_registers": 4 * (tokens > 1)}
     record = {**load_backbone("dinoneck_tiny").record(), **kept, "layers": list(range(layers))}
-    return Description(record, Preprocessing(), Patterns.named("none"), "fp16")
+    return Description(record, Preprocessing(), Views.named("none"), "fp16")
 
 
 def write_store(folder: Path, count: int, shape: tuple[int, int, int], shard_bytes: int) -> None:

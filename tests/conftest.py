@@ -86,10 +86,12 @@ def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the CSIRO layout: 10 small generated images, and 2 to predict; nothing is to be written there."""
+    from examples.biomass.drawn import write_csiro
+
     from dinoneck.data import Pasture
 
     root = tmp_path_factory.mktemp("csiro")
-    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=10, test=2)
+    write_csiro(Pasture(seed=1, size=(32, 64)), root, train=10, test=2)
     return root
 
 

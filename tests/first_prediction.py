@@ -27,7 +27,8 @@ IMAGES = 24
 DRAW = f"""
 from pathlib import Path
 from dinoneck.data import Pasture
-Pasture(size=(240, 480)).write_csiro(Path("images"), train={IMAGES}, test=1)
+Pasture(size=(240, 480)).write("drawn", {IMAGES})
+Pasture(seed=1, size=(240, 480)).write("mine", 1)
 """
 
 
@@ -56,8 +57,8 @@ def first_prediction(terminal: Terminal, data: Path | None) -> str:
     """Train on images with a table, predict one that was held back; return the CSV."""
     if data is None:
         terminal.run("draw images", "python", "-c", DRAW)
-        own = next((terminal.folder / "images" / "test").glob("*"))
-        table = ["--csv", "images/train.csv"]
+        own = terminal.folder / "mine" / "images" / "0000.jpg"
+        table = ["--csv", "drawn/table.csv", "--targets", "GDM_g", "--group", "sampling", "--minimum", "0"]
     else:
         own, table = _own_images(data, terminal.folder)
     options = ["--backbone", BACKBONE, "--random-backbone", "--size", "224x448", "--folds", "3", "--epochs", "20"]

@@ -35,13 +35,13 @@ class Masks:
     @classmethod
     def read(cls, folder: Path, backbone: Backbone) -> Masks:
         """Read the masks, run the backbone, and split by group: a fifth held out, a fifth for validation."""
-        table = read_table(folder / "cover.csv", folder, CLASSES, group="group", minimum=0.0, labels="mask")
+        table = read_table(folder / "cover.csv", folder, CLASSES, group="group", labels="mask")
         prepare = backbone.preprocess.changed(size=SIZE)
-        masks = DenseLabels(classes=3).indices(table.labels, prepare)
-        source = MemoryTokens.extract(backbone, table.images, table.ids, preprocess=prepare)
-        folds = [torch.as_tensor(valid) for _, valid in group_folds(table.groups, 5, 0)]
+        masks = DenseLabels(classes=3).indices(table["labels"], prepare)
+        source = MemoryTokens.extract(backbone, table["images"], table.index, preprocess=prepare)
+        folds = [torch.as_tensor(valid) for _, valid in group_folds(table["group"], 5, 0)]
         parts = {"test": folds[0], "val": folds[1], "train": torch.cat(folds[2:])}
-        images = [(prepare.picture(path) * 255).round().byte() for path in table.images]
+        images = [(prepare.picture(path) * 255).round().byte() for path in table["images"]]
         return cls(backbone, images, source, masks, parts)
 
     def score(self, batches: Sequence[Tensor], part: str) -> dict[str, float]:

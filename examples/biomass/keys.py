@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from dinoneck.data.tables import CSIRO_WEIGHTS
+from dinoneck.data.pasture import WEIGHTS
 from dinoneck.errors import ConfigError, DinoneckError
 from dinoneck.training import TrainConfig
 from dinoneck.yaml_file import read_yaml
@@ -119,7 +119,7 @@ def _switches(old: dict[str, Any], new: dict[str, Any]) -> None:
 def _tasks(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Targets, and how each is trained: for CLS gating, the second notebook's tasks where the file names none."""
     targets, helping = (_listed(old.pop(f"dataset.{name}_cols", None)) for name in ("target", "aux_target"))
-    in_grams = new["head"]["type"] == "cls_gating" and set(targets) <= CSIRO_WEIGHTS.keys()
+    in_grams = new["head"]["type"] == "cls_gating" and set(targets) <= WEIGHTS.keys()
     weights = old.pop("loss.main_weights", None)
     if in_grams and not targets:
         targets, helping = ["Dry_Total_g", "GDM_g", "Dry_Green_g"], helping or ["Dry_Dead_g", "Dry_Clover_g"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from dinoneck.atomic import write_text
-from dinoneck.data import Pasture, Table, read_table
-from dinoneck.data.sheets import csv_header, csv_rows, csv_text, is_csiro, read_csiro_test
+from dinoneck.data import Pasture, read_table
+from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import group_folds
+from examples.biomass.drawn import TEST_COLUMNS, write_csiro
 
 HERE = Path(__file__).parent
 PASTURE_IMAGES, TEST_SHARE = 120, 4
@@ -49,7 +52,7 @@ def find(data: Path | None, run: Path) -> Layout:
     if (data / COVER).is_file():
         return Layout(run / "tables/train.csv", run / "tables/held.csv", data, HERE / "cover.yaml")
     for name in ("train.csv", "test.csv"):
-        if not (data / name).is_file() or not is_csiro(data / name):
+        if not (data / name).is_file() or not {*TEST_COLUMNS}.issubset(read_cells(data / name).columns):
             raise DataError(
                 f"{data} has no {COVER}, and no {name} in the CSIRO layout (sample_id, image_path, target_name). For a "
                 "table of your own take the verbs dinoneck extract, train and predict; or leave --data out"
@@ -57,7 +60,7 @@ def find(data: Path | None, run: Path) -> Layout:
     return Layout(data / "train.csv", data / "test.csv", data, HERE / "cls_gating.yaml")
 
 
-def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> Table | None:
+def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> pd.DataFrame | None:
     """Write what the layout lacks: drawn images, or tables without the held groups; what is there stays.
 
     Args:
@@ -79,25 +82,25 @@ def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> Table
     return _cover(layout) if layout.config.stem == "cover" else None
 
 
-def _pasture(layout: Layout, size: tuple[int, int], count: int) -> Table:
+def _pasture(layout: Layout, size: tuple[int, int], count: int) -> pd.DataFrame:
     """Draw the images, unless a whole pasture of this number is there; its last file tells."""
     drawn, test = Pasture(seed=0, size=size), max(1, count // TEST_SHARE)
     if not (layout.images / "sample_submission.csv").exists():
-        drawn.write_csiro(layout.images, count, test)
+        write_csiro(drawn, layout.images, count, test)
     found = sum(1 for _ in (layout.images / "train").iterdir())
     if found != count:
         raise ConfigError(f"{layout.images} holds {found} training images, not {count}; choose another --out")
     return drawn.table(range(count, count + test))
 
 
-def _cover(layout: Layout) -> Table:
+def _cover(layout: Layout) -> pd.DataFrame:
     """Put about a sixth of the images aside, whole groups of them; they are only predicted."""
     file = layout.images / COVER
-    rows, header = csv_rows(file, ("image", COVER_GROUP, *COVER_TARGETS)), csv_header(file)
-    groups = [row[COVER_GROUP] for row in rows]
+    rows = read_cells(file, ("image", COVER_GROUP, *COVER_TARGETS))
+    groups = rows[COVER_GROUP].tolist()
     learnt, held = group_folds(groups, min(HELD_PART, len(set(groups))), seed=0)[0]
     for path, places in ((layout.train, learnt), (layout.test, held)):
-        text = csv_text(header, [[rows[i][column] for column in header] for i in places])
+        text = rows.iloc[places].to_csv(index=False)
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)
@@ -107,11 +110,7 @@ def _cover(layout: Layout) -> Table:
 def answers(layout: Layout, file: Path) -> dict[str, list[float]]:
     """Return the predictions in a file, target -> one value per image in the order of the test table."""
     if layout.answer == "predictions.csv":
-        rows = csv_rows(file, COVER_TARGETS)
-        return {name: [float(row[name]) for row in rows] for name in COVER_TARGETS}
-    found: dict[str, list[float]] = {}
-    values = {row["sample_id"]: float(row["target"]) for row in csv_rows(file, ("sample_id", "target"))}
-    wanted = read_csiro_test(layout.test)
-    for sample, name in zip(wanted.sample_ids, wanted.targets, strict=True):
-        found.setdefault(name, []).append(values[sample])
-    return found
+        return {name: values.astype(float).tolist() for name, values in read_cells(file)[[*COVER_TARGETS]].items()}
+    values = read_cells(file).set_index("sample_id")["target"].astype(float)
+    wanted = read_cells(layout.test, TEST_COLUMNS)
+    return {name: values[own["sample_id"]].tolist() for name, own in wanted.groupby("target_name", sort=False)}

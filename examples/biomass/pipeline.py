@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from dinoneck import HeadEnsemble, Predictor, load_head
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
-from dinoneck.checkpoint.file import head_files
+from dinoneck.checkpoint.format import head_files
 from dinoneck.cli import main as cli
 from dinoneck.cli import train, train_text
 from dinoneck.cli.text import table
-from dinoneck.data import Table
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
 from dinoneck.inference.sources import rebuild
@@ -146,9 +146,9 @@ def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, s
         "--backbone-seed": backbone.seed,
         "--layers": backbone.layers,
         "--size": "x".join(map(str, data.size)) if isinstance(data.size, tuple) else None,
-        "--fit": data.fit,
+        "--resize": data.resize,
+        "--pad-to": data.pad_to,
         "--interpolation": data.interpolation,
-        "--policy": data.policy,
         "--views": views or PATTERNS[count],
         "--device": config.device,
     }
@@ -197,12 +197,13 @@ def finished(folder: Path, config: TrainConfig) -> bool:
     return True
 
 
-def scores_of(truth: Table, found: Mapping[str, Sequence[float]]) -> str:
+def scores_of(truth: pd.DataFrame, found: Mapping[str, Sequence[float]]) -> str:
     """Return R² of images that no head and no fold has seen, as a table."""
-    values = {name: np.array(found[name]) for name in truth.targets}
-    row: dict[str, float | None] = {name: r2(truth.targets[name], values[name]) for name in truth.targets}
-    if truth.weights:
-        row["weighted"] = weighted_r2(dict(truth.targets), values, dict(truth.weights))
+    values = {name: np.array(predicted) for name, predicted in found.items()}
+    known = {name: truth[name].to_numpy() for name in values}
+    row: dict[str, float | None] = {name: r2(known[name], values[name]) for name in values}
+    if "weights" in truth.attrs:
+        row["weighted"] = weighted_r2(known, values, truth.attrs["weights"])
     return f"\n{len(truth)} images that were only predicted, their R²:\n{table(*value_table({'all folds': row}))}"
 
 

@@ -65,7 +65,7 @@ class BiomassHead(Configured, nn.Module):
         return self(tokens) * self.std + self.mean
 
 
-register("biomass_wiring", BiomassHead)  # the name in files; a program that loads one imports this module first
+register(BiomassHead, name="biomass_wiring")  # the name in files; a program that loads one imports this module first
 
 
 def train(head: BiomassHead, tokens: Tokens, grams: Tensor) -> list[float]:

@@ -7,7 +7,7 @@ entry ``preprocess`` of the model's metadata.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 Pixels = np.ndarray[Any, Any]
+Sides = tuple[int, int]
 
 
 class ImageFileError(Exception):
@@ -55,19 +56,18 @@ def prepare(pixels: Pixels, recipe: Mapping[str, Any]) -> tuple[Array, Array]:
     Returns:
         The image (3, H, W), and which of its cells (rows, cols) show the image and no padding.
     """
-    size, fit, mean = recipe["size"], recipe["fit"], np.float32(recipe["mean"])
-    if size is not None:
-        pixels = _fitted(pixels, size, fit, recipe["interpolation"])
-    image = np.clip(_floats(pixels), 0, 1)
-    if recipe["blur"] is not None:
-        image = _blurred(image, recipe["blur"]["kernel"], recipe["blur"]["sigma"])
-    shown = np.ones((*image.shape[:2], 1), np.float32)
-    if size is not None and fit == "pad":
-        image, shown = _padded(image, size, mean), _padded(shown, size, 0)
-    patch = recipe["patch_size"]
+    patch, mean = recipe["patch_size"], np.float32(recipe["mean"])
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    image, shown = (_whole_patches(x, patch, recipe["policy"], fill) for x, fill in ((image, mean), (shown, 0)))
-    rows, cols = image.shape[0] // patch[0], image.shape[1] // patch[1]
+    resized, canvas, (top, left) = _placement(pixels.shape[:2], recipe, patch)
+    image = np.clip(_floats(_resized(pixels, *resized, recipe["interpolation"])), 0, 1)
+    if recipe["resize"] == "crop":
+        image = image[-top : canvas[0] - top, -left : canvas[1] - left]
+    if (kernel := recipe["blur"]) is not None:
+        image = _blurred(image, kernel, 0.3 * ((kernel - 1) / 2 - 1) + 0.8)
+    shown = np.ones((*image.shape[:2], 1), np.float32)
+    if recipe["resize"] == "pad":
+        image, shown = (_padded(x, canvas, (top, left), fill) for x, fill in ((image, mean), (shown, 0)))
+    rows, cols = canvas[0] // patch[0], canvas[1] // patch[1]
     cells = shown[..., 0].reshape(rows, patch[0], cols, patch[1]).max(axis=(1, 3)) > 0
     return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32), cells
 
@@ -76,47 +76,47 @@ def _floats(pixels: Pixels) -> Array:
     return pixels.astype(np.float32) / np.float32(255) if pixels.dtype == np.uint8 else pixels
 
 
-def _fitted(image: Pixels, size: tuple[int, int], fit: str, interpolation: str) -> Pixels:
-    """Resize and cut to ``size`` = (height, width)."""
-    height, width = image.shape[:2]
-    if fit == "stretch":
-        return _resized(image, size[0], size[1], interpolation)
-    ratios = size[0] / height, size[1] / width
-    scale = max(ratios) if fit == "crop" else min(ratios)
-    target = [
+def _placement(image: Sides, recipe: Mapping[str, Any], patch: Sides) -> tuple[Sides, Sides, Sides]:
+    """What an image of (height, width) px is resized to, its canvas in px, and its (top, left) on that canvas."""
+    resize, size = recipe["resize"], recipe["size"]
+    if resize == "keep" and size is not None:
+        size, resize = _scaled(image, size, min), "stretch"
+    target = tuple(size or image)
+    if resize == "keep" and any(side % cell for side, cell in zip(target, patch, strict=True)):
+        raise ImageFileError(f"the image is {image[0]}x{image[1]} px; the sides must be multiples of {patch}")
+    whole = {"stretch": _nearest, "keep": _nearest, "crop": int.__floordiv__, "pad": lambda a, b: -(-a // b)}[resize]
+    height, width = (whole(side, cell) * cell for side, cell in zip(target, patch, strict=True))
+    if not height or not width:
+        raise ImageFileError(f"{target[0]}x{target[1]} px are smaller than a patch of {patch[0]}x{patch[1]}")
+    if resize in ("stretch", "keep"):
+        return (height, width), (height, width), (0, 0)
+    chosen = max if resize == "crop" else min
+    resized = image if size is None else _scaled(image, (height, width), chosen)
+    if resize == "crop":
+        return resized, (height, width), (-((resized[0] - height) // 2), -((resized[1] - width) // 2))
+    centred = ((height - resized[0]) // 2, (width - resized[1]) // 2)
+    return resized, (height, width), centred if recipe["pad_to"] == "center" else (0, 0)
+
+
+def _nearest(side: int, cell: int) -> int:
+    return max(1, (2 * side + cell) // (2 * cell))
+
+
+def _scaled(image: Sides, size: Sides, chosen: Callable[..., float]) -> Sides:
+    """The sides times the smaller ratio to ``size`` (the image fits inside), or the larger one (it covers it)."""
+    ratios = size[0] / image[0], size[1] / image[1]
+    scale = chosen(ratios)
+    height, width = (
         limit if ratio == scale else max(1, round(side * scale))
-        for side, limit, ratio in zip((height, width), size, ratios, strict=True)
-    ]
-    image = _resized(image, target[0], target[1], interpolation)
-    top, left = ((target[0] - size[0]) // 2, (target[1] - size[1]) // 2) if fit == "crop" else (0, 0)
-    return image[top : top + size[0], left : left + size[1]]
+        for side, limit, ratio in zip(image, size, ratios, strict=True)
+    )
+    return height, width
 
 
-def _whole_patches(image: Array, patch: tuple[int, int], policy: str, fill: Any) -> Array:
-    """What the recipe's policy makes of an image whose sides are no multiples of the patch."""
-    height, width = image.shape[:2]
-    if height % patch[0] == 0 and width % patch[1] == 0:
-        return image
-    if policy == "error":
-        raise ImageFileError(
-            f"the image is {height}x{width} px; the sides must be multiples of {patch[0]} and {patch[1]}"
-        )
-    if policy == "pad":
-        return _padded(image, (-(-height // patch[0]) * patch[0], -(-width // patch[1]) * patch[1]), fill)
-    if policy == "crop":
-        rows, cols = height // patch[0], width // patch[1]
-        if not rows or not cols:
-            raise ImageFileError(f"the image is {height}x{width} px, smaller than a patch of {patch[0]}x{patch[1]}")
-        top, left = (height - rows * patch[0]) // 2, (width - cols * patch[1]) // 2
-        return image[top : top + rows * patch[0], left : left + cols * patch[1]]
-    sides = [max(1, (2 * side + cell) // (2 * cell)) * cell for side, cell in zip((height, width), patch, strict=True)]
-    return _resized(image, sides[0], sides[1], "bilinear")
-
-
-def _padded(image: Array, size: tuple[int, int], fill: Any) -> Array:
-    out = np.empty((*size, image.shape[2]), np.float32)
+def _padded(image: Array, canvas: Sides, corner: Sides, fill: Any) -> Array:
+    out = np.empty((*canvas, image.shape[2]), np.float32)
     out[:] = fill
-    out[: image.shape[0], : image.shape[1]] = image
+    out[corner[0] : corner[0] + image.shape[0], corner[1] : corner[1] + image.shape[1]] = image
     return out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from pathlib import Path
 
@@ -10,9 +9,7 @@ from PIL import Image
 
 from dinoneck import load_backbone
 from dinoneck.data import Pasture
-from dinoneck.viz import pca_figure
-
-DPI = 60
+from dinoneck.viz import pca_panels
 
 
 def main(arguments: list[str]) -> int:
@@ -25,10 +22,7 @@ def main(arguments: list[str]) -> int:
     images = Pasture(seed=0, size=(128, 256)).table(range(2)).images
     backbone = load_backbone("dinoneck_tiny")
     pictures = [backbone.preprocess.picture(image) for image in images]
-    buffer = io.BytesIO()
-    pca_figure(pictures, backbone(backbone.preprocess(images))).savefig(buffer, format="png", dpi=DPI)
-    with Image.open(buffer) as picture:
-        write(picture.convert("RGB"), folder / "pictures_pca.png")
+    write(pca_panels(pictures, backbone(backbone.preprocess(images))), folder / "pictures_pca.png")
     return 0
 
 

@@ -105,7 +105,7 @@ def _opened(options: argparse.Namespace, device_name: str | None) -> tuple[list[
     sound = readable(frames) if options.skip_unusable else frames
     size = common_size(sound, backbone.patch_size, wanted, stretch=options.stretch)
     backbone = backbone.to(device)
-    return frames, FeatureStore.create(options.out, backbone=backbone, image_size=size, dtype="fp16", fit="stretch")
+    return frames, FeatureStore.create(options.out, backbone=backbone, image_size=size, dtype="fp16", resize="stretch")
 
 
 def _extract(

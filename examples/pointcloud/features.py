@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.decoding import fitted_size
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.points import Cameras
@@ -86,7 +85,7 @@ def frame_maps(
     device = next(backbone.parameters()).device
     maps = []
     for start in range(0, len(frames), batch):
-        images = backbone.preprocess(frames.images[start : start + batch], size=size, policy="error", fit="stretch")
+        images = backbone.preprocess(frames.images[start : start + batch], size=size, resize="stretch")
         maps.append(backbone(images.to(device)).last.maps()[0])
     return torch.cat(maps), frames.cameras.resize(size)
 
@@ -118,10 +117,10 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
     if store.backbone_record.get("name") == "unknown":  # a clip_feat tree: the aspect of its grids is all there is
         whole = same_aspect(seen, cameras.size)
     else:
-        whole = seen == prepare.size and fitted_size(cameras.size, seen, prepare.fit)[0] == seen
+        whole = prepare.placement(cameras.size).resized == seen
     if not whole:
         raise ConfigError(
-            f"{store} was extracted with fit={prepare.fit!r}: of images of {pixels(cameras.size)} px the ViT saw "
+            f"{store} was extracted with resize={prepare.resize!r}: of images of {pixels(cameras.size)} px the ViT saw "
             f"{pixels(seen)}, which is not the whole image; depth shows all of it. Extract whole images, as the verb "
             "extract does"
         )

@@ -44,6 +44,7 @@ from dinoneck.heads.cls_gating import CLSGating as CLSGating
 from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
 from dinoneck.heads.dense import DenseHead as DenseHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
+from dinoneck.heads.linear import LinearHead as LinearHead
 from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
 from dinoneck.heads.patch_mean import PatchMeanMLP as PatchMeanMLP
 from dinoneck.heads.pyramid import FPNHead as FPNHead

@@ -25,6 +25,8 @@ TAG = "$"
 
 def encode(value: Any) -> Any:
     """Return the JSON form of a value in normal form, the inverse of :func:`normal`."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if _is_configured(value):
         return {"type": registry.name_of(type(value)), "config": value.config}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -51,6 +53,8 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     Raises:
         ConfigError: if the value does not fit.
     """
+    if annotation in _SCALARS:
+        return _scalar(annotation, value, where)
     origin = typing.get_origin(annotation)
     if annotation is Any:
         return _json_value(value, where)
@@ -68,8 +72,6 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
         if value is not None:
             raise _mismatch(annotation, value, where)
         return None
-    if annotation in _SCALARS:
-        return _scalar(annotation, value, where)
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return _dataclass(annotation, value, where)
     if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):

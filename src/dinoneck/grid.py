@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dinoneck.errors import ConfigError, DataError, GridError, ShapeError
 
 Remainder = Literal["error", "crop", "pad", "resize"]
-_POLICIES = get_args(Remainder)
+PadTo = Literal["corner", "center"]
 PatchSize = int | tuple[int, int]
 
 
@@ -87,19 +87,21 @@ class TokenGrid(nn.Module):
     """The exact relation between an image and its patch grid. It has no parameters.
 
     Every size is given; nothing is inferred from a number of tokens (a 16:9 image has as many patches as a
-    square one, and guessing scrambles it silently). Where the patch does not divide an image, the policy
+    square one, and guessing scrambles it silently). Where the patch does not divide an image, ``on_remainder``
     decides: ``"error"`` refuses, ``"crop"`` keeps the centre (the odd pixel is lost at the bottom or right),
-    ``"pad"`` adds zeros at the bottom and right, ``"resize"`` resamples to the nearest multiple.
+    ``"pad"`` adds zeros, ``"resize"`` resamples to the nearest multiple.
 
     Args:
         patch_size: pixels per patch, an integer or (height, width).
         on_remainder: ``"error"``, ``"crop"``, ``"pad"`` or ``"resize"``.
+        pad_to: where ``"pad"`` puts the image: ``"corner"`` adds zeros at the bottom and right, ``"center"`` around it
+            (the odd pixel at the bottom or right).
 
     Shape:
         patches (B, N, C) with N = rows * cols -> maps (B, C, rows, cols), a zero-copy channels-last view.
 
     Raises:
-        ConfigError: for an impossible patch size or an unknown policy.
+        ConfigError: for an impossible patch size or an unknown word.
         GridError: when an image and a number of tokens do not fit together.
 
     Examples:
@@ -110,22 +112,24 @@ class TokenGrid(nn.Module):
         torch.Size([2, 384, 30, 60])
     """
 
-    def __init__(self, patch_size: PatchSize = 16, on_remainder: Remainder = "error") -> None:
+    def __init__(self, patch_size: PatchSize = 16, on_remainder: Remainder = "error", pad_to: PadTo = "corner") -> None:
         super().__init__()
-        if on_remainder not in _POLICIES:
-            raise ConfigError(f"on_remainder is {on_remainder!r}; expected one of {', '.join(_POLICIES)}")
+        for name, word, known in (("on_remainder", on_remainder, Remainder), ("pad_to", pad_to, PadTo)):
+            if word not in get_args(known):
+                raise ConfigError(f"{name} is {word!r}; expected one of {', '.join(get_args(known))}")
         self.patch_height, self.patch_width = patch_pair(patch_size)
         self.on_remainder: Remainder = on_remainder
+        self.pad_to: PadTo = pad_to
 
     def extra_repr(self) -> str:
-        """Show the patch and the policy."""
+        """Show the patch and what happens to a remainder."""
         return f"patch={self.patch_height}x{self.patch_width} px, on_remainder={self.on_remainder!r}"
 
     def size(self, image_size: Sequence[int]) -> GridSize:
-        """Return the patch grid of an image of ``(height, width)`` pixels under the policy.
+        """Return the patch grid of an image of ``(height, width)`` pixels.
 
         Raises:
-            GridError: if the policy is ``"error"`` and a side is not a multiple of the patch, or if no whole
+            GridError: if a remainder is refused and a side is not a multiple of the patch, or if no whole
                 patch is left.
         """
         rows, cols = self._axes(image_size)
@@ -147,9 +151,9 @@ class TokenGrid(nn.Module):
         return maps.permute(0, 2, 3, 1).flatten(1, 2)
 
     def prepare(self, images: Tensor) -> PreparedImages:
-        """Bring images (B, C, H, W) to a size that the patch divides, by the policy.
+        """Bring images (B, C, H, W) to a size that the patch divides, as ``on_remainder`` states.
 
-        ``"resize"`` is bilinear with antialiasing and needs floating-point images; the other policies keep
+        ``"resize"`` is bilinear with antialiasing and needs floating-point images; the other words keep
         every dtype and every pixel value.
         """
         if images.ndim != 4:
@@ -163,7 +167,8 @@ class TokenGrid(nn.Module):
             top, left = -int(y.offset), -int(x.offset)
             images = images[..., top : top + target[0], left : left + target[1]]
         elif self.on_remainder == "pad":
-            images = F.pad(images, (0, target[1] - width, 0, target[0] - height))
+            top, left = int(y.offset), int(x.offset)
+            images = F.pad(images, (left, target[1] - width - left, top, target[0] - height - top))
         elif self.on_remainder == "resize" and target != (height, width):
             if not images.is_floating_point():
                 raise DataError(f"images are {images.dtype}; resizing needs floating point: convert them first")
@@ -211,7 +216,7 @@ class TokenGrid(nn.Module):
         """Average dense labels over the cells of the patch grid.
 
         Args:
-            labels: (B, K, H, W) of any dtype, at the size of the image before the policy.
+            labels: (B, K, H, W) of any dtype, at the size of the image as it is given.
             mask: bool (B, H, W), True where a pixel counts; None = all. Values where it is False, NaN
                 included, count for nothing.
 
@@ -258,7 +263,8 @@ class TokenGrid(nn.Module):
 
     def _axis(self, length: int, patch: int) -> _Axis:
         if self.on_remainder == "pad":
-            return _Axis((length + patch - 1) // patch, 1.0, 0.0)
+            cells = (length + patch - 1) // patch
+            return _Axis(cells, 1.0, float((cells * patch - length) // 2 if self.pad_to == "center" else 0))
         if self.on_remainder == "resize":
             cells = max(1, (2 * length + patch) // (2 * patch))
             return _Axis(cells, cells * patch / length, 0.0)
@@ -267,8 +273,8 @@ class TokenGrid(nn.Module):
             return _Axis(cells, 1.0, 0.0)
         if cells < 1:
             raise GridError(
-                f"a side of {length} px is smaller than the patch of {patch} px; use a larger image, or the policy "
-                "'pad' or 'resize' in place of 'crop'"
+                f"a side of {length} px is smaller than the patch of {patch} px, and 'crop' leaves nothing of it; use "
+                "a larger image, 'pad', or resample it"
             )
         return _Axis(cells, 1.0, -float((length - cells * patch) // 2))
 
@@ -279,7 +285,8 @@ class TokenGrid(nn.Module):
         return (
             f"the image is {height}x{width} px (height x width) and the patch {down}x{across} px: {height} % {down} "
             f"= {height % down}, {width} % {across} = {width % across}. Pass an image whose sides are multiples of "
-            f"the patch, or choose 'crop' ({floor}), 'pad' ({ceil}) or 'resize'"
+            f"the patch, or choose 'crop' ({floor}), 'pad' ({ceil}), or resample it (of images resize='stretch', of "
+            "TokenGrid 'resize')"
         )
 
 

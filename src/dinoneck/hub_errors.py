@@ -50,9 +50,9 @@ def refusal(error: Exception, repo_id: str, revision: str | None = None, token: 
     elif isinstance(error, errors.EntryNotFoundError):
         text = f"the hub repository {where} does not have that file: {redacted_line(error, token)}"
     elif status == 401 and token is None and hub.get_token() is None:  # without a login the status is 401 for both
-        text = f"there is no hub repository {where}, or it is private and you are not logged in; {_LOG_IN}"
+        text = f"the hub repository {where} does not exist, or it is private and you are not logged in; {_LOG_IN}"
     elif isinstance(error, errors.RepositoryNotFoundError) and status != 401:
-        text = f"there is no hub repository {where}, or it is private and your account may not see it"
+        text = f"the hub repository {where} does not exist, or it is private and your account may not see it"
     elif status == 401:
         text = f"the hub does not accept your access token (401): it was revoked, has expired or is cut; {_LOG_IN}"
     elif status == 403:

@@ -6,14 +6,13 @@ path is ever taken from a file.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
@@ -28,6 +27,7 @@ _HOMES: dict[str, str] = {
     "fpn": "dinoneck.heads.pyramid:FPNHead",
     "gated_fusion": "dinoneck.points.fusion:GatedFusion",
     "layer_grouper": "dinoneck.necks.layer_grouper:LayerGrouper",
+    "linear": "dinoneck.heads.linear:LinearHead",
     "patch_mean": "dinoneck.heads.patch_mean:PatchMeanHead",
     "patch_mean_mlp": "dinoneck.heads.patch_mean:PatchMeanMLP",
     "pyramid": "dinoneck.heads.pyramid:PyramidHead",
@@ -87,20 +87,11 @@ def name_of(cls: type) -> str:
     )
 
 
-@overload
-def register(name_or_class: _Class, /, *, name: str | None = None) -> _Class: ...
-@overload
-def register(name_or_class: str, cls: _Class, /) -> _Class: ...
-@overload
-def register(name_or_class: str, /) -> Callable[[_Class], _Class]: ...
-def register(name_or_class: Any, cls: Any = None, /, *, name: str | None = None) -> Any:
-    """Let head files name a class of your own, for the life of this process.
-
-    ``register(MyHead)``, ``register("my_head", MyHead)``; above a class ``@register`` or ``@register("my_head")``.
+def register(cls: _Class, /, *, name: str | None = None) -> _Class:
+    """Let head files name a class of your own, for the life of this process; also a decorator, ``@register``.
 
     Args:
-        name_or_class: the name or the class.
-        cls: the class, after a name: a torch module on :class:`dinoneck.heads.Head`, :class:`dinoneck.necks.Neck` or
+        cls: a torch module on :class:`dinoneck.heads.Head`, :class:`dinoneck.necks.Neck` or
             :class:`dinoneck.configured.Configured`.
         name: lower snake case, a letter first, at most 64 characters, not taken; a package's name and a dot may stand
             in front. None = the class's name in snake case: ``MyHead`` becomes ``my_head``.
@@ -111,32 +102,22 @@ def register(name_or_class: Any, cls: Any = None, /, *, name: str | None = None)
     Raises:
         RegistryError: if the name is malformed or taken by another class, or the class records no configuration.
     """
-    if isinstance(name_or_class, str) and name is not None:
-        raise RegistryError(f"register got two names, {name_or_class!r} and name={name!r}; pass one")
-    if isinstance(name_or_class, str) and cls is None:
-        return functools.partial(register, name_or_class)
-    if not isinstance(name_or_class, str | type) or not isinstance(cls, type | None):
-        given = name_or_class if cls is None else cls
+    if not isinstance(cls, type):
+        raise RegistryError(f"register got {type(cls).__name__} {str(cls)[:40]!r}; expected a class")
+    head_type = _WORDS.sub("_", cls.__name__.strip("_")).lower() if name is None else name
+    if not isinstance(head_type, str) or not _NAME.fullmatch(head_type):
         raise RegistryError(
-            f"register got {type(given).__name__} {str(given)[:40]!r}; expected a class, or a name and a class"
-        )
-    if not isinstance(name_or_class, str):
-        cls = name_or_class
-        name_or_class = name or _WORDS.sub("_", getattr(cls, "__name__", "").strip("_")).lower()
-    if not _NAME.fullmatch(name_or_class):
-        raise RegistryError(
-            f"{name_or_class!r} is not a valid head_type; expected lower snake case, a letter first, at most 64 "
-            "characters"
+            f"{head_type!r} is not a valid head_type; expected lower snake case, a letter first, at most 64 characters"
         )
     if not (callable(getattr(cls, "from_config", None)) and callable(getattr(cls, "state_dict", None))):
         raise RegistryError(
             f"{cls!r} is not a torch module that records its configuration; derive it from dinoneck.heads.Head, "
             "dinoneck.necks.Neck, or dinoneck.configured.Configured and nn.Module"
         )
-    known: Any = _HOMES.get(name_or_class) or _OWN.get(name_or_class, cls)
+    known: Any = _HOMES.get(head_type) or _OWN.get(head_type, cls)
     if isinstance(known, str) or (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise RegistryError(f"head_type {name_or_class!r} is taken by {known}; choose another one with name=")
-    _OWN[name_or_class] = cls
+        raise RegistryError(f"head_type {head_type!r} is taken by {known}; choose another one with name=")
+    _OWN[head_type] = cls
     return cls
 
 

@@ -19,7 +19,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading; symbolic links are followed.
 
     Raises:
-        OSError: if there is no such file, it cannot be opened, or it is a folder, pipe, socket or device; at once.
+        OSError: if the file does not exist, cannot be opened, or it is a folder, pipe, socket or device; at once.
     """
     check_regular(path)  # before it is opened: opening alone makes some devices act
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115

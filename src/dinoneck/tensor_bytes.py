@@ -8,4 +8,5 @@ from torch import Tensor
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """Return a tensor's values in row-major order; on the CPU they are not copied if they lie so already."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(values)  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ class TargetTransform:
         centred (its standard deviation is 1), and a warning names it. Fit on the training fold only.
 
         Args:
-            values: (n,) or (n, outputs), a tensor or anything ``torch.as_tensor`` takes.
+            values: (n,) or (n, outputs), a tensor, a pandas Series or anything ``torch.as_tensor`` takes.
 
         Raises:
             DataError: if an output has no finite value, a value is beyond float32, or no output varies.
@@ -84,6 +84,7 @@ class TargetTransform:
         if np.ma.is_masked(values):
             values = values.astype(np.float64).filled(np.nan)
         try:
+            values = values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values  # a pandas Series
             plain = values.detach().cpu() if isinstance(values, Tensor) else values
             table = torch.as_tensor(plain, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError) as error:

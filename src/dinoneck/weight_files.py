@@ -42,7 +42,7 @@ def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
     try:
         check_regular(file)
     except FileNotFoundError:
-        raise BackboneError(f"there is no weights file {file}") from None
+        raise BackboneError(f"the weights file {file} does not exist") from None
     except (OSError, ValueError) as error:
         raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
     _check_size(file, max_bytes)

@@ -21,6 +21,7 @@ from dinoneck import (
     FPNHead,
     HeadEnsemble,
     LayerGrouper,
+    LinearHead,
     PatchMeanHead,
     PatchMeanMLP,
     PyramidHead,
@@ -247,6 +248,10 @@ CASES = [
     Case("decoder_injection-channel", injection(gate="channel"), "points", inductor=False),
     Case("decoder_injection-token", injection(gate="token", target="skip"), "points"),
     Case("gated_fusion", lambda **f: GatedFusion(WIDTH, POINT_WIDTH, POINT_WIDTH, 6, **f), "points"),
+    Case("linear", lambda **f: LinearHead(WIDTH, TASKS, 2, **f), layers=2),
+    Case("linear-cls", lambda **f: LinearHead(WIDTH, TASKS, 2, "cls", **f), layers=2, inductor=False),
+    Case("linear-mean", lambda **f: LinearHead(WIDTH, TASKS, 2, "mean", **f), layers=2, inductor=False),
+    Case("linear-maps", lambda **f: LinearHead(WIDTH, MAPS, 2, None, **f), layers=2, smallest=2),
     Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
     Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5, inductor=False),
     Case(

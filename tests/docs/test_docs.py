@@ -27,7 +27,7 @@ SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?',
 SLOW_PAGES = {"docs/how-to/export.md"}  # these run in the second tier
 HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback
 # packages of the test extra that no test needs: without them a page is skipped from the block on that imports them
-OPTIONAL = {"accelerate", "lightning", "segmentation_models_pytorch", "sklearn"}
+OPTIONAL = {"accelerate", "lightning", "prometheus_client", "segmentation_models_pytorch", "sklearn", "supervision"}
 # warnings of other packages
 FILTERS = {
     "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),
@@ -39,10 +39,10 @@ FILTERS = {
 }
 # the true values of every page that computes an R², in the names of its own code
 TRUTHS = {
-    "docs/how-to/choose-layers.md": "table.targets['GDM_g']",
-    "docs/how-to/fine-tune.md": "table.targets['GDM_g'][24:]",
-    "docs/tutorials/regress.md": "held_out.targets['cover']",
-    "docs/tutorials/share.md": "held_out.targets['GDM_g']",
+    "docs/how-to/choose-layers.md": "table['GDM_g']",
+    "docs/how-to/fine-tune.md": "table['GDM_g'][24:]",
+    "docs/tutorials/regress.md": "held_out['cover']",
+    "docs/tutorials/share.md": "held_out['GDM_g']",
 }
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 

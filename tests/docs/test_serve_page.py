@@ -1,49 +1,160 @@
-"""The page on serving shows what was measured: nothing wrong, nothing failed, no memory that grows."""
+"""The page on serving: its table is what was measured, and its proxy and its metrics work."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import http.client
 import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.service.tables import OUT, mixed_table, paced_table, slow_sentence
+from benchmarks.service import (
+    HEADERS,
+    OUT,
+    Reply,
+    Service,
+    expected_values,
+    half_upload,
+    multipart,
+    received,
+    running,
+    saved_head,
+    scene,
+    table,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "serve.md"
+USER = {"Authorization": f"Basic {base64.b64encode(b'farm:secret').decode()}"}
+needs_service = pytest.mark.skipif(
+    None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
+)
 
 
-@pytest.fixture(scope="module")
-def stored() -> dict[str, Any]:
-    return json.loads(OUT.read_text())
+def test_the_page_shows_the_stored_table() -> None:
+    page, stored = PAGE.read_text(), json.loads(OUT.read_text())
+    assert table(stored["rows"]) in page
+    for version in stored["machine"]["versions"].values():
+        assert version in page
 
 
-def test_the_page_shows_the_stored_tables(stored: dict[str, Any]) -> None:
-    page = PAGE.read_text()
-    assert mixed_table(stored) in page
-    assert paced_table(stored) in page
-    assert slow_sentence(stored) in page.replace("\n", " ")
-    for part in stored.values():
-        for name, version in part["machine"]["versions"].items():
-            assert version in page, name
+def test_nothing_was_wrong_and_health_was_served_under_load() -> None:
+    stored: dict[str, Any] = json.loads(OUT.read_text())
+    assert {row["model"].split(".")[0] for row in stored["rows"]} == {"dinoneck_tiny", "vit_small_patch16_dinov3"}
+    for row in stored["rows"]:
+        assert row["wrong"] == [] and row["tracebacks"] == 0
+        assert row["images"] >= 1000 and row["refused"] >= 50 and row["idle"] == 200
+        assert row["health"]["asked"] >= 100 and row["health"]["p50_ms"] <= 100
+    assert stored["late_upload"] == [408, "too_slow"]
 
 
-def test_every_good_request_was_answered_and_every_bad_one_refused(stored: dict[str, Any]) -> None:
-    runs = stored["mixed"]["rows"]
-    assert [run["model"].split(".")[0] for run in runs] == ["dinoneck_tiny", "vit_small_patch16_dinov3", "fcos"]
-    for run in runs:
-        assert run["wrong"] == [] and run["failures_inside"] == 0 and run["alive"]
-        assert run["requests"] >= 1000 and run["clients"] >= 8 and run["refused"] == run["requests"] // 10
-        assert run["answered"] + run["refused"] == run["requests"]
-        assert run["resident_second_half_mb"] < 1.05 * run["resident_first_half_mb"] + 32
+@contextlib.contextmanager
+def proxy(*services: Service) -> Iterator[str]:
+    """Run nginx with the page's configuration, but for TLS and a shorter time for the head; yield its Unix socket."""
+    [block] = re.findall(r"^```nginx\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    with tempfile.TemporaryDirectory(prefix="proxy") as name:
+        folder = Path(name)
+        addresses = "\n".join(f"server {service.address[0]}:{service.address[1]} max_fails=0;" for service in services)
+        changes = {
+            r"listen 443 ssl;": f"listen unix:{folder}/socket;",
+            r"ssl_certificate.*;": "",
+            r"( *server 127\.0\.0\.1:\d+ max_fails=0;\n)+": addresses,
+            r"/etc/nginx/heads.users": f"{folder}/users",
+            r"client_header_timeout 10s;": "client_header_timeout 1s;",
+        }
+        for pattern, text in changes.items():
+            assert re.search(pattern, block), pattern
+            block = re.sub(pattern, text, block)
+        (folder / "users").write_text("farm:{PLAIN}secret\n")
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        folders = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
+        user = "user root;\n" if os.geteuid() == 0 else ""
+        (folder / "nginx.conf").write_text(
+            f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{folders}{block}}}\n"
+        )
+        options = [nginx, "-p", name, "-c", f"{folder}/nginx.conf", "-g", "daemon off; error_log stderr;"]
+        subprocess.run([*options, "-t"], check=True, capture_output=True)
+        process = subprocess.Popen(options, stderr=subprocess.DEVNULL)
+        try:
+            while True:
+                with contextlib.suppress(OSError), connected(f"{folder}/socket"):
+                    break
+                assert process.poll() is None
+            yield f"{folder}/socket"
+        finally:
+            process.terminate()
+            process.wait()
 
 
-def test_every_setting_ended_in_order(stored: dict[str, Any]) -> None:
-    rows = stored["paced"]["rows"]
-    assert len(rows) >= 4 and all(run["wrong"] == [] for row in rows for run in row["paced"])
-    assert all(row["exit_status"] == 0 for part in stored.values() for row in part["rows"])
+def connected(path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
-def test_health_was_served_while_slow_clients_held_connections(stored: dict[str, Any]) -> None:
-    [slow] = stored["slow"]["rows"]
-    assert slow["asked"] >= 100 and slow["failed"] == 0
-    assert slow["ready_after_s"] < 2 * slow["body_timeout_s"]
+def post(path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+    with contextlib.closing(http.client.HTTPConnection("proxy")) as connection:
+        connection.sock = connected(path)
+        with contextlib.suppress(BrokenPipeError):
+            connection.request("POST", "/predict", body, dict(headers))
+        response = connection.getresponse()
+        return Reply(response.status, response.read(), {})
+
+
+@needs_service
+def test_the_proxy_of_the_page_guards_the_service(tmp_path: Path) -> None:
+    """The service has one slot; what nginx keeps away from it does not take the slot."""
+    head, image = saved_head(tmp_path, "dinoneck_tiny", (32, 32)), scene()
+    [expected] = expected_values(head, [image])
+    body = multipart(("a.jpg", image))
+    with (
+        running(head, "--concurrency", "1", "--queue", "0", OMP_NUM_THREADS="1") as service,
+        proxy(service) as path,
+        connected(path) as slow_body,
+        connected(path) as slow_head,
+    ):
+        begin, rest = half_upload(image)
+        authorized = begin.replace(b"\r\nHost:", f"\r\nAuthorization: {USER['Authorization']}\r\nHost:".encode(), 1)
+        slow_body.sendall(authorized)
+        slow_head.sendall(b"POST /predict HTTP/1.1\r\nX-")
+        reply = post(path, body, {**HEADERS, **USER})
+        assert reply.json()["images"] == [{"name": "a.jpg", "values": expected}]
+        assert post(path, body, HEADERS).status == 401
+        assert post(path, multipart(("a.jpg", b"x" * 22_000_000)), {**HEADERS, **USER}).status == 413
+        slow_body.sendall(rest)
+        assert received(slow_body).json()["images"] == reply.json()["images"]
+        assert slow_head.recv(1000)[:12] in (b"", b"HTTP/1.1 408")
+
+
+@needs_service
+def test_the_page_s_metrics_count_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("prometheus_client")
+    testclient = pytest.importorskip("fastapi.testclient")
+    monkeypatch.chdir(tmp_path)
+    saved_head(tmp_path, "dinoneck_tiny", (32, 32))
+    [block] = [block for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+               if "prometheus_client" in block]  # fmt: skip
+    space: dict[str, Any] = {}
+    exec(block, space)
+    client = testclient.TestClient(space["app"])
+    assert client.post("/predict", files={"image": ("a.jpg", scene())}).status_code == 200
+    assert client.post("/predict", files={"image": ("a.jpg", b"")}).status_code == 422
+    shown = client.get("/metrics/").text
+    for status in (200, 422):
+        assert f'request_seconds_count{{path="/predict",status="{status}"}} 1.0' in shown

@@ -45,7 +45,7 @@ def total(**options: Any) -> Task:
 
 def _records(layers: list[int]) -> dict[str, Any]:
     backbone = load_backbone(TINY, layers=layers)
-    preprocess = backbone.preprocess.changed(size=(32, 64), fit="crop", policy="pad", blur=5)
+    preprocess = backbone.preprocess.changed(size=(32, 64), resize="crop", blur=5)
     facts = {"training": TRAINING, "license": "Apache-2.0", "tta": "flip4", "extra": {"note": ["spring", 1, None]}}
     return {"backbone": backbone, "preprocess": preprocess, **facts}
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from dinoneck import PatchMeanHead, TargetTransform, Task, Tokens
-from dinoneck.data import Table
 from dinoneck.errors import DinoneckError
 from dinoneck.training import MemoryTokens, Recipe, fit
+from dinoneck.training.table import Table
 
 IDS = [f"field-{i}" for i in range(12)]
 Y = np.linspace(1.0, 9.0, 12)

@@ -24,7 +24,7 @@ from tests.faults.test_store_faults import Crash, count_down
 from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import Backbone, DinoneckError, FeatureStore, PatchMeanHead, Task, load_backbone
-from dinoneck.data import Patterns
+from dinoneck.data import Views
 from dinoneck.store import shards
 
 NAMES = ["a.bmp", "b.bmp", "c.bmp"]
@@ -45,11 +45,11 @@ class World:
         self.right = self.predictions(sound)
         os.utime(folder / "sound" / "data", (10**9, 10**9))  # so old that its time is trusted
         sound.refresh(rebuild=True)
-        assert sound.entries.time == 10**18
+        assert sound.entries.times[0] == 10**18
 
     def extracted(self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any) -> FeatureStore:
         """Extract what is missing of a folder of images."""
-        views = Patterns(Patterns.named("flips4").patterns[:2])
+        views = Views(Views.named("flips4").views[:2])
         options = {"backbone": self.backbone, "views": views, "image_size": (16, 32), "dtype": "int8", **changes}
         store = make(root, **options)
         store.extract(images, workers=1, shard_bytes=shard_bytes)
@@ -62,9 +62,11 @@ class World:
             return {i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids}
 
     def copy(self) -> Path:
-        """Return the store, sound again."""
+        """Return the store, sound again and trusted by its times."""
         shutil.rmtree(self.root, ignore_errors=True)
-        return shutil.copytree(self.folder / "sound", self.root)
+        shutil.copytree(self.folder / "sound", self.root)
+        FeatureStore.open(self.root).refresh(rebuild=True)
+        return self.root
 
     def outcome(self, extract: Path | None = None, right: dict[str, list[float]] | None = None) -> str:
         """Extract a folder of images, if one is given, then read everything, predict and judge."""
@@ -195,7 +197,7 @@ def another_root(world: World) -> Iterator[str]:
 
 def another_store(world: World) -> Iterator[str]:
     """Replace parts by those of a store that differs in one thing: the images, the backbone, the size, the views."""
-    turned = Patterns(world.extracted(world.root, world.images).views.patterns[::-1])
+    turned = Views(world.extracted(world.root, world.images).views.views[::-1])
     changes: list[dict[str, Any]] = [{}, {"backbone": load_backbone("dinoneck_tiny", seed=1)}]
     changes += [{"image_size": (32, 16)}, {"views": turned}, {"dtype": "fp16"}]
     for change in changes:

@@ -65,7 +65,8 @@ def test_words_of_what_came_before_stand_in_the_list_of_allowed_ones() -> None:
 # -- names, arguments and verbs ---------------------------------------------------------------------------
 
 NAMES = [
-    ("dinoneck.data", "PhotoTable BoxPhotos photo_size to_photo_pixels read_csv Table.photos"),
+    ("dinoneck.data", "PhotoTable BoxPhotos photo_size to_photo_pixels read_csv Table Pattern Patterns "
+     "read_csiro_test Pasture.write_csiro"),
     ("dinoneck", "split_deimv2 SpatialTuningAdapter.from_deimv2"),
     ("dinoneck.points", "MinkowskiAdapter"),
     ("dinoneck.interop", "TokenMeans"),

@@ -134,11 +134,11 @@ MODULES = (
     Mutant(
         "An ensemble averages normalised units and uses the first member's transform for all.",
         "heads/ensemble.py",
-        "return recompute_derived(self.predicted, {task.name: self._reduced(task, rows) for task in self.predicted})",
-        "outputs = [head(self._tokens(tokens, **plain)) for head in self._members()]\n"
+        "rows = self._each(tokens)\n        return {task.name: self._reduced(task, rows) for task in self.predicted}",
+        "rows = [(weight, head(own)) for weight, head, own in self._running(tokens)]\n"
         "        first = {task.name: task for head in reversed(self._members()) for task in head.tasks}\n"
-        "        values = {task.name: first[task.name].predict(self._reduced(task, outputs)) for task in self.tasks}\n"
-        "        return recompute_derived(self.predicted, with_composed(values, self.compositions))",
+        "        values = {task.name: first[task.name].predict(self._reduced(task, rows)) for task in self.tasks}\n"
+        "        return with_composed(values, self.compositions)",
         "unit/heads/test_ensemble.py::test_members_are_averaged_in_natural_units",
     ),
     Mutant(

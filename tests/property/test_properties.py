@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dinoneck import HeadCheckpoint, HeadEnsemble, PatchMeanHead, PatchMeanMLP, TargetTransform, Task, TokenGrid
-from dinoneck.checkpoint import file as files
+from dinoneck.checkpoint import format as files
 from dinoneck.codec import encode, normal
 
 settings.register_profile("house", deadline=None, max_examples=100, derandomize=True, database=None)
@@ -97,4 +97,4 @@ def test_extra_facts_survive_a_file(extra: dict) -> None:
     torch.manual_seed(0)
     checkpoint = HeadCheckpoint.from_module(PatchMeanMLP(2, 1), extra=extra)
     assert normal(Any, checkpoint.meta["extra"], "x") == extra
-    assert files.strict_json(files.canonical(checkpoint.meta), "x", "x") == checkpoint.meta
+    assert files.strict_json(files.canonical(checkpoint.meta), "x", "x")[0] == checkpoint.meta

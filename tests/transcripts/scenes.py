@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from examples.biomass.drawn import write_csiro
 from PIL import Image
 
 from dinoneck import PatchMeanHead, Task, load_backbone, save_head
@@ -27,7 +28,7 @@ def materials(folder: Path) -> None:
     """Images, tables, heads of several kinds and states, and training files."""
     pasture, tiny = Pasture(seed=1, size=(32, 64)), load_backbone("dinoneck_tiny")
     pasture.write(folder, 6)
-    pasture.write_csiro(folder / "csiro", train=8, test=2)
+    write_csiro(pasture, folder / "csiro", train=8, test=2)
     (folder / "broken").mkdir()
     (folder / "broken" / "a.png").write_bytes(b"not an image")
     Image.new("RGB", (64, 32), "green").save(folder / "broken" / "b.png")
@@ -88,7 +89,7 @@ FAST = {
         extract broken {TINY} --size 32x64 --out t
         extract broken {TINY} --size 32x64 --out t --skip-unusable
         extract none {TINY} --size 32x64 --out u
-        extract images {TINY} --size 30x64 --out v --policy error
+        extract images {TINY} --size 8x64 --out v --resize crop
         extract images {TINY} --size 30x64 --out v
         {EXTRACT} --out w --views flips4 --layers 2 5 --no-norm --dtype bf16 --batch-size 3 --workers 1
         {EXTRACT} --out x --views nothing

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from examples.biomass import keys, layouts, pipeline
+from examples.biomass.drawn import write_csiro
 from PIL import Image
 
 from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_head
 from dinoneck.cli import main as cli
 from dinoneck.cli import train
-from dinoneck.data import Pasture, read_csiro_test
-from dinoneck.data.tables import CSIRO_WEIGHTS
+from dinoneck.data import Pasture
+from dinoneck.data.pasture import WEIGHTS
+from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError
 from dinoneck.training import TrainConfig, open_inputs
 
@@ -78,9 +80,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> None:
     out, _ = done
-    rows, wanted = rows_of(out / "submission.csv"), read_csiro_test(out / "pasture" / "test.csv")
+    rows, wanted = rows_of(out / "submission.csv"), read_cells(out / "pasture" / "test.csv")
     assert list(rows[0]) == ["sample_id", "target"]
-    assert [row["sample_id"] for row in rows] == list(wanted.sample_ids)
+    assert [row["sample_id"] for row in rows] == list(wanted["sample_id"])
     assert len(rows) == TEST * 5
     assert {row["sample_id"].split("__")[0] for row in rows} == {f"ID{1000000 + TRAIN + i}" for i in range(TEST)}
     check_masses(out / "submission.csv")
@@ -112,12 +114,12 @@ def test_images_and_stored_tokens_give_the_same_predictions(done: tuple[Path, st
     inputs = open_inputs(config)
     images = {name: out / "pasture" / name for name in inputs.table.ids[:4]}
     found = pipeline.differences(out / "run" / "heads", config, inputs, images)
-    assert set(CSIRO_WEIGHTS) == set(found)
+    assert set(WEIGHTS) == set(found)
     assert 0 < max(found.values()) <= pipeline.TOLERANCE
     assert "largest difference" in shown
     swapped = dict(zip(images, reversed(images.values()), strict=True))
     other = pipeline.differences(out / "run" / "heads", config, inputs, swapped)
-    assert max(other[name] for name in CSIRO_WEIGHTS) > 3 * pipeline.TOLERANCE
+    assert max(other[name] for name in WEIGHTS) > 3 * pipeline.TOLERANCE
     with pytest.raises(ConfigError, match="no store to compare with"):
         pipeline.differences(out / "run" / "heads", config, replace(inputs, source=None), images)
 
@@ -152,7 +154,7 @@ def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_pat
     check_masses(tmp_path / "out" / "submission.csv")
     assert not (tmp_path / "out" / "pasture").exists()
     ids = [row["sample_id"] for row in rows_of(tmp_path / "out" / "submission.csv")]
-    assert ids == list(read_csiro_test(done[0] / "pasture" / "test.csv").sample_ids)
+    assert ids == list(read_cells(done[0] / "pasture" / "test.csv")["sample_id"])
 
 
 def write_cover(folder: Path, groups: int, each: int) -> None:
@@ -192,7 +194,7 @@ def test_images_with_a_cover_table(tmp_path: Path) -> None:
 
 def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> None:
     """Without a store, by the recipe of the third notebook: ReLU outputs, SAM, six views that the head records."""
-    Pasture(seed=0, size=(32, 48)).write_csiro(tmp_path / "data", 8, 2)
+    write_csiro(Pasture(seed=0, size=(32, 48)), tmp_path / "data", 8, 2)
     small = ["--backbone", "dinoneck_tiny", "--size", "32", "--folds", "2", "--epochs", "1", "--batch-size", "4"]
     command = ["train", str(layouts.HERE / "lb066.yaml"), "--csv", str(tmp_path / "data" / "train.csv"), *small]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0

@@ -12,7 +12,7 @@ from examples.biomass import layouts, pipeline
 
 from dinoneck import FeatureStore
 from dinoneck.cli import main as cli
-from dinoneck.data import Patterns
+from dinoneck.data import Views
 from dinoneck.errors import ConfigError
 from dinoneck.training import TrainConfig, open_inputs
 
@@ -47,7 +47,7 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
             assert values["size"] == ((size, size) if isinstance(size, int) else size)
             assert values["backbone"] == config.backbone
             assert values["stored"].interpolation == config.data.interpolation
-            assert len(Patterns.named(values["stored"].views)) == config.data.views
+            assert len(Views.named(values["stored"].views)) == config.data.views
 
 
 @pytest.mark.parametrize("name", ["fpn", "cls_gating"])

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.pretend_device import NAME, pretend_device
 from tests.unit.detection import coloured_boxes
 
-from dinoneck import DataError, FPNHead, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck import DataError, FPNHead, HeadEnsemble, PatchMeanHead, Predictor, Task, load_backbone
 from dinoneck.detection import train_detector
 from dinoneck.heads.head import Head
 from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
@@ -159,7 +159,8 @@ def test_a_loss_that_is_not_finite_is_found_without_waiting_at_every_step(
 
 def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
     files = [images / f"{name}.png" for name in IDS[:4]]
-    heads = [PatchMeanHead(64, [MASS, STATE]), PatchMeanHead(64, [MASS]), maps()]
+    ensemble = HeadEnsemble([PatchMeanHead(64, [MASS, STATE]), PatchMeanHead(64, [MASS])])
+    heads = {"means": ensemble, "cells": maps()}
     expected = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", batch_size=16)(files, maps=True)
     with pretend_device() as device:
         predictor = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", device=NAME, batch_size=4)
@@ -169,8 +170,9 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
         events = Counter(device.events)
     assert events == {"to device": 1, "to host": 1, "read": 1, "wait": 2}  # the backbone checks the range of its input
     for row, own in zip(rows, expected, strict=True):  # passes on a CPU are smaller
-        assert row["mass"] == pytest.approx(own["mass"], rel=1e-5)
-        assert row["maps"]["cells"] == pytest.approx(own["maps"]["cells"], rel=1e-4, abs=1e-5)
+        assert row["means"]["mass"] == pytest.approx(own["means"]["mass"], rel=1e-5)
+        cells = [one["cells"]["maps"]["cells"] for one in (row, own)]
+        assert cells[0] == pytest.approx(cells[1], rel=1e-4, abs=1e-5)
 
 
 def test_extraction_copies_and_reads_a_pass_once(images: Path, tmp_path: Path) -> None:

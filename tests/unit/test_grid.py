@@ -51,7 +51,7 @@ def test_a_wrong_number_of_tokens_is_refused_with_all_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "size", "expected"),
+    ("on_remainder", "size", "expected"),
     [
         ("crop", (361, 483), (22, 30)),
         ("pad", (361, 483), (23, 31)),
@@ -60,16 +60,17 @@ def test_a_wrong_number_of_tokens_is_refused_with_all_numbers() -> None:
         ("pad", (1, 17), (1, 2)),
     ],
 )
-def test_policies_for_sizes_the_patch_does_not_divide(policy: str, size: tuple[int, int], expected: tuple) -> None:
-    assert TokenGrid(16, policy).size(size) == GridSize(*expected)
+def test_sizes_that_the_patch_does_not_divide(on_remainder: str, size: tuple[int, int], expected: tuple) -> None:
+    assert TokenGrid(16, on_remainder).size(size) == GridSize(*expected)
+    assert TokenGrid(16, on_remainder, "center").size(size) == GridSize(*expected)
 
 
-def test_the_error_policy_names_size_patch_and_remedies() -> None:
-    with pytest.raises(GridError, match=r"480x361 px.*361 % 16 = 9.*'crop' \(480x352\), 'pad' \(480x368\) or 'resize'"):
+def test_a_refused_remainder_names_size_patch_and_remedies() -> None:
+    with pytest.raises(GridError, match=r"480x361 px.*361 % 16 = 9.*'crop' \(480x352\), 'pad' \(480x368\)"):
         TokenGrid(16).size((480, 361))
-    with pytest.raises(GridError, match=r"10 px .*16 px.*'pad' or 'resize'") as small:
+    with pytest.raises(GridError, match=r"10 px .*16 px.*'pad'") as small:
         TokenGrid(16, "crop").size((10, 32))
-    assert "on_remainder" not in str(small.value)  # users of the command line know the policy by another name
+    assert "on_remainder" not in str(small.value)  # users of the command line know it by another name
     with pytest.raises(GridError, match="at least 1"):
         TokenGrid(16).size((0, 32))
     with pytest.raises(GridError, match="height, width"):
@@ -82,9 +83,14 @@ def test_impossible_patches_are_refused(patch: object) -> None:
         TokenGrid(patch)  # type: ignore[arg-type]
 
 
-def test_unknown_policy_is_refused() -> None:
+def test_unknown_words_are_refused() -> None:
     with pytest.raises(ConfigError, match="'stretch'.*error, crop, pad, resize"):
         TokenGrid(16, "stretch")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'middle'.*corner, center"):
+        TokenGrid(16, "pad", "middle")  # type: ignore[arg-type]
+
+
+REMAINDERS = {"crop": ("crop",), "pad": ("pad",), "center": ("pad", "center"), "resize": ("resize",)}
 
 
 def coordinate_image(height: int, width: int) -> torch.Tensor:
@@ -93,10 +99,10 @@ def coordinate_image(height: int, width: int) -> torch.Tensor:
     return torch.stack((xs, ys))[None].double()
 
 
-@pytest.mark.parametrize("policy", ["crop", "pad", "resize"])
+@pytest.mark.parametrize("how", REMAINDERS)
 @pytest.mark.parametrize("size", [(45, 70), (33, 31), (64, 50), (16, 48)])
-def test_prepared_pixels_know_where_they_came_from(policy: str, size: tuple[int, int]) -> None:
-    grid = TokenGrid(16, policy)  # type: ignore[arg-type]
+def test_prepared_pixels_know_where_they_came_from(how: str, size: tuple[int, int]) -> None:
+    grid = TokenGrid(16, *REMAINDERS[how])  # type: ignore[arg-type]
     prepared = grid.prepare(coordinate_image(*size))
     assert prepared.images.shape[-2:] == (prepared.grid.rows * 16, prepared.grid.cols * 16)
     places = coordinate_image(*prepared.images.shape[-2:])[0].flatten(1).T
@@ -104,22 +110,25 @@ def test_prepared_pixels_know_where_they_came_from(policy: str, size: tuple[int,
     assert torch.allclose(prepared.to_prepared(text), places, atol=1e-9)
     read = prepared.images[0].flatten(1).T
     inside = ((text > 2) & (text < torch.tensor([size[1], size[0]]) - 2)).all(dim=1)  # resampling bends the rim
-    if policy == "pad":
-        real = (text < torch.tensor([size[1], size[0]])).all(dim=1)
+    if how in ("pad", "center"):
+        real = ((text > 0) & (text < torch.tensor([size[1], size[0]]))).all(dim=1)
         assert (read[~real] == 0).all()
         inside = real
-    tolerance = 0.75 if policy == "resize" else 1e-9
+    tolerance = 0.75 if how == "resize" else 1e-9
     assert inside.any()
     assert (read[inside] - text[inside]).abs().max() <= tolerance
 
 
-def test_crop_keeps_the_centre_and_pad_adds_at_the_end() -> None:
+def test_crop_keeps_the_centre_and_pad_adds_at_the_end_or_around() -> None:
     image = coordinate_image(35, 33)
     assert torch.equal(TokenGrid(16, "crop").prepare(image).images, image[..., 1:33, :32])
     padded = TokenGrid(16, "pad").prepare(image)
     assert torch.equal(padded.images[..., :35, :33], image)
     assert padded.valid.shape == (3, 3)
     assert padded.valid.all()
+    centred = TokenGrid(16, "pad", "center").prepare(image)
+    assert torch.equal(centred.images[..., 6:41, 7:40], image)
+    assert (centred.offset, centred.images.shape) == ((7.0, 6.0), padded.images.shape)
 
 
 def test_prepare_keeps_dtype_and_refuses_to_resize_integers() -> None:
@@ -133,12 +142,12 @@ def test_prepare_keeps_dtype_and_refuses_to_resize_integers() -> None:
     assert TokenGrid(16, "resize").prepare(same).images is same
 
 
-@pytest.mark.parametrize("policy", ["error", "crop", "pad", "resize"])
+@pytest.mark.parametrize("how", ["error", *REMAINDERS])
 @pytest.mark.parametrize("patch", [14, 16, (8, 16)])
-def test_sampling_at_cell_centres_returns_the_cells(policy: str, patch: object) -> None:
-    grid = TokenGrid(patch, policy)  # type: ignore[arg-type]
+def test_sampling_at_cell_centres_returns_the_cells(how: str, patch: object) -> None:
+    grid = TokenGrid(patch, *REMAINDERS.get(how, ()))  # type: ignore[arg-type]
     size = (grid.patch_height * 3, grid.patch_width * 5)
-    if policy != "error":
+    if how != "error":
         size = (size[0] + 3, size[1] + 5)
     rows, cols = grid.size(size)
     maps = torch.arange(2 * rows * cols, dtype=torch.float64).reshape(1, 2, rows, cols)
@@ -188,10 +197,10 @@ def test_labels_are_averaged_over_valid_pixels_only() -> None:
     assert (values[0, :, 0, 0] == 0).all()
 
 
-@pytest.mark.parametrize("policy", ["crop", "pad", "resize"])
-def test_labels_follow_the_policy(policy: str) -> None:
+@pytest.mark.parametrize("how", REMAINDERS)
+def test_labels_follow_the_images(how: str) -> None:
     size = (45, 70)
-    grid = TokenGrid(16, policy)  # type: ignore[arg-type]
+    grid = TokenGrid(16, *REMAINDERS[how])  # type: ignore[arg-type]
     labels = coordinate_image(*size)
     values, weight = grid.reduce_labels(labels)
     centres = grid.cell_centers(size).double().reshape(*grid.size(size), 2)
@@ -199,8 +208,8 @@ def test_labels_follow_the_policy(policy: str) -> None:
     assert whole.any()
     got = values[0].permute(1, 2, 0)
     # where resizing cuts a pixel, its value counts for both parts: a hundredth of a pixel
-    assert (got - centres)[whole].abs().max() < (0.02 if policy == "resize" else 1e-4)
-    if policy != "crop":
+    assert (got - centres)[whole].abs().max() < (0.02 if how == "resize" else 1e-4)
+    if how != "crop":
         assert weight.sum().item() == pytest.approx(45 * 70)
         total = (values * weight[:, None]).sum(dim=(2, 3))
         assert torch.allclose(total, labels.sum(dim=(2, 3)), rtol=1e-9)
@@ -228,10 +237,10 @@ def test_a_point_that_is_nowhere_reads_nan() -> None:
 
 
 @pytest.mark.parametrize("size", [(480.0, 960), 32, (16, 16, 16)])
-@pytest.mark.parametrize("policy", ["error", "crop", "pad", "resize"])
-def test_sizes_that_are_no_whole_pixels_are_refused(size: object, policy: str) -> None:
+@pytest.mark.parametrize("how", ["error", *REMAINDERS])
+def test_sizes_that_are_no_whole_pixels_are_refused(size: object, how: str) -> None:
     with pytest.raises(GridError, match="image_size is"):
-        TokenGrid(16, policy).size(size)  # type: ignore[arg-type]
+        TokenGrid(16, *REMAINDERS.get(how, ())).size(size)  # type: ignore[arg-type]
 
 
 def test_counts_are_exact_in_half_precision_and_the_cropped_rim_does_not_count() -> None:

@@ -34,7 +34,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.cli.main import main
-from dinoneck.data import BoxImages, DenseLabels, Patterns, Preprocessing, read_image_size, read_masks, read_table
+from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, read_masks, read_table
 from dinoneck.training import TrainConfig
 
 LIMIT_S = 20
@@ -104,7 +104,6 @@ ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] 
     "table": ("a.csv", lambda path: read_table(path, None, ["x"]), DataError),
     "boxes": ("a.json", BoxImages, DataError),
     "settings": ("a.yaml", TrainConfig.read, ConfigError),
-    "patterns": ("a.yaml", Patterns.named, ConfigError),
     "weights": ("a.safetensors", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
     "pickled weights": ("a.pth", lambda path: load_backbone("dinoneck_tiny", checkpoint=path), BackboneError),
     "head": ("a.safetensors", HeadCheckpoint.load, CheckpointError),
@@ -133,8 +132,8 @@ def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
     for suffix in ("png", "csv", "yaml"):
         (tmp_path / f"a.{suffix}").symlink_to(f"real.{suffix}")
     assert read_image_size(tmp_path / "a.png") == (40, 60)
-    assert Preprocessing(16, policy="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
-    assert read_table(tmp_path / "a.csv", tmp_path, ["x"]).targets["x"].tolist() == [1.0]
+    assert Preprocessing(16, resize="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
+    assert read_table(tmp_path / "a.csv", tmp_path, ["x"])["x"].tolist() == [1.0]
     assert TrainConfig.read(tmp_path / "a.yaml").optim.epochs == 3
 
 
@@ -166,7 +165,7 @@ def test_a_mask_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     place = Place(tmp_path / "masks" / "b.png", "pipe")
 
     def first_mask() -> Any:
-        return DenseLabels().read(read_masks(tmp_path / "images", tmp_path / "masks").labels[0])  # type: ignore[index]
+        return DenseLabels().read(read_masks(tmp_path / "images", tmp_path / "masks")["labels"].iloc[0])
 
     found = bounded(first_mask, place)
     assert isinstance(found, DataError) and "b.png" in str(found), found

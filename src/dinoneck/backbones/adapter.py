@@ -286,7 +286,7 @@ def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def is_lora(name: str) -> bool:
     """Whether a parameter's name is that of a LoRA weight."""
-    return any(f".{part}." in name for part in LORA_PARTS)
+    return not {*LORA_PARTS}.isdisjoint(name.split(".")[1:-1])
 
 
 def is_trainable(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -200,12 +201,13 @@ class Backbone(nn.Module):
         """
         return lora.disabled(self.adapter)
 
-    def forward(self, images: Tensor) -> Tokens:
+    def forward(self, images: Tensor, source: str | None = None) -> Tokens:
         """Run the blocks that are needed.
 
         Args:
             images: (B, 3, H, W) floats as :attr:`preprocess` returns them; cast to the weights' dtype. A wrapped model
                 with other input channels takes as many, normalised by the caller.
+            source: the fingerprint of the weights, where the caller has just compared them; None = it is computed.
 
         Raises:
             DataError: for uint8 images, NaN, or values beyond ±10 (not normalised).
@@ -230,14 +232,27 @@ class Backbone(nn.Module):
             num_cls=self.adapter.num_cls,
             layers=self.layers,
             normed=self.norm,
-            source=weight_hashes.current_fingerprint(self.adapter, parameters) if frozen else None,
+            source=(source or weight_hashes.current_fingerprint(self.adapter, parameters)) if frozen else None,
         )
 
-    def with_layers(self, layers: int | Sequence[int] | None) -> Backbone:
-        """Return a backbone of the same weights (shared, not copied) with other output layers."""
-        other = Backbone(self.adapter, name=self.name, layers=layers, norm=self.norm, frozen=None)
+    def with_layers(self, layers: int | Sequence[int] | None, norm: bool | None = None) -> Backbone:
+        """Return a backbone of the same weights (shared, not copied) with other output layers.
+
+        Args:
+            layers: as for :func:`dinoneck.load_backbone`.
+            norm: apply the final norm; None = as here.
+        """
+        norm = self.norm if norm is None else norm
+        other = Backbone(self.adapter, name=self.name, layers=layers, norm=norm, frozen=None)
         other.preprocess, other.training = self.preprocess, self.training
         return other
+
+    def normalised(self, tokens: Tokens) -> Tokens:
+        """Return tokens that were taken before the final norm with the norm applied; others as they are."""
+        if tokens.normed:
+            return tokens
+        sequence = tuple(self.adapter.final_norm(x.to(self.dtype)) for x in tokens.sequence)
+        return replace(tokens, sequence=sequence, normed=True)
 
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints and stores carry.

@@ -91,6 +91,11 @@ class Watch:
         self._hashes = current_hashes(adapter)
         self._dtype, self._known_state = adapter.weight.dtype, self._state_of(adapter)
 
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the weights at construction; None where it is not known."""
+        return self._hashes.fingerprint
+
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
         state = self._state_of(adapter)
@@ -115,9 +120,14 @@ def digest(model: nn.Module) -> str | None:
 
     LoRA weights are left out: a backbone with them still has the base it had.
     """
+    named = {lora.base_name(key): value for key, value in model.state_dict().items()}
+    return state_digest({name: value for name, value in named.items() if name is not None})
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str | None:
+    """Return the SHA-256 of these weights, see :func:`digest`."""
     total = hashlib.sha256()
-    named = {lora.base_name(key): value for key, value in model.state_dict().items() if lora.base_name(key) is not None}
-    for name, value in sorted(named.items()):
+    for name, value in sorted(state.items()):
         if value.is_meta:
             return None
         total.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
@@ -185,7 +195,7 @@ def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | Non
 def _state(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> WeightState | None:
     """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
     tensors = _tensors(adapter, parameters, buffers)
-    return None if any(x.requires_grad for x in tensors) else _versions(tensors)
+    return None if True in [x.requires_grad for x in tensors] else _versions(tensors)
 
 
 def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> list[Tensor]:
@@ -195,7 +205,7 @@ def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[s
 def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
     """Return the address and the number of writes of every tensor; None if unknown for any of them."""
     try:
-        return tuple((x.data_ptr(), x._version) for x in tensors)
+        return tuple([(x.data_ptr(), x._version) for x in tensors])
     except RuntimeError:  # inference tensors, and stand-ins
         return None
 

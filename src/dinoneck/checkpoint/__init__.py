@@ -5,7 +5,7 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     card=["model_card"],
-    file=["read_header"],
+    format=["read_header"],
     head_checkpoint=["HeadCheckpoint", "load_head", "save_head"],
     hub=["HubHead", "Pushed", "push_to_hub"],
     importing=["import_weights"],

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.checkpoint.file import MAX_HEADER_BYTES, read_header
-from dinoneck.checkpoint.schema import describe_parts, describe_weights
+from dinoneck.checkpoint.format import MAX_HEADER_BYTES, read_header
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
 
@@ -79,6 +79,7 @@ def model_card(
     meta = _meta(meta_or_path)
     backbone = meta["backbone"] or {}
     family = _FAMILIES.get(str(backbone.get("family")), {})
+    licence = meta["licences"].get("backbone")
     card = ModelCard.from_template(
         _front_matter(meta, repo_id),
         template_path=str(_TEMPLATE),
@@ -91,8 +92,10 @@ def model_card(
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
         metrics={name: value if sd is None else f"{value} (sd {sd})" for name, value, sd in _metrics(meta)},
-        family=family if backbone.get("license") in (None, family.get("license")) else {},
+        licence=licence,
+        family=family if licence in (None, family.get("license")) else {},
         base_model=base_model(meta),
+        holds_backbone=any(name.startswith(BACKBONE_PREFIX) for name, *_ in meta["tensors"]),
         figures=figures,
         version=__version__,
     )
@@ -195,7 +198,7 @@ def _front_matter(meta: Mapping[str, Any], repo_id: str | None) -> ModelCardData
 def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
     """The head's own licence, else the backbone's; the Hub knows some by name, others are named and linked."""
     own = meta.get("license")
-    name = own or (meta["backbone"] or {}).get("license")
+    name = own or meta["licences"].get("backbone")
     if not isinstance(name, str):
         return {}
     if _HUB_LICENCE.fullmatch(name.lower()):

@@ -16,38 +16,26 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint import file as files
-from dinoneck.checkpoint import hub
+from dinoneck.checkpoint import contents, hub, schema
+from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.card import HEAD_NAME
+from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.checkpoint.pairing import (
-    LORA_PREFIX,
     apply_lora,
     check_probe,
     check_reads,
     check_records,
     lora_of,
     origin_of,
-)
-from dinoneck.checkpoint.read import check_finite, check_meta, on_meta, predicted, read_file, read_head
-from dinoneck.checkpoint.schema import FORMAT, SCHEMA, UNSIGNED, check_backbone_record, check_header, entries_of
-from dinoneck.checkpoint.tensors import (
-    check_whole,
-    chunks_of,
-    inputs_of,
-    listing_of,
-    named,
-    plain,
     plain_backbone,
-    probed,
-    snapshot,
-    views_of,
+    record_of,
 )
-from dinoneck.codec import encode
+from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, did_you_mean
 from dinoneck.version import __version__
 
-_RECORDS = ("backbone", "preprocess", "training", "license", "tta")
+_RECORDS = ("backbone", "backbone_weights", "preprocess", "training", "license", "tta")
 
 
 class HeadCheckpoint:
@@ -59,6 +47,9 @@ class HeadCheckpoint:
         meta: everything in the file's header, digest included.
         state_dict: the weights of the head, on the CPU.
         adapter_state: LoRA weights of its backbone that travel with it, by the backbone's names; usually none.
+        backbone_weights: the weights of a backbone that was tuned along, by the names of its model; None = they are
+            not in the file.
+        preprocess: how images are prepared; None where it is not recorded.
         revision: the commit a hub file came from; None for a local file.
 
     Examples:
@@ -71,20 +62,12 @@ class HeadCheckpoint:
         'patch_mean'
     """
 
-    def __init__(
-        self,
-        meta: Mapping[str, Any],
-        state_dict: Mapping[str, Tensor],
-        revision: str | None = None,
-    ) -> None:
-        self.meta = dict(meta)
-        own = [key for key in state_dict if not key.startswith(LORA_PREFIX)]
-        self.state_dict = {key: state_dict[key] for key in own}
-        self.adapter_state = {
-            key.removeprefix(LORA_PREFIX): value for key, value in state_dict.items() if key not in self.state_dict
-        }
+    def __init__(self, checked: Contents, revision: str | None = None) -> None:
+        self.meta, module, self.preprocess, tensors = checked
+        self.state_dict, self.adapter_state = tensors.head, tensors.adapter
+        self.backbone_weights = tensors.backbone or None
         self.revision = revision
-        self._skeletons: list[nn.Module] = []  # what the file was checked against; the first build() takes it
+        self._skeletons = [module]  # what the file was checked against; the first build() takes it
 
     @property
     def head_type(self) -> str:
@@ -96,18 +79,13 @@ class HeadCheckpoint:
         """The module's constructor arguments in JSON-able form."""
         return cast("dict[str, Any]", copy.deepcopy(self.meta["config"]))
 
-    @property
-    def preprocess(self) -> Preprocessing | None:
-        """How images are prepared; None where it is not recorded."""
-        record = self.meta["inputs"]
-        return None if record is None else Preprocessing.from_record(record)
-
     @classmethod
     def from_module(
         cls,
         module: nn.Module,
         *,
         backbone: Backbone | Mapping[str, Any] | None = None,
+        backbone_weights: Mapping[str, Tensor] | None = None,
         preprocess: Preprocessing | Mapping[str, Any] | None = None,
         extra: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
@@ -119,12 +97,13 @@ class HeadCheckpoint:
         Args:
             module: a registered building block, neck or head.
             backbone: the backbone it was trained on, or its record. Given itself, its functional probe and its LoRA
-                weights go into the file too.
+                weights go into the file too. A licence of its weights that is known goes into ``licences``.
+            backbone_weights: the state dict of a backbone that was tuned along, whose hash its record states.
             preprocess: how its images were prepared, or the record.
             extra: anything else to keep, JSON-able, at most 16 KiB; never interpreted.
             training: facts of its training: ``seed``, ``folds``, ``fold``, ``epochs``, ``data`` (``name`` and
                 ``revision``) and ``metrics`` (name -> a number, or ``{"mean": ..., "sd": ...}``); at most 16 KiB.
-            license: the head's own licence, preferably an SPDX identifier; the backbone's is in its record.
+            license: the head's own licence, preferably an SPDX identifier.
             tta: the views its predictions are meant to be averaged over, ``"none"``, ``"flip4"`` or ``"d6"``.
 
         Raises:
@@ -132,31 +111,34 @@ class HeadCheckpoint:
         """
         name = type(module).__name__
         backbone = plain_backbone(backbone)
-        head_type = named(module)
-        check_whole(module, name)
-        state = snapshot(module.state_dict(), name) | snapshot(lora_of(backbone), "the backbone")
+        record = record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
+        licence = None if record is None else record.pop("license", None)
+        head_type = contents.named(module)
+        state = contents.snapshot(Parts(module.state_dict(), lora_of(backbone), dict(backbone_weights or {})), name)
         meta: dict[str, Any] = {
-            "format": FORMAT,
-            "schema": SCHEMA,
+            "format": schema.FORMAT,
+            "schema": schema.SCHEMA,
             "created_by": {"dinoneck": __version__, "torch": str(torch.__version__)},
             "head_type": head_type,
             "config": module.config,
-            "tensors": listing_of(state),
-            "backbone": probed(backbone) if isinstance(backbone, Backbone) else plain(backbone, "backbone"),
-            "inputs": inputs_of(preprocess, name),
-            "tasks": encode(predicted(module)),
-            "training": plain(training, "training"),
+            "tensors": contents.listing_of(state),
+            "backbone": record,
+            "inputs": preprocess.record()
+            if isinstance(preprocess, Preprocessing)
+            else _plain(preprocess, "preprocess"),
+            "tasks": encode(contents.predicted(module)),
+            "training": _plain(training, "training"),
             "license": license,
-            "tta": views_of(tta),
-            "extra": plain(extra or {}, "extra"),
-            "digest": UNSIGNED,
+            "licences": {} if licence is None else {"backbone": licence},
+            "tta": _views_of(tta),
+            "extra": _plain(extra or {}, "extra"),
+            "digest": schema.UNSIGNED,
         }
-        check_header(meta, name)
-        check_reads(module, meta["backbone"], name, meta["inputs"])
-        check_meta(meta, entries_of(meta["tensors"]), name)
-        check_finite(state, name)
-        meta["digest"] = files.digest(meta, chunks_of(meta, state))
-        return cls(meta, state)
+        checked = schema.check(meta, name)
+        check_reads(module, record, name, meta["inputs"])
+        content = files.packed(meta, contents.chunks_of(meta, state))
+        checked.digest = content.digest
+        return cls(contents.check(checked, content, name))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -167,13 +149,19 @@ class HeadCheckpoint:
         Raises:
             CheckpointError: if the file cannot be written.
         """
-        chunks = self._chunks()
-        start = files.build(self.meta)
+        tensors = contents.together(Parts(self.state_dict, self.adapter_state, self.backbone_weights or {}))
+        header = files.header_of(self.meta, "this checkpoint")
+        if odd := sorted({entry.name for entry in header.tensors} ^ tensors.keys()):
+            raise CheckpointError(
+                f"the weights are not those that meta lists: {', '.join(odd[:5])}; build it again with from_module",
+                step="write",
+            )
+        start = header.start()
         if len(start) > files.MAX_HEADER_BYTES:
             raise CheckpointError(f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write")
         files.check_path(path)
         try:
-            write_whole(path, [start, *chunks], check=read_file)
+            write_whole(path, [start, *contents.chunks_of(self.meta, tensors)], check=contents.read)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
@@ -204,21 +192,11 @@ class HeadCheckpoint:
             CheckpointError: if the file is damaged, was made by a newer version, does not fit its own
                 description, or a folder or repository holds none or several; ``error.step`` names the check.
         """
-        files.check_path(path_or_repo)
-        files.check_revision(revision)
-        path, commit = Path(path_or_repo), None
-        if hub.names_a_repo(path_or_repo):
-            path = hub.download(os.fspath(path_or_repo), revision)
-            commit = hub.commit_of(path)
-        elif revision is not None:
-            raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
+        path, commit = hub.resolve(path_or_repo, revision)
         try:
-            header, state, skeleton = read_head(path)
+            return cls(contents.read(path), commit)
         except CheckpointError as error:
             raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
-        found = cls(header.meta, state, commit)
-        found._skeletons.append(skeleton)
-        return found
 
     def build(
         self,
@@ -264,8 +242,8 @@ class HeadCheckpoint:
             raise CheckpointError(
                 f"backbone is {type(own).__name__}; expected a Backbone or its record", step="pairing"
             )
-        given = own.record() if isinstance(own, Backbone) else plain(own, "backbone") or {}
-        check_backbone_record(given, "the record")
+        given = own.record() if isinstance(own, Backbone) else _plain(own, "backbone") or {}
+        schema.check_backbone_record(given, "the record")
         check_records(trained, given, weights=not probe)
         if not probe:
             return
@@ -292,24 +270,16 @@ class HeadCheckpoint:
         """The module in eval mode, which keeps these tensors."""
         module: Any = self._skeletons.pop() if self._skeletons else None
         if module is None or module.config != self.meta["config"]:  # meta may have been changed
-            module = on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
+            module = contents.on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
             raise CheckpointError(f"the weights are not those the file held: {error}", step="tensors") from None
-        for part in filter(_is_head, module.modules() if check_backbone else ()):
+        for part in reversed(
+            [*filter(_is_head, module.modules() if check_backbone else ())]
+        ):  # members, then ensembles
             part.trained_on = origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
-
-    def _chunks(self) -> list[memoryview]:
-        tensors = self.state_dict | {LORA_PREFIX + key: value for key, value in self.adapter_state.items()}
-        listed = {entry.name for entry in entries_of(self.meta.get("tensors"), "this checkpoint")}
-        if odd := sorted(listed ^ tensors.keys()):
-            raise CheckpointError(
-                f"the weights are not those that meta lists: {', '.join(odd[:5])}; build it again with from_module",
-                step="write",
-            )
-        return chunks_of(self.meta, tensors)
 
     def __repr__(self) -> str:
         size = sum(value.numel() for value in self.state_dict.values())
@@ -326,7 +296,7 @@ def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> N
     Args:
         path: the file.
         module: a registered module.
-        **meta: ``backbone=``, ``preprocess=``, ``training=``, ``license=`` and ``tta=`` as in
+        **meta: ``backbone=``, ``backbone_weights=``, ``preprocess=``, ``training=``, ``license=`` and ``tta=`` as in
             :meth:`HeadCheckpoint.from_module`; everything else is kept under ``extra``.
 
     Raises:
@@ -372,6 +342,31 @@ def load_head(
     checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
     with torch.inference_mode(False):
         return checkpoint._with(checkpoint.state_dict, check_backbone)  # no one else has them: no copy
+
+
+def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | None:
+    """A deep copy in JSON form."""
+    if record is None:
+        return None
+    try:
+        if not isinstance(record, Mapping):
+            raise TypeError(f"expected a dict, got {type(record).__name__}")
+        text = files.canonical(normal(Any, dict(record), where))
+        return cast("dict[str, Any]", files.strict_json(text, where, where)[0])
+    except (CheckpointError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not a plain record of JSON values: {error}", step="write") from None
+
+
+def _views_of(tta: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The record of views at prediction; a set of views is named by one of those known here."""
+    record = {"ops": tta, "reduce": "mean"} if isinstance(tta, str) else _plain(tta, "tta")
+    ops = (record or {}).get("ops")
+    if isinstance(ops, str) and ops not in schema.VIEWS:
+        raise CheckpointError(
+            f"tta.ops is {ops[:80]!r}; expected one of {', '.join(schema.VIEWS)}.{did_you_mean(ops, schema.VIEWS)}",
+            step="write",
+        )
+    return record
 
 
 def _is_head(module: nn.Module) -> bool:

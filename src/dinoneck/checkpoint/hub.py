@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dinoneck.checkpoint import contents
 from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.file import HEAD_FILES, MAX_FILE_BYTES, only_head, open_head, read_header
-from dinoneck.checkpoint.read import read_file
+from dinoneck.checkpoint.format import HEAD_FILES, MAX_FILE_BYTES, only_head, opened, read_header
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
 from dinoneck.regular_files import read_regular
@@ -91,6 +91,27 @@ def names_a_repo(path_or_repo: object) -> bool:
         return False
     # os.path returns False for what may not be looked at, where Path raises; opening it gives the reason
     return not os.path.exists(text) and not os.path.isdir(os.path.dirname(text))  # noqa: PTH110, PTH112, PTH120
+
+
+def resolve(path_or_repo: str | os.PathLike[str], revision: str | None = None) -> tuple[Path, str | None]:
+    """Return the head file of a path, a folder with one, or a Hub repository, and the commit that it is of.
+
+    Args:
+        path_or_repo: as :meth:`dinoneck.HeadCheckpoint.load` takes it.
+        revision: a branch, tag or commit of a repository.
+
+    Raises:
+        CheckpointError: if it is not a path, a folder holds no head or several, a revision is given for a path, or as
+            :func:`download`.
+    """
+    if revision is not None and not isinstance(revision, str):
+        raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
+    if names_a_repo(path_or_repo):
+        path = download(os.fspath(path_or_repo), revision)
+        return path, commit_of(path)
+    if revision is not None:
+        raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
+    return only_head(path_or_repo), None
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
@@ -266,10 +287,10 @@ def _contents(
 ) -> dict[str, Path | bytes]:
     """Copy the head where no other process writes, and check it there; return what the commit holds."""
     pictures = _pictures(figures)
-    with open_head(only_head(source)) as opened, copy.open("wb") as written:
-        shutil.copyfileobj(opened, written)
+    with opened(only_head(source)) as file, copy.open("wb") as written:
+        shutil.copyfileobj(file, written)
     try:
-        read_file(copy)
+        contents.read(copy)
     except CheckpointError as error:
         reason = str(error).replace(str(copy), str(source))
         raise CheckpointError(f"{source} was not pushed. {reason}", step=error.step) from None

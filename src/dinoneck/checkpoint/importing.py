@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from dinoneck.checkpoint.read import check_finite
+from dinoneck.checkpoint.contents import check_finite
 from dinoneck.errors import BackboneError, CheckpointError, some_of
 from dinoneck.weight_files import read_state, without_wrapper
 
@@ -38,7 +38,8 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
 
     Raises:
         CheckpointError: if the file is missing, damaged, too large or would run code; a name is missing or unknown; a
-            shape or dtype differs; a value is not finite; or a beginning in ``rename`` fits no name.
+            shape or dtype differs; a value is not finite; a beginning in ``rename`` fits no name; or the head is on
+            the device meta.
 
     Examples:
         >>> import tempfile, pathlib, torch
@@ -50,6 +51,8 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     where = str(file)
     if not isinstance(head, nn.Module):
         raise CheckpointError(f"the head is {type(head).__name__}; expected a module: import_weights(head, file)")
+    if empty := [name for name, value in head.state_dict().items() if value.is_meta]:
+        raise CheckpointError(f"{empty[0]} of the head is on the device meta; build the head with device='cpu'")
     try:
         state, prefix = without_wrapper(read_state(file, MAX_BYTES), where)
     except BackboneError as error:
@@ -80,6 +83,8 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
 
 def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:
     """The head's name of every tensor -> its name in the file."""
+    if not isinstance(rename, Mapping) or not all(isinstance(x, str) for x in (*rename, *rename.values())):
+        raise CheckpointError(f"rename is {rename!r}; expected {{beginning in the file: beginning in the head}}, texts")
     names: dict[str, str] = {}
     used: set[str] = set()
     for theirs in state:

@@ -1,11 +1,13 @@
 """Whether a backbone fits a head: its record is compared with the one that the head was trained with.
 
 LoRA weights travel in the head file, so that one file restores both: ``adapter/<linear layer of the backbone>.lora_A``
-and ``.lora_B``; what they belong to stands in the backbone record under ``adapter``.
+and ``.lora_B``; what they belong to stands in the backbone record under ``adapter``. A backbone that was tuned along
+may travel too, as ``backbone.<its own names>``; the record holds the hash of these weights.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -234,12 +236,34 @@ def _spell(record: Mapping[str, Any]) -> str:
     return f"{describe_weights(record.get('weights'))}, sha256 {str(record.get('weights_sha256'))[:12]}"
 
 
-LORA_PREFIX = "adapter/"
+def plain_backbone(backbone: Any) -> Any:
+    """Return the Backbone inside torch.compile's wrapper."""
+    inner = getattr(backbone, "_orig_mod", None)
+    return inner if isinstance(inner, Backbone) else backbone
+
+
+def record_of(backbone: Backbone) -> dict[str, Any]:
+    """Return a backbone's record with its functional probe; a backbone without values has none.
+
+    Raises:
+        CheckpointError: if its outputs are not finite.
+    """
+    record = backbone.record()
+    if record["weights_sha256"] is None:
+        return record
+    probe = backbone.probe()
+    if not all(math.isfinite(number) for number in probe):
+        raise CheckpointError(
+            f"the backbone {backbone.name!r} gives values that are not finite; check its weights", step="write"
+        )
+    return {**record, "probe": probe}
+
+
 _LORA_ENDS = (".lora_A", ".lora_B")
 
 
 def lora_of(backbone: object) -> dict[str, Tensor]:
-    """Return the LoRA weights of a backbone under their names in a file; nothing for a mere record without them.
+    """Return the LoRA weights of a backbone by its names; nothing for a mere record without them.
 
     Weights that are switched off at the moment are left out, as in the backbone's record.
 
@@ -247,9 +271,7 @@ def lora_of(backbone: object) -> dict[str, Tensor]:
         CheckpointError: if a record names LoRA weights, which only the backbone itself holds.
     """
     if isinstance(backbone, Backbone):
-        if backbone.adapter.lora_off:
-            return {}
-        return {LORA_PREFIX + name: value for name, value in lora.state(backbone.adapter).items()}
+        return {} if backbone.adapter.lora_off else lora.state(backbone.adapter)
     if isinstance(backbone, Mapping) and backbone.get("adapter") is not None:
         raise CheckpointError(
             "the backbone has LoRA weights, which a record does not hold; pass the Backbone itself as backbone=",

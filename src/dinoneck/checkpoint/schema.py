@@ -1,8 +1,11 @@
-"""The header of a head file as msgspec structs: every entry, its type and its limits. Imports no torch.
+"""The records of a head file as msgspec structs: every entry, its type and its limits. Imports no torch.
 
-The structs only check: a header is used as the plain JSON object that was read, and its canonical bytes are compared
-before it is converted. A record may lack an entry (a user may pass a record of their own), but an entry that is there
-has the right type.
+:func:`check` converts the metadata once; the struct travels on next to the plain JSON object, whose canonical bytes are
+compared before. A record may lack an entry (a user may pass a record of their own), but an entry that is there has the
+right type.
+
+Every fact has one place. Layers, final norm and position embeddings of the backbone are in ``backbone``, the way from a
+file to a tensor is in ``inputs``. ``license`` is that of the head; ``licences`` holds that of the backbone's weights.
 
 Pairs are lists of two: msgspec 0.22 crashes on a fixed-length tuple in a union with a constrained type.
 """
@@ -28,9 +31,10 @@ VIEWS = ("none", "flip4", "d6")
 """The sets of views known here; a file may name one of a later version."""
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+LORA_PREFIX, BACKBONE_PREFIX = "adapter/", "backbone."  # of tensors that belong to the backbone
 UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
 _PROBE_PER_LAYER = 8  # numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
-_MAY_BE_NULL = ("adapter", "fingerprint", "license", "weights_sha256")
+_MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
     ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong under extra",
@@ -80,7 +84,6 @@ class BackboneRecord(Struct):
     source: str | None = None
     pos_embed: str | None = None
     dtype: str | None = None
-    license: str | None = None
     weights_sha256: str | None = None
     fingerprint: str | None = None
     embed_dim: Positive | None = None
@@ -97,21 +100,14 @@ class BackboneRecord(Struct):
     std: Deviations | None = None
 
 
-class Blur(Struct, forbid_unknown_fields=True):
-    """A Gaussian blur of images."""
-
-    kernel: int
-    sigma: float
-
-
 class Inputs(Struct):
     """How images are prepared, see :class:`dinoneck.data.Preprocessing`."""
 
     size: Pair | None = None
     patch_size: Positive | Pair | None = None
-    blur: Blur | None = None
-    fit: str | None = None
-    policy: str | None = None
+    blur: int | None = None
+    resize: str | None = None
+    pad_to: str | None = None
     interpolation: str | None = None
     mean: Means | None = None
     std: Deviations | None = None
@@ -179,11 +175,6 @@ class TensorEntry(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
     dtype: Literal["F64", "F32", "F16", "BF16", "I64", "I32", "U8", "BOOL"]
     shape: Annotated[tuple[Annotated[int, Meta(ge=0, lt=1 << 48)], ...], Meta(max_length=8)]
 
-    @property
-    def nbytes(self) -> int:
-        """Size in the file."""
-        return DTYPE_BYTES[self.dtype] * math.prod(self.shape)
-
 
 class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     """The header; null, or empty, where unknown. The tensors are checked by :func:`entries_of`."""
@@ -200,16 +191,17 @@ class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     tasks: list[TaskRecord]
     training: Training | None
     license: License | None
+    licences: dict[Literal["backbone"], Annotated[str, Meta(min_length=1, max_length=200)]]
     tta: Views | None
     extra: dict[str, Any]
 
 
-_PRINTED = ("created_by", "inputs", "training", "tta")
+_PRINTED = ("created_by", "inputs", "training", "licences", "tta")
 _PRINTED_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels", "parts_of")
 
 
-def check_header(meta: Mapping[str, Any], name: str) -> None:
-    """Check the header of a file.
+def check(meta: Mapping[str, Any], name: str) -> HeadFile:
+    """Check the metadata of a file and return it as a struct.
 
     Raises:
         CheckpointError: naming the entry, its value, what was expected and the remedy.
@@ -225,25 +217,27 @@ def check_header(meta: Mapping[str, Any], name: str) -> None:
             "the file, or later",
             step="schema",
         )
-    converted(meta, HeadFile, name)
-    if meta["backbone"] is not None:
-        check_backbone_record(meta["backbone"], f"{name}: backbone")
-    size = (meta["inputs"] or {}).get("size")
+    record: HeadFile = _converted(meta, HeadFile, name)
+    if record.backbone is not None:
+        _check_known(record.backbone, meta["backbone"], f"{name}: backbone")
+    size = None if record.inputs is None else record.inputs.size
     if size is not None and math.prod(size) > MAX_AREA_PX:
         raise CheckpointError(
             f"{name}: inputs.size is {size}; expected [height, width] with a product of at most {MAX_AREA_PX}{_AGAIN}",
             step="schema",
         )
-    printed = {key: meta.get(key) for key in _PRINTED}
-    printed["backbone"] = _known(BackboneRecord, meta["backbone"] or {})
+    printed = {key: meta[key] for key in _PRINTED}
+    printed["backbone"] = msgspec.to_builtins(record.backbone)  # without the entries of one's own
     printed["tasks"] = [{key: task.get(key) for key in _PRINTED_OF_TASKS} for task in meta["tasks"]]
-    for where, text in _texts(printed):
+    spelled = json.dumps(printed, ensure_ascii=False)
+    for where, text in () if spelled.isprintable() and "\\" not in spelled else _texts(printed):
         if not text.isprintable():
             raise CheckpointError(f"{name}: {where} is {_shown(text)}; expected printable text", step="schema")
     for key in ("training", "extra"):
-        content = json.dumps(meta.get(key), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        content = json.dumps(meta[key], ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(content) > MAX_TEXT_BYTES:
             raise CheckpointError(f"{name}: {key} is larger than {MAX_TEXT_BYTES} bytes", step="schema")
+    return record
 
 
 def check_backbone_record(record: Any, name: str) -> None:
@@ -255,15 +249,18 @@ def check_backbone_record(record: Any, name: str) -> None:
     Raises:
         CheckpointError: naming the entry that has another type or value than expected, and the remedy.
     """
-    converted(record, BackboneRecord, name, _AGAIN)
-    known = BackboneRecord.__struct_fields__
+    _check_known(_converted(record, BackboneRecord, name, _AGAIN), record, name)
+
+
+def _check_known(known: BackboneRecord, record: Mapping[str, Any], name: str) -> None:
     asked = record.keys() | {"layers", "norm"}
-    null = [key for key in known if key in asked and record.get(key) is None and key not in _MAY_BE_NULL]
-    if null and (record.get("weights") is not None or record.get("weights_sha256") is not None):
+    fields = [key for key in known.__struct_fields__ if key in asked and key not in _MAY_BE_NULL]
+    null = [key for key in fields if getattr(known, key) is None]
+    if null and (known.weights is not None or known.weights_sha256 is not None):
         state = "null" if null[0] in record else "missing"
         raise CheckpointError(f"{name}.{null[0]} is {state}; expected a value, as a backbone states it{_AGAIN}",
                               step="schema")  # fmt: skip
-    layers, depth, probe = record.get("layers"), record.get("depth"), record.get("probe")
+    layers, depth, probe = known.layers, known.depth, known.probe
     if layers is not None and depth is not None and max(layers) >= depth:
         raise CheckpointError(
             f"{name}.layers is {_shown(layers)}; expected block indices below the depth {depth}{_AGAIN}", step="schema"
@@ -287,7 +284,7 @@ def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
     except msgspec.ValidationError as error:
         raise CheckpointError(f"{name}: tensors{_place(error)}: {_reason(error)}", step="tensors") from None
     for entry in entries:
-        if math.prod(side for side in entry.shape if side) * DTYPE_BYTES[entry.dtype] >= 1 << 63:
+        if math.prod(filter(None, entry.shape)) * DTYPE_BYTES[entry.dtype] >= 1 << 63:
             raise CheckpointError(
                 f"{name}: {entry.name[:80]!r} has shape {entry.shape}; expected fewer than 2^63 bytes over the sides "
                 "that are not 0",
@@ -299,7 +296,7 @@ def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
     return entries
 
 
-def converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
+def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
     """Return ``value`` as ``kind``, a struct.
 
     Raises:
@@ -360,12 +357,6 @@ def _at(value: Any, place: str) -> tuple[Any] | None:
 
 def _shown(value: Any) -> str:
     return (repr(value) if isinstance(value, str) else json.dumps(value))[:80]
-
-
-def _known(kind: type[Struct], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a record that its struct names, without those of one's own; weights are nested in weights."""
-    known = {key: record.get(key) for key in kind.__struct_fields__}
-    return {key: _known(Weights, x) if key in ("weights", "base") and x is not None else x for key, x in known.items()}
 
 
 def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -8,29 +8,27 @@ from tyro.conf import Positional
 
 from dinoneck.backbones.known import KNOWN
 from dinoneck.cli.text import show, table
+from dinoneck.version import versions
 
 
 def doctor() -> dict[str, Any]:
-    """Check packages, devices, folders and a head on its way through a file; no network is used.
+    """Check packages, the device, and a head that is saved, loaded and used; no network is used.
 
-    Exit 1 if something in the core is broken. Paste what it prints into a bug report.
+    Exit 1 if something that dinoneck needs is broken. Paste what it prints into a bug report.
 
     Example: dinoneck doctor --json
     """
     from dinoneck.checkup import checkup
 
-    findings = checkup()
-    group = ""
-    for finding in findings:
-        if finding.group != group:
-            group = finding.group
-            print(f"{group}:")
-        show(f"  {finding.state:<7}  {finding.name}: {finding.text}")
+    findings = []
+    for finding in checkup():
+        findings.append(finding._asdict())
+        show(f"{finding.state:<7}  {finding.name}: {finding.text}")
         if finding.remedy:
-            show(f"           -> {finding.remedy}")
-    broken = sum(finding.state == "broken" for finding in findings)
+            show(f"         -> {finding.remedy}")
+    broken = sum(finding["state"] == "broken" for finding in findings)
     print(f"{broken} things that dinoneck needs are broken; the arrows state remedies" if broken else "the core works")
-    return {"ok": not broken, "findings": [finding._asdict() for finding in findings], "broken": broken}
+    return {"ok": not broken, "versions": versions(), "findings": findings, "broken": broken}
 
 
 _COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers", "torch_hub")

@@ -244,7 +244,7 @@ def _files(given: Path) -> list[Path]:
     """A file; or the head files in a folder."""
     if not given.is_dir():
         return [given]
-    from dinoneck.checkpoint.file import HEAD_FILES
+    from dinoneck.checkpoint.format import HEAD_FILES
 
     return [*given.glob(HEAD_FILES)]
 

@@ -68,15 +68,17 @@ def demo(
 
 def _draw_truth(out: Path, heads: str) -> Path:
     """Draw the new images with their predicted maps and below them the true ones; print predicted and true masses."""
+    from dataclasses import replace
+
     from dinoneck.data.labels import DenseLabels
-    from dinoneck.data.sheets import csv_rows
+    from dinoneck.data.tables import read_cells
     from dinoneck.inference.predictor import Predictor
     from dinoneck.viz.panels import prediction_panels
 
     predictor, new, picture = Predictor(heads), out / "new", out / "true_and_predicted.png"
     task = next(task for task in predictor.tasks if task.is_map)
     images, shown, names, truths = list[Any](), list[dict[str, Any]](), list[str](), list[dict[str, Any]]()
-    for row in csv_rows(new / "table.csv", ("image", "mask", "cover", _MASS)):
+    for row in read_cells(new / "table.csv", ("image", "mask", "cover", _MASS)).to_dict("records"):
         file = new / row["image"]
         [result] = predictor(file, maps=True)
         cells = DenseLabels(classes=len(_CLASSES)).cells(new / row["mask"], predictor.preprocess)[0][0].numpy()
@@ -87,8 +89,8 @@ def _draw_truth(out: Path, heads: str) -> Path:
         names += [f"{file.name}, predicted", f"{file.name}, true"]
         truths += [{**known, **dict(zip(task.labels, shares.tolist(), strict=True))}, {}]
         print(f"{file.name}: mass {result[_MASS]:.0f} g (true {known[_MASS]:.0f} g)")
-    sheet = prediction_panels(images, shown, tasks=predictor.tasks, truths=truths, names=names, units={_MASS: "g"})
-    sheet.save(picture)
+    tasks = [replace(each, unit="g") if each.name == _MASS else each for each in predictor.tasks]
+    prediction_panels(images, shown, tasks, truths=truths, names=names).save(picture)
     return picture
 
 

@@ -63,7 +63,7 @@ def predict(
         ConfigError: for several detectors.
         DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
     """
-    from dinoneck.data.sheets import csv_text
+    from dinoneck.data.cells import csv_text
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.results import predict_many
@@ -111,10 +111,10 @@ def export(
 
 def _draw(results: Mapping[Path, Mapping[str, Any]], first: Path) -> list[Path]:
     """Write one picture per image: NAME.png, NAME-2.png, ..."""
-    from dinoneck.viz import boxes_figure
+    from dinoneck.viz import boxes_panel
 
     drawn = []
     for number, (file, each) in enumerate(results.items(), 1):
         drawn.append(first if number == 1 else first.with_stem(f"{first.stem}-{number}"))
-        boxes_figure(file, {**each, "labels": each["names"]}).savefig(drawn[-1])
+        boxes_panel(file, each).save(drawn[-1])
     return drawn

@@ -23,18 +23,18 @@ class Stored:
     """What a store holds of an image.
 
     Attributes:
-        fit: resize mode: stretch changes proportions, keep fits inside, crop cuts, pad fills up.
+        resize: how images come to the size in whole patches: stretched (the default), kept in proportion, cropped or
+            padded.
+        pad_to: where resize pad puts the image (default: corner).
         interpolation: of the resize (default: bilinear).
-        policy: for sizes that the patch does not divide.
-        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20, or a YAML or JSON
-            file.
+        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20.
         blur: odd kernel of a Gaussian blur of every view.
         dtype: of the values; int8 takes half the space of fp16.
     """
 
-    fit: Literal["stretch", "keep", "crop", "pad"] = "stretch"
+    resize: Literal["stretch", "keep", "crop", "pad"] = "stretch"
+    pad_to: Literal["corner", "center"] | None = None
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
-    policy: Literal["error", "crop", "pad", "resize"] = "crop"
     views: str = "none"
     blur: int | None = None
     dtype: Literal["fp16", "bf16", "int8"] = "fp16"
@@ -98,15 +98,11 @@ def extract(
 
 def _show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:
     """Print what becomes of a size (height, width) in px that the patch does not divide."""
-    from dinoneck.grid import TokenGrid
-
-    grid = TokenGrid(preprocess.patch_size, preprocess.policy)
-    rows, cols = grid.size(size)
-    height, width = rows * grid.patch_height, cols * grid.patch_width
+    height, width = preprocess.placement(size).canvas
     if (height, width) != size:
         show(
-            f"The patch of {preprocess.patch_size} px does not divide {size[0]}x{size[1]} px: --policy "
-            f"{preprocess.policy} makes it {height}x{width} px, {rows}x{cols} patches."
+            f"The patch of {preprocess.patch_size} px does not divide {size[0]}x{size[1]} px: --resize "
+            f"{preprocess.resize} makes it {height}x{width} px."
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.file import head_files, is_file, read_header
+from dinoneck.checkpoint.format import head_files, is_file, read_header
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import Row, each, good, show_rows
 

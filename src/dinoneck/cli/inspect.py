@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from dinoneck.checkpoint.file import head_files, is_file, read_header
+from dinoneck.checkpoint.format import head_files, is_file, read_header
 from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.text import in_line, show
 from dinoneck.errors import DataError
@@ -57,7 +57,8 @@ def entries(meta: Mapping[str, Any], weights: str | None = None) -> dict[str, st
         "weights": weights,
         "config": in_line({key: value for key, value in meta["config"].items() if key not in ("tasks", "members")}),
         "training": in_line(meta.get("training") or {}) or _MISSING,
-        "licence": meta.get("license") or _MISSING,
+        "licence": meta["license"] or _MISSING,
+        "backbone's licence": meta["licences"].get("backbone"),
         "views": (meta.get("tta") or {}).get("ops") or _MISSING,
         "extra": in_line(meta["extra"]) or "none",
         "digest": meta["digest"],

@@ -141,7 +141,7 @@ def _run(arguments: list[str]) -> int:
         return _print_completion(options.print_completion)
     verb = options.verb
     if verb not in VERBS:
-        what = f"there is no verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
+        what = f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
         return _wrong_usage(f"{what} 'dinoneck --help' lists them")
     if "" in options.words:  # such as an unset variable in a script: as a path it would mean the current folder
         return _wrong_usage("an argument is empty; name a file or a folder ('.' for the current one)")

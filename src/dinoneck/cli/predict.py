@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.atomic import write_text, write_whole
@@ -26,8 +27,22 @@ if TYPE_CHECKING:
 
 _FILLED = " (its rows hold the mean of the other images' predictions)"
 _PICTURES = 8
-Heads = tuple[list[Any], list[Any]]
+_KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
 Results = Mapping[str, Mapping[str, Any]]
+
+
+class Heads(NamedTuple):
+    """Heads that were named on the command line.
+
+    Attributes:
+        sources: one each, without their keys.
+        opened: what was read and checked.
+        given: what a Predictor takes: a list, or a mapping of lists.
+    """
+
+    sources: list[Any]
+    opened: list[Any]
+    given: Any
 
 
 def _picture_name(words: list[str]) -> Path | Literal[True]:
@@ -65,8 +80,9 @@ class Tiles:
 def predict(
     images: Images = (),
     *,
-    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")],
+    heads: Annotated[tuple[tuple[str, ...], ...], arg(metavar="HEAD ..."), UseAppendAction],
     out: Path,
+    store: Path | None = None,
     csv: Path | None = None,
     image_folder: Path | None = None,
     image_column: str = "image",
@@ -84,8 +100,10 @@ def predict(
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
-        heads: head files, folders of them, or Hub repositories (user/name).
+        heads: head files, folders of them, or Hub repositories (user/name), averaged; KEY=HEAD runs different heads
+            next to each other.
         out: the CSV to write.
+        store: a feature store whose tokens are used instead of images.
         csv: a CSV that names the images, or a CSIRO test.csv.
         image_folder: folder of the files in the CSV (default: that of the CSV).
         image_column: column of file names.
@@ -98,61 +116,127 @@ def predict(
         backbone: where the weights come from.
     """
     picture = out.with_suffix(".png") if maps is True else maps
-    names, files = _named(images, csv, image_folder, image_column)
-    _check(heads, files, out, picture, [csv, backbone.backbone_file])
-    read = read_heads(heads, views.revision, weights, reduce)
+    if store is not None and (images or csv or image_folder or picture or skip_unusable):
+        raise ConfigError("--store has tokens and no images; leave out images, --csv, --maps and --skip-unusable")
+    names, files = _named(images, csv, image_folder, image_column) if store is None else ([], [])
+    named_heads = _by_key([word for group in heads for word in group])
+    _check([word for own in named_heads.values() for word in own], files, out, picture, [csv, backbone.backbone_file])
+    read = read_heads(named_heads, views.revision)
     settings = {**asdict(tiles), "weights": weights, "reduce": reduce}
-    if read[1][0].head_type == "detector":
+    if read.opened[0].head_type == "detector" and store is None:
         detect.check_options(views, settings)
         pairs = dict(zip(names, files, strict=True))
-        return detect.predict(read[1], pairs, out, picture, backbone, views, skip_unusable)
-    predictor, _, _, commits = open_predictor(heads, views, backbone, read=read, **settings)
-    if not skip_unusable:
+        return detect.predict(read.opened, pairs, out, picture, backbone, views, skip_unusable)
+    predictor, commits = open_predictor(read, views, backbone, **settings)
+    if store is not None:
+        done = _predict_stored(predictor, store, out)
+    else:
+        done = _predict_images(predictor, dict(zip(names, files, strict=True)), out, csv, picture, skip_unusable)
+    return done | {"revisions": commits}
+
+
+def _predict_images(
+    predictor: Predictor, images: Mapping[str, Path], out: Path, csv: Path | None, picture: Path | None, skip: bool
+) -> dict[str, Any]:
+    """Write the predictions for images, given by their names in the output, and a picture of some."""
+    names, files = [*images], [*images.values()]
+    if not skip:
         _describe(predictor, files[0])
-    unusable: dict[int, str] | None = {} if skip_unusable else None
+    unusable: dict[int, str] | None = {} if skip else None
     results, drawn = _results(predictor, files, _PICTURES if picture else 0, unusable)
+    results, tasks = _flat(results, predictor.tasks)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     named = {names[place]: result for place, result in results.items()}
     if picture and drawn:
-        _draw(picture, {files[place]: results[place] for place in drawn}, predictor, len(named))
-    filled = _write(out, csv, named, predictor.tasks)
+        _draw(picture, {files[place]: results[place] for place in drawn}, predictor, tasks, len(named))
+    filled = _write(out, csv, named, tasks)
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
     written = [out, *([picture] if picture and drawn else [])]
     show(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    about = {"written": written, "revisions": commits, "unusable": left_out, "filled": filled}
-    return about | _for_programs(named, predictor.tasks)
+    return {"written": written, "unusable": left_out, "filled": filled, **_for_programs(named, tasks)}
 
 
-def read_heads(heads: Sequence[str], revision: str | None, weights: Any = None, reduce: Any = "mean") -> Heads:
-    """Return the sources of heads, one each, and what was read and checked."""
-    from dinoneck.inference.combined import check_weights
+def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
+    """The heads of a command line by their keys; without keys all of them under the empty one.
+
+    Raises:
+        ConfigError: if some have a key and some have none.
+    """
+    keyed = [None if Path(word).exists() else _KEYED.fullmatch(word) for word in words]
+    if None in keyed and any(keyed):
+        raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")
+    named: dict[str, list[str]] = {}
+    for word, match in zip(words, keyed, strict=True):
+        key, source = match.groups() if match else ("", word)
+        named.setdefault(key, []).append(source)
+    return named
+
+
+def read_heads(words: Mapping[str, Sequence[str]], revision: str | None) -> Heads:
+    """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
     from dinoneck.inference.sources import listed, opened
 
-    sources = listed(heads)
-    check_weights(weights, len(sources), reduce)
-    return sources, opened(sources, revision)
+    lists = {key: listed(own) for key, own in words.items()}
+    sources = [source for own in lists.values() for source in own]
+    read = opened(sources, revision)
+    rest = iter(read)
+    given = {key: [next(rest) for _ in own] for key, own in lists.items()}
+    return Heads(sources, read, given.get("", given))
 
 
 def open_predictor(
-    heads: Sequence[str], views: Views, backbone: HeadBackbone, *, read: Heads | None = None, **settings: Any
-) -> tuple[Predictor, list[Any], list[Any], dict[str, str]]:
-    """Return a predictor, its sources and heads, and Hub repository -> commit; print what a user should know."""
+    read: Heads, views: Views, backbone: HeadBackbone, **settings: Any
+) -> tuple[Predictor, dict[str, str]]:
+    """Return a predictor, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
     from dinoneck.inference.predictor import Predictor
     from dinoneck.inference.sources import revisions_of
 
     if views.min_score is not None:
         raise ConfigError("--min-score is for detectors; leave it out")
-    sources, opened = read or read_heads(heads, views.revision)
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
-    predictor = Predictor(opened, backbone.given(opened[0]), views.tta, local_device(views.device), **settings)
+    own = backbone.given(read.opened[0])
+    predictor = Predictor(read.given, own, views.tta, local_device(views.device), **settings)
     if views.tta is None and predictor.tta != "none":
         show(f"Views: {predictor.tta}, as the heads record (--tta none: the image alone).")
-    commits = revisions_of(sources, opened)
+    if len(predictor.passes) > 1:
+        show(f"The heads need {len(predictor.passes)} passes of a backbone.")
+    commits = revisions_of(read.sources, read.opened)
     for repo, commit in commits.items():
         show(f"{repo} is commit {commit}.")
-    return predictor, sources, opened, commits
+    return predictor, commits
+
+
+def _predict_stored(predictor: Predictor, folder: Path, out: Path) -> dict[str, Any]:
+    """Write the predictions for everything in a feature store."""
+    from dinoneck.store.feature_store import FeatureStore
+
+    store = FeatureStore.open(folder)
+    results, tasks = _flat(dict(zip(store.ids, predictor.predict(store), strict=True)), predictor.tasks)
+    _write(out, None, results, tasks)
+    show(f"{counted(len(results), 'image')} predicted; written: {out}")
+    return {"written": [out], **_for_programs(results, tasks)}
+
+
+def _flat(results: Mapping[Any, dict[str, Any]], tasks: Any) -> tuple[dict[Any, dict[str, Any]], list[Task]]:
+    """The results of a mapping of heads as those of one head, whose tasks are named ``key/task``."""
+    if not isinstance(tasks, Mapping):
+        return dict(results), [*tasks]
+    names = {(key, task.name): f"{key}/{task.name}" for key, own in tasks.items() for task in own}
+    flat: dict[Any, dict[str, Any]] = {}
+    for image, rows in results.items():
+        flat[image] = {name: rows[key][task] for (key, task), name in names.items()}
+        if any("maps" in row for row in rows.values()):
+            maps = {(key, task): x for key, row in rows.items() for task, x in row["maps"].items()}
+            flat[image]["maps"] = {names[pair]: x for pair, x in maps.items()}
+    renamed = []
+    for key, own in tasks.items():
+        for task in own:
+            cells = None if task.from_cells is None else names[key, task.from_cells]
+            labels = tuple(f"{key}/{label}" for label in task.labels) if hasattr(task, "parts_of") else task.labels
+            renamed.append(replace(task, name=names[key, task.name], from_cells=cells, labels=labels))
+    return flat, renamed
 
 
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> tuple[list[str], list[Path]]:
@@ -164,10 +248,12 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
             raise ConfigError("--image-folder and --image-column describe a CSV; name it with --csv, or leave them out")
         files = list_images(images)
         return [str(file) for file in files], files
-    from dinoneck.data.sheets import is_csiro, read_column, read_csiro_test
+    from dinoneck.data.tables import existing_files, read_cells
+    from dinoneck.training.table import is_long
 
-    names = list(dict.fromkeys(read_csiro_test(csv).images if is_csiro(csv) else read_column(csv, column)))
-    return names, [(folder or csv.parent) / name for name in names]
+    names = read_cells(csv, ["image_path" if is_long(csv) else column])["image_path" if is_long(csv) else column]
+    names = list(dict.fromkeys(names))
+    return names, existing_files(names, folder or csv.parent, f"images named in {csv}")
 
 
 def _check(heads: Sequence[str], files: Sequence[Path], out: Path, picture: Path | None, more: Sequence[Any]) -> None:
@@ -219,35 +305,44 @@ def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task])
     A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
     are returned.
     """
-    from dinoneck.data.sheets import csv_text, is_csiro, read_csiro_test
+    from dinoneck.data.cells import csv_text
     from dinoneck.inference.results import table_row
 
     by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}
     columns = next(iter(by_image.values()))
-    if csv is None or not is_csiro(csv):
-        write_text(out, csv_text([*columns], [[*map(_text, row.values())] for row in by_image.values()]))
+    plain = csv_text([*columns], [[*map(_text, row.values())] for row in by_image.values()])
+    if csv is None:
+        write_text(out, plain)
         return []
-    wanted = read_csiro_test(csv)
+    from dinoneck.data.tables import read_cells
+    from dinoneck.training.table import LONG_COLUMNS, is_long
+
+    if not is_long(csv):
+        write_text(out, plain)
+        return []
+    wanted = read_cells(csv, LONG_COLUMNS)
     numbers = {key: [row[key] for row in by_image.values()] for key, x in columns.items() if isinstance(x, float)}
-    if missing := [target for target in wanted.targets if target not in numbers]:
+    if missing := [target for target in wanted["target_name"] if target not in numbers]:
         raise DataError(f"{csv} asks for {missing[0]!r}; the heads predict {', '.join(numbers)}")
     means = {target: sum(values) / len(values) for target, values in numbers.items()}  # type: ignore[arg-type]
-    asked = zip(wanted.sample_ids, wanted.images, wanted.targets, strict=True)
-    rows = [[i, _text(by_image.get(image, means)[target])] for i, image, target in asked]
+    asked = wanted[list(LONG_COLUMNS)].itertuples(index=False)
+    rows = [[sample, _text(by_image.get(image, means)[target])] for sample, image, target in asked]
     write_text(out, csv_text(["sample_id", "target"], rows))
-    return [image for image in dict.fromkeys(wanted.images) if image not in by_image]
+    return [image for image in dict.fromkeys(wanted["image_path"]) if image not in by_image]
 
 
 def _text(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
 
 
-def _draw(picture: Path, results: Mapping[Path, Any], predictor: Predictor, predicted: int) -> None:
+def _draw(
+    picture: Path, results: Mapping[Path, Any], predictor: Predictor, tasks: Sequence[Task], predicted: int
+) -> None:
     """Write the images next to their heat maps, and print how many of those predicted they are."""
     from dinoneck.viz.panels import prediction_panels
 
     buffer, images, names = io.BytesIO(), map(predictor.picture, results), [file.name for file in results]
-    prediction_panels([*images], [*results.values()], tasks=predictor.tasks, names=names).save(buffer, "PNG")
+    prediction_panels([*images], [*results.values()], tasks=tasks, names=names).save(buffer, "PNG")
     write_whole(picture, buffer.getvalue())
     show_drawn(picture, len(results), predicted)
 

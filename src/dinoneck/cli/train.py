@@ -15,8 +15,6 @@ from dinoneck.cli import detect, train_text
 from dinoneck.errors import ConfigError
 from dinoneck.training.config import TrainConfig
 
-_CSIRO = {"sample_id", "image_path", "target_name"}
-
 
 def train(
     config: Annotated[str | None, Positional, arg(metavar="RUN.yaml")] = None,
@@ -86,15 +84,14 @@ def from_file(path: str) -> Callable[..., dict[str, Any]]:
 
 def _check_columns(run: TrainConfig) -> None:
     """Refuse columns that the CSV lacks, before torch is imported; :func:`open_inputs` checks the rest."""
-    if run.data.csv is None:
+    data, folds = run.data, run.folds
+    if data.csv is None:
         return
-    from dinoneck.data.sheets import csv_header, csv_rows
+    from dinoneck.data.tables import read_cells
 
-    path = Path(run.data.csv)
-    if not set(csv_header(path)) >= _CSIRO:
-        data, folds = run.data, run.folds
+    if not {"sample_id", "image_path", "target_name"}.issubset(read_cells(data.csv).columns):
         named = [data.image_column or "image", *data.targets, *data.aux_targets, data.labels, *folds.group]
-        csv_rows(path, [column for column in (*named, folds.column) if column is not None])
+        read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
 
 
 def with_head_flags(
@@ -107,7 +104,12 @@ def with_head_flags(
     import_modules(run.imports)
     flags: dict[str, Any] = {"dropout": dropout, "mode": gate_mode}
     if hidden_dim is not None:
-        takes = inspect.signature(resolve(head_type(run))).parameters
+        kind = head_type(run)
+        if run.data.boxes is not None:
+            from dinoneck.detection.building import NECK
+
+            kind = run.head.get("type", NECK)
+        takes = inspect.signature(resolve(kind)).parameters
         widths = [name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes]
         flags[widths[0] if widths else "hidden_dim"] = hidden_dim
     return replace(run, head={**run.head, **{name: value for name, value in flags.items() if value is not None}})

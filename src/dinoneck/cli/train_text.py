@@ -12,10 +12,10 @@ from dinoneck.viz.score_tables import SCORES, class_tables, value_tables
 if TYPE_CHECKING:
     from dinoneck.data.decoding import ImageInput
     from dinoneck.data.preprocessing import Preprocessing
-    from dinoneck.data.tables import Table
     from dinoneck.grid import GridSize
     from dinoneck.training.config import TrainConfig
     from dinoneck.training.inputs import Inputs
+    from dinoneck.training.table import Table
 
 _BENT = 1.02
 _MANY_PATCHES = 4096
@@ -91,16 +91,12 @@ def describe_size(preprocess: Preprocessing, image: ImageInput) -> list[str]:
     ]
     if tuple(after) != (preprocess.size or before):
         lines.append(
-            f"The patch of {preprocess.patch_size} px does not divide it: --policy {preprocess.policy} applies."
+            f"The patch of {preprocess.patch_size} px does not divide it: --resize {preprocess.resize} applies."
         )
     if preprocess.size is not None:
-        # the policies crop and pad bend nothing, resize does
-        height, width = after if preprocess.policy == "resize" else preprocess.size
-        bent = (height / before[0]) / (width / before[1])
-        if preprocess.fit == "stretch" and not 1 / _BENT < bent < _BENT:
-            lines.append(
-                f"--fit stretch changes its proportions by {abs(bent - 1):.0%}; --fit crop, pad or keep would not."
-            )
+        bent = (after[0] / before[0]) / (after[1] / before[1])
+        if preprocess.resize == "stretch" and not 1 / _BENT < bent < _BENT:
+            lines.append(f"--resize stretch changes its proportions by {abs(bent - 1):.0%}; crop and pad would not.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""``dinoneck viz``: figures of what a backbone and a head compute; a report to open in a browser."""
+"""``dinoneck viz``: pictures of what a backbone and a head compute; a report to open in a browser."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from PIL import Image
 
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
-    from dinoneck.viz.entries import ReportEntry
+    from dinoneck.viz.scales import ReportEntry
 
-_FORMATS = (".png", ".svg", ".pdf")
+_FORMATS = (".png", ".jpg", ".pdf")
 _MOST = 48  # images of one figure
 _HEADS = 50  # that the report describes one by one
 _AT_ONCE = 4  # images of one pass of the backbone
@@ -46,7 +46,6 @@ def report(
     scores: Annotated[Path | None, arg(metavar="JSON")] = None,
     title: str | None = None,
     max_images: Annotated[int, whole(0)] = 24,
-    max_mb: float = 20.0,
     no_tokens: bool = False,
     strict: bool = False,
     views: Annotated[Views, arg(name="")] = Views(),
@@ -65,7 +64,6 @@ def report(
         scores: report.json of the run: adds its held-out scores and residuals.
         title: of the page (default: Predictions of HEAD).
         max_images: images to draw, largest errors first if known; the table lists all.
-        max_mb: most megabytes of drawn images.
         no_tokens: leave out the colours of the tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.
@@ -74,24 +72,24 @@ def report(
     files = list(dict.fromkeys(list_images(images)))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
     training = _training_report(scores or (None if images else _report_of(head)))
-    read = read_heads((head,), views.revision)
+    read = read_heads({"": (head,)}, views.revision)
     tasks: Sequence[Task] = ()
-    if read[1][0].head_type == "detector":
-        entries, left_out = box_entries(read[1][0], images, truth, training, max_images, views, backbone)
+    if read.opened[0].head_type == "detector":
+        entries, left_out = box_entries(read.opened[0], images, truth, training, max_images, views, backbone)
         device, how = views.device or "the default", f"boxes of a score of {views.of_boxes['min_score']:g} or more"
     else:
         if not images:
             raise ConfigError("no images are named; name images or folders of them after the heads")
-        predictor, *_ = open_predictor((head,), views, backbone, read=read)
+        predictor, _ = open_predictor(read, views, backbone)
         tasks = predictor.tasks
         _check_scores(scores, training, tasks)
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
-    facts = _head_facts(head, *read)
+    facts = _head_facts(head, read.sources, read.opened)
     facts["How it was run"] = _run_facts(len(entries), len(left_out), how, device, truth)
     title = title or f"Predictions of {'/'.join(Path(head).parts[-2:])}"
-    shown = {"title": title, "facts": facts, "training": training, "max_bytes": max(1, round(max_mb * 1e6))}
+    shown = {"title": title, "facts": facts, "training": training}
     return {"ok": not (left_out and strict), **_write_report(out, entries, tasks, left_out, shown)}
 
 
@@ -135,7 +133,7 @@ def tokens(
 
     Args:
         images: images, or folders searched with their subfolders.
-        out: the figure to write (.png, .svg or .pdf).
+        out: the picture to write (.png, .jpg or .pdf).
         backbone: the model; --layers names the one block whose tokens are drawn (default: the last).
         size: resize images to this size (default: their own).
         foreground: share of the first component below which patches are black: start with 0.5.
@@ -144,28 +142,26 @@ def tokens(
     files = _few(images, out)
     import torch
 
+    from dinoneck.data.decoding import read_image_size
     from dinoneck.tokens import Tokens
     from dinoneck.training.inputs import open_backbone
-    from dinoneck.viz.drawing import trim
-    from dinoneck.viz.images import pca_figure
+    from dinoneck.viz.panels import pca_panels
 
     model = open_backbone(backbone, device)
-    recipe = model.preprocess.changed(size=size, policy="crop")
+    recipe = model.preprocess.changed(size=size, resize="crop" if size is None else None)
     prepared = recipe.prepare(files)
     print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
     with torch.no_grad():
         parts = [model(batch.to(next(model.parameters()).device)) for batch in torch.split(prepared.images, _AT_ONCE)]
     pictures = [recipe.picture(file) for file in files]
-    whole_size, kept = recipe.fitted(files[0]).shape[-2:], pictures[0].shape[-2:]
-    if whole_size != kept:
-        cropped = f"{whole_size[0]}x{whole_size[1]} px are cropped to {kept[0]}x{kept[1]}"
-        show(f"{files[0]}: {cropped}, as the patch does not divide them (--size HxW resizes images).")
+    whole_size, kept = size or read_image_size(files[0]), pictures[0].shape[-2:]
+    if whole_size != tuple(kept):
+        become = f"{whole_size[0]}x{whole_size[1]} px become {kept[0]}x{kept[1]}"
+        show(f"{files[0]}: {become}, as the patch does not divide them (--size HxW resizes images).")
     features = Tokens.cat([part.to("cpu", torch.float32) for part in parts])
-    figure = pca_figure(pictures, features, foreground=foreground, names=[f.name for f in files])
-    if model.weights["kind"] == "seeded":
-        figure.axes[1].title.set_text(f"{figure.axes[1].get_title()}\n(random weights)")
-        trim(figure)
-    return _write(out, figure, len(files))
+    note = "(random weights)" if model.weights["kind"] == "seeded" else ""
+    picture = pca_panels(pictures, features, foreground=foreground, names=[f.name for f in files], note=note)
+    return _write(out, picture, len(files))
 
 
 viz = {"report": report, "tokens": tokens}
@@ -180,11 +176,11 @@ def _few(images: Sequence[Path], out: Path) -> list[Path]:
     return files
 
 
-def _write(out: Path, figure: Figure, count: int) -> dict[str, Any]:
+def _write(out: Path, picture: Image.Image, count: int) -> dict[str, Any]:
     from dinoneck.atomic import write_whole
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=out.suffix[1:].lower())
+    picture.save(buffer, {".jpg": "JPEG"}.get(suffix := out.suffix.lower(), suffix[1:]))
     write_whole(out, buffer.getvalue())
     print(f"{counted(count, 'image')} drawn; written: {out}")
     return {"written": [out], "images": count}
@@ -192,10 +188,10 @@ def _write(out: Path, figure: Figure, count: int) -> dict[str, Any]:
 
 def _training_report(path: Path | None) -> dict[str, Any]:
     """The report of a training run with the held-out values next to it, checked before any work like matplotlib."""
-    from dinoneck.viz.drawing import need_matplotlib
+    from dinoneck.viz.drawing import new_figure
     from dinoneck.viz.score_tables import all_tables
 
-    need_matplotlib()
+    new_figure(1.0, 1.0)
     if path is None:
         return {}
     try:
@@ -211,6 +207,7 @@ def _training_report(path: Path | None) -> dict[str, Any]:
         found["remarks"] = [line for line in comparison(found) if "\n" not in line]  # the others are tables
     if "best" in found and log.is_file():
         found["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    found["folder"] = path.parent
     return found | {"held_out": {name: held_out(table, name) for name in targets}}
 
 
@@ -242,8 +239,8 @@ def _entries(
 ) -> tuple[list[ReportEntry], dict[str, str]]:
     """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.entries import ReportEntry
     from dinoneck.viz.report import worst_first
+    from dinoneck.viz.scales import ReportEntry
 
     def entry(place: int, **drawn: Any) -> ReportEntry:
         return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,7 +18,7 @@ from dinoneck.errors import ConfigError, DataError, some_of
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
-    from dinoneck.viz.entries import ReportEntry
+    from dinoneck.viz.scales import ReportEntry
 
 _LONG = ("image_path", "target_name", "target")  # one row per image and target
 
@@ -28,7 +29,8 @@ def known_values(
     """Return column -> known value, or class, for every image; an empty dict where the table has no row for it.
 
     A row belongs to the image whose path ends with its name, so ``images/7.jpg`` and ``7.jpg`` both mean
-    ``field/images/7.jpg``. Empty cells and NaN are unknown.
+    ``field/images/7.jpg``. An image of another folder has the row of its file name, if that is unique among the rows
+    and the images. Empty cells and NaN are unknown.
 
     Args:
         table: a CSV with one row per image and columns named like the predictions; or one row per image and target, in
@@ -43,10 +45,13 @@ def known_values(
     """
     rows = {name: _parsed(table, name, row, columns) for name, row in _cells(table, image_column, columns).items()}
     owners: dict[str, Path] = {}
+    counts, listed = Counter(image.name for image in images), Counter(PurePath(name).name for name in rows)
+    unique = {PurePath(name).name: name for name in rows if listed[PurePath(name).name] == 1}
     found = []
     for image in images:
         endings = ["/".join(image.parts[i:]) for i in range(1, len(image.parts))]
-        name = next((ending for ending in (image.as_posix(), *endings) if ending in rows), None)
+        other = unique.get(image.name) if counts[image.name] == 1 else None
+        name = next((ending for ending in (image.as_posix(), *endings) if ending in rows), other)
         if name is not None and owners.setdefault(name, image) != image:
             raise DataError(
                 f"{table}: {name!r} stands for {owners[name]} and for {image}; name images with their folders"
@@ -55,7 +60,7 @@ def known_values(
     if not any(found):
         raise DataError(
             f"{table} has known values for none of the {len(images)} images; it names {some_of(rows, 3)}, the images "
-            f"are {some_of(map(str, images), 3)}. Names are compared from their ends"
+            f"are {some_of(map(str, images), 3)}. Give both the same file names"
         )
     return found
 
@@ -71,13 +76,14 @@ def names_below(files: Sequence[Path]) -> list[str]:
 
 def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     """File name -> column -> text."""
-    from dinoneck.data.sheets import csv_header, csv_rows
+    from dinoneck.data.tables import read_cells
 
-    header = csv_header(table)
+    cells = read_cells(table)
+    header = list(cells.columns)
     is_long = set(_LONG) <= set(header)
     shared = [column for column in columns if column in header and column != image_column]
     found: dict[str, dict[str, str]] = {}
-    for row in csv_rows(table, _LONG if is_long else (image_column, *shared)):
+    for row in read_cells(table, _LONG if is_long else (image_column, *shared)).to_dict("records"):
         name = PurePath(row[_LONG[0] if is_long else image_column]).as_posix()
         own = {row[_LONG[1]]: row[_LONG[2]]} if is_long else {column: row[column] for column in shared}
         if own.keys() & found.setdefault(name, {}).keys():
@@ -122,10 +128,10 @@ def held_out(table: Path, target: str) -> tuple[list[float], list[float]]:
         DataError: if the table lacks a column, one holds no numbers, or no value is known.
     """
     from dinoneck.data.cells import is_missing
-    from dinoneck.data.sheets import csv_rows
+    from dinoneck.data.tables import read_cells
 
     columns = (target, f"{target} (head)")
-    rows = [row for row in csv_rows(table, columns) if not is_missing(row[target])]
+    rows = [row for row in read_cells(table, columns).to_dict("records") if not is_missing(row[target])]
     if not rows:
         raise DataError(f"{table} has no known value of {target!r}; choose another target")
     try:
@@ -158,8 +164,8 @@ def box_entries(
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.entries import ReportEntry
     from dinoneck.viz.report import worst_first
+    from dinoneck.viz.scales import ReportEntry
 
     check_options(views)
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint), local_device(views.device))
@@ -209,9 +215,18 @@ def _known_boxes(
     from dinoneck.detection.building import open_images
     from dinoneck.training.config import TrainConfig
 
-    known = open_images(TrainConfig.from_dict(training["config"]))[1]
+    data = {key: _found_from(training["folder"], value) for key, value in training["config"]["data"].items()}
+    known = open_images(TrainConfig.from_dict({**training["config"], "data": data}))[1]
     known.transform = None
     return known
+
+
+def _found_from(run: Path, value: Any) -> Any:
+    """A path of the run's configuration where it exists: here, or below a folder that holds the run."""
+    if not isinstance(value, str) or not value:
+        return value
+    places = (Path(value), *(parent / value for parent in run.resolve().parents))
+    return next((str(place) for place in places if place.exists()), value)
 
 
 def _pixels(known: BoxImages, place: int) -> Any:

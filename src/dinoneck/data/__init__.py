@@ -8,11 +8,10 @@ _HOMES = homes(
     boxes=["BoxImages"],
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
-    patterns=["Pattern", "Patterns"],
+    views=["View", "Views"],
     decoding=["read_image_size"],
     preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
-    sheets=["read_csiro_test"],
-    tables=["Table", "read_folders", "read_masks", "read_table"],
+    tables=["read_folders", "read_masks", "read_table"],
 )
 
 __all__ = [*_HOMES]

@@ -1,4 +1,4 @@
-"""Images with boxes, read from COCO JSON: checked whole when opened, decoded one by one.
+"""Images with boxes and masks, read from COCO JSON: checked whole when opened, decoded one by one.
 
 :class:`BoxImages` is a torch dataset; :func:`dinoneck.data.box_transforms` brings its images and boxes to one size.
 """
@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from dinoneck.data.coco import CocoBox, CocoImage, read_categories, read_coco, refuse_repeats, short
-from dinoneck.data.decoding import read_pixels, to_uint8
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.codec import normal
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, box_around, chosen_classes, decoded, read_coco, shape_of
+from dinoneck.data.decoding import read_pixels
+from dinoneck.data.resizing import to_uint8
+from dinoneck.errors import ConfigError, DataError, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +31,19 @@ Target = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 _SHOWN = 3
-_MOST_CLIPPED = 0.1  # of the boxes; above it their form is in doubt
+_MOST_OVER = 0.1  # of the boxes; above it their form is in doubt
 _OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
+
+
+class _Rows(NamedTuple):
+    """The boxes of one image: corners (n, 4), labels (n,), which are crowds (n,), and their masks."""
+
+    corners: Array
+    labels: Array
+    crowd: Array
+    shapes: list[Any]
 
 
 class BoxImages(Dataset[Any]):
@@ -43,6 +54,7 @@ class BoxImages(Dataset[Any]):
 
     * ``boxes``: float32 ``tv_tensors.BoundingBoxes`` (n, 4), XYXY in pixels of the upright image;
     * ``labels``: int64 (n,), 0-based and without gaps, indices into ``classes``;
+    * ``masks``: only with ``masks=True``, uint8 ``tv_tensors.Mask`` (n, H, W);
     * ``image_id``: the image's id in the JSON;
     * ``size``: (height, width) of the image before any transform.
 
@@ -50,20 +62,19 @@ class BoxImages(Dataset[Any]):
 
     Args:
         annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id, image_id,
-            category_id, bbox as x, y, width, height in pixels, iscrowd) and ``categories`` (id, name).
+            category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as polygons or RLE) and
+            ``categories`` (id, name). An entry without a bbox gets the box around its segmentation.
         images: the folder that file names are relative to; None = the folder of the JSON, or ``images`` in it,
             whichever holds the first image.
         transform: called as ``transform(image, target)``, for instance :func:`dinoneck.data.box_transforms`.
         min_side_px: a box with a shorter side, inside the image, is skipped and counted.
         classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
             None = all, by ascending category id. Give the test set the classes of the training set.
-        form: ``torchvision``: targets as its reference training engine reads them: every value is a tensor, labels
-            count from 1, and ``area`` and ``iscrowd`` (all 0) are there too.
+        masks: also give the mask of every box (needs pycocotools, the extra ``detection``).
 
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
-        ids: the images' ids, in the order of the JSON.
         skipped: reason -> boxes left out: ``zero area``, ``outside``, ``not finite``, ``too small``, ``crowd``,
             ``other class``, ``unknown image``.
         clipped: boxes that reached over the image's edge and were cut there.
@@ -97,60 +108,46 @@ class BoxImages(Dataset[Any]):
         transform: Callable[[Any, Target], Any] | None = None,
         min_side_px: float = 1.0,
         classes: Sequence[str] | None = None,
-        form: Literal["dinoneck", "torchvision"] = "dinoneck",
+        masks: bool = False,
     ) -> None:
-        if isinstance(min_side_px, bool) or not isinstance(min_side_px, int | float) or not 0 <= min_side_px < math.inf:
-            raise ConfigError(f"min_side_px is {min_side_px!r}; expected a number of pixels, 0 or more")
-        if form not in ("dinoneck", "torchvision"):
-            raise ConfigError(f"form is {form!r}; expected 'dinoneck' or 'torchvision'")
-        file = Path(annotations)
-        content = read_coco(file)
-        entries = [CocoImage.read(entry, f"{file}: images[{i}]") for i, entry in enumerate(content["images"])]
-        if not entries:
-            raise DataError(f"{file} lists no images; a dataset needs one or more")
-        refuse_repeats([entry.id for entry in entries], f"{file}: images: the id")
-        refuse_repeats([str(PurePath(entry.name)) for entry in entries], f"{file}: images: the file_name")
-        self.file = file
-        self.transform, self.form = transform, form
-        self.ids = tuple(entry.id for entry in entries)
-        self._entries = tuple(entries)
-        self._folder = _folder(file, images, entries)
-        _refuse_missing(self._folder, entries, file)
-        self.classes, self.category_ids, listed = read_categories(content["categories"], classes, file)
+        if not 0 <= normal(float, min_side_px, "min_side_px") < np.inf:
+            raise ConfigError(f"min_side_px is {min_side_px}; expected a number of pixels, 0 or more")
+        self.file, self.transform, self.masks = Path(annotations), transform, masks
+        coco = read_coco(self.file)
+        self.classes, self.category_ids = chosen_classes(coco.categories, classes, self.file)
+        self._entries = tuple(coco.images)
+        self._folder = _folder(self.file, images, self._entries)
         self.skipped: Counter[str] = Counter()
-        self.clipped = 0
-        self._keep(content["annotations"], listed, float(min_side_px))
-        self.without_boxes = sum(not len(labels) for labels in self._labels)
+        self._rows = self._sorted(coco.annotations, float(min_side_px))
         if self.skipped:
-            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            logger.warning("%s: boxes skipped: %s", file, counts)
+            logger.warning("%s: boxes skipped: %s", self.file, _listed(self.skipped))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The images' ids, in the order of the JSON."""
+        return tuple(entry.id for entry in self._entries)
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The images' files, in the order of :attr:`ids`."""
-        return tuple(self._folder / entry.name for entry in self._entries)
+        return tuple(self._folder / entry.file_name for entry in self._entries)
+
+    @property
+    def without_boxes(self) -> int:
+        """How many images have no box."""
+        return sum(bool(rows.crowd.all()) for rows in self._rows)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._entries)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
-        height, width = boxes.canvas_size
-        target: Target = {
-            "boxes": boxes,
-            "labels": torch.from_numpy(self._labels[i].copy()),
-            "image_id": self.ids[i],
-            "size": (height, width),
-        }
-        if self.form == "torchvision":
-            target = {
-                **target,
-                "labels": target["labels"] + 1,
-                "image_id": torch.tensor(self.ids[i]),
-                "size": torch.tensor(target["size"]),
-                "area": (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]),
-                "iscrowd": torch.zeros_like(target["labels"]),
-            }
+        size, rows = boxes.canvas_size, self._rows[i]
+        labels = torch.from_numpy(rows.labels[~rows.crowd])
+        target: Target = {"boxes": boxes, "labels": labels, "image_id": self._entries[i].id, "size": size}
+        if self.masks:
+            planes = [decoded(shape, *size) for shape in rows.shapes]
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(np.array(planes, np.uint8).reshape(-1, *size)))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
@@ -159,18 +156,18 @@ class BoxImages(Dataset[Any]):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        entry = self._entries[i]
-        path = self._folder / entry.name
+        entry, rows = self._entries[i], self._rows[i]
+        path = self._folder / entry.file_name
         image = to_uint8(read_pixels(path))
-        height, width = image.shape[-2:]
-        if (height, width) != (entry.height, entry.width):
+        size = height, width = image.shape[-2], image.shape[-1]
+        if size != (entry.height, entry.width):
             raise DataError(
                 f"the upright image of {path} is {height}x{width} px (height x width), {self.file} has "
                 f"{entry.height}x{entry.width} for image {entry.id}; its boxes belong to another image: correct the "
                 "JSON or restore the file"
             )
-        boxes = torch.from_numpy(self._boxes[i]).float()
-        return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width))
+        boxes = torch.from_numpy(rows.corners[~rows.crowd]).float()
+        return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
     def take(self, rows: Iterable[int]) -> BoxImages:
         """Return the dataset of these images, in this order, each once; the counts stay those of the whole JSON.
@@ -180,19 +177,11 @@ class BoxImages(Dataset[Any]):
         """
         places = [range(len(self))[i] for i in rows]
         if not places or len(set(places)) != len(places):
-            raise DataError(f"rows are {short(places)}; expected one image or more, each once")
+            raise DataError(f"rows are {places[:_SHOWN]}; expected one image or more, each once")
         part = copy.copy(self)
-        part._entries = tuple(self._entries[i] for i in places)
-        part.ids = tuple(entry.id for entry in part._entries)
-        part._boxes = tuple(self._boxes[i] for i in places)
-        part._labels = tuple(self._labels[i] for i in places)
-        part._crowds = {new: self._crowds[i] for new, i in enumerate(places) if i in self._crowds}
-        part.without_boxes = sum(not len(labels) for labels in part._labels)
+        part._entries = tuple(self._entries[place] for place in places)
+        part._rows = [self._rows[place] for place in places]
         return part
-
-    def first(self, count: int) -> BoxImages:
-        """Return the dataset of the first ``count`` images, or of all if there are fewer."""
-        return self.take(range(min(count, len(self))))
 
     def ground_truth(self) -> dict[str, Any]:
         """Return what was kept as a COCO dict, for COCO's evaluation; no image is decoded.
@@ -201,156 +190,102 @@ class BoxImages(Dataset[Any]):
         by ``iscrowd``, since detections inside them count for nothing.
         """
         boxes: list[dict[str, Any]] = []
-        for i, entry in enumerate(self._entries):
-            crowds, crowd_labels = self._crowds.get(i, ((), ()))
-            for crowd, rows, labels in ((0, self._boxes[i], self._labels[i]), (1, crowds, crowd_labels)):
-                for (left, top, right, bottom), label in zip(rows, labels, strict=True):
-                    box = [float(left), float(top), float(right - left), float(bottom - top)]
-                    category = self.category_ids[int(label)]
-                    own = {"id": len(boxes) + 1, "image_id": entry.id, "category_id": category, "bbox": box}
-                    boxes.append({**own, "area": box[2] * box[3], "iscrowd": crowd})
-        images = [{"id": e.id, "file_name": e.name, "width": e.width, "height": e.height} for e in self._entries]
+        for image_id, rows in zip(self.ids, self._rows, strict=True):
+            for (left, top, right, bottom), label, crowd in zip(*rows[:3], strict=True):
+                box = [float(left), float(top), float(right - left), float(bottom - top)]
+                about = {"image_id": image_id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
+                boxes.append({"id": len(boxes) + 1, **about, "bbox": box, "area": box[2] * box[3]})
         names = zip(self.category_ids, self.classes, strict=True)
         categories = [{"id": category, "name": name} for category, name in names]
-        return {"images": images, "annotations": boxes, "categories": categories}
+        return {"images": msgspec.to_builtins(self._entries), "annotations": boxes, "categories": categories}
 
-    def _keep(self, annotations: Sequence[Any], listed: Mapping[int, int | None], min_side_px: float) -> None:
-        """Sort the boxes to their images, clip them and count what is left out."""
-        place = {image_id: i for i, image_id in enumerate(self.ids)}
-        kept: list[list[tuple[float, ...]]] = [[] for _ in self.ids]
-        crowds: dict[int, list[tuple[float, ...]]] = {}
-        seen: set[int] = set()
-        for number, entry in enumerate(annotations):
-            where = f"{self.file}: annotations[{number}]"
-            box = CocoBox.read(entry, where)
-            if box.id in seen:
-                raise DataError(f"{where}: the id {box.id} is given twice; give every entry an id of its own")
-            seen.add(box.id)
-            if box.category not in listed:
-                raise DataError(
-                    f"{where} has the category_id {box.category}, which is not among the categories "
-                    f"{sorted(listed)[:20]}; list it there or correct it"
-                )
-            label, i = listed[box.category], place.get(box.image)
-            if i is None or label is None:
-                self.skipped["other class" if label is None else "unknown image"] += 1
-                continue
-            corners, reason = _clip(box.bbox, self._entries[i], min_side_px)
-            if reason is None and box.crowd:
-                crowds.setdefault(i, []).append((*corners, label))
-            reason = "crowd" if box.crowd else reason
-            if reason is not None:
-                self.skipped[reason] += 1
-                continue
-            x, y, width, height = box.bbox
-            self.clipped += corners != (x, y, x + width, y + height)
-            kept[i].append((*corners, label))
-        self._refuse_other_forms(annotations, sum(map(len, kept)))
-        self._boxes, self._labels = zip(*(_arrays(rows) for rows in kept), strict=True)
-        self._crowds = {i: _arrays(rows) for i, rows in crowds.items()}
-
-    def _refuse_other_forms(self, annotations: Sequence[Any], kept: int) -> None:
-        """Refuse boxes that are corners (XYXY), or shares of the image's sides, in place of x, y, width, height."""
-        sizes = {image.id: (image.width, image.height) for image in self._entries}
-        pairs = [(sizes[entry["image_id"]], entry["bbox"]) for entry in annotations if entry["image_id"] in sizes]
-        if not pairs or not self.classes:
-            return
-        example = f"such as {short(pairs[0][1])} in an image of {pairs[0][0][0]}x{pairs[0][0][1]} px (width x height)"
-        expected = "expected x, y of the upper left corner, width and height in pixels"
-        small = sum(max(map(abs, bbox)) <= 1 < min(size) for size, bbox in pairs)
-        if small >= _OF_ONE_FORM * len(pairs) and any(max(bbox) > 0 for _, bbox in pairs):
-            message = (
-                f"{self.file}: {small} of {len(pairs)} boxes have no value above 1, {example}; {expected}. They seem "
-                "to be shares of the image's width and height: multiply them by its size"
-            )
-            _refuse(message, certain=len(pairs) > 1)
-        differing = [(size, bbox) for size, bbox in pairs if bbox[0] or bbox[1]]  # at 0, 0 both forms are the same
-        corners = [
-            (x + right > w + _ROUNDING_PX or y + low > h + _ROUNDING_PX)
-            for (w, h), (x, y, right, low) in differing
-            if 0 <= x < right <= w + 1 and 0 <= y < low <= h + 1
+    def _sorted(self, boxes: Sequence[CocoBox], min_side_px: float) -> list[_Rows]:
+        """Clip the boxes, count what is left out, and sort the others to their images."""
+        image = _places([box.image_id for box in boxes], self.ids)
+        label = _places([box.category_id for box in boxes], self.category_ids)
+        crowd = np.array([box.iscrowd for box in boxes], bool)
+        sizes = [(entry.height, entry.width) for entry in self._entries]
+        shapes, bboxes = [], []
+        for i, box in enumerate(boxes):
+            own = sizes[image[i]] if image[i] >= 0 and self.masks and not box.iscrowd else None
+            shapes.append(shape_of(box, f"{self.file}: annotations[{i}]", own))
+            bboxes.append(box_around(shapes[-1]) if box.bbox is None else box.bbox)
+        xywh, limits = np.reshape(bboxes, (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
+        _check_form(xywh[image >= 0], limits[image >= 0], self.file)
+        ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
+        corners = np.hstack([ends[:, :2].clip(0), np.minimum(ends[:, 2:], limits)])
+        sides = (corners[:, 2:] - corners[:, :2]).min(axis=1)
+        in_float32 = np.diff(corners.astype(np.float32).reshape(-1, 2, 2), axis=1).min(axis=(1, 2))
+        wrong = {
+            "not finite": ~np.isfinite(ends).all(axis=1),
+            "zero area": (xywh[:, 2:] == 0).any(axis=1),
+            "outside": sides <= 0,
+            "too small": (in_float32 <= 0) | (sides < min_side_px),
+        }
+        misplaced = {"other class": label < 0, "unknown image": image < 0}
+        kept = np.ones(len(boxes), bool)
+        for reason, where in {**misplaced, "crowd": crowd, **wrong}.items():
+            self.skipped += Counter({reason: int((kept & where).sum())})
+            kept &= ~where
+        if sum(self.skipped[reason] for reason in wrong) == len(boxes) > 0:
+            counts = _listed(self.skipped)
+            raise DataError(f"{self.file}: every box is left out ({counts}), such as {bboxes[0]}; {BBOX}")
+        self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
+        usable = ~np.any([*misplaced.values(), *wrong.values()], axis=0)
+        order = np.flatnonzero(usable)[np.argsort(image[usable], kind="stable")]
+        rows_of = np.split(order, np.searchsorted(image[order], np.arange(1, len(sizes))))
+        return [
+            _Rows(corners[rows], label[rows], crowd[rows], [shapes[row] for row in rows if not crowd[row]])
+            for rows in rows_of
         ]
-        if len(corners) >= _OF_ONE_FORM * len(differing) and sum(corners) > _MOST_CLIPPED * len(differing):
-            message = (
-                f"{self.file}: {sum(corners)} of {len(pairs)} boxes reach over the edge of their image, {example}; "
-                f"{expected}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1"
-            )
-            _refuse(message, certain=len(differing) >= _FEWEST)
-        cut = sum(
-            min(x, y) < -_ROUNDING_PX or w > width - x + _ROUNDING_PX or h > height - y + _ROUNDING_PX
-            for (width, height), (x, y, w, h) in pairs
-        )
-        if len(pairs) >= _FEWEST and cut > _MOST_CLIPPED * len(pairs):
-            logger.warning(
-                "%s: %s of %s boxes reach over the edge of their image and are cut there, %s; %s. Check whether x, y "
-                "are centres",
-                *(self.file, cut, len(pairs), example, expected),
-            )
-        geometry = sum(self.skipped[reason] for reason in ("zero area", "outside", "not finite", "too small"))
-        if geometry and not kept and geometry == sum(self.skipped.values()):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
-            raise DataError(f"{self.file}: every box is left out ({reasons}), {example}; {expected}")
 
 
-def _refuse(message: str, *, certain: bool) -> None:
-    """Refuse boxes of another form, or warn where they are too few to tell."""
-    if certain:
-        raise DataError(message)
-    logger.warning("%s, unless they are right", message)
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
-def _clip(bbox: tuple[float, ...], image: CocoImage, min_side_px: float) -> tuple[tuple[float, ...], str | None]:
-    """The corners inside the image, and why the box is left out, or None."""
-    x, y, width, height = bbox
-    if not all(math.isfinite(value) for value in (*bbox, x + width, y + height)):
-        return bbox, "not finite"
-    if not width or not height:
-        return bbox, "zero area"
-    left, top = max(x, 0.0), max(y, 0.0)
-    right, bottom = min(x + width, float(image.width)), min(y + height, float(image.height))
-    if right <= left or bottom <= top:
-        return bbox, "outside"
-    sides = np.float32(right) - np.float32(left), np.float32(bottom) - np.float32(top)
-    small = min(sides) <= 0 or min(right - left, bottom - top) < min_side_px
-    return (left, top, right, bottom), "too small" if small else None
+def _places(values: Sequence[int], known: Sequence[int]) -> Array:
+    """The place of every value among those known; -1 where it is not there."""
+    place_of = {value: place for place, value in enumerate(known)}
+    return np.array([place_of.get(value, -1) for value in values], np.int64)
 
 
-def _arrays(rows: Sequence[tuple[float, ...]]) -> tuple[Array, Array]:
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    return np.ascontiguousarray(table[:, :4]), table[:, 4].astype(np.int64)
+def _check_form(xywh: Array, limits: Array, file: Path) -> None:
+    """Refuse boxes that are corners (XYXY), or shares of the image's sides, and warn of centres.
+
+    Args:
+        xywh: (n, 4) boxes.
+        limits: (n, 2) width and height of their images.
+        file: for messages.
+    """
+    if len(xywh) < 2:
+        return
+    first, (width, height) = xywh[0].tolist(), limits[0]
+    example = f"such as {first} in an image of {width:g}x{height:g} px (width x height); {BBOX}"
+    are_shares = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
+    if are_shares.mean() > _OF_ONE_FORM and xywh.max() > 0:
+        raise DataError(f"{file}: the boxes seem to be shares of the image's width and height, {example}")
+    low, high = xywh[:, :2], xywh[:, 2:]
+    over = ((low < -_ROUNDING_PX) | (low + high > limits + _ROUNDING_PX)).any(axis=1)
+    if len(xywh) < _FEWEST or over.mean() <= _MOST_OVER:
+        return
+    found = f"{file}: {over.sum()} of {len(xywh)} boxes reach over the edge of their image, {example}"
+    if ((low >= 0) & (low < high) & (high <= limits + 1)).all(axis=1).mean() > _OF_ONE_FORM:
+        raise DataError(f"{found}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1")
+    logger.warning("%s. They are cut there; check whether x, y are centres", found)
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
-    if images is not None:
-        folder = Path(images)
-        if not folder.is_dir():
-            raise DataError(f"there is no folder {folder} with images; check the path")
-        return folder
-    places = (file.parent, file.parent / "images")
-    for folder in places:
-        if _bytes(folder / entries[0].name) is not None:
-            return folder
-    raise DataError(
-        f"{file} lists the image {short(entries[0].name)}, which is neither in {places[0]} nor in {places[1]}; "
-        "pass images=FOLDER"
-    )
-
-
-def _refuse_missing(folder: Path, entries: Sequence[CocoImage], file: Path) -> None:
-    sizes = {entry.name: _bytes(folder / entry.name) for entry in entries}
-    for wrong, state in ((None, "are not in"), (0, "are empty files in")):
-        names = [name for name, size in sizes.items() if size == wrong]
-        if names:
-            shown = ", ".join(short(name) for name in names[:_SHOWN]) + ", ..." * (len(names) > _SHOWN)
-            raise DataError(
-                f"{len(names)} of the {len(entries)} images of {file} {state} {folder}: {shown}; restore them or take "
-                "their entries out of the JSON"
-            )
-
-
-def _bytes(path: Path) -> int | None:
-    """The size of a file; None where there is none, or its name cannot be one."""
-    try:
-        return path.stat().st_size if path.is_file() else None
-    except (OSError, ValueError):
-        return None
+    """The folder of the images, where all of them are files with content."""
+    if images is not None and not Path(images).is_dir():
+        raise DataError(f"there is no folder {images} with images; check the path")
+    places = [Path(images)] if images is not None else [file.parent, file.parent / "images"]
+    folder = next((place for place in places if (place / entries[0].file_name).is_file()), places[0])
+    files = ((entry.file_name, folder / entry.file_name) for entry in entries)
+    if missing := [ascii(name) for name, path in files if not (path.is_file() and path.stat().st_size)]:
+        where = " nor in ".join(map(str, places))
+        raise DataError(
+            f"{len(missing)} of the {len(entries)} images of {file} are missing or empty in {where}: "
+            f"{some_of(missing, _SHOWN)}; pass images=FOLDER, restore them, or take their entries out of the JSON"
+        )
+    return folder

@@ -1,184 +1,176 @@
-"""COCO JSON: its lists and entries, each checked and named by its place where it is wrong."""
+"""COCO JSON: one typed conversion with ids, references and boxes checked, and its masks by pycocotools."""
 
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, cast
+from pathlib import Path, PurePath, PureWindowsPath
+from typing import Annotated, Any, Literal
 
-from dinoneck.errors import DataError, did_you_mean, reason_of
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of
 from dinoneck.regular_files import read_regular
 
-_LARGEST_ID = 2**63 - 1
-_CHARACTERS = 60
+Id = Annotated[int, Meta(ge=1 - 2**63, le=2**63 - 1)]
+Side = Annotated[int, Meta(ge=1, le=1 << 30)]
+Polygon = Annotated[list[float], Meta(min_length=6)]
+
+BBOX = "expected x, y of the upper left corner, width and height in pixels"
+_SHOWN = 3
 
 
-@dataclass(frozen=True)
-class CocoImage:
+class CocoImage(Struct):
     """One entry of ``images``."""
 
-    id: int
-    name: str
-    height: int
-    width: int
-
-    @classmethod
-    def read(cls, entry: Any, where: str) -> CocoImage:
-        """Check one entry; ``where`` names it in messages."""
-        _require(entry, ("id", "file_name", "width", "height"), where)
-        name = entry["file_name"]
-        if not isinstance(name, str) or not name.strip() or "\0" in name:
-            raise DataError(f"{where} has the file_name {short(name)}; expected the image's path below the folder")
-        spellings = (PurePosixPath(name), PureWindowsPath(name))
-        if any(path.is_absolute() or path.drive or ".." in path.parts for path in spellings):
-            raise DataError(
-                f"{where} has the file_name {short(name)}, which leads out of the images' folder; write it relative "
-                "to that folder, without '..', and pass images=FOLDER"
-            )
-        sides = {side: _whole(entry[side], f"{where} has the {side}") for side in ("height", "width")}
-        for side, value in sides.items():
-            if value < 1:
-                raise DataError(f"{where} has the {side} {value}; expected pixels, 1 or more")
-        return cls(_whole(entry["id"], f"{where} has the id"), name, **sides)
+    id: Id
+    file_name: str
+    width: Side
+    height: Side
 
 
-@dataclass(frozen=True)
-class CocoBox:
+class CocoCategory(Struct):
+    """One entry of ``categories``."""
+
+    id: Id
+    name: Annotated[str, Meta(min_length=1)]
+
+
+class CocoBox(Struct):
     """One entry of ``annotations``."""
 
-    id: int
-    image: int
-    category: int
-    bbox: tuple[float, ...]
-    crowd: bool
-
-    @classmethod
-    def read(cls, entry: Any, where: str) -> CocoBox:
-        """Check one entry; ``where`` names it in messages."""
-        names = ("id", "image_id", "category_id")
-        if isinstance(entry, dict) and "bbox" not in entry and isinstance(entry.get("segmentation"), list):
-            entry["bbox"] = _around(entry["segmentation"], where)
-        _require(entry, (*names, "bbox"), where)
-        own, image, category = (_whole(entry[name], f"{where} has the {name}") for name in names)
-        bbox, crowd = entry["bbox"], entry.get("iscrowd", 0)
-        if not isinstance(bbox, list) or len(bbox) != 4 or not all(_is_number(value) for value in bbox):
-            raise DataError(f"{where} has the bbox {short(bbox)}; expected four numbers: x, y, width, height in px")
-        if any(value < 0 for value in bbox[2:]):
-            raise DataError(
-                f"{where} has the bbox {short(bbox)} with a negative side; expected x, y of the upper left corner, "
-                "then width and height"
-            )
-        if isinstance(crowd, float) or crowd not in (0, 1):
-            raise DataError(f"{where} has the iscrowd {short(crowd)}; expected 0 or 1")
-        return cls(own, image, category, tuple(_as_float(value) for value in bbox), bool(crowd))
+    id: Id
+    image_id: Id
+    category_id: Id
+    bbox: tuple[float, float, float, float] | None = None
+    iscrowd: Literal[0, 1] = 0
+    segmentation: Any = None
 
 
-def _around(polygons: Sequence[Any], where: str) -> list[float]:
-    """The box around polygons, each a list x, y, x, y, ..."""
-    flat: list[list[Any]] = [list(polygon) if isinstance(polygon, list) else [] for polygon in polygons]
-    if not flat or any(len(each) < 6 or len(each) % 2 or not all(map(_is_number, each)) for each in flat):
-        raise DataError(
-            f"{where} has no bbox and the segmentation {short(polygons)}; expected polygons of three points or more, "
-            "each [x, y, x, y, ...] in px"
-        )
-    x, y = (sorted(value for each in flat for value in each[axis::2]) for axis in (0, 1))
-    return [x[0], y[0], x[-1] - x[0], y[-1] - y[0]]
+class CocoMask(Struct):
+    """A run-length encoded mask, (height, width), as counts or as COCO's text."""
+
+    size: tuple[Side, Side]
+    counts: list[Annotated[int, Meta(ge=0)]] | str
 
 
-def read_coco(file: Path) -> dict[str, list[Any]]:
-    """The JSON's three lists."""
-    if file == Path():
-        raise DataError("the path of the annotations is empty or the current folder; pass a COCO JSON file")
+Shape = Annotated[list[Polygon], Meta(min_length=1)] | CocoMask
+
+
+class Coco(Struct):
+    """What is read of a COCO JSON; other entries are ignored."""
+
+    images: Annotated[list[CocoImage], Meta(min_length=1)]
+    annotations: list[CocoBox]
+    categories: Annotated[list[CocoCategory], Meta(min_length=1)]
+
+
+def read_coco(file: Path) -> Coco:
+    """Read and check a COCO JSON: types, ids, references and names of files."""
     try:
-        raw = read_regular(file)
+        content = json.loads(read_regular(file))
     except FileNotFoundError:
         raise DataError(f"there is no annotations file {file}; check the path") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {reason_of(error)}; pass a COCO JSON file") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
+    coco: Coco = _converted(content, Coco, str(file))
+    for what, values in (
+        ("images: the id", [image.id for image in coco.images]),
+        ("images: the file_name", [str(PurePath(image.file_name)) for image in coco.images]),
+        ("annotations: the id", [box.id for box in coco.annotations]),
+        ("categories: the id", [category.id for category in coco.categories]),
+        ("categories: the name", [category.name for category in coco.categories]),
+    ):
+        if repeated := [value for value, count in Counter(values).items() if count > 1]:
+            raise DataError(f"{file}: {what} {repeated[0]!r} is given several times; give every entry its own")
+    for i, image in enumerate(coco.images):
+        path = PureWindowsPath(image.file_name)  # knows both separators
+        if not image.file_name.strip() or "\0" in image.file_name or path.anchor or ".." in path.parts:
+            raise DataError(
+                f"{file}: images[{i}] has the file_name {image.file_name[:60]!r}; expected the image's path below the "
+                "folder of images, without '..'"
+            )
+    known = {category.id for category in coco.categories}
+    for i, box in enumerate(coco.annotations):
+        if box.category_id not in known:
+            raise DataError(f"{file}: annotations[{i}] has the category_id {box.category_id}, which is not listed")
+        if box.bbox is not None and min(box.bbox[2:]) < 0:
+            raise DataError(f"{file}: annotations[{i}] has the bbox {box.bbox} with a negative side; {BBOX}")
+    return coco
+
+
+def _converted(content: Any, kind: Any, name: str) -> Any:
+    """The content as this type; an error names the value that does not fit."""
     try:
-        content = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{file} ({len(raw)} bytes) cannot be read as JSON: {short(error)}; write it again or fetch a complete copy"
-        ) from error
-    _require(content, ("images", "annotations", "categories"), str(file))
-    for name in ("images", "annotations", "categories"):
-        if not isinstance(content[name], list):
-            raise DataError(f"{file}: {name} is {short(content[name])}; expected a list of entries")
-    return cast("dict[str, list[Any]]", content)
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", str(error).partition("`$")[2]):
+            content = content[int(place) if place else key]
+        raise DataError(f"{name}: {error}; it is {ascii(content)[:60]}. Expected COCO JSON") from None
 
 
-def read_categories(
-    entries: Sequence[Any], wanted: Sequence[str] | None, file: Path
-) -> tuple[tuple[str, ...], tuple[int, ...], dict[int, int | None]]:
-    """Names and ids in the order of labels; and category id -> label, None for a class that is not wanted."""
-    names: dict[str, int] = {}
-    ids: list[int] = []
-    for i, entry in enumerate(entries):
-        where = f"{file}: categories[{i}]"
-        _require(entry, ("id", "name"), where)
-        name = entry["name"]
-        if not isinstance(name, str) or not name:
-            raise DataError(f"{where} has the name {short(name)}; expected a word")
-        if name in names:
-            raise DataError(f"{where} has the name {short(name)} a second time; give every category its own")
-        ids.append(_whole(entry["id"], f"{where} has the id"))
-        names[name] = ids[-1]
-    if not ids:
-        raise DataError(f"{file} lists no categories; add one entry with id and name for each class")
-    refuse_repeats(ids, f"{file}: categories: the id")
-    if wanted is None:
-        chosen = tuple(sorted(names, key=names.__getitem__))
-    else:
-        chosen = () if isinstance(wanted, str) else tuple(wanted)
-        if not chosen or len(set(chosen)) != len(chosen):
-            raise DataError(f"classes is {wanted!r}; expected one or more names, each once, such as {tuple(names)[:5]}")
-        for name in chosen:
-            if name not in names:
-                near = did_you_mean(name, names)
-                raise DataError(f"{file} has no category {name!r}; it has {', '.join(sorted(names))}.{near}")
-    labels: dict[int, int | None] = dict.fromkeys(ids)
-    labels.update({names[name]: label for label, name in enumerate(chosen)})
-    return chosen, tuple(names[name] for name in chosen), labels
+def chosen_classes(
+    categories: Sequence[CocoCategory], wanted: Sequence[str] | None, file: Path
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return names and ids of the classes, in the order of labels."""
+    id_of = {category.name: category.id for category in categories}
+    names = tuple(sorted(id_of, key=id_of.__getitem__)) if wanted is None else tuple(wanted)
+    if isinstance(wanted, str) or not names or len(set(names)) < len(names):
+        raise DataError(f"classes is {wanted!r}; expected one or more names, each once, such as {[*id_of][:_SHOWN]}")
+    for name in names:
+        if name not in id_of:
+            has = ", ".join(sorted(id_of))
+            raise DataError(f"{file} has no category {name!r}; it has {has}.{did_you_mean(name, id_of)}")
+    return names, tuple(id_of[name] for name in names)
 
 
-def _require(entry: Any, names: Sequence[str], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise DataError(f"{where} is {short(entry)}; expected an object with {', '.join(names)}")
-    missing = [name for name in names if name not in entry]
-    if missing:
-        raise DataError(f"{where} lacks {', '.join(missing)}; expected a COCO JSON, with {', '.join(names)}")
+def shape_of(box: CocoBox, where: str, size: tuple[int, int] | None) -> Shape | None:
+    """Return the segmentation of an entry, if its mask (of this height and width) or the box around it is needed."""
+    if box.bbox is not None and size is None:
+        return None
+    shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
+    if isinstance(shape, CocoMask):
+        if size not in (None, shape.size):
+            raise DataError(f"{where} has a mask of the size {shape.size}; expected that of its image, {size}")
+        if not isinstance(shape.counts, str) and sum(shape.counts) != shape.size[0] * shape.size[1]:
+            raise DataError(f"{where} has counts that sum to {sum(shape.counts)}; expected {shape.size} pixels")
+    return shape
 
 
-def refuse_repeats(values: Sequence[Any], what: str) -> None:
-    """Refuse values of which one stands there twice; ``what`` begins the message."""
-    for value, count in Counter(values).items():
-        if count > 1:
-            raise DataError(f"{what} {short(value)} is given {count} times; give every entry its own")
+def box_around(shape: Shape | None) -> list[float]:
+    """Return the box x, y, width, height around polygons or a run-length code."""
+    if isinstance(shape, CocoMask):
+        return pycocotools().toBbox(_run_lengths(shape, *shape.size)).tolist()  # type: ignore[no-any-return]
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in shape or ()])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
 
 
-def _whole(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > _LARGEST_ID:
-        raise DataError(f"{what} {short(value)}; expected a whole number of at most 63 bits")
-    return value
+def decoded(shape: Shape, height: int, width: int) -> Any:
+    """Return a mask as (height, width) uint8, 1 inside."""
+    return pycocotools().decode(_run_lengths(shape, height, width))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _run_lengths(shape: Shape, height: int, width: int) -> Any:
+    """The run-length code that pycocotools decodes."""
+    if isinstance(shape, list):
+        return pycocotools().merge(pycocotools().frPyObjects(shape, height, width))
+    plain = {"size": [height, width], "counts": shape.counts}
+    return plain if isinstance(shape.counts, str) else pycocotools().frPyObjects(plain, height, width)
 
 
-def _as_float(value: float) -> float:
+def pycocotools() -> Any:
+    """Return pycocotools' module of masks.
+
+    Raises:
+        ImportError: if the extra is not installed.
+    """
     try:
-        return float(value)
-    except OverflowError:  # a whole number beyond the largest double
-        return math.inf
-
-
-def short(value: object) -> str:
-    """The value as it stands in a message, in one line of readable length."""
-    text = str(value) if isinstance(value, Exception) else ascii(value)
-    return text if len(text) <= _CHARACTERS else text[:_CHARACTERS] + " ..."
+        from pycocotools import mask
+    except ImportError as error:
+        raise missing_extra("pycocotools", "detection") from error
+    return mask

@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from dinoneck.data.resizing import to_unit_range
 from dinoneck.errors import DataError, reason_of
 from dinoneck.regular_files import open_regular
 
 T = TypeVar("T")
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
 _TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are swapped, and the axes flipped after that
     2: (False, (-1,)), 3: (False, (-1, -2)), 4: (False, (-2,)), 5: (True, ()),
     6: (True, (-1,)), 7: (True, (-1, -2)), 8: (True, (-2,)),
 }  # fmt: skip
+_RGB = 3  # torchvision's ImageReadMode.RGB
+_JPEG_END = b"\xff\xd9"
+_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # chunks that may state an orientation
+_FAST = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("L", "RGB", "RGBA")}  # formats and modes of the operators
 
 
-def as_list(images: ImageInput | Sequence[ImageInput], noun: str = "images") -> list[ImageInput]:
+def as_list(images: Any, noun: str = "images") -> list[Any]:
     """Return a list of single images (or what ``noun`` calls them), whatever form they came in."""
     if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
         return list(images)
     if isinstance(images, str | os.PathLike | Image.Image | Tensor | np.ndarray):
         return [images]
-    if not isinstance(images, Sequence):
+    if not isinstance(images, Iterable):
         raise DataError(f"{noun} are {type(images).__name__}; expected paths, PIL images, arrays or tensors")
     return list(images)
 
@@ -76,7 +83,7 @@ def read_pixels(image: ImageInput) -> Tensor:
 def read_image_size(image: ImageInput) -> tuple[int, int]:
     """Return (height, width) of an image turned upright.
 
-    A file's header gives it; only a TIFF with an EXIF orientation is decoded.
+    A file's header gives it; only a TIFF with an EXIF orientation, and a PNG without one, are decoded.
 
     Raises:
         DataError: if it is not an image, naming the file.
@@ -85,7 +92,7 @@ def read_image_size(image: ImageInput) -> tuple[int, int]:
         return read_picture(Path(image), lambda opened, _: _upright_size(opened))
     if isinstance(image, Image.Image):
         return _upright_size(image)
-    height, width = decode(image).shape[-2:]
+    height, width = read_pixels(image).shape[-2:]
     return height, width
 
 
@@ -113,24 +120,65 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
-    """Decode an opened file: a JPEG in grey or RGB by torchvision, others and damaged ones by Pillow.
+    """Decode an opened file: 8-bit JPEG and PNG by the fastest operator installed, others and damaged ones by Pillow.
 
-    Both use libjpeg-turbo and give equal pixels; torchvision takes half the time.
+    All give equal pixels.
     """
-    if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-        raw = torch.from_numpy(np.fromfile(name, np.uint8))
-        if raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix: Pillow decides
-            with contextlib.suppress(RuntimeError, AttributeError):  # damaged; an operator that torchvision lacks
-                return _upright(_decode_jpeg(raw), read_orientation(image))
+    kind = "png" if image.format == "PNG" else "jpeg"
+    operator = fast_decoder(kind) if image.mode in _FAST.get(str(image.format), ()) and not _is_deep(image) else None
+    if operator is None:
+        return _from_pil(image, name)
+    file: Any = image.fp  # type: ignore[attr-defined]
+    file.seek(0)
+    raw = np.fromfile(file, np.uint8)
+    if kind == "jpeg":
+        usable = raw[-2:].tobytes() == _JPEG_END  # else it is cut short or has an appendix
+        orientation = read_orientation(image)
+        if "exif" in image.info:
+            _blank_exif(raw)
+    else:
+        usable, orientation = not any(mark in _notes_of_png(raw) for mark in _PNG_EXIF), 1
+    with contextlib.suppress(RuntimeError):  # damaged
+        if usable:
+            return _upright(operator(torch.from_numpy(raw)), orientation)
     return _from_pil(image, name)
 
 
-def _decode_jpeg(raw: Tensor) -> Tensor:
-    """Call the operator behind ``torchvision.io.decode_jpeg``; that function warns at every call as of 0.29."""
-    from torchvision.io import ImageReadMode
+def _blank_exif(raw: Bytes) -> None:
+    """Blank the magic number of a JPEG's EXIF segments, by which torchcodec would turn the pixels a first time."""
+    content, start = raw.tobytes(), -1
+    while (start := content.find(b"Exif\x00\x00", start + 1)) >= 0:
+        if content[start - 4 : start - 2] == b"\xff\xe1":
+            raw[start + 8 : start + 10] = 0  # after the name and the byte order
 
-    pixels: Tensor = torch.ops.image.decode_jpeg(raw, ImageReadMode.RGB.value, False)
-    return pixels
+
+def _notes_of_png(raw: Bytes) -> bytes:
+    """All chunks of a PNG but the pixels."""
+    start, notes = 8, b""
+    while start + 8 < len(raw):
+        length, kind = struct.unpack_from(">I4s", raw.data, start)
+        notes += b"" if kind == b"IDAT" else raw[start : start + length + 8].tobytes()
+        start += length + 12
+    return notes
+
+
+@functools.cache
+def fast_decoder(kind: str) -> Callable[[Tensor], Tensor] | None:
+    """Return torchcodec's operator from the bytes of a ``jpeg`` or ``png`` file to (3, H, W) RGB, else torchvision's.
+
+    None = neither is installed. Both use the libraries that Pillow uses. ``torchvision.io`` warns at every call.
+    """
+    with contextlib.suppress(ImportError, AttributeError, OSError, RuntimeError):
+        from torchcodec import decoders
+
+        found: Callable[[Tensor], Tensor] = getattr(decoders, f"decode_{kind}")
+        return found
+    with contextlib.suppress(ImportError, AttributeError):
+        import torchvision.io  # noqa: F401 - registers the operators
+
+        operator = getattr(torch.ops.image, f"decode_{kind}")
+        return lambda raw: operator(raw, _RGB, False)
+    return None
 
 
 def read_orientation(image: Image.Image) -> int:
@@ -156,9 +204,19 @@ def _upright(pixels: Tensor, orientation: int) -> Tensor:
     return pixels.flip(flips) if flips else pixels
 
 
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    is_turned, _ = _TURNS.get(read_orientation(image), (False, ()))
+    return image.size if is_turned else (image.height, image.width)
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a file has several channels of 16 bits; not known once its pixels are decoded."""
+    return image.mode[0] not in "IF" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
 def _from_pil(image: Image.Image, name: str) -> Tensor:
-    has_16_bits = image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-    orientation = read_orientation(image)  # after the tiles, which decoding clears, and before the pixels
+    is_deep = _is_deep(image)
+    orientation = read_orientation(image)  # before the pixels
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: 16 bit as I
         grey = np.asarray(image)
         _check_depth(int(grey.max()), name)
@@ -170,24 +228,18 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
         )
     rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     pixels = np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
-    _check_depth(int(pixels.max()) << 8 | 255 if has_16_bits else 0, name)  # the low bytes are lost
+    _check_depth(int(pixels.max()) << 8 | 255 if is_deep else 0, name)  # the low bytes are lost
     return _upright(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
 
 
 def _check_depth(largest: int, name: str) -> None:
     """Refuse 16-bit values that fill 14 bits at most, naming the largest: such an image would be far too dark."""
     if 0 < largest < 1 << 14:
-        bits = next(bits for bits in (8, 10, 12, 14) if largest < 1 << bits)
         raise DataError(
-            f"{name} holds 16-bit values of at most {largest}: it seems to be a {bits}-bit image in 16-bit form, and "
-            f"scaled by 65535 it would be far too dark. Divide it by {(1 << bits) - 1} (or by 65535, if it really is "
-            "that dark) and pass the array of floats in 0 ... 1"
+            f"{name} holds 16-bit values of at most {largest}: it seems to hold {largest.bit_length()} bits or so, and "
+            "scaled by 65535 it would be far too dark. Divide it by the largest value that the camera gives, such as "
+            "4095 (or by 65535, if it really is that dark), and pass the array of floats in 0 ... 1"
         )
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    is_turned, _ = _TURNS.get(read_orientation(image), (False, ()))
-    return image.size if is_turned else (image.height, image.width)
 
 
 def _in_range(x: Tensor) -> Tensor:
@@ -208,65 +260,3 @@ def _in_range(x: Tensor) -> Tensor:
             )
         x = x.float()
     return x.expand(3, -1, -1).cpu()
-
-
-Fit = Literal["stretch", "keep", "crop", "pad"]
-Interpolation = Literal["bilinear", "bicubic", "area"]
-
-
-def to_unit_range(pixels: Tensor) -> Tensor:
-    """Return uint8 pixels as float32 in 0 ... 1; others unchanged."""
-    return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
-
-
-def to_uint8(pixels: Tensor) -> Tensor:
-    """Return pixels in 0 ... 1 as uint8, rounded; uint8 ones unchanged."""
-    return pixels if pixels.dtype == torch.uint8 else (pixels * 255.0).round().to(torch.uint8)
-
-
-def fit_to(x: Tensor, size: tuple[int, int], fit: Fit, interpolation: Interpolation) -> Tensor:
-    """Resize and cut images (B, C, H, W) to ``size`` by a fit; the padding of ``pad`` is left to the caller."""
-    target, (top, left) = fitted_size((x.shape[-2], x.shape[-1]), size, fit)
-    x = _resize(x, target, interpolation)
-    return x[..., top : top + size[0], left : left + size[1]]
-
-
-def fitted_size(
-    image_size: tuple[int, int], size: tuple[int, int], fit: Fit
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return what an image of (height, width) px is resized to, and (top, left) of what ``size`` then keeps of it."""
-    if fit == "stretch":
-        return size, (0, 0)
-    ratios = size[0] / image_size[0], size[1] / image_size[1]
-    scale = max(ratios) if fit == "crop" else min(ratios)
-    height, width = (
-        limit if ratio == scale else max(1, round(side * scale))
-        for side, limit, ratio in zip(image_size, size, ratios, strict=True)
-    )
-    corner = ((height - size[0]) // 2, (width - size[1]) // 2) if fit == "crop" else (0, 0)
-    return (height, width), corner
-
-
-def _resize(x: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
-    height, width = x.shape[-2:]
-    if (height, width) == size:
-        return x
-    if interpolation == "area" and size[0] <= height and size[1] <= width:
-        return _area(x, size)
-    if interpolation != "bilinear":
-        x = to_unit_range(x)
-    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
-    if width == size[1] or (size[0] < height and size[1] > width):
-        # torch widens first, so a thin image would get all its rows in full width; and it misplaces rows (as of 2.15)
-        # where the width stays 1: they are resized as columns
-        x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, align_corners=False, antialias=True).mT
-    if x.shape[-2:] == size:
-        return x
-    return F.interpolate(x, size=size, mode=mode, align_corners=False, antialias=True)
-
-
-def _area(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Equal ``F.interpolate(to_unit_range(x), size, mode="area")`` bit for bit, without the whole image as floats."""
-    height, rows = x.shape[-2], size[0]
-    windows = (x[..., row * height // rows : -(-(row + 1) * height // rows), :] for row in range(rows))
-    return torch.cat([F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows], dim=-2)

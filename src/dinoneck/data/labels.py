@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dinoneck.data.decoding import as_list, fit_to, fitted_size, read_orientation, read_picture
+from dinoneck.data.decoding import as_list, read_orientation, read_picture
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.resizing import Interpolation, resample
 from dinoneck.errors import ConfigError, DataError, some_of
-from dinoneck.grid import PreparedImages, TokenGrid, patch_pair
+from dinoneck.grid import patch_pair
 
 Label = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Raw = np.ndarray[Any, Any]
@@ -103,7 +104,7 @@ class DenseLabels:
     ) -> tuple[Tensor, Tensor]:
         """Average labels over the patches that ``preprocess`` makes of their images.
 
-        The size, fit, policy and interpolation are the image's; bicubic becomes bilinear, since a label that
+        The size, ``resize``, ``pad_to`` and interpolation are the image's; bicubic becomes bilinear, since a label that
         shoots over is wrong, and no blur is applied. Invalid pixels and padding weigh nothing at any stage.
 
         Args:
@@ -118,7 +119,7 @@ class DenseLabels:
         Raises:
             DataError: as :meth:`read`; and if a label has another size than its image, or labels come to
                 different grids or numbers of bands.
-            GridError: if the patch does not divide the size and the policy is ``error``.
+            GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
         done: list[tuple[Tensor, Tensor]] = []
         for raw, name in _all_stored(labels, image_sizes):
@@ -142,7 +143,7 @@ class DenseLabels:
         Raises:
             ConfigError: if this record has no ``classes``.
             DataError: as :meth:`cells`.
-            GridError: if the patch does not divide the size and the policy is ``error``.
+            GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
         if self.classes is None:
             raise ConfigError("indices are for class labels; make the record with DenseLabels(classes=...)")
@@ -294,35 +295,21 @@ def _native(array: Raw) -> Raw:
 
 def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
     """Prepare one plane (H, W) as the recipe does images and add up every patch: (rows, cols), float64."""
-    x = plane.double()[None, None]
-    if recipe.size is not None:
-        x = fit_to(x, recipe.size, recipe.fit, "area" if recipe.interpolation == "area" else "bilinear")
+    placement = recipe.placement((plane.shape[0], plane.shape[1]))
+    how: Interpolation = "area" if recipe.interpolation == "area" else "bilinear"
+    x = placement.on_canvas(resample(plane.double()[None, None], placement.resized, how))
     patch = patch_pair(recipe.patch_size)
-    return F.avg_pool2d(_on_grid(x, recipe).images, patch)[0, 0] * (patch[0] * patch[1])
-
-
-def _on_grid(x: Tensor, recipe: Preprocessing) -> PreparedImages:
-    """Fill up what the fit ``pad`` left free, then let the policy make whole patches."""
-    if recipe.size is not None and recipe.fit == "pad":
-        x = F.pad(x, (0, recipe.size[1] - x.shape[-1], 0, recipe.size[0] - x.shape[-2]))
-    return TokenGrid(recipe.patch_size, recipe.policy).prepare(x)
+    return F.avg_pool2d(x, patch)[0, 0] * (patch[0] * patch[1])
 
 
 def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
     """Look up the label pixel under every prepared pixel's centre; -1 where there is none."""
-    height, width = index.shape
-    target, corner = (height, width), (0, 0)
-    if recipe.size is not None:
-        target, corner = fitted_size(target, recipe.size, recipe.fit)
-    limits = target if recipe.size is None else recipe.size
-    fitted = min(target[0], limits[0]), min(target[1], limits[1])
-    prepared = _on_grid(torch.zeros(1, 1, *fitted), recipe)
+    placement = recipe.placement((index.shape[0], index.shape[1]))
     places: list[Tensor] = []
-    for axis, side in enumerate((height, width)):
-        centers = torch.arange(prepared.images.shape[2 + axis], dtype=torch.float64) + 0.5
-        there = (centers - prepared.offset[1 - axis]) / prepared.scale[1 - axis]  # in pixels of the fitted label
-        source = ((there + corner[axis]) * side / target[axis]).floor().long().clamp_max(side - 1)
-        places.append(torch.where(there < fitted[axis], source, -1))
+    for side, resized, length, corner in zip(index.shape, *placement, strict=True):
+        there = torch.arange(length, dtype=torch.float64) + 0.5 - corner  # in pixels of the resampled label
+        source = (there * side / resized).floor().long().clamp_max(side - 1)
+        places.append(torch.where((there > 0) & (there < resized), source, -1))
     rows, cols = places
     found = index[rows.clamp_min(0)[:, None], cols.clamp_min(0)]
     return torch.where((rows >= 0)[:, None] & (cols >= 0), found, -1)
@@ -333,8 +320,8 @@ def _batch(tensors: list[Tensor], axes: str) -> Tensor:
     if len(sizes) > 1:
         shown = ", ".join("x".join(str(side) for side in size) for size in sizes[:5])
         raise DataError(
-            f"the labels come to different sizes ({axes}): {shown}; give preprocess a size=(height, width) and a fit "
-            "other than 'keep', or pass one label at a time"
+            f"the labels come to different sizes ({axes}): {shown}; give preprocess a size=(height, width) and a "
+            "resize= other than 'keep', or pass one label at a time"
         )
     return torch.stack(tensors)
 

@@ -12,16 +12,20 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_text, write_whole
-from dinoneck.data.sheets import csv_text
-from dinoneck.data.tables import CSIRO_SUMS, CSIRO_WEIGHTS, Table
+from dinoneck.data.cells import GROUP, IMAGES, LABELS, csv_text
 from dinoneck.errors import ConfigError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
+SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
 STATES = ("Tas", "Vic", "NSW", "WA")
 CELL_PX = 16
 _STATE_SHARES = (0.39, 0.32, 0.21, 0.08)
@@ -31,17 +35,6 @@ _MIX = ((0.17, 0.41, 0.42), (0.17, 0.24, 0.59), (0.0, 0.2, 0.8), (0.67, 0.0, 0.3
 _HEIGHT_CM = (3.8, 5.0, 20.5, 3.2)
 _ITEM_G = (0.035, 0.05, 0.05)
 _COLOURS = ((58.0, 128.0, 48.0), (168.0, 146.0, 92.0), (84.0, 138.0, 52.0))
-_TRAIN_COLUMNS = (
-    "sample_id",
-    "image_path",
-    "target_name",
-    "Sampling_Date",
-    "State",
-    "Species",
-    "Pre_GSHH_NDVI",
-    "Height_Ave_cm",
-    "target",
-)
 _NDVI = np.array((0.18, 0.9, 0.3, 0.85), dtype=np.float32)
 
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -127,24 +120,18 @@ class Pasture:
             height_cm,
         )
 
-    def table(self, indices: Iterable[int]) -> Table:
-        """Return samples as a table of images in memory, with the CSIRO targets, groups, weights and sums.
+    def table(self, indices: Iterable[int]) -> pd.DataFrame:
+        """Return samples as :func:`dinoneck.data.read_table` gives them, with images in memory and the five targets.
 
         The labels are the class maps: 0 soil, 1 clover, 2 dead, 3 green.
         """
-        places = list(indices)
-        samples = [self.sample(i) for i in places]
-        return Table(
-            tuple(f"pasture-{self.seed}-{i}" for i in places),
-            tuple(sample.image for sample in samples),
-            {name: np.array([sample.grams[name] for sample in samples]) for name in CSIRO_WEIGHTS},
-            tuple(sample.group for sample in samples),
-            CSIRO_WEIGHTS,
-            dict.fromkeys(CSIRO_WEIGHTS, "g"),
-            0.0,
-            tuple(sample.classes for sample in samples),
-            sums=CSIRO_SUMS,
-        )
+        from dinoneck.data.tables import pd  # type: ignore[attr-defined]  # names the extra where it is missing
+
+        samples = {f"pasture-{self.seed}-{i}": self.sample(i) for i in indices}
+        rows = [[each.image, *each.grams.values(), each.group, each.classes] for each in samples.values()]
+        table = pd.DataFrame(rows, list(samples), [IMAGES, *WEIGHTS, GROUP, LABELS])
+        table.attrs = {"weights": WEIGHTS, "sums": SUMS, "units": dict.fromkeys(WEIGHTS, "g"), "minimum": 0.0}
+        return table
 
     def write(self, folder: str | os.PathLike[str], images: int) -> None:
         """Write a folder as one's own would be: ``table.csv``, ``images/*.jpg`` and class masks ``masks/*.png``.
@@ -169,33 +156,7 @@ class Pasture:
             _write_picture(root / mask, sample.classes)
             values = (float((sample.classes > 0).mean()), *sample.grams.values())
             rows.append([image, mask, sample.group, *(f"{value:.4f}" for value in values)])
-        write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *CSIRO_WEIGHTS), rows))
-
-    def write_csiro(self, folder: str | os.PathLike[str], train: int, test: int) -> None:
-        """Write images in the exact CSIRO layout: train.csv, test.csv, sample_submission.csv, JPEG files.
-
-        The table test.csv names images and targets only; the true values of its images are not written.
-        """
-        root = Path(folder)
-        train_rows: list[list[str]] = []
-        test_rows: list[list[str]] = []
-        for i in range(train + test):
-            part, sample = ("train" if i < train else "test"), self.sample(i)
-            path = f"{part}/ID{1000000 + i}.jpg"
-            _write_picture(root / path, sample.image)
-            for name, grams in sample.grams.items():
-                row = [f"ID{1000000 + i}__{name}", path, name]
-                if part == "test":
-                    test_rows.append(row)
-                    continue
-                measured = [f"{sample.ndvi.mean():.2f}", f"{sample.height_cm:.1f}", f"{grams:.4f}"]
-                train_rows.append([*row, sample.date, sample.state, _species(sample), *measured])
-        write_text(root / "train.csv", csv_text(_TRAIN_COLUMNS, train_rows))
-        write_text(root / "test.csv", csv_text(_TRAIN_COLUMNS[:3], test_rows))
-        write_text(
-            root / "sample_submission.csv",
-            csv_text(("sample_id", "target"), [(row[0], 0.0) for row in test_rows]),
-        )
+        write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *WEIGHTS), rows))
 
 
 def _write_picture(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
@@ -353,8 +314,3 @@ def _smooth(
         return field
     enlarged = Image.fromarray(field.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     return np.asarray(enlarged, dtype=np.float64)
-
-
-def _species(sample: PastureSample) -> str:
-    plants = {"Clover": sample.grams["Dry_Clover_g"], "Ryegrass": sample.grams["Dry_Green_g"]}
-    return "_".join(name for name, grams in sorted(plants.items(), key=lambda item: -item[1]) if grams > 0) or "Mixed"

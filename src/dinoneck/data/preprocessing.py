@@ -6,34 +6,28 @@ as they were for training.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral
-from typing import Any, get_args
+from typing import Any, get_type_hints
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.decoding import (
-    Fit,
-    ImageInput,
-    Interpolation,
-    as_list,
-    fit_to,
-    fitted_size,
-    read_image_size,
-    read_pixels,
-    to_unit_range,
-)
+from dinoneck.codec import normal
+from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
+from dinoneck.data.resizing import Interpolation, Placement, Resize, Size, place, resample, to_unit_range
 from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
-from dinoneck.grid import PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
+from dinoneck.grid import GridSize, PadTo, PatchSize, PreparedImages, TokenGrid, patch_pair
 
 LARGEST_SIDE_PX = 1 << 16
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Images = ImageInput | Sequence[ImageInput]
+Sides = int | Sequence[int]
+RGB = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -44,12 +38,15 @@ class Preprocessing:
         patch_size: pixels per patch of the backbone.
         mean: per-channel mean of the RGB values in 0 ... 1.
         std: per-channel standard deviation.
-        size: (height, width) in pixels that images are brought to; None keeps each image's own.
-        fit: how an image of another aspect comes to ``size``: ``stretch``; ``keep`` (fits inside, aspect
-            kept, the other side is shorter); ``crop`` (covers, the middle is kept); ``pad`` (fits inside, the
-            rest is filled at the bottom and right with the mean colour).
-        policy: what happens where the patch does not divide the result, see
-            :class:`dinoneck.grid.TokenGrid`: ``error``, ``crop``, ``pad`` or ``resize``.
+        size: (height, width) in pixels that images are brought to; None keeps each image's own. What the patch leaves
+            as a remainder is decided by ``resize``.
+        resize: how an image comes to ``size``, or without a size to its own size in whole patches: ``stretch``
+            (resampled to it, rounded to whole patches); ``crop`` (covers the whole patches in it, the middle is kept;
+            without a size nothing is resampled); ``pad`` (fits inside, filled up with the mean colour to whole
+            patches; without a size nothing is resampled); ``keep`` (fits inside with its proportions, up to the
+            rounding of both sides to whole patches; without a size a remainder is refused). None = ``stretch`` with a
+            size, ``keep`` without.
+        pad_to: where ``pad`` puts the image: ``corner`` fills at the bottom and right, ``center`` on all sides.
         interpolation: ``bilinear`` (antialiased; 8-bit images are resized as uint8, as transformers' DINOv3 processor
             does), ``bicubic`` (antialiased, float32) or ``area`` (torch's ``F.interpolate(mode="area")``: the mean of
             the pixels that a new pixel's area touches, which equals OpenCV's INTER_AREA for whole ratios and blurs a
@@ -62,42 +59,32 @@ class Preprocessing:
     """
 
     patch_size: PatchSize = 16
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    size: tuple[int, int] | None = None
-    fit: Fit = "stretch"
-    policy: Remainder = "error"
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
+    size: Size | None = None
+    resize: Resize = None  # type: ignore[assignment]  # set below
+    pad_to: PadTo = "corner"
     interpolation: Interpolation = "bilinear"
     blur: int | None = None
 
     def __post_init__(self) -> None:
-        pair = patch_pair(self.patch_size)
-        object.__setattr__(self, "patch_size", pair[0] if pair[0] == pair[1] else pair)
-        for name, allowed in (("fit", Fit), ("policy", Remainder), ("interpolation", Interpolation)):
-            value = getattr(self, name)
-            if value not in get_args(allowed):
-                raise ConfigError(
-                    f"{name} is {value!r}; expected one of {', '.join(get_args(allowed))}."
-                    + did_you_mean(value, get_args(allowed))
-                )
-        for name in ("mean", "std"):
-            given = getattr(self, name)
-            values = () if given is None else tuple(float(value) for value in given)
-            if len(values) != 3 or not all(np.isfinite(values)) or (name == "std" and min(values) <= 0):
-                raise ConfigError(f"{name} is {given}; expected three finite numbers (std: positive), for R, G, B")
-            object.__setattr__(self, name, values)
-        if self.size is not None:
-            object.__setattr__(self, "size", _size(self.size))
-        odd = isinstance(self.blur, int) and not isinstance(self.blur, bool) and self.blur > 0 and self.blur % 2 == 1
-        if self.blur is not None and not odd:
-            raise ConfigError(f"blur is {self.blur!r}; expected an odd kernel size such as 5, or None")
+        pair, size = patch_pair(self.patch_size), self.size
+        given = {**vars(self), "patch_size": pair[0] if pair[0] == pair[1] else pair}
+        given["size"] = (size, size) if isinstance(size, int) else size
+        given["resize"] = self.resize or ("keep" if size is None else "stretch")
+        for name, kind in _hints().items():
+            object.__setattr__(self, name, normal(kind, given[name], name))
+        if self.size is not None and not all(1 <= side <= LARGEST_SIDE_PX for side in self.size):
+            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE_PX}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, G, B")
+        if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
+            raise ConfigError(f"blur is {self.blur}; expected an odd kernel size such as 5, or None")
+        if self.pad_to != "corner" and self.resize != "pad":
+            raise ConfigError(f"pad_to is {self.pad_to!r}, and resize={self.resize!r} pads nothing; leave pad_to out")
 
     def __call__(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        size: int | Sequence[int] | None = None,
-        policy: Remainder | None = None,
-        **changes: Any,
+        self, images: Images, size: Sides | None = None, resize: Resize | None = None, **changes: Any
     ) -> Tensor:
         """Return the images as one batch (B, 3, H, W) of normalised float32 values.
 
@@ -105,35 +92,52 @@ class Preprocessing:
             images: one image or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors (3, H, W),
                 or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ... 65535, floats 0 ... 1.
             size: (height, width) or one number for both, instead of the record's.
-            policy: instead of the record's.
+            resize: instead of the record's.
             **changes: other fields of this record to change for this call.
 
         Raises:
             DataError: if an image cannot be read, or the images come to different sizes.
-            GridError: if the patch does not divide the size and the policy is ``error``.
+            GridError: if the patch leaves a remainder that ``keep`` refuses.
         """
-        return self.prepare(images, size, policy, **changes).images
+        return self.prepare(images, size, resize=resize, **changes).images
 
-    def prepare(
-        self,
-        images: ImageInput | Sequence[ImageInput],
-        size: int | Sequence[int] | None = None,
-        policy: Remainder | None = None,
-        **changes: Any,
-    ) -> PreparedImages:
-        """Like calling, but with the grid and the way back to the resized image's pixels."""
-        recipe = self.changed(size=size, policy=policy, **changes)
+    def prepare(self, images: Images, size: Sides | None = None, **changes: Any) -> PreparedImages:
+        """Like calling, but with the grid, the cells that show images, and the way back to the resized images' pixels.
+
+        The way back is NaN where images of one batch are padded differently; see :func:`to_image_pixels`.
+        """
+        recipe = self.changed(size=size, **changes)
         return recipe.finished([*in_threads(recipe.fitted, as_list(images))])
+
+    def placement(self, image_size: Size) -> Placement:
+        """Return where an upright image of (height, width) pixels lies on its canvas of whole patches.
+
+        Raises:
+            GridError: if the patch leaves a remainder that ``keep`` refuses, or no whole patch is left.
+        """
+        return place(image_size, self.patch_size, self.size, self.resize, self.pad_to)
+
+    def grid(self) -> GridSize | None:
+        """Return the patch grid of every prepared image; None where it depends on the image.
+
+        Raises:
+            GridError: if no whole patch is left of the size.
+        """
+        if self.size is None or self.resize == "keep":
+            return None
+        return TokenGrid(self.patch_size).size(self.placement(self.size).canvas)
 
     def fitted(self, image: ImageInput) -> Tensor:
         """Decode, resize and crop one image: (3, h, w) RGB in 0 ... 1, before normalising and padding.
 
         Raises:
             DataError: if the image cannot be read.
+            GridError: as :meth:`placement`.
         """
-        x = read_pixels(image)[None]
-        if self.size is not None:
-            x = fit_to(x, self.size, self.fit, self.interpolation)
+        pixels = read_pixels(image)[None]
+        placement = self.placement((pixels.shape[-2], pixels.shape[-1]))
+        x = resample(pixels, placement.resized, self.interpolation)
+        x = x if self.resize == "pad" else placement.on_canvas(x)
         return to_unit_range(x[0]).clamp(0.0, 1.0)  # bicubic overshoots
 
     def finished(self, images: Sequence[Tensor]) -> PreparedImages:
@@ -141,26 +145,31 @@ class Preprocessing:
 
         Raises:
             DataError: if there are none, or they come to different sizes.
-            GridError: if the patch does not divide the size and the policy is ``error``.
         """
-        fitted = [self._normalised(image) for image in images]
-        if not fitted:
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        if not sizes:
             raise DataError("there are no images")
-        sizes = sorted({tuple(x.shape[-2:]) for x, _ in fitted})
-        if len(sizes) > 1:
+        pads = self.resize == "pad"  # all else is whole patches already
+        placements = [self.placement(size) if pads else Placement(size, size, (0, 0)) for size in sizes]
+        canvases = sorted({placement.canvas for placement in placements})
+        if len(canvases) > 1:
+            shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5])
             raise DataError(
-                f"the images come to different sizes (height x width): {', '.join(f'{h}x{w}' for h, w in sizes[:5])}; "
-                "pass size=(height, width) (--size on the command line), or one image at a time"
+                f"the images come to different sizes (height x width): {shown}; pass size=(height, width) (--size on "
+                "the command line), or one image at a time"
             )
-        grid = TokenGrid(self.patch_size, self.policy)
-        prepared = grid.prepare(torch.stack([x for x, _ in fitted]))
-        if len({real for _, real in fitted} | set(sizes)) == 1:
+        pairs = zip(images, placements, strict=True)
+        batch = torch.stack([placement.on_canvas(self._normalised(image)) for image, placement in pairs])
+        prepared = TokenGrid(self.patch_size).prepare(batch)
+        if not pads:
             return prepared
-        filled = torch.zeros(len(fitted), 1, *sizes[0])
-        for i, (_, (height, width)) in enumerate(fitted):
-            filled[i, :, :height, :width] = 1.0
-        cells = F.max_pool2d(grid.prepare(filled).images, patch_pair(self.patch_size))
-        return replace(prepared, valid=(cells > 0).any(dim=0)[0])
+        shows = batch.new_zeros(1, *canvases[0])
+        for placement in placements:
+            shows[0][placement.window] = 1.0
+        corners = {placement.corner for placement in placements}
+        top, left = corners.pop() if len(corners) == 1 else (float("nan"), float("nan"))
+        valid = F.max_pool2d(shows, patch_pair(self.patch_size))[0] > 0
+        return replace(prepared, valid=valid, offset=(float(left), float(top)))
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return one image as the backbone sees it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded."""
@@ -169,18 +178,22 @@ class Preprocessing:
         return (prepared * std + mean).clamp(0.0, 1.0)
 
     def changed(self, **changes: Any) -> Preprocessing:
-        """Return a copy with these fields changed; None leaves a field as it is."""
+        """Return a copy with these fields changed; None leaves a field as it is.
+
+        A size turns ``keep`` without a size, the default there, into ``stretch``, the default with one.
+        """
         known = {field.name for field in fields(self)}
         for name in changes:
             if name not in known:
                 raise ConfigError(f"preprocessing has no field {name!r}.{did_you_mean(name, known)}")
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+        given = {name: value for name, value in changes.items() if value is not None}
+        if "size" in given and self.size is None and self.resize == "keep":
+            given.setdefault("resize", "stretch")
+        return replace(self, **given)
 
     def record(self) -> dict[str, Any]:
         """Return the JSON-able record that checkpoints carry."""
-        plain = asdict(self)
-        plain["blur"] = None if self.blur is None else {"kernel": self.blur, "sigma": blur_sigma(self.blur)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Preprocessing:
@@ -192,31 +205,18 @@ class Preprocessing:
         known = {field.name for field in fields(cls)}
         if not isinstance(record, Mapping) or set(record) != known:
             raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
-        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-        blur = plain["blur"]
-        if blur is not None:
-            kernel = blur.get("kernel") if isinstance(blur, Mapping) else None
-            if not isinstance(kernel, int) or blur != {"kernel": kernel, "sigma": blur_sigma(kernel)}:
-                raise ConfigError(
-                    f"the blur of this record is {blur!r}; expected an odd kernel with sigma "
-                    "0.3 * ((kernel - 1) / 2 - 1) + 0.8"
-                )
-            plain["blur"] = kernel
-        return cls(**plain)
+        return cls(**record)
 
-    def _normalised(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Normalise, blur and pad one fitted (3, h, w) image; and its size before padding."""
-        x = image[None]
-        mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        x = (x - mean) / std
-        if self.blur is not None:
-            if self.blur // 2 >= min(x.shape[-2:]):
-                raise DataError(f"a blur of {self.blur} px does not fit an image of {x.shape[-2]}x{x.shape[-1]} px")
-            x = transforms().gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
-        height, width = x.shape[-2:]
-        if self.size is not None and self.fit == "pad":
-            x = F.pad(x, (0, self.size[1] - width, 0, self.size[0] - height))
-        return x[0], (height, width)
+    def _normalised(self, image: Tensor) -> Tensor:
+        """Normalise and blur one fitted (3, h, w) image."""
+        mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        x = (image - mean) / std
+        if self.blur is None:
+            return x
+        if self.blur // 2 >= min(x.shape[-2:]):
+            raise DataError(f"a blur of {self.blur} px does not fit an image of {x.shape[-2]}x{x.shape[-1]} px")
+        blurred: Tensor = transforms().gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
+        return blurred
 
 
 def transforms() -> Any:
@@ -231,13 +231,9 @@ def blur_sigma(kernel: int) -> float:
     return 0.3 * ((kernel - 1) / 2 - 1) + 0.8
 
 
-def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
-    if len(pair) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, Integral) or not 1 <= side <= LARGEST_SIDE_PX for side in pair
-    ):
-        raise ConfigError(f"size is {size!r}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE_PX}")
-    return int(pair[0]), int(pair[1])
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Preprocessing)
 
 
 def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:
@@ -257,10 +253,10 @@ def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | S
     Raises:
         ShapeError: if the last axis has another length than 2.
         DataError: if points are integers, or it is not an image.
-        GridError: if the patch does not divide the size and the policy is ``error``.
+        GridError: if the patch leaves a remainder that ``keep`` refuses.
 
     Examples:
-        >>> recipe = Preprocessing(16, size=(32, 64), fit="crop")
+        >>> recipe = Preprocessing(16, size=(32, 64), resize="crop")
         >>> to_image_pixels(torch.tensor([[0.0, 0.0], [64.0, 32.0]]), recipe, (120, 160)).tolist()
         [[0.0, 20.0], [160.0, 100.0]]
     """
@@ -280,7 +276,7 @@ def to_prepared_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput 
         (..., 2) -> (..., 2).
 
     Examples:
-        >>> recipe = Preprocessing(16, size=(32, 64), fit="pad")
+        >>> recipe = Preprocessing(16, size=(32, 64), resize="pad")
         >>> to_prepared_pixels(torch.tensor([160.0, 120.0]), recipe, (120, 160)).round(decimals=3).tolist()
         [43.0, 32.0]
     """
@@ -298,16 +294,10 @@ def _checked_points(xy: Tensor) -> Tensor:
 
 def _scale_and_offset(xy: Tensor, recipe: Preprocessing, image: ImageInput | Sequence[int]) -> tuple[Tensor, Tensor]:
     """(x, y) scale and offset: prepared = image * scale + offset."""
-    height, width = _size_of(image)
-    resized, (top, left), seen = (height, width), (0, 0), (height, width)
-    if recipe.size is not None:
-        resized, (top, left) = fitted_size((height, width), recipe.size, recipe.fit)
-        seen = resized if recipe.fit == "keep" else recipe.size
-    blank = torch.empty(1, 1, *seen, device="meta")  # the grid's share, without pixels
-    grid = TokenGrid(recipe.patch_size, recipe.policy).prepare(blank)
-    scale = (grid.scale[0] * resized[1] / width, grid.scale[1] * resized[0] / height)
-    offset = (grid.offset[0] - grid.scale[0] * left, grid.offset[1] - grid.scale[1] * top)
-    return xy.new_tensor(scale), xy.new_tensor(offset)
+    size = _size_of(image)
+    placement = recipe.placement(size)
+    scale = [resized / side for resized, side in zip(placement.resized, size, strict=True)]
+    return xy.new_tensor(scale[::-1]), xy.new_tensor(placement.corner[::-1])
 
 
 def _size_of(image: ImageInput | Sequence[int]) -> tuple[int, int]:

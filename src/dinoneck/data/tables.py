@@ -1,281 +1,308 @@
-"""Images with target values: :class:`Table`, read from a CSV file, a DataFrame, class folders or a folder of masks.
+"""Tables of images as pandas DataFrames: from CSV files, DataFrames, class folders, or folders of images and masks.
 
-A table has one row per image, or the CSIRO Image2Biomass layout, one row per image and target. Generated images with
-known masses come from :class:`dinoneck.data.pasture.Pasture`.
+The index of a table holds the images' ids: file names as text, stripped and composed (NFC). Its columns are
+
+* ``images``: the file of each image, or an image in memory;
+* the targets and auxiliary values by their names: numbers are float64, NaN = missing; classes are categorical;
+* ``group`` and ``fold``: text; rows of one group stay in one fold;
+* ``labels``: the file of each dense label, or an array; None = unknown.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dinoneck.data.cells import as_numbers, label_of, same_labels
-from dinoneck.data.decoding import ImageInput
-from dinoneck.data.loading import images_below
-from dinoneck.data.sheets import (
-    CSIRO_COLUMNS,
-    MISSING_CLASS,
-    Sheet,
-    Values,
-    column_values,
-    existing_files,
-    header_of,
-    mask_files,
-    numbers,
-    read_sheet,
-    refuse_repeats,
-    refuse_times,
-    row_labels,
+from dinoneck.data.cells import (
+    FOLD,
+    GROUP,
+    IMAGES,
+    LABELS,
+    LARGEST,
+    OWN_COLUMNS,
+    as_decimal,
+    cell_text,
+    is_missing,
+    is_number,
+    label_of,
+    same_labels,
 )
-from dinoneck.errors import DataError, counted, did_you_mean, some_of
+from dinoneck.data.loading import images_below
+from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
+from dinoneck.regular_files import read_regular
+
+try:
+    import pandas as pd
+except ImportError as error:
+    raise missing_extra("pandas", "train") from error
 
 logger = logging.getLogger(__name__)
 
-CSIRO_WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
-CSIRO_SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
-CSIRO_GROUP = ("State", "Sampling_Date")
-_SHOWN = 5
 Names = Sequence[str] | str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Images, their target values and the groups that stay in one fold.
-
-    Attributes:
-        ids: one name per image, used once.
-        images: one image per id: a path or an image in memory.
-        targets: target name -> n values: float64 numbers in original units, NaN = missing; or int64 class indices, -1 =
-            missing.
-        groups: one group label per image; None = every image is its own group. Where all are numbers, they are compared
-            as numbers.
-        weights: target name -> its weight in the weighted R²; equal when empty.
-        units: target name -> unit, for people.
-        minimum: the smallest value a prediction may take; None = any.
-        labels: one dense label per image, a path or an array, see :class:`dinoneck.data.DenseLabels`, or None where it
-            is unknown; None = none.
-        auxiliary: task name -> n values that only help training and are not scored, given as ``targets`` are.
-        classes: target or auxiliary name -> its class names; a name that is missing here has numbers.
-        folds: the name of each image's fold, compared as groups are; None = folds are drawn.
-        sums: target name -> the targets that it is the sum of.
-    """
-
-    ids: tuple[str, ...]
-    images: tuple[ImageInput, ...]
-    targets: Mapping[str, Values]
-    groups: tuple[str, ...] | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    units: Mapping[str, str] = field(default_factory=dict)
-    minimum: float | None = None
-    labels: tuple[ImageInput | None, ...] | None = None
-    auxiliary: Mapping[str, Values] = field(default_factory=dict)
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    folds: tuple[str, ...] | None = None
-    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for field_name in ("targets", "auxiliary"):
-            columns = {name: self._checked(name, values) for name, values in getattr(self, field_name).items()}
-            object.__setattr__(self, field_name, columns)
-        for field_name in ("images", "groups", "labels", "folds"):
-            if (column := getattr(self, field_name)) and len(column) != len(self.ids):
-                raise DataError(
-                    f"Table({field_name}=) has {len(column)} entries for {len(self.ids)} ids; expected one each"
-                )
-        for field_name in ("groups", "folds"):
-            if column := getattr(self, field_name):
-                object.__setattr__(self, field_name, tuple(same_labels(column, self.ids, field_name[:-1])))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def _checked(self, name: str, values: Any) -> Values:
-        """A column as float64, or int64 where it has class names."""
-        names = self.classes.get(name)
-        found: Values = (
-            as_numbers(f"Table: {name!r}", values, self.ids) if names is None else np.asarray(values, np.int64)
-        )
-        if found.shape != (len(self.ids),):
-            raise DataError(f"Table: {name!r} has the shape {found.shape}; expected ({len(self.ids)},), one per id")
-        if names is not None and len(found) and not MISSING_CLASS <= found.min() <= found.max() < len(names):
-            raise DataError(
-                f"Table: {name!r} holds the classes {found.min()} ... {found.max()}; expected indices of its "
-                f"{len(names)} names, or {MISSING_CLASS} where missing"
-            )
-        return found
-
-    def take(self, rows: Iterable[int]) -> Table:
-        """Return the table of these rows."""
-        places = list(rows)
-        per_image = {name: getattr(self, name) for name in ("ids", "images", "groups", "labels", "folds")}
-        chosen: dict[str, Any] = {name: every and tuple(every[i] for i in places) for name, every in per_image.items()}
-        return replace(
-            self,
-            **chosen,
-            targets={name: values[places] for name, values in self.targets.items()},
-            auxiliary={name: values[places] for name, values in self.auxiliary.items()},
-        )
+PathLike = str | os.PathLike[str]
+_SHOWN = 5
+_PARTS = {"train", "training", "val", "valid", "validation", "test"}
+_TIMES = {"date", "datetime", "datetime64", "time", "timedelta", "timedelta64", "period"}
 
 
 def read_table(
     source: Any,
-    images: str | os.PathLike[str] | None = None,
+    images: PathLike | None = None,
     targets: Names = (),
     *,
     auxiliary: Names = (),
-    group: Names | None = (),
+    group: Names = (),
     fold_column: str | None = None,
     image_column: str = "image",
     labels: str | None = None,
-    minimum: float | None = None,
-    unit: str = "",
     classes: Mapping[str, Sequence[str]] = {},
-) -> Table:
-    """Read a table with one row per image, or in the CSIRO layout, which its columns identify.
+) -> pd.DataFrame:
+    """Read a table with one row per image.
 
-    A column with numbers gives numbers, one with words gives classes. In the CSIRO layout (one row per image and
-    target) the targets are the five masses unless some are named, the smallest value is 0, and any column that is the
-    same in all rows of an image can be named as well. Spaces around a cell do not count. An empty cell and ``nan`` are
-    missing values; of a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where
-    all cells are numbers, else as text (NFC).
+    A column with numbers gives numbers, one with words gives classes. An empty cell and ``nan`` are missing values; of
+    a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are
+    numbers, else as text. ``frame.pivot(index=, columns=, values=)`` turns rows per image and target into a table.
 
     Args:
-        source: the path of a CSV file (UTF-8, with a header row), or a pandas DataFrame.
+        source: the path of a CSV file (UTF-8, with a header row, separated by ``,``, ``;`` or tabs; with the last two
+            numbers may have decimal commas), or a pandas DataFrame.
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
-        group: columns whose equal values belong in one fold; empty in the CSIRO layout = State and Sampling_Date.
+        group: columns whose equal values belong in one fold.
         fold_column: the column with the name of each image's fold.
         image_column: the column with the file names; a DataFrame without it has them in its index.
         labels: the column with the file names of dense labels; an image whose cell is empty has none.
-        minimum: the smallest value a prediction may take (0 for masses and fractions).
-        unit: the unit of the numbers, for people.
         classes: column -> class names in their order, which admits no others; empty = those that occur, also numbers.
+
+    Returns:
+        The table; its columns are listed above.
 
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a cell does not fit.
     """
-    is_long = set(CSIRO_COLUMNS) <= set(header := header_of(source))
-    names = _columns(targets) or (tuple(CSIRO_WEIGHTS) if is_long else ())
-    if not names and labels is None:
-        raise DataError(f"no target columns were named; the table has {', '.join(header)}")
-    by_layout = tuple(column for column in CSIRO_GROUP if is_long and column in header)
-    in_group = _columns(group) if group is None or group else by_layout
-    columns = (image_column, *names, *_columns(auxiliary), *in_group, *_columns(fold_column), *_columns(labels))
-    sheet = (_read_long if is_long else read_sheet)(source, columns, image_column)
-    refuse_times(source, (*names, *_columns(auxiliary)))
-    ids = tuple(sheet.cells(image_column))
-    refuse_repeats(ids, f"{sheet.name}: the image", "keep one row for each image")
-    table = Table(
-        ids,
-        existing_files(ids, images, f"images named in {sheet.name}"),
-        {},
-        row_labels(sheet, in_group, "group"),
-        minimum=minimum,
-        labels=None if labels is None else mask_files(sheet, labels, images),
-        folds=row_labels(sheet, _columns(fold_column), "fold"),
-    )
-    table = _with_values(table, sheet, names, _columns(auxiliary), classes, unit)
-    return _with_layout(table) if is_long else table
+    wanted, helping, grouped, folded, masks = (_listed(x) for x in (targets, auxiliary, group, fold_column, labels))
+    if not wanted and not masks:
+        raise DataError("no target columns are named; name them with targets= (--targets)")
+    _check_roles((*wanted, *helping), classes)
+    name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
+    rows = _rows(source, image_column, (*wanted, *helping, *grouped, *folded, *masks))
+    ids = _ids(rows[image_column], f"{name}: the {image_column}")
+    files = existing_files(rows[image_column], images, f"images named in {name}")
+    rows.index = pd.Index(ids, dtype=object)
+    table = pd.DataFrame({IMAGES: pd.Series(files, rows.index, dtype=object)})
+    for column in (*wanted, *helping):
+        values = _values(rows[column], f"{name}: {column}", classes.get(column))
+        if values.notna().any():
+            table[column] = values
+        elif column in helping:
+            logger.warning("%s: column %r is empty; training goes without it", name, column)
+        else:
+            raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
+    for role, named in ((GROUP, grouped), (FOLD, folded)):
+        if named:
+            table[role] = _joined(rows[list(named)], role)
+    if labels is not None:
+        table[LABELS] = _label_files(rows[labels], images, f"labels named in column {labels!r} of {name}")
+    return table
 
 
-def _columns(names: Names | None) -> tuple[str, ...]:
+def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Read the cells of a CSV file as text, stripped and composed (NFC).
+
+    Args:
+        path: the file: UTF-8, with a header row, separated by ``,``, ``;`` or tabs.
+        columns: which it must have.
+
+    Raises:
+        DataError: if it cannot be read, a column is missing or occurs twice, there are no rows, or a row has another
+            number of cells.
+    """
+    try:
+        text = read_regular(path).decode("utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        # the engine in Python marks the cells that a short row lacks
+        options: dict[str, Any] = {"engine": "python", "header": None, "dtype": str, "keep_default_na": False}
+        cells = pd.read_csv(io.StringIO(text), sep=separator, **options) if text.strip() else pd.DataFrame([[""]])
+    except FileNotFoundError:
+        raise DataError(f"there is no file {path}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
+    header = [cell_text(cell) for cell in cells.iloc[0]]
+    _check_header(str(path), header, columns)
+    if len(cells) < 2:
+        raise DataError(f"{path} has a header and no rows")
+    if (short := cells.isna().any(axis=1)).any():
+        raise DataError(f"{path} row {short.argmax() + 1} has fewer cells than the header, which has {len(header)}")
+    found = cells.iloc[1:].map(cell_text).set_axis(header, axis=1)
+    found.attrs["decimal"] = "." if separator == "," else ","
+    return found
+
+
+def _rows(source: Any, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The cells of a CSV file, or the values of a DataFrame, whose index may stand for the column of images."""
+    if isinstance(source, str | os.PathLike):
+        return read_cells(source, (image_column, *columns))
+    if not isinstance(source, pd.DataFrame):
+        raise DataError(f"a table is {type(source).__name__}; expected the path of a CSV file or a pandas DataFrame")
+    frame = source.rename(columns=str)
+    if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
+        frame[image_column] = frame.index.map(str)
+    _check_header("the DataFrame", list(frame.columns), (*columns, image_column))
+    if frame.empty:
+        raise DataError("the DataFrame has no rows")
+    return frame
+
+
+def _ids(names: pd.Series, what: str) -> list[str]:
+    ids = [cell_text(value) for value in names]
+    if "" in ids:
+        raise DataError(f"{what} of row {ids.index('') + 2} is empty; name it, or remove the row")
+    _once(ids, what, "keep one row for each image")
+    return ids
+
+
+def _once(names: Sequence[str], what: str, remedy: str) -> None:
+    is_repeated = pd.Index(names, dtype=object).duplicated()
+    if is_repeated.any():
+        raise DataError(f"{what} {names[is_repeated.argmax()]!r} stands more than once; {remedy}")
+
+
+def _check_header(name: str, header: Sequence[str], columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in header:
+            hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
+            raise DataError(f"{name} has no column {column!r}.{hint} It has: {', '.join(header) or 'no header'}")
+        if header.count(column) > 1:
+            raise DataError(f"{name} has {header.count(column)} columns named {column!r}; give each its own name")
+
+
+def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
+    _once(columns, "the target or auxiliary column", "name it once, in one of the two roles")
+    if own := [column for column in columns if column in OWN_COLUMNS]:
+        raise DataError(f"a target or auxiliary column is named {own[0]!r}, as a column of the result; rename it")
+    if other := [column for column in classes if column not in columns]:
+        raise DataError(f"classes= lists those of {other[0]!r}, which is neither a target nor auxiliary")
+
+
+def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
+    """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
+    if (kind := pd.api.types.infer_dtype(column, skipna=True)) in _TIMES:
+        raise DataError(f"{what} holds {kind} values; expected numbers or classes: count days since a date of your own")
+    if isinstance(column.dtype, pd.CategoricalDtype) and listed is None:
+        listed = [str(name) for name in column.dtype.categories]
+    texts = column.astype(object).map(cell_text)
+    filled = texts[texts != ""]
+    if len(filled) < len(texts):
+        logger.info("%s is missing for %d of %d images", what, len(texts) - len(filled), len(texts))
+    words = filled[filled.map(_is_word).astype(bool)]
+    one_word = words.nunique() == 1 and len(words) < len(filled)  # such as NA among numbers
+    if listed is None and (one_word or len(words) * 2 <= len(filled)):
+        return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
+    return _classes(filled, filled if listed is not None else words, what, listed).reindex(column.index)
+
+
+def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
+    has_commas = decimal == "," and not texts.str.contains(".", regex=False).any()
+    plain = texts.str.replace(",", ".", regex=False) if has_commas else texts
+    for (row, text), number in zip(texts.items(), plain, strict=True):
+        if not is_number(number) or abs(float(number)) > LARGEST:
+            raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
+        if number.lstrip("+-").isdigit() and int(float(number)) != int(number):
+            raise _misfit(what, row, text, "a number that float64 holds exactly: subtract an offset")
+    return plain.astype("float64")
+
+
+def _classes(texts: pd.Series, named: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
+    are_numbers = all(map(is_number, texts))
+    labels = texts.map(lambda text: label_of(text, are_numbers))
+    if isinstance(listed, str):
+        raise DataError(f"{what}: classes= is {listed!r}; expected a list of names")
+    names = list(map(str, listed or ())) or sorted(labels[named.index].unique(), key=_in_order)
+    name_of = {label_of(cell_text(name), are_numbers): name for name in names}
+    if len(name_of) < len(names) or "" in name_of:
+        raise DataError(f"{what}: classes= lists {names}; expected names that differ, none empty or nan")
+    for row, label in labels.items():
+        if label not in name_of:
+            hint = f"one of {', '.join(names)}.{did_you_mean(label, names)}" if listed else "a class name"
+            raise _misfit(what, row, texts[row], f"{hint}: list it with classes= if it is one")
+    if len(names) == 1:
+        raise DataError(f"{what} holds the class {names[0]!r} alone; expected two classes or more")
+    return labels.map(name_of).astype(pd.CategoricalDtype(names))
+
+
+def _misfit(what: str, row: Any, text: str, expected: str) -> DataError:
+    return DataError(f"{what} of {row!r} is {text!r}; expected an empty cell where it is unknown, or {expected}")
+
+
+def _is_word(text: str) -> bool:
+    return as_decimal(text) is None and any(sign.isalpha() for sign in text)
+
+
+def _in_order(text: str) -> tuple[bool, float, str]:
+    """A key that sorts numbers by their size, before words."""
+    return (False, float(text), text) if is_number(text) else (True, 0.0, text)
+
+
+def _joined(rows: pd.DataFrame, role: str) -> list[str]:
+    """The label of each row; of several columns the joined ones."""
+    each = [same_labels(rows[column], rows.index, f"{role} in column {column!r}") for column in rows]
+    if len(each) == 1:
+        return [str(label) for label in each[0]]
+    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*each, strict=True)]
+
+
+def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Path]:
+    """Return the files of these names, below a folder if one is given; ``what`` calls them in messages.
+
+    A name is looked for as it is written, then in the forms NFC and NFD, which file systems exchange.
+
+    Raises:
+        DataError: if the folder or a file does not exist, or two names are one file.
+    """
+    texts = [str(name).strip() for name in names]
+    if folder is None:
+        return [Path(text) for text in texts]
+    root = _folder(folder)
+    files, missing = list[Path](), list[str]()
+    for text in texts:
+        forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+        found = [root / form for form in forms if (root / form).is_file()]
+        files += found[:1]
+        missing += [] if found else [repr(text)]
+    if missing:
+        shown = some_of(missing, _SHOWN)
+        raise DataError(f"{len(missing)} of {len(texts)} {what} are not in {folder}: {shown}; names are relative to it")
+    first: dict[Path, str] = {}
+    for text, file in zip(texts, files, strict=True):
+        if (other := first.setdefault(file.resolve(), text)) != text:
+            raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one row for each")
+    return files
+
+
+def _label_files(column: pd.Series, folder: PathLike | None, what: str) -> pd.Series:
+    """The label of each row: the file of a name, an array as it is, and None where the cell is empty."""
+    known = column.astype(object)[[not is_missing(value) for value in column]]
+    if known.empty:
+        raise DataError(f"there are no {what}; leave the column out, or fill in some")
+    if len(known) < len(column):
+        logger.info("there are %d %s for %d images", len(known), what, len(column))
+    named = known[[isinstance(value, str | os.PathLike) for value in known]]
+    files = dict(zip(named.index, existing_files(named, folder, what), strict=True))
+    found = [files.get(row, known.get(row)) for row in column.index]
+    return pd.Series(found, column.index, dtype=object)
+
+
+def _listed(names: Names | None) -> tuple[str, ...]:
     return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
 
-def _read_long(source: Any, columns: Sequence[str], image_column: str) -> Sheet:
-    """Read the CSIRO layout as a sheet with one row per image."""
-    others = [column for column in columns if column not in (*CSIRO_WEIGHTS, image_column)]
-    header = header_of(source)
-    for column in others:
-        if column not in header:
-            raise DataError(
-                f"the CSIRO layout has no column or target {column!r}.{did_you_mean(column, [*CSIRO_WEIGHTS, *header])}"
-                f" It has the columns {', '.join(header)} and the targets {', '.join(CSIRO_WEIGHTS)}. "
-                f"{' + '.join(CSIRO_GROUP)} identify the images that belong together"
-            )
-    long = read_sheet(source, (*CSIRO_COLUMNS, "target", *others), "image_path")
-    numbers(long, "target")  # before rows are joined: a wrong cell is named by its own row
-    wide: dict[str, dict[str, str]] = {}
-    places: dict[str, str] = {}
-    for row, place in zip(long.rows, long.places, strict=True):
-        image, name, where = row["image_path"], row["target_name"], f"{long.name} {place}"
-        places.setdefault(image, place)
-        first = wide.setdefault(image, {image_column: image, **{column: row[column] for column in others}})
-        if name not in CSIRO_WEIGHTS:
-            raise DataError(f"{where}: target_name {name!r} is none of {', '.join(CSIRO_WEIGHTS)}")
-        if name in first:
-            raise DataError(f"{where}: {image} has {name} twice")
-        for column in others:
-            if row[column] != first[column]:
-                raise DataError(f"{where}: {column} of {image} is {row[column]!r}, and {first[column]!r} before")
-        first[name] = row["target"]
-    for image, first in wide.items():
-        if missing := CSIRO_WEIGHTS.keys() - first:
-            raise DataError(f"{long.name}: {image} lacks {', '.join(sorted(missing))}; every image needs five rows")
-    return Sheet(long.name, list(wide.values()), list(places.values()))
-
-
-def _with_values(
-    table: Table,
-    sheet: Sheet,
-    targets: Sequence[str],
-    auxiliary: Sequence[str],
-    classes: Mapping[str, Sequence[str]],
-    unit: str,
-) -> Table:
-    """Fill in the targets and the auxiliary columns."""
-    columns = (*targets, *auxiliary)
-    refuse_repeats(columns, "the target or auxiliary column", "name it once, in one of the two roles")
-    for column, listed in classes.items():
-        if column not in columns:
-            raise DataError(f"classes= lists those of {column!r}, which is neither a target nor auxiliary")
-        if isinstance(listed, str) or len(set(listed)) < len(listed):
-            raise DataError(f"classes= gives {listed!r} for {column!r}; expected a list of names that differ")
-    values: dict[str, Values] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    for column in columns:
-        values[column], own = column_values(sheet, column, classes.get(column))
-        names |= {column: own} if own else {}
-        missing = int((values[column] == MISSING_CLASS if own else np.isnan(values[column])).sum())
-        if missing == len(table) and column in targets:
-            raise DataError(f"{sheet.name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
-        if missing == len(table):
-            logger.warning("%s: column %r is empty; training goes without it", sheet.name, column)
-            del values[column]
-        elif missing:
-            logger.info("%s: %s is missing for %d of %d images", sheet.name, column, missing, len(table))
-    return replace(
-        table,
-        targets={name: values[name] for name in targets},
-        auxiliary={name: values[name] for name in auxiliary if name in values},
-        units={name: unit for name in values if unit and name not in names},
-        classes={name: own for name, own in names.items() if name in values},
-    )
-
-
-def _with_layout(table: Table) -> Table:
-    """Add what the CSIRO layout defines: weights, sums, grams, and no mass below 0."""
-    names = set(table.targets)
-    return replace(
-        table,
-        weights={name: CSIRO_WEIGHTS[name] for name in table.targets} if names <= CSIRO_WEIGHTS.keys() else {},
-        units={**{name: "g" for name in {**table.targets, **table.auxiliary} if name in CSIRO_WEIGHTS}, **table.units},
-        minimum=0.0 if table.minimum is None else table.minimum,
-        sums={name: parts for name, parts in CSIRO_SUMS.items() if names >= {name, *parts}},
-    )
-
-
-_PARTS = {"train", "training", "val", "valid", "validation", "test"}
-
-
-def read_folders(images: str | os.PathLike[str]) -> Table:
+def read_folders(images: PathLike) -> pd.DataFrame:
     """Read images that lie in one folder per class, such as ``images/wheat/1.jpg``.
 
     Returns:
@@ -286,29 +313,21 @@ def read_folders(images: str | os.PathLike[str]) -> Table:
         DataError: if images lie next to the class folders, there are fewer than two, or one holds no images.
     """
     root = _folder(images)
-    folders = [path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    names = sorted({label_of(name, False) for name in folders})
-    ids = [path.relative_to(root).as_posix() for path in images_below(root)]
-    if loose := [name for name in ids if "/" not in name]:
-        raise DataError(
-            f"{root} holds {counted(len(loose), 'image')} next to the class folders: {some_of(loose, _SHOWN)}. Move "
-            "each into the folder of its class"
-        )
-    if len(names) < 2:
-        raise DataError(f"{root} has {counted(len(folders), 'folder')}; expected one per class, two or more")
-    if _PARTS.issuperset(name.lower() for name in names):
-        raise DataError(f"the folders of {root}, {', '.join(names)}, are parts, not classes; give the path of one")
-    class_of = {name: names.index(label_of(name, False)) for name in folders}
-    ids = [name for name in ids if name.split("/")[0] in class_of]
-    indices = [class_of[name.split("/")[0]] for name in ids]
-    used = set(indices)
-    if empty := [names[i] for i in sorted({*class_of.values()} - used)]:
+    names = {cell_text(path.name) for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
+    if loose := [name for name in files if "/" not in name]:
+        raise DataError(f"{root} holds images next to the class folders: {some_of(loose, _SHOWN)}; move each into one")
+    if len(names) < 2 or _PARTS.issuperset(name.lower() for name in names):
+        found = ", ".join(sorted(names)) or "none"
+        raise DataError(f"the folders of {root} are {found}; expected two or more, one per class, and no parts")
+    kept = {name: (path, cell_text(name.partition("/")[0])) for name, path in files.items() if name[0] != "."}
+    table = pd.DataFrame.from_dict(kept, "index", columns=[IMAGES, "class"])
+    if empty := names.difference(table["class"]):
         raise DataError(f"{root}: no images of the class {some_of(empty, _SHOWN)}; add some or remove the folder")
-    values = {"class": np.array(indices, dtype=np.int64)}
-    return Table(tuple(ids), tuple(root / name for name in ids), values, classes={"class": tuple(names)})
+    return table.astype({"class": pd.CategoricalDtype(sorted(names))})
 
 
-def read_masks(images: str | os.PathLike[str], labels: str | os.PathLike[str]) -> Table:
+def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     """Read a folder of images and a folder of masks; ``a/1.jpg`` belongs to ``a/1.png``.
 
     Returns:
@@ -321,31 +340,27 @@ def read_masks(images: str | os.PathLike[str], labels: str | os.PathLike[str]) -
     if image_root == label_root:
         raise DataError(f"images and masks are both in {image_root}; put the masks into a folder of their own")
     image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
-    for folder, has, lacks, missing in (
-        (label_root, "mask", "image", image_of.keys() - mask_of.keys()),
-        (image_root, "image", "mask", mask_of.keys() - image_of.keys()),
-    ):
-        if missing:
+    for folder, own, other in ((label_root, mask_of, image_of), (image_root, image_of, mask_of)):
+        if missing := [stem for stem in other if stem not in own]:
             raise DataError(
-                f"{folder} has no {has} for {counted(len(missing), lacks)}: {some_of(missing, _SHOWN)}. An image and "
-                "its mask have the same relative path, without the suffix"
+                f"{folder} lacks {counted(len(missing), 'file')} that the other folder has: "
+                f"{some_of(missing, _SHOWN)}. An image and its mask have the same relative path, without the suffix"
             )
-    ids = tuple(path.relative_to(image_root).as_posix() for path in image_of.values())
-    return Table(ids, tuple(image_of.values()), {}, labels=tuple(mask_of[stem] for stem in image_of))
-
-
-def _folder(path: str | os.PathLike[str]) -> Path:
-    if not Path(path).is_dir():
-        raise DataError(f"there is no folder {path}")
-    return Path(path)
+    pairs = {path.relative_to(image_root).as_posix(): (path, mask_of[stem]) for stem, path in image_of.items()}
+    return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
 
 
 def _by_stem(root: Path, other: Path) -> dict[str, Path]:
     """The images of a folder by their relative path without suffix; those below the other folder are not counted."""
-    found: dict[str, Path] = {}
-    for path in [path for path in images_below(root) if other not in path.parents or other in root.parents]:
-        if found.setdefault(path.relative_to(root).with_suffix("").as_posix(), path) != path:
-            raise DataError(f"{path} and another file differ in their suffix alone; keep one of them")
-    if not found:
+    files = [path for path in images_below(root) if other not in path.parents or other in root.parents]
+    if not files:
         raise DataError(f"the folder {root} holds no images")
-    return found
+    stems = [path.relative_to(root).with_suffix("").as_posix() for path in files]
+    _once(stems, f"{root}: the name without its suffix", "keep one of the files")
+    return dict(zip(stems, files, strict=True))
+
+
+def _folder(path: PathLike) -> Path:
+    if not Path(path).is_dir():
+        raise DataError(f"there is no folder {path}")
+    return Path(path)

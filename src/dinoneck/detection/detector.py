@@ -70,7 +70,7 @@ class Detector(nn.Module):
         record: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        recipe = backbone.preprocess.changed(size=size, fit="stretch", policy="error", interpolation="bilinear")
+        recipe = backbone.preprocess.changed(size=size, resize="stretch", pad_to="corner", interpolation="bilinear")
         self.preprocess: Preprocessing = recipe
         head.check_size(self.size, patch_pair(backbone.patch_size))
         head.levels.attach(backbone)

@@ -20,7 +20,7 @@ from torch import nn
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint.file import METADATA_KEY, canonical, check_path
+from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
@@ -301,7 +301,7 @@ def _description(model: Model, traced: Traced, measured: program.Parity | None, 
 
 
 def _output(name: str, shape: tuple[int, int], model: Model) -> dict[str, Any]:
-    task = next((task for task in model.combined.tasks if task.name == name.removesuffix(MAP)), None)
+    task = next((task for task in model.heads.predicted if task.name == name.removesuffix(MAP)), None)
     return {
         "name": name,
         "task": task and task.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -15,8 +15,9 @@ from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
+from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.inference.combined import CombinedHeads, grid_of
+from dinoneck.inference.passes import Reading, grid_of
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import load
 from dinoneck.layers.inputs import as_tokens
@@ -48,14 +49,12 @@ class Model(nn.Module):
     size_of: Callable[[GridSize], list[int]]
     describe: Callable[[list[str]], dict[str, Any]]
 
-    def __init__(
-        self, combined: CombinedHeads, heads: Sequence[Head], patch: tuple[int, int], recipe: Preprocessing | None
-    ) -> None:
+    def __init__(self, reading: Reading, head: Head, patch: tuple[int, int], recipe: Preprocessing | None) -> None:
         super().__init__()
-        self.combined, self.patch, self.recipe = combined, patch, recipe
-        self.heads, self.own = nn.ModuleList(heads), grid_of(recipe)
+        self.reading, self.patch, self.recipe = reading, patch, recipe
+        self.heads, self.own = head, grid_of(recipe)
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
-        self.dtypes = {next(head.parameters()).dtype for head in self.heads}
+        self.dtypes = {next(self.heads.parameters()).dtype}
 
     def merged(self) -> Self:
         """Return a copy with LoRA products added to its weights; itself where there are none."""
@@ -80,8 +79,8 @@ class TokensModel(Model):
                 step="pairing",
             )
         layers = tuple(getattr(loaded.head, "layer_indices", None) or record["layers"])
-        combined, patch = CombinedHeads([loaded], layers), patch_pair(record["patch_size"])
-        super().__init__(combined, [loaded.head], patch, checkpoint.preprocess)
+        reading = Reading(HeadEnsemble([loaded.head]), layers, bool(record.get("norm")), checkpoint.preprocess)
+        super().__init__(reading, loaded.head, patch_pair(record["patch_size"]), checkpoint.preprocess)
         self.record, self.layers, self.embed_dim = record, layers, loaded.head.embed_dim
         self.prefix = record["num_cls"] + record["num_registers"]
         self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
@@ -114,8 +113,7 @@ class TokensModel(Model):
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
         """Return ``{task: original units}``."""
-        outputs: dict[str, Tensor] = self.heads[0].natural(tokens)  # type: ignore[operator]
-        return outputs
+        return self.heads.natural(tokens)
 
 
 class ImagesModel(Model):
@@ -133,8 +131,8 @@ class ImagesModel(Model):
 
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
         backbone, recipe = predictor.backbone, predictor.preprocess
-        combined = copy.deepcopy(predictor._combined)
-        super().__init__(combined, combined.heads, patch_pair(backbone.adapter.patch_size), recipe)
+        [reading] = copy.deepcopy([*predictor.passes[0].readings.values()])
+        super().__init__(reading, reading.heads, patch_pair(backbone.adapter.patch_size), recipe)
         self.backbone = backbone if predictor.device.type == "cpu" else copy.deepcopy(backbone).to("cpu")
         self.inputs = [("images", ("batch", None, "height", "width"))]
         self.recipe, self.maps = recipe.changed(size=size), maps
@@ -180,12 +178,12 @@ class ImagesModel(Model):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
-        tokens = self.backbone(normalised)
-        outputs = self.combined.values(tokens)  # (B, dim) or (B, dim, rows, cols)
+        tokens = self.reading.tokens(self.backbone, self.backbone(normalised))
+        outputs = self.heads.natural(tokens)  # (B, dim) or (B, dim, rows, cols)
         if self.maps:
-            outputs |= {name + MAP: x for name, x in self.combined.maps(tokens).items() if outputs[name].ndim == 2}
-            gate = self.combined.gate(tokens)  # (B, 1, rows, cols)
-            outputs |= {} if gate is None else {GATE: gate}
+            outputs |= {name + MAP: x for name, x in self.heads.predict_maps(tokens).items() if outputs[name].ndim == 2}
+            gate = self.reading.heads.gate(tokens)  # (B, rows, cols)
+            outputs |= {} if gate is None else {GATE: gate[:, None]}
         valid = _is_valid(normalised)
         return {name: x.float() * (valid if x.ndim == 4 else valid.flatten(1)) for name, x in outputs.items()}
 

@@ -61,7 +61,7 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
         )
     only, reason = _fixed(model, asked)
     if grid := asked or only:
-        model.combined.check_grid(grid, turned=False)
+        model.reading.check_grid(grid, turned=False)
         if model.only not in (None, grid):
             raise CheckpointError(f"size is {size_text(model, grid)}, but {reason}", step="config")
         return _exported(model, grid)._replace(reason=None if asked else reason)
@@ -96,7 +96,7 @@ def _fixed(model: Model, asked: GridSize | None) -> tuple[GridSize | None, str |
     """The one grid that backbone or heads are limited to, and why."""
     if model.only is not None:
         return model.only, f"the backbone takes images of {size_text(model, model.only)} only"
-    if not any(scores_places(head) for head in model.heads):
+    if not scores_places(model.heads):
         return None, None
     reason = "a gate of mode 'mlp' scores the places of one grid"
     if model.own is None and asked is None:

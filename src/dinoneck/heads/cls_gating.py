@@ -184,7 +184,7 @@ class CLSGatingHead(Head):
         >>> head(tokens)["mass"].shape, head.gate(tokens).shape
         (torch.Size([2, 1]), torch.Size([2, 2, 3]))
 
-    Reference: the published notebook whose weights :func:`dinoneck.checkpoint.import_cls_gating` reads.
+    Reference: a published notebook; ``examples/biomass/published.py`` reads its weights.
     """
 
     def __init__(

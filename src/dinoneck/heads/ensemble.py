@@ -13,7 +13,8 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.heads.head import Head, recompute_derived
-from dinoneck.layers.inputs import Plain, TokensLike
+from dinoneck.heads.patch_mean import PatchMeanHead
+from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
@@ -32,8 +33,9 @@ class HeadEnsemble(Head):
 
     Args:
         members: heads, which are used, not copied; or ``{"type": head_type, "config": {...}}`` each.
-        weights: one per member; None = equal. For ``mean`` only.
+        weights: one per member; None = equal. For ``mean`` only. A member with weight 0 does not run.
         reduce: ``"mean"`` or ``"median"`` over the members with a task.
+        layers: block indices that each member reads; None = every member takes the tokens as they come.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
@@ -60,6 +62,7 @@ class HeadEnsemble(Head):
         members: Sequence[Head],
         weights: Sequence[float] | None = None,
         reduce: Reduce = "mean",
+        layers: Sequence[Sequence[int]] | None = None,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -67,7 +70,7 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        self._weights, self._reduce = weights, reduce
+        self._weights, self._reduce, self._layers = weights, reduce, layers
         self.heads = nn.ModuleList(members)
         if (device, dtype) != (None, None):
             self.heads.to(device=device, dtype=dtype)
@@ -81,11 +84,19 @@ class HeadEnsemble(Head):
         self.compositions = tuple(task.parts_of for task in predicted if isinstance(task, Composed) and task.parts_of)
         if weights is not None:
             _check_weights(weights, members, reduce, self.tasks)
+        if layers is not None and (len(layers) != len(members) or not all(layers)):
+            raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
 
     @classmethod
-    def from_heads(cls, heads: Sequence[Head], weights: Sequence[float] | None = None, reduce: Reduce = "mean") -> Self:
-        """Return ``HeadEnsemble(heads, weights, reduce)``."""
-        return cls(heads, weights, reduce)
+    def from_heads(
+        cls,
+        heads: Sequence[Head],
+        weights: Sequence[float] | None = None,
+        reduce: Reduce = "mean",
+        layers: Sequence[Sequence[int]] | None = None,
+    ) -> Self:
+        """Return ``HeadEnsemble(heads, weights, reduce, layers)``."""
+        return cls(heads, weights, reduce, layers)
 
     @property
     def weights(self) -> Sequence[float] | None:
@@ -98,17 +109,39 @@ class HeadEnsemble(Head):
         return self._reduce
 
     @property
+    def layers(self) -> Sequence[Sequence[int]] | None:
+        """The block indices that each member reads, as constructed."""
+        return self._layers
+
+    @property
+    def layer_indices(self) -> tuple[int, ...] | None:
+        """All block indices that members read, shallow first; None where they take the tokens as they come."""
+        return None if self.layers is None else tuple(sorted({index for own in self.layers for index in own}))
+
+    @property
+    def trained_on(self) -> Origin | None:
+        """Which tokens the members were trained on, see :class:`Head`."""
+        return self._members()[0].trained_on
+
+    @trained_on.setter
+    def trained_on(self, origin: Origin | None) -> None:
+        """Set it of every member; one that reads other layers expects those."""
+        for number, head in enumerate(self._members()):
+            own = None if self.layers is None else tuple(self.layers[number])
+            head.trained_on = origin if origin is None or own is None else replace(origin, layers=own)
+
+    @property
     def _patch_size(self) -> PatchSize:
         return self._members()[0]._patch_size
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one in a member's file, see :meth:`Head.check_origin`."""
-        for head in self._members():
-            head.check_origin(tokens)
+        for number, head in enumerate(self._members()):
+            head.check_origin(self._fed(tokens, number))
 
     def members_predict(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (K, B, dim)}`` in original units: the predictions of its K members."""
-        rows = self._each(self._tokens(tokens, **plain))
+        rows = [row for _, row in self._each(self._tokens(tokens, **plain))]
         return {task.name: torch.stack([row[task.name] for row in rows if task.name in row]) for task in self.predicted}
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -123,26 +156,62 @@ class HeadEnsemble(Head):
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{name: (B, dim)}`` in original units, probabilities for classes and ratios."""
-        rows = self._each(self._tokens(tokens, **plain))
-        return recompute_derived(self.predicted, {task.name: self._reduced(task, rows) for task in self.predicted})
+        return recompute_derived(self.predicted, self.averaged(self._tokens(tokens, **plain)))
+
+    def averaged(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return :meth:`natural` before what follows from other outputs is recomputed; callers that average do that."""
+        rows = self._each(tokens)
+        return {task.name: self._reduced(task, rows) for task in self.predicted}
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the members' maps, reduced, for the tasks that have maps."""
         tokens = self._tokens(tokens, **plain)
-        rows = [head.predict_maps(tokens) for head in self._members()]
-        found = [task for task in self.tasks if any(task.name in row for row in rows)]
+        rows = [(weight, head.predict_maps(own)) for weight, head, own in self._running(tokens)]
+        found = [task for task in self.tasks if any(task.name in row for _, row in rows)]
         return {task.name: self._reduced(task, rows) for task in found}
+
+    @torch.no_grad()
+    def gate(self, tokens: Tokens) -> Tensor | None:
+        """Return the weighted mean gate (B, rows, cols) of the members that have one; None without."""
+        running = [one for one in self._running(tokens) if isinstance(one[1], HeadEnsemble | CLSGatingHead)]
+        gates = [(weight, gate) for weight, head, own in running if (gate := head.gate(own)) is not None]
+        if not gates:
+            return None
+        total = sum(weight for weight, _ in gates)
+        return torch.stack([gate * (weight / total) for weight, gate in gates]).sum(dim=0)
+
+    def by_cells(self) -> set[str]:
+        """Return the tasks whose value over any area is the sum or mean of their map there."""
+        names = {task.name for task in self.tasks if task.is_map or task.kind == "density"}
+        if self.reduce == "median":
+            return names
+        for task in self.tasks:
+            if task.kind == "regression" and all(_is_mean_of_map(head, task.name) for head in _leaves(self)):
+                names.add(task.name)
+        return names
 
     def _members(self) -> list[Head]:
         return [cast("Head", head) for head in self.heads]
 
-    def _each(self, tokens: Tokens) -> list[dict[str, Tensor]]:
-        """The predictions of every member in original units, composed wherever it has what that needs."""
-        return [with_composed(head.natural(tokens), self.compositions) for head in self._members()]
+    def _running(self, tokens: Tokens) -> Iterator[tuple[float, Any, Tokens]]:
+        """Weight, member and its tokens, for the members whose weight is not 0."""
+        for number, head in enumerate(self._members()):
+            if weight := 1.0 if self.weights is None else self.weights[number]:
+                yield weight, head, self._fed(tokens, number)
 
-    def _reduced(self, task: Task, rows: Sequence[dict[str, Tensor]]) -> Tensor:
-        name, outputs = task.name, [row[task.name] for row in rows if task.name in row]
+    def _fed(self, tokens: Tokens, number: int) -> Tokens:
+        """Tokens of the layers that a member reads."""
+        own = None if self.layers is None else tuple(self.layers[number])
+        return tokens if own in (None, tokens.layers) else tokens.select(own)
+
+    def _each(self, tokens: Tokens) -> list[tuple[float, dict[str, Tensor]]]:
+        """Weight and predictions of every member in original units, composed wherever it has what that needs."""
+        running = self._running(tokens)
+        return [(weight, with_composed(head.natural(own), self.compositions)) for weight, head, own in running]
+
+    def _reduced(self, task: Task, rows: Sequence[tuple[float, dict[str, Tensor]]]) -> Tensor:
+        name, outputs = task.name, [row[task.name] for _, row in rows if task.name in row]
         if any(output.shape[2:] != outputs[0].shape[2:] for output in outputs):
             sizes = ", ".join("x".join(str(side) for side in output.shape[2:]) for output in outputs)
             raise ShapeError(
@@ -153,7 +222,7 @@ class HeadEnsemble(Head):
             return median_of(task, stacked)
         if self.weights is None:
             return stacked.mean(dim=0)
-        weights = [weight for weight, row in zip(self.weights, rows, strict=True) if name in row]
+        weights = [weight for weight, row in rows if name in row]
         shares = constants(weights, stacked) / sum(weights)
         return torch.einsum("k,k...->...", shares, stacked)
 
@@ -172,6 +241,24 @@ def median_of(task: Task, stacked: Tensor) -> Tensor:
     return torch.where(size > 1e-6 * of_mean, median, mean)
 
 
+def _leaves(head: Head) -> Iterator[Head]:
+    """The head, or the members of an ensemble that averages."""
+    if isinstance(head, HeadEnsemble) and head.reduce == "mean":
+        for member in head._members():
+            yield from _leaves(member)
+    else:
+        yield head
+
+
+def _is_mean_of_map(head: Head, name: str) -> bool:
+    """Whether a head does not know a task, or its value is the mean of its map."""
+    task = next((task for task in head.predicted if task.name == name), None)
+    if task is None:
+        return True
+    affine = task.transform is None or task.transform.is_affine
+    return isinstance(head, PatchMeanHead) and affine and not isinstance(task, Composed)
+
+
 def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Composition]) -> dict[str, Tensor]:
     """Return predictions in original units, and what they lack of the compositions whose inputs they hold."""
     lacking = [own for own in compositions if own.name not in values and {*own.inputs} <= values.keys()]
@@ -180,11 +267,11 @@ def with_composed(values: Mapping[str, Tensor], compositions: Sequence[Compositi
 
 def _check_weights(weights: Sequence[float], members: Sequence[Head], reduce: str, tasks: Sequence[Task]) -> None:
     if len(weights) != len(members):
-        raise ConfigError(f"{len(weights)} weights for {len(members)} members")
+        raise ConfigError(f"weights are {tuple(weights)}: {len(weights)} for {len(members)} heads; give one per head")
     if min(weights) < 0 or not 1e-30 < sum(weights) < 1e30:
         raise ConfigError(f"weights are {tuple(weights)}; expected ordinary numbers of 0 or more, not all 0")
     if reduce == "median":
-        raise ConfigError("weights have no meaning for reduce='median'; leave them out")
+        raise ConfigError(f"weights are {tuple(weights)}; they have no meaning for reduce='median', leave them out")
     used = {task.name for weight, head in zip(weights, members, strict=True) if weight for task in head.tasks}
     if unused := sorted({task.name for task in tasks} - used):
         raise ConfigError(f"every member that knows task {unused[0]!r} has weight 0")

@@ -37,6 +37,7 @@ class Head(Configured, nn.Module):
     compositions: tuple[Composition, ...] = ()
     embed_dim: int
     trained_on: Origin | None = None
+    _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
 
     def _set_tasks(self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind) -> None:
         """Check and keep what the head predicts; no ``kinds`` = tasks of any kind."""
@@ -88,7 +89,7 @@ class Head(Configured, nn.Module):
     def _tokens(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tokens:
         """Tokens, of plain tensors too, checked against what this head was built for and trained on."""
         tokens = as_tokens(tokens, **plain, patch_size=self._patch_size, owner=self)
-        self.check_origin(check_tokens(tokens, self, self.embed_dim))
+        self.check_origin(check_tokens(tokens, self, self.embed_dim, num_layers=self._takes_layers))
         return tokens
 
 
@@ -103,14 +104,14 @@ class Light(nn.Module):
         self.activation = task.activation
         self.hidden = None if hidden_dim is None else nn.Linear(in_dim, hidden_dim, **factory)
         self.out = nn.Linear(hidden_dim or in_dim, task.dim, **factory)
-        _start(self.out, self.activation)
+        start(self.out, self.activation)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
         if self.hidden is not None:
             self.hidden.reset_parameters()
         self.out.reset_parameters()
-        _start(self.out, self.activation)
+        start(self.out, self.activation)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return predictions in normalised units."""
@@ -138,14 +139,14 @@ class Tower(nn.Module):
         self.activation = task.activation
         self.blocks = nn.ModuleList(ConvBlock(channels, channels, 1, norm, activation, **factory) for _ in range(depth))
         self.out = MapLinear(channels, task.dim, **factory)
-        _start(self.out, self.activation)
+        start(self.out, self.activation)
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
         for block in self.blocks:
             reset(block)
         self.out.reset_parameters()
-        _start(self.out, self.activation)
+        start(self.out, self.activation)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the prediction of every cell in normalised units."""
@@ -215,7 +216,7 @@ def task_map(task: Task, cells: Tensor) -> Tensor:
     return cells / DENSITY_CELLS if task.kind == "density" and task.aggregate == "sum" else cells
 
 
-def _start(layer: nn.Linear, activation: Activation | None) -> None:
+def start(layer: nn.Linear, activation: Activation | None) -> None:
     """Start a ReLU at 1 on average, so that it is not dead for every sample."""
     if activation == "relu":
         with torch.no_grad():

@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 
-from dinoneck.backbones.adapter import evaluating
 from dinoneck.data.decoding import ImageInput
 from dinoneck.errors import BusyError, ConfigError
-from dinoneck.grid import PreparedImages
 from dinoneck.inference.predictor import Predictor
 
 Answer = dict[str, Any]
@@ -28,7 +26,7 @@ class _Asked:
 
     __slots__ = ("answer", "maps", "prepared")
 
-    def __init__(self, prepared: PreparedImages, maps: bool) -> None:
+    def __init__(self, prepared: list[Any], maps: bool) -> None:
         self.prepared, self.maps = prepared, maps
         self.answer: Future[Answer] = Future()
 
@@ -109,10 +107,10 @@ class MicroBatcher:
     def submit(self, image: ImageInput, maps: bool = False) -> Future[Answer]:
         """Prepare one image in this thread and return a future of its answer; raises as :meth:`predict` does."""
         self._refuse_if_full()
-        ready = self.predictor._ready(image)
-        if isinstance(ready, torch.Tensor):
+        ready = self.predictor.ready(image)
+        if any(isinstance(one, torch.Tensor) for one in ready):
             done: Future[Answer] = Future()
-            done.set_result(self.predictor(ready, maps)[0])
+            done.set_result(self.predictor.predicted([ready], maps)[0])
             return done
         asked = _Asked(ready, maps)
         with self._changed:
@@ -189,7 +187,7 @@ class MicroBatcher:
 
     def _answer(self, asked: Sequence[_Asked], maps: bool) -> None:
         try:
-            answers = self._pass([one.prepared for one in asked], maps)
+            answers = self.predictor.predicted([one.prepared for one in asked], maps)
         except BaseException as error:  # whatever ends the thread would leave everybody waiting
             if len(asked) > 1:
                 for one in asked:
@@ -199,8 +197,3 @@ class MicroBatcher:
             return
         for one, answer in zip(asked, answers, strict=True):
             one.answer.set_result(answer)
-
-    @torch.no_grad()
-    def _pass(self, prepared: Sequence[PreparedImages], maps: bool) -> list[Answer]:
-        with evaluating(self.predictor.backbone, *self.predictor._combined.heads):
-            return self.predictor._predicted(prepared, maps)

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
+from dinoneck.heads.head import recompute_derived
 from dinoneck.progress import progress
 from dinoneck.tasks import Task, columns_of
 
@@ -30,6 +31,10 @@ class BatchPredictions(NamedTuple):
     values: dict[str, Tensor]
     maps: dict[str, Tensor]
     gate: Tensor | None = None
+
+    def derived(self, tasks: Sequence[Task]) -> BatchPredictions:
+        """Return these averages with the outputs that follow from others recomputed."""
+        return self._replace(values=recompute_derived(tasks, self.values))
 
     def rows(self, maps: bool) -> list[dict[str, Any]]:
         """Return one plain dict per image: floats or arrays, with ``"maps"`` (and ``"gate"``) if asked for.

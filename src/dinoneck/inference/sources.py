@@ -14,7 +14,7 @@ from torch import nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.load import load_backbone
-from dinoneck.checkpoint.file import head_files
+from dinoneck.checkpoint.format import canonical, head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.hub import names_a_repo
 from dinoneck.checkpoint.pairing import NAMED, check_records, need
@@ -45,7 +45,10 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
 
     Raises:
         CheckpointError: if there are none.
+        ConfigError: for a mapping.
     """
+    if isinstance(heads, Mapping):
+        raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; expected a list, or one head")
     single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
     given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
     if not given:
@@ -114,7 +117,7 @@ def load(source: HeadSource) -> LoadedHead:
     return LoadedHead(module, None, None)
 
 
-def revisions_of(sources: Sequence[HeadSource], read: Sequence[HeadSource]) -> dict[str, str]:
+def revisions_of(sources: Sequence[HeadSource], read: Sequence[object]) -> dict[str, str]:
     """Return hub repository -> the commit its heads are of."""
     pairs = [
         (str(source), checkpoint.revision)
@@ -124,29 +127,84 @@ def revisions_of(sources: Sequence[HeadSource], read: Sequence[HeadSource]) -> d
     return {repo: commit for repo, commit in pairs if commit is not None}
 
 
-def rebuilt_backbone(loaded: Sequence[LoadedHead]) -> Backbone:
-    """Load the backbone that the files name, with the LoRA weights that travel with them.
+def check_alike(loaded: Sequence[LoadedHead]) -> None:
+    """Refuse heads of a list that are not of one type, configuration (apart from fitted transforms) and backbone.
 
     Raises:
-        CheckpointError: if they name none, or differ in their LoRA weights.
+        CheckpointError: naming the first difference.
     """
-    tuned = {(item.backbone.get("adapter") or {}).get("sha256") for item in loaded if item.backbone is not None}
-    if len(tuned) > 1:
-        raise CheckpointError(
-            "the heads were trained with different LoRA weights, which one backbone cannot have at once; predict with "
-            "them one by one",
-            step="pairing",
-        )
-    record = next((item.backbone for item in loaded if item.backbone is not None), None)
-    if record is None:
+    first = loaded[0]
+    for number, item in enumerate(loaded[1:], 2):
+        pairs: list[tuple[str, Any, Any]] = [("head_type", type(first.head).__name__, type(item.head).__name__)]
+        pairs += [("config", _unfitted(first.head.config), _unfitted(item.head.config))]
+        if first.backbone is not None and item.backbone is not None:
+            pairs += [("backbone", _without(first.backbone, "probe"), _without(item.backbone, "probe"))]
+        for name, one, other in pairs:
+            if found := _difference(one, other, name):
+                raise CheckpointError(
+                    f"heads 1 and {number} of the list differ ({found}); a list is averaged as one ensemble of alike "
+                    "heads. Run different heads next to each other with a mapping, {'depth': a, 'classes': b} "
+                    "(--heads depth=A --heads classes=B), or average them with HeadEnsemble.from_heads",
+                    step="pairing",
+                )
+
+
+def _unfitted(config: Any) -> Any:
+    """A configuration without the numbers of fitted transforms."""
+    if isinstance(config, Mapping):
+        own = _without(config, "mean", "std") if config.get("$") == "TargetTransform" else config
+        return {key: _unfitted(value) for key, value in own.items()}
+    return [_unfitted(value) for value in config] if isinstance(config, list) else config
+
+
+def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in names}
+
+
+def _difference(one: Any, other: Any, where: str) -> str | None:
+    """The place and the values of the first difference of two plain values."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        parts = [(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other})]
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        parts = [(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(one, other, strict=True))]
+    elif isinstance(one, list) and isinstance(other, list):
+        return f"{where}: {len(one)} / {len(other)} entries"
+    else:
+        return None if one == other else f"{where}: {str(one)[:80]} / {str(other)[:80]}"
+    return next((found for part in parts if (found := _difference(*part))), None)
+
+
+def same_backbone(record: Mapping[str, Any] | None) -> str | None:
+    """Return what heads have in common that can read one pass: their backbone record without layers and norm."""
+    return None if record is None else canonical(_without(record, "layers", "norm", "probe")).decode()
+
+
+def reads(item: LoadedHead, backbone: Backbone) -> tuple[tuple[int, ...], bool]:
+    """Return the layers that a head reads, and whether with the final norm; of a module without record, the backbone's.
+
+    Raises:
+        CheckpointError: if its record does not state the layers.
+    """
+    own = getattr(item.head, "layer_indices", None)
+    if item.backbone is None:
+        return own or backbone.layers, backbone.norm
+    norm = item.backbone.get("norm")
+    return tuple(need(item.backbone, "layers")), backbone.norm if norm is None else norm
+
+
+def rebuilt_backbone(item: LoadedHead) -> Backbone:
+    """Load the backbone that a head's file names, with the LoRA weights that travel with it.
+
+    Raises:
+        CheckpointError: if it names none.
+    """
+    if item.backbone is None:
         raise CheckpointError(
             "the heads do not name the backbone that they need; pass backbone=, or save them with it", step="pairing"
         )
-    backbone = rebuild(record)
-    for item in loaded:
-        if item.checkpoint is not None and item.checkpoint.adapter_state:
-            item.checkpoint.apply_adapter(backbone)
-            break
+    backbone = rebuild(item.backbone)
+    if item.checkpoint is not None and item.checkpoint.adapter_state:
+        item.checkpoint.apply_adapter(backbone)
     return backbone
 
 
@@ -161,13 +219,14 @@ def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool)
     if probe:
         for item in loaded:
             if item.checkpoint is not None:
-                layers = need(item.checkpoint.meta["backbone"] or {}, "layers")
-                item.checkpoint.check_backbone(backbone.with_layers(layers), probe=True)
+                record = item.checkpoint.meta["backbone"] or {}
+                own_layers = backbone.with_layers(need(record, "layers"), record.get("norm"))
+                item.checkpoint.check_backbone(own_layers, probe=True)
         return
     own = backbone.record() if any(item.backbone is not None for item in loaded) else {}
     for item in loaded:
         if item.backbone is not None:
-            check_records(item.backbone, own, layers=False)
+            check_records(item.backbone, {**own, "norm": item.backbone.get("norm")}, layers=False)  # applied per head
         elif item.checkpoint is not None:
             warnings.warn(
                 f"the file of this {type(item.head).__name__} does not state its backbone, so {backbone.name!r} is "
@@ -185,14 +244,17 @@ def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:
     found = [item.inputs for item in loaded if item.inputs is not None]
     for other in found[1:]:
         if other != found[0]:
-            one, two = found[0].record(), other.record()
-            differ = ", ".join(f"{key} {one[key]!r} / {two[key]!r}" for key in one if one[key] != two[key])
             raise CheckpointError(
-                f"the heads need images prepared differently ({differ}); predict with them one by one, or pass "
-                "preprocess=",
+                f"the heads need images prepared differently ({differing(found[0].record(), other.record())}); predict "
+                "with them one by one, or pass preprocess=",
                 step="pairing",
             )
     return found[0] if found else None
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return the entries of two records that differ, with both values."""
+    return ", ".join(f"{key} {one[key]!r} / {other[key]!r}" for key in one if one[key] != other[key])
 
 
 def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
@@ -264,13 +326,14 @@ def _check_name(name: str, source: Any) -> None:
         )
 
 
-def recorded_views(heads: Sequence[HeadSource]) -> TTA:
+def recorded_views(heads: Sequence[LoadedHead]) -> TTA:
     """Return the views that the files of these heads record; ``"none"`` for modules and files without a record.
 
     Raises:
         CheckpointError: if they differ, or are not known here.
     """
-    recorded = {_views_of(head) for head in heads}
+    records = [item.checkpoint.meta["tta"] if item.checkpoint is not None else None for item in heads]
+    recorded = {"none" if record is None else str(record["ops"]) for record in records}
     if len(recorded) > 1 or not recorded <= VIEWS.keys():
         raise CheckpointError(
             f"the heads record the views {', '.join(map(repr, sorted(recorded)))}; expected the same of all heads, one "
@@ -278,8 +341,3 @@ def recorded_views(heads: Sequence[HeadSource]) -> TTA:
             step="pairing",
         )
     return cast("TTA", recorded.pop())
-
-
-def _views_of(head: HeadSource) -> str:
-    record = head.meta["tta"] if isinstance(head, HeadCheckpoint) else None
-    return "none" if record is None else str(record["ops"])

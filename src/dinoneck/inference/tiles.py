@@ -88,13 +88,14 @@ class Tiling:
                 f"tile is {self.tile} px (height, width) and the patch {patch} px, which does not divide it; "
                 f"pass tile={near}"
             )
-        if recipe.size is not None and recipe.fit != "stretch":
+        if recipe.size is not None and recipe.resize != "stretch":
             ratios = [own / side for own, side in zip(recipe.size, self.tile, strict=True)]
             if not math.isclose(*ratios, rel_tol=0.01):
                 width = round(self.tile[0] * recipe.size[1] / recipe.size[0])
                 raise ConfigError(
                     f"tile is {self.tile} px, the heads' images are {recipe.size} px (height, width) and "
-                    f"fit={recipe.fit!r} keeps proportions; pass a tile of the same, such as {(self.tile[0], width)}"
+                    f"resize={recipe.resize!r} keeps proportions; pass a tile of the same, such as "
+                    f"{(self.tile[0], width)}"
                 )
         for length, overlap in zip(*self._lengths(recipe), strict=True):
             if overlap >= length:
@@ -112,13 +113,15 @@ class Tiling:
 
         An image that fits a tile is prepared as without tiles. Heads with a size of their own: a larger image is
         resampled by the scale that brings a tile to that size, rounded to whole patches (so that every pixel counts,
-        by at most half a patch in all). Heads without: it keeps its (scaled) size, and the recipe's policy decides what
-        becomes of a remainder.
+        by at most half a patch in all). Heads without: it keeps its own size, and ``resize`` of the recipe decides what
+        becomes of a remainder; with a scale it is resampled to whole patches.
         """
         if recipe.size is not None and self.fits(image_size):
             return recipe
+        if recipe.size is None and self.scale == 1:
+            return recipe
         if recipe.size is None:
-            return recipe if self.scale == 1 else recipe.changed(size=self._scaled(image_size), fit="stretch")
+            return recipe.changed(size=self._scaled(image_size), resize="stretch", pad_to="corner")
         lengths, _ = self._lengths(recipe)
         sides = [
             max(1, round(side * self.scale * length / tile)) * own
@@ -126,7 +129,7 @@ class Tiling:
                 image_size, lengths, self.tile, patch_pair(recipe.patch_size), strict=True
             )
         ]
-        return recipe.changed(size=(sides[0], sides[1]), fit="stretch")
+        return recipe.changed(size=(sides[0], sides[1]), resize="stretch", pad_to="corner")
 
     def axes(self, grid: GridSize, recipe: Preprocessing) -> tuple[TileAxis, TileAxis]:
         """Return where tiles lie on the patch grid of a prepared image; ``recipe`` is the heads'."""
@@ -143,7 +146,8 @@ class Tiling:
 
     def _lengths(self, recipe: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
         """(rows, cols) of a tile, and of its overlap, in patches."""
-        lengths = TokenGrid(recipe.patch_size, recipe.policy).size(recipe.size or self.tile)
+        canvas = recipe.placement(recipe.size or self.tile).canvas
+        lengths = TokenGrid(recipe.patch_size).size(canvas)
         shares = [self.overlap / side if isinstance(self.overlap, Integral) else self.overlap for side in self.tile]
         rows, cols = (
             math.ceil(share * length - 1e-9)  # 0.3 * 10 is 3, despite the last bit

@@ -98,10 +98,9 @@ class PyramidEncoder(nn.Module):
         rows, cols = patch_pair(self.backbone.patch_size)
         exact = height * down == images.shape[-2] * up and width * down == images.shape[-1] * up
         if not exact or not height or not width or height % rows or width % cols:
-            unit = self.ratio.denominator
             raise GridError(
                 f"images are {images.shape[-2]}x{images.shape[-1]} px; {self.features_at:g} times that is not a "
-                f"multiple of {rows}x{cols} patches. Pad or resize them to multiples of {rows * unit}x{cols * unit} px"
+                f"multiple of {rows}x{cols} patches. Pad or resize them to multiples of {rows * down}x{cols * down} px"
             )
 
     def extra_repr(self) -> str:
@@ -289,11 +288,10 @@ class DeferredEncoder:
                 value.copy_(initial[name])
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
-        backbone = encoder.backbone
-        adapter = backbone.adapter
-        adapter.origin, adapter.origin_dtype = {"kind": "file"}, backbone.dtype
+        adapter = encoder.backbone.adapter
+        adapter.origin, adapter.origin_dtype = {"kind": "file"}, encoder.backbone.dtype
         adapter.origin_sha256 = weight_hashes.digest(adapter.model)
-        backbone.train(encoder.training)
+        encoder.backbone.train(encoder.training)
 
 
 @contextmanager

@@ -33,7 +33,6 @@ except ImportError as error:
     raise missing_extra("transformers", "hf") from error
 
 MODEL_TYPE = "dinoneck"
-_FROZEN = "FrozenBatchNorm"
 
 
 class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ignore[misc]
@@ -375,7 +374,7 @@ def _recorded(blocks: Sequence[nn.Module], states: list[Tensor]) -> Iterator[Non
 
 
 def _frozen_norms(neck: nn.Module) -> bool:
-    return any(_FROZEN in type(module).__name__ for module in neck.modules())
+    return any("FrozenBatchNorm" in type(module).__name__ for module in neck.modules())
 
 
 register()

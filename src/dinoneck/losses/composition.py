@@ -47,7 +47,7 @@ class Composition:
         total (B, 1), ratio logits (B, parts) -> (B, parts + sums), in float32 or wider.
 
     Raises:
-        ConfigError: if a name is repeated, a sum is empty or names an unknown part, or there is no output.
+        ConfigError: if a name is repeated, a sum is empty or names an unknown part, or no output is named.
         ShapeError: if total or logits have another shape.
 
     Examples:

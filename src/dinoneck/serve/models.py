@@ -1,135 +1,120 @@
-"""What is served: a head (or several) on its backbone, or a detector."""
+"""What is served: heads on their backbone, or a detector; predictions as JSON values."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, Protocol
+import base64
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
+from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.decoding import ImageInput
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor
-from dinoneck.inference.sources import listed, opened
-from dinoneck.serve.responses import Maps, as_json
 from dinoneck.serve.settings import Settings
 
+MAPS = ("none", "lists", "png")
 
-class Model(Protocol):
+
+class Model(NamedTuple):
     """A loaded model.
 
     Attributes:
+        predict: returns the prediction for one image, pixels (3, H, W), as JSON values; with maps as one of MAPS.
         preprocess: the resizing and normalisation of images.
         facts: description for clients.
-        ready: what the log shows when the model is loaded.
     """
 
+    predict: Callable[[Tensor, str], dict[str, Any]]
     preprocess: Preprocessing
     facts: dict[str, Any]
-    ready: str
-
-    def predict(self, image: ImageInput, name: str, maps: Maps) -> dict[str, Any]:
-        """Return the prediction of one image as JSON values."""
-
-    def close(self) -> None:
-        """Complete the waiting predictions and stop."""
 
 
-def open_model(head: Any, settings: Settings) -> Model:
-    """Return the model of a head file, a folder of them, or a Hub repository, loaded and checked.
+def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
+    """Return the model of a head file, a folder of them, or a Hub repository, after a first prediction.
 
     Raises:
         CheckpointError: if a file cannot be used.
         BackboneError: if the backbone cannot be loaded.
-        ConfigError: for several detectors.
+        ConfigError: for views or batches of a detector, and for several files with a detector among them.
+        DataError: if its prediction is not finite.
     """
-    sources = opened(listed(head))
-    first = sources[0]
-    if isinstance(first, HeadCheckpoint) and first.head_type == HEAD_TYPE:
-        if len(sources) > 1:
-            raise ConfigError(f"{head} holds {len(sources)} files and the first is a detector; serve one detector file")
-        return DetectorModel(first, settings)
-    return HeadModel(sources, settings)
+    files = head_files(head) if Path(head).is_dir() else [head]
+    checkpoints = [HeadCheckpoint.load(file) for file in files]
+    is_detector = HEAD_TYPE in [checkpoint.head_type for checkpoint in checkpoints]
+    if is_detector and len(checkpoints) > 1:
+        raise ConfigError(f"{head} holds {len(files)} files, one of them a detector; expected one detector, or heads")
+    model = _detector(checkpoints[0], settings) if is_detector else _heads(checkpoints, settings)
+    model.facts.update(size=model.preprocess.size, digests=[checkpoint.meta["digest"] for checkpoint in checkpoints])
+    rows, cols = patch_pair(model.preprocess.patch_size)
+    model.predict(torch.rand(3, *(model.preprocess.size or (4 * rows, 4 * cols))), "none")
+    return model
 
 
-class DetectorModel:
-    """A detector; see :class:`Model`."""
+def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
+    predictor = Predictor(checkpoints, tta=settings.tta, device=settings.device)
+    batcher = MicroBatcher(predictor, max_batch=settings.batch, max_waiting=settings.concurrency + settings.batch)
 
-    def __init__(self, checkpoint: HeadCheckpoint, settings: Settings) -> None:
-        if (settings.batch, settings.tta) != (1, None):
-            raise ConfigError("batch and tta are for heads; leave them out for a detector")
-        self._detector = Detector.from_checkpoint(checkpoint, device=settings.device)
-        self.preprocess = self._detector.preprocess
-        self.ready = ", ".join(self._detector.classes)
-        self.facts: dict[str, Any] = {
-            "classes": list(self._detector.classes),
-            "digests": [checkpoint.meta["digest"]],
-            "backbone": self._detector.backbone.name,
-            "size": self.preprocess.size,
-            "device": str(self._detector.device),
-        }
-        self._detector.predict(torch.zeros(3, *self._detector.size))
-
-    def predict(self, image: ImageInput, name: str, maps: Maps) -> dict[str, Any]:
-        """Return the boxes of one image as JSON values."""
-        if maps != "none":
-            raise DataError("a detector has no maps; leave maps out")
-        [found] = self._detector.predict(image)
-        rows = zip(found["names"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
-        return {"name": name, "boxes": [{"label": label, "score": score, "box": box} for label, score, box in rows]}
-
-    def close(self) -> None:
-        """There is nothing to complete."""
-
-
-class HeadModel:
-    """Heads and their backbone; see :class:`Model`."""
-
-    def __init__(self, sources: Sequence[Any], settings: Settings) -> None:
-        self._predictor = Predictor(sources, tta=settings.tta, device=settings.device)
-        self.preprocess = self._predictor.preprocess
-        tasks = [
-            {"name": task.name, "kind": task.kind, "unit": task.unit, "dim": task.dim, "labels": list(task.labels)}
-            for task in self._predictor.tasks
-        ]
-        self.ready = ", ".join(task.name for task in self._predictor.tasks)
-        self.facts: dict[str, Any] = {
-            "tasks": tasks,
-            "digests": [source.meta["digest"] for source in sources if isinstance(source, HeadCheckpoint)],
-            "backbone": self._predictor.backbone.name,
-            "size": self.preprocess.size,
-            "tta": self._predictor.tta,
-            "device": str(self._predictor.device),
-        }
-        self._check()
-        self._batcher: MicroBatcher | None = None
-        if settings.batch > 1:
-            waiting = settings.concurrency * settings.max_images
-            self._batcher = MicroBatcher(self._predictor, max_batch=settings.batch, max_waiting=waiting)
-
-    def predict(self, image: ImageInput, name: str, maps: Maps) -> dict[str, Any]:
-        """Return the prediction of one image as JSON values."""
+    def predict(image: Tensor, maps: str) -> dict[str, Any]:
         with_maps = maps != "none"
-        if self._batcher is not None:
-            return as_json(name, self._batcher.predict(image, with_maps), maps)
-        return as_json(name, self._predictor(image, with_maps)[0], maps)
+        found = batcher.predict(image, with_maps) if settings.batch > 1 else predictor(image, with_maps)[0]
+        return _as_json(found, maps)
 
-    def close(self) -> None:
-        """Complete the waiting predictions and stop."""
-        if self._batcher is not None:
-            self._batcher.close()
+    tasks = [
+        {"name": task.name, "kind": task.kind, "unit": task.unit, "dim": task.dim, "labels": list(task.labels)}
+        for task in predictor.tasks
+    ]
+    facts: dict[str, Any] = {"tasks": tasks, "tta": predictor.tta, "backbone": predictor.backbone.name}
+    facts["device"] = str(predictor.device)
+    return Model(predict, predictor.preprocess, facts)
 
-    def _check(self) -> None:
-        """Predict one random image twice: outputs must be finite and equal."""
-        rows, cols = patch_pair(self.preprocess.patch_size)
-        size = self.preprocess.size or (4 * rows, 4 * cols)
-        image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-        first, second = self._predictor(image)[0], self._predictor(image)[0]  # not finite is a DataError
-        for task in self._predictor.tasks:
-            if not math.isclose(float(torch.as_tensor(first[task.name] - second[task.name]).abs().max()), 0.0):
-                raise RuntimeError(f"two predictions of {task.name!r} for one image differ; the model is not usable")
+
+def _detector(checkpoint: HeadCheckpoint, settings: Settings) -> Model:
+    if (settings.batch, settings.tta) != (1, None):
+        raise ConfigError(f"batch is {settings.batch}, tta {settings.tta}; both are for heads: leave them out")
+    detector = Detector.from_checkpoint(checkpoint, device=settings.device)
+
+    def predict(image: Tensor, maps: str) -> dict[str, Any]:
+        if maps != "none":
+            raise DataError(f"maps is {maps!r}, and a detector has no maps; leave maps out")
+        [found] = detector.predict(image)
+        rows = zip(found["names"], found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+        return {"boxes": [{"label": label, "score": score, "box": box} for label, score, box in rows]}
+
+    facts = {"classes": list(detector.classes), "backbone": detector.backbone.name, "device": str(detector.device)}
+    return Model(predict, detector.preprocess, facts)
+
+
+def _as_json(found: dict[str, Any], maps: str) -> dict[str, Any]:
+    """A prediction as JSON values: numbers without rounding; maps as nested lists or as small images."""
+    values = {name: _plain(value) for name, value in found.items() if name not in ("maps", "gate")}
+    if maps == "none":
+        return {"values": values}
+    shown = _plain if maps == "lists" else _png
+    gate = {"gate": shown(found["gate"])} if "gate" in found else {}
+    return {"values": values, "maps": {name: shown(value) for name, value in found["maps"].items()}, **gate}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else float(value)
+
+
+def _png(values: np.ndarray[Any, Any]) -> Any:
+    """An 8-bit grey image in base64 with its values of black and white; one per output, for (dim, rows, cols)."""
+    if values.ndim == 3:
+        return [_png(part) for part in values]
+    low, high = float(values.min()), float(values.max())
+    grey = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    file = io.BytesIO()
+    Image.fromarray((grey * 255).round().astype(np.uint8)).save(file, format="PNG")
+    return {"png": base64.b64encode(file.getvalue()).decode("ascii"), "black": low, "white": high}

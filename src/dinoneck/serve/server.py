@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from dinoneck.errors import DinoneckError
-from dinoneck.inference.sources import listed, opened
+import torch
+
+from dinoneck.errors import DinoneckError, missing_extra
 from dinoneck.serve.app import create_app
-from dinoneck.serve.connections import ClockedProtocol, uvicorn
 from dinoneck.serve.settings import Settings
 
-_SPARE_CONNECTIONS = 64
+try:
+    import uvicorn
+except ImportError as error:
+    raise missing_extra("uvicorn", "serve") from error
 
-
-class _Server(uvicorn.Server):
-    """Announces its address, which with port 0 is known only after the start."""
-
-    announce: Callable[[str], object]
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        with contextlib.suppress(SystemExit):  # where it cannot listen; it has logged why
-            await super().startup(sockets)
-        self.should_exit |= not self.started
-        for server in getattr(self, "servers", ()):
-            for listening in server.sockets:
-                host, port = listening.getsockname()[:2]
-                self.announce(f"listening on http://{host}:{port}")
+logger = logging.getLogger("dinoneck.serve")
 
 
 def serve(
@@ -41,62 +31,41 @@ def serve(
     settings: Settings | None = None,
     announce: Callable[[str], object] | None = None,
 ) -> None:
-    """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; requests in progress are completed first.
+    """Serve a head or a detector over HTTP until SIGTERM or Ctrl-C; accepted requests are completed first.
 
-    It has no authentication, TLS or rate limit: run it behind a proxy that has them.
+    It has no authentication, TLS or rate limit: run it behind a proxy that has them. Torch's threads are shared among
+    ``settings.concurrency``, except with ``batch``.
 
     Args:
         head: a head file, a folder of head files, or a Hub repository.
         host: address to listen on; the default is reachable from this machine only.
         port: 0 = any free port.
         settings: the limits.
-        announce: called with a line that has the address, when the service listens; None = it is logged.
+        announce: called with a line that has the address, when the head is loaded; None = the line is logged.
 
     Raises:
         CheckpointError: if the head cannot be read.
         DinoneckError: if its backbone cannot be loaded, or it cannot listen on the address.
         ImportError: if the extra ``serve`` is missing.
     """
-    opened(listed(head))
     settings = settings or Settings()
-    failures: list[str] = []
-
-    def stop(failure: str) -> None:
-        failures.append(failure)
-        server.should_exit = True
-
-    limits = {"head_timeout_s": settings.body_timeout / 2, "max_open": settings.connections + _SPARE_CONNECTIONS}
-    server = _Server(
-        uvicorn.Config(
-            create_app(head, settings=settings, on_failure=stop),
-            host=host,
-            port=port,
-            http=type("Clocked", (ClockedProtocol,), {**limits, "waiting": {}}),
-            ws="none",
-            lifespan="on",
-            timeout_graceful_shutdown=int(settings.timeout) + 1,
-            access_log=False,
-            server_header=False,
-            log_config=None,
-        )
-    )
-    server.announce = announce or logging.getLogger("dinoneck.serve").info
-    for name in ("dinoneck.serve", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    with _signals_ignored_afterwards():
-        server.run()
-    if not server.started:
-        failures.append(f"cannot listen on {host}:{port}; expected an address of this machine and a port that is free")
-    if failures:
-        raise DinoneckError(failures[0])
+    with _listener(host, port) as listener:  # a client that connects before the head is loaded waits
+        if settings.batch == 1:
+            torch.set_num_threads(max(1, torch.get_num_threads() // settings.concurrency))
+        app = create_app(head, settings=settings)
+        patience = math.ceil(settings.timeout) + 1
+        config = uvicorn.Config(app, access_log=False, server_header=False, timeout_graceful_shutdown=patience)
+        name = f"[{host}]" if ":" in host else host
+        (announce or logger.info)(f"listening on http://{name}:{listener.getsockname()[1]}")
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises a signal again after the shutdown
+            uvicorn.Server(config).run(sockets=[listener])
 
 
-@contextlib.contextmanager
-def _signals_ignored_afterwards() -> Iterator[None]:
-    """Ignore SIGTERM and SIGINT outside the handlers of uvicorn, which raises them again after a shutdown."""
-    before = {each: signal.signal(each, lambda *_: None) for each in (signal.SIGTERM, signal.SIGINT)}
+def _listener(host: str, port: int) -> socket.socket:
     try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else a body waits 40 ms for its header's ACK
+        return listener
+    except OSError as error:
+        expected = "expected an address of this machine and a free port"
+        raise DinoneckError(f"cannot listen on {host}:{port}: {error.strerror}; {expected}") from error

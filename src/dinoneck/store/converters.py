@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dinoneck.data.patterns import Pattern, Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import View, Views
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
 from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description, named_views, write_scale
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
-from dinoneck.store.images import PathLike, check_unchanged, image_file, root_of
+from dinoneck.store.images import check_unchanged, image_file, root_of
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
@@ -78,11 +78,11 @@ def named(read: Read, expected: str) -> Read:
     return checked
 
 
-def describe(first: Tokens, views: PathLike | Patterns | None, dtype: StoreDtype) -> Description:
+def describe(first: Tokens, views: str | Views | None, dtype: StoreDtype) -> Description:
     """Return the description of a store of converted features; the backbone is not known."""
     count = len(first)
     if views is None:
-        views = _BY_COUNT.get(count, Patterns((Pattern(),) * count))
+        views = _BY_COUNT.get(count, Views((View(),) * count))
     sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
     record = {"name": "unknown", **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
     return Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,10 +22,10 @@ from xxhash import xxh3_64_intdigest
 
 from dinoneck.atomic import flush_folder
 from dinoneck.backbones import weight_hashes
-from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, DinoneckError, StoreError
-from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns, Layout, QuantisedTokens, StoreDtype
 from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.tensor_bytes import bytes_of
@@ -57,7 +56,7 @@ class Description:
 
     backbone: Mapping[str, Any]
     preprocess: Preprocessing
-    views: Patterns
+    views: Views
     dtype: StoreDtype
 
     def __post_init__(self) -> None:
@@ -155,10 +154,9 @@ def make_folder(root: Path, asked: Description) -> None:
 
     Raises:
         StoreError: if the folder holds something else or cannot be written.
-        GridError: if the patch does not divide the images' size, and the policy is to refuse that.
+        GridError: if no whole patch is left of the images' size.
     """
-    if asked.preprocess.size is not None and asked.preprocess.fit != "keep":
-        TokenGrid(asked.preprocess.patch_size, asked.preprocess.policy).size(asked.preprocess.size)
+    asked.preprocess.grid()
     if (root / FILE).exists():  # it may be on a read-only disk
         return
     if root.exists() and not root.is_dir():
@@ -175,9 +173,9 @@ def make_folder(root: Path, asked: Description) -> None:
         raise failed_write(root, error) from error
 
 
-def named_views(views: str | os.PathLike[str] | Patterns) -> Patterns:
-    """Return the views given, or those of a name or a file."""
-    return views if isinstance(views, Patterns) else Patterns.named(views)
+def named_views(views: str | Views) -> Views:
+    """Return the views given, or those of a name."""
+    return views if isinstance(views, Views) else Views.named(views)
 
 
 def read_description(files: Files) -> Description:
@@ -197,7 +195,7 @@ def read_description(files: Files) -> Description:
         content = json.loads(raw)
         written = content["format"], content["schema"]
         if written == (FORMAT, SCHEMA):
-            prepare, views = Preprocessing.from_record(content["inputs"]), Patterns.from_record(content["views"])
+            prepare, views = Preprocessing.from_record(content["inputs"]), Views.from_record(content["views"])
             described = Description(content["backbone"], prepare, views, content["dtype"])
     except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
         problem = f"{type(error).__name__}: {error}"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.decoding import Fit, Interpolation
-from dinoneck.data.patterns import Patterns
+from dinoneck.data.resizing import Interpolation, Resize
+from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
-from dinoneck.grid import PatchSize, Remainder
+from dinoneck.grid import PadTo, PatchSize
 from dinoneck.store import converters
 from dinoneck.store.description import Description, make_folder, named_views, read_description
 from dinoneck.store.encoding import StoreDtype
@@ -65,12 +65,12 @@ class FeatureStore(Reader):
         path: PathLike,
         *,
         backbone: Backbone,
-        views: PathLike | Patterns = "none",
+        views: str | Views = "none",
         image_size: int | Sequence[int] | None,
         dtype: StoreDtype = "fp16",
-        fit: Fit = "stretch",
+        resize: Resize | None = None,
+        pad_to: PadTo | None = None,
         interpolation: Interpolation | None = None,
-        policy: Remainder | None = None,
         blur: int | None = None,
     ) -> Self:
         """Make a store, or open the one that is there if it was made with the same values.
@@ -78,12 +78,13 @@ class FeatureStore(Reader):
         Args:
             path: a local folder; it and its parents are made.
             backbone: gives the tokens; its layers and norm are the store's.
-            views: of every image: a name, a file (see :meth:`dinoneck.data.Patterns.named`) or the object.
+            views: of every image: a name (see :meth:`dinoneck.data.Views.named`) or the object.
             image_size: (height, width) in pixels; None keeps each image's own.
             dtype: ``fp16`` (overflow is refused), ``bf16``, or ``int8`` with a scale per token and channel.
-            fit: how an image of another aspect comes to the size, see :class:`dinoneck.data.Preprocessing`.
+            resize: how an image comes to the size, and what becomes of a remainder, see
+                :class:`dinoneck.data.Preprocessing`; None = ``stretch`` with a size, the backbone's without.
+            pad_to: where ``pad`` puts the image, see there; None = the backbone's (``corner``).
             interpolation: see there; None = the backbone's (``bilinear``).
-            policy: see there; None = the backbone's, which refuses sizes that the patch does not divide.
             blur: of all views, see there; None = the backbone's, which is none.
 
         Raises:
@@ -91,7 +92,7 @@ class FeatureStore(Reader):
             ConfigError: if ``backbone`` is not a Backbone, or a value is out of range.
         """
         own = checked_backbone(backbone).preprocess
-        prepare = own.changed(size=image_size, fit=fit, interpolation=interpolation, policy=policy, blur=blur)
+        prepare = own.changed(size=image_size, resize=resize, pad_to=pad_to, interpolation=interpolation, blur=blur)
         store = cls._made(path, Description(backbone.record(), prepare, named_views(views), dtype))
         store._backbone = backbone
         return store
@@ -209,7 +210,7 @@ class FeatureStore(Reader):
         *,
         grid: Sequence[int],
         patch_size: PatchSize,
-        views: PathLike | Patterns | None = None,
+        views: str | Views | None = None,
         dtype: StoreDtype = "fp16",
     ) -> Self:
         """Make a store of the ``.npz`` files in a folder tree (``cls_i``, ``patches_i``); ids are their paths.

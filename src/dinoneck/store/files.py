@@ -64,9 +64,12 @@ class LocalFiles:
                             found[entry.name] = entry.stat().st_size
         return found
 
-    def modified(self, folder: str) -> int | None:
-        """Return when a folder was last modified, in ns; None if it is not there."""
-        return (self.root / folder).stat().st_mtime_ns if (self.root / folder).is_dir() else None
+    def modified(self, folder: str) -> tuple[int, int] | None:
+        """Return when a folder was modified and when its times were set, both last and in ns; None without it."""
+        if not (self.root / folder).is_dir():
+            return None
+        status = (self.root / folder).stat()
+        return status.st_mtime_ns, status.st_ctime_ns
 
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fill every piece's buffers with one scattered positional read.
@@ -200,7 +203,7 @@ def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     while pending:
         count = os.preadv(descriptor, pending[:MOST_BUFFERS], offset)
         if not count:
-            raise EOFError("it is cut short")
+            raise EOFError("it is cut short; delete that file and extract its images again")
         offset += count
         while pending and count >= len(pending[0]):
             count -= len(pending.pop(0))

@@ -14,12 +14,12 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from dinoneck.data.decoding import ImageInput, fitted_size, read_image_size
+from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.loading import images_below
-from dinoneck.data.patterns import Patterns
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
-from dinoneck.grid import GridSize, TokenGrid
+from dinoneck.grid import GridSize, patch_pair
 from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import Layout
@@ -136,7 +136,7 @@ def _hash_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def views_of(image: ImageInput, preprocess: Preprocessing, views: Patterns, image_id: str) -> list[Tensor]:
+def views_of(image: ImageInput, preprocess: Preprocessing, views: Views, image_id: str) -> list[Tensor]:
     """Return an image under all views: (3, H, W) each, normalised; a quarter turn swaps H and W.
 
     The image is decoded and brought to its size; colours change there, in 0 ... 1; then it is normalised, blurred
@@ -179,14 +179,13 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
 def _typical_layout(items: Sequence[Item], description: Description) -> Layout:
     """The layout of an image; where images keep their own sizes, of the mean of some."""
     prepare = description.preprocess
-    grid = TokenGrid(prepare.patch_size, prepare.policy)
-    if prepare.size is not None and prepare.fit != "keep":
-        return description.layout(grid.size(prepare.size))
-    counts = []
+    if (grid := prepare.grid()) is not None:
+        return description.layout(grid)
+    counts, (down, across) = [], patch_pair(prepare.patch_size)
     for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
         with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
-            size = read_image_size(path)
-            counts.append(grid.size(fitted_size(size, prepare.size, "keep")[0] if prepare.size else size).count)
+            height, width = prepare.placement(read_image_size(path)).canvas
+            counts.append(height // down * (width // across))
     return description.layout(GridSize(1, -(-sum(counts) // max(1, len(counts)))))
 
 

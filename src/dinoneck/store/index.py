@@ -2,13 +2,14 @@
 
     shard(number, name, size, root)
     image(number, id, rows, cols, checksums, hash, bytes, mtime, offsets, shard)
-    about(made, time)      what the shards begin with; time of the folder "data" (-1 = not trusted)
+    about(made, modified, changed)      what the shards begin with; times of the folder "data" (-1 = not trusted)
 
 ``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a temporary name and
-renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the folder ``data`` has the time that the
-index holds, the index is complete. Otherwise the names and sizes of the shards are compared; the headers of a few new
-shards are laid over the file in memory, and after larger changes it is built again. A store that cannot be written to,
-or is behind a URL, has its index in a cache folder of this machine.
+renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the folder ``data`` has the times that the
+index holds, the index is complete; a copy that keeps the time of modification gets another time of change. Otherwise
+the names and sizes of the shards are compared; the headers of a few new shards are laid over the file in memory, and
+after larger changes it is built again. A store that cannot be written to, or is behind a URL, has its index in a cache
+folder of this machine.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ _TABLES = """
     create table shard (number integer primary key, name text, size integer, root text);
     create table image (number integer primary key, id text, rows integer, cols integer, checksums blob,
                         hash text, bytes integer, mtime integer, offsets blob, shard integer);
-    create table about (made text, time integer);
+    create table about (made text, modified integer, changed integer);
 """
 _IMAGES = "select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, shard.name, shard.root"
 _FIND = f"""{_IMAGES} from json_each(?) as wanted cross join image on image.id = wanted.value
     join shard on shard.number = image.shard"""
 _EVERY = f"{_IMAGES} from image join shard on shard.number = image.shard order by image.number"
-_ABOUT = "select made, time, (select coalesce(max(number), 0) + 1 from image) from about"
+_ABOUT = "select made, modified, changed, (select coalesce(max(number), 0) + 1 from image) from about"
 
 logger = logging.getLogger(__name__)
 
@@ -72,17 +73,18 @@ class Index:
     def __init__(self, shards: Shards, path: Path | None = None) -> None:
         self.store, self.path = str(shards.files), None if path is None else path.resolve()
         self.later: dict[str, list[tuple[int, Entry]]] = {}
-        self.time, self.rows = -1, 0
+        self.times, self.rows = (-1, -1), 0
         self.checked = np.zeros((0, 0), np.bool_)  # a mark per row and view, for the reader
         self._local = threading.local()
         if path is not None:
             try:
                 [about] = self._rows(_ABOUT)
-                made, self.time, self.rows = convert(about, tuple[str, int, Whole])
+                made, *times, self.rows = convert(about, tuple[str, int, int, Whole])
             except ValueError as error:
                 raise self._damage(error) from None
             if made != shards.made:
                 raise StoreError(f"{path} is the index of another store; delete it")
+            self.times = times[0], times[1]
 
     def laid_over(self, shards: Iterable[tuple[str, list[Entry]]]) -> Index:
         """Add the entries of shards that the file lacks; before the index is shown to others."""
@@ -146,9 +148,12 @@ class Index:
 
     def _entry(self, row: tuple[Any, ...]) -> tuple[int, Entry]:
         try:
-            return convert(row[0], Whole), convert(row[1:], Entry)
+            number, entry = convert(row[0], Whole), convert(row[1:], Entry)
         except ValidationError as error:
             raise self._damage(error) from None
+        if number >= self.rows:  # another file has its name by now, and this is a connection to that one
+            raise self._damage(ValueError(f"row {number} of {self.rows}"))
+        return number, entry
 
     def _rows(self, sql: str, *values: object) -> Iterator[tuple[Any, ...]]:
         local = self._local
@@ -169,7 +174,8 @@ class Index:
 
 class _Connection(sqlite3.Connection):
     def __del__(self) -> None:  # with its last user
-        self.close()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it could not be opened
+            self.close()
 
 
 def open_index(shards: Shards) -> Index:
@@ -178,11 +184,11 @@ def open_index(shards: Shards) -> Index:
     Raises:
         StoreError: if it has to be built and cannot be written anywhere.
     """
-    time, sizes, base = shards.files.modified(DATA), None, None
+    times, sizes, base = shards.files.modified(DATA), None, None
     for path in _kept(shards.files):
         try:
             index = Index(shards, path)
-            if index.time == time:
+            if index.times == times:
                 return index
             sizes = shards.sizes() if sizes is None else sizes
             new, gone = _changes(sizes, index.listed())
@@ -209,7 +215,8 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
     """
     for path in _places(shards.files):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.name != FILE:  # the folder of a store is not made again
+                path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, shards, base)
             return Index(shards, path)
         except OSError as error:
@@ -278,8 +285,8 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         database.executescript("pragma journal_mode = off; pragma synchronous = off")
         database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
-        # before the listing, by the clock of the store's file system: what changes later gives the folder another time
-        now, time = path.stat().st_mtime_ns, shards.files.modified(DATA) or 0
+        # before the listing, by the clock of the store's file system: what changes later gives the folder other times
+        now, times = path.stat().st_mtime_ns, shards.files.modified(DATA) or (-1, -1)
         sizes = shards.sizes()
         new, gone = _changes(sizes, dict(database.execute("select name, size from shard").fetchall()))
         if gone:
@@ -292,6 +299,7 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
                 database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         database.execute("create index if not exists by_id on image (id)")
         [(listed,)] = database.execute("select count(*) from shard")
-        is_complete = now - time >= YOUNGEST_NS and listed == len(sizes)
-        database.execute("insert into about values (?, ?)", [shards.made, time if is_complete else -1])
+        if now - times[0] < YOUNGEST_NS or listed != len(sizes):
+            times = -1, -1
+        database.execute("insert into about values (?, ?, ?)", [shards.made, *times])
         database.execute("commit")

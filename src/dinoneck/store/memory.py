@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dinoneck.data.patterns import Patterns
+from dinoneck.data.views import Views
 from dinoneck.devices import send
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns, QuantisedTokens
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.reading import Stored, StoredTokens, Views
+from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens | QuantisedTokens, Tensor]
@@ -49,8 +49,8 @@ class MemoryStore(StoredTokens):
         self.store, self.description, self.dtype = store, store.description, store.dtype
         self.ids = store.ids if ids is None else tuple(ids)
         kept = [*range(len(store.views))] if views is None else [int(view) for view in views]
-        first = store.views.patterns[: len(kept)]  # training draws from all that a source has
-        self.views = Patterns(first) if first and kept == [*range(len(kept))] else store.views
+        first = store.views.views[: len(kept)]  # training draws from all that a source has
+        self.views = Views(first) if first and kept == [*range(len(kept))] else store.views
         pairs = [(image_id, view) for image_id in self.ids for view in kept]
         sizes = (store.description.layout(entry.grid).nbytes for _, entry in store.entries.find(self.ids))
         needed = len(kept) * sum(sizes)
@@ -69,7 +69,7 @@ class MemoryStore(StoredTokens):
         """Return what identifies the tokens of these images; None = of all."""
         return self.store.record(self.ids if ids is None else ids)
 
-    def columns(self, ids: Sequence[str], views: Views = None) -> tuple[Columns, GridSize]:
+    def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored, see :meth:`FeatureStore.columns`."""
         return self._chosen(self._places(ids, views)), self._grid
 
@@ -79,7 +79,7 @@ class MemoryStore(StoredTokens):
             return super().stored(ids, views)
         return [self._places(ids, views)], lambda moved: self.description.tokens(self._chosen(moved[0]), self._grid)
 
-    def _places(self, ids: Sequence[str], views: Views) -> Tensor:
+    def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
         """The rows of images in views."""
         pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
         if missing := [pair for pair in pairs if pair not in self._rows]:

@@ -9,6 +9,7 @@ import collections
 import functools
 import hashlib
 import itertools
+import logging
 import operator
 import threading
 from abc import ABC, abstractmethod
@@ -29,9 +30,13 @@ from dinoneck.store.index import FILE, build_index, open_index
 from dinoneck.store.shards import CHECKSUM_BYTES, Entry, Shards, checksum
 from dinoneck.tokens import Tokens
 
+logger = logging.getLogger(__name__)
+
+logger = logging.getLogger(__name__)
+
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 Check = Literal["first", "always", "never"]
-Views = int | Sequence[int] | None
+ViewNumbers = int | Sequence[int] | None
 _RECORD_IDS = 10_000
 
 
@@ -45,10 +50,12 @@ class StoredTokens(ABC):
     description: Description
 
     @abstractmethod
-    def columns(self, ids: Sequence[str], views: Views = None) -> tuple[Columns, GridSize]:
+    def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored: part name -> one (B, ...) tensor per layer, and their grid."""
 
-    def batch(self, ids: Sequence[str], views: Views = None, *, dtype: torch.dtype | None = torch.float32) -> Tokens:
+    def batch(
+        self, ids: Sequence[str], views: ViewNumbers = None, *, dtype: torch.dtype | None = torch.float32
+    ) -> Tokens:
         """Read the tokens of these images, in this order, straight into one buffer per layer.
 
         Args:
@@ -73,7 +80,7 @@ class StoredTokens(ABC):
 
         return [x for part in columns.values() for x in part], tokens
 
-    def quantised(self, ids: Sequence[str], views: Views = None) -> QuantisedTokens:
+    def quantised(self, ids: Sequence[str], views: ViewNumbers = None) -> QuantisedTokens:
         """Return int8 tokens as they are stored, to be pooled or projected without dequantising.
 
         Raises:
@@ -136,7 +143,7 @@ class Reader(StoredTokens):
             self.refresh(rebuild=True)
         return self.entries.ids
 
-    def columns(self, ids: Sequence[str], views: Views = None) -> tuple[Columns, GridSize]:
+    def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Read views as they are stored: part name -> one (B, ...) tensor per layer, and their grid.
 
         The ``channel_scale`` of int8, (C,) per layer, is all images'.
@@ -148,9 +155,10 @@ class Reader(StoredTokens):
         numbers = self.view_numbers(ids, views)
         try:
             return self._read(ids, numbers)
-        except DinoneckError:
+        except DinoneckError as error:
             if not self._is_outdated(ids):
                 raise
+            logger.warning("%s: the shards are not those of the index, which is built again (%s)", self.files, error)
         self.refresh(rebuild=True)
         return self._read(ids, numbers)
 
@@ -221,7 +229,7 @@ class Reader(StoredTokens):
             return False
         return True
 
-    def view_numbers(self, ids: Sequence[str], views: Views) -> list[int]:
+    def view_numbers(self, ids: Sequence[str], views: ViewNumbers) -> list[int]:
         """Return one view per id.
 
         Raises:

@@ -14,11 +14,11 @@ from torch import Tensor
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.tables import Table
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.training.matching import match_rows
 from dinoneck.training.metrics import r2
+from dinoneck.training.table import table_of
 
 SHARE_R2 = 0.9
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class CellTargets:
     @classmethod
     def read(
         cls,
-        table: Table,
+        table: Any,
         how: DenseLabels,
         preprocess: Preprocessing,
         labels: Sequence[str] = (),
@@ -79,6 +79,7 @@ class CellTargets:
         Raises:
             DataError: if the table has no labels, or one cannot be used or has another size than its image.
         """
+        table = table_of(table)
         if table.labels is None:
             raise DataError("the table has no labels; read it with labels= (--labels on the command line)")
         parts = {}
@@ -91,7 +92,7 @@ class CellTargets:
         unknown = torch.zeros(1, *(shape := shapes.pop())), torch.zeros(1, *shape[1:])
         every = [parts.get(row, unknown) for row in range(len(table))]
         values, weight = (torch.cat(tensors) for tensors in zip(*every, strict=True))
-        padded = preprocess.fit == "pad"
+        padded = preprocess.resize == "pad" and preprocess.size is not None
         return cls(values, weight, tuple(labels), name, table.ids, padded, kind, table.labels, how, preprocess)
 
     def of(self, ids: Sequence[str]) -> CellTargets:

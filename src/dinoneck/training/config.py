@@ -47,8 +47,9 @@ class DataConfig:
         store: feature store to train on, in place of images.
         views: number of the store's augmentations to use; None = all.
         size: image size in pixels, HEIGHTxWIDTH or one number; None = their own.
-        fit: resize mode; None = stretch.
-        policy: for sizes that the patch does not divide; None = crop.
+        resize: how images come to the size in whole patches: stretched, kept in proportion, cropped or padded; None =
+            stretch with a size, crop without.
+        pad_to: where resize pad puts the image; None = corner.
         interpolation: of the resize; None = the backbone's.
         blur: odd kernel size of a Gaussian blur after the resize; None = off.
         tta: views that predictions average, recorded in the head files; the run's scores do not use them.
@@ -72,8 +73,8 @@ class DataConfig:
     store: str | None = None
     views: int | None = None
     size: Annotated[int | tuple[int, int] | None, SIZE] = None
-    fit: Literal["stretch", "keep", "crop", "pad"] | None = None
-    policy: Literal["error", "crop", "pad", "resize"] | None = None
+    resize: Literal["stretch", "keep", "crop", "pad"] | None = None
+    pad_to: Literal["corner", "center"] | None = None
     interpolation: Literal["bilinear", "bicubic", "area"] | None = None
     blur: int | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
@@ -100,8 +101,8 @@ class DataConfig:
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")
         if self.pasture != DataConfig.pasture and (named := self.csv or self.images or self.store or self.boxes):
             raise ConfigError(f"pasture is {self.pasture}, the number of generated images, but {named} is the data")
-        if self.fit is not None and self.size is None and self.store is None:
-            raise ConfigError(f"fit is {self.fit!r} without a size; give --size HEIGHTxWIDTH as well")
+        if self.pad_to is not None and self.resize != "pad" and self.store is None:
+            raise ConfigError(f"pad_to is {self.pad_to!r}, and without resize pad nothing is padded; write both")
 
 
 @dataclass(frozen=True)

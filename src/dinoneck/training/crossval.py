@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.data.tables import Table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
@@ -32,6 +30,7 @@ from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.sources import MemoryTokens, SomeTokens, TokenSource, in_batches
+from dinoneck.training.table import Table, table_of
 from dinoneck.training.table_source import compare_table
 from dinoneck.training.tasks import Problem
 
@@ -88,9 +87,10 @@ class CrossValidation:
 
     def to_frame(self) -> Any:
         """Return the out-of-fold predictions as a pandas DataFrame, indexed by image."""
-        pandas: Any = importlib.import_module("pandas")  # the user's own: it is not among the dependencies
+        from dinoneck.data.tables import pd  # type: ignore[attr-defined]  # names the extra where it is missing
+
         header, *rows = self.out_of_fold()
-        return pandas.DataFrame(rows, columns=header).set_index(header[0])
+        return pd.DataFrame(rows, columns=header).set_index(header[0])
 
     def out_of_fold(self) -> list[list[Any]]:
         """Return a header, and per predicted image its id, fold, and the true and predicted values and classes.
@@ -118,7 +118,7 @@ class CrossValidation:
 
 def cross_validate(
     config: TrainConfig,
-    table: Table,
+    table: Any,
     source: TokenSource,
     cells: CellTargets | None = None,
     *,
@@ -131,7 +131,7 @@ def cross_validate(
 
     Args:
         config: head, tasks, recipe, folds; data and backbone are not used.
-        table: targets, groups, weights.
+        table: a DataFrame of :func:`dinoneck.data.read_table`: targets, groups, folds.
         source: the table's images as tokens, matched by id (``a.jpg`` and ``a`` are one id); it may hold others too.
         cells: labels per cell, matched by id: every head gets their task too.
         folds: ``(train, valid)`` rows of the table; None = by ``config.folds``.
@@ -145,7 +145,7 @@ def cross_validate(
         ConfigError: if the source's backbone is trainable (the folds would share what it learns), or head, tasks and
             tokens do not fit together.
     """
-    source, table = _matched(source, table)
+    source, table = _matched(source, table_of(table, config))
     problem = Problem.of(config, table, None if cells is None else cells.of(table.ids))
     numbers, chosen = choose_folds(config, table, folds)
     result = _baselines(problem, source, chosen, numbers)
@@ -191,7 +191,7 @@ def choose_folds(
     """Return the numbers of the folds to train, and the folds: those of the caller, or of ``config.folds``.
 
     Raises:
-        ConfigError: if there is no fold of the number ``config.folds.only``.
+        ConfigError: if no fold has the number ``config.folds.only``.
         DataError: if the folds do not fit the table.
     """
     every = make_folds(config, table) if folds is None else check_folds(folds, len(table))

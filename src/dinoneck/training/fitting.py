@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from dinoneck.data.tables import Table
 from dinoneck.devices import to_local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
@@ -28,6 +27,7 @@ from dinoneck.training.recipe import Recipe
 from dinoneck.training.ridge_blend import blend_ridge, unblend
 from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.state import RunFiles
+from dinoneck.training.table import is_table, table_of
 from dinoneck.training.table_source import compare_table
 from dinoneck.training.targets import as_array, known, training_targets, without_unweighted
 from dinoneck.training.validation import check_weights
@@ -64,7 +64,7 @@ def fit(
         head: its tasks must be final: fit their transforms on the training rows first.
         source: tokens by id; of several augmented views every sample gets a random one per epoch, labels flipped along.
         tasks: compared with the head's; None = the head's.
-        targets: original units, matched by id, never by position: a :class:`dinoneck.data.Table`, a pandas DataFrame
+        targets: original units, matched by id, never by position: a pandas DataFrame
             with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
             Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
         ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
@@ -114,8 +114,8 @@ def _run(
     train, valid, original, cell_weights = match_samples(source.ids, names=columns, **rows)
     _check_ids(train, valid, recipe)
     check_weights(head.tasks, score_weights)
-    if isinstance(source, FeatureStore) and isinstance(rows["targets"], Table):
-        compare_table(source, rows["targets"], [*train, *valid])
+    if isinstance(source, FeatureStore) and is_table(rows["targets"]):
+        compare_table(source, table_of(rows["targets"]), [*train, *valid])
     values, cells = training_targets(loss, original, cell_weights, [*train, *valid], len(train))
     for name, weight in cells.items():
         original[name] = without_unweighted(as_array(original[name]), weight.numpy())

@@ -38,7 +38,7 @@ def group_folds(
     Raises:
         ConfigError: if ``n_folds`` is below 2.
         DataError: if there are fewer groups than folds, a row has no group or no class, or a fold would be empty.
-        ImportError: for ``stratify`` without scikit-learn, which the extra ``stratify`` brings.
+        ImportError: for ``stratify`` without scikit-learn, which the extra ``train`` brings.
 
     Examples:
         >>> [valid.tolist() for _, valid in group_folds(["a", "a", "b", "c"], 2, seed=0)]
@@ -130,7 +130,7 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
     try:
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
-        raise missing_extra("scikit-learn", "stratify") from error
+        raise missing_extra("scikit-learn", "train") from error
     if len(classes) != len(of_row):
         raise DataError(f"stratify holds {len(classes)} classes for {len(of_row)} rows; expected one per row")
     row_fold = np.full(len(of_row), -1)

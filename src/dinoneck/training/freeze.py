@@ -105,7 +105,7 @@ class FreezeSchedule:
             epoch: counted from 0.
 
         Raises:
-            ConfigError: if there is no backbone, or the plan, at any epoch, names more blocks than run.
+            ConfigError: if the backbone is missing, or the plan, at any epoch, names more blocks than run.
         """
         backbone, stage = backbone_of(model), self.stage(epoch)
         runs = max(backbone.layers) + 1

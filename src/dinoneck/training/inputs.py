@@ -11,9 +11,8 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.data.labels import DenseLabels, count_classes
-from dinoneck.data.pasture import Pasture
+from dinoneck.data.pasture import WEIGHTS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.tables import Table, read_folders, read_masks, read_table
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
 from dinoneck.registry import import_modules
@@ -22,6 +21,7 @@ from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.table import LONG_GROUP, Table, is_long, is_table, table_of, wide
 from dinoneck.training.table_source import TableSource, compare_images
 from dinoneck.training.tasks import head_class
 
@@ -102,7 +102,7 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
 
     Args:
         config: the run.
-        table: a :class:`dinoneck.data.Table`, or a pandas DataFrame that takes the place of ``data.csv``.
+        table: a pandas DataFrame that takes the place of ``data.csv``.
         backbone: in the place of the one that the config names.
 
     Raises:
@@ -116,14 +116,18 @@ def open_inputs(config: TrainConfig, table: Any = None, backbone: Backbone | Non
     head_class(config)  # a name that is not registered is refused before anything is read
     if config.data.csv is config.data.images is config.data.store is table is backbone is None:
         backbone = open_backbone(config.backbone, config.device)  # an unknown name is refused before images are drawn
-    found = _checked(config, table) if isinstance(table, Table) else read_data(config, table)
+    found = _checked(config, table_of(table, config)) if is_table(table) else read_data(config, table)
     if config.data.store is not None:
         return _from_store(config, found)
     backbone = open_backbone(config.backbone, config.device) if backbone is None else backbone
     own = config.data
-    given = {"size": own.size, "fit": own.fit, "interpolation": own.interpolation, "blur": own.blur}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    preprocess = backbone.preprocess.changed(**changes, policy=own.policy or "crop")
+    preprocess = backbone.preprocess.changed(
+        size=own.size,
+        resize=own.resize or ("crop" if own.size is None else None),
+        pad_to=own.pad_to,
+        interpolation=own.interpolation,
+        blur=own.blur,
+    )
     return Inputs(found, backbone, backbone.record(), preprocess, None)
 
 
@@ -134,14 +138,13 @@ def _checked(config: TrainConfig, table: Table) -> Table:
         "data.csv": (data.csv, None),
         "data.targets": (data.targets, tuple(table.targets)),
         "data.aux_targets": (data.aux_targets, tuple(table.auxiliary)),
-        "data.minimum": (data.minimum, table.minimum),
         "folds.group": (folds.group, table.groups and folds.group),
         "folds.column": (folds.column, table.folds and folds.column),
     }
     for name, (value, own) in asked.items():
         if value not in (None, ()) and value != own:
             raise ConfigError(
-                f"{name} is {value!r} and the given Table has {own!r}; leave it out, or read the table so"
+                f"{name} is {value!r} and the given table has {own!r}; leave it out, or read the table so"
             )
     return table
 
@@ -163,22 +166,32 @@ def read_data(config: TrainConfig, frame: Any = None) -> Table:
     per_cell = [name for name, task in config.tasks.items() if task.kind in ("dense", "segmentation")]
     helping = [c for name, task in config.tasks.items() if task.auxiliary for c in task.columns or (name,)]
     reads = data.store is None or data.labels is not None or data.images is not None
+    from dinoneck.data.tables import read_table
+
     folder = Path(data.csv or ".").parent
-    return read_table(
-        data.csv if frame is None else frame,
+    source, attrs, group = data.csv if frame is None else frame, {}, folds.group
+    targets = tuple(dict.fromkeys(name for name in (*data.targets, *columns) if name not in per_cell))
+    auxiliary = tuple(dict.fromkeys((*data.aux_targets, *helping)))
+    if is_long(source):
+        targets, group = targets or tuple(WEIGHTS), group or LONG_GROUP
+        more = [data.labels, folds.column]
+        source = wide(source, (*targets, *auxiliary, *group, *(column for column in more if column is not None)))
+        attrs = source.attrs
+    found = read_table(
+        source,
         (data.images or folder) if reads else None,
-        tuple(dict.fromkeys(name for name in (*data.targets, *columns) if name not in per_cell)),
-        auxiliary=tuple(dict.fromkeys((*data.aux_targets, *helping))),
-        group=folds.group,
+        targets,
+        auxiliary=auxiliary,
+        group=group,
         fold_column=folds.column,
         image_column=data.image_column or "image",
         labels=data.labels,
-        minimum=data.minimum,
-        unit=data.unit,
         classes={
             c: () for k, task in config.tasks.items() if task.kind == "classification" for c in task.columns or (k,)
         },
     )
+    found.attrs = attrs
+    return table_of(found, config)
 
 
 def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> Table:
@@ -189,8 +202,10 @@ def _without_table(data: DataConfig, columns: Mapping[str, Any]) -> Table:
     if given := [name for name, value in named.items() if value not in (None, ())]:
         raise ConfigError(f"{', '.join(given)}: these describe a table; name it with data.csv (--csv)")
     if data.images is None:
-        return Pasture(seed=0).table(range(data.pasture))
-    return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
+        return table_of(Pasture(seed=0).table(range(data.pasture)))
+    from dinoneck.data.tables import read_folders, read_masks
+
+    return table_of(read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels))
 
 
 def _check_unused(config: TrainConfig) -> None:
@@ -222,7 +237,7 @@ def _check_unused(config: TrainConfig) -> None:
 def _extract_command(config: TrainConfig) -> str:
     """The command that makes the store for a config's views."""
     data, own = config.data, config.backbone
-    views = next((name for name, count in _VIEWS.items() if count >= (data.views or 1)), "FILE.yaml")
+    views = next((name for name, count in _VIEWS.items() if count >= (data.views or 1)), "NAME")
     size = "HEIGHTxWIDTH" if data.size is None else "x".join(map(str, data.size))  # type: ignore[arg-type]
     flags = {
         "--size": size,
@@ -232,9 +247,9 @@ def _extract_command(config: TrainConfig) -> str:
         "--backbone-file": own.file,
         "--backbone-seed": own.seed,
         "--layers": None if own.layers is None else " ".join(map(str, own.layers)),
-        "--fit": data.fit,
+        "--resize": data.resize,
+        "--pad-to": data.pad_to,
         "--interpolation": data.interpolation,
-        "--policy": data.policy,
     }
     words = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
     words += ["--random-backbone"] if own.random else []
@@ -296,8 +311,8 @@ def _from_store(config: TrainConfig, table: Table) -> Inputs:
         "image size": (data.size, preprocess.size),
         "interpolation": (data.interpolation, preprocess.interpolation),
         "blur": (data.blur, preprocess.blur),
-        "fit": (data.fit, preprocess.fit),
-        "policy": (data.policy, preprocess.policy),
+        "resize": (data.resize, preprocess.resize),
+        "pad_to": (data.pad_to, preprocess.pad_to),
         "layers": (own.layers, tuple(record["layers"])),
     }
     for name, (value, stored) in asked.items():

@@ -57,7 +57,8 @@ class LiveTokens:
         preprocess: Preprocessing | None = None,
         transform: Transform | None = None,
     ) -> None:
-        self.backbone, self._inputs, self.transform = checked_backbone(backbone), images, transform
+        self.backbone, self.transform = checked_backbone(backbone), transform
+        self._inputs = images if isinstance(images, Sequence) else list(images)
         self.ids = tuple(str(i) for i in range(len(images))) if ids is None else tuple(ids)
         self.preprocess = preprocess or backbone.preprocess
         self._rows = {image_id: row for row, image_id in enumerate(self.ids)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -10,8 +11,8 @@ import numpy as np
 
 from dinoneck.data.cells import is_missing
 from dinoneck.data.loading import SUFFIXES
-from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError
+from dinoneck.training.table import is_table, table_of
 from dinoneck.training.targets import as_array
 
 _SHOWN = 3
@@ -52,7 +53,7 @@ def match_samples(
     """
     columns = columns_of(targets, target_ids, names)
     if not columns:
-        given = targets.targets if isinstance(targets, Table) else getattr(targets, "columns", targets)
+        given = table_of(targets).targets if is_table(targets) else getattr(targets, "columns", targets)
         raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
     weight_columns = columns_of({} if weights is None else weights, target_ids, None, "weights")
     if target_ids is not None and not any(c.ids is target_ids for c in (*columns.values(), *weight_columns.values())):
@@ -84,8 +85,8 @@ def match_matrix(
     Raises:
         DataError: as :func:`match_samples` does, and for columns whose ids differ.
     """
-    names = list(targets.targets) if isinstance(targets, Table) else None
-    has_columns = isinstance(targets, Table | Mapping) or _is_frame(targets)
+    names = list(table_of(targets).targets) if is_table(targets) else None
+    has_columns = is_table(targets) or isinstance(targets, Mapping) or _is_frame(targets)
     columns = columns_of(targets if has_columns else {"values": targets}, target_ids, names)
     if not columns:
         raise DataError("the targets have no columns; there is nothing to predict")
@@ -137,7 +138,7 @@ def columns_of(
     """Return the columns of a table, each with the ids of its rows.
 
     Args:
-        table: a :class:`dinoneck.data.Table`, a pandas DataFrame whose index holds the ids, or a mapping column ->
+        table: a pandas DataFrame whose index holds the ids, or a mapping column ->
             ``{id: value}``, a Series, or values that ``target_ids`` gives the ids of.
         target_ids: one id per row of the values that carry none.
         names: only these columns are used; None = all.
@@ -148,7 +149,8 @@ def columns_of(
     """
     if target_ids is not None and not hasattr(target_ids, "__len__"):
         raise DataError(f"target_ids is {type(target_ids).__name__}; expected a list of ids: list(...) makes one")
-    if isinstance(table, Table):
+    if is_table(table):
+        table = table_of(table)
         every: dict[str, Any] = {**table.targets, **table.auxiliary}
         target_ids = table.ids
     elif _is_frame(table):
@@ -170,7 +172,8 @@ def columns_of(
 class SourceIds:
     """The ids of a source. An id with the suffix of an image (``a.jpg``) and the same without (``a``) are one id.
 
-    The exact spelling goes first; where it is missing, the other one must be unambiguous.
+    The exact spelling goes first; where it is missing, the other one must be unambiguous. The Unicode forms NFC and NFD
+    of a name, which file systems exchange, are one id.
 
     Args:
         ids: all ids of the source.
@@ -180,6 +183,8 @@ class SourceIds:
         self.ids = ids
         self._known = set(ids)
         self._with_suffix: dict[Any, list[str]] = {}
+        names = (own for own in ids if isinstance(own, str) and not own.isascii())
+        self._composed = {unicodedata.normalize("NFC", _without_suffix(own)): own for own in names}
         for image_id in ids:
             if (short := _without_suffix(image_id)) != image_id:
                 self._with_suffix.setdefault(short, []).append(image_id)
@@ -198,6 +203,8 @@ class SourceIds:
         fitting = self._with_suffix.get(image_id, [])
         if len(fitting) > 1:
             raise DataError(f"id {image_id!r} may be {_named(fitting)} of the source; write it with its suffix")
+        if not fitting and isinstance(image_id, str):
+            return self._composed.get(unicodedata.normalize("NFC", short))
         return fitting[0] if fitting else None
 
     def all_of(self, ids: Iterable[Any], what: str) -> list[str]:

@@ -90,7 +90,10 @@ def knn_probe(
 def _matched(source: TokenSource, targets: Any, ids: Any, groups: Any) -> tuple[_Floats, _Floats, _Groups]:
     """The pooled features, values and groups of the targets' rows."""
     names, values = match_matrix(source.ids, targets, ids)
-    labels = match_groups(source.ids, groups, names) if isinstance(groups, Mapping) else groups
+    if isinstance(groups, Mapping):
+        labels = match_groups(source.ids, groups, names)
+    else:
+        labels = None if groups is None else list(groups)
     return pooled_tokens(SomeTokens(source, names)), values, labels
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.sheets import MISSING_CLASS, csv_text
-from dinoneck.data.tables import Table
+from dinoneck.data.cells import csv_text
 from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.regular_files import read_regular
 from dinoneck.training.cell_targets import CellTargets
@@ -28,6 +27,7 @@ from dinoneck.training.loggers import loggers_of
 from dinoneck.training.loop import Callback
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG, STATE, check_same
+from dinoneck.training.table import MISSING_CLASS, Table
 from dinoneck.training.targets import check_minimum, check_varies
 from dinoneck.training.tasks import Problem
 from dinoneck.version import versions
@@ -61,7 +61,7 @@ def train(
     Args:
         config: the run, see :class:`TrainConfig`.
         out: the folder: a new or empty one, or that of an earlier run.
-        table: a :class:`dinoneck.data.Table` or a pandas DataFrame in the place of ``data.csv``.
+        table: a pandas DataFrame in the place of ``data.csv``.
         backbone: in the place of the one that the config names; frozen.
         folds: ``(train, valid)`` rows; None = by ``config.folds``.
         overwrite: replace the results of an earlier run in ``out``.

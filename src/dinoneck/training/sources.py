@@ -14,7 +14,6 @@ from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError
-from dinoneck.grid import TokenGrid
 from dinoneck.progress import progress
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -159,7 +158,7 @@ def _check(images: Sequence[ImageInput], ids: Sequence[str], prepare: Preprocess
     if prepare.size is not None:
         return
     first = read_image_size(images[0])
-    TokenGrid(prepare.patch_size, prepare.policy).size(first)
+    prepare.placement(first)
     for image, image_id in zip(images, ids, strict=True):
         if (size := read_image_size(image)) != first:
             raise DataError(
@@ -227,10 +226,10 @@ class MemoryTokens:
         Raises:
             DataError: if there are none or not one per id, if an image cannot be used or has another size, or values
                 do not fit float16.
-            GridError: if the patch does not divide their own size and the policy is ``error``.
+            GridError: if the patch leaves a remainder of their own size that ``resize="keep"`` refuses.
             ConfigError: if ``backbone`` is not a Backbone.
         """
-        prepare = preprocess or checked_backbone(backbone).preprocess
+        prepare, images, ids = preprocess or checked_backbone(backbone).preprocess, list(images), list(ids)
         _check(images, ids, prepare)
         views: list[list[Tokens]] = [[] for _ in range(1 + len(transforms))]
         colours: list[Tensor] = []

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.cells import as_numbers
+from dinoneck.data.cells import LARGEST
 from dinoneck.errors import DataError, counted
 from dinoneck.losses.composition import CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
+EXACT = 2**53  # above it float64 leaves out integers
 _Array = np.ndarray[Any, Any]
 
 
@@ -55,6 +56,40 @@ def training_targets(
             total, _ = own.composition.tasks_of(loss.tasks)
             values[own.name] = _composed(own, targets[own.name], ids, total)
     return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
+
+
+def as_numbers(what: str, values: Any, ids: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return an array of numbers (n, ...) as float64; NaN = missing.
+
+    Args:
+        what: begins the message, such as ``"targets of 'mass'"``.
+        values: the array.
+        ids: what messages call the n rows.
+
+    Raises:
+        DataError: for dates, durations and other things that are not numbers, for values beyond float32, and for
+            integers that float64 cannot hold, naming the first row.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "mM":
+        raise DataError(f"{what} are {array.dtype}; expected numbers: count days or seconds since a date of your own")
+    try:
+        if array.dtype.kind == "c":
+            raise ValueError(f"dtype {array.dtype}")
+        found: np.ndarray[Any, np.dtype[np.float64]] = array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} are not numbers ({error}); missing ones are NaN") from error
+    far = np.abs(found) > LARGEST
+    if array.dtype.kind in "iu" and (np.abs(found) >= EXACT).any():
+        far |= np.vectorize(lambda number: int(number) != int(float(number)), otypes=[bool])(array)
+    if far.any():
+        place = tuple(np.argwhere(far)[0])
+        row = f" of {ids[place[0]]!r}" if place else ""
+        raise DataError(
+            f"{what}: the value{row} is {array[place]}; expected finite numbers within +-3.4e38, and integers that "
+            "float64 holds exactly. Missing values are NaN"
+        )
+    return found
 
 
 def without_unweighted(values: _Array, weight: _Array) -> _Array:

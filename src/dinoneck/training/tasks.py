@@ -12,17 +12,18 @@ import numpy as np
 import torch
 
 from dinoneck import registry
-from dinoneck.data.tables import Table
 from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.grid import patch_pair
 from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
+from dinoneck.heads.linear import LinearHead
 from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets, fitted
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
+from dinoneck.training.table import Table
 
 _Array = np.ndarray[Any, Any]
 
@@ -306,6 +307,8 @@ def make_head(
     """
     options, cls = {**config.head}, head_class(config)
     options.pop("type", None)
+    if cls is LinearHead and config.data.labels:
+        options.setdefault("pool", None)
     if registry.resolve(head_type(config)) is not cls:
         options = {"neck": {"type": head_type(config), **options}}
     rows, cols = patch_pair(tokens.patch_size)

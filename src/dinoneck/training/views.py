@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.decoding import ImageInput, read_pixels, to_uint8
+from dinoneck.data.decoding import ImageInput, read_pixels
+from dinoneck.data.resizing import to_uint8
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.processes import own_random_numbers
 

@@ -1,21 +1,18 @@
-"""Figures and reports: where a prediction comes from.
+"""Pictures, figures and reports: where a prediction comes from.
 
-Figures are matplotlib's; ``drawing.py`` holds what they share and checks their numbers. ``panels.py``
-needs Pillow alone. ``report.py`` fills ``report.html.j2``, one HTML file.
+Functions called ``..._panels`` return a Pillow image and need no plotting library; those called ``..._figure`` return
+a matplotlib figure. ``report.py`` fills ``report.html.j2``, one HTML file.
 """
 
 from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    clouds=["points_figure"],
-    detections=["boxes_figure"],
-    entries=["ReportEntry"],
-    images=["fusion_figure", "gate_figure", "pca_figure", "pyramid_figure"],
-    panels=["heat", "prediction_panels"],
+    drawing=["residual_figure"],
+    panels=["boxes_panel", "gate_panels", "heat", "pca_panels", "prediction_panels", "pyramid_panels"],
     pca=["PCABasis", "pca_rgb"],
     report=["html_report"],
-    residuals=["residual_figure"],
+    scales=["ReportEntry"],
 )
 
 __all__ = [*_HOMES]

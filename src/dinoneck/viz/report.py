@@ -5,46 +5,29 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from PIL import Image, ImageColor
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import draw_segmentation_masks
 
-from dinoneck.codec import at_least
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
-from dinoneck.viz.detections import agreement_of_boxes, box_errors, box_sections, drawn_boxes
-from dinoneck.viz.drawing import (
-    PALETTE,
-    Chart,
-    Floats,
-    Output,
-    chart,
-    describe,
-    minus,
-    new_figure,
-    numbers,
-    outputs,
-    outputs_of,
-    scales,
-    span,
-)
-from dinoneck.viz.entries import ReportEntry
-from dinoneck.viz.panels import as_image, heat
-from dinoneck.viz.residuals import agreement_plot, residual_plot, scores
+from dinoneck.viz.detections import agreement_of_boxes, box_line, box_sections, pairs
+from dinoneck.viz.drawing import PALETTE, Chart, Floats, agreement_charts, minus, numbers, scores
+from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, heat
+from dinoneck.viz.scales import ReportEntry, outputs, scales
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
 
 _LONGEST = 1000  # characters of one text
-_MANY = 2000  # points of a chart; more are drawn as pixels
-_UNITS = "Numbers in original units; of classes the probability, of a segmentation its mean over the image."
+_SIDE = 800  # pixels of the longer side of an image at most; maps stay exact, one pixel per cell
 _FOLDER = Path(__file__).parent
-
-Section = tuple[str, list[str], list[ScoreTable], list[Chart]]
-Facts = Mapping[str, Mapping[str, str]]
 
 
 def html_report(
@@ -52,11 +35,9 @@ def html_report(
     tasks: Sequence[Task],
     *,
     title: str = "Predictions",
-    facts: Facts | None = None,
+    facts: Mapping[str, Mapping[str, str]] | None = None,
     training: Mapping[str, Any] | None = None,
     unread: Mapping[str, str] | None = None,
-    largest_side: int = 640,
-    max_bytes: int = 20_000_000,
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing. All text is escaped.
 
@@ -72,14 +53,11 @@ def html_report(
         training: the ``report.json`` of the training run; the scores of its held-out images become a section. Under
             ``"held_out"`` it may hold target -> (known values, predictions), ``"log"`` a detector's ``log.jsonl``.
         unread: name -> reason of the images that could not be read.
-        largest_side: of the images in the page, in pixels; maps stay exact, one pixel per cell.
-        max_bytes: of all images: the last ones are left out, which the page states.
 
     Raises:
         DataError: if there are no entries, predictions, known values, maps or colours are missing or not finite, or
             ``training`` is not a report of a training run.
         ShapeError: if maps are not (outputs, rows, cols), a gate not (rows, cols) or colours not (rows, cols, 3).
-        ConfigError: if a size is not positive.
         ImportError: if matplotlib is missing, which draws the charts.
 
     Examples:
@@ -90,29 +68,25 @@ def html_report(
     """
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
-    at_least(1, largest_side=largest_side, max_bytes=max_bytes)
-    drawn = {place: entries[place] for place in worst_first(entries, tasks) if entries[place].image is not None}
-    articles = _articles(drawn, tasks, largest_side, max_bytes)
-    links = {place: article["id"] for place, article in zip(drawn, articles, strict=False)}
-    return _template().render(
+    drawn = [place for place in worst_first(entries, tasks) if entries[place].image is not None]
+    sections = (_sections if tasks else box_sections)(entries, tasks, training or {}, drawn)
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
+    page.filters["minus"] = minus
+    page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
+    return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8")).render(
         title=title,
         style=(_FOLDER / "report.css").read_text("utf-8"),
         version=__version__,
         count=len(entries),
         unread=unread or {},
-        sections=_filled(_sections(entries, tasks, training or {}, links)),
-        articles=articles,
-        links=links,
-        wanted=len(drawn),
+        sections={h: s for h, s in sections.items() if s[1] or any(table.rows for table in s[0])},
+        remarks=(training or {}).get("remarks", ()),
+        articles=[*_articles([entries[place] for place in drawn], drawn, tasks)],
+        of_boxes=not tasks,
+        drawn=drawn,
         ordered=any(entry.known for entry in entries),
         facts={heading: terms for heading, terms in (facts or {}).items() if terms},
     )
-
-
-def _filled(sections: Sequence[Section]) -> list[Section]:
-    """The sections that show something, without tables that have no rows."""
-    shown = [(heading, notes, [t for t in tables if t.rows], charts) for heading, notes, tables, charts in sections]
-    return [section for section in shown if section[2] or section[3]]
 
 
 def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
@@ -123,234 +97,148 @@ def agreement(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> dict[str
     Raises:
         DataError: if a known value is not finite, or a known class is not one of the task's.
     """
-    found: dict[str, dict[str, Any]] = {} if tasks else {**agreement_of_boxes(entries)}
-    for output in outputs(tasks):
-        pairs = [(output.value(e.result), e.known[output.key]) for e in entries if output.key in e.known]
-        if pairs:
-            found[output.key] = scores(*numbers(pairs, f"known values of {output.key!r}", "n, 2").T)._asdict()
-    for task in filter(_labels, tasks):
-        classes = [(_known_class(e, task), _predicted_class(e, task)) for e in entries if task.name in e.known]
-        if classes:
-            counts = np.zeros((task.dim, task.dim), int)
-            np.add.at(counts, tuple(np.transpose(classes)), 1)
-            accuracy = float(np.trace(counts) / len(classes))
-            found[task.name] = {"images": len(classes), "accuracy": accuracy, "confusion_matrix": counts.tolist()}
+    if not tasks:
+        return {**agreement_of_boxes(entries)}
+    rows, classes, found = _rows(entries, tasks), _classes(tasks), dict[str, dict[str, Any]]()
+    for name in rows[0]:
+        both = [(e.known[name], row[name]) for e, row in zip(entries, rows, strict=True) if name in e.known]
+        if both and name not in classes:
+            known, predicted = numbers(both, f"known values of {name!r}", "n, 2").T
+            found[name] = scores(predicted, known)
+        elif both:
+            labels = classes[name]
+            if unknown := [known for known, _ in both if known not in labels]:
+                raise DataError(f"the known class of {name!r} is {unknown[0]!r}; expected one of {', '.join(labels)}")
+            counts = [[both.count((true, label)) for label in labels] for true in labels]
+            accuracy = sum(known == predicted for known, predicted in both) / len(both)
+            found[name] = {"images": len(both), "accuracy": accuracy, "confusion_matrix": counts}
     return found
 
 
 def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[int]:
     """Return the places of entries, the largest errors first; those without a known value last, in their order."""
-    found = agreement(entries, tasks)
+    if not tasks:
+        wrong = [sum(known != found for known, found in pairs(e)) if "boxes" in e.known else -1 for e in entries]
+        return sorted(range(len(entries)), key=wrong.__getitem__, reverse=True)
+    rows, classes, found = _rows(entries, tasks), _classes(tasks), agreement(entries, tasks)
+    numeric = [name for name in found if name not in classes]
 
     def error(place: int) -> float:
-        entry = entries[place]
-        if not tasks:
-            return box_errors(entry)
-        numeric = [output for output in outputs(tasks) if output.key in entry.known]
-        gaps = [abs(o.value(entry.result) - entry.known[o.key]) / (found[o.key]["rmse"] or 1.0) for o in numeric]
-        known = [task for task in filter(_labels, tasks) if task.name in entry.known]
-        gaps += [1.0 - float(entry.result[task.name][_known_class(entry, task)]) for task in known]
+        known, row = entries[place].known, rows[place]
+        gaps = [1.0 - row[f"{name}:{known[name]}"] for name in classes if name in known]
+        gaps += [abs(row[name] - known[name]) / (found[name]["rmse"] or 1.0) for name in numeric if name in known]
         return sum(gaps) / len(gaps) if gaps else -1.0
 
     return sorted(range(len(entries)), key=error, reverse=True)
 
 
-def _labels(task: Task) -> list[str]:
-    """The classes of a classification; none for other tasks."""
-    return [*map(str, task.labels or range(task.dim))] if task.kind == "classification" else []
+def _classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Name of a classification -> its classes."""
+    return {task.name: [*map(str, task.labels or range(task.dim))] for task in tasks if task.kind == "classification"}
 
 
-def _known_class(entry: ReportEntry, task: Task) -> int:
-    known, labels = str(entry.known[task.name]), _labels(task)
-    if known not in labels:
-        raise DataError(f"the known class of {task.name!r} is {known!r}; expected one of {', '.join(labels)}")
-    return labels.index(known)
-
-
-def _predicted_class(entry: ReportEntry, task: Task) -> int:
-    return int(np.argmax([output.value(entry.result) for output in outputs([task])]))
+def _rows(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Column -> predicted class or number, of every image."""
+    rows = []
+    for entry in entries:
+        values = {output.key: output.value(entry.result) for output in outputs(tasks)}
+        likely = {
+            name: labels[int(np.argmax([values[f"{name}:{label}"] for label in labels]))]
+            for name, labels in _classes(tasks).items()
+        }
+        rows.append(likely | values)
+    return rows
 
 
 def _sections(
-    entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], links: Mapping[int, str]
-) -> list[Section]:
-    """Heading, notes, tables and charts of every section but that of the images."""
-    if not tasks:
-        return box_sections(entries, training)
-    found, units = agreement(entries, tasks), {task.name: task.unit for task in tasks}
+    entries: Sequence[ReportEntry], tasks: Sequence[Task], training: Mapping[str, Any], drawn: Sequence[int]
+) -> dict[str, tuple[list[ScoreTable], list[Chart]]]:
+    """Heading -> tables and charts, of every section but that of the images."""
+    rows, units = _rows(entries, tasks), {output.key: output.task.unit for output in outputs(tasks)}
+    headings = {name: f"{name} ({unit})" for name, unit in units.items() if unit}
     held_out: list[Chart] = []
     for name, (known, predicted) in training.get("held_out", {}).items():
-        held_out += _pair(f"{name}, held out", known, predicted, units.get(name, ""))
+        held_out += agreement_charts(f"{name}, held out", known, predicted, units.get(name, ""))
     compared = ScoreTable(["output", "images", "R²", "MAE", "RMSE", "bias", "sd of known"], [])
-    tables, charts, bars = [compared], [], []
-    for task in tasks:
-        if _labels(task) and task.name in found:
-            name = f"{task.name}, accuracy {found[task.name]['accuracy']:.3f}: true (rows) and predicted"
-            tables.append(matrix_table(name, _labels(task), found[task.name]["confusion_matrix"]))
-        for output in outputs_of(task, tasks):
-            values = np.array([output.value(entry.result) for entry in entries])
-            chosen = [place for place, entry in enumerate(entries) if output.key in entry.known]
-            truth = [float(entries[place].known[output.key]) for place in chosen]
-            if chosen:
-                compared.rows.append([output.heading, *(_number(v, 4) for v in found[output.key].values())])
-                targets = [f"#{links[place]}" if place in links else None for place in chosen]
-                charts += _pair(output.key, truth, values[chosen], output.unit, targets)
-            bars += [] if task.is_categorical else [_histogram(output, values, truth)]
-    return [
-        (
-            "Held-out scores",
-            ["Each image was predicted by a head that was not trained on it.", *training.get("remarks", ())],
-            all_tables(training),
-            held_out,
-        ),
-        (
-            "Against known values",
-            ["Too good where a head was trained on these images: the held-out scores show what to expect of new ones."],
-            tables,
-            charts,
-        ),
-        ("Predictions", [_UNITS], [_predictions(entries, tasks)], []),
-        ("Distribution", ["Of the predictions of all images."], [], bars),
-    ]
+    tables, charts, found = [compared], list[Chart](), agreement(entries, tasks)
+    for name, row in found.items():
+        if "accuracy" in row:
+            heading = f"{name}, accuracy {row['accuracy']:.3f}: true (rows) and predicted"
+            tables.append(matrix_table(heading, _classes(tasks)[name], row["confusion_matrix"]))
+        else:
+            compared.rows.append([headings.get(name, name), *(_number(value, 4) for value in row.values())])
+            places = [place for place, entry in enumerate(entries) if name in entry.known]
+            links = [f"#image-{place}" if place in drawn else None for place in places]
+            known = [entries[place].known[name] for place in places]
+            charts += agreement_charts(name, known, [rows[place][name] for place in places], units[name], links)
+    listed = ScoreTable(["image"], [[entry.name] for entry in entries])
+    for name in rows[0]:
+        listed.header.extend([headings.get(name, name), "known"] if name in found else [headings.get(name, name)])
+        for entry, row, cells in zip(entries, rows, listed.rows, strict=True):
+            cells.append(_number(row[name]))
+            if name in found:
+                cells.append(_number(entry.known.get(name, math.nan)))
+    return {
+        "Held-out scores": (all_tables(training), held_out),
+        "Against known values": (tables, charts),
+        "Predictions": ([listed], []),
+    }
 
 
-def _predictions(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> ScoreTable:
-    """A row per image: every number, for a classification the class before them; each with its known value."""
-    columns = [["image", *(entry.name for entry in entries)]]
-    for task in tasks:
-        labels = _labels(task)
-        cells = {task.name: [task.name, *(labels[_predicted_class(e, task)] for e in entries)]} if labels else {}
-        for output in outputs_of(task, tasks):
-            cells[output.key] = [output.heading, *(_number(output.value(e.result)) for e in entries)]
-        for key, column in cells.items():
-            known = [entry.known.get(key, math.nan) for entry in entries]
-            columns.append(column)
-            if any(key in entry.known for entry in entries):
-                columns.append(["known", *(value if isinstance(value, str) else _number(value) for value in known)])
-    header, *rows = map(list, zip(*columns, strict=True))
-    return ScoreTable(header, rows)
-
-
-def _pair(name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None) -> list[Chart]:
-    """The charts of predicted over known values, and of residuals; a point leads to its image."""
-    truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
-    charts = []
-    for draw, what in ((agreement_plot, "predicted over known"), (residual_plot, "residuals over known")):
-        figure = new_figure(3.2, 3.2)
-        draw(figure.subplots(), truth, values, [slice(None)], unit)
-        figure.axes[0].collections[0].set(urls=links, rasterized=len(truth) > _MANY)
-        charts.append(chart(figure, name, what))
-    return charts
-
-
-def _histogram(output: Output, values: Floats, known: Sequence[float]) -> Chart:
-    edges = np.linspace(*span([np.array([*values, *known])]), int(np.clip(1.5 * math.sqrt(len(values)), 5, 20)) + 1)
-    figure = new_figure(3.2, 2.4)
-    axes = figure.subplots()
-    axes.hist(values, edges.tolist(), color=PALETTE[0])
-    axes.hist(known, edges.tolist(), histtype="step", color=PALETTE[1], linewidth=1.5)
-    axes.locator_params(axis="y", integer=True)
-    describe(axes, f"mean {minus(f'{values.mean():.4g}')}, sd {values.std():.4g}", output.unit or "predicted", "images")
-    return chart(figure, output.key, "predicted (bars) and known (line)" if known else "predicted")
-
-
-def _template() -> jinja2.Template:
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
-    page.filters["minus"] = minus
-    page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
-    return page.from_string((_FOLDER / "report.html.j2").read_text("utf-8"))
-
-
-def _articles(
-    entries: Mapping[int, ReportEntry], tasks: Sequence[Task], side: int, max_bytes: int
-) -> list[dict[str, Any]]:
-    """What the page shows of each image: pixels of at most ``side``, tokens, gate and maps as data URIs, and boxes."""
-    results = [entry.result for entry in entries.values()]
-    listed = outputs(tasks)
-    scaled = list(zip(listed, scales(listed, results), strict=True))
-    gates = [_gate(entry) for entry in entries.values()]
-    top = max((float(gate.max()) for gate in gates if gate is not None), default=1.0)
-    articles: list[dict[str, Any]] = []
-    room = max_bytes
-    for row, (place, entry) in enumerate(entries.items()):
-        picture = as_image(entry.image() if callable(entry.image) else entry.image)  # type: ignore[arg-type]
+def _articles(entries: Sequence[ReportEntry], places: Sequence[int], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
+    """What the page shows of each image: pixels or boxes, tokens, gate and maps as data URIs."""
+    listed = [output for output in outputs(tasks) if output.task.kind != "segmentation"]
+    classes = sorted({name for entry in entries for name in entry.result.get("names", ())})
+    for place, entry, figures in zip(places, entries, _figures(entries, tasks), strict=True):
+        image: Any = entry.image() if callable(entry.image) else entry.image
+        picture = as_image(image) if tasks else boxes_panel(image, entry.result, entry.known or None, classes=classes)
         width, height = picture.size
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-        figures = []
-        if (gate := gates[row]) is not None:
-            figures.append(_map(gate, 0.0, top, "gate", "0", f"{top:.3g} times the mean weight"))
-        for task in tasks:
-            cells = (entry.result.get("maps") or {}).get(task.name)
-            if task.kind == "segmentation" and cells is not None:
-                figures.append(_class_map(task, cells))
-            for output, scale in scaled:
-                if output.map == task.name and (shown := scale.maps[row]) is not None:
-                    ends = output.text(scale.low), output.text(scale.high) + scale.note
-                    more = {"more": task.is_categorical}
-                    figures.append(_map(shown, scale.low, scale.high, output.key, *ends) | more)
-        article: dict[str, Any] = {
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        yield {
             "id": f"image-{place}",
             "name": entry.name,
             "width": width,
             "height": height,
             "uri": _uri(picture, "JPEG"),
-            "tokens": None if entry.tokens is None else _uri(_pixels(_colours(entry))),
-            "values": [line for task in tasks if task.kind != "segmentation" and (line := _values(entry, task, tasks))],
+            "tokens": None if entry.tokens is None else _uri(coloured(entry.tokens)),
+            "values": captions(listed, entry.result, entry.known) if tasks else [box_line(entry)],
             "figures": figures,
         }
-        if "boxes" in entry.result:
-            article |= drawn_boxes(entry, [*entries.values()])
-        room -= len(article["uri"]) + len(article["tokens"] or "") + sum(len(figure["uri"]) for figure in figures)
-        if room < 0 and articles:
-            break
-        articles.append(article)
-    return articles
 
 
-def _gate(entry: ReportEntry) -> Floats | None:
-    """How many times more than in a plain mean every patch counts."""
-    if entry.result.get("gate") is None:
-        return None
-    weights = numbers(entry.result["gate"], f"the gate of {entry.name}", "rows, cols")
-    return weights * weights.size
-
-
-def _colours(entry: ReportEntry) -> Floats:
-    return np.clip(numbers(entry.tokens, f"the tokens of {entry.name}", "rows, cols, 3"), 0.0, 1.0)
-
-
-def _values(entry: ReportEntry, task: Task, tasks: Sequence[Task]) -> str:
-    """What was predicted of a task, and what is known, in one line."""
-    known = f", known {entry.known[task.name]}" if _labels(task) and task.name in entry.known else ""
-    parts = []
-    for output in outputs_of(task, tasks):
-        value, truth = output.value(entry.result), entry.known.get(output.key)
-        off = "" if truth is None else f" (known {_number(truth, 4)}, off by {_number(value - truth, 3)})"
-        parts.append(f"{output.key}: {_number(value, 4)} {output.unit}".rstrip() + off)
-    if not _labels(task):
-        return ", ".join(parts)
-    likely = _predicted_class(entry, task)
-    return f"{task.name}: {_labels(task)[likely]}, probability {entry.result[task.name][likely]:.2f}{known}"
-
-
-def _map(cells: Floats, low: float, high: float, name: str, *ends: str) -> dict[str, Any]:
-    """A heat map; ``ends`` are the texts at the ends of its colour bar."""
-    return {"uri": _uri(heat(cells, low, high)), "name": name, "low": ends[0], "high": ends[1]}
+def _figures(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
+    """The gate, the most probable classes and the maps of each image; all images share the scales."""
+    found: list[list[dict[str, Any]]] = [[] for _ in entries]
+    gates = {}
+    for i, entry in enumerate(entries):
+        if entry.result.get("gate") is not None:  # relative to a plain mean
+            weights = numbers(entry.result["gate"], f"the gate of {entry.name}", "rows, cols")
+            gates[i] = weights / weights.mean()
+    top = max((float(gate.max()) for gate in gates.values()), default=1.0)
+    for i, gate in gates.items():
+        ends = {"low": "0", "high": f"{top:.3g} times the mean weight"}
+        found[i].append({"uri": _uri(heat(gate, 0.0, top)), "name": "gate", **ends})
+    drawn = scales(outputs(tasks), [entry.result for entry in entries])
+    for output in outputs(tasks):
+        scale, task = drawn[output.map.name], output.map
+        for i, maps in scale.maps.items():
+            if task.kind == "segmentation" and output.channel == 0:
+                found[i].append(_class_map(task, maps))
+            uri = _uri(heat(maps[output.channel], scale.low, scale.high))
+            ends = {"low": output.text(scale.low), "high": output.text(scale.high) + scale.note}
+            found[i].append({"uri": uri, "name": output.key, "more": task.is_categorical, **ends})
+    return found
 
 
 def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
     """The most probable class of every cell, of maps (classes, rows, cols), with colours and shares of cells."""
     hues = [PALETTE[i] if task.dim <= len(PALETTE) else f"hsl({i * 137 % 360}, 70%, 50%)" for i in range(task.dim)]
-    colours = np.array([ImageColor.getrgb(hue) for hue in hues]) / 255.0
-    labels = task.labels or range(task.dim)
-    cells = np.asarray(maps).argmax(axis=0)
-    shares = [f"{label} {np.mean(cells == i):.0%}" for i, label in enumerate(labels)]
-    uri = _uri(_pixels(colours[cells]))
-    return {"uri": uri, "name": f"{task.name}, share of cells", "classes": list(zip(hues, shares, strict=True))}
-
-
-def _pixels(shares: Floats) -> Image.Image:
-    return Image.fromarray((shares * 255.0).round().astype(np.uint8))
+    chosen = torch.from_numpy(maps).argmax(dim=0) == torch.arange(task.dim)[:, None, None]
+    ground = torch.zeros(3, *maps.shape[1:], dtype=torch.uint8)
+    picture = to_pil_image(draw_segmentation_masks(ground, chosen, alpha=1.0, colors=hues))
+    shares = chosen.double().mean(dim=(1, 2)).tolist()
+    texts = [f"{label} {share:.0%}" for label, share in zip(task.labels or range(task.dim), shares, strict=True)]
+    return {"uri": _uri(picture), "name": f"{task.name}, share of cells", "classes": [*zip(hues, texts, strict=True)]}
 
 
 def _uri(image: Image.Image, kind: str = "PNG") -> str:
@@ -360,8 +248,10 @@ def _uri(image: Image.Image, kind: str = "PNG") -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _number(value: float, digits: int = 6) -> str:
-    """A number as tables show it; a dash for none."""
+def _number(value: float | str, digits: int = 6) -> str:
+    """A number as tables show it; a dash for none; a class as it is."""
+    if isinstance(value, str):
+        return value
     return "–" if math.isnan(value) else f"{value:.{digits}g}"
 
 

@@ -39,16 +39,12 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
         DataError: if it is not such a report.
     """
     try:
-        values = any(report.get("mae", {}).values())
-        found = value_tables(report) if values else []
-        for what in ("classes", "masks"):
-            for name, methods in report.get(what, {}).items():
-                found += class_tables(name, methods)
+        found = value_tables(report) if any(report.get("mae", {}).values()) else []
+        for name, methods in (*report.get("classes", {}).items(), *report.get("masks", {}).items()):
+            found += class_tables(name, methods)
         found += box_tables(report["best"], report["untrained"]) if "best" in report else []
     except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
-        raise DataError(
-            f"the scores are not those of a training run ({type(error).__name__}: {error}); expected its report.json"
-        ) from error
+        raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
     return found
 
 
@@ -56,8 +52,11 @@ def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     """Return the table of R², and that of the differences where a 95 % interval is known."""
     minus = report.get("head_minus") or {}
     found = [value_table(report["scores"], report["mae"], report.get("target_sd"), report.get("scored_images"))]
-    known = any(ends is not None for row in minus.values() for ends in row.values())
-    return [*found, difference_table(minus)] if known else found
+    if any(ends is not None for row in minus.values() for ends in row.values()):
+        columns = list(next(iter(minus.values())))
+        rows = [[f"head minus {name}", *(_interval(row[c], "+") for c in columns)] for name, row in minus.items()]
+        found.append(ScoreTable(["R², 95 % interval", *columns], rows))
+    return found
 
 
 def value_table(
@@ -87,13 +86,6 @@ def value_table(
     return ScoreTable(["held-out R² (MAE)" if errors else "held-out R²", *columns], rows)
 
 
-def difference_table(by_baseline: Mapping[str, Mapping[str, Sequence[float] | None]]) -> ScoreTable:
-    """Return the 95 % intervals of the head's R² minus that of each baseline."""
-    columns = list(next(iter(by_baseline.values())))
-    rows = [[f"head minus {name}", *(_interval(row[c], "+") for c in columns)] for name, row in by_baseline.items()]
-    return ScoreTable(["R², 95 % interval", *columns], rows)
-
-
 def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterator[ScoreTable]:
     """Return the scores over all classes, those of each class, and of a classification the head's confusion matrix.
 
@@ -101,7 +93,7 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
         name: of the target.
         methods: method -> its scores by :mod:`dinoneck.training.scores`; ``"head"`` is one of them.
     """
-    head, order = methods["head"], head_first(methods)
+    head, order = methods["head"], sorted(methods, key=lambda method: method != "head")
     scores = {key: heading for key, heading in SCORES.items() if key in head}
     columns = [cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")]
     rows = [[method, *(cell for key in scores for cell in _cells(methods[method][key]))] for method in order]
@@ -131,11 +123,6 @@ def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int
     """Return a confusion matrix as a table, a row per true class."""
     rows = [[label, *map(str, row)] for label, row in zip(labels, matrix, strict=True)]
     return ConfusionMatrix([name, *labels], rows)
-
-
-def head_first(methods: Mapping[str, Any]) -> list[str]:
-    """Return the names of the methods, the head's first."""
-    return sorted(methods, key=lambda method: method != "head")
 
 
 def _cells(score: Mapping[str, Any]) -> list[str]:

@@ -75,7 +75,7 @@ def refusal(name: str = SMALL, source: str = "timm") -> str:
 def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     where = f"{hub.url}/timm/{SMALL}"
     text = refusal()  # 401: without a login the hub does not distinguish the two
-    assert "there is no hub repository" in text
+    assert "does not exist, or it is private" in text
     assert where in text
     assert "hf auth login" in text
     hub.repo(f"timm/{SMALL}", {"model.safetensors": weights}, gated=True)
@@ -90,7 +90,7 @@ def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeyp
     assert "hf_expired" not in text
     monkeypatch.setenv("HF_TOKEN", READER)
     del hub.repos[f"timm/{SMALL}"]
-    assert "there is no hub repository" in refusal()  # 404
+    assert "does not exist, or it is private" in refusal()  # 404
     hub.repo(f"timm/{SMALL}")
     assert "does not have that file" in refusal()
     hub.down = 503

@@ -288,5 +288,9 @@ def test_heads_with_different_lora_cannot_share_a_backbone(tmp_path: Path) -> No
     for seed in (0, 1):
         backbone = load_backbone("dinoneck_tiny").add_lora(2, seed=seed)
         save_head(tmp_path / f"{seed}.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
-    with pytest.raises(CheckpointError, match="different LoRA weights.*one by one"):
+    with pytest.raises(CheckpointError, match="backbone.adapter.sha256"):
         Predictor(tmp_path)
+    files = {str(seed): tmp_path / f"{seed}.safetensors" for seed in (0, 1)}
+    both, image = Predictor(files), torch.rand(3, 32, 32)
+    assert len(both.passes) == 2
+    assert both(image)[0] == {key: Predictor(file)(image)[0] for key, file in files.items()}

@@ -24,7 +24,7 @@ from dinoneck import (
     load_head,
     save_head,
 )
-from dinoneck.checkpoint.file import head_files
+from dinoneck.checkpoint.format import head_files
 from dinoneck.cli.main import main
 from dinoneck.errors import BackboneError
 

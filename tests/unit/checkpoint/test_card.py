@@ -118,7 +118,7 @@ def test_the_loading_lines_run(tiny: Backbone, tmp_path: Path, monkeypatch: pyte
 def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, name: str) -> None:
     licence = {"dinov3": "dinov3-license", "dinov2": "apache-2.0"}[family]
     weights = hub_weights("timm/vit_small_patch16_dinov3.lvd1689m")
-    given = {"backbone__family": family, "backbone__license": licence, "backbone__weights": weights}
+    given = {"backbone__family": family, "licences": {"backbone": licence}, "backbone__weights": weights}
     page = model_card(on(meta, **given))
     front_matter = front(page)
     assert front_matter["base_model"] == "timm/vit_small_patch16_dinov3.lvd1689m"
@@ -142,14 +142,14 @@ def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, nam
 
 def test_lora_weights_and_changed_backbones_are_listed(meta: dict[str, Any]) -> None:
     weights = {"kind": "modified", "base": hub_weights("facebook/dinov3-vits16")}
-    given = {"backbone__family": "dinov3", "backbone__license": "dinov3-license", "backbone__weights": weights}
+    given = {"backbone__family": "dinov3", "licences": {"backbone": "dinov3-license"}, "backbone__weights": weights}
     adapter = {"kind": "lora", "rank": 4, "alpha": 8.0, "targets": "attention", "blocks": 6, "sha256": "0"}
     assert base_model(on(meta, **given)) == "facebook/dinov3-vits16"
     assert "LoRA weights in this file are changes" not in model_card(on(meta, **given))
     page = model_card(on(meta, **given, backbone__adapter=adapter))
     assert "LoRA weights in this file are changes" in page
     assert "changed by training" in section(page, "Backbone")
-    eupe = model_card(on(meta, **{**given, "backbone__license": "fair-noncommercial-research-license"}))
+    eupe = model_card(on(meta, **{**given, "licences": {"backbone": "fair-noncommercial-research-license"}}))
     assert "DINOv3 License" not in eupe
     assert "<https://huggingface.co/facebook/dinov3-vits16>" in section(eupe, "Licence")
 
@@ -227,7 +227,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
         training={"data": evil, "metrics": {evil: 1.0}, evil: {evil: evil}},
         backbone__name=evil,
         backbone__family=evil,
-        backbone__license=evil,
+        licences={"backbone": evil},
         backbone__source={evil: evil},
         backbone__weights={"kind": "hub", "repo": evil, "revision": evil},
     )

@@ -10,8 +10,8 @@ import torch
 from tests.faults.signed import Change, forged
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, PatchMeanMLP, TargetTransform, Task
-from dinoneck.checkpoint.file import canonical
-from dinoneck.checkpoint.read import read_file
+from dinoneck.checkpoint.contents import read
+from dinoneck.checkpoint.format import canonical
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         (tmp_path / "h").write_bytes(damaged)
         with pytest.raises(CheckpointError):
-            read_file(tmp_path / "h")
+            read(tmp_path / "h")
 
 
 @pytest.mark.parametrize(

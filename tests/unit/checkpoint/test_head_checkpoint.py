@@ -151,7 +151,7 @@ def test_what_cannot_be_saved_is_refused_before_a_byte_is_written(tmp_path: Path
     for meta in ({"note": float("nan")}, {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}):
         refused(head_of(), "extra", "write", **meta)
     refused(head_of(), "larger than 16384", "schema", note="x" * 20000)
-    refused(head_of(), "inputs", "config", preprocess={"size": 3})
+    refused(head_of(), "inputs.size", "schema", preprocess={"size": 3})
     refused(head_of(), "backbone", "write", backbone="tiny")
     refused(head_of(), "std is None; expected three", "config", preprocess={**Preprocessing().record(), "std": None})
     with pytest.raises(CheckpointError, match=r"is str; expected a registered module.*save_head\(path, module\)"):
@@ -193,3 +193,41 @@ def test_weights_of_files_are_not_taken_on_trust_in_another_dtype() -> None:
         checkpoint.check_backbone(other)
     named = HeadCheckpoint.from_module(head_of(), backbone=load_backbone("dinoneck_tiny"))
     named.check_backbone(load_backbone("dinoneck_tiny", dtype=torch.bfloat16))
+
+
+def test_a_backbone_that_was_tuned_along_travels_in_the_file(tmp_path: Path, tiny: Backbone) -> None:
+    weights = tiny.adapter.model.state_dict()
+    save_head(tmp_path / "h", head_of(), backbone=tiny, backbone_weights=weights)
+    loaded = HeadCheckpoint.load(tmp_path / "h")
+    assert loaded.backbone_weights is not None and loaded.backbone_weights.keys() == weights.keys()
+    assert all(torch.equal(loaded.backbone_weights[key], value) for key, value in weights.items())
+    assert loaded.state_dict.keys() == head_of().state_dict().keys()
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "h").read_bytes() == (tmp_path / "again").read_bytes()
+    assert HeadCheckpoint.from_module(head_of(), backbone=tiny).backbone_weights is None
+    other = {key: value + 1 if value.is_floating_point() else value for key, value in weights.items()}
+    for wrong in (other, dict([*weights.items()][1:]), {**weights, "more": torch.zeros(1)}):
+        with pytest.raises(CheckpointError, match="weights_sha256|SHA-256") as caught:
+            HeadCheckpoint.from_module(head_of(), backbone=tiny, backbone_weights=wrong)
+        assert caught.value.step == "tensors"
+    first = next(iter(weights))
+    with pytest.raises(CheckpointError, match=first) as caught:
+        nan = {**weights, first: torch.full_like(weights[first], torch.nan)}
+        HeadCheckpoint.from_module(head_of(), backbone=tiny, backbone_weights=nan)
+    assert caught.value.step == "finite"
+
+
+def test_the_licence_of_the_backbones_weights_is_kept(tiny: Backbone) -> None:
+    record = {**tiny.record(), "license": "dinov3-license"}
+    assert HeadCheckpoint.from_module(head_of(), backbone=record).meta["licences"] == {"backbone": "dinov3-license"}
+    assert HeadCheckpoint.from_module(head_of(), backbone=tiny).meta["licences"] == {}
+    with pytest.raises(CheckpointError, match="licences"):
+        HeadCheckpoint.from_module(head_of(), backbone={**record, "license": 3})
+
+
+def test_parts_of_a_head_have_names_of_their_own(tiny: Backbone) -> None:
+    grown = head_of()
+    grown.backbone = nn.Linear(1, 1)
+    with pytest.raises(CheckpointError, match="backbone.weight") as caught:
+        HeadCheckpoint.from_module(grown)
+    assert caught.value.step == "write"

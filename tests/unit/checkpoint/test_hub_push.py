@@ -123,7 +123,7 @@ def test_private_is_private(writer: Hub, checkpoint: HeadCheckpoint, monkeypatch
 
 
 def test_branches_are_made_or_refused(writer: Hub, checkpoint: HeadCheckpoint) -> None:
-    assert "there is no hub repository me/one" in refusal(checkpoint, create=False)
+    assert "hub repository me/one" in refusal(checkpoint, create=False)
     writer.repo("me/one")
     assert "has no branch, tag or commit 'v2'" in refusal(checkpoint, create=False, revision="v2")
     pushed = checkpoint.push_to_hub("me/one", revision="v2")

@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused(good, path, "'nothing.'", "tensors", rename={**NAMES, "nothing.": ""})
     refused({"weights": good, "epoch": 3}, path, "weights")
     refused([1, 2], path, "list")
-    with pytest.raises(CheckpointError, match="there is no weights file"):
+    with pytest.raises(CheckpointError, match="weights file"):
         import_weights(head(), tmp_path / "no.pth")
     with pytest.raises(CheckpointError, match="str"):
         import_weights(str(path), head())  # type: ignore[type-var, arg-type]
@@ -193,3 +193,18 @@ def test_many_names_of_one_memory_are_refused_and_tied_weights_are_not(tmp_path:
         read_state(tmp_path / "a.pt")
     torch.save({"a": one, "b": one, "c": one[:8], "d": torch.zeros(0), "e": torch.ones(3, 4).t()}, tmp_path / "b.pt")
     assert list(read_state(tmp_path / "b.pt")) == ["a", "b", "c", "d", "e"]
+
+
+@pytest.mark.parametrize(
+    "rename", [[("network.0.", "mlps.0.hidden.")], "network", str.lower, {0: "mlps"}, {"network": None}]
+)
+def test_names_are_given_as_a_mapping_of_texts(rename: Any, tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match="rename is"):
+        import_weights(head(), tmp_path / "m.pt", rename)
+
+
+def test_a_head_without_memory_takes_no_weights(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"mlps\.0\.hidden\.weight.*meta"):
+        import_weights(head(device="meta"), tmp_path / "m.pt", NAMES)

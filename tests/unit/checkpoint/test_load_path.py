@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanMLP, load_head, save_head
-from dinoneck.checkpoint.read import check_finite
+from dinoneck.checkpoint.contents import check_finite
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples.biomass.drawn import write_csiro
 from PIL import Image
 from tests.unit.training.meadow import one_image_only
 
@@ -26,7 +27,7 @@ TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
 @pytest.fixture(scope="module")
 def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("csiro")
-    Pasture(seed=1, size=(32, 64)).write_csiro(root, train=12, test=3)
+    write_csiro(Pasture(seed=1, size=(32, 64)), root, train=12, test=3)
     return root
 
 
@@ -79,12 +80,12 @@ def test_any_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     arguments = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "green", "--group", "field", "--minimum", "0"]
     out = ["--out", str(tmp_path / "run"), *TRAIN]
-    assert main([*arguments, *out, "--policy", "error"]) == 1
+    assert main([*arguments, *out, "--resize", "keep"]) == 1
     assert "20x33 px" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert main([*arguments, *out]) == 0
     assert (
-        "becomes 16x32 px, 1x2 patches.\nThe patch of 16 px does not divide it: --policy crop applies."
+        "becomes 16x32 px, 1x2 patches.\nThe patch of 16 px does not divide it: --resize crop applies."
         in capsys.readouterr().out
     )
     assert main([*arguments, *out]) == 1
@@ -165,7 +166,7 @@ def test_what_must_fail_fails_before_the_work(
     for change, message in (
         (("green", "dry mass: g"), "rename it"),
         (("green", "image2"), None),
-        (("green", "fold"), "would clash"),
+        (("green", "fold"), "is named 'fold'"),
     ):
         (tmp_path / "t.csv").write_text(text.replace(*change))
         if message is not None:

@@ -46,7 +46,7 @@ def usage(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ("words", "parts"),
     [
         ([], ["a verb is missing", "dinoneck --help"]),
-        (["predcit", "images"], ["there is no verb 'predcit'. Did you mean 'predict'?"]),
+        (["predcit", "images"], ["unknown verb 'predcit'. Did you mean 'predict'?"]),
         (["predict", "a.png", "--heads", "h"], ["--out", "dinoneck predict --help"]),
         (["predict", "a.png", "--heads", "h", "--out", ""], ["an argument is empty"]),
         (["predict", "a.png", "--heads", "h", "--out", "o.csv", "--tta", "flip"], ["'flip'", "--tta", "flip4"]),

@@ -57,33 +57,33 @@ def test_options_change_the_store(tmp_path: Path) -> None:
     common = ["extract", str(tmp_path / "p"), "--backbone", "dinoneck_tiny", "--size", "32x48"]
     stores = {}
     for name, more in {
-        "plain": [], "fit": ["--fit", "pad"], "interpolation": ["--interpolation", "bicubic"],
+        "plain": [], "resize": ["--resize", "pad"], "interpolation": ["--interpolation", "bicubic"],
         "dtype": ["--dtype", "int8"], "norm": ["--no-norm"], "batch": ["--batch-size", "2"],
     }.items():  # fmt: skip
         assert main([*common, "--out", str(tmp_path / name), *more]) == 0
         stores[name] = FeatureStore.open(tmp_path / name).batch(["x"]).sequence[0]
-    for name in ("fit", "interpolation", "dtype", "norm"):
+    for name in ("resize", "interpolation", "dtype", "norm"):
         assert not torch.equal(stores[name], stores["plain"]), name
     assert torch.allclose(stores["batch"], stores["plain"], atol=4e-3)
 
 
-def test_a_size_that_the_patch_does_not_divide_is_cropped_and_reported(
+def test_a_size_that_the_patch_does_not_divide_is_rounded_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in training, whose default is the same; another policy is used where it is named."""
+    """As in training, whose default is the same; another word is used where it is named."""
     write_images(tmp_path, ["p/a.png"])
     job = ["extract", str(tmp_path / "p"), "--backbone", "dinoneck_tiny", "--size", "40x60"]
     assert main([*job, "--out", str(tmp_path / "s")]) == 0
-    assert "32x48" in capsys.readouterr().out
+    assert "48x64" in capsys.readouterr().out
     store, tiny = FeatureStore.open(tmp_path / "s"), load_backbone("dinoneck_tiny")
-    expected = tiny(tiny.preprocess(tmp_path / "p" / "a.png", size=(40, 60), policy="crop"))
+    expected = tiny(tiny.preprocess(tmp_path / "p" / "a.png", size=(40, 60)))
     stored = store.batch(["a"])
-    assert stored.grid == (2, 3)
+    assert stored.grid == (3, 4)
     assert torch.allclose(stored.sequence[0].float(), expected.sequence[0], atol=4e-3)
-    assert main([*job, "--out", str(tmp_path / "pad"), "--policy", "pad"]) == 0
-    assert FeatureStore.open(tmp_path / "pad").batch(["a"]).grid == (3, 4)
-    assert main([*job, "--out", str(tmp_path / "no"), "--policy", "error"]) == 1
-    assert "40x60" in capsys.readouterr().err
+    assert main([*job, "--out", str(tmp_path / "crop"), "--resize", "crop"]) == 0
+    assert FeatureStore.open(tmp_path / "crop").batch(["a"]).grid == (2, 3)
+    assert main([*job[:-1], "8x60", "--out", str(tmp_path / "no"), "--resize", "crop"]) == 1
+    assert "8 px" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
 
@@ -91,7 +91,7 @@ def test_a_divided_size_is_not_reported(tmp_path: Path, capsys: pytest.CaptureFi
     write_images(tmp_path, ["p/a.png"])
     assert main(["extract", str(tmp_path / "p"), "--out", str(tmp_path / "s"), "--backbone", "dinoneck_tiny",
                  "--size", "32x48"]) == 0  # fmt: skip
-    assert "--policy" not in capsys.readouterr().out
+    assert "--resize" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,11 @@ def parsed(*arguments: str) -> TrainConfig:
 def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
     text = "head: {type: fpn, fpn_dim: 16}\noptim: {optimizer: sam, rho: 0.1, patience: 4, batch_size: 4}\n"
     path = written(tmp_path, f"{text}folds: {{count: 10}}\ndata: {{targets: [a, b], size: 64}}\n")
-    flags = "--epochs 9 --rho 0.2 --patience none --fold 7 --fit crop --random-backbone --store s --lr 1e-2"
+    flags = "--epochs 9 --rho 0.2 --patience none --fold 7 --resize crop --random-backbone --store s --lr 1e-2"
     config = parsed(path, *flags.split(), "--group", "State", "Sampling_Date", "--targets", "c")
     assert config.optim == Recipe(9, 4, 1e-2, optimizer="sam", rho=0.2, patience=None)
     assert (config.folds.count, config.folds.only, config.folds.group) == (10, 7, ("State", "Sampling_Date"))
-    assert (config.data.size, config.data.fit, config.data.store) == ((64, 64), "crop", "s")
+    assert (config.data.size, config.data.resize, config.data.store) == ((64, 64), "crop", "s")
     assert (config.data.targets, config.backbone.random) == (("c",), True)
     assert config.head == {"type": "fpn", "fpn_dim": 16}
 
@@ -90,6 +90,7 @@ def test_flags_in_their_spellings(tmp_path: Path) -> None:
         (["--head", "fpn", "--hidden-dim", "8"], {"type": "fpn", "fpn_dim": 8}),
         (["--head", "vit_fpn", "--hidden-dim", "8"], {"type": "vit_fpn", "fpn_dim": 8}),
         (["--hidden-dim", "8", "--dropout", "0.2"], {"hidden_dim": 8, "dropout": 0.2}),
+        (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
         (["--head", "cls_gating", "--gate-mode", "query"], {"type": "cls_gating", "mode": "query"}),
     ],
 )  # fmt: skip

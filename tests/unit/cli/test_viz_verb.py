@@ -7,12 +7,11 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import Backbone, DataError, PatchMeanHead, Predictor, Task, save_head
@@ -120,7 +119,7 @@ def test_known_values_bring_residuals_and_the_worst_images(
     printed = json.loads(capsys.readouterr().out)
     page = out.read_text()
     assert cells(page, "h3") == ["1.png", "3.png"]
-    assert "Too good where a head was trained on these images" in page
+    assert "Too good where the model was trained on these images" in page
     assert "<h1>A &lt;b&gt;</h1>" in page
     assert "tokens of" not in page
     assert printed["scores"]["mass"]["images"] == 4
@@ -153,7 +152,7 @@ def test_known_values_bring_residuals_and_the_worst_images(
             ["report", "{head}", "{images}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
             "exclude each other",
         ),
-        (["tokens", "{images}", "--backbone", "dinoneck_tiny", "--out", "t.jpg"], "ends in .png"),
+        (["tokens", "{images}", "--backbone", "dinoneck_tiny", "--out", "t.svg"], "ends in .png"),
         (["tokens", "{images}", "--backbone", "dinoneck_tiny", "--out", "{images}/0.png"], "one of the inputs"),
     ],
 )
@@ -176,20 +175,17 @@ def test_refusals_come_before_any_work(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_the_figure_of_tokens_names_random_weights(
+def test_the_picture_of_tokens_names_random_weights(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = []
-
-    def keep(out: Path, figure: Any, count: int) -> dict[str, Any]:
-        figures.append(figure)
-        return {}
-
-    monkeypatch.setattr("dinoneck.cli.viz._write", keep)
-    assert main(["viz", "tokens", str(images), "--backbone", "dinoneck_tiny", "--out", str(tmp_path / "t.png")]) == 0
-    titles = [axes.get_title().replace("\n", " ") for axes in figures[0].axes[1::2]]
-    assert titles[0] == "tokens of block 5 (random weights)"
-    assert not any(titles[1:])
+    texts: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, *more: texts.append(text))
+    for suffix in ("png", "jpg", "pdf"):
+        out = tmp_path / f"t.{suffix}"
+        assert main(["viz", "tokens", str(images), "--backbone", "dinoneck_tiny", "--out", str(out)]) == 0
+        assert out.stat().st_size > 1000
+        assert texts.count("tokens of block 5 (random weights)") == 1
+        texts.clear()
 
 
 def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> None:
@@ -198,6 +194,12 @@ def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> N
         table, "image", [Path("x/a/1.jpg"), Path("x/b/1.jpg"), Path("2.jpg"), Path("c/3.jpg")], {"mass": ()}
     )
     assert found == [{"mass": 1.5}, {"mass": 2.0}, {}, {"mass": 3.0}]
+    table = truth(
+        tmp_path / "t.csv", [("images/1.jpg", "1"), ("images/2.jpg", "2"), ("a/3.jpg", "3"), ("b/3.jpg", "4")]
+    )
+    elsewhere = [Path("../four/1.jpg"), Path("x/2.jpg"), Path("y/2.jpg"), Path("x/3.jpg")]
+    found = known_values(table, "image", elsewhere, {"mass": ()})
+    assert found == [{"mass": 1.0}, {}, {}, {}], "other folders: by a file name that is unique on both sides"
     table = truth(tmp_path / "t.csv", [("1.jpg", "1")])
     for images, columns, message in (
         ([Path("a/1.jpg"), Path("b/1.jpg")], {"mass": ()}, "stands for a/1.jpg and for b/1.jpg"),
@@ -220,15 +222,18 @@ def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> N
         known_values(table, "image", [Path("1.jpg")], {"kind": ("crop", "weed")})
 
 
-def test_a_report_of_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_of_a_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of its run: the images that it held out. Of a file: images, with the boxes of a COCO file on request."""
     pytest.importorskip("pycocotools", reason="held-out boxes need pycocotools, the extra [detection]")
     from dinoneck.detection import Detector, train_detector
     from dinoneck.training import TrainConfig
 
     boxes = write_boxes(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
     config = {
-        "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [64, 96]},
+        "data": {"boxes": "data/boxes.json", "val_boxes": "data/boxes.json", "size": [64, 96]},
         "backbone": {"name": "dinoneck_tiny"},
         "detector": {"name": "fcos", "freeze": ["0=all"]},
         "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
@@ -241,11 +246,14 @@ def test_a_report_of_a_detector(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (written["images"], written["drawn"]) == (3, 2)
     assert {name: each["known"] for name, each in written["scores"].items()} == {"blue": 2, "red": 3}
     assert cells(page, "td")[0] == f"{report['best']['AP']:.3f}"
-    assert page.count("known dark") == 5 + page.count(".known dark"), "the two images with boxes are the worst"
+    assert set(cells(page, "h3")) == {"0.png", "1.png"}, "the two images with boxes are the worst"
+    monkeypatch.chdir("/")
+    assert main(["viz", "report", str(tmp_path / "run"), "--max-images", "2", *arguments]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == written["scores"], "the files are found from any folder"
     file = str(tmp_path / "run" / "detector.safetensors")
     assert main(["viz", "report", file, str(boxes.parent), "--truth", str(boxes), *arguments]) == 0
     assert json.loads(capsys.readouterr().out)["scores"] == written["scores"]
     assert main(["viz", "report", file, str(boxes.parent / "0.png"), *arguments]) == 0
     page, [own] = out.read_text(), Detector.load(file).predict([boxes.parent / "0.png"], min_score=0.05)
     assert cells(page, "td")[0] == str(len(own["names"]))
-    assert "known dark" not in page and "Held-out scores" not in page
+    assert "known boxes" not in page and "Held-out scores" not in page

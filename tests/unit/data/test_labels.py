@@ -18,8 +18,10 @@ from dinoneck import ConfigError, DataError, GridError
 from dinoneck.data import DenseLabels, Preprocessing
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-FITS = ("stretch", "keep", "crop", "pad")
-POLICIES = ("crop", "pad", "resize")
+MODES: list[dict[str, Any]] = [
+    *({"resize": word} for word in ("stretch", "keep", "crop", "pad")),
+    {"resize": "pad", "pad_to": "center"},
+]
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -34,20 +36,18 @@ def patch_sums(images: torch.Tensor, patch: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("patch", [14, 16])
-@pytest.mark.parametrize("fit", FITS)
-def test_a_cell_covers_what_its_patch_shows(patch: int, fit: Any) -> None:
-    cases = itertools.product(
-        POLICIES, ("area", "bilinear"), [(61, 97), (97, 53)], [(64, 64), (45, 71), (120, 90), None]
-    )
-    for policy, interpolation, shape, size in cases:
-        recipe = Preprocessing(patch, size=size, fit=fit, policy=policy, interpolation=interpolation, **PLAIN)  # type: ignore[arg-type]
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cell_covers_what_its_patch_shows(patch: int, mode: dict[str, Any]) -> None:
+    sizes = [(64, 64), (45, 71), (120, 90), *([None] if mode["resize"] != "keep" else [])]
+    for interpolation, shape, size in itertools.product(("area", "bilinear"), [(61, 97), (97, 53)], sizes):
+        recipe = Preprocessing(patch, size=size, interpolation=interpolation, **mode, **PLAIN)  # type: ignore[arg-type]
         place = ramp(*shape)
         shown = patch_sums(recipe(place), patch)[0]
         values, weight = DenseLabels().cells(place, recipe)
-        assert values.shape[1:] == shown.shape, (policy, interpolation, shape, size)
+        assert values.shape[1:] == shown.shape, (interpolation, shape, size)
         assert torch.allclose(weight[0].double(), shown[2], atol=1e-3)
         means = torch.where(shown[2] > 0, shown / shown[2], 0.0)
-        assert torch.allclose(values[0].double(), means, atol=1e-4), (policy, interpolation, shape, size)
+        assert torch.allclose(values[0].double(), means, atol=1e-4), (interpolation, shape, size)
 
 
 def test_nodata_weighs_nothing_through_an_area_resize() -> None:
@@ -156,7 +156,7 @@ def test_labels_are_turned_upright_like_their_image(tmp_path: Path) -> None:
 def test_class_cells_are_cover_fractions() -> None:
     mask = np.random.RandomState(0).randint(0, 4, (45, 64))
     mask[mask == 3] = 255
-    values, weight = DenseLabels(classes=3, nodata=(255,)).cells(mask, Preprocessing(15, policy="crop"))
+    values, weight = DenseLabels(classes=3, nodata=(255,)).cells(mask, Preprocessing(15, resize="crop"))
     cells = mask[:, 2:62].reshape(3, 15, 4, 15).swapaxes(1, 2).reshape(3, 4, 225)
     for k in range(3):
         assert np.allclose(values[0, k], (cells == k).sum(-1) / (cells != 255).sum(-1), atol=1e-6)
@@ -164,18 +164,19 @@ def test_class_cells_are_cover_fractions() -> None:
     assert torch.allclose(values.sum(dim=1), torch.ones(1, 3, 4))
 
 
-@pytest.mark.parametrize("fit", FITS)
-@pytest.mark.parametrize("policy", POLICIES)
-def test_every_prepared_pixel_takes_the_class_under_its_centre(fit: Any, policy: Any) -> None:
-    for (height, width), size in itertools.product([(61, 97), (97, 53)], [(64, 64), (120, 90), None]):
+@pytest.mark.parametrize("mode", MODES)
+def test_every_prepared_pixel_takes_the_class_under_its_centre(mode: dict[str, Any]) -> None:
+    sizes = [(64, 64), (120, 90), *([None] if mode["resize"] != "keep" else [])]
+    for (height, width), size in itertools.product([(61, 97), (97, 53)], sizes):
         columns = np.tile(np.arange(width), (height, 1))
         lines = np.tile(np.arange(height)[:, None], (1, width))
-        recipe = Preprocessing(16, size=size, fit=fit, policy=policy, interpolation="bilinear", **PLAIN)  # type: ignore[arg-type]
+        recipe = Preprocessing(16, size=size, **mode, **PLAIN)  # type: ignore[arg-type]
         shown = recipe(ramp(height, width))[0]
         real = shown[2] > 0.999
         inner = torch.zeros_like(real)
         inner[4:-4, 4:-4] = True  # resampling bends the image's ramp at its borders
         inner[:-4, :-4] &= real[4:, 4:]
+        inner[4:, 4:] &= real[:-4, :-4]
         for index, channel, side in ((columns, 0, width), (lines, 1, height)):
             got = DenseLabels(classes=side).indices(index, recipe)
             assert got.shape == (1, *shown.shape[1:])

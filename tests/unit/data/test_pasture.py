@@ -56,17 +56,16 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
     pasture.write(tmp_path, 2)
     names = ["Dry_Clover_g", "GDM_g", "Dry_Total_g"]
     table = read_table(tmp_path / "table.csv", tmp_path, ["cover", *names], group="sampling", labels="mask")
-    assert table.ids == ("images/0000.jpg", "images/0001.jpg")
-    assert table.labels is not None
-    assert table.groups is not None
+    assert table.index.tolist() == ["images/0000.jpg", "images/0001.jpg"]
     for i in range(2):
         sample = pasture.sample(i)
-        assert table.groups[i] == sample.group
-        assert all(abs(table.targets[name][i] - sample.grams[name]) <= 5.1e-5 for name in names)
-        mask = np.asarray(Image.open(str(table.labels[i])))
+        row = table.iloc[i]
+        assert row["group"] == sample.group
+        assert all(abs(row[name] - sample.grams[name]) <= 5.1e-5 for name in names)
+        mask = np.asarray(Image.open(str(row["labels"])))
         assert np.array_equal(mask, sample.classes)
-        assert abs(table.targets["cover"][i] - (mask > 0).mean()) <= 5.1e-5
-        image = np.asarray(Image.open(str(table.images[i]))).astype(float)
+        assert abs(row["cover"] - (mask > 0).mean()) <= 5.1e-5
+        image = np.asarray(Image.open(str(row["images"]))).astype(float)
         assert abs(image - sample.image).mean() < 0.5 * abs(image - pasture.sample(1 - i).image).mean()  # JPEG
     with pytest.raises(ConfigError, match="expected 1 or more"):
         pasture.write(tmp_path, 0)

@@ -117,13 +117,13 @@ def test_area_equals_torch_bit_for_bit(size: tuple[int, int]) -> None:
     """Torch's own form needs the whole image as floats."""
     image = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (50, 67, 3), np.uint8)).permute(2, 0, 1)
     whole = torch.nn.functional.interpolate((image.float() / 255)[None], size=size, mode="area")[0]
-    assert torch.equal(Preprocessing(size=size, interpolation="area").fitted(image), whole)
+    assert torch.equal(Preprocessing(1, size=size, interpolation="area").fitted(image), whole)
 
 
 def test_bilinear_resizes_eight_bit_images_as_uint8() -> None:
     """As transformers' DINOv3 processor does; the record names the method as the argument does."""
     smooth = np.add.outer(np.arange(60) * 2, np.arange(80))[..., None].repeat(3, axis=2).astype(np.uint8)
-    recipe = Preprocessing(size=(23, 31))
+    recipe = Preprocessing(1, size=(23, 31))
     new = recipe.fitted(smooth)
     floats = torch.from_numpy(smooth).permute(2, 0, 1)[None] / 255
     in_floats = torch.nn.functional.interpolate(floats, size=(23, 31), mode="bilinear", antialias=True)[0]
@@ -137,26 +137,26 @@ def test_bilinear_resizes_eight_bit_images_as_uint8() -> None:
     assert Preprocessing.from_record(recipe.record()) == recipe
 
 
-def test_fits() -> None:
+def test_images_come_to_a_size_in_four_ways() -> None:
     ramp = np.tile(np.linspace(0, 1, 40, dtype=np.float32)[None, :, None], (20, 1, 3))
     assert PLAIN(ramp, size=(16, 16)).shape == (1, 3, 16, 16)
-    kept = PLAIN(ramp, size=(16, 16), fit="keep")
+    kept = PLAIN(ramp, size=(16, 16), resize="keep")
     assert kept.shape == (1, 3, 8, 16)
-    cropped = PLAIN(ramp, size=(16, 16), fit="crop")[0, 0, 0]
+    cropped = PLAIN(ramp, size=(16, 16), resize="crop")[0, 0, 0]
     assert cropped.shape == (16,)
     assert cropped.mean().item() == pytest.approx(0.5, abs=0.01)  # the middle
     assert cropped[0].item() == pytest.approx(0.25, abs=0.03)
-    padded = Preprocessing(patch_size=2)(ramp, size=(16, 16), fit="pad")
+    padded = Preprocessing(patch_size=2)(ramp, size=(16, 16), resize="pad")
     assert padded.shape == (1, 3, 16, 16)
     assert (padded[..., 8:, :] == 0).all()  # the mean colour
-    assert torch.allclose(padded[..., :8, :], Preprocessing(patch_size=2)(ramp, size=(16, 16), fit="keep"))
+    assert torch.allclose(padded[..., :8, :], Preprocessing(patch_size=2)(ramp, size=(16, 16), resize="keep"))
 
 
-def test_policy_and_batches() -> None:
+def test_remainders_and_batches() -> None:
     with pytest.raises(GridError, match="6x8 px"):
         Preprocessing(patch_size=4)(RGB)
-    assert Preprocessing(patch_size=4)(RGB, policy="crop").shape == (1, 3, 4, 8)
-    prepared = Preprocessing(patch_size=4).prepare([RGB, RGB], policy="pad")
+    assert Preprocessing(patch_size=4)(RGB, resize="crop").shape == (1, 3, 4, 8)
+    prepared = Preprocessing(patch_size=4).prepare([RGB, RGB], resize="pad")
     assert prepared.images.shape == (2, 3, 8, 8)
     assert prepared.grid == (2, 2)
     assert PLAIN(np.stack([RGB, RGB])).shape == (2, 3, 6, 8)
@@ -181,12 +181,12 @@ def test_blur_has_the_fixed_sigma() -> None:
 
 
 def test_records_rebuild_and_refuse() -> None:
-    prep = Preprocessing(patch_size=14, size=224, fit="crop", policy="pad", interpolation="bicubic", blur=5)  # type: ignore[arg-type]
+    prep = Preprocessing(patch_size=14, size=224, resize="crop", interpolation="bicubic", blur=5)  # type: ignore[arg-type]
     record = json.loads(json.dumps(prep.record()))
-    assert record["blur"] == {"kernel": 5, "sigma": pytest.approx(1.1)}
+    assert (record["blur"], record["resize"], record["pad_to"]) == (5, "crop", "corner")
     assert Preprocessing.from_record(record) == prep
     assert Preprocessing.from_record(Preprocessing().record()) == Preprocessing()
-    for change in ({"colour": 1}, {"blur": {"kernel": 5, "sigma": 2.0}}, {"blur": 5}, {"fit": "x"}, {"std": [0, 1, 1]}):
+    for change in ({"colour": 1}, {"blur": {"kernel": 5}}, {"blur": 4}, {"resize": "x"}, {"std": [0, 1, 1]}):
         with pytest.raises(ConfigError):
             Preprocessing.from_record(record | change)
     with pytest.raises(ConfigError):
@@ -195,8 +195,9 @@ def test_records_rebuild_and_refuse() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"fit": "squash"}, {"policy": "x"}, {"interpolation": "nearest"}, {"mean": (1, 2)}, {"std": (1, 1, 0)},
-     {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4}, {"blur": 0}, {"patch_size": 0}],
+    [{"resize": "squash"}, {"pad_to": "x"}, {"pad_to": "center"}, {"interpolation": "nearest"}, {"mean": (1, 2)},
+     {"std": (1, 1, 0)}, {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4}, {"blur": 0},
+     {"patch_size": 0}],
 )  # fmt: skip
 def test_impossible_settings(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
@@ -205,14 +206,14 @@ def test_impossible_settings(wrong: dict[str, object]) -> None:
 
 def test_changed() -> None:
     prep = Preprocessing(patch_size=16)
-    assert prep.changed(size=(32, 64), policy=None).size == (32, 64)
+    assert prep.changed(size=(32, 64), blur=None).size == (32, 64)
     assert prep.size is None
     with pytest.raises(ConfigError, match=r"no field 'sise'.*Did you mean 'size'"):
         prep.changed(sise=3)
 
 
 def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> None:
-    recipe = Preprocessing(size=(64, 64), fit="pad")
+    recipe = Preprocessing(size=(64, 64), resize="pad")
     image = torch.rand(3, 16, 64)
     prepared = recipe.prepare(image)
     assert prepared.valid.tolist() == [[True] * 4, [False] * 4, [False] * 4, [False] * 4]
@@ -220,5 +221,5 @@ def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> Non
     seen = recipe.picture(image)
     assert torch.allclose(seen[:, :16], image, atol=1e-6)
     assert torch.allclose(seen[:, 16:], torch.tensor(recipe.mean).view(3, 1, 1).expand(3, 48, 64))
-    cut = Preprocessing(size=(16, 16), fit="crop").picture(image)
+    cut = Preprocessing(size=(16, 16), resize="crop").picture(image)
     assert torch.allclose(cut, image[:, :, 24:40], atol=1e-6)

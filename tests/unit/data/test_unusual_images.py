@@ -12,7 +12,8 @@ from PIL import Image
 
 from dinoneck import DataError
 from dinoneck.data import Preprocessing
-from dinoneck.data.decoding import decode, fit_to
+from dinoneck.data.decoding import decode
+from dinoneck.data.resizing import resample
 
 RECIPE = Preprocessing(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(32, 48))
 
@@ -22,8 +23,8 @@ RECIPE = Preprocessing(16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=(32, 
 def test_rows_of_one_pixel_stay_in_their_order(interpolation: Any, rows: int) -> None:
     """Torch shows the first row everywhere where a width of 1 stays 1."""
     x = torch.linspace(0, 1, 40).view(1, 1, 40, 1).expand(1, 3, 40, 1)
-    wide = fit_to(x.expand(1, 3, 40, 4), (rows, 4), "stretch", interpolation)
-    assert torch.allclose(fit_to(x, (rows, 1), "stretch", interpolation), wide[..., :1], atol=1e-6)
+    wide = resample(x.expand(1, 3, 40, 4), (rows, 4), interpolation)
+    assert torch.allclose(resample(x, (rows, 1), interpolation), wide[..., :1], atol=1e-6)
 
 
 def test_sixteen_bit_and_cmyk_reach_the_backbone_in_the_same_range(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_sixteen_bit_images_of_fewer_bits_are_refused(tmp_path: Path) -> None:
     grey = np.linspace(0, 4095, 32 * 48).reshape(32, 48).astype(np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")
     for image in (tmp_path / "deep.png", grey, torch.from_numpy(grey)[None]):
-        with pytest.raises(DataError, match="at most 4095: it seems to be a 12-bit image.*Divide it by"):
+        with pytest.raises(DataError, match="at most 4095"):
             decode(image)
     assert decode(np.zeros((4, 4), np.uint16)).max() == 0, "a black image is a black image"
     assert decode(grey / np.float32(4095)).max() == 1

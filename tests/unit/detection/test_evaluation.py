@@ -80,7 +80,7 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
 
 def test_the_first_box_counts_too(data: BoxImages) -> None:
     """Its id in the JSON is 0, which pycocotools takes for 'no match'."""
-    one = data.first(1)
+    one = data.take(range(1))
     assert score_boxes(one, perfect(one))["AR100"] == 1.0
 
 

@@ -92,7 +92,7 @@ MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task
         ({"members": []}, "no members"),
         ({"members": [{"type": "patch_mean"}]}, "expected a registered Head, or its {'type'"),
         ({"members": [MEMBER | {"type": "patch_maen"}]}, r"Did you mean 'patch_mean'\?"),
-        ({"members": [MEMBER], "weights": [1.0, 2.0]}, "2 weights for 1 members"),
+        ({"members": [MEMBER], "weights": [1.0, 2.0]}, "2 for 1 heads"),
         ({"members": [MEMBER], "weights": [0.0]}, "0 or more"),
         ({"members": [MEMBER], "weights": [1.0], "reduce": "median"}, "no meaning"),
         ({"members": [MEMBER, {**MEMBER, "config": {**MEMBER["config"], "embed_dim": 9}}]}, r"\[8, 9\] channels"),

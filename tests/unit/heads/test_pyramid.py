@@ -218,7 +218,7 @@ def test_any_task_name_is_fine(name: str) -> None:
 def test_padding_does_not_count_in_the_mean_of_a_map() -> None:
     backbone = load_backbone("dinoneck_tiny")
     head = DenseHead(64, [Task("light", kind="dense")], 8, depth=0).eval()
-    prepare = backbone.preprocess.changed(size=(64, 64), fit="pad")
+    prepare = backbone.preprocess.changed(size=(64, 64), resize="pad")
     for tta in ("none", "d6"):
         found = Predictor(head, backbone, preprocess=prepare, tta=tta)(torch.ones(3, 32, 64), maps=True)[0]
         assert found["light"] == pytest.approx(found["maps"]["light"][0, :2].mean(), rel=1e-5)

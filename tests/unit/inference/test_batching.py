@@ -32,7 +32,7 @@ class Held:
     def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
         self.started, self.go = threading.Event(), threading.Event()
-        own = predictor._predicted
+        own = predictor.predicted
 
         def wait(prepared: Any, maps: bool) -> Any:
             self.sizes.append(len(prepared))
@@ -40,7 +40,7 @@ class Held:
             assert self.go.wait(60)
             return own(prepared, maps)
 
-        monkeypatch.setattr(predictor, "_predicted", wait)
+        monkeypatch.setattr(predictor, "predicted", wait)
 
 
 def test_every_thread_gets_its_own_answer(predictor: Predictor) -> None:

@@ -14,6 +14,7 @@ from dinoneck import (
     ConfigError,
     DenseHead,
     HeadCheckpoint,
+    HeadEnsemble,
     PatchMeanHead,
     Predictor,
     Task,
@@ -54,7 +55,7 @@ def test_an_exported_model_names_its_outputs_so(form: str, tmp_path: Path) -> No
         pytest.importorskip("onnxscript")
     backbone = load_backbone("dinoneck_tiny", layers=[0])
     heads = [DenseHead(64, TASKS[:3], 8, 0), PatchMeanHead(64, [Task("images"), STATE], 8)]
-    done = export_model(heads, tmp_path / f"m.{form}", format=form, backbone=backbone, maps=True)  # type: ignore[arg-type]
+    done = export_model(HeadEnsemble(heads), tmp_path / f"m.{form}", format=form, backbone=backbone, maps=True)  # type: ignore[arg-type]
     alone = {*NAMES[:3], "images", "soil type"}
     assert set(done.outputs) == alone | {f"{name}.map" for name in alone}
     assert done.parity is not None and done.parity.largest < 1e-4

@@ -116,7 +116,7 @@ def test_images_are_normalised_as_the_file_records(tiny: Backbone, tmp_path: Pat
 def test_padding_is_left_out_of_the_mean_of_a_map(
     blind: Backbone, patchwork: Callable[[int, int], torch.Tensor], tta: Any
 ) -> None:
-    padded = blind.preprocess.changed(size=(64, 64), fit="pad")  # 2 x 4 patches of image in a grid of 4 x 4
+    padded = blind.preprocess.changed(size=(64, 64), resize="pad")  # 2 x 4 patches of image in a grid of 4 x 4
     head = DenseHead(64, [Task("a", kind="dense")], hidden_dim=8, depth=0)
     [result] = Predictor(head, blind, tta, preprocess=padded)(patchwork(2, 4), maps=True)
     [alone] = Predictor(head, blind, tta)(patchwork(2, 4), maps=True)
@@ -130,8 +130,8 @@ def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) ->
     shallow, deep = tiny.with_layers([1]), tiny.with_layers([2, 4])
     prep = tiny.preprocess.changed(size=(32, 32))
     heads = [PatchMeanHead(64, [Task("a")]), PatchMeanHead(64, [Task("a"), Task("b")])]
-    save_head(tmp_path / "1.safetensors", heads[0], backbone=shallow, preprocess=prep)
-    save_head(tmp_path / "2.safetensors", heads[1], backbone=deep, preprocess=prep)
+    together = HeadEnsemble(heads, layers=[[1], [2, 4]])
+    save_head(tmp_path / "h.safetensors", together, backbone=tiny.with_layers([1, 2, 4]), preprocess=prep)
     predictor = Predictor(tmp_path)
     assert predictor.backbone.layers == (1, 2, 4)
     image = torch.rand(3, 32, 32)
@@ -141,6 +141,10 @@ def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) ->
     assert result["a"] == pytest.approx((a0["a"].item() + both["a"].item()) / 2, rel=1e-5)
     assert result["b"] == pytest.approx(both["b"].item(), rel=1e-5)
     assert result["maps"]["a"].shape == (1, 2, 2)
+    values = load_head(tmp_path / "h.safetensors").predict(tiny.with_layers([1, 2, 4])(images))  # type: ignore[operator]
+    assert values["a"].item() == pytest.approx(result["a"], rel=1e-5)
+    with pytest.raises(CheckpointError, match=r"backbone\.layers|config"):
+        Predictor([HeadCheckpoint.from_module(heads[i], backbone=own) for i, own in enumerate((shallow, deep))])
 
 
 def test_images_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
@@ -178,7 +182,8 @@ def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Pat
     with pytest.raises(CheckpointError, match="has no tasks to predict"):
         Predictor(PatchMeanMLP(64), tiny)
     other = tiny.preprocess.changed(size=(64, 64))
-    save_head(saved / "x.safetensors", PatchMeanHead(64, [Task("a")]), backbone=tiny, preprocess=other)
+    tasks = [Task("a", unit="g"), Task("s", dim=2, kind="classification", labels=("x", "y"))]
+    save_head(saved / "x.safetensors", PatchMeanHead(64, tasks), backbone=tiny, preprocess=other)
     with pytest.raises(CheckpointError, match="prepared differently"):
         Predictor(saved)
     wrapped = tiny.record() | {"weights": {"kind": "file"}}

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from dinoneck import Backbone, DenseHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
+from dinoneck import Backbone, DenseHead, HeadEnsemble, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
 from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 
@@ -42,7 +42,7 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def heads() -> list[nn.Module]:
+def heads() -> HeadEnsemble:
     found = [
         PatchMeanHead(64, [MASS, STATE], hidden_dim=8),
         DenseHead(64, [Task("ndvi", kind="dense")], hidden_dim=8, depth=0),
@@ -50,11 +50,11 @@ def heads() -> list[nn.Module]:
     for head in found:
         for parameter in head.parameters():
             nn.init.normal_(parameter, std=0.2)
-    return found
+    return HeadEnsemble(found)
 
 
 @pytest.fixture(scope="module")
-def model(heads: list[nn.Module], backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(heads: HeadEnsemble, backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     path = tmp_path_factory.mktemp("model") / "model.onnx"
@@ -99,14 +99,16 @@ def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "crop": {"size": (80, 96), "fit": "crop", "interpolation": "bilinear", "blur": 5},
-    "own size": {"policy": "pad"},
+    "crop": {"size": (80, 96), "resize": "crop", "interpolation": "bilinear", "blur": 5},
+    "keep": {"size": (64, 96), "resize": "keep"},
+    "centred": {"size": (90, 90), "resize": "pad", "pad_to": "center", "interpolation": "area"},
+    "own size": {"resize": "pad"},
 }
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_answers_what_the_predictor_answers(
-    name: str, model: Path, heads: list[nn.Module], backbone: Backbone, images: list[Path], tmp_path: Path
+    name: str, model: Path, heads: HeadEnsemble, backbone: Backbone, images: list[Path], tmp_path: Path
 ) -> None:
     recipe = Preprocessing(patch_size=16, **RECIPES[name])
     done = run(prepared_as(model, recipe, tmp_path / "m.onnx"), *images, "--csv", tmp_path / "a.csv", "--threads", 1)
@@ -130,7 +132,7 @@ def test_bad_images_are_named_and_the_others_answered(model: Path, images: list[
     (tmp_path / "cut.jpg").write_bytes(images[-1].read_bytes()[:2000])
     Image.new("RGB", (8, 640)).save(tmp_path / "thin.png")
     bad = [*sorted(tmp_path.iterdir()), tmp_path / "missing.jpg"]
-    recipe = Preprocessing(patch_size=16, size=(64, 96), fit="keep", policy="pad")
+    recipe = Preprocessing(patch_size=16, size=(64, 96), resize="keep")
     other = prepared_as(model, recipe, tmp_path / "m.onnx")
     done = run(other, bad[0], *images, *bad[1:], "--batch-size", 2)
     assert done.returncode == 1

@@ -11,16 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.service.server import running
+from benchmarks.service import running
 from PIL import Image
 
-from dinoneck import Backbone, ConfigError, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
+from dinoneck import Backbone, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_head, save_head
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 from dinoneck.data import Pasture
 from dinoneck.errors import CheckpointError
 from dinoneck.inference import VIEWS
-from dinoneck.serve import Settings
 
 SIZE = (48, 64)
 
@@ -94,23 +93,17 @@ def test_views_that_are_named_take_the_place_of_the_recorded_ones(
     None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
 )
 def test_the_service_averages_the_recorded_views_and_names_them(runs: dict[str, Path], image: Path) -> None:
-    with running(runs["flip4"], "--threads", "1") as service:
+    with running(runs["flip4"], OMP_NUM_THREADS="1") as service:
         [result] = service.predict((image.name, image.read_bytes())).json()["images"]
         assert result["values"]["mass"] == pytest.approx(averaged(runs["flip4"], image, "flip4"), rel=1e-5)
         assert service.get("/").json()["tta"] == "flip4"
-
-
-def test_settings_name_views_or_leave_them_to_the_heads() -> None:
-    assert Settings().tta is None
-    with pytest.raises(ConfigError, match="'flip'"):
-        Settings(tta="flip")  # type: ignore[arg-type]
 
 
 def test_heads_that_record_different_views_need_a_choice(
     runs: dict[str, Path], image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = HeadCheckpoint.from_module(
-        PatchMeanHead(64, [Task("mass", unit="g")]),
+        PatchMeanHead(64, [Task("mass", unit="g")], hidden_dim=8),
         backbone=HeadCheckpoint.load(runs["d6"] / "fold-0.safetensors").meta["backbone"],
         preprocess=Predictor(runs["d6"]).preprocess,
     )

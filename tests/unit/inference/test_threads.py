@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dinoneck import CLSGatingHead, DenseHead, FPNHead, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
+from dinoneck import (
+    CLSGatingHead,
+    DenseHead,
+    FPNHead,
+    HeadEnsemble,
+    PatchMeanHead,
+    Predictor,
+    TargetTransform,
+    Task,
+    load_backbone,
+)
+from dinoneck.heads import Head
 
 THREADS = 8
 
@@ -43,7 +54,7 @@ def same(one: Any, other: Any) -> bool:
     return np.array_equal(one, other)
 
 
-def heads() -> list[nn.Module]:
+def heads() -> list[Head]:
     torch.manual_seed(0)
     mass = Task("mass", unit="g", transform=TargetTransform(mean=(3.0,), std=(2.0,)))
     return [
@@ -60,7 +71,7 @@ def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
     modules = heads()
     backbone = load_backbone("dinoneck_tiny")
     options: dict[str, Any] = {"tile": 32, "overlap": 16} if tiled else {"tta": "flip4"}
-    predictor = Predictor(modules, backbone, **options)
+    predictor = Predictor(HeadEnsemble(modules), backbone, **options)
     given = images(THREADS)
     alone = [predictor(image, maps=True)[0] for image in given]
     for module in modules:

@@ -86,7 +86,7 @@ SIZES = [(3, 8), (7, 5), (4, 3), (2, 9)]
 def test_tiled_equals_whole(
     blind: Backbone, patchwork: Patchwork, tta: Any, size: tuple[int, int], tile: Any, overlap: float
 ) -> None:
-    heads = [DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])]
+    heads = HeadEnsemble([DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])])
     image = patchwork(*size)
     [whole] = Predictor(heads, blind, tta)(image, maps=True)
     [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(image, maps=True)
@@ -217,11 +217,11 @@ def test_tiles_that_do_not_fit_are_refused(tiny: Backbone, options: dict[str, An
 
 def test_a_tile_of_other_proportions_needs_stretching(tiny: Backbone) -> None:
     head = PatchMeanHead(64, [Task("a")])
-    recipe = tiny.preprocess.changed(size=(32, 64), fit="crop")
+    recipe = tiny.preprocess.changed(size=(32, 64), resize="crop")
     with pytest.raises(ConfigError, match=r"keeps proportions; pass a tile of the same, such as \(50, 100\)"):
         Predictor(head, tiny, preprocess=recipe, tile=50)
     Predictor(head, tiny, preprocess=recipe, tile=(50, 100))
-    Predictor(head, tiny, preprocess=recipe.changed(fit="stretch"), tile=50)
+    Predictor(head, tiny, preprocess=recipe.changed(resize="stretch"), tile=50)
 
 
 def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> None:

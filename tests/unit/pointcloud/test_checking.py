@@ -274,7 +274,7 @@ def test_features_may_come_from_a_store(
     folder.mkdir(parents=True)
     for view, image in enumerate(room.images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{view}.png")
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(48, 64), fit="stretch")
+    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(48, 64), resize="stretch")
     store.extract(tmp_path / "2D")
     named = replace(room, names=("scene/color/0", "scene/color/1", "scene/color/2"))
     stored = checked(named, monkeypatch, tmp_path, "--features", tmp_path / "store")

@@ -80,7 +80,7 @@ def written(folder: Path, room: Frames) -> Frames:
 
 def test_a_store_gives_the_same_maps(room: Frames, tiny: Backbone, tmp_path: Path) -> None:
     frames = written(tmp_path / "2D", room)
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(96, 128), fit="stretch")
+    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(96, 128), resize="stretch")
     store.extract(tmp_path / "2D")
     names = frames.names[::-1]
     maps, cameras = store_maps(store, names, frames.cameras[[3, 2, 1, 0]])
@@ -95,10 +95,10 @@ def test_a_store_gives_the_same_maps(room: Frames, tiny: Backbone, tmp_path: Pat
         store_maps(store, ["scene/color/0", "scene/color/7"], frames.cameras[:2])
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_a_store_of_cut_images_is_refused(room: Frames, tiny: Backbone, tmp_path: Path, fit: str) -> None:
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_a_store_of_cut_images_is_refused(room: Frames, tiny: Backbone, tmp_path: Path, resize: str) -> None:
     frames = written(tmp_path / "2D", room)
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(64, 64), fit=fit)  # type: ignore[arg-type]
+    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(64, 64), resize=resize)  # type: ignore[arg-type]
     store.extract(tmp_path / "2D")
-    with pytest.raises(ConfigError, match=f"fit='{fit}'.*the ViT saw 64x64, which"):
+    with pytest.raises(ConfigError, match=f"resize='{resize}'.*the ViT saw 64x64, which"):
         store_maps(store, frames.names, frames.cameras)

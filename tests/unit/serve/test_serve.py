@@ -1,13 +1,11 @@
-"""The service as a process, asked over loopback: right answers for good images, reasons for bad ones."""
+"""The service as a process: predictions equal a Predictor's, and what cannot be used is refused with its reason."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import io
-import json
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,25 +13,72 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.service.pictures import good
-from benchmarks.service.server import HEADERS, Service, multipart, received, running
-from benchmarks.service.traffic import bad_requests, good_requests
+from benchmarks.service import (
+    HEADERS,
+    LIMITS,
+    MAX_UPLOAD_MB,
+    Service,
+    bad_requests,
+    expected_values,
+    half_upload,
+    multipart,
+    received,
+    running,
+    scene,
+)
 from PIL import Image
+from tests.unit.test_orientation import FORMS, folder_of, head_file, upright_of
 
-from dinoneck import ConfigError, DinoneckError, PatchMeanHead, Predictor, STAPyramid, Task, load_backbone, save_head
-from dinoneck import serve as serving
+from dinoneck import (
+    ConfigError,
+    DinoneckError,
+    PatchMeanHead,
+    Predictor,
+    STAPyramid,
+    Task,
+    load_backbone,
+    save_head,
+)
 from dinoneck.detection import DetectionHead, Detector
-from dinoneck.serve.models import open_model
+from dinoneck.serve import Settings, create_app, serve
 
 pytestmark = pytest.mark.skipif(
     None in map(find_spec, ("fastapi", "uvicorn", "python_multipart")), reason="the extra serve is not installed"
 )
-CONCURRENCY, QUEUE, MAX_IMAGES, MAX_UPLOAD_BYTES = 2, 4, 4, 1_500_000
-OPTIONS = (
-    *("--concurrency", str(CONCURRENCY), "--queue", str(QUEUE), "--max-images", str(MAX_IMAGES)),
-    *("--max-upload-mb", str(MAX_UPLOAD_BYTES / 1e6), "--max-pixels", "1000000", "--threads", "1"),
-    *("--timeout", "120", "--body-timeout", "120"),
-)
+SLOTS = 5
+OPTIONS = ("--concurrency", "2", "--queue", str(SLOTS - 2), "--timeout", "120", *LIMITS)
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+SMALL = scene("PNG", 160, 120)
+
+
+def saved(scene_: bytes, mode: str, suffix: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(scene_)).convert(mode).save(file, suffix, **options)
+    return file.getvalue()
+
+
+def sixteen_bits(scene_: bytes) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(Image.open(io.BytesIO(scene_)).convert("L")).astype(np.uint16) * 257).save(file, "PNG")
+    return file.getvalue()
+
+
+KINDS: dict[str, Callable[[], bytes]] = {
+    "plain JPEG": lambda: scene(width=160, height=120),
+    "progressive JPEG": lambda: scene(width=160, height=120, progressive=True),
+    "CMYK JPEG": lambda: saved(SMALL, "CMYK", "JPEG"),
+    "grey JPEG": lambda: saved(SMALL, "L", "JPEG"),
+    "PNG": lambda: SMALL,
+    "PNG with transparency": lambda: saved(SMALL, "RGBA", "PNG"),
+    "PNG with a palette": lambda: saved(SMALL, "P", "PNG"),
+    "PNG of one bit": lambda: saved(SMALL, "1", "PNG"),
+    "PNG of 16 bits": lambda: sixteen_bits(SMALL),
+    "PNG of one pixel": lambda: scene("PNG", 1, 1),
+    "WebP": lambda: scene("WEBP", 160, 120),
+    "TIFF": lambda: scene("TIFF", 160, 120),
+    "BMP": lambda: scene("BMP", 160, 120),
+    "GIF of one frame": lambda: saved(SMALL, "P", "GIF"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -48,185 +93,203 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(head: Path) -> Iterator[Service]:
-    with running(head, *OPTIONS) as found:
-        yield found
-        assert 'status="500"' not in found.get("/metrics").body.decode()
-        assert "Traceback" not in "".join(found.log)
-        assert found.process.poll() is None
+    with running(head, *OPTIONS, **ONE_THREAD) as process:
+        yield process
+        assert process.process.poll() is None
+    assert "Traceback" not in "".join(process.log)
 
 
-@pytest.fixture(scope="module")
-def lone(head: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What a predictor in this process predicts for every good picture, from files; on one thread, as the service's."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("pictures")
-    predictor, found = Predictor(head), {}
-    for name, data in good(160, 120).items():
-        (folder / name).write_bytes(data)
-        found[name] = predictor(folder / name, maps=True)[0]
-    torch.set_num_threads(threads)
-    return found
+def as_lists(prediction: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in prediction.items()}
 
 
-def values(answer: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in answer.items()
-        if key != "maps"
-    }
+def test_images_of_every_kind_give_the_values_of_a_predictor_in_their_order(service: Service, head: Path) -> None:
+    images = [make() for make in KINDS.values()]
+    expected = [as_lists(values) for values in expected_values(head, images)]
+    assert len({values["mass"] for values in expected}) > len(KINDS) // 2  # not all of them hold the same pixels
+    names = list(KINDS)
+    for start in range(0, len(names), 4):
+        chosen = slice(start, start + 4)
+        reply = service.predict(*zip(names[chosen], images[chosen], strict=True))
+        assert reply.status == 200, reply.json()
+        assert reply.json()["images"] == [
+            {"name": name, "values": values} for name, values in zip(names[chosen], expected[chosen], strict=True)
+        ]
 
 
-def test_every_kind_of_picture_is_answered_as_by_a_lone_predictor(service: Service, lone: dict[str, Any]) -> None:
-    requests = good_requests(good(160, 120), {name: {"values": values(answer)} for name, answer in lone.items()})
-    with contextlib.closing(service.connection()) as connection:
-        for request in requests:
-            request.send(connection)
-            assert request.wrong(received(connection)) is None
-    assert len({json.dumps(values(answer)) for answer in lone.values()}) > 10  # the pictures differ
-
-
-@pytest.mark.parametrize("request_", bad_requests(MAX_UPLOAD_BYTES, MAX_IMAGES), ids=lambda one: one.kind)
+@pytest.mark.parametrize("request_", bad_requests(), ids=lambda request: request.kind)
 def test_every_bad_request_is_refused_with_its_reason(service: Service, request_: Any) -> None:
-    with contextlib.closing(service.connection()) as connection:
-        request_.send(connection)
-        answer = received(connection)
-    assert request_.wrong(answer) is None
-    assert answer.headers["content-type"] == "application/json"
-    sentence = answer.json()["error"]
-    assert "expected" in sentence or "Input should be" in sentence, sentence
+    reply = service.request("POST", "/predict", request_.body, request_.headers)
+    assert (reply.status, reply.json()["code"]) == (request_.status, request_.code)
+    assert reply.headers["content-type"] == "application/json"
+    assert "expected" in reply.json()["error"]
 
 
-def test_several_images_are_answered_in_their_order_or_refused_together(service: Service, lone: dict[str, Any]) -> None:
-    pictures = good(160, 120)
-    names = ["turned.jpg", "plain.png", "cmyk.jpg"]
-    result = service.predict(*[(name, pictures[name]) for name in names]).json()["images"]
-    assert [image["name"] for image in result] == names
-    assert [image["values"] for image in result] == [values(lone[name]) for name in names]
-    refused = service.predict(("plain.png", pictures["plain.png"]), ("empty.jpg", b""))
-    assert refused.status == 422
-    assert "empty.jpg" in refused.json()["error"]
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/predict", 405, "no_route"),
+        ("GET", "/../etc/passwd", 404, "no_route"),
+        ("POST", "/predict?maps=all", 422, "invalid"),
+    ],
+)
+def test_a_wrong_route_or_parameter_is_named(service: Service, method: str, path: str, status: int, code: str) -> None:
+    reply = service.request(method, path, multipart(("a.png", SMALL)))
+    assert (reply.status, reply.json()["code"]) == (status, code)
+    assert path.partition("=")[2] in reply.json()["error"] and "expected" in reply.json()["error"]
 
 
-def test_maps_come_as_lists_or_as_pictures(service: Service, lone: dict[str, Any]) -> None:
-    name, wanted = "plain.png", lone["plain.png"]["maps"]["mass"]
-    data = good(160, 120)[name]
-    lists = service.predict((name, data), query="?maps=lists").json()["images"][0]["maps"]["mass"]
-    assert np.array_equal(np.asarray(lists, dtype=np.float32), wanted)
-    [drawn] = service.predict((name, data), query="?maps=png").json()["images"][0]["maps"]["mass"]
-    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))), dtype=np.float32) / 255
+def test_one_bad_image_refuses_the_request_and_is_named(service: Service) -> None:
+    reply = service.predict(("plain.png", SMALL), ("empty.jpg", b""))
+    assert reply.status == 422
+    assert "empty.jpg" in reply.json()["error"]
+
+
+def test_maps_come_as_lists_or_as_images(service: Service, head: Path) -> None:
+    expected = Predictor(head)(Image.open(io.BytesIO(SMALL)), maps=True)[0]["maps"]["mass"]
+    lists = service.predict(("a.png", SMALL), query="?maps=lists").json()["images"][0]["maps"]["mass"]
+    np.testing.assert_allclose(np.asarray(lists, dtype=np.float32), expected, rtol=1e-5)
+    [drawn] = service.predict(("a.png", SMALL), query="?maps=png").json()["images"][0]["maps"]["mass"]
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["png"]))), dtype=np.float32)
     step = (drawn["white"] - drawn["black"]) / 255
-    np.testing.assert_allclose(drawn["black"] + grey * 255 * step, wanted[0], atol=step)
+    np.testing.assert_allclose(drawn["black"] + grey * step, expected[0], atol=step)
 
 
-def test_an_encoded_body_is_refused_by_name(service: Service) -> None:
-    body, headers = multipart(("a.png", good(160, 120)["plain.png"])), {**HEADERS, "Content-Encoding": "gzip"}
-    with contextlib.closing(service.connection()) as connection:
-        connection.request("POST", "/predict", body, headers)
-        answer = received(connection)
-    assert (answer.status, answer.json()["code"]) == (415, "not_multipart")
-    assert "encoded as 'gzip'; send it plain" in answer.json()["error"]
-
-
-def test_names_are_only_ever_shown(service: Service) -> None:
-    data = good(160, 120)["plain.png"]
+def test_a_name_is_returned_as_it_is_and_shown_without_control_characters(service: Service) -> None:
     for name in ("../../etc/passwd", "x" * 300 + ".png", "späße 😀.png", "<script>.png", ""):
-        assert service.predict((name, data)).json()["images"][0]["name"] == name
-    result = service.predict(("\x1b[31mred.jpg", b"no picture")).json()["error"]
-    assert "\x1b" not in result
+        assert service.predict((name, SMALL)).json()["images"][0]["name"] == name
+    assert "\x1b" not in service.predict(("\x1b[31mred.jpg", b"no image")).json()["error"]
 
 
-def test_facts_health_and_metrics(service: Service) -> None:
-    assert service.get("/health").json() == {"status": "alive"}
-    assert service.get("/ready").json() == {"status": "ready"}
+def test_health_and_facts(service: Service) -> None:
+    assert service.get("/health").status == 200
     facts = service.get("/").json()
     assert [(task["name"], task["unit"], task["labels"]) for task in facts["tasks"]] == [
         ("mass", "g", []),
         ("parts", "", ["a", "b", "c"]),
     ]
     assert facts["size"] == [48, 64] and facts["digests"][0].startswith("sha256:")
-    assert facts["limits"]["max_upload_bytes"] == MAX_UPLOAD_BYTES
-    refused = 'dinoneck_requests_total{route="/predict",status="422"}'
-    assert service.predict(("a.jpg", b"")).status == 422
-    before = service.metric(refused)
-    assert service.predict(("a.jpg", b"")).status == 422
-    assert service.metric(refused) == before + 1
-    assert service.metric("process_resident_memory_bytes") > 1e7
-    assert service.metric("dinoneck_requests_running") == 0
-    assert "multipart/form-data" in json.dumps(service.get("/openapi.json").json()["paths"]["/predict"])
+    assert facts["limits"]["max_upload_bytes"] == MAX_UPLOAD_MB * 1_000_000
+    assert facts["limits"]["max_pixels"] == 4_000_000
 
 
-def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    detector = Detector(DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32)), backbone, (64, 96))
-    detector.head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)  # untrained scores are low
-    detector.save(tmp_path / "d.safetensors")
-    data = good(160, 120)["plain.png"]
-    (tmp_path / "plain.png").write_bytes(data)
-    [wanted] = Detector.load(tmp_path / "d.safetensors").predict(tmp_path / "plain.png")
-    with running(tmp_path / "d.safetensors", *OPTIONS) as service:
-        assert service.get("/").json()["classes"] == ["red", "blue"]
-        [image] = service.predict(("plain.png", data)).json()["images"]
-        assert service.predict(("plain.png", data), query="?maps=png").json()["code"] == "unfit"
-    assert len(image["boxes"]) == len(wanted["names"]) > 0
-    assert [row["label"] for row in image["boxes"]] == wanted["names"]
-    np.testing.assert_allclose([row["box"] for row in image["boxes"]], wanted["boxes"].numpy(), atol=0.01)
-
-
-def test_what_cannot_be_served_is_one_sentence(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    for name in "ab":
-        head = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
-        Detector(head, backbone, (64, 96)).save(tmp_path / f"{name}.safetensors")
-    with pytest.raises(ConfigError, match="holds 2 files and the first is a detector; serve one detector file"):
-        open_model(tmp_path, serving.Settings())
-    with pytest.raises(DinoneckError, match=r"cannot listen on 300\.1\.1\.1:0; expected an address of this machine"):
-        serving.serve(tmp_path / "a.safetensors", host="300.1.1.1", port=0)
-
-
-def test_a_full_queue_answers_with_the_time_to_retry(service: Service, lone: dict[str, Any]) -> None:
-    """Places are taken before the body is read: uploads that are half here hold all of them."""
-    name = "image.jpg"
-    body = multipart((name, good(160, 120)[name]))
-    held = []
+def test_a_full_queue_is_503_with_the_time_to_retry(service: Service) -> None:
+    """Slots are taken before the body is read: uploads that are half sent hold all of them."""
+    head, rest = half_upload(SMALL)
     with contextlib.ExitStack() as stack:
-        for _ in range(CONCURRENCY + QUEUE):
-            connection = stack.enter_context(contextlib.closing(service.connection()))
-            connection.putrequest("POST", "/predict")
-            for key, value in {**HEADERS, "Content-Length": str(len(body))}.items():
-                connection.putheader(key, value)
-            connection.endheaders(body[:100])
-            held.append(connection)
-        while service.metric("dinoneck_requests_waiting") < CONCURRENCY + QUEUE:
-            pass
-        refused = service.predict((name, good(160, 120)[name]))
-        assert (refused.status, refused.json()["code"], refused.headers["retry-after"]) == (503, "busy", "1")
+        held = [stack.enter_context(service.connect(head)) for _ in range(SLOTS)]
+        while (reply := service.predict(("a.png", SMALL))).status == 200:
+            pass  # until the service has read the heads of all of them
+        assert (reply.status, reply.json()["code"], reply.headers["retry-after"]) == (503, "busy", "1")
         assert service.get("/health").status == 200
         for connection in held:
-            connection.send(body[100:])
-        for connection in held:
-            assert received(connection).json()["images"][0]["values"] == values(lone[name])
+            connection.sendall(rest)
+        replies = [received(connection) for connection in held]
+    assert [reply.status for reply in replies] == [200] * SLOTS
+    assert len({reply.body for reply in replies}) == 1
 
 
-def test_clients_that_leave_early_or_lie_about_lengths_cost_nothing(service: Service, lone: dict[str, Any]) -> None:
-    body = multipart(("a.jpg", good(160, 120)["image.jpg"]))
+def test_clients_that_leave_early_or_state_wrong_lengths_keep_no_slot(service: Service) -> None:
+    body = multipart(("a.png", SMALL))
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {HEADERS['Content-Type']}\r\n"
     for sent in (
         head.encode(),
-        (head + f"Content-Length: {len(body)}\r\n\r\n").encode() + body[:500],
-        (head + "Transfer-Encoding: chunked\r\n\r\n1f4\r\n").encode() + body[:300],
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + bytes(200),
+        f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:500],
+        f"{head}Transfer-Encoding: chunked\r\n\r\n1f4\r\n".encode() + body[:300],
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + bytes(200),  # TLS
     ):
-        with socket.create_connection((service.host, service.port), timeout=60) as raw:
-            raw.sendall(sent)
-    for length in ("-1", "12abc", "9" * 40):
-        with socket.create_connection((service.host, service.port), timeout=60) as raw:
-            raw.sendall((head + f"Content-Length: {length}\r\n\r\n").encode() + body)
-            assert raw.recv(100).split()[1] in (b"400", b"413")
-    with socket.create_connection((service.host, service.port), timeout=60) as raw:  # less than is sent
-        raw.sendall((head + "Content-Length: 200\r\n\r\n").encode() + body)
-        assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
-    while service.metric("dinoneck_requests_waiting"):
-        pass
-    name = "plain.png"
-    assert service.predict((name, good(160, 120)[name])).json()["images"][0]["values"] == values(lone[name])
+        for _ in range(SLOTS):
+            service.connect(sent).close()
+    for length in ("-1", "12abc", "9" * 40, "200"):  # the last is less than is sent
+        with service.connect(f"{head}Content-Length: {length}\r\n\r\n".encode() + body) as connection:
+            assert received(connection).status in (400, 413)
+    while (reply := service.predict(("a.png", SMALL))).status == 503:
+        pass  # until the service has seen that they left
+    assert reply.status == 200
+
+
+def test_a_detector_gives_boxes_in_pixels_of_each_image(tmp_path: Path) -> None:
+    detector = Detector(
+        DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96)
+    )
+    detector.head.model.head.classification_head.cls_logits.bias.data.fill_(0.0)  # untrained scores are low
+    detector.save(tmp_path / "d.safetensors")
+    [expected] = Detector.load(tmp_path / "d.safetensors").predict(Image.open(io.BytesIO(SMALL)))
+    with running(tmp_path / "d.safetensors", *OPTIONS) as service:
+        assert service.get("/").json()["classes"] == ["red", "blue"]
+        [image] = service.predict(("plain.png", SMALL)).json()["images"]
+        assert service.predict(("plain.png", SMALL), query="?maps=png").json()["code"] == "unfit"
+    assert len(image["boxes"]) == len(expected["names"]) > 0
+    assert [row["label"] for row in image["boxes"]] == expected["names"]
+    np.testing.assert_allclose([row["box"] for row in image["boxes"]], expected["boxes"].numpy(), atol=0.01)
+
+
+def test_what_cannot_be_served_is_named(head: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        detector = DetectionHead("fcos", ("red", "blue"), STAPyramid(64, 32))
+        Detector(detector, load_backbone("dinoneck_tiny"), (64, 96)).save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ConfigError, match="2 files"):
+        create_app(tmp_path)
+    with pytest.raises(ConfigError, match="batch is 4"):
+        create_app(tmp_path / "a.safetensors", settings=Settings(batch=4))
+    with pytest.raises(DinoneckError, match=r"300\.1\.1\.1:0"):
+        serve(tmp_path / "a.safetensors", host="300.1.1.1", port=0)
+    with serving_port() as port, pytest.raises(DinoneckError, match=f"127.0.0.1:{port}"):
+        serve(head, port=port)
+
+
+@contextlib.contextmanager
+def serving_port() -> Iterator[int]:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", ["concurrency", "queue", "timeout", "max_upload_mb", "max_pixels", "batch"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_a_limit_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {value}"):
+        Settings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def free_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A head that takes images in their own size."""
+    return head_file(tmp_path_factory.mktemp("service"), resize="crop")
+
+
+@pytest.fixture(scope="module")
+def free_service(free_head: Path) -> Iterator[Service]:
+    with running(free_head, **ONE_THREAD) as process:
+        yield process
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_predictions_are_those_of_the_upright_image(
+    form: str, free_service: Service, free_head: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor(free_head)
+    for file in folder_of(tmp_path, form):
+        reply = free_service.predict((file.name, file.read_bytes()), query="?maps=lists")
+        assert reply.status == 200, (file.name, reply.json())
+        [expected], [image] = predictor(upright_of(file), maps=True), reply.json()["images"]
+        assert image["values"]["mass"] == pytest.approx(expected["mass"], rel=1e-5), file.name
+        assert np.allclose(image["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
+
+
+@pytest.mark.parametrize("size", [(10, 40), (40, 10), (1, 1)])
+def test_an_image_smaller_than_a_patch_is_refused_with_what_a_client_can_do(
+    size: tuple[int, int], free_service: Service
+) -> None:
+    """A client chooses the image and nothing else, so no option is named."""
+    reply = free_service.predict(("small.png", scene("PNG", size[1], size[0])))
+    assert (reply.status, reply.json()["code"]) == (422, "unfit")
+    sentence = reply.json()["error"]
+    assert "small.png" in sentence and f"{size[0]}x{size[1]}" in sentence and "16x16" in sentence
+    assert not any(word in sentence for word in ("on_remainder", "policy", "--", "'pad'", "'resize'"))
+
+
+def test_a_head_without_a_size_takes_4096_patches_at_most(free_service: Service) -> None:
+    reply = free_service.predict(("large.png", scene("PNG", 1040, 1024)))
+    assert (reply.status, reply.json()["code"]) == (413, "too_many_pixels")

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import socket
+import math
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.service.__main__ import (
-    DETECTOR,
-    LIMITS,
-    MODELS,
-    PATIENT,
-    lone_entries,
-    mixed_run,
-    saved_detector,
-    saved_head,
-)
-from benchmarks.service.pictures import bomb, good
-from benchmarks.service.server import HEADERS, multipart, received, running
-from benchmarks.service.traffic import good_requests
+from benchmarks.service import Service, half_upload, late_upload, load, png, received, running, saved_head, scene
 
 from dinoneck import PatchMeanHead, Task, load_backbone, save_head
 
@@ -33,98 +22,76 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["head", "detector"])
-def test_a_thousand_mixed_requests(kind: str, tmp_path: Path) -> None:
-    """One in ten bad, ten clients: every good one gets a lone predictor's bits, every bad one its reason."""
-    if kind == "head":
-        model = saved_head(tmp_path, "dinoneck_tiny", (64, 64))
-    else:
-        model = saved_detector(tmp_path, MODELS[DETECTOR])
-    pictures = good(480, 360)
-    requests = good_requests(pictures, lone_entries(model, pictures, tmp_path))
-    with running(model, *LIMITS, *PATIENT, "--threads", "1") as service:
-        result = mixed_run(service, requests, 1000, clients=10)
-        assert result["wrong"] == []
-        assert (result["answered"], result["refused"], result["failures_inside"], result["alive"]) == (
-            900,
-            100,
-            0,
-            True,
-        )
-        assert result["resident_second_half_mb"] < 1.05 * result["resident_first_half_mb"] + 32
-        assert "Traceback" not in "".join(service.log)
-        assert service.stop() == 0
+@pytest.mark.parametrize(("count", "batch"), [(1000, 1), (200, 8)])
+def test_many_requests_at_once_with_bad_uploads_and_idle_connections(count: int, batch: int, tmp_path: Path) -> None:
+    """Every image gets the values of a Predictor, bit for bit without batches, and every bad upload its reason."""
+    result = load(saved_head(tmp_path, "dinoneck_tiny", (64, 64)), count, batch)
+    assert result["wrong"] == [] and result["tracebacks"] == 0
+    assert result["idle"] == 200 and result["refused"] >= 50
+    assert result["health"]["asked"] >= 10 and math.isfinite(result["health"]["max_ms"])  # each had status 200
 
 
-def test_slow_clients_are_let_go(tmp_path: Path) -> None:
+def test_an_upload_that_stops_is_refused_and_frees_its_slot(tmp_path: Path) -> None:
+    assert late_upload(saved_head(tmp_path, "dinoneck_tiny", (32, 32))) == (408, "too_slow")
+
+
+def test_a_prediction_that_takes_too_long_is_503_and_its_slot_is_free_again(tmp_path: Path) -> None:
+    head = saved_head(tmp_path, "dinoneck_tiny", (1024, 1024))
+    with running(head, "--timeout", "0.05", "--concurrency", "1", "--queue", "0") as service:
+        reply = service.predict(("a.jpg", scene()))
+        assert (reply.status, reply.json()["code"]) == (503, "too_long")
+        while (code := service.predict(("a.jpg", scene())).json()["code"]) == "busy":
+            pass  # the thread finishes its image first
+        assert code == "too_long"
+
+
+def test_large_images_wait_for_each_other(tmp_path: Path) -> None:
+    """Eight images of 16 million pixels need more memory than the service takes for images at once."""
     head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
-    post = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {HEADERS['Content-Type']}\r\n"
-    with running(head, "--body-timeout", "2", "--queue", "8") as service, contextlib.ExitStack() as stack:
-        silent, half_head, half_body, twice = (
-            stack.enter_context(socket.create_connection((service.host, service.port), timeout=60)) for _ in range(4)
-        )
-        half_head.sendall(b"GET /health HTTP/1.1\r\nX-")
-        half_body.sendall((post + "Content-Length: 5000\r\n\r\n").encode() + multipart(("a.jpg", b"x"))[:50])
-        twice.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /hea")
-        assert half_body.recv(100).startswith(b"HTTP/1.1 408 ")
-        assert silent.recv(100) == b""
-        assert half_head.recv(100) == b""
-        while result := twice.recv(1000):
-            assert b"500" not in result
-        assert service.get("/ready").status == 200
-
-
-def test_health_is_served_however_many_clients_hold_connections(tmp_path: Path) -> None:
-    """Clients that never complete a request fill the limit of open connections, which is 64 above --connections."""
-    head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
-    with running(head, *PATIENT, "--connections", "1") as service, contextlib.ExitStack() as stack:
-        for number in range(80):
-            slow = stack.enter_context(socket.create_connection((service.host, service.port), timeout=60))
-            if number % 2:
-                slow.sendall(b"GET /health HTTP/1.1\r\nX-")
-        assert service.get("/health").status == 200
-        body = stack.enter_context(contextlib.closing(service.connection()))
-        body.putrequest("POST", "/predict")
-        for key, value in {**HEADERS, "Content-Length": "5000"}.items():
-            body.putheader(key, value)
-        body.endheaders(multipart(("a.jpg", b"x"))[:50])
-        while (refused := service.get("/ready")).status == 200:
-            pass
-        assert (refused.status, refused.json()["code"]) == (503, "busy")
-        assert service.get("/health").status == 200
+    image = scene(width=4000, height=4000, quality=50)
+    with running(head, "--concurrency", "8") as service, ThreadPoolExecutor(8) as clients:
+        replies = [clients.submit(service.predict, ("a.jpg", image)) for _ in range(8)]
+        assert len({reply.result().body for reply in replies}) == 1
+        assert replies[0].result().status == 200
+        assert peak_bytes(service) < 5e9
 
 
 def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
+    begin, rest = half_upload(scene())
     head = saved_head(tmp_path, "dinoneck_tiny", (32, 32))
-    body = multipart(("a.jpg", good(160, 120)["image.jpg"]))
-    with running(head, *PATIENT) as service, contextlib.closing(service.connection()) as connection:
-        connection.putrequest("POST", "/predict")
-        for key, value in {**HEADERS, "Content-Length": str(len(body))}.items():
-            connection.putheader(key, value)
-        connection.endheaders(body[:100])
-        while not service.metric("dinoneck_requests_waiting"):
-            pass
+    with running(head, "--concurrency", "1", "--queue", "0") as service, service.connect(begin) as connection:
+        while service.predict(("a.jpg", scene())).status != 503:
+            pass  # until the half upload has the one slot
         service.process.terminate()
         while not any("Shutting down" in line for line in service.log):
             pass
-        connection.send(body[100:])
+        connection.sendall(rest)
         assert received(connection).status == 200
         assert service.process.wait(60) == 0
 
 
-def test_images_that_few_bytes_make_large_are_refused_by_their_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["size of its own", "crop"])
+def test_images_that_few_bytes_make_large_are_refused_by_their_header(form: str, tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny")
-    head = PatchMeanHead(64, [Task("mass")])
-    recipes = {
-        "free": backbone.preprocess.changed(policy="pad"),
-        "crop": backbone.preprocess.changed(size=(64, 64), fit="crop"),
-    }
+    changes = {"resize": "pad"} if form == "size of its own" else {"size": (64, 64), "resize": "crop"}
     torch.manual_seed(0)
-    for name, recipe in recipes.items():
-        path = tmp_path / f"{name}.safetensors"
-        save_head(path, head, backbone=backbone, preprocess=recipe)
-        with running(path, "--max-patches", "100", "--max-pixels", "1000000") as service:
-            assert service.predict(("a.png", good(160, 120)["plain.png"])).status == 200
-            refused = service.predict(("a.png", bomb(40_000, 1) if name == "crop" else bomb(800, 600)))
-            assert (refused.status, refused.json()["code"]) == (413, "too_many_pixels")
-            assert service.metric("process_resident_memory_peak_bytes") < 2e9
+    path = tmp_path / "head.safetensors"
+    save_head(
+        path, PatchMeanHead(64, [Task("mass")]), backbone=backbone, preprocess=backbone.preprocess.changed(**changes)
+    )
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(running(path, "--max-pixels", "1000000"))
+        assert service.predict(("a.png", scene("PNG", 160, 120))).status == 200
+        for width, height in ((40_000, 1), (60_000, 60_000), (1001, 1000)):
+            reply = service.predict(("a.png", png(width, height)))
+            if (form, height) == ("size of its own", 1):  # 40,000 x 16 pixels after padding
+                assert reply.status == 200
+            else:
+                assert (reply.status, reply.json()["code"]) == (413, "too_many_pixels")
+        assert peak_bytes(service) < 2e9
+
+
+def peak_bytes(service: Service) -> int:
+    """The largest resident memory of the service."""
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

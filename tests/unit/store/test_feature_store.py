@@ -73,7 +73,7 @@ def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
 def test_every_option_changes_what_is_stored(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
     plain = make(tmp_path / "plain", two_layers)
     plain.extract(images / "b.png")
-    changes = {"image_size": (48, 48), "fit": "crop", "interpolation": "bicubic", "dtype": "bf16"}
+    changes = {"image_size": (48, 48), "resize": "crop", "interpolation": "bicubic", "dtype": "bf16"}
     for name, value in changes.items():
         other = make(tmp_path / name, two_layers, **{name: value})
         other.extract(images / "b.png")
@@ -85,14 +85,14 @@ def test_keep_gives_each_image_its_own_grid(two_layers: Backbone, tmp_path: Path
     for name, size in (("a", (60, 40)), ("b", (60, 15)), ("c", (30, 20))):
         (tmp_path / "p").mkdir(exist_ok=True)
         Image.effect_noise(size, 60).convert("RGB").save(tmp_path / "p" / f"{name}.png")
-    store = make(tmp_path / "s", two_layers, image_size=(64, 64), fit="keep", policy="resize")
+    store = make(tmp_path / "s", two_layers, image_size=(64, 64), resize="keep")
     store.extract(tmp_path / "p", batch_size=64)
     assert [store[i].grid for i in store.ids] == [GridSize(3, 4), GridSize(1, 4), GridSize(3, 4)]
     with pytest.raises(DataError, match="different grids"):
         store.batch(["a", "b"])
     assert torch.equal(store.batch(["a", "c"]).sequence[0][:1], store["a"].sequence[0])
     assert store.verify() == []
-    image = two_layers.preprocess(tmp_path / "p" / "b.png", size=(64, 64), fit="keep", policy="resize")
+    image = two_layers.preprocess(tmp_path / "p" / "b.png", size=(64, 64), resize="keep")
     assert torch.allclose(store["b"].sequence[1], two_layers(image).sequence[1], atol=4e-3)
 
 
@@ -146,9 +146,9 @@ def test_shares_make_the_same_store(images: Path, filled: FeatureStore, two_laye
         ({"image_size": (48, 48)}, r"inputs.size = \[32, 48\]; asked for \[48, 48\]"),
         ({"views": "none"}, "views = "),
         ({"dtype": "bf16"}, 'dtype = "fp16"; asked for "bf16"'),
-        ({"fit": "crop"}, 'inputs.fit = "stretch"; asked for "crop"'),
+        ({"resize": "crop"}, 'inputs.resize = "stretch"; asked for "crop"'),
         ({"interpolation": "bicubic"}, "inputs.interpolation"),
-        ({"policy": "crop"}, "inputs.policy"),
+        ({"resize": "pad", "pad_to": "center"}, "inputs.resize"),
     ],
 )
 def test_a_store_made_otherwise_is_refused(

@@ -56,11 +56,11 @@ def test_what_is_no_backbone_leaves_no_store(tmp_path: Path, given: object, text
     assert not (tmp_path / "store").exists()
 
 
-def test_a_size_that_the_patch_does_not_divide_leaves_no_store(tmp_path: Path, backbone: Backbone) -> None:
-    with pytest.raises(GridError, match="40 % 16 = 8"):
-        make(tmp_path / "store", backbone, image_size=(40, 80))
+def test_a_size_without_a_whole_patch_leaves_no_store(tmp_path: Path, backbone: Backbone) -> None:
+    with pytest.raises(GridError, match="10 px"):
+        make(tmp_path / "store", backbone, image_size=(10, 80), resize="crop")
     assert not (tmp_path / "store").exists()
-    make(tmp_path / "store", backbone, image_size=(40, 80), policy="crop")
+    make(tmp_path / "store", backbone, image_size=(10, 80))
 
 
 def test_records_differ_between_stores_and_not_between_copies(

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ import torch
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, ConfigError, DataError, FeatureStore, StoreError, load_backbone
+from dinoneck.errors import DinoneckError
 from dinoneck.store import index
 
 OLD = 10**9
@@ -49,7 +51,7 @@ def aged(root: Path) -> FeatureStore:
     os.utime(root / "data", (OLD, OLD))
     store = FeatureStore.open(root)
     store.refresh(rebuild=True)
-    assert store.entries.time == OLD * 10**9
+    assert store.entries.times[0] == OLD * 10**9
     return store
 
 
@@ -73,6 +75,7 @@ def test_a_trusted_time_saves_the_listing(root: Path, sound: FeatureStore, monke
     def refuse(*_: object) -> None:
         raise AssertionError("the shards were listed")
 
+    aged(root)
     with monkeypatch.context() as patch:
         patch.setattr(index.Shards, "sizes", refuse)
         store = FeatureStore.open(root)
@@ -92,7 +95,7 @@ def test_a_folder_younger_than_two_seconds_is_not_trusted(root: Path, age: float
     os.utime(root / "data", ns=(moment, moment))
     store = FeatureStore.open(root)
     store.refresh(rebuild=True)
-    assert FeatureStore.open(root).entries.time == (moment if trusted else -1)
+    assert FeatureStore.open(root).entries.times[0] == (moment if trusted else -1)
 
 
 def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(root: Path, sound: FeatureStore) -> None:
@@ -151,20 +154,63 @@ def test_a_shard_rewritten_in_place_is_looked_up_in_its_header(root: Path, sound
     other.write_bytes(contents[0])
     os.utime(root / "data", (OLD, OLD))
     store = FeatureStore.open(root)
-    assert store.entries.time == OLD * 10**9  # nothing shows it yet
+    assert store.entries.times[0] == OLD * 10**9  # nothing shows it yet
     assert torch.equal(value(store, "0"), value(sound, "0"))
     assert same(store, sound)
 
 
 def test_a_copied_folder_with_an_old_time_is_read_right(root: Path, sound: FeatureStore) -> None:
-    """A shard is missing, though folder and index are those of a whole store."""
+    """A shard is missing, though index and time of modification are those of a whole store."""
     (root / sound.shard_of("3")).unlink()
     os.utime(root / "data", (OLD, OLD))
     store = FeatureStore.open(root)
-    assert "3" in store
+    assert store.ids == ("0", "1", "2")
     with pytest.raises(DataError, match="'3' is not among the 3 images"):
         store["3"]
     assert torch.equal(value(store, "0"), value(sound, "0"))
+
+
+def test_a_shard_that_vanishes_under_an_open_store_is_named(
+    root: Path, sound: FeatureStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, gone = FeatureStore.open(root), sound.shard_of("3")
+    (root / gone).unlink()
+    with caplog.at_level(logging.WARNING, logger="dinoneck"), pytest.raises(DataError, match="'3'"):
+        store["3"]
+    assert gone in caplog.text
+
+
+def test_an_index_replaced_under_an_open_store_is_noticed(root: Path, sound: FeatureStore) -> None:
+    """Threads and forked processes open the file later than the object: its rows may have other numbers by then."""
+    store = FeatureStore.open(root)
+    with changed(root) as database:
+        database.execute("update image set number = number + 1000")
+    with ThreadPoolExecutor(1) as threads:
+        assert torch.equal(threads.submit(value, store, "3").result(), value(sound, "3"))
+
+
+def test_a_removed_store_stays_removed(root: Path) -> None:
+    store = FeatureStore.open(root)
+    shutil.rmtree(root)
+    with pytest.raises(DinoneckError, match="'0'"):
+        store["0"]
+    assert not root.exists()
+
+
+def test_two_stores_copied_over_each_other_are_one_store(
+    root: Path, sound: FeatureStore, tiny: Backbone, tmp_path: Path
+) -> None:
+    """Index and time of modification are those of the second store, as ``rsync -a`` and ``cp -a`` leave them."""
+    write_images(tmp_path / "more", ["0.png", "x.png"], seed=9)
+    other = make(tmp_path / "other", tiny, views="none")
+    other.extract(tmp_path / "more", shard_bytes=1)
+    aged(tmp_path / "other")
+    shutil.copytree(other.path, root, dirs_exist_ok=True)
+    store = FeatureStore.open(root)
+    assert store.ids == ("0", "1", "2", "3", "x")
+    assert torch.equal(value(store, "1"), value(sound, "1"))
+    with pytest.raises(StoreError, match="different images under the id '0'"):
+        store["0"]
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
@@ -415,7 +461,7 @@ def test_turned_and_blurred_views(images: Path, tiny: Backbone, tmp_path: Path, 
     assert torch.equal(store.batch(["1", "2"], [4, 5]).sequence[0][:1], store["1", 4].sequence[0])
     with pytest.raises(DataError, match=r"2x3, 3x2.*--views 4"):
         store.batch(["1", "1"], [0, 4])
-    with pytest.raises(ConfigError, match="pattern 4 turns images by 90 degrees"):
+    with pytest.raises(ConfigError, match="view 4 turns"):
         store.views.flips(4)
 
 

@@ -13,8 +13,9 @@ from tests.unit.store.store_samples import SIZE, make, write_images
 
 from dinoneck import DataError, FeatureStore, PatchMeanHead, StoreError, Task, load_backbone
 from dinoneck.cli.main import main
-from dinoneck.data import Table, read_table
+from dinoneck.data import read_table
 from dinoneck.training import DataConfig, TrainConfig, cross_validate, fit, open_inputs
+from dinoneck.training.table import Table
 
 NAMES = [f"{i}.png" for i in range(6)]
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -193,7 +194,7 @@ def test_cell_targets_of_a_table_and_their_scores() -> None:
     table = Pasture(seed=0, size=(32, 64)).table(range(3))
     backbone = load_backbone("dinoneck_tiny")
     found = CellTargets.read(table, DenseLabels(classes=4), backbone.preprocess, ("soil", "clover", "dead", "green"))
-    first = np.asarray(table.labels[0])  # type: ignore[index]
+    first = table["labels"].iloc[0]
     assert found.values.shape == (3, 4, 2, 4)
     assert found.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
     assert found.means(found.values)[0] == pytest.approx([(first == k).mean() for k in range(4)])
@@ -202,8 +203,8 @@ def test_cell_targets_of_a_table_and_their_scores() -> None:
     assert task.transform is not None
     assert task.transform.mean == pytest.approx(found.values[:2].double().mean(dim=(0, 2, 3)).tolist())
     with pytest.raises(DataError, match="no labels"):
-        CellTargets.read(replace(table, labels=None), DenseLabels(classes=4), backbone.preprocess)
-    wrong = replace(table, labels=tuple(np.zeros((16, 64), np.uint8) for _ in range(3)))
+        CellTargets.read(table.drop(columns="labels"), DenseLabels(classes=4), backbone.preprocess)
+    wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
     with pytest.raises(DataError, match="16x64.*32x64"):
         CellTargets.read(wrong, DenseLabels(classes=4), backbone.preprocess)
     with pytest.raises(ShapeError, match=r"\(n, K, rows, cols\)"):

@@ -47,7 +47,7 @@ def test_stratified_folds_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(DataError, match="cannot be stratified"):
         group_folds("abc", 3, 0, stratify="abc")
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
-    with pytest.raises(ImportError, match=r"scikit-learn is not installed.*pip install 'dinoneck\[stratify\]'"):
+    with pytest.raises(ImportError, match=r"scikit-learn is not installed.*pip install 'dinoneck\[train\]'"):
         group_folds(GROUPS, 4, 0, stratify=CLASSES)
 
 

@@ -272,7 +272,7 @@ def test_bad_input() -> None:
 
 def test_folds_do_not_share_a_backbone_that_learns() -> None:
     table = Pasture(seed=0, size=(32, 32)).table(range(6))
-    source = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), table.images, table.ids)
+    source = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), table["images"], table.index)
     with pytest.raises(ConfigError, match="the folds would share what it learns"):
         cross_validate(TrainConfig(), table, source)
 

@@ -11,7 +11,6 @@ import torch
 from tests.unit.training.meadow import a_run
 
 from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
-from dinoneck.data import Table
 from dinoneck.training import (
     CellTargets,
     MemoryTokens,
@@ -25,6 +24,7 @@ from dinoneck.training import (
     weighted_r2,
 )
 from dinoneck.training.report import scores_of
+from dinoneck.training.table import Table
 
 IDS = tuple(f"meadow-{i}" for i in range(12))  # sorted, meadow-10 comes before meadow-2
 Y = np.linspace(0.0, 1.0, 12) ** 2

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from dinoneck import PatchMeanHead, Task, Tokens
-from dinoneck.data import Patterns
+from dinoneck.data import Views
 from dinoneck.training import Recipe, fit
 from dinoneck.training.batches import Batch, Samples, epochs
 
@@ -23,7 +23,7 @@ class Flipped:
         cells = torch.arange(IMAGES * ROWS * COLS, dtype=torch.float32).reshape(IMAGES, 1, ROWS, COLS)
         self.cells = cells / cells.numel()
         self.ids = tuple(f"p{i}" for i in range(IMAGES))
-        self.views = Patterns.named("flips4")
+        self.views = Views.named("flips4")
         self.asked: list[list[int]] = []
 
     def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:

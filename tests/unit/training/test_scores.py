@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from dinoneck import DataError
-from dinoneck.data import Table
 from dinoneck.detection import score_boxes
 from dinoneck.training import CrossValidation, accuracy, confusion_matrix, f1_scores, mean_iou, r2, weighted_r2
 from dinoneck.training.metrics import group_draws
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.scores import Split, class_scores, mask_scores, value_scores
+from dinoneck.training.table import Table
 
 N, LABELS = 60, ("soil", "Weiß-Klee (Trifolium)", "weed")
 RANDOM = np.random.default_rng(0)

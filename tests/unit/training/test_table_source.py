@@ -12,7 +12,7 @@ from dinoneck.training.table_source import TableSource
 
 
 class Turned(list[int]):
-    """Patterns of which every second one flips."""
+    """Views of which every second one flips."""
 
     def flips(self, i: int) -> tuple[bool, bool]:
         return i % 2 == 1, False

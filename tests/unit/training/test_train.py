@@ -13,7 +13,7 @@ from PIL import Image
 from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of
 
 from dinoneck import Backbone, DataError, DinoneckError, load_head
-from dinoneck.data import Pasture, Table, read_table
+from dinoneck.data import Pasture
 from dinoneck.training import (
     CrossValidation,
     MemoryTokens,
@@ -25,6 +25,8 @@ from dinoneck.training import (
     train,
     weighted_r2,
 )
+from dinoneck.training.inputs import read_data
+from dinoneck.training.table import Table
 
 
 def trained(config: TrainConfig, out: Path, **options: Any) -> tuple[CrossValidation, dict[str, Any]]:
@@ -159,7 +161,7 @@ def numbers_or_nan(path: Path, column: str) -> Any:
 
 def test_sums_of_the_csiro_layout_are_derived(csiro: Path, tmp_path: Path) -> None:
     result, report = trained(a_run(csiro / "train.csv"), tmp_path)
-    table = read_table(csiro / "train.csv", csiro)
+    table = read_data(a_run(csiro / "train.csv"))
     assert {task.name: task.unit for task in result.heads[0].tasks} == dict.fromkeys(
         ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"), "g"
     )
@@ -299,7 +301,7 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"data": {"boxes": "b.json"}}, "train_detector"),
         ({"data": {"targets": ["height"]}}, "nothing is known of the images '04.png'"),
         ({"data": {"labels": "mask", "label_kind": "numbers"}, "tasks": {"m": {"kind": "segmentation"}}}, "write 'cl"),
-        ({"data": {"targets": []}}, "no target columns were named"),
+        ({"data": {"targets": []}}, "no target columns are named"),
         ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, "ratio of crop alone; name two columns"),
         ({"tasks": {"x": {"columns": ["crop", "crop"]}}}, "columns crop, crop; name each once"),
         ({"data": {"targets": ["crop", "crop"]}}, "targets are crop, crop; name each once"),
@@ -322,9 +324,9 @@ def test_what_does_not_fit_is_refused_before_the_work(
 def test_a_source_in_memory_is_cross_validated(tiny: Backbone) -> None:
     """Nothing is written; the source may hold images that the table lacks, in another order."""
     whole = Pasture(size=(32, 64)).table(range(8))
-    source = MemoryTokens.extract(tiny, whole.images, whole.ids)
+    source = MemoryTokens.extract(tiny, whole["images"], whole.index)
     table = Table(
-        whole.ids[6:0:-1], (), {"mass": np.arange(6.0), "kind": np.arange(6) % 2}, classes={"kind": ("a", "b")}
+        tuple(whole.index[6:0:-1]), (), {"mass": np.arange(6.0), "kind": np.arange(6) % 2}, classes={"kind": ("a", "b")}
     )
     config = a_run(None, head={"type": "patch_mean", "hidden_dim": 4}, optim={"ridge_blend": 0})
     result = cross_validate(config, table, source)

@@ -13,8 +13,9 @@ import torch
 from tests.unit.training.meadow import a_run, files_of
 
 from dinoneck import CheckpointError, ConfigError, DataError
-from dinoneck.data import Pasture, Table
+from dinoneck.data import Pasture
 from dinoneck.training import MemoryTokens, open_inputs, run, train
+from dinoneck.training.table import Table, table_of
 
 N = 8
 
@@ -25,7 +26,7 @@ class Stopped(Exception):
 
 @pytest.fixture(scope="module")
 def pasture() -> Table:
-    table = Pasture(size=(32, 64)).table(range(N))
+    table = table_of(Pasture(size=(32, 64)).table(range(N)))
     return replace(table, targets={"GDM_g": table.targets["GDM_g"]}, weights={}, sums={}, groups=None)
 
 

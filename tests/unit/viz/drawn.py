@@ -18,30 +18,6 @@ def pixels(figure: Any, dpi: float = 120.0) -> np.ndarray:
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def colour_at(sheet: np.ndarray, axes: Any, x: float, y: float) -> np.ndarray:
-    """The colour, 0 ... 1, that was drawn at a place in the axes' own coordinates."""
-    right, up = axes.transData.transform((x, y))
-    return sheet[sheet.shape[0] - 1 - int(np.floor(up)), int(np.floor(right))] / 255.0
-
-
-def check_cells(figure: Any, axes: Any, expected: np.ndarray, size: tuple[int, int], dpi: float = 250.0) -> None:
-    """Cell (r, c) of ``expected`` (rows, cols, 3) fills exactly the pixels of patch (r, c) of an image of this size."""
-    sheet = pixels(figure, dpi)
-    rows, cols = expected.shape[:2]
-    height, width = size[0] / rows, size[1] / cols
-    for r in range(rows):
-        for c in range(cols):
-            for down in (0.06, 0.5, 0.94):
-                for along in (0.06, 0.5, 0.94):
-                    seen = colour_at(sheet, axes, (c + along) * width, (r + down) * height)
-                    np.testing.assert_allclose(seen, expected[r, c], atol=2.5 / 255, err_msg=f"{(r, c, down, along)}")
-
-
-def captions(axes: Any) -> list[str]:
-    """The title and the texts of one plot."""
-    return [axes.get_title(), *(text.get_text() for text in axes.texts)]
-
-
 def check_no_overlap(figure: Any) -> None:
     """No caption, label or tick label lies over another or leaves the figure."""
     pixels(figure)

@@ -1,12 +1,66 @@
-"""Pictures: the right cell has the right colour."""
+"""Panels: every cell lies over its patch in the colour of its value; boxes are drawn at their coordinates."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image, ImageDraw
 
-from dinoneck import DataError, ShapeError, Task
-from dinoneck.viz import heat, prediction_panels
+from dinoneck import DataError, FeaturePyramid, ShapeError, Task, Tokens, load_backbone
+from dinoneck.data import Preprocessing
+from dinoneck.viz import (
+    PCABasis,
+    boxes_panel,
+    gate_panels,
+    heat,
+    pca_panels,
+    pca_rgb,
+    prediction_panels,
+    pyramid_panels,
+)
+
+WIDTH = 320  # of one picture
+BLACK_IMAGE = np.zeros((48, 80, 3), np.uint8)
+BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
+
+
+@pytest.fixture
+def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is written into pictures."""
+    written: list[str] = []
+    write = ImageDraw.ImageDraw.text
+
+    def keep(self: Any, place: Any, text: str, *more: Any, **how: Any) -> None:
+        written.append(text)
+        write(self, place, text, *more, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", keep)
+    return written
+
+
+def picture(sheet: Image.Image, row: int, column: int, size: tuple[int, int], rows: int = 1) -> np.ndarray:
+    """The pixels of one picture of a sheet, 0 ... 1; ``size`` is (height, width) of the images."""
+    height = round(WIDTH * size[0] / size[1])
+    pixels = np.asarray(sheet, float) / 255.0
+    is_white = (pixels == 1.0).all(axis=(1, 2))
+    left = 6 + column * (WIDTH + 6)
+    tops = [y for y in range(1, len(pixels) - height + 1) if is_white[y - 1] and not is_white[y : y + height].any()]
+    assert len(tops) == rows, tops
+    return pixels[tops[row] : tops[row] + height, left : left + WIDTH]
+
+
+def check_cells(seen: np.ndarray, expected: np.ndarray) -> None:
+    """Cell (r, c) of ``expected`` (rows, cols, 3) fills exactly its part of the picture."""
+    rows, cols = expected.shape[:2]
+    for r in range(rows):
+        for c in range(cols):
+            for down in (0.06, 0.5, 0.94):
+                for along in (0.06, 0.5, 0.94):
+                    place = int((r + down) * seen.shape[0] / rows), int((c + along) * seen.shape[1] / cols)
+                    np.testing.assert_allclose(seen[place], expected[r, c], atol=2.5 / 255, err_msg=f"{(r, c)}")
 
 
 def test_low_is_dark_and_high_is_yellow_at_their_places() -> None:
@@ -22,34 +76,170 @@ def test_low_is_dark_and_high_is_yellow_at_their_places() -> None:
 
 
 @pytest.mark.parametrize("values", [np.zeros(3), np.full((2, 2), np.nan)])
-def test_what_is_no_map_is_refused(values: np.ndarray) -> None:
-    with pytest.raises((DataError, ShapeError), match="heat map"):
+def test_other_shapes_and_missing_numbers_are_no_heat_map(values: np.ndarray) -> None:
+    with pytest.raises((DataError, ShapeError)):
         heat(values, 0, 1)
 
 
-def test_panels_show_image_and_maps_next_to_each_other() -> None:
-    image = np.zeros((20, 40, 3), np.uint8)
-    image[..., 0] = 255
-    results = [{"a": 1.5, "b": 2.0, "maps": {"a": np.eye(2)[None], "b": np.ones((1, 2, 2))}}] * 2
-    sheet = prediction_panels([image, image], results, units={"a": "g"}, truths=[{"a": 1.0}, {"a": 2.0}], width=40)
-    assert sheet.size == (3 * 40 + 2 * 6 + 2 * 6, 2 * (20 + 20) + (20 + 10) + 4 * 6)
+def test_predictions_show_image_and_maps_next_to_each_other(texts: list[str]) -> None:
+    red = np.zeros((20, 40, 3), np.uint8)
+    red[..., 0] = 255
+    cells = np.array([[0.0, 1.0], [2.0, 3.0]])
+    tasks = [Task("a", kind="dense", unit="g"), Task("b", kind="dense")]
+    results = [{"a": 1.5, "b": 2.0, "maps": {"a": cells[None], "b": np.ones((1, 2, 2))}}] * 2
+    sheet = prediction_panels([red, red], results, tasks, truths=[{"a": 1.0}, {"a": 2.0}], names=["x.jpg", "y.jpg"])
+    for row in range(2):
+        assert (picture(sheet, row, 0, (20, 40), 2) == [1.0, 0.0, 0.0]).all()
+        check_cells(picture(sheet, row, 1, (20, 40), 2), np.asarray(heat(cells, 0.0, 3.0)) / 255.0)
+    written = " ".join(texts)
+    for text in ("x.jpg", "y.jpg", "a 1.5 g (true 1 g)", "a 1.5 g (true 2 g)", "0 g … 3 g"):
+        assert text in written
+    bar = np.asarray(sheet)[-8]
+    assert bar[6 + WIDTH + 6].tolist() == [68, 1, 84]
+    assert bar[6 + WIDTH + 6 + WIDTH - 1].tolist() == [253, 231, 37]
+
+
+@pytest.mark.parametrize("results", [[{"a": 1.0}], []])
+def test_results_without_maps_are_refused(results: list[Any]) -> None:
+    with pytest.raises(DataError):
+        prediction_panels([BLACK_IMAGE], results, [Task("a")])
+
+
+def test_gates_share_one_scale_and_let_the_image_through(texts: list[str]) -> None:
+    weights = np.random.default_rng(0).random((3, 3, 5)) ** 2
+    weights /= weights.sum(axis=(1, 2), keepdims=True)
+    grey = np.full((48, 80, 3), 200, np.uint8)
+    sheet = gate_panels([grey] * 3, weights)
+    colours = np.asarray(heat(weights[0], 0.0, float(weights.max()))) / 255.0
+    check_cells(picture(sheet, 0, 1, (48, 80), 3), 0.65 * colours + 0.35 * 200 / 255)
+    assert all(any(f"{gate.max() * 15:.3g}" in text for text in texts) for gate in weights)
+    with pytest.raises(DataError, match="1 images"):
+        gate_panels(grey, weights)
+    with pytest.raises(ShapeError):
+        gate_panels(grey, weights[:1].reshape(1, -1))
+
+
+def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+    recipe = Preprocessing(size=(64, 96), resize="pad")
+    seen = recipe.picture(colours.repeat(16, axis=0).repeat(16, axis=1))
+    means = seen.unfold(1, 16, 16).unfold(2, 16, 16).mean(dim=(-1, -2))  # what a patch shows, as a feature
+    tokens = Tokens.from_patches(means[None].flatten(2).mT, grid=(4, 6), patch_size=16, layers=[11])
+    sheet = pca_panels(seen, tokens)
+    expected = np.concatenate([colours / 255.0, np.broadcast_to(recipe.mean, (4, 3, 3))], axis=1)
+    check_cells(picture(sheet, 0, 0, (64, 96)), expected)
+    check_cells(picture(sheet, 0, 1, (64, 96)), pca_rgb(tokens)[0])
+    assert any("block 11" in text for text in texts)
+
+
+def test_all_images_of_a_batch_share_their_colours() -> None:
+    backbone = load_backbone("dinoneck_tiny")
+    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    tokens = backbone(backbone.preprocess(images))
+    sheet = pca_panels(images, tokens)
+    for row, colours in enumerate(pca_rgb(tokens)):
+        check_cells(picture(sheet, row, 1, (32, 48), 3), colours)
+    alone = pca_panels(images[1], tokens[1], basis=PCABasis.fit(tokens))
+    check_cells(picture(alone, 0, 1, (32, 48)), pca_rgb(tokens)[1])
+    for names in (None, ["a"]):
+        with pytest.raises(DataError):
+            pca_panels(images[0], tokens, names=names)
+
+
+def levels(rows: int, cols: int) -> FeaturePyramid:
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(rows, cols), (-(-rows // 2), -(-cols // 2)), (-(-rows // 4), -(-cols // 4))]
+    return FeaturePyramid(tuple(torch.randn(1, 6, *size, generator=generator) for size in sizes), (16.0, 32.0, 64.0))
+
+
+def test_cells_of_a_level_cover_the_pixels_of_their_stride() -> None:
+    pyramid = levels(5, 7)
+    sheet = pyramid_panels(pyramid, np.zeros((80, 112, 3), np.uint8))
+    for column, (level, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True), start=1):
+        seen, expected = picture(sheet, 0, column, (80, 112)), pca_rgb(level)[0]
+        for r in range(level.shape[2]):
+            for c in range(level.shape[3]):
+                right, bottom = min((c + 1) * stride, 112), min((r + 1) * stride, 80)
+                for x, y in ((c * stride + 1, r * stride + 1), (right - 1, bottom - 1)):
+                    place = int(y * seen.shape[0] / 80), int(x * WIDTH / 112)
+                    np.testing.assert_allclose(seen[place], expected[r, c], atol=2.5 / 255)
+
+
+def test_levels_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match="32x64"):
+        pyramid_panels(levels(3, 4), np.zeros((32, 64, 3), np.uint8))
+    with pytest.raises(ShapeError):
+        pyramid_panels(FeaturePyramid((torch.zeros(2, 3, 2, 2),), (16.0,)), np.zeros((32, 32, 3), np.uint8))
+    with pytest.raises(DataError, match="nan"):
+        pyramid_panels(FeaturePyramid((torch.full((1, 3, 2, 2), torch.nan),), (16.0,)), np.zeros((32, 32, 3), np.uint8))
+
+
+# -- boxes -----------------------------------------------------------------------------------------------
+
+
+def hues(sheet: Image.Image, box: np.ndarray) -> list[list[int]]:
+    """The colour of a box's four edges, 1 pixel inside, in the middle of each."""
+    x0, y0, x1, y1 = box.astype(int).tolist()
     pixels = np.asarray(sheet)
-    bar = pixels[-6 - 5]
-    assert bar[6 + 40 + 6].tolist() == [68, 1, 84]
-    assert bar[6 + 40 + 6 + 39].tolist() == [253, 231, 37]
-    assert pixels[6 + 20 + 10, 6 + 20].tolist() == [255, 0, 0]
-    left = 6 + 40 + 6
-    assert pixels[6 + 20 + 5, left + 10].tolist() == [253, 231, 37]
-    assert pixels[6 + 20 + 5, left + 30].tolist() == [68, 1, 84]
-    for broken in ([{"a": 1.0}], []):
-        with pytest.raises(DataError, match="maps=True"):
-            prediction_panels([image], broken)
+    middle = (x0 + x1) // 2, (y0 + y1) // 2
+    places = ((middle[1], x0 + 1), (middle[1], x1 - 1), (y0 + 1, middle[0]), (y1 - 1, middle[0]))
+    return [pixels[place].tolist() for place in places]
 
 
-def test_cells_below_the_minimum_of_a_task_are_drawn_at_it() -> None:
-    image, task = np.zeros((10, 40, 3), np.uint8), Task("a", unit="g", minimum=0)
-    below, above = ({"a": 1.0, "maps": {"a": np.array([[[low, 2.0]]])}} for low in (-58.0, 0.0))
-    clipped, plain = (prediction_panels([image], [one], width=280, tasks=[task]) for one in (below, above))
-    maps = slice(6 + 20, 6 + 20 + 70)
-    assert (np.asarray(clipped)[maps] == np.asarray(plain)[maps]).all()
-    assert (np.asarray(clipped) != np.asarray(plain)).any(), "the bar states that cells were clipped"
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_edges_lie_at_the_coordinates(scale: float) -> None:
+    side = round(900 * scale), round(540 * scale)
+    sheet = boxes_panel(np.full((side[1], side[0], 3), 128, np.uint8), {"boxes": BOXES * scale, "labels": [0, 1]},
+                        classes=("cell", "clot"))  # fmt: skip
+    assert sheet.size == (900, 540)
+    first, second = ({tuple(hue) for hue in hues(sheet, box)} for box in BOXES)
+    assert len(first) == len(second) == 1 and first != second, "every class has one colour"
+    assert np.asarray(sheet)[315, 225].tolist() == [128, 128, 128], "the inside stays"
+
+
+def test_boxes_have_their_class_and_score(texts: list[str]) -> None:
+    image = np.zeros((540, 900, 3), np.uint8)
+    detection = {"boxes": torch.from_numpy(BOXES), "labels": torch.tensor([1, 0]), "scores": torch.tensor([0.5, 0.25])}
+    boxes_panel(image, detection, classes=("cell", "clot"))
+    assert texts == ["clot 0.50", "cell 0.25"]
+    texts.clear()
+    boxes_panel(image, {"boxes": BOXES, "names": ["clot", "<b>\x07"], "scores": [0.5, 0.25]})
+    assert texts == ["clot 0.50", r"<b>\x07 0.25"]
+    texts.clear()
+    many = {"boxes": np.tile(BOXES, (50, 1)), "labels": [0, 1] * 50}
+    boxes_panel(image, many, classes=("cell", "clot"))
+    assert texts == ["cell", "clot"], "many boxes have a list of classes instead of labels"
+
+
+def test_known_boxes_show_on_any_ground() -> None:
+    for shade in (0, 255):
+        image = np.full((540, 900, 3), shade, np.uint8)
+        known = np.asarray(boxes_panel(image, np.zeros((0, 4)), {"boxes": BOXES}))
+        shades = {tuple(colour) for colour in known[300, 85:100].tolist()}
+        assert {(0, 0, 0), (255, 255, 255)} <= shades
+        predicted = np.asarray(boxes_panel(image, BOXES[:1], BOXES[1:]))
+        assert (predicted[300, 85:100] != known[300, 85:100]).any(), "predicted boxes look different"
+
+
+@pytest.mark.parametrize("empty", [np.zeros((0, 4)), [], {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0),
+                                                         "scores": torch.zeros(0)}])  # fmt: skip
+def test_without_boxes_the_image_is_drawn_alone(empty: Any) -> None:
+    assert not np.asarray(boxes_panel(np.zeros((540, 900, 3), np.uint8), empty)).any()
+
+
+@pytest.mark.parametrize(
+    ("boxes", "truth", "error", "named"),
+    [
+        ([[10.0, 20.0, 5.0, 50.0]], None, DataError, "5.0"),
+        (BOXES, [[0.0, 0.0, np.nan, 1.0]], DataError, "nan"),
+        (BOXES[:, :3], None, ShapeError, "3"),
+        ({"boxes": BOXES, "labels": ["a"]}, None, ShapeError, "1"),
+        ({"boxes": BOXES, "scores": [0.5]}, None, ShapeError, "1"),
+        ({"boxes": BOXES, "labels": [0, 2]}, None, DataError, "2"),
+        ({"boxes": BOXES, "labels": [0, -1]}, None, DataError, "-1"),
+        ({"labels": [1]}, None, ShapeError, "boxes"),
+    ],
+)
+def test_boxes_that_do_not_fit_are_refused(boxes: Any, truth: Any, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        boxes_panel(np.zeros((60, 100, 3), np.uint8), boxes, truth, classes=("cell", "clot"))

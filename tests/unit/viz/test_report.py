@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import Backbone, CLSGatingHead, ConfigError, DataError, DenseHead, Predictor, ShapeError, Task
+from dinoneck import Backbone, CLSGatingHead, DataError, DenseHead, Predictor, ShapeError, Task
 from dinoneck.data import Pasture
 from dinoneck.viz import ReportEntry, heat, html_report
+from dinoneck.viz.drawing import minus, scores
 from dinoneck.viz.report import agreement, worst_first
-from dinoneck.viz.residuals import scores
 
 pytest.importorskip("matplotlib", reason="the charts need matplotlib, the extra [viz]")
 
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 def entries_of(predictor: Predictor, count: int, **more: Any) -> list[ReportEntry]:
-    images = list(Pasture(size=(32, 64)).table(range(count)).images)
+    images = list(Pasture(size=(32, 64)).table(range(count))["images"])
     results = predictor(images, maps=True)
     return [
         ReportEntry(f"field/{i}.jpg", result, predictor.picture(image), **more)
@@ -194,7 +194,7 @@ def test_gates_are_drawn_against_a_plain_mean(tiny: Backbone) -> None:
     for i, gate in enumerate(gates):
         assert (np.asarray(page.image(f"image-{i}-0").convert("RGB")) == np.asarray(heat(gate, 0.0, high))).all()
     assert "times the mean weight" in page.text
-    assert f"mass: {entries[0].result['mass']:.4g} g" in page.text
+    assert minus(f"mass {entries[0].result['mass']:.3g} g") in page.text
 
 
 def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
@@ -222,7 +222,7 @@ def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
     points = [attrs["xlink:href"] for attrs in page.all("a") if "xlink:href" in attrs]
     assert points == [f"#image-{i}" for i in (0, 1, 3, 4)] * 2, "every point of both charts leads to its image"
     assert "The largest errors come first." in page.text
-    assert math.isnan(scores([1.0, 3.0], [2.0, 2.0]).r2)
+    assert math.isnan(scores([1.0, 3.0], [2.0, 2.0])["r2"])
 
 
 def test_known_classes_give_a_confusion_matrix() -> None:
@@ -259,28 +259,27 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
     for none in (None, {}, {"scores": {}, "mae": {}, "classes": {}}):
         assert "Held-out scores" not in html_report([entry], tasks, training=none)
     for wrong in ({"classes": {"kind": {}}}, {"mae": 3}, {"classes": {"kind": {"head": {"labels": []}}}}):
-        with pytest.raises(DataError, match=r"not those of a training run .*; expected its report\.json"):
+        with pytest.raises(DataError, match=r"report\.json"):
             html_report([entry], tasks, training=wrong)
 
 
-def test_images_beyond_the_largest_page_are_left_out(dense: Predictor) -> None:
-    random = np.random.default_rng(0)
-    result = dense(np.zeros((32, 64, 3), np.uint8), maps=True)[0]
-    images = [random.random((150, 300, 3)) for _ in range(4)]
-    entries = [ReportEntry(f"{i}", result, partial(images.__getitem__, i)) for i in range(4)]
-    pages = [Page(html_report(entries, dense.tasks, largest_side=200, max_bytes=most)) for most in (10**7, 50_000, 1)]
-    assert {page.image("image-0-pixels").size for page in pages} == {(200, 100)}
-    drawn = [len(page.by_tag["h3"]) for page in pages]
-    assert drawn[0] == 4 > drawn[1] > drawn[2] == 1
-    assert f"{drawn[1]} of 4 images are drawn here" in pages[1].text
+def test_large_images_are_scaled_down_and_read_one_by_one() -> None:
+    images = [np.random.default_rng(0).random((500, 1000, 3)) for _ in range(2)]
+    entries = [ReportEntry(f"{i}", {"mass": 1.0}, partial(images.__getitem__, i)) for i in range(2)]
+    page = Page(html_report(entries, [Task("mass")]))
+    assert {page.image(f"image-{i}-pixels").size for i in range(2)} == {(800, 400)}
+
+
+def test_negative_numbers_have_a_minus_sign() -> None:
+    assert minus("sugar-beet -0.5 (-3 g) 1e-05 2-3") == "sugar-beet −0.5 (−3 g) 1e-05 2-3"
 
 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"a": math.nan}, DataError, "a prediction of 'a' is nan; leave that image out"),
-        ({"a": "much"}, DataError, "no number for 'a'"),
-        ({"maps": {"a": np.zeros((2, 2))}}, ShapeError, r"maps of 'a' have shape \(2, 2\)"),
+        ({"a": math.nan}, DataError, "'a' hold nan"),
+        ({"a": "much"}, DataError, "predictions of 'a'"),
+        ({"maps": {"a": np.zeros((2, 2))}}, ShapeError, "maps of 'a'"),
         ({"maps": {"a": np.full((1, 2, 2), np.nan)}}, DataError, "maps of 'a' hold nan"),
         ({"gate": np.zeros((1, 2, 2))}, ShapeError, "the gate of x have shape"),
     ],
@@ -295,9 +294,7 @@ def test_results_that_no_predictor_gives_are_refused(
 def test_arguments_that_cannot_be_used_are_refused() -> None:
     with pytest.raises(DataError, match="one image at least"):
         html_report([], [Task("a")])
-    with pytest.raises(ConfigError, match="1 or more"):
-        html_report([ReportEntry("x", {"a": 1.0})], [Task("a")], max_bytes=0)
     with pytest.raises(DataError, match="known values of 'a' hold nan"):
         html_report([ReportEntry("x", {"a": 1.0}, known={"a": math.nan})], [Task("a")])
-    with pytest.raises(ShapeError, match="the tokens of x have shape"):
+    with pytest.raises(ShapeError, match="colours"):
         html_report([ReportEntry("x", {"a": 1.0}, np.zeros((9, 9, 3), np.uint8), np.zeros((2, 2)))], [Task("a")])

@@ -46,9 +46,9 @@ def draw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
             maps.append(Map(np.asarray(cells), (low, high)))
         return heat(cells, low, high)
 
-    def write_and_keep(self: Any, place: Any, text: str, **how: Any) -> None:
+    def write_and_keep(self: Any, place: Any, text: str, *more: Any, **how: Any) -> None:
         texts.append(text)
-        write(self, place, text, **how)
+        write(self, place, text, *more, **how)
 
     monkeypatch.setattr(module, "heat", spy)
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", write_and_keep)
@@ -200,7 +200,7 @@ def test_pictures_name_each_class_once_and_never_its_map(draw: Any) -> None:
 
 def test_known_values_stand_next_to_the_predicted_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **how: texts.append(text))
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, *more, **how: texts.append(text))
     cells, kind = shares_task("soil", "crop"), Task("kind", 2, kind="classification", labels=("wet", "dry"))
     tasks = [Task("soil", from_cells="cells"), Task("mass", unit="g"), kind, cells]
     maps = np.stack([np.full(SIZE, 0.75), np.full(SIZE, 0.25)])

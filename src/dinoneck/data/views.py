@@ -1,29 +1,24 @@
-"""Augmentation patterns: the fixed list of flips, turns and colour changes under which features are extracted once.
+"""Augmented views: the fixed list of flips, turns and colour changes under which features are extracted once.
 
-A frozen backbone runs once per image and pattern; a head then trains on the stored tokens, another pattern of a
+A frozen backbone runs once per image and view; a head then trains on the stored tokens, another view of a
 image at every epoch. Flips of pixels are not flips of tokens (position embeddings stay where they are), so every
-pattern goes through the backbone of its own.
+view goes through the backbone of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import torch
-import yaml
 from torch import Tensor
 
 from dinoneck.codec import normal
 from dinoneck.data.preprocessing import transforms
 from dinoneck.errors import ConfigError, DataError, did_you_mean
-from dinoneck.regular_files import read_regular
-from dinoneck.yaml_file import read_plain
 
 Range = tuple[float, float]
 
@@ -39,7 +34,7 @@ LIMITS: dict[str, Range] = {
 
 
 @dataclass(frozen=True)
-class Pattern:
+class View:
     """A flip, quarter turns, and the ranges that colour changes are drawn from, uniformly; None = no such change.
 
     The changes come in the order of these fields.
@@ -70,18 +65,16 @@ class Pattern:
     gamma: Range | None = None
 
     def __post_init__(self) -> None:
-        for name in ("horizontal", "vertical"):
-            normal(bool, getattr(self, name), f"{name} of a pattern")
-        if normal(int, self.turns, "turns of a pattern") not in range(4):
-            raise ConfigError(f"turns of a pattern is {self.turns}; expected 0 ... 3 quarter turns")
+        for name, kind in get_type_hints(View).items():
+            object.__setattr__(self, name, normal(kind, getattr(self, name), f"{name} of a view"))
+        if self.turns not in range(4):
+            raise ConfigError(f"turns of a view is {self.turns}; expected 0 ... 3 quarter turns")
         for name, (lowest, highest) in LIMITS.items():
-            given = normal(Range | None, getattr(self, name), f"{name} of a pattern")
-            if given is not None and not lowest <= given[0] <= given[1] <= highest:
+            low, high = getattr(self, name) or (lowest, highest)
+            if not lowest <= low <= high <= highest:
                 raise ConfigError(
-                    f"{name} of a pattern is {list(given)}; expected [low, high] with "
-                    f"{lowest:g} <= low <= high <= {highest:g}"
+                    f"{name} of a view is {low:g} ... {high:g}; expected {lowest:g} <= low <= high <= {highest:g}"
                 )
-            object.__setattr__(self, name, given)
 
     def record(self) -> dict[str, Any]:
         """Return the JSON-able form: flips, turns, and the ranges that are set."""
@@ -92,182 +85,156 @@ class Pattern:
 
 _FLIPS = ((False, False), (True, False), (False, True), (True, True))
 _COLOURS = (
-    Pattern(brightness=(-0.2, 0.2)),
-    Pattern(contrast=(-0.2, 0.2)),
-    Pattern(hue=(-20.0, 20.0), saturation=(-20 / 255, 20 / 255), value=(-20 / 255, 20 / 255)),
-    Pattern(gamma=(0.8, 1.2)),
+    View(brightness=(-0.2, 0.2)),
+    View(contrast=(-0.2, 0.2)),
+    View(hue=(-20.0, 20.0), saturation=(-20 / 255, 20 / 255), value=(-20 / 255, 20 / 255)),
+    View(gamma=(0.8, 1.2)),
 )
-_FLIPS4 = tuple(Pattern(*flip) for flip in _FLIPS)
+_FLIPS4 = tuple(View(*flip) for flip in _FLIPS)
 _NAMED = {
     "none": _FLIPS4[:1],
     "flips4": _FLIPS4,
-    "d6": (*_FLIPS4, Pattern(turns=1), Pattern(turns=3)),
+    "d6": (*_FLIPS4, View(turns=1), View(turns=3)),
     "color20": (*_FLIPS4, *(replace(colour, horizontal=h, vertical=v) for h, v in _FLIPS for colour in _COLOURS)),
 }
 
 
 @dataclass(frozen=True)
-class Patterns:
-    """An ordered list of :class:`Pattern`, applied to images in a way that can be repeated.
+class Views:
+    """An ordered list of :class:`View`, applied to images in a way that can be repeated.
 
     Two lists are equal when every flip and range is. What a colour change draws depends on the image's id and the
-    pattern's index alone, so a second extraction sees the same pixels (up to float rounding between machines).
+    view's index alone, so a second extraction sees the same pixels (up to float rounding between machines).
 
     Args:
-        patterns: at least one.
+        views: at least one.
 
     Raises:
-        ConfigError: if there is none, or an item is not a Pattern.
+        ConfigError: if there is none, or an item is not a View.
 
     Examples:
-        >>> patterns = Patterns.named("color20")
-        >>> len(patterns), patterns.flips(6), patterns.flips(11)
+        >>> views = Views.named("color20")
+        >>> len(views), views.flips(6), views.flips(11)
         (20, (False, False), (True, False))
         >>> image = torch.rand(3, 32, 48)
-        >>> torch.equal(patterns.apply(image, 1, "field/0001"), image.flip(-1))
+        >>> torch.equal(views.apply(image, 1, "field/0001"), image.flip(-1))
         True
 
-    Reference: a published pipeline for pasture biomass stores 20 patterns per image. Deviations: torchvision's
+    Reference: a published pipeline for pasture biomass stores 20 views per image. Deviations: torchvision's
     brightness and contrast, and greys stay grey.
     """
 
-    patterns: tuple[Pattern, ...]
+    views: tuple[View, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patterns", tuple(self.patterns))
-        if not self.patterns:
-            raise ConfigError("a list of patterns is empty; the image as it is is one pattern: [{}]")
-        for i, pattern in enumerate(self.patterns):
-            if not isinstance(pattern, Pattern):
-                raise ConfigError(f"pattern {i} is {type(pattern).__name__}; expected a Pattern")
+        object.__setattr__(self, "views", tuple(self.views))
+        if not self.views or not all(isinstance(view, View) for view in self.views):
+            raise ConfigError(f"views are {self.views}; expected one View or more; View() is the image as it is")
 
     @classmethod
-    def named(cls, name: str | os.PathLike[str]) -> Self:
-        """Return a list by its name, or read it from a file.
+    def named(cls, name: str) -> Self:
+        """Return a list by its name.
 
         Args:
             name: ``"none"`` (the image as it is); ``"flips4"`` (original, left-right, up-down, both); ``"d6"`` (these
                 and both quarter turns); ``"color20"`` (``flips4``, then index 4 + 4 * flip + k with k = brightness,
-                contrast, hsv, gamma); or the path of a YAML or JSON file that holds a list of mappings with the fields
-                of :class:`Pattern`.
+                contrast, hsv, gamma).
 
         Raises:
-            ConfigError: if the list or file does not exist, or the file holds anything else.
+            ConfigError: if there is no such list.
         """
-        if isinstance(name, str) and name in _NAMED:
-            return cls(_NAMED[name])
-        if not isinstance(name, str | os.PathLike):
-            raise ConfigError(f"patterns is {name!r}; expected {', '.join(_NAMED)}, the path of a file or Patterns")
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(
-                f"{str(name)!r} is neither a list of patterns nor a file; expected {', '.join(_NAMED)} or the path of "
-                f"a YAML or JSON file.{did_you_mean(name, _NAMED)}"
-            )
-        return cls._parsed(_read(path), str(path))
+        if name not in _NAMED:
+            hint = did_you_mean(str(name), _NAMED)
+            raise ConfigError(f"views is {name!r}; expected {', '.join(_NAMED)}, or Views of your own.{hint}")
+        return cls(_NAMED[name])
 
     @classmethod
     def from_record(cls, record: Sequence[Mapping[str, Any]]) -> Self:
         """Rebuild from :meth:`record`.
 
         Raises:
-            ConfigError: if it is not a list of mappings with the fields of :class:`Pattern`.
+            ConfigError: if it is not a list of mappings with the fields of :class:`View`.
         """
-        return cls._parsed(record, "the record of patterns")
-
-    @classmethod
-    def _parsed(cls, listed: Any, where: str) -> Self:
-        if not isinstance(listed, list | tuple):
-            raise ConfigError(f"{where} holds {type(listed).__name__}; expected a list of patterns")
-        known = [field.name for field in fields(Pattern)]
-        found = []
-        for i, item in enumerate(listed):
-            if not isinstance(item, Mapping):
-                raise ConfigError(f"{where}: pattern {i} is {type(item).__name__}; expected a mapping such as {{}}")
-            for key in item:
-                if key not in known:
-                    raise ConfigError(
-                        f"{where}: pattern {i} has the unknown key {key!r}.{did_you_mean(key, known)} Known: "
-                        f"{', '.join(known)}"
-                    )
-            try:
-                found.append(Pattern(**item))
-            except ConfigError as error:
-                raise ConfigError(f"{where}: pattern {i}: {error}") from None
-        return cls(tuple(found))
+        if not isinstance(record, list | tuple) or not all(isinstance(item, Mapping) for item in record):
+            raise ConfigError(f"the record of views is {record!r}; expected a list of mappings")
+        known = [field.name for field in fields(View)]
+        for key in (key for item in record for key in item):
+            if key not in known:
+                raise ConfigError(f"the record of views has the unknown key {key!r}.{did_you_mean(key, known)}")
+        return cls(tuple(View(**item) for item in record))
 
     def record(self) -> list[dict[str, Any]]:
         """Return the whole description as plain JSON-able values; equal lists have equal records."""
-        return [pattern.record() for pattern in self.patterns]
+        return [view.record() for view in self.views]
 
     def __len__(self) -> int:
-        return len(self.patterns)
+        return len(self.views)
 
     def flips(self, i: int) -> tuple[bool, bool]:
-        """Return whether pattern i flips (left and right, top and bottom), which labels per cell follow.
+        """Return whether view i flips (left and right, top and bottom), which labels per cell follow.
 
         Raises:
-            DataError: if pattern i does not exist.
+            DataError: if view i does not exist.
             ConfigError: if it turns, which labels per cell do not follow.
         """
-        pattern = self._at(i)
-        if pattern.turns:
+        view = self._at(i)
+        if view.turns:
             raise ConfigError(
-                f"pattern {i} turns images by {90 * pattern.turns} degrees, and labels per cell follow flips alone; "
-                "train tasks with maps on patterns without turns"
+                f"view {i} turns images by {90 * view.turns} degrees, and labels per cell follow flips alone; "
+                "train tasks with maps on views without turns"
             )
-        return pattern.horizontal, pattern.vertical
+        return view.horizontal, view.vertical
 
     def turns(self, i: int) -> int:
-        """Return the quarter turns of pattern i; an odd number swaps the rows and columns of its grid."""
+        """Return the quarter turns of view i; an odd number swaps the rows and columns of its grid."""
         return self._at(i).turns
 
     def place(self, x: Tensor, i: int) -> Tensor:
-        """Flip and turn (..., H, W) as pattern i does."""
+        """Flip and turn (..., H, W) as view i does."""
         return torch.rot90(x.flip(self._flipped(i)), self.turns(i), dims=(-2, -1))
 
     def undo(self, x: Tensor, i: int) -> Tensor:
-        """Bring (..., H, W) of pattern i back upright: the inverse of :meth:`place`."""
+        """Bring (..., H, W) of view i back upright: the inverse of :meth:`place`."""
         return torch.rot90(x, -self.turns(i), dims=(-2, -1)).flip(self._flipped(i))
 
     def _flipped(self, i: int) -> list[int]:
-        pattern = self._at(i)
-        return [axis for axis, flipped in ((-1, pattern.horizontal), (-2, pattern.vertical)) if flipped]
+        view = self._at(i)
+        return [axis for axis, flipped in ((-1, view.horizontal), (-2, view.vertical)) if flipped]
 
     def apply(self, image: Tensor, i: int, image_id: str) -> Tensor:
-        """Return an image under pattern i.
+        """Return an image under view i.
 
         Args:
             image: (3, H, W) float RGB in 0 ... 1, before normalisation.
-            i: index of the pattern.
+            i: index of the view.
             image_id: the image's id; with ``i`` it decides what is drawn.
 
         Returns:
             (3, H, W), after an odd number of quarter turns (3, W, H), of the same dtype in 0 ... 1.
 
         Raises:
-            DataError: if pattern i does not exist, or the image has another shape, dtype or range.
+            DataError: if view i does not exist, or the image has another shape, dtype or range.
         """
-        pattern = self._at(i)
+        view = self._at(i)
         _check(image)
         x = self.place(image, i).clamp_(0.0, 1.0)  # flip has made a copy
-        for name, draw in draws(pattern, i, image_id).items():
+        for name, draw in draws(view, i, image_id).items():
             x = _CHANGES[name](x, draw).clamp(0.0, 1.0)
         return x
 
-    def _at(self, i: int) -> Pattern:
-        if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < len(self.patterns):
-            raise DataError(f"pattern {i!r} does not exist; these are 0 ... {len(self.patterns) - 1}")
-        return self.patterns[int(i)]
+    def _at(self, i: int) -> View:
+        if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < len(self.views):
+            raise DataError(f"view {i!r} does not exist; these are 0 ... {len(self.views) - 1}")
+        return self.views[int(i)]
 
 
-def draws(pattern: Pattern, i: int, image_id: str) -> dict[str, float]:
-    """Return what pattern i draws for an image: name of the change -> number, in the order they are applied."""
+def draws(view: View, i: int, image_id: str) -> dict[str, float]:
+    """Return what view i draws for an image: name of the change -> number, in the order they are applied."""
     digest = hashlib.sha256(f"{i}\0{image_id}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     drawn = {}
     for name in LIMITS:
-        given: Range | None = getattr(pattern, name)
+        given: Range | None = getattr(view, name)
         if given is not None:
             share = torch.rand((), generator=generator, dtype=torch.float64).item()
             drawn[name] = min(max(given[0] + (given[1] - given[0]) * share, given[0]), given[1])
@@ -309,10 +276,3 @@ def _check(image: Tensor) -> None:
     low, high = (bound.item() for bound in torch.aminmax(image))
     if not (low >= -ROUNDING and high <= 1.0 + ROUNDING):  # also catches NaN
         raise DataError(f"an image has values {low:g} ... {high:g}; expected RGB in 0 ... 1, before normalisation")
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_plain(read_regular(path).decode("utf-8"))  # JSON is YAML too
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as a list of patterns: {error}") from error

@@ -1,0 +1,53 @@
+"""A generated pasture in the files of the published competition: a row per image and target."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from dinoneck.atomic import write_text, write_whole
+from dinoneck.data import Pasture
+from dinoneck.data.cells import csv_text
+from dinoneck.data.pasture import PastureSample
+
+TEST_COLUMNS = ("sample_id", "image_path", "target_name")
+SAMPLING_COLUMNS = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")
+TRAIN_COLUMNS = (*TEST_COLUMNS, *SAMPLING_COLUMNS, "target")
+
+
+def write_csiro(pasture: Pasture, folder: str | os.PathLike[str], train: int, test: int) -> None:
+    """Write images in the exact CSIRO layout: train.csv, test.csv, sample_submission.csv, JPEG files.
+
+    The table test.csv names images and targets only; the true values of its images are not written.
+    """
+    root = Path(folder)
+    train_rows: list[list[str]] = []
+    test_rows: list[list[str]] = []
+    for i in range(train + test):
+        part, sample = ("train" if i < train else "test"), pasture.sample(i)
+        path = f"{part}/ID{1000000 + i}.jpg"
+        buffer = io.BytesIO()
+        Image.fromarray(sample.image).save(buffer, "JPEG", quality=92)
+        (root / part).mkdir(parents=True, exist_ok=True)
+        write_whole(root / path, buffer.getvalue())
+        for name, grams in sample.grams.items():
+            row = [f"ID{1000000 + i}__{name}", path, name]
+            if part == "test":
+                test_rows.append(row)
+                continue
+            measured = [f"{sample.ndvi.mean():.2f}", f"{sample.height_cm:.1f}", f"{grams:.4f}"]
+            train_rows.append([*row, sample.date, sample.state, _species(sample), *measured])
+    write_text(root / "train.csv", csv_text(TRAIN_COLUMNS, train_rows))
+    write_text(root / "test.csv", csv_text(TEST_COLUMNS, test_rows))
+    write_text(
+        root / "sample_submission.csv",
+        csv_text(("sample_id", "target"), [(row[0], 0.0) for row in test_rows]),
+    )
+
+
+def _species(sample: PastureSample) -> str:
+    plants = {"Clover": sample.grams["Dry_Clover_g"], "Ryegrass": sample.grams["Dry_Green_g"]}
+    return "_".join(name for name, grams in sorted(plants.items(), key=lambda item: -item[1]) if grams > 0) or "Mixed"

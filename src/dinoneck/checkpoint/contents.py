@@ -1,0 +1,338 @@
+"""The module, the tensors and the preprocessing that a head file describes, checked against each other; and the bytes.
+
+Nothing is used before everything is checked. Order: registry -> configuration (built on the meta device, so a header
+cannot ask for memory) -> tasks, inputs -> tensor names, shapes, dtypes -> digest -> finite values.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dinoneck import registry
+from dinoneck.backbones.weight_hashes import state_digest
+from dinoneck.checkpoint import format as files
+from dinoneck.checkpoint import schema
+from dinoneck.checkpoint.format import Content
+from dinoneck.checkpoint.pairing import check_lora
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, HeadFile, TensorEntry
+from dinoneck.codec import encode
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
+from dinoneck.tensor_bytes import bytes_of
+from dinoneck.weight_files import WRAPPER_PREFIXES
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_SHOWN = 5
+# not zeroed first; NumPy asks for large pages, of which fewer need be mapped while reading
+_MEMORY = functools.partial(np.empty, dtype=np.uint8)
+_CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
+_FILLING = frozenset(
+    {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
+    | {getattr(Tensor, name) for name in ("uniform_", "normal_", "fill_", "zero_", "abs_")}
+)
+
+
+class Parts(NamedTuple):
+    """The tensors of a file by what they belong to, under the names that they have there."""
+
+    head: dict[str, Any]
+    adapter: dict[str, Any]
+    backbone: dict[str, Any]
+
+
+class Contents(NamedTuple):
+    """A checked head file.
+
+    Attributes:
+        meta: the metadata as it was read.
+        module: what the configuration describes, on the meta device.
+        preprocess: how images are prepared; None where it is not recorded.
+        tensors: of the head, of LoRA and of a backbone that was tuned along.
+    """
+
+    meta: dict[str, Any]
+    module: nn.Module
+    preprocess: Preprocessing | None
+    tensors: Parts
+
+
+def read(path: Path) -> Contents:
+    """Read and check a whole head file.
+
+    Raises:
+        CheckpointError: if any check fails; ``error.step`` names it.
+    """
+    content, name = files.read(path, _MEMORY), str(path)
+    return check(schema.check(content.header.meta, name), content, name)
+
+
+def check(record: HeadFile, content: Content, name: str) -> Contents:
+    """Check a head's class, configuration, records, tensors and digest.
+
+    Args:
+        record: of :func:`dinoneck.checkpoint.schema.check`.
+        content: the bytes that it describes.
+        name: of the file, for messages.
+
+    Raises:
+        CheckpointError: naming what does not fit.
+    """
+    try:
+        cls = registry.resolve(record.head_type)
+    except RegistryError as error:
+        raise CheckpointError(f"{name}: {error}", step="registry") from None
+    meta, tensors = content.header.meta, content.header.tensors
+    with torch.inference_mode(False):  # what is read can be trained
+        with _limited([entry.shape for entry in tensors]):
+            module = on_meta(cls, record.config, name)
+        if files.spelling(encode(predicted(module))) != files.spelling(meta["tasks"]):  # in Python true equals 1
+            raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
+        preprocess = preprocess_of(meta["inputs"], name)
+        parts = by_part({entry.name: entry for entry in tensors})
+        if parts.adapter or (record.backbone is not None and record.backbone.adapter is not None):
+            check_lora(parts.adapter, meta["backbone"], name)
+        _check_tensors(module, parts.head, name)
+        if content.digest != record.digest:
+            raise CheckpointError(
+                f"{name}: the content does not match its digest; the file is damaged or was edited. Fetch it again",
+                step="digest",
+            )
+        pairs = zip(tensors, content.buffers, strict=True)
+        state = {entry.name: _tensor(entry, buffer) for entry, buffer in pairs}
+    check_finite(state, name)
+    values = by_part(state)
+    if values.backbone:
+        _check_backbone(values.backbone, meta["backbone"], name)
+    return Contents(meta, module, preprocess, values)
+
+
+def by_part(tensors: Mapping[str, Any]) -> Parts:
+    """Return the head's tensors, the LoRA weights and the weights of a backbone that was tuned along."""
+    parts = Parts({}, {}, {})
+    for name, value in tensors.items():
+        if name.startswith(LORA_PREFIX):
+            parts.adapter[name.removeprefix(LORA_PREFIX)] = value
+        elif name.startswith(BACKBONE_PREFIX):
+            parts.backbone[name.removeprefix(BACKBONE_PREFIX)] = value
+        else:
+            parts.head[name] = value
+    return parts
+
+
+def together(parts: Parts) -> dict[str, Any]:
+    """Return all tensors of a file by their names there, the inverse of :func:`by_part`."""
+    adapter = {LORA_PREFIX + name: value for name, value in parts.adapter.items()}
+    return parts.head | adapter | {BACKBONE_PREFIX + name: value for name, value in parts.backbone.items()}
+
+
+def predicted(module: nn.Module) -> list[Any]:
+    """Return what a head predicts: its tasks and what it composes of them; nothing for other modules."""
+    return list(getattr(module, "predicted", getattr(module, "tasks", ())))
+
+
+def preprocess_of(record: Mapping[str, Any] | None, name: str) -> Preprocessing | None:
+    """Return the preprocessing of a record.
+
+    Raises:
+        CheckpointError: naming the entry that is wrong.
+    """
+    try:
+        return None if record is None else Preprocessing.from_record(record)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
+
+
+def on_meta(cls: type[Any], config: Mapping[str, Any], name: str) -> nn.Module:
+    """Build what a configuration describes without its memory."""
+    try:
+        with torch.device("meta"):
+            module = cls.from_config(config)
+    except Exception as error:  # any type: a constructor got values from a file
+        raise CheckpointError(f"{name}: the configuration is refused: {error}", step="config") from error
+    if not isinstance(module, nn.Module) or module.config != config:
+        raise CheckpointError(f"{name}: the configuration is not in its normal form", step="config")
+    return module
+
+
+class _Limited(TorchFunctionMode):
+    """Stops a constructor, in this thread, that makes far more than the tensors its file lists: a depth of 10^9.
+
+    Nothing is drawn for tensors on the meta device: there is nothing to fill.
+    """
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.left = calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError("it describes far more tensors than the file lists")
+        if func in _FILLING and (filled := args[0] if args else (kwargs or {})["tensor"]).is_meta:
+            return filled
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _limited(shapes: Sequence[Sequence[int]]) -> Iterator[None]:
+    """Stop a constructor that makes far more tensors than these, with a ConfigError."""
+    grad, count = torch.is_grad_enabled(), len([shape for shape in shapes if 0 not in shape])
+    try:
+        with _Limited(_CALLS + _CALLS_PER_TENSOR * count):
+            yield
+    finally:
+        torch.set_grad_enabled(grad)  # the limit may strike where a constructor leaves torch.no_grad()
+
+
+def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: str) -> None:
+    expected = module.state_dict()
+    if missing := sorted(expected.keys() - listed.keys()):
+        raise CheckpointError(f"{name} lacks {some_of(missing, _SHOWN)}{_prefix_hint(listed)}", step="tensors")
+    if extra := sorted(listed.keys() - expected.keys()):
+        raise CheckpointError(f"{name} holds {some_of(extra, _SHOWN)}, not tensors of this head", step="tensors")
+    floats = {entry.dtype for key, entry in listed.items() if expected[key].is_floating_point()}
+    if len(floats) > 1:
+        raise CheckpointError(f"{name} mixes {', '.join(sorted(floats))}; a head has one dtype", step="tensors")
+    for key, value in expected.items():
+        entry = listed[key]
+        dtype = TORCH_DTYPES[entry.dtype]
+        alike = dtype.is_floating_point if value.is_floating_point() else dtype == value.dtype
+        if tuple(value.shape) != entry.shape or not alike:
+            raise CheckpointError(
+                f"{name}: {key} is {entry.dtype} {entry.shape}; its configuration needs {tuple(value.shape)} of "
+                f"{FILE_DTYPES.get(value.dtype, value.dtype)}",
+                step="tensors",
+            )
+
+
+def _check_backbone(weights: Mapping[str, Tensor], record: Mapping[str, Any] | None, name: str) -> None:
+    """Compare the weights of a backbone that was tuned along, their names, shapes and dtypes with its record's hash."""
+    known, found = (record or {}).get("weights_sha256"), state_digest(weights)
+    if known != found:
+        raise CheckpointError(
+            f"{name} holds weights of a backbone with the SHA-256 {found}; its backbone record states {known}",
+            step="tensors",
+        )
+
+
+def check_finite(state: Mapping[str, Tensor], name: str) -> None:
+    """Refuse NaN and infinite values."""
+    for key, value in state.items():
+        if not value.is_floating_point() or math.isfinite(value.sum().item()):
+            continue  # one NaN or infinity makes the sum one; only large finite values may do so too
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{name}: {key} holds values that are not finite", step="finite")
+
+
+def _tensor(entry: TensorEntry, buffer: Any) -> Tensor:
+    """The tensor in the memory that was read."""
+    dtype = TORCH_DTYPES[entry.dtype]
+    return (torch.frombuffer(buffer, dtype=dtype) if len(buffer) else torch.empty(0, dtype=dtype)).reshape(entry.shape)
+
+
+def _prefix_hint(listed: Mapping[str, TensorEntry]) -> str:
+    for prefix in WRAPPER_PREFIXES:
+        if any(key.startswith(prefix) for key in listed):
+            return f"; its names begin with {prefix!r}: it was saved from a wrapped module (DDP, torch.compile)"
+    return ""
+
+
+def listing_of(state: Mapping[str, Tensor]) -> list[list[Any]]:
+    """Return how a header lists these tensors."""
+    return [[key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())]
+
+
+def chunks_of(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memoryview]:
+    """Return the tensors' bytes in the order of a file."""
+    return [bytes_of(state[name]) for name, *_ in meta["tensors"]]
+
+
+def named(module: nn.Module) -> str:
+    """Return the registered name of a module that a file can hold whole. Hooks are not part of a file.
+
+    Raises:
+        CheckpointError: if it is not registered, or has state beyond its configuration and tensors.
+    """
+    if not isinstance(module, nn.Module):
+        raise CheckpointError(
+            f"{str(module)[:80]!r} is {type(module).__name__}; expected a registered module. The path comes first: "
+            "save_head(path, module)",
+            step="write",
+        )
+    try:
+        name = registry.name_of(type(module))
+    except RegistryError as error:
+        inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
+        hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
+        raise CheckpointError(f"{error}.{hint}", step="registry") from None
+    for where, part in module.named_modules():
+        if getattr(part.get_extra_state, "__func__", None) is not nn.Module.get_extra_state:
+            raise CheckpointError(
+                f"{type(module).__name__}: {where or 'the module itself'} has a get_extra_state, which a file does not "
+                "hold; keep it in parameters, buffers or constructor arguments",
+                step="write",
+            )
+    return name
+
+
+def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
+    """Return copies of the tensors of the head called ``name`` on the CPU, by their names in a file.
+
+    Raises:
+        CheckpointError: for a value that is not a dense tensor of a known dtype, for shared memory, and for a name that
+            means a tensor of the backbone in a file.
+    """
+    tensors = together(parts)
+    if taken := [key for key in parts.head if key not in by_part(parts.head).head]:
+        raise CheckpointError(
+            f"{name}: {taken[0]!r} is the name of a backbone's tensor in a file; rename that part of the head",
+            step="write",
+        )
+    state: dict[str, Tensor] = {}
+    places: dict[tuple[Any, int], str] = {}
+    for key, value in tensors.items():
+        dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+        if not dense or value.dtype not in FILE_DTYPES:
+            what = f"{value.dtype} on {value.device}, {value.layout}" if isinstance(value, Tensor) else type(value)
+            raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
+        place = (value.device, value.data_ptr())
+        if value.numel() and places.setdefault(place, key) != key:
+            raise CheckpointError(
+                f"{name}: {key} and {places[place]} share their memory; untie them first", step="write"
+            )
+        state[key] = value.detach().to("cpu", copy=True).contiguous()
+    _check_overlaps(tensors, name)
+    return state
+
+
+def _check_overlaps(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Views of one memory that begin at different places; neighbours in one buffer are fine."""
+    spans = sorted(
+        (str(value.device), value.data_ptr(), value.data_ptr() + value.numel() * value.element_size(), key)
+        for key, value in tensors.items()
+        if value.numel() and value.is_contiguous()
+    )
+    for (device, _, end, one), (same, begin, _, other) in pairwise(spans):
+        if device == same and begin < end:
+            raise CheckpointError(f"{name}: {one} and {other} share their memory; untie them first", step="write")
