@@ -2,7 +2,8 @@
 
     shard(number, name, size, root)
     image(number, id, rows, cols, checksums, hash, bytes, mtime, offsets, shard)
-    about(made, modified, changed)      what the shards begin with; times of the folder "data" (-1 = not trusted)
+    about(made, ids, modified, changed)     what the shards begin with; number of ids; times of the folder "data" (-1 =
+                                            not trusted)
 
 ``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a temporary name and
 renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the folder ``data`` has the times that the
@@ -46,13 +47,13 @@ _TABLES = """
     create table shard (number integer primary key, name text, size integer, root text);
     create table image (number integer primary key, id text, rows integer, cols integer, checksums blob,
                         hash text, bytes integer, mtime integer, offsets blob, shard integer);
-    create table about (made text, modified integer, changed integer);
+    create table about (made text, ids integer, modified integer, changed integer);
 """
 _IMAGES = "select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, shard.name, shard.root"
 _FIND = f"""{_IMAGES} from json_each(?) as wanted cross join image on image.id = wanted.value
     join shard on shard.number = image.shard"""
 _EVERY = f"{_IMAGES} from image join shard on shard.number = image.shard order by image.number"
-_ABOUT = "select made, modified, changed, (select coalesce(max(number), 0) + 1 from image) from about"
+_ABOUT = "select made, ids, modified, changed, (select coalesce(max(number), 0) + 1 from image) from about"
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +74,13 @@ class Index:
     def __init__(self, shards: Shards, path: Path | None = None) -> None:
         self.store, self.path = str(shards.files), None if path is None else path.resolve()
         self.later: dict[str, list[tuple[int, Entry]]] = {}
-        self.times, self.rows = (-1, -1), 0
+        self.times, self.rows, self._ids_in_file = (-1, -1), 0, 0
         self.checked = np.zeros((0, 0), np.bool_)  # a mark per row and view, for the reader
         self._local = threading.local()
         if path is not None:
             try:
                 [about] = self._rows(_ABOUT)
-                made, *times, self.rows = convert(about, tuple[str, int, int, Whole])
+                made, self._ids_in_file, *times, self.rows = convert(about, tuple[str, Whole, int, int, Whole])
             except ValueError as error:
                 raise self._damage(error) from None
             if made != shards.made:
@@ -144,7 +145,7 @@ class Index:
         return tuple(sorted({*in_file, *self.later}) if self.later else in_file)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.ids) if self.later else self._ids_in_file
 
     def _entry(self, row: tuple[Any, ...]) -> tuple[int, Entry]:
         try:
@@ -301,5 +302,7 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         [(listed,)] = database.execute("select count(*) from shard")
         if now - times[0] < YOUNGEST_NS or listed != len(sizes):
             times = -1, -1
-        database.execute("insert into about values (?, ?, ?)", [shards.made, *times])
+        database.execute(
+            "insert into about values (?, (select count(distinct id) from image), ?, ?)", [shards.made, *times]
+        )
         database.execute("commit")

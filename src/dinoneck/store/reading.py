@@ -209,6 +209,15 @@ class Reader(StoredTokens):
                 raise StoreError(f"the index of {self.files} is damaged where it lists {entry.id!r}; delete {FILE}")
         return layout
 
+    def check_grids(self, ids: Sequence[str], count: int) -> None:
+        """Refuse images whose first ``count`` views have different grids: a quarter turn swaps rows and columns.
+
+        Raises:
+            DataError: naming the grids and the remedy.
+        """
+        for _, entry in self.entries.find(ids):
+            self._layout([entry] * count, range(count))
+
     def _is_outdated(self, ids: Sequence[str]) -> bool:
         """Whether the index has other rows for these images than the headers of their shards."""
         try:
