@@ -20,6 +20,7 @@ from dinoneck import (
     ConfigError,
     DenseHead,
     FeatureStore,
+    FPNHead,
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
@@ -132,6 +133,14 @@ def test_a_list_is_one_ensemble_of_alike_heads(tiny: Backbone) -> None:
             Predictor([first, checkpoint(PatchMeanHead(64, [task], 8), tiny)])
         with pytest.raises(ConfigError, match="disagree about task 'mass'"):
             HeadEnsemble([head(), PatchMeanHead(64, [task], 8)])
+
+
+def test_modules_of_a_list_read_the_layers_that_they_name(tiny: Backbone) -> None:
+    heads = [FPNHead(64, [Task("mass")], 2, (0, 3), fpn_dim=8).eval() for _ in range(2)]
+    image = torch.rand(3, 32, 48)
+    [found] = Predictor(heads, tiny)(image)
+    tokens = tiny.with_layers((0, 3))(tiny.preprocess(image))
+    assert found["mass"] == pytest.approx(np.mean([head.predict(tokens)["mass"].item() for head in heads]), rel=1e-5)
 
 
 def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
