@@ -36,6 +36,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.grid import GridSize
 from dinoneck.store import shards
 from dinoneck.store.description import Description, make_folder
+from dinoneck.store.files import LocalFiles
 
 IN_A_SHARD, SMALL, LARGE, BATCH, BATCHES = 34, (1, 1, 8), (4, 605, 384), 16, 8
 Rows = dict[str, dict[str, float]]
@@ -56,7 +57,7 @@ draw, times = random.Random(0), []
 for _ in range(50):
     ids = [f"images/{draw.randrange(len(store)):09d}" for _ in range(16)]
     begin = time.perf_counter()
-    store.reader.entries.find(ids)
+    store.entries.find(ids)
     times.append(1e3 * (time.perf_counter() - begin))
 print(json.dumps({**row, "16 look-ups, ms": sorted(times)[25]}))
 """
@@ -74,7 +75,7 @@ def write_store(folder: Path, count: int, shape: tuple[int, int, int], shard_byt
     """Write a store of made-up tokens, without flushing every file to the disk."""
     own, (layers, tokens, channels) = description(shape), shape
     make_folder(folder, own)
-    writer = shards.Writer(folder, own.digest, "/", shard_bytes)
+    writer = shards.Writer(shards.Shards(LocalFiles(folder), own.digest, own.layout), "/", shard_bytes)
     safe = shards.write_whole
     shards.write_whole = lambda path, content, check=None: Path(path).write_bytes(content)  # type: ignore[assignment]
     try:
@@ -172,7 +173,7 @@ def peers(folder: Path, count: int) -> dict[str, Callable[[list[int]], list[Tens
     """Write the same records in every format; return what reads a batch."""
     store = folder / "store"
     write_store(store, count, LARGE, 64 << 20)
-    FeatureStore.open(store).reader.refresh(write=True)
+    FeatureStore.open(store).refresh(write=True)
     readers = {f"store, check={c}": functools.partial(from_store, store, c) for c in ("first", "always", "never")}
 
     def records() -> Iterator[bytes]:

@@ -44,8 +44,8 @@ class World:
         sound = self.extracted(folder / "sound", self.images, shard_bytes=1)
         self.right = self.predictions(sound)
         os.utime(folder / "sound" / "data", (10**9, 10**9))  # so old that its time is trusted
-        sound.reader.refresh(rebuild=True)
-        assert sound.reader.entries.time == 10**18
+        sound.refresh(rebuild=True)
+        assert sound.entries.times[0] == 10**18
 
     def extracted(self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any) -> FeatureStore:
         """Extract what is missing of a folder of images."""
@@ -65,7 +65,7 @@ class World:
         """Return the store, sound again and trusted by its times."""
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self.folder / "sound", self.root)
-        FeatureStore.open(self.root).reader.refresh(rebuild=True)
+        FeatureStore.open(self.root).refresh(rebuild=True)
         return self.root
 
     def outcome(self, extract: Path | None = None, right: dict[str, list[float]] | None = None) -> str:

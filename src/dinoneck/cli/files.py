@@ -64,10 +64,9 @@ def _derived(folder: Path) -> Iterator[Row]:
 def check_store(path: Path) -> Iterator[Row]:
     """Check a feature store; the ids whose bytes are wrong are in the row."""
     from dinoneck.store.feature_store import FeatureStore
-    from dinoneck.store.reading import damaged_shards
 
     store = FeatureStore.open(path)
-    bad = dict(sorted(damaged_shards(store.reader).items()))
+    bad = dict(sorted(store.damaged().items()))
     about = {"images": len(store), "views": len(store.views), "dtype": store.dtype}
     row = {"state": "damaged" if bad else "ok", "path": path, "kind": "feature store", **about}
     hint = "delete the files that are named, and extract again"

@@ -82,7 +82,7 @@ def batches_of(store: FeatureStore, ids: Sequence[str], at_once: int) -> Iterato
     Raises:
         DataError: if an id is not in the store.
     """
-    grids = [entry.grid for _, entry in store.reader.entries.find(ids)]
+    grids = [entry.grid for _, entry in store.entries.find(ids)]
     for _, group in groupby(zip(ids, grids, strict=True), key=lambda pair: pair[1]):
         batch = [image_id for image_id, _ in group]
         yield from (batch[begin : begin + at_once] for begin in range(0, len(batch), at_once))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import View, Views
@@ -30,63 +29,53 @@ from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_tensor
 
-UNKNOWN = "unknown"
 _SCALE_FILES = 16
 _BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
 Read = Callable[[Path], Tokens]
-_ERRORS = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 def files_in(folder: Path, suffix: str) -> dict[str, Path]:
-    """Return id -> file for the features in a folder tree.
+    """Return id -> file for the features in a folder tree, ids sorted.
 
     Raises:
         DataError: if there are none.
     """
-    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob(f"*{suffix}"))}
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob(f"*{suffix}")}
     if not found:
         raise DataError(f"the folder {folder} holds no {suffix} files")
     return dict(sorted(found.items()))
 
 
 def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
-    """Read one ``.npz``, the views of an image as a batch.
-
-    Raises:
-        DataError: if it holds anything else, naming the file.
-    """
-    try:
-        with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
-            count = sum(name.startswith("patches_") for name in content.files)
-            patches = torch.from_numpy(np.stack([content[f"patches_{i}"] for i in range(count)]))  # (B, N, C)
-            cls = [content[f"cls_{i}"] for i in range(count)] if "cls_0" in content.files else None
-        cls_token = None if cls is None else torch.from_numpy(np.stack(cls)).float()
-        return _tokens(patches, grid, patch_size, cls_token)
-    except (*_ERRORS, DinoneckError) as error:
-        expected = "cls_i (C,) and patches_i (N, C) for i = 0, 1, ..."
-        raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error
+    """Read one ``.npz``, the views of an image as a batch."""
+    with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
+        count = sum(name.startswith("patches_") for name in content.files)
+        patches = torch.from_numpy(np.stack([content[f"patches_{i}"] for i in range(count)])).float()  # (B, N, C)
+        cls_token = None
+        if "cls_0" in content.files:
+            cls_token = torch.from_numpy(np.stack([content[f"cls_{i}"] for i in range(count)])).float()  # (B, C)
+    return Tokens.from_patches(patches, grid=grid, patch_size=patch_size, cls_token=cls_token)
 
 
-def read_pt(path: Path, grid: Sequence[int] | None, patch_size: PatchSize) -> Tokens:
-    """Read one ``.pt`` with the weights-only loader.
-
-    Raises:
-        DataError: if it holds anything else, naming the file.
-    """
-    try:
-        maps = read_tensor(path)
-        if maps.ndim != 3 or (grid is not None and tuple(maps.shape[1:]) != tuple(grid)):
-            raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}")
-        return _tokens(maps.flatten(1).T[None].contiguous(), maps.shape[1:], patch_size)
-    except (*_ERRORS, DinoneckError) as error:
-        expected = "a tensor (C, rows, cols)" + (f" of {tuple(grid)}" if grid else "")
-        raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error
+def read_pt(path: Path, patch_size: PatchSize) -> Tokens:
+    """Read one ``.pt`` with the weights-only loader."""
+    maps = read_tensor(path)
+    if maps.ndim != 3 or maps.is_complex():
+        raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}, {maps.dtype}")
+    patches = maps.float().flatten(1).T[None].contiguous()  # (1, N, C)
+    return Tokens.from_patches(patches, grid=maps.shape[1:], patch_size=patch_size)
 
 
-def _tokens(patches: Tensor, grid: Sequence[int], patch_size: PatchSize, cls_token: Tensor | None = None) -> Tokens:
-    if patches.is_complex():
-        raise ValueError(f"it holds {patches.dtype}")
-    return Tokens.from_patches(patches.float(), grid=grid, patch_size=patch_size, cls_token=cls_token)
+def named(read: Read, expected: str) -> Read:
+    """Return a reader that names the file, and what is expected of it, in a DataError."""
+
+    def checked(path: Path) -> Tokens:
+        try:
+            return read(path)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, DinoneckError) as error:
+            raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error
+
+    return checked
 
 
 def describe(first: Tokens, views: str | Views | None, dtype: StoreDtype) -> Description:
@@ -94,35 +83,30 @@ def describe(first: Tokens, views: str | Views | None, dtype: StoreDtype) -> Des
     count = len(first)
     if views is None:
         views = _BY_COUNT.get(count, Views((View(),) * count))
-    named = named_views(views)
-    if len(named) != count:
-        raise DataError(f"{len(named)} views were named; the files hold {count}")
     sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
-    record = {"name": UNKNOWN, **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
-    return Description(record, Preprocessing(patch_size=first.patch_size), named, dtype)
+    record = {"name": "unknown", **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
+    return Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype)
 
 
-def convert(files: dict[str, Path], read: Read, reader: Reader, root: Path) -> None:
+def convert(files: dict[str, Path], read: Read, reader: Reader) -> None:
     """Store the tokens of all files that the store does not hold yet.
 
     Args:
         files: id -> file.
         read: returns the tokens of a file.
         reader: of the store.
-        root: of the store.
 
     Raises:
         DataError: if a file's tokens are not like the first one's; what was converted before is kept.
         StoreError: if a file that was converted before has changed, the disk is full, or values do not fit the dtype.
     """
-    known = reader.entries.known(files)
-    check_unchanged(files.items(), known)
-    description = reader.description
+    known, description = frozenset(reader.ids), reader.description
+    check_unchanged((item for item in files.items() if item[0] in known), reader.entries)
     if description.dtype == "int8" and reader.scale is None:
-        write_scale(root, channel_rms([read(path) for path in list(files.values())[:_SCALE_FILES]]))
+        write_scale(reader.files, channel_rms([read(path) for path in list(files.values())[:_SCALE_FILES]]))
         reader.refresh()
     missing = {image_id: path for image_id, path in files.items() if image_id not in known}
-    writer = Writer(root, reader.made, root_of(*next(iter(files.items()))))
+    writer = Writer(reader.shards, root_of(*next(iter(files.items()))))
     expected = len(description.views), description.backbone["embed_dim"], description.backbone["num_cls"]
     try:
         for image_id, path in progress(missing.items(), desc="convert", unit="image"):

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load as parse_tensors
@@ -24,9 +24,9 @@ from dinoneck.atomic import flush_folder
 from dinoneck.backbones import weight_hashes
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
-from dinoneck.errors import DinoneckError, StoreError
+from dinoneck.errors import ConfigError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
-from dinoneck.store.encoding import Layout, StoreDtype, check_dtype
+from dinoneck.store.encoding import Columns, Layout, QuantisedTokens, StoreDtype
 from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -39,6 +39,7 @@ FORMAT = "dinoneck.store"
 SCHEMA = 1
 _COMPARED = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
          "pos_embed", "dtype", "adapter", "weights_sha256")  # fmt: skip
+_SIGNED = ("created_by", "digest")
 _NEEDED = ("patch_size", "embed_dim", "num_cls", "num_registers")
 
 
@@ -59,7 +60,8 @@ class Description:
     dtype: StoreDtype
 
     def __post_init__(self) -> None:
-        check_dtype(self.dtype)
+        if self.dtype not in get_args(StoreDtype):
+            raise ConfigError(f"dtype is {self.dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}")
         missing = [key for key in _NEEDED if self.backbone.get(key) is None]
         if missing:
             raise StoreError(f"the backbone record of the store lacks {', '.join(missing)}")
@@ -75,12 +77,28 @@ class Description:
         """Stored layers; converted features, which do not name theirs, have one."""
         return len(self.backbone.get("layers") or [None])
 
-    def tokens(self, sequence: tuple[Any, ...], grid: GridSize) -> Tokens:
-        """Wrap tensors (B, P + N, C), one per layer."""
-        record, patch_size = self.backbone, self.preprocess.patch_size
+    def tokens(self, columns: Columns, grid: GridSize, dtype: torch.dtype | None = torch.float32) -> Tokens:
+        """Make Tokens of what is stored: part name -> one (B, ...) tensor per layer; ``dtype`` None = no cast."""
+        if self.dtype == "int8":
+            return self.quantised(columns, grid).dequantise(dtype or torch.float32)
+        tokens = self._tokens(columns["tokens"], grid)
+        return tokens if dtype is None else replace(tokens, sequence=tuple(x.to(dtype) for x in tokens.sequence))
+
+    def quantised(self, columns: Columns, grid: GridSize) -> QuantisedTokens:
+        """Wrap what an int8 store holds as it is.
+
+        Raises:
+            StoreError: for another dtype.
+        """
+        if self.dtype != "int8":
+            raise StoreError(f"the store holds {self.dtype}; only int8 stores give quantised tokens: use batch()")
+        return QuantisedTokens(**columns, like=self._tokens((), grid))
+
+    def _tokens(self, sequence: tuple[Tensor, ...], grid: GridSize) -> Tokens:
+        record = self.backbone
         layers = None if record.get("layers") is None else tuple(record["layers"])
         prefix = record["num_cls"], record["num_registers"]
-        return Tokens(sequence, grid, patch_size, *prefix, layers, record.get("norm"), self.source)
+        return Tokens(sequence, grid, self.preprocess.patch_size, *prefix, layers, record.get("norm"), self.source)
 
     @cached_property
     def source(self) -> str | None:
@@ -108,58 +126,27 @@ class Description:
         content = {**self._content(), "created_by": f"dinoneck {__version__}", "digest": self.digest}
         return json.dumps(content, indent=1, ensure_ascii=True).encode() + b"\n"
 
-    @classmethod
-    def from_bytes(cls, raw: bytes, name: str) -> Description:
-        """Read ``store.json``.
-
-        Raises:
-            StoreError: if it is damaged, does not describe a store, or is of another schema.
-        """
-        try:
-            content = json.loads(raw)
-        except ValueError as error:
-            raise StoreError(f"{name} is not valid JSON ({error}): it is damaged, or not of a store") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise StoreError(f"{name} does not describe a feature store (no format {FORMAT!r})")
-        if content.get("schema") != SCHEMA:
-            raise StoreError(
-                f"{name} was written with schema {content.get('schema')}; this dinoneck reads schema {SCHEMA}. "
-                f"It was made by {content.get('created_by')!s:.60}: install that version or a later one"
-            )
-        try:
-            described = cls(
-                content["backbone"],
-                Preprocessing.from_record(content["inputs"]),
-                Views.from_record(content["views"]),
-                content["dtype"],
-            )
-        except (KeyError, TypeError, AttributeError, DinoneckError) as error:
-            raise StoreError(f"{name} cannot be understood: {type(error).__name__}: {error}") from error
-        if content.get("digest") != described.digest or content.keys() != json.loads(described.to_bytes()).keys():
-            raise StoreError(f"{name} is damaged or was edited: its digest does not fit its content")
-        return described
-
     def check_equal(self, asked: Description, name: str) -> None:
         """Refuse to take this store for another one.
 
         Raises:
             StoreError: naming the first field that differs, with both values.
         """
-        self.check_backbone(asked.backbone, name)
-        inputs = asked.preprocess.record()
-        for key, value in self.preprocess.record().items():
-            _check_same(f"inputs.{key}", value, inputs[key], name)
-        _check_same("views", self.views.record(), asked.views.record(), name)
-        _check_same("dtype", self.dtype, asked.dtype, name)
+        compared = asked._fields()
+        for field, value in self._fields().items():
+            if value != compared[field]:
+                raise StoreError(
+                    f"the store {name} was made with {field} = {value:.200}; asked for {compared[field]:.200}. Create "
+                    "another store for that (or delete this one, if nothing in it is needed), or use the values it was "
+                    "made with"
+                )
 
-    def check_backbone(self, record: Mapping[str, Any], name: str) -> None:
-        """Refuse another backbone than the one this store was made with.
-
-        Raises:
-            StoreError: naming the entry of the record that differs, with both values.
-        """
-        for key in _COMPARED:
-            _check_same(f"backbone.{key}", self.backbone.get(key), record.get(key), name)
+    def _fields(self) -> dict[str, str]:
+        """What decides whether tokens belong together, as JSON texts."""
+        values = {f"backbone.{key}": self.backbone.get(key) for key in _COMPARED}
+        values |= {f"inputs.{key}": value for key, value in self.preprocess.record().items()}
+        values |= {"views": self.views.record(), "dtype": self.dtype}
+        return {field: json.dumps(value) for field, value in values.items()}
 
 
 def make_folder(root: Path, asked: Description) -> None:
@@ -174,9 +161,8 @@ def make_folder(root: Path, asked: Description) -> None:
         return
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root} is a file; expected a folder for the store")
-    names = sorted(path.name for path in root.iterdir()) if root.exists() else []
     killed = (DATA, f".{FILE}", f"..{FILE}")  # what a killed creation leaves
-    others = [name for name in names if not name.startswith(killed)]
+    others = sorted(path.name for path in root.glob("*") if not path.name.startswith(killed))
     if others and not (root / FILE).exists():
         raise StoreError(f"the folder {root} holds {others[0]!r} but no {FILE}: give a new folder")
     try:
@@ -200,13 +186,28 @@ def read_description(files: Files) -> Description:
     """
     try:
         raw = files.read(FILE)
-    except FileNotFoundError:
-        raise StoreError(f"{files} is not a feature store: it holds no {FILE}") from None
-    except NotADirectoryError:
-        raise StoreError(f"{files} is a file; expected the folder of a feature store") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{files} is not the folder of a feature store: it holds no {FILE}") from None
     except OSError as error:
         raise StoreError(f"{files} cannot be opened: {error}") from error
-    return Description.from_bytes(raw, f"{files}/{FILE}")
+    name, described = f"{files}/{FILE}", None
+    try:
+        content = json.loads(raw)
+        written = content["format"], content["schema"]
+        if written == (FORMAT, SCHEMA):
+            prepare, views = Preprocessing.from_record(content["inputs"]), Views.from_record(content["views"])
+            described = Description(content["backbone"], prepare, views, content["dtype"])
+    except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise StoreError(f"{name} does not describe a feature store, or is damaged: {problem}") from error
+    if described is None:
+        raise StoreError(
+            f"{name} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema "
+            f"{SCHEMA}. It was made by {content.get('created_by')!s:.60}: install that version or a later one"
+        )
+    if content.get("digest") != described.digest or content.keys() != {*described._content(), *_SIGNED}:
+        raise StoreError(f"{name} is damaged or was edited: its digest does not fit its content")
+    return described
 
 
 def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | None:
@@ -228,24 +229,15 @@ def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | Non
     return scale, checksum
 
 
-def write_scale(root: Path, scale: Tensor) -> None:
+def write_scale(files: Files, scale: Tensor) -> None:
     """Write the scale unless another writer was faster.
 
     Raises:
         StoreError: if it cannot be written.
     """
     content = tensor_file({"channel_scale": scale, "checksum": torch.tensor(_hash_of(scale))})
-    write_first(root / SCALE_FILE, content)
+    write_first(Path(str(files), SCALE_FILE), content)
 
 
 def _hash_of(scale: Tensor) -> int:
     return xxh3_64_intdigest(bytes_of(scale)) >> 1  # an int64 holds 63 bits
-
-
-def _check_same(field: str, stored: Any, asked: Any, name: str) -> None:
-    first, second = (json.dumps(value) for value in (stored, asked))
-    if first != second:
-        raise StoreError(
-            f"the store {name} was made with {field} = {first:.200}; asked for {second:.200}. Create another store for "
-            "that (or delete this one, if nothing in it is needed), or use the values it was made with"
-        )

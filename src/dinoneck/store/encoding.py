@@ -12,13 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, ShapeError, StoreError
+from dinoneck.errors import ShapeError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -101,16 +101,6 @@ def row_buffers(columns: Columns, count: int) -> list[list[list[memoryview]]]:
         [[x[row * len(x) // count : (row + 1) * len(x) // count] for x in part] for part in layers]
         for row in range(count)
     ]
-
-
-def check_dtype(dtype: object) -> None:
-    """Refuse a dtype that a store cannot hold.
-
-    Raises:
-        ConfigError: naming the ones it can.
-    """
-    if dtype not in get_args(StoreDtype):
-        raise ConfigError(f"dtype is {dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}")
 
 
 def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = None) -> dict[str, Tensor]:

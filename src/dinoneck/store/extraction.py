@@ -9,16 +9,17 @@ works on this one, and a thread writes the unit before.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import itertools
+import json
 import logging
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,13 +27,12 @@ from torch import Tensor
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.loading import in_threads
 from dinoneck.devices import fetch, send, to_local_device
-from dinoneck.errors import ConfigError, DataError, DinoneckError
+from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, missing_extra
 from dinoneck.grid import GridSize, TokenGrid
-from dinoneck.progress import announce, note, progress
+from dinoneck.progress import announce, progress
 from dinoneck.store.description import Description, write_scale
 from dinoneck.store.encoding import channel_rms, encode
 from dinoneck.store.images import Item, check_unchanged, image_file, plan, root_of, views_of
-from dinoneck.store.index import Index
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import ImageFile, Writer, remove_leftovers
 from dinoneck.tokens import Tokens
@@ -42,37 +42,14 @@ UNIT_TOKENS = 8192
 LEAST_UNITS = 8
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 SCALE_IMAGES = 16
-UNITS_BEFORE_ESTIMATE = 3
-LOOKED_UP = 10_000  # images at once
+UNITS_PER_CALL = 8  # of a Ray actor
 
 logger = logging.getLogger(__name__)
-Place = tuple[int, int]
-"""An image of a unit and one of its views."""
-
-
-class Unit(NamedTuple):
-    """Images that go through the backbone together, and the ids of those that the store holds already."""
-
-    items: list[Item]
-    stored: frozenset[str]
-
-
-class Settings(NamedTuple):
-    """Options of an extraction, see :meth:`dinoneck.FeatureStore.extract`."""
-
-    batch_size: int | None
-    skip_unusable: bool
-    workers: int | None
-    shard_bytes: int
-
-
-class Prepared(NamedTuple):
-    """An image ready for the backbone: its id, its file, and its views (3, H, W), or why it cannot be used."""
-
-    image_id: str
-    file: ImageFile | None
-    views: list[Tensor]
-    problem: str = ""
+Unit = Sequence[Item]
+Prepared = tuple[ImageFile, list[Tensor]]
+"""What identifies an image's file, and its views (3, H, W)."""
+Pass = tuple[list[tuple[str, int]], Tokens]
+"""What went through the backbone together: ids and numbers of the views, and their Tokens on the CPU."""
 
 
 @dataclass
@@ -98,7 +75,7 @@ def views_per_pass(description: Description, tokens: int = UNIT_TOKENS) -> int:
     return max(1, min(LARGEST_BATCH, tokens // (rows * cols)))
 
 
-def units_of(items: Sequence[Item], description: Description, batch_size: int | None) -> list[list[Item]]:
+def units_of(items: Sequence[Item], description: Description, batch_size: int | None) -> list[Unit]:
     """Split sorted images into units.
 
     Args:
@@ -106,19 +83,14 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
         description: of the store.
         batch_size: views per backbone pass; None = see :func:`views_per_pass`, and eight units at least, so that
             processes can share a short list.
-
-    Raises:
-        ConfigError: if batch_size is below 1.
     """
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise ConfigError(f"batch_size is {batch_size!r}; expected 1 or more views, or None")
     size = max(1, (batch_size or views_per_pass(description)) // len(description.views))
     if batch_size is None:
         size = max(1, min(size, len(items) // LEAST_UNITS))
-    return [list(items[begin : begin + size]) for begin in range(0, len(items), size)]
+    return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
-def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list[list[Item]]:
+def share_of(units: Sequence[Unit], shard: tuple[int, int] | None) -> Sequence[Unit]:
     """Return every n-th unit, beginning with the i-th; None = torchrun's RANK and WORLD_SIZE, or everything.
 
     Raises:
@@ -129,211 +101,242 @@ def share_of(units: Sequence[list[Item]], shard: tuple[int, int] | None) -> list
     pair = tuple(shard) if isinstance(shard, tuple | list) else ()
     if [type(x) for x in pair] != [int, int] or not 0 <= pair[0] < pair[1]:
         raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
-    return list(units[pair[0] :: pair[1]])
+    return units[pair[0] :: pair[1]]
 
 
-def missing_units(items: Sequence[Item], share: Sequence[list[Item]], index: Index) -> tuple[list[Unit], int]:
-    """Return the units of a share of which the store lacks an image, and how many of all images it lacks.
-
-    Raises:
-        StoreError: if the file of a stored image of the share has changed.
-    """
-    own, stored = {image_id for unit in share for image_id, _ in unit}, set[str]()
-    for begin in range(0, len(items), LOOKED_UP):
-        some = items[begin : begin + LOOKED_UP]
-        known = index.known(image_id for image_id, _ in some)
-        check_unchanged(((image_id, path) for image_id, path in some if image_id in own), known)
-        stored |= known.keys()
-    units = [Unit(unit, frozenset(image_id for image_id, _ in unit if image_id in stored)) for unit in share]
-    return [unit for unit in units if len(unit.stored) < len(unit.items)], len(items) - len(stored)
-
-
-def extract(
-    items: Sequence[Item],
-    share: Sequence[list[Item]],
-    reader: Reader,
-    backbone: Backbone,
-    settings: Settings,
-    run: Callable[..., Extracted],
-) -> Extracted:
-    """Store the images of a share that the store lacks.
+@dataclass(frozen=True)
+class Extractor:
+    """Runs a backbone over images and writes what the store lacks; with its backbone on the CPU it can be pickled.
 
     Args:
-        items: all images.
-        share: the units to work on.
         reader: of the store.
         backbone: that the store was made with.
-        settings: see there.
-        run: :func:`run_units`, here or on a cluster.
+        batch_size: see :meth:`dinoneck.FeatureStore.extract`.
+        skip_unusable: see there.
+        workers: see there.
+        shard_bytes: see there.
 
     Raises:
-        StoreError: if the file of a stored image has changed, or the images do not fit on the disk; else as ``run``.
+        ConfigError: if batch_size or workers is below 1.
     """
-    description, folder = reader.description, Path(str(reader.files))
-    remove_leftovers(folder)
-    reader.refresh()
-    missing, lacking = missing_units(items, share, reader.entries)
-    if lacking:
-        announce(plan(items, lacking, description, folder))
-    if description.dtype == "int8" and reader.scale is None:
-        write_scale(folder, measure_scale(items, description, backbone, settings.skip_unusable))
+
+    reader: Reader
+    backbone: Backbone
+    batch_size: int | None
+    skip_unusable: bool
+    workers: int | None
+    shard_bytes: int
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise ConfigError(f"{name} is {value!r}; expected a whole number of 1 or more, or None")
+
+    def extract(self, items: Sequence[Item], shard: tuple[int, int] | None, engine: str) -> Extracted:
+        """Store the images of a share that the store lacks.
+
+        Args:
+            items: all images.
+            shard: see :meth:`dinoneck.FeatureStore.extract`.
+            engine: see there.
+
+        Raises:
+            StoreError: if the file of a stored image has changed, or the images do not fit on the disk; else as
+                :meth:`run`.
+        """
+        reader, folder = self.reader, Path(str(self.reader.files))
+        units = units_of(items, reader.description, self.batch_size)
+        share = units if engine == "ray" else share_of(units, shard)
+        remove_leftovers(folder)
         reader.refresh()
-    writer = Writer(folder, reader.made, root_of(*items[0]), settings.shard_bytes)
-    try:
-        done = run(missing, description, writer, backbone, reader.scale, settings)
-    finally:
-        reader.refresh(write=True)
-    done.present = sum(map(len, share)) - sum(len(unit.items) - len(unit.stored) for unit in missing)
-    return done
+        known = frozenset(reader.ids)
+        check_unchanged((item for unit in share for item in unit if item[0] in known), reader.entries)
+        if lacking := sum(image_id not in known for image_id, _ in items):
+            announce(plan(items, lacking, reader.description, folder))
+        if reader.description.dtype == "int8" and reader.scale is None:
+            write_scale(reader.files, self.measure_scale(items))
+            reader.refresh()
+        units = [unit for unit in share if any(image_id not in known for image_id, _ in unit)]
+        stored = {image_id for unit in units for image_id, _ in unit if image_id in known}
+        run = self.run_on_ray if engine == "ray" else self.run
+        try:
+            done = run(units, stored) if units else Extracted()
+        finally:
+            reader.refresh(write=True)
+        done.present = sum(image_id in known for unit in share for image_id, _ in unit)
+        return done
 
+    def run(self, units: Sequence[Unit], stored: Collection[str]) -> Extracted:
+        """Extract the images of these units that are not stored.
 
-def run_units(
-    units: Sequence[Unit],
-    description: Description,
-    writer: Writer,
-    backbone: Backbone,
-    channel_scale: Tensor | None,
-    settings: Settings,
-) -> Extracted:
-    """Extract what is missing of these units.
+        Args:
+            units: one or more; all images of a unit go through the backbone.
+            stored: ids of their images that the store holds.
 
-    Raises:
-        ConfigError: if workers is below 1.
-        DataError: for an image that cannot be used; everything finished before is kept.
-        StoreError: if values do not fit the dtype, or the disk is full.
-    """
-    workers = settings.workers
-    if workers is not None and (type(workers) is not int or workers < 1):
-        raise ConfigError(f"workers is {workers!r}; expected 1 or more threads that decode images, or None")
-    done = Extracted()
-    size = settings.batch_size or views_per_pass(description, _tokens_of(backbone))
-    encoded = functools.partial(encode, dtype=description.dtype, channel_scale=channel_scale)
-    items = [item for unit in units for item in unit.items]
-    ahead = max((len(unit.items) for unit in units), default=1)
-    prepared = in_threads(lambda item: prepare(item, description), items, workers, ahead)
-    total = sum(len(unit.items) - len(unit.stored) for unit in units)
-    begun = time.monotonic()
-    try:
-        with (
-            contextlib.closing(prepared),
-            ThreadPoolExecutor(1, "dinoneck-writes") as writing,
-            progress(total=total, desc="images", unit="image") as bar,
-        ):
-            before: Future[list[str]] | None = None
-            for number, unit in enumerate(units, 1):
-                usable = _usable([*itertools.islice(prepared, len(unit.items))], unit, done, settings.skip_unusable)
-                passes = run_views(backbone, usable, size)
-                if before is not None:
+        Raises:
+            DataError: for an image that cannot be used; everything finished before is kept.
+            StoreError: if values do not fit the dtype, or the disk is full.
+        """
+        done, items = Extracted(), [item for unit in units for item in unit]
+        writer = Writer(self.reader.shards, root_of(*items[0]), self.shard_bytes)
+        on_cpu = next(self.backbone.parameters()).device.type == "cpu"
+        size = self.batch_size or views_per_pass(self.reader.description, CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS)
+        prepare = functools.partial(self.prepare, stored=stored, unusable=done.unusable)
+        prepared = in_threads(prepare, items, self.workers, max(map(len, units)))
+        try:
+            with (
+                contextlib.closing(prepared),
+                ThreadPoolExecutor(1, "dinoneck-writes") as writing,
+                progress(total=len(items) - len(stored), desc="images", unit="image") as bar,
+            ):
+                before: Future[list[str]] = writing.submit(list)
+                for unit in units:
+                    pairs = zip((image_id for image_id, _ in unit), prepared, strict=False)
+                    images = {image_id: image for image_id, image in pairs if image is not None}
+                    passes = self.passes(images, size)
                     done.written += before.result()
-                before = writing.submit(_write, writer, unit, usable, passes, encoded, description.views.turns(0))
-                bar.update(len(unit.items) - len(unit.stored))
-                minutes = (time.monotonic() - begun) / number * (len(units) - number) / 60
-                if number == UNITS_BEFORE_ESTIMATE and minutes > 1:
-                    note(f"after {number} of {len(units)} batches of images: about {minutes:.0f} minutes remain")
-            if before is not None:
+                    before = writing.submit(self._write, writer, images, passes, stored)
+                    bar.update(sum(image_id not in stored for image_id, _ in unit))
                 done.written += before.result()
-    except (DinoneckError, KeyboardInterrupt):
+        except (DinoneckError, KeyboardInterrupt):
+            writer.flush()
+            raise
         writer.flush()
-        raise
-    writer.flush()
-    return done
+        return done
 
+    def _write(
+        self, writer: Writer, images: Mapping[str, Prepared], passes: Sequence[Pass], stored: Collection[str]
+    ) -> list[str]:
+        """Hand the images of a unit that are not stored yet to the writer; return their ids."""
+        views = self.reader.description.views
+        grids: dict[str, GridSize] = {}
+        parts: dict[tuple[str, int], dict[str, Tensor]] = {}  # image and view -> part -> (layers, ...)
+        for places, tokens in passes:
+            encoded = encode(tokens, self.reader.description.dtype, self.reader.scale)
+            for row, (image_id, view) in enumerate(places):
+                parts[image_id, view] = {name: x[row] for name, x in encoded.items()}
+                grids[image_id] = GridSize(*tokens.grid[::-1]) if views.turns(view) % 2 else tokens.grid
+        new = [image_id for image_id in images if image_id not in stored]
+        for image_id in new:
+            own = [parts[image_id, view] for view in range(len(views))]
+            whole = {name: torch.stack([part[name] for part in own]) for name in own[0]}  # (views, layers, ...)
+            writer.add(image_id, whole, grids[image_id], images[image_id][0])
+        return new
 
-def _write(
-    writer: Writer,
-    unit: Unit,
-    images: Sequence[Prepared],
-    passes: Sequence[tuple[list[Place], Tokens]],
-    encoded: Callable[[Tokens], dict[str, Tensor]],
-    turns: int,
-) -> list[str]:
-    """Hand the images of a unit that are not stored yet to a writer; return their ids."""
-    stored: dict[Place, tuple[GridSize, dict[str, Tensor]]] = {}  # image and view -> grid, part -> (layers, ...)
-    for places, tokens in passes:
-        parts = encoded(tokens)
-        stored |= {place: (tokens.grid, {name: x[i] for name, x in parts.items()}) for i, place in enumerate(places)}
-    written = []
-    for row, image in enumerate(images):
-        if image.image_id not in unit.stored and image.file is not None:
-            own = [stored[row, view] for view in range(len(image.views))]
-            grid, first = own[0]
-            views = {name: torch.stack([parts[name] for _, parts in own]) for name in first}  # (views, layers, ...)
-            writer.add(image.image_id, views, GridSize(*grid[::-1]) if turns % 2 else grid, image.file)
-            written.append(image.image_id)
-    return written
+    def passes(self, images: Mapping[str, Prepared], batch_size: int) -> list[Pass]:
+        """Run the backbone over images: views of one size go through it together, at most ``batch_size``."""
+        to_local_device(self.backbone)
+        device = next(self.backbone.parameters()).device
+        by_size: dict[torch.Size, list[tuple[str, int]]] = {}
+        for image_id, (_, views) in images.items():
+            for view, x in enumerate(views):
+                by_size.setdefault(x.shape, []).append((image_id, view))
+        passes = []
+        for alike in by_size.values():
+            for begin in range(0, len(alike), batch_size):
+                places = alike[begin : begin + batch_size]
+                chunk = torch.stack([images[image_id][1][view] for image_id, view in places])  # (B, 3, H, W)
+                with torch.inference_mode():
+                    tokens = self.backbone(*send([chunk], device))
+                    passes.append((places, replace(tokens, sequence=tuple(fetch(tokens.sequence)))))
+        return passes
 
+    def measure_scale(self, items: Sequence[Item]) -> Tensor:
+        """Return the channel scale (layers, channels): the RMS over all views of the first usable images.
 
-def _tokens_of(backbone: Backbone) -> int:
-    """How many patch tokens go through a backbone at once."""
-    return CPU_PASS_TOKENS if next(backbone.parameters()).device.type == "cpu" else UNIT_TOKENS
+        Raises:
+            DataError: if an image cannot be used and is not to be skipped, or none can.
+        """
+        prepared = (self.prepare(item, (), {}) for item in items)
+        first = itertools.islice((image for image in prepared if image is not None), SCALE_IMAGES)
+        tokens = [each for image in first for _, each in self.passes({"": image}, LARGEST_BATCH)]
+        if not tokens:
+            raise DataError(f"none of {len(items)} images can be used")
+        return channel_rms(tokens)
 
+    def prepare(self, item: Item, stored: Collection[str], unusable: dict[str, str]) -> Prepared | None:
+        """Decode one image and make its views; None for one that cannot be used and is stored, or to be skipped.
 
-def run_views(backbone: Backbone, images: Sequence[Prepared], batch_size: int) -> list[tuple[list[Place], Tokens]]:
-    """Return the passes of a unit: which views of which images, and their Tokens on the CPU.
+        Args:
+            item: its id and file.
+            stored: ids that the store holds.
+            unusable: id -> why it is left out; filled.
 
-    Views of one size go through the backbone together, at most ``batch_size`` at a time.
-    """
-    to_local_device(backbone)
-    device = next(backbone.parameters()).device
-    by_size: dict[torch.Size, list[Place]] = {}
-    for row, image in enumerate(images):
-        for view, x in enumerate(image.views):
-            by_size.setdefault(x.shape, []).append((row, view))
-    passes = []
-    for alike in by_size.values():
-        for begin in range(0, len(alike), batch_size):
-            places = alike[begin : begin + batch_size]
-            chunk = torch.stack([images[row].views[view] for row, view in places])  # (B, 3, H, W)
-            with torch.inference_mode():
-                passes.append((places, _fetched(backbone(*send([chunk], device)))))
-    return passes
-
-
-def _fetched(tokens: Tokens) -> Tokens:
-    return replace(tokens, sequence=tuple(fetch(tokens.sequence)))
-
-
-def measure_scale(items: Sequence[Item], description: Description, backbone: Backbone, skip: bool) -> Tensor:
-    """Return the channel scale (layers, channels): the RMS over all views of the first usable images.
-
-    Raises:
-        DataError: if an image cannot be used and ``skip`` is not set, or none can.
-    """
-    tokens: list[Tokens] = []
-    used = 0
-    for item in items:
-        image = prepare(item, description)
-        if image.problem and not skip:
-            raise DataError(image.problem)
-        used += not image.problem
-        tokens += [each for _, each in run_views(backbone, [image], LARGEST_BATCH)]
-        if used == SCALE_IMAGES:
-            break
-    if not tokens:
-        raise DataError(f"none of {len(items)} images can be used")
-    return channel_rms(tokens)
-
-
-def prepare(item: Item, description: Description) -> Prepared:
-    """Decode one image and make its views; the problem of an unusable one is returned, not raised."""
-    image_id, path = item
-    try:
-        # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
-        file = image_file(path) if path.is_file() else None
-        return Prepared(image_id, file, views_of(path, description.preprocess, description.views, image_id))
-    except (DinoneckError, OSError) as error:
-        problem = str(error) if str(path) in str(error) else f"{path}: {error}"
-        return Prepared(image_id, None, [], problem)
-
-
-def _usable(images: list[Prepared], unit: Unit, done: Extracted, skip: bool) -> list[Prepared]:
-    for image in images:
-        if image.problem and image.image_id not in unit.stored:
-            if not skip:
+        Raises:
+            DataError: for one that cannot be used.
+        """
+        (image_id, path), description = item, self.reader.description
+        try:
+            # hashed before it is decoded: a file that changes in between differs from its hash in the next extraction
+            return image_file(path), views_of(path, description.preprocess, description.views, image_id)
+        except (DinoneckError, OSError) as error:
+            problem = str(error) if str(path) in str(error) else f"{path}: {error}"
+        if image_id not in stored:
+            if not self.skip_unusable:
                 raise DataError(
-                    f"{image.problem}. Everything finished before is kept; fix or remove it and run again, or pass "
+                    f"{problem}. Everything finished before is kept; fix or remove it and run again, or pass "
                     "skip_unusable=True (--skip-unusable)"
                 )
-            logger.warning("left out: %s", image.problem)
-            done.unusable[image.image_id] = image.problem
-    return [image for image in images if not image.problem]
+            logger.warning("left out: %s", problem)
+            unusable[image_id] = problem
+        return None
+
+    def run_on_ray(self, units: Sequence[Unit], stored: Collection[str]) -> Extracted:
+        """Do what :meth:`run` does with actors of Ray Data on machines that share a file system.
+
+        There is an actor per GPU of the cluster, or per two CPUs where there is none. Each gets the backbone once.
+
+        Raises:
+            ImportError: naming the extra, if Ray is not installed.
+            DataError: for an image that cannot be used.
+            StoreError: if an actor fails; what was finished is kept.
+        """
+        try:
+            import ray
+            import ray.data
+        except ImportError:
+            raise missing_extra("ray", "ray") from None
+        done = Extracted()
+        if not ray.is_initialized():
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = int(resources.get("GPU", 0))
+        rows = [{"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])} for unit in units]
+        stream = ray.data.from_items(rows).map_batches(
+            _Actor,
+            fn_constructor_args=(replace(self, backbone=copy.deepcopy(self.backbone).cpu()), stored),
+            batch_size=UNITS_PER_CALL,
+            compute=ray.data.ActorPoolStrategy(size=gpus or max(1, int(resources.get("CPU", 1)) // 2)),
+            num_gpus=1 if gpus else None,
+        )
+        try:
+            with progress(total=sum(map(len, units)) - len(stored), desc="images", unit="image") as bar:
+                for row in stream.iter_rows():
+                    part = json.loads(row["done"])
+                    if part["problem"]:
+                        raise DataError(part["problem"])
+                    done.written += part["written"]
+                    done.unusable |= part["unusable"]
+                    bar.update(len(part["written"]) + len(part["unusable"]))
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise StoreError(f"an actor failed ({reason}); what was finished is kept, run again") from error
+        return done
+
+
+class _Actor:
+    """Holds the backbone in one process of a Ray cluster."""
+
+    def __init__(self, extractor: Extractor, stored: Collection[str]) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.extractor, self.stored = replace(extractor, backbone=extractor.backbone.to(device)), stored
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        units = [[(image_id, Path(path)) for image_id, path in json.loads(str(text))] for text in batch["unit"]]
+        stored = {image_id for unit in units for image_id, _ in unit if image_id in self.stored}
+        try:
+            done = self.extractor.run(units, stored)
+        except DinoneckError as error:
+            return {"done": [json.dumps({"problem": str(error)})]}
+        return {"done": [json.dumps({"problem": "", "written": done.written, "unusable": done.unusable})]}

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
-
-import torch
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.resizing import Interpolation, Resize
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize
-from dinoneck.store import converters, extraction, ray_engine, reading
+from dinoneck.store import converters
 from dinoneck.store.description import Description, make_folder, named_views, read_description
-from dinoneck.store.encoding import QuantisedTokens, StoreDtype
-from dinoneck.store.extraction import Extracted
+from dinoneck.store.encoding import StoreDtype
+from dinoneck.store.extraction import Extracted, Extractor
 from dinoneck.store.files import Files, RemoteFiles, files_at
 from dinoneck.store.images import PathLike, image_ids
-from dinoneck.store.reading import Check, Reader, Stored
+from dinoneck.store.index import FILE
+from dinoneck.store.reading import Check, Reader
 from dinoneck.store.shards import SHARD_BYTES
 from dinoneck.tokens import Tokens
 
 
-class FeatureStore:
+class FeatureStore(Reader):
     """A folder of tokens: made with :meth:`create`, opened with :meth:`open`; a source for ``fit``.
 
     Threads and worker processes may read through one object at once. Pickled, only the path travels.
@@ -54,10 +54,9 @@ class FeatureStore:
     """
 
     def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
-        self.path, self.description = str(files), description
+        super().__init__(files, description, check=check)
+        self.path, self.backbone_record = str(files), dict(description.backbone)
         self.preprocess, self.views, self.dtype = description.preprocess, description.views, description.dtype
-        self.backbone_record = dict(description.backbone)
-        self.reader = Reader(files, description, check=check)
         self._backbone: Backbone | None = None
 
     @classmethod
@@ -124,30 +123,14 @@ class FeatureStore:
         files = files_at(path_or_url)
         return cls(files, read_description(files), check=check)
 
-    def __reduce__(self) -> Any:
-        return functools.partial(type(self).open, check=self.reader.check), (self.path,)
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """All image ids, sorted; read from the index at the first use."""
-        return self.reader.ids
-
     def __len__(self) -> int:
-        return len(self.reader.entries)
+        return len(self.entries)
 
     def __contains__(self, image_id: object) -> bool:
-        return image_id in self.reader.entries
+        return isinstance(image_id, str) and image_id in self.entries.lookup([image_id])
 
     def __repr__(self) -> str:
         return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.views)} views, {self.dtype})"
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what identifies the tokens of these images; None = of all."""
-        return self.reader.record(self.ids if ids is None else ids)
-
-    def refresh(self) -> None:
-        """Look again at what the store holds: other writers may have added images."""
-        self.reader.refresh()
 
     def extract(
         self,
@@ -190,52 +173,15 @@ class FeatureStore:
         """
         if engine not in ("local", "ray") or (engine == "ray" and shard is not None):
             raise ConfigError(f"engine is {engine!r}, shard is {shard!r}; expected 'local', or 'ray' without a shard")
-        backbone = self._own_backbone()
-        self.description.check_backbone(backbone.record(), self.path)
-        settings = extraction.Settings(batch_size, skip_unusable, workers, shard_bytes)
-        items = list(image_ids(paths, root).items())
-        units = extraction.units_of(items, self.description, batch_size)
-        share = units if engine == "ray" else extraction.share_of(units, shard)
-        run = ray_engine.run_units if engine == "ray" else extraction.run_units
-        return extraction.extract(items, share, self.reader, backbone, settings, run)
+        if self._backbone is None:
+            raise StoreError("this store was opened for reading; extract with FeatureStore.create(..., backbone=...)")
+        self.description.check_equal(replace(self.description, backbone=self._backbone.record()), self.path)
+        extractor = Extractor(self, self._backbone, batch_size, skip_unusable, workers, shard_bytes)
+        return extractor.extract(list(image_ids(paths, root).items()), shard, engine)
 
     def __getitem__(self, key: str | tuple[str, int]) -> Tokens:
         image_id, view = key if isinstance(key, tuple) else (key, 0)
         return self.batch([image_id], [view])
-
-    def batch(
-        self,
-        ids: Sequence[str],
-        views: int | Sequence[int] | None = None,
-        *,
-        dtype: torch.dtype | None = torch.float32,
-    ) -> Tokens:
-        """Read the tokens of these images, in this order, straight into one buffer per layer.
-
-        Args:
-            ids: image ids; repeats are allowed.
-            views: one for each, or one for all; None = 0.
-            dtype: of the Tokens; None = as stored, without a cast (float32 for int8 stores).
-
-        Raises:
-            DataError: if an id or a view is not in the store, or the images have different grids.
-            StoreError: if a shard is missing, cut short or damaged, or different images were stored under one id.
-        """
-        return self.reader.assemble(*self.reader.columns(ids, views), dtype)
-
-    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
-        """Read the tensors of a batch as they are stored, with a function that makes Tokens of them; for training."""
-        return self.reader.stored(*self.reader.columns(ids, views))
-
-    def quantised(self, ids: Sequence[str], views: int | Sequence[int] | None = None) -> QuantisedTokens:
-        """Read int8 tokens as they are stored, to be pooled or projected without dequantising.
-
-        Raises:
-            StoreError: if this is not an int8 store; else like :meth:`batch`.
-        """
-        if self.dtype != "int8":
-            raise StoreError(f"{self.path} holds {self.dtype}; only int8 stores give quantised tokens: use batch()")
-        return self.reader.quantised(*self.reader.columns(ids, views))
 
     def verify(self) -> list[str]:
         """Read every view and header; return the ids, sorted, that are damaged, of two images, or wrong in the index.
@@ -243,7 +189,7 @@ class FeatureStore:
         A damaged shard whose images are not known is listed by its file. An index that is wrong is built again; remedy
         for the rest: delete what :meth:`shard_of` names for all of these, and extract again.
         """
-        return sorted(reading.damaged_shards(self.reader))
+        return sorted(self.damaged())
 
     def shard_of(self, image_id: str) -> str:
         """Return the file, relative to the store, that holds an image; of a file that :meth:`verify` lists, its name.
@@ -251,7 +197,10 @@ class FeatureStore:
         Raises:
             DataError: if the id is not in the store.
         """
-        return reading.shard_of(self.reader, image_id)
+        several = self.entries.lookup([image_id]).get(image_id)
+        if several is None and image_id in (FILE, *self.shards.sizes()):
+            return image_id
+        return (several or self.entries.find([image_id]))[0][1].shard
 
     @classmethod
     def from_npz(
@@ -279,46 +228,33 @@ class FeatureStore:
             StoreError: if another store is there.
         """
         read = functools.partial(converters.read_npz, grid=grid, patch_size=patch_size)
-        return cls._converted(path, converters.files_in(Path(folder), ".npz"), read, views, dtype)
+        expected = "cls_i (C,) and patches_i (N, C) for i = 0, 1, ..."
+        return cls._converted(Path(folder), ".npz", converters.named(read, expected), path, views, dtype)
 
     @classmethod
-    def from_pt(
-        cls,
-        folder: PathLike,
-        path: PathLike,
-        *,
-        patch_size: PatchSize,
-        grid: Sequence[int] | None = None,
-        dtype: StoreDtype = "fp16",
-    ) -> Self:
+    def from_pt(cls, folder: PathLike, path: PathLike, *, patch_size: PatchSize, dtype: StoreDtype = "fp16") -> Self:
         """Make a store of the ``.pt`` tensors (C, rows, cols) in a folder tree, read by the weights-only loader.
 
         Args:
             folder: with the files.
             path: of the store.
             patch_size: in pixels.
-            grid: (rows, cols) that all must have; None = each its own.
             dtype: of the store.
 
         Raises:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        read = functools.partial(converters.read_pt, grid=grid, patch_size=patch_size)
-        return cls._converted(path, converters.files_in(Path(folder), ".pt"), read, None, dtype)
+        read = functools.partial(converters.read_pt, patch_size=patch_size)
+        expected = "a tensor (C, rows, cols)"
+        return cls._converted(Path(folder), ".pt", converters.named(read, expected), path, None, dtype)
 
     @classmethod
     def _converted(
-        cls, path: PathLike, files: dict[str, Path], read: converters.Read, views: Any, dtype: StoreDtype
+        cls, folder: Path, suffix: str, read: converters.Read, path: PathLike, views: Any, dtype: StoreDtype
     ) -> Self:
         """Make a store, or open an equal one, and add the files that it lacks."""
+        files = converters.files_in(folder, suffix)
         store = cls._made(path, converters.describe(read(next(iter(files.values()))), views, dtype))
-        converters.convert(files, read, store.reader, Path(store.path))
+        converters.convert(files, read, store)
         return store
-
-    def _own_backbone(self) -> Backbone:
-        if isinstance(self.reader.files, RemoteFiles):
-            raise StoreError(f"{self.path} is a URL; extraction writes to local folders only")
-        if self._backbone is None:
-            raise StoreError("this store was opened for reading; extract with FeatureStore.create(..., backbone=...)")
-        return self._backbone

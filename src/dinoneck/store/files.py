@@ -7,21 +7,19 @@ import errno
 import functools
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import flush_folder, write_whole
 from dinoneck.errors import StoreError
-from dinoneck.regular_files import check_regular, open_regular, read_regular
+from dinoneck.regular_files import check_regular, read_regular
 
 MOST_OPEN_FILES = 128
 MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
 
 Piece = tuple[str, int, list[memoryview]]
 """A file, a byte in it, and the buffers to fill from there."""
-Start = tuple[bytes, int] | Exception
-"""The first bytes of a file and its size, or why it cannot be read."""
 
 
 class _Handle:
@@ -42,7 +40,7 @@ class LocalFiles:
     Positional reads share nothing, so threads and forked workers may use one object; pickled, only the path travels.
     """
 
-    at_once = 1  # views read before they are compared with their checksums: the processor's cache still holds them
+    at_once = 1  # pieces read before they are compared with their checksums: the processor's cache still holds them
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,13 +53,16 @@ class LocalFiles:
         """Return a whole small file."""
         return read_regular(self.root / name)
 
-    def sizes(self, folder: str) -> dict[str, int | None]:
-        """Return the names in a folder, sorted; the sizes are None, for they would take a call each."""
-        try:
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the names in a folder and their sizes in bytes, without hidden files."""
+        found = {}
+        if (self.root / folder).is_dir():
             with os.scandir(self.root / folder) as entries:
-                return dict.fromkeys(sorted(entry.name for entry in entries))
-        except FileNotFoundError:
-            return {}
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+                        if not entry.name.startswith("."):
+                            found[entry.name] = entry.stat().st_size
+        return found
 
     def modified(self, folder: str) -> tuple[int, int] | None:
         """Return when a folder was modified and when its times were set, both last and in ns; None without it."""
@@ -69,17 +70,6 @@ class LocalFiles:
             return None
         status = (self.root / folder).stat()
         return status.st_mtime_ns, status.st_ctime_ns
-
-    def starts(self, sizes: Mapping[str, int | None], nbytes: int) -> list[Start]:
-        """Return the first bytes of each file and its size, or why it cannot be read."""
-        return [self._start(name, nbytes) for name in sizes]
-
-    def _start(self, name: str, nbytes: int) -> Start:
-        try:
-            with open_regular(self.root / name) as file:
-                return file.read(nbytes), os.fstat(file.fileno()).st_size
-        except OSError as error:
-            return error
 
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fill every piece's buffers with one scattered positional read.
@@ -105,7 +95,7 @@ class LocalFiles:
 class RemoteFiles:
     """A folder behind a URL, through fsspec; only the byte ranges that are asked for travel."""
 
-    at_once = 256  # views fetched together
+    at_once = 256  # pieces fetched together
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -116,9 +106,6 @@ class RemoteFiles:
         except (ImportError, ValueError) as error:
             raise StoreError(f"{url} cannot be reached: {error}") from error
 
-    def __reduce__(self) -> Any:
-        return RemoteFiles, (self.url,)
-
     def read(self, name: str) -> bytes:
         """Return a whole small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
@@ -127,23 +114,17 @@ class RemoteFiles:
         """Copy a file to this machine; FileNotFoundError if it is not there."""
         self._fs.get_file(f"{self._root}/{name}", str(target))
 
-    def sizes(self, folder: str) -> dict[str, int | None]:
-        """Return the names in a folder, sorted, with their sizes in bytes."""
-        self._fs.invalidate_cache()
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the names in a folder and their sizes in bytes, without hidden files."""
         try:
             listed = self._fs.ls(f"{self._root}/{folder}", detail=True)
         except FileNotFoundError:
             return {}
-        return dict(sorted((str(file["name"]).rsplit("/", 1)[-1], file["size"]) for file in listed))
+        sizes = {str(file["name"]).rsplit("/", 1)[-1]: int(file["size"]) for file in listed}
+        return {name: size for name, size in sizes.items() if not name.startswith(".")}
 
     def modified(self, folder: str) -> None:
         """Return None: folders of an object store have no time."""
-
-    def starts(self, sizes: Mapping[str, int | None], nbytes: int) -> list[Start]:
-        """Return the first bytes of each file and its size, or why it cannot be read; fetched at once if possible."""
-        found = self._ranges(list(sizes), [0] * len(sizes), [min(nbytes, size or nbytes) for size in sizes.values()])
-        known = zip(found, sizes.values(), strict=True)
-        return [raw if isinstance(raw, Exception) else (raw, size or len(raw)) for raw, size in known]
 
     def fill(self, pieces: Sequence[Piece]) -> None:
         """Fetch all ranges, at once where the file system can, and copy them into the buffers.
@@ -151,10 +132,11 @@ class RemoteFiles:
         Raises:
             StoreError: if a file cannot be read, or is shorter.
         """
-        names = [name for name, _, _ in pieces]
+        paths = [f"{self._root}/{name}" for name, _, _ in pieces]
         starts = [offset for _, offset, _ in pieces]
         ends = [offset + sum(map(len, buffers)) for _, offset, buffers in pieces]
-        for raw, (name, offset, buffers) in zip(self._ranges(names, starts, ends), pieces, strict=True):
+        fetched = self._fs.cat_ranges(paths, starts, ends, on_error="return")
+        for raw, (name, offset, buffers) in zip(fetched, pieces, strict=True):
             if isinstance(raw, Exception) or len(raw) != sum(map(len, buffers)):
                 problem = raw if isinstance(raw, Exception) else f"it is cut short and gave {len(raw)} bytes"
                 raise StoreError(f"{self.url}/{name} cannot be read at byte {offset}: {problem}")
@@ -163,12 +145,9 @@ class RemoteFiles:
                 buffer[:] = raw[at : at + len(buffer)]
                 at += len(buffer)
 
-    def _ranges(self, names: list[str], starts: list[int], ends: list[int]) -> list[bytes | Exception]:
-        paths = [f"{self._root}/{name}" for name in names]
-        return list(self._fs.cat_ranges(paths, starts, ends, on_error="return"))
-
     def forget(self) -> None:
-        """Nothing is kept open."""
+        """Forget what was listed."""
+        self._fs.invalidate_cache()
 
     def __str__(self) -> str:
         return self.url
@@ -186,42 +165,37 @@ def files_at(path_or_url: str | os.PathLike[str]) -> Files:
     text = os.fspath(path_or_url)
     if not text:
         raise StoreError("the path of a feature store is ''; name its folder ('.' for the current one)")
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    text = text.removeprefix("file://")
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))
 
 
 def write_first(path: Path, content: bytes) -> None:
-    """Write a file whole unless there is one already; of several writers at once, one wins.
+    """Write a file whole; of several writers at once, the first one's stays.
 
     Raises:
         StoreError: if it cannot be written.
     """
     own = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        if path.exists():
-            return
         write_whole(own, content)
         try:
             os.link(own, path)
         except OSError:  # there is one now, or this file system has no hard links
             if not path.exists():
                 own.replace(path)
-        own.unlink(missing_ok=True)
         flush_folder(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            own.unlink(missing_ok=True)
         raise failed_write(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink()
 
 
 def failed_write(path: Path, error: OSError) -> StoreError:
     """Return the error for a failed write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StoreError(
-            f"{path} cannot be written: the disk is full. What was finished is kept; make room, run again"
-        )
-    return StoreError(f"{path} cannot be written: {error}")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    problem = "the disk is full. What was finished is kept; make room, run again" if full else error
+    return StoreError(f"{path} cannot be written: {problem}")
 
 
 def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:

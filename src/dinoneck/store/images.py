@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +18,17 @@ from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.loading import images_below
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
-from dinoneck.errors import DataError, DinoneckError, StoreError, counted
+from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
 from dinoneck.grid import GridSize, patch_pair
 from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description
 from dinoneck.store.encoding import Layout
+from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile
 
 SIZED_IMAGES = 64
 ROW_BYTES = 600  # of an image in the header of its shard and in the index
+LOOKED_UP = 10_000  # images at once
 _NAMED = 5
 Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
@@ -46,42 +48,27 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
         DataError: if there are no images, one lies outside ``root``, or two have the same id.
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    tops = [_absolute(path) for path in given]
+    tops = [Path(os.path.abspath(path)) for path in given]  # noqa: PTH100 - resolve() would follow links
     files = list(dict.fromkeys(file for top in tops for file in images_below(top)))
     if not files:
         raise DataError("there are no images to extract tokens from")
-    if root is not None:
-        base = _absolute(root)
-    elif len(tops) == 1 and tops[0].is_dir():
-        base = tops[0]
-    else:
-        base = Path(os.path.commonpath([file.parent for file in files]))
+    folders = tops if len(tops) == 1 and tops[0].is_dir() else [file.parent for file in files]
+    base = os.path.commonpath(folders) if root is None else os.path.abspath(root)  # noqa: PTH100
     found: dict[str, Path] = {}
     for file in files:
-        image_id = _id(file, base)
-        if image_id in found:
+        try:
+            image_id = file.relative_to(base).with_suffix("").as_posix()
+            image_id.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"the name {str(file)!r} cannot be encoded in UTF-8; rename the image") from None
+        except ValueError:
+            raise DataError(f"{file} does not lie in the root {base}; ids are paths relative to the root") from None
+        if found.setdefault(image_id, file) != file:
             raise DataError(
                 f"{found[image_id]} and {file} would both get the id {image_id!r}; an id is the path without suffix: "
                 "rename or leave out one of them"
             )
-        found[image_id] = file
     return dict(sorted(found.items()))
-
-
-def _absolute(path: PathLike) -> Path:
-    return Path(os.path.normpath(Path(path).absolute()))
-
-
-def _id(file: Path, base: Path) -> str:
-    try:
-        image_id = file.relative_to(base).with_suffix("").as_posix()
-    except ValueError:
-        raise DataError(f"{file} does not lie in the root {base}; ids are paths relative to the root") from None
-    try:
-        image_id.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"the name {image_id!r} cannot be encoded in UTF-8; rename the image") from None
-    return image_id
 
 
 def image_file(path: Path) -> ImageFile:
@@ -94,30 +81,34 @@ def image_file(path: Path) -> ImageFile:
     return _hash_of(path), status.st_size, max(0, status.st_mtime_ns)
 
 
-def check_unchanged(items: Iterable[tuple[str, Path]], stored: Mapping[str, Entry]) -> None:
+def check_unchanged(items: Iterable[Item], index: Index) -> None:
     """Refuse images whose files are not the ones that were extracted under their ids.
 
     A file is read and hashed only where its root, size or time differ from the stored ones. A file that is not there
     counts as unchanged.
 
     Args:
-        items: ids and files.
-        stored: id -> what the store holds; images that it does not hold are left out.
+        items: ids that are stored, and files.
+        index: of the store.
 
     Raises:
         StoreError: naming the images and the remedy.
         DataError: if a file cannot be read.
     """
-    pairs = ((stored[image_id], path) for image_id, path in items if image_id in stored)
-    changed = [(known, path) for known, path in pairs if not _is_same(known, path)]
+    changed: list[tuple[Entry, Path]] = []
+    pending = iter(items)
+    while some := list(itertools.islice(pending, LOOKED_UP)):
+        known = index.find(image_id for image_id, _ in some)
+        pairs = zip((entry for _, entry in known), (path for _, path in some), strict=True)
+        changed += [(entry, path) for entry, path in pairs if not _is_same(entry, path)]
     if changed:
-        known, path = changed[0]
-        ids = ", ".join(repr(other.id) for other, _ in changed[:_NAMED]) + (", ..." if len(changed) > _NAMED else "")
+        entry, path = changed[0]
+        ids = some_of([repr(other.id) for other, _ in changed], _NAMED)
         raise StoreError(
             f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored "
-            f"as {known.id!r}, which was read from {known.root}, and the stored features are those of that file. "
+            f"as {entry.id!r}, which was read from {entry.root}, and the stored features are those of that file. "
             "Extract into a new store, or under other ids (root=, --root). To replace the features, delete the shards "
-            f"that hold them, such as {known.shard}, and extract again"
+            f"that hold them, such as {entry.shard}, and extract again"
         )
 
 

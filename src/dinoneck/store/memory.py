@@ -15,16 +15,17 @@ from torch.utils.data import DataLoader, Dataset
 from dinoneck.data.views import Views
 from dinoneck.devices import send
 from dinoneck.errors import ConfigError, DataError, StoreError
+from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns, QuantisedTokens
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.reading import Stored
+from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens | QuantisedTokens, Tensor]
 _SHARE = 0.9
 
 
-class MemoryStore:
+class MemoryStore(StoredTokens):
     """The views of a store in memory, in the stored dtype: the same ``ids`` and ``batch`` without reading.
 
     Args:
@@ -45,12 +46,13 @@ class MemoryStore:
         views: Sequence[int] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        self.store, self.description, self.dtype = store, store.description, store.dtype
         self.ids = store.ids if ids is None else tuple(ids)
         kept = [*range(len(store.views))] if views is None else [int(view) for view in views]
         first = store.views.views[: len(kept)]  # training draws from all that a source has
         self.views = Views(first) if first and kept == [*range(len(kept))] else store.views
         pairs = [(image_id, view) for image_id in self.ids for view in kept]
-        sizes = (store.description.layout(entry.grid).nbytes for _, entry in store.reader.entries.find(self.ids))
+        sizes = (store.description.layout(entry.grid).nbytes for _, entry in store.entries.find(self.ids))
         needed = len(kept) * sum(sizes)
         free = free_memory()
         if free is not None and needed > _SHARE * free:
@@ -58,61 +60,35 @@ class MemoryStore:
                 f"{len(self.ids)} images x {len(kept)} views need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
                 "are free; keep fewer ids or views, or read from the FeatureStore itself"
             )
-        self._known = frozenset(self.ids)
         self._rows = {pair: row for row, pair in enumerate(pairs)}
-        columns, self._grid = store.reader.columns([i for i, _ in pairs], [p for _, p in pairs])
-        if store.reader.scale is not None:
-            columns = {**columns, "channel_scale": tuple(store.reader.scale)}
+        columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
-        self._reader = store.reader
-        self.dtype = store.dtype
+        self._device = next(iter(self._columns.values()))[0].device
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what identifies the tokens of these images; None = of all."""
-        return self._reader.record(self.ids if ids is None else ids)
+        return self.store.record(self.ids if ids is None else ids)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __contains__(self, image_id: object) -> bool:
-        return image_id in self._known
-
-    def batch(
-        self,
-        ids: Sequence[str],
-        views: int | Sequence[int] | None = None,
-        *,
-        dtype: torch.dtype | None = torch.float32,
-    ) -> Tokens:
-        """Return the tokens of these images, in this order; see :meth:`FeatureStore.batch`."""
-        return self._reader.assemble(self._chosen(self._places(ids, views)), self._grid, dtype)
+    def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
+        """Return views as they are stored, see :meth:`FeatureStore.columns`."""
+        return self._chosen(self._places(ids, views)), self._grid
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return what a batch is made of: the records, or on a device their row numbers; for training."""
-        rows = self._places(ids, views)
-        if next(iter(self._columns.values()))[0].device.type == "cpu":
-            return self._reader.stored(self._chosen(rows), self._grid)
-        return [rows], lambda moved: self._reader.assemble(self._chosen(moved[0]), self._grid)
+        if self._device.type == "cpu":
+            return super().stored(ids, views)
+        return [self._places(ids, views)], lambda moved: self.description.tokens(self._chosen(moved[0]), self._grid)
 
-    def quantised(self, ids: Sequence[str], views: int | Sequence[int] | None = None) -> QuantisedTokens:
-        """Return int8 tokens as they are; see :meth:`FeatureStore.quantised`."""
-        if self.dtype != "int8":
-            raise StoreError("only int8 stores give quantised tokens: use batch()")
-        return self._reader.quantised(self._chosen(self._places(ids, views)), self._grid)
-
-    def _places(self, ids: Sequence[str], views: int | Sequence[int] | None) -> Tensor:
+    def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
         """The rows of images in views."""
-        pairs = list(zip(ids, self._reader.numbers(ids, views), strict=True))
-        missing = [pair for pair in pairs if pair not in self._rows]
-        if missing or not pairs:
-            raise DataError(
-                f"view {missing[0][1]} of {missing[0][0]!r} is not kept here" if missing else "no ids given"
-            )
+        pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
+        if missing := [pair for pair in pairs if pair not in self._rows]:
+            raise DataError(f"view {missing[0][1]} of {missing[0][0]!r} is not kept here")
         return torch.tensor([self._rows[pair] for pair in pairs])
 
     def _chosen(self, rows: Tensor) -> Columns:
         """The records in these rows; the channel scale is all records'."""
-        [rows] = send([rows], next(iter(self._columns.values()))[0].device)
+        [rows] = send([rows], self._device)
         return {
             name: part if name == "channel_scale" else tuple(x.index_select(0, rows) for x in part)
             for name, part in self._columns.items()
@@ -157,23 +133,17 @@ class StoreDataset(Dataset[Sample]):
         seed: int = 0,
         as_stored: bool = False,
     ) -> None:
-        self.store = store
-        self.as_stored = as_stored
+        self.store, self.seed, self.as_stored = store, seed, as_stored
         self.ids = store.ids if ids is None else tuple(ids)
-        known = frozenset(() if ids is None else store.ids)
-        unknown = [image_id for image_id in ids or () if image_id not in known]
-        if unknown:
-            raise DataError(f"{len(unknown)} ids are not in the store, the first is {unknown[0]!r}")
+        if unknown := set(self.ids).difference(store.ids):
+            raise DataError(f"{len(unknown)} ids are not in the store, the first is {min(unknown)!r}")
         if isinstance(views, str) and views != "random":
             raise ConfigError(f"views is {views!r}; expected 'random', a number or several numbers")
-        self.random = views == "random"
-        self.views: tuple[int, ...] = ()
+        self.views: list[int] | None = None  # random ones
         if not isinstance(views, str):
-            self.views = (views,) if isinstance(views, int) else tuple(int(view) for view in views)
-            wrong = [view for view in self.views if not 0 <= view < len(store.views)]
-            if wrong or not self.views:
+            self.views = [views] if isinstance(views, int) else [int(view) for view in views]
+            if not self.views or min(self.views) < 0 or max(self.views) >= len(store.views):
                 raise DataError(f"views is {views!r}; the store holds 0 ... {len(store.views) - 1}")
-        self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
 
     def set_epoch(self, epoch: int) -> None:
@@ -182,16 +152,16 @@ class StoreDataset(Dataset[Sample]):
 
     def view_of(self, sample: int) -> int:
         """Return the view that a sample has, in this epoch."""
-        if not self.random:
+        if self.views is not None:
             return self.views[sample % len(self.views)]
         return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(len(self.store.views))
 
     def id_of(self, sample: int) -> str:
         """Return the image that a sample shows."""
-        return self.ids[sample if self.random else sample // len(self.views)]
+        return self.ids[sample // len(self.views or [0])]
 
     def __len__(self) -> int:
-        return len(self.ids) * (1 if self.random else len(self.views))
+        return len(self.ids) * len(self.views or [0])
 
     def __getitem__(self, sample: int) -> Sample:
         if not -len(self) <= sample < len(self):

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -28,7 +30,6 @@ from torch import Tensor
 from xxhash import xxh3_64
 
 from dinoneck.atomic import STALE_AFTER_S, write_whole
-from dinoneck.errors import StoreError
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
 from dinoneck.store.encoding import Layout, Part
@@ -43,13 +44,13 @@ FIRST_SHARD_SECONDS = 1.0
 CHECKSUM_BYTES = 8
 _FIRST_READ = 1 << 16
 _OWN = ("store.json", "channel_scale", "index.sqlite", "w-")
-_AT_ONCE = 64
 Side = Annotated[int, Meta(ge=1, le=1 << 31)]
 Whole = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-Layouts = Callable[[GridSize], Layout]
 _Listed = tuple[str, Side, Side, str, str, Whole, Whole]  # an image in the metadata
 ImageFile = tuple[str, Whole, Whole]
 """BLAKE2b hash of an image's file in 32 hex digits, its size in bytes and its modification time in ns."""
+
+logger = logging.getLogger(__name__)
 
 
 class Entry(Struct, array_like=True, frozen=True):
@@ -97,68 +98,79 @@ def checksum(made: str, image_id: str, grid: GridSize, view: int, chunks: Iterab
     return value.digest()
 
 
-def shards_of(files: Files) -> dict[str, int | None]:
-    """Return the shards of a store, relative to it and sorted, with their sizes where the listing has them."""
-    listing = files.sizes(DATA)
-    return {f"{DATA}/{name}": listing[name] for name in listing if name.endswith(SUFFIX) and name[0] != "."}
-
-
-def read_entries(
-    files: Files, shards: Mapping[str, int | None], made: str, layouts: Layouts
-) -> Iterator[tuple[str, int, list[Entry] | StoreError]]:
-    """Yield every shard with its size and its entries, or with the reason why it is not one of this store.
+@dataclass(frozen=True)
+class Shards:
+    """The shards of a store, and what is needed to read their headers.
 
     Args:
         files: of the store.
-        shards: to read, and their sizes where they are known.
         made: what the store's own shards begin with.
-        layouts: gives the layout of the store's views on a grid.
+        layout: gives the layout of the store's views on a grid.
     """
-    parts_on = functools.cache(lambda grid: layouts(grid).parts)
-    names = list(shards)
-    for first in range(0, len(names), _AT_ONCE):
-        some = {name: shards[name] for name in names[first : first + _AT_ONCE]}
-        for name, start in zip(some, files.starts(some, _FIRST_READ), strict=True):
+
+    files: Files
+    made: str
+    layout: Callable[[GridSize], Layout]
+
+    def sizes(self) -> dict[str, int]:
+        """Return the shards, by their names relative to the store in sorted order, and their sizes in bytes."""
+        listing = self.files.sizes(DATA)
+        return {f"{DATA}/{name}": listing[name] for name in sorted(listing) if name.endswith(SUFFIX)}
+
+    def entries(self, sizes: Mapping[str, int]) -> Iterator[tuple[str, list[Entry]]]:
+        """Yield shards and their entries; none, with a warning, where a file is not a whole shard of this store.
+
+        Args:
+            sizes: of the shards to read.
+        """
+        names, parts_on = list(sizes), functools.cache(lambda grid: self.layout(grid).parts)
+        for first in range(0, len(names), self.files.at_once):
+            starts = {n: bytearray(min(sizes[n], _FIRST_READ)) for n in names[first : first + self.files.at_once]}
             try:
-                if isinstance(start, Exception):
-                    raise start
-                yield name, start[1], _entries(files, name, *start, made, parts_on)
+                self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
+                found = [(name, self._parsed(name, start, sizes[name], parts_on)) for name, start in starts.items()]
             except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
-                yield name, 0, StoreError(f"{files}/{name} is not a whole shard of this store: {error}")
+                if len(starts) > 1:  # each is read alone, so that only the damaged ones are left out
+                    found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
+                else:
+                    problem = f"{self.files}/{names[first]} is not a whole shard of this store: {error}"
+                    logger.warning("%s; its images are left out. 'dinoneck verify' lists what is damaged", problem)
+                    found = [(names[first], [])]
+            yield from found
 
-
-def _entries(
-    files: Files, name: str, raw: bytes, size: int, made: str, parts_on: Callable[[GridSize], tuple[Part, ...]]
-) -> list[Entry]:
-    """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if it is damaged."""
-    length = 8 + int.from_bytes(raw[:8], "little")
-    if not 8 < length <= size:
-        raise ValueError(f"its header would have {length - 8} bytes")
-    if length > len(raw):
-        buffer = bytearray(length)
-        files.fill([(name, 0, [memoryview(buffer)])])
-        raw = bytes(buffer)
-    header = msgspec.json.decode(raw[8:length])
-    text = header.pop("__metadata__")
-    if text["made"] != made:
-        raise ValueError("it holds tokens that were made with other values than store.json and the channel scale state")
-    entries = []
-    for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(text["images"], type=list[_Listed]):
-        grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(digits)
-        for part in parts_on(grid):
-            tensor = header.pop(f"{image_id}/{part.name}")
-            begin, end = tensor["data_offsets"]
-            shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
-            if tensor["shape"] != shape or end - begin != shape[0] * part.nbytes:
-                raise ValueError(f"{image_id!r} has a {part.name} of shape {tensor['shape']}; expected {shape}")
-            if not 0 <= begin <= end <= size - length:
-                raise ValueError("it is cut short")
-            begins.append(length + begin)
-        offsets = struct.pack(f"<{len(begins)}Q", *begins)
-        entries.append(Entry(image_id, *grid, sums, blake2b, nbytes, mtime, offsets, name, text["root"]))
-    if header or not entries:
-        raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
-    return entries
+    def _parsed(
+        self, name: str, raw: bytearray, size: int, parts_on: Callable[[GridSize], tuple[Part, ...]]
+    ) -> list[Entry]:
+        """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
+        length = 8 + int.from_bytes(raw[:8], "little")
+        if not 8 < length <= size:
+            raise ValueError(f"its header would have {length - 8} bytes")
+        if length > len(raw):
+            raw = bytearray(length)
+            self.files.fill([(name, 0, [memoryview(raw)])])
+        header = msgspec.json.decode(raw[8:length])
+        text = header.pop("__metadata__")
+        if text["made"] != self.made:
+            raise ValueError("its tokens were made with other values than store.json and the channel scale state")
+        entries = []
+        for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(
+            text["images"], type=list[_Listed]
+        ):
+            grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(digits)
+            for part in parts_on(grid):
+                tensor = header.pop(f"{image_id}/{part.name}")
+                begin, end = tensor["data_offsets"]
+                shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
+                if tensor["shape"] != shape or end - begin != shape[0] * part.nbytes:
+                    raise ValueError(f"{image_id!r} has a {part.name} of shape {tensor['shape']}; expected {shape}")
+                if not 0 <= begin <= end <= size - length:
+                    raise ValueError("it is cut short")
+                begins.append(length + begin)
+            offsets = struct.pack(f"<{len(begins)}Q", *begins)
+            entries.append(Entry(image_id, rows, cols, sums, blake2b, nbytes, mtime, offsets, name, text["root"]))
+        if header or not entries:
+            raise ValueError(f"it holds {len(header)} tensors that its list of images lacks")
+        return entries
 
 
 class Writer:
@@ -167,24 +179,20 @@ class Writer:
     Every writer has a random name of its own, so any number of them may work on one store at once.
 
     Args:
-        root: folder of the store.
-        made: what made the tokens.
-        source: the folder that the images' ids are relative to.
+        shards: of the store, in a local folder.
+        root: the folder that the images' ids are relative to.
         shard_bytes: a shard is written once it holds this much; one image is never split. One is also written when an
             image is added 30 s after the shard before it; the first ones sooner (1 s, 2 s, 4 s ...), so that a process
             that is killed again and again makes progress.
     """
 
-    def __init__(self, root: Path, made: str, source: str, shard_bytes: int = SHARD_BYTES) -> None:
-        self.root, self.made, self.source, self.shard_bytes = root, made, source, shard_bytes
+    def __init__(self, shards: Shards, root: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.shards, self.root, self.shard_bytes = shards, root, shard_bytes
         self.name = f"w-{secrets.token_hex(12)}"
         self._seconds, self._flushed = FIRST_SHARD_SECONDS, time.monotonic()
         self._count = self._bytes = 0
         self._images: list[_Listed] = []
         self._tensors: dict[str, Tensor] = {}
-
-    def __reduce__(self) -> Any:  # a copy in another process has a name of its own
-        return Writer, (self.root, self.made, self.source, self.shard_bytes)
 
     def add(self, image_id: str, parts: dict[str, Tensor], grid: GridSize, file: ImageFile) -> None:
         """Take all views of one image, part name -> (views, layers, ...); they become visible together.
@@ -194,7 +202,7 @@ class Writer:
         """
         views = len(next(iter(parts.values())))
         sums = [
-            checksum(self.made, image_id, grid, view, [bytes_of(part[view]) for part in parts.values()])
+            checksum(self.shards.made, image_id, grid, view, [bytes_of(part[view]) for part in parts.values()])
             for view in range(views)
         ]
         self._images.append((image_id, *grid, b"".join(sums).hex(), *file))
@@ -214,9 +222,9 @@ class Writer:
         """
         if not self._images:
             return
-        text = {"made": self.made, "root": self.source, "images": msgspec.json.encode(self._images).decode()}
+        text = {"made": self.shards.made, "root": self.root, "images": msgspec.json.encode(self._images).decode()}
         content = save(self._tensors, text)
-        path = self.root / DATA / f"{self.name}-{self._count:06d}{SUFFIX}"
+        path = Path(str(self.shards.files), DATA, f"{self.name}-{self._count:06d}{SUFFIX}")
         self._count, self._bytes, self._images, self._tensors = self._count + 1, 0, [], {}  # a failed write is final
         try:
             write_whole(path, content, check=lambda written: _check_written(written, content))

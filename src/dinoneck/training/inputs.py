@@ -298,6 +298,7 @@ def _from_store(config: TrainConfig, table: Table) -> Inputs:
             "patch_size=) converts them"
         ) from error
     source = TableSource(store, table.ids, data.views)
+    store.check_grids(list(source.own_ids.values())[:1], data.views or len(store.views))
     record, preprocess = store.backbone_record, store.preprocess
     if record.get("layers") is None:
         raise ConfigError(

@@ -64,7 +64,7 @@ def compare_images(store: FeatureStore, ids: Collection[str], files: Mapping[str
     """
     knows_images = store.backbone_record.get("layers") is not None
     there = {name: file for name, file in files.items() if knows_images and file.is_file()}
-    check_unchanged(there.items(), store.reader.entries)
+    check_unchanged(there.items(), store.entries)
     if len(there) < len(ids):
         logger.warning(
             "%s: of %d images, the files of %d were compared with those that the store %s was extracted from. To "

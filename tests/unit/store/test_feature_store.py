@@ -178,7 +178,7 @@ def test_what_is_no_store_is_refused(two_layers: Backbone, tmp_path: Path, fille
     (tmp_path / "thesis" / "thesis.txt").write_text("important")
     with pytest.raises(StoreError, match=r"holds 'thesis.txt' but no store.json"):
         make(tmp_path / "thesis", two_layers)
-    with pytest.raises(StoreError, match="is a file"):
+    with pytest.raises(StoreError, match=r"thesis.txt .* holds no store.json"):
         FeatureStore.open(tmp_path / "thesis" / "thesis.txt")
     with pytest.raises(StoreError, match="is a file"):
         make(tmp_path / "thesis" / "thesis.txt", two_layers)
@@ -193,13 +193,13 @@ def test_a_newer_or_edited_description_is_refused(tmp_path: Path, two_layers: Ba
     path = tmp_path / "s" / "store.json"
     text = path.read_text()
     path.write_text(text.replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(StoreError, match=r"schema 2; this dinoneck reads schema 1. It was made by dinoneck \d"):
+    with pytest.raises(StoreError, match=r"schema 2; .* schema 1. It was made by dinoneck \d"):
         FeatureStore.open(tmp_path / "s")
     path.write_text(text.replace('"fp16"', '"bf16"'))
     with pytest.raises(StoreError, match="damaged or was edited"):
         FeatureStore.open(tmp_path / "s")
     path.write_text("{")
-    with pytest.raises(StoreError, match="not valid JSON"):
+    with pytest.raises(StoreError, match="store.json .* damaged"):
         FeatureStore.open(tmp_path / "s")
 
 
@@ -208,11 +208,11 @@ def test_unknown_ids_and_patterns_are_refused(filled: FeatureStore) -> None:
         filled.batch(["a", "d"])
     with pytest.raises(DataError, match=r"view 4 does not exist; .* holds 0 ... 3"):
         filled["a", 4]
-    with pytest.raises(DataError, match="2 views for 1 ids"):
+    with pytest.raises(DataError, match=r"views is \[0, 1\] for 1 ids"):
         filled.batch(["a"], [0, 1])
-    with pytest.raises(DataError, match="ids is the string 'abc'"):
+    with pytest.raises(DataError, match="ids is 'abc'"):
         filled.batch("abc")
-    with pytest.raises(DataError, match="no ids given"):
+    with pytest.raises(DataError, match="for 0 ids"):
         filled.batch([])
     assert "a" in filled
     assert "d" not in filled
@@ -271,7 +271,7 @@ def test_unusable_images_are_named_or_left_out(
         done = store.extract(folder, skip_unusable=True)
     assert set(done.unusable) == {"empty", "text"}
     assert "text.jpg" in caplog.text
-    with pytest.raises(DataError, match="there is no image"):
+    with pytest.raises(DataError, match="gone.png"):
         store.extract([folder / "gone.png"], root=folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,15 @@ def test_a_store_of_converted_features_knows_no_images(tmp_path: Path, caplog: p
     images = tuple(tmp_path / "train" / name for name in NAMES)
     trained(store, Table(tuple(NAMES), images, {"mass": torch.arange(6.0).numpy()}))
     assert "nothing was compared" in caplog.text
+
+
+def test_quarter_turns_of_images_that_are_not_square_are_refused_before_the_work(
+    stored: FeatureStore, tmp_path: Path
+) -> None:
+    """The first four views of ``d6`` have one grid."""
+    store = make(tmp_path / "turned", load_backbone("dinoneck_tiny"), views="d6", image_size=(32, 48))
+    store.extract(tmp_path / "train")
+    data = DataConfig(csv=str(tmp_path / "t.csv"), store=str(tmp_path / "turned"), targets=("mass",))
+    with pytest.raises(DataError, match=r"2x3, 3x2.*--views 4"):
+        open_inputs(TrainConfig(data))
+    assert open_inputs(TrainConfig(replace(data, views=4))).table.ids == tuple(NAMES)
