@@ -130,7 +130,7 @@ class Description:
             described = cls(
                 content["backbone"],
                 Preprocessing.from_record(content["inputs"]),
-                Views.from_record(content["views"]),
+                Views(content["views"]),
                 content["dtype"],
             )
         except (KeyError, TypeError, AttributeError, DinoneckError) as error:
