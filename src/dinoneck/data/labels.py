@@ -79,7 +79,7 @@ class DenseLabels:
             raise ConfigError("scale is 0; expected another number")
         if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
             raise ConfigError(
-                f"classes is {self.classes}, scale {self.scale:g} and offset {self.offset:g}; expected 1 class or more, "
+                f"classes is {self.classes}, scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
                 "whose indices are taken as they are stored: leave scale and offset out"
             )
 
@@ -259,7 +259,8 @@ def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, *FORMATS):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
-    options = image.tile[0][3] if getattr(image, "tile", None) else image.mode  # gone once the picture is loaded
+    tile: Any = getattr(image, "tile", None)  # gone once the picture is loaded
+    options = tile[0][3] if tile else image.mode
     coded = options if isinstance(options, str) else options[0]
     changed = image.mode in ("1", "L") and coded not in (image.mode, *SPREAD)
     if changed or (";16" in coded and image.mode[0] not in "IF"):

@@ -53,11 +53,10 @@ def read_table(
 
     A column with numbers gives numbers, one with words gives classes. An empty cell and ``nan`` are missing values; of
     a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are
-    numbers, else as text. ``frame.pivot(index=, columns=, values=)`` turns rows per image and target into a table.
+    numbers, else as text. ``frame.pivot`` turns rows per image and target into a table.
 
     Args:
-        source: the path of a CSV file (UTF-8, with a header row, separated by ``,``, ``;`` or tabs; with the last two
-            numbers may have decimal commas), or a pandas DataFrame.
+        source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both: decimal commas too).
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
@@ -93,8 +92,8 @@ def read_table(
             raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
-            labels_of = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
-            table[role] = cells.joined(labels_of)
+            each = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
+            table[role] = cells.joined(each)
     if labels is not None:
         table[LABELS] = _label_files(rows[labels], images, f"labels named in column {labels!r} of {name}")
     return table

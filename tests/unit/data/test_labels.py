@@ -261,7 +261,7 @@ def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
     grey = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
     grey.save(tmp_path / "g.jpg")
     (tmp_path / "zero.png").write_bytes(b"")
-    for name, message in (("g.jpg", "JPEG picture; labels are PNG or TIFF"), ("zero.png", "cannot be decoded")):  # fmt: skip
+    for name, message in (("g.jpg", "JPEG picture; labels are PNG or TIFF"), ("zero.png", "cannot be decoded")):
         with pytest.raises(DataError, match=rf"{name}.*{message}"):
             DenseLabels().read(tmp_path / name)
     grey.save(tmp_path / "inverted.tif", tiffinfo={262: 0})
