@@ -132,11 +132,13 @@ def common_size(frames: Sequence[Frame], patch: PatchSize, size: Size | None = N
 
     Raises:
         ConfigError: if the size has another aspect than the images; one that is near is named.
+        GridError: if the patch does not divide the size.
         DataError: if an image cannot be read, or its aspect is another than the first one's.
     """
     first = read_image_size(frames[0].path)
     near = input_size(first, patch)
     size = near if size is None else size
+    TokenGrid(patch).size(size)
     for frame in () if stretch else frames:
         own = read_image_size(frame.path)
         if own != first and not same_aspect(own, first):

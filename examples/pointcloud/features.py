@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.grid import PatchSize, patch_pair
+from dinoneck.grid import PatchSize, TokenGrid, patch_pair
 from dinoneck.points import Cameras
 from dinoneck.store import FeatureStore
 from examples.pointcloud.frames import Frames
@@ -82,6 +82,7 @@ def frame_maps(
     if batch < 1:
         raise ConfigError(f"batch is {batch}; expected 1 or more images")
     size = size or input_size(frames.cameras.size, backbone.patch_size)
+    TokenGrid(backbone.patch_size).size(size)
     device = next(backbone.parameters()).device
     maps = []
     for start in range(0, len(frames), batch):

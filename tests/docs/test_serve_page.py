@@ -13,6 +13,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,10 @@ def test_the_proxy_of_the_page_guards_the_service(tmp_path: Path) -> None:
 
 @needs_service
 def test_the_page_s_metrics_count_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("prometheus_client")
+    client = pytest.importorskip("prometheus_client")
+    registry = client.CollectorRegistry()  # the page uses the one of the process, which has a name once
+    monkeypatch.setattr(client, "Histogram", partial(client.Histogram, registry=registry))
+    monkeypatch.setattr(client, "make_asgi_app", partial(client.make_asgi_app, registry))
     testclient = pytest.importorskip("fastapi.testclient")
     monkeypatch.chdir(tmp_path)
     saved_head(tmp_path, "dinoneck_tiny", (32, 32))
@@ -152,9 +156,9 @@ def test_the_page_s_metrics_count_requests(tmp_path: Path, monkeypatch: pytest.M
                if "prometheus_client" in block]  # fmt: skip
     space: dict[str, Any] = {}
     exec(block, space)
-    client = testclient.TestClient(space["app"])
-    assert client.post("/predict", files={"image": ("a.jpg", scene())}).status_code == 200
-    assert client.post("/predict", files={"image": ("a.jpg", b"")}).status_code == 422
-    shown = client.get("/metrics/").text
+    service = testclient.TestClient(space["app"])
+    assert service.post("/predict", files={"image": ("a.jpg", scene())}).status_code == 200
+    assert service.post("/predict", files={"image": ("a.jpg", b"")}).status_code == 422
+    shown = service.get("/metrics/").text
     for status in (200, 422):
         assert f'request_seconds_count{{path="/predict",status="{status}"}} 1.0' in shown

@@ -51,9 +51,14 @@ HEADS: dict[str, Callable[[], list[nn.Module]]] = {
         HeadEnsemble.from_heads([awake(PatchMeanHead(64, [task], 8)) for task in (MASS, LOG)], [1, 3])
     ],
     "several": lambda: [
-        FPNHead(64, [MASS], num_layers=2, layer_indices=(1, 0), fpn_dim=8),
-        PatchMeanHead(64, [MASS, STATE], 8),
-        CLSGatingHead(64, [MASS], "query", hidden_dim=8),
+        HeadEnsemble.from_heads(
+            [
+                FPNHead(64, [MASS], num_layers=2, layer_indices=(1, 0), fpn_dim=8),
+                PatchMeanHead(64, [MASS, STATE], 8),
+                CLSGatingHead(64, [MASS], "query", hidden_dim=8),
+            ],
+            layers=[(1, 0), (5,), (5,)],
+        )
     ],
     "names of nodes": lambda: [PatchMeanHead(64, NAMES_INSIDE, 8)],
 }

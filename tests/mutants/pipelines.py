@@ -24,7 +24,7 @@ PIPELINES = (
         "data/views.py",
         "return view.horizontal, view.vertical",
         "return view.vertical, view.horizontal",
-        "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_image",
+        "unit/training/test_views_in_training.py::test_labels_of_a_cell_follow_the_image",
     ),
     Mutant(
         "Every image draws the same changes of colour.",
@@ -85,9 +85,9 @@ PIPELINES = (
     Mutant(
         "A flipped image is trained with the labels of the image as it is.",
         "training/batches.py",
-        "horizontal, vertical = self.flips.flips(pattern)",
+        "horizontal, vertical = self.flips.flips(view)",
         "horizontal = vertical = False",
-        "unit/training/test_patterns_in_training.py::test_labels_of_a_cell_follow_the_image",
+        "unit/training/test_views_in_training.py::test_labels_of_a_cell_follow_the_image",
     ),
     Mutant(
         "The maps of turned views are turned further instead of back.",
@@ -214,7 +214,7 @@ PIPELINES = (
         "training/loop.py",
         'self.progress = Progress(**state["progress"])',
         'self.progress = Progress(**state["progress"])\n        self.progress.epoch = max(0, self.progress.epoch - 1)',
-        "unit/training/test_views.py::test_training_draws_views_and_resumes_with_them",
+        "unit/training/test_live_views.py::test_training_draws_views_and_resumes_with_them",
     ),
     Mutant(
         "A group is split over two folds where its rows do not follow each other.",

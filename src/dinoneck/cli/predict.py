@@ -178,7 +178,7 @@ def read_heads(words: Mapping[str, Sequence[str]], revision: str | None) -> Head
 
     lists = {key: listed(own) for key, own in words.items()}
     sources = [source for own in lists.values() for source in own]
-    read = opened(sources, revision)
+    read = opened(sources, revision, [key for key, own in lists.items() for _ in own])
     rest = iter(read)
     given = {key: [next(rest) for _ in own] for key, own in lists.items()}
     return Heads(sources, read, given.get("", given))
@@ -233,7 +233,8 @@ def _flat(results: Mapping[Any, dict[str, Any]], tasks: Any) -> tuple[dict[Any, 
     for key, own in tasks.items():
         for task in own:
             cells = None if task.from_cells is None else names[key, task.from_cells]
-            labels = tuple(f"{key}/{label}" for label in task.labels) if hasattr(task, "parts_of") else task.labels
+            are_names = hasattr(task, "parts_of") or (task.is_map and task.dim > 1)  # of columns
+            labels = tuple(f"{key}/{label}" for label in task.labels) if are_names else task.labels
             renamed.append(replace(task, name=names[key, task.name], from_cells=cells, labels=labels))
     return flat, renamed
 

@@ -30,7 +30,7 @@ def known_values(
 
     A row belongs to the image whose path ends with its name, so ``images/7.jpg`` and ``7.jpg`` both mean
     ``field/images/7.jpg``. An image of another folder has the row of its file name, if that is unique among the rows
-    and the images. Empty cells and NaN are unknown.
+    and the images. Empty cells and NaN are unknown. Numbers may have decimal commas, as in ``read_table``.
 
     Args:
         table: a CSV with one row per image and columns named like the predictions; or one row per image and target, in
@@ -83,7 +83,12 @@ def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]])
     is_long = set(_LONG) <= set(header)
     shared = [column for column in columns if column in header and column != image_column]
     found: dict[str, dict[str, str]] = {}
-    for row in read_cells(table, _LONG if is_long else (image_column, *shared)).to_dict("records"):
+    cells = read_cells(table, _LONG if is_long else (image_column, *shared))
+    for column in [name for name in columns if not columns[name]] if cells.attrs["decimal"] == "," else ():
+        place = (cells[_LONG[1]] == column, _LONG[2]) if is_long else (slice(None), column)
+        if (is_long or column in shared) and not cells.loc[place].str.contains(".", regex=False).any():
+            cells.loc[place] = cells.loc[place].str.replace(",", ".", regex=False)
+    for row in cells.to_dict("records"):
         name = PurePath(row[_LONG[0] if is_long else image_column]).as_posix()
         own = {row[_LONG[1]]: row[_LONG[2]]} if is_long else {column: row[column] for column in shared}
         if own.keys() & found.setdefault(name, {}).keys():

@@ -115,8 +115,10 @@ class HeadEnsemble(Head):
 
     @property
     def layer_indices(self) -> tuple[int, ...] | None:
-        """All block indices that members read, shallow first; None where they take the tokens as they come."""
-        return None if self.layers is None else tuple(sorted({index for own in self.layers for index in own}))
+        """All block indices that members read, shallow first; None where one takes the tokens as they come."""
+        each: Sequence[Any] = self.layers or [getattr(head, "layer_indices", None) for head in self._members()]
+        known = [own for own in each if own is not None]
+        return tuple(sorted({index for own in known for index in own})) if len(known) == len(each) else None
 
     @property
     def trained_on(self) -> Origin | None:

@@ -147,7 +147,7 @@ class Predictor:
         self._keyed = isinstance(heads, Mapping)
         given = _by_key(heads, weights)
         sources = [source for own in given.values() for source in own]
-        read = iter(opened(sources, revision))
+        read = iter(opened(sources, revision, [key for key, own in given.items() for _ in own]))
         members = {key: [load(next(read)) for _ in own] for key, own in given.items()}
         self.revisions = revisions_of(sources, [item.checkpoint for own in members.values() for item in own])
         backbones: dict[str | None, Backbone] = {} if backbone is None else {None: checked_backbone(backbone)}
@@ -219,7 +219,7 @@ class Predictor:
 
         Raises:
             CheckpointError: if the tokens are of another backbone, or of images that were prepared differently.
-            ConfigError: for tiles, or if a view is not stored.
+            ConfigError: for tiles, if it is not a store, or if a view is not stored.
             DataError: if an id is not in the store.
         """
         if self.tiling is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -45,11 +45,13 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
 
     Raises:
         CheckpointError: if there are none.
-        ConfigError: for a mapping.
+        ConfigError: for a mapping, and for what is neither a head nor a list.
     """
     if isinstance(heads, Mapping):
         raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; expected a list, or one head")
     single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
+    if not single and not isinstance(heads, Iterable):
+        raise ConfigError(f"heads are {heads!r}; expected a head, a head file, or a list or mapping of them")
     given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
     if not given:
         raise CheckpointError("no heads were given")
@@ -60,15 +62,19 @@ def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
     return found
 
 
-def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[HeadSource]:
+def opened(
+    sources: Sequence[HeadSource], revision: str | None = None, keys: Sequence[str] | None = None
+) -> list[HeadSource]:
     """Read and check every source that is a path or a hub repository; others are as they were.
 
     Args:
         sources: one per head, see :func:`listed`.
         revision: branch, tag or commit of the hub repositories among them.
+        keys: of a mapping, one per source: heads of one key are averaged; None = all are.
 
     Raises:
-        CheckpointError: if one cannot be read, two are the same head, or a revision is given and none is a repository.
+        CheckpointError: if one cannot be read, two of a mean are the same head, or a revision is given and none is a
+            repository.
     """
     repos = [source for source in sources if names_a_repo(source)]
     if revision is not None and not repos:
@@ -81,17 +87,17 @@ def opened(sources: Sequence[HeadSource], revision: str | None = None) -> list[H
         else source
         for source in sources
     ]
-    _refuse_copies(sources, read)
+    _refuse_copies(sources, read, keys or [""] * len(sources))
     return read
 
 
-def _refuse_copies(sources: Sequence[HeadSource], read: Sequence[HeadSource]) -> None:
-    """Refuse a head that is there twice, such as a copied file in a folder: it would count twice in every mean."""
+def _refuse_copies(sources: Sequence[HeadSource], read: Sequence[HeadSource], keys: Sequence[str]) -> None:
+    """Refuse a head that is twice in a mean, such as a copied file in a folder: it would count twice."""
     names = [str(one) if isinstance(one, str | os.PathLike) else f"head {i}" for i, one in enumerate(sources)]
-    first: dict[str, str] = {}
-    for name, head in zip(names, read, strict=True):
+    first: dict[tuple[str, str], str] = {}
+    for name, head, key in zip(names, read, keys, strict=True):
         if isinstance(head, HeadCheckpoint):
-            digest = head.meta["digest"]
+            digest = key, head.meta["digest"]
             if digest in first:
                 raise CheckpointError(
                     f"{first[digest]} and {name} hold the same head (equal digests), which would count twice; give "

@@ -25,8 +25,13 @@ def check_store(store: FeatureStore, one: Pass) -> None:
 
     Raises:
         CheckpointError: if they are of another backbone, other layers, or of images that were prepared differently.
-        ConfigError: for maps of padded images: a store does not record which patches show the image.
+        ConfigError: if it is not a store; for maps of padded images: a store does not record which patches show the
+            image.
     """
+    if not hasattr(store, "backbone_record"):
+        raise ConfigError(
+            f"the store is {store!r:.80}; expected a FeatureStore (FeatureStore.open); for images call the predictor"
+        )
     made, own = store.backbone_record, one.backbone.record()
     norm = own["norm"] if made.get("norm") is False else made.get("norm")  # the norm can still be applied
     check_records(own, {**made, "norm": norm}, layers=False)

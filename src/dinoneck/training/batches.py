@@ -28,24 +28,24 @@ class Batch:
     """Samples by their rows in the labels, and an augmented view for each; None = the images as they are."""
 
     rows: Rows
-    patterns: Rows | None = None
+    views: Rows | None = None
 
     def part(self, places: Any) -> Batch:
         """Return some of the samples, by their positions in the batch."""
-        return Batch(self.rows[places], None if self.patterns is None else self.patterns[places])
+        return Batch(self.rows[places], None if self.views is None else self.views[places])
 
     def pieces(self, size: int) -> list[Batch]:
         """Return consecutive batches of at most ``size`` samples."""
         return [self.part(slice(begin, begin + size)) for begin in range(0, len(self.rows), size)]
 
 
-def patterns_of(source: object) -> Flips | None:
+def views_of(source: object) -> Flips | None:
     """Return the augmented views of a source that has several."""
     views: Flips | None = getattr(source, "views", None)
     return views if views is not None and len(views) > 1 else None
 
 
-def epochs(count: int, size: int, seed: int, patterns: int = 1) -> Iterator[list[Batch]]:
+def epochs(count: int, size: int, seed: int, views: int = 1) -> Iterator[list[Batch]]:
     """Yield the batches of every epoch: a new permutation of the samples, and a random view for each.
 
     All of it follows from the seed and the epoch, so that a resumed run gets the same batches.
@@ -54,13 +54,13 @@ def epochs(count: int, size: int, seed: int, patterns: int = 1) -> Iterator[list
         count: training samples.
         size: samples per batch.
         seed: of the permutations and views.
-        patterns: how many views the source has.
+        views: how many views the source has.
     """
     random = np.random.RandomState(seed)
     for epoch in itertools.count():
         drawn = None
-        if patterns > 1:
-            drawn = np.random.default_rng([seed, epoch]).integers(0, patterns, count)
+        if views > 1:
+            drawn = np.random.default_rng([seed, epoch]).integers(0, views, count)
         yield Batch(random.permutation(count), drawn).pieces(size)
 
 
@@ -89,8 +89,8 @@ class Samples:
     score_weights: Mapping[str, float] | None = None
 
     def named(self, batch: Batch) -> tuple[list[str], list[int] | None]:
-        """Return the ids and the patterns of a batch."""
-        return [self.ids[row] for row in batch.rows], None if batch.patterns is None else batch.patterns.tolist()
+        """Return the ids and the views of a batch."""
+        return [self.ids[row] for row in batch.rows], None if batch.views is None else batch.views.tolist()
 
     def read(self, batch: Batch, source: TokenSource, device: torch.device) -> tuple[Tokens, Table, Table]:
         """Return the tokens of a batch on a device, its targets and its masks."""
@@ -116,11 +116,11 @@ class Samples:
         return validation_scores(self.tasks, predictions, targets, self.score_weights)
 
     def _flipped(self, x: Tensor, batch: Batch, is_map: bool) -> Tensor:
-        if not is_map or batch.patterns is None or self.flips is None:
+        if not is_map or batch.views is None or self.flips is None:
             return x
         flipped = []
-        for one, pattern in zip(x, batch.patterns.tolist(), strict=True):
-            horizontal, vertical = self.flips.flips(pattern)
+        for one, view in zip(x, batch.views.tolist(), strict=True):
+            horizontal, vertical = self.flips.flips(view)
             flipped.append(one.flip([axis for axis, flip in ((-1, horizontal), (-2, vertical)) if flip]))
         return torch.stack(flipped)
 

@@ -17,7 +17,7 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
-from dinoneck.training.batches import Samples, TokenScale, patterns_of, standardised
+from dinoneck.training.batches import Samples, TokenScale, standardised, views_of
 from dinoneck.training.learner import Learner
 from dinoneck.training.live_tokens import LiveTokens, trained_backbone
 from dinoneck.training.loop import Callback, Loop, Run
@@ -119,7 +119,7 @@ def _run(
     values, cells = training_targets(loss, original, cell_weights, [*train, *valid], len(train))
     for name, weight in cells.items():
         original[name] = without_unweighted(as_array(original[name]), weight.numpy())
-    views = patterns_of(source)
+    views = views_of(source)
     samples = Samples((*train, *valid), len(train), head.tasks, values, cells, views, original, score_weights)
     learner = Learner(head, trained_backbone(source))
     return Run(learner, source, loss.train(), samples, recipe, match_groups(source.ids, groups, train))
@@ -196,7 +196,7 @@ def _checked_recipe(head: object, source: object, tasks: Sequence[Task] | None, 
             f"fit was given tasks {_names(tasks)}, the head was built for {_names(head.tasks)}, or they differ in a "
             "field; build the head with these tasks, or leave tasks= out"
         )
-    views = patterns_of(source)
+    views = views_of(source)
     if views is not None and any(task.is_map for task in head.tasks):
         for i in range(len(views)):
             views.flips(i)  # labels of cells follow the flips that a source states

@@ -53,7 +53,7 @@ class Flips(Protocol):
 
 
 class TokenSource(Protocol):
-    """Tokens by image id and augmentation pattern.
+    """Tokens by image id and view.
 
     A class may have ``stored(ids, views)`` next to ``batch``: it returns a list of tensors as they are kept, and a
     function that makes the float32 Tokens of them on the device where they have arrived. Training then moves the

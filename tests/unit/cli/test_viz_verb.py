@@ -188,6 +188,23 @@ def test_the_picture_of_tokens_names_random_weights(
         texts.clear()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image;mass;kind\n1.jpg;1,5;a,b\n2.jpg;2;c\n",
+        "image_path;target_name;target\n1.jpg;mass;1,5\n1.jpg;kind;a,b\n2.jpg;mass;2\n2.jpg;kind;c\n",
+    ],
+)
+def test_known_values_may_have_decimal_commas(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    columns = {"mass": (), "kind": ("a,b", "c")}
+    found = known_values(tmp_path / "t.csv", "image", [Path("1.jpg"), Path("2.jpg")], columns)
+    assert found == [{"mass": 1.5, "kind": "a,b"}, {"mass": 2.0, "kind": "c"}]
+    (tmp_path / "t.csv").write_text(text.replace(";2\n", ";1.234\n").replace(";2;", ";1.234;"))
+    with pytest.raises(DataError, match="1,5"):
+        known_values(tmp_path / "t.csv", "image", [Path("1.jpg"), Path("2.jpg")], columns)
+
+
 def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> None:
     table = truth(tmp_path / "t.csv", [("a/1.jpg", "1.5"), ("2.jpg", " nan"), ("b/1.jpg", "2"), ("./c/3.jpg", "3")])
     found = known_values(

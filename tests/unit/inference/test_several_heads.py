@@ -20,6 +20,7 @@ from dinoneck import (
     ConfigError,
     DenseHead,
     FeatureStore,
+    FPNHead,
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
@@ -134,6 +135,26 @@ def test_a_list_is_one_ensemble_of_alike_heads(tiny: Backbone) -> None:
             HeadEnsemble([head(), PatchMeanHead(64, [task], 8)])
 
 
+def test_modules_of_a_list_read_the_layers_that_they_name(tiny: Backbone) -> None:
+    heads = [FPNHead(64, [Task("mass")], 2, (0, 3), fpn_dim=8).eval() for _ in range(2)]
+    image = torch.rand(3, 32, 48)
+    [found] = Predictor(heads, tiny)(image)
+    tokens = tiny.with_layers((0, 3))(tiny.preprocess(image))
+    assert found["mass"] == pytest.approx(np.mean([head.predict(tokens)["mass"].item() for head in heads]), rel=1e-5)
+
+
+def test_a_head_may_stand_under_two_keys_and_once_in_a_mean(tiny: Backbone, tmp_path: Path) -> None:
+    one = checkpoint(PatchMeanHead(64, [Task("mass", unit="g")], 8), tiny)
+    one.save(tmp_path / "one.safetensors")
+    one.save(tmp_path / "copy.safetensors")
+    files = [tmp_path / "one.safetensors", tmp_path / "copy.safetensors"]
+    [found] = Predictor({"a": files[0], "b": files[1]}, tiny)(torch.rand(3, *SIZE))
+    assert found["a"] == found["b"]
+    for heads in (files, {"a": files}):
+        with pytest.raises(CheckpointError, match="copy.safetensors"):
+            Predictor(heads, tiny)
+
+
 def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
     heads: Any = next_to_each_other(tiny)
     for wrong in ({}, {"": heads["soil"]}, {1: heads["soil"]}):
@@ -143,8 +164,28 @@ def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
         Predictor(heads, weights=[1, 1, 1])
     with pytest.raises(ConfigError, match="mapping"):
         Predictor({"all": heads})
-    with pytest.raises(CheckpointError, match="same head"):
-        Predictor({"a": heads["soil"], "b": heads["soil"]})
+
+
+@pytest.mark.parametrize("heads", [None, 3])
+def test_what_is_neither_a_head_nor_a_list_is_refused(heads: Any) -> None:
+    with pytest.raises(ConfigError, match=str(heads)):
+        Predictor(heads)
+
+
+@pytest.mark.parametrize("store", ["store", [Path("a.png")]])
+def test_images_in_place_of_a_store_are_refused(tiny: Backbone, store: Any) -> None:
+    with pytest.raises(ConfigError, match="FeatureStore"):
+        Predictor(PatchMeanHead(64, [Task("x")]), tiny).predict(store)
+
+
+def test_the_cells_of_a_mapping_keep_their_map(tiny: Backbone, folder: Path, tmp_path: Path) -> None:
+    cover = Task("cover", dim=2, kind="dense", labels=("soil", "crop"))
+    head = DenseHead(64, [cover, Task("crop", from_cells="cover")])
+    checkpoint(head, tiny).save(tmp_path / "head.safetensors")
+    out, heads = tmp_path / "out.csv", f"a={tmp_path / 'head.safetensors'}"
+    assert main(["predict", str(folder), "--heads", heads, "--out", str(out), "--maps"]) == 0
+    assert out.read_text().splitlines()[0] == "image,a/soil,a/crop"
+    assert out.with_suffix(".png").exists()
 
 
 def test_layers_of_members_are_kept_in_the_file(tiny: Backbone, tmp_path: Path) -> None:

@@ -451,7 +451,7 @@ def test_turned_and_blurred_views(images: Path, tiny: Backbone, tmp_path: Path, 
     assert torch.equal(store.batch(["1", "2"], [4, 5]).sequence[0][:1], store["1", 4].sequence[0])
     with pytest.raises(DataError, match="different grids"):
         store.batch(["1", "1"], [0, 4])
-    with pytest.raises(ConfigError, match="view 4"):
+    with pytest.raises(ConfigError, match="view 4 turns images by 90 degrees"):
         store.views.flips(4)
 
 

@@ -139,7 +139,7 @@ def test_several_steps_are_the_plain_loop() -> None:
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4).double()
     weights = {name: p.detach().clone() for name, p in head.named_parameters()}
-    source.batch = lambda ids, patterns=None: source.tokens[source.rows(ids)].to(dtype=torch.float64)  # type: ignore
+    source.batch = lambda ids, views=None: source.tokens[source.rows(ids)].to(dtype=torch.float64)  # type: ignore
     fit(
         head,
         source,

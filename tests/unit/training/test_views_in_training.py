@@ -1,4 +1,4 @@
-"""Training on several augmentation patterns: which ones are read, and where the labels of flipped cells lie."""
+"""Training on several augmented views: which ones are read, and where the labels of flipped cells lie."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS, COLS, WIDTH, IMAGES = 2, 3, 4, 6
 
 
 class Flipped:
-    """A store in small: index images, every cell's token holds its place; the patterns flip them."""
+    """A store in small: index images, every cell's token holds its place; the views flip them."""
 
     def __init__(self) -> None:
         cells = torch.arange(IMAGES * ROWS * COLS, dtype=torch.float32).reshape(IMAGES, 1, ROWS, COLS)
@@ -26,12 +26,12 @@ class Flipped:
         self.views = Views.named("flips4")
         self.asked: list[list[int]] = []
 
-    def batch(self, ids: Sequence[str], patterns: Sequence[int] | None = None) -> Tokens:
-        patterns = [0] * len(ids) if patterns is None else list(patterns)
-        self.asked.append(patterns)
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+        views = [0] * len(ids) if views is None else list(views)
+        self.asked.append(views)
         maps = []
-        for image_id, pattern in zip(ids, patterns, strict=True):
-            horizontal, vertical = self.views.flips(pattern)
+        for image_id, view in zip(ids, views, strict=True):
+            horizontal, vertical = self.views.flips(view)
             axes = [axis for axis, flipped in ((-1, horizontal), (-2, vertical)) if flipped]
             maps.append(self.cells[self.ids.index(image_id)].flip(axes))
         values = torch.stack(maps).reshape(len(ids), ROWS * COLS, 1)
@@ -55,7 +55,7 @@ def test_labels_of_a_cell_follow_the_image() -> None:
     assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])
 
 
-def test_every_sample_meets_every_pattern_in_training_and_its_own_image_in_validation() -> None:
+def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validation() -> None:
     source = Flipped()
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
@@ -67,20 +67,20 @@ def test_every_sample_meets_every_pattern_in_training_and_its_own_image_in_valid
         "val_ids": source.ids[4:],
     }
     fit(head, source, epochs=30, batch_size=4, recipe=recipe, **given)
-    trained = [patterns for patterns in source.asked if len(patterns) == 4]
+    trained = [views for views in source.asked if len(views) == 4]
     for place in range(4):
-        assert {patterns[place] for patterns in trained} == {0, 1, 2, 3}
-    assert all(patterns == [0, 0] for patterns in source.asked if len(patterns) == 2)
+        assert {views[place] for views in trained} == {0, 1, 2, 3}
+    assert all(views == [0, 0] for views in source.asked if len(views) == 2)
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
-    first, again = (list(itertools.islice(epochs(10, 4, seed=3, patterns=4), 3)) for _ in range(2))
+    first, again = (list(itertools.islice(epochs(10, 4, seed=3, views=4), 3)) for _ in range(2))
     for one, two in zip(first[2], again[2], strict=True):
         assert np.array_equal(one.rows, two.rows)
-        assert np.array_equal(one.patterns, two.patterns)  # type: ignore[arg-type]
+        assert np.array_equal(one.views, two.views)  # type: ignore[arg-type]
     assert sorted(np.concatenate([batch.rows for batch in first[1]])) == list(range(10))
     assert [len(batch.rows) for batch in first[0]] == [4, 4, 2]
     random = np.random.RandomState(3)
     for batches in first:
         assert np.array_equal(np.concatenate([batch.rows for batch in batches]), random.permutation(10))
-    assert not np.array_equal(first[0][0].patterns, first[1][0].patterns)  # type: ignore[arg-type]
+    assert not np.array_equal(first[0][0].views, first[1][0].views)  # type: ignore[arg-type]
