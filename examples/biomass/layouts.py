@@ -149,6 +149,7 @@ def answers(layout: Layout, predictions: Path) -> dict[str, list[float]]:
 
 def submission(predictions: Path, test: Path) -> str:
     """Return predictions, a row per image, in the form that ``test.csv`` asks for: a row per image and target."""
-    value = read_cells(predictions).set_index("image")
-    rows = read_cells(test, TEST_COLUMNS)[[*TEST_COLUMNS]].itertuples(index=False)
-    return csv_text(["sample_id", "target"], [[sample, value.loc[image, name]] for sample, image, name in rows])
+    rows = read_cells(test, TEST_COLUMNS)
+    value = read_cells(predictions, [*rows["target_name"].unique()]).set_index("image")
+    asked = rows[[*TEST_COLUMNS]].itertuples(index=False)
+    return csv_text(["sample_id", "target"], [[sample, value.loc[image, name]] for sample, image, name in asked])

@@ -223,6 +223,9 @@ def test_rows_of_one_image_that_contradict_each_other_are_refused(tmp_path: Path
         (tmp_path / "train.csv").write_text(wrong)
         with pytest.raises(DataError, match="ID1000000"):
             layouts.wide(tmp_path / "train.csv")
+    (tmp_path / "predictions.csv").write_text("image,GDM_g\ntest/ID1000002.jpg,1\n")
+    with pytest.raises(DataError, match="'Dry_Clover_g'"):
+        layouts.submission(tmp_path / "predictions.csv", tmp_path / "test.csv")
 
 
 def test_keys_of_the_notebooks_are_translated() -> None:
