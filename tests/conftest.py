@@ -85,13 +85,15 @@ def meadow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in the CSIRO layout: 10 small generated images, and 2 to predict; nothing is to be written there."""
+    """10 small generated images, and 2 to predict, in the CSIRO layout and in ``table.csv``; do not write there."""
+    from examples.biomass import layouts
     from examples.biomass.drawn import write_csiro
 
     from dinoneck.data import Pasture
 
     root = tmp_path_factory.mktemp("csiro")
     write_csiro(Pasture(seed=1, size=(32, 64)), root, train=10, test=2)
+    layouts.write(root / "table.csv", layouts.wide(root / "train.csv"))
     return root
 
 

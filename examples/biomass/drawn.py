@@ -6,6 +6,7 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from dinoneck.atomic import write_text, write_whole
@@ -15,6 +16,7 @@ from dinoneck.data.pasture import PastureSample
 
 TEST_COLUMNS = ("sample_id", "image_path", "target_name")
 SAMPLING_COLUMNS = ("Sampling_Date", "State", "Species", "Pre_GSHH_NDVI", "Height_Ave_cm")
+NDVI = np.array((0.18, 0.9, 0.3, 0.85), np.float32)  # of soil, clover, dead and green matter
 TRAIN_COLUMNS = (*TEST_COLUMNS, *SAMPLING_COLUMNS, "target")
 
 
@@ -38,7 +40,7 @@ def write_csiro(pasture: Pasture, folder: str | os.PathLike[str], train: int, te
             if part == "test":
                 test_rows.append(row)
                 continue
-            measured = [f"{sample.ndvi.mean():.2f}", f"{sample.height_cm:.1f}", f"{grams:.4f}"]
+            measured = [f"{NDVI[sample.classes].mean():.2f}", f"{sample.height_cm:.1f}", f"{grams:.4f}"]
             train_rows.append([*row, sample.date, sample.state, _species(sample), *measured])
     write_text(root / "train.csv", csv_text(TRAIN_COLUMNS, train_rows))
     write_text(root / "test.csv", csv_text(TEST_COLUMNS, test_rows))

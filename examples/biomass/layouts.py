@@ -9,6 +9,8 @@ import pandas as pd
 
 from dinoneck.atomic import write_text
 from dinoneck.data import Pasture, read_table
+from dinoneck.data.cells import csv_text
+from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import group_folds
@@ -24,20 +26,22 @@ class Layout:
     """One set of data as paths.
 
     Attributes:
-        train: the table to learn from.
+        train: the table to learn from, one row per image.
         test: the table that names the images to predict.
         images: the folder that both tables' file names are relative to.
         config: the training file that suits it.
+        targets: the columns that are scored.
     """
 
     train: Path
     test: Path
     images: Path
     config: Path
+    targets: tuple[str, ...]
 
     @property
     def answer(self) -> str:
-        """Name of the file with the predictions."""
+        """Name of the file with the predictions in the form that is asked for."""
         return "predictions.csv" if self.config.stem == "cover" else "submission.csv"
 
 
@@ -47,17 +51,18 @@ def find(data: Path | None, run: Path) -> Layout:
     Raises:
         DataError: if the folder is of neither layout.
     """
+    tables = run / "tables/train.csv", run / "tables/held.csv"
     if data is None:
-        return Layout(run / "pasture/train.csv", run / "pasture/test.csv", run / "pasture", HERE / "pasture.yaml")
+        return Layout(*tables, run / "pasture", HERE / "pasture.yaml", tuple(WEIGHTS))
     if (data / COVER).is_file():
-        return Layout(run / "tables/train.csv", run / "tables/held.csv", data, HERE / "cover.yaml")
+        return Layout(*tables, data, HERE / "cover.yaml", COVER_TARGETS)
     for name in ("train.csv", "test.csv"):
         if not (data / name).is_file() or not {*TEST_COLUMNS}.issubset(read_cells(data / name).columns):
             raise DataError(
                 f"{data} has no {COVER}, and no {name} in the CSIRO layout (sample_id, image_path, target_name). For a "
                 "table of your own take the verbs dinoneck extract, train and predict; or leave --data out"
             )
-    return Layout(data / "train.csv", data / "test.csv", data, HERE / "cls_gating.yaml")
+    return Layout(*tables, data, HERE / "cls_gating.yaml", tuple(WEIGHTS))
 
 
 def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> pd.DataFrame | None:
@@ -75,11 +80,16 @@ def prepare(layout: Layout, size: tuple[int, int], pasture: int | None) -> pd.Da
         ConfigError: if another number of images was drawn before.
         DataError: if the cover table cannot be used.
     """
+    truth = None
     if layout.config.stem == "pasture":
-        return _pasture(layout, size, PASTURE_IMAGES if pasture is None else pasture)
-    if pasture is not None:
+        truth = _pasture(layout, size, PASTURE_IMAGES if pasture is None else pasture)
+    elif pasture is not None:
         raise ConfigError("--pasture is the number of images to draw; there are images in --data already")
-    return _cover(layout) if layout.config.stem == "cover" else None
+    if layout.config.stem == "cover":
+        return _cover(layout)
+    write(layout.train, wide(layout.images / "train.csv"))
+    write(layout.test, wide(layout.images / "test.csv"))
+    return truth
 
 
 def _pasture(layout: Layout, size: tuple[int, int], count: int) -> pd.DataFrame:
@@ -99,18 +109,47 @@ def _cover(layout: Layout) -> pd.DataFrame:
     rows = read_cells(file, ("image", COVER_GROUP, *COVER_TARGETS))
     groups = rows[COVER_GROUP].tolist()
     learnt, held = group_folds(groups, min(HELD_PART, len(set(groups))), seed=0)[0]
-    for path, places in ((layout.train, learnt), (layout.test, held)):
-        text = rows.iloc[places].to_csv(index=False)
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, text)
+    write(layout.train, rows.iloc[learnt])
+    write(layout.test, rows.iloc[held])
     return read_table(layout.test, layout.images, COVER_TARGETS)
 
 
-def answers(layout: Layout, file: Path) -> dict[str, list[float]]:
+def wide(file: Path) -> pd.DataFrame:
+    """Return a table with a row per image and target as one with a row per image.
+
+    Its columns are ``image``, what the rows of an image share, and the targets, where their values are known.
+
+    Raises:
+        DataError: if an image lacks a target, has one twice, or its rows differ in another column.
+    """
+    rows = read_cells(file, TEST_COLUMNS)
+    shared = [column for column in rows if column not in ("sample_id", "image_path", "target_name", "target")]
+    for image, own in rows.groupby("image_path", sort=False):
+        if sorted(own["target_name"]) != sorted(WEIGHTS) or (own[shared].nunique() > 1).any():
+            raise DataError(f"{file}: {image} has the rows {own.values.tolist()}; expected one for each of five masses")
+    table = rows.drop_duplicates("image_path").set_index("image_path")[shared].rename_axis("image")
+    if "target" in rows:
+        table = table.join(rows.pivot(index="image_path", columns="target_name", values="target")[[*WEIGHTS]])
+    return table.reset_index()
+
+
+def write(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, unless the file is there and the same."""
+    text = table.to_csv(index=False, lineterminator="\n")
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, text)
+
+
+def answers(layout: Layout, predictions: Path) -> dict[str, list[float]]:
     """Return the predictions in a file, target -> one value per image in the order of the test table."""
-    if layout.answer == "predictions.csv":
-        return {name: values.astype(float).tolist() for name, values in read_cells(file)[[*COVER_TARGETS]].items()}
-    values = read_cells(file).set_index("sample_id")["target"].astype(float)
-    wanted = read_cells(layout.test, TEST_COLUMNS)
-    return {name: values[own["sample_id"]].tolist() for name, own in wanted.groupby("target_name", sort=False)}
+    values = read_cells(predictions, layout.targets)
+    return {name: values[name].astype(float).tolist() for name in layout.targets}
+
+
+def submission(predictions: Path, test: Path) -> str:
+    """Return predictions, a row per image, in the form that ``test.csv`` asks for: a row per image and target."""
+    rows = read_cells(test, TEST_COLUMNS)
+    value = read_cells(predictions, [*rows["target_name"].unique()]).set_index("image")
+    asked = rows[[*TEST_COLUMNS]].itertuples(index=False)
+    return csv_text(["sample_id", "target"], [[sample, value.loc[image, name]] for sample, image, name in asked])

@@ -20,11 +20,14 @@ import pandas as pd
 import torch
 
 from dinoneck import HeadEnsemble, Predictor, load_head
+from dinoneck.atomic import write_text
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.checkpoint.format import head_files
 from dinoneck.cli import main as cli
 from dinoneck.cli import train, train_text
 from dinoneck.cli.text import table
+from dinoneck.data.pasture import WEIGHTS
+from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
 from dinoneck.inference.sources import rebuild
@@ -104,11 +107,15 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
         print(f"{out / 'run'} is finished.")
     else:
         verb(command)
-    file, report = out / layout.answer, out / "run" / "report.json"
+    if layout.targets == tuple(WEIGHTS):
+        print(f"Weighted R² of held-out images: {weighted_score(out / 'run' / 'out_of_fold.csv'):.3f}")
+    predictions, file, report = out / "predictions.csv", out / layout.answer, out / "run" / "report.json"
     if not file.exists() or file.stat().st_mtime_ns < report.stat().st_mtime_ns:
-        verb(prediction(layout, config, out / "run" / "heads", file))
+        verb(prediction(layout, config, out / "run" / "heads", predictions))
+        if file != predictions:
+            write_text(file, layouts.submission(predictions, layout.images / "test.csv"))
     if truth is not None:
-        print(scores_of(truth, layouts.answers(layout, file)))
+        print(scores_of(truth, layouts.answers(layout, predictions)))
     compare(out / "run" / "heads", config)
     seconds = time.perf_counter() - begin
     print(f"written: {file}; {seconds:.0f} s; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
@@ -195,6 +202,14 @@ def finished(folder: Path, config: TrainConfig) -> bool:
         raise DataError(f"{folder} holds a run with {shown}. Choose another --out, or replace it with --overwrite")
     print("\n".join(train_text.comparison(stored)))
     return True
+
+
+def weighted_score(file: Path) -> float:
+    """Return the weighted R² of the heads' predictions of held-out images."""
+    rows = read_cells(file)
+    known = {name: rows[name].astype(float).to_numpy() for name in WEIGHTS}
+    found = {name: rows[f"{name} (head)"].astype(float).to_numpy() for name in WEIGHTS}
+    return weighted_r2(known, found, WEIGHTS)
 
 
 def scores_of(truth: pd.DataFrame, found: Mapping[str, Sequence[float]]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from examples.biomass import layouts
 from examples.biomass.drawn import write_csiro
 from PIL import Image
 
@@ -19,7 +20,7 @@ QUICK = f"{TINY} --folds 2 --epochs 1 --hidden-dim 4 --batch-size 4"
 CONFIG = """optim: {epochs: 1, batch_size: 4, optimizer: sam, rho: 0.1, patience: 4, ema_decay: 0.9}
 folds: {count: 2}
 backbone: {name: dinoneck_tiny}
-data: {csv: csiro/train.csv}
+data: {csv: csiro/table.csv, targets: [GDM_g]}
 head: {type: fpn, fpn_dim: 8}
 """
 
@@ -29,6 +30,8 @@ def materials(folder: Path) -> None:
     pasture, tiny = Pasture(seed=1, size=(32, 64)), load_backbone("dinoneck_tiny")
     pasture.write(folder, 6)
     write_csiro(pasture, folder / "csiro", train=8, test=2)
+    layouts.write(folder / "csiro" / "table.csv", layouts.wide(folder / "csiro" / "train.csv"))
+    layouts.write(folder / "csiro" / "held.csv", layouts.wide(folder / "csiro" / "test.csv"))
     (folder / "broken").mkdir()
     (folder / "broken" / "a.png").write_bytes(b"not an image")
     Image.new("RGB", (64, 32), "green").save(folder / "broken" / "b.png")
@@ -139,9 +142,9 @@ SLOW = {
         train wrong.yaml --out n
         train none.yaml --out n
         extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --views flips4
-        train --csv csiro/train.csv --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
+        train --csv csiro/table.csv --targets GDM_g --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
         inspect g/heads
-        predict --csv csiro/test.csv --heads g/heads --out submission.csv
+        predict --csv csiro/held.csv --heads g/heads --out held.csv
     """,
     "figures": f"""
         viz report head.safetensors images --out r.html --truth truth.csv --no-tokens

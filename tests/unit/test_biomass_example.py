@@ -21,7 +21,7 @@ from dinoneck.cli import train
 from dinoneck.data import Pasture
 from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.training import TrainConfig, open_inputs
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
@@ -196,7 +196,10 @@ def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> Non
     """Without a store, by the recipe of the third notebook: ReLU outputs, SAM, six views that the head records."""
     write_csiro(Pasture(seed=0, size=(32, 48)), tmp_path / "data", 8, 2)
     small = ["--backbone", "dinoneck_tiny", "--size", "32", "--folds", "2", "--epochs", "1", "--batch-size", "4"]
-    command = ["train", str(layouts.HERE / "lb066.yaml"), "--csv", str(tmp_path / "data" / "train.csv"), *small]
+    table, test = tmp_path / "data" / "table.csv", tmp_path / "data" / "held.csv"
+    layouts.write(table, layouts.wide(tmp_path / "data" / "train.csv"))
+    layouts.write(test, layouts.wide(tmp_path / "data" / "test.csv"))
+    command = ["train", str(layouts.HERE / "lb066.yaml"), "--csv", str(table), *small]
     assert cli.main([*command, "--out", str(tmp_path / "run")]) == 0
     file = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
     assert [task["name"] for task in file.meta["tasks"]][:3] == ["Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"]
@@ -204,9 +207,25 @@ def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> Non
     assert file.preprocess is not None
     assert file.preprocess.blur == 5
     out = tmp_path / "submission.csv"
-    test = ["--csv", str(tmp_path / "data" / "test.csv"), "--heads", str(tmp_path / "run" / "heads")]
-    assert cli.main(["predict", *test, "--out", str(out)]) == 0
+    predicted = tmp_path / "predictions.csv"
+    heads = str(tmp_path / "run" / "heads")
+    assert cli.main(["predict", "--csv", str(test), "--heads", heads, "--out", str(predicted)]) == 0
+    out.write_text(layouts.submission(predicted, tmp_path / "data" / "test.csv"))
     check_masses(out)
+
+
+def test_rows_of_one_image_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    write_csiro(Pasture(seed=0, size=(32, 48)), tmp_path, 2, 1)
+    good = (tmp_path / "train.csv").read_text()
+    assert len(layouts.wide(tmp_path / "train.csv")) == 2
+    lines = good.splitlines(keepends=True)
+    for wrong in (good.replace(lines[2], ""), good.replace(lines[2], lines[1]), good.replace("2015/", "2016/", 1)):
+        (tmp_path / "train.csv").write_text(wrong)
+        with pytest.raises(DataError, match="ID1000000"):
+            layouts.wide(tmp_path / "train.csv")
+    (tmp_path / "predictions.csv").write_text("image,GDM_g\ntest/ID1000002.jpg,1\n")
+    with pytest.raises(DataError, match="'Dry_Clover_g'"):
+        layouts.submission(tmp_path / "predictions.csv", tmp_path / "test.csv")
 
 
 def test_keys_of_the_notebooks_are_translated() -> None:

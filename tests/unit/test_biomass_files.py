@@ -37,6 +37,8 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
             options, _ = pipeline._parser().parse_known_args(words[3:])
             assert options.config is None or Path(options.config).name == file.name
             continue
+        if words[:3] == ["-m", "examples.biomass", "table"]:
+            continue
         verb, *flags = words
         values: dict[str, Any] = cli.command(verb, flags).keywords
         if verb == "train":
@@ -52,7 +54,7 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
 
 @pytest.mark.parametrize("name", ["fpn", "cls_gating"])
 def test_the_command_in_the_refusal_makes_the_views(csiro: Path, tmp_path: Path, name: str) -> None:
-    table = ["--csv", str(csiro / "train.csv"), *SMALL]
+    table = ["--csv", str(csiro / "table.csv"), *SMALL]
     config = cli.command("train", [str(layouts.HERE / f"{name}.yaml"), *table, "--out", "run"]).keywords["run"]
     with pytest.raises(ConfigError) as refused:
         open_inputs(config)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
 
-_FILLED = " (its rows hold the mean of the other images' predictions)"
 _PICTURES = 8
 _KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
 Results = Mapping[str, Mapping[str, Any]]
@@ -104,11 +103,11 @@ def predict(
             next to each other.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
-        csv: a CSV that names the images, or a CSIRO test.csv.
+        csv: a CSV that names the images.
         image_folder: folder of the files in the CSV (default: that of the CSV).
         image_column: column of file names.
         maps: draw the first 8 images with their heat maps (default name: that of --out, with .png).
-        skip_unusable: list and leave out unusable images; a submission gets the mean of the others.
+        skip_unusable: list and leave out unusable images.
         weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
         tiles: how larger images are cut.
@@ -131,12 +130,12 @@ def predict(
     if store is not None:
         done = _predict_stored(predictor, store, out)
     else:
-        done = _predict_images(predictor, dict(zip(names, files, strict=True)), out, csv, picture, skip_unusable)
+        done = _predict_images(predictor, dict(zip(names, files, strict=True)), out, picture, skip_unusable)
     return done | {"revisions": commits}
 
 
 def _predict_images(
-    predictor: Predictor, images: Mapping[str, Path], out: Path, csv: Path | None, picture: Path | None, skip: bool
+    predictor: Predictor, images: Mapping[str, Path], out: Path, picture: Path | None, skip: bool
 ) -> dict[str, Any]:
     """Write the predictions for images, given by their names in the output, and a picture of some."""
     names, files = [*images], [*images.values()]
@@ -149,12 +148,12 @@ def _predict_images(
     named = {names[place]: result for place, result in results.items()}
     if picture and drawn:
         _draw(picture, {files[place]: results[place] for place in drawn}, predictor, tasks, len(named))
-    filled = _write(out, csv, named, tasks)
+    _write(out, named, tasks)
     for name, reason in left_out.items():
-        show(f"left out: {name}: {reason}{_FILLED if name in filled else ''}")
+        show(f"left out: {name}: {reason}")
     written = [out, *([picture] if picture and drawn else [])]
     show(f"{counted(len(named), 'image')} predicted; written: {', '.join(map(str, written))}")
-    return {"written": written, "unusable": left_out, "filled": filled, **_for_programs(named, tasks)}
+    return {"written": written, "unusable": left_out, **_for_programs(named, tasks)}
 
 
 def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
@@ -214,7 +213,7 @@ def _predict_stored(predictor: Predictor, folder: Path, out: Path) -> dict[str, 
 
     store = FeatureStore.open(folder)
     results, tasks = _flat(dict(zip(store.ids, predictor.predict(store), strict=True)), predictor.tasks)
-    _write(out, None, results, tasks)
+    _write(out, results, tasks)
     show(f"{counted(len(results), 'image')} predicted; written: {out}")
     return {"written": [out], **_for_programs(results, tasks)}
 
@@ -250,10 +249,8 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
         files = list_images(images)
         return [str(file) for file in files], files
     from dinoneck.data.tables import existing_files, read_cells
-    from dinoneck.training.table import is_long
 
-    names = read_cells(csv, ["image_path" if is_long(csv) else column])["image_path" if is_long(csv) else column]
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(read_cells(csv, [column])[column]))
     return names, existing_files(names, folder or csv.parent, f"images named in {csv}")
 
 
@@ -300,36 +297,13 @@ def _results(
     return results, [*drawn]
 
 
-def _write(out: Path, csv: Path | None, results: Results, tasks: Sequence[Task]) -> list[str]:
-    """Write the CSV: the CSIRO submission form for its test.csv, else one row per image.
-
-    A submission has a row for everything that is asked for. Images without a prediction get the mean of the others and
-    are returned.
-    """
+def _write(out: Path, results: Results, tasks: Sequence[Task]) -> None:
+    """Write the CSV, one row per image."""
     from dinoneck.data.cells import csv_text
     from dinoneck.inference.results import table_row
 
-    by_image = {name: table_row(result, tasks, image=name) for name, result in results.items()}
-    columns = next(iter(by_image.values()))
-    plain = csv_text([*columns], [[*map(_text, row.values())] for row in by_image.values()])
-    if csv is None:
-        write_text(out, plain)
-        return []
-    from dinoneck.data.tables import read_cells
-    from dinoneck.training.table import LONG_COLUMNS, is_long
-
-    if not is_long(csv):
-        write_text(out, plain)
-        return []
-    wanted = read_cells(csv, LONG_COLUMNS)
-    numbers = {key: [row[key] for row in by_image.values()] for key, x in columns.items() if isinstance(x, float)}
-    if missing := [target for target in wanted["target_name"] if target not in numbers]:
-        raise DataError(f"{csv} asks for {missing[0]!r}; the heads predict {', '.join(numbers)}")
-    means = {target: sum(values) / len(values) for target, values in numbers.items()}  # type: ignore[arg-type]
-    asked = wanted[list(LONG_COLUMNS)].itertuples(index=False)
-    rows = [[sample, _text(by_image.get(image, means)[target])] for sample, image, target in asked]
-    write_text(out, csv_text(["sample_id", "target"], rows))
-    return [image for image in dict.fromkeys(wanted["image_path"]) if image not in by_image]
+    rows = [table_row(result, tasks, image=name) for name, result in results.items()]
+    write_text(out, csv_text([*rows[0]], [[*map(_text, row.values())] for row in rows]))
 
 
 def _text(value: float | str) -> str:

@@ -89,9 +89,8 @@ def _check_columns(run: TrainConfig) -> None:
         return
     from dinoneck.data.tables import read_cells
 
-    if not {"sample_id", "image_path", "target_name"}.issubset(read_cells(data.csv).columns):
-        named = [data.image_column or "image", *data.targets, *data.aux_targets, data.labels, *folds.group]
-        read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
+    named = [data.image_column or "image", *data.targets, *data.aux_targets, data.labels, *folds.group]
+    read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
 
 
 def with_head_flags(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -29,7 +28,6 @@ def box_transforms(
     crop: bool = False,
     mean: Sequence[float] | None = IMAGENET_MEAN,
     std: Sequence[float] | None = IMAGENET_STD,
-    min_box_px: float = 1.0,
 ) -> v2.Compose:
     """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
 
@@ -38,7 +36,7 @@ def box_transforms(
 
     Args:
         size: (height, width) in pixels of the result, or one number for both; a multiple of the patch.
-        train: augment, and drop boxes that came out smaller than ``min_box_px``. Otherwise only resize and
+        train: augment, and drop boxes of which a side came out below 1 px. Otherwise only resize and
             normalise, and keep every box.
         flip: ``horizontal`` mirrors half of the images; ``both`` also turns half upside down, for images without
             an up; None leaves them.
@@ -49,7 +47,6 @@ def box_transforms(
         mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves the values in
             0 ... 1, for detectors that normalise themselves.
         std: per channel, given or None together with ``mean``.
-        min_box_px: shortest side in pixels of the result that a training box may have.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -62,13 +59,16 @@ def box_transforms(
         >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """
-    recipe = _checked(size, flip, mean, std, min_box_px)
+    if (mean is None) != (std is None) or flip not in (None, *get_args(Flip)):
+        raise ConfigError(f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip or None")
+    colours = {} if mean is None else {"mean": mean, "std": std}
+    recipe = Preprocessing(size=(size, size) if isinstance(size, int) else size, **colours)  # type: ignore[arg-type]
     steps = _moves(recipe, flip, zoom, crop) if train else []
     steps.append(v2.Resize(list(recipe.size or ()), antialias=True))
     if train and photometric:
         steps.append(v2.RandomApply([v2.ColorJitter(BRIGHTNESS, CONTRAST, SATURATION)]))
     if train:
-        steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=float(min_box_px))]
+        steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
     steps.append(v2.ToDtype(torch.float32, scale=True))
     if mean is not None:
         steps.append(v2.Normalize(list(recipe.mean), list(recipe.std)))
@@ -90,29 +90,6 @@ def _moves(recipe: Preprocessing, flip: Flip | None, zoom: bool, crop: bool) -> 
     return steps
 
 
-def _checked(
-    size: int | tuple[int, int],
-    flip: Flip | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    min_box_px: float,
-) -> Preprocessing:
-    """Check the values; size, mean and std by the rules of images."""
-    if (mean is None) != (std is None):
-        raise ConfigError(f"mean is {mean!r} and std is {std!r}; expected both, or None for both")
-    if size is None:
-        raise ConfigError("size is None; expected (height, width) in pixels, or one number for both")
-    if flip not in (None, *get_args(Flip)):
-        raise ConfigError(f"flip is {flip!r}; expected one of {', '.join(get_args(Flip))}, or None")
-    if isinstance(min_box_px, bool) or not isinstance(min_box_px, int | float) or not 1 <= min_box_px < math.inf:
-        raise ConfigError(f"min_box_px is {min_box_px!r}; expected a number of pixels, 1 or more")
-    return Preprocessing(
-        size=(size, size) if isinstance(size, int) else size,
-        mean=IMAGENET_MEAN if mean is None else tuple(mean),
-        std=IMAGENET_STD if std is None else tuple(std),
-    )
-
-
 def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:
     """Bring boxes from pixels of the resized image back to pixels of the image itself.
 
@@ -128,7 +105,7 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
 
     Raises:
         ShapeError: if the last axis has another length than 4.
-        DataError: if a size is not two positive numbers, or boxes are integers.
+        DataError: if boxes are integers.
 
     Examples:
         >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
@@ -136,9 +113,6 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
     """
     if not boxes.ndim or boxes.shape[-1] != 4:
         raise ShapeError(f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom")
-    for name, sides in (("size", size), ("original", original)):
-        if len(sides) != 2 or not all(side > 0 for side in sides):
-            raise DataError(f"{name} is {tuple(sides)}; expected (height, width) in pixels, each positive")
     if not boxes.is_floating_point():
         raise DataError(f"boxes are {boxes.dtype}; expected floating-point pixels, which scaling does not round")
     x, y = original[1] / size[1], original[0] / size[0]
@@ -150,10 +124,8 @@ def collate_boxes(batch: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[Tenso
     """Stack images into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader.
 
     Raises:
-        DataError: if the batch is empty, or images have different sizes.
+        DataError: if images have different sizes.
     """
-    if not batch:
-        raise DataError("the batch is empty; expected one (image, target) or more")
     sizes = sorted({tuple(image.shape) for image, _ in batch})
     if len(sizes) > 1:
         shown = ", ".join("x".join(map(str, size)) for size in sizes[:5])

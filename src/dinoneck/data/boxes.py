@@ -19,11 +19,10 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from dinoneck.codec import normal
-from dinoneck.data.coco import BBOX, CocoBox, CocoImage, box_around, chosen_classes, decoded, read_coco, shape_of
+from dinoneck.data.coco import BBOX, CocoBox, CocoImage, chosen_classes, decoded, read_coco, shape_of
 from dinoneck.data.decoding import read_pixels
 from dinoneck.data.resizing import to_uint8
-from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.errors import DataError, some_of
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +34,7 @@ _MOST_OVER = 0.1  # of the boxes; above it their form is in doubt
 _OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; fewer of them may fit another form by chance
+_SHORTEST_PX = 1  # side of a box
 
 
 class _Rows(NamedTuple):
@@ -63,11 +63,10 @@ class BoxImages(Dataset[Any]):
     Args:
         annotations: the JSON with ``images`` (id, file_name, width, height), ``annotations`` (id, image_id,
             category_id, bbox as x, y, width, height in pixels, iscrowd, segmentation as polygons or RLE) and
-            ``categories`` (id, name). An entry without a bbox gets the box around its segmentation.
+            ``categories`` (id, name).
         images: the folder that file names are relative to; None = the folder of the JSON, or ``images`` in it,
             whichever holds the first image.
         transform: called as ``transform(image, target)``, for instance :func:`dinoneck.data.box_transforms`.
-        min_side_px: a box with a shorter side, inside the image, is skipped and counted.
         classes: names to keep, in the order that labels number them; boxes of others are skipped and counted.
             None = all, by ascending category id. Give the test set the classes of the training set.
         masks: also give the mask of every box (needs pycocotools, the extra ``detection``).
@@ -75,15 +74,14 @@ class BoxImages(Dataset[Any]):
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
-        skipped: reason -> boxes left out: ``zero area``, ``outside``, ``not finite``, ``too small``, ``crowd``,
-            ``other class``, ``unknown image``.
+        skipped: reason -> boxes left out: ``outside``, ``not finite``, ``too small`` (a side in the image is shorter
+            than 1 px), ``crowd``, ``other class``, ``unknown image``.
         clipped: boxes that reached over the image's edge and were cut there.
         without_boxes: images that have none left.
 
     Raises:
         DataError: if the JSON or an image cannot be used, or the boxes are given in another form (corners, shares of
             the image's sides); it names the file, the entry, the value and the remedy.
-        ConfigError: if ``min_side_px`` is out of range.
 
     Examples:
         >>> import json, tempfile
@@ -106,19 +104,16 @@ class BoxImages(Dataset[Any]):
         images: str | os.PathLike[str] | None = None,
         *,
         transform: Callable[[Any, Target], Any] | None = None,
-        min_side_px: float = 1.0,
         classes: Sequence[str] | None = None,
         masks: bool = False,
     ) -> None:
-        if not 0 <= normal(float, min_side_px, "min_side_px") < np.inf:
-            raise ConfigError(f"min_side_px is {min_side_px}; expected a number of pixels, 0 or more")
         self.file, self.transform, self.masks = Path(annotations), transform, masks
         coco = read_coco(self.file)
         self.classes, self.category_ids = chosen_classes(coco.categories, classes, self.file)
         self._entries = tuple(coco.images)
         self._folder = _folder(self.file, images, self._entries)
         self.skipped: Counter[str] = Counter()
-        self._rows = self._sorted(coco.annotations, float(min_side_px))
+        self._rows = self._sorted(coco.annotations)
         if self.skipped:
             logger.warning("%s: boxes skipped: %s", self.file, _listed(self.skipped))
 
@@ -170,17 +165,10 @@ class BoxImages(Dataset[Any]):
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
     def take(self, rows: Iterable[int]) -> BoxImages:
-        """Return the dataset of these images, in this order, each once; the counts stay those of the whole JSON.
-
-        Raises:
-            DataError: if there are none, or one is given twice.
-        """
-        places = [range(len(self))[i] for i in rows]
-        if not places or len(set(places)) != len(places):
-            raise DataError(f"rows are {places[:_SHOWN]}; expected one image or more, each once")
-        part = copy.copy(self)
-        part._entries = tuple(self._entries[place] for place in places)
-        part._rows = [self._rows[place] for place in places]
+        """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
+        part, rows = copy.copy(self), list(rows)
+        part._entries = tuple(self._entries[row] for row in rows)
+        part._rows = [self._rows[row] for row in rows]
         return part
 
     def ground_truth(self) -> dict[str, Any]:
@@ -199,45 +187,37 @@ class BoxImages(Dataset[Any]):
         categories = [{"id": category, "name": name} for category, name in names]
         return {"images": msgspec.to_builtins(self._entries), "annotations": boxes, "categories": categories}
 
-    def _sorted(self, boxes: Sequence[CocoBox], min_side_px: float) -> list[_Rows]:
+    def _sorted(self, boxes: Sequence[CocoBox]) -> list[_Rows]:
         """Clip the boxes, count what is left out, and sort the others to their images."""
         image = _places([box.image_id for box in boxes], self.ids)
         label = _places([box.category_id for box in boxes], self.category_ids)
         crowd = np.array([box.iscrowd for box in boxes], bool)
         sizes = [(entry.height, entry.width) for entry in self._entries]
-        shapes, bboxes = [], []
-        for i, box in enumerate(boxes):
-            own = sizes[image[i]] if image[i] >= 0 and self.masks and not box.iscrowd else None
-            shapes.append(shape_of(box, f"{self.file}: annotations[{i}]", own))
-            bboxes.append(box_around(shapes[-1]) if box.bbox is None else box.bbox)
-        xywh, limits = np.reshape(bboxes, (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
+        xywh, limits = np.reshape([box.bbox for box in boxes], (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
         _check_form(xywh[image >= 0], limits[image >= 0], self.file)
         ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
         corners = np.hstack([ends[:, :2].clip(0), np.minimum(ends[:, 2:], limits)])
-        sides = (corners[:, 2:] - corners[:, :2]).min(axis=1)
-        in_float32 = np.diff(corners.astype(np.float32).reshape(-1, 2, 2), axis=1).min(axis=(1, 2))
-        wrong = {
+        nowhere = {"other class": label < 0, "unknown image": image < 0}
+        unusable = {
             "not finite": ~np.isfinite(ends).all(axis=1),
-            "zero area": (xywh[:, 2:] == 0).any(axis=1),
-            "outside": sides <= 0,
-            "too small": (in_float32 <= 0) | (sides < min_side_px),
+            "too small": (xywh[:, 2:] < _SHORTEST_PX).any(axis=1),
+            "outside": (corners[:, 2:] - corners[:, :2] < _SHORTEST_PX).any(axis=1),
         }
-        misplaced = {"other class": label < 0, "unknown image": image < 0}
         kept = np.ones(len(boxes), bool)
-        for reason, where in {**misplaced, "crowd": crowd, **wrong}.items():
+        for reason, where in {**nowhere, "crowd": crowd, **unusable}.items():
             self.skipped += Counter({reason: int((kept & where).sum())})
             kept &= ~where
-        if sum(self.skipped[reason] for reason in wrong) == len(boxes) > 0:
-            counts = _listed(self.skipped)
-            raise DataError(f"{self.file}: every box is left out ({counts}), such as {bboxes[0]}; {BBOX}")
+        if len(boxes) and np.any([*unusable.values()], axis=0).all():
+            raise DataError(f"{self.file}: every box is left out ({_listed(self.skipped)}), such as {xywh[0]}; {BBOX}")
         self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
-        usable = ~np.any([*misplaced.values(), *wrong.values()], axis=0)
+        usable = ~np.any([*nowhere.values(), *unusable.values()], axis=0)
         order = np.flatnonzero(usable)[np.argsort(image[usable], kind="stable")]
-        rows_of = np.split(order, np.searchsorted(image[order], np.arange(1, len(sizes))))
-        return [
-            _Rows(corners[rows], label[rows], crowd[rows], [shapes[row] for row in rows if not crowd[row]])
-            for rows in rows_of
+        groups = np.split(order, np.searchsorted(image[order], np.arange(1, len(sizes))))
+        shapes = [
+            [shape_of(boxes[i], f"{self.file}: annotations[{i}]", size) for i in rows if self.masks and not crowd[i]]
+            for rows, size in zip(groups, sizes, strict=True)
         ]
+        return [_Rows(corners[rows], label[rows], crowd[rows], own) for rows, own in zip(groups, shapes, strict=True)]
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -251,34 +231,22 @@ def _places(values: Sequence[int], known: Sequence[int]) -> Array:
 
 
 def _check_form(xywh: Array, limits: Array, file: Path) -> None:
-    """Refuse boxes that are corners (XYXY), or shares of the image's sides, and warn of centres.
-
-    Args:
-        xywh: (n, 4) boxes.
-        limits: (n, 2) width and height of their images.
-        file: for messages.
-    """
-    if len(xywh) < 2:
-        return
-    first, (width, height) = xywh[0].tolist(), limits[0]
-    example = f"such as {first} in an image of {width:g}x{height:g} px (width x height); {BBOX}"
-    are_shares = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
-    if are_shares.mean() > _OF_ONE_FORM and xywh.max() > 0:
-        raise DataError(f"{file}: the boxes seem to be shares of the image's width and height, {example}")
+    """Refuse boxes (n, 4) that are corners, or shares of the sides (n, 2) of their images."""
     low, high = xywh[:, :2], xywh[:, 2:]
-    over = ((low < -_ROUNDING_PX) | (low + high > limits + _ROUNDING_PX)).any(axis=1)
-    if len(xywh) < _FEWEST or over.mean() <= _MOST_OVER:
-        return
-    found = f"{file}: {over.sum()} of {len(xywh)} boxes reach over the edge of their image, {example}"
-    if ((low >= 0) & (low < high) & (high <= limits + 1)).all(axis=1).mean() > _OF_ONE_FORM:
-        raise DataError(f"{found}. They seem to be corners, x1, y1, x2, y2: write x1, y1, x2 - x1, y2 - y1")
-    logger.warning("%s. They are cut there; check whether x, y are centres", found)
+    shares = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
+    corners = ((low >= 0) & (low < high) & (high <= limits + 1)).all(axis=1)
+    over = (low + high > limits + _ROUNDING_PX).any(axis=1)
+    are_corners = len(xywh) >= _FEWEST and corners.mean() > _OF_ONE_FORM and over.mean() > _MOST_OVER
+    for form, are_so in (
+        ("shares of the image's width and height", len(xywh) > 1 and shares.mean() > _OF_ONE_FORM),
+        ("corners, x1, y1, x2, y2, since many reach over the edge", are_corners),
+    ):
+        if are_so:
+            raise DataError(f"{file}: the boxes seem to be {form}, such as {xywh[0].tolist()}; {BBOX}")
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
     """The folder of the images, where all of them are files with content."""
-    if images is not None and not Path(images).is_dir():
-        raise DataError(f"there is no folder {images} with images; check the path")
     places = [Path(images)] if images is not None else [file.parent, file.parent / "images"]
     folder = next((place for place in places if (place / entries[0].file_name).is_file()), places[0])
     files = ((entry.file_name, folder / entry.file_name) for entry in entries)

@@ -62,11 +62,10 @@ def is_number(text: str) -> bool:
 
 def label_of(text: str, are_numbers: bool) -> str:
     """Return a label of :func:`cell_text`; of several spellings of a number one, where all labels are numbers."""
-    number = as_decimal(text) if are_numbers and is_number(text) else None
-    if number is None:
+    if not are_numbers or not is_number(text):
         return text
-    number = number.normalize(Context(prec=len(text)))  # no digit is lost
-    return "0" if not number else f"{number:f}" if 0 <= number.adjusted() < 20 else str(number)
+    number = Decimal(text).normalize(Context(prec=len(text)))  # no digit is lost
+    return f"{number:f}" if number else "0"
 
 
 def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list[Hashable]:
@@ -90,3 +89,10 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
     texts = [cell_text(label) if isinstance(label, str | Real) else label for label in every]
     are_numbers = all(isinstance(text, str) and is_number(text) for text in texts)
     return [label_of(text, True) for text in texts] if are_numbers else texts
+
+
+def joined(columns: Sequence[Sequence[Hashable]]) -> list[str]:
+    """Return one label per row from the labels of one or more columns."""
+    if len(columns) == 1:
+        return [str(label) for label in columns[0]]
+    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*columns, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +11,6 @@ from pathlib import Path, PurePath, PureWindowsPath
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta, Struct
 
 from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of
@@ -46,7 +46,7 @@ class CocoBox(Struct):
     id: Id
     image_id: Id
     category_id: Id
-    bbox: tuple[float, float, float, float] | None = None
+    bbox: tuple[float, float, float, float]
     iscrowd: Literal[0, 1] = 0
     segmentation: Any = None
 
@@ -98,7 +98,7 @@ def read_coco(file: Path) -> Coco:
     for i, box in enumerate(coco.annotations):
         if box.category_id not in known:
             raise DataError(f"{file}: annotations[{i}] has the category_id {box.category_id}, which is not listed")
-        if box.bbox is not None and min(box.bbox[2:]) < 0:
+        if min(box.bbox[2:]) < 0:
             raise DataError(f"{file}: annotations[{i}] has the bbox {box.bbox} with a negative side; {BBOX}")
     return coco
 
@@ -119,48 +119,33 @@ def chosen_classes(
     """Return names and ids of the classes, in the order of labels."""
     id_of = {category.name: category.id for category in categories}
     names = tuple(sorted(id_of, key=id_of.__getitem__)) if wanted is None else tuple(wanted)
-    if isinstance(wanted, str) or not names or len(set(names)) < len(names):
+    if not names or len(set(names)) < len(names):
         raise DataError(f"classes is {wanted!r}; expected one or more names, each once, such as {[*id_of][:_SHOWN]}")
-    for name in names:
-        if name not in id_of:
-            has = ", ".join(sorted(id_of))
-            raise DataError(f"{file} has no category {name!r}; it has {has}.{did_you_mean(name, id_of)}")
+    if missing := [name for name in names if name not in id_of]:
+        hint = did_you_mean(missing[0], id_of)
+        raise DataError(f"{file} has no category {missing[0]!r}; it has {', '.join(sorted(id_of))}.{hint}")
     return names, tuple(id_of[name] for name in names)
 
 
-def shape_of(box: CocoBox, where: str, size: tuple[int, int] | None) -> Shape | None:
-    """Return the segmentation of an entry, if its mask (of this height and width) or the box around it is needed."""
-    if box.bbox is not None and size is None:
-        return None
+def shape_of(box: CocoBox, where: str, size: tuple[int, int]) -> Shape:
+    """Return the segmentation of an entry; a run-length code has the height and width of its image."""
     shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
     if isinstance(shape, CocoMask):
-        if size not in (None, shape.size):
-            raise DataError(f"{where} has a mask of the size {shape.size}; expected that of its image, {size}")
-        if not isinstance(shape.counts, str) and sum(shape.counts) != shape.size[0] * shape.size[1]:
-            raise DataError(f"{where} has counts that sum to {sum(shape.counts)}; expected {shape.size} pixels")
+        runs = math.prod(size) if isinstance(shape.counts, str) else sum(shape.counts)
+        if (shape.size, runs) != (size, math.prod(size)):
+            raise DataError(
+                f"{where} has a mask of the size {shape.size} and {runs} pixels; expected {size}, all pixels"
+            )
     return shape
-
-
-def box_around(shape: Shape | None) -> list[float]:
-    """Return the box x, y, width, height around polygons or a run-length code."""
-    if isinstance(shape, CocoMask):
-        return pycocotools().toBbox(_run_lengths(shape, *shape.size)).tolist()  # type: ignore[no-any-return]
-    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in shape or ()])
-    low, high = points.min(axis=0), points.max(axis=0)
-    return [*low.tolist(), *(high - low).tolist()]
 
 
 def decoded(shape: Shape, height: int, width: int) -> Any:
     """Return a mask as (height, width) uint8, 1 inside."""
-    return pycocotools().decode(_run_lengths(shape, height, width))
-
-
-def _run_lengths(shape: Shape, height: int, width: int) -> Any:
-    """The run-length code that pycocotools decodes."""
+    masks = pycocotools()
     if isinstance(shape, list):
-        return pycocotools().merge(pycocotools().frPyObjects(shape, height, width))
+        return masks.decode(masks.merge(masks.frPyObjects(shape, height, width)))
     plain = {"size": [height, width], "counts": shape.counts}
-    return plain if isinstance(shape.counts, str) else pycocotools().frPyObjects(plain, height, width)
+    return masks.decode(plain if isinstance(shape.counts, str) else masks.frPyObjects(plain, height, width))
 
 
 def pycocotools() -> Any:

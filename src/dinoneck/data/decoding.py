@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +28,7 @@ _TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are sw
 }  # fmt: skip
 _RGB = 3  # torchvision's ImageReadMode.RGB
 _JPEG_END = b"\xff\xd9"
-_PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # chunks that may state an orientation
-_FAST = {"JPEG": ("L", "RGB"), "MPO": ("L", "RGB"), "PNG": ("L", "RGB", "RGBA")}  # formats and modes of the operators
+_FAST = ("JPEG", "MPO"), ("L", "RGB")  # formats and modes of the operators
 
 
 def as_list(images: Any, noun: str = "images") -> list[Any]:
@@ -120,26 +118,22 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
-    """Decode an opened file: 8-bit JPEG and PNG by the fastest operator installed, others and damaged ones by Pillow.
+    """Decode an opened file: a JPEG by the fastest operator installed, others and damaged ones by Pillow.
 
-    All give equal pixels.
+    All give equal pixels. A PNG is not faster by the operators: unpacking takes its time.
     """
-    kind = "png" if image.format == "PNG" else "jpeg"
-    operator = fast_decoder(kind) if image.mode in _FAST.get(str(image.format), ()) and not _is_deep(image) else None
+    formats, modes = _FAST
+    operator = fast_decoder() if image.format in formats and image.mode in modes else None
     if operator is None:
         return _from_pil(image, name)
     file: Any = image.fp  # type: ignore[attr-defined]
     file.seek(0)
     raw = np.fromfile(file, np.uint8)
-    if kind == "jpeg":
-        usable = raw[-2:].tobytes() == _JPEG_END  # else it is cut short or has an appendix
-        orientation = read_orientation(image)
-        if "exif" in image.info:
-            _blank_exif(raw)
-    else:
-        usable, orientation = not any(mark in _notes_of_png(raw) for mark in _PNG_EXIF), 1
+    orientation = read_orientation(image)
+    if "exif" in image.info:
+        _blank_exif(raw)
     with contextlib.suppress(RuntimeError):  # damaged
-        if usable:
+        if raw[-2:].tobytes() == _JPEG_END:  # else it is cut short or has an appendix
             return _upright(operator(torch.from_numpy(raw)), orientation)
     return _from_pil(image, name)
 
@@ -152,31 +146,21 @@ def _blank_exif(raw: Bytes) -> None:
             raw[start + 8 : start + 10] = 0  # after the name and the byte order
 
 
-def _notes_of_png(raw: Bytes) -> bytes:
-    """All chunks of a PNG but the pixels."""
-    start, notes = 8, b""
-    while start + 8 < len(raw):
-        length, kind = struct.unpack_from(">I4s", raw.data, start)
-        notes += b"" if kind == b"IDAT" else raw[start : start + length + 8].tobytes()
-        start += length + 12
-    return notes
-
-
 @functools.cache
-def fast_decoder(kind: str) -> Callable[[Tensor], Tensor] | None:
-    """Return torchcodec's operator from the bytes of a ``jpeg`` or ``png`` file to (3, H, W) RGB, else torchvision's.
+def fast_decoder() -> Callable[[Tensor], Tensor] | None:
+    """Return torchcodec's operator from the bytes of a JPEG file to (3, H, W) RGB, else torchvision's.
 
-    None = neither is installed. Both use the libraries that Pillow uses. ``torchvision.io`` warns at every call.
+    None = neither is installed. Both use the library that Pillow uses. ``torchvision.io`` warns at every call.
     """
     with contextlib.suppress(ImportError, AttributeError, OSError, RuntimeError):
-        from torchcodec import decoders
+        from torchcodec.decoders import decode_jpeg
 
-        found: Callable[[Tensor], Tensor] = getattr(decoders, f"decode_{kind}")
+        found: Callable[[Tensor], Tensor] = decode_jpeg
         return found
     with contextlib.suppress(ImportError, AttributeError):
         import torchvision.io  # noqa: F401 - registers the operators
 
-        operator = getattr(torch.ops.image, f"decode_{kind}")
+        operator = torch.ops.image.decode_jpeg
         return lambda raw: operator(raw, _RGB, False)
     return None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from dinoneck.codec import normal
 from dinoneck.data.decoding import as_list, read_orientation, read_picture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import Interpolation, resample
@@ -69,21 +69,18 @@ class DenseLabels:
     classes: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("scale", "offset"):
-            value = getattr(self, name)
-            if not _is_number(value) or not np.isfinite(value) or (name == "scale" and value == 0):
-                raise ConfigError(f"{name} is {value!r}; expected a finite number{', not 0' * (name == 'scale')}")
-            object.__setattr__(self, name, float(value))
-        object.__setattr__(self, "nodata", _several(self.nodata))
-        if self.classes is None:
-            return
-        if isinstance(self.classes, bool) or not isinstance(self.classes, Integral) or self.classes < 1:
-            raise ConfigError(f"classes is {self.classes!r}; expected how many there are, 1 or more, or None")
-        object.__setattr__(self, "classes", int(self.classes))
-        if (self.scale, self.offset) != (1.0, 0.0):
+        nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
+        stored = [value for value in nodata if value is not None and value == value]  # NaN never counts
+        object.__setattr__(self, "nodata", normal(tuple[float, ...], stored, "nodata"))
+        object.__setattr__(self, "scale", normal(float, self.scale, "scale"))
+        object.__setattr__(self, "offset", normal(float, self.offset, "offset"))
+        object.__setattr__(self, "classes", normal(int | None, self.classes, "classes"))
+        if self.scale == 0:
+            raise ConfigError("scale is 0; expected another number")
+        if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
             raise ConfigError(
-                f"classes={self.classes} came with scale={self.scale:g}, offset={self.offset:g}; class indices are "
-                "taken as they are stored: leave scale and offset out"
+                f"classes is {self.classes}, scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
+                "whose indices are taken as they are stored: leave scale and offset out"
             )
 
     def read(self, label: Label) -> tuple[Tensor, Tensor]:
@@ -222,18 +219,16 @@ def _all_stored(
 ) -> Iterator[tuple[Raw, str]]:
     """Read label after label and compare each with its image's size."""
     single = as_list(labels, "labels")
-    if not single:
-        raise DataError("there are no labels")
-    if image_sizes is not None and len(image_sizes) != len(single):
-        raise DataError(f"there are {len(single)} labels and {len(image_sizes)} image sizes; expected one for each")
+    if not single or (image_sizes is not None and len(image_sizes) != len(single)):
+        raise DataError(
+            f"there are {len(single)} labels and {len(image_sizes or ())} image sizes; expected one for each"
+        )
     for i, label in enumerate(single):
         raw, name = _stored(label)
-        wanted = raw.shape[:2] if image_sizes is None else tuple(np.atleast_1d(np.asarray(image_sizes[i])).tolist())
-        if raw.shape[:2] != wanted:
-            which = f"label {i}, {name}," if len(single) > 1 else name
+        if image_sizes is not None and raw.shape[:2] != tuple(image_sizes[i]):
             raise DataError(
-                f"{which} is {raw.shape[0]}x{raw.shape[1]} px (height x width), its image is "
-                f"{'x'.join(map(str, wanted))}; a label has the size of its upright image"
+                f"label {i}, {name}, has the size {raw.shape[:2]} (height, width), its image {tuple(image_sizes[i])}; "
+                "a label has the size of its upright image"
             )
         yield raw, name
 
@@ -245,47 +240,35 @@ def _stored(label: Label) -> tuple[Raw, str]:
     if isinstance(label, Image.Image):
         name = str(getattr(label, "filename", "") or "a PIL image")
         return _from_pil(label, name), name
+    name = f"a label {type(label).__name__}"
     if isinstance(label, Tensor):
-        plain = label.detach().cpu()
-        array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-        array, layout = array.transpose(1, 2, 0) if array.ndim == 3 else array, "(height, width) or (K, height, width)"
+        array = label.detach().cpu().to(torch.float32 if label.dtype == torch.bfloat16 else label.dtype).numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
     elif isinstance(label, np.ndarray):
-        array, layout = label, "(height, width) or (height, width, K)"
+        array = label
     else:
-        raise DataError(f"a label is {type(label).__name__}; expected a path, a PIL image, an array or a tensor")
-    kind = type(label).__name__
-    if array.ndim not in (2, 3) or not array.size:
-        raise DataError(f"a label {kind} has shape {tuple(label.shape)}; expected {layout}, not empty")
-    if array.dtype.kind not in "buif":
-        raise DataError(f"a label {kind} holds {array.dtype} values; expected integers, floats or bool")
-    return _native(array), f"a label {kind}"
+        raise DataError(f"{name} is not a path, a PIL image, an array or a tensor")
+    if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "buif":
+        raise DataError(
+            f"{name} has shape {tuple(label.shape)} and holds {label.dtype}; expected numbers (H, W), or K bands"
+        )
+    return _native(array), name
 
 
 def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, *FORMATS):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
-    if getattr(image, "n_frames", 1) > 1:
-        size = image.size
-        image.seek(1)
-        if image.size == size:  # smaller pages are overviews
-            raise DataError(f"{name} has several pages; expected one: read them yourself, pass an array (H, W, K)")
-        image.seek(0)
-    spread = _spread(image, name)
-    stored = _native(np.asarray(image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)))
-    return stored // spread if spread > 1 else stored
-
-
-def _spread(image: Image.Image, name: str) -> int:
-    """By what Pillow multiplies the stored numbers; refuse where it would change or cut them otherwise."""
-    tile = getattr(image, "tile", None)  # what the file holds; gone once the picture is loaded
+    tile: Any = getattr(image, "tile", None)  # gone once the picture is loaded
     options = tile[0][3] if tile else image.mode
     coded = options if isinstance(options, str) else options[0]
-    if image.mode in ("1", "L") and coded != image.mode and coded not in SPREAD:
-        raise DataError(f"{name} stores its numbers as {coded!r}, inverted or packed; store it as 8-bit grey")
-    if ";16" in coded and image.mode[0] not in "IF":
-        raise DataError(f"{name} has several bands of 16 bit, which Pillow cuts to 8; pass it as an array (H, W, K)")
-    return SPREAD.get(coded, 1)
+    changed = image.mode in ("1", "L") and coded not in (image.mode, *SPREAD)
+    if changed or (";16" in coded and image.mode[0] not in "IF"):
+        raise DataError(
+            f"{name} stores its numbers as {coded!r}, which Pillow changes; pass them as an array (H, W, K)"
+        )
+    stored = _native(np.asarray(image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)))
+    return stored // SPREAD[coded] if coded in SPREAD else stored
 
 
 def _native(array: Raw) -> Raw:
@@ -324,16 +307,3 @@ def _batch(tensors: list[Tensor], axes: str) -> Tensor:
             "resize= other than 'keep', or pass one label at a time"
         )
     return torch.stack(tensors)
-
-
-def _several(nodata: Any) -> tuple[float, ...]:
-    """The nodata values as plain numbers, without NaN."""
-    named = () if nodata is None else (nodata,) if _is_number(nodata) else nodata
-    if not isinstance(named, Sequence) or isinstance(named, str) or not all(_is_number(value) for value in named):
-        raise ConfigError(f"nodata is {nodata!r}; expected a stored value such as 255 or -9999, or several")
-    plain = (int(value) if isinstance(value, Integral) else float(value) for value in named)
-    return tuple(value for value in plain if value == value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)

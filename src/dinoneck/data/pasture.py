@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 
 from dinoneck.atomic import write_text, write_whole
 from dinoneck.data.cells import GROUP, IMAGES, LABELS, csv_text
+from dinoneck.data.resizing import Size
 from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,9 +36,13 @@ _MIX = ((0.17, 0.41, 0.42), (0.17, 0.24, 0.59), (0.0, 0.2, 0.8), (0.67, 0.0, 0.3
 _HEIGHT_CM = (3.8, 5.0, 20.5, 3.2)
 _ITEM_G = (0.035, 0.05, 0.05)
 _COLOURS = ((58.0, 128.0, 48.0), (168.0, 146.0, 92.0), (84.0, 138.0, 52.0))
-_NDVI = np.array((0.18, 0.9, 0.3, 0.85), dtype=np.float32)
 
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
+_Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+_Kinds = np.ndarray[Any, np.dtype[np.int64]]
+_Random = np.random.RandomState
+_Colours = tuple[tuple[int, ...], int]
+_Pens = tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw]  # of the image and of what is visible
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,6 @@ class PastureSample:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         classes: (H, W) uint8, what is visible: 0 soil, 1 clover, 2 dead, 3 green.
-        ndvi: (H, W) float32 in 0 ... 1, a value per visible class.
         density_g: (3, H/16, W/16) float64, grams of clover, dead, green per cell; sums to the masses.
         grams: the five targets, named as in the CSIRO table.
         state: Tas, Vic, NSW or WA.
@@ -55,9 +59,8 @@ class PastureSample:
         height_cm: mean sward height.
     """
 
-    image: np.ndarray[Any, np.dtype[np.uint8]]
-    classes: np.ndarray[Any, np.dtype[np.uint8]]
-    ndvi: np.ndarray[Any, np.dtype[np.float32]]
+    image: _Pixels
+    classes: _Pixels
     density_g: _Floats
     grams: dict[str, float]
     state: str
@@ -101,24 +104,10 @@ class Pasture:
         masses, height_cm = _masses(random, state, day)
         places, cell_g, kinds = _items(random, masses, self.size)
         image, classes = _draw(random, places, kinds, height_cm, day, self.size)
-        clover, dead, green = (float(mass) for mass in masses)
-        grams = {
-            "Dry_Clover_g": clover,
-            "Dry_Dead_g": dead,
-            "Dry_Green_g": green,
-            "GDM_g": clover + green,
-            "Dry_Total_g": clover + green + dead,
-        }
-        return PastureSample(
-            image,
-            classes,
-            _NDVI[classes],
-            cell_g,
-            grams,
-            STATES[state],
-            f"2015/{date + 1}/{3 * date + 1}",
-            height_cm,
-        )
+        clover, dead, green = masses.tolist()
+        grams = dict(zip(WEIGHTS, (clover, dead, green, clover + green, clover + green + dead), strict=True))
+        day_of_year = f"2015/{date + 1}/{3 * date + 1}"
+        return PastureSample(image, classes, cell_g, grams, STATES[state], day_of_year, height_cm)
 
     def table(self, indices: Iterable[int]) -> pd.DataFrame:
         """Return samples as :func:`dinoneck.data.read_table` gives them, with images in memory and the five targets.
@@ -159,7 +148,7 @@ class Pasture:
         write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *WEIGHTS), rows))
 
 
-def _write_picture(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+def _write_picture(path: Path, pixels: _Pixels) -> None:
     """An image as JPEG, a mask as PNG, by the name's ending; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
@@ -170,7 +159,7 @@ def _write_picture(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> N
 class _Sampling:
     """What all images of one state and date share."""
 
-    def __init__(self, random: np.random.RandomState) -> None:
+    def __init__(self, random: _Random) -> None:
         self.mass_scale = float(np.exp(random.normal(0.0, 0.35)))
         self.tilt: _Floats = np.exp(random.normal(0.0, 0.4, 3))
         self.hue: _Floats = random.normal(0.0, 6.0, 3)
@@ -178,12 +167,12 @@ class _Sampling:
         self.height_scale = float(np.exp(random.normal(0.0, 0.2)))
 
 
-def _random(*keys: int) -> np.random.RandomState:
+def _random(*keys: int) -> _Random:
     """``RandomState`` and not ``default_rng``: NumPy guarantees its stream for ever, on every machine."""
     return np.random.RandomState(list(keys))
 
 
-def _masses(random: np.random.RandomState, state: int, day: _Sampling) -> tuple[_Floats, float]:
+def _masses(random: _Random, state: int, day: _Sampling) -> tuple[_Floats, float]:
     """Draw grams of clover, dead, green and the sward height in cm."""
     median = _MEDIAN_G[state]
     total = float(np.clip(median * day.mass_scale * np.exp(random.normal(0.0, 0.5)), 1.0, 185.0))
@@ -197,9 +186,7 @@ def _masses(random: np.random.RandomState, state: int, day: _Sampling) -> tuple[
     return masses, float(np.clip(height, 1.0, 70.0))
 
 
-def _items(
-    random: np.random.RandomState, masses: _Floats, size: tuple[int, int]
-) -> tuple[_Floats, _Floats, np.ndarray[Any, np.dtype[np.int64]]]:
+def _items(random: _Random, masses: _Floats, size: Size) -> tuple[_Floats, _Floats, _Kinds]:
     """Scatter leaves and blades: places (n, 2) as x, y; grams per cell (3, rows, cols); kinds (n,)."""
     height, width = size
     rows, cols = height // CELL_PX, width // CELL_PX
@@ -222,13 +209,8 @@ def _items(
 
 
 def _draw(
-    random: np.random.RandomState,
-    places: _Floats,
-    kinds: np.ndarray[Any, np.dtype[np.int64]],
-    height_cm: float,
-    day: _Sampling,
-    size: tuple[int, int],
-) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], np.ndarray[Any, np.dtype[np.uint8]]]:
+    random: _Random, places: _Floats, kinds: _Kinds, height_cm: float, day: _Sampling, size: Size
+) -> tuple[_Pixels, _Pixels]:
     """Paint items from the ground up; return the image and the map of what is visible."""
     scale = size[1] / 512.0
     image = Image.fromarray(_soil(random, size))
@@ -247,41 +229,23 @@ def _draw(
         if kind == 0:
             _clover(pens, x, y, float(turns[i]), 5.2 * scale, tuple(colour))
         else:
-            _blade(pens, x, y, float(turns[i]), float(bends[i]), length, 2.6 * scale, tuple(colour), kind + 1)
+            width = max(1, round(2.6 * scale))
+            _blade(pens, places[i], float(turns[i]), float(bends[i]), length, width, (tuple(colour), kind + 1))
     light = 1.0 + 0.12 * _smooth(random, (size[0] // CELL_PX, size[1] // CELL_PX), 2, size)[..., None]
     pixels = np.asarray(image, dtype=np.float64) * light * day.exposure + random.normal(0.0, 4.0, (*size, 3))
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), np.asarray(seen).copy()
 
 
-def _blade(
-    pens: tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw],
-    x: float,
-    y: float,
-    turn: float,
-    bend: float,
-    length: float,
-    width: float,
-    colour: tuple[int, ...],
-    label: int,
-) -> None:
+def _blade(pens: _Pens, place: _Floats, turn: float, bend: float, length: float, width: int, colours: _Colours) -> None:
     """A curved stroke of three segments."""
-    points = [(x, y)]
-    for _ in range(3):
-        x, y = x + length / 3 * np.cos(turn), y + length / 3 * np.sin(turn)
-        points.append((x, y))
-        turn += bend
-    pens[0].line(points, fill=colour, width=max(1, round(width)), joint="curve")
-    pens[1].line(points, fill=label, width=max(1, round(width)), joint="curve")
+    turns = turn + bend * np.arange(3)
+    steps = length / 3 * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+    points = [tuple(point) for point in np.cumsum([place, *steps], axis=0)]
+    pens[0].line(points, fill=colours[0], width=width, joint="curve")
+    pens[1].line(points, fill=colours[1], width=width, joint="curve")
 
 
-def _clover(
-    pens: tuple[ImageDraw.ImageDraw, ImageDraw.ImageDraw],
-    x: float,
-    y: float,
-    turn: float,
-    radius: float,
-    colour: tuple[int, ...],
-) -> None:
+def _clover(pens: _Pens, x: float, y: float, turn: float, radius: float, colour: tuple[int, ...]) -> None:
     """Three round leaflets with a pale bar."""
     pale = tuple(min(255, value + 38) for value in colour)
     for angle in (turn, turn + 2.0944, turn + 4.1888):
@@ -293,7 +257,7 @@ def _clover(
         pens[0].line((cx - across[0], cy - across[1], cx + across[0], cy + across[1]), fill=pale, width=1)
 
 
-def _soil(random: np.random.RandomState, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _soil(random: _Random, size: Size) -> _Pixels:
     base = np.array((112.0, 88.0, 66.0)) + random.normal(0.0, 8.0, 3)
     relief = sum(
         _smooth(random, (size[0] // cell, size[1] // cell), 1, size) for cell in (64, 16, 4) if size[0] >= cell
@@ -301,9 +265,7 @@ def _soil(random: np.random.RandomState, size: tuple[int, int]) -> np.ndarray[An
     return np.clip(base * (1.0 + 0.09 * np.asarray(relief)[..., None]), 0, 255).astype(np.uint8)
 
 
-def _smooth(
-    random: np.random.RandomState, shape: tuple[int, int], passes: int, size: tuple[int, int] | None = None
-) -> _Floats:
+def _smooth(random: _Random, shape: Size, passes: int, size: Size | None = None) -> _Floats:
     """Blurred unit-variance noise on a coarse grid, enlarged to ``size`` if given."""
     field: _Floats = random.normal(size=shape)
     for _ in range(passes):

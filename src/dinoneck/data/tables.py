@@ -18,20 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dinoneck.data.cells import (
-    FOLD,
-    GROUP,
-    IMAGES,
-    LABELS,
-    LARGEST,
-    OWN_COLUMNS,
-    as_decimal,
-    cell_text,
-    is_missing,
-    is_number,
-    label_of,
-    same_labels,
-)
+from dinoneck.data import cells
+from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, is_missing, is_number, label_of
 from dinoneck.data.loading import images_below
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.regular_files import read_regular
@@ -47,7 +35,6 @@ Names = Sequence[str] | str
 PathLike = str | os.PathLike[str]
 _SHOWN = 5
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
-_TIMES = {"date", "datetime", "datetime64", "time", "timedelta", "timedelta64", "period"}
 
 
 def read_table(
@@ -66,11 +53,10 @@ def read_table(
 
     A column with numbers gives numbers, one with words gives classes. An empty cell and ``nan`` are missing values; of
     a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are
-    numbers, else as text. ``frame.pivot(index=, columns=, values=)`` turns rows per image and target into a table.
+    numbers, else as text. ``frame.pivot`` turns rows per image and target into a table.
 
     Args:
-        source: the path of a CSV file (UTF-8, with a header row, separated by ``,``, ``;`` or tabs; with the last two
-            numbers may have decimal commas), or a pandas DataFrame.
+        source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both: decimal commas too).
         images: the folder that file names are relative to; None = files are not looked for.
         targets: columns with the values to predict.
         auxiliary: columns that only help training.
@@ -106,7 +92,8 @@ def read_table(
             raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
-            table[role] = _joined(rows[list(named)], role)
+            each = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
+            table[role] = cells.joined(each)
     if labels is not None:
         table[LABELS] = _label_files(rows[labels], images, f"labels named in column {labels!r} of {name}")
     return table
@@ -128,18 +115,18 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         separator = max(",;\t", key=text.partition("\n")[0].count)
         # the engine in Python marks the cells that a short row lacks
         options: dict[str, Any] = {"engine": "python", "header": None, "dtype": str, "keep_default_na": False}
-        cells = pd.read_csv(io.StringIO(text), sep=separator, **options) if text.strip() else pd.DataFrame([[""]])
+        rows = pd.read_csv(io.StringIO(text), sep=separator, **options) if text.strip() else pd.DataFrame([[""]])
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
-    header = [cell_text(cell) for cell in cells.iloc[0]]
+    header = [cell_text(cell) for cell in rows.iloc[0]]
     _check_header(str(path), header, columns)
-    if len(cells) < 2:
+    if len(rows) < 2:
         raise DataError(f"{path} has a header and no rows")
-    if (short := cells.isna().any(axis=1)).any():
+    if (short := rows.isna().any(axis=1)).any():
         raise DataError(f"{path} row {short.argmax() + 1} has fewer cells than the header, which has {len(header)}")
-    found = cells.iloc[1:].map(cell_text).set_axis(header, axis=1)
+    found = rows.iloc[1:].map(cell_text).set_axis(header, axis=1)
     found.attrs["decimal"] = "." if separator == "," else ","
     return found
 
@@ -184,7 +171,7 @@ def _check_header(name: str, header: Sequence[str], columns: Sequence[str]) -> N
 
 def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
     _once(columns, "the target or auxiliary column", "name it once, in one of the two roles")
-    if own := [column for column in columns if column in OWN_COLUMNS]:
+    if own := [column for column in columns if column in cells.OWN_COLUMNS]:
         raise DataError(f"a target or auxiliary column is named {own[0]!r}, as a column of the result; rename it")
     if other := [column for column in classes if column not in columns]:
         raise DataError(f"classes= lists those of {other[0]!r}, which is neither a target nor auxiliary")
@@ -192,8 +179,6 @@ def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -
 
 def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
-    if (kind := pd.api.types.infer_dtype(column, skipna=True)) in _TIMES:
-        raise DataError(f"{what} holds {kind} values; expected numbers or classes: count days since a date of your own")
     if isinstance(column.dtype, pd.CategoricalDtype) and listed is None:
         listed = [str(name) for name in column.dtype.categories]
     texts = column.astype(object).map(cell_text)
@@ -201,38 +186,30 @@ def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Se
     if len(filled) < len(texts):
         logger.info("%s is missing for %d of %d images", what, len(texts) - len(filled), len(texts))
     words = filled[filled.map(_is_word).astype(bool)]
-    one_word = words.nunique() == 1 and len(words) < len(filled)  # such as NA among numbers
-    if listed is None and (one_word or len(words) * 2 <= len(filled)):
+    if listed is None and len(words) * 2 <= len(filled):
         return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
     return _classes(filled, filled if listed is not None else words, what, listed).reindex(column.index)
 
 
 def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     has_commas = decimal == "," and not texts.str.contains(".", regex=False).any()
-    plain = texts.str.replace(",", ".", regex=False) if has_commas else texts
-    for (row, text), number in zip(texts.items(), plain, strict=True):
-        if not is_number(number) or abs(float(number)) > LARGEST:
+    numbers = texts.str.replace(",", ".", regex=False) if has_commas else texts
+    for (row, text), number in zip(texts.items(), numbers, strict=True):
+        if not is_number(number) or abs(float(number)) > cells.LARGEST:
             raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
-        if number.lstrip("+-").isdigit() and int(float(number)) != int(number):
-            raise _misfit(what, row, text, "a number that float64 holds exactly: subtract an offset")
-    return plain.astype("float64")
+    return numbers.astype("float64")
 
 
 def _classes(texts: pd.Series, named: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     are_numbers = all(map(is_number, texts))
     labels = texts.map(lambda text: label_of(text, are_numbers))
-    if isinstance(listed, str):
-        raise DataError(f"{what}: classes= is {listed!r}; expected a list of names")
     names = list(map(str, listed or ())) or sorted(labels[named.index].unique(), key=_in_order)
     name_of = {label_of(cell_text(name), are_numbers): name for name in names}
-    if len(name_of) < len(names) or "" in name_of:
-        raise DataError(f"{what}: classes= lists {names}; expected names that differ, none empty or nan")
-    for row, label in labels.items():
-        if label not in name_of:
-            hint = f"one of {', '.join(names)}.{did_you_mean(label, names)}" if listed else "a class name"
-            raise _misfit(what, row, texts[row], f"{hint}: list it with classes= if it is one")
-    if len(names) == 1:
-        raise DataError(f"{what} holds the class {names[0]!r} alone; expected two classes or more")
+    if len(name_of) < max(len(names), 2) or "" in name_of:
+        raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
+    if wrong := [row for row, label in labels.items() if label not in name_of]:
+        expected = f"one of {', '.join(names)}.{did_you_mean(texts[wrong[0]], names)}"
+        raise _misfit(what, wrong[0], texts[wrong[0]], expected)
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
 
@@ -241,20 +218,12 @@ def _misfit(what: str, row: Any, text: str, expected: str) -> DataError:
 
 
 def _is_word(text: str) -> bool:
-    return as_decimal(text) is None and any(sign.isalpha() for sign in text)
+    return cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)
 
 
 def _in_order(text: str) -> tuple[bool, float, str]:
     """A key that sorts numbers by their size, before words."""
     return (False, float(text), text) if is_number(text) else (True, 0.0, text)
-
-
-def _joined(rows: pd.DataFrame, role: str) -> list[str]:
-    """The label of each row; of several columns the joined ones."""
-    each = [same_labels(rows[column], rows.index, f"{role} in column {column!r}") for column in rows]
-    if len(each) == 1:
-        return [str(label) for label in each[0]]
-    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*each, strict=True)]
 
 
 def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Path]:
@@ -269,33 +238,28 @@ def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> 
     if folder is None:
         return [Path(text) for text in texts]
     root = _folder(folder)
-    files, missing = list[Path](), list[str]()
-    for text in texts:
-        forms = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
-        found = [root / form for form in forms if (root / form).is_file()]
-        files += found[:1]
-        missing += [] if found else [repr(text)]
-    if missing:
+    forms = [(text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)) for text in texts]
+    files = [next((root / form for form in own if (root / form).is_file()), None) for own in forms]
+    if missing := [repr(text) for text, file in zip(texts, files, strict=True) if file is None]:
         shown = some_of(missing, _SHOWN)
         raise DataError(f"{len(missing)} of {len(texts)} {what} are not in {folder}: {shown}; names are relative to it")
+    found = [file for file in files if file is not None]
     first: dict[Path, str] = {}
-    for text, file in zip(texts, files, strict=True):
+    for text, file in zip(texts, found, strict=True):
         if (other := first.setdefault(file.resolve(), text)) != text:
             raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one row for each")
-    return files
+    return found
 
 
 def _label_files(column: pd.Series, folder: PathLike | None, what: str) -> pd.Series:
-    """The label of each row: the file of a name, an array as it is, and None where the cell is empty."""
-    known = column.astype(object)[[not is_missing(value) for value in column]]
+    """The file of each row's label, and None where the cell is empty."""
+    known = column[[not is_missing(value) for value in column]]
     if known.empty:
         raise DataError(f"there are no {what}; leave the column out, or fill in some")
     if len(known) < len(column):
         logger.info("there are %d %s for %d images", len(known), what, len(column))
-    named = known[[isinstance(value, str | os.PathLike) for value in known]]
-    files = dict(zip(named.index, existing_files(named, folder, what), strict=True))
-    found = [files.get(row, known.get(row)) for row in column.index]
-    return pd.Series(found, column.index, dtype=object)
+    file_of = dict(zip(known.index, existing_files(known, folder, what), strict=True))
+    return pd.Series([file_of.get(row) for row in column.index], column.index, dtype=object)
 
 
 def _listed(names: Names | None) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ def view_indices(store: FeatureStore, views: Sequence[View]) -> list[int]:
         ConfigError: naming a view that is not stored.
     """
     image = torch.arange(6.0).reshape(1, 1, 2, 3)
-    plain = [i for i, stored in enumerate(store.views.views) if stored.record().keys() <= _PLACES]
+    plain = [i for i, stored in enumerate(store.views.record()) if stored.keys() <= _PLACES]
     indices = []
     for view in views:
         index = next((i for i in plain if torch.equal(view.apply(image), store.views.place(image, i))), None)

@@ -11,7 +11,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
 from dinoneck.data.labels import DenseLabels, count_classes
-from dinoneck.data.pasture import WEIGHTS, Pasture
+from dinoneck.data.pasture import Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError, StoreError
@@ -21,7 +21,7 @@ from dinoneck.tokens import Tokens
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import BackboneConfig, DataConfig, TrainConfig
 from dinoneck.training.sources import MemoryTokens, TokenSource
-from dinoneck.training.table import LONG_GROUP, Table, is_long, is_table, table_of, wide
+from dinoneck.training.table import Table, is_table, table_of
 from dinoneck.training.table_source import TableSource, compare_images
 from dinoneck.training.tasks import head_class
 
@@ -169,20 +169,14 @@ def read_data(config: TrainConfig, frame: Any = None) -> Table:
     from dinoneck.data.tables import read_table
 
     folder = Path(data.csv or ".").parent
-    source, attrs, group = data.csv if frame is None else frame, {}, folds.group
     targets = tuple(dict.fromkeys(name for name in (*data.targets, *columns) if name not in per_cell))
     auxiliary = tuple(dict.fromkeys((*data.aux_targets, *helping)))
-    if is_long(source):
-        targets, group = targets or tuple(WEIGHTS), group or LONG_GROUP
-        more = [data.labels, folds.column]
-        source = wide(source, (*targets, *auxiliary, *group, *(column for column in more if column is not None)))
-        attrs = source.attrs
     found = read_table(
-        source,
+        data.csv if frame is None else frame,
         (data.images or folder) if reads else None,
         targets,
         auxiliary=auxiliary,
-        group=group,
+        group=folds.group,
         fold_column=folds.column,
         image_column=data.image_column or "image",
         labels=data.labels,
@@ -190,7 +184,6 @@ def read_data(config: TrainConfig, frame: Any = None) -> Table:
             c: () for k, task in config.tasks.items() if task.kind == "classification" for c in task.columns or (k,)
         },
     )
-    found.attrs = attrs
     return table_of(found, config)
 
 

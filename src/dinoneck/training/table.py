@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.decoding import ImageInput
-from dinoneck.data.pasture import SUMS, WEIGHTS
-from dinoneck.errors import DataError, did_you_mean
+from dinoneck.errors import DataError
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.targets import as_numbers
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 MISSING_CLASS = -1
-LONG_COLUMNS = ("sample_id", "image_path", "target_name")
-LONG_GROUP = ("State", "Sampling_Date")
 Values = np.ndarray[Any, Any]
 
 
@@ -143,41 +137,3 @@ def table_of(frame: Any, config: TrainConfig | None = None) -> Table:
         fold,
         {name: parts for name, parts in sums.items() if {*targets}.issuperset((name, *parts))},
     )
-
-
-def is_long(source: Any) -> bool:
-    """Whether a CSV file or a DataFrame has the CSIRO layout: a row per image and target."""
-    from dinoneck.data.tables import read_cells
-
-    return set(LONG_COLUMNS).issubset(source.columns if hasattr(source, "columns") else read_cells(source).columns)
-
-
-def wide(source: Any, columns: Iterable[str]) -> pd.DataFrame:
-    """Return the CSIRO layout with a row per image: the five masses, and other columns that its rows share.
-
-    Raises:
-        DataError: if a row or a column is missing, stands twice, or differs between the rows of an image.
-    """
-    from dinoneck.data.tables import read_cells
-
-    rows = source if hasattr(source, "columns") else read_cells(source)
-    name = "the DataFrame" if rows is source else str(source)
-    others = [column for column in dict.fromkeys(columns) if column not in WEIGHTS]
-    for column in others:
-        if column not in rows:
-            known = [*WEIGHTS, *rows.columns]
-            raise DataError(f"{name} has no column or target {column!r}.{did_you_mean(column, known)}")
-    by_image = rows.groupby("image_path", sort=False)
-    for image, own in by_image:
-        if sorted(own["target_name"]) != sorted(WEIGHTS):
-            raise DataError(
-                f"{name}: the targets of {image} are {', '.join(sorted(own['target_name']))}; expected one row each "
-                f"for {', '.join(sorted(WEIGHTS))}"
-            )
-        for column in others:
-            if own[column].nunique(dropna=False) > 1:
-                raise DataError(f"{name}: {column} of {image} is {' and '.join(map(repr, own[column].unique()))}")
-    made = rows.pivot(index="image_path", columns="target_name", values="target")[[*WEIGHTS]]
-    made = made.join(by_image[others].first() if others else None).loc[[*by_image.groups]]
-    made.attrs = {"weights": WEIGHTS, "sums": SUMS, "units": dict.fromkeys(WEIGHTS, "g"), "minimum": 0.0}
-    return made

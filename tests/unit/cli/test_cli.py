@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples.biomass import layouts
 from examples.biomass.drawn import write_csiro
 from PIL import Image
 from tests.unit.training.meadow import one_image_only
@@ -21,6 +22,7 @@ from dinoneck.cli.train_text import comparison, describe_many
 from dinoneck.data import Pasture, Preprocessing
 from dinoneck.training import r2
 
+MASSES = ["--targets", "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g"]
 TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
 
 
@@ -28,13 +30,31 @@ TRAIN = ["--backbone", "dinoneck_tiny", "--folds", "2", "--epochs", "3"]
 def csiro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("csiro")
     write_csiro(Pasture(seed=1, size=(32, 64)), root, train=12, test=3)
+    layouts.write(root / "table.csv", layouts.wide(root / "train.csv"))
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(csiro: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    assert main(["train", "--csv", str(csiro / "train.csv"), "--out", str(out), *TRAIN]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "--csv",
+                str(csiro / "table.csv"),
+                "--out",
+                str(out),
+                *MASSES,
+                "--unit",
+                "g",
+                "--minimum",
+                "0",
+                *TRAIN,
+            ]
+        )
+        == 0
+    )
     return out
 
 

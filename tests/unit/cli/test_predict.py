@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from examples.biomass.drawn import write_csiro
 from PIL import Image
 
 from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.cli.main import main
-from dinoneck.data import Pasture
 from dinoneck.inference.sources import rebuild
 
 
@@ -136,34 +134,6 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
     words = ["predict", str(place / "images" / "a.png"), *job(place)[2:], "--skip-unusable"]
     assert main(words) == 1
     assert "none of the 1 images can be used" in capsys.readouterr().err
-
-
-def test_a_submission_is_complete_and_in_the_order_of_its_table(
-    tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_csiro(Pasture(seed=1, size=(32, 64)), tmp_path, train=1, test=3)
-    asked, out = records_of(tmp_path / "test.csv"), tmp_path / "submission.csv"
-    targets = list(dict.fromkeys(row["target_name"] for row in asked))
-    head = tmp_path / "h.safetensors"
-    save_head(head, PatchMeanHead(64, [Task(name) for name in targets]), backbone=tiny, preprocess=tiny.preprocess)
-    lost = asked[0]["image_path"]
-    (tmp_path / lost).write_bytes(b"")
-    words = ["predict", "--csv", str(tmp_path / "test.csv"), "--heads", str(head), "--skip-unusable", "--json"]
-    assert main([*words, "--out", str(out)]) == 0
-    assert json.loads(capsys.readouterr().out)["filled"] == [lost]
-    rows = records_of(out)
-    assert [row["sample_id"] for row in rows] == [row["sample_id"] for row in asked]
-    predictor = Predictor(head)
-    for target in targets:
-        values = {
-            question["image_path"]: float(row["target"])
-            for row, question in zip(rows, asked, strict=True)
-            if question["target_name"] == target
-        }
-        mean = values.pop(lost)
-        assert mean == pytest.approx(np.mean([*values.values()]), rel=1e-4)
-        for image, value in values.items():
-            assert value == pytest.approx(predictor(tmp_path / image)[0][target], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
     csiro: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = QUICK.replace("batch_size: 4", "batch_size: 4, mixup_alpha: 2.5, ema_decay: 0.997")
-    path = written(tmp_path, text + GATING.format(csv=csiro / "train.csv", store=store))
+    path = written(tmp_path, text + GATING.format(csv=csiro / "table.csv", store=store))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train", path, "--out", str(whole)]) == 0
     shown = capsys.readouterr().out
@@ -215,7 +215,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
-        ("", ["--group", "site"], "no column or target 'site'"),
+        ("", ["--group", "site"], "no column 'site'"),
         ("", ["--val-boxes", "b.json"], r"data.val_boxes is for detectors; name boxes with data.boxes \(--boxes\)"),
         ("detector: {name: dfine}\n", [], "detector is for detectors"),
         ("", ["--views", "20"], "20 .*the store has 4"),
@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_refused_before_the_work(
     csiro: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, flags: list[str],
     message: str,
 ) -> None:  # fmt: skip
-    path = written(tmp_path, f"data: {{csv: {csiro / 'train.csv'}, store: {store}}}\n{text}")
+    path = written(tmp_path, f"data: {{csv: {csiro / 'table.csv'}, targets: [GDM_g], store: {store}}}\n{text}")
     assert main(["train", path, *flags, "--out", str(tmp_path / "run")]) == 1
     shown = capsys.readouterr().err
     assert re.search(message, shown), shown
@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused_before_the_work(
 
 def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
     """Feature files in place of a store, no folder, and features that name no backbone."""
-    flags = ["--csv", str(csiro / "train.csv"), "--out", str(tmp_path / "run"), "--store"]
+    flags = ["--csv", str(csiro / "table.csv"), "--targets", "GDM_g", "--out", str(tmp_path / "run"), "--store"]
     (tmp_path / "ID1.npz").write_bytes(b"")
     (tmp_path / "npz").mkdir()
     for image_id in FeatureStore.open(store).ids:
@@ -263,7 +263,8 @@ def test_pyramids_read_the_layers_of_the_file(csiro: Path, tmp_path: Path) -> No
     path = written(
         tmp_path,
         "head: {type: fpn, fpn_dim: 8, num_levels: 2}\nlosses: {weighting: uncertainty}\nfolds: {count: 2, only: 0}\n"
-        f"backbone: {{name: dinoneck_tiny, layers: [1, 3, 5]}}\ndata: {{csv: {csiro / 'train.csv'}}}\n",
+        "backbone: {name: dinoneck_tiny, layers: [1, 3, 5]}\n"
+        f"data: {{csv: {csiro / 'table.csv'}, targets: [GDM_g]}}\n",
     )
     assert main(["train", path, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
     head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")

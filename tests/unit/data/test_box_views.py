@@ -109,10 +109,9 @@ def test_colours_change_without_trading_places() -> None:
 
 def test_small_boxes_leave_training_with_their_labels() -> None:
     image, target = rectangles()
-    view = box_transforms((40, 50), train=True, flip=None, photometric=False, min_box_px=12)
-    _, out = view(image, target)
-    assert out["labels"].tolist() == [1, 2], "14x11, 15x21 and 15x13 px"
-    assert len(out["boxes"]) == 2
+    _, out = box_transforms((3, 4), train=True, flip=None, photometric=False)(image, target)
+    assert out["labels"].tolist() == [1], "the others are 0.82 and 0.98 px high"
+    assert len(out["boxes"]) == 1
 
 
 def test_boxes_find_the_way_back() -> None:
@@ -128,17 +127,14 @@ def test_boxes_find_the_way_back() -> None:
         to_original(torch.zeros(3, 5), (64, 224), (80, 100))
     with pytest.raises(DataError, match=r"torch.int64; expected floating-point"):  # scales would be rounded to 0
         to_original(torch.ones(1, 4, dtype=torch.int64), (64, 224), (30, 40))
-    with pytest.raises(DataError, match=r"original is \(0, 5\)"):
-        to_original(torch.zeros(3, 4), (64, 224), (0, 5))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"size": 0}, "size is"),
-        ({"flip": "vertical"}, "flip is 'vertical'; expected one of horizontal, both, or None"),
-        ({"mean": None}, "expected both, or None for both"),
-        ({"min_box_px": 0.5}, "min_box_px is 0.5"),
+        ({"flip": "vertical"}, "flip 'vertical'"),
+        ({"mean": None}, "mean is None"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -156,5 +152,3 @@ def test_a_batch_is_stacked_and_targets_are_listed() -> None:
     assert isinstance(targets[0]["boxes"], tv_tensors.BoundingBoxes)
     with pytest.raises(DataError, match="3x48x64, 3x80x100; give the dataset transform=box_transforms"):
         collate_boxes([batch[0], rectangles()])
-    with pytest.raises(DataError, match="the batch is empty"):
-        collate_boxes([])

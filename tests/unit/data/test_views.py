@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from dinoneck import ConfigError, DataError
+from dinoneck import ConfigError
 from dinoneck.data import Views
-from dinoneck.data.views import LIMITS, draws
+from dinoneck.data.views import CHANGES, View, draws
 
 COLOUR = Views.named("color20")
-PINNED_BRIGHTNESS = {"brightness": 0.029282761317216938}
-PINNED_HSV = {"hue": -0.3371242882546781, "saturation": -0.05157955924865429, "value": 0.0014563731671667773}
-SET = [["brightness"], ["contrast"], ["hue", "saturation", "value"], ["gamma"]]
+PINNED_BRIGHTNESS = {"brightness": 1.0292827613172169}
+PINNED_HSV = {"brightness": 0.9986779439676288, "saturation": 0.9484204407513458, "hue": 0.0010315976600764679}
+SET = [["brightness"], ["contrast"], ["brightness", "saturation", "hue"], ["gamma"]]
 
 
 def image(seed: int = 0, height: int = 9, width: int = 7) -> torch.Tensor:
@@ -27,26 +27,21 @@ def image(seed: int = 0, height: int = 9, width: int = 7) -> torch.Tensor:
     return x
 
 
-def per_pixel(x: torch.Tensor, hue: float = 0.0, saturation: float = 0.0, value: float = 0.0) -> np.ndarray:
-    """HSV shifts by the standard library, pixel by pixel in fp64; greys keep their saturation of 0."""
-    out = np.empty(x.shape)
-    for r, c in np.ndindex(*x.shape[1:]):
-        h, s, v = colorsys.rgb_to_hsv(*(float(band) for band in x[:, r, c]))
-        s = min(max(s + saturation, 0.0), 1.0) if s > 0 else 0.0
-        out[:, r, c] = colorsys.hsv_to_rgb((h + hue / 360) % 1.0, s, min(max(v + value, 0.0), 1.0))
-    return out
-
-
 def plain(x: torch.Tensor, drawn: dict[str, float]) -> np.ndarray:
     """Every change in fp64, written out."""
     y = x.double().numpy()
+    grey = 0.2989 * y[0] + 0.587 * y[1] + 0.114 * y[2]
     if "brightness" in drawn:
-        y = np.clip(y * (1 + drawn["brightness"]), 0, 1)
+        y = np.clip(y * drawn["brightness"], 0, 1)
     if "contrast" in drawn:
-        grey = (0.2989 * y[0] + 0.587 * y[1] + 0.114 * y[2]).mean()
-        y = np.clip(grey + (y - grey) * (1 + drawn["contrast"]), 0, 1)
-    if {"hue", "saturation", "value"} & set(drawn):
-        y = per_pixel(torch.from_numpy(y), **{k: v for k, v in drawn.items() if k in ("hue", "saturation", "value")})
+        y = np.clip(grey.mean() + (y - grey.mean()) * drawn["contrast"], 0, 1)
+    if "saturation" in drawn:
+        grey = 0.2989 * y[0] + 0.587 * y[1] + 0.114 * y[2]
+        y = np.clip(grey + (y - grey) * drawn["saturation"], 0, 1)
+    if "hue" in drawn:
+        for r, c in np.ndindex(*y.shape[1:]):
+            h, s, v = colorsys.rgb_to_hsv(*y[:, r, c])
+            y[:, r, c] = colorsys.hsv_to_rgb((h + drawn["hue"]) % 1.0, s, v)
     return y ** drawn["gamma"] if "gamma" in drawn else y
 
 
@@ -55,16 +50,12 @@ def test_the_twenty_patterns_in_their_order() -> None:
     flips = [(False, False), (True, False), (False, True), (True, True)]
     assert [COLOUR.flips(i) for i in range(20)] == flips + [flip for flip in flips for _ in range(4)]
     for i, record in enumerate(COLOUR.record()):
-        assert [name for name in record if name in LIMITS] == ([] if i < 4 else SET[i % 4])
-    assert COLOUR.record()[6] == {
-        "horizontal": False,
-        "vertical": False,
-        "hue": [-20.0, 20.0],
-        "saturation": [-20 / 255, 20 / 255],
-        "value": [-20 / 255, 20 / 255],
-    }
+        assert [name for name in record if name in CHANGES] == ([] if i < 4 else SET[i % 4])
+    little = [1 - 20 / 255, 1 + 20 / 255]
+    assert COLOUR.record()[6] == {"brightness": little, "saturation": little, "hue": [-20 / 360, 20 / 360]}
+    assert COLOUR.record()[:2] == [{}, {"horizontal": True}]
     ranges = [COLOUR.views[i] for i in (4, 5, 7)]
-    assert (ranges[0].brightness, ranges[1].contrast, ranges[2].gamma) == ((-0.2, 0.2), (-0.2, 0.2), (0.8, 1.2))
+    assert (ranges[0].brightness, ranges[1].contrast, ranges[2].gamma) == ((0.8, 1.2),) * 3
 
 
 def test_flips_are_exact_and_the_given_image_stays_as_it_is() -> None:
@@ -115,53 +106,31 @@ def test_draws_are_the_same_on_every_machine() -> None:
 
 def test_records_rebuild_and_differ_between_lists() -> None:
     record = json.loads(json.dumps(COLOUR.record()))
-    assert Views.from_record(record) == COLOUR and hash(Views.from_record(record)) == hash(COLOUR)
+    assert Views(record) == COLOUR and hash(Views(record)) == hash(COLOUR)
     record[7]["gamma"][1] = 1.25
-    assert Views.from_record(record) != COLOUR != Views.named("flips4")
-    assert Views.from_record(record).record() != COLOUR.record()
+    assert Views(record) != COLOUR != Views.named("flips4")
+    assert Views(record).record() != COLOUR.record()
 
 
 @pytest.mark.parametrize(
     ("record", "match"),
     [
-        ([{"brightnes": [0, 1]}], "'brightnes'.*'brightness'"),
-        ([{}, {"gamma": [2, 1]}], "gamma of a view is 2 ... 1"),
-        ([{"gamma": [0, 1]}], "0.01 <= low"),
-        ([], r"\(\)"),
-        (["horizontal"], "'horizontal'"),
-        ([{"hue": 10}], "hue of a view is 10"),
-        ([{"turns": 4}], "turns of a view is 4"),
-        ("flips4", "'flips4'"),
+        ([{"brightnes": [0, 1]}], "brightnes"),
+        ([View(gamma=(-1, 1))], "gamma"),
+        ([{"hue": [0, 1]}], "hue"),
+        ([], "length >= 1"),
+        (["horizontal"], "horizontal"),
+        ([{"hue": 10}], "hue"),
+        ([{"turns": 4}], "turns"),
+        ("flips4", "flips4"),
+        ([object()], "object"),
     ],
 )
 def test_records_that_are_refused(record: Any, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        Views.from_record(record)
+        Views(record)
 
 
-def test_other_bad_lists() -> None:
+def test_an_unknown_list_is_refused() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'color20'"):
         Views.named("color21")
-    with pytest.raises(ConfigError, match="expected one View or more"):
-        Views(({},))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("i", [-1, 20])
-def test_there_is_no_such_pattern(i: Any) -> None:
-    with pytest.raises(DataError, match=r"view .* does not exist; these are 0 ... 19"):
-        COLOUR.apply(image(), i, "a")
-    with pytest.raises(DataError, match="does not exist"):
-        COLOUR.flips(i)
-
-
-@pytest.mark.parametrize(
-    ("image", "match"),
-    [
-        (torch.zeros(1, 4, 4), r"shape \(1, 4, 4\)"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "uint8"),
-        (torch.full((3, 4, 4), -2.0), "before normalisation"),
-    ],
-)
-def test_images_that_are_refused(image: torch.Tensor, match: str) -> None:
-    with pytest.raises(DataError, match=match):
-        COLOUR.apply(image, 1, "a")

@@ -48,15 +48,6 @@ def test_the_csv_and_the_frame_hold_the_same(tmp_path: Path, tiny: Backbone) -> 
     assert list(to_frame(predictor(files), predictor.tasks).index) == [0, 1]
 
 
-def test_a_submission_takes_numbers_alone(tmp_path: Path, tiny: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [SOIL], 8), backbone=tiny)
-    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
-    (tmp_path / "test.csv").write_text("sample_id,image_path,target_name\n1,a.png,soil type\n")
-    predict = ["predict", "--heads", str(tmp_path / "h.safetensors"), "--csv", str(tmp_path / "test.csv")]
-    assert main([*predict, "--out", str(tmp_path / "s.csv")]) == 1
-    assert "asks for 'soil type'; the heads predict soil type:wet clay" in capsys.readouterr().err
-
-
 def test_columns_of_one_name_are_refused() -> None:
     pytest.importorskip("pandas")
     with pytest.raises(ConfigError, match="several columns are named parts:a; give"):

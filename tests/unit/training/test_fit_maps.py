@@ -205,7 +205,7 @@ def test_cell_targets_of_a_table_and_their_scores() -> None:
     with pytest.raises(DataError, match="no labels"):
         CellTargets.read(table.drop(columns="labels"), DenseLabels(classes=4), backbone.preprocess)
     wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
-    with pytest.raises(DataError, match="16x64.*32x64"):
+    with pytest.raises(DataError, match=r"\(16, 64\).*\(32, 64\)"):
         CellTargets.read(wrong, DenseLabels(classes=4), backbone.preprocess)
     with pytest.raises(ShapeError, match=r"\(n, K, rows, cols\)"):
         CellTargets(torch.zeros(3, 4, 2, 4), torch.zeros(3, 2))
