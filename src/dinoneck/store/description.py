@@ -195,7 +195,7 @@ def read_description(files: Files) -> Description:
         content = json.loads(raw)
         written = content["format"], content["schema"]
         if written == (FORMAT, SCHEMA):
-            prepare, views = Preprocessing.from_record(content["inputs"]), Views.from_record(content["views"])
+            prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
             described = Description(content["backbone"], prepare, views, content["dtype"])
     except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
         problem = f"{type(error).__name__}: {error}"
