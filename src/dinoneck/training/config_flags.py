@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -12,18 +11,6 @@ from tyro.constructors import PrimitiveConstructorSpec
 from dinoneck.yaml_file import read_plain
 
 OFF = "none"
-
-
-def or_none(kind: Callable[[str], Any]) -> PrimitiveConstructorSpec[Any]:
-    """Return the flag of a value that the word ``none`` switches off."""
-    name = {int: "INT", float: "FLOAT", str: "WORD"}[kind]  # type: ignore[index]
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=f"{name}|{OFF}",
-        instance_from_str=lambda words: None if words[0] == OFF else kind(words[0]),
-        is_instance=lambda value: value is None or isinstance(value, int | float | str),
-        str_from_instance=lambda value: [OFF if value is None else str(value)],
-    )
 
 
 def _size(words: list[str]) -> tuple[int, int]:

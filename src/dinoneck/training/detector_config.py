@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from msgspec import Meta
 from tyro.conf import arg
 
 from dinoneck.errors import ConfigError
-from dinoneck.training.recipe import check_number, check_whole
+from dinoneck.training.recipe import Count
+from dinoneck.training.structs import Config
+
+Scale = Annotated[float, Meta(gt=0, le=1)]
 
 
-@dataclass(frozen=True)
-class DetectorConfig:
+class DetectorConfig(Config, frozen=True, kw_only=True):
     """A detector, for boxes.
 
     Attributes:
@@ -32,25 +34,19 @@ class DetectorConfig:
 
     name: Annotated[Literal["fcos", "retinanet", "fasterrcnn", "dfine", "rtdetrv2"], arg(name="detector")] = "fcos"
     variant: Literal["stock", "25m", "tiny"] = "25m"
-    features_at: float = 1.0
-    queries: int | None = None
-    encoder_layers: int | None = None
+    features_at: Scale = 1.0
+    queries: Count | None = None
+    encoder_layers: Count | None = None
     freeze: tuple[str, ...] = ("0=all", "10=last:4")
-    layer_decay: float | None = None
+    layer_decay: Scale | None = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"
-    accumulate: int = 1
+    accumulate: Count = 1
     checkpointing: bool = False
-    eval_every: int = 1
-    workers: int = 0
+    eval_every: Count = 1
+    workers: Annotated[int, Meta(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        check_number("features_at", self.features_at, high=1, above=True)
-        for name in ("queries", "encoder_layers", "accumulate", "eval_every"):
-            if (value := getattr(self, name)) is not None:
-                check_whole(name, value, 1)
-        check_whole("workers", self.workers)
-        if self.layer_decay is not None:
-            check_number("layer_decay", self.layer_decay, high=1, above=True)
+        super().__post_init__()
         _ = self.plan
 
     @property
