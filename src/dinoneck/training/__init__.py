@@ -4,7 +4,6 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    cell_targets=["CellTargets"],
     config=[
         "BackboneConfig",
         "CompositionConfig",
@@ -15,19 +14,17 @@ _HOMES = homes(
         "TaskConfig",
         "TrainConfig",
     ],
-    crossval=["CrossValidation", "cross_validate"],
     detector_config=["DetectorConfig"],
     fitting=["fit"],
     folds=["group_folds"],
     freeze=["FreezeSchedule"],
-    inputs=["Inputs", "open_inputs"],
     live_tokens=["LiveTokens"],
     loggers=["TensorBoardLogger", "WandbLogger"],
     metrics=["accuracy", "confusion_matrix", "f1_scores", "mean_iou", "r2", "weighted_r2"],
     mixup=["cutmix", "manifold_mixup"],
     optim=["EMA", "SAM", "cosine_with_warmup"],
     parameter_groups=["param_groups"],
-    probes=["knn_probe", "ridge_out_of_fold", "ridge_probe"],
+    probes=["knn_probe", "ridge_probe"],
     sources=["MemoryTokens", "TokenSource"],
     recipe=["Recipe"],
     run=["train"],

@@ -222,12 +222,13 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         data: images and targets.
         backbone: the model that makes the tokens.
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a type patch_mean, for
-            masks dense.
+            masks a pyramid head on dpt.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.
         optim: how the head is trained.
         folds: folds of the cross-validation.
+        with_ridge: keep the average of each fold's head and its linear baseline.
         detector: the detector that data.boxes trains; its neck is ``head``.
         logging: logs of losses and scores, next to those in the folder.
         imports: modules or Python files to import first, to register heads.
@@ -250,6 +251,7 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     losses: LossConfig = LossConfig()
     optim: Recipe = Recipe()
     folds: FoldsConfig = FoldsConfig()
+    with_ridge: bool = False
     detector: DetectorConfig = DetectorConfig()
     logging: LoggingConfig = LoggingConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()

@@ -1,20 +1,48 @@
-"""Folds: of whole groups, stratified, from a column, or given as rows."""
+"""Step 5 of a run: folds of whole groups, stratified, from a column, or given as rows."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from dinoneck.data.cells import same_labels
+from dinoneck.data.cells import FOLD, same_labels
 from dinoneck.errors import ConfigError, DataError, missing_extra
+from dinoneck.training.config import TrainConfig
+from dinoneck.training.table import class_names, groups_of, target_columns
 
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 Fold = tuple[_Rows, _Rows]
-_SIDES = ("train", "valid")
+_BINS = 5  # of a column of numbers that folds are stratified by
+
+
+def folds_of(config: TrainConfig, table: Any, folds: Sequence[tuple[Any, Any]] | None = None) -> dict[int, Fold]:
+    """Return the folds to train by their numbers: ``(train, valid)`` rows of the table.
+
+    Args:
+        config: its group ``folds``.
+        table: of :func:`dinoneck.training.table.table_of`.
+        folds: rows in the place of those that the config describes.
+
+    Raises:
+        ConfigError: if no fold has the number ``folds.only``, or ``folds.stratify`` is not a target.
+        DataError: if there are fewer groups than folds, or given rows do not fit.
+    """
+    own, count = config.folds, len(table)
+    if folds is not None:
+        every = check_folds(folds, count)
+    elif own.column is not None:
+        every = column_folds(table[FOLD])
+    elif own.count == 1:
+        every = [(np.arange(count), np.arange(0))]
+    else:
+        stratify = None if own.stratify is None else _strata(table, own.stratify)
+        every = group_folds(groups_of(table) or range(count), own.count, config.optim.seed, stratify=stratify)
+    if own.only is not None and own.only >= len(every):
+        raise ConfigError(f"fold is {own.only} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
+    return {number: fold for number, fold in enumerate(every) if own.only in (None, number)}
 
 
 def group_folds(
@@ -61,30 +89,27 @@ def group_folds(
     return _held_out(fold_of[of_row], n_folds)
 
 
-def folds_of(labels: Sequence[Any]) -> list[Fold]:
+def column_folds(labels: Any) -> list[Fold]:
     """Return the folds of a column: the rows of each distinct label are held out once, in the labels' order.
 
-    Args:
-        labels: one per row, compared as those of :func:`group_folds`; where all are numbers, sorted as numbers.
-
-    Returns:
-        ``(train, valid)`` rows per label, ascending.
+    Numbers are sorted as numbers.
 
     Raises:
         DataError: for fewer than two labels, or a row without one.
 
     Examples:
-        >>> [valid.tolist() for _, valid in folds_of(["10", "2", "2", "10"])]
+        >>> [valid.tolist() for _, valid in column_folds(["10", "2", "2", "10"])]
         [[1, 2], [0, 3]]
     """
-    labels = _same(labels, "fold")
-    distinct = sorted(set(labels), key=str)
+    same = _same(labels, "fold")
+    distinct = sorted(set(same), key=str)
     if len(distinct) < 2:
-        raise DataError(f"all {len(labels)} rows are of one fold, {distinct}; expected two different labels or more")
-    with suppress(TypeError, ValueError):  # texts stay sorted as texts
+        raise DataError(f"all {len(same)} rows are of one fold, {distinct}; expected two different labels or more")
+    try:
         distinct = sorted(distinct, key=float)
-    number = {label: fold for fold, label in enumerate(distinct)}
-    return _held_out(np.array([number[label] for label in labels]), len(number))
+    except (TypeError, ValueError):
+        pass  # texts stay sorted as texts
+    return _held_out(np.array([distinct.index(label) for label in same]), len(distinct))
 
 
 def check_folds(folds: Sequence[tuple[Any, Any]], n: int) -> list[Fold]:
@@ -92,38 +117,38 @@ def check_folds(folds: Sequence[tuple[Any, Any]], n: int) -> list[Fold]:
 
     Rows that no fold holds out are allowed, as in splits by time.
 
-    Args:
-        folds: ``(train, valid)`` row numbers.
-        n: rows of the table.
-
     Raises:
-        DataError: for no folds, empty sides, numbers that are not rows, rows on both sides of a fold or twice on one,
-            and rows that two folds hold out.
+        DataError: for no folds, numbers that are not rows, and rows that are held out twice or trained on as well.
 
     Examples:
         >>> check_folds([([0, 1], [2])], 3)
         [(array([0, 1]), array([2]))]
     """
-    if not len(folds):
-        raise DataError("there are no folds; expected one (train, valid) pair of row numbers or more")
-    held_out = np.full(n, -1)
-    checked = []
+    checked, held_out = [], np.zeros(n, dtype=np.int64)
     for number, sides in enumerate(folds):
-        if len(sides) != 2:
-            raise DataError(f"fold {number} has {len(sides)} parts; expected two, (train, valid) row numbers")
-        train, valid = (
-            _rows(rows, f"{side} rows of fold {number}", n) for side, rows in zip(_SIDES, sides, strict=True)
-        )
-        if len(both := np.intersect1d(train, valid)):
-            raise DataError(f"fold {number} trains on row {both[0]} and holds it out; {len(both)} such rows")
-        if len(again := valid[held_out[valid] >= 0]):
-            raise DataError(
-                f"row {again[0]} is held out by folds {held_out[again[0]]} and {number}; each row is predicted once: "
-                "leave it in one of them"
-            )
-        held_out[valid] = number
-        checked.append((train, valid))
+        arrays = [np.asarray(rows) for rows in sides]
+        for rows in arrays:
+            whole = rows.ndim == 1 and len(rows) > 0 and rows.dtype.kind in "iu"
+            if not whole or rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows):
+                raise DataError(f"fold {number} has the rows {rows}; expected different row numbers 0 ... {n - 1}")
+        if len(arrays) != 2 or len(np.intersect1d(*arrays)):
+            raise DataError(f"fold {number} is not (train, valid) rows without a common one; it has {len(arrays)} parts")
+        held_out[arrays[1]] += 1
+        checked.append((arrays[0].astype(np.int64), arrays[1].astype(np.int64)))
+    if not checked or held_out.max() > 1:
+        raise DataError(f"{len(checked)} folds hold out row {held_out.argmax()} {held_out.max()} times; expected once")
     return checked
+
+
+def _strata(table: Any, column: str) -> list[Any]:
+    """One class per row: those of a column, or of numbers the quantile they are in."""
+    known = [name for names in target_columns(TrainConfig(), table) for name in names]
+    if column not in known:
+        raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {', '.join(known)}")
+    if class_names(table, column):
+        return list(table[column].cat.codes)
+    values = np.asarray(table[column], np.float64)
+    return list(np.searchsorted(np.nanquantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]), values))
 
 
 def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[Fold]:
@@ -151,25 +176,13 @@ def _held_out(row_fold: _Rows, n_folds: int) -> list[Fold]:
     return [(np.flatnonzero(row_fold != fold), np.flatnonzero(row_fold == fold)) for fold in range(n_folds)]
 
 
-def _numbered(labels: Sequence[Hashable], what: str) -> _Rows:
+def _numbered(labels: Any, what: str) -> _Rows:
     """The labels as 0, 1, ... in the order in which they occur."""
-    labels = _same(labels, what)
-    number = {label: place for place, label in enumerate(dict.fromkeys(labels))}
-    return np.array([number[label] for label in labels], dtype=np.int64)
+    same = _same(labels, what)
+    number = {label: place for place, label in enumerate(dict.fromkeys(same))}
+    return np.array([number[label] for label in same], dtype=np.int64)
 
 
 def _same(labels: Any, what: str) -> list[Any]:
     every = labels.tolist() if hasattr(labels, "tolist") else list(labels)
     return same_labels(every, [f"row {row}" for row in range(len(every))], what)
-
-
-def _rows(rows: Any, what: str, n: int) -> _Rows:
-    rows = np.asarray(rows)
-    if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
-        raise DataError(f"the {what} are {rows.dtype} of shape {rows.shape}; expected row numbers, one or more")
-    if rows.min() < 0 or rows.max() >= n:
-        raise DataError(f"the {what} reach from {rows.min()} to {rows.max()}; expected rows 0 to {n - 1}")
-    if len(np.unique(rows)) < len(rows):
-        raise DataError(f"the {what} hold a row twice; name each row once")
-    found: _Rows = rows.astype(np.int64)
-    return found

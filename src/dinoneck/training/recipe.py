@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from msgspec.structs import force_setattr
@@ -15,6 +16,18 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+def check_number(
+    name: str, value: Any, low: float = 0, high: float = math.inf, *, above: bool = False, below: float = math.inf
+) -> None:
+    """Refuse a number that is not finite or out of range; ``above`` excludes ``low`` itself."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number")
+    if not low <= value <= high or (above and value == low) or value >= below:
+        limits = f"above {low:g}" if above else f"{low:g} or more"
+        limits += f" and below {below:g}" if below < math.inf else f", at most {high:g}" if high < math.inf else ""
+        raise ConfigError(f"{name} is {value!r}; expected {limits}")
 
 
 class Recipe(Config, frozen=True, kw_only=True):

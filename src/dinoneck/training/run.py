@@ -1,43 +1,79 @@
-"""Train as a config describes: cross-validated heads, predictions and a report on disk."""
+"""Train as a config describes: cross-validated heads, a linear baseline, predictions and a report on disk."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
-from dinoneck.errors import ConfigError, DataError, counted, some_of
+from dinoneck.devices import local_device
+from dinoneck.errors import CheckpointError, DataError, counted, some_of
+from dinoneck.heads.ensemble import HeadEnsemble
+from dinoneck.heads.head import Head
+from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.progress import note
 from dinoneck.regular_files import read_regular
-from dinoneck.training.cell_targets import CellTargets
+from dinoneck.registry import import_modules
+from dinoneck.tensor_bytes import bytes_of
+from dinoneck.training import report as reports
+from dinoneck.training.baseline import baseline_head
+from dinoneck.training.checks import check_targets
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder, make_folds
-from dinoneck.training.folds import Fold
-from dinoneck.training.inputs import Inputs, open_inputs
+from dinoneck.training.fitting import Callback, fit_rows
+from dinoneck.training.folds import Fold, folds_of
 from dinoneck.training.loggers import loggers_of
-from dinoneck.training.loop import Callback
-from dinoneck.training.report import fold_scores, scores_of
-from dinoneck.training.state import LOG, STATE, check_same
-from dinoneck.training.table import MISSING_CLASS, Table
-from dinoneck.training.targets import check_minimum, check_varies
-from dinoneck.training.tasks import Problem
+from dinoneck.training.maps import read_maps
+from dinoneck.training.metrics import confusion_matrix
+from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
+from dinoneck.training.report import BOTH, COLOUR, FREQUENT, HEAD, KNN, LINEAR
+from dinoneck.training.scores import Split
+from dinoneck.training.source import Source, source_of
+from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
+from dinoneck.training.state import LOG
+from dinoneck.training.table import groups_of, table_of
+from dinoneck.training.tasks import Problem, head_class, make_head, problem_of
 from dinoneck.version import versions
 
-logger = logging.getLogger(__name__)
+HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
+UNFINISHED, RUN = "unfinished", "run.json"
+_BATCH = 16
+_Methods = dict[str, dict[str, Any]]  # method -> target -> predictions of all rows
 
-HEADS, LOGS, REPORT, PREDICTIONS = "heads", "logs", "report.json", "out_of_fold.csv"
-UNFINISHED, CONFIG = "unfinished", "config.json"
-_OWN_COLUMNS = ("image", "fold")
-_FEWEST_OF_A_CLASS = 2
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose inputs fit together; nothing expensive has happened yet.
+
+    Attributes:
+        config: its description.
+        folder: of the results.
+        table: the images and what is known of them.
+        source: their tokens, not loaded yet.
+        problem: what the heads learn.
+        folds: the folds to train by number, ``(train, valid)`` rows of the table.
+    """
+
+    config: TrainConfig
+    folder: Path
+    table: Any
+    source: Source
+    problem: Problem
+    folds: Mapping[int, Fold]
 
 
 def train(
@@ -46,17 +82,17 @@ def train(
     *,
     table: Any = None,
     backbone: Backbone | None = None,
-    folds: Sequence[Fold] | None = None,
+    folds: Sequence[tuple[Any, Any]] | None = None,
     overwrite: bool = False,
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
-    inputs: Inputs | None = None,
-) -> CrossValidation:
+) -> dict[str, Any]:
     """Train one head per fold and write heads, predictions and a report.
 
-    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``out_of_fold.csv`` and,
-    last, ``report.json``. Until then ``unfinished`` holds the states: the same call after a kill or an error continues
-    the run, trains no finished fold again, and writes what it would have written.
+    The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors`` (the
+    heads of all folds as one ensemble), ``out_of_fold.csv`` and, last, ``report.json``. A fold is finished when its head
+    is there: the same call after a kill or an error trains no finished fold again, and writes what it would have
+    written.
 
     Args:
         config: the run, see :class:`TrainConfig`.
@@ -66,216 +102,353 @@ def train(
         folds: ``(train, valid)`` rows; None = by ``config.folds``.
         overwrite: replace the results of an earlier run in ``out``.
         resume: continue an interrupted run of the same config.
-        callbacks: see :func:`dinoneck.training.fit`.
-        inputs: of :func:`open_inputs`, where the caller has them.
+        callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
 
     Returns:
-        The cross-validation; its ``report`` is what ``report.json`` holds.
+        What ``report.json`` holds: ``scores`` (target -> method -> scores as by :mod:`dinoneck.training.scores`), the
+        ``verdict``, counts of images and groups, the config, and what made the tokens.
 
     Raises:
         DataError: if the data cannot be used, ``out`` holds results and ``overwrite`` is off, or it holds other files
             than those of a run.
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
-        CheckpointError: if ``out`` holds states of another run; it names the values that differ.
+        CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
+    """
+    run = prepare(config, out, table=table, backbone=backbone, folds=folds, overwrite=overwrite)
+    return train_folds(run, resume=resume, callbacks=callbacks)
+
+
+def prepare(
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    table: Any = None,
+    backbone: Backbone | None = None,
+    folds: Sequence[tuple[Any, Any]] | None = None,
+    overwrite: bool = False,
+) -> Run:
+    """Take steps 2 to 6 of a run: everything that may be refused before the first expensive step.
+
+    Arguments and errors are those of :func:`train`.
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
-    inputs = inputs or open_inputs(config, table, backbone)
-    cells = inputs.cells(config)
-    _check_before(config, inputs, folder, cells, folds)
-    _keep_config(config, folder / UNFINISHED, resume=resume)
-    result = cross_validate(
-        config,
-        inputs.table,
-        inputs.tokens(),
-        cells,
-        folds=folds,
-        out=folder / UNFINISHED,
-        resume=resume,
-        callback=lambda fold: (*callbacks, *(loggers_of(config.logging, folder, f"fold-{fold}") if _writes() else ())),
-    )
-    result.report.update({**scores_of(result), **_record(config, inputs)})
-    if _writes():
-        count = len(make_folds(config, inputs.table) if folds is None else folds)
-        _write(folder, result, config, inputs, count, overwrite=overwrite)
-    return result
+    import_modules(config.imports)
+    head_class(config)  # a name that is not registered is refused before anything is read
+    frame = table_of(config, table)
+    source = source_of(config, frame, backbone)
+    problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
+    chosen = folds_of(config, frame, folds)
+    check_targets(problem, frame, chosen)
+    loggers_of(config.logging, folder)  # refuses a package that is not installed
+    for number, (rows, _) in chosen.items():
+        head = make_head(config, source.first, problem, rows, config.optim.seed + number)
+    head.eval().predict(source.first.to(next(head.parameters()).device))
+    return Run(config, folder, frame, source, problem, chosen)
 
 
-def check_folder(out: str | os.PathLike[str], *, overwrite: bool) -> None:
+def train_folds(run: Run, *, resume: bool = True, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Take steps 7 to 9 of a run: train, predict and score; see :func:`train`."""
+    tokens = run.source.load()
+    _begin(run, tokens, resume=resume)
+    predictions = _baselines(run, tokens)
+    members: list[Head] = []
+    for number, fold in run.folds.items():
+        heads = _fold_heads(run, tokens, number, fold, callbacks)
+        _predict(run, tokens, heads, number, fold[1], predictions)
+        members += _keep_fold(run, heads, number, predictions)
+        note(f"fold {number} is trained, {number + 1} of {len(run.folds)}")
+    return _finish(run, members, predictions)
+
+
+def check_folder(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder that holds other files than an earlier run, or results of one that are not to be replaced.
 
     Hidden files do not count.
 
     Raises:
-        DataError: naming it and some of its files.
+        DataError: naming it and some of its files, or the folder that cannot be written to.
     """
-    folder = Path(out)
-    old = _results(folder)
-    if old and not overwrite:
+    finished = [path for path in _results(folder) if path.name in (REPORT, HEAD_FILE)]
+    if finished and not overwrite:
         raise DataError(
-            f"{out} holds results of an earlier run ({old[0].name}); choose another folder, or pass overwrite=True "
-            "(--overwrite)"
+            f"{folder} holds results of an earlier run ({finished[0].name}); choose another folder, or pass "
+            "overwrite=True (--overwrite)"
         )
-    if old or not folder.is_dir() or (folder / UNFINISHED).is_dir():
-        return
-    if names := [path.name for path in folder.iterdir() if not path.name.startswith(".")]:
+    own = finished or _results(folder) or (folder / UNFINISHED).is_dir()
+    if folder.is_dir() and not own and (names := [p.name for p in folder.iterdir() if not p.name.startswith(".")]):
         raise DataError(
-            f"{out} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}. Results "
-            "go into a folder of their own; choose a new or empty one"
+            f"{folder} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}. "
+            "Results go into a folder of their own; choose a new or empty one"
         )
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
+
+
+def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
+    """Keep what identifies the run; remove the results of another one that is to be replaced.
+
+    Raises:
+        CheckpointError: if the folder holds an unfinished run of another config, other targets or other tokens.
+    """
+    folder, path = run.folder, run.folder / UNFINISHED / RUN
+    values = run.config.to_dict()
+    for key in ("logging", "imports", "device"):  # these do not change the result
+        del values[key]
+    identity = {**values, "backbone": run.source.record, "targets": _digest(run), "tokens": _tokens_digest(tokens)}
+    identity = json.loads(json.dumps(identity))
+    unfinished = resume and path.exists() and not (folder / REPORT).exists()
+    if unfinished:
+        old = json.loads(read_regular(path))
+        if different := [key for key in {**old, **identity} if old.get(key) != identity.get(key)]:
+            raise CheckpointError(
+                f"{folder} holds an unfinished run that differs in {', '.join(different)}; continue it as it was, or "
+                "start again with resume=False (--no-resume) or in another folder"
+            )
+    if _writes():
+        for old_file in [] if unfinished else _results(folder):
+            old_file.unlink()
+        if not unfinished:
+            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        for name in (HEADS, LOGS, UNFINISHED):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(identity, indent=2) + "\n")
+
+
+def _fold_heads(
+    run: Run, tokens: TokenSource, number: int, fold: Fold, callbacks: Sequence[Callback]
+) -> dict[str, Head]:
+    """The trained head of a fold, its baseline, and both together; a finished head comes from its file."""
+    config, problem, path = run.config, run.problem, _fold_file(run, number)
+    rows, valid = fold
+    if path.exists():
+        kept: Any = HeadCheckpoint.load(path).build()
+        head = kept.members[0] if run.config.with_ridge else kept
+    else:
+        head = make_head(config, run.source.first, problem, rows, config.optim.seed + number)
+        head.to(local_device(config.device))
+        weighting = None
+        if config.losses.weighting == "uncertainty":
+            composed = [own.name for own in problem.compositions if not own.adds_tasks]
+            names = [*(task.name for task in head.tasks), *composed]
+            weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
+        logs = loggers_of(config.logging, run.folder, f"fold-{number}") if _writes() else ()
+        try:
+            fit_rows(
+                head,
+                tokens,
+                problem.targets,
+                rows,
+                valid,
+                weights=problem.weights,
+                loss=weighting,
+                recipe=config.optim.changed(seed=config.optim.seed + number),
+                out=run.folder / UNFINISHED / f"fold-{number}",
+                callbacks=(*callbacks, *logs),
+            )
+        except DataError as error:
+            raise DataError(f"fold {number}: {error}") from error
+    groups = groups_of(run.table)
+    linear = baseline_head(
+        tokens, problem.targets, rows, head.tasks, problem.compositions, groups=groups, seed=config.optim.seed
+    )
+    linear.trained_on = head.trained_on
+    heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
+    return heads | {BOTH: HeadEnsemble.from_heads([*heads.values()])}
+
+
+@torch.no_grad()
+def _predict(
+    run: Run, tokens: TokenSource, heads: Mapping[str, Head], number: int, valid: Any, predictions: _Methods
+) -> None:
+    """Write what the heads of a fold predict for its held-out images into the predictions.
+
+    Raises:
+        DataError: if a prediction is not finite.
+    """
+    for rows in in_batches(valid.tolist(), _BATCH):
+        batch = tokens.batch([tokens.ids[row] for row in rows]).to(next(heads[HEAD].parameters()).device)
+        for method, head in heads.items():
+            outputs = {name: x.float().cpu() for name, x in head.eval().predict(batch).items()}
+            for name, target in run.problem.scored.items():
+                x = outputs[target.output][:, target.places]
+                if not bool(x.isfinite().all()):
+                    raise DataError(
+                        f"fold {number}: the predictions of {name} are not finite: training diverged at lr "
+                        f"{run.config.optim.lr:g}; lower it (lr=, --lr)"
+                    )
+                if target.kind == "mask":
+                    for row, own in zip(rows, x, strict=True):
+                        predictions[method][name][row] = _confusion(run.problem, row, own)
+                else:
+                    values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
+                    predictions[method][name][rows] = values.numpy()
+
+
+def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:
+    """The confusion matrix (K, K) of an image's pixels; predictions (K, rows, cols) are resized to them."""
+    maps, count = problem.maps, len(predicted)
+    if maps is None or maps.files[row] is None:
+        return np.zeros((count, count), np.int64)
+    pixels = maps.pixels(row)
+    classes = F.interpolate(predicted[None], pixels.shape[1:], mode="bilinear").argmax(dim=1)
+    return confusion_matrix(pixels, classes, num_classes=count, ignore_index=-1)
+
+
+def _baselines(run: Run, tokens: TokenSource) -> _Methods:
+    """Room for the predictions of the heads, and those of the baselines that are not heads."""
+    problem, folds, groups = run.problem, [*run.folds.values()], groups_of(run.table)
+    found: _Methods = {
+        method: {name: _empty(run, target) for name, target in problem.scored.items()} for method in (HEAD, LINEAR, BOTH)
+    }
+    own = {name: target for name, target in problem.scored.items() if not target.auxiliary}
+    values = [name for name, target in own.items() if target.kind == "value"]
+    classes = [name for name, target in own.items() if target.kind == "class"]
+    held_out = any(len(valid) for _, valid in folds)
+    if held_out and (values or classes):
+        features = pooled_tokens(tokens)
+        methods: dict[str, tuple[Any, Any]] = {KNN: (knn_out_of_fold, features)}
+        if isinstance(tokens, MemoryTokens) and tokens.colours is not None:
+            methods[COLOUR] = (ridge_out_of_fold, tokens.colours.double().numpy())
+        lowest = [next((t.minimum for t in problem.tasks if t.name == own[name].output), None) for name in values]
+        floor = np.array([-np.inf if low is None else low for low in lowest])
+        for method, (probe, x) in methods.items():
+            found[method] = {}
+            if values:
+                true = np.concatenate([own[name].truth for name in values], axis=1)
+                predicted = np.maximum(probe(x, true, folds, groups=groups), floor)
+                found[method] = {name: predicted[:, [i]] for i, name in enumerate(values)}
+            for name in classes:
+                count = len(own[name].labels)
+                found[method][name] = probe(x, own[name].truth, folds, groups=groups, num_classes=count)
+    maps = problem.maps
+    for name in [name for name, target in own.items() if target.kind == "mask" and maps is not None]:
+        found[FREQUENT] = {name: _empty(run, own[name])}
+        for rows, valid in folds:
+            shares = maps.values[torch.as_tensor(rows)].nansum(dim=(0, 2, 3))  # type: ignore[union-attr]
+            best = F.one_hot(shares.argmax(), len(shares)).float()[:, None, None]
+            for row in valid:
+                found[FREQUENT][name][row] = _confusion(problem, row, best)
+    return found
+
+
+def _empty(run: Run, target: reports.Scored) -> Any:
+    """Predictions of all rows of a target, none of them known."""
+    count = len(run.table)
+    if target.kind == "class":
+        return np.full(count, -1)
+    if target.kind == "mask":
+        return np.zeros((count, len(target.labels), len(target.labels)), np.int64)
+    return np.full(target.truth.shape, np.nan)
+
+
+def _keep_fold(run: Run, heads: Mapping[str, Head], number: int, predictions: _Methods) -> list[Head]:
+    """Write the head of a fold unless it is there, and return the members that it brings to the ensemble."""
+    members = [heads[HEAD], heads[LINEAR]] if run.config.with_ridge else [heads[HEAD]]
+    path, unfinished = _fold_file(run, number), run.folder / UNFINISHED / f"fold-{number}"
+    if not path.exists() and _writes():
+        valid = run.folds[number][1]
+        method = BOTH if run.config.with_ridge else HEAD
+        own = {HEAD: predictions[method]}
+        split = Split([valid] if len(valid) else [], run.table.index)
+        metrics = reports.fold_metrics(_scores(run, own, split)) if len(valid) else {}
+        shutil.copyfile(unfinished / LOG, run.folder / LOGS / f"fold-{number}.jsonl")
+        _save(run, heads[method], path, {"fold": number, "metrics": metrics})
+    if _writes():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return members
+
+
+def _finish(run: Run, members: Sequence[Head], predictions: _Methods) -> dict[str, Any]:
+    """Score all folds; write the ensemble, the predictions and, last, the report."""
+    table, problem, folder = run.table, run.problem, run.folder
+    groups = groups_of(table) or list(table.index)
+    held_out = [valid for _, valid in run.folds.values() if len(valid)]
+    split = Split(held_out, groups)
+    scores = _scores(run, predictions, split) if held_out else {}
+    rows = split.rows if held_out else []
+    report: dict[str, Any] = {
+        "images": len(table),
+        "predicted": len(rows),
+        "groups": len(set(groups)),
+        "groups_predicted": len({groups[row] for row in rows}),
+        "scores": scores,
+        "spread": reports.spread_of(problem.scored, split) if held_out else {},
+        "auxiliary": [name for name, target in problem.scored.items() if target.auxiliary],
+        "target_weights": _weights(run),
+        "verdict": reports.verdict(problem.scored, scores) if held_out else "one head on all images; none is held out",
+        "config": run.config.to_dict(),
+        "backbone": dict(run.source.record),
+        "inputs": run.source.preprocess.record(),
+        "versions": versions(),
+    }
+    if _writes():
+        whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
+        method = BOTH if run.config.with_ridge else HEAD
+        _save(run, whole, folder / HEAD_FILE, {"metrics": reports.fold_metrics(scores, method)})
+        header, *lines = reports.out_of_fold(table, problem.scored, predictions, run.folds)
+        write_text(folder / PREDICTIONS, csv_text(header, lines))
+        write_text(folder / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        shutil.rmtree(folder / UNFINISHED)
+    return report
+
+
+def _scores(run: Run, predictions: Mapping[str, Any], split: Split) -> dict[str, Any]:
+    return reports.scores_of(run.problem.scored, predictions, split, _weights(run))
+
+
+def _weights(run: Run) -> dict[str, float]:
+    known = run.table.attrs.get("weights", {})
+    return {name: known[name] for name in run.problem.scored if name in known}
+
+
+def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a head with the facts of its training."""
+    own = run.config
+    facts = {"folds": own.folds.count, "seed": own.optim.seed, "epochs": own.optim.epochs, **facts}
+    source = run.source
+    HeadCheckpoint.from_module(
+        head,
+        backbone=source.record if source.backbone is None else source.backbone,
+        preprocess=source.preprocess,
+        training=facts,
+        tta=own.data.tta,
+    ).save(path)
+
+
+def _digest(run: Run) -> str:
+    """The SHA-256 of ids, targets and folds."""
+    digest = hashlib.sha256(repr((list(run.table.index), sorted(run.folds))).encode())
+    tensors = {**run.problem.targets, **{f"weight {name}": x for name, x in run.problem.weights.items()}}
+    for name, values in sorted(tensors.items()):
+        digest.update(f"|{name}|{tuple(values.shape)}|".encode() + bytes_of(values.contiguous()))
+    for _, (rows, valid) in sorted(run.folds.items()):
+        digest.update(rows.tobytes() + b"|" + valid.tobytes())
+    return digest.hexdigest()
+
+
+def _tokens_digest(tokens: TokenSource) -> str | None:
+    """The SHA-256 of the first and the last token of every image in memory, which depend on the whole image."""
+    if not isinstance(tokens, MemoryTokens):
+        return None
+    digest = hashlib.sha256()
+    for x in tokens.tokens.sequence:
+        digest.update(bytes_of(x[:, [0, -1]].contiguous()))
+    return digest.hexdigest()
+
+
+def _fold_file(run: Run, number: int) -> Path:
+    return run.folder / HEADS / f"fold-{number}.safetensors"
+
+
+def _results(folder: Path) -> list[Path]:
+    """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
+    found = [folder / REPORT, folder / HEAD_FILE, folder / PREDICTIONS]
+    found += [*sorted((folder / HEADS).glob("fold-*.safetensors")), *sorted((folder / LOGS).glob("fold-*.jsonl"))]
+    return [path for path in found if path.exists()]
 
 
 def _writes() -> bool:
     """Whether this process writes: the first one under torchrun."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _keep_config(config: TrainConfig, running: Path, *, resume: bool) -> None:
-    """Refuse to continue an interrupted run of another config, naming the keys that differ; write this one."""
-    values = config.to_dict()
-    for key in ("logging", "imports", "device"):  # these do not change the result
-        del values[key]
-    del values["optim"]["save_steps"], values["folds"]["only"]
-    path = running / CONFIG
-    if resume and path.exists() and any(running.glob(f"fold-*/{STATE}")):
-        check_same(json.loads(read_regular(path)), json.loads(json.dumps(values)), str(running))
-    if _writes():
-        running.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def _record(config: TrainConfig, inputs: Inputs) -> dict[str, Any]:
-    return {
-        "config": config.to_dict(),
-        "backbone": None if inputs.record is None else dict(inputs.record),
-        "inputs": None if inputs.preprocess is None else inputs.preprocess.record(),
-        "versions": versions(),
-    }
-
-
-def _check_before(
-    config: TrainConfig, inputs: Inputs, folder: Path, cells: CellTargets | None, folds: Sequence[Fold] | None
-) -> None:
-    """Refuse before the work what would fail after it."""
-    table = inputs.table
-    problem = Problem.of(config, table, cells)
-    if cells is None and not problem.tasks:
-        raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    numbers, chosen = choose_folds(config, table, folds)
-    masks = {} if cells is None else {config.data.labels or cells.name: cells}
-    _check_targets(table, masks)
-    if config.folds.column is not None and table.groups is not None:
-        _warn_of_split_groups(np.array(table.groups), chosen, config.folds.column)
-    for number, fold in zip(numbers, chosen, strict=True):
-        _check_fold(table, masks, number, fold)
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
-    loggers_of(config.logging, folder)  # refuses a package that is not installed
-    tokens = inputs.first()
-    head = problem.head(tokens, np.arange(len(table)), seed=0)  # refuses a head that does not fit
-    head.eval().predict(tokens.to(next(head.parameters()).device))
-
-
-def _check_targets(table: Table, masks: Mapping[str, CellTargets]) -> None:
-    """Refuse targets that no fold can learn, and images of which nothing is known; masks by their column."""
-    known = {name: _known(values) for name, values in {**table.targets, **table.auxiliary}.items()}
-    known |= {name: np.array([file is not None for file in cells.files]) for name, cells in masks.items()}
-    if len(nothing := np.flatnonzero(~np.any(list(known.values()), axis=0))):
-        names = some_of([repr(table.ids[row]) for row in nothing], 3)
-        columns = ", ".join(known)
-        raise DataError(f"nothing is known of the images {names} ({columns}); fill in a value, or remove the rows")
-    for name, values in table.targets.items():
-        if name in _OWN_COLUMNS:
-            raise DataError(f"a target named {name!r} would clash with a column of {PREDICTIONS}; rename it")
-        check_varies(name, values, "image of the table")
-        if values.dtype.kind == "f":
-            check_minimum(name, values, table.minimum, table.ids)
-            continue
-        counts = np.unique(values[known[name]], return_counts=True)[1]
-        if counts.sum() < _FEWEST_OF_A_CLASS * len(counts):
-            raise DataError(
-                f"the target {name!r} has {len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of "
-                f"them in one image alone; expected {_FEWEST_OF_A_CLASS} images a class or more on average. Merge "
-                "classes, or leave the column out"
-            )
-
-
-def _check_fold(table: Table, masks: Mapping[str, CellTargets], number: int, fold: Fold) -> None:
-    """Refuse a fold whose training images teach a target nothing; warn of classes that it holds out alone."""
-    rows, held_out = fold
-    targets: dict[str, Any] = {**table.targets, **table.auxiliary}
-    targets |= {name: cells.targets.numpy() for name, cells in masks.items()}
-    for name, values in targets.items():
-        if not _known(values[rows]).any():
-            raise DataError(
-                f"no training image of fold {number} has a value of {name!r}; use other folds, or leave {name!r} out"
-            )
-        if values.dtype.kind == "f":
-            check_varies(name, values[rows], f"training image of fold {number}")
-        elif new := sorted({*values[held_out].tolist()} - {*values[rows].tolist(), MISSING_CLASS}):
-            logger.warning(
-                "fold %d holds out images of the %s %s and trains on none: they cannot be predicted right. Use other "
-                "folds (--stratify %s), or remove what is too rare",
-                number,
-                name,
-                ", ".join(table.classes[name][k] for k in new),
-                name,
-            )
-
-
-def _known(values: Any) -> Any:
-    """Which of n values, class indices or maps hold anything, (n,)."""
-    if values.dtype.kind != "f":
-        return values != MISSING_CLASS
-    return np.isfinite(values).reshape(len(values), -1).any(axis=1)
-
-
-def _warn_of_split_groups(groups: Any, folds: Sequence[Fold], column: str) -> None:
-    split = {group for train, valid in folds for group in np.intersect1d(groups[train], groups[valid]).tolist()}
-    if split:
-        logger.warning(
-            "%d groups have images in several folds of the column %r, the first is %r: scores may look better than "
-            "they are for new groups",
-            len(split),
-            column,
-            min(split),
-        )
-
-
-def _write(
-    folder: Path, result: CrossValidation, config: TrainConfig, inputs: Inputs, count: int, *, overwrite: bool
-) -> None:
-    """Write everything to a new folder, then replace what an earlier run left; the report goes first and comes last."""
-    check_folder(folder, overwrite=overwrite)  # another run may have ended here meanwhile
-    new, report = folder / UNFINISHED / "results", result.report
-    shutil.rmtree(new, ignore_errors=True)  # of a run that was ended here
-    for name in (HEADS, LOGS):
-        (new / name).mkdir(parents=True)
-        (folder / name).mkdir(exist_ok=True)
-    for fold, head, scores in zip(result.numbers, result.heads, fold_scores(report, len(result.folds)), strict=True):
-        facts = {"fold": fold, "folds": count, "seed": config.optim.seed, "epochs": config.optim.epochs}
-        HeadCheckpoint.from_module(
-            head,
-            backbone=inputs.record if inputs.backbone is None else inputs.backbone,
-            preprocess=inputs.preprocess,
-            training={**facts, "metrics": scores},
-            tta=config.data.tta,
-        ).save(new / HEADS / f"fold-{fold}.safetensors")
-        shutil.copyfile(fold_folder(folder / UNFINISHED, fold) / LOG, new / LOGS / f"fold-{fold}.jsonl")
-    header, *rows = result.out_of_fold()
-    write_text(new / PREDICTIONS, csv_text(header, rows))
-    write_text(new / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
-    for path in _results(folder):
-        if path.name == REPORT or not (new / path.relative_to(folder)).exists():
-            path.unlink()
-    for path in reversed(_results(new)):
-        path.replace(folder / path.relative_to(new))
-    shutil.rmtree(folder / UNFINISHED)
-
-
-def _results(folder: Path) -> list[Path]:
-    """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
-    found = [folder / REPORT, folder / PREDICTIONS, *sorted((folder / HEADS).glob("fold-*.safetensors"))]
-    found += sorted((folder / LOGS).glob("fold-*.jsonl"))
-    return [path for path in found if path.exists()]

@@ -26,6 +26,10 @@ from dinoneck.training.metrics import (
 FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 _Array = np.ndarray[Any, Any]
 _Score = Callable[[_Array], _Array]  # sums over rows (..., *terms) -> scores (...)
+_VALUE_SCORES: dict[str, _Score] = {  # of sums (..., 5, t): the terms of R², and absolute errors
+    "r2": lambda sums: 1.0 - unexplained(sums[..., :4, :]),
+    "mae": lambda sums: mean_known(quotient(sums[..., 4, :], sums[..., 0, :])),
+}
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,13 @@ class Split:
 
 
 def value_scores(
-    predicted: Any, true: Any, split: Split, *, weights: Sequence[float] | None = None, head: Any = None
+    true: Any, predicted: Any, split: Split, *, weights: Sequence[float] | None = None, head: Any = None
 ) -> dict[str, Any]:
     """Return R² and the mean absolute error of one target, or of t targets together, over the values that are known.
 
     Args:
-        predicted: (n,) or (n, t), NaN where a row was not predicted.
-        true: of the same shape, NaN where a value is missing.
+        true: (n,) or (n, t), NaN where a value is missing.
+        predicted: of the same shape, NaN where a row was not predicted.
         split: the folds and groups of the n rows.
         weights: t weights, for one R² over all targets as of :func:`dinoneck.training.weighted_r2`; None = the mean of
             the targets' R².
@@ -103,19 +107,40 @@ def value_scores(
         squares = r2_terms(values - level, (pred - values) ** 2)  # (n, 4, t), the first of the four are ones
         each = np.concatenate([squares, np.abs(pred - values)[:, None]], axis=1)
         terms.append(np.where(known[:, None], each, 0.0))
-    scores = {
-        "r2": lambda sums: 1.0 - unexplained(sums[..., :4, :], shares),
-        "mae": lambda sums: mean_known(quotient(sums[..., 4, :], sums[..., 0, :])),
-    }
-    return _scored(terms, split, scores)
+    return _scored(terms, split, {**_VALUE_SCORES, "r2": lambda sums: 1.0 - unexplained(sums[..., :4, :], shares)})
 
 
-def class_scores(predicted: Any, true: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:
+def map_scores(true: Any, predicted: Any, split: Split, *, head: Any = None) -> dict[str, Any]:
+    """Return R² and the mean absolute error over the patches of all images, where they are known.
+
+    Args:
+        true: (n, rows, cols), NaN where a patch has no label.
+        predicted: of the same shape, NaN where an image was not predicted.
+        split: the folds and groups of the n images.
+        head: for a baseline, the head's predictions, to compare with.
+
+    Returns:
+        As :func:`value_scores`; ``images`` counts images with a known patch.
+    """
+    maps = [np.asarray(each, np.float64).reshape(len(true), -1) for each in (true, predicted, head) if each is not None]
+    known = np.all(np.isfinite(maps), axis=0)  # (n, patches)
+    values, *methods = (np.where(known, each, 0.0) for each in maps)
+    split = split.where(known.any(axis=1))
+    level = quotient(values[split.rows].sum(), known[split.rows].sum())
+    centred = np.where(known, values - level, 0.0)
+    terms = [
+        np.stack([known, centred, centred**2, (each - values) ** 2, np.abs(each - values)], axis=1).sum(axis=2)[..., None]
+        for each in methods
+    ]
+    return _scored(terms, split, _VALUE_SCORES)
+
+
+def class_scores(true: Any, predicted: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:
     """Return accuracy, F1 and the confusion matrix of one classification target.
 
     Args:
-        predicted: (n,) class indices, -1 where a row was not predicted.
         true: (n,) class indices, -1 where the class is missing.
+        predicted: (n,) class indices, -1 where a row was not predicted.
         labels: of the K classes.
         split: the folds and groups of the n rows.
         head: for a baseline, the head's predictions (n,), to compare with.

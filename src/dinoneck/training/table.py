@@ -1,139 +1,116 @@
-"""What training takes of a table: arrays by role, made of a DataFrame of :func:`dinoneck.data.read_table`."""
+"""Step 2 of a run: the table of its images, as a DataFrame of :func:`dinoneck.data.read_table`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
-from dinoneck.data.decoding import ImageInput
-from dinoneck.errors import DataError
+from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing
+from dinoneck.data.pasture import Pasture
+from dinoneck.errors import ConfigError, did_you_mean
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.targets import as_numbers
 
-MISSING_CLASS = -1
-Values = np.ndarray[Any, Any]
+MAPS = ("dense", "segmentation")
 
 
-@dataclass(frozen=True)
-class Table:
-    """Images, their target values and the groups that stay in one fold.
-
-    Attributes:
-        ids: one name per image, used once.
-        images: one image per id: a path or an image in memory.
-        targets: target name -> n values: float64 numbers in original units, NaN = missing; or int64 class indices, -1 =
-            missing.
-        groups: one group label per image; None = every image is its own group. Where all are numbers, they are compared
-            as numbers.
-        weights: target name -> its weight in the weighted R²; equal when empty.
-        units: target name -> unit, for people.
-        minimum: the smallest value a prediction may take; None = any.
-        labels: one dense label per image, a path or an array, see :class:`dinoneck.data.DenseLabels`, or None where it
-            is unknown; None = none.
-        auxiliary: task name -> n values that only help training and are not scored, given as ``targets`` are.
-        classes: target or auxiliary name -> its class names; a name that is missing here has numbers.
-        folds: the name of each image's fold, compared as groups are; None = folds are drawn.
-        sums: target name -> the targets that it is the sum of.
-    """
-
-    ids: tuple[str, ...]
-    images: tuple[ImageInput, ...]
-    targets: Mapping[str, Values]
-    groups: tuple[str, ...] | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    units: Mapping[str, str] = field(default_factory=dict)
-    minimum: float | None = None
-    labels: tuple[ImageInput | None, ...] | None = None
-    auxiliary: Mapping[str, Values] = field(default_factory=dict)
-    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    folds: tuple[str, ...] | None = None
-    sums: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for field_name in ("targets", "auxiliary"):
-            columns = {name: self._checked(name, values) for name, values in getattr(self, field_name).items()}
-            object.__setattr__(self, field_name, columns)
-        for field_name in ("images", "groups", "labels", "folds"):
-            if (column := getattr(self, field_name)) and len(column) != len(self.ids):
-                raise DataError(
-                    f"Table({field_name}=) has {len(column)} entries for {len(self.ids)} ids; expected one each"
-                )
-        for field_name in ("groups", "folds"):
-            if column := getattr(self, field_name):
-                object.__setattr__(self, field_name, tuple(same_labels(column, self.ids, field_name[:-1])))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def _checked(self, name: str, values: Any) -> Values:
-        """A column as float64, or int64 where it has class names."""
-        names = self.classes.get(name)
-        found: Values = (
-            as_numbers(f"Table: {name!r}", values, self.ids) if names is None else np.asarray(values, np.int64)
-        )
-        if found.shape != (len(self.ids),):
-            raise DataError(f"Table: {name!r} has the shape {found.shape}; expected ({len(self.ids)},), one per id")
-        if names is not None and len(found) and not MISSING_CLASS <= found.min() <= found.max() < len(names):
-            raise DataError(
-                f"Table: {name!r} holds the classes {found.min()} ... {found.max()}; expected indices of its "
-                f"{len(names)} names, or {MISSING_CLASS} where missing"
-            )
-        return found
-
-    def take(self, rows: Iterable[int]) -> Table:
-        """Return the table of these rows."""
-        places = list(rows)
-        per_image = {name: getattr(self, name) for name in ("ids", "images", "groups", "labels", "folds")}
-        chosen: dict[str, Any] = {name: every and tuple(every[i] for i in places) for name, every in per_image.items()}
-        return replace(
-            self,
-            **chosen,
-            targets={name: values[places] for name, values in self.targets.items()},
-            auxiliary={name: values[places] for name, values in self.auxiliary.items()},
-        )
-
-
-def is_table(source: Any) -> bool:
-    """Whether it is a :class:`Table`, or a DataFrame of :func:`dinoneck.data.read_table`."""
-    return isinstance(source, Table) or (hasattr(source, "index") and IMAGES in getattr(source, "columns", ()))
-
-
-def table_of(frame: Any, config: TrainConfig | None = None) -> Table:
-    """Return what training takes of a DataFrame of :func:`dinoneck.data.read_table`; a :class:`Table` as it is.
+def table_of(config: TrainConfig, frame: Any = None) -> Any:
+    """Return the table that a config describes.
 
     Args:
-        frame: the DataFrame; ``frame.attrs`` may hold the targets' ``weights``, ``units``, ``sums`` and ``minimum``.
-        config: states which columns are auxiliary, the minimum and the unit.
+        config: the run.
+        frame: a pandas DataFrame in the place of ``data.csv``; one of :func:`dinoneck.data.read_table` as it is, with
+            the columns that the config names.
+
+    Raises:
+        ConfigError: if the config names no data, or what belongs to another kind of data.
+        DataError: if the table or the folders cannot be used.
     """
-    if isinstance(frame, Table):
-        return frame
-    config = TrainConfig() if config is None else config
-    names = [name for name in frame.columns if name not in OWN_COLUMNS]
-    classes = {name: tuple(frame[name].cat.categories) for name in names if hasattr(frame[name], "cat")}
-    values = {name: np.asarray(frame[name].cat.codes if name in classes else frame[name]) for name in names}
-    helping = {*config.data.aux_targets}.union(
-        *(task.columns or (name,) for name, task in config.tasks.items() if task.auxiliary)
-    )
-    targets = {name: own for name, own in values.items() if name not in helping}
-    known = frame.attrs
-    units = dict.fromkeys((name for name in names if name not in classes), config.data.unit) if config.data.unit else {}
-    weights, sums = known.get("weights", {}), known.get("sums", {})
-    group, fold, labels = (tuple(frame[name]) if name in frame else None for name in (GROUP, FOLD, LABELS))
-    return Table(
-        tuple(frame.index),
-        tuple(frame[IMAGES]),
+    data, folds = config.data, config.folds
+    if data.boxes is not None:
+        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
+    if frame is not None and data.csv is not None:
+        raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
+    if data.csv is None and frame is None:
+        return _without_csv(config)
+    targets, auxiliary = _named(config)
+    if IMAGES in getattr(frame, "columns", ()):
+        return _selected(config, frame, targets, auxiliary)
+    from dinoneck.data.tables import read_table
+
+    reads = data.store is None or data.labels is not None or data.images is not None
+    return read_table(
+        data.csv if frame is None else frame,
+        (data.images or Path(data.csv or ".").parent) if reads else None,
         targets,
-        group,
-        {name: weights[name] for name in targets} if weights.keys() >= targets.keys() else {},
-        {**{name: unit for name, unit in known.get("units", {}).items() if name in names}, **units},
-        known.get("minimum") if config.data.minimum is None else config.data.minimum,
-        None if labels is None else tuple(None if is_missing(label) else label for label in labels),
-        {name: own for name, own in values.items() if name in helping},
-        classes,
-        fold,
-        {name: parts for name, parts in sums.items() if {*targets}.issuperset((name, *parts))},
+        auxiliary=auxiliary,
+        group=folds.group,
+        fold_column=folds.column,
+        image_column=data.image_column or "image",
+        labels=data.labels,
+        classes={
+            c: () for k, task in config.tasks.items() if task.kind == "classification" for c in task.columns or (k,)
+        },
     )
+
+
+def target_columns(config: TrainConfig, table: Any) -> tuple[list[str], list[str]]:
+    """Return the columns of a table that are scored as targets, and those that only help training."""
+    helping = _named(config)[1]
+    columns = [name for name in table.columns if name not in OWN_COLUMNS]
+    return [name for name in columns if name not in helping], [name for name in columns if name in helping]
+
+
+def class_names(table: Any, column: str) -> tuple[str, ...]:
+    """Return the class names of a column; none for numbers."""
+    return tuple(table[column].cat.categories) if hasattr(table[column], "cat") else ()
+
+
+def labels_of(table: Any) -> list[Any] | None:
+    """Return the dense label of every image, None where it is unknown; None = the table has none."""
+    return [None if is_missing(label) else label for label in table[LABELS]] if LABELS in table else None
+
+
+def groups_of(table: Any) -> list[str] | None:
+    """Return the group of every image; None = every image is its own."""
+    return list(table[GROUP]) if GROUP in table else None
+
+
+def _named(config: TrainConfig) -> tuple[list[str], list[str]]:
+    """The columns that the config names as targets, and as auxiliary ones."""
+    own = {name: task for name, task in config.tasks.items() if task.kind not in MAPS}
+    columns = [(column, task.auxiliary) for name, task in own.items() for column in task.columns or (name,)]
+    helping = dict.fromkeys((*config.data.aux_targets, *(column for column, auxiliary in columns if auxiliary)))
+    targets = dict.fromkeys((*config.data.targets, *(column for column, auxiliary in columns if not auxiliary)))
+    return [name for name in targets if name not in helping], list(helping)
+
+
+def _selected(config: TrainConfig, table: Any, targets: list[str], auxiliary: list[str]) -> Any:
+    """The columns of a table that was read already that the config names; all where it names no targets."""
+    named = [*targets, *auxiliary, *(FOLD for _ in [config.folds.column] if _ is not None)]
+    named += [GROUP] if config.folds.group else []
+    for name in named:
+        if name not in table:
+            raise ConfigError(
+                f"the config names the column {name!r}, and the given table has {', '.join(map(str, table.columns))}."
+                f"{did_you_mean(name, map(str, table.columns))}"
+            )
+    if not config.data.targets:
+        return table
+    dropped = [name for name in table.columns if name not in (*OWN_COLUMNS, *targets, *auxiliary)]
+    return table.drop(columns=dropped)
+
+
+def _without_csv(config: TrainConfig) -> Any:
+    """The table of folders, or of drawn images, where no CSV is named."""
+    data, folds = config.data, config.folds
+    named: dict[str, Any] = {"targets": data.targets, "aux_targets": data.aux_targets, "minimum": data.minimum}
+    named |= {"group": folds.group, "fold_column": folds.column}
+    if data.images is None:
+        named |= {"labels": data.labels, "store": data.store, "classes": data.classes}
+    if given := [name for name, value in named.items() if value not in (None, ())]:
+        raise ConfigError(f"{', '.join(given)}: these describe a table; name it with data.csv (--csv)")
+    if data.images is None:
+        return Pasture(seed=0).table(range(data.pasture))
+    from dinoneck.data.tables import read_folders, read_masks
+
+    return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)

@@ -1,15 +1,16 @@
-"""From a config and a table to what a head learns: its tasks, their targets, and what is composed of them."""
+"""Steps 4 and 6 of a run: what the heads of a config and a table learn, and the heads."""
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dinoneck import registry
 from dinoneck.errors import ConfigError, DataError, did_you_mean
@@ -21,183 +22,224 @@ from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.tokens import Tokens
-from dinoneck.training.cell_targets import CellTargets, fitted
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
-from dinoneck.training.table import Table
+from dinoneck.training.maps import Maps
+from dinoneck.training.table import MAPS, class_names, target_columns
 
+FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
+logger = logging.getLogger(__name__)
 _Array = np.ndarray[Any, Any]
+
+
+class Scored(NamedTuple):
+    """A target that is scored.
+
+    Attributes:
+        kind: ``value``, ``class``, ``mask`` (classes per pixel) or ``map`` (numbers per patch).
+        output: of ``head.predict``.
+        places: of the target among the output's columns.
+        truth: (n, t) values, (n,) class indices, or (n, rows, cols); what is missing is NaN or -1. Of masks empty.
+        labels: class names.
+        auxiliary: whether it only helps training: it does not count in the overall score.
+    """
+
+    kind: Literal["value", "class", "mask", "map"]
+    output: str
+    places: slice
+    truth: _Array
+    labels: tuple[str, ...] = ()
+    auxiliary: bool = False
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What the heads of a run learn.
+    """What the heads of a run learn; rows are those of the table.
 
     Attributes:
-        config: the run.
-        table: images and their columns.
-        cells: labels per cell of the table's images; every head gets their task too.
-        tasks: those of the table's columns, by name.
-        targets: task name -> values of all images: (n,), (n, outputs), or class indices (n,).
+        tasks: their transforms are fitted on the training rows of each fold, see :func:`head_tasks`.
+        targets: task name -> values of all images in original units, NaN or -1 = missing.
+        weights: dense task -> (n, rows, cols), how much a patch counts.
         compositions: what is computed from tasks.
-        columns: target column of numbers -> (output of ``head.predict``, place among its columns).
+        fitted: names of the tasks that are trained on z-scores.
+        scored: target -> where its predictions are, and the truth.
+        maps: the labels per patch; None = none.
     """
 
-    config: TrainConfig
-    table: Table
-    cells: CellTargets | None
-    tasks: Mapping[str, TaskConfig]
-    targets: Mapping[str, _Array]
-    compositions: Sequence[Composition]
-    columns: Mapping[str, tuple[str, int]]
+    tasks: tuple[Task, ...]
+    targets: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    compositions: tuple[Composition, ...]
+    fitted: frozenset[str]
+    scored: Mapping[str, Scored]
+    maps: Maps | None
 
-    @classmethod
-    def of(cls, config: TrainConfig, table: Table, cells: CellTargets | None = None) -> Problem:
-        """Return the problem of a config and a table.
 
-        Raises:
-            ConfigError: if a task or a composition names what is not there, or two kinds of columns.
-            DataError: if a ratio's columns hold negative values.
-        """
-        tasks = _tasks(config, table)
-        compositions = _compositions(config, tasks, table)
-        columns = _columns(tasks, compositions, table)
-        return cls(config, table, cells, tasks, _targets(tasks, table), compositions, columns)
+def problem_of(config: TrainConfig, table: Any, maps: Maps | None = None) -> Problem:
+    """Return what the heads of a config and a table learn.
 
-    def head(self, tokens: Tokens, rows: _Array, seed: int) -> Head:
-        """Return a new head for such tokens; its transforms are fitted on the training rows.
+    Raises:
+        ConfigError: if a task or a composition names what is not there, or two kinds of columns.
+        DataError: if a ratio's columns hold negative values.
+    """
+    described = _described(config, table)
+    compositions = _compositions(config, described, table)
+    tasks = [_task(config, name, own, described, table, maps) for name, own in described.items()]
+    targets = {name: _targets(name, own, table) for name, own in described.items()}
+    weights = {}
+    if maps is not None:
+        tasks.append(_map_task(config, table, maps, [own.from_map for own in described.values()]))
+        targets[maps.name] = maps.values
+        weights = {maps.name: maps.weight} if maps.kind == "dense" else {}
+        _propose_from_map(described, targets, maps)
+    if not tasks:
+        raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
+    fitted = {
+        name
+        for name, own in described.items()
+        if own.kind not in ("ratio", "classification")
+        and (own.standardize or (own.standardize is None and own.activation is None))
+    }
+    fitted |= {maps.name} if maps is not None and maps.kind == "dense" else set()
+    scored = _scored(described, compositions, targets, table, maps)
+    return Problem(tuple(tasks), targets, weights, tuple(compositions), frozenset(fitted), scored, maps)
 
-        Raises:
-            ConfigError: if an argument of the head is unknown, or it does not fit the tokens or tasks.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return make_head(self.config, tokens, self.head_tasks(rows), self.compositions)
 
-    def head_tasks(self, rows: _Array) -> list[Task]:
-        """Return the tasks of a head whose transforms are fitted on the training rows."""
-        made = [self._head_task(name, rows) for name in self.tasks]
-        if self.cells is None:
-            return made
-        minimum = None if self._shares else self.table.minimum  # a mean of clipped cells would be too high
-        made = [
-            self.cells.share_task(task, self.targets[task.name]) if task.name in self._shares else task for task in made
-        ]
-        own, options = self.config.tasks.get(self.cells.name), ("weight", "loss", "beta", "unit", "minimum")
-        changes: dict[str, Any] = {option: getattr(own, option, None) for option in options}
-        per_cell = replace(self.cells.task(rows, minimum), **{k: x for k, x in changes.items() if x is not None})
-        return [*made, per_cell]
+def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Array, seed: int) -> Head:
+    """Return a new head for such tokens; the transforms of its tasks are fitted on the training rows.
 
-    @cached_property
-    def _shares(self) -> tuple[str, ...]:
-        """The tasks that are the mean over the cells of their name; computed, and reported in the log, once."""
-        if self.cells is None:
-            return ()
-        return self.cells.shares(
-            {name: self.targets[name] for name, own in self.tasks.items() if len(own.columns) == 1}
+    Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``, ``num_layers``,
+    ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled in where the config has none.
+
+    Raises:
+        ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
+        DataError: if a task cannot be fitted.
+    """
+    tasks = head_tasks(problem, rows)
+    options, cls = {**config.head}, head_class(config)
+    options.pop("type", None)
+    if issubclass(cls, DenseHead):
+        readout = [task for task in tasks if task.kind == "regression" and task.from_cells is None]
+        tasks = [replace(task, kind="density", aggregate="mean") if task in readout else task for task in tasks]
+    if cls is LinearHead and problem.maps is not None:
+        options.setdefault("pool", None)
+    if registry.resolve(head_type(config)) is not cls:
+        options = {"neck": {"type": head_type(config), **options}}
+    rows_of_patch, cols_of_patch = patch_pair(tokens.patch_size)
+    known: dict[str, Any] = {
+        "embed_dim": tokens.sequence[0].shape[-1],
+        "tasks": tasks,
+        "num_layers": len(tokens.sequence),
+        "layer_indices": tokens.layers,
+        "patch_size": rows_of_patch if rows_of_patch == cols_of_patch else (rows_of_patch, cols_of_patch),
+        "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(options.get("mode", ""), tokens.grid.count),
+        "compositions": problem.compositions,
+    }
+    neck = options.get("neck")
+    if isinstance(neck, Mapping) and "type" in neck:
+        own = _filled(registry.resolve(neck["type"]), {name: neck[name] for name in neck if name != "type"}, known)
+        options["neck"] = {"type": neck["type"], **own}
+    arguments = _filled(cls, options, known)
+    if problem.compositions and "compositions" not in arguments:
+        names = [name for own in problem.compositions for name in own.names]
+        raise ConfigError(
+            f"{cls.__name__} takes no compositions, which predict {', '.join(names)}: add the argument compositions: "
+            "Sequence[Composition] = () to its __init__ and pass it to _set_tasks, or leave those targets out"
         )
-
-    def true_values(self, column: str) -> _Array:
-        """Return the values of a column of numbers, NaN = missing; of a ratio without a composition, the shares.
-
-        Raises:
-            DataError: if all columns of a ratio are 0.
-        """
-        output, place = self.columns[column]
-        if output not in self.tasks or self.tasks[output].kind != "ratio":
-            return self.table.targets[column].astype(np.float64)
-        shares: _Array = self.targets[output][:, place]
-        known = np.all([np.isfinite(self.table.targets[name]) for name in self.tasks[output].columns], axis=0)
-        if len(undefined := np.flatnonzero(np.isnan(shares) & known)):
-            row = int(undefined[0])
-            raise DataError(
-                f"image {self.table.ids[row]!r}: {', '.join(self.tasks[output].columns)} are all 0, so their ratio is "
-                "unknown; remove the row, or add a composition with a total"
-            )
-        return shares
-
-    def _head_task(self, name: str, rows: _Array) -> Task:
-        own, config = self.tasks[name], self.config
-        is_class = own.kind == "classification"
-        labels = self.table.classes.get(own.columns[0], ()) if is_class else own.columns
-        weight = own.weight
-        if weight is None:
-            fixed = own.auxiliary and config.losses.weighting == "fixed"
-            weight = config.losses.aux_weight / sum(task.auxiliary for task in self.tasks.values()) if fixed else 1.0
-        task = Task(
-            name,
-            dim=len(labels),
-            kind=own.kind or "regression",
-            loss=cast("Any", own.loss),
-            beta=1.0 if own.beta is None else own.beta,
-            weight=weight,
-            activation=cast("Any", own.activation),
-            unit=_unit(config, own, self.table),
-            labels=labels if len(labels) > 1 or is_class else (),
-        )
-        if own.kind in ("ratio", "classification"):
-            return task
-        minimum = own.minimum if own.minimum is not None or own.auxiliary else self.table.minimum
-        transform = TargetTransform(area=own.area, log1p=own.log1p)
-        if own.standardize or (own.standardize is None and own.activation is None):
-            transform = fitted(name, transform, self.targets[name][rows])
-        task = replace(task, minimum=minimum, transform=None if transform == TargetTransform() else transform)
-        if issubclass(head_class(config), DenseHead) and own.kind in (None, "regression"):
-            return replace(task, kind="density", aggregate="mean")
-        return task
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(**arguments)
 
 
-def _tasks(config: TrainConfig, table: Table) -> dict[str, TaskConfig]:
-    """The tasks of the table's columns: those of the config, and a default for every other target.
+def head_tasks(problem: Problem, rows: _Array) -> list[Task]:
+    """Return the tasks with transforms that are fitted on these rows.
+
+    Raises:
+        DataError: naming the task, as :meth:`dinoneck.TargetTransform.fit` does.
+    """
+    tasks = []
+    for task in problem.tasks:
+        if task.name in problem.fitted:
+            values = problem.targets[task.name][torch.as_tensor(rows)]
+            values = values.movedim(1, -1).flatten(0, 2) if task.is_map else values
+            values = values[values.isfinite().any(dim=1)] if task.is_map else values  # patches without a label
+            try:
+                transform = (task.transform or TargetTransform()).fit(values)
+            except DataError as error:
+                raise DataError(f"task {task.name!r}: {error}") from None
+            task = replace(task, transform=transform)
+        tasks.append(task)
+    return tasks
+
+
+def head_class(config: TrainConfig) -> type[Head]:
+    """Return the class of the config's head; a neck's name stands for a pyramid head on that neck.
+
+    Raises:
+        RegistryError: if the name is not registered.
+    """
+    found = registry.resolve(head_type(config))
+    return found if issubclass(found, Head) else PyramidHead
+
+
+def head_type(config: TrainConfig) -> str:
+    """Return the head's name; where none is given ``patch_mean``, and for masks ``dpt``, a pyramid head on that neck."""
+    return str(config.head.get("type") or ("dpt" if config.data.labels else "patch_mean"))
+
+
+def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
+    """The tasks of the table's columns: those of the config, and a default for every other column.
 
     A target that is the sum of others which are targets too is not a task: a composition derives it.
     """
-    columns = {**table.targets, **table.auxiliary}
-    tasks = {}
+    targets, auxiliary = target_columns(config, table)
+    columns, sums, tasks = [*targets, *auxiliary], table.attrs.get("sums", {}), dict[str, TaskConfig]()
     for name, task in config.tasks.items():
-        if task.kind in ("dense", "segmentation"):
-            _check_options(name, task)
-            continue  # its targets are masks
-        task = replace(task, columns=task.columns or (name,))
-        for column in task.columns:
-            if column not in columns:
-                hint = did_you_mean(column, columns)
-                raise ConfigError(f"task {name!r} needs column {column!r}; there are {', '.join(columns)}.{hint}")
-        words = [column for column in task.columns if column in table.classes]
-        if task.kind in ("classification", None) and words:
-            if len(task.columns) > 1:
-                raise ConfigError(f"task {name!r} has columns {', '.join(task.columns)}; classes are one column")
-            task = replace(task, kind="classification")
-        elif task.kind == "classification":
-            raise ConfigError(
-                f"task {name!r} is a classification; its column {task.columns[0]!r} was read as numbers: list its "
-                "classes in read_table(classes=)"
-            )
-        elif words:
-            raise ConfigError(
-                f"task {name!r} is of kind {task.kind!r}, for numbers; its column {words[0]!r} holds the classes "
-                f"{', '.join(table.classes[words[0]][:5])}: leave the kind out, or write kind: classification"
-            )
         _check_options(name, task)
-        tasks[name] = task
+        if task.kind not in MAPS:  # whose targets are masks
+            tasks[name] = _of_columns(name, task.changed(columns=task.columns or (name,)), table, columns)
     _refuse_shared(tasks)
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for own in config.compositions.values() for column in own.sums}
-    for column in sorted(columns, key=lambda column: column in table.sums):  # sums follow their parts
-        is_sum = set(table.sums.get(column, ("",))) <= {*tasks}
-        if column not in covered and not is_sum:
-            if column in config.tasks:
-                raise ConfigError(
-                    f"task {column!r} predicts other columns, and the target {column!r} needs a task of that name; "
-                    "give one of them another name"
-                )
-            task = TaskConfig(columns=(column,), auxiliary=column in table.auxiliary)
-            tasks[column] = replace(task, kind="classification") if column in table.classes else task
+    for column in sorted(columns, key=lambda column: column in sums):  # sums follow their parts
+        if column in covered or {*sums.get(column, ("",))} <= {*tasks}:
+            continue
+        if column in config.tasks:
+            raise ConfigError(
+                f"task {column!r} predicts other columns, and the target {column!r} needs a task of that name; give "
+                "one of them another name"
+            )
+        kind = "classification" if class_names(table, column) else None
+        tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary, kind=kind)
     return tasks
+
+
+def _of_columns(name: str, task: TaskConfig, table: Any, columns: Sequence[str]) -> TaskConfig:
+    """A task whose columns exist and are of its kind; words are classes."""
+    for column in task.columns:
+        if column not in columns:
+            hint = did_you_mean(column, columns)
+            raise ConfigError(f"task {name!r} needs column {column!r}; there are {', '.join(columns)}.{hint}")
+    words = [column for column in task.columns if class_names(table, column)]
+    if not words and task.kind != "classification":
+        return task
+    if not words:
+        raise ConfigError(
+            f"task {name!r} is a classification; its column {task.columns[0]!r} was read as numbers: list its classes "
+            "in read_table(classes=)"
+        )
+    if len(task.columns) > 1:
+        raise ConfigError(f"task {name!r} has columns {', '.join(task.columns)}; classes are one column")
+    if task.kind not in (None, "classification"):
+        raise ConfigError(
+            f"task {name!r} is of kind {task.kind!r}, for numbers; its column {words[0]!r} holds the classes "
+            f"{', '.join(class_names(table, words[0])[:5])}: leave the kind out, or write kind: classification"
+        )
+    return task.changed(kind="classification")
 
 
 def _check_options(name: str, task: TaskConfig) -> None:
     """Refuse options that would change nothing for the task's kind, and columns that are too few or repeated."""
-    scale = ("activation", "area", "log1p", "standardize")
+    scale = ("activation", "area", "log1p", "standardize", "from_map")
     unused: dict[str | None, tuple[str, ...]] = {
         "classification": ("minimum", *scale),
         "ratio": ("minimum", *scale),
@@ -225,27 +267,93 @@ def _refuse_shared(tasks: Mapping[str, TaskConfig]) -> None:
                 raise ConfigError(f"tasks {other!r} and {name!r} both predict column {column!r}; leave it out of one")
 
 
-def _targets(tasks: Mapping[str, TaskConfig], table: Table) -> dict[str, _Array]:
-    """The values of all images of each task."""
-    columns, targets = {**table.targets, **table.auxiliary}, {}
-    for name, task in tasks.items():
-        values = [columns[column] for column in task.columns]
-        stacked = values[0] if len(values) == 1 else np.stack(values, axis=1)
-        if task.kind == "ratio":
-            if (stacked < 0).any():
-                raise DataError(f"task {name!r} is a ratio of {', '.join(task.columns)}, which hold negative values")
-            total = stacked.sum(axis=1, keepdims=True)
-            stacked = np.where(total > 0, stacked / np.where(total > 0, total, 1.0), np.nan)
-        targets[name] = stacked
-    return targets
+def _task(
+    config: TrainConfig, name: str, own: TaskConfig, described: Mapping[str, TaskConfig], table: Any, maps: Maps | None
+) -> Task:
+    """A task of columns; its transform is not fitted yet."""
+    is_class, is_share = own.kind == "classification", own.kind in ("ratio", "classification")
+    labels = class_names(table, own.columns[0]) if is_class else own.columns
+    weight = own.weight
+    if own.from_map is not None and weight is None and maps is not None:
+        known = np.isfinite(np.asarray(table[own.columns[0]]))
+        # the map's own loss trains it; a loss of the mean too made the numbers of crop images worse
+        weight = (float((known & np.isnan(maps.means()).all(axis=1)).any()),)
+    if weight is None:
+        fixed = own.auxiliary and config.losses.weighting == "fixed"
+        weight = config.losses.aux_weight / sum(task.auxiliary for task in described.values()) if fixed else 1.0
+    unit, minimum, transform = own.unit, own.minimum, TargetTransform(area=own.area, log1p=own.log1p)
+    if not (is_share or own.auxiliary):
+        unit = config.data.unit or table.attrs.get("units", {}).get(own.columns[0], "") if unit is None else unit
+        minimum = _minimum(config, table) if minimum is None else minimum
+    return Task(
+        name,
+        dim=len(labels),
+        kind=own.kind or "regression",
+        loss=cast("Any", own.loss),
+        beta=1.0 if own.beta is None else own.beta,
+        weight=weight,
+        activation=cast("Any", own.activation),
+        unit=unit or "",
+        labels=labels if len(labels) > 1 or is_class else (),
+        minimum=minimum,
+        transform=None if is_share or transform == TargetTransform() else transform,
+        from_cells=own.from_map,
+    )
 
 
-def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: Table) -> list[Composition]:
+def _map_task(config: TrainConfig, table: Any, maps: Maps, means: Sequence[str | None]) -> Task:
+    """The task of the masks."""
+    own = config.tasks.get(maps.name, TaskConfig())
+    options = {name: getattr(own, name) for name in ("weight", "loss", "beta", "unit") if getattr(own, name) is not None}
+    if maps.kind == "dense":
+        # a mean of clipped patches would be too high
+        minimum = None if maps.name in means else own.minimum if own.minimum is not None else _minimum(config, table)
+        options |= {"minimum": minimum, "shares": maps.how.classes is not None}
+    return Task(maps.name, maps.values.shape[1], kind=maps.kind, labels=maps.labels, **options)
+
+
+def _minimum(config: TrainConfig, table: Any) -> float | None:
+    known: float | None = table.attrs.get("minimum")
+    return known if config.data.minimum is None else config.data.minimum
+
+
+def _propose_from_map(described: Mapping[str, TaskConfig], targets: Mapping[str, Tensor], maps: Maps) -> None:
+    """State which numbers are the mean over the map of their name, and are not described so."""
+    for name, own in described.items():
+        if maps.kind != "dense" or own.from_map is not None or name not in maps.labels or targets[name].ndim > 1:
+            continue
+        true, means = targets[name].numpy(), maps.means()[:, maps.labels.index(name)]
+        known = np.isfinite(true) & np.isfinite(means)
+        error, spread = (np.square(true[known] - each).sum() for each in (means[known], true[known].mean()))
+        if error <= (1 - FOLLOWS_R2) * spread and known.any():
+            logger.warning(
+                "the target %r follows the mean over its map %r; predict it from the map: tasks: {%s: {from_map: %s}}",
+                name,
+                maps.name,
+                name,
+                maps.name,
+            )
+
+
+def _targets(name: str, task: TaskConfig, table: Any) -> Tensor:
+    """The values of all images of a task: (n,) or (n, outputs), or class indices (n,)."""
+    if task.kind == "classification":
+        return torch.tensor(np.asarray(table[task.columns[0]].cat.codes), dtype=torch.int64)
+    values = np.stack([np.asarray(table[column], np.float64) for column in task.columns], axis=1)
+    if task.kind == "ratio":
+        if (values < 0).any():
+            raise DataError(f"task {name!r} is a ratio of {', '.join(task.columns)}, which hold negative values")
+        total = values.sum(axis=1, keepdims=True)
+        values = np.where(total > 0, values / np.where(total > 0, total, 1.0), np.nan)
+    return torch.from_numpy(values[:, 0] if len(task.columns) == 1 else values)
+
+
+def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: Any) -> list[Composition]:
     """The compositions of the config, and the table's own sums of targets (total and ratio empty)."""
     covered = {column for own in config.compositions.values() for column in own.sums}
     covered |= {column for task in tasks.values() for column in task.columns}
-    sums = {name: parts for name, parts in table.sums.items() if name in table.targets and name not in covered}
-    own_sums = {name: CompositionConfig(sums={name: parts}) for name, parts in sums.items()}
+    sums = {name: parts for name, parts in table.attrs.get("sums", {}).items() if name in table and name not in covered}
+    own_sums = {name: CompositionConfig(sums={name: tuple(parts)}) for name, parts in sums.items()}
     made = []
     for name, own in {**config.compositions, **own_sums}.items():
         adds = not (own.total or own.ratio)
@@ -264,75 +372,64 @@ def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: T
     return made
 
 
-def _columns(
-    tasks: Mapping[str, TaskConfig], compositions: Sequence[Composition], table: Table
-) -> dict[str, tuple[str, int]]:
-    """Where the predictions of each target column of numbers are."""
+def _scored(
+    tasks: Mapping[str, TaskConfig],
+    compositions: Sequence[Composition],
+    targets: Mapping[str, Tensor],
+    table: Any,
+    maps: Maps | None,
+) -> dict[str, Scored]:
+    """The targets that are scored, and where their predictions are."""
     places: dict[str, tuple[str, int]] = {}
-    for name, task in tasks.items():
-        if task.kind not in ("classification", "ratio"):
-            places |= {column: (name, i) for i, column in enumerate(task.columns)}
     for own in compositions:
-        places |= {column: (own.name, i) for i, column in enumerate(own.names) if column not in places}
-    shares = {column: (name, i) for name, task in tasks.items() for i, column in enumerate(task.columns)}
-    places = {**{column: place for column, place in shares.items() if tasks[place[0]].kind == "ratio"}, **places}
-    return {column: places[column] for column in table.targets if column in places}
+        places |= {column: (own.name, i) for i, column in enumerate(own.names) if column in table}
+    for name, task in tasks.items():
+        if task.kind not in ("classification", "ratio") and not task.auxiliary:
+            places |= {column: (name, i) for i, column in enumerate(task.columns)}
+    for name, task in tasks.items():
+        if task.kind == "ratio" and not task.auxiliary:
+            places = {column: (name, i) for i, column in enumerate(task.columns) if column not in places} | places
+    scored = {}
+    for column in table.columns:
+        if column in places:
+            name, i = places[column]
+            if name in tasks and tasks[name].kind == "ratio":
+                truth = targets[name][:, i].numpy()
+                _check_shares(tasks[name], truth, table)
+            else:
+                truth = np.asarray(table[column], np.float64)
+            scored[column] = Scored("value", name, slice(i, i + 1), truth[:, None])
+    for name, task in tasks.items():
+        if task.kind == "classification" or task.auxiliary:
+            labels = class_names(table, task.columns[0])
+            truth = targets[name].numpy()
+            key = name if task.auxiliary else task.columns[0]
+            truth = truth if labels else truth.reshape(len(truth), -1)
+            scored[key] = Scored("class" if labels else "value", name, slice(None), truth, labels, task.auxiliary)
+    return scored | ({} if maps is None else _scored_maps(maps))
 
 
-def head_class(config: TrainConfig) -> type[Head]:
-    """Return the class of the config's head; a neck's name stands for a pyramid head on that neck.
-
-    Raises:
-        RegistryError: if the name is not registered.
-    """
-    found = registry.resolve(head_type(config))
-    return found if issubclass(found, Head) else PyramidHead
-
-
-def head_type(config: TrainConfig) -> str:
-    """Return the head's name: ``patch_mean`` where none is given, ``dense`` for masks."""
-    return str(config.head.get("type") or ("dense" if config.data.labels else "patch_mean"))
-
-
-def make_head(
-    config: TrainConfig, tokens: Tokens, tasks: Sequence[Task], compositions: Sequence[Composition] = ()
-) -> Head:
-    """Return a new head of the config for such tokens.
-
-    Arguments of its constructor that follow from tokens and tasks (``embed_dim``, ``tasks``, ``num_layers``,
-    ``layer_indices``, ``patch_size``, ``num_patches``, ``compositions``) are filled in where the config has none.
-
-    Raises:
-        ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
-    """
-    options, cls = {**config.head}, head_class(config)
-    options.pop("type", None)
-    if cls is LinearHead and config.data.labels:
-        options.setdefault("pool", None)
-    if registry.resolve(head_type(config)) is not cls:
-        options = {"neck": {"type": head_type(config), **options}}
-    rows, cols = patch_pair(tokens.patch_size)
-    known: dict[str, Any] = {
-        "embed_dim": tokens.sequence[0].shape[-1],
-        "tasks": tasks,
-        "num_layers": len(tokens.sequence),
-        "layer_indices": tokens.layers,
-        "patch_size": rows if rows == cols else (rows, cols),
-        "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(options.get("mode", ""), tokens.grid.count),
-        "compositions": compositions,
-    }
-    neck = options.get("neck")
-    if isinstance(neck, Mapping) and "type" in neck:
-        own = _filled(registry.resolve(neck["type"]), {name: neck[name] for name in neck if name != "type"}, known)
-        options["neck"] = {"type": neck["type"], **own}
-    arguments = _filled(cls, options, known)
-    if compositions and "compositions" not in arguments:
-        names = [name for own in compositions for name in own.names]
-        raise ConfigError(
-            f"{cls.__name__} takes no compositions, which predict {', '.join(names)}: add the argument compositions: "
-            "Sequence[Composition] = () to its __init__ and pass it to _set_tasks, or leave those targets out"
+def _scored_maps(maps: Maps) -> dict[str, Scored]:
+    if maps.kind == "segmentation":
+        return {maps.name: Scored("mask", maps.name, slice(None), np.empty(0), maps.labels)}
+    names = maps.labels or tuple(map(str, range(maps.values.shape[1])))
+    single = len(names) == 1
+    return {
+        maps.name if single else f"{maps.name} {label}" : Scored(
+            "map", maps.name, slice(i, i + 1), maps.values[:, i].double().numpy()
         )
-    return cls(**arguments)
+        for i, label in enumerate(names)
+    }
+
+
+def _check_shares(task: TaskConfig, shares: _Array, table: Any) -> None:
+    """Refuse a ratio whose columns are all 0."""
+    known = np.all([np.isfinite(table[name]) for name in task.columns], axis=0)
+    if len(undefined := np.flatnonzero(np.isnan(shares) & known)):
+        raise DataError(
+            f"image {table.index[undefined[0]]!r}: {', '.join(task.columns)} are all 0, so their ratio is unknown; "
+            "remove the row, or add a composition with a total"
+        )
 
 
 def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
@@ -359,9 +456,3 @@ def _filled(cls: type[Any], options: Mapping[str, Any], known: Mapping[str, Any]
                 f"{cls.__name__} needs the argument {name!r}; give it in head: {{type: ..., {name}: ...}}"
             )
     return filled
-
-
-def _unit(config: TrainConfig, task: TaskConfig, table: Table) -> str:
-    if task.unit is not None or task.kind in ("ratio", "classification"):
-        return task.unit or ""
-    return "" if task.auxiliary else table.units.get(task.columns[0], config.data.unit)

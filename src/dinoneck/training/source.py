@@ -1,0 +1,243 @@
+"""Step 3 of a run: the tokens of the table's images, from a backbone or a store; ids are matched here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.backbones.known import DINOV3_SMALL, TINY
+from dinoneck.backbones.load import load_backbone
+from dinoneck.data.cells import IMAGES
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.views import Views
+from dinoneck.devices import local_device
+from dinoneck.errors import ConfigError, DataError, StoreError, some_of
+from dinoneck.store.feature_store import FeatureStore
+from dinoneck.store.images import check_unchanged
+from dinoneck.tokens import Tokens
+from dinoneck.training.config import BackboneConfig, TrainConfig
+from dinoneck.training.matching import SourceIds
+from dinoneck.training.sources import MemoryTokens, TokenSource
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the tokens of a table's images come from.
+
+    Attributes:
+        first: the tokens of one image: the layers, grid and width that heads are built for.
+        record: of the backbone that makes or made them.
+        preprocess: how the images are or were prepared.
+        load: returns the tokens of all images under the table's ids; the expensive step where a backbone extracts them.
+        backbone: that makes them; None where they come from a store.
+    """
+
+    first: Tokens
+    record: Mapping[str, Any]
+    preprocess: Preprocessing
+    load: Callable[[], TokenSource]
+    backbone: Backbone | None = None
+
+
+class TableTokens:
+    """Stored tokens under the ids of a table.
+
+    An image's id in a store is its path without the suffix, relative to the folder that was extracted. A table may name
+    its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading folders is left
+    out of all names, as few as possible.
+
+    Args:
+        store: the feature store.
+        names: the table's ids: paths of images.
+        views: only the store's first augmented views are used, this many; None = all.
+
+    Attributes:
+        own: the table's id -> the store's.
+
+    Raises:
+        DataError: if the store lacks an image, or two names match one of its ids.
+        ConfigError: if the store has fewer views.
+    """
+
+    def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
+        self.store, self.ids = store, tuple(names)
+        self.own = dict(zip(self.ids, _matched(self.ids, store.ids), strict=True))
+        if views is not None and views > len(store.views):
+            raise ConfigError(
+                f"views is {views} (--views) and the store has {len(store.views)} augmented views; extract the images "
+                "with more, or ask for fewer"
+            )
+        self.views = Views(store.views.views[:views])
+
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these images, in this order."""
+        return self.store.batch([self.own[image_id] for image_id in ids], views)
+
+    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Any:
+        """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
+        return self.store.stored([self.own[image_id] for image_id in ids], views)
+
+
+def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None) -> Source:
+    """Open the store or the backbone of a config, and match the table's ids.
+
+    Args:
+        config: the run.
+        table: of :func:`dinoneck.training.table.table_of`.
+        backbone: in the place of the one that the config names.
+
+    Raises:
+        ConfigError: if values contradict each other, or the store or backbone.
+        DataError: if the store lacks images of the table.
+        StoreError: if the store cannot be opened, or images were replaced since the extraction.
+        BackboneError: if the backbone cannot be loaded.
+    """
+    if config.data.store is not None:
+        return _from_store(config, table)
+    backbone = open_backbone(config.backbone, config.device) if backbone is None else backbone
+    own, ids, images = config.data, list(table.index), list(table[IMAGES])
+    preprocess = backbone.preprocess.changed(
+        size=own.size,
+        resize=own.resize or ("crop" if own.size is None else None),
+        pad_to=own.pad_to,
+        interpolation=own.interpolation,
+        blur=own.blur,
+    )
+    first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(ids[:1])
+    return Source(
+        first,
+        backbone.record(),
+        preprocess,
+        lambda: MemoryTokens.extract(backbone, images, ids, preprocess=preprocess),
+        backbone,
+    )
+
+
+def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:
+    """Load the backbone that a config describes.
+
+    Args:
+        own: its description.
+        device: such as cuda:1; None = a GPU if there is one, else the CPU.
+        norm: whether the final norm is applied to the tokens.
+
+    Raises:
+        ConfigError: if the description contradicts itself, or the device cannot be used.
+        BackboneError: if the weights cannot be loaded.
+    """
+    name = own.name or DINOV3_SMALL
+    random = own.random or (name == TINY and own.file is None)
+    if own.seed is not None and not random:
+        raise ConfigError("--backbone-seed chooses random weights; give it with --random-backbone")
+    place = local_device(device)
+    backbone = load_backbone(
+        name,
+        source=own.source or "timm",
+        pretrained=not random,
+        checkpoint=own.file,
+        seed=own.seed,
+        layers=own.layers,
+        norm=norm,
+    )
+    return backbone.to(place)
+
+
+def compare_images(store: FeatureStore, files: Mapping[str, Path | None]) -> None:
+    """Refuse images whose files are not those that a store's tokens were extracted from.
+
+    Sizes and times are compared, and the bytes where these differ. A warning states how many images were compared where
+    files are not at hand. A store that was converted from features knows no images.
+
+    Args:
+        store: the feature store.
+        files: the store's id of each image that is used -> its file, which need not exist.
+
+    Raises:
+        StoreError: naming the images that were replaced.
+        DataError: if a file cannot be read.
+    """
+    knows_images = store.backbone_record.get("layers") is not None
+    there = [(name, file) for name, file in files.items() if knows_images and file is not None and file.is_file()]
+    check_unchanged(there, store.entries)
+    if len(there) < len(files):
+        logger.warning(
+            "%s: of %d images, the files of %d were compared with those that the store %s was extracted from. To "
+            "compare them all, name their folder (--images, read_table(images=))",
+            "the images were compared in part" if there else "nothing was compared",
+            len(files),
+            len(there),
+            store.path,
+        )
+
+
+def _from_store(config: TrainConfig, table: Any) -> Source:
+    """The tokens of a store, which must be what the config asks for."""
+    data, own = config.data, config.backbone
+    try:
+        store = FeatureStore.open(str(data.store))
+    except StoreError as error:
+        if next(iter(Path(str(data.store)).glob("*.npz")), None) is None:
+            raise
+        raise StoreError(
+            f"{data.store} holds .npz files and is not a feature store; FeatureStore.from_npz(folder, path, grid=, "
+            "patch_size=) converts them"
+        ) from error
+    tokens = TableTokens(store, list(table.index), data.views)
+    store.check_grids(list(tokens.own.values())[:1], len(tokens.views))
+    record, preprocess = store.backbone_record, store.preprocess
+    if record.get("layers") is None:
+        raise ConfigError(
+            f"the store {data.store} was converted from files that name no backbone and no layers: a head trained on "
+            "it could not be paired with one. Extract the images ('dinoneck extract'), or train from Python "
+            "(dinoneck.training.fit takes the store)"
+        )
+    asked: dict[str, tuple[Any, Any]] = {
+        "backbone": (own.name, record.get("name")),
+        "image size": (data.size, preprocess.size),
+        "interpolation": (data.interpolation, preprocess.interpolation),
+        "blur": (data.blur, preprocess.blur),
+        "resize": (data.resize, preprocess.resize),
+        "pad_to": (data.pad_to, preprocess.pad_to),
+        "layers": (own.layers, tuple(record["layers"])),
+    }
+    for name, (value, stored) in asked.items():
+        if value is not None and value != stored:
+            raise ConfigError(
+                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out, "
+                "or extract the images again into another store"
+            )
+    folders = (Path(),) if data.images else (Path(), Path(data.csv or ".").parent)
+    files = {}
+    for name, image in zip(tokens.ids, table[IMAGES], strict=True):
+        places = [folder / image for folder in folders] if isinstance(image, str | Path) else []
+        files[tokens.own[name]] = next((file for file in places if file.is_file()), None)
+    compare_images(store, files)
+    return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
+
+
+def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The store's id of each name; the same number of leading folders is left out of all names."""
+    spelling = SourceIds(known)
+    paths = [PurePosixPath(name).parts for name in names]
+    best: list[str] = list(names)
+    for dropped in range(max(min(map(len, paths)), 1)):
+        found = [spelling.find("/".join(parts[dropped:])) for parts in paths]
+        missing = [name for name, own in zip(names, found, strict=True) if own is None]
+        if not missing:
+            if len(set(found)) < len(found):
+                twice = [name for name, own in zip(names, found, strict=True) if found.count(own) > 1]
+                raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
+            return [own for own in found if own is not None]
+        best = min(best, missing, key=len)
+    raise DataError(
+        f"{len(best)} of {len(names)} images of the table are not in the store, the first is {best[0]!r}. The store's "
+        f"{len(known)} ids are paths without suffix, such as {some_of(sorted(known), 3) or 'none'}. Extract the images "
+        "that are missing (dinoneck extract IMAGES --out STORE, with the options that made it, adds them), or remove "
+        "the rows"
+    )
