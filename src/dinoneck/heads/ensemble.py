@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any, Literal, Self, Unpack, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize
 from dinoneck.heads.cls_gating import CLSGatingHead
 from dinoneck.heads.head import Head, recompute_derived
@@ -214,11 +215,10 @@ class HeadEnsemble(Head):
 
     def _reduced(self, task: Task, rows: Sequence[tuple[float, dict[str, Tensor]]]) -> Tensor:
         name, outputs = task.name, [row[task.name] for _, row in rows if task.name in row]
-        if any(output.shape[2:] != outputs[0].shape[2:] for output in outputs):
-            sizes = ", ".join("x".join(str(side) for side in output.shape[2:]) for output in outputs)
-            raise ShapeError(
-                f"the members' maps of {name!r} have {sizes} cells; maps of one task need one stride to be averaged"
-            )
+        finest = max((output.shape[2:] for output in outputs), key=tuple)
+        outputs = [
+            x if x.shape[2:] == finest else F.interpolate(x, tuple(finest), mode="bilinear") for x in outputs
+        ]  # maps of members with other strides
         stacked = torch.stack(outputs)
         if self.reduce == "median":
             return median_of(task, stacked)

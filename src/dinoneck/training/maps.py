@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.cells import IMAGES
@@ -46,6 +48,13 @@ class Maps:
     def pixels(self, row: int) -> Tensor:
         """Return the classes (1, height, width) of a prepared image that has a label; -1 = none."""
         return self.how.indices([self.files[row]], self.preprocess)
+
+    def indices(self, size: Sequence[int]) -> Tensor:
+        """Return the classes of all images on a grid (n, *size), int64; -1 = none."""
+        found = torch.full((len(self.files), *size), -1)
+        for row in [row for row, file in enumerate(self.files) if file is not None]:
+            found[row] = F.interpolate(self.pixels(row)[None].float(), tuple(size), mode="nearest-exact")[0, 0].long()
+        return found
 
     def means(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the mean of every output over the image's labelled pixels, (n, K), NaN without a label."""

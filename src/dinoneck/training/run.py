@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import local_device
-from dinoneck.errors import CheckpointError, DataError, counted, some_of
+from dinoneck.errors import CheckpointError, ConfigError, DataError, counted, some_of
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
@@ -37,7 +37,7 @@ from dinoneck.training.config import TrainConfig
 from dinoneck.training.fitting import Callback, fit_rows
 from dinoneck.training.folds import Fold, folds_of
 from dinoneck.training.loggers import loggers_of
-from dinoneck.training.maps import read_maps
+from dinoneck.training.maps import map_task, read_maps
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
 from dinoneck.training.report import BOTH, COLOUR, FREQUENT, HEAD, KNN, LINEAR
@@ -46,7 +46,7 @@ from dinoneck.training.source import Source, source_of
 from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
 from dinoneck.training.state import LOG
 from dinoneck.training.table import groups_of, table_of
-from dinoneck.training.tasks import Problem, head_class, make_head, problem_of
+from dinoneck.training.tasks import Problem, head_type, make_head, problem_of
 from dinoneck.version import versions
 
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
@@ -134,17 +134,35 @@ def prepare(
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
     import_modules(config.imports)
-    head_class(config)  # a name that is not registered is refused before anything is read
+    head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)
-    source = source_of(config, frame, backbone)
+    kind = None if config.data.labels is None else map_task(config, frame)[1]
+    source = source_of(config, frame, backbone, spread=head_type(config, kind) == "dpt")
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
     chosen = folds_of(config, frame, folds)
     check_targets(problem, frame, chosen)
     loggers_of(config.logging, folder)  # refuses a package that is not installed
     for number, (rows, _) in chosen.items():
         head = make_head(config, source.first, problem, rows, config.optim.seed + number)
-    head.eval().predict(source.first.to(next(head.parameters()).device))
-    return Run(config, folder, frame, source, problem, chosen)
+    outputs = head.eval().predict(source.first.to(next(head.parameters()).device))
+    return Run(config, folder, frame, source, _with_fine_maps(problem, outputs), chosen)
+
+
+def _with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
+    """The problem with labels as fine as the head's map, where that is finer than the patches.
+
+    Raises:
+        ConfigError: if the head's map has another size than the labels of a dense task.
+    """
+    maps = problem.maps
+    if maps is None or (size := outputs[maps.name].shape[-2:]) == maps.values.shape[-2:]:
+        return problem
+    if maps.kind == "dense":
+        raise ConfigError(
+            f"the head predicts {tuple(size)} values of {maps.name!r} an image, and labels of a dense task are per "
+            f"patch, {tuple(maps.values.shape[-2:])}; choose a head with one prediction per patch, such as dense or fpn"
+        )
+    return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
 
 
 def train_folds(run: Run, *, resume: bool = True, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:

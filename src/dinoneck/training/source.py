@@ -84,13 +84,14 @@ class TableTokens:
         return self.store.stored([self.own[image_id] for image_id in ids], views)
 
 
-def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None) -> Source:
+def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None, *, spread: bool = False) -> Source:
     """Open the store or the backbone of a config, and match the table's ids.
 
     Args:
         config: the run.
         table: of :func:`dinoneck.training.table.table_of`.
         backbone: in the place of the one that the config names.
+        spread: read four layers, evenly spread, where the config names none.
 
     Raises:
         ConfigError: if values contradict each other, or the store or backbone.
@@ -100,7 +101,10 @@ def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None)
     """
     if config.data.store is not None:
         return _from_store(config, table)
-    backbone = open_backbone(config.backbone, config.device) if backbone is None else backbone
+    if backbone is None:
+        backbone = open_backbone(config.backbone, config.device)
+        if spread and config.backbone.layers is None:
+            backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
     own, ids, images = config.data, list(table.index), list(table[IMAGES])
     preprocess = backbone.preprocess.changed(
         size=own.size,

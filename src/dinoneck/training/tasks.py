@@ -115,15 +115,18 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         DataError: if a task cannot be fitted.
     """
     tasks = head_tasks(problem, rows)
-    options, cls = {**config.head}, head_class(config)
+    options, name = {**config.head}, head_type(config, None if problem.maps is None else problem.maps.kind)
+    if "type" not in options and name == "dpt" and len(tokens.sequence) == 1:
+        name = "dense"  # one layer has no finer map than its patches
+    cls = _head_class(name)
     options.pop("type", None)
     if issubclass(cls, DenseHead):
         readout = [task for task in tasks if task.kind == "regression" and task.from_cells is None]
         tasks = [replace(task, kind="density", aggregate="mean") if task in readout else task for task in tasks]
     if cls is LinearHead and problem.maps is not None:
         options.setdefault("pool", None)
-    if registry.resolve(head_type(config)) is not cls:
-        options = {"neck": {"type": head_type(config), **options}}
+    if registry.resolve(name) is not cls:
+        options = {"neck": {"type": name, **options}}
     rows_of_patch, cols_of_patch = patch_pair(tokens.patch_size)
     known: dict[str, Any] = {
         "embed_dim": tokens.sequence[0].shape[-1],
@@ -171,19 +174,26 @@ def head_tasks(problem: Problem, rows: _Array) -> list[Task]:
     return tasks
 
 
-def head_class(config: TrainConfig) -> type[Head]:
-    """Return the class of the config's head; a neck's name stands for a pyramid head on that neck.
+def head_type(config: TrainConfig, maps: str | None = None) -> str:
+    """Return the head's name; where the config has none, the default.
+
+    Args:
+        config: the run.
+        maps: the kind of its masks' task. The default is a pyramid head on ``dpt`` for a segmentation, ``dense`` for a
+            dense task, else ``patch_mean``.
 
     Raises:
         RegistryError: if the name is not registered.
     """
-    found = registry.resolve(head_type(config))
+    name = str(config.head.get("type") or {"segmentation": "dpt", "dense": "dense"}.get(str(maps), "patch_mean"))
+    registry.resolve(name)
+    return name
+
+
+def _head_class(name: str) -> type[Head]:
+    """The class of a registered head; a neck's name stands for a pyramid head on that neck."""
+    found = registry.resolve(name)
     return found if issubclass(found, Head) else PyramidHead
-
-
-def head_type(config: TrainConfig) -> str:
-    """Return the head's name; where none is given ``patch_mean``, and for masks ``dpt``, a pyramid head on that neck."""
-    return str(config.head.get("type") or ("dpt" if config.data.labels else "patch_mean"))
 
 
 def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
