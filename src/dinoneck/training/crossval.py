@@ -22,10 +22,10 @@ from dinoneck.progress import note
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
+from dinoneck.training.engine import Callback
 from dinoneck.training.fitting import fit
 from dinoneck.training.folds import Fold, check_folds, folds_of, group_folds
 from dinoneck.training.live_tokens import trained_backbone
-from dinoneck.training.loop import Callback
 from dinoneck.training.matching import SourceIds
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
@@ -235,8 +235,6 @@ def _fit(
         resume=resume,
         recipe=recipe,
         loss=weighting,
-        target_weights={name: x for name, x in table.weights.items() if name in targets} or None,
-        groups=dict(zip(table.ids, table.groups, strict=True)) if table.groups else None,
         callbacks=callbacks,
     )
 

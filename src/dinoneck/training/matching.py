@@ -40,7 +40,7 @@ def match_samples(
 
     Args:
         source_ids: all ids of the token source.
-        targets: a table, a DataFrame, or column -> values, see :func:`columns_of`.
+        targets: a DataFrame, or column -> values, see :func:`columns_of`.
         weights: as ``targets``; None = none.
         names: the columns that are used, where they exist.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
@@ -53,8 +53,8 @@ def match_samples(
     """
     columns = columns_of(targets, target_ids, names)
     if not columns:
-        given = table_of(targets).targets if is_table(targets) else getattr(targets, "columns", targets)
-        raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
+        given = ", ".join(map(str, getattr(targets, "columns", targets)))
+        raise DataError(f"there are no targets for task {names[0]!r}; given: {given or 'none'}")
     weight_columns = columns_of({} if weights is None else weights, target_ids, None, "weights")
     if target_ids is not None and not any(c.ids is target_ids for c in (*columns.values(), *weight_columns.values())):
         raise ConfigError("target_ids was given, but all values carry their own ids; leave target_ids out")
@@ -65,10 +65,8 @@ def match_samples(
         train = sorted(set(spelling.all_of(every, "ids of the targets")) - set(valid), key=str)
     else:
         train = spelling.all_of(_in_order(ids), "training ids")
-    values, cells = (
-        {name: _values(spelling, column, [*train, *valid]) for name, column in table.items()}
-        for table in (columns, weight_columns)
-    )
+    tables = (columns, weight_columns)
+    values, cells = ({n: _values(spelling, c, [*train, *valid]) for n, c in table.items()} for table in tables)
     return train, valid, values, cells
 
 

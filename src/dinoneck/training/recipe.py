@@ -44,15 +44,11 @@ class Recipe:
         rho: neighbourhood size of SAM, in the norm of all trained weights.
         weight_decay: of AdamW, for weight matrices only.
         warmup: share of the steps with a rising learning rate.
-        min_lr: last learning rate of the cosine.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None = no average.
-        ema_start: share of the steps before averaging begins.
         amp: autocast to bf16 or fp16, losses in float32; True = bf16, None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
         standardise_tokens: standardise tokens per channel (default: on), for heads that start with a linear layer or a
-            norm; folded into the trained head.
-        ridge_blend: share of ridge regression in a trained patch_mean head, 0 ... 1, 0 = off; for regression without an
-            activation or log1p.
+            norm.
         mixup_alpha: manifold mixup of tokens and targets, Beta(alpha, alpha); None = off.
         mixup_off_last: share of the steps at the end without mixup.
         cutmix_alpha: paste parts of images by :func:`dinoneck.training.cutmix`, for live tokens; None = do not. With
@@ -60,18 +56,10 @@ class Recipe:
         patience: epochs without a better validation loss before training stops with the best weights; None = keep the
             last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
-        save_steps: steps between saved states; None = every epoch. It does not change the result.
 
-    ``standardise_tokens`` measures the channels on the training ids. Heads whose first layer is linear absorb the
-    scale after training, exactly; heads with a norm at the entrance start with that norm set to it. Other heads take
-    tokens as they are.
-
-    ``ridge_blend`` takes one more pass over the training ids, and the log (INFO) states the tasks that are blended.
-    The head holds the blend exactly, in two more hidden units per output: its parameters are replaced by wider ones,
-    so an optimizer or a moving average made before ``fit`` no longer holds them. Another ``fit`` trains the weights
-    from before the blend if the head still has exactly those that ``fit`` left, else all of the head as it is. What
-    ``fit`` returns per epoch is of the head before the blend. ``fit(groups=)`` affects the choice of the ridge
-    strength only.
+    ``standardise_tokens`` measures the channels on the training ids. Heads whose first layer is linear keep mean and
+    deviation in two buffers at their entrance; heads with a norm there start with that norm set to them. A head that
+    has other values than 0 and 1 there keeps its own.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.
@@ -85,19 +73,15 @@ class Recipe:
     rho: float = 0.05
     weight_decay: float = 1e-2
     warmup: float = 0.1
-    min_lr: float = 0.0
     ema_decay: Annotated[float | None, or_none(float)] = None
-    ema_start: float = 0.025
     amp: Annotated[Literal["bf16", "fp16"] | bool | None, or_none(str)] = None
     clip_norm: Annotated[float | None, or_none(float)] = 1.0
     standardise_tokens: bool = True
-    ridge_blend: float = 0.5
     mixup_alpha: Annotated[float | None, or_none(float)] = None
     mixup_off_last: float = 0.2
     cutmix_alpha: Suppress[float | None] = None
     patience: Annotated[int | None, or_none(int)] = None
     backbone_lr: Annotated[float | None, or_none(float)] = None
-    save_steps: Annotated[int | None, or_none(int)] = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -119,17 +103,14 @@ class Recipe:
         for name in ("lr", "rho"):
             check_number(name, getattr(self, name), above=True)
         check_number("weight_decay", self.weight_decay)
-        for name in ("ema_start", "mixup_off_last", "ridge_blend"):
-            check_number(name, getattr(self, name), high=1)
+        check_number("mixup_off_last", self.mixup_off_last, high=1)
         check_number("warmup", self.warmup, below=1)
         # None switches these off
-        for name in ("patience", "save_steps"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 1)
+        if self.patience is not None:
+            check_whole("patience", self.patience, 1)
         for name in ("clip_norm", "mixup_alpha", "cutmix_alpha", "backbone_lr"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=True)
-        check_number("min_lr", self.min_lr, high=min(self.lr, self.backbone_lr or self.lr))
         if self.ema_decay is not None:
             check_number("ema_decay", self.ema_decay, below=1)
         if self.optimizer == "sam" and self.amp == "fp16":
@@ -137,7 +118,3 @@ class Recipe:
                 "optimizer 'sam' with amp 'fp16': the first gradient would carry the loss scale into the step to the "
                 "worst point; take amp='bf16', which needs no scale"
             )
-
-    def record(self) -> dict[str, Any]:
-        """Return what decides the result, as plain values: all fields but ``save_steps``."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "save_steps"}

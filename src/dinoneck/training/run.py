@@ -21,10 +21,10 @@ from dinoneck.regular_files import read_regular
 from dinoneck.training.cell_targets import CellTargets
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.crossval import CrossValidation, choose_folds, cross_validate, fold_folder, make_folds
+from dinoneck.training.engine import Callback
 from dinoneck.training.folds import Fold
 from dinoneck.training.inputs import Inputs, open_inputs
 from dinoneck.training.loggers import loggers_of
-from dinoneck.training.loop import Callback
 from dinoneck.training.report import fold_scores, scores_of
 from dinoneck.training.state import LOG, STATE, check_same
 from dinoneck.training.table import MISSING_CLASS, Table
@@ -135,7 +135,7 @@ def _keep_config(config: TrainConfig, running: Path, *, resume: bool) -> None:
     values = config.to_dict()
     for key in ("logging", "imports", "device"):  # these do not change the result
         del values[key]
-    del values["optim"]["save_steps"], values["folds"]["only"]
+    del values["folds"]["only"]
     path = running / CONFIG
     if resume and path.exists() and any(running.glob(f"fold-*/{STATE}")):
         check_same(json.loads(read_regular(path)), json.loads(json.dumps(values)), str(running))

@@ -11,9 +11,8 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.training.matching import SourceIds
-from dinoneck.training.sources import SomeTokens, TokenSource
+from dinoneck.training.sources import SomeTokens, TokenSource, Views
 from dinoneck.training.table import Table
-from dinoneck.training.views import Views
 
 logger = logging.getLogger(__name__)
 
