@@ -58,7 +58,8 @@ def build(case: dict[str, Any]) -> nn.Module:
     part = case["module"]
     module: nn.Module = registry.resolve(part["type"]).from_config(part["config"])  # type: ignore[attr-defined]
     state = {RENAMED.get(name, name): weight(name, shape, dtype) for name, (dtype, shape) in case["tensors"].items()}
-    module.load_state_dict(state)
+    scale = {name: x for name, x in module.state_dict().items() if name.rpartition(".")[0].endswith("scale")}
+    module.load_state_dict({**state, **scale})  # tokens pass a head's scale unchanged
     return module.double().eval()
 
 

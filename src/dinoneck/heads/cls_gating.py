@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Unpack
 
 import torch
@@ -15,7 +15,7 @@ from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head
-from dinoneck.layers.blocks import absorb
+from dinoneck.heads.token_scale import TokenScale
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task, activate
@@ -89,11 +89,6 @@ class CLSGating(Configured, nn.Module):
         """Re-initialise the weights."""
         for layer in self.children():
             layer.reset_parameters()  # type: ignore[operator]
-
-    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Fold the standardisation into the parameters: ``gate(x)`` becomes what ``gate((x - mean) / std)`` was."""
-        for layer in (self.query, self.key) if self.mode == "query" else (self.hidden,):
-            absorb(layer, mean, std)
 
     def forward(self, cls_token: Tensor, patches: Tensor, grid: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the patches, (B, C), and the weights, (B, N).
@@ -207,28 +202,26 @@ class CLSGatingHead(Head):
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
         self._set_tasks(tasks, compositions, "regression", "ratio", "classification")
+        self.scale = TokenScale(embed_dim, **factory)
         self.gating = CLSGating(embed_dim, num_patches, mode, **factory)
         self.trunk = nn.Linear(2 * embed_dim, hidden_dim, **factory)
         self.norm = nn.LayerNorm(hidden_dim, **factory)
         self.dropout = nn.Dropout(dropout)
         self.readouts = nn.ModuleList(nn.Linear(hidden_dim, task.dim, **factory) for task in self.tasks)
 
-    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``.
-
-        The weights of a gate sum to one, so the pooled tokens are shifted and scaled as the tokens are.
-        """
-        self.gating.absorb_scale(mean, std)
-        absorb(self.trunk, mean.repeat(2), std.repeat(2))
+    def calibrate(self, batches: Iterable[Tokens]) -> None:
+        """Measure the scale of the tokens, if that was not done yet."""
+        if not self.scale.is_measured:
+            self.scale.measure(batches)
 
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
-        tokens = self._tokens(tokens, **plain)
+        tokens = self.scale(self._tokens(tokens, **plain))
         return rearrange(self._pooled(tokens)[2], "b (r c) -> b r c", r=tokens.grid.rows)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""
-        tokens = self._tokens(tokens, **plain)
+        tokens = self.scale(self._tokens(tokens, **plain))
         cls_token, pooled, _ = self._pooled(tokens)
         # what the image is, and what the CLS token picks from the patches: (B, 2 C) -> (B, hidden_dim)
         hidden = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))

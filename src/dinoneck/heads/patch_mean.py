@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Unpack, cast
 
 import torch
@@ -15,10 +15,11 @@ from dinoneck.configured import Configured
 from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
 from dinoneck.heads.head import Head
-from dinoneck.layers.blocks import absorb
+from dinoneck.heads.token_scale import TokenScale
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Activation, Task, activate
+from dinoneck.tokens import Tokens
 
 LEAKY_SLOPE = 0.01
 
@@ -79,10 +80,6 @@ class PatchMeanMLP(Configured, nn.Module):
                 self.out.weight.abs_()
                 self.out.bias.abs_()
 
-    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``, both (C,)."""
-        absorb(self.hidden, mean, std)
-
     def per_patch(self, x: Tensor) -> Tensor:
         """Return the prediction of every patch: (B, N, C) -> (B, N, out_dim)."""
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
@@ -136,17 +133,18 @@ class PatchMeanHead(Head):
         self.embed_dim = embed_dim
         self._set_tasks(tasks, compositions, "regression", "ratio", "classification")
         factory = {"device": device, "dtype": dtype}
+        self.scale = TokenScale(embed_dim, **factory)
         mlps = [PatchMeanMLP(embed_dim, hidden_dim, task.dim, task.activation, **factory) for task in self.tasks]
         self.mlps = nn.ModuleList(mlps)
 
-    def absorb_scale(self, mean: Tensor, std: Tensor) -> None:
-        """Fold the input standardisation into the weights: ``new(x) == old((x - mean) / std)``."""
-        for mlp in self.mlps:
-            mlp.absorb_scale(mean, std)  # type: ignore[operator]
+    def calibrate(self, batches: Iterable[Tokens]) -> None:
+        """Measure the scale of the tokens, if that was not done yet."""
+        if not self.scale.is_measured:
+            self.scale.measure(batches)
 
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in normalised units."""
-        tokens = self._tokens(tokens, **plain)
+        tokens = self.scale(self._tokens(tokens, **plain))
         sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens  # (B, P + N, C)
         # CLS and registers are sliced off the outputs: slicing them off the tokens would copy these
         each = [cast("PatchMeanMLP", mlp).per_patch(sequence)[:, prefix:] for mlp in self.mlps]  # (B, N, dim)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -113,16 +112,3 @@ def reset(module: nn.Module) -> None:
     else:
         for child in module.children():
             reset(child)
-
-
-@torch.no_grad()
-def absorb(linear: nn.Linear, mean: Tensor, std: Tensor) -> None:
-    """Fold an affine change of channels into a linear layer: ``new(x) == old((x - mean) / std)``, both (in_features,).
-
-    A layer without a bias takes over the scale alone: for one whose result may shift by a constant, such as the
-    logits of a softmax.
-    """
-    weight = linear.weight.double() / std.to(linear.weight.device, torch.float64)
-    if linear.bias is not None:
-        linear.bias.sub_((weight @ mean.to(weight)).to(linear.bias.dtype))
-    linear.weight.copy_(weight)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
@@ -88,9 +89,10 @@ class UncertaintyWeighting(Configured, nn.Module):
         values = exact(self._stacked("losses", losses))
         keep = None if counts is None else self._stacked("counts", counts) > 0
         if self.training:  # without a branch on is_set, which would wait for the device
-            initial = _logarithms(values.detach(), keep).to(self.log_variance.dtype)
+            first, counted = _over_processes(values.detach(), torch.ones_like(self.is_set) if keep is None else keep)
+            initial = _logarithms(first, counted).to(self.log_variance.dtype)
             self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, initial))
-            self.is_set.logical_or_(torch.ones_like(self.is_set) if keep is None else keep)
+            self.is_set.logical_or_(counted)
         s = self._bounded()
         if keep is None:
             return (0.5 * torch.exp(-s) * values + 0.5 * s).sum()
@@ -118,7 +120,16 @@ class UncertaintyWeighting(Configured, nn.Module):
         return torch.stack([value.reshape(()) for value in values.values()])
 
 
-def _logarithms(values: Tensor, keep: Tensor | None) -> Tensor:
+def _over_processes(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean loss of the processes in which it counts, and whether it counts in any: they all start alike."""
+    if not dist.is_available() or not dist.is_initialized():
+        return values, keep
+    table = torch.stack([torch.where(keep, values, 0.0), keep.to(values.dtype)])
+    dist.all_reduce(table)
+    return table[0] / table[1].clamp_min(1.0), table[1] > 0
+
+
+def _logarithms(values: Tensor, keep: Tensor) -> Tensor:
     """Return the logarithms of the losses; 0 where nothing counts or a loss is 0."""
-    known = values > 0 if keep is None else (values > 0) & keep
+    known = (values > 0) & keep
     return torch.where(known, values, 1.0).log()

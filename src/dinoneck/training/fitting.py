@@ -2,89 +2,89 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from dinoneck.devices import to_local_device
+from dinoneck.backbones import weight_hashes
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.codec import encode
+from dinoneck.data.cells import IMAGES
+from dinoneck.devices import fetch, to_local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
-from dinoneck.training.batches import Samples, TokenScale, standardised, views_of
-from dinoneck.training.learner import Learner
+from dinoneck.tensor_bytes import bytes_of
+from dinoneck.tokens import Tokens
+from dinoneck.training.engine import Callback, Engine
 from dinoneck.training.live_tokens import LiveTokens, trained_backbone
-from dinoneck.training.loop import Callback, Loop, Run
-from dinoneck.training.matching import match_groups, match_samples
-from dinoneck.training.processes import joined, own_random_numbers, seed_step
+from dinoneck.training.matching import match_samples
+from dinoneck.training.mixup import blended_tokens, partners, pasted_images
+from dinoneck.training.parameter_groups import param_groups
+from dinoneck.training.processes import own_random_numbers, seed_all
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.ridge_blend import blend_ridge, unblend
-from dinoneck.training.sources import TokenSource, in_batches
-from dinoneck.training.state import RunFiles
-from dinoneck.training.table import is_table, table_of
-from dinoneck.training.table_source import compare_table
-from dinoneck.training.targets import as_array, known, training_targets, without_unweighted
-from dinoneck.training.validation import check_weights
+from dinoneck.training.samples import Samples
+from dinoneck.training.sources import TokenSource, in_batches, is_stored, stored_tokens
+from dinoneck.training.state import LOG, STATE
+from dinoneck.training.source import compare_images
+from dinoneck.training.targets import as_array, training_targets
+from dinoneck.training.validation import validation_scores
 
 logger = logging.getLogger(__name__)
-_RUNNING = threading.RLock()  # a run seeds the global generators at every step: one at a time in a process
+Table = dict[str, Tensor]
+_BACKBONE_SHARE = 0.1  # of the head's learning rate
+_RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
 
 def fit(
     head: Head,
     source: TokenSource,
-    tasks: Sequence[Task] | None = None,
-    *,
     targets: Any,
+    *,
     ids: Sequence[str] | None = None,
     val_ids: Sequence[str] | None = None,
     target_ids: Sequence[str] | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    seed: int | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = True,
-    recipe: Recipe | None = None,
     weights: Mapping[str, Any] | None = None,
     loss: TaskLoss | None = None,
-    target_weights: Mapping[str, float] | None = None,
-    groups: Mapping[str, Hashable] | None = None,
+    recipe: Recipe | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = True,
     callbacks: Sequence[Callback] = (),
+    **recipe_fields: Any,
 ) -> list[dict[str, float]]:
     """Train ``head`` in place, and what is trainable in the backbone of :class:`LiveTokens`, repeatably.
 
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
         source: tokens by id; of several augmented views every sample gets a random one per epoch, labels flipped along.
-        tasks: compared with the head's; None = the head's.
         targets: original units, matched by id, never by position: a pandas DataFrame
             with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
             Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
         ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
         val_ids: other ids to validate on after every epoch.
         target_ids: one id per row of targets and weights that are arrays.
-        epochs: replaces the recipe's; None = the recipe's.
-        batch_size: replaces the recipe's.
-        lr: replaces the recipe's.
-        seed: replaces the recipe's.
-        out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
-        resume: continue from the state in ``out``, bit for bit; off = start again.
-        recipe: None = Recipe(). Its ``ridge_blend`` replaces parameters of a ``PatchMeanHead`` by wider ones.
         weights: dense task name -> (rows, cols) by id, given as ``targets`` are; None = all cells count alike.
         loss: over the head's tasks, its own parameters trained along; None = TaskLoss(head.tasks, head.compositions).
-        target_weights: task name -> weight in ``val_r2``; None = the plain mean over tasks.
-        groups: id -> group, only for ``Recipe.ridge_blend``: inner folds that choose its strength keep groups whole.
-        callbacks: ``callback(epoch, row)``, called after every new epoch once its state is kept, by one process.
+        recipe: None = Recipe().
+        out: folder of the state and the log (a JSON line per epoch); None = keep nothing.
+        resume: continue from the state in ``out``, bit for bit; off = start again.
+        callbacks: ``callback(epoch, row)``, called after every new epoch, by one process.
+        recipe_fields: fields of the recipe that differ from ``recipe``, such as ``epochs=12, lr=3e-3``.
 
     Returns:
-        A dict per epoch: ``loss``, ``loss/NAME`` of its parts; with ``val_ids`` ``val_loss``, ``val_r2/NAME`` and more.
+        A dict per epoch: ``loss``, ``loss/NAME`` of its parts; with ``val_ids`` ``val_loss``, ``val_r2/NAME`` and more;
+        ``seconds``, ``images_per_second`` and ``peak_memory_mb``.
 
     Raises:
         DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
@@ -92,92 +92,160 @@ def fit(
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    recipe = _checked_recipe(head, source, tasks, recipe, epochs=epochs, batch_size=batch_size, lr=lr, seed=seed)
-    rows = {"targets": targets, "weights": weights, "ids": ids, "val_ids": val_ids, "target_ids": target_ids}
-    return _train(_run(head, source, recipe, loss, rows, target_weights, groups), out, resume, callbacks)
+    recipe = _recipe(recipe, recipe_fields)
+    _check_arguments(head, source, recipe)
+    loss = TaskLoss(head.tasks, head.compositions) if loss is None else loss
+    names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
+    train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
+    if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
+        files = match_samples(source.ids, {IMAGES: targets[IMAGES]}, None, [IMAGES], [*train, *valid])[2][IMAGES]
+        compare_images(source, dict(zip([*train, *valid], files.tolist(), strict=True)))
+    return _train(head, source, [*train, *valid], len(train), values, cells, loss, recipe, out, resume, callbacks)
 
 
-def _run(
+def fit_rows(
     head: Head,
     source: TokenSource,
+    targets: Mapping[str, Tensor],
+    rows: Sequence[int],
+    val_rows: Sequence[int] = (),
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    loss: TaskLoss | None = None,
     recipe: Recipe,
-    loss: TaskLoss | None,
-    rows: Mapping[str, Any],
-    score_weights: Mapping[str, float] | None,
-    groups: Mapping[str, Hashable] | None,
-) -> Run:
-    """The run of a call, its targets matched by id and in normalised units."""
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> list[dict[str, float]]:
+    """Train as :func:`fit` does, on rows of targets (n, ...) that are in the order of ``source.ids``."""
+    _check_arguments(head, source, recipe)
     loss = TaskLoss(head.tasks, head.compositions) if loss is None else loss
-    if loss.tasks != head.tasks:
-        raise ConfigError(f"the loss is built for tasks {_names(loss.tasks)}, the head for {_names(head.tasks)}")
-    columns = [*(task.name for task in loss.tasks), *(part.name for part in loss.compositions)]
-    train, valid, original, cell_weights = match_samples(source.ids, names=columns, **rows)
-    _check_ids(train, valid, recipe)
-    check_weights(head.tasks, score_weights)
-    if isinstance(source, FeatureStore) and is_table(rows["targets"]):
-        compare_table(source, table_of(rows["targets"]), [*train, *valid])
-    values, cells = training_targets(loss, original, cell_weights, [*train, *valid], len(train))
-    for name, weight in cells.items():
-        original[name] = without_unweighted(as_array(original[name]), weight.numpy())
-    views = views_of(source)
-    samples = Samples((*train, *valid), len(train), head.tasks, values, cells, views, original, score_weights)
-    learner = Learner(head, trained_backbone(source))
-    return Run(learner, source, loss.train(), samples, recipe, match_groups(source.ids, groups, train))
+    places = [int(row) for row in (*rows, *val_rows)]
+    ids = [source.ids[row] for row in places]
+    values, cells = ({name: x[places] for name, x in (table or {}).items()} for table in (targets, weights))
+    return _train(head, source, ids, len(rows), values, cells, loss, recipe, out, resume, callbacks)
+
+
+class Objective(nn.Module):
+    """Backbone (of live tokens), head and loss: a batch's losses by name, of samples that may be blended."""
+
+    def __init__(self, head: Head, backbone: Backbone | None, loss: TaskLoss, recipe: Recipe) -> None:
+        super().__init__()
+        self.trained, self.loss, self.recipe = nn.Module(), loss, recipe
+        self.trained.head, self.trained.backbone = head, backbone
+
+    def forward(self, inputs: Tokens | Tensor, targets: Table, masks: Table, mixes: bool) -> Table:
+        """Return ``loss`` and its parts ``loss/NAME``; each may be the mean over what the samples are blended of."""
+        shares = [1.0]  # of every sample, of the sample before it, ...
+        recipe = self.recipe
+        if mixes and recipe.cutmix_alpha is not None and isinstance(inputs, Tensor):
+            inputs, share = pasted_images(inputs, recipe.cutmix_alpha, self.trained.backbone.patch_size)
+            shares = _blended(shares, share)
+        tokens = self.tokens(inputs)
+        if mixes and recipe.mixup_alpha is not None:
+            tokens, share = blended_tokens(tokens, recipe.mixup_alpha)
+            shares = _blended(shares, share)
+        outputs = _exact(self.trained.head(tokens))
+        losses: Table = {}
+        with torch.autocast(next(iter(outputs.values())).device.type, enabled=False):
+            for times, share in enumerate(shares):
+                own = ({name: partners(x, times) if times else x for name, x in t.items()} for t in (targets, masks))
+                total, parts = self.loss(outputs, *own)
+                for name, value in {"loss": total, **{f"loss/{name}": x for name, x in parts.items()}}.items():
+                    losses[name] = losses[name] + share * value if times else share * value
+        return losses
+
+    def tokens(self, inputs: Tokens | Tensor) -> Tokens:
+        """Return tokens, of images those of the backbone."""
+        found: Tokens = inputs if isinstance(inputs, Tokens) else self.trained.backbone(inputs)
+        return found
+
+
+def _blended(shares: Sequence[float], share: float) -> list[float]:
+    """The shares of samples that are blended once more: with ``shares`` of their partners."""
+    return [share * a + (1 - share) * b for a, b in zip([*shares, 0.0], [0.0, *shares], strict=True)]
 
 
 def _train(
-    run: Run, out: str | os.PathLike[str] | None, resume: bool, callbacks: Sequence[Callback]
+    head: Head,
+    source: TokenSource,
+    ids: Sequence[str],
+    trained: int,
+    targets: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    loss: TaskLoss,
+    recipe: Recipe,
+    out: str | os.PathLike[str] | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
 ) -> list[dict[str, float]]:
-    """Train, blend and return the history."""
-    learner, source, samples, recipe = run.learner, run.source, run.samples, run.recipe
-    head, ids = learner.head, samples.ids[: samples.trained]
-    to_local_device(head, *([source.backbone] if isinstance(source, LiveTokens) else []))
-    run.loss.to(learner.device)
-    processes = joined(learner.device)
+    """Train on the first ``trained`` ids and validate on the others; targets and weights are in their order."""
+    _check_ids(ids, trained, recipe)
+    if loss.tasks != head.tasks:
+        raise ConfigError(f"the loss is built for tasks {_names(loss.tasks)}, the head for {_names(head.tasks)}")
+    values, cells = training_targets(loss, targets, weights, ids, trained, recipe.patience is not None)
+    live = source.backbone if isinstance(source, LiveTokens) else None
+    to_local_device(head, *([] if live is None else [live]))
+    device = next(head.parameters()).device
+    objective = Objective(head, live, loss.to(device), recipe)
+    samples = Samples(source, ids, trained, head.tasks, values, cells, device)
+    truth = {task.name: torch.as_tensor(as_array(targets[task.name]))[trained:] for task in head.tasks}
+    truth |= {name: truth[name].where(cells[name][trained:, None] > 0, torch.nan) for name in cells}
     with _RUNNING, own_random_numbers():
-        seed_step(recipe.seed, 0, 0, validation=True)
-        _check_learnable(run)
-        unblend(head)
-        files = RunFiles(out, run, processes)
-        state = files.read() if resume else None
-        processes.same(learner.weights().values())
-        scale = _scale(run, state)
-        with standardised(head, scale):
-            loop = Loop(run, processes, scale)
-            if state is not None:
-                loop.load_state(state)
-            files.log(loop)
-            loop.run(lambda: files.save(loop), callbacks)
-            loop.finish()
-    learner.eval()
-    targets = {name: x[: samples.trained] for name, x in samples.values.items()}
-    blend_ridge(head, source, ids, targets, recipe.ridge_blend, groups=run.groups, batch_size=recipe.batch_size)
-    processes.same(learner.weights().values())
-    learner.note_source()
-    return loop.progress.history
+        seed_all(recipe.seed)
+        _check_tokens(head, source)
+        steps = -(-trained // recipe.batch_size)
+        engine = Engine(objective.trained, objective, _groups(objective, recipe), recipe, steps)
+        run, path = _identity(objective, samples), None if out is None else Path(out) / STATE
+        if path is not None:
+            if resume:
+                engine.resume(path, run)
+            engine.log(path.parent / LOG)
+        calibrate = getattr(head, "calibrate", None)
+        if recipe.standardise_tokens and calibrate is not None and not engine.history:
+            with torch.no_grad():
+                calibrate(source.batch(batch).to(device) for batch in in_batches(ids[:trained], recipe.batch_size))
+        engine.run(
+            lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
+            (lambda: _validated(engine, objective, samples, truth)) if len(ids) > trained else None,
+            save=lambda: None if path is None else engine.save(path, run),
+            callbacks=callbacks,
+        )
+        engine.finish()
+    _note_source(head, trained_backbone(source))
+    return engine.history
 
 
-def _scale(run: Run, state: Mapping[str, Any] | None) -> TokenScale | None:
-    """The scale of a resumed run; in a new one the measured scale, and the head's first norms are set to the tokens.
+@torch.no_grad()
+def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
+    """The loss (the plain sum of its parts) and the scores of the validation samples."""
+    predictions: list[Table] = []
+    for images, (inputs, values, masks) in samples.held_out(engine.recipe.batch_size):
+        with engine.precision():
+            outputs = _exact(objective.trained.head(objective.tokens(inputs)))
+        parts = objective.loss(outputs, values, masks)[1]
+        named = {"val_loss": torch.stack(list(parts.values())).sum(), **{f"val_loss/{n}": x for n, x in parts.items()}}
+        engine.note(named, images)
+        predictions.append({task.name: task.predict(outputs[task.name]) for task in objective.loss.tasks})
+    losses, names = engine.mean_losses(), list(predictions[0])
+    joined = dict(zip(names, fetch([torch.cat([part[name] for part in predictions]) for name in names]), strict=True))
+    if unusable := [name for name, values in joined.items() if not bool(values.isfinite().all())]:
+        raise DataError(
+            f"validation predictions of {', '.join(unusable)} are not finite: training diverged at lr "
+            f"{engine.recipe.lr:.3g}; lower it (lr=, --lr)"
+        )
+    return losses | validation_scores(objective.loss.tasks, joined, truth)
 
-    A head with ``calibrate(batches)`` sets norms at its entrance that are still untouched; one with ``absorb_scale``
-    can be trained on standardised tokens.
-    """
-    head, source, samples, recipe = run.learner.head.train(), run.source, run.samples, run.recipe
-    if state is not None:
-        return None if state["scale"] is None else TokenScale(**state["scale"])
-    if not recipe.standardise_tokens:
-        return None
-    ids, calibrate = samples.ids[: samples.trained], getattr(head, "calibrate", None)
-    if calibrate is not None:
-        with torch.no_grad():
-            calibrate(source.batch(batch).to(run.learner.device) for batch in in_batches(ids, recipe.batch_size))
-    return TokenScale.measure(source, ids) if hasattr(head, "absorb_scale") else None
+
+def _recipe(recipe: Any, fields: Mapping[str, Any]) -> Recipe:
+    """The recipe with the fields of the call."""
+    if not isinstance(recipe, Recipe | None):
+        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
+    return (Recipe() if recipe is None else recipe).changed(**fields)
 
 
-def _checked_recipe(head: object, source: object, tasks: Sequence[Task] | None, recipe: Any, **numbers: Any) -> Recipe:
-    """The recipe with the numbers of the call; refuse arguments of another kind, or that do not fit together."""
-    recipe = Recipe() if recipe is None else recipe
+def _check_arguments(head: object, source: Any, recipe: Recipe) -> None:
+    """Refuse arguments of another kind, or that do not fit together."""
     if not isinstance(head, Head):
         raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
     if not torch.is_grad_enabled():
@@ -185,50 +253,36 @@ def _checked_recipe(head: object, source: object, tasks: Sequence[Task] | None, 
             "fit was called under torch.no_grad() or torch.inference_mode(), where nothing can be trained; call it "
             "outside of them"
         )
-    if not isinstance(recipe, Recipe):
-        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
     if not hasattr(source, "ids") or not hasattr(source, "batch"):
         raise DataError(
             f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
         )
-    if tasks is not None and tuple(tasks) != tuple(head.tasks):
+    maps = [task.name for task in head.tasks if task.is_map]
+    views = getattr(source, "views", None)
+    for i in range(len(views) if views is not None and maps else 0):
+        views.flips(i)  # labels of cells follow the flips that a source states
+    if recipe.cutmix_alpha is not None and (maps or not isinstance(source, LiveTokens)):
         raise ConfigError(
-            f"fit was given tasks {_names(tasks)}, the head was built for {_names(head.tasks)}, or they differ in a "
-            "field; build the head with these tasks, or leave tasks= out"
+            f"cutmix_alpha is {recipe.cutmix_alpha}; it pastes images of LiveTokens, for tasks without maps. The "
+            f"source is a {type(source).__name__}, the tasks with maps are {maps or 'none'}: take mixup_alpha"
         )
-    views = views_of(source)
-    if views is not None and any(task.is_map for task in head.tasks):
-        for i in range(len(views)):
-            views.flips(i)  # labels of cells follow the flips that a source states
-    if recipe.cutmix_alpha is not None and not isinstance(source, LiveTokens):
-        raise ConfigError(
-            f"cutmix_alpha is {recipe.cutmix_alpha}, and the source is a {type(source).__name__}, which has no images "
-            "to paste into; take mixup_alpha, or LiveTokens"
-        )
-    return replace(recipe, **{name: value for name, value in numbers.items() if value is not None})
+    if not any(parameter.requires_grad for parameter in head.parameters()) and trained_backbone(source) is None:
+        raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
 
 
-def _check_ids(ids: Sequence[str], val_ids: Sequence[str], recipe: Recipe) -> None:
-    if not ids:
+def _check_ids(ids: Sequence[str], trained: int, recipe: Recipe) -> None:
+    if not trained:
         raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")
-    if both := sorted(set(ids) & set(val_ids)):
+    if both := sorted(set(ids[:trained]) & set(ids[trained:])):
         raise DataError(f"{len(both)} ids are for training and for validation, the first is {both[0]!r}")
-    if recipe.patience is not None and not val_ids:
+    if recipe.patience is not None and len(ids) == trained:
         raise ConfigError(f"patience is {recipe.patience}, and there are no val_ids whose loss it could wait for")
 
 
-def _check_learnable(run: Run) -> None:
-    """Refuse targets that cannot be learned and tokens that the head cannot read; warn of layers that are not read."""
-    head, samples, patience = run.learner.head, run.samples, run.recipe.patience
-    for task in head.tasks:
-        _check_targets(task, samples.values[task.name][: samples.trained])
-    held_out = [_known(task, samples.values[task.name][samples.trained :]) for task in head.tasks]
-    if patience is not None and not any(len(values) for values in held_out):
-        raise DataError(f"patience is {patience}, and no validation id has a target value to judge epochs by")
-    if not any(parameter.requires_grad for parameter in run.learner.parameters()):
-        raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
+def _check_tokens(head: Head, source: TokenSource) -> None:
+    """Refuse tokens of another width; warn of layers that the head does not read."""
     with torch.no_grad():
-        first = run.source.batch(run.source.ids[:1])
+        first = source.batch(source.ids[:1])
     width, expected = first.sequence[0].shape[2], getattr(head, "embed_dim", None)
     if expected not in (None, width):
         raise ConfigError(
@@ -246,25 +300,63 @@ def _check_learnable(run: Run) -> None:
         )
 
 
-def _check_targets(task: Task, values: torch.Tensor) -> None:
-    present = _known(task, values)
-    if not present.numel():
-        raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
-    if task.is_categorical or task.activation is None:
+def _groups(objective: Objective, recipe: Recipe) -> list[dict[str, Any]]:
+    """The optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
+    head, backbone = objective.trained.head, objective.trained.backbone
+    if backbone is None or backbone.frozen:
+        trained = [p for p in head.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+    else:
+        rate = _BACKBONE_SHARE * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
+        groups = param_groups(objective.trained, lr=recipe.lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
+    groups.append({"params": [p for p in objective.loss.parameters() if p.requires_grad], "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
+    """What makes a run this one: recipe, head and loss, and one SHA-256 over ids, targets and the first tokens.
+
+    The weights that the head begins with are not part of it: a resumed run takes those of its state.
+    """
+    head, loss, data = objective.trained.head, objective.loss, hashlib.sha256()
+    for image_id in (*samples.ids, str(samples.trained)):
+        data.update(f"{image_id}\0".encode())
+    for table in (samples.values, samples.cells):
+        for name, x in sorted(table.items()):
+            data.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode())
+            data.update(bytes_of(x))
+    for x in stored_tokens(samples.source, samples.ids[:1], None)[0] if is_stored(samples.source) else ():
+        data.update(bytes_of(x))
+    plain: dict[str, Any] = json.loads(json.dumps({
+        "recipe": objective.recipe.to_dict(),
+        "head": {"type": type(head).__name__, "config": encode(head.config)},
+        "trained": {name: p.shape for name, p in head.named_parameters() if p.requires_grad},
+        "loss": {
+            "weighting": loss.weighting and {"type": type(loss.weighting).__qualname__, **loss.weighting.config},
+            "compositions": [encode(composition) for composition in loss.compositions],
+            "regularisers": [encode(regulariser) for regulariser in loss.regularisers],
+        },
+        "ids and targets": data.hexdigest(),
+    }))  # fmt: skip
+    return plain
+
+
+def _note_source(head: Head, backbone: Backbone | None) -> None:
+    """Let a head that was loaded from a file expect the tokens of the backbone that was trained along."""
+    if backbone is None:
         return
-    low, high = present.min().item(), present.max().item()
-    if low < 0 or (task.activation == "sigmoid" and high > 1):
-        raise DataError(
-            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "
-            "normalised units; leave the activation out (minimum= keeps predictions from falling below a bound), or "
-            "use a transform without mean"
-        )
+    source = weight_hashes.current_hashes(backbone.adapter).fingerprint
+    for part in head.modules():
+        if isinstance(part, Head) and part.trained_on is not None:
+            part.trained_on = replace(part.trained_on, source=source)
 
 
-def _known(task: Task, values: torch.Tensor) -> torch.Tensor:
-    """The values that are not missing."""
-    present = (values.movedim(1, -1) if values.ndim == 4 else values)[known(values)]
-    return present if task.ignore_index is None or values.is_floating_point() else present[present != task.ignore_index]
+def _exact(outputs: Mapping[str, Tensor]) -> Table:
+    """Outputs in float32 or wider, so that losses are exact under autocast."""
+    return {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in outputs.items()}
 
 
 def _names(tasks: Sequence[Task]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
@@ -14,10 +12,8 @@ from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import send
 from dinoneck.errors import DataError
-from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.sources import looked_up
-from dinoneck.training.views import Transform, Views, apply_transform, describe_transform
+from dinoneck.training.sources import Transform, Views, apply_transform, looked_up
 
 
 class LiveTokens:
@@ -103,40 +99,16 @@ class LiveTokens:
             decoded = [*in_threads(lambda pair: self.preprocess.fitted(pair[0]) if pair[1] else pair[0], drawn)]
         return self.preprocess.finished(decoded).images
 
-    def images(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tensor:
-        """Return the prepared images (B, 3, H, W), float32, on the CPU; a view above 0 is a seed of the transform.
-
-        Raises:
-            DataError: if an id or a view is unknown, or an image cannot be used.
-        """
-        return self.prepared(self.decoded(ids, views), views)
-
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
 
         Raises:
-            DataError: as :meth:`images` does.
+            DataError: if an id or a view is unknown, or an image cannot be used.
         """
-        [images] = send([self.images(ids, views)], next(self.backbone.parameters()).device)
+        prepared = self.prepared(self.decoded(ids, views), views)
+        [images] = send([prepared], next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what distinguishes this source from others: preparation, and the frozen part of the backbone."""
-        frozen = hashlib.sha256()
-        for name, parameter in sorted(self.backbone.named_parameters()):
-            frozen.update(f"{name}|{parameter.dtype}|{tuple(parameter.shape)}|{parameter.requires_grad}|".encode())
-            if not parameter.requires_grad:
-                frozen.update(bytes_of(parameter))
-        return {
-            "kind": "live",
-            "backbone": self.backbone.name,
-            "layers": list(self.backbone.layers),
-            "norm": self.backbone.norm,
-            "inputs": self.preprocess.record(),
-            **({} if self.transform is None else {"transform": describe_transform(self.transform)}),
-            "frozen_sha256": frozen.hexdigest(),
-        }
 
 
 def trained_backbone(source: object) -> Backbone | None:

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dinoneck.data.cells import is_missing
+from dinoneck.data.cells import OWN_COLUMNS, is_missing
 from dinoneck.data.loading import SUFFIXES
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.training.table import is_table, table_of
 from dinoneck.training.targets import as_array
 
 _SHOWN = 3
@@ -40,7 +39,7 @@ def match_samples(
 
     Args:
         source_ids: all ids of the token source.
-        targets: a table, a DataFrame, or column -> values, see :func:`columns_of`.
+        targets: a DataFrame, or column -> values, see :func:`columns_of`.
         weights: as ``targets``; None = none.
         names: the columns that are used, where they exist.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
@@ -53,8 +52,8 @@ def match_samples(
     """
     columns = columns_of(targets, target_ids, names)
     if not columns:
-        given = table_of(targets).targets if is_table(targets) else getattr(targets, "columns", targets)
-        raise DataError(f"there are no targets for task {names[0]!r}; given: {', '.join(map(str, given)) or 'none'}")
+        given = ", ".join(map(str, getattr(targets, "columns", targets)))
+        raise DataError(f"there are no targets for task {names[0]!r}; given: {given or 'none'}")
     weight_columns = columns_of({} if weights is None else weights, target_ids, None, "weights")
     if target_ids is not None and not any(c.ids is target_ids for c in (*columns.values(), *weight_columns.values())):
         raise ConfigError("target_ids was given, but all values carry their own ids; leave target_ids out")
@@ -65,10 +64,8 @@ def match_samples(
         train = sorted(set(spelling.all_of(every, "ids of the targets")) - set(valid), key=str)
     else:
         train = spelling.all_of(_in_order(ids), "training ids")
-    values, cells = (
-        {name: _values(spelling, column, [*train, *valid]) for name, column in table.items()}
-        for table in (columns, weight_columns)
-    )
+    tables = (columns, weight_columns)
+    values, cells = ({n: _values(spelling, c, [*train, *valid]) for n, c in table.items()} for table in tables)
     return train, valid, values, cells
 
 
@@ -79,15 +76,14 @@ def match_matrix(
 
     Args:
         source_ids: all ids of the token source.
-        targets: as :func:`columns_of` takes them (of a table its targets), or an array (n, t).
+        targets: as :func:`columns_of` takes them, or an array (n, t).
         target_ids: the ids of values that carry none.
 
     Raises:
         DataError: as :func:`match_samples` does, and for columns whose ids differ.
     """
-    names = list(table_of(targets).targets) if is_table(targets) else None
-    has_columns = is_table(targets) or isinstance(targets, Mapping) or _is_frame(targets)
-    columns = columns_of(targets if has_columns else {"values": targets}, target_ids, names)
+    has_columns = isinstance(targets, Mapping) or _is_frame(targets)
+    columns = columns_of(targets if has_columns else {"values": targets}, target_ids)
     if not columns:
         raise DataError("the targets have no columns; there is nothing to predict")
     spelling, (first, *others) = SourceIds(source_ids), columns.values()
@@ -149,12 +145,9 @@ def columns_of(
     """
     if target_ids is not None and not hasattr(target_ids, "__len__"):
         raise DataError(f"target_ids is {type(target_ids).__name__}; expected a list of ids: list(...) makes one")
-    if is_table(table):
-        table = table_of(table)
-        every: dict[str, Any] = {**table.targets, **table.auxiliary}
-        target_ids = table.ids
-    elif _is_frame(table):
-        every, target_ids = {name: table[name] for name in table.columns}, table.index
+    if _is_frame(table):
+        own = [name for name in table.columns if name not in OWN_COLUMNS]
+        every: dict[str, Any] = {name: _codes(table[name]) for name in own}
     elif isinstance(table, Mapping):
         every = dict(table)
     else:
@@ -259,6 +252,11 @@ def _values(spelling: SourceIds, column: Column, ids: Sequence[str]) -> _Array:
 
 def _is_frame(table: Any) -> bool:
     return hasattr(table, "columns") and hasattr(table, "index")
+
+
+def _codes(column: Any) -> Any:
+    """A column of a DataFrame; of classes their indices, -1 = missing."""
+    return column.cat.codes if hasattr(column, "cat") else column
 
 
 def _column(name: str, values: Any, target_ids: Sequence[Any] | None) -> Column:

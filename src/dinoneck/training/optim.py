@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,14 +17,13 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.recipe import check_number
 
 
-def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1, min_lr: float = 0.0) -> LambdaLR:
-    """Linear from lr / w to lr over the first ``warmup`` share of the steps (w of them), then a half cosine down.
+def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
+    """Linear from lr / w to lr over the first ``warmup`` share of the steps (w of them), then a half cosine to 0.
 
     Args:
         optimizer: its groups keep their own learning rates as the peak.
         total_steps: optimizer steps in the whole run; call ``step()`` after each.
         warmup: share of them, at least 0 and below 1.
-        min_lr: where the cosine ends, in every group; at most the smallest peak.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -34,16 +32,13 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
         raise ConfigError(f"total_steps is {total_steps}; expected 1 or more")
     check_number("warmup", warmup, below=1)
     rising = round(warmup * total_steps)
-    peaks = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
-    check_number("min_lr", min_lr, high=min(peaks))
 
-    def factor(step: int, least: float) -> float:
+    def factor(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
-        left = 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising))))
-        return left + (1.0 - left) * least
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total_steps - rising))))
 
-    return LambdaLR(optimizer, [partial(factor, least=min_lr / peak if min_lr else 0.0) for peak in peaks])
+    return LambdaLR(optimizer, factor)
 
 
 class EMA:
@@ -95,12 +90,6 @@ class EMA:
             if (value := self.values.get(name)) is not None:
                 memo[id(x)] = nn.Parameter(value, requires_grad=False) if isinstance(x, nn.Parameter) else value
         return copy.deepcopy(self._model, memo).eval()
-
-    @torch.no_grad()
-    def restart(self, model: nn.Module) -> None:
-        """Start again: the average is the model's weights, and the warm-up starts again."""
-        self.updates = 0
-        self._count_in(model, 1.0)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -182,7 +171,7 @@ class SAM(Optimizer):
     dropout draws the same masks in both passes.
 
     The groups are those of the base optimizer, the same lists: learning-rate schedules may hold either. In several
-    processes reduce the gradients inside the closure, so that both passes see the whole batch.
+    processes DistributedDataParallel averages the gradients of both passes.
 
     Args:
         model: whose trainable parameters are moved.

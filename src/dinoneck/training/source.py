@@ -152,7 +152,7 @@ def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool 
     return backbone.to(place)
 
 
-def compare_images(store: FeatureStore, files: Mapping[str, Path | None]) -> None:
+def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
     """Refuse images whose files are not those that a store's tokens were extracted from.
 
     Sizes and times are compared, and the bytes where these differ. A warning states how many images were compared where
@@ -160,21 +160,22 @@ def compare_images(store: FeatureStore, files: Mapping[str, Path | None]) -> Non
 
     Args:
         store: the feature store.
-        files: the store's id of each image that is used -> its file, which need not exist.
+        images: the store's id of each image that is used -> its file, which need not exist, or anything else.
 
     Raises:
         StoreError: naming the images that were replaced.
         DataError: if a file cannot be read.
     """
     knows_images = store.backbone_record.get("layers") is not None
-    there = [(name, file) for name, file in files.items() if knows_images and file is not None and file.is_file()]
+    files = [(name, Path(image)) for name, image in images.items() if isinstance(image, str | Path)]
+    there = [(name, file) for name, file in files if knows_images and file.is_file()]
     check_unchanged(there, store.entries)
-    if len(there) < len(files):
+    if len(there) < len(images):
         logger.warning(
             "%s: of %d images, the files of %d were compared with those that the store %s was extracted from. To "
             "compare them all, name their folder (--images, read_table(images=))",
             "the images were compared in part" if there else "nothing was compared",
-            len(files),
+            len(images),
             len(there),
             store.path,
         )

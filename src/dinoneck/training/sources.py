@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.decoding import ImageInput, read_image_size
+from dinoneck.data.decoding import ImageInput, read_image_size, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import DataError
+from dinoneck.data.resizing import to_uint8
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.progress import progress
-from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.views import Transform, Views, apply_transform, view_seed
+from dinoneck.training.processes import own_random_numbers
 
 LARGEST_HALF = 65504.0
+Transform = Callable[..., Any]
 _Item = TypeVar("_Item")
 
 
@@ -50,6 +53,71 @@ class Flips(Protocol):
     def flips(self, i: int) -> tuple[bool, bool]:
         """Return whether view i is flipped left and right, top and bottom."""
         ...
+
+
+class Views:
+    """The augmented views of a source; the first is the image as it is.
+
+    Args:
+        count: how many there are.
+        flips: what ``flips`` returns for each; None = a transform makes the views, and their flips are not known.
+    """
+
+    def __init__(self, count: int, flips: Callable[[int], tuple[bool, bool]] | None = None) -> None:
+        self._count, self._flips = count, flips
+
+    def __len__(self) -> int:
+        return self._count
+
+    def flips(self, i: int) -> tuple[bool, bool]:
+        """Return whether view i is flipped left and right, top and bottom.
+
+        Raises:
+            ConfigError: for a view that a transform makes.
+        """
+        if self._flips is not None:
+            return self._flips(i)
+        if i:
+            raise ConfigError(
+                "tasks with maps cannot be trained on views made by transforms, which may move pixels while the maps "
+                "stay; leave the transforms out, or use a feature store, whose augmentations state their flips"
+            )
+        return False, False
+
+
+def apply_transform(transform: Transform, image: ImageInput, seed: int) -> Any:
+    """Return a transformed image: a tensor (3, height, width) or an array (height, width, 3).
+
+    The transform gets a uint8 tensor (3, height, width); one of albumentations an array (height, width, 3) as
+    ``image=``. It draws from generators that are seeded here: the caller's are not changed.
+
+    Args:
+        transform: see above.
+        image: as for the backbone's preprocessing.
+        seed: of the random numbers, 0 ... 2^32 - 1.
+
+    Raises:
+        DataError: if the image cannot be read, or the result is not an image.
+    """
+    pixels = to_uint8(read_pixels(image))
+    with own_random_numbers(cuda=False):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        if type(transform).__module__.startswith("albumentations"):
+            if hasattr(transform, "set_random_seed"):
+                transform.set_random_seed(seed)
+            result = transform(image=np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))["image"]
+        else:
+            result = transform(pixels)
+    if not isinstance(result, Tensor | np.ndarray):
+        raise DataError(f"a transform returned {type(result).__name__}; expected an image tensor or array")
+    return result
+
+
+def view_seed(image_id: str, view: int) -> int:
+    """Return the seed of a view of an image: extracted again, it is the same."""
+    return int.from_bytes(hashlib.sha256(f"{view}\0{image_id}".encode()).digest()[:4], "little")
 
 
 class TokenSource(Protocol):
@@ -104,10 +172,6 @@ class SomeTokens:
         own = looked_up(self.own_ids, ids)
         return self.source.batch(own) if views is None else self.source.batch(own, views)
 
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what distinguishes the tokens of these ids from others; None = of all."""
-        return record_of(self.source, looked_up(self.own_ids, self.ids if ids is None else ids))
-
 
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 
@@ -131,24 +195,6 @@ def stored_tokens(source: TokenSource, ids: Sequence[str], views: Sequence[int] 
         return stored
     tokens = source.batch(ids) if views is None else source.batch(ids, views)
     return tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
-
-
-def record_of(source: TokenSource, ids: Sequence[str]) -> dict[str, Any]:
-    """Return plain values that identify the tokens of these ids: the source's record, or that of its first sample."""
-    record = getattr(source, "record", None)
-    if callable(record):
-        plain: dict[str, Any] = record(ids)
-        return plain
-    return _token_record(source.batch(list(ids[:1])))
-
-
-def _token_record(tokens: Tokens) -> dict[str, Any]:
-    """What these Tokens are, by the first and the last token of every sample, which depend on the whole image."""
-    ends = hashlib.sha256()
-    for x in tokens.sequence:
-        ends.update(bytes_of(x[:, [0, -1]].contiguous()))
-    layers = None if tokens.layers is None else list(tokens.layers)
-    return {"grid": list(tokens.grid), "layers": layers, "tokens": ends.hexdigest()}
 
 
 def _check(images: Sequence[ImageInput], ids: Sequence[str], prepare: Preprocessing) -> None:
@@ -273,10 +319,3 @@ class MemoryTokens:
     def rows(self, ids: Sequence[str]) -> Tensor:
         """Return the row numbers of these ids."""
         return torch.tensor(looked_up(self._rows, ids))
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what distinguishes the tokens of these ids from others; None = of all."""
-        plain, *others = [
-            _token_record(tokens if ids is None else tokens[self.rows(ids)]) for tokens in (self.tokens, *self._others)
-        ]
-        return {**plain, "views": others} if others else plain

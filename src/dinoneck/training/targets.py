@@ -21,7 +21,12 @@ _Array = np.ndarray[Any, Any]
 
 
 def training_targets(
-    loss: TaskLoss, targets: Mapping[str, Any], weights: Mapping[str, Any], ids: Sequence[str], trained: int
+    loss: TaskLoss,
+    targets: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    ids: Sequence[str],
+    trained: int,
+    needs_validation: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the targets of a loss's tasks (and compositions, where given) in normalised units, and the cells' weights.
 
@@ -33,6 +38,7 @@ def training_targets(
         weights: dense task -> (n, rows, cols).
         ids: of the n samples.
         trained: the first so many samples are trained on.
+        needs_validation: some validation sample must have a value.
 
     Raises:
         DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
@@ -42,15 +48,18 @@ def training_targets(
     values: dict[str, Tensor] = {}
     for task in loss.tasks:
         if task.name not in targets:
-            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
-        natural = as_array(targets[task.name])
+            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets) or 'none'}")
+        original = as_array(targets[task.name])
         if task.name in cells:
-            natural = without_unweighted(natural, cells[task.name])
-        values[task.name] = _model_targets(task, natural, ids)
+            original = np.where(cells[task.name][:, None] > 0, original, np.nan)
+        values[task.name] = _model_targets(task, original, ids)
+        _check_reachable(task, values[task.name][:trained])
         if not task.is_categorical:
-            natural = natural.astype(np.float64)
-            check_minimum(task.name, natural, task.minimum, ids)
-            check_varies(task.name, natural[:trained], "training image")
+            original = original.astype(np.float64)
+            check_minimum(task.name, original, task.minimum, ids)
+            check_varies(task.name, original[:trained], "training image")
+    if needs_validation and not any(len(_known_values(task, values[task.name][trained:])) for task in loss.tasks):
+        raise DataError("patience is set, and no validation id has a target value to judge epochs by")
     for own in loss.compositions:
         if own.name in targets:
             total, _ = own.composition.tasks_of(loss.tasks)
@@ -90,11 +99,6 @@ def as_numbers(what: str, values: Any, ids: Sequence[Any]) -> np.ndarray[Any, np
             "float64 holds exactly. Missing values are NaN"
         )
     return found
-
-
-def without_unweighted(values: _Array, weight: _Array) -> _Array:
-    """Return maps (n, K, rows, cols) with NaN in the cells whose weight (n, rows, cols) is 0."""
-    return np.where(weight[:, None] > 0, values, np.nan)
 
 
 def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequence[str]) -> None:
@@ -163,6 +167,28 @@ def known(values: Tensor) -> Tensor:
     """Return a mask of the targets that are not missing; of maps (B, K, rows, cols) by cell."""
     present = values.isfinite() if values.is_floating_point() else values >= 0
     return present.all(dim=1) if values.ndim == 4 else present
+
+
+def _known_values(task: Task, values: Tensor) -> Tensor:
+    """The values that are not missing and not ignored."""
+    present = (values.movedim(1, -1) if values.ndim == 4 else values)[known(values)]
+    return present if task.ignore_index is None or values.is_floating_point() else present[present != task.ignore_index]
+
+
+def _check_reachable(task: Task, values: Tensor) -> None:
+    """Refuse training targets that are all missing, or that the task's activation cannot reach."""
+    present = _known_values(task, values)
+    if not present.numel():
+        raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
+    if task.is_categorical or task.activation is None:
+        return
+    low, high = present.min().item(), present.max().item()
+    if low < 0 or (task.activation == "sigmoid" and high > 1):
+        raise DataError(
+            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "
+            "normalised units; leave the activation out (minimum= keeps predictions from falling below a bound), or "
+            "use a transform without mean"
+        )
 
 
 def _cell_weights(tasks: Sequence[Task], targets: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, _Array]:

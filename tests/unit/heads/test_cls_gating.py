@@ -127,18 +127,6 @@ def test_the_resized_logits_keep_their_places() -> None:
     assert not torch.allclose(weights, gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(10, 6))[1], atol=1e-3)
 
 
-@pytest.mark.parametrize("mode", ["mlp", "resized", "query"])
-def test_absorbing_a_scale_changes_nothing_but_the_input(mode: str) -> None:
-    head = head_of(mode, {"mlp": 12, "resized": (3, 4)}.get(mode)).double()
-    x, mean, std = torch.randn(2, 17, 16).double(), torch.randn(16).double() * 3, torch.rand(16).double() + 0.1
-    scaled = tokens_of((x - mean) / std, 3, 4)
-    before, gate = head(scaled), head.gate(scaled)
-    head.absorb_scale(mean, std)
-    for name, predicted in head(tokens_of(x, 3, 4)).items():
-        assert torch.allclose(predicted, before[name], atol=1e-9)
-    assert torch.allclose(head.gate(tokens_of(x, 3, 4)), gate, atol=1e-9)
-
-
 def test_the_gates_of_several_heads_also_inside_ensembles() -> None:
     tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
     one, two, other = head_of("query", seed=1), head_of("mlp", 12, seed=2), PatchMeanHead(16, TASKS[:1])

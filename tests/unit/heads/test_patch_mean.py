@@ -49,16 +49,6 @@ def test_no_relu_head_is_dead_at_the_start(scale: float) -> None:
         assert mlp.hidden.weight.grad.abs().max() > 0  # type: ignore[union-attr]
 
 
-def test_absorbing_a_scale_changes_nothing_but_the_input() -> None:
-    head = PatchMeanHead(16, [Task("a"), Task("b", dim=2, activation="relu")])
-    x, mean, std = torch.randn(2, 5 + 6, 16), torch.randn(16), torch.rand(16) + 0.1
-    before = head(tokens_of((x - mean) / std, 2, 3))
-    head.absorb_scale(mean, std)
-    after = head(tokens_of(x, 2, 3))
-    for name in before:
-        assert torch.allclose(before[name], after[name], atol=1e-5)
-
-
 def test_head_reads_the_last_layer_and_only_patches() -> None:
     head = PatchMeanHead(8, [Task("a", activation="relu"), Task("b", dim=3, kind="classification")])
     x = torch.randn(2, 5 + 12, 8)

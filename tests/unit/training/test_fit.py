@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.training import MemoryTokens, Recipe, fit, r2
-from dinoneck.training.batches import TokenScale
+from dinoneck.training.engine import TIMES
 
 PLAIN = Recipe(ema_decay=None)
 QUICK = {"epochs": 40, "batch_size": 8, "lr": 1e-3, "recipe": PLAIN}
@@ -69,7 +68,8 @@ def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_pat
     history = fit(head, source, targets={"loss": y, "epoch": 2 * y}, **given, **QUICK | {"epochs": 5})
     parts = {"loss", "loss/loss", "loss/epoch"}
     validated = {f"val_{name}" for name in parts} | {"val_r2", "val_r2/loss", "val_r2/epoch"}
-    assert [set(row) for row in history] == [parts | validated] * 5
+    assert [set(row) for row in history] == [parts | validated | {*TIMES}] * 5
+    assert all(row["seconds"] > 0 and row["images_per_second"] > 0 and row["peak_memory_mb"] > 0 for row in history)
     assert history[-1]["loss"] < history[0]["loss"]
     assert history[0]["loss"] == pytest.approx(history[0]["loss/loss"] + history[0]["loss/epoch"], rel=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -137,23 +137,6 @@ def test_where_gradients_are_off_nothing_is_trained() -> None:
         pytest.raises(ConfigError, match=r"under torch.no_grad\(\) or torch.inference_mode\(\)"),
     ):
         trained(source, y)
-
-
-def test_token_scale_is_mean_and_spread_of_patches() -> None:
-    source, _ = problem()
-    scale = TokenScale.measure(source, source.ids, batch_size=7)
-    patches = source.tokens.patches[0].double().reshape(-1, 16)
-    assert torch.allclose(scale.mean.double(), patches.mean(dim=0), atol=1e-5)
-    assert torch.allclose(scale.std.double(), patches.std(dim=0, unbiased=False), atol=1e-5)
-    scaled = scale.apply(source.tokens).patches[0]
-    assert torch.allclose(scaled.mean(dim=(0, 1)), torch.zeros(16), atol=1e-4)
-    back = scale.inverse().apply(scale.apply(source.tokens))
-    assert torch.allclose(back.sequence[0], source.tokens.sequence[0], atol=1e-4)
-    head = PatchMeanHead(16, [Task("a")])
-    before = head(source.tokens)["a"]
-    head.absorb_scale(*astuple(scale.inverse()))
-    head.absorb_scale(*astuple(scale))
-    assert torch.allclose(head(source.tokens)["a"], before, atol=1e-4)
 
 
 def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:

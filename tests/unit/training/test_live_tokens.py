@@ -15,6 +15,7 @@ from dinoneck import (
     BackboneError,
     ConfigError,
     DataError,
+    DenseHead,
     HeadCheckpoint,
     PatchMeanHead,
     Predictor,
@@ -32,12 +33,12 @@ from dinoneck.training import (
     TrainConfig,
     cross_validate,
     cutmix,
+    engine,
     fit,
-    loop,
     manifold_mixup,
+    samples,
 )
-from dinoneck.training.processes import seed_step
-from dinoneck.training.state import load_state
+from dinoneck.training.processes import seed_all
 
 IMAGES = 8
 
@@ -147,7 +148,7 @@ def test_images_read_ahead_give_the_result_of_images_read_in_their_step(monkeypa
     ahead = {transform: weights(transform) for transform in (None, slowly)}
     assert threads == {threading.main_thread().name}
     assert not torch.equal(ahead[None], ahead[slowly])
-    monkeypatch.setattr(loop, "in_threads", lambda function, items, workers: (function(item) for item in items))
+    monkeypatch.setattr(samples, "in_threads", lambda function, items, workers: (function(item) for item in items))
     assert all(torch.equal(result, weights(transform)) for transform, result in ahead.items())
 
 
@@ -171,7 +172,7 @@ def test_the_images_of_the_next_step_are_read_during_a_step() -> None:
 
     images, overlaps = Counted(pixels()), list[bool]()
     waiting = Waiting(64, head.tasks, hidden_dim=8)
-    recipe = Recipe(standardise_tokens=False, ridge_blend=0.0)
+    recipe = Recipe(standardise_tokens=False)
     learn(waiting, LiveTokens(source.backbone, images, source.ids), y, epochs=1, batch_size=2, recipe=recipe)
     assert overlaps == [True] * 4
 
@@ -184,7 +185,8 @@ def test_a_failure_to_read_ahead_is_raised_and_leaves_no_thread() -> None:
     assert not [thread for thread in set(threading.enumerate()) - before if "dinoneck" in thread.name]
 
 
-def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
+def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
     head, source, y = problem()
     recipe = Recipe(backbone_lr=3e-3, cutmix_alpha=1.0, mixup_alpha=1.0)
     learn(head, source, y, out=tmp_path / "whole", recipe=recipe)
@@ -193,7 +195,7 @@ def test_a_run_taken_up_again_covers_the_backbone(tmp_path: Path) -> None:
         learn(other, interrupted(again, 30), y, out=tmp_path / "parts", recipe=recipe)  # in the third epoch
     fresh, source_again, _ = problem()
     learn(fresh, source_again, y, out=tmp_path / "parts", recipe=recipe)
-    assert load_state(tmp_path / "parts/last.safetensors")["progress"]["step"] > 0
+    assert (tmp_path / "parts/state.pt").exists()
     for (name, one), two in zip(
         weights_of(source.backbone).items(), weights_of(source_again.backbone).values(), strict=True
     ):
@@ -213,31 +215,35 @@ def test_the_backbones_learning_rate_and_cutmix_change_the_result() -> None:
 
 
 def test_cutmix_and_mixup_together_paste_images_then_blend_tokens() -> None:
-    """One step of both is the step by hand."""
+    """One step of both is the step by hand: losses of every sample that is in the blend, by its share."""
     head, _, y = problem()
     live = LiveTokens(load_backbone("dinoneck_tiny"), pixels())
     twin = PatchMeanHead(64, head.tasks, hidden_dim=8)
     twin.load_state_dict(head.state_dict())
     recipe = Recipe(
         weight_decay=0.0, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, cutmix_alpha=1.0,
-        mixup_alpha=1.0, mixup_off_last=0.0, ridge_blend=0.0,
+        mixup_alpha=1.0, mixup_off_last=0.0,
     )  # fmt: skip
     learn(head, live, y, epochs=1, batch_size=IMAGES, lr=0.01, recipe=recipe)
-    order = np.random.RandomState(42).permutation(IMAGES)
+    order = np.random.default_rng([42, 0]).permutation(IMAGES)
     z = head.tasks[0].transform.forward(torch.tensor(y[order], dtype=torch.float32)[:, None])  # type: ignore[union-attr]
-    given = {"tasks": head.tasks, "masks": {"level": torch.ones(IMAGES, 1, dtype=torch.bool)}}
-    seed_step(42, 0, 0)
-    size = live.backbone.patch_size
-    images, wanted, masks = cutmix(
-        live.images([live.ids[i] for i in order]), {"level": z}, 1.0, patch_size=size, **given
-    )
-    tokens, wanted, masks = manifold_mixup(live.backbone(images), wanted, 1.0, tasks=head.tasks, masks=masks)
-    assert not torch.allclose(wanted["level"], z)
+    seed_all(42, 0, 0)
+    images = live.prepared(live.decoded([live.ids[i] for i in order]))
+    images, pasted = cutmix(images, {"level": z}, 1.0, patch_size=live.backbone.patch_size)
+    tokens, blended = manifold_mixup(live.backbone(images), pasted, 1.0)
+    assert not torch.allclose(blended["level"], z)
     optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.0)
-    ((twin(tokens)["level"] - wanted["level"]) ** 2).mean().backward()
+    ((twin(tokens)["level"] - blended["level"]) ** 2).mean().backward()  # of MSE the gradient is the same
     optimizer.step()
     for one, two in zip(head.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_cutmix_with_maps_is_refused() -> None:
+    live = LiveTokens(load_backbone("dinoneck_tiny"), pixels())
+    head = DenseHead(64, [Task("map", kind="dense")], hidden_dim=4)
+    with pytest.raises(ConfigError, match="cutmix_alpha is 1.0.*'map'"):
+        fit(head, live, {"map": torch.rand(IMAGES, 1, 2, 3)}, target_ids=live.ids, cutmix_alpha=1.0)
 
 
 def test_a_frozen_backbone_gives_what_memory_gives() -> None:
@@ -290,4 +296,4 @@ def test_a_loaded_head_fits_the_backbone_that_was_trained_along(lora: bool, tmp_
     assert loaded.predict(own)["level"].shape == (IMAGES, 1)
     assert layers == backbone.layers
     with pytest.raises(BackboneError, match="check_backbone=False"):
-        loaded(load_backbone("dinoneck_tiny")(source.images(source.ids)))
+        loaded(load_backbone("dinoneck_tiny")(source.prepared(source.decoded(source.ids))))

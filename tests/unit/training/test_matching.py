@@ -104,12 +104,6 @@ def test_a_pandas_frame_is_matched_by_its_index() -> None:
             "2 ids of the targets have no tokens.*'a'",
         ),
         ({"targets": table(), "ids": [*IDS, "z"]}, DataError, "1 training ids have no tokens in the source: 'z'"),
-        ({"targets": table(), "groups": {"meadow-0.jpg": 0, "meadow-0.png": 1}}, DataError, "have no row in groups"),
-        (
-            {"targets": table(), "groups": {**dict.fromkeys(IDS, 0), "meadow-1.png": 1}},
-            DataError,
-            "several rows in groups: 'meadow-1'",
-        ),
         ({"targets": table(), "weights": {"y": np.ones((12, 2, 3))}}, DataError, "weights 'y' has values without ids"),
         (
             {"targets": table(), "weights": {"y": np.ones((12, 2, 3))}, "target_ids": IDS},

@@ -165,7 +165,7 @@ def test_what_cannot_be_learned_is_refused_before_the_work(
 
 def test_missing_values_count_for_nothing_in_the_loss() -> None:
     """With all samples in one step, training is that of the known samples alone."""
-    recipe = Recipe(ema_decay=None, standardise_tokens=False, ridge_blend=0.0)
+    recipe = Recipe(ema_decay=None, standardise_tokens=False)
     source, known = MemoryTokens(IDS, tokens()), [0, 1, 3, 5]
     gaps = np.where(np.isin(range(6), known), Y, np.nan)
     whole, part = head(), head()

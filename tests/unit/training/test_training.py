@@ -145,18 +145,18 @@ def test_probes_of_classes_predict_the_class_of_the_largest_output() -> None:
             probe(x, np.where(np.isin(np.arange(90), folds[0][0]), -1, true), folds, num_classes=3)
 
 
-def test_the_schedule_ends_at_min_lr() -> None:
+def test_the_schedule_rises_and_falls_to_0() -> None:
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.5}])
-    schedule = cosine_with_warmup(optimizer, 10, warmup=0.2, min_lr=0.1)
+    schedule = cosine_with_warmup(optimizer, 10, warmup=0.2)
     for step in range(10):
         for group, peak in zip(optimizer.param_groups, (2.0, 0.5), strict=True):
-            cosine = 0.1 + 0.5 * (peak - 0.1) * (1 + math.cos(math.pi * (step - 2) / 8))
+            cosine = 0.5 * peak * (1 + math.cos(math.pi * (step - 2) / 8))
             assert group["lr"] == pytest.approx(peak * (step + 1) / 2 if step < 2 else cosine)
         optimizer.step()
         schedule.step()
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.1])
-    with pytest.raises(ConfigError, match="min_lr is 3"):
-        cosine_with_warmup(optimizer, 10, min_lr=3.0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0, 0.0])
+    with pytest.raises(ConfigError, match="warmup is 3"):
+        cosine_with_warmup(optimizer, 10, warmup=3.0)
 
 
 def source_of(n: int = 6) -> MemoryTokens:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from dinoneck import PatchMeanHead, Task, Tokens
 from dinoneck.data import Views
 from dinoneck.training import Recipe, fit
-from dinoneck.training.batches import Batch, Samples, epochs
+from dinoneck.training.samples import Samples
 
 ROWS, COLS, WIDTH, IMAGES = 2, 3, 4, 6
 
@@ -44,9 +43,9 @@ def test_labels_of_a_cell_follow_the_image() -> None:
     tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
     pixels = torch.arange(IMAGES * 4 * 6).reshape(IMAGES, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
-    labels = Samples(source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, source.views)
-    batch = Batch(np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2]))
-    tokens, wanted, masks = labels.read(batch, source, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    labels = Samples(source, source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, cpu)
+    tokens, wanted, masks = labels._read((np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2])))
     shown = tokens.maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
     assert torch.equal(masks["map"], shown[:, 0])
@@ -74,13 +73,22 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
 
 
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
-    first, again = (list(itertools.islice(epochs(10, 4, seed=3, views=4), 3)) for _ in range(2))
-    for one, two in zip(first[2], again[2], strict=True):
-        assert np.array_equal(one.rows, two.rows)
-        assert np.array_equal(one.views, two.views)  # type: ignore[arg-type]
-    assert sorted(np.concatenate([batch.rows for batch in first[1]])) == list(range(10))
-    assert [len(batch.rows) for batch in first[0]] == [4, 4, 2]
-    random = np.random.RandomState(3)
-    for batches in first:
-        assert np.array_equal(np.concatenate([batch.rows for batch in batches]), random.permutation(10))
-    assert not np.array_equal(first[0][0].views, first[1][0].views)  # type: ignore[arg-type]
+    source, recipe = Flipped(), Recipe(batch_size=4, seed=3)
+    values = {"x": torch.arange(IMAGES)[:, None].float()}
+    samples = Samples(source, source.ids, IMAGES, [Task("x")], values, {}, torch.device("cpu"))
+
+    def drawn(epoch: int) -> tuple[list[list[float]], list[list[int]], list[int]]:
+        source.asked.clear()
+        batches = list(samples.training(epoch, recipe, 0, 1))
+        rows = [targets["x"][:, 0].tolist() for _, (_, targets, _, _) in batches]
+        return rows, list(source.asked), [images for images, _ in batches]
+
+    first, again, other = drawn(2), drawn(2), drawn(1)
+    assert first == again
+    assert first[0] != other[0] and first[1] != other[1]
+    assert sorted(x for rows in first[0] for x in rows) == list(range(IMAGES))
+    assert first[2] == [4, 2]
+    ranks = [[t["x"][:, 0].tolist() for _, (_, t, _, _) in samples.training(2, recipe, rank, 4)] for rank in range(4)]
+    for number, rows in enumerate(first[0]):  # four processes share each batch; two of the second are repeated
+        own = [rank[number] for rank in ranks]
+        assert {len(part) for part in own} == {1} and {x for part in own for x in part} == set(rows)

@@ -1,0 +1,306 @@
+"""The one training loop, of heads and of detectors: steps, averages, a state per epoch."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dinoneck.atomic import write_text
+from dinoneck.backbones.backbone import Backbone
+from dinoneck.errors import CheckpointError, DataError
+from dinoneck.progress import progress
+from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
+from dinoneck.training.processes import averaged, from_first, joined, same, seed_all, wrapped
+from dinoneck.training.recipe import Recipe
+from dinoneck.training.state import LOG, load_state, save_state
+
+Row = dict[str, Any]
+Callback = Callable[[int, Row], object]
+Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of the batch in all processes, arguments of model
+TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
+SAVE_EVERY_S = 30.0
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_READ_EVERY = 50  # steps after which a GPU's losses are read and checked
+
+
+class Engine:
+    """A training run: the model, its optimizer and all state that changes from step to step.
+
+    Args:
+        trained: what is trained; averaged, clipped and moved by SAM.
+        model: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is minimised.
+        groups: of the optimizer; frozen parameters that are trained later are among them.
+        recipe: how.
+        steps: of the optimizer, per epoch.
+        accumulate: batches per step.
+
+    Attributes:
+        epoch: how many epochs are done.
+        history: a row of numbers per finished epoch.
+        best: the weights to keep; None = the last, or the averaged ones.
+        extra: plain values that the caller keeps in the state.
+        rank: this process among ``count``; 0 writes.
+    """
+
+    def __init__(
+        self,
+        trained: nn.Module,
+        model: nn.Module,
+        groups: list[dict[str, Any]],
+        recipe: Recipe,
+        steps: int,
+        accumulate: int = 1,
+    ) -> None:
+        self.trained, self.recipe, self.accumulate, self.device = trained, recipe, accumulate, _device_of(trained)
+        self.rank, self.count = joined(self.device)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+        self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
+        self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
+        self.model = wrapped(model, self._parameters())
+        self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
+        self.epoch, self.history, self.extra = 0, list[Row](), dict[str, Any]()
+        self.best: dict[str, Tensor] | None = None
+        self.plain = model
+        self._losses: list[tuple[dict[str, Tensor], int]] = []  # of steps, on the device, and their images
+        self._sums: dict[str, float] = {}
+
+    def run(
+        self,
+        batches: Callable[[int], Batches],
+        validate: Callable[[], Row] | None = None,
+        *,
+        begin: Callable[[int], object] = lambda epoch: None,
+        save: Callable[[], None] = lambda: None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """Train until the recipe's last epoch, or until patience ends.
+
+        Args:
+            batches: of an epoch.
+            validate: returns the scores of an epoch, in the first process; it sees the averaged weights.
+            begin: called before an epoch.
+            save: writes the state; called after an epoch, at most every 30 s, and after the last.
+            callbacks: ``callback(epoch, row)``, called after every epoch in the first process.
+        """
+        saved = time.monotonic()
+        hidden = self.rank > 0
+        with progress(total=self.recipe.epochs, initial=self.epoch, desc="epochs", unit="epoch", hidden=hidden) as bar:
+            while not self._is_finished():
+                seed_all(self.recipe.seed, self.epoch, self.rank)
+                begin(self.epoch)
+                row = self._one_epoch(batches(self.epoch))
+                if validate is not None:
+                    row |= self._validated(validate)
+                self.history.append(row)
+                self.epoch += 1
+                if self._is_finished() or time.monotonic() - saved >= SAVE_EVERY_S:
+                    save()
+                    saved = time.monotonic()
+                for callback in callbacks if self.rank == 0 else ():
+                    callback(self.epoch - 1, dict(row))
+                bar.update()
+
+    def finish(self) -> None:
+        """Give the model the weights to keep: the best ones with patience, else the average, else the last."""
+        if self.best is not None:
+            self._take(self.best)
+        elif self.ema is not None:
+            self.ema.copy_to(self.trained)
+        same(self.plain.buffers())  # batch statistics differ between processes
+        self.plain.eval()
+
+    def precision(self) -> torch.autocast:
+        """Return the context of the recipe's ``amp``."""
+        amp = self.recipe.amp
+        return torch.autocast(self.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the means over images of the losses that are noted, and forget them."""
+        self._read_losses()
+        images = self._sums.pop("images")
+        row, self._sums = {name: value / images for name, value in self._sums.items()}, {}
+        return row
+
+    def note(self, losses: Mapping[str, Tensor], images: int) -> None:
+        """Note a batch's losses; a GPU's are read after some steps, so that the host does not wait at each."""
+        self._losses.append(({name: value.detach().float() for name, value in losses.items()}, images))
+        if self.device.type == "cpu" or len(self._losses) >= _READ_EVERY:
+            self._read_losses()
+
+    def _is_finished(self) -> bool:
+        if self.recipe.patience is not None and self.history:
+            losses = [row["val_loss"] for row in self.history]
+            if len(losses) - 1 - losses.index(min(losses)) >= self.recipe.patience:
+                return True
+        return self.epoch >= self.recipe.epochs
+
+    def _one_epoch(self, batches: Batches) -> Row:
+        """Train on the batches; return the mean losses and what they took."""
+        self.model.train()
+        begin, images = time.perf_counter(), 0
+        with closing(batches):
+            while group := list(itertools.islice(batches, self.accumulate)):
+                self._step(group)
+                images += sum(size for size, _ in group)
+        row = averaged(self.mean_losses(), self.device)
+        weights = torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])
+        self._check_finite({"the norm of the weights": weights.item()})  # the last gradient may not have been finite
+        seconds = time.perf_counter() - begin
+        return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
+
+    def _step(self, group: Sequence[tuple[int, Sequence[Any]]]) -> None:
+        """One step of the optimizer down the mean gradient of some batches."""
+        passes = itertools.count()
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad(set_to_none=True)
+            counted, total = next(passes) == 0, torch.zeros(())
+            for number, (images, arguments) in enumerate(group):
+                waits = number + 1 < len(group) and isinstance(self.model, DistributedDataParallel)
+                with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                    with self.precision():
+                        losses = self.model(*arguments)
+                    self.note(losses, images if counted else 0)  # SAM's second loss is checked, not counted
+                    total = losses["loss"]
+                    self.scaler.scale(total / len(group)).backward()  # type: ignore[no-untyped-call]
+            return total
+
+        if self.sam is None:
+            closure()
+        else:
+            self.sam.gradient(closure)
+        scale = self.scaler.get_scale()
+        self.scaler.unscale_(self.optimizer)
+        if self.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() < scale:
+            return  # a gradient that overflowed in float16 counts for nothing
+        self.scheduler.step()
+        if self.ema is not None:
+            self.ema.update(self.trained)
+
+    @torch.no_grad()
+    def _validated(self, validate: Callable[[], Row]) -> Row:
+        """The first process' scores, with batch statistics that all processes share."""
+        same(self.plain.buffers())
+        with nullcontext() if self.ema is None else self.ema.applied(self.trained):
+            self.plain.eval()
+            row: Row = from_first(validate() if self.rank == 0 else {})
+            if self.recipe.patience is not None:
+                losses = [before["val_loss"] for before in self.history]
+                if row["val_loss"] < min(losses, default=math.inf):
+                    self.best = {name: x.detach().clone() for name, x in self._weights().items()}
+        return row
+
+    def _read_losses(self) -> None:
+        """Add the losses of the last steps to the epoch's; the host waits for the device here only.
+
+        Raises:
+            DataError: if one is not finite.
+        """
+        tables, self._losses = self._losses, []
+        values = iter(torch.stack([x for losses, _ in tables for x in losses.values()]).tolist() if tables else [])
+        for losses, images in tables:
+            row = {name: next(values) for name in losses}
+            self._check_finite(row)
+            for name, value in {**row, "images": 1.0}.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value * images
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower it "
+                    "(lr=, --lr), set clip_norm, or check the targets"
+                )
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All weights and buffers but those of a backbone that is not trained."""
+        inside = {id(p) for m in self.plain.modules() if isinstance(m, Backbone) for p in m.parameters()}
+        left_out = inside - {id(parameter) for parameter in self._parameters()}
+        state = self.plain.state_dict(keep_vars=True)
+        return {name: x for name, x in state.items() if id(x) not in left_out}
+
+    @torch.no_grad()
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in self._weights().items():
+            value.copy_(weights[name])
+
+    def save(self, path: Path, run: Mapping[str, Any]) -> None:
+        """Write the state and, next to it, the log: one line per epoch. The first process does.
+
+        Raises:
+            CheckpointError: if they cannot be written.
+        """
+        if self.rank > 0:
+            return
+        state = {name: getattr(self, name) for name in ("epoch", "history", "extra", "best")}
+        state["weights"] = {name: x.detach() for name, x in self._weights().items()}
+        save_state(path, run, state | {name: part.state_dict() for name, part in self._parts().items()})
+        self.log(path.parent / LOG)
+
+    def log(self, path: Path) -> None:
+        """Write the log: one JSON line per finished epoch; make its folder. The first process does.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        if self.rank > 0:
+            return
+        rows = ({"epoch": epoch, **row} for epoch, row in enumerate(self.history))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        except OSError as error:
+            raise CheckpointError(f"the log cannot be written to {path}: {error}", step="write") from error
+
+    def resume(self, path: Path, run: Mapping[str, Any]) -> None:
+        """Continue from the state of this run in a file, where there is one; every process reads it.
+
+        Raises:
+            CheckpointError: if it is damaged, of another run, or another one than the first process has.
+        """
+        state = load_state(path, run)
+        epoch = -1 if state is None else state["epoch"]
+        if from_first(epoch) != epoch:
+            raise CheckpointError(f"{path} is at epoch {epoch}, that of the first process is not; share one folder")
+        if state is None:
+            return
+        for name in ("epoch", "history", "extra", "best"):
+            setattr(self, name, state[name])
+        self._take(state["weights"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name) for name in ("optimizer", "scheduler", "scaler")}
+        return parts if self.ema is None else {**parts, "ema": self.ema}
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    """The most memory so far: of torch on a GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

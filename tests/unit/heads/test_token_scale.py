@@ -1,0 +1,75 @@
+"""The scale of tokens at a head's entrance: two buffers, measured once, that travel with the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dinoneck import (
+    CLSGatingHead,
+    DataError,
+    HeadEnsemble,
+    PatchMeanHead,
+    Task,
+    Tokens,
+    load_head,
+    save_head,
+)
+from dinoneck.heads import Head
+from dinoneck.heads.token_scale import TokenScale
+
+C, LAYERS = 16, 2
+HEADS: dict[str, Callable[[], Head]] = {
+    "patch_mean": lambda: PatchMeanHead(C, [Task("mass")]),
+    "cls_gating": lambda: CLSGatingHead(C, [Task("mass")], mode="query"),
+}
+
+
+def tokens_of(*layers: torch.Tensor) -> Tokens:
+    return Tokens.from_sequence(list(layers), image_size=(32, 48), patch_size=16, num_prefix_tokens=5)
+
+
+def layers(seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(4, 11, C, generator=generator, dtype=torch.float64) * (i + 2) + 3 * i for i in range(LAYERS)]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_measured_head_sees_standardised_channels(name: str, tmp_path: Path) -> None:
+    head: Any = HEADS[name]().double().eval()
+    batches = [tokens_of(*layers(seed)) for seed in range(3)]
+    patches = torch.cat([tokens.patches[-1].flatten(0, 1) for tokens in batches])
+    mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
+    expected = head(tokens_of((batches[0].sequence[-1] - mean) / std))["mass"]
+    head.calibrate(iter(batches))
+    assert torch.allclose(head.scale.mean, mean) and torch.allclose(head.scale.std, std)
+    assert torch.allclose(head(batches[0])["mass"], expected, atol=1e-12)
+    save_head(tmp_path / "h.safetensors", head)
+    loaded = load_head(tmp_path / "h.safetensors")
+    assert torch.equal(loaded.predict(batches[0])["mass"], head.predict(batches[0])["mass"])
+    head.calibrate(iter([tokens_of(*layers(9))]))
+    assert torch.allclose(head.scale.mean, mean), "a head that has a scale keeps it"
+
+
+def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
+    scale, tokens = TokenScale(C), tokens_of(*(x.float() for x in layers()))
+    assert not scale.is_measured
+    assert torch.equal(scale(tokens).sequence[0], tokens.sequence[-1])
+    scale.measure([tokens])
+    assert scale.is_measured
+    scale.reset_parameters()
+    assert not scale.is_measured
+    with pytest.raises(DataError, match="not finite"):
+        scale.measure([tokens_of(torch.full((1, 11, C), torch.nan))])
+
+
+def test_members_of_an_ensemble_keep_scales_of_their_own() -> None:
+    tokens = tokens_of(*(x.float() for x in layers()))
+    heads = [PatchMeanHead(C, [Task("mass")]), PatchMeanHead(C, [Task("mass")])]
+    heads[0].calibrate([tokens])
+    found = HeadEnsemble.from_heads(heads).predict(tokens)["mass"]
+    assert torch.allclose(found, (heads[0].predict(tokens)["mass"] + heads[1].predict(tokens)["mass"]) / 2)

@@ -1,0 +1,20 @@
+"""Rows of epochs without what differs from run to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dinoneck.training.engine import TIMES
+
+
+def without_times(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without seconds, images per second and memory."""
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+def logged(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log, without times."""
+    return without_times(map(json.loads, path.read_text().splitlines()))
