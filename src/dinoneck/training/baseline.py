@@ -57,31 +57,24 @@ def baseline_head(
     first = source.batch(source.ids[:1])
     width, layers = first.sequence[0].shape[-1], len(first.sequence)
     plain = [replace(task, activation=None) for task in tasks]
-    means = [task.from_cells for task in plain if task.from_cells is not None]
-    maps = [task for task in plain if task.is_map or task.from_cells is not None]
-    values = [_readout(task) for task in plain if task not in maps]
-    heads: list[Head] = []
-    if values:
-        names = {task.name for task in values}
-        own = [each for each in compositions if not means or {each.total, each.ratio, *each.parts} & names]
-        head = LinearHead(width, values, layers, "mean", own)
-        features = pooled_tokens(source, ids=[source.ids[row] for row in places])
-        labels = range(len(places)) if groups is None else [groups[row] for row in places]
-        for task, layer in zip(values, head.readouts, strict=True):
-            _set(layer, *_image_layer(task, features, targets[task.name][places], labels))
-        heads.append(head)
-    if maps:
-        head = LinearHead(width, maps, layers, None)
-        x, rows_of_x = _patches(source, places, seed)
-        for task, layer in zip([task for task in maps if task.is_map], head.readouts, strict=True):
-            _set(layer, *_patch_layer(task, x, targets[task.name], rows_of_x, first.grid))
-        heads.append(head)
+    maps = [task for task in plain if task.is_map or task.kind == "density" or task.from_cells is not None]
+    values = [task for task in plain if task not in maps]
+    own = [each for each in compositions if {each.total, each.ratio, *each.parts} & {task.name for task in values}]
+    heads = [LinearHead(width, values, layers, "mean", own)] if values else []
+    heads += [LinearHead(width, maps, layers, None)] if maps else []
+    features = pooled_tokens(source, ids=[source.ids[row] for row in places])
+    labels = range(len(places)) if groups is None else [groups[row] for row in places]
+    patches = _patches(source, places, seed) if any(task.is_map for task in maps) else None
+    for head in heads:
+        read = [task for task in head.tasks if task.from_cells is None or task in values]
+        for task, layer in zip(read, head.readouts, strict=True):
+            if task.is_map and patches is not None:
+                weight, bias = _patch_layer(task, *patches, targets[task.name], first.grid)
+            else:
+                weight, bias = _image_layer(task, features, targets[task.name][places], labels)
+            count = first.grid.count if task.kind == "density" and task.aggregate == "sum" else 1
+            _set(layer, weight / count, bias / count)
     return heads[0] if len(heads) == 1 else HeadEnsemble.from_heads(heads)
-
-
-def _readout(task: Task) -> Task:
-    """A density's image value is a value."""
-    return replace(task, kind="regression", aggregate="sum") if task.kind == "density" else task
 
 
 def _image_layer(task: Task, x: Any, targets: Tensor, groups: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
@@ -116,7 +109,7 @@ def _patches(source: TokenSource, rows: Sequence[int], seed: int) -> tuple[Tenso
     return torch.cat(tokens).double(), torch.cat(places)
 
 
-def _patch_layer(task: Task, x: Tensor, targets: Tensor, places: Tensor, grid: Any) -> tuple[Tensor, Tensor]:
+def _patch_layer(task: Task, x: Tensor, places: Tensor, targets: Tensor, grid: Any) -> tuple[Tensor, Tensor]:
     """Weight (dim, C) and bias (dim,) on patch tokens x (m, C); targets are maps (n, dim, rows, cols) or classes."""
     if task.is_categorical:
         maps = _shares(targets, task.dim) if targets.is_floating_point() else _patch_shares(targets, task, grid)

@@ -34,7 +34,8 @@ from dinoneck.training import report as reports
 from dinoneck.training.baseline import baseline_head
 from dinoneck.training.checks import check_targets
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.fitting import Callback, fit_rows
+from dinoneck.training.engine import Callback
+from dinoneck.training.fitting import fit_rows
 from dinoneck.training.folds import Fold, folds_of
 from dinoneck.training.loggers import loggers_of
 from dinoneck.training.maps import map_task, read_maps
