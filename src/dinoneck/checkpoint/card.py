@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.checkpoint.format import MAX_HEADER_BYTES, read_header
+from dinoneck.checkpoint.format import HEAD_NAME, MAX_HEADER_BYTES, read_header
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
-HEAD_NAME = "head.safetensors"
 _FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
 _NAMED_DIGEST = re.compile(r"digest\W{1,9}(sha256:[0-9a-f]{64})")
 _TEMPLATE = Path(__file__).with_name("card.md.j2")

@@ -13,12 +13,10 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import contents, hub, schema
 from dinoneck.checkpoint import format as files
-from dinoneck.checkpoint.card import HEAD_NAME
 from dinoneck.checkpoint.contents import Contents, Parts
 from dinoneck.checkpoint.pairing import (
     apply_lora,
@@ -126,7 +124,7 @@ class HeadCheckpoint:
             "inputs": preprocess.record()
             if isinstance(preprocess, Preprocessing)
             else _plain(preprocess, "preprocess"),
-            "tasks": encode(contents.predicted(module)),
+            "tasks": encode(getattr(module, "predicted", ())),
             "training": _plain(training, "training"),
             "license": license,
             "licences": {} if licence is None else {"backbone": licence},
@@ -134,11 +132,9 @@ class HeadCheckpoint:
             "extra": _plain(extra or {}, "extra"),
             "digest": schema.UNSIGNED,
         }
-        checked = schema.check(meta, name)
+        content = files.packed(meta, contents.chunks_of(meta, state), name)
         check_reads(module, record, name, meta["inputs"])
-        content = files.packed(meta, contents.chunks_of(meta, state))
-        checked.digest = content.digest
-        return cls(contents.check(checked, content, name))
+        return cls(contents.check(content))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -151,7 +147,7 @@ class HeadCheckpoint:
         """
         tensors = contents.together(Parts(self.state_dict, self.adapter_state, self.backbone_weights or {}))
         header = files.header_of(self.meta, "this checkpoint")
-        if odd := sorted({entry.name for entry in header.tensors} ^ tensors.keys()):
+        if odd := sorted({entry.name for entry in header.record.tensors} ^ tensors.keys()):
             raise CheckpointError(
                 f"the weights are not those that meta lists: {', '.join(odd[:5])}; build it again with from_module",
                 step="write",
@@ -161,7 +157,8 @@ class HeadCheckpoint:
             raise CheckpointError(f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write")
         files.check_path(path)
         try:
-            write_whole(path, [start, *contents.chunks_of(self.meta, tensors)], check=contents.read)
+            chunks = [start, *contents.chunks_of(self.meta, tensors)]
+            write_whole(path, chunks, check=lambda file: contents.check(files.read(file)))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
@@ -176,7 +173,7 @@ class HeadCheckpoint:
             CheckpointError: as there.
         """
         with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
-            file = Path(folder, HEAD_NAME)
+            file = Path(folder, files.HEAD_NAME)
             self.save(file)
             return hub.push_to_hub(file, repo_id, **options)
 
@@ -194,7 +191,7 @@ class HeadCheckpoint:
         """
         path, commit = hub.resolve(path_or_repo, revision)
         try:
-            return cls(contents.read(path), commit)
+            return cls(contents.check(files.read(path)), commit)
         except CheckpointError as error:
             raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
 
@@ -270,7 +267,7 @@ class HeadCheckpoint:
         """The module in eval mode, which keeps these tensors."""
         module: Any = self._skeletons.pop() if self._skeletons else None
         if module is None or module.config != self.meta["config"]:  # meta may have been changed
-            module = contents.on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
+            module = contents.on_meta(self.meta, "this checkpoint")
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:

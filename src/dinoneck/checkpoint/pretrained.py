@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck import registry
-from dinoneck.checkpoint.card import HEAD_NAME
+from dinoneck.checkpoint.format import HEAD_NAME
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, warn_without_backbone
 from dinoneck.errors import CheckpointError, RegistryError
 
@@ -43,8 +43,7 @@ def load(cls: type, path_or_repo: str | os.PathLike[str], revision: str | None) 
     """Read a folder, a file or a hub repository, check that it holds ``cls`` or a subclass, and build it."""
     with contextlib.suppress(RegistryError):  # a name that is taken: the file's own name decides
         _ensure_registered(cls)
-    file = Path(path_or_repo) / HEAD_NAME
-    checkpoint = HeadCheckpoint.load(file if file.is_file() else path_or_repo, revision=revision)
+    checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
     stored = registry.resolve(checkpoint.head_type)
     if not issubclass(stored, cls):
         raise CheckpointError(

@@ -79,9 +79,10 @@ class HeadEnsemble(Head):
         if len(widths) > 1:
             raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
         self.embed_dim = widths[0]
-        predicted = shared_tasks(self._members())
-        self.tasks = tuple(task for task in predicted if not isinstance(task, Composed))
-        self.compositions = tuple(task.parts_of for task in predicted if isinstance(task, Composed) and task.parts_of)
+        self.predicted = shared_tasks(self._members())
+        composed = [task for task in self.predicted if isinstance(task, Composed)]
+        self.tasks = tuple(task for task in self.predicted if task not in composed)
+        self.compositions = tuple(task.parts_of for task in composed if task.parts_of)
         if weights is not None:
             _check_weights(weights, members, reduce, self.tasks)
         if layers is not None and (len(layers) != len(members) or not all(layers)):
