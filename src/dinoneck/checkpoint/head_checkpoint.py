@@ -48,6 +48,7 @@ class HeadCheckpoint:
         backbone_weights: the weights of a backbone that was tuned along, by the names of its model; None = they are
             not in the file.
         preprocess: how images are prepared; None where it is not recorded.
+        source: the file or hub repository it was read from; empty for a head that was read from none.
         revision: the commit a hub file came from; None for a local file.
 
     Examples:
@@ -60,11 +61,11 @@ class HeadCheckpoint:
         'patch_mean'
     """
 
-    def __init__(self, checked: Contents, revision: str | None = None) -> None:
+    def __init__(self, checked: Contents, source: str = "", revision: str | None = None) -> None:
         self.meta, module, self.preprocess, tensors = checked
         self.state_dict, self.adapter_state = tensors.head, tensors.adapter
         self.backbone_weights = tensors.backbone or None
-        self.revision = revision
+        self.source, self.revision = source, revision
         self._skeletons = [module]  # what the file was checked against; the first build() takes it
 
     @property
@@ -191,7 +192,7 @@ class HeadCheckpoint:
         """
         path, commit = hub.resolve(path_or_repo, revision)
         try:
-            return cls(contents.check(files.read(path)), commit)
+            return cls(contents.check(files.read(path)), str(path if commit is None else path_or_repo), commit)
         except CheckpointError as error:
             raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
 
