@@ -269,30 +269,22 @@ def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
             f"{name}: {taken[0]!r} is the name of a backbone's tensor in a file; rename that part of the head",
             step="write",
         )
-    state: dict[str, Tensor] = {}
-    places: dict[tuple[Any, int], str] = {}
     for key, value in tensors.items():
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
         if not dense or value.dtype not in FILE_DTYPES:
             what = f"{value.dtype} on {value.device}, {value.layout}" if isinstance(value, Tensor) else type(value)
             raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
-        place = (value.device, value.data_ptr())
-        if value.numel() and places.setdefault(place, key) != key:
-            raise CheckpointError(
-                f"{name}: {key} and {places[place]} share their memory; untie them first", step="write"
-            )
-        state[key] = value.detach().to("cpu", copy=True).contiguous()
     _check_overlaps(tensors, name)
-    return state
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
 
 
 def _check_overlaps(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Views of one memory that begin at different places; neighbours in one buffer are fine."""
-    spans = sorted(
-        (str(value.device), value.data_ptr(), value.data_ptr() + value.numel() * value.element_size(), key)
-        for key, value in tensors.items()
-        if value.numel() and value.is_contiguous()
-    )
-    for (device, _, end, one), (same, begin, _, other) in pairwise(spans):
+    """Refuse tensors that share memory; neighbours in one buffer are fine, and of strided views only the begin counts."""
+    spans = []
+    for key, value in tensors.items():
+        size = value.numel() * value.itemsize if value.is_contiguous() else value.itemsize
+        if value.numel():
+            spans.append((str(value.device), value.data_ptr(), value.data_ptr() + size, key))
+    for (device, _, end, one), (same, begin, _, other) in pairwise(sorted(spans)):
         if device == same and begin < end:
             raise CheckpointError(f"{name}: {one} and {other} share their memory; untie them first", step="write")

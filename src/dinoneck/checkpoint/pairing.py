@@ -184,16 +184,17 @@ def _recipe(record: Mapping[str, Any]) -> str:
 
 def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Compare the normalisation of images, where both records have it."""
-    pairs = [(trained.get(key), given.get(key)) for key in ("mean", "std")]
-    if any(None in pair for pair in pairs):
+    (mean, std), (own_mean, own_std) = ((record.get("mean"), record.get("std")) for record in (trained, given))
+    if None in (mean, std, own_mean, own_std) or _close(mean, own_mean) and _close(std, own_std):
         return []
-    if all(abs(a - b) <= _SAME_CHANNEL for one, other in pairs for a, b in zip(one, other, strict=True)):  # type: ignore[arg-type]
-        return []
-    (mean, own_mean), (std, own_std) = pairs
     return [
         f"normalisation: the head's backbone took images with mean {mean} and std {std}, this one takes {own_mean} and "
         f"{own_std} (backbone.preprocess = backbone.preprocess.changed(mean=..., std=...))"
     ]
+
+
+def _close(one: Any, other: Any) -> bool:
+    return all(abs(a - b) <= _SAME_CHANNEL for a, b in zip(one, other, strict=True))
 
 
 def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -342,7 +343,7 @@ def apply_lora(
             step="pairing",
         )
     check_records({**record, "adapter": None}, own, layers=False)
-    learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
     try:
         lora.add(
             backbone.adapter, adapter["rank"], adapter["alpha"], adapter["targets"], seed=0, runs=adapter["blocks"]
@@ -352,11 +353,9 @@ def apply_lora(
             raise BackboneError("they are not those that its record was written for")
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
-        for parameter in backbone.parameters():
-            parameter.requires_grad_(any(parameter is one for one in learning))
+        trainable = False
         raise CheckpointError(f"the LoRA weights do not fit this backbone: {error}", step="pairing") from error
-    if not trainable:
-        backbone.adapter.requires_grad_(False)
-        for parameter in learning:
-            parameter.requires_grad_(True)
+    finally:
+        for parameter in () if trainable else backbone.parameters():
+            parameter.requires_grad_(id(parameter) in learning)
     backbone.train(backbone.adapter.asked_mode)
