@@ -84,7 +84,7 @@ def check(content: Content) -> Contents:
             raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
         parts = by_part({entry.name: entry for entry in record.tensors})
         if parts.adapter or (record.backbone is not None and record.backbone.adapter is not None):
-            check_lora(parts.adapter, meta["backbone"], name)
+            check_lora(parts.adapter, record.backbone, name)
         _check_tensors(module, parts.head, name)
         if content.digest != record.digest:
             raise CheckpointError(

@@ -15,19 +15,9 @@ from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint import contents, hub, schema
+from dinoneck.checkpoint import contents, hub, pairing, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.contents import Contents, Parts
-from dinoneck.checkpoint.pairing import (
-    apply_lora,
-    check_probe,
-    check_reads,
-    check_records,
-    lora_of,
-    origin_of,
-    plain_backbone,
-    record_of,
-)
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, did_you_mean
@@ -89,7 +79,7 @@ class HeadCheckpoint:
         extra: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
         license: str | None = None,  # noqa: A002
-        tta: str | Mapping[str, Any] | None = None,
+        tta: str | None = None,
     ) -> Self:
         """Take a snapshot of a registered module. Its weights are copied.
 
@@ -109,11 +99,14 @@ class HeadCheckpoint:
             CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
         """
         name = type(module).__name__
-        backbone = plain_backbone(backbone)
-        record = record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
+        if tta is not None and tta not in schema.VIEWS:
+            hint = did_you_mean(str(tta), schema.VIEWS)
+            raise CheckpointError(f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write")
+        backbone = pairing.plain_backbone(backbone)
+        record = pairing.record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
         licence = None if record is None else record.pop("license", None)
         head_type = contents.named(module)
-        state = contents.snapshot(Parts(module.state_dict(), lora_of(backbone), dict(backbone_weights or {})), name)
+        state = contents.snapshot(Parts(module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {})), name)
         meta: dict[str, Any] = {
             "format": schema.FORMAT,
             "schema": schema.SCHEMA,
@@ -129,12 +122,12 @@ class HeadCheckpoint:
             "training": _plain(training, "training"),
             "license": license,
             "licences": {} if licence is None else {"backbone": licence},
-            "tta": _views_of(tta),
+            "tta": None if tta is None else {"ops": tta, "reduce": "mean"},
             "extra": _plain(extra or {}, "extra"),
             "digest": schema.UNSIGNED,
         }
         content = files.packed(meta, contents.chunks_of(meta, state), name)
-        check_reads(module, record, name, meta["inputs"])
+        pairing.check_reads(module, record, name, meta["inputs"])
         return cls(contents.check(content))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -235,19 +228,19 @@ class HeadCheckpoint:
                 "this head file does not name the backbone it was trained on; save it with backbone=",
                 step="pairing",
             )
-        own = plain_backbone(backbone)
+        own = pairing.plain_backbone(backbone)
         if not isinstance(own, Backbone | Mapping):
             raise CheckpointError(
                 f"backbone is {type(own).__name__}; expected a Backbone or its record", step="pairing"
             )
         given = own.record() if isinstance(own, Backbone) else _plain(own, "backbone") or {}
         schema.check_backbone_record(given, "the record")
-        check_records(trained, given, weights=not probe)
+        pairing.check_records(trained, given, weights=not probe)
         if not probe:
             return
         if not isinstance(own, Backbone):
             raise CheckpointError("a probe needs the backbone itself, not its record", step="pairing")
-        check_probe(trained, {**given, "probe": own.probe()})
+        pairing.check_probe(trained, {**given, "probe": own.probe()})
 
     def apply_adapter(self, backbone: Backbone, *, trainable: bool = False) -> None:
         """Put the LoRA weights that travel with this head into the backbone they were trained on.
@@ -262,7 +255,7 @@ class HeadCheckpoint:
         record = self.meta["backbone"]
         if not self.adapter_state:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
-        apply_lora(backbone, record, self.adapter_state, trainable=trainable)
+        pairing.apply_lora(backbone, record, self.adapter_state, trainable=trainable)
 
     def _with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
         """The module in eval mode, which keeps these tensors."""
@@ -276,7 +269,7 @@ class HeadCheckpoint:
         for part in reversed(
             [*filter(_is_head, module.modules() if check_backbone else ())]
         ):  # members, then ensembles
-            part.trained_on = origin_of(self.meta["backbone"])
+            part.trained_on = pairing.origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
 
     def __repr__(self) -> str:
@@ -353,18 +346,6 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
         return cast("dict[str, Any]", files.strict_json(text, where, where)[0])
     except (CheckpointError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not a plain record of JSON values: {error}", step="write") from None
-
-
-def _views_of(tta: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The record of views at prediction; a set of views is named by one of those known here."""
-    record = {"ops": tta, "reduce": "mean"} if isinstance(tta, str) else _plain(tta, "tta")
-    ops = (record or {}).get("ops")
-    if isinstance(ops, str) and ops not in schema.VIEWS:
-        raise CheckpointError(
-            f"tta.ops is {ops[:80]!r}; expected one of {', '.join(schema.VIEWS)}.{did_you_mean(ops, schema.VIEWS)}",
-            step="write",
-        )
-    return record
 
 
 def _is_head(module: nn.Module) -> bool:

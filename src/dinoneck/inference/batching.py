@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 
+from dinoneck.codec import at_least, normal
 from dinoneck.data.decoding import ImageInput
-from dinoneck.errors import BusyError, ConfigError
+from dinoneck.errors import BusyError
 from dinoneck.inference.predictor import Predictor
 
 Prediction = dict[str, Any]
@@ -62,15 +61,11 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
     def __init__(
         self, predictor: Predictor, *, max_batch: int = 8, max_wait_s: float = 0.005, max_waiting: int = 64
     ) -> None:
-        counts: dict[str, Any] = {"max_batch": max_batch, "max_waiting": max_waiting}
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; expected a whole number of 1 or more")
-        wait: Any = max_wait_s
-        if isinstance(wait, bool) or not isinstance(wait, Real) or not 0 <= float(wait) < math.inf:
-            raise ConfigError(f"max_wait_s is {wait!r}; expected seconds, 0 or more")
         self.predictor = predictor
-        self.max_batch, self.max_wait_s, self.max_waiting = int(max_batch), float(max_wait_s), int(max_waiting)
+        self.max_batch, self.max_waiting = normal(int, max_batch, "max_batch"), normal(int, max_waiting, "max_waiting")
+        self.max_wait_s = normal(float, max_wait_s, "max_wait_s")
+        at_least(1, max_batch=self.max_batch, max_waiting=self.max_waiting)
+        at_least(0, max_wait_s=self.max_wait_s)
         self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()  # None ends the thread
         self._entrance = threading.Lock()
         self._closed = False
