@@ -279,7 +279,7 @@ def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
 
 
 def _check_overlaps(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse tensors that share memory; neighbours in one buffer are fine, and of strided views only the begin counts."""
+    """Refuse tensors that share memory; neighbours in one buffer are fine. Of strided views only the begin counts."""
     spans = []
     for key, value in tensors.items():
         size = value.numel() * value.itemsize if value.is_contiguous() else value.itemsize

@@ -16,8 +16,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dinoneck.checkpoint import schema
 from dinoneck.checkpoint.schema import HeadFile
@@ -123,16 +124,14 @@ def read(path: Path) -> Content:
     Raises:
         CheckpointError: of steps ``file``, ``header``, ``json``, ``schema`` and ``tensors``.
     """
-    import numpy as np
-
     if sys.byteorder != "little":
         raise CheckpointError(f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones")
     with opened(path) as file:
         header = _header(file, str(path))
         buffers = []
         for entry, size in zip(header.record.tensors, header.sizes, strict=True):
-            buffers.append(np.empty(size, np.uint8))  # not zeroed first, and in large pages
-            if file.readinto(buffers[-1]) != size:  # type: ignore[attr-defined]
+            buffers.append(bytearray(size))
+            if file.readinto(buffers[-1]) != size:
                 raise CheckpointError(f"{path} ended while {entry.name} was read", step="tensors")
     return Content(str(path), header, buffers, digest(header.meta, buffers))
 
@@ -211,7 +210,7 @@ def is_file(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """Open a head file for reading.
 
     Raises:
@@ -235,7 +234,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _header(file: BinaryIO, name: str) -> Header:
+def _header(file: BufferedReader, name: str) -> Header:
     """Read and check the header at the beginning of an open file, and compare its spelling and the file's size."""
     size = os.fstat(file.fileno()).st_size
     if size > MAX_FILE_BYTES:

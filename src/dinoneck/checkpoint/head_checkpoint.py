@@ -106,7 +106,8 @@ class HeadCheckpoint:
         record = pairing.record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
         licence = None if record is None else record.pop("license", None)
         head_type = contents.named(module)
-        state = contents.snapshot(Parts(module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {})), name)
+        tensors = Parts(module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {}))
+        state = contents.snapshot(tensors, name)
         meta: dict[str, Any] = {
             "format": schema.FORMAT,
             "schema": schema.SCHEMA,
@@ -151,7 +152,7 @@ class HeadCheckpoint:
             raise CheckpointError(f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write")
         files.check_path(path)
         try:
-            chunks = [start, *contents.chunks_of(self.meta, tensors)]
+            chunks: list[bytes | memoryview] = [start, *contents.chunks_of(self.meta, tensors)]
             write_whole(path, chunks, check=lambda file: contents.check(files.read(file)))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
@@ -273,12 +274,8 @@ class HeadCheckpoint:
         return cast("nn.Module", module.eval().requires_grad_(True))
 
     def __repr__(self) -> str:
-        size = sum(value.numel() for value in self.state_dict.values())
         backbone = (self.meta["backbone"] or {}).get("name")
-        return (
-            f"HeadCheckpoint({self.head_type!r}, {size} parameters, backbone {backbone!r}, "
-            f"{str(self.meta.get('digest'))[:19]})"
-        )
+        return f"HeadCheckpoint({self.head_type!r}, backbone {backbone!r}, {self.meta['digest'][:19]})"
 
 
 def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:

@@ -220,8 +220,8 @@ def push_to_hub(
     with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
         copy = Path(folder, HEAD_NAME)  # where no other process writes
         meta = _copied(file, copy)
-        page = model_card(meta, repo_id, sorted(pictures)).encode()
-        parts = {HEAD_NAME: copy, _CONFIG: config_json(meta).encode(), "README.md": page, **pictures}
+        page, config = model_card(meta, repo_id, sorted(pictures)), config_json(meta)
+        parts: dict[str, Path | bytes] = {HEAD_NAME: copy, _CONFIG: config.encode(), "README.md": page.encode()}
         message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
         api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
         try:
@@ -229,7 +229,7 @@ def push_to_hub(
                 api.create_repo(repo_id, private=private or None, exist_ok=True)
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, exist_ok=True)
-            pushed = _commit(api, repo_id, revision, parts, message, private)
+            pushed = _commit(api, repo_id, revision, parts | pictures, message, private)
         except CheckpointError:
             raise
         except Exception as error:  # the client raises many unrelated types

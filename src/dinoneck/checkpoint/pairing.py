@@ -185,7 +185,7 @@ def _recipe(record: Mapping[str, Any]) -> str:
 def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Compare the normalisation of images, where both records have it."""
     (mean, std), (own_mean, own_std) = ((record.get("mean"), record.get("std")) for record in (trained, given))
-    if None in (mean, std, own_mean, own_std) or _close(mean, own_mean) and _close(std, own_std):
+    if None in (mean, std, own_mean, own_std) or (_close(mean, own_mean) and _close(std, own_std)):
         return []
     return [
         f"normalisation: the head's backbone took images with mean {mean} and std {std}, this one takes {own_mean} and "

@@ -32,11 +32,10 @@ def save(module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, rec
     checkpoint.save(path)
 
 
-def push(module: Any, repo_id: str, backbone: Any, options: Mapping[str, Any]) -> Pushed:
+def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> Pushed:
     """Publish the module with its page in one commit."""
-    record = {name: value for name, value in options.items() if name in _RECORD}
-    rest = {name: value for name, value in options.items() if name not in _RECORD}
-    return _checkpoint(module, backbone, record).push_to_hub(repo_id, **rest)
+    record = {name: options.pop(name) for name in _RECORD if name in options}
+    return _checkpoint(module, backbone, record).push_to_hub(repo_id, **options)
 
 
 def load(cls: type, path_or_repo: str | os.PathLike[str], revision: str | None) -> Any:

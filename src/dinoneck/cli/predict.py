@@ -98,8 +98,8 @@ def predict(
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
-        heads: head files, folders of them, or Hub repositories (user/name), averaged; KEY=HEAD runs different heads
-            next to each other.
+        heads: head files, folders of trainings or of head files, or Hub repositories (user/name), averaged; KEY=HEAD
+            runs different heads next to each other.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
         csv: a CSV that names the images, or a CSIRO test.csv.

@@ -72,28 +72,24 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         self._thread = threading.Thread(target=self._run, name="dinoneck-batches", daemon=True)
         self._thread.start()
 
-    def predict(self, image: ImageInput, maps: bool = False, timeout: float | None = None) -> Prediction:
+    def predict(self, image: ImageInput, maps: bool = False) -> Prediction:
         """Return ``predictor([image], maps)[0]``; waits for a pass.
 
         Args:
             image: one image, see :class:`dinoneck.data.Preprocessing`.
             maps: with maps, see :class:`dinoneck.Predictor`.
-            timeout: seconds to wait for the prediction; None = as long as it takes.
 
         Raises:
             BusyError: if ``max_waiting`` images wait already, or the batcher is closed or of before a fork.
             DataError: if the image cannot be read, or its prediction is not finite.
-            TimeoutError: if the prediction took longer; an image that still waits is dropped.
         """
-        prediction = self.submit(image, maps)
-        try:
-            return prediction.result(timeout)
-        except TimeoutError:
-            prediction.cancel()
-            raise
+        return self.submit(image, maps).result()
 
     def submit(self, image: ImageInput, maps: bool = False) -> Future[Prediction]:
-        """Prepare one image in this thread and return a future of its prediction; raises as :meth:`predict` does."""
+        """Prepare one image in this thread and return a future of its prediction; raises as :meth:`predict` does.
+
+        An image whose future is cancelled while it waits is not predicted.
+        """
         self._refuse_if_full()
         ready, prediction = self.predictor.ready(image), Future[Prediction]()
         if any(isinstance(one, torch.Tensor) for one in ready):

@@ -146,7 +146,7 @@ def check_alike(loaded: Sequence[LoadedHead], inputs: bool, views: bool) -> None
         both = [key for key, value in facts[0].items() if value is not None and other[key] is not None]
         if found := next(filter(None, (difference(facts[0][key], other[key], key) for key in both)), None):
             raise CheckpointError(
-                f"heads 1 and {number} of the list differ ({found}); a list is averaged as one ensemble of alike heads. "
+                f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of alike heads. "
                 "Run different heads next to each other with a mapping, {'depth': a, 'classes': b} (--heads depth=A "
                 "--heads classes=B), or average them with HeadEnsemble.from_heads; preprocess= and tta= (--tta) "
                 "replace what the files record of inputs and views",

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import CLSGating, CLSGatingHead, ConfigError, HeadEnsemble, PatchMeanHead, ShapeError, Task, Tokens
+from dinoneck import CLSGating, CLSGatingHead, ConfigError, ShapeError, Task, Tokens
 
 TASKS = (
     Task("mass", unit="g", activation="softplus"),
