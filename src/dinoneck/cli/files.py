@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.format import head_files, is_file, read_header
+from dinoneck.checkpoint.format import HEAD_NAME, files_in, is_file, read_header
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import Row, each, good, show_rows
 
@@ -35,7 +35,7 @@ def _check(path: Path) -> Iterator[Row]:
         yield {"state": "ok", "path": path, "kind": "hub repository", "commit": head.revision}
     else:
         rows = []
-        for row in each(head_files(path), _head):
+        for row in each(files_in(path) if path.is_dir() else [path], _head):
             rows.append(row)
             yield row
         if path.is_dir() and good(rows):
@@ -52,7 +52,7 @@ def _head(file: Path) -> Iterator[Row]:
 
 def _derived(folder: Path) -> Iterator[Row]:
     """Check that config.json and README.md name the head that lies next to them."""
-    from dinoneck.checkpoint.card import HEAD_NAME, names_another
+    from dinoneck.checkpoint.card import names_another
 
     head = folder / HEAD_NAME
     for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from dinoneck.checkpoint.format import head_files, is_file, read_header
+from dinoneck.checkpoint.format import HEAD_NAME, head_files, is_file, read_header
 from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.text import in_line, show
 from dinoneck.errors import DataError
@@ -24,13 +24,16 @@ def inspect(file: Annotated[Path, Positional]) -> dict[str, Any]:
     Example: dinoneck inspect head.safetensors
 
     Args:
-        file: a head file, or a folder of them.
+        file: a head file, the folder of a training, or a folder of head files.
     """
+    if is_file(file / HEAD_NAME):
+        file = file / HEAD_NAME
     if file.is_dir():
         return _folder(file)
     header = read_header(file)
-    described = entries(header.meta, f"{len(header.tensors)} tensors, {header.data_bytes} bytes")
-    show({"file": f"{file} ({header.data_start + header.data_bytes} bytes)", **described})
+    data_bytes = sum(header.sizes)
+    described = entries(header.meta, f"{len(header.sizes)} tensors, {data_bytes} bytes")
+    show({"file": f"{file} ({header.data_start + data_bytes} bytes)", **described})
     show(_UNCHECKED)
     return header.meta
 

@@ -34,12 +34,10 @@ class Heads(NamedTuple):
     """Heads that were named on the command line.
 
     Attributes:
-        sources: one each, without their keys.
-        opened: what was read and checked.
+        opened: what was read and checked, without keys.
         given: what a Predictor takes: a list, or a mapping of lists.
     """
 
-    sources: list[Any]
     opened: list[Any]
     given: Any
 
@@ -99,8 +97,8 @@ def predict(
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
-        heads: head files, folders of them, or Hub repositories (user/name), averaged; KEY=HEAD runs different heads
-            next to each other.
+        heads: head files, folders of trainings or of head files, or Hub repositories (user/name), averaged; KEY=HEAD
+            runs different heads next to each other.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
         csv: a CSV that names the images.
@@ -174,14 +172,10 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
 
 def read_heads(words: Mapping[str, Sequence[str]], revision: str | None) -> Heads:
     """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
-    from dinoneck.inference.sources import listed, opened
+    from dinoneck.inference.sources import opened
 
-    lists = {key: listed(own) for key, own in words.items()}
-    sources = [source for own in lists.values() for source in own]
-    read = opened(sources, revision, [key for key, own in lists.items() for _ in own])
-    rest = iter(read)
-    given = {key: [next(rest) for _ in own] for key, own in lists.items()}
-    return Heads(sources, read, given.get("", given))
+    read = opened(words.get("", words), revision)
+    return Heads([head for own in read.values() for head in own], read.get("", read))
 
 
 def open_predictor(
@@ -190,7 +184,6 @@ def open_predictor(
     """Return a predictor, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.inference.sources import revisions_of
 
     if views.min_score is not None:
         raise ConfigError("--min-score is for detectors; leave it out")
@@ -201,10 +194,9 @@ def open_predictor(
         show(f"Views: {predictor.tta}, as the heads record (--tta none: the image alone).")
     if len(predictor.passes) > 1:
         show(f"The heads need {len(predictor.passes)} passes of a backbone.")
-    commits = revisions_of(read.sources, read.opened)
-    for repo, commit in commits.items():
+    for repo, commit in predictor.revisions.items():
         show(f"{repo} is commit {commit}.")
-    return predictor, commits
+    return predictor, predictor.revisions
 
 
 def _predict_stored(predictor: Predictor, folder: Path, out: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def report(
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
-    facts = _head_facts(head, read.sources, read.opened)
+    facts = _head_facts(head, read.opened)
     facts["How it was run"] = _run_facts(len(entries), len(left_out), how, device, truth)
     title = title or f"Predictions of {'/'.join(Path(head).parts[-2:])}"
     shown = {"title": title, "facts": facts, "training": training}
@@ -280,16 +280,15 @@ def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence
         return {place: pca_rgb(m, basis=basis)[0] for place, m in zip(places, chain(first, maps), strict=True)}
 
 
-def _head_facts(head: str, sources: Sequence[Any], heads: Sequence[Any]) -> dict[str, dict[str, str]]:
+def _head_facts(head: str, heads: Sequence[Any]) -> dict[str, dict[str, str]]:
     """What the heads are, in the words of ``dinoneck inspect``; of several what they share, then what differs."""
     from dinoneck.cli.inspect import entries
-    from dinoneck.inference.sources import revisions_of
 
-    found = {str(source): entries(one.meta) for source, one in zip(sources, heads, strict=True)}
+    found = {one.source: entries(one.meta) for one in heads}
     first = next(iter(found.values()))
     shared = {key: text for key, text in first.items() if all(own.get(key) == text for own in found.values())}
     if len(found) == 1:
-        commits = {f"commit of {repo}": commit for repo, commit in revisions_of(sources, heads).items()}
+        commits = {f"commit of {one.source}": one.revision for one in heads if one.revision}
         return {"The head": {"from": head, **commits, **first}}
     own = {
         name: "; ".join(f"{key} {text}" for key, text in one.items() if key not in shared)

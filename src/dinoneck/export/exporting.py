@@ -29,7 +29,7 @@ from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import HeadSource, listed, opened
+from dinoneck.inference.sources import HeadSource, opened
 from dinoneck.tasks import GATE, MAP
 from dinoneck.version import __version__
 
@@ -197,16 +197,16 @@ def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str], 
 
 def _sources(
     heads: HeadSource | Sequence[HeadSource], path: str | os.PathLike[str], form: str, revision: str | None
-) -> list[HeadSource]:
+) -> list[HeadCheckpoint | nn.Module]:
     """Open the heads; refuse an unknown format, and a file that heads are read from: nothing else holds them."""
     if form not in (known := get_args(Format)):
         raise ConfigError(f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}")
     check_path(path)
-    sources, target = listed(heads), Path(path)
-    for place in [Path(source) for source in sources if isinstance(source, str | os.PathLike) and target.exists()]:
-        if place.exists() and (target.samefile(place) or place.resolve() in target.resolve().parents):
+    read, target = opened(heads, revision)[""], Path(path)
+    for place in [Path(one.source) for one in read if isinstance(one, HeadCheckpoint)]:
+        if place.is_file() and target.exists() and target.samefile(place):
             raise ConfigError(f"{path} belongs to the heads that are exported and would be replaced; choose another")
-    return opened(sources, revision)
+    return read
 
 
 def _checkpoint(

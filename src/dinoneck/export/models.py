@@ -17,7 +17,7 @@ from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.inference.passes import Reading, grid_of
+from dinoneck.inference.passes import Reading
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import load
 from dinoneck.layers.inputs import as_tokens
@@ -52,7 +52,7 @@ class Model(nn.Module):
     def __init__(self, reading: Reading, head: Head, patch: tuple[int, int], recipe: Preprocessing | None) -> None:
         super().__init__()
         self.reading, self.patch, self.recipe = reading, patch, recipe
-        self.heads, self.own = head, grid_of(recipe)
+        self.heads, self.own = head, None if recipe is None else recipe.grid()
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
         self.dtypes = {next(self.heads.parameters()).dtype}
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import CLSGating, CLSGatingHead, ConfigError, HeadEnsemble, PatchMeanHead, ShapeError, Task, Tokens
-from dinoneck.heads import gates_of
+from dinoneck import CLSGating, CLSGatingHead, ConfigError, ShapeError, Task, Tokens
 
 TASKS = (
     Task("mass", unit="g", activation="softplus"),
@@ -137,14 +136,6 @@ def test_absorbing_a_scale_changes_nothing_but_the_input(mode: str) -> None:
     for name, predicted in head(tokens_of(x, 3, 4)).items():
         assert torch.allclose(predicted, before[name], atol=1e-9)
     assert torch.allclose(head.gate(tokens_of(x, 3, 4)), gate, atol=1e-9)
-
-
-def test_the_gates_of_several_heads_also_inside_ensembles() -> None:
-    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
-    one, two, other = head_of("query", seed=1), head_of("mlp", 12, seed=2), PatchMeanHead(16, TASKS[:1])
-    found = gates_of([HeadEnsemble.from_heads([one, other]), two], tokens)
-    assert len(found) == 2 and torch.equal(found[0], one.gate(tokens)) and torch.equal(found[1], two.gate(tokens))
-    assert not found[0].requires_grad and gates_of([other], tokens) == []
 
 
 @pytest.mark.parametrize(
