@@ -103,7 +103,9 @@ def to_half(proto: Any) -> None:
             if name not in halves and name in weights:
                 values = numpy_helper.to_array(weights[name])
                 if (largest := np.abs(values).max(initial=0.0)) > np.finfo(np.float16).max:
-                    raise CheckpointError(f"weights of {largest:g} are beyond float16; leave half=True out", step="config")
+                    raise CheckpointError(
+                        f"weights of {largest:g} are beyond float16; leave half=True out", step="config"
+                    )
                 graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), f"{name}:half"))
             elif name not in halves:
                 graph.node.append(helper.make_node("Cast", [name], [f"{name}:half"], to=TensorProto.FLOAT16))
