@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,14 @@ from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.points.engines import SparseAdapter, adapter_of
 from dinoneck.points.sparse import SparseFeatures
 
+if TYPE_CHECKING:
+    from dinoneck.points.injection import DecoderInjection
+
 Pyramid = Mapping[int, SparseFeatures]
 
 _tracker = ModuleTracker()  # only its ``is_bw``: whether autograd's backward runs now
-_hooked: weakref.WeakKeyDictionary[nn.Module, list[Injector]] = weakref.WeakKeyDictionary()
-
-
-class Injector(Protocol):
-    """What hooks need of :class:`dinoneck.points.DecoderInjection`."""
-
-    channels: dict[int, int]
-    target: Literal["up", "skip"]
-
-    def inject(self, x: Tensor, features: SparseFeatures, coords: Tensor, batch: Tensor) -> Tensor:
-        """Return x (M, C) with the features at its voxels added."""
+_passes: ContextVar[Mapping[Slot, Pass]] = ContextVar("passes", default={})  # noqa: B039 - never written to
+_hooked: weakref.WeakKeyDictionary[nn.Module, list[DecoderInjection]] = weakref.WeakKeyDictionary()
 
 
 class Pass:
@@ -46,49 +41,32 @@ class Pass:
 
 
 class Slot:
-    """Where hooks find the pyramid: of the pass under way, or of the last one for blocks that backward recomputes.
+    """Where hooks find the pyramid: of the pass under way in this thread, or of the last one that backward recomputes.
 
     Copies and pickles of a slot are empty: a copied model has no pass under way.
     """
 
     def __init__(self) -> None:
-        self.running = False
         self.last: Pass | None = None
         self.earlier: Pass | None = None
-        self.owner = 0
 
     def __reduce__(self) -> tuple[type[Slot], tuple[()]]:
         return Slot, ()
 
-    def claim(self) -> None:
-        """Refuse to begin a pass while another thread's is under way: its blocks would find this one's pyramid.
-
-        Raises:
-            ConfigError: if one is.
-        """
-        if torch.compiler.is_compiling():
-            return
-        thread = threading.get_ident()
-        if self.running and self.owner != thread:
-            raise ConfigError(
-                "another thread runs this network with its pyramid, and they would be mixed up; give every thread a "
-                "copy.deepcopy of network and injection, together, or take turns with a lock"
-            )
-        self.owner = thread
-
-    def begin(self, pyramid: Pyramid | None) -> None:
-        """Begin a pass."""
-        self.claim()
-        self.earlier = None if self.last and self.last.recomputed else self.last
-        if self.earlier:
-            self.earlier.pyramid = None
-        self.running, self.last = True, Pass(pyramid)
-
-    def end(self, keep: bool) -> None:
-        """End a pass; ``keep`` its pyramid for blocks that are recomputed in backward."""
-        self.running = False
-        if not keep:
-            self.last = None
+    @contextmanager
+    def running(self, pyramid: Pyramid | None, keep: bool) -> Iterator[None]:
+        """Run a pass in the ``with`` block; ``keep`` its pyramid for blocks that are recomputed in backward."""
+        current = Pass(pyramid)
+        if keep:
+            self.earlier = None if self.last and self.last.recomputed else self.last
+            if self.earlier:
+                self.earlier.pyramid = None
+            self.last = current
+        token = _passes.set({**_passes.get(), self: current})
+        try:
+            yield
+        finally:
+            _passes.reset(token)
 
     def pyramid_at(self, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> Pyramid | None:
         """Return the pyramid of the pass that a block with these voxels belongs to.
@@ -96,7 +74,8 @@ class Slot:
         Raises:
             ConfigError: if there is none, or it is ambiguous.
         """
-        if self.last is None or not (self.running or _tracker.is_bw):
+        current = self.last if _tracker.is_bw else _passes.get().get(self)
+        if current is None:
             raise ConfigError(
                 f"{name!r} runs without a pyramid. Attached networks run inside `with injection.using(pyramid):` "
                 "(using(None) = without images), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
@@ -104,10 +83,10 @@ class Slot:
                 "which keeps it, and call its backward before the next forward"
             )
         if _tracker.is_bw:
-            self._check_recomputed(self.last, stride, name, voxels)
+            self._check_recomputed(current, stride, name, voxels)
         else:
-            self.last.seen[stride] = voxels
-        return self.last.pyramid
+            current.seen[stride] = voxels
+        return current.pyramid
 
     def _check_recomputed(self, last: Pass, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> None:
         if not last.saw(stride, voxels):
@@ -127,7 +106,9 @@ class Slot:
 class BlockHook:
     """The forward pre-hook of one block. An object, not a closure: copies of a model get copies of it."""
 
-    def __init__(self, injection: Injector, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None) -> None:
+    def __init__(
+        self, injection: DecoderInjection, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None
+    ) -> None:
         self.injection, self.slot, self.stride, self.name, self.adapter = injection, slot, stride, name, adapter
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -167,7 +148,7 @@ class BlockHook:
 class Attached:
     """The hooks of an injection on a network."""
 
-    def __init__(self, injection: Injector, hooks: Mapping[nn.Module, BlockHook]) -> None:
+    def __init__(self, injection: DecoderInjection, hooks: Mapping[nn.Module, BlockHook]) -> None:
         self._injection, self._blocks = injection, list(hooks)
         self._handles = [block.register_forward_pre_hook(hook) for block, hook in hooks.items()]
         for block in hooks:
@@ -181,7 +162,7 @@ class Attached:
 
 
 def hook_blocks(
-    injection: Injector, slot: Slot, model: nn.Module, names: Mapping[int, str], adapter: SparseAdapter | None
+    injection: DecoderInjection, slot: Slot, model: nn.Module, names: Mapping[int, str], adapter: SparseAdapter | None
 ) -> Attached:
     """Hook the named blocks, all or none of them.
 

@@ -14,7 +14,6 @@ from dinoneck.backbones.known import KNOWN, architecture_of, names_of
 from dinoneck.backbones.timm import TimmAdapter, names
 from dinoneck.cli.main import main
 
-
 OF_OTHERS = "eupe"  # weights that another project distilled from DINOv3's; they load by name, and are not listed
 
 
