@@ -83,9 +83,8 @@ def export_model(
 
     The model takes RGB values in 0 ... 1 and normalises them itself. The metadata inside the file describe how images
     are prepared (size, resize mode, interpolation), and the names, units and labels of the outputs. The batch is free,
-    and so are height and width where backbone and heads allow. LoRA weights that travel with the heads are merged into
-    the weights. Tiles and views (``tta``) are not part of it: it predicts the image alone. A warning names
-    the views that the heads record. For a head alone, see :func:`export_head`.
+    and so are height and width where backbone and heads allow. LoRA weights of the heads are merged into the weights.
+    Tiles and views (``tta``) are not part of it; a warning names the views that the heads record.
 
     Args:
         heads: as for :class:`dinoneck.Predictor`: one or several, which share the backbone; those that predict the same
@@ -97,8 +96,7 @@ def export_model(
             images are prepared to. None = free where possible, else the heads' own, with a warning.
         maps: also give the predictions of every patch (``"task.map"``), and the gate of heads that have one
             (``"gate"``).
-        half: an ONNX model half as large: matrix products and convolutions in float16, everything else (softmax, norms,
-            rotary positions, residuals, original units) in float32. Inputs and outputs stay float32.
+        half: an ONNX model half as large: products of matrices in float16; all else, inputs and outputs in float32.
         check: compare it with the eager model at batches and sizes it was not traced with, before it is written.
         preprocess: how images are prepared, instead of what the files state.
         revision: branch, tag or commit of the hub repositories among the heads.
@@ -125,8 +123,7 @@ def export_model(
     predictor = Predictor(sources, backbone, "none", preprocess=preprocess)
     model = ImagesModel(predictor, maps, size)
     metas = [_checkpoint(source, predictor.backbone, predictor.preprocess).meta for source in sources]
-    asked = None if size is None else TokenGrid(model.patch).size(size)
-    return _written(model, path, format, metas, asked, half, check)
+    return _written(model, path, format, metas, size and TokenGrid(model.patch).size(size), half, check)
 
 
 def export_head(

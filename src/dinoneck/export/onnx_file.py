@@ -49,7 +49,7 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     noise.setLevel(logging.ERROR)  # it warns of every operator that its optimiser leaves as it is
     try:
         from onnx.compose import add_prefix_graph
-        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+        from onnxscript import ir
 
         exported = cast("Any", torch.onnx.export(traced.program, dynamo=True, verbose=False))
     except ImportError as error:
@@ -59,7 +59,7 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
     finally:
         noise.setLevel(level)
-    ClearMetadataAndDocStringPass()(exported.model)  # source paths among them
+    ir.passes.common.ClearMetadataAndDocStringPass()(exported.model)  # source paths among them
     proto = exported.model_proto
     graph = proto.graph
     del graph.value_info[:]  # symbols without meaning for people; runtimes find shapes themselves

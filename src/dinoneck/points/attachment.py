@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,21 @@ from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.points.engines import SparseAdapter, adapter_of
 from dinoneck.points.sparse import SparseFeatures
 
-if TYPE_CHECKING:
-    from dinoneck.points.injection import DecoderInjection
-
 Pyramid = Mapping[int, SparseFeatures]
 
 _tracker = ModuleTracker()  # only its ``is_bw``: whether autograd's backward runs now
 _passes: ContextVar[Mapping[Slot, Pass]] = ContextVar("passes", default={})  # noqa: B039 - never written to
-_hooked: weakref.WeakKeyDictionary[nn.Module, list[DecoderInjection]] = weakref.WeakKeyDictionary()
+_hooked: weakref.WeakKeyDictionary[nn.Module, list[Injector]] = weakref.WeakKeyDictionary()
+
+
+class Injector(Protocol):
+    """What hooks need of :class:`dinoneck.points.DecoderInjection`."""
+
+    channels: dict[int, int]
+    target: Literal["up", "skip"]
+
+    def inject(self, x: Tensor, features: SparseFeatures, coords: Tensor, batch: Tensor) -> Tensor:
+        """Return x (M, C) with the features at its voxels added."""
 
 
 class Pass:
@@ -106,9 +113,7 @@ class Slot:
 class BlockHook:
     """The forward pre-hook of one block. An object, not a closure: copies of a model get copies of it."""
 
-    def __init__(
-        self, injection: DecoderInjection, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None
-    ) -> None:
+    def __init__(self, injection: Injector, slot: Slot, stride: int, name: str, adapter: SparseAdapter | None) -> None:
         self.injection, self.slot, self.stride, self.name, self.adapter = injection, slot, stride, name, adapter
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -148,7 +153,7 @@ class BlockHook:
 class Attached:
     """The hooks of an injection on a network."""
 
-    def __init__(self, injection: DecoderInjection, hooks: Mapping[nn.Module, BlockHook]) -> None:
+    def __init__(self, injection: Injector, hooks: Mapping[nn.Module, BlockHook]) -> None:
         self._injection, self._blocks = injection, list(hooks)
         self._handles = [block.register_forward_pre_hook(hook) for block, hook in hooks.items()]
         for block in hooks:
@@ -162,7 +167,7 @@ class Attached:
 
 
 def hook_blocks(
-    injection: DecoderInjection, slot: Slot, model: nn.Module, names: Mapping[int, str], adapter: SparseAdapter | None
+    injection: Injector, slot: Slot, model: nn.Module, names: Mapping[int, str], adapter: SparseAdapter | None
 ) -> Attached:
     """Hook the named blocks, all or none of them.
 
