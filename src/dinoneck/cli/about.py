@@ -52,7 +52,7 @@ def backbones(part: Annotated[str, Positional] = "") -> dict[str, Any]:
             names = [f"{model.name}.{tag}", hub, official]
             if any(part in name for name in names if name):
                 numbers = (model.patch, model.width, model.depth, model.registers)
-                rows.append((names[0], *numbers, model.license(tag), hub, official))
+                rows.append((names[0], *numbers, model.license, hub, official))
     if rows:
         print(table(_COLUMNS, [["-" if cell is None else str(cell) for cell in row] for row in rows]))
     else:
