@@ -40,10 +40,7 @@ NO_EFFECT = {
     "the export of a head": _WHOLE_MODEL,
     "the export of a whole model": ("--grid",),
     "the export of a detector": ("--grid", "--maps"),
-    "the time of a head file": (
-        "--neck", "--backbone", "--backbone-source", "--backbone-seed", "--layers",
-    ),
-    "the time of a backbone": ("--revision",),
+    "the time of a head file": ("--backbone", "--backbone-source", "--backbone-seed", "--layers"),
 }  # fmt: skip
 """Kind of run -> the options without effect on it."""
 
@@ -69,7 +66,7 @@ def parse(
     word = next((each for each in unknown if each.startswith("-")), unknown[0])
     known = flags(call.func, _defaults(call.func))
     longer = [flag for flag in known if flag.startswith(word) and word.startswith("--")]
-    hint = f" Did you mean {longer[0]}?" if longer else did_you_mean(word.partition("=")[0], known)
+    hint = f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
     print(f"error: {printable(word)} is unknown.{hint} '{prog} --help' lists the options", file=sys.stderr)
     raise SystemExit(2)
 
@@ -134,7 +131,9 @@ def refuse_unused(verb: Verb, kind: str, options: Mapping[str, Any]) -> None:
     usual, given = flags(verb, _defaults(verb)), flags(verb, options)
     unused = [flag for flag in NO_EFFECT[kind] if flag in given and given[flag] != usual[flag]]
     if unused:
-        raise ConfigError(f"{', '.join(unused)}: without effect on {kind}; leave {'it' if len(unused) == 1 else 'them'} out")
+        raise ConfigError(
+            f"{', '.join(unused)}: without effect on {kind}; leave {'it' if len(unused) == 1 else 'them'} out"
+        )
 
 
 def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
@@ -280,6 +279,8 @@ def list_images(given: Sequence[Path]) -> list[Path]:
     """
     from dinoneck.data.loading import SUFFIXES, images_below, other_images_below
 
+    if not given:
+        raise ConfigError("no images are named; name images, or folders of them, before the options")
     if heads := [path for path in given if path.suffix == ".safetensors"]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")
     if missing := [path for path in given if not path.exists()]:

@@ -9,6 +9,7 @@ from typing import Any
 from dinoneck.checkpoint.format import head_files, is_file, read_header
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import Row, each, good, show_rows
+from dinoneck.errors import ConfigError
 
 
 def verify(files: Paths) -> dict[str, Any]:
@@ -20,6 +21,8 @@ def verify(files: Paths) -> dict[str, Any]:
         files: head files, folders of them (config.json and README.md must name the same head), feature stores, or Hub
             repositories.
     """
+    if not files:
+        raise ConfigError("no files are named; name head files, folders of them, feature stores or Hub repositories")
     rows = show_rows(each(files, _check))
     return {"ok": good(rows), "checked": rows}
 

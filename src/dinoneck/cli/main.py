@@ -31,7 +31,7 @@ VERBS = {
     "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
     "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for every resource",
     "viz": "draw the tokens of images; write a report to open in a browser",
-    "bench": "time a head, or a backbone alone or with a neck, on this machine",
+    "bench": "time a head, or a backbone alone, on this machine",
     "doctor": "check this installation, and what to do about what does not work; no network",
 }
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""

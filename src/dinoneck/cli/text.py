@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from dinoneck.atomic import write_whole
 from dinoneck.errors import DinoneckError, counted, first_line, printable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
@@ -31,6 +36,15 @@ def show_drawn(picture: Path, drawn: int, predicted: int) -> None:
     if drawn < predicted:
         all_of_them = f"dinoneck viz report HEAD IMAGES --max-images {predicted} --out report.html"
         show(f"{picture} shows {drawn} of {counted(predicted, 'image')}; for all of them: {all_of_them}")
+
+
+def save_picture(out: Path, picture: Image.Image) -> None:
+    """Write a picture in the format of its name."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    picture.save(buffer, Image.registered_extensions()[out.suffix.lower()])
+    write_whole(out, buffer.getvalue())
 
 
 def _entry(value: Any) -> str:
