@@ -94,17 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED if terminated else INTERRUPTED
 
 
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one line, as the verbs do."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the sentence and exit."""
-        self.exit(_wrong_usage(f"{message}; see dinoneck --help"))
-
-
 def parser() -> argparse.ArgumentParser:
     """Return the parser of what stands before the words of a verb."""
-    top = _Parser(
+    top = argparse.ArgumentParser(
         prog="dinoneck",
         description="Heads on DINOv2/DINOv3 backbones.",
         epilog=_EPILOG.format(verbs="\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())),
@@ -159,7 +151,8 @@ def _run(arguments: list[str]) -> int:
         line = _refusal(error)
         if line is None and options.verbose:
             raise
-        print(line or f"error: {unexpected(error)}", file=sys.stderr)
+        kind, first = type(error).__name__, printable(first_line(error))
+        print(line or f"error: unexpected {kind}: {first} (--verbose shows where)", file=sys.stderr)
         step = {"step": error.step} if hasattr(error, "step") else {}
         code, document = REFUSED, {"error": {"type": type(error).__name__, "message": str(error), **step}}
     if as_json:
@@ -194,11 +187,6 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, DinoneckError | OSError) or (isinstance(error, ImportError) and "pip install" in str(error)):
         return printable(f"error: {error}", keep="\n")
     return None
-
-
-def unexpected(error: Exception) -> str:
-    """Return the line for an error that dinoneck does not raise itself."""
-    return f"unexpected {type(error).__name__}: {printable(first_line(error))} (--verbose shows where)"
 
 
 def _json(document: Mapping[str, Any]) -> str:
