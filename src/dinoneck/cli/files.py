@@ -63,8 +63,8 @@ def _head(file: Path) -> Row:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
     head = HeadCheckpoint.load(file)
-    commit = {"commit": head.revision} if head.revision else {}
-    return {"kind": "head", **{key: head.meta[key] for key in ("head_type", "digest", "schema")}, **commit}
+    about = {key: head.meta[key] for key in ("head_type", "digest", "schema")}
+    return {"kind": "hub repository", "commit": head.revision, **about} if head.revision else {"kind": "head", **about}
 
 
 def _derived(folder: Path) -> Iterator[Row]:

@@ -96,7 +96,8 @@ def _check_names(run: TrainConfig) -> None:
     """Refuse names of files, columns and backbones that are wrong, before torch is imported."""
     data, folds = run.data, run.folds
     check_backbone_name(run.backbone.name, run.backbone.source)
-    files = (data.images, data.boxes, data.val_boxes, data.val_images, data.store, run.backbone.file)
+    boxes = (data.boxes, data.val_boxes, data.val_images) if data.boxes is not None else ()
+    files = (data.images, data.store, run.backbone.file, *boxes)
     if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
         raise DataError(f"there is no file or folder {missing[0]}; check the name, which is relative to this folder")
     if data.csv is None:
