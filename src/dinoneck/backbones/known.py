@@ -136,7 +136,7 @@ def refuse(name: str, names: list[str]) -> BackboneError:
     hint = " For a model of your own on the hub pass source='transformers'." if "/" in name else ""
     near = did_you_mean(name.split(".")[0], [TINY, *names, *(model.official for model in KNOWN if model.official)])
     return BackboneError(
-        f"backbone {name!r} is unknown.{hint}{near} 'dinoneck backbones' lists the {len(names)} known names; for "
+        f"backbone {name!r} is unknown.{hint}{near} 'dinoneck list backbones' lists the {len(names)} known names; for "
         "another timm ViT that you built yourself use wrap_backbone(model)"
     )
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect, train_text
-from dinoneck.errors import ConfigError
+from dinoneck.cli.arguments import check_backbone_name
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.config import TrainConfig
 
 
@@ -27,10 +28,19 @@ def train(
     overwrite: bool = False,
     resume: bool = True,
 ) -> dict[str, Any]:
-    """Train cross-validated heads by flags, or from a training file.
+    """Train cross-validated heads, or a detector, by flags or from a training file.
 
-    Numbers (--csv, --targets), classes (a column of words, or a folder per class), masks (--labels), or a detector of
-    boxes (--boxes).
+    The usual commands; each takes --out RUN, and --group COLUMN keeps the rows of one place or day in one fold:
+
+        a table of numbers       train --csv cover.csv --targets soil crop --minimum 0
+        a column of words        train --csv cover.csv --targets species
+        one folder per class     train --images images
+        a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
+        folders of images, masks train --images images --labels masks
+        numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop weed
+        boxes in COCO JSON       train --boxes boxes.json --images images
+        tokens of a store        train --csv cover.csv --targets soil crop --store store
+        a training file          train run.yaml
 
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
@@ -46,10 +56,10 @@ def train(
     """
     if config is not None:  # from_file reads the file that comes first
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
+    _check_names(run)
     if run.data.boxes is not None:
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
         return {"out": out, "report": report}
-    _check_columns(run)
     from dinoneck.training.inputs import cell_task, open_inputs
     from dinoneck.training.run import check_folder
     from dinoneck.training.run import train as train_config
@@ -82,9 +92,14 @@ def from_file(path: str) -> Callable[..., dict[str, Any]]:
     return partial(train, run=TrainConfig.read(path))
 
 
-def _check_columns(run: TrainConfig) -> None:
-    """Refuse columns that the CSV lacks, before torch is imported; :func:`open_inputs` checks the rest."""
+def _check_names(run: TrainConfig) -> None:
+    """Refuse names of files, columns and backbones that are wrong, before torch is imported."""
     data, folds = run.data, run.folds
+    check_backbone_name(run.backbone.name, run.backbone.source)
+    boxes = (data.boxes, data.val_boxes, data.val_images) if data.boxes is not None else ()
+    files = (data.images, data.store, run.backbone.file, *boxes)
+    if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
+        raise DataError(f"there is no file or folder {missing[0]}; check the name, which is relative to this folder")
     if data.csv is None:
         return
     from dinoneck.data.tables import read_cells

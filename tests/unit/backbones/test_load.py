@@ -58,7 +58,7 @@ def test_names_with_a_tag() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dinov3_small", r"'dinov3_small' is unknown.*'dinoneck backbones' lists"),
+        ("dinov3_small", r"'dinov3_small' is unknown.*'dinoneck list backbones' lists"),
         ("vit_smal_patch16_dinov3", r"Did you mean 'vit_small_patch16_dinov3'\?"),
         ("convnext_tiny.dinov3_lvd1689m", "is a ConvNeXt.*DINOv3 ViTs: "),
         ("vit_base_patch16_224", "wrap_backbone"),
