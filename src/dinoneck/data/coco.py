@@ -108,9 +108,11 @@ def _converted(content: Any, kind: Any, name: str) -> Any:
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", str(error).partition("`$")[2]):
+        problem, _, path = str(error).partition(" - at `$")
+        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", path):
             content = content[int(place) if place else key]
-        raise DataError(f"{name}: {error}; it is {ascii(content)[:60]}. Expected COCO JSON") from None
+        expected = BBOX if ".bbox" in path else problem.lower()
+        raise DataError(f"{name}: {path.strip('.`') or 'it'} is {ascii(content)[:60]}; {expected}") from None
 
 
 def chosen_classes(

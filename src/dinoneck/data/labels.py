@@ -259,6 +259,12 @@ def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, *FORMATS):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
+    if getattr(image, "n_frames", 1) > 1:
+        size = image.size
+        image.seek(1)
+        if image.size == size:  # smaller pages are overviews
+            raise DataError(f"{name} has several pages; expected one: read them yourself, pass an array (H, W, K)")
+        image.seek(0)
     tile: Any = getattr(image, "tile", None)  # gone once the picture is loaded
     options = tile[0][3] if tile else image.mode
     coded = options if isinstance(options, str) else options[0]

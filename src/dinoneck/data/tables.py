@@ -13,10 +13,15 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dinoneck.data import cells
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, is_missing, is_number, label_of
@@ -34,6 +39,7 @@ logger = logging.getLogger(__name__)
 Names = Sequence[str] | str
 PathLike = str | os.PathLike[str]
 _SHOWN = 5
+_CELLS = (str, Real, Decimal, np.bool_)
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -111,8 +117,9 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
             number of cells.
     """
     try:
-        text = read_regular(path).decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
+        text = io.TextIOWrapper(io.BytesIO(read_regular(path)), "utf-8-sig").read()  # any line ends
+        header_line = re.sub(r'"[^"]*"', "", text).partition("\n")[0]
+        separator = max(",;\t", key=header_line.count)
         # the engine in Python marks the cells that a short row lacks
         options: dict[str, Any] = {"engine": "python", "header": None, "dtype": str, "keep_default_na": False}
         rows = pd.read_csv(io.StringIO(text), sep=separator, **options) if text.strip() else pd.DataFrame([[""]])
@@ -179,8 +186,13 @@ def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -
 
 def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
-    if isinstance(column.dtype, pd.CategoricalDtype) and listed is None:
-        listed = [str(name) for name in column.dtype.categories]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        listed = [str(name) for name in column.dtype.categories] if listed is None else listed
+    elif foreign := [value for value in column.astype(object) if not (is_missing(value) or isinstance(value, _CELLS))]:
+        kind = f"{type(foreign[0]).__name__}, in a column of dtype {column.dtype}"
+        raise DataError(
+            f"{what} holds {foreign[0]!r} ({kind}); expected numbers, texts or categories: convert it first"
+        )
     texts = column.astype(object).map(cell_text)
     filled = texts[texts != ""]
     if len(filled) < len(texts):
@@ -197,6 +209,8 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     for (row, text), number in zip(texts.items(), numbers, strict=True):
         if not is_number(number) or abs(float(number)) > cells.LARGEST:
             raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
+        if number.lstrip("+-").isdigit() and int(number) != float(number):
+            raise _misfit(what, row, text, "a whole number that float64 holds, or a class that classes= lists")
     return numbers.astype("float64")
 
 
