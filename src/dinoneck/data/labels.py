@@ -71,10 +71,9 @@ class DenseLabels:
     def __post_init__(self) -> None:
         nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
         stored = [value for value in nodata if value is not None and value == value]  # NaN never counts
-        object.__setattr__(self, "nodata", normal(tuple[float, ...], stored, "nodata"))
-        object.__setattr__(self, "scale", normal(float, self.scale, "scale"))
-        object.__setattr__(self, "offset", normal(float, self.offset, "offset"))
-        object.__setattr__(self, "classes", normal(int | None, self.classes, "classes"))
+        given = {**vars(self), "nodata": stored}
+        for name, kind in {"scale": float, "offset": float, "nodata": tuple[float, ...], "classes": int | None}.items():
+            object.__setattr__(self, name, normal(kind, given[name], name))
         if self.scale == 0:
             raise ConfigError("scale is 0; expected another number")
         if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):

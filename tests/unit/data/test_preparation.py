@@ -75,7 +75,7 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling:
     ("image", "message"),
     [
         ("missing.jpg", "there is no image"),
-        ("", "the path of the image is empty"),
+        ("", "it is a folder"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (np.full((4, 4, 3), 2.0), "values 2 ... 2; expected RGB in 0 ... 1"),
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),

@@ -184,7 +184,7 @@ def test_line_ends_and_quoted_separators(tmp_path: Path, text: str) -> None:
         ("image,crop,weed,field,day\n", "no rows"),
         ("", "no column 'image'"),
         (GOOD + "c.jpg,1\n", "row 5"),
-        (GOOD + "c.jpg,1,2,3,4,5\n", "line 5"),
+        (GOOD + "c.jpg,1,2,3,4,5\n", "row 5"),
         (GOOD.replace("weed", "crop"), "2 columns named 'crop'"),
         (GOOD.replace("f1,1", "nan,1"), r"'field'.*a\.jpg"),
     ],
