@@ -128,7 +128,7 @@ class Description:
             if value != wanted:
                 raise StoreError(
                     f"the store {name} was made with {field} = {value:.200}; asked for {wanted:.200}. Create another "
-                    "store for that (or delete this one, if nothing in it is needed), or use the values it was made with"
+                    "store for that, or use the values it was made with"
                 )
 
     def _fields(self) -> dict[str, str]:
@@ -193,8 +193,8 @@ def read_description(files: Files) -> Description:
         problem = f"{type(error).__name__}: {error}"
         raise StoreError(f"{files}/{FILE} does not describe a feature store, or is damaged: {problem}") from error
     raise StoreError(
-        f"{files}/{FILE} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema {SCHEMA}. "
-        f"It was made by {content.get('created_by')!s:.60}: install that version or a later one"
+        f"{files}/{FILE} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema "
+        f"{SCHEMA}. It was made by {content.get('created_by')!s:.60}: install that version or a later one"
     )
 
 
