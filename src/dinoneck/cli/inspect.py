@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from dinoneck.checkpoint.format import HEAD_NAME, head_files, is_file, read_header
+from dinoneck.checkpoint.format import HEAD_NAME, files_in, is_file, read_header
 from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.text import in_line, show
 from dinoneck.errors import DataError
