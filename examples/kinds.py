@@ -7,7 +7,7 @@ import math
 
 from dinoneck import Backbone
 from dinoneck.training.config import BackboneConfig
-from dinoneck.training.inputs import open_backbone
+from dinoneck.training.source import open_backbone
 
 
 def count(text: str) -> int:
@@ -51,7 +51,7 @@ def shard(text: str) -> tuple[int, int]:
 def add_backbone(parser: argparse.ArgumentParser) -> None:
     """Declare --backbone, --backbone-source, --random-backbone, --backbone-seed, --backbone-file."""
     group = parser.add_argument_group("backbone")
-    group.add_argument("--backbone", metavar="NAME", help="name, see 'dinoneck backbones'")
+    group.add_argument("--backbone", metavar="NAME", help="name, see 'dinoneck list backbones'")
     group.add_argument("--backbone-source", choices=("timm", "transformers"), help="library that provides the model")
     group.add_argument("--random-backbone", action="store_true", help="seeded random weights, without download")
     group.add_argument("--backbone-seed", type=whole, metavar="N", help="which random weights (default 0)")

@@ -63,7 +63,7 @@ def first_prediction(terminal: Terminal, data: Path | None) -> str:
         own, table = _own_images(data, terminal.folder)
     options = ["--backbone", BACKBONE, "--random-backbone", "--size", "224x448", "--folds", "3", "--epochs", "20"]
     terminal.run("train", "dinoneck", "train", *table, "--out", "run", *options)
-    terminal.run("predict", "dinoneck", "predict", own, "--heads", "run/heads", "--out", "mine.csv", "--maps")
+    terminal.run("predict", "dinoneck", "predict", own, "--heads", "run/heads", "--out", "mine.csv", "--maps", "mine.png")
     return (terminal.folder / "mine.csv").read_text()
 
 

@@ -75,7 +75,7 @@ def add_depth_scale(group: Any) -> None:
 
 def add_features(group: Any) -> None:
     """Declare the options for where features come from."""
-    group.add_argument("--backbone", default=TINY, metavar="NAME", help="see 'dinoneck backbones'")
+    group.add_argument("--backbone", default=TINY, metavar="NAME", help="see 'dinoneck list backbones'")
     group.add_argument("--random-backbone", action="store_true", help="seeded random weights instead of published ones")
     group.add_argument("--size", type=kinds.size, metavar="HxW", help="of the ViT's input; without, as the images")
     group.add_argument("--features", type=Path, metavar="STORE", help="read maps from a feature store instead")

@@ -170,7 +170,7 @@ def _fused(chain: Chain, report: FrameReport, out: Tensor | None, lifted: Sparse
         return
     mixed = _timed(report, "fusion", chain.device, lambda: chain.network.fusion(out, lifted.feats, lifted.valid))
     _note(report, "fused", mixed)
-    ratio = chain.network.fusion.fusion_2d_ratio
+    ratio = chain.network.fusion.stats["fusion_2d_ratio"]
     if math.isfinite(ratio):
         report.fusion_2d, report.fusion_3d = ratio, 1 - ratio
 

@@ -135,15 +135,15 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
             raise TypeError(f"{owner}: {error}") from None
         bound.apply_defaults()
         hints = annotations()
+        factory = {name: bound.arguments[name] for name in ("device", "dtype") if name in bound.arguments}
         plain = {
             name: normal(hints.get(name, Any), value, f"{owner}({name}=)")
             for name, value in bound.arguments.items()
             if name not in _FACTORY_ARGUMENTS
         }
-        factory = {name: bound.arguments[name] for name in ("device", "dtype") if name in bound.arguments}
         original(self, **plain, **factory)
         if type(self).__init__ is __init__:  # only the outermost constructor records its arguments
-            object.__setattr__(self, "_config", {name: encode(value) for name, value in plain.items()})
+            object.__setattr__(self, "_config", encode(plain))
             if hasattr(type(self), "_hub_mixin_config"):  # of huggingface_hub's ModelHubMixin, which saves it
                 self._hub_mixin_config = self.config
 

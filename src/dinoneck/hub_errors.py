@@ -45,8 +45,6 @@ def refusal(error: Exception, repo_id: str, revision: str | None = None, token: 
         text = f"the hub repository {where} is gated: accept its owner's terms on that page, and {_LOG_IN}"
     elif isinstance(error, errors.RevisionNotFoundError):
         text = f"the hub repository {where} has no branch, tag or commit {revision or 'main'!r}"
-    elif isinstance(error, errors.DisabledRepoError):
-        text = f"the hub has disabled the repository {where}"
     elif isinstance(error, errors.EntryNotFoundError):
         text = f"the hub repository {where} does not have that file: {redacted_line(error, token)}"
     elif status == 401 and token is None and hub.get_token() is None:  # without a login the status is 401 for both
@@ -100,13 +98,6 @@ def cache_folder() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
-
-
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE is set."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _inner(error: Exception) -> Exception:

@@ -47,6 +47,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*_HOMES, *_OWN}))
 
 
+def classes() -> dict[str, str]:
+    """Return every registered name -> module and name of its class, sorted by name; no class is imported."""
+    own = {name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in _OWN.items()}
+    return dict(sorted({**_HOMES, **own}.items()))
+
+
 def exports(*packages: str) -> dict[str, str]:
     """Return the classes of the table in these packages: class name -> the module that defines it."""
     homes = (home.partition(":") for home in _HOMES.values())

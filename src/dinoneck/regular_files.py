@@ -7,13 +7,6 @@ import os
 import stat
 from io import BufferedReader
 
-_KINDS = {
-    stat.S_IFIFO: "it is a pipe",
-    stat.S_IFSOCK: "it is a socket",
-    stat.S_IFCHR: "it is a device",
-    stat.S_IFBLK: "it is a device",
-}
-
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading; symbolic links are followed.
@@ -50,8 +43,7 @@ def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "it is of another kind")
-        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device, not a regular file", os.fspath(path))
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -120,6 +120,8 @@ class Task:
             raise ConfigError(f"{where}loss {self.loss!r} does not fit kind {self.kind!r}; use {_LOSSES[self.kind]}")
         for field in ("weight", "beta", "minimum"):
             object.__setattr__(self, field, read_numbers(getattr(self, field), where + field))
+        if self.weight is None or any(value < 0 for value in each(self.weight)):
+            raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
         object.__setattr__(self, "labels", tuple(self.labels or ()))
         self._check_fit(where)
 
@@ -128,8 +130,6 @@ class Task:
             raise ConfigError(f"{where}weight has {len(self.weight)} entries for {self.dim} outputs")
         if isinstance(self.weight, tuple) and self.is_categorical:
             raise ConfigError(f"{where}weight is {self.weight!r}; classes share one loss, so it takes one number")
-        if self.weight is None or any(value < 0 for value in each(self.weight)):
-            raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
         if not isinstance(self.beta, float) or self.beta <= 0:
             raise ConfigError(f"{where}beta is {self.beta!r}; expected a positive number")
         if isinstance(self.minimum, tuple) or abs(self.minimum or 0.0) > torch.finfo(torch.float32).max:

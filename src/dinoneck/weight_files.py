@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import BackboneError, first_line, reason_of, some_of
-from dinoneck.regular_files import check_regular, open_regular
+from dinoneck.regular_files import check_regular
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 _WRAPPERS = ("model", "state_dict")
@@ -22,44 +22,6 @@ _SHOWN = 8
 _SHARES = 4  # names of one memory: tied weights
 _CODE = re.compile(r"GLOBAL ([\w.]+)")
 _ODD = re.compile(r"Unsupported operand \d+")
-
-
-def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
-    """Read what a ``.safetensors`` or ``.pth``/``.pt``/``.bin`` file holds: tensors, plain values and dicts of them.
-
-    Nothing in the file can run: a pickle that wants to import or call anything is refused.
-
-    Args:
-        path: the file.
-        max_bytes: larger files are refused, and files that would be larger unpacked; None = no limit.
-
-    Raises:
-        BackboneError: if the file is missing, damaged, too large, or a pickle that would run code.
-    """
-    file = Path(path)
-    if file == Path():
-        raise BackboneError("the path of the weights file is empty or the current folder; pass a file of weights")
-    try:
-        check_regular(file)
-    except FileNotFoundError:
-        raise BackboneError(f"the weights file {file} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
-    _check_size(file, max_bytes)
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes torch raise almost anything
-        if found := _CODE.search(str(error)):
-            raise BackboneError(
-                f"{file} cannot be read as weights: this pickle asks for {found[1]}, which is code. It was refused and "
-                "nothing of it ran; ask its author for a state dict of tensors only, or a .safetensors file"
-            ) from error
-        raise BackboneError(
-            f"{file} cannot be read as weights ({_reason(error)}); expected .safetensors, or a .pth state dict "
-            "of tensors only"
-        ) from error
 
 
 def without_wrapper(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, Tensor], str]:
@@ -85,14 +47,17 @@ def without_wrapper(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
 def read_state(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Tensor]:
     """Read a state dict from ``.safetensors`` or, through the weights-only loader, ``.pth``/``.pt``/``.bin``.
 
+    Nothing in the file can run: a pickle that wants to import or call anything is refused.
+
     Args:
         path: the file; a dict that holds the state dict under ``model`` or ``state_dict`` is fine.
-        max_bytes: as for :func:`read_any`.
+        max_bytes: larger files are refused, and files that would be larger unpacked; None = no limit.
 
     Raises:
-        BackboneError: as :func:`read_any`, or if the file holds something else than named tensors.
+        BackboneError: if the file is missing, damaged, too large, a pickle that would run code, or holds something
+            else than named tensors.
     """
-    file, loaded = Path(path), read_any(path, max_bytes)
+    file, loaded = Path(path), _loaded(path, max_bytes)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -141,14 +106,38 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         BackboneError: if the file is missing or damaged, or holds anything else.
     """
-    try:
-        with open_regular(path) as file:
-            loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle makes torch raise almost anything
-        raise BackboneError(f"{path} cannot be read as a tensor ({_reason(error)})") from error
+    loaded = _loaded(path)
     if not isinstance(loaded, Tensor):
         raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
     return loaded
+
+
+def _loaded(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
+    """Return what a file holds: tensors, plain values and dicts of them; a pickle that wants to call is refused."""
+    file = Path(path)
+    if file == Path():
+        raise BackboneError("the path of the weights file is empty or the current folder; pass a file of weights")
+    try:
+        check_regular(file)
+    except FileNotFoundError:
+        raise BackboneError(f"the weights file {file} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
+    _check_size(file, max_bytes)
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle makes torch raise almost anything
+        if found := _CODE.search(str(error)):
+            raise BackboneError(
+                f"{file} cannot be read as weights: this pickle asks for {found[1]}, which is code. It was refused and "
+                "nothing of it ran; ask its author for a state dict of tensors only, or a .safetensors file"
+            ) from error
+        raise BackboneError(
+            f"{file} cannot be read as weights ({_reason(error)}); expected .safetensors, or a .pth state dict "
+            "of tensors only"
+        ) from error
 
 
 def _check_size(file: Path, max_bytes: int | None) -> None:

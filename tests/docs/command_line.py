@@ -32,7 +32,16 @@ def help_of(*words: str) -> str:
     columns = mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH)})
     with columns, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         main([*words, "--help"])
-    return out.getvalue().partition("\nevery verb:")[0].strip()
+    return plain(out.getvalue()).strip()
+
+
+def plain(text: str) -> str:
+    """The help of tyro without the rules of its groups, and without defaults that are empty."""
+    text = re.sub(r" +$|^ *-{3,} *$|^  \(required\) *$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^ (\S.*)$", r"\1:", text, flags=re.MULTILINE)
+    text = re.sub(r"\s*\(default:\s*(None|none|False|True|''|'\{\}')?\)", "", text)
+    text = re.sub(r"\n{2,}", "\n\n", text).replace(":\n\n  ", ":\n  ")
+    return "\n".join(textwrap.fill(line, WIDTH) if line[:1] not in ("", " ") else line for line in text.splitlines())
 
 
 def names() -> Iterator[tuple[str, ...]]:

@@ -79,9 +79,11 @@ FAST = {
         verify heads
         verify head.safetensors damaged.safetensors
         verify none.safetensors
-        backbones
-        backbones dinov3
-        backbones nothing
+        list
+        list backbones
+        list backbones dinov3
+        list backbones nothing
+        list heads
         doctor
     """,
     "stores": f"""
@@ -101,7 +103,7 @@ FAST = {
     """,
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
-        predict images/0000.jpg --heads heads --out q.csv --maps --tta flip4
+        predict images/0000.jpg --heads heads --out q.csv --maps q.png --tta flip4
         predict --csv table.csv --heads heads --weights 1 3 --reduce mean --out r.csv
         {PREDICT} none --out n.csv
         predict broken --heads head.safetensors --out b.csv
@@ -155,9 +157,9 @@ SLOW = {
         viz tokens images {TINY} --size 32x64 --out t.png
     """,
     "timing": f"""
-        bench {TINY} --size 32x64 --rounds 2
-        bench head.safetensors --rounds 2 --batch-size 1 2
-        bench {TINY} --rounds 2
+        bench {TINY} --size 32x64 --seconds 0.1
+        bench head.safetensors --seconds 0.1 --batch-size 2
+        bench {TINY}
         bench damaged.safetensors
     """,
     "exports": """

@@ -11,7 +11,6 @@ TINY = "dinoneck_tiny"
 TINY_WIDTH, TINY_DEPTH = 64, 6
 DINOV3_SMALL = "vit_small_patch16_dinov3.lvd1689m"
 LICENSES = {"dinov2": "apache-2.0", "dinov3": "dinov3-license"}
-EUPE_LICENSE = "fair-noncommercial-research-license"
 SATELLITE = "sat493m"
 SATELLITE_MEAN, SATELLITE_STD = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 
@@ -25,7 +24,7 @@ class Known(NamedTuple):
         width: channels of a token.
         depth: blocks.
         registers: register tokens.
-        hubs: weights tag of timm -> name of the same weights for the transformers library; None if it has none.
+        hubs: weights tag of timm -> name of the same weights for the transformers library.
         official: name in torch.hub, of the weights of the first tag; None if it has none.
     """
 
@@ -34,12 +33,13 @@ class Known(NamedTuple):
     width: int
     depth: int
     registers: int
-    hubs: dict[str, str | None]
+    hubs: dict[str, str]
     official: str | None = None
 
-    def license(self, tag: str) -> str:
-        """Return the licence of one set of published weights."""
-        return EUPE_LICENSE if tag.startswith("eupe") else LICENSES[family_of(self.name)]
+    @property
+    def license(self) -> str:
+        """The licence of the published weights."""
+        return LICENSES[family_of(self.name)]
 
 
 def _dinov2(size: str, width: int, depth: int) -> list[Known]:
@@ -52,16 +52,12 @@ def _dinov2(size: str, width: int, depth: int) -> list[Known]:
 
 
 def _dinov3(size: str, short: str, width: int, depth: int, *, satellite: bool = False) -> list[Known]:
-    hubs: dict[str, str | None] = {"lvd1689m": f"facebook/dinov3-{short}-pretrain-lvd1689m"}
+    hubs = {"lvd1689m": f"facebook/dinov3-{short}-pretrain-lvd1689m"}
     if satellite:
         hubs[SATELLITE] = f"facebook/dinov3-{short}-pretrain-{SATELLITE}"
     name = f"vit_{size}_patch16_dinov3"
-    eupe: dict[str, str | None] = {"eupe_lvd1689m": None} if size in ("tiny", "small", "base") else {}
-    both = [
-        Known(name, 16, width, depth, 4, hubs, f"dinov3_{short}"),
-        Known(f"{name}_qkvb", 16, width, depth, 4, hubs | eupe),
-    ]
-    return both[:1] if size == "7b" else both
+    plain = Known(name, 16, width, depth, 4, hubs, f"dinov3_{short}")
+    return [plain] if size == "7b" else [plain, plain._replace(name=f"{name}_qkvb", official=None)]
 
 
 KNOWN = (
@@ -69,7 +65,6 @@ KNOWN = (
     *_dinov2("base", 768, 12),
     *_dinov2("large", 1024, 24),
     *_dinov2("giant", 1536, 40),
-    Known("vit_tiny_patch16_dinov3_qkvb", 16, 192, 12, 4, {"eupe_lvd1689m": None}),
     *_dinov3("small", "vits16", 384, 12),
     *_dinov3("small_plus", "vits16plus", 384, 12),
     *_dinov3("base", "vitb16", 768, 12),
@@ -107,7 +102,7 @@ def is_supported(architecture: str) -> bool:
     return architecture.startswith("vit_") and family_of(architecture) != "other"
 
 
-def names_of(name: str) -> tuple[str, str | None] | None:
+def names_of(name: str) -> tuple[str, str] | None:
     """Return (timm name with its tag, name for transformers) of published weights, given any name; None if unknown."""
     for model in KNOWN:
         for tag, hub in model.hubs.items():
@@ -141,7 +136,7 @@ def refuse(name: str, names: list[str]) -> BackboneError:
     hint = " For a model of your own on the hub pass source='transformers'." if "/" in name else ""
     near = did_you_mean(name.split(".")[0], [TINY, *names, *(model.official for model in KNOWN if model.official)])
     return BackboneError(
-        f"backbone {name!r} is unknown.{hint}{near} 'dinoneck backbones' lists the {len(names)} known names; for "
+        f"backbone {name!r} is unknown.{hint}{near} 'dinoneck list backbones' lists the {len(names)} known names; for "
         "another timm ViT that you built yourself use wrap_backbone(model)"
     )
 

@@ -20,13 +20,13 @@ from dinoneck.backbones.known import TINY, names_of, resolve_name
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
 from dinoneck.weight_files import read_state
 
-Source = Literal["timm", "transformers", "official"]
+Source = Literal["timm", "transformers"]
 File = str | os.PathLike[str]
 Loaded = tuple[Adapter, dict[str, Any]]  # the model, and the record of where its weights come from
 
 
 def load_backbone(
-    name: str | nn.Module,
+    name: str,
     *,
     source: Source = "timm",
     pretrained: bool = True,
@@ -45,8 +45,8 @@ def load_backbone(
 
     Args:
         name: in timm (``vit_small_patch16_dinov3``, ``timm/...``), torch.hub (``dinov3_vits16``) or transformers
-            (``facebook/dinov3-...``, a hub name or folder of your own); or a model (:func:`wrap_backbone`).
-        source: library of code and weights: ``"timm"``, ``"transformers"`` (extra ``[hf]``), ``"official"`` (object).
+            (``facebook/dinov3-...``, a hub name or folder of your own). :func:`wrap_backbone` takes a model.
+        source: library of code and weights: ``"timm"``, or ``"transformers"`` (extra ``[hf]``).
         pretrained: load the published weights from the local cache or the hub.
         layers: block indices, 0-based, in the order of the output, duplicates kept, negative from the end; None = the
             last block, an integer n = the n last.
@@ -71,15 +71,13 @@ def load_backbone(
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
     _check_plain(source, dtype, pos_embed, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
-    if isinstance(name, nn.Module):
-        _check_object(source, name, checkpoint is None and seed is None and pretrained)
-        return wrap_backbone(name, layers=layers, norm=norm, frozen=frozen, dtype=dtype, pos_embed=pos_embed)
     name = _resolved(name, source)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
         raise ConfigError(f"seed={seed} applies to random weights only; pass pretrained=False with it")
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
-        adapter, origin = _build(name, source, checkpoint, (seed or 0) if random else None, pos_embed)
+        build = _from_timm if source == "timm" else _from_transformers
+        adapter, origin = build(name, checkpoint, (seed or 0) if random else None, pos_embed)
     if dtype is not None:
         _cast(adapter, dtype)
     full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
@@ -154,28 +152,12 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     )
 
 
-def _check_object(source: str, model: nn.Module, default_weights: bool) -> None:
-    if not default_weights:
-        raise ConfigError("checkpoint=, seed= and pretrained= are for names; this is a model with weights of its own")
-    library = _adapter(model, "native").source
-    if source not in ("timm", library):
-        raise BackboneError(f"source is {source!r}, but the object is of {library}")
-
-
 def _resolved(name: object, source: Source) -> str:
     """Return the name in timm; with source="transformers", folders and that library's own names are kept."""
     if not isinstance(name, str):
-        raise ConfigError(f"name is {name!r}; expected a model name (for an object use wrap_backbone)")
+        raise ConfigError(f"name is a {type(name).__name__}; expected a model name (for a model use wrap_backbone)")
     is_own = source == "transformers" and (name.startswith("facebook/") or Path(name).is_dir())
     return name if is_own else resolve_name(name)
-
-
-def _build(name: str, source: Source, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
-    """Build the model of a name and load its weights; with a seed they are random."""
-    if source == "official":
-        raise BackboneError(f"source='official' takes an object: load one with {official.HOW_TO}")
-    build = _from_timm if source == "timm" else _from_transformers
-    return build(name, checkpoint, seed, pos_embed)
 
 
 def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
@@ -188,8 +170,8 @@ def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: 
         return adapter, {"kind": "file"}
     if adapter.hub_id is None:
         raise BackboneError("no published weights of this model are known; pass checkpoint= or pretrained=False")
-    path, revision = weights.fetch(adapter.hub_id)
-    weights.load_file(adapter.model, path)
+    folder, revision = weights.fetch(adapter.hub_id)
+    weights.load_file(adapter.model, folder / "model.safetensors")
     return adapter, {"kind": "hub", "repo": adapter.hub_id, "revision": revision}
 
 
@@ -208,8 +190,8 @@ def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos
     if repo is None or "/" not in repo:
         raise BackboneError(f"transformers has no weights of {name!r}; use source='timm', or a folder or hub name")
     transformers.import_transformers()  # a missing package is named before anything is downloaded
-    path, revision = weights.fetch_folder(repo)
-    adapter = transformers.TransformersAdapter(transformers.from_folder(path), pos_embed)
+    folder, revision = weights.fetch(repo, "config.json")
+    adapter = transformers.TransformersAdapter(transformers.from_folder(folder), pos_embed)
     adapter.name = repo
     return adapter, {"kind": "hub", "repo": repo, "revision": revision}
 
@@ -249,7 +231,8 @@ def _check_plain(source: object, dtype: object, pos_embed: object, **values: obj
         raise ConfigError(f"pos_embed is {pos_embed!r}; known: {', '.join(get_args(PosEmbed))}")
     if source not in get_args(Source):
         raise BackboneError(
-            f"source is {source!r}; known: {', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))}"
+            f"source is {source!r}; known: {', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))} For "
+            f"an official object: {official.HOW_TO}"
         )
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ConfigError(f"dtype is {dtype!r}; expected a floating-point torch dtype such as torch.bfloat16")

@@ -21,7 +21,6 @@ from dinoneck.backbones.known import SATELLITE, SATELLITE_MEAN, SATELLITE_STD
 from dinoneck.errors import BackboneError, missing_extra
 from dinoneck.grid import patch_pair
 
-_FAMILIES = {"dinov2": "dinov2", "dinov2_with_registers": "dinov2", "dinov3_vit": "dinov3"}
 _CLASSES = {
     "dinov2": "Dinov2Model",
     "dinov2_with_registers": "Dinov2WithRegistersModel",
@@ -69,13 +68,13 @@ class TransformersAdapter(Adapter):
         super().__init__(model, pos_embed)
         config: Any = getattr(model, "config", None)
         kind = getattr(config, "model_type", None)
-        if kind not in _FAMILIES or not hasattr(model, "embeddings"):
+        if kind not in _CLASSES or not hasattr(model, "embeddings"):
             inner = next((key for key in ("dinov2", "dinov2_with_registers", "model") if hasattr(model, key)), None)
-            hint = f"; pass its .{inner}" if kind in _FAMILIES and inner else ""
+            hint = f"; pass its .{inner}" if kind in _CLASSES and inner else ""
             raise BackboneError(
                 f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel{hint}"
             )
-        self.family = _FAMILIES[kind]
+        self.family = "dinov3" if kind == "dinov3_vit" else "dinov2"
         self.embed_dim, self.patch_size = int(config.hidden_size), patch_pair(config.patch_size)
         self.num_cls, self.num_registers = 1, int(getattr(config, "num_register_tokens", 0))
         self.name = getattr(config, "_name_or_path", None) or None
@@ -155,8 +154,8 @@ def from_folder(folder: Path) -> nn.Module:
         kind = json.loads(file.read_text("utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise BackboneError(f"{file} is not a valid configuration of transformers: {error}") from error
-    if kind not in _FAMILIES:
-        raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_FAMILIES)}")
+    if kind not in _CLASSES:
+        raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_CLASSES)}")
     noise = logging.getLogger("transformers.modeling_utils")
     level = noise.level
     noise.setLevel(logging.ERROR)  # the same findings are raised below

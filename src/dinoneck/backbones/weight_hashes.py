@@ -135,11 +135,6 @@ def state_digest(state: Mapping[str, Tensor]) -> str | None:
     return total.hexdigest()
 
 
-def forget(adapter: Adapter) -> None:
-    """Drop the cached hashes: weights may change without torch counting it (captured graphs)."""
-    adapter.hashes = None
-
-
 @contextlib.contextmanager
 def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Move or convert the weights in the ``with`` block, and record the hash of the float32 weights before it.
@@ -157,7 +152,7 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
         yield
     if casts:
-        forget(adapter)  # the fingerprint of the cast weights depends on ``cast``
+        adapter.hashes = None  # the fingerprint of the cast weights depends on ``cast``
         adapter.cast = (digest(adapter.model), full)
     elif moves and known is not None:
         state = _state(adapter, list(adapter.parameters()), known.buffers)

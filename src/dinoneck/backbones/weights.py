@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -38,40 +38,33 @@ _RENAMES = (
 )
 _SHOWN = 8
 _TIMEOUT_S = 10.0
-WEIGHTS_FILE = "model.safetensors"
 
 
-def fetch(repo_id: str) -> tuple[Path, str | None]:
-    """Return the local path and the commit of a hub model's weights: from the cache, else downloaded.
+def fetch(repo_id: str, first: str = "model.safetensors") -> tuple[Path, str]:
+    """Return the local folder and the commit of a hub model, from the cache, else downloaded.
 
-    Raises:
-        BackboneError: if they are neither cached nor reachable.
-    """
-    import huggingface_hub as hub
-
-    cached = hub.try_to_load_from_cache(repo_id, WEIGHTS_FILE)
-    if isinstance(cached, str):
-        return Path(cached), Path(cached).parent.name
-    path = _downloaded(repo_id, WEIGHTS_FILE, lambda: hub.hf_hub_download(repo_id, WEIGHTS_FILE))
-    return path, path.parent.name
-
-
-def fetch_folder(repo_id: str) -> tuple[Path, str | None]:
-    """Return the local folder and the commit of a hub model of the transformers library.
+    Args:
+        repo_id: the repository; its ``.json`` and ``.safetensors`` files are taken.
+        first: a file that it must have; another of its files is not looked for if the hub refuses this one.
 
     Raises:
         BackboneError: if it is neither cached nor reachable.
     """
     import huggingface_hub as hub
 
-    patterns = ["*.json", "*.safetensors"]
+    patterns = [first, *(() if first == "model.safetensors" else ("*.json", "*.safetensors"))]
     try:
         folder = Path(hub.snapshot_download(repo_id, allow_patterns=patterns, local_files_only=True))
         if any(folder.glob("*.safetensors")):
             return folder, folder.name
     except Exception as error:
         logger.info("%s is not in the cache (%s)", repo_id, first_line(error))
-    folder = _downloaded(repo_id, "config.json", lambda: hub.snapshot_download(repo_id, allow_patterns=patterns))
+    try:
+        # a quick request first: without a network the download itself retries for most of a minute
+        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, first), timeout=_TIMEOUT_S)
+        folder = Path(hub.snapshot_download(repo_id, allow_patterns=patterns))
+    except Exception as error:  # the hub's client raises many unrelated types
+        raise _not_fetched(repo_id, error) from None
     return folder, folder.name
 
 
@@ -120,17 +113,6 @@ def save_state(model: nn.Module, path: str | os.PathLike[str]) -> None:
         write_whole(path, safetensors.torch.save(tensors))
     except OSError as error:
         raise BackboneError(f"{path} cannot be written: {error}") from error
-
-
-def _downloaded(repo_id: str, file: str, download: Callable[[], str]) -> Path:
-    import huggingface_hub as hub
-
-    try:
-        # a quick request first: without a network the download itself retries for most of a minute
-        hub.get_hf_file_metadata(hub.hf_hub_url(repo_id, file), timeout=_TIMEOUT_S)
-        return Path(download())
-    except Exception as error:  # the hub's client raises many unrelated types
-        raise _not_fetched(repo_id, error) from None
 
 
 def _not_fetched(repo_id: str, error: Exception) -> BackboneError:

@@ -8,15 +8,14 @@ decides.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.checkpoint.format import MAX_HEADER_BYTES, read_header
-from dinoneck.checkpoint.schema import BACKBONE_PREFIX, describe_parts, describe_weights
+from dinoneck.checkpoint.format import HEAD_NAME, MAX_HEADER_BYTES, read_header
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, check, describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
-HEAD_NAME = "head.safetensors"
 _FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
 _NAMED_DIGEST = re.compile(r"digest\W{1,9}(sha256:[0-9a-f]{64})")
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -88,7 +86,6 @@ def model_card(
         meta=meta,
         repo_id=repo_id,
         file_name=HEAD_NAME,
-        folds=_folds(meta) if meta["head_type"] == "ensemble" else {},
         backbone=backbone,
         weights=describe_weights(backbone.get("weights")),
         metrics={name: value if sd is None else f"{value} (sd {sd})" for name, value, sd in _metrics(meta)},
@@ -125,12 +122,10 @@ def names_another(file: Path, digest: str) -> str | None:
 def base_model(meta: Mapping[str, Any]) -> str | None:
     """Return the Hub repository of the backbone's weights, or of those that they were trained from."""
     weights = (meta["backbone"] or {}).get("weights")
-    for _ in range(4):
-        if not isinstance(weights, Mapping):
-            return None
+    while weights is not None:
         repo = weights.get("repo")
-        if weights.get("kind") == "hub" and isinstance(repo, str) and REPO_ID.fullmatch(repo):
-            return repo
+        if weights.get("kind") == "hub" and REPO_ID.fullmatch(repo or ""):
+            return str(repo)
         weights = weights.get("base")
     return None
 
@@ -163,24 +158,24 @@ def _line(value: object) -> str:
 
 
 def _meta(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
-    return meta_or_path if isinstance(meta_or_path, Mapping) else read_header(meta_or_path).meta
+    """The checked metadata."""
+    if not isinstance(meta_or_path, Mapping):
+        return read_header(meta_or_path).meta
+    check(meta_or_path, "the header")
+    return meta_or_path
 
 
 def _front_matter(meta: Mapping[str, Any], repo_id: str | None) -> ModelCardData:
     """Return what the Hub's search and widgets read."""
     from huggingface_hub import ModelCardData
 
-    kinds = [kind for task in meta["tasks"] if isinstance(kind := task.get("kind"), str)]
+    kinds = [task["kind"] for task in meta["tasks"] if task.get("kind")]
     pipeline = next((_PIPELINES[kind] for kind in kinds if kind in _PIPELINES), None)
     if not kinds:
         pipeline = "object-detection" if meta["head_type"] == "detector" else "image-feature-extraction"
     family = (meta["backbone"] or {}).get("family")
-    tags = [
-        "dinoneck",
-        meta["head_type"],
-        *(f"task-{kind}" for kind in kinds),
-        *([family] if family in _FAMILIES else []),
-    ]
+    tags = ["dinoneck", meta["head_type"], *(f"task-{kind}" for kind in kinds)]
+    tags += [family] if family in _FAMILIES else []
     base, dataset, results = base_model(meta), _dataset(meta)["dataset_type"], _results(meta, pipeline)
     return ModelCardData(
         library_name="dinoneck",
@@ -199,7 +194,7 @@ def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
     """The head's own licence, else the backbone's; the Hub knows some by name, others are named and linked."""
     own = meta.get("license")
     name = own or meta["licences"].get("backbone")
-    if not isinstance(name, str):
+    if name is None:
         return {}
     if _HUB_LICENCE.fullmatch(name.lower()):
         return {"license": name.lower()}
@@ -210,14 +205,12 @@ def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
 
 def _dataset(meta: Mapping[str, Any]) -> dict[str, Any]:
     """The training data as an entry of the Hub's list of results; the type is a data set on the Hub, or ``other``."""
-    data = (meta.get("training") or {}).get("data")
-    data = data if isinstance(data, Mapping) else {"name": data}
-    name, revision = data.get("name"), data.get("revision")
-    name = name if isinstance(name, str) and name else "not recorded"
+    data = (meta["training"] or {}).get("data") or {}
+    name, revision = data.get("name") or "not recorded", data.get("revision")
     return {
         "dataset_type": name if REPO_ID.fullmatch(name) else "other",
         "dataset_name": _line(name),
-        "dataset_revision": _line(revision) if isinstance(revision, str) else None,
+        "dataset_revision": None if revision is None else _line(revision),
     }
 
 
@@ -237,20 +230,8 @@ def _results(meta: Mapping[str, Any], pipeline: str | None) -> list[EvalResult]:
     ]
 
 
-def _metrics(meta: Mapping[str, Any]) -> Iterator[tuple[str, float, Any]]:
-    """Name, number and standard deviation (or None) of every metric that is a finite number or a mean."""
-    recorded = (meta.get("training") or {}).get("metrics")
-    for name, value in sorted(recorded.items()) if isinstance(recorded, Mapping) else ():
-        number, sd = (value.get("mean"), value.get("sd")) if isinstance(value, Mapping) else (value, None)
-        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
-            yield name, float(number), sd
-
-
-def _folds(meta: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The folds of an ensemble's heads by output, where they are recorded."""
-    folds: dict[str, list[Any]] = {}
-    rows = meta["extra"].get("members")
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, list) and len(row) == 2:
-            folds.setdefault(str(row[0]), []).append(row[1])
-    return folds
+def _metrics(meta: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:
+    """Name, number or mean, and standard deviation (or None) of every metric."""
+    for name, value in sorted(((meta["training"] or {}).get("metrics") or {}).items()):
+        number, sd = (value["mean"], value["sd"]) if isinstance(value, Mapping) else (value, None)
+        yield name, float(number), sd

@@ -6,26 +6,20 @@ cannot ask for memory) -> tasks, inputs -> tensor names, shapes, dtypes -> diges
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dinoneck import registry
 from dinoneck.backbones.weight_hashes import state_digest
-from dinoneck.checkpoint import format as files
-from dinoneck.checkpoint import schema
-from dinoneck.checkpoint.format import Content
+from dinoneck.checkpoint.format import Content, spelling
 from dinoneck.checkpoint.pairing import check_lora
-from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, HeadFile, TensorEntry
+from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
@@ -44,8 +38,6 @@ TORCH_DTYPES = {
 }
 FILE_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _SHOWN = 5
-# not zeroed first; NumPy asks for large pages, of which fewer need be mapped while reading
-_MEMORY = functools.partial(np.empty, dtype=np.uint8)
 _CALLS, _CALLS_PER_TENSOR = 4_000, 15  # of torch while a head is built; those here need at most 9 per tensor
 _FILLING = frozenset(
     {getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")}
@@ -77,48 +69,29 @@ class Contents(NamedTuple):
     tensors: Parts
 
 
-def read(path: Path) -> Contents:
-    """Read and check a whole head file.
-
-    Raises:
-        CheckpointError: if any check fails; ``error.step`` names it.
-    """
-    content, name = files.read(path, _MEMORY), str(path)
-    return check(schema.check(content.header.meta, name), content, name)
-
-
-def check(record: HeadFile, content: Content, name: str) -> Contents:
-    """Check a head's class, configuration, records, tensors and digest.
-
-    Args:
-        record: of :func:`dinoneck.checkpoint.schema.check`.
-        content: the bytes that it describes.
-        name: of the file, for messages.
+def check(content: Content) -> Contents:
+    """Check the class, configuration, tensors, digest and values of a head file whose records are checked.
 
     Raises:
         CheckpointError: naming what does not fit.
     """
-    try:
-        cls = registry.resolve(record.head_type)
-    except RegistryError as error:
-        raise CheckpointError(f"{name}: {error}", step="registry") from None
-    meta, tensors = content.header.meta, content.header.tensors
+    name, record, meta = content.name, content.header.record, content.header.meta
     with torch.inference_mode(False):  # what is read can be trained
-        with _limited([entry.shape for entry in tensors]):
-            module = on_meta(cls, record.config, name)
-        if files.spelling(encode(predicted(module))) != files.spelling(meta["tasks"]):  # in Python true equals 1
-            raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
-        preprocess = preprocess_of(meta["inputs"], name)
-        parts = by_part({entry.name: entry for entry in tensors})
+        module = on_meta(meta, name)
+        try:
+            preprocess = None if meta["inputs"] is None else Preprocessing.from_record(meta["inputs"])
+        except (ConfigError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
+        parts = by_part({entry.name: entry for entry in record.tensors})
         if parts.adapter or (record.backbone is not None and record.backbone.adapter is not None):
-            check_lora(parts.adapter, meta["backbone"], name)
+            check_lora(parts.adapter, record.backbone, name)
         _check_tensors(module, parts.head, name)
         if content.digest != record.digest:
             raise CheckpointError(
                 f"{name}: the content does not match its digest; the file is damaged or was edited. Fetch it again",
                 step="digest",
             )
-        pairs = zip(tensors, content.buffers, strict=True)
+        pairs = zip(record.tensors, content.buffers, strict=True)
         state = {entry.name: _tensor(entry, buffer) for entry, buffer in pairs}
     check_finite(state, name)
     values = by_part(state)
@@ -146,32 +119,30 @@ def together(parts: Parts) -> dict[str, Any]:
     return parts.head | adapter | {BACKBONE_PREFIX + name: value for name, value in parts.backbone.items()}
 
 
-def predicted(module: nn.Module) -> list[Any]:
-    """Return what a head predicts: its tasks and what it composes of them; nothing for other modules."""
-    return list(getattr(module, "predicted", getattr(module, "tasks", ())))
-
-
-def preprocess_of(record: Mapping[str, Any] | None, name: str) -> Preprocessing | None:
-    """Return the preprocessing of a record.
+def on_meta(meta: Mapping[str, Any], name: str) -> nn.Module:
+    """Build what the metadata of a file describes, on the meta device and with a limit of calls.
 
     Raises:
-        CheckpointError: naming the entry that is wrong.
+        CheckpointError: if the class is not registered, or it refuses the configuration.
     """
+    config = meta["config"]
+    limited = _Limited([shape for _, _, shape in meta["tensors"]])
+    gradients = torch.is_grad_enabled()
     try:
-        return None if record is None else Preprocessing.from_record(record)
-    except (ConfigError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{name}: inputs: {error}", step="config") from None
-
-
-def on_meta(cls: type[Any], config: Mapping[str, Any], name: str) -> nn.Module:
-    """Build what a configuration describes without its memory."""
-    try:
-        with torch.device("meta"):
+        cls = registry.resolve(meta["head_type"])
+        with torch.device("meta"), limited:
             module = cls.from_config(config)
+    except RegistryError as error:
+        raise CheckpointError(f"{name}: {error}", step="registry") from None
     except Exception as error:  # any type: a constructor got values from a file
         raise CheckpointError(f"{name}: the configuration is refused: {error}", step="config") from error
+    finally:
+        torch.set_grad_enabled(gradients)  # the limit may strike where a constructor leaves torch.no_grad()
+    tasks = encode(getattr(module, "predicted", ()))
     if not isinstance(module, nn.Module) or module.config != config:
         raise CheckpointError(f"{name}: the configuration is not in its normal form", step="config")
+    if spelling(tasks) != spelling(meta["tasks"]):  # in Python true equals 1
+        raise CheckpointError(f"{name}: the tasks listed are not those of the configuration", step="config")
     return module
 
 
@@ -181,9 +152,9 @@ class _Limited(TorchFunctionMode):
     Nothing is drawn for tensors on the meta device: there is nothing to fill.
     """
 
-    def __init__(self, calls: int) -> None:
+    def __init__(self, shapes: Sequence[Sequence[int]]) -> None:
         super().__init__()
-        self.left = calls
+        self.left = _CALLS + _CALLS_PER_TENSOR * len([shape for shape in shapes if 0 not in shape])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.left -= 1
@@ -192,17 +163,6 @@ class _Limited(TorchFunctionMode):
         if func in _FILLING and (filled := args[0] if args else (kwargs or {})["tensor"]).is_meta:
             return filled
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _limited(shapes: Sequence[Sequence[int]]) -> Iterator[None]:
-    """Stop a constructor that makes far more tensors than these, with a ConfigError."""
-    grad, count = torch.is_grad_enabled(), len([shape for shape in shapes if 0 not in shape])
-    try:
-        with _Limited(_CALLS + _CALLS_PER_TENSOR * count):
-            yield
-    finally:
-        torch.set_grad_enabled(grad)  # the limit may strike where a constructor leaves torch.no_grad()
 
 
 def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: str) -> None:
@@ -309,30 +269,22 @@ def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
             f"{name}: {taken[0]!r} is the name of a backbone's tensor in a file; rename that part of the head",
             step="write",
         )
-    state: dict[str, Tensor] = {}
-    places: dict[tuple[Any, int], str] = {}
     for key, value in tensors.items():
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
         if not dense or value.dtype not in FILE_DTYPES:
             what = f"{value.dtype} on {value.device}, {value.layout}" if isinstance(value, Tensor) else type(value)
             raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
-        place = (value.device, value.data_ptr())
-        if value.numel() and places.setdefault(place, key) != key:
-            raise CheckpointError(
-                f"{name}: {key} and {places[place]} share their memory; untie them first", step="write"
-            )
-        state[key] = value.detach().to("cpu", copy=True).contiguous()
     _check_overlaps(tensors, name)
-    return state
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
 
 
 def _check_overlaps(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Views of one memory that begin at different places; neighbours in one buffer are fine."""
-    spans = sorted(
-        (str(value.device), value.data_ptr(), value.data_ptr() + value.numel() * value.element_size(), key)
-        for key, value in tensors.items()
-        if value.numel() and value.is_contiguous()
-    )
-    for (device, _, end, one), (same, begin, _, other) in pairwise(spans):
+    """Refuse tensors that share memory; neighbours in one buffer are fine. Of strided views only the begin counts."""
+    spans = []
+    for key, value in tensors.items():
+        size = value.numel() * value.itemsize if value.is_contiguous() else value.itemsize
+        if value.numel():
+            spans.append((str(value.device), value.data_ptr(), value.data_ptr() + size, key))
+    for (device, _, end, one), (same, begin, _, other) in pairwise(sorted(spans)):
         if device == same and begin < end:
             raise CheckpointError(f"{name}: {one} and {other} share their memory; untie them first", step="write")

@@ -14,17 +14,19 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dinoneck.checkpoint import schema
-from dinoneck.checkpoint.schema import TensorEntry
+from dinoneck.checkpoint.schema import HeadFile
 from dinoneck.errors import CheckpointError, reason_of, some_of
 from dinoneck.regular_files import open_regular
 
 METADATA_KEY = "dinoneck"
+HEAD_NAME = "head.safetensors"
 HEAD_FILES = "*.safetensors"
 MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 16 << 30
@@ -42,26 +44,21 @@ class Header:
 
     Attributes:
         meta: the metadata.
-        tensors: the stored tensors in file order.
-        sizes: the bytes of each.
+        record: the metadata as a struct, with the stored tensors in file order.
+        sizes: the bytes of each tensor.
         data_start: where the tensors' bytes begin.
     """
 
     meta: dict[str, Any]
-    tensors: tuple[TensorEntry, ...]
+    record: HeadFile
     sizes: tuple[int, ...]
     data_start: int = 0
-
-    @property
-    def data_bytes(self) -> int:
-        """Size of all tensors together."""
-        return sum(self.sizes)
 
     def start(self, text: str | None = None) -> bytes:
         """Return the length and header bytes that belong to the metadata, whose canonical text may be given."""
         header: dict[str, Any] = {"__metadata__": {METADATA_KEY: spelling(self.meta) if text is None else text}}
         begin = 0
-        for entry, size in zip(self.tensors, self.sizes, strict=True):
+        for entry, size in zip(self.record.tensors, self.sizes, strict=True):
             offsets = [begin, begin := begin + size]
             header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": offsets}
         raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8")
@@ -71,8 +68,16 @@ class Header:
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of a whole file: its header, a buffer per tensor, and the digest that belongs to these bytes."""
+    """The bytes of a whole file.
 
+    Attributes:
+        name: of the file, for messages.
+        header: its header.
+        buffers: one per tensor.
+        digest: the digest that belongs to these bytes.
+    """
+
+    name: str
     header: Header
     buffers: list[Any]
     digest: str
@@ -91,46 +96,44 @@ def digest(meta: Mapping[str, Any], chunks: Iterable[Any]) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def header_of(meta: dict[str, Any], name: str) -> Header:
-    """Return the header of this metadata.
+def header_of(meta: dict[str, Any], name: str, data_start: int = 0) -> Header:
+    """Check the metadata of the file ``name``, and return the header that belongs to it.
 
     Raises:
-        CheckpointError: if the metadata lists the tensors in another way than a file does.
+        CheckpointError: of steps ``schema`` and ``tensors``.
     """
-    tensors = schema.entries_of(meta.get("tensors"), name)
-    return Header(meta, tensors, tuple([math.prod(x.shape) * schema.DTYPE_BYTES[x.dtype] for x in tensors]))
+    record = schema.check(meta, name)
+    sizes = [math.prod(entry.shape) * schema.DTYPE_BYTES[entry.dtype] for entry in record.tensors]
+    return Header(meta, record, tuple(sizes), data_start)
 
 
-def packed(meta: dict[str, Any], buffers: list[Any]) -> Content:
+def packed(meta: dict[str, Any], buffers: list[Any], name: str) -> Content:
     """Return what a file of this metadata and these bytes holds; its digest goes into the metadata.
 
     Raises:
         CheckpointError: as :func:`header_of`.
     """
-    meta["digest"] = digest(meta, buffers)
-    return Content(header_of(meta, "metadata"), buffers, meta["digest"])
+    header = header_of(meta, name)
+    meta["digest"] = header.record.digest = digest(meta, buffers)
+    return Content(name, header, buffers, meta["digest"])
 
 
-def read(path: Path, allocate: Callable[[int], Any] = bytearray) -> Content:
-    """Read a head file; its records and tensors are not checked yet.
-
-    Args:
-        path: the file.
-        allocate: returns a buffer of so many bytes.
+def read(path: Path) -> Content:
+    """Read a head file; its configuration, digest and values are not checked yet.
 
     Raises:
-        CheckpointError: of steps ``file``, ``header``, ``json`` and ``tensors``.
+        CheckpointError: of steps ``file``, ``header``, ``json``, ``schema`` and ``tensors``.
     """
     if sys.byteorder != "little":
         raise CheckpointError(f"head files hold little-endian numbers, this machine has {sys.byteorder}-endian ones")
     with opened(path) as file:
-        header = _header(file, os.fstat(file.fileno()).st_size, str(path))
+        header = _header(file, str(path))
         buffers = []
-        for entry, size in zip(header.tensors, header.sizes, strict=True):
-            buffers.append(allocate(size))
-            if file.readinto(buffers[-1]) != size:  # type: ignore[attr-defined]
+        for entry, size in zip(header.record.tensors, header.sizes, strict=True):
+            buffers.append(bytearray(size))
+            if file.readinto(buffers[-1]) != size:
                 raise CheckpointError(f"{path} ended while {entry.name} was read", step="tensors")
-    return Content(header, buffers, digest(header.meta, buffers))
+    return Content(str(path), header, buffers, digest(header.meta, buffers))
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -141,9 +144,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     check_path(path)
     with opened(Path(path)) as file:
-        header = _header(file, os.fstat(file.fileno()).st_size, str(path))
-    schema.check(header.meta, str(path))
-    return header
+        return _header(file, str(path))
 
 
 def check_path(path: object) -> None:
@@ -153,17 +154,37 @@ def check_path(path: object) -> None:
 
 
 def head_files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the head files in a folder, sorted; a path that is a file stands for itself.
+    """Return the head files that a path stands for.
+
+    A file stands for itself, a folder for its ``head.safetensors`` (as the folder of a training), or without one for
+    all head files in it, sorted.
 
     Raises:
         CheckpointError: if the folder holds none, or the path is empty.
     """
     check_path(path)
+    folder = Path(path)
     if not os.path.isdir(path):  # noqa: PTH112 - Path raises where a folder is closed; opening the file reports that
-        return [Path(path)]
-    files = sorted(file for file in Path(path).glob(HEAD_FILES) if not file.name.startswith("."))
+        return [folder]
+    if is_file(folder / HEAD_NAME):
+        return [folder / HEAD_NAME]
+    if os.path.isdir(folder / "heads"):  # noqa: PTH112
+        raise CheckpointError(
+            f"the folder {folder} holds no {HEAD_NAME}; expected the one that a finished training writes. "
+            f"{folder / 'heads'} holds the heads of single folds: pass that folder, or one file of it"
+        )
+    return files_in(folder)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return all head files in a folder, sorted.
+
+    Raises:
+        CheckpointError: if it holds none.
+    """
+    files = sorted(file for file in folder.glob(HEAD_FILES) if not file.name.startswith("."))
     if not files:
-        raise CheckpointError(f"the folder {path} holds no head files ({HEAD_FILES})")
+        raise CheckpointError(f"the folder {folder} holds no head files ({HEAD_FILES})")
     return files
 
 
@@ -189,7 +210,7 @@ def is_file(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """Open a head file for reading.
 
     Raises:
@@ -213,8 +234,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _header(file: BinaryIO, size: int, name: str) -> Header:
-    """Read the header at the beginning of an open file of ``size`` bytes, and compare its spelling and the size."""
+def _header(file: BufferedReader, name: str) -> Header:
+    """Read and check the header at the beginning of an open file, and compare its spelling and the file's size."""
+    size = os.fstat(file.fileno()).st_size
     if size > MAX_FILE_BYTES:
         raise CheckpointError(f"{name} has {size} bytes; a head file has at most {MAX_FILE_BYTES}")
     if size < 8:
@@ -229,18 +251,13 @@ def _header(file: BinaryIO, size: int, name: str) -> Header:
         )
     raw = file.read(length)
     meta, text = _metadata(raw, name)
-    try:
-        header = replace(header_of(meta, name), data_start=8 + length)
-    except CheckpointError:
-        schema.check(meta, name)  # a wrong record is named first, also a schema that lists tensors in another way
-        raise
+    header = header_of(meta, name, 8 + length)
     if header.start(text) != start + raw:
         raise CheckpointError(f"{name}: the header is not in its canonical form; it was edited or damaged", step="json")
-    if size != header.data_start + header.data_bytes:
-        schema.check(meta, name)
+    announced = header.data_start + sum(header.sizes)
+    if size != announced:
         raise CheckpointError(
-            f"{name} has {size} bytes; its header announces {header.data_start + header.data_bytes}: it is cut "
-            "short or something was appended",
+            f"{name} has {size} bytes; its header announces {announced}: it is cut short or something was appended",
             step="tensors",
         )
     return header

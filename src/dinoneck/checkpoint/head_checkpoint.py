@@ -13,23 +13,11 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint import contents, hub, schema
+from dinoneck.checkpoint import contents, hub, pairing, schema
 from dinoneck.checkpoint import format as files
-from dinoneck.checkpoint.card import HEAD_NAME
 from dinoneck.checkpoint.contents import Contents, Parts
-from dinoneck.checkpoint.pairing import (
-    apply_lora,
-    check_probe,
-    check_reads,
-    check_records,
-    lora_of,
-    origin_of,
-    plain_backbone,
-    record_of,
-)
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, did_you_mean
@@ -50,6 +38,7 @@ class HeadCheckpoint:
         backbone_weights: the weights of a backbone that was tuned along, by the names of its model; None = they are
             not in the file.
         preprocess: how images are prepared; None where it is not recorded.
+        source: the file or hub repository it was read from; empty for a head that was read from none.
         revision: the commit a hub file came from; None for a local file.
 
     Examples:
@@ -62,11 +51,11 @@ class HeadCheckpoint:
         'patch_mean'
     """
 
-    def __init__(self, checked: Contents, revision: str | None = None) -> None:
+    def __init__(self, checked: Contents, source: str = "", revision: str | None = None) -> None:
         self.meta, module, self.preprocess, tensors = checked
         self.state_dict, self.adapter_state = tensors.head, tensors.adapter
         self.backbone_weights = tensors.backbone or None
-        self.revision = revision
+        self.source, self.revision = source, revision
         self._skeletons = [module]  # what the file was checked against; the first build() takes it
 
     @property
@@ -90,7 +79,7 @@ class HeadCheckpoint:
         extra: Mapping[str, Any] | None = None,
         training: Mapping[str, Any] | None = None,
         license: str | None = None,  # noqa: A002
-        tta: str | Mapping[str, Any] | None = None,
+        tta: str | None = None,
     ) -> Self:
         """Take a snapshot of a registered module. Its weights are copied.
 
@@ -110,11 +99,15 @@ class HeadCheckpoint:
             CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
         """
         name = type(module).__name__
-        backbone = plain_backbone(backbone)
-        record = record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
+        if tta is not None and tta not in schema.VIEWS:
+            hint = did_you_mean(str(tta), schema.VIEWS)
+            raise CheckpointError(f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write")
+        backbone = pairing.plain_backbone(backbone)
+        record = pairing.record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
         licence = None if record is None else record.pop("license", None)
         head_type = contents.named(module)
-        state = contents.snapshot(Parts(module.state_dict(), lora_of(backbone), dict(backbone_weights or {})), name)
+        tensors = Parts(module.state_dict(), pairing.lora_of(backbone), dict(backbone_weights or {}))
+        state = contents.snapshot(tensors, name)
         meta: dict[str, Any] = {
             "format": schema.FORMAT,
             "schema": schema.SCHEMA,
@@ -126,19 +119,17 @@ class HeadCheckpoint:
             "inputs": preprocess.record()
             if isinstance(preprocess, Preprocessing)
             else _plain(preprocess, "preprocess"),
-            "tasks": encode(contents.predicted(module)),
+            "tasks": encode(getattr(module, "predicted", ())),
             "training": _plain(training, "training"),
             "license": license,
             "licences": {} if licence is None else {"backbone": licence},
-            "tta": _views_of(tta),
+            "tta": None if tta is None else {"ops": tta, "reduce": "mean"},
             "extra": _plain(extra or {}, "extra"),
             "digest": schema.UNSIGNED,
         }
-        checked = schema.check(meta, name)
-        check_reads(module, record, name, meta["inputs"])
-        content = files.packed(meta, contents.chunks_of(meta, state))
-        checked.digest = content.digest
-        return cls(contents.check(checked, content, name))
+        content = files.packed(meta, contents.chunks_of(meta, state), name)
+        pairing.check_reads(module, record, name, meta["inputs"])
+        return cls(contents.check(content))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file: whole or not at all.
@@ -151,7 +142,7 @@ class HeadCheckpoint:
         """
         tensors = contents.together(Parts(self.state_dict, self.adapter_state, self.backbone_weights or {}))
         header = files.header_of(self.meta, "this checkpoint")
-        if odd := sorted({entry.name for entry in header.tensors} ^ tensors.keys()):
+        if odd := sorted({entry.name for entry in header.record.tensors} ^ tensors.keys()):
             raise CheckpointError(
                 f"the weights are not those that meta lists: {', '.join(odd[:5])}; build it again with from_module",
                 step="write",
@@ -161,7 +152,8 @@ class HeadCheckpoint:
             raise CheckpointError(f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write")
         files.check_path(path)
         try:
-            write_whole(path, [start, *contents.chunks_of(self.meta, tensors)], check=contents.read)
+            chunks: list[bytes | memoryview] = [start, *contents.chunks_of(self.meta, tensors)]
+            write_whole(path, chunks, check=lambda file: contents.check(files.read(file)))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
@@ -176,7 +168,7 @@ class HeadCheckpoint:
             CheckpointError: as there.
         """
         with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
-            file = Path(folder, HEAD_NAME)
+            file = Path(folder, files.HEAD_NAME)
             self.save(file)
             return hub.push_to_hub(file, repo_id, **options)
 
@@ -194,7 +186,7 @@ class HeadCheckpoint:
         """
         path, commit = hub.resolve(path_or_repo, revision)
         try:
-            return cls(contents.read(path), commit)
+            return cls(contents.check(files.read(path)), str(path if commit is None else path_or_repo), commit)
         except CheckpointError as error:
             raise error if commit is None else hub.blamed(error, path_or_repo, path) from None
 
@@ -237,19 +229,19 @@ class HeadCheckpoint:
                 "this head file does not name the backbone it was trained on; save it with backbone=",
                 step="pairing",
             )
-        own = plain_backbone(backbone)
+        own = pairing.plain_backbone(backbone)
         if not isinstance(own, Backbone | Mapping):
             raise CheckpointError(
                 f"backbone is {type(own).__name__}; expected a Backbone or its record", step="pairing"
             )
         given = own.record() if isinstance(own, Backbone) else _plain(own, "backbone") or {}
         schema.check_backbone_record(given, "the record")
-        check_records(trained, given, weights=not probe)
+        pairing.check_records(trained, given, weights=not probe)
         if not probe:
             return
         if not isinstance(own, Backbone):
             raise CheckpointError("a probe needs the backbone itself, not its record", step="pairing")
-        check_probe(trained, {**given, "probe": own.probe()})
+        pairing.check_probe(trained, {**given, "probe": own.probe()})
 
     def apply_adapter(self, backbone: Backbone, *, trainable: bool = False) -> None:
         """Put the LoRA weights that travel with this head into the backbone they were trained on.
@@ -264,13 +256,13 @@ class HeadCheckpoint:
         record = self.meta["backbone"]
         if not self.adapter_state:
             raise CheckpointError("this head file holds no LoRA weights", step="pairing")
-        apply_lora(backbone, record, self.adapter_state, trainable=trainable)
+        pairing.apply_lora(backbone, record, self.adapter_state, trainable=trainable)
 
     def _with(self, weights: Mapping[str, Tensor], check_backbone: bool) -> nn.Module:
         """The module in eval mode, which keeps these tensors."""
         module: Any = self._skeletons.pop() if self._skeletons else None
         if module is None or module.config != self.meta["config"]:  # meta may have been changed
-            module = contents.on_meta(registry.resolve(self.head_type), self.config, "this checkpoint")
+            module = contents.on_meta(self.meta, "this checkpoint")
         try:
             module.load_state_dict(weights, strict=True, assign=True)
         except RuntimeError as error:
@@ -278,16 +270,12 @@ class HeadCheckpoint:
         for part in reversed(
             [*filter(_is_head, module.modules() if check_backbone else ())]
         ):  # members, then ensembles
-            part.trained_on = origin_of(self.meta["backbone"])
+            part.trained_on = pairing.origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
 
     def __repr__(self) -> str:
-        size = sum(value.numel() for value in self.state_dict.values())
         backbone = (self.meta["backbone"] or {}).get("name")
-        return (
-            f"HeadCheckpoint({self.head_type!r}, {size} parameters, backbone {backbone!r}, "
-            f"{str(self.meta.get('digest'))[:19]})"
-        )
+        return f"HeadCheckpoint({self.head_type!r}, backbone {backbone!r}, {self.meta['digest'][:19]})"
 
 
 def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:
@@ -355,18 +343,6 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
         return cast("dict[str, Any]", files.strict_json(text, where, where)[0])
     except (CheckpointError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not a plain record of JSON values: {error}", step="write") from None
-
-
-def _views_of(tta: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The record of views at prediction; a set of views is named by one of those known here."""
-    record = {"ops": tta, "reduce": "mean"} if isinstance(tta, str) else _plain(tta, "tta")
-    ops = (record or {}).get("ops")
-    if isinstance(ops, str) and ops not in schema.VIEWS:
-        raise CheckpointError(
-            f"tta.ops is {ops[:80]!r}; expected one of {', '.join(schema.VIEWS)}.{did_you_mean(ops, schema.VIEWS)}",
-            step="write",
-        )
-    return record
 
 
 def _is_head(module: nn.Module) -> bool:

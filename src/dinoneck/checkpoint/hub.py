@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dinoneck.checkpoint import contents
-from dinoneck.checkpoint.card import HEAD_NAME, REPO_ID, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.format import HEAD_FILES, MAX_FILE_BYTES, only_head, opened, read_header
+from dinoneck.checkpoint.card import REPO_ID, check_repo_id, config_json, model_card
+from dinoneck.checkpoint.format import HEAD_FILES, HEAD_NAME, MAX_FILE_BYTES, only_head, opened, read
 from dinoneck.errors import CheckpointError, some_of
 from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
 from dinoneck.regular_files import read_regular
@@ -216,10 +216,12 @@ def push_to_hub(
     check_repo_id(repo_id)
     if revision is not None and _COMMIT.fullmatch(revision):
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
+    pictures = _pictures(figures)
     with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
-        copy = Path(folder, HEAD_NAME)
-        contents = _contents(file, copy, repo_id, figures)
-        meta = read_header(copy).meta
+        copy = Path(folder, HEAD_NAME)  # where no other process writes
+        meta = _copied(file, copy)
+        page, config = model_card(meta, repo_id, sorted(pictures)), config_json(meta)
+        parts: dict[str, Path | bytes] = {HEAD_NAME: copy, _CONFIG: config.encode(), "README.md": page.encode()}
         message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
         api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
         try:
@@ -227,7 +229,7 @@ def push_to_hub(
                 api.create_repo(repo_id, private=private or None, exist_ok=True)
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, exist_ok=True)
-            pushed = _commit(api, repo_id, revision, contents, message, private)
+            pushed = _commit(api, repo_id, revision, parts | pictures, message, private)
         except CheckpointError:
             raise
         except Exception as error:  # the client raises many unrelated types
@@ -282,28 +284,19 @@ def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known
     raise CheckpointError(reason, step="hub") from None
 
 
-def _contents(
-    source: str | os.PathLike[str], copy: Path, repo_id: str, figures: Iterable[str | os.PathLike[str]]
-) -> dict[str, Path | bytes]:
-    """Copy the head where no other process writes, and check it there; return what the commit holds."""
-    pictures = _pictures(figures)
+def _copied(source: str | os.PathLike[str], copy: Path) -> dict[str, Any]:
+    """Copy a head file, check the copy, and return its metadata."""
     with opened(only_head(source)) as file, copy.open("wb") as written:
         shutil.copyfileobj(file, written)
     try:
-        contents.read(copy)
+        return contents.check(read(copy)).meta
     except CheckpointError as error:
         reason = str(error).replace(str(copy), str(source))
         raise CheckpointError(f"{source} was not pushed. {reason}", step=error.step) from None
-    return {
-        HEAD_NAME: copy,
-        _CONFIG: config_json(copy).encode(),
-        "README.md": model_card(copy, repo_id, sorted(pictures)).encode(),
-        **pictures,
-    }
 
 
 def _commit(
-    api: HfApi, repo_id: str, revision: str | None, contents: Mapping[str, Path | bytes], message: str, private: bool
+    api: HfApi, repo_id: str, revision: str | None, parts: Mapping[str, Path | bytes], message: str, private: bool
 ) -> Pushed:
     """Commit on top of the state that was looked at."""
     import huggingface_hub as hub
@@ -322,7 +315,7 @@ def _commit(
             "by its name. Push to another repository or branch, or delete them there",
             step="hub",
         )
-    operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=part) for name, part in contents.items()]
+    operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=part) for name, part in parts.items()]
     done = api.create_commit(
         repo_id, operations, commit_message=message, revision=revision, parent_commit=before.sha, num_threads=1
     )

@@ -17,7 +17,7 @@ from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import architecture_of
 from dinoneck.backbones.weight_hashes import differs
-from dinoneck.checkpoint.schema import TensorEntry, describe_weights
+from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
@@ -32,6 +32,7 @@ _MUST_AGREE = {
     "norm": "final norm applied",
 }
 
+_LORA = "LoRA weights (HeadCheckpoint.load(file).apply_adapter(backbone) applies those of a head file)"
 _SAME_CHANNEL = 1e-3
 NAMED = ("seeded", "hub")
 
@@ -65,13 +66,13 @@ def check_records(
     Raises:
         CheckpointError: naming what differs, both values and the remedy.
     """
+    facts, own = _facts(trained), _facts(given)
     differences = [
-        f"{meaning}: the head was trained on {trained.get(key)!r}, this backbone has {given.get(key)!r}"
-        for key, meaning in _MUST_AGREE.items()
-        if trained.get(key) != given.get(key) and (layers or key != "layers")
+        f"{meaning}: the head was trained on {facts[meaning]!r}, this backbone has {own[meaning]!r}"
+        for meaning in facts
+        if facts[meaning] != own[meaning] and (layers or meaning != "layers")
     ]
-    differences += _recipes_differ(trained, given) + _normalisation_differs(trained, given)
-    differences += _lora_differs(trained, given)
+    differences += _normalisation_differs(trained, given)
     if weights:
         differences += _weights_differ(trained, given)
     if differences:
@@ -108,26 +109,24 @@ def check_reads(
     Raises:
         CheckpointError: naming both.
     """
-    width = (backbone or {}).get("embed_dim")
+    record = backbone or {}
+    width, layers, patch = record.get("embed_dim"), record.get("layers"), record.get("patch_size")
     own = getattr(module, "embed_dim", width)
     if width not in (None, own):
         raise CheckpointError(
             f"this {name} was built for tokens of {own} channels, the backbone gives {width}: it was not trained on it",
             step="pairing",
         )
-    patches = [(record or {}).get("patch_size") for record in (inputs, backbone)]
-    if None not in patches:
-        check_patch(*patches)  # type: ignore[arg-type]
-    layers = (backbone or {}).get("layers")
-    if layers is None:
-        return
-    wanted, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
-    fits = set(wanted) <= set(layers) if wanted is not None else count in (None, len(layers))
-    if not fits:
-        reads = f"blocks {tuple(wanted)}" if wanted is not None else f"{count} layers"
+    prepared = (inputs or {}).get("patch_size")
+    if prepared is not None and patch is not None:
+        check_patch(prepared, patch)
+    reads, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
+    missing = count not in (None, len(layers or ())) if reads is None else not {*reads} <= {*(layers or ())}
+    if layers is not None and missing:
         raise CheckpointError(
-            f"this {name} reads {reads}, the backbone gives blocks {tuple(layers)}; save it with the backbone it was "
-            "trained on (load_backbone(layers=...), or backbone.with_layers(...))",
+            f"this {name} reads {f'{count} layers' if reads is None else f'blocks {tuple(reads)}'}, the backbone gives "
+            f"blocks {tuple(layers)}; save it with the backbone it was trained on (load_backbone(layers=...), or "
+            "backbone.with_layers(...))",
             step="pairing",
         )
 
@@ -165,11 +164,12 @@ def check_patch(inputs: PatchSize, backbone: PatchSize) -> None:
         )
 
 
-def _recipes_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    one, other = _recipe(trained), _recipe(given)
-    if one == other:
-        return []
-    return [f"position-embedding recipe: the head was trained with {one}, this backbone has {other} (pos_embed=)"]
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be equal, by its meaning."""
+    facts = {meaning: record.get(key) for key, meaning in _MUST_AGREE.items()}
+    facts["position-embedding recipe (pos_embed=)"] = _recipe(record)
+    facts[_LORA] = (record.get("adapter") or {}).get("sha256")
+    return facts
 
 
 def _recipe(record: Mapping[str, Any]) -> str:
@@ -184,16 +184,17 @@ def _recipe(record: Mapping[str, Any]) -> str:
 
 def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Compare the normalisation of images, where both records have it."""
-    pairs = [(trained.get(key), given.get(key)) for key in ("mean", "std")]
-    if any(None in pair for pair in pairs):
+    (mean, std), (own_mean, own_std) = ((record.get("mean"), record.get("std")) for record in (trained, given))
+    if None in (mean, std, own_mean, own_std) or (_close(mean, own_mean) and _close(std, own_std)):
         return []
-    if all(abs(a - b) <= _SAME_CHANNEL for one, other in pairs for a, b in zip(one, other, strict=True)):  # type: ignore[arg-type]
-        return []
-    (mean, own_mean), (std, own_std) = pairs
     return [
         f"normalisation: the head's backbone took images with mean {mean} and std {std}, this one takes {own_mean} and "
         f"{own_std} (backbone.preprocess = backbone.preprocess.changed(mean=..., std=...))"
     ]
+
+
+def _close(one: Any, other: Any) -> bool:
+    return all(abs(a - b) <= _SAME_CHANNEL for a, b in zip(one, other, strict=True))
 
 
 def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -218,18 +219,6 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or compare its outputs: "
         "check_backbone(backbone, probe=True), Predictor(..., probe=True)"
     ]
-
-
-def _lora_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    one, other = trained.get("adapter"), given.get("adapter")
-    if (one or {}).get("sha256") == (other or {}).get("sha256"):
-        return []
-    if other is None:
-        return [
-            "LoRA: the head was trained with LoRA weights; its file holds them: "
-            "HeadCheckpoint.load(file).apply_adapter(backbone)"
-        ]
-    return ["LoRA: this backbone has LoRA weights that the head was not trained with; load it without"]
 
 
 def _spell(record: Mapping[str, Any]) -> str:
@@ -280,34 +269,29 @@ def lora_of(backbone: object) -> dict[str, Tensor]:
     return {}
 
 
-def check_lora(entries: Mapping[str, TensorEntry], record: Mapping[str, Any] | None, name: str) -> None:
+def check_lora(entries: Mapping[str, TensorEntry], record: BackboneRecord | None, name: str) -> None:
     """Check the LoRA tensors of a file against the backbone record.
 
     Raises:
         CheckpointError: if they are not announced, incomplete or of another rank.
     """
-    adapter = (record or {}).get("adapter")
-    if adapter is None:
-        if entries:
-            raise CheckpointError(
-                f"{name} holds LoRA weights that its backbone record does not mention", step="tensors"
-            )
-        return
-    width, depth = (record or {}).get("embed_dim"), (record or {}).get("depth")
-    if not (width and depth and 1 <= adapter["rank"] <= width and 1 <= adapter["blocks"] <= depth):
+    if record is None or record.adapter is None:
+        raise CheckpointError(f"{name} holds LoRA weights that its backbone record does not mention", step="tensors")
+    rank, blocks = record.adapter.rank, record.adapter.blocks
+    if not (1 <= rank <= (record.embed_dim or 0) and 1 <= blocks <= (record.depth or 0)):
         raise CheckpointError(
-            f"{name}: LoRA of rank {adapter['rank']} in {adapter['blocks']} blocks does not fit a backbone of width "
-            f"{width} and depth {depth}",
+            f"{name}: LoRA of rank {rank} in {blocks} blocks does not fit a backbone of width {record.embed_dim} and "
+            f"depth {record.depth}",
             step="config",
         )
     layers = {key.rpartition(".")[0] for key in entries}
     if not layers or entries.keys() != {layer + end for layer in layers for end in _LORA_ENDS}:
         raise CheckpointError(f"{name}: the LoRA weights that its record lists are not complete", step="tensors")
     for key, entry in entries.items():
-        rank = entry.shape[0 if key.endswith(_LORA_ENDS[0]) else -1] if len(entry.shape) == 2 else None
-        if rank != adapter["rank"] or entry.dtype != "F32":
+        side = 0 if key.endswith(_LORA_ENDS[0]) else -1
+        if entry.dtype != "F32" or len(entry.shape) != 2 or entry.shape[side] != rank:
             raise CheckpointError(
-                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {adapter['rank']}", step="tensors"
+                f"{name}: {key} is {entry.dtype} {entry.shape}; expected F32 of rank {rank}", step="tensors"
             )
 
 
@@ -342,7 +326,7 @@ def apply_lora(
             step="pairing",
         )
     check_records({**record, "adapter": None}, own, layers=False)
-    learning = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}
     try:
         lora.add(
             backbone.adapter, adapter["rank"], adapter["alpha"], adapter["targets"], seed=0, runs=adapter["blocks"]
@@ -352,11 +336,9 @@ def apply_lora(
             raise BackboneError("they are not those that its record was written for")
     except (BackboneError, ConfigError) as error:
         lora.remove(backbone.adapter)
-        for parameter in backbone.parameters():
-            parameter.requires_grad_(any(parameter is one for one in learning))
+        trainable = False
         raise CheckpointError(f"the LoRA weights do not fit this backbone: {error}", step="pairing") from error
-    if not trainable:
-        backbone.adapter.requires_grad_(False)
-        for parameter in learning:
-            parameter.requires_grad_(True)
+    finally:
+        for parameter in () if trainable else backbone.parameters():
+            parameter.requires_grad_(id(parameter) in learning)
     backbone.train(backbone.adapter.asked_mode)

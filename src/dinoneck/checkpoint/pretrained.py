@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck import registry
-from dinoneck.checkpoint.card import HEAD_NAME
+from dinoneck.checkpoint.format import HEAD_NAME
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint, warn_without_backbone
 from dinoneck.errors import CheckpointError, RegistryError
 
@@ -32,19 +32,17 @@ def save(module: Any, folder_or_file: str | os.PathLike[str], backbone: Any, rec
     checkpoint.save(path)
 
 
-def push(module: Any, repo_id: str, backbone: Any, options: Mapping[str, Any]) -> Pushed:
+def push(module: Any, repo_id: str, backbone: Any, options: dict[str, Any]) -> Pushed:
     """Publish the module with its page in one commit."""
-    record = {name: value for name, value in options.items() if name in _RECORD}
-    rest = {name: value for name, value in options.items() if name not in _RECORD}
-    return _checkpoint(module, backbone, record).push_to_hub(repo_id, **rest)
+    record = {name: options.pop(name) for name in _RECORD if name in options}
+    return _checkpoint(module, backbone, record).push_to_hub(repo_id, **options)
 
 
 def load(cls: type, path_or_repo: str | os.PathLike[str], revision: str | None) -> Any:
     """Read a folder, a file or a hub repository, check that it holds ``cls`` or a subclass, and build it."""
     with contextlib.suppress(RegistryError):  # a name that is taken: the file's own name decides
         _ensure_registered(cls)
-    file = Path(path_or_repo) / HEAD_NAME
-    checkpoint = HeadCheckpoint.load(file if file.is_file() else path_or_repo, revision=revision)
+    checkpoint = HeadCheckpoint.load(path_or_repo, revision=revision)
     stored = registry.resolve(checkpoint.head_type)
     if not issubclass(stored, cls):
         raise CheckpointError(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -40,6 +40,7 @@ _HINTS = {
     ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong under extra",
     ".tta.ops": ", the name of a set of views",
 }
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # of JSON
 _AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -177,14 +178,14 @@ class TensorEntry(Struct, array_like=True, forbid_unknown_fields=True, frozen=Tr
 
 
 class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The header; null, or empty, where unknown. The tensors are checked by :func:`entries_of`."""
+    """The header; null, or empty, where unknown."""
 
     format: Literal["dinoneck.head"]
     schema: Literal[1]
     created_by: dict[str, ShortText]
     head_type: TypeName
     config: dict[str, Any]
-    tensors: Any
+    tensors: list[TensorEntry]
     digest: Digest
     backbone: BackboneRecord | None
     inputs: Inputs | None
@@ -196,8 +197,7 @@ class HeadFile(Struct, forbid_unknown_fields=True, kw_only=True):
     extra: dict[str, Any]
 
 
-_PRINTED = ("created_by", "inputs", "training", "licences", "tta")
-_PRINTED_OF_TASKS = ("name", "kind", "unit", "from_cells", "labels", "parts_of")
+_PRINTED = ("created_by", "backbone", "inputs", "tasks", "training", "licences", "tta")
 
 
 def check(meta: Mapping[str, Any], name: str) -> HeadFile:
@@ -226,17 +226,17 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
             f"{name}: inputs.size is {size}; expected [height, width] with a product of at most {MAX_AREA_PX}{_AGAIN}",
             step="schema",
         )
-    printed = {key: meta[key] for key in _PRINTED}
-    printed["backbone"] = msgspec.to_builtins(record.backbone)  # without the entries of one's own
-    printed["tasks"] = [{key: task.get(key) for key in _PRINTED_OF_TASKS} for task in meta["tasks"]]
-    spelled = json.dumps(printed, ensure_ascii=False)
-    for where, text in () if spelled.isprintable() and "\\" not in spelled else _texts(printed):
-        if not text.isprintable():
-            raise CheckpointError(f"{name}: {where} is {_shown(text)}; expected printable text", step="schema")
+    known = msgspec.to_builtins([record.backbone, record.tasks])  # without the entries of one's own
+    printed = {**meta, "backbone": known[0], "tasks": known[1]}
+    for key in _PRINTED:
+        for text in map(json.loads, _TEXT.findall(json.dumps(printed[key]))):
+            if not text.isprintable():
+                raise CheckpointError(f"{name}: {key} holds {_shown(text)}; expected printable text", step="schema")
     for key in ("training", "extra"):
         content = json.dumps(meta[key], ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(content) > MAX_TEXT_BYTES:
             raise CheckpointError(f"{name}: {key} is larger than {MAX_TEXT_BYTES} bytes", step="schema")
+    _check_tensors(record.tensors, name)
     return record
 
 
@@ -273,16 +273,8 @@ def _check_known(known: BackboneRecord, record: Mapping[str, Any], name: str) ->
         )
 
 
-def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
-    """Check the list of tensors in a header: ``[name, dtype, shape]`` each, sorted by name, none twice.
-
-    Raises:
-        CheckpointError: naming the first entry that is wrong.
-    """
-    try:
-        entries = tuple(msgspec.convert(listing, list[TensorEntry]))
-    except msgspec.ValidationError as error:
-        raise CheckpointError(f"{name}: tensors{_place(error)}: {_reason(error)}", step="tensors") from None
+def _check_tensors(entries: Sequence[TensorEntry], name: str) -> None:
+    """Check the list of tensors: none too large, sorted by name, none twice."""
     for entry in entries:
         if math.prod(filter(None, entry.shape)) * DTYPE_BYTES[entry.dtype] >= 1 << 63:
             raise CheckpointError(
@@ -293,7 +285,6 @@ def entries_of(listing: Any, name: str = "metadata") -> tuple[TensorEntry, ...]:
     names = [entry.name for entry in entries]
     if names != sorted({*names} - {"__metadata__"}):
         raise CheckpointError(f"{name}: the tensors are not in order, or one is listed twice", step="tensors")
-    return entries
 
 
 def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
@@ -307,10 +298,11 @@ def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
     except msgspec.ValidationError as error:
         place = _place(error)
         found = _at(value, place)
-        shown = "" if found is None or isinstance(found[0], Mapping) else f" is {_shown(found[0])}"
+        shown = "" if found is None or isinstance(found, Mapping) else f" is {_shown(found)}"
         where = f"{name}{place}" if kind is BackboneRecord else f"{name}: {place.removeprefix('.') or 'the header'}"
         remedy = _AGAIN if place.startswith((".backbone", ".inputs")) else _HINTS.get(place, remedy)
-        step = "digest" if place == ".digest" else "schema"
+        part = place.lstrip(".").partition("[")[0]
+        step = part if part in ("digest", "tensors") else "schema"
         raise CheckpointError(f"{where}{shown}: {_reason(error)}{remedy}", step=step) from None
 
 
@@ -345,28 +337,15 @@ def _reason(error: msgspec.ValidationError) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _at(value: Any, place: str) -> tuple[Any] | None:
+def _at(value: Any, place: str) -> Any:
     """The value at a path; None where the path is not a plain one (the keys of a mapping are not named)."""
     try:
         for part in re.findall(r"[^.\[\]]+", place):
             value = value[int(part)] if isinstance(value, list) else value[part]
     except (LookupError, TypeError, ValueError):
         return None
-    return (value,)
+    return value
 
 
 def _shown(value: Any) -> str:
     return (repr(value) if isinstance(value, str) else json.dumps(value))[:80]
-
-
-def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in a plain value, keys of mappings among them, with its place."""
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield where, key
-            yield from _texts(item, f"{where}.{key}" if where else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(item, f"{where}[{index}]")

@@ -1,4 +1,4 @@
-"""``dinoneck doctor`` and ``backbones``: what works on this machine, and the published models that are known."""
+"""``dinoneck doctor`` and ``list``: what works on this machine, and the names of backbones and head types."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def backbones(part: Annotated[str, Positional] = "") -> dict[str, Any]:
     --backbone takes the names of timm (also timm/NAME, hf-hub:timm/NAME), transformers and torch.hub. The weights are
     timm's, which need no account; with --backbone-source transformers they are facebook/NAME, gated for DINOv3.
 
-    Example: dinoneck backbones dinov3
+    Example: dinoneck list backbones dinov3
 
     Args:
         part: show only names that contain this.
@@ -52,9 +52,33 @@ def backbones(part: Annotated[str, Positional] = "") -> dict[str, Any]:
             names = [f"{model.name}.{tag}", hub, official]
             if any(part in name for name in names if name):
                 numbers = (model.patch, model.width, model.depth, model.registers)
-                rows.append((names[0], *numbers, model.license(tag), hub, official))
+                rows.append((names[0], *numbers, model.license, hub, official))
+    return _listing("backbones", _COLUMNS, rows, part)
+
+
+def heads(part: Annotated[str, Positional] = "") -> dict[str, Any]:
+    """List the registered head types and the classes that they name; exit 1 if none is found.
+
+    Head files name them, and --head takes those of heads and necks. 'dinoneck --import MODULE list heads' adds those
+    that a module registers.
+
+    Example: dinoneck list heads
+
+    Args:
+        part: show only names that contain this.
+    """
+    from dinoneck.registry import classes
+
+    return _listing("heads", ("name", "class"), [pair for pair in classes().items() if part in pair[0]], part)
+
+
+def _listing(what: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], part: str) -> dict[str, Any]:
+    """Print rows, and return them as records."""
     if rows:
-        print(table(_COLUMNS, [["-" if cell is None else str(cell) for cell in row] for row in rows]))
+        print(table(columns, [["-" if cell is None else str(cell) for cell in row] for row in rows]))
     else:
-        print(f"no known backbone has {part!r} in its name")
-    return {"ok": bool(rows), "backbones": [dict(zip(_COLUMNS, row, strict=True)) for row in rows]}
+        print(f"none of the {what} has {part!r} in its name; leave it out to list all")
+    return {"ok": bool(rows), what: [dict(zip(columns, row, strict=True)) for row in rows]}
+
+
+listed = {"backbones": backbones, "heads": heads}

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-import io
 import os
-import re
-import shutil
 import sys
-import textwrap
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union
 
+import msgspec
 import tyro
-from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
+from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.cli.text import show
-from dinoneck.errors import ConfigError, DataError, counted, printable
+from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, printable
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 Verb = Callable[..., Any]
-_IN_WORDS = {  # errors of Python and tyro -> in words
-    r"no type matching (?:\{None\}\|)?\{?(.+?)\}? could be instantiated from (\[.*?\])\..*": r"expected \1, got \2",
-    r"Could not find valid parse for arguments: (\[.*\])": r"\1 cannot be read",
-    r"invalid literal for int\(\) with base 10: ('.*')": r"\1 is not a whole number",
-    r"could not convert string to float: ('.*')": r"\1 is not a number",
-    r"\[+(\w+) \[\1 \.\.\.\]+": r"\1 ...",
-    r"'None', |, 'None'": "",
-    r"^Error parsing (?:[a-z][\w.]*: )?": "",
-}
-_UNWRAPPED = "10000"  # columns: an error is one sentence, however long its paths
+_STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
+_WHOLE_MODEL = ("--size", "--maps", "--backbone-file", "--random-backbone")
+NO_EFFECT = {
+    "images that are named": ("--image-folder", "--image-column"),
+    "a feature store": ("--csv", "--image-folder", "--image-column", "--maps", "--skip-unusable"),
+    "heads": ("--min-score",),
+    "a detector": (
+        "--tta", "--probe", "--tile", "--overlap", "--tile-scale", "--weights", "--reduce", "--image-column",
+        "--no-tokens",
+    ),
+    "the export of weights": ("--grid", "--with-backbone", *_WHOLE_MODEL),
+    "the export of a head": _WHOLE_MODEL,
+    "the export of a whole model": ("--grid",),
+    "the export of a detector": ("--grid", "--maps"),
+    "the time of a head file": ("--backbone", "--backbone-source", "--backbone-seed", "--layers"),
+}  # fmt: skip
+"""Kind of run -> the options without effect on it."""
 
 
 def parse(
@@ -52,78 +57,83 @@ def parse(
         pairs: whether every switch has its opposite too (``--x`` and ``--no-x``).
 
     Raises:
-        SystemExit: 0 after the help, 2 after a sentence on stderr about what is wrong.
+        SystemExit: 0 after the help, 2 after the reason on stderr.
     """
-    asks_help = bool({"-h", "--help"} & set(words))
-    config = (OmitArgPrefixes, OmitSubcommandPrefixes, *(() if pairs else (FlagCreatePairsOff,)))
-    call: functools.partial[Any]
-    out, err = io.StringIO(), io.StringIO()
-    columns = os.environ.get("COLUMNS")
-    if not asks_help:
-        os.environ["COLUMNS"] = _UNWRAPPED
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            if isinstance(verb, Mapping):
-                verbs = {name: _later(function) for name, function in verb.items()}
-                call = tyro.extras.subcommand_cli_from_dict(verbs, prog=prog, args=words, config=config)
-            else:
-                call = tyro.cli(_later(verb), prog=prog, args=words, config=config)
-    except SystemExit as end:
-        if not end.code:
-            print(plain(out.getvalue()).strip())
-        if end.code:
-            print(f"error: {_sentence(err.getvalue())}; see {prog} --help", file=sys.stderr)
-        raise
-    finally:
-        os.environ.pop("COLUMNS", None)
-        os.environ.update({} if columns is None else {"COLUMNS": columns})
-    for name, parameter in inspect.signature(call.func).parameters.items():
-        if call.keywords.get(name) == () != parameter.default:
-            print(f"error: {name.replace('_', '-')}: none given; name one or more, see {prog} --help", file=sys.stderr)
-            raise SystemExit(2)
-    return call
+    style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
+    call, unknown = tyro.cli(_parsed(verb), prog=prog, args=words, config=style, return_unknown_args=True)
+    if not unknown:
+        return typing.cast("functools.partial[Any]", call)
+    word = next((each for each in unknown if each.startswith("-")), unknown[0])
+    known = flags(call.func, _defaults(call.func))
+    longer = [flag for flag in known if flag.startswith(word) and word.startswith("--")]
+    hint = f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
+    print(f"error: {printable(word)} is unknown.{hint} '{prog} --help' lists the options", file=sys.stderr)
+    raise SystemExit(2)
 
 
-def _later(function: Verb) -> Verb:
-    """The function with its signature, which returns its call in place of making it."""
+def print_completion(verbs: Mapping[str, Verb | Mapping[str, Verb]], shell: str) -> NoReturn:
+    """Print the script that makes a shell complete the verbs, and exit."""
+    every = {name: _parsed(verb) for name, verb in verbs.items()}
+    words = ["--tyro-write-completion", shell, "-"]
+    tyro.extras.subcommand_cli_from_dict(every, prog="dinoneck", args=words, config=(*_STYLE, FlagCreatePairsOff))
+    raise SystemExit(0)
 
-    @functools.wraps(function)
+
+def _parsed(verb: Verb | Mapping[str, Verb]) -> Any:
+    """What tyro parses: a function that returns the call in place of making it; of sub-verbs one of them."""
+    if isinstance(verb, Mapping):
+        named = (Annotated[_parsed(each), tyro.conf.subcommand(name)] for name, each in verb.items())
+        return Union[tuple(named)]  # noqa: UP007
+
+    @functools.wraps(verb)
     def bound(*values: Any, **options: Any) -> functools.partial[Any]:
-        return functools.partial(function, *values, **options)
+        return functools.partial(verb, *values, **options)
 
     return bound
 
 
-def plain(text: str) -> str:
-    """Return the help of tyro without rules, empty defaults and the word for a value that is left out."""
-    text = re.sub(r"\{None\}\|\{([^{}]*)\}( *)", r"\1\2         ", text)
-    text = re.sub(r"\{None\}\|(\S+)(  +)", r"\1\2       ", text).replace("{None}|", "").replace("{None,", "{")
-    text = re.sub(r"\[+(\w+) \[\1 \.\.\.\]+", r"\1 ...", text)
-    text = re.sub(r" +$|^ *-{3,} *$|^  \(required\) *$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^ (\S.*)$", r"\1:", text, flags=re.MULTILINE)
-    text = re.sub(r"\s*\(default:\s*(None|none|False|True|''|'\{\}')?\)", "", text)
-    text = re.sub(r"\n{2,}", "\n\n", text).replace(":\n\n  ", ":\n  ")
-    width = shutil.get_terminal_size().columns
-    return "\n".join(line if line.startswith(" ") else textwrap.fill(line, width) for line in text.splitlines()) + "\n"
+def _defaults(verb: Verb) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(verb).parameters.items()}
 
 
-def _sentence(text: str) -> str:
-    """What an error of tyro states first, on one line: its parts stand between rules, below a title."""
-    missing = re.findall(r"^ {6}(\S.*?) *\n {10}(\S.*?) \(required\)", text, re.MULTILINE | re.DOTALL)
-    if "Missing from" in text and missing:
-        names = [
-            name if name.startswith("-") else f"{name} ({' '.join(what.split()).rstrip('.')})" for name, what in missing
-        ]
-        return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
-    parts = re.split(r"^ *-{3,} *$", text, flags=re.MULTILINE)
-    sentence = " ".join(parts[1 if len(parts) > 1 else 0].split()).replace(" (required)", "").rstrip(". ")
-    for pattern, words in _IN_WORDS.items():
-        sentence = re.sub(pattern, words, sentence)
-    if hint := re.search(r"Perhaps you meant:\s+(--[\w-]+)", text):
-        sentence += f". Did you mean {hint[1]}?"
-    if verbs := re.search(r"Available subcommands: (.+?) *$", text, re.MULTILINE):
-        sentence += f"; expected one of {verbs[1]}"
-    return printable(sentence)
+def flags(owner: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flag -> value of a verb or a group of options.
+
+    Args:
+        owner: the function, or the class of the group.
+        values: its arguments by name; those that are groups hold their own flags.
+    """
+    found: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(owner, include_extras=True).items():
+        if name == "return":
+            continue
+        value = values[name]
+        if dataclasses.is_dataclass(value) or isinstance(value, msgspec.Struct):
+            inner = typing.get_type_hints(type(value))
+            found |= flags(type(value), {own: getattr(value, own, None) for own in inner})
+        else:
+            names = [extra.name for extra in getattr(hint, "__metadata__", ()) if getattr(extra, "name", None)]
+            found["--" + (names or [name])[0].replace("_", "-")] = value
+    return found
+
+
+def refuse_unused(verb: Verb, kind: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that are given and have no effect on this kind of run, see ``NO_EFFECT``.
+
+    Args:
+        verb: the verb.
+        kind: of the run.
+        options: the verb's arguments.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    usual, given = flags(verb, _defaults(verb)), flags(verb, options)
+    unused = [flag for flag in NO_EFFECT[kind] if flag in given and given[flag] != usual[flag]]
+    if unused:
+        raise ConfigError(
+            f"{', '.join(unused)}: without effect on {kind}; leave {'it' if len(unused) == 1 else 'them'} out"
+        )
 
 
 def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
@@ -134,9 +144,7 @@ def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:
             raise ValueError(f"{words[0]!r} is not a whole number {low} ... {high}")
         return int(words[0])
 
-    return PrimitiveConstructorSpec(
-        nargs=1, metavar="N", instance_from_str=read, is_instance=lambda _: True, str_from_instance=lambda n: [str(n)]
-    )
+    return PrimitiveConstructorSpec(1, "N", read, lambda _: True, lambda number: [str(number)])
 
 
 Count = Annotated[int, whole(1)]
@@ -211,6 +219,20 @@ class HeadBackbone:
         return backbone
 
 
+def check_backbone_name(name: str | None, source: str | None = None) -> None:
+    """Refuse, before torch is imported, a name that cannot be that of a DINOv2 or DINOv3 ViT of timm.
+
+    Raises:
+        BackboneError: with the nearest known name.
+    """
+    from dinoneck.backbones.known import KNOWN, TINY, is_supported, refuse, resolve_name
+
+    if name is None or name == TINY or source == "transformers" or "/" in (full := resolve_name(name)):
+        return
+    if not is_supported(full):
+        raise refuse(name, [model.name for model in KNOWN])
+
+
 def check_output(
     out: Path, inputs: Iterable[str | Path | None], suffixes: Sequence[str] = (), option: str = "--out"
 ) -> None:
@@ -242,11 +264,7 @@ def check_output(
 
 def _files(given: Path) -> list[Path]:
     """A file; or the head files in a folder."""
-    if not given.is_dir():
-        return [given]
-    from dinoneck.checkpoint.format import HEAD_FILES
-
-    return [*given.glob(HEAD_FILES)]
+    return [*given.glob("*.safetensors")] if given.is_dir() else [given]
 
 
 def list_images(given: Sequence[Path]) -> list[Path]:
@@ -257,12 +275,16 @@ def list_images(given: Sequence[Path]) -> list[Path]:
 
     Raises:
         ConfigError: if a head file is among them.
-        DataError: if a folder holds no images.
+        DataError: if one does not exist, or a folder holds no images.
     """
     from dinoneck.data.loading import SUFFIXES, images_below, other_images_below
 
+    if not given:
+        raise ConfigError("no images are named; name images, or folders of them, before the options")
     if heads := [path for path in given if path.suffix == ".safetensors"]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")
+    if missing := [path for path in given if not path.exists()]:
+        raise DataError(f"{len(missing)} of {len(given)} images or folders do not exist, the first is {missing[0]}")
     if others := [file for path in given for file in other_images_below(path)]:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         show(

@@ -24,6 +24,7 @@ def export(
     revision: str | None = None,
     grid: Annotated[tuple[int, int] | None, SIZE, arg(metavar="ROWSxCOLS")] = None,
     check: bool = True,
+    half: bool = False,
     with_backbone: bool = False,
     size: Annotated[tuple[int, int] | None, SIZE] = None,
     maps: bool = False,
@@ -42,21 +43,22 @@ def export(
         revision: a branch, tag or commit of the Hub repository (default: main).
         grid: without backbone: the one grid of the head (default: any, where it allows).
         check: compare with the eager model before writing (default); --no-check skips this.
+        half: onnx: half the size, matrix products in float16, everything else in float32.
         with_backbone: export backbone and head; else the head, which takes tokens.
         size: with backbone: the one image size in pixels (default: any, where the backbone allows, else the head's).
         maps: with backbone: also return per-patch predictions, where the head has them.
         backbone: with backbone: where its weights come from.
     """
     own = {"--backbone-file": backbone.backbone_file, "--random-backbone": backbone.random_backbone}
-    _check_options(format, grid, with_backbone, {"--size": size, "--maps": maps, **own})
+    _check_options(format, grid, half, with_backbone, {"--size": size, "--maps": maps, **own})
     check_output(out, [file, backbone.backbone_file])
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.export import export_head, export_model, export_state_dict
 
     head = HeadCheckpoint.load(file, revision=revision)
     if head.head_type == "detector":
-        if format != "onnx" or grid is not None or maps:
-            raise ConfigError("a detector is exported with its backbone: --format onnx, without --grid and --maps")
+        if format != "onnx" or grid is not None or maps or half:
+            raise ConfigError("a detector is exported with its backbone: --format onnx, no --grid, --maps and --half")
         return detect.export(head, out, backbone, size, check)
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if format == "state-dict":
@@ -65,19 +67,20 @@ def export(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
             model = backbone.given(head)
-            done = export_model(head, out, format=format, backbone=model, size=size, maps=maps, check=check)
+            settings: dict[str, Any] = {"size": size, "maps": maps, "half": half, "check": check}
+            done = export_model(head, out, format=format, backbone=model, **settings)
         document |= {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
         show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
         show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
     else:
-        document["files"] = [*export_head(head, out, format=format, grid=grid, check=check).files]
+        document["files"] = [*export_head(head, out, format=format, grid=grid, half=half, check=check).files]
     size_of_all = file_size(sum(file.stat().st_size for file in document["files"]))
     show({"written": f"{', '.join(map(str, document['files']))} ({size_of_all})"})
     return document
 
 
 def _check_options(
-    format: str, grid: tuple[int, int] | None, with_backbone: bool, of_whole_models: dict[str, Any]
+    format: str, grid: tuple[int, int] | None, half: bool, with_backbone: bool, of_whole_models: dict[str, Any]
 ) -> None:
     """Refuse options that have no meaning together."""
     given = [flag for flag, value in of_whole_models.items() if value]
@@ -85,6 +88,8 @@ def _check_options(
         raise ConfigError(f"{given[0]} is for models with their backbone: add --with-backbone, or leave it out")
     if format == "state-dict" and (with_backbone or grid is not None):
         raise ConfigError("--format state-dict is for the weights of the head; leave --with-backbone and --grid out")
+    if half and format != "onnx":
+        raise ConfigError(f"--half is for --format onnx; the format is {format}")
     if with_backbone and grid is not None:
         raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
 _SCORES = ("AP", "AP50")
 _PICTURES = 8
-_PLAIN = {"tile": None, "overlap": 0, "tile_scale": 1.0, "weights": None, "reduce": "mean"}
 
 
 def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
@@ -36,16 +35,6 @@ def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict
     print(table(("held-out boxes", *_SCORES), cells))
     print(f"written: {out}/detector.safetensors, log.jsonl, report.json")
     return report
-
-
-def check_options(views: Views, settings: Mapping[str, Any] = _PLAIN) -> None:
-    """Refuse options that detectors do not take.
-
-    Raises:
-        ConfigError: naming them.
-    """
-    if settings != _PLAIN or views.tta is not None or views.probe:
-        raise ConfigError("a detector takes no tiles, --weights, --reduce, --tta and --probe; leave them out")
 
 
 def predict(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from dinoneck.cli.arguments import CountOrNone, Images, list_images
+from dinoneck.cli.arguments import CountOrNone, Images, check_backbone_name, list_images
 from dinoneck.cli.text import show
-from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.errors import ConfigError, counted
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
 
@@ -77,11 +77,10 @@ def extract(
     part = _shard(shard)
     if engine == "ray" and part is not None:
         raise ConfigError("--shard and --engine ray both divide the work; give one of them")
-    if missing := [path for path in images if not path.exists()]:
-        raise DataError(f"{len(missing)} of {len(images)} images or folders do not exist, the first is {missing[0]}")
     list_images(images)
+    check_backbone_name(backbone.name, backbone.source)
     from dinoneck.store.feature_store import FeatureStore
-    from dinoneck.training.inputs import open_backbone
+    from dinoneck.training.source import open_backbone
 
     model = open_backbone(backbone, device, norm=not no_norm)
     store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.format import head_files, is_file, read_header
+from dinoneck.checkpoint.format import HEAD_NAME, files_in, is_file, read_header
 from dinoneck.cli.arguments import Paths
-from dinoneck.cli.text import Row, each, good, show_rows
+from dinoneck.cli.text import in_line, show
+from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
+
+Row = dict[str, Any]
 
 
 def verify(files: Paths) -> dict[str, Any]:
@@ -20,39 +25,51 @@ def verify(files: Paths) -> dict[str, Any]:
         files: head files, folders of them (config.json and README.md must name the same head), feature stores, or Hub
             repositories.
     """
-    rows = show_rows(each(files, _check))
-    return {"ok": good(rows), "checked": rows}
+    if not files:
+        raise ConfigError("no files are named; name head files, folders of them, feature stores or Hub repositories")
+    rows = []
+    for row in chain.from_iterable(map(_rows, files)):
+        rows.append(row)
+        about = in_line({key: value for key, value in row.items() if key not in ("state", "path", "message")})
+        text = ": ".join(filter(None, (about, row.get("message"))))
+        show(f"{row['state']:<8} {row['path']}  {text}", None if row["state"] == "ok" else sys.stderr)
+    return {"ok": all(row["state"] == "ok" for row in rows), "checked": rows}
 
 
-def _check(path: Path) -> Iterator[Row]:
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+def _rows(path: Path) -> Iterator[Row]:
+    """A row for a file or store, or for every head file of a folder."""
     from dinoneck.checkpoint.hub import names_a_repo
 
-    if is_file(path / "store.json"):
-        yield from check_store(path)
-    elif names_a_repo(path):
-        head = HeadCheckpoint.load(path)
-        yield {"state": "ok", "path": path, "kind": "hub repository", "commit": head.revision}
-    else:
-        rows = []
-        for row in each(head_files(path), _head):
-            rows.append(row)
-            yield row
-        if path.is_dir() and good(rows):
-            yield from _derived(path)
+    try:
+        is_store, is_repo = is_file(path / "store.json"), names_a_repo(path)
+        parts = [path] if is_store or is_repo else files_in(path) if path.is_dir() else [path]
+    except DinoneckError as error:
+        yield {"state": "refused", "path": path, "step": "file", "message": str(error)}
+        return
+    damaged = False
+    for part in parts:
+        try:
+            row = {"state": "ok", "path": part, **(_store(part) if is_store else _head(part))}
+        except (DinoneckError, OSError) as error:
+            row = {"state": "refused", "path": part, "message": str(error)}
+            row |= {"step": error.step} if isinstance(error, CheckpointError) else {}
+        damaged |= row["state"] != "ok"
+        yield row
+    if path.is_dir() and not is_store and not damaged:
+        yield from _derived(path)
 
 
-def _head(file: Path) -> Iterator[Row]:
+def _head(file: Path) -> Row:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
-    meta = HeadCheckpoint.load(file).meta
-    about = {key: meta[key] for key in ("head_type", "digest", "schema")}
-    yield {"state": "ok", "path": file, "kind": "head", **about}
+    head = HeadCheckpoint.load(file)
+    about = {key: head.meta[key] for key in ("head_type", "digest", "schema")}
+    return {"kind": "hub repository", "commit": head.revision, **about} if head.revision else {"kind": "head", **about}
 
 
 def _derived(folder: Path) -> Iterator[Row]:
     """Check that config.json and README.md name the head that lies next to them."""
-    from dinoneck.checkpoint.card import HEAD_NAME, names_another
+    from dinoneck.checkpoint.card import names_another
 
     head = folder / HEAD_NAME
     for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():
@@ -61,13 +78,13 @@ def _derived(folder: Path) -> Iterator[Row]:
             yield {"state": "differs", "path": file, "kind": "derived file", "message": message}
 
 
-def check_store(path: Path) -> Iterator[Row]:
-    """Check a feature store; the ids whose bytes are wrong are in the row."""
+def _store(path: Path) -> Row:
+    """The facts of a feature store; the ids whose bytes are wrong are in the row."""
     from dinoneck.store.feature_store import FeatureStore
 
     store = FeatureStore.open(path)
-    bad = dict(sorted(store.damaged().items()))
-    about = {"images": len(store), "views": len(store.views), "dtype": store.dtype}
-    row = {"state": "damaged" if bad else "ok", "path": path, "kind": "feature store", **about}
+    about = {"kind": "feature store", "images": len(store), "views": len(store.views), "dtype": store.dtype}
+    if not (damaged := dict(sorted(store.damaged().items()))):
+        return about
     hint = "delete the files that are named, and extract again"
-    yield {**row, "damaged": bad, "message": hint} if bad else row
+    return {**about, "state": "damaged", "damaged": damaged, "message": hint}

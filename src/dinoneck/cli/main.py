@@ -7,55 +7,45 @@ import contextlib
 import io
 import json
 import logging
-import math
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from types import FrameType
-from typing import Annotated, Any, NoReturn, Union
+from typing import Any, NoReturn
 
-from dinoneck.errors import DinoneckError, did_you_mean, printable
+from dinoneck.errors import DinoneckError, did_you_mean, first_line, printable
 from dinoneck.registry import import_modules
 from dinoneck.version import __version__
 
 VERBS = {
     "demo": "train, predict and draw maps on generated images, as a first look; no download needed",
-    "backbones": "list the published backbones",
+    "list": "list the published backbones, or the registered head types",
     "extract": "run a backbone over images once and keep the tokens in a feature store",
     "train": "train cross-validated heads: numbers, classes or masks; or a detector: boxes",
     "predict": "predict from images with trained heads; write a CSV, and pictures on request",
     "inspect": "print what a head file is, from its header alone",
     "verify": "check every byte of head files and feature stores",
     "push": "publish a head file on the Hugging Face Hub, with its page",
-    "bench": "time a head, or a backbone alone or with a neck, on this machine",
-    "viz": "draw the tokens of images; write a report to open in a browser",
     "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
     "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for every resource",
+    "viz": "draw the tokens of images; write a report to open in a browser",
+    "bench": "time a head, or a backbone alone, on this machine",
     "doctor": "check this installation, and what to do about what does not work; no network",
 }
-"""Verb -> its line in the help. The file of a verb holds a function, or a dict of sub-verbs, of its name."""
-FILES = {
-    "backbones": "about",
-    "doctor": "about",
-    "export": "deploy",
-    "serve": "deploy",
-    "verify": "files",
-    "push": "hub",
-}
+"""Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""
+FILES = {"list": "about", "doctor": "about", "export": "deploy", "serve": "deploy", "verify": "files", "push": "hub"}
 """Verbs whose file has another name than theirs."""
 SHELLS = ("bash", "zsh", "fish")
-JSON_HELP = "  --json  for programs: one JSON document on stdout, everything else on stderr"
 REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
-_CLEARING_S = 2.0
 _EPILOG = """verbs:
 {verbs}
+
+every verb takes --json, for programs: one JSON document on stdout, everything else on stderr
 
 exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 141 broken pipe,
 143 terminated
@@ -66,8 +56,19 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, which batch systems send before they kill: the same clean-up as after Ctrl-C."""
 
 
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the clean-up
+    raise _Terminated
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code: see ``docs/reference/command-line.md``."""
+    """Run a verb; return the exit code: see ``docs/reference/command-line.md``.
+
+    Args:
+        arguments: the command line; None = that of the process, which then also cleans up after SIGTERM.
+    """
+    if arguments is None:
+        signal.signal(signal.SIGTERM, _terminate)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: the next file that is opened would get its number
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
@@ -76,11 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():  # progress bars of the Hub client in a log are noise
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        with _terminable():
-            try:
-                return _run(sys.argv[1:] if arguments is None else list(arguments))
-            finally:
-                sys.stdout.flush()  # here a closed pipe can still be distinguished from other errors
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            sys.stdout.flush()  # here a closed pipe can still be distinguished from other errors
     except BrokenPipeError:  # the reader closed the pipe
         _drop_stdout()
         return BROKEN_PIPE
@@ -88,25 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         print(f"error: the output cannot be written: {error}", file=sys.stderr)
         return REFUSED
-    except _Terminated:
-        print("terminated", file=sys.stderr)
-        return TERMINATED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuses in one line, as the verbs do."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the sentence and exit."""
-        self.exit(_wrong_usage(f"{message}; see dinoneck --help"))
+    except KeyboardInterrupt as end:
+        terminated = isinstance(end, _Terminated)
+        print("terminated" if terminated else "interrupted", file=sys.stderr)
+        return TERMINATED if terminated else INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of what stands before the words of a verb."""
-    top = _Parser(
+    top = argparse.ArgumentParser(
         prog="dinoneck",
         description="Heads on DINOv2/DINOv3 backbones.",
         epilog=_EPILOG.format(verbs="\n".join(f"  {name:<14} {line}" for name, line in VERBS.items())),
@@ -130,43 +120,43 @@ def parser() -> argparse.ArgumentParser:
 
 def load(verb: str) -> Any:
     """Return the function of a verb, or its sub-verbs by name."""
-    name = verb.replace("-", "_")
-    return getattr(import_module(f"dinoneck.cli.{FILES.get(verb, name)}"), name)
+    module = import_module(f"dinoneck.cli.{FILES.get(verb, verb)}")
+    return module.listed if verb == "list" else getattr(module, verb)
 
 
 def _run(arguments: list[str]) -> int:
     """Parse, run and report: a refusal is one line on stderr, and with --json in the document too."""
     options = parser().parse_args(arguments)
+    verb, words = options.verb, [word for word in options.words if word != "--json"]
     if options.print_completion:
-        return _print_completion(options.print_completion)
-    verb = options.verb
+        from dinoneck.cli.arguments import print_completion
+
+        return print_completion({name: load(name) for name in VERBS}, options.print_completion)
     if verb not in VERBS:
         what = f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
         return _wrong_usage(f"{what} 'dinoneck --help' lists them")
-    if "" in options.words:  # such as an unset variable in a script: as a path it would mean the current folder
+    if "" in words:  # such as an unset variable in a script: as a path it would mean the current folder
         return _wrong_usage("an argument is empty; name a file or a folder ('.' for the current one)")
     as_json = "--json" in options.words
-    words = [word for word in options.words if word != "--json"]
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
-    code = 0
     document: dict[str, Any] = {}
     try:
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             import_modules(options.imports)
             document = command(verb, words)() or {}
-            code = 0 if document.pop("ok", True) else REFUSED
+        code = 0 if document.pop("ok", True) else REFUSED
     except BrokenPipeError:
         raise
     except Exception as error:
         line = _refusal(error)
         if line is None and options.verbose:
             raise
-        print(line or _unexpected(error), file=sys.stderr)
-        step = {} if getattr(error, "step", None) is None else {"step": error.step}  # type: ignore[attr-defined]
+        kind, first = type(error).__name__, printable(first_line(error))
+        print(line or f"error: unexpected {kind}: {first} (--verbose shows where)", file=sys.stderr)
+        step = {"step": error.step} if hasattr(error, "step") else {}
         code, document = REFUSED, {"error": {"type": type(error).__name__, "message": str(error), **step}}
     if as_json:
-        shown = {"verb": verb, "ok": code == 0, "dinoneck": __version__, **document}
-        print(json.dumps(_json_values(shown), indent=2))
+        print(_json({"verb": verb, "ok": code == 0, "dinoneck": __version__, **document}))
     return code
 
 
@@ -182,56 +172,7 @@ def command(verb: str, words: Sequence[str]) -> partial[Any]:
     function = load(verb)
     if verb == "train" and words and not words[0].startswith("-"):
         function, words = import_module("dinoneck.cli.train").from_file(words[0]), words[1:]
-    try:
-        return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
-    except SystemExit as end:
-        if not end.code:
-            print(f"\nevery verb:\n{JSON_HELP}")
-        raise
-
-
-def _print_completion(shell: str) -> int:
-    from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, subcommand
-    from tyro.extras import subcommand_cli_from_dict
-
-    verbs = {name: load(name) for name in VERBS}
-    for name, found in verbs.items():
-        if isinstance(found, Mapping):
-            verbs[name] = Union[tuple(Annotated[each, subcommand(sub)] for sub, each in found.items())]  # noqa: UP007
-    words, config = ["--tyro-write-completion", shell, "-"], (OmitArgPrefixes, FlagCreatePairsOff)
-    subcommand_cli_from_dict(verbs, prog="dinoneck", args=words, config=config)
-    return 0
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Make SIGTERM end the work like Ctrl-C, unless a caller handles it; forked workers end at once.
-
-    Signals within seconds of the first are ignored, so that files that were begun can be removed.
-    """
-    owner, first = os.getpid(), -math.inf
-
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal first
-        if os.getpid() != owner:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif time.monotonic() - first > _CLEARING_S:
-            first = time.monotonic()
-            raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    usual: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
-    ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
-    try:
-        for number in ours:
-            signal.signal(number, end)
-    except ValueError:  # not the main thread, which alone handles signals
-        ours = []
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, usual[number])
+    return parse(function, f"dinoneck {verb}", words, pairs=verb == "train")
 
 
 def _drop_stdout() -> None:
@@ -248,20 +189,19 @@ def _refusal(error: Exception) -> str | None:
     return None
 
 
-def _unexpected(error: Exception) -> str:
-    first = printable((str(error).strip().splitlines() or [""])[0])
-    return f"error: unexpected {type(error).__name__}: {first} (--verbose shows where)"
+def _json(document: Mapping[str, Any]) -> str:
+    """A document as JSON; numbers that JSON lacks are null."""
+    import msgspec
+
+    plain = msgspec.json.decode(msgspec.json.encode(document, enc_hook=_plain))
+    return json.dumps(plain, indent=2)
 
 
-def _json_values(value: Any) -> Any:
-    """A value as JSON holds it; numbers that JSON lacks are null."""
-    if isinstance(value, Mapping):
-        return {str(key): _json_values(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_values(entry) for entry in value]
+def _plain(value: Any) -> Any:
+    """A value that is neither plain nor a path of the standard library, as one that is."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+        return float(value)
+    return dict(value) if isinstance(value, Mapping) else os.fspath(value)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-import logging
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from dinoneck.errors import DinoneckError, counted, first_line, printable
+from dinoneck.atomic import write_whole
+from dinoneck.errors import counted, printable
 
-logger = logging.getLogger(__name__)
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    from PIL import Image
+
 _EMPTY: tuple[Any, ...] = (None, "", [], (), {})
 
 
@@ -31,6 +32,15 @@ def show_drawn(picture: Path, drawn: int, predicted: int) -> None:
     if drawn < predicted:
         all_of_them = f"dinoneck viz report HEAD IMAGES --max-images {predicted} --out report.html"
         show(f"{picture} shows {drawn} of {counted(predicted, 'image')}; for all of them: {all_of_them}")
+
+
+def save_picture(out: Path, picture: Image.Image) -> None:
+    """Write a picture in the format of its name."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    picture.save(buffer, Image.registered_extensions()[out.suffix.lower()])
+    write_whole(out, buffer.getvalue())
 
 
 def _entry(value: Any) -> str:
@@ -53,41 +63,6 @@ def in_line(value: Any) -> str:
 
 def _filled(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     return ((key, value) for key, value in record.items() if value not in _EMPTY)
-
-
-def show_rows(rows: Iterable[Row]) -> list[Row]:
-    """Print a line per row, on stderr those that report a problem, and return the rows.
-
-    Args:
-        rows: their first entries are the state and what the row is about; a ``message`` is printed last.
-    """
-    done = []
-    for row in rows:
-        (_, state), (_, name), *rest = row.items()
-        about = in_line({key: value for key, value in rest if key != "message"})
-        text = ": ".join(filter(None, (about, row.get("message"))))
-        show(f"{state:<8} {name}  {text}".rstrip(), sys.stderr if "message" in row and not good([row]) else None)
-        done.append(row)
-    return done
-
-
-def each(paths: Sequence[Path], look: Callable[[Path], Iterable[Row]]) -> Iterator[Row]:
-    """Return the rows that ``look`` gives for every path; where it raises, one with the reason."""
-    for path in paths:
-        try:
-            yield from look(path)
-        except (DinoneckError, OSError) as error:
-            step = getattr(error, "step", None)
-            yield {"state": "refused", "path": path, **({"step": step} if step else {}), "message": str(error)}
-        except Exception as error:
-            logger.info("%s", path, exc_info=True)
-            message = f"unexpected {type(error).__name__}: {first_line(error)} (--verbose shows where)"
-            yield {"state": "error", "path": path, "message": message}
-
-
-def good(rows: Sequence[Row]) -> bool:
-    """Whether nothing was refused, is damaged or differs."""
-    return all(row["state"] == "ok" for row in rows)
 
 
 def file_size(size: int) -> str:

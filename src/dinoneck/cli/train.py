@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect, train_text
-from dinoneck.errors import ConfigError
+from dinoneck.cli.arguments import check_backbone_name
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.config import TrainConfig
 
 
@@ -27,10 +27,19 @@ def train(
     overwrite: bool = False,
     resume: bool = True,
 ) -> dict[str, Any]:
-    """Train cross-validated heads by flags, or from a training file.
+    """Train cross-validated heads, or a detector, by flags or from a training file.
 
-    Numbers (--csv, --targets), classes (a column of words, or a folder per class), masks (--labels), or a detector of
-    boxes (--boxes).
+    The usual commands; each takes --out RUN, and --group COLUMN keeps the rows of one place or day in one fold:
+
+        a table of numbers       train --csv cover.csv --targets soil crop --minimum 0
+        a column of words        train --csv cover.csv --targets species
+        one folder per class     train --images images
+        a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
+        folders of images, masks train --images images --labels masks
+        numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop weed
+        boxes in COCO JSON       train --boxes boxes.json --images images
+        tokens of a store        train --csv cover.csv --targets soil crop --store store
+        a training file          train run.yaml
 
     Example: dinoneck train --csv cover.csv --targets crop weed --out run
 
@@ -46,31 +55,19 @@ def train(
     """
     if config is not None:  # from_file reads the file that comes first
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
+    _check_names(run)
     if run.data.boxes is not None:
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
         return {"out": out, "report": report}
-    _check_columns(run)
-    from dinoneck.training.inputs import cell_task, open_inputs
-    from dinoneck.training.run import check_folder
-    from dinoneck.training.run import train as train_config
+    from dinoneck.training.run import check_folder, prepare, train_folds
 
     check_folder(out, overwrite=overwrite)
-    run = with_head_flags(run, hidden_dim, dropout, gate_mode)
-    inputs = open_inputs(run)
-    data = inputs.table
-    masks = "masks" if run.data.label_kind == "classes" else cell_task(run, data)[0]
-    targets = [*data.targets, *([masks] if data.labels and run.data.labels else [])]
-    print(f"{len(data)} images, {len(set(data.groups or data.ids))} groups, targets {', '.join(targets)}")
-    if data.auxiliary:
-        print(f"Auxiliary: {', '.join(data.auxiliary)}.")
-    print("\n".join([*train_text.describe_tokens(run, inputs), *train_text.advice(run, data)]), flush=True)
-    result = train_config(run, out, inputs=inputs, overwrite=overwrite, resume=resume)
-    print("\n".join(train_text.comparison(result.report)))
-    names = [task.name for head in result.heads[:1] for task in head.tasks if task.from_cells is not None]
-    if names:
-        print(f"{', '.join(names)}: the number of an image is the mean over its cells.")
-    print(f"written: {out}/heads, logs, out_of_fold.csv, report.json")
-    return {"out": out, "report": result.report}
+    prepared = prepare(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite=overwrite)
+    print("\n".join(train_text.describe(prepared)), flush=True)
+    report = train_folds(prepared, resume=resume)
+    print("\n".join(train_text.comparison(report)))
+    print(f"written: {out}/head.safetensors, heads, logs, out_of_fold.csv, report.json")
+    return {"out": out, "report": report}
 
 
 def from_file(path: str) -> Callable[..., dict[str, Any]]:
@@ -82,9 +79,14 @@ def from_file(path: str) -> Callable[..., dict[str, Any]]:
     return partial(train, run=TrainConfig.read(path))
 
 
-def _check_columns(run: TrainConfig) -> None:
-    """Refuse columns that the CSV lacks, before torch is imported; :func:`open_inputs` checks the rest."""
+def _check_names(run: TrainConfig) -> None:
+    """Refuse names of files, columns and backbones that are wrong, before torch is imported."""
     data, folds = run.data, run.folds
+    check_backbone_name(run.backbone.name, run.backbone.source)
+    boxes = (data.boxes, data.val_boxes, data.val_images) if data.boxes is not None else ()
+    files = (data.images, data.store, run.backbone.file, *boxes)
+    if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
+        raise DataError(f"there is no file or folder {missing[0]}; check the name, which is relative to this folder")
     if data.csv is None:
         return
     from dinoneck.data.tables import read_cells
@@ -103,7 +105,7 @@ def with_head_flags(
     import_modules(run.imports)
     flags: dict[str, Any] = {"dropout": dropout, "mode": gate_mode}
     if hidden_dim is not None:
-        kind = head_type(run)
+        kind = head_type(run, "segmentation" if run.data.labels and not run.data.targets else None)
         if run.data.boxes is not None:
             from dinoneck.detection.building import NECK
 
@@ -111,4 +113,5 @@ def with_head_flags(
         takes = inspect.signature(resolve(kind)).parameters
         widths = [name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes]
         flags[widths[0] if widths else "hidden_dim"] = hidden_dim
-    return replace(run, head={**run.head, **{name: value for name, value in flags.items() if value is not None}})
+    given = {name: value for name, value in flags.items() if value is not None}
+    return run.changed(head={**run.head, **given}) if given else run

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli.text import table
+from dinoneck.data.cells import GROUP, IMAGES
 from dinoneck.errors import counted, printable
+from dinoneck.training.table import groups_of, target_columns
 from dinoneck.viz.score_tables import SCORES, class_tables, value_tables
 
 if TYPE_CHECKING:
     from dinoneck.data.decoding import ImageInput
     from dinoneck.data.preprocessing import Preprocessing
     from dinoneck.grid import GridSize
-    from dinoneck.training.config import TrainConfig
-    from dinoneck.training.inputs import Inputs
-    from dinoneck.training.table import Table
+    from dinoneck.training.run import Run
 
 _BENT = 1.02
 _MANY_PATCHES = 4096
@@ -23,31 +23,26 @@ _ENOUGH_ALONG = 40
 _ENOUGH_IMAGES, _ENOUGH_GROUPS = 50, 10  # to compare methods
 
 
-def describe_tokens(config: TrainConfig, inputs: Inputs) -> list[str]:
-    """Return what the head will read."""
-    if inputs.source is None and inputs.preprocess is not None:
-        first = inputs.table.images[0]
-        grid = inputs.preprocess.prepare(first).grid
-        return describe_size(inputs.preprocess, first) + describe_many(inputs.preprocess, grid)
-    if inputs.source is None or inputs.record is None:
-        return []
-    grid = inputs.source.batch(inputs.source.ids[:1]).grid
-    views = getattr(inputs.source, "views", None)
-    return [
-        f"Tokens come from {config.data.store}: {inputs.record.get('name')}, {grid.rows}x{grid.cols} patches, "
-        f"{1 if views is None else len(views)} views."
-    ]
-
-
-def advice(config: TrainConfig, data: Table) -> list[str]:
-    """Return what a user should know before the work."""
-    lines = []
-    if data.groups is None and config.folds.column is None:
+def describe(run: Run) -> list[str]:
+    """Return what a run trains on, what the head will read, and what a user should know before the work."""
+    config, table, source = run.config, run.table, run.source
+    targets, auxiliary = target_columns(config, table)
+    masks = [] if run.problem.maps is None else [run.problem.maps.name]
+    groups = len(set(groups_of(table) or table.index))
+    lines = [f"{len(table)} images, {groups} groups, targets {', '.join([*targets, *masks])}"]
+    lines += [f"Auxiliary: {', '.join(auxiliary)}."] if auxiliary else []
+    if source.backbone is None:
+        grid = source.first.grid
+        lines.append(f"Tokens come from {config.data.store}: {source.record.get('name')}, {grid.rows}x{grid.cols} patches.")
+    else:
+        first = table[IMAGES].iloc[0]
+        lines += describe_size(source.preprocess, first) + describe_many(source.preprocess, source.first.grid)
+    if GROUP not in table and config.folds.column is None and len(run.folds) > 1:
         lines.append(
             "No --group: images of one place or day may fall into several folds, which makes every score look better."
         )
-    numbers = [values for values in data.targets.values() if values.dtype.kind == "f"]
-    if data.minimum is None and numbers and not any((values < 0).any() for values in numbers):
+    numbers = [own.truth for own in run.problem.scored.values() if own.kind == "value" and not own.auxiliary]
+    if numbers and all(task.minimum is None for task in run.problem.tasks) and not any((x < 0).any() for x in numbers):
         lines.append("All targets are 0 or more; --minimum 0 keeps predictions so.")
     if config.optim.patience is not None:
         lines.append("--patience: the images that score a fold also choose its epoch, which flatters the head.")
@@ -58,24 +53,19 @@ def comparison(report: Mapping[str, Any]) -> list[str]:
     """Return the scores of the head and the baselines as tables, and in words where the head is better or worse.
 
     Args:
-        report: of a training run; ``classes`` and ``masks`` in it hold target -> method -> the scores of
-            :mod:`dinoneck.training.scores`, where ``"head"`` is one of the methods.
+        report: of :func:`dinoneck.training.train`.
     """
-    lines = []
-    if "cell_scores" in report:
-        lines.append(f"R² per cell of {counted(report['cell_images'], 'image')}: {_listed(report['cell_scores'])}")
-    if "auxiliary_scores" in report:
-        scores = _listed(report["auxiliary_scores"], report["scored_images"])
-        lines.append(f"Auxiliary, R² of values and accuracy of classes: {scores}")
-    if "scores" in report:
-        is_weighted = set(report["scores"]["head"]) - {"overall", "worst fold"} <= set(report["target_weights"])
-        first, *others = [table(*each) for each in value_tables(report)]
-        mean = f"overall: {'weighted R² over all' if is_weighted else 'mean over'} targets; worst fold: of overall."
-        lines += [first, mean, *others, *_value_verdicts(report)]
-    for target, methods in {**report.get("classes", {}), **report.get("masks", {})}.items():
-        lines += [table(*each) for each in class_tables(target, methods)]
-        lines += _class_verdicts(printable(target), methods, report)
-    return lines
+    scores, lines = report["scores"], [table(*each) for each in value_tables(report)]
+    if "overall" in scores:
+        is_weighted = len(report["target_weights"]) > 0
+        mean = "weighted R² over all" if is_weighted else "mean over"
+        lines.append(f"overall: {mean} targets; worst fold: of overall.")
+    for name, methods in scores.items():
+        if name not in report["auxiliary"]:
+            lines += _verdicts(printable(name), methods, report["groups_predicted"])
+        if "confusion_matrix" in methods["head"]:
+            lines += [table(*each) for each in class_tables(name, methods)]
+    return [*lines, report["verdict"]]
 
 
 def describe_size(preprocess: Preprocessing, image: ImageInput) -> list[str]:
@@ -115,45 +105,31 @@ def describe_many(preprocess: Preprocessing, grid: GridSize) -> list[str]:
     ]
 
 
-def _value_verdicts(report: Mapping[str, Any]) -> list[str]:
-    scores, targets = report["scores"]["head"], list(report["mae"]["head"])
-    names = [*targets, "overall"] if len(targets) > 1 else targets
-    lines = [f"{name}: it does not vary among the images, so it has no R²." for name in names if scores[name] is None]
-    intervals = {
-        name: {method: row[name] for method, row in report["head_minus"].items()}
-        for name in names
-        if scores[name] is not None
-    }
-    for images in sorted({report["scored_images"][name] for name in intervals}, reverse=True):
-        own = {name: each for name, each in intervals.items() if report["scored_images"][name] == images}
-        of = "" if len(own) == len(intervals) else f"{', '.join(own)}, "
-        lines += _compared(own, images, report["groups_predicted"], of)
-    useless = [name for name in targets if scores[name] is not None and scores[name] <= 0]
-    if useless:
-        lines.append(f"{', '.join(useless)}: R² is not above 0, so the head does not beat the mean of all images.")
-    return lines
-
-
-def _class_verdicts(name: str, methods: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+def _verdicts(name: str, methods: Mapping[str, Any], groups: int) -> list[str]:
+    """Which baselines the head of a target is better than, and whether it is of any use."""
     head = methods["head"]
-    scores = {key: heading for key, heading in SCORES.items() if key in head}
-    right = "accuracy" if "accuracy" in head else "pixel_accuracy"
-    if head[right]["pooled"] is None:
-        return [f"{name}: nothing was predicted whose class is known; there is no {scores[right]}."]
-    others = [method for method in methods if method != "head"]
-    intervals = {
-        f"{name}, {heading}": {method: methods[method]["head_minus"][key] for method in others}
-        for key, heading in scores.items()
+    metrics = [metric for metric in ("r2", *SCORES) if metric in head]
+    if head[metrics[0]]["pooled"] is None:
+        return [f"{name}: nothing that varies was predicted, so it has no {SCORES.get(metrics[0], 'R²')}."]
+    others = {method: own for method, own in methods.items() if method != "head"}
+    by_name = {
+        name if metric == "r2" else f"{name}, {SCORES[metric]}": {
+            method: own["head_minus"][metric] for method, own in others.items()
+        }
+        for metric in metrics
     }
-    true = [sum(row) for row in head["confusion_matrix"]]
-    images = head["images"]
-    lines = _compared(intervals, images, report["groups_predicted"], f"{name}, ") if others else []
-    largest, label = max(true) / sum(true), printable(head["labels"][true.index(max(true))])
-    if head[right]["pooled"] <= largest:
-        lines.append(
-            f"{name}: the {scores[right]} of {head[right]['pooled']:.3f} is not above {largest:.3f}, the share of "
-            f"{label}, so always predicting {label} is as good as the head."
-        )
+    lines = _compared(by_name, head["images"], groups, f"{name}, ")
+    if metrics[0] == "r2" and head["r2"]["pooled"] <= 0:
+        lines.append(f"{name}: R² is not above 0, so the head does not beat the mean of all images.")
+    if "confusion_matrix" in head:
+        right = "accuracy" if "accuracy" in head else "pixel_accuracy"
+        true = [sum(row) for row in head["confusion_matrix"]]
+        largest, label = max(true) / sum(true), printable(head["labels"][true.index(max(true))])
+        if head[right]["pooled"] <= largest:
+            lines.append(
+                f"{name}: the {SCORES[right]} of {head[right]['pooled']:.3f} is not above {largest:.3f}, the share of "
+                f"{label}, so always predicting {label} is as good as the head."
+            )
     return lines
 
 
@@ -182,8 +158,3 @@ def _compared(
         parts += [f"the head shows no clear difference from {', '.join(even)}"] if even else []
         lines.append(f"{name}: {'; '.join(parts)}.")
     return lines
-
-
-def _listed(scores: Mapping[str, float | None], images: Mapping[str, int] = {}) -> str:
-    counts = {name: f" ({counted(images[name], 'image')})" for name in scores if name in images}
-    return ", ".join(f"{n} {'-' if x is None else f'{x:.3f}'}{counts.get(n, '')}" for n, x in scores.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -12,19 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, whole
+from dinoneck.cli.arguments import (
+    HeadBackbone,
+    Images,
+    Views,
+    check_backbone_name,
+    check_output,
+    list_images,
+    refuse_unused,
+    whole,
+)
 from dinoneck.cli.predict import open_predictor, read_heads
-from dinoneck.cli.text import file_size, show
+from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.cli.train_text import comparison, describe_many
 from dinoneck.cli.viz_known import box_entries, held_out, known_values, names_below
-from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.errors import DataError, counted
 from dinoneck.regular_files import read_regular
 from dinoneck.training.config import BackboneConfig
 from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
     from dinoneck.viz.scales import ReportEntry
@@ -44,7 +50,6 @@ def report(
     truth: Annotated[Path | None, arg(metavar="CSV|JSON")] = None,
     image_column: str = "image",
     scores: Annotated[Path | None, arg(metavar="JSON")] = None,
-    title: str | None = None,
     max_images: Annotated[int, whole(0)] = 24,
     no_tokens: bool = False,
     strict: bool = False,
@@ -62,33 +67,33 @@ def report(
         truth: CSV of known values in columns named like the predictions, or JSON of a detector's boxes.
         image_column: column of file names in --truth.
         scores: report.json of the run: adds its held-out scores and residuals.
-        title: of the page (default: Predictions of HEAD).
         max_images: images to draw, largest errors first if known; the table lists all.
         no_tokens: leave out the colours of the tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.
         backbone: where the weights come from.
     """
-    files = list(dict.fromkeys(list_images(images)))
+    options, files = locals(), list(dict.fromkeys(list_images(images) if images else []))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
     training = _training_report(scores or (None if images else _report_of(head)))
     read = read_heads({"": (head,)}, views.revision)
     tasks: Sequence[Task] = ()
     if read.opened[0].head_type == "detector":
+        refuse_unused(report, "a detector", options)
         entries, left_out = box_entries(read.opened[0], images, truth, training, max_images, views, backbone)
         device, how = views.device or "the default", f"boxes of a score of {views.of_boxes['min_score']:g} or more"
     else:
-        if not images:
-            raise ConfigError("no images are named; name images or folders of them after the heads")
+        refuse_unused(report, "heads", options)
+        files = files or list_images(images)
         predictor, _ = open_predictor(read, views, backbone)
         tasks = predictor.tasks
         _check_scores(scores, training, tasks)
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
-    facts = _head_facts(head, read.sources, read.opened)
+    facts = _head_facts(head, read.opened)
     facts["How it was run"] = _run_facts(len(entries), len(left_out), how, device, truth)
-    title = title or f"Predictions of {'/'.join(Path(head).parts[-2:])}"
+    title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
     shown = {"title": title, "facts": facts, "training": training}
     return {"ok": not (left_out and strict), **_write_report(out, entries, tasks, left_out, shown)}
 
@@ -124,7 +129,6 @@ def tokens(
     out: Path,
     backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
     size: Annotated[tuple[int, int] | None, SIZE] = None,
-    foreground: float | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Draw images next to their tokens: the three main directions as red, green and blue.
@@ -136,15 +140,18 @@ def tokens(
         out: the picture to write (.png, .jpg or .pdf).
         backbone: the model; --layers names the one block whose tokens are drawn (default: the last).
         size: resize images to this size (default: their own).
-        foreground: share of the first component below which patches are black: start with 0.5.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
-    files = _few(images, out)
+    files = list_images(images)
+    check_output(out, [*images, *files], _FORMATS)
+    if len(files) > _MOST:
+        raise DataError(f"{len(files)} images; one figure takes {_MOST} at most. Name fewer, such as images/*1.jpg")
+    check_backbone_name(backbone.name, backbone.source)
     import torch
 
     from dinoneck.data.decoding import read_image_size
     from dinoneck.tokens import Tokens
-    from dinoneck.training.inputs import open_backbone
+    from dinoneck.training.source import open_backbone
     from dinoneck.viz.panels import pca_panels
 
     model = open_backbone(backbone, device)
@@ -160,30 +167,12 @@ def tokens(
         show(f"{files[0]}: {become}, as the patch does not divide them (--size HxW resizes images).")
     features = Tokens.cat([part.to("cpu", torch.float32) for part in parts])
     note = "(random weights)" if model.weights["kind"] == "seeded" else ""
-    picture = pca_panels(pictures, features, foreground=foreground, names=[f.name for f in files], note=note)
-    return _write(out, picture, len(files))
+    save_picture(out, pca_panels(pictures, features, names=[file.name for file in files], note=note))
+    print(f"{counted(len(files), 'image')} drawn; written: {out}")
+    return {"written": [out], "images": len(files)}
 
 
 viz = {"report": report, "tokens": tokens}
-
-
-def _few(images: Sequence[Path], out: Path) -> list[Path]:
-    """The images of a figure, once the output can be written."""
-    files = list_images(images)
-    check_output(out, [*images, *files], _FORMATS)
-    if len(files) > _MOST:
-        raise DataError(f"{len(files)} images; one figure takes {_MOST} at most. Name fewer, such as images/*1.jpg")
-    return files
-
-
-def _write(out: Path, picture: Image.Image, count: int) -> dict[str, Any]:
-    from dinoneck.atomic import write_whole
-
-    buffer = io.BytesIO()
-    picture.save(buffer, {".jpg": "JPEG"}.get(suffix := out.suffix.lower(), suffix[1:]))
-    write_whole(out, buffer.getvalue())
-    print(f"{counted(count, 'image')} drawn; written: {out}")
-    return {"written": [out], "images": count}
 
 
 def _training_report(path: Path | None) -> dict[str, Any]:
@@ -280,16 +269,15 @@ def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence
         return {place: pca_rgb(m, basis=basis)[0] for place, m in zip(places, chain(first, maps), strict=True)}
 
 
-def _head_facts(head: str, sources: Sequence[Any], heads: Sequence[Any]) -> dict[str, dict[str, str]]:
+def _head_facts(head: str, heads: Sequence[Any]) -> dict[str, dict[str, str]]:
     """What the heads are, in the words of ``dinoneck inspect``; of several what they share, then what differs."""
     from dinoneck.cli.inspect import entries
-    from dinoneck.inference.sources import revisions_of
 
-    found = {str(source): entries(one.meta) for source, one in zip(sources, heads, strict=True)}
+    found = {one.source: entries(one.meta) for one in heads}
     first = next(iter(found.values()))
     shared = {key: text for key, text in first.items() if all(own.get(key) == text for own in found.values())}
     if len(found) == 1:
-        commits = {f"commit of {repo}": commit for repo, commit in revisions_of(sources, heads).items()}
+        commits = {f"commit of {one.source}": one.revision for one in heads if one.revision}
         return {"The head": {"from": head, **commits, **first}}
     own = {
         name: "; ".join(f"{key} {text}" for key, text in one.items() if key not in shared)

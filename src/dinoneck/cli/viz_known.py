@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,15 +11,12 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli.arguments import HeadBackbone, Views, list_images
-from dinoneck.cli.detect import check_options
 from dinoneck.errors import ConfigError, DataError, some_of
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.boxes import BoxImages
     from dinoneck.viz.scales import ReportEntry
-
-_LONG = ("image_path", "target_name", "target")  # one row per image and target
 
 
 def known_values(
@@ -30,28 +26,39 @@ def known_values(
 
     A row belongs to the image whose path ends with its name, so ``images/7.jpg`` and ``7.jpg`` both mean
     ``field/images/7.jpg``. An image of another folder has the row of its file name, if that is unique among the rows
-    and the images. Empty cells and NaN are unknown. Numbers may have decimal commas, as in ``read_table``.
+    and the images. The table is read as by :func:`dinoneck.data.read_table`.
 
     Args:
-        table: a CSV with one row per image and columns named like the predictions; or one row per image and target, in
-            the columns image_path, target_name and target.
+        table: a CSV with one row per image and columns named like the predictions.
         image_column: its column of file names.
         images: the files.
         columns: what is predicted -> its classes; none for numbers.
 
     Raises:
         DataError: if the table has none of the columns or none of the images, a cell is neither a number nor a class,
-            or a name fits several rows or images.
+            or a name stands for several images.
     """
-    rows = {name: _parsed(table, name, row, columns) for name, row in _cells(table, image_column, columns).items()}
+    from dinoneck.data.tables import read_cells, read_table
+
+    header = list(read_cells(table, [image_column]).columns)
+    shared = [column for column in columns if column in header and column != image_column]
+    if not shared:
+        raise DataError(f"{table} has none of the columns {', '.join(columns)}; it has: {', '.join(header)}")
+    classes = {column: columns[column] for column in shared if columns[column]}
+    values = read_table(table, None, shared, image_column=image_column, classes=classes)[shared]
+    if words := [column for column in shared if column not in classes and values[column].dtype != float]:
+        raise DataError(
+            f"{table}: {words[0]} holds words; the head predicts a number, so expected a number in each row"
+        )
+    rows = {PurePath(name).as_posix(): row.dropna().to_dict() for name, row in values.iterrows()}
+    rows_by_name, images_by_name = (Counter(PurePath(each).name for each in own) for own in (rows, images))
+    unique = {PurePath(name).name: name for name in rows if rows_by_name[PurePath(name).name] == 1}
     owners: dict[str, Path] = {}
-    counts, listed = Counter(image.name for image in images), Counter(PurePath(name).name for name in rows)
-    unique = {PurePath(name).name: name for name in rows if listed[PurePath(name).name] == 1}
     found = []
     for image in images:
-        endings = ["/".join(image.parts[i:]) for i in range(1, len(image.parts))]
-        other = unique.get(image.name) if counts[image.name] == 1 else None
-        name = next((ending for ending in (image.as_posix(), *endings) if ending in rows), other)
+        endings = (image.as_posix(), *("/".join(image.parts[i:]) for i in range(1, len(image.parts))))
+        other = unique.get(image.name) if images_by_name[image.name] == 1 else None
+        name = next((ending for ending in endings if ending in rows), other)
         if name is not None and owners.setdefault(name, image) != image:
             raise DataError(
                 f"{table}: {name!r} stands for {owners[name]} and for {image}; name images with their folders"
@@ -74,76 +81,19 @@ def names_below(files: Sequence[Path]) -> list[str]:
     return [str(file.relative_to(shared)) for file in files]
 
 
-def _cells(table: Path, image_column: str, columns: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
-    """File name -> column -> text."""
-    from dinoneck.data.tables import read_cells
-
-    cells = read_cells(table)
-    header = list(cells.columns)
-    is_long = set(_LONG) <= set(header)
-    shared = [column for column in columns if column in header and column != image_column]
-    found: dict[str, dict[str, str]] = {}
-    cells = read_cells(table, _LONG if is_long else (image_column, *shared))
-    for column in [name for name in columns if not columns[name]] if cells.attrs["decimal"] == "," else ():
-        place = (cells[_LONG[1]] == column, _LONG[2]) if is_long else (slice(None), column)
-        if (is_long or column in shared) and not cells.loc[place].str.contains(".", regex=False).any():
-            cells.loc[place] = cells.loc[place].str.replace(",", ".", regex=False)
-    for row in cells.to_dict("records"):
-        name = PurePath(row[_LONG[0] if is_long else image_column]).as_posix()
-        own = {row[_LONG[1]]: row[_LONG[2]]} if is_long else {column: row[column] for column in shared}
-        if own.keys() & found.setdefault(name, {}).keys():
-            raise DataError(f"{table} has {name!r} more than once; keep one row")
-        found[name] |= {column: text for column, text in own.items() if column in columns}
-    if not any(found.values()):
-        raise DataError(
-            f"{table} has known values of none of {', '.join(columns)}; it has: {', '.join(header)}. Name its columns "
-            "like the predictions"
-        )
-    return found
-
-
-def _parsed(
-    table: Path, name: str, row: Mapping[str, str], columns: Mapping[str, Sequence[str]]
-) -> dict[str, float | str]:
-    from dinoneck.data.cells import is_missing, is_number, label_of
-
-    found: dict[str, float | str] = {}
-    for column, text in row.items():
-        are_numbers = all(map(is_number, columns[column]))
-        classes = {label_of(own, are_numbers): own for own in columns[column]}
-        if (label := label_of(text, are_numbers)) in classes:
-            found[column] = classes[label]
-        elif not is_missing(text):
-            try:
-                found[column] = float("nan" if classes else text)
-            except ValueError:
-                found[column] = math.nan
-            if not math.isfinite(found[column]):  # type: ignore[arg-type]
-                wanted = f"one of {', '.join(classes)}" if classes else "a number"
-                raise DataError(f"{table}, {name}: {column} is {text!r}; expected {wanted}, or nothing where unknown")
-    return found
-
-
 def held_out(table: Path, target: str) -> tuple[list[float], list[float]]:
-    """Return the known values of a target and the head's predictions, from out_of_fold.csv.
-
-    Rows whose known value is missing are left out.
+    """Return the known values of a target and the head's predictions, from out_of_fold.csv, where both are known.
 
     Raises:
-        DataError: if the table lacks a column, one holds no numbers, or no value is known.
+        DataError: if the table lacks a column, or one holds no numbers.
     """
-    from dinoneck.data.cells import is_missing
-    from dinoneck.data.tables import read_cells
+    from dinoneck.data.tables import read_table
 
-    columns = (target, f"{target} (head)")
-    rows = [row for row in read_cells(table, columns).to_dict("records") if not is_missing(row[target])]
-    if not rows:
-        raise DataError(f"{table} has no known value of {target!r}; choose another target")
-    try:
-        known, predicted = ([float(row[column]) for row in rows] for column in columns)
-    except ValueError as error:
-        raise DataError(f"{table}: {error} in the columns of {target!r}; only numbers have residuals") from error
-    return known, predicted
+    columns = [target, f"{target} (head)"]
+    rows = read_table(table, None, columns)[columns].dropna()
+    if not all(rows[column].dtype == float for column in columns):
+        raise DataError(f"{table}: the columns of {target!r} hold words; only numbers have residuals")
+    return rows[target].tolist(), rows[columns[1]].tolist()
 
 
 def box_entries(
@@ -172,7 +122,6 @@ def box_entries(
     from dinoneck.viz.report import worst_first
     from dinoneck.viz.scales import ReportEntry
 
-    check_options(views)
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint), local_device(views.device))
     known = _known_boxes(images, truth, training, detector.classes)
     boxes: dict[int, dict[str, Any]] = {}

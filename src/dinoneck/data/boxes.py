@@ -30,10 +30,10 @@ Target = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 _SHOWN = 3
-_MOST_OVER = 0.1  # of the boxes; above it their form is in doubt
-_OF_ONE_FORM = 0.99  # of the boxes fit a form if the file is in it: single entries may be wrong
+_MOST_OVER = 0.1  # of the boxes; above it they are of another form
+_OF_ONE_FORM = 0.99  # of the boxes are shares if the file holds shares: single entries may be wrong
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
-_FEWEST = 10  # boxes; fewer of them may fit another form by chance
+_FEWEST = 10  # boxes; of fewer, the edge may cut so many by chance
 _SHORTEST_PX = 1  # side of a box
 
 
@@ -231,18 +231,20 @@ def _places(values: Sequence[int], known: Sequence[int]) -> Array:
 
 
 def _check_form(xywh: Array, limits: Array, file: Path) -> None:
-    """Refuse boxes (n, 4) that are corners, or shares of the sides (n, 2) of their images."""
-    low, high = xywh[:, :2], xywh[:, 2:]
+    """Refuse boxes (n, 4) that seem to be of another form; ``limits`` (n, 2) are the sides of their images."""
+    low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
     shares = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
-    corners = ((low >= 0) & (low < high) & (high <= limits + 1)).all(axis=1)
-    over = (low + high > limits + _ROUNDING_PX).any(axis=1)
-    are_corners = len(xywh) >= _FEWEST and corners.mean() > _OF_ONE_FORM and over.mean() > _MOST_OVER
-    for form, are_so in (
-        ("shares of the image's width and height", len(xywh) > 1 and shares.mean() > _OF_ONE_FORM),
-        ("corners, x1, y1, x2, y2, since many reach over the edge", are_corners),
+    over = ((low < -_ROUNDING_PX) | (high > limits + _ROUNDING_PX)).any(axis=1)
+    for problem, is_so in (
+        ("the boxes seem to be shares of the image's width and height", len(xywh) > 1 and shares.mean() > _OF_ONE_FORM),
+        (
+            f"{over.sum()} of {len(xywh)} boxes reach over the edge of their image: they seem to be corners, x1, y1, "
+            "x2, y2, or x, y seem to be centres (cut them at the edge if they are right)",
+            len(xywh) >= _FEWEST and over.mean() > _MOST_OVER,
+        ),
     ):
-        if are_so:
-            raise DataError(f"{file}: the boxes seem to be {form}, such as {xywh[0].tolist()}; {BBOX}")
+        if is_so:
+            raise DataError(f"{file}: {problem}, such as {xywh[0].tolist()}; {BBOX}")
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:

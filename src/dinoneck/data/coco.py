@@ -108,9 +108,11 @@ def _converted(content: Any, kind: Any, name: str) -> Any:
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", str(error).partition("`$")[2]):
+        problem, _, path = str(error).partition(" - at `$")
+        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", path):
             content = content[int(place) if place else key]
-        raise DataError(f"{name}: {error}; it is {ascii(content)[:60]}. Expected COCO JSON") from None
+        expected = BBOX if ".bbox" in path else problem.lower()
+        raise DataError(f"{name}: {path.strip('.`') or 'it'} is {ascii(content)[:60]}; {expected}") from None
 
 
 def chosen_classes(
@@ -140,16 +142,7 @@ def shape_of(box: CocoBox, where: str, size: tuple[int, int]) -> Shape:
 
 
 def decoded(shape: Shape, height: int, width: int) -> Any:
-    """Return a mask as (height, width) uint8, 1 inside."""
-    masks = pycocotools()
-    if isinstance(shape, list):
-        return masks.decode(masks.merge(masks.frPyObjects(shape, height, width)))
-    plain = {"size": [height, width], "counts": shape.counts}
-    return masks.decode(plain if isinstance(shape.counts, str) else masks.frPyObjects(plain, height, width))
-
-
-def pycocotools() -> Any:
-    """Return pycocotools' module of masks.
+    """Return a mask as (height, width) uint8, 1 inside.
 
     Raises:
         ImportError: if the extra is not installed.
@@ -158,4 +151,7 @@ def pycocotools() -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise missing_extra("pycocotools", "detection") from error
-    return mask
+    if isinstance(shape, CocoMask) and isinstance(shape.counts, str):
+        return mask.decode({"size": [height, width], "counts": shape.counts})
+    runs = shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
+    return mask.decode(mask.merge(mask.frPyObjects(runs, height, width)))

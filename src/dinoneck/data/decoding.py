@@ -28,7 +28,6 @@ _TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are sw
 }  # fmt: skip
 _RGB = 3  # torchvision's ImageReadMode.RGB
 _JPEG_END = b"\xff\xd9"
-_FAST = ("JPEG", "MPO"), ("L", "RGB")  # formats and modes of the operators
 
 
 def as_list(images: Any, noun: str = "images") -> list[Any]:
@@ -100,9 +99,6 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     Raises:
         DataError: if the file does not exist or cannot be decoded, naming it.
     """
-    if path.is_dir():
-        which = "empty or the current folder" if path == Path() else f"{path}, a folder"
-        raise DataError(f"the path of the {noun} is {which}; expected an image file")
     try:
         with open_regular(path) as file, Image.open(file) as image:
             return read(image, str(path))
@@ -114,7 +110,9 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} cannot be read: {reason_of(error)}; remove or replace it") from error
+        raise DataError(
+            f"the {noun} {path} cannot be read: {reason_of(error)}; remove or replace it by an image"
+        ) from error
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
@@ -122,8 +120,7 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
 
     All give equal pixels. A PNG is not faster by the operators: unpacking takes its time.
     """
-    formats, modes = _FAST
-    operator = fast_decoder() if image.format in formats and image.mode in modes else None
+    operator = fast_decoder() if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") else None
     if operator is None:
         return _from_pil(image, name)
     file: Any = image.fp  # type: ignore[attr-defined]

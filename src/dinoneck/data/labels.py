@@ -71,10 +71,9 @@ class DenseLabels:
     def __post_init__(self) -> None:
         nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
         stored = [value for value in nodata if value is not None and value == value]  # NaN never counts
-        object.__setattr__(self, "nodata", normal(tuple[float, ...], stored, "nodata"))
-        object.__setattr__(self, "scale", normal(float, self.scale, "scale"))
-        object.__setattr__(self, "offset", normal(float, self.offset, "offset"))
-        object.__setattr__(self, "classes", normal(int | None, self.classes, "classes"))
+        given = {**vars(self), "nodata": stored}
+        for name, kind in {"scale": float, "offset": float, "nodata": tuple[float, ...], "classes": int | None}.items():
+            object.__setattr__(self, name, normal(kind, given[name], name))
         if self.scale == 0:
             raise ConfigError("scale is 0; expected another number")
         if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
@@ -259,6 +258,12 @@ def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, *FORMATS):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
+    if getattr(image, "n_frames", 1) > 1:
+        size = image.size
+        image.seek(1)
+        if image.size == size:  # smaller pages are overviews
+            raise DataError(f"{name} has several pages; expected one: read them yourself, pass an array (H, W, K)")
+        image.seek(0)
     tile: Any = getattr(image, "tile", None)  # gone once the picture is loaded
     options = tile[0][3] if tile else image.mode
     coded = options if isinstance(options, str) else options[0]

@@ -10,13 +10,19 @@ The index of a table holds the images' ids: file names as text, stripped and com
 
 from __future__ import annotations
 
+import csv
 import io
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dinoneck.data import cells
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, is_missing, is_number, label_of
@@ -34,6 +40,7 @@ logger = logging.getLogger(__name__)
 Names = Sequence[str] | str
 PathLike = str | os.PathLike[str]
 _SHOWN = 5
+_CELLS = (str, Real, Decimal, np.bool_)
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -111,24 +118,24 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
             number of cells.
     """
     try:
-        text = read_regular(path).decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        # the engine in Python marks the cells that a short row lacks
-        options: dict[str, Any] = {"engine": "python", "header": None, "dtype": str, "keep_default_na": False}
-        rows = pd.read_csv(io.StringIO(text), sep=separator, **options) if text.strip() else pd.DataFrame([[""]])
+        text = io.TextIOWrapper(io.BytesIO(read_regular(path)), "utf-8-sig").read()  # any line ends
+        header_line = re.sub(r'"[^"]*"', "", text).partition("\n")[0]
+        separator = max(",;\t", key=header_line.count)
+        lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+        header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
     except FileNotFoundError:
         raise DataError(f"there is no file {path}") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
-    header = [cell_text(cell) for cell in rows.iloc[0]]
     _check_header(str(path), header, columns)
-    if len(rows) < 2:
+    if not rows:
         raise DataError(f"{path} has a header and no rows")
-    if (short := rows.isna().any(axis=1)).any():
-        raise DataError(f"{path} row {short.argmax() + 1} has fewer cells than the header, which has {len(header)}")
-    found = rows.iloc[1:].map(cell_text).set_axis(header, axis=1)
-    found.attrs["decimal"] = "." if separator == "," else ","
-    return found
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
+    table = pd.DataFrame(rows, columns=header, dtype=object)
+    table.attrs["decimal"] = "." if separator == "," else ","
+    return table
 
 
 def _rows(source: Any, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -179,8 +186,13 @@ def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -
 
 def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
-    if isinstance(column.dtype, pd.CategoricalDtype) and listed is None:
-        listed = [str(name) for name in column.dtype.categories]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        listed = [str(name) for name in column.dtype.categories] if listed is None else listed
+    elif foreign := [value for value in column.astype(object) if not (is_missing(value) or isinstance(value, _CELLS))]:
+        kind = f"{type(foreign[0]).__name__}, in a column of dtype {column.dtype}"
+        raise DataError(
+            f"{what} holds {foreign[0]!r} ({kind}); expected numbers, texts or categories: convert it first"
+        )
     texts = column.astype(object).map(cell_text)
     filled = texts[texts != ""]
     if len(filled) < len(texts):
@@ -197,6 +209,8 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     for (row, text), number in zip(texts.items(), numbers, strict=True):
         if not is_number(number) or abs(float(number)) > cells.LARGEST:
             raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
+        if number.lstrip("+-").isdigit() and int(number) != float(number):
+            raise _misfit(what, row, text, "a whole number that float64 holds, or a class that classes= lists")
     return numbers.astype("float64")
 
 
@@ -237,18 +251,17 @@ def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> 
     texts = [str(name).strip() for name in names]
     if folder is None:
         return [Path(text) for text in texts]
-    root = _folder(folder)
-    forms = [(text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)) for text in texts]
-    files = [next((root / form for form in own if (root / form).is_file()), None) for own in forms]
-    if missing := [repr(text) for text, file in zip(texts, files, strict=True) if file is None]:
+    root, files, first = _folder(folder), dict[str, Path](), dict[Path, str]()
+    for text in texts:
+        spellings = (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+        if file := next((root / name for name in spellings if (root / name).is_file()), None):
+            files[text] = file
+            if (other := first.setdefault(file.resolve(), text)) != text:
+                raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one row for each")
+    if missing := [repr(text) for text in texts if text not in files]:
         shown = some_of(missing, _SHOWN)
         raise DataError(f"{len(missing)} of {len(texts)} {what} are not in {folder}: {shown}; names are relative to it")
-    found = [file for file in files if file is not None]
-    first: dict[Path, str] = {}
-    for text, file in zip(texts, found, strict=True):
-        if (other := first.setdefault(file.resolve(), text)) != text:
-            raise DataError(f"of the {what}, {other!r} and {text!r} are the same file; keep one row for each")
-    return found
+    return [files[text] for text in texts]
 
 
 def _label_files(column: pd.Series, folder: PathLike | None, what: str) -> pd.Series:

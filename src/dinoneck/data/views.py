@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from torch import Tensor
 
 from dinoneck.data.preprocessing import transforms
-from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.errors import ConfigError, DataError, did_you_mean
 
 Factor = Annotated[float, Meta(ge=0)]
 Turn = Annotated[float, Meta(ge=-0.5, le=0.5)]
@@ -168,7 +168,15 @@ class Views:
 
         Returns:
             (3, H, W), after an odd number of quarter turns (3, W, H), of the same dtype in 0 ... 1.
+
+        Raises:
+            DataError: if there is no view i, or the image holds other values.
         """
+        if not 0 <= i < len(self):
+            raise DataError(f"view {i} does not exist; there are 0 ... {len(self) - 1}")
+        low, high = (bound.item() for bound in torch.aminmax(image))
+        if not (image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
+            raise DataError(f"an image has {image.dtype} values {low:g} ... {high:g}; expected floats in 0 ... 1")
         x = self.place(image, i)
         for name, drawn in draws(self.views[i], i, image_id).items():
             x = getattr(transforms(), f"adjust_{name}")(x, drawn)

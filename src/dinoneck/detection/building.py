@@ -17,7 +17,7 @@ from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.inputs import open_backbone
+from dinoneck.training.source import open_backbone
 
 logger = logging.getLogger(__name__)
 

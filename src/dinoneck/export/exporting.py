@@ -29,7 +29,7 @@ from dinoneck.export.models import ImagesModel, Model, TokensModel
 from dinoneck.export.program import Traced
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import HeadSource, listed, opened
+from dinoneck.inference.sources import HeadSource, opened
 from dinoneck.tasks import GATE, MAP
 from dinoneck.version import __version__
 
@@ -74,6 +74,7 @@ def export_model(
     backbone: Backbone | None = None,
     size: tuple[int, int] | None = None,
     maps: bool = False,
+    half: bool = False,
     check: bool = True,
     preprocess: Preprocessing | None = None,
     revision: str | None = None,
@@ -82,9 +83,8 @@ def export_model(
 
     The model takes RGB values in 0 ... 1 and normalises them itself. The metadata inside the file describe how images
     are prepared (size, resize mode, interpolation), and the names, units and labels of the outputs. The batch is free,
-    and so are height and width where backbone and heads allow. LoRA weights that travel with the heads are merged into
-    the weights. Tiles and views (``tta``) are not part of it: it predicts the image alone. A warning names
-    the views that the heads record. For a head alone, see :func:`export_head`.
+    and so are height and width where backbone and heads allow. LoRA weights of the heads are merged into the weights.
+    Tiles and views (``tta``) are not part of it; a warning names the views that the heads record.
 
     Args:
         heads: as for :class:`dinoneck.Predictor`: one or several, which share the backbone; those that predict the same
@@ -96,6 +96,7 @@ def export_model(
             images are prepared to. None = free where possible, else the heads' own, with a warning.
         maps: also give the predictions of every patch (``"task.map"``), and the gate of heads that have one
             (``"gate"``).
+        half: an ONNX model half as large: products of matrices in float16; all else, inputs and outputs in float32.
         check: compare it with the eager model at batches and sizes it was not traced with, before it is written.
         preprocess: how images are prepared, instead of what the files state.
         revision: branch, tag or commit of the hub repositories among the heads.
@@ -122,7 +123,7 @@ def export_model(
     predictor = Predictor(sources, backbone, "none", preprocess=preprocess)
     model = ImagesModel(predictor, maps, size)
     metas = [_checkpoint(source, predictor.backbone, predictor.preprocess).meta for source in sources]
-    return _written(model, path, format, metas, None if size is None else TokenGrid(model.patch).size(size), check)
+    return _written(model, path, format, metas, size and TokenGrid(model.patch).size(size), half, check)
 
 
 def export_head(
@@ -132,6 +133,7 @@ def export_head(
     format: Format = "onnx",  # noqa: A002
     backbone: Backbone | None = None,
     grid: tuple[int, int] | None = None,
+    half: bool = False,
     check: bool = True,
     revision: str | None = None,
 ) -> Exported:
@@ -147,6 +149,7 @@ def export_head(
         backbone: the backbone of a module; the others have its record.
         grid: (rows, cols) in patches, the only one that the model takes. None = free where possible, else that of the
             head's own images, with a warning.
+        half: as for :func:`export_model`; the tokens stay float32.
         check: compare it with the eager head at batches and grids it was not traced with, before it is written.
         revision: branch, tag or commit of a hub repository.
 
@@ -166,7 +169,7 @@ def export_head(
         raise ConfigError(f"{head} holds {len(sources)} heads; export one of them, or save them as one HeadEnsemble")
     checkpoint = _checkpoint(sources[0], backbone)
     asked = None if grid is None else GridSize(*grid)
-    return _written(TokensModel(checkpoint), path, format, [checkpoint.meta], asked, check)
+    return _written(TokensModel(checkpoint), path, format, [checkpoint.meta], asked, half, check)
 
 
 def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str], *, drop_adapter: bool = False) -> None:
@@ -197,16 +200,16 @@ def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str], 
 
 def _sources(
     heads: HeadSource | Sequence[HeadSource], path: str | os.PathLike[str], form: str, revision: str | None
-) -> list[HeadSource]:
+) -> list[HeadCheckpoint | nn.Module]:
     """Open the heads; refuse an unknown format, and a file that heads are read from: nothing else holds them."""
     if form not in (known := get_args(Format)):
         raise ConfigError(f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}")
     check_path(path)
-    sources, target = listed(heads), Path(path)
-    for place in [Path(source) for source in sources if isinstance(source, str | os.PathLike) and target.exists()]:
-        if place.exists() and (target.samefile(place) or place.resolve() in target.resolve().parents):
+    read, target = opened(heads, revision)[""], Path(path)
+    for place in [Path(one.source) for one in read if isinstance(one, HeadCheckpoint)]:
+        if place.is_file() and target.exists() and target.samefile(place):
             raise ConfigError(f"{path} belongs to the heads that are exported and would be replaced; choose another")
-    return opened(sources, revision)
+    return read
 
 
 def _checkpoint(
@@ -224,9 +227,15 @@ def _written(
     form: Format,
     metas: list[dict[str, Any]],
     asked: GridSize | None,
+    half: bool,
     check: bool,
 ) -> Exported:
     """Trace, compare, describe, write."""
+    if half and (form != "onnx" or model.dtypes != {torch.float32}):
+        raise ConfigError(
+            f"half=True is for ONNX models of float32 weights; the format is {form!r} and the weights are "
+            f"{', '.join(sorted(map(str, model.dtypes)))}. Take format='onnx' and a float32 backbone and head"
+        )
     if form == "onnx" and torch.bfloat16 in model.dtypes:
         raise CheckpointError(
             "the backbone or a head computes in bfloat16, which ONNX Runtime does not on a CPU: load the backbone with "
@@ -238,9 +247,12 @@ def _written(
         warnings.filterwarnings("ignore", category=FutureWarning)
         traced = program.trace(model.merged(), asked)
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
-        measured = _parity(model, traced, onnx) if check else None
+        if half:
+            onnx_file.to_half(onnx)
+        measured = _parity(model, traced, onnx, half) if check else None
     recorded = sorted({meta["tta"]["ops"] for meta in metas if meta["tta"] is not None} - {"none"})
-    about = _description(model, traced, measured, form) | {"views": {"exported": "none", "recorded": recorded}}
+    about = _description(model, traced, measured, form)
+    about |= {"half": half, "views": {"exported": "none", "recorded": recorded}}
     records = canonical(metas[0] if len(metas) == 1 else metas).decode("utf-8")
     texts = {METADATA_KEY: records, EXPORT_KEY: json.dumps(about, sort_keys=True)}
     files = [Path(path)]
@@ -263,12 +275,12 @@ def _written(
     return Exported(tuple(files), about, measured, traced.reason)
 
 
-def _parity(model: Model, traced: Traced, onnx: Any) -> program.Parity:
+def _parity(model: Model, traced: Traced, onnx: Any, half: bool) -> program.Parity:
     if onnx is None:
         return program.check_parity(model, traced, traced.program.module())
     try:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            return program.check_parity(model, traced, onnx_file.onnx_runner(onnx, Path(folder), model))
+            return program.check_parity(model, traced, onnx_file.onnx_runner(onnx, Path(folder), model), half)
     except CheckpointError:
         raise
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.inference.passes import Reading, grid_of
+from dinoneck.inference.passes import Reading
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import load
 from dinoneck.layers.inputs import as_tokens
@@ -25,7 +24,7 @@ from dinoneck.tasks import GATE, MAP
 from dinoneck.tokens import Tokens
 
 
-class Model(nn.Module):
+class _Heads(nn.Module):
     """Heads and what the exporters need to know of them.
 
     Attributes:
@@ -37,22 +36,13 @@ class Model(nn.Module):
         inputs: (name, names of the free dimensions) of every input of the ONNX model.
     """
 
-    unit: str
-    remedy: str
-    smallest: tuple[int, ...]
     only: GridSize | None = None
     inputs: list[tuple[str, tuple[str | None, ...]]]
-    recipe: Preprocessing | None
-    example: Callable[[int, GridSize], Any]
-    dynamic: Callable[[Any, int | None], Any]
-    values: Callable[[Any], list[Any]]
-    size_of: Callable[[GridSize], list[int]]
-    describe: Callable[[list[str]], dict[str, Any]]
 
     def __init__(self, reading: Reading, head: Head, patch: tuple[int, int], recipe: Preprocessing | None) -> None:
         super().__init__()
         self.reading, self.patch, self.recipe = reading, patch, recipe
-        self.heads, self.own = head, grid_of(recipe)
+        self.heads, self.own = head, None if recipe is None else recipe.grid()
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
         self.dtypes = {next(self.heads.parameters()).dtype}
 
@@ -61,7 +51,7 @@ class Model(nn.Module):
         return self
 
 
-class TokensModel(Model):
+class TokensModel(_Heads):
     """A head: tokens in, ``{task: original units}`` out.
 
     Raises:
@@ -116,7 +106,7 @@ class TokensModel(Model):
         return self.heads.natural(tokens)
 
 
-class ImagesModel(Model):
+class ImagesModel(_Heads):
     """Normalisation, backbone and heads: images in, original units out; on the CPU, copied where a GPU has them.
 
     Shape:
@@ -196,3 +186,6 @@ def _is_valid(normalised: Tensor) -> Tensor:
     within = normalised.abs() <= LARGEST_NORMALISED  # NaN is not; a minimum may pass over it
     flag = torch.where(within, 1.0, 0.0).amin(dim=(1, 2, 3), keepdim=True)
     return flag / flag
+
+
+Model = TokensModel | ImagesModel

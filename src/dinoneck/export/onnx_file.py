@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
+import secrets
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,8 @@ from dinoneck.export.program import Run, Traced
 
 LARGEST_BYTES = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
 _SMALL_BYTES = 1 << 10
-_ALIGNED = 1 << 12
-_OUTSIDE = 1  # TensorProto.EXTERNAL
 _SILENT = 4
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
 def input_names(model: Model, traced: Traced) -> list[str]:
@@ -48,7 +48,10 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     level = noise.level
     noise.setLevel(logging.ERROR)  # it warns of every operator that its optimiser leaves as it is
     try:
-        proto = cast("Any", torch.onnx.export(traced.program, dynamo=True, verbose=False)).model_proto
+        from onnx.compose import add_prefix_graph
+        from onnxscript import ir
+
+        exported = cast("Any", torch.onnx.export(traced.program, dynamo=True, verbose=False))
     except ImportError as error:
         raise missing_extra(str(error.name or "onnx"), "export") from error
     except Exception as error:  # of the exporter: many unrelated types
@@ -56,33 +59,71 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
     finally:
         noise.setLevel(level)
+    ir.passes.common.ClearMetadataAndDocStringPass()(exported.model)  # source paths among them
+    proto = exported.model_proto
     graph = proto.graph
     del graph.value_info[:]  # symbols without meaning for people; runtimes find shapes themselves
-    checked = isinstance(model, ImagesModel) and traced.grid is None
-    named = list(zip(graph.input, input_names(model, traced), model.inputs, strict=False))
-    renamed = {value.name: name for value, name in zip(graph.output, traced.outputs, strict=True)}
-    renamed |= {value.name: f"{name}:whole_patches" if checked else name for value, name, _ in named}
-    _clean(graph, renamed)
-    for function in proto.functions:
-        _clean(function)
+    add_prefix_graph(graph, "inside:", inplace=True)  # a task may have the name of any value
     nodes = [*graph.node]
     del graph.node[:]
-    for value, name, (_, sides) in named:
+    checked = isinstance(model, ImagesModel) and traced.grid is None
+    for value, name, (_, sides) in zip(graph.input, input_names(model, traced), model.inputs, strict=False):
         if checked:
             graph.node.extend(_whole_patches(graph, name, value.name, model.patch))
+        else:
+            graph.node.add(op_type="Identity", name=f"input_{name}", input=[name], output=[value.name])
         _name(value, name, sides)
     graph.node.extend(nodes)
     for value, name in zip(graph.output, traced.outputs, strict=True):
-        if value.name != name:  # several outputs are one value, or an input
-            graph.node.add(op_type="Identity", name=f"output_{name}", input=[value.name], output=[name])
+        graph.node.add(op_type="Identity", name=f"output_{name}", input=[value.name], output=[name])
         _name(value, name, ("batch", None, f"{name}.rows", f"{name}.cols"))
     return proto
+
+
+def to_half(proto: Any) -> None:
+    """Let matrix products and convolutions of an ONNX model compute in float16, with their weights in float16.
+
+    Everything else stays in float32: softmax, norms, rotary positions, the sums of residuals, original units.
+
+    Raises:
+        CheckpointError: if a weight is too large for float16.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = proto.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    halves: dict[str, str] = {}  # name of a float32 value -> name of the same in float16
+    nodes = [*graph.node]
+    del graph.node[:]
+    for node in nodes:
+        if node.op_type not in _PRODUCTS and not (node.op_type == "Transpose" and node.input[0] in weights):
+            graph.node.append(node)
+            continue
+        for place, name in enumerate(node.input):
+            if name not in halves and name in weights:
+                values = numpy_helper.to_array(weights[name])
+                if (largest := np.abs(values).max(initial=0.0)) > np.finfo(np.float16).max:
+                    raise CheckpointError(
+                        f"weights of {largest:g} are beyond float16; leave half=True out", step="config"
+                    )
+                graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), f"{name}:half"))
+            elif name not in halves:
+                graph.node.append(helper.make_node("Cast", [name], [f"{name}:half"], to=TensorProto.FLOAT16))
+            node.input[place] = halves.setdefault(name, f"{name}:half")
+        [result] = node.output
+        node.output[0] = halves[result] = f"{result}:half"
+        graph.node.append(node)
+        graph.node.append(helper.make_node("Cast", [f"{result}:half"], [result], to=TensorProto.FLOAT))
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -> list[Path]:
     """Write a model whole or not at all; weights that make it larger than protobuf's 2 GiB go into a second file.
 
-    That file is named after the model's and its own content, and written first: a model that is replaced never reads
+    That file has a name of its own, after the model's, and is written first: a model that is replaced never reads
     weights that are not its own.
 
     Args:
@@ -145,31 +186,6 @@ def onnx_runner(proto: Any, folder: Path, model: Model) -> Run:
     return run
 
 
-def _clean(graph: Any, names: Mapping[str, str] | None = None) -> None:
-    """Drop the exporter's notes, source paths among them; rename, so that no other name is that of an input or output.
-
-    Args:
-        graph: a graph, or a function, whose inputs are plain names.
-        names: old -> new; all others are marked. None renames nothing.
-    """
-
-    def new(name: str) -> str:
-        return names.get(name, f"{name}:inside") if names and name else name
-
-    fields = ("input", "output", "initializer", "value_info", "node")
-    parts = [part for field in fields for part in getattr(graph, field, ()) if not isinstance(part, str)]
-    for part in (graph, *parts):
-        del part.metadata_props[:]
-        part.ClearField("doc_string")
-        part.name = new(part.name)
-    for node in graph.node:
-        for values in (node.input, node.output):
-            values[:] = [new(name) for name in values]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _clean(attribute.g, names)
-
-
 def _name(value: Any, name: str, sides: tuple[str | None, ...]) -> None:
     """Name an input or output and its free dimensions."""
     value.name = name
@@ -197,22 +213,16 @@ def _whole_patches(graph: Any, image: str, result: str, patch: tuple[int, int]) 
 
 def _write_weights(path: Path, model: Any) -> Path:
     """Move large weights out of the model into a file next to ``path``."""
-    tensors = [tensor for tensor in model.graph.initializer if len(tensor.raw_data) >= _SMALL_BYTES]
-    checksum = hashlib.sha256()
-    for tensor in tensors:
-        checksum.update(tensor.raw_data)
-    weights = path.with_name(f"{path.name}.{checksum.hexdigest()[:16]}.data")
-    write_whole(weights, (part for tensor in tensors for part in (tensor.raw_data, _padding(tensor))))
-    offset = 0
-    for tensor in tensors:
-        length, end = len(tensor.raw_data), offset + len(tensor.raw_data) + len(_padding(tensor))
-        tensor.ClearField("raw_data")
-        tensor.data_location = _OUTSIDE
-        for key, value in (("location", weights.name), ("offset", offset), ("length", length)):
-            tensor.external_data.add(key=key, value=str(value))
-        offset = end
+    import onnx
+
+    weights = path.with_name(f"{path.name}.{secrets.token_hex(8)}.data")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        onnx.save_model(
+            model,
+            Path(folder, path.name),
+            save_as_external_data=True,
+            location=weights.name,
+            size_threshold=_SMALL_BYTES,
+        )
+        Path(folder, weights.name).replace(weights)
     return weights
-
-
-def _padding(tensor: Any) -> bytes:
-    return bytes(-len(tensor.raw_data) % _ALIGNED)

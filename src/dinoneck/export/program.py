@@ -105,7 +105,7 @@ def _fixed(model: Model, asked: GridSize | None) -> tuple[GridSize | None, str |
 
 
 def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) -> Traced:
-    example = model.example(TRACED_BATCH, grid or TRACED_GRID)
+    example: Any = model.example(TRACED_BATCH, grid or TRACED_GRID)
     try:
         with torch.no_grad():
             outputs = {name: (x.shape[1], x.ndim) for name, x in model(example).items()}
@@ -169,13 +169,14 @@ class Parity:
         return {**asdict(self), "tried": [list(shape) for shape in self.tried]}
 
 
-def check_parity(model: Model, traced: Traced, run: Run) -> Parity:
+def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> Parity:
     """Run both on the same inputs.
 
     Args:
         model: the eager model, in eval mode.
         traced: what the exported model takes.
         run: the exported model.
+        half: whether its products are computed in float16.
 
     Raises:
         CheckpointError: if it fails, or differs by more than the tolerance.
@@ -187,7 +188,11 @@ def check_parity(model: Model, traced: Traced, run: Run) -> Parity:
         example, where = model.example(batch, grid), f"batch {batch} of {size_text(model, grid)}"
         with torch.no_grad():
             expected = model(example)
-        outputs = _outputs(run, example, where)
+            try:
+                outputs = run(example)
+            except Exception as error:  # of a runtime: many unrelated types
+                reason = first_line(error) or type(error).__name__
+                raise CheckpointError(f"the exported model fails at {where}: {reason}", step="write") from error
         if {name: x.shape for name, x in outputs.items()} != {name: x.shape for name, x in expected.items()}:
             raise CheckpointError(f"the exported model gives other outputs at {where}", step="write")
         for name, x in expected.items():
@@ -196,7 +201,7 @@ def check_parity(model: Model, traced: Traced, run: Run) -> Parity:
     relative = {name: differences[name] / scales[name] for name in differences}
     worst = max(relative, key=lambda name: relative[name])
     shapes = tuple((batch, *model.size_of(grid)) for batch, grid in tried)
-    tolerance = max(TOLERANCES[kind] for kind in model.dtypes)
+    tolerance = max(TOLERANCES[kind] for kind in (*model.dtypes, *((torch.float16,) if half else ())))
     parity = Parity(relative[worst], differences[worst], worst, tolerance, shapes)
     if not parity.largest <= tolerance:  # infinity by infinity is NaN
         raise CheckpointError(
@@ -214,15 +219,6 @@ def _tried(traced: Traced, own: GridSize | None) -> list[tuple[int, GridSize]]:
     least = traced.smallest
     sides = [(1, least, least + 3), (3, max(6, least), max(11, least)), (4, max(11, least), max(5, least))]
     return [(batch, GridSize(rows, cols)) for batch, rows, cols in (*sides, *([(1, *own)] if own else []))]
-
-
-def _outputs(run: Run, example: Any, where: str) -> dict[str, Tensor]:
-    try:
-        with torch.no_grad():
-            return run(example)
-    except Exception as error:  # of a runtime: many unrelated types
-        reason = first_line(error) or type(error).__name__
-        raise CheckpointError(f"the exported model fails at {where}: {reason}", step="write") from error
 
 
 def _largest(x: Tensor) -> float:

@@ -5,7 +5,6 @@ from dinoneck.registry import exports
 
 _HOMES = {
     **exports(__name__),
-    "gates_of": "dinoneck.heads.ensemble",
     "Head": "dinoneck.heads.head",
 }
 

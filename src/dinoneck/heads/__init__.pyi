@@ -4,7 +4,6 @@ from dinoneck.heads.cls_gating import CLSGating as CLSGating
 from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
 from dinoneck.heads.dense import DenseHead as DenseHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
-from dinoneck.heads.ensemble import gates_of as gates_of
 from dinoneck.heads.head import Head as Head
 from dinoneck.heads.linear import LinearHead as LinearHead
 from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self, Unpack, cast
 
@@ -80,13 +80,13 @@ class HeadEnsemble(Head):
         if len(widths) > 1:
             raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
         self.embed_dim = widths[0]
-        predicted = shared_tasks(self._members())
-        self.tasks = tuple(task for task in predicted if not isinstance(task, Composed))
-        self.compositions = tuple(task.parts_of for task in predicted if isinstance(task, Composed) and task.parts_of)
+        self.predicted = shared_tasks(self._members())
+        composed = [task for task in self.predicted if isinstance(task, Composed)]
+        self.tasks = tuple(task for task in self.predicted if task not in composed)
+        self.compositions = tuple(task.parts_of for task in composed if task.parts_of)
         if weights is not None:
             _check_weights(weights, members, reduce, self.tasks)
-        if layers is not None and (len(layers) != len(members) or not all(layers)):
-            raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
+        self.num_layers = _shared_count(self._members(), layers)
 
     @classmethod
     def from_heads(
@@ -311,23 +311,33 @@ def _areas(head: Head) -> dict[str, float | None]:
     return {task.name: None if task.transform is None else task.transform.area for task in head.tasks}
 
 
-@torch.no_grad()
-def gates_of(heads: Iterable[nn.Module], tokens: Tokens) -> list[Tensor]:
-    """Return the gate (B, rows, cols) of every head that has one, members of ensembles included.
+def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | None) -> int | None:
+    """Return the number of layers of the tokens that all members can read; None = any, or block indices decide.
 
-    Every gate sums to one over its image, and so does the mean of several.
+    Raises:
+        ConfigError: if no tokens suit every member, or ``layers`` does not fit one.
     """
-    return [head.gate(tokens) for head in _gated(heads)]
+    named = [getattr(head, "layer_indices", None) for head in members]
+    pairs = zip(members, named, strict=True)
+    counts = [getattr(head, "num_layers", None) if own is None else None for head, own in pairs]
+    exact = {count for count in counts if count is not None}
+    if layers is None:
+        if len(exact) > 1 or any(own is not None and len({*own}) > min(exact, default=len(own)) for own in named):
+            reads = ", ".join(f"{count or 'any number of'} layers" if own is None else f"blocks {tuple(own)}"
+                              for count, own in zip(counts, named, strict=True))  # fmt: skip
+            raise ConfigError(
+                f"the members read {reads}, and no tokens suit all of them; give each its block indices, such as "
+                "HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
+            )
+        return min(exact, default=None)
+    if len(layers) != len(members) or not all(layers):
+        raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
+    for number, (own, count) in enumerate(zip(layers, counts, strict=True)):
+        if count not in (None, len(own)):
+            raise ConfigError(f"layers[{number}] is {tuple(own)}; expected {count} block indices for that member")
+    return None
 
 
 def scores_places(head: nn.Module) -> bool:
     """Whether it holds a gate over the cells of one grid, of which it records only the number."""
-    return any(gated.gating.mode == "mlp" for gated in _gated([head]))
-
-
-def _gated(heads: Iterable[nn.Module]) -> Iterator[CLSGatingHead]:
-    for head in heads:
-        if isinstance(head, HeadEnsemble):
-            yield from _gated(head.heads)
-        elif isinstance(head, CLSGatingHead):
-            yield head
+    return any(isinstance(part, CLSGatingHead) and part.gating.mode == "mlp" for part in head.modules())

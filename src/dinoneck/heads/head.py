@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, get_args
 
@@ -43,7 +44,7 @@ class Head(Configured, nn.Module):
         """Check and keep what the head predicts; no ``kinds`` = tasks of any kind."""
         self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
         self.compositions = tuple(compositions)
-        outputs_of(self.tasks, self.compositions, type(self).__name__)  # refuses those that do not fit
+        self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.
@@ -59,7 +60,7 @@ class Head(Configured, nn.Module):
         for module in self.children():
             reset(module)
 
-    @property
+    @functools.cached_property
     def predicted(self) -> tuple[Task, ...]:
         """What ``predict`` returns: the tasks, then one :class:`dinoneck.losses.Composed` per composition."""
         return outputs_of(self.tasks, self.compositions, type(self).__name__)

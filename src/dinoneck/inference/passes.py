@@ -16,7 +16,7 @@ from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import GridSize, PreparedImages
 from dinoneck.heads.ensemble import HeadEnsemble, scores_places
-from dinoneck.inference.results import BatchPredictions
+from dinoneck.inference.results import GATE, BatchPredictions
 from dinoneck.inference.tiles import VIEWS, Assembly, TileAxis, Tiling, View
 from dinoneck.tokens import Tokens
 
@@ -56,7 +56,7 @@ class Reading(NamedTuple):
         """
         if not scores_places(self.heads):
             return
-        expected = grid_of(self.inputs) or (GridSize(seen.cols, seen.rows) if turned else seen)
+        expected = (self.inputs and self.inputs.grid()) or (GridSize(seen.cols, seen.rows) if turned else seen)
         if seen != expected:
             raise CheckpointError(
                 f"a head with a gate of mode 'mlp' scores the places of one grid, {expected.rows} rows x "
@@ -64,11 +64,6 @@ class Reading(NamedTuple):
                 "(preprocess=), without views that turn them (tta=), or build the head with mode='resized' or 'query'",
                 step="pairing",
             )
-
-
-def grid_of(inputs: Preprocessing | None) -> GridSize | None:
-    """Return the patch grid of images prepared like this; None if it depends on the image or is not recorded."""
-    return None if inputs is None else inputs.grid()
 
 
 class Pass:
@@ -170,11 +165,11 @@ class Pass:
 
     def stored(self, batches: Sequence[tuple[View, Tokens]], maps: bool) -> Rows:
         """Return key -> the row of every image, from its tokens under every view."""
-        sums = {key: _Sums() for key in self.readings}
+        found = {key: _Views({}, {}) for key in self.readings}
         for view, tokens in batches:
-            self._read(tokens.to(device=self.device), [view], None, maps, sums)
-        found = _averages_of(sums)
-        return {key: one.derived(self.readings[key].heads.predicted).rows(maps) for key, one in found.items()}
+            self._read(tokens.to(device=self.device), [view], None, maps, found)
+        averages = _averages_of(found)
+        return {key: one.derived(self.readings[key].heads.predicted).rows(maps) for key, one in averages.items()}
 
     def _prepared(self, pixels: Tensor) -> PreparedImages:
         recipe = self.recipe(pixels)
@@ -198,49 +193,44 @@ class Pass:
 
     def _averages(self, images: Tensor, valid: Tensor, maps: bool) -> dict[str, BatchPredictions]:
         """Values (and maps) of a batch of prepared images of one size, averaged over views."""
-        sums = {key: _Sums() for key in self.readings}
+        found = {key: _Views({}, {}) for key in self.readings}
         at_once = max(1, self.batch_size // len(images)) if images.device.type == "cpu" else len(self.views)
         for views in _alike(self.views, at_once):
             tokens = self.backbone(torch.cat([view.apply(images) for view in views]), self._watch.fingerprint)
-            self._read(tokens, views, torch.cat([view.apply(valid) for view in views]), maps, sums)
-        return _averages_of(sums)
+            self._read(tokens, views, torch.cat([view.apply(valid) for view in views]), maps, found)
+        return _averages_of(found)
 
     def _read(
-        self, tokens: Tokens, views: Sequence[View], valid: Tensor | None, maps: bool, sums: Mapping[str, _Sums]
+        self, tokens: Tokens, views: Sequence[View], valid: Tensor | None, maps: bool, found: Mapping[str, _Views]
     ) -> None:
         """Take what the heads read of the tokens of these views, a batch each; ``valid`` None: every cell counts."""
         for key, reading in self.readings.items():
             reading.check_grid(tokens.grid, turned=bool(views[0].turns % 2))
-            own, found = reading.tokens(self.backbone, tokens), sums[key]
+            own = reading.tokens(self.backbone, tokens)
             for name, output in reading.heads.averaged(own).items():
                 value = output if output.ndim == 2 else _mean_of_cells(output, valid)
-                found.values.setdefault(name, []).extend(value.chunk(len(views)))
-            if not maps:
-                continue
-            for name, picture in reading.heads.predict_maps(own).items():
-                found.pictures.setdefault(name, []).extend(_upright(picture, views))
-            gate = reading.heads.gate(own)
-            found.gates += [] if gate is None else _upright(gate[:, None], views)
+                found[key].values.setdefault(name, []).extend(value.chunk(len(views)))
+            if maps:
+                gate = reading.heads.gate(own)
+                pictures = reading.heads.predict_maps(own) | ({} if gate is None else {GATE: gate[:, None]})
+                for name, picture in pictures.items():
+                    found[key].maps.setdefault(name, []).extend(_upright(picture, views))
 
 
-class _Sums:
-    """Predictions of views that are still to be averaged."""
+class _Views(NamedTuple):
+    """Predictions of every view: task name -> values, and task name (or :data:`GATE`) -> maps."""
 
-    def __init__(self) -> None:
-        self.values: dict[str, list[Tensor]] = {}
-        self.pictures: dict[str, list[Tensor]] = {}
-        self.gates: list[Tensor] = []
+    values: dict[str, list[Tensor]]
+    maps: dict[str, list[Tensor]]
 
 
-def _averages_of(sums: Mapping[str, _Sums]) -> dict[str, BatchPredictions]:
+def _averages_of(found: Mapping[str, _Views]) -> dict[str, BatchPredictions]:
     """The means over views on the CPU; the host waits for the device here only."""
-    lists = [parts for own in sums.values() for parts in (*own.values.values(), *own.pictures.values(), own.gates)]
-    read = iter(fetch([torch.stack(parts).mean(dim=0) for parts in lists if parts]))
-    averages = {}
-    for key, own in sums.items():
-        values, maps = ({name: next(read) for name in group} for group in (own.values, own.pictures))
-        averages[key] = BatchPredictions(values, maps, next(read) if own.gates else None)
-    return averages
+    groups = [group for own in found.values() for group in own]
+    read = iter(fetch([torch.stack(parts).mean(dim=0) for group in groups for parts in group.values()]))
+    return {
+        key: BatchPredictions(*({name: next(read) for name in group} for group in own)) for key, own in found.items()
+    }
 
 
 def _size(image: ImageInput) -> tuple[int, int]:

@@ -21,19 +21,15 @@ from dinoneck.errors import ConfigError, counted
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Reading
 from dinoneck.inference.sources import (
-    HeadSource,
+    Heads,
     LoadedHead,
     check_alike,
     check_pairing,
-    listed,
     load,
     opened,
     reads,
     rebuilt_backbone,
-    recorded_views,
-    revisions_of,
     same_backbone,
-    shared_inputs,
 )
 from dinoneck.inference.stored import batches_of, check_store, view_indices
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
@@ -42,7 +38,6 @@ if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
 
 logger = logging.getLogger(__name__)
-_ALONE = ""  # the key of heads that are not in a mapping
 
 
 class Predictor:
@@ -73,8 +68,9 @@ class Predictor:
     image's value too. A tile knows nothing of its neighbours.
 
     Args:
-        heads: a head file, a folder of head files, a hub repository (``"user/name"``), a HeadCheckpoint or a head
-            module; a list of them; or a mapping of a key to any of these.
+        heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head files, a hub
+            repository (``"user/name"``), a HeadCheckpoint or a head module; a list of them; or a mapping of a key to
+            any of these.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two
             quarter turns). None = as the files of the heads record, which must agree; modules record none.
@@ -123,7 +119,7 @@ class Predictor:
 
     def __init__(
         self,
-        heads: HeadSource | Sequence[HeadSource] | Mapping[str, HeadSource | Sequence[HeadSource]],
+        heads: Heads | Mapping[str, Heads],
         backbone: Backbone | None = None,
         tta: TTA | None = None,
         device: torch.device | str | None = None,
@@ -145,21 +141,22 @@ class Predictor:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None")
         self.tiling = _tiling(tile, overlap, tile_scale)
         self._keyed = isinstance(heads, Mapping)
-        given = _by_key(heads, weights)
-        sources = [source for own in given.values() for source in own]
-        read = iter(opened(sources, revision, [key for key, own in given.items() for _ in own]))
-        members = {key: [load(next(read)) for _ in own] for key, own in given.items()}
-        self.revisions = revisions_of(sources, [item.checkpoint for own in members.values() for item in own])
+        if self._keyed and weights is not None:
+            raise ConfigError("weights are for a list of heads; heads of a mapping are not averaged: leave weights out")
+        members = {key: [load(one) for one in own] for key, own in opened(heads, revision).items()}
+        checkpoints = [item.checkpoint for own in members.values() for item in own if item.checkpoint is not None]
+        self.revisions = {one.source: one.revision for one in checkpoints if one.revision is not None}
         backbones: dict[str | None, Backbone] = {} if backbone is None else {None: checked_backbone(backbone)}
         groups: dict[Any, dict[str, LoadedHead]] = {}  # what heads of one pass have in common -> the heads
         for key, own in members.items():
             head = _ensemble(own, weights, reduce)
-            check_alike(own)
+            check_alike(own, inputs=preprocess is None, views=tta is None)
             record = same_backbone(own[0].backbone) if backbone is None else None
             if record not in backbones:
                 backbones[record] = rebuilt_backbone(own[0])
             check_pairing(own, backbones[record], probe)
-            common = record, preprocess or shared_inputs(own), recorded_views(own) if tta is None else tta
+            recorded = next((item.inputs for item in own if item.inputs is not None), None)
+            common = record, preprocess or recorded, tta or own[0].views
             groups.setdefault(common, {})[key] = own[0]._replace(head=head)
         self.passes: list[Pass] = []
         for (record, recipe, views), group in groups.items():
@@ -176,10 +173,10 @@ class Predictor:
         self.backbone, self.preprocess, self.device = first.backbone, first.preprocess, first.device
         self.tta, self.views, self.batch_size = first.tta, first.views, first.batch_size
         heads_of = {key: reading.heads for one in self.passes for key, reading in one.readings.items()}
-        tasks = {key: heads_of[key].predicted for key in given}
-        self.tasks: Any = tasks if self._keyed else tasks[_ALONE]
+        tasks = {key: heads_of[key].predicted for key in members}
+        self.tasks: Any = tasks if self._keyed else tasks[""]
         if self._keyed:
-            logger.info("%s: passes of the backbone: %d", counted(len(given), "key"), len(self.passes))
+            logger.info("%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes))
 
     @torch.no_grad()
     def __call__(self, images: ImageInput | Sequence[ImageInput], maps: bool = False) -> list[dict[str, Any]]:
@@ -219,11 +216,13 @@ class Predictor:
 
         Raises:
             CheckpointError: if the tokens are of another backbone, or of images that were prepared differently.
-            ConfigError: for tiles, if it is not a store, or if a view is not stored.
+            ConfigError: for tiles, for ids that are a text, if it is not a store, or if a view is not stored.
             DataError: if an id is not in the store.
         """
         if self.tiling is not None:
             raise ConfigError("stored tokens are of whole images; leave tile= out")
+        if isinstance(ids, str):
+            raise ConfigError(f"ids is the text {ids!r}; expected a list of ids: ids=[{ids!r}]")
         indices = []
         for one in self.passes:
             one.check_weights()
@@ -268,18 +267,7 @@ class Predictor:
         """The rows of all passes, one per image."""
         by_key = {key: rows for one in passes for key, rows in one.items()}
         keys = [*self.tasks] if self._keyed else []
-        return [{key: by_key[key][i] for key in keys} for i in range(count)] if keys else by_key[_ALONE]
-
-
-def _by_key(heads: Any, weights: Sequence[float] | None) -> dict[str, list[HeadSource]]:
-    """The sources of heads by key; those that are not in a mapping have the key :data:`_ALONE`."""
-    if not isinstance(heads, Mapping):
-        return {_ALONE: listed(heads)}
-    if weights is not None:
-        raise ConfigError("weights are for a list of heads; heads of a mapping are not averaged: leave weights out")
-    if not heads or not all(isinstance(key, str) and key for key in heads):
-        raise ConfigError(f"the keys of heads are {[*heads]}; expected at least one text, none of them empty")
-    return {key: listed(own) for key, own in heads.items()}
+        return [{key: by_key[key][i] for key in keys} for i in range(count)] if keys else by_key[""]
 
 
 def _ensemble(members: Sequence[LoadedHead], weights: Sequence[float] | None, reduce: Reduce) -> HeadEnsemble:

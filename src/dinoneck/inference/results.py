@@ -16,6 +16,7 @@ from dinoneck.heads.head import recompute_derived
 from dinoneck.progress import progress
 from dinoneck.tasks import Task, columns_of
 
+GATE = ":gate"  # no name of a task holds a colon
 logger = logging.getLogger(__name__)
 
 
@@ -24,13 +25,12 @@ class BatchPredictions(NamedTuple):
 
     Attributes:
         values: task name -> (B, dim).
-        maps: task name -> (B, dim, rows, cols); empty where none was asked for.
-        gate: (B, 1, rows, cols), what gated heads looked at; None without one.
+        maps: task name -> (B, dim, rows, cols), and :data:`GATE` -> (B, 1, rows, cols), what gated heads looked at;
+            empty where none was asked for.
     """
 
     values: dict[str, Tensor]
     maps: dict[str, Tensor]
-    gate: Tensor | None = None
 
     def derived(self, tasks: Sequence[Task]) -> BatchPredictions:
         """Return these averages with the outputs that follow from others recomputed."""
@@ -53,9 +53,8 @@ class BatchPredictions(NamedTuple):
                 for name, value in self.values.items()
             }
             if maps:
-                row["maps"] = {name: picture[i].numpy() for name, picture in self.maps.items()}
-                if self.gate is not None:
-                    row["gate"] = self.gate[i, 0].numpy()
+                row["maps"] = {name: picture[i].numpy() for name, picture in self.maps.items() if name != GATE}
+                row |= {"gate": self.maps[GATE][i, 0].numpy()} if GATE in self.maps else {}
             rows.append(row)
         return rows
 

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,9 +22,10 @@ from dinoneck.checkpoint.schema import describe_weights
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.head import Head
-from dinoneck.inference.tiles import TTA, VIEWS
+from dinoneck.inference.tiles import VIEWS
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
+Heads = HeadSource | Sequence[HeadSource]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _PART = r"[A-Za-z0-9][\w.\-]{0,95}"
 # a model's name, or a hub repository: a path below the working folder at most
@@ -32,127 +33,136 @@ _NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
 
 
 class LoadedHead(NamedTuple):
-    """A head with its file's records of backbone and inputs."""
+    """A head with what its file records: its backbone, its inputs and its views."""
 
     head: Head
-    backbone: Mapping[str, Any] | None
-    inputs: Preprocessing | None
+    backbone: Mapping[str, Any] | None = None
+    inputs: Preprocessing | None = None
+    views: str = "none"
     checkpoint: HeadCheckpoint | None = None
 
 
-def listed(heads: HeadSource | Sequence[HeadSource]) -> list[HeadSource]:
-    """Return one source per head; a folder stands for the head files in it, sorted by name.
+def opened(
+    heads: Heads | Mapping[str, Heads], revision: str | None = None
+) -> dict[str, list[HeadCheckpoint | nn.Module]]:
+    """Read and check heads by their keys; heads that are not in a mapping have an empty one.
+
+    Args:
+        heads: as a :class:`dinoneck.Predictor` takes them. A folder without ``head.safetensors`` stands for all head
+            files in it, sorted by name.
+        revision: branch, tag or commit of the hub repositories among them.
 
     Raises:
-        CheckpointError: if there are none.
-        ConfigError: for a mapping, and for what is neither a head nor a list.
+        CheckpointError: if there are none, one cannot be read, two of a mean are the same head, or a revision is given
+            and none is a repository.
+        ConfigError: for keys that are not texts, and for what is neither a head nor a list.
     """
+    given = heads if isinstance(heads, Mapping) else {"": heads}
+    if given is heads and (not heads or not all(isinstance(key, str) and key for key in heads)):
+        raise ConfigError(f"the keys of heads are {[*heads]}; expected at least one text, none of them empty")
+    sources = {key: _listed(own) for key, own in given.items()}
+    if revision is not None and not any(names_a_repo(source) for own in sources.values() for source in own):
+        raise CheckpointError(
+            f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
+        )
+    read = {key: [_read(source, revision) for source in own] for key, own in sources.items()}
+    for own in read.values():
+        _refuse_copies(own)
+    return read
+
+
+def _listed(heads: Any) -> list[HeadSource]:
+    """One source per head."""
     if isinstance(heads, Mapping):
         raise ConfigError(f"heads are a mapping of {', '.join(map(str, heads))}; expected a list, or one head")
     single = isinstance(heads, str | os.PathLike | HeadCheckpoint | nn.Module)
     if not single and not isinstance(heads, Iterable):
         raise ConfigError(f"heads are {heads!r}; expected a head, a head file, or a list or mapping of them")
-    given = [cast("HeadSource", heads)] if single else list(cast("Sequence[HeadSource]", heads))
-    if not given:
-        raise CheckpointError("no heads were given")
     found: list[HeadSource] = []
-    for source in given:
+    for source in [heads] if single else heads:
         is_folder = isinstance(source, str | os.PathLike) and os.path.isdir(source)  # noqa: PTH112 - never raises
-        found += head_files(cast("Path", source)) if is_folder else [source]
+        found += head_files(source) if is_folder else [source]
+    if not found:
+        raise CheckpointError("no heads were given")
     return found
 
 
-def opened(
-    sources: Sequence[HeadSource], revision: str | None = None, keys: Sequence[str] | None = None
-) -> list[HeadSource]:
-    """Read and check every source that is a path or a hub repository; others are as they were.
-
-    Args:
-        sources: one per head, see :func:`listed`.
-        revision: branch, tag or commit of the hub repositories among them.
-        keys: of a mapping, one per source: heads of one key are averaged; None = all are.
-
-    Raises:
-        CheckpointError: if one cannot be read, two of a mean are the same head, or a revision is given and none is a
-            repository.
-    """
-    repos = [source for source in sources if names_a_repo(source)]
-    if revision is not None and not repos:
-        raise CheckpointError(
-            f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
-        )
-    read: list[HeadSource] = [
-        HeadCheckpoint.load(source, revision=revision if source in repos else None)
-        if isinstance(source, str | os.PathLike)
-        else source
-        for source in sources
-    ]
-    _refuse_copies(sources, read, keys or [""] * len(sources))
-    return read
+def _read(source: HeadSource, revision: str | None) -> HeadCheckpoint | nn.Module:
+    """A path or a hub repository as a checkpoint; others as they are."""
+    if not isinstance(source, str | os.PathLike):
+        return source
+    return HeadCheckpoint.load(source, revision=revision if names_a_repo(source) else None)
 
 
-def _refuse_copies(sources: Sequence[HeadSource], read: Sequence[HeadSource], keys: Sequence[str]) -> None:
+def _refuse_copies(heads: Sequence[HeadCheckpoint | nn.Module]) -> None:
     """Refuse a head that is twice in a mean, such as a copied file in a folder: it would count twice."""
-    names = [str(one) if isinstance(one, str | os.PathLike) else f"head {i}" for i, one in enumerate(sources)]
-    first: dict[tuple[str, str], str] = {}
-    for name, head, key in zip(names, read, keys, strict=True):
-        if isinstance(head, HeadCheckpoint):
-            digest = key, head.meta["digest"]
-            if digest in first:
-                raise CheckpointError(
-                    f"{first[digest]} and {name} hold the same head (equal digests), which would count twice; give "
-                    "each head once",
-                    step="pairing",
-                )
-            first[digest] = name
+    first: dict[str, int] = {}
+    for number, head in enumerate(heads):
+        if isinstance(head, HeadCheckpoint) and (other := first.setdefault(head.meta["digest"], number)) != number:
+            names = [getattr(heads[i], "source", "") or f"head {i}" for i in (other, number)]
+            raise CheckpointError(
+                f"{' and '.join(names)} hold the same head (equal digests), which would count twice; give each head "
+                "once",
+                step="pairing",
+            )
 
 
-def load(source: HeadSource) -> LoadedHead:
+def load(source: HeadCheckpoint | nn.Module) -> LoadedHead:
     """Load a head from a checkpoint or a module.
 
     Raises:
-        CheckpointError: if it has no tasks to predict.
+        CheckpointError: if it has no tasks to predict, or its file names views that are not known here.
     """
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
         hint = "; load a detector with dinoneck.detection.Detector" if getattr(module, "classes", ()) else ""
         raise CheckpointError(f"{type(module).__name__} has no tasks to predict{hint}", step="pairing")
-    if isinstance(source, HeadCheckpoint):  # maps are channels-last; convolutions reorder other weights at every call
-        module = module.to(memory_format=torch.channels_last)
-        return LoadedHead(module, source.meta["backbone"], source.preprocess, source)
-    return LoadedHead(module, None, None)
+    if not isinstance(source, HeadCheckpoint):
+        return LoadedHead(module)
+    module = module.to(memory_format=torch.channels_last)  # as maps are; convolutions reorder other weights every call
+    views = (source.meta["tta"] or {"ops": "none"})["ops"]
+    return LoadedHead(module, source.meta["backbone"], source.preprocess, views, source)
 
 
-def revisions_of(sources: Sequence[HeadSource], read: Sequence[object]) -> dict[str, str]:
-    """Return hub repository -> the commit its heads are of."""
-    pairs = [
-        (str(source), checkpoint.revision)
-        for source, checkpoint in zip(sources, read, strict=True)
-        if isinstance(source, str | os.PathLike) and isinstance(checkpoint, HeadCheckpoint)
-    ]
-    return {repo: commit for repo, commit in pairs if commit is not None}
-
-
-def check_alike(loaded: Sequence[LoadedHead]) -> None:
+def check_alike(loaded: Sequence[LoadedHead], inputs: bool, views: bool) -> None:
     """Refuse heads of a list that are not of one type, configuration (apart from fitted transforms) and backbone.
+
+    Args:
+        loaded: the heads; what a file does not record is not compared.
+        inputs: compare how images are prepared too.
+        views: compare the recorded views too, which have to be known here.
 
     Raises:
         CheckpointError: naming the first difference.
     """
-    first = loaded[0]
-    for number, item in enumerate(loaded[1:], 2):
-        pairs: list[tuple[str, Any, Any]] = [("head_type", type(first.head).__name__, type(item.head).__name__)]
-        pairs += [("config", _unfitted(first.head.config), _unfitted(item.head.config))]
-        if first.backbone is not None and item.backbone is not None:
-            pairs += [("backbone", _without(first.backbone, "probe"), _without(item.backbone, "probe"))]
-        for name, one, other in pairs:
-            if found := _difference(one, other, name):
-                raise CheckpointError(
-                    f"heads 1 and {number} of the list differ ({found}); a list is averaged as one ensemble of alike "
-                    "heads. Run different heads next to each other with a mapping, {'depth': a, 'classes': b} "
-                    "(--heads depth=A --heads classes=B), or average them with HeadEnsemble.from_heads",
-                    step="pairing",
-                )
+    if views and (unknown := sorted({item.views for item in loaded} - VIEWS.keys())):
+        raise CheckpointError(
+            f"the heads record the views {unknown[0]!r}; expected one of {', '.join(VIEWS)}. Choose the views with "
+            "tta= (--tta on the command line)",
+            step="pairing",
+        )
+    facts = [_facts(item, inputs, views) for item in loaded]
+    for number, other in enumerate(facts[1:], 2):
+        both = [key for key, value in facts[0].items() if value is not None and other[key] is not None]
+        if found := next(filter(None, (difference(facts[0][key], other[key], key) for key in both)), None):
+            raise CheckpointError(
+                f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of alike heads. "
+                "Run different heads next to each other with a mapping, {'depth': a, 'classes': b} (--heads depth=A "
+                "--heads classes=B), or average them with HeadEnsemble.from_heads; preprocess= and tta= (--tta) "
+                "replace what the files record of inputs and views",
+                step="pairing",
+            )
+
+
+def _facts(item: LoadedHead, inputs: bool, views: bool) -> dict[str, Any]:
+    """What the heads of a list have in common; None = unknown, or free to differ."""
+    return {
+        "head_type": type(item.head).__name__,
+        "config": _unfitted(item.head.config),
+        "backbone": None if item.backbone is None else _without(item.backbone, "probe"),
+        "inputs": item.inputs.record() if inputs and item.inputs is not None else None,
+        "views": item.views if views else None,
+    }
 
 
 def _unfitted(config: Any) -> Any:
@@ -167,17 +177,18 @@ def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in names}
 
 
-def _difference(one: Any, other: Any, where: str) -> str | None:
-    """The place and the values of the first difference of two plain values."""
+def difference(one: Any, other: Any, where: str) -> str | None:
+    """Return the place and the values of the first difference of two plain values; None where they are equal."""
+    if one == other:
+        return None
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         parts = [(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other})]
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        parts = [(a, b, f"{where}[{i}]") for i, (a, b) in enumerate(zip(one, other, strict=True))]
-    elif isinstance(one, list) and isinstance(other, list):
-        return f"{where}: {len(one)} / {len(other)} entries"
-    else:
-        return None if one == other else f"{where}: {str(one)[:80]} / {str(other)[:80]}"
-    return next((found for part in parts if (found := _difference(*part))), None)
+        return next(filter(None, (difference(*part) for part in parts)), None)
+    lists = isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
+    if lists and any(isinstance(entry, Mapping) for entry in one):
+        pairs = enumerate(zip(one, other, strict=True))
+        return next(filter(None, (difference(*pair, f"{where}[{i}]") for i, pair in pairs)), None)
+    return f"{where}: {str(one)[:80]} / {str(other)[:80]}"
 
 
 def same_backbone(record: Mapping[str, Any] | None) -> str | None:
@@ -239,28 +250,6 @@ def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool)
                 "used unchecked; save the head again with backbone=",
                 stacklevel=3,
             )
-
-
-def shared_inputs(loaded: Sequence[LoadedHead]) -> Preprocessing | None:
-    """Return how the heads' images are prepared; None if no file records it.
-
-    Raises:
-        CheckpointError: if the files differ.
-    """
-    found = [item.inputs for item in loaded if item.inputs is not None]
-    for other in found[1:]:
-        if other != found[0]:
-            raise CheckpointError(
-                f"the heads need images prepared differently ({differing(found[0].record(), other.record())}); predict "
-                "with them one by one, or pass preprocess=",
-                step="pairing",
-            )
-    return found[0] if found else None
-
-
-def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return the entries of two records that differ, with both values."""
-    return ", ".join(f"{key} {one[key]!r} / {other[key]!r}" for key in one if one[key] != other[key])
 
 
 def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
@@ -330,20 +319,3 @@ def _check_name(name: str, source: Any) -> None:
             "loaded in its place: start elsewhere, or load the backbone yourself and pass backbone=",
             step="pairing",
         )
-
-
-def recorded_views(heads: Sequence[LoadedHead]) -> TTA:
-    """Return the views that the files of these heads record; ``"none"`` for modules and files without a record.
-
-    Raises:
-        CheckpointError: if they differ, or are not known here.
-    """
-    records = [item.checkpoint.meta["tta"] if item.checkpoint is not None else None for item in heads]
-    recorded = {"none" if record is None else str(record["ops"]) for record in records}
-    if len(recorded) > 1 or not recorded <= VIEWS.keys():
-        raise CheckpointError(
-            f"the heads record the views {', '.join(map(repr, sorted(recorded)))}; expected the same of all heads, one "
-            f"of {', '.join(VIEWS)}. Choose the views with tta= (--tta on the command line)",
-            step="pairing",
-        )
-    return cast("TTA", recorded.pop())

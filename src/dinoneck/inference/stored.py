@@ -11,7 +11,7 @@ import torch
 from dinoneck.checkpoint.pairing import check_records
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.inference.passes import Pass
-from dinoneck.inference.sources import differing
+from dinoneck.inference.sources import difference
 from dinoneck.inference.tiles import View
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def check_store(store: FeatureStore, one: Pass) -> None:
             step="pairing",
         )
     if store.preprocess != one.preprocess:
-        differ = differing(one.preprocess.record(), store.preprocess.record())
+        differ = difference(one.preprocess.record(), store.preprocess.record(), "inputs")
         raise CheckpointError(
             f"the heads need images prepared differently than those of {store.path} ({differ}); extract a store with "
             "the preprocessing of the heads, or pass preprocess=",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dinoneck.codec import normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.head import recompute_derived
-from dinoneck.inference.results import BatchPredictions, check_finite
+from dinoneck.inference.results import GATE, BatchPredictions, check_finite
 from dinoneck.tasks import Task
 
 
@@ -63,17 +63,20 @@ class Tiling:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tile", _pair(self.tile))
-        if isinstance(self.overlap, bool) or not isinstance(self.overlap, Real):
-            raise ConfigError(f"overlap is {self.overlap!r}; expected pixels (an int) or a share of the tile (a float)")
-        pixels = isinstance(self.overlap, Integral)
-        if pixels and not 0 <= self.overlap < min(self.tile):
-            raise ConfigError(f"overlap is {self.overlap} px; expected 0 or more, less than the tile's {self.tile} px")
-        if not pixels and not 0.0 <= self.overlap < 1.0:
-            raise ConfigError(f"overlap is {self.overlap}; a float is a share of the tile, 0 or more and below 1")
-        wrong = isinstance(self.scale, bool) or not isinstance(self.scale, Real)
-        if wrong or not 0.0 < self.scale < math.inf:
-            raise ConfigError(f"tile_scale is {self.scale!r}; expected a finite number above 0 (1 = the image's own)")
+        tile = self.tile if isinstance(self.tile, Sequence) else (self.tile, self.tile)
+        object.__setattr__(self, "tile", normal(tuple[int, int], tile, "tile"))
+        object.__setattr__(self, "overlap", normal(int | float, self.overlap, "overlap"))
+        object.__setattr__(self, "scale", normal(float, self.scale, "tile_scale"))
+        if min(self.tile) < 1:
+            raise ConfigError(f"tile is {self.tile}; expected pixels: one positive integer, or (height, width)")
+        most = min(self.tile) if isinstance(self.overlap, int) else 1.0
+        if not 0 <= self.overlap < most:
+            raise ConfigError(
+                f"overlap is {self.overlap}; expected 0 or more and less than {most}: an int is pixels of the tile's "
+                f"{self.tile}, a float a share of it"
+            )
+        if self.scale <= 0:
+            raise ConfigError(f"tile_scale is {self.scale}; expected a number above 0 (1 = the image's own)")
 
     def check(self, recipe: Preprocessing) -> None:
         """Refuse a tile that does not fit how the heads' images are prepared.
@@ -148,7 +151,7 @@ class Tiling:
         """(rows, cols) of a tile, and of its overlap, in patches."""
         canvas = recipe.placement(recipe.size or self.tile).canvas
         lengths = TokenGrid(recipe.patch_size).size(canvas)
-        shares = [self.overlap / side if isinstance(self.overlap, Integral) else self.overlap for side in self.tile]
+        shares = [self.overlap / side if isinstance(self.overlap, int) else self.overlap for side in self.tile]
         rows, cols = (
             math.ceil(share * length - 1e-9)  # 0.3 * 10 is 3, despite the last bit
             for share, length in zip(shares, lengths, strict=True)
@@ -162,13 +165,6 @@ def _starts(total: int, length: int, overlap: int) -> tuple[int, ...]:
         return (0,)
     gaps = math.ceil((total - length) / (length - overlap))
     return tuple((2 * i * (total - length) + gaps) // (2 * gaps) for i in range(gaps + 1))
-
-
-def _pair(tile: Any) -> tuple[int, int]:
-    sides = list(tile) if isinstance(tile, tuple | list) else [tile, tile]
-    if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 1 for s in sides):
-        raise ConfigError(f"tile is {tile!r}; expected pixels: one positive integer, or (height, width)")
-    return int(sides[0]), int(sides[1])
 
 
 class Assembly:
@@ -210,21 +206,19 @@ class Assembly:
         check_finite(predictions.values)
         down, across = self._weights(1, 1)
         area = self.rows.total * self.cols.total
-        maps = predictions.maps if predictions.gate is None else {**predictions.maps, _GATE: predictions.gate}
         for number, (i, j) in enumerate(places):
             share = down[i].sum() * across[j].sum() / area  # of the image, every cell counted once
             for name, value in predictions.values.items():
                 self._values[name] = self._values.get(name, 0.0) + share * value[number].double()
-            for name, picture in maps.items():
+            for name, picture in predictions.maps.items():
                 self._draw(name, picture[number], i, j)
 
     def whole(self) -> BatchPredictions:
         """Return the image's predictions, a batch of one."""
         exact = recompute_derived(self.tasks, {task.name: self._value(task)[None] for task in self.tasks})
         values = {name: value.float() for name, value in exact.items()}
-        maps = {name: picture[None].float() for name, picture in self._maps.items() if name != _GATE}
-        gate = self._maps.get(_GATE)
-        return BatchPredictions(values, maps, None if gate is None else (gate / gate.sum())[None].float())
+        shares = {name: picture / picture.sum() if name == GATE else picture for name, picture in self._maps.items()}
+        return BatchPredictions(values, {name: picture[None].float() for name, picture in shares.items()})
 
     def _value(self, task: Task) -> Tensor:
         if task.name not in self.by_cells:
@@ -263,9 +257,6 @@ class Assembly:
         if (down, across) not in self._windows:
             self._windows[down, across] = self.rows.windows(down), self.cols.windows(across)
         return self._windows[down, across]
-
-
-_GATE = ":gate"  # no name of a task holds a colon
 
 
 TTA = Literal["none", "flip4", "d6"]

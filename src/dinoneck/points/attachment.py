@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from dinoneck.points.sparse import SparseFeatures
 Pyramid = Mapping[int, SparseFeatures]
 
 _tracker = ModuleTracker()  # only its ``is_bw``: whether autograd's backward runs now
+_passes: ContextVar[Mapping[Slot, Pass]] = ContextVar("passes", default={})  # noqa: B039 - never written to
 _hooked: weakref.WeakKeyDictionary[nn.Module, list[Injector]] = weakref.WeakKeyDictionary()
 
 
@@ -46,49 +48,32 @@ class Pass:
 
 
 class Slot:
-    """Where hooks find the pyramid: of the pass under way, or of the last one for blocks that backward recomputes.
+    """Where hooks find the pyramid: of the pass under way in this thread, or of the last one that backward recomputes.
 
     Copies and pickles of a slot are empty: a copied model has no pass under way.
     """
 
     def __init__(self) -> None:
-        self.running = False
         self.last: Pass | None = None
         self.earlier: Pass | None = None
-        self.owner = 0
 
     def __reduce__(self) -> tuple[type[Slot], tuple[()]]:
         return Slot, ()
 
-    def claim(self) -> None:
-        """Refuse to begin a pass while another thread's is under way: its blocks would find this one's pyramid.
-
-        Raises:
-            ConfigError: if one is.
-        """
-        if torch.compiler.is_compiling():
-            return
-        thread = threading.get_ident()
-        if self.running and self.owner != thread:
-            raise ConfigError(
-                "another thread runs this network with its pyramid, and they would be mixed up; give every thread a "
-                "copy.deepcopy of network and injection, together, or take turns with a lock"
-            )
-        self.owner = thread
-
-    def begin(self, pyramid: Pyramid | None) -> None:
-        """Begin a pass."""
-        self.claim()
-        self.earlier = None if self.last and self.last.recomputed else self.last
-        if self.earlier:
-            self.earlier.pyramid = None
-        self.running, self.last = True, Pass(pyramid)
-
-    def end(self, keep: bool) -> None:
-        """End a pass; ``keep`` its pyramid for blocks that are recomputed in backward."""
-        self.running = False
-        if not keep:
-            self.last = None
+    @contextmanager
+    def running(self, pyramid: Pyramid | None, keep: bool) -> Iterator[None]:
+        """Run a pass in the ``with`` block; ``keep`` its pyramid for blocks that are recomputed in backward."""
+        current = Pass(pyramid)
+        if keep:
+            self.earlier = None if self.last and self.last.recomputed else self.last
+            if self.earlier:
+                self.earlier.pyramid = None
+            self.last = current
+        token = _passes.set({**_passes.get(), self: current})
+        try:
+            yield
+        finally:
+            _passes.reset(token)
 
     def pyramid_at(self, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> Pyramid | None:
         """Return the pyramid of the pass that a block with these voxels belongs to.
@@ -96,7 +81,8 @@ class Slot:
         Raises:
             ConfigError: if there is none, or it is ambiguous.
         """
-        if self.last is None or not (self.running or _tracker.is_bw):
+        current = self.last if _tracker.is_bw else _passes.get().get(self)
+        if current is None:
             raise ConfigError(
                 f"{name!r} runs without a pyramid. Attached networks run inside `with injection.using(pyramid):` "
                 "(using(None) = without images), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
@@ -104,10 +90,10 @@ class Slot:
                 "which keeps it, and call its backward before the next forward"
             )
         if _tracker.is_bw:
-            self._check_recomputed(self.last, stride, name, voxels)
+            self._check_recomputed(current, stride, name, voxels)
         else:
-            self.last.seen[stride] = voxels
-        return self.last.pyramid
+            current.seen[stride] = voxels
+        return current.pyramid
 
     def _check_recomputed(self, last: Pass, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> None:
         if not last.saw(stride, voxels):

@@ -94,25 +94,9 @@ class GatedFusion(Configured, nn.Module):
         return torch.where(valid[..., None], mixed, x3)
 
     @property
-    def fusion_2d_ratio(self) -> float:
-        """The mean gate over the points that were seen in the last pass, 0 where there were none."""
-        if self._last is None:
-            return 0.0
-        total, seen, _ = self._last
-        return float(total) / max(int(seen), 1)
-
-    @property
-    def fusion_3d_ratio(self) -> float:
-        """1 - :attr:`fusion_2d_ratio`."""
-        return 1.0 - self.fusion_2d_ratio
-
-    @property
     def stats(self) -> dict[str, float]:
-        """``coverage`` (share of points seen) and the two ratios of the last pass; empty before the first."""
+        """``coverage``, the share of points seen in the last pass, and ``fusion_2d_ratio``, their mean gate."""
         if self._last is None:
             return {}
-        return {
-            "coverage": int(self._last[1]) / max(self._last[2], 1),
-            "fusion_2d_ratio": self.fusion_2d_ratio,
-            "fusion_3d_ratio": self.fusion_3d_ratio,
-        }
+        total, seen, count = self._last
+        return {"coverage": int(seen) / max(count, 1), "fusion_2d_ratio": float(total) / max(int(seen), 1)}

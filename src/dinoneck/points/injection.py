@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.attachment import Attached, Pass, Pyramid, Slot, hook_blocks
+from dinoneck.points.attachment import Attached, Pyramid, Slot, hook_blocks
 from dinoneck.points.checks import check_devices, check_dtype
 from dinoneck.points.engines import SparseAdapter
 from dinoneck.points.sparse import SparseFeatures, check_stride
@@ -239,19 +239,15 @@ class DecoderInjection(Configured, nn.Module):
     def using(self, pyramid: Pyramid | None) -> Iterator[None]:
         """Give attached networks a pyramid while the context is open; None = the 3D network alone, without images.
 
+        It holds for the thread that opens it.
+
         Raises:
-            ConfigError: if the pyramid lacks a stride, or another thread is inside.
+            ConfigError: if the pyramid lacks a stride.
             ShapeError: if its features have another width.
         """
         self.check_pyramid(pyramid)
-        slot = self._slot
-        slot.claim()
-        before = slot.running, slot.last
-        slot.running, slot.last = True, Pass(pyramid)
-        try:
+        with self._slot.running(pyramid, keep=False):
             yield
-        finally:
-            slot.running, slot.last = before
 
     def wrap(self, unet: nn.Module, names: Mapping[int, str], *, adapter: SparseAdapter | None = None) -> InjectedUNet:
         """Return network and injection as one module, called ``(x, pyramid=...)``: the form to train.
@@ -353,11 +349,8 @@ class InjectedUNet(nn.Module):
             **kwargs: passed on.
         """
         self.injection.check_pyramid(pyramid)
-        self._slot.begin(pyramid)
-        try:
+        with self._slot.running(pyramid, keep=torch.is_grad_enabled()):
             return self.unet(x, *args, **kwargs)
-        finally:
-            self._slot.end(keep=torch.is_grad_enabled())
 
     def remove(self) -> None:
         """Take the hooks off: ``unet`` is what it was before."""

@@ -31,6 +31,10 @@ from dinoneck.weight_files import read_tensor
 
 _SCALE_FILES = 16
 _BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
+EXPECTED = {
+    ".npz": "cls_i (C,) and patches_i (N, C) for i = 0, 1, ...",
+    ".pt": "a tensor (C, rows, cols) of real numbers",
+}
 Read = Callable[[Path], Tokens]
 
 
@@ -46,36 +50,33 @@ def files_in(folder: Path, suffix: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def read_npz(path: Path, grid: Sequence[int], patch_size: PatchSize) -> Tokens:
-    """Read one ``.npz``, the views of an image as a batch."""
-    with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
-        count = sum(name.startswith("patches_") for name in content.files)
-        patches = torch.from_numpy(np.stack([content[f"patches_{i}"] for i in range(count)])).float()  # (B, N, C)
-        cls_token = None
-        if "cls_0" in content.files:
-            cls_token = torch.from_numpy(np.stack([content[f"cls_{i}"] for i in range(count)])).float()  # (B, C)
-    return Tokens.from_patches(patches, grid=grid, patch_size=patch_size, cls_token=cls_token)
+def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = None) -> Tokens:
+    """Read one ``.npz``, the views of an image as a batch, or one ``.pt`` with the weights-only loader.
 
-
-def read_pt(path: Path, patch_size: PatchSize) -> Tokens:
-    """Read one ``.pt`` with the weights-only loader."""
-    maps = read_tensor(path)
-    if maps.ndim != 3 or maps.is_complex():
-        raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}, {maps.dtype}")
-    patches = maps.float().flatten(1).T[None].contiguous()  # (1, N, C)
-    return Tokens.from_patches(patches, grid=maps.shape[1:], patch_size=patch_size)
-
-
-def named(read: Read, expected: str) -> Read:
-    """Return a reader that names the file, and what is expected of it, in a DataError."""
-
-    def checked(path: Path) -> Tokens:
-        try:
-            return read(path)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, DinoneckError) as error:
-            raise DataError(f"{path} cannot be converted: {error}; expected {expected}") from error
-
-    return checked
+    Raises:
+        DataError: naming the file, and what is expected of it.
+    """
+    cls_token = None
+    try:
+        if path.suffix == ".pt":
+            maps = read_tensor(path)
+            if maps.ndim != 3 or maps.is_complex():
+                raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}, {maps.dtype}")
+            grid = maps.shape[1:]
+            patches = maps.float().flatten(1).T[None].contiguous()  # (1, N, C)
+        else:
+            with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
+                count = sum(name.startswith("patches_") for name in content.files)
+                patches = torch.from_numpy(
+                    np.stack([content[f"patches_{i}"] for i in range(count)])
+                ).float()  # (B, N, C)
+                if "cls_0" in content.files:
+                    cls_token = torch.from_numpy(
+                        np.stack([content[f"cls_{i}"] for i in range(count)])
+                    ).float()  # (B, C)
+        return Tokens.from_patches(patches, grid=grid or (), patch_size=patch_size, cls_token=cls_token)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, DinoneckError) as error:
+        raise DataError(f"{path} cannot be converted: {error}; expected {EXPECTED[path.suffix]}") from error
 
 
 def describe(first: Tokens, views: str | Views | None, dtype: StoreDtype) -> Description:

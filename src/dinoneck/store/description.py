@@ -39,7 +39,6 @@ FORMAT = "dinoneck.store"
 SCHEMA = 1
 _COMPARED = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
          "pos_embed", "dtype", "adapter", "weights_sha256")  # fmt: skip
-_SIGNED = ("created_by", "digest")
 _NEEDED = ("patch_size", "embed_dim", "num_cls", "num_registers")
 
 
@@ -108,23 +107,16 @@ class Description:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what made the tokens; shards repeat it, and the checksum of every view begins with it."""
-        text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        text = json.dumps(self._signed(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _content(self) -> dict[str, Any]:
-        return {
-            "format": FORMAT,
-            "schema": SCHEMA,
-            "backbone": dict(self.backbone),
-            "inputs": self.preprocess.record(),
-            "views": self.views.record(),
-            "dtype": self.dtype,
-        }
+    def _signed(self) -> dict[str, Any]:
+        made = {"backbone": dict(self.backbone), "inputs": self.preprocess.record(), "views": self.views.record()}
+        return {"format": FORMAT, "schema": SCHEMA, **made, "dtype": self.dtype}
 
-    def to_bytes(self) -> bytes:
-        """Return the content of ``store.json``."""
-        content = {**self._content(), "created_by": f"dinoneck {__version__}", "digest": self.digest}
-        return json.dumps(content, indent=1, ensure_ascii=True).encode() + b"\n"
+    def content(self) -> dict[str, Any]:
+        """Return what ``store.json`` holds."""
+        return {**self._signed(), "created_by": f"dinoneck {__version__}", "digest": self.digest}
 
     def check_equal(self, asked: Description, name: str) -> None:
         """Refuse to take this store for another one.
@@ -132,13 +124,11 @@ class Description:
         Raises:
             StoreError: naming the first field that differs, with both values.
         """
-        compared = asked._fields()
-        for field, value in self._fields().items():
-            if value != compared[field]:
+        for (field, value), wanted in zip(self._fields().items(), asked._fields().values(), strict=True):
+            if value != wanted:
                 raise StoreError(
-                    f"the store {name} was made with {field} = {value:.200}; asked for {compared[field]:.200}. Create "
-                    "another store for that (or delete this one, if nothing in it is needed), or use the values it was "
-                    "made with"
+                    f"the store {name} was made with {field} = {value:.200}; asked for {wanted:.200}. Create another "
+                    "store for that, or use the values it was made with"
                 )
 
     def _fields(self) -> dict[str, str]:
@@ -167,7 +157,7 @@ def make_folder(root: Path, asked: Description) -> None:
         raise StoreError(f"the folder {root} holds {others[0]!r} but no {FILE}: give a new folder")
     try:
         (root / DATA).mkdir(parents=True, exist_ok=True)
-        write_first(root / FILE, asked.to_bytes())
+        write_first(root / FILE, json.dumps(asked.content(), indent=1).encode() + b"\n")
         flush_folder(root.parent)
     except OSError as error:
         raise failed_write(root, error) from error
@@ -190,24 +180,22 @@ def read_description(files: Files) -> Description:
         raise StoreError(f"{files} is not the folder of a feature store: it holds no {FILE}") from None
     except OSError as error:
         raise StoreError(f"{files} cannot be opened: {error}") from error
-    name, described = f"{files}/{FILE}", None
     try:
         content = json.loads(raw)
         written = content["format"], content["schema"]
         if written == (FORMAT, SCHEMA):
             prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
             described = Description(content["backbone"], prepare, views, content["dtype"])
+            if content.keys() == described.content().keys() and content["digest"] == described.digest:
+                return described
+            raise ValueError("its digest does not fit its content")
     except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
         problem = f"{type(error).__name__}: {error}"
-        raise StoreError(f"{name} does not describe a feature store, or is damaged: {problem}") from error
-    if described is None:
-        raise StoreError(
-            f"{name} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema "
-            f"{SCHEMA}. It was made by {content.get('created_by')!s:.60}: install that version or a later one"
-        )
-    if content.get("digest") != described.digest or content.keys() != {*described._content(), *_SIGNED}:
-        raise StoreError(f"{name} is damaged or was edited: its digest does not fit its content")
-    return described
+        raise StoreError(f"{files}/{FILE} does not describe a feature store, or is damaged: {problem}") from error
+    raise StoreError(
+        f"{files}/{FILE} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema "
+        f"{SCHEMA}. It was made by {content.get('created_by')!s:.60}: install that version or a later one"
+    )
 
 
 def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | None:

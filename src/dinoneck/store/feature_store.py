@@ -227,9 +227,8 @@ class FeatureStore(Reader):
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        read = functools.partial(converters.read_npz, grid=grid, patch_size=patch_size)
-        expected = "cls_i (C,) and patches_i (N, C) for i = 0, 1, ..."
-        return cls._converted(Path(folder), ".npz", converters.named(read, expected), path, views, dtype)
+        read = functools.partial(converters.read_file, patch_size=patch_size, grid=grid)
+        return cls._converted(Path(folder), ".npz", read, path, views, dtype)
 
     @classmethod
     def from_pt(cls, folder: PathLike, path: PathLike, *, patch_size: PatchSize, dtype: StoreDtype = "fp16") -> Self:
@@ -245,9 +244,8 @@ class FeatureStore(Reader):
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        read = functools.partial(converters.read_pt, patch_size=patch_size)
-        expected = "a tensor (C, rows, cols)"
-        return cls._converted(Path(folder), ".pt", converters.named(read, expected), path, None, dtype)
+        read = functools.partial(converters.read_file, patch_size=patch_size)
+        return cls._converted(Path(folder), ".pt", read, path, None, dtype)
 
     @classmethod
     def _converted(

@@ -56,12 +56,11 @@ class LocalFiles:
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the names in a folder and their sizes in bytes, without hidden files."""
         found = {}
-        if (self.root / folder).is_dir():
-            with os.scandir(self.root / folder) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
-                        if not entry.name.startswith("."):
-                            found[entry.name] = entry.stat().st_size
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # it was removed meanwhile
+                    if not entry.name.startswith("."):
+                        found[entry.name] = entry.stat().st_size
         return found
 
     def modified(self, folder: str) -> tuple[int, int] | None:

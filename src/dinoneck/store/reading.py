@@ -32,8 +32,6 @@ from dinoneck.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 Check = Literal["first", "always", "never"]
 ViewNumbers = int | Sequence[int] | None

@@ -96,7 +96,7 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
     """The frozen backbone.
 
     Attributes:
-        name: see 'dinoneck backbones'; None = DINOv3 ViT-S/16, or the store's.
+        name: see 'dinoneck list backbones'; None = DINOv3 ViT-S/16, or the store's.
         source: library that provides the model; None = timm.
         file: weights on disk, or a transformers folder.
         random: seeded random weights without download, equal on every machine.

@@ -39,9 +39,9 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
         DataError: if it is not such a report.
     """
     try:
-        found = value_tables(report) if any(report.get("mae", {}).values()) else []
-        for name, methods in (*report.get("classes", {}).items(), *report.get("masks", {}).items()):
-            found += class_tables(name, methods)
+        found = value_tables(report) if "scores" in report else []
+        for name, methods in report.get("scores", {}).items():
+            found += class_tables(name, methods) if "confusion_matrix" in methods["head"] else []
         found += box_tables(report["best"], report["untrained"]) if "best" in report else []
     except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
@@ -49,41 +49,55 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
 
 
 def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
-    """Return the table of R², and that of the differences where a 95 % interval is known."""
-    minus = report.get("head_minus") or {}
-    found = [value_table(report["scores"], report["mae"], report.get("target_sd"), report.get("scored_images"))]
-    if any(ends is not None for row in minus.values() for ends in row.values()):
-        columns = list(next(iter(minus.values())))
-        rows = [[f"head minus {name}", *(_interval(row[c], "+") for c in columns)] for name, row in minus.items()]
-        found.append(ScoreTable(["R², 95 % interval", *columns], rows))
-    return found
+    """Return the table of R² with the mean absolute errors, and that of the differences where intervals are known.
 
-
-def value_table(
-    by_method: Mapping[str, Mapping[str, float | None]],
-    errors: Mapping[str, Mapping[str, float]] | None = None,
-    spread: Mapping[str, Mapping[str, Any]] | None = None,
-    images: Mapping[str, int] | None = None,
-) -> ScoreTable:
-    """Return the R² of several methods, one row per method.
-
-    With ``errors`` (method -> target -> MAE) each R² is followed by the MAE, and with ``spread`` (target -> standard
-    deviation over ``all`` rows and in the ``folds``) a last row shows what the MAE compares with. With ``images``
-    (target -> count) a row states how many images the scores rest on.
+    A row is a method, a column a target of numbers; auxiliary targets come last. A report without numbers has none.
     """
-    columns = list(next(iter(by_method.values())))
-    rows = []
-    for method, row in by_method.items():
-        mae = (errors or {}).get(method, {})
-        rows.append([method, *(_number(row[c]) + (f" ({mae[c]:.3g})" if c in mae else "") for c in columns)])
-    if spread:
-        folds = {c: [x for x in own["folds"] if x is not None] for c, own in spread.items()}
-        ranges = {c: f"{min(own):.3g} ... {max(own):.3g}" for c, own in folds.items()}
-        rows.append(["target sd", *(f"{spread[c]['all']:.3g}" if c in spread else "" for c in columns)])
-        rows.append(["  in the folds", *(ranges.get(c, "") for c in columns)])
-    if images:
-        rows.append(["images", *(str(images.get(c, "")) for c in columns)])
-    return ScoreTable(["held-out R² (MAE)" if errors else "held-out R²", *columns], rows)
+    scores, auxiliary = report["scores"], report["auxiliary"]
+    names = sorted((name for name, methods in scores.items() if "r2" in methods["head"]), key=auxiliary.__contains__)
+    if not names:
+        return []
+    methods = list(dict.fromkeys(method for name in names for method in scores[name]))
+    rows = [[method, *(_r2_cell(scores[name].get(method), name) for name in names)] for method in methods]
+    if "overall" in scores:
+        for row, method in zip(rows, methods, strict=True):
+            row.append(_worst(scores["overall"].get(method, {}).get("r2")))
+    spread = report["spread"]
+    folds = {name: [x for x in own["folds"] if x is not None] for name, own in spread.items()}
+    ranges = {name: f"{min(own):.3g} ... {max(own):.3g}" for name, own in folds.items() if own}
+    notes = {
+        "target sd": {name: f"{own['all']:.3g}" for name, own in spread.items() if own["all"] is not None},
+        "  in the folds": ranges,
+        "images": {name: str(scores[name]["head"]["images"]) for name in names},
+    }
+    columns = [f"{name} (auxiliary)" if name in auxiliary else name for name in names]
+    header = ["held-out R² (MAE)", *columns, *(["worst fold"] if "overall" in scores else [])]
+    rows += [[note, *(own.get(name, "") for name in names)] for note, own in notes.items()]
+    found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
+    minus = [
+        [f"head minus {method}", *(_interval(_minus(scores[name].get(method)), "+") for name in names)]
+        for method in methods
+        if any(_minus(scores[name].get(method)) for name in names)
+    ]
+    return [*found, ScoreTable(["R², 95 % interval", *columns], minus)] if minus else found
+
+
+def _r2_cell(score: Mapping[str, Any] | None, name: str) -> str:
+    if score is None:
+        return "-"
+    error = score["mae"]["pooled"]
+    return _number(score["r2"]["pooled"]) + (f" ({error:.3g})" if error is not None and name != "overall" else "")
+
+
+def _worst(score: Mapping[str, Any] | None) -> str:
+    folds = [] if score is None else [fold for fold in score["folds"] if fold is not None]
+    return _number(min(folds, default=None))
+
+
+def _minus(score: Mapping[str, Any] | None) -> Sequence[float] | None:
+    """The interval of the head's R² minus this one."""
+    ends: Sequence[float] | None = (score or {}).get("head_minus", {}).get("r2")
+    return ends
 
 
 def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterator[ScoreTable]:
@@ -126,8 +140,7 @@ def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int
 
 
 def _cells(score: Mapping[str, Any]) -> list[str]:
-    worst = min((fold for fold in score["folds"] if fold is not None), default=None)
-    return [_number(score["pooled"]), _interval(score["interval"]), _number(worst)]
+    return [_number(score["pooled"]), _interval(score["interval"]), _worst(score)]
 
 
 def _interval(ends: Sequence[float] | None, sign: str = "") -> str:

@@ -14,9 +14,12 @@ from dinoneck.backbones.known import KNOWN, architecture_of, names_of
 from dinoneck.backbones.timm import TimmAdapter, names
 from dinoneck.cli.main import main
 
+OF_OTHERS = "eupe"  # weights that another project distilled from DINOv3's; they load by name, and are not listed
+
 
 def test_every_supported_architecture_is_in_the_table() -> None:
-    assert set(names()) <= {model.name for model in KNOWN}  # an older timm knows fewer
+    own = {name for name in names() if any(OF_OTHERS not in full for full in timm.list_pretrained(f"{name}.*"))}
+    assert own <= {model.name for model in KNOWN}  # an older timm knows fewer
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
@@ -27,10 +30,10 @@ def test_rows_are_true(known) -> None:  # type: ignore[no-untyped-def]
         adapter = TimmAdapter(timm.create_model(known.name, num_classes=0))
     assert (adapter.patch_size[0], adapter.embed_dim, adapter.depth) == (known.patch, known.width, known.depth)
     assert adapter.num_registers == known.registers
-    tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{known.name}.*")]
+    tags = [name.split(".", 1)[1] for name in timm.list_pretrained(f"{known.name}.*") if OF_OTHERS not in name]
     assert set(tags) <= set(known.hubs)
     for tag in tags:
-        assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license(tag)
+        assert get_pretrained_cfg(f"{known.name}.{tag}").license == known.license
 
 
 def test_names_lead_to_each_other() -> None:

@@ -58,7 +58,7 @@ def test_names_with_a_tag() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dinov3_small", r"'dinov3_small' is unknown.*'dinoneck backbones' lists"),
+        ("dinov3_small", r"'dinov3_small' is unknown.*'dinoneck list backbones' lists"),
         ("vit_smal_patch16_dinov3", r"Did you mean 'vit_small_patch16_dinov3'\?"),
         ("convnext_tiny.dinov3_lvd1689m", "is a ConvNeXt.*DINOv3 ViTs: "),
         ("vit_base_patch16_224", "wrap_backbone"),
@@ -80,10 +80,13 @@ def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypa
     from safetensors.torch import save_file
 
     source = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, seed=9)
-    snapshot = tmp_path / "snapshots" / ("a" * 40)
-    snapshot.mkdir(parents=True)
+    model = tmp_path / "models--timm--vit_small_patch16_dinov3_qkvb.lvd1689m"
+    snapshot = model / "snapshots" / ("a" * 40)
+    for folder in (snapshot, model / "refs"):
+        folder.mkdir(parents=True)
+    (model / "refs" / "main").write_text("a" * 40)
     save_file(source.adapter.model.state_dict(), snapshot / "model.safetensors")
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: str(snapshot / "model.safetensors"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     loaded = load_backbone("vit_small_patch16_dinov3_qkvb")
     assert loaded.record()["weights_sha256"] == source.record()["weights_sha256"]
     assert loaded.weights == {

@@ -10,7 +10,6 @@ import torch
 from tests.faults.signed import Change, forged
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, PatchMeanMLP, TargetTransform, Task
-from dinoneck.checkpoint.contents import read
 from dinoneck.checkpoint.format import canonical
 
 
@@ -29,7 +28,7 @@ def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         (tmp_path / "h").write_bytes(damaged)
         with pytest.raises(CheckpointError):
-            read(tmp_path / "h")
+            HeadCheckpoint.load(tmp_path / "h")
 
 
 @pytest.mark.parametrize(

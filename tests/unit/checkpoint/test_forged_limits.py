@@ -10,7 +10,6 @@ import torch
 from tests.faults.signed import forged
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task
-from dinoneck.checkpoint.schema import entries_of
 
 
 def plain(**options: Any) -> HeadCheckpoint:
@@ -30,9 +29,7 @@ def test_sides_that_no_empty_tensor_can_have(shape: list[int], tmp_path: Path) -
         meta["tensors"].append(["zz", "F32", shape])
         state["zz"] = torch.empty(0)
 
-    with pytest.raises(CheckpointError, match=r"fewer than 2\^63"):
-        entries_of([["zz", "F32", shape]])
-    refused(forged(plain(), change), tmp_path / "h", "tensors", "zz")
+    refused(forged(plain(), change), tmp_path / "h", "tensors", r"zz.*fewer than 2\^63")
 
 
 @pytest.mark.parametrize("digest", ["", "sha256:" + "A" * 64])

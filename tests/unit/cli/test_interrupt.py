@@ -60,7 +60,7 @@ def job(tiny: Backbone, tmp_path: Path) -> list[str]:
     preprocess = tiny.preprocess.changed(size=(32, 48))
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=tiny, preprocess=preprocess)
     (tmp_path / "out").mkdir()
-    out = ["--out", str(tmp_path / "out" / "p.csv"), "--maps", "--batch-size", "2"]
+    out = ["--out", str(tmp_path / "out" / "p.csv"), "--maps", str(tmp_path / "out" / "p.png"), "--batch-size", "2"]
     return ["predict", str(tmp_path / "p"), "--heads", str(tmp_path / "h.safetensors"), *out]
 
 

@@ -57,9 +57,9 @@ def test_options_reach_the_predictor(place: Path, capsys: pytest.CaptureFixture[
     def expected(**settings: Any) -> Any:
         return pytest.approx([row["mass"] for row in Predictor(heads, **settings)(images)], rel=1e-4)
 
-    tiles = ["--tile", "40x60", "--overlap", "0.25", "--tile-scale", "0.9"]
+    tiles = ["--tile", "40x60", "--overlap", "15", "--tile-scale", "0.9"]
     found = predicted(place, *tiles)
-    assert found == expected(tile=(40, 60), overlap=0.25, tile_scale=0.9) != expected()
+    assert found == expected(tile=(40, 60), overlap=15, tile_scale=0.9) != expected()
     assert "becomes 48x112 px (height x width), cut into 2x3 tiles" in capsys.readouterr().out
     assert predicted(place, *tiles[:2], "--overlap", "10") == expected(tile=(40, 60), overlap=10)
     assert predicted(place, "--weights", "1", "0") == expected(weights=[1.0, 0.0])
@@ -76,13 +76,11 @@ def test_programs_get_every_value(place: Path, capsys: pytest.CaptureFixture[str
         assert row["values"]["kind"] == pytest.approx(list(map(float, result["kind"])), rel=1e-5)
 
 
-def test_maps_without_a_name_lie_next_to_the_table(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_maps_change_no_value(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without = predicted(place)
-    assert not (place / "out.png").exists()
-    assert predicted(place, "--maps") == pytest.approx(without, rel=1e-5)
-    assert f"written: {place / 'out.csv'}, {place / 'out.png'}" in capsys.readouterr().out
-    predicted(place, "--maps", str(place / "named.png"))
-    assert (place / "out.png").read_bytes() == (place / "named.png").read_bytes()
+    assert predicted(place, "--maps", str(place / "maps.png")) == pytest.approx(without, rel=1e-5)
+    assert f"written: {place / 'out.csv'}, {place / 'maps.png'}" in capsys.readouterr().out
+    assert (place / "maps.png").exists()
 
 
 def test_the_output_states_how_many_images_a_picture_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,7 +89,14 @@ def test_the_output_states_how_many_images_a_picture_shows(tmp_path: Path, capsy
     images = [str(tmp_path / f"{i:02}.png") for i in range(10)]
     for name in images:
         Image.new("RGB", (48, 32)).save(name)
-    rest = ["--heads", str(tmp_path / "h.safetensors"), "--maps", "--out", str(tmp_path / "o.csv")]
+    rest = [
+        "--heads",
+        str(tmp_path / "h.safetensors"),
+        "--maps",
+        str(tmp_path / "o.png"),
+        "--out",
+        str(tmp_path / "o.csv"),
+    ]
     assert main(["predict", *images, *rest]) == 0
     with Image.open(tmp_path / "o.png") as sheet:
         is_black = np.asarray(sheet.convert("L"))[:, 200] == 0  # a column of the images
@@ -112,8 +117,8 @@ def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny")
     prepare = backbone.preprocess.changed(resize="crop")
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone, preprocess=prepare)
-    words = ["predict", str(tmp_path / "p.png"), "--heads", str(tmp_path / "h.safetensors"), "--maps", "--out"]
-    assert main([*words, str(tmp_path / "o.csv")]) == 0
+    words = ["predict", str(tmp_path / "p.png"), "--heads", str(tmp_path / "h.safetensors")]
+    assert main([*words, "--maps", str(tmp_path / "o.png"), "--out", str(tmp_path / "o.csv")]) == 0
     shown = np.asarray(Image.open(tmp_path / "o.png").convert("RGB"))[30:150, 10:320]
     assert (shown == 200).all()
 
@@ -152,8 +157,8 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
         (["--random-backbone", "--backbone-file", "w.pth"], "exclude each other"),
         (["--device", "cuda:99"], "cannot be used here"),
         (["--revision", "v1"], "revision='v1' is for hub repositories"),
-        (["--csv", "t.csv"], "give either images"),
-        (["--image-folder", "images"], "--image-folder and --image-column describe a CSV"),
+        (["--csv", "t.csv"], "or --csv with their names"),
+        (["--image-folder", "images"], "--image-folder"),
     ],
 )
 def test_what_does_not_fit_writes_nothing(

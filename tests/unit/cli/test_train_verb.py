@@ -130,7 +130,7 @@ def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path, capsys: pytest.
     iou = report["masks"]["segmentation"]["head"]["mean_iou"]["pooled"]
     assert f"{iou:.3f}" in capsys.readouterr().out
     heads = ["--heads", str(tmp_path / "b" / "heads"), "--out", str(tmp_path / "p.csv")]
-    assert main(["predict", str(tmp_path / "images"), *heads, "--maps"]) == 0
+    assert main(["predict", str(tmp_path / "images"), *heads, "--maps", str(tmp_path / "p.png")]) == 0
     assert (tmp_path / "p.png").exists()
 
 
@@ -251,7 +251,7 @@ def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, ca
     FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
     for folder, message in (
         (tmp_path, "FeatureStore.from_npz(folder, path, grid=, patch_size=)"),
-        (tmp_path / "no", "is not a feature store"),
+        (tmp_path / "no", "there is no file or folder"),
         (tmp_path / "s", "converted from files that name no backbone and no layers"),
     ):
         assert main(["train", *flags, str(folder)]) == 1

@@ -85,20 +85,19 @@ def test_bad_images_are_listed_and_strict_reports_them_by_the_exit_code(
     (folder / "1.png").write_bytes(b"nothing of the kind")
     (folder / "3.png").write_bytes((images / "3.png").read_bytes()[:300])
     out = tmp_path / "report.html"
-    arguments = ["viz", "report", str(heads), str(folder), str(folder / "gone.png"), "--out", str(out)]
+    arguments = ["viz", "report", str(heads), str(folder), "--out", str(out)]
     assert main(arguments) == 0
     assert "left out" in capsys.readouterr().out
     page = out.read_text()
     assert cells(page, "h3") == ["0.png", "2.png", "4.png"]
-    assert "3 images, all drawn, 3 could not be read." in page
+    assert "3 images, all drawn, 2 could not be read." in page
     assert "cannot be decoded as an image" in page
-    assert "there is no image" in page
     results = Predictor(heads)([images / f"{i}.png" for i in (0, 2, 4)])
     assert cells(page, "td")[:6:2] == [minus(f"{result['mass']:.6g}") for result in results]
     assert main([*arguments, "--strict", "--json"]) == 1
     printed = json.loads(capsys.readouterr().out)
     assert (printed["ok"], printed["images"], printed["drawn"]) == (False, 3, 3)
-    assert sorted(Path(name).name for name in printed["unread"]) == ["1.png", "3.png", "gone.png"]
+    assert sorted(Path(name).name for name in printed["unread"]) == ["1.png", "3.png"]
     assert printed["bytes"] == out.stat().st_size
     out.unlink()
     assert main(["viz", "report", str(heads), str(folder / "1.png"), "--out", str(out)]) == 1
@@ -115,12 +114,11 @@ def test_known_values_bring_residuals_and_the_worst_images(
     table = truth(tmp_path / "known.csv", [*rows, ("4.png", ""), ("elsewhere.png", "7")])
     out = tmp_path / "report.html"
     arguments = ["viz", "report", str(heads), str(images), "--out", str(out), "--truth", str(table)]
-    assert main([*arguments, "--max-images", "2", "--json", "--title", "A <b>", "--no-tokens"]) == 0
+    assert main([*arguments, "--max-images", "2", "--json", "--no-tokens"]) == 0
     printed = json.loads(capsys.readouterr().out)
     page = out.read_text()
     assert cells(page, "h3") == ["1.png", "3.png"]
     assert "Too good where the model was trained on these images" in page
-    assert "<h1>A &lt;b&gt;</h1>" in page
     assert "tokens of" not in page
     assert printed["scores"]["mass"]["images"] == 4
     assert printed["scores"]["mass"]["mae"] == pytest.approx(np.abs(gaps).mean(), abs=1e-5)
@@ -152,6 +150,7 @@ def test_known_values_bring_residuals_and_the_worst_images(
             ["report", "{head}", "{images}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
             "exclude each other",
         ),
+        (["report", "{head}", "{images}", "gone.png", "--out", "r.html"], "the first is gone.png"),
         (["tokens", "{images}", "--backbone", "dinoneck_tiny", "--out", "t.svg"], "ends in .png"),
         (["tokens", "{images}", "--backbone", "dinoneck_tiny", "--out", "{images}/0.png"], "one of the inputs"),
     ],
@@ -188,19 +187,13 @@ def test_the_picture_of_tokens_names_random_weights(
         texts.clear()
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "image;mass;kind\n1.jpg;1,5;a,b\n2.jpg;2;c\n",
-        "image_path;target_name;target\n1.jpg;mass;1,5\n1.jpg;kind;a,b\n2.jpg;mass;2\n2.jpg;kind;c\n",
-    ],
-)
-def test_known_values_may_have_decimal_commas(tmp_path: Path, text: str) -> None:
+def test_known_values_may_have_decimal_commas(tmp_path: Path) -> None:
+    text = "image;mass;kind\n1.jpg;1,5;a,b\n2.jpg;2;c\n"
     (tmp_path / "t.csv").write_text(text)
     columns = {"mass": (), "kind": ("a,b", "c")}
     found = known_values(tmp_path / "t.csv", "image", [Path("1.jpg"), Path("2.jpg")], columns)
     assert found == [{"mass": 1.5, "kind": "a,b"}, {"mass": 2.0, "kind": "c"}]
-    (tmp_path / "t.csv").write_text(text.replace(";2\n", ";1.234\n").replace(";2;", ";1.234;"))
+    (tmp_path / "t.csv").write_text(text.replace(";2;", ";1.234;"))
     with pytest.raises(DataError, match="1,5"):
         known_values(tmp_path / "t.csv", "image", [Path("1.jpg"), Path("2.jpg")], columns)
 
@@ -221,21 +214,21 @@ def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> N
     for images, columns, message in (
         ([Path("a/1.jpg"), Path("b/1.jpg")], {"mass": ()}, "stands for a/1.jpg and for b/1.jpg"),
         ([Path("7.jpg")], {"mass": ()}, "for none of the 1 images"),
-        ([Path("1.jpg")], {"cover": ()}, "known values of none of cover"),
+        ([Path("1.jpg")], {"cover": ()}, "none of the columns cover"),
     ):
         with pytest.raises(DataError, match=message):
             known_values(table, "image", images, columns)
     for rows, message in (
-        ([("1.jpg", "heavy")], "expected a number"),
-        ([("1.jpg", "inf")], "expected a number"),
-        ([("1.jpg", "1"), ("1.jpg", "2")], "has '1.jpg' more than once"),
+        ([("1.jpg", "heavy"), ("2.jpg", "light")], "mass holds words"),
+        ([("1.jpg", "inf")], "'inf'"),
+        ([("1.jpg", "1"), ("1.jpg", "2")], "'1.jpg' stands more than once"),
     ):
         with pytest.raises(DataError, match=message):
             known_values(truth(table, rows), "image", [Path("1.jpg")], {"mass": ()})
     table = truth(tmp_path / "t.csv", [("1.jpg", "soil"), ("2.jpg", "")], "kind")
     found = known_values(table, "image", [Path("1.jpg"), Path("2.jpg")], {"kind": ("soil", "crop")})
     assert found == [{"kind": "soil"}, {}]
-    with pytest.raises(DataError, match="kind is 'soil'; expected one of crop, weed"):
+    with pytest.raises(DataError, match="'soil'; expected .* one of crop, weed"):
         known_values(table, "image", [Path("1.jpg")], {"kind": ("crop", "weed")})
 
 

@@ -168,15 +168,16 @@ WRONG: list[tuple[str, Change, str]] = [
     ("no images key", lambda c: c.pop("images"), "images"),
     ("no images", lambda c: c.update(images=[]), "images"),
     ("an image is a word", lambda c: c["images"].append("a.png"), r"images\[3\].*'a.png'"),
-    ("no id", without("images", 1, "id"), r"`id` - at `\$\.images\[1\]`"),
-    ("no bbox", without("annotations", 2, "bbox"), r"`bbox` - at `\$\.annotations\[2\]`"),
-    ("text id", entry("images", 1, id="11"), r"images\[1\]\.id`; it is '11'"),
-    ("zero width", entry("images", 1, width=0), r"images\[1\]\.width`; it is 0"),
+    ("no id", without("images", 1, "id"), r"images\[1\] is .*`id`"),
+    ("no bbox", without("annotations", 2, "bbox"), r"annotations\[2\] is .*`bbox`"),
+    ("text id", entry("images", 1, id="11"), r"images\[1\]\.id is '11'"),
+    ("zero width", entry("images", 1, width=0), r"images\[1\]\.width is 0"),
     ("image id twice", entry("images", 1, id=10), "images: the id 10"),
     ("box id twice", entry("annotations", 1, id=0), "annotations: the id 0"),
     ("class id twice", entry("categories", 1, id=5), "categories: the id 5"),
     ("class not listed", entry("annotations", 1, category_id=9), r"annotations\[1\] has the category_id 9"),
-    ("three numbers", entry("annotations", 1, bbox=[1, 2, 3]), r"annotations\[1\]\.bbox`; it is \[1, 2, 3\]"),
+    ("three numbers", entry("annotations", 1, bbox=[1, 2, 3]), r"annotations\[1\]\.bbox is \[1, 2, 3\].*width"),
+    ("bbox is null", entry("annotations", 1, bbox=None), r"annotations\[1\]\.bbox is None.*width and height"),
     ("negative side", entry("annotations", 1, bbox=[1, 2, -3, 4]), r"annotations\[1\].*-3.*negative side"),
     ("up and out", entry("images", 1, file_name="../1.png"), r"images\[1\] has the file_name '\.\./1\.png'"),
     ("an absolute path", entry("images", 1, file_name="/etc/passwd"), "the file_name '/etc/passwd'"),
@@ -184,8 +185,8 @@ WRONG: list[tuple[str, Change, str]] = [
     ("no file name", entry("images", 1, file_name=""), "the file_name ''"),
     ("no such image", entry("images", 1, file_name="9.png"), r"1 of the 3 images of .*: '9\.png'"),
     ("one image twice", entry("images", 1, file_name="./0.png"), r"the file_name '0\.png'"),
-    ("crowd of two", entry("annotations", 1, iscrowd=2), r"annotations\[1\]\.iscrowd`; it is 2"),
-    ("images by name", lambda c: c.update(images={"a": 1}), r"`\$\.images`; it is \{'a': 1\}"),
+    ("crowd of two", entry("annotations", 1, iscrowd=2), r"annotations\[1\]\.iscrowd is 2"),
+    ("images by name", lambda c: c.update(images={"a": 1}), r"images is \{'a': 1\}"),
     ("no categories", lambda c: c.update(categories=[]), "categories"),
 ]
 
@@ -283,13 +284,26 @@ def many(*bboxes: list[float]) -> Change:
     "bboxes",
     [
         [[10.0, 5.0, 35.0, 26.0]],  # a single box over the edge
-        [[2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60)],  # people, whose feet are below the image
+        [*([[2.0, 4.0, 12.0, 29.0]] * 6), *([[2.0, 4.0, 12.0, 20.0]] * 54)],  # the edge cuts one of ten
         [[1.0, 1.0, 41.0, 31.0]] * 30,  # the whole image, rounded on all sides
         [[25.0, 20.0, 40.0, 30.0], [20.0, 20.0, 38.0, 28.0]],  # two that the edge cuts
     ],
 )
 def test_boxes_that_may_be_right_are_kept(tmp_path: Path, bboxes: list[list[float]]) -> None:
     assert len(made(tmp_path, many(*bboxes))[0][1]["labels"]) == len(bboxes)
+
+
+@pytest.mark.parametrize(
+    "bboxes",
+    [
+        [[2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60)],  # over the lower edge
+        [[2.0, 3.0, 12.0, 20.0]] * 8 + [[-5.0, 3.0, 12.0, 20.0]] * 2,  # over the left edge
+        [[1.0 + 13 * (i % 4), 1.0 + 9 * (i % 4), 14.0, 10.0] for i in range(12)],  # centres in a grid
+    ],
+)
+def test_a_file_whose_boxes_often_leave_their_images_is_refused(tmp_path: Path, bboxes: list[list[float]]) -> None:
+    with pytest.raises(DataError, match=rf"of {len(bboxes)} boxes .* centres"):
+        made(tmp_path, many(*bboxes))
 
 
 def test_a_file_of_which_no_box_is_left_is_refused(tmp_path: Path) -> None:

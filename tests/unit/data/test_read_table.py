@@ -131,6 +131,50 @@ def test_a_cell_that_does_not_fit_its_column_is_named(tmp_path: Path, cells: lis
 
 
 @pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (pd.to_timedelta([1, 2], "D"), "timedelta64"),
+        (pd.period_range("2020-01", periods=2, freq="M"), "period"),
+        (pd.to_datetime(["2020-01-01", "2020-01-02"]), "datetime64"),
+        (np.array([1 + 1j, 2]), "complex128"),
+        (pd.Series([b"a", b"b"], dtype=object), "bytes"),
+    ],
+)
+def test_a_target_of_another_dtype_is_refused(values: Any, dtype: str) -> None:
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "crop": values})
+    for classes in ({}, {"crop": ["1", "2"]}):
+        with pytest.raises(DataError, match=rf"crop holds .*{dtype}"):
+            read_table(frame, targets="crop", classes=classes)
+
+
+def test_whole_numbers_that_float64_rounds_are_refused(tmp_path: Path) -> None:
+    exact, rounded = 2**53 + 2, 2**53 + 1
+    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "y": [exact, -exact]})
+    assert read_table(frame, targets="y")["y"].tolist() == [exact, -exact]
+    for source in (frame.assign(y=[1, rounded]), written(tmp_path, f"image,y\na.jpg,1\nb.jpg,{rounded}\n")):
+        with pytest.raises(DataError, match=f"y of 'b.jpg' is '{rounded}'"):
+            read_table(source, targets="y")
+    as_classes = read_table(frame.assign(y=[exact, rounded]), targets="y", classes={"y": ()})
+    assert as_classes["y"].cat.categories.tolist() == [str(rounded), str(exact)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,y\ra.jpg,1.5\rb.jpg,2.5\r",
+        "image,y\r\na.jpg,1.5\r\nb.jpg,2.5\r\n",
+        'image;"height, in cm, of b";y\na.jpg;1;1,5\nb.jpg;2;2,5\n',
+        'image,"of; two; lines;\n",y\na.jpg,1,1.5\nb.jpg,2,2.5\n',
+    ],
+)
+def test_line_ends_and_quoted_separators(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode())
+    table = read_table(path, targets="y")
+    assert (table.index.tolist(), table["y"].tolist()) == (["a.jpg", "b.jpg"], [1.5, 2.5])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (GOOD.replace("crop", "corp", 1), r"'crop'.*Did you mean 'corp'"),
@@ -140,7 +184,7 @@ def test_a_cell_that_does_not_fit_its_column_is_named(tmp_path: Path, cells: lis
         ("image,crop,weed,field,day\n", "no rows"),
         ("", "no column 'image'"),
         (GOOD + "c.jpg,1\n", "row 5"),
-        (GOOD + "c.jpg,1,2,3,4,5\n", "line 5"),
+        (GOOD + "c.jpg,1,2,3,4,5\n", "row 5"),
         (GOOD.replace("weed", "crop"), "2 columns named 'crop'"),
         (GOOD.replace("f1,1", "nan,1"), r"'field'.*a\.jpg"),
     ],

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinoneck import ConfigError
+from dinoneck import ConfigError, DataError
 from dinoneck.data import Views
 from dinoneck.data.views import CHANGES, View, draws
 
@@ -82,6 +82,21 @@ def test_every_pattern_equals_its_plain_formulation(i: int) -> None:
     turned = x.flip([axis for axis, on in ((-1, horizontal), (-2, vertical)) if on])
     np.testing.assert_allclose(found.numpy(), plain(turned, drawn), atol=2e-6)
     assert not torch.equal(found, turned)
+
+
+@pytest.mark.parametrize(
+    ("x", "i", "match"),
+    [
+        (image() * 4 - 2, 0, "-2"),
+        (image() * float("nan"), 0, "nan"),
+        ((image() * 255).to(torch.uint8), 4, "uint8"),
+        (image(), -1, "-1"),
+        (image(), 20, "20"),
+    ],
+)
+def test_other_images_and_views_are_refused(x: torch.Tensor, i: int, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        COLOUR.apply(x, i, "a")
 
 
 def test_draws_repeat_and_depend_on_image_and_pattern() -> None:

@@ -295,3 +295,61 @@ def test_large_weights_go_into_a_file_of_their_own(
     monkeypatch.undo()
     onnx_file.write_onnx(path, onnx.load(done.files[0]))
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(scope="module")
+def half(head_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    pytest.importorskip("onnxscript")
+    return export_model(head_file, tmp_path_factory.mktemp("half") / "model.onnx", half=True)
+
+
+def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: Exported) -> None:
+    """Softmax, norms, rotary positions and original units are computed in float32; weights take half the bytes."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.shape_inference.infer_shapes(onnx.load(half.files[0]), strict_mode=True)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    products = {"MatMul", "Gemm", "Conv"}
+    assert {kinds[node.output[0]] for node in model.graph.node if node.op_type in products} == {
+        onnx.TensorProto.FLOAT16
+    }
+    exact = {"Softmax", "LayerNormalization", "Sin", "Cos", "Add", "Mul", "Gelu"}
+    nodes = [node for node in model.graph.node if node.op_type in exact]
+    assert {node.op_type for node in nodes} == exact
+    assert onnx.TensorProto.FLOAT16 not in {kinds[node.output[0]] for node in nodes}
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    assert weights < 0.6 * sum(len(tensor.raw_data) for tensor in onnx.load(done.files[0]).graph.initializer)
+
+
+def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(half: Exported, head_file: Path) -> None:
+    assert half.description["half"] is True
+    assert half.parity is not None and 0 < half.parity.largest < half.parity.tolerance == 2e-2
+    run, _ = run_onnx(half.files[0])
+    predictor = Predictor(head_file, preprocess=fed(None))
+    for batch, height, width in ((1, 48, 112), (3, 80, 48)):
+        images = torch.rand(batch, 3, height, width)
+        expected = torch.tensor([row["mass"] for row in predictor(list(images))])
+        assert torch.allclose(run(images)["mass"].flatten(), expected, rtol=5e-3, atol=5e-3)
+
+
+def test_a_half_model_keeps_values_that_float16_does_not_have(one_block: Backbone, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    heavy = Task("mass", transform=TargetTransform(mean=2e5, std=1e5))
+    done = export_model(awake(PatchMeanHead(64, [heavy], 8)), tmp_path / "m.onnx", backbone=one_block, half=True)
+    assert done.parity is not None and done.parity.largest < 1e-2
+
+
+def test_what_has_no_half_model(one_block: Backbone, tmp_path: Path) -> None:
+    """Weights beyond float16 would become infinite."""
+    pytest.importorskip("onnxscript")
+    head = awake(PatchMeanHead(64, [MASS], 8))
+    with pytest.raises(ConfigError, match="pt2"):
+        export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block, half=True)
+    with pytest.raises(ConfigError, match="float16"):
+        backbone = load_backbone("dinoneck_tiny", layers=[0], dtype=torch.float16)
+        export_model(head, tmp_path / "m.onnx", backbone=backbone, half=True)
+    with torch.no_grad():
+        next(weight for weight in head.parameters() if weight.ndim == 2).fill_(1e6)
+    with pytest.raises(CheckpointError, match="1e\\+06"):
+        export_model(head, tmp_path / "m.onnx", backbone=one_block, half=True)
+    assert not list(tmp_path.iterdir())

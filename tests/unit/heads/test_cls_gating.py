@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import CLSGating, CLSGatingHead, ConfigError, HeadEnsemble, PatchMeanHead, ShapeError, Task, Tokens
-from dinoneck.heads import gates_of
+from dinoneck import CLSGating, CLSGatingHead, ConfigError, ShapeError, Task, Tokens
 
 TASKS = (
     Task("mass", unit="g", activation="softplus"),
@@ -125,14 +124,6 @@ def test_the_resized_logits_keep_their_places() -> None:
     weights = gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(6, 10))[1]
     assert torch.allclose(weights, logits.flatten().softmax(0)[None], atol=1e-6)
     assert not torch.allclose(weights, gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(10, 6))[1], atol=1e-3)
-
-
-def test_the_gates_of_several_heads_also_inside_ensembles() -> None:
-    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
-    one, two, other = head_of("query", seed=1), head_of("mlp", 12, seed=2), PatchMeanHead(16, TASKS[:1])
-    found = gates_of([HeadEnsemble.from_heads([one, other]), two], tokens)
-    assert len(found) == 2 and torch.equal(found[0], one.gate(tokens)) and torch.equal(found[1], two.gate(tokens))
-    assert not found[0].requires_grad and gates_of([other], tokens) == []
 
 
 @pytest.mark.parametrize(

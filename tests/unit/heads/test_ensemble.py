@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinoneck import ConfigError, HeadEnsemble, PatchMeanHead, TargetTransform, Task, Tokens
+from dinoneck import ConfigError, FPNHead, HeadEnsemble, LinearHead, PatchMeanHead, TargetTransform, Task, Tokens
 
 TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
 
@@ -134,3 +134,18 @@ def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None
         assert torch.allclose(
             ensemble.tasks[0].predict(ensemble(tokens)["c"]), ensemble.predict(tokens)["c"], atol=1e-6
         )
+
+
+def test_members_that_no_tokens_suit_are_refused() -> None:
+    """Of different numbers of layers, without the block indices that each reads."""
+    task = [Task("a")]
+    plain, four, one = PatchMeanHead(8, task), LinearHead(8, task, num_layers=4), LinearHead(8, task)
+    named = FPNHead(8, task, num_layers=3, layer_indices=(0, 2, 5), fpn_dim=8)
+    for members in ([four, one], [plain, one, four], [named, one], [HeadEnsemble([four]), one]):
+        with pytest.raises(ConfigError, match="layers="):
+            HeadEnsemble.from_heads(members)
+    for members in ([plain, four], [four, four], [named, plain], [named, four]):
+        HeadEnsemble.from_heads(members)
+    assert HeadEnsemble.from_heads([four, one], layers=[(0, 1, 2, 3), (3,)]).layer_indices == (0, 1, 2, 3)
+    with pytest.raises(ConfigError, match=r"layers\[0\] is \(0, 1\)"):
+        HeadEnsemble.from_heads([four, one], layers=[(0, 1), (3,)])

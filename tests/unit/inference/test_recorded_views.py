@@ -108,8 +108,8 @@ def test_heads_that_record_different_views_need_a_choice(
         preprocess=Predictor(runs["d6"]).preprocess,
     )
     plain.save(tmp_path / "plain.safetensors")
-    for other, named in ((runs["d6"], "'d6', 'flip4'"), (tmp_path / "plain.safetensors", "'flip4', 'none'")):
-        with pytest.raises(CheckpointError, match=f"{named}.*tta="):
+    for other, named in ((runs["d6"], "d6"), (tmp_path / "plain.safetensors", "none")):
+        with pytest.raises(CheckpointError, match=f"flip4 / {named}.*tta="):
             Predictor([runs["flip4"], other])
         assert Predictor([runs["flip4"], other], tta="flip4")(image)
         heads = ["--heads", str(runs["flip4"]), str(other), "--out", str(tmp_path / "p.csv")]

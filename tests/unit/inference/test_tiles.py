@@ -200,9 +200,9 @@ def test_regressions_with_a_logarithm_or_a_median_average_their_tiles(blind: Bac
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tile": 0}, "tile is 0; expected pixels"),
+        ({"tile": 0}, r"tile is .*0.*expected pixels"),
         ({"tile": 40}, r"pass tile=\(32, 32\)"),
-        ({"tile": 32, "overlap": 32}, "overlap is 32 px; expected 0 or more, less than the tile"),
+        ({"tile": 32, "overlap": 32}, "overlap is 32; expected .* less than 32"),
         ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
         ({"tile": 32, "overlap": 20}, "2 of the 2 patches of a tile"),
         ({"tile": 32, "tile_scale": 0}, "tile_scale is 0"),

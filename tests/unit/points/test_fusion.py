@@ -33,7 +33,7 @@ def test_the_formula() -> None:
         expected = (1 - gate) * x3[i] + gate * linear("read", h) if valid[i] else x3[i]
         gates += [gate.item()] * bool(valid[i])
         assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
-    assert fusion.fusion_2d_ratio == pytest.approx(sum(gates) / len(gates), abs=1e-6)
+    assert fusion.stats["fusion_2d_ratio"] == pytest.approx(sum(gates) / len(gates), abs=1e-6)
 
 
 def test_unseen_points_keep_their_bits_and_teach_nothing() -> None:
@@ -59,14 +59,13 @@ def test_gradients_are_right() -> None:
 def test_ratios_and_coverage() -> None:
     fusion = GatedFusion(6, 5, 5)
     assert fusion.stats == {}
-    assert (fusion.fusion_2d_ratio, fusion.fusion_3d_ratio) == (0.0, 1.0)
     x3, x2, valid = points()
     with torch.no_grad():
         fusion.gate_out.bias.fill_(100.0)
     fusion(x3, x2, valid)
-    assert fusion.stats == pytest.approx({"coverage": 2 / 3, "fusion_2d_ratio": 1.0, "fusion_3d_ratio": 0.0})
+    assert fusion.stats == pytest.approx({"coverage": 2 / 3, "fusion_2d_ratio": 1.0})
     fusion(x3, x2, torch.zeros_like(valid))
-    assert fusion.stats == {"coverage": 0.0, "fusion_2d_ratio": 0.0, "fusion_3d_ratio": 1.0}
+    assert fusion.stats == {"coverage": 0.0, "fusion_2d_ratio": 0.0}
 
 
 def test_a_head_file_restores_it(tmp_path: Path) -> None:
