@@ -33,7 +33,9 @@ def describe(run: Run) -> list[str]:
     lines += [f"Auxiliary: {', '.join(auxiliary)}."] if auxiliary else []
     if source.backbone is None:
         grid = source.first.grid
-        lines.append(f"Tokens come from {config.data.store}: {source.record.get('name')}, {grid.rows}x{grid.cols} patches.")
+        lines.append(
+            f"Tokens come from {config.data.store}: {source.record.get('name')}, {grid.rows}x{grid.cols} patches."
+        )
     else:
         first = table[IMAGES].iloc[0]
         lines += describe_size(source.preprocess, first) + describe_many(source.preprocess, source.first.grid)

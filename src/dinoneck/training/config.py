@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 from msgspec.structs import force_setattr
 from tyro.conf import Suppress, arg
 
@@ -165,7 +165,7 @@ class CompositionConfig(Config, frozen=True, kw_only=True):
 
     total: str = ""
     ratio: str = ""
-    sums: dict[str, tuple[str, ...]] = {}
+    sums: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class LossConfig(Config, frozen=True, kw_only=True):
@@ -245,9 +245,9 @@ class TrainConfig(Config, frozen=True, kw_only=True):
 
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = BackboneConfig()
-    head: Annotated[dict[str, Any], HEAD] = {}
-    tasks: Suppress[dict[str, TaskConfig]] = {}
-    compositions: Suppress[dict[str, CompositionConfig]] = {}
+    head: Annotated[dict[str, Any], HEAD] = field(default_factory=dict)
+    tasks: Suppress[dict[str, TaskConfig]] = field(default_factory=dict)
+    compositions: Suppress[dict[str, CompositionConfig]] = field(default_factory=dict)
     losses: LossConfig = LossConfig()
     optim: Recipe = Recipe()
     folds: FoldsConfig = FoldsConfig()

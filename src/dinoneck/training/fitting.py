@@ -35,9 +35,9 @@ from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.processes import own_random_numbers, seed_all
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.samples import Samples
+from dinoneck.training.source import compare_images
 from dinoneck.training.sources import TokenSource, in_batches, is_stored, stored_tokens
 from dinoneck.training.state import LOG, STATE
-from dinoneck.training.source import compare_images
 from dinoneck.training.targets import as_array, training_targets
 from dinoneck.training.validation import validation_scores
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,8 @@ def column_folds(labels: Any) -> list[Fold]:
     distinct = sorted(set(same), key=str)
     if len(distinct) < 2:
         raise DataError(f"all {len(same)} rows are of one fold, {distinct}; expected two different labels or more")
-    try:
+    with suppress(TypeError, ValueError):  # texts stay sorted as texts
         distinct = sorted(distinct, key=float)
-    except (TypeError, ValueError):
-        pass  # texts stay sorted as texts
     return _held_out(np.array([distinct.index(label) for label in same]), len(distinct))
 
 
@@ -132,7 +131,9 @@ def check_folds(folds: Sequence[tuple[Any, Any]], n: int) -> list[Fold]:
             if not whole or rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows):
                 raise DataError(f"fold {number} has the rows {rows}; expected different row numbers 0 ... {n - 1}")
         if len(arrays) != 2 or len(np.intersect1d(*arrays)):
-            raise DataError(f"fold {number} is not (train, valid) rows without a common one; it has {len(arrays)} parts")
+            raise DataError(
+                f"fold {number} is not (train, valid) rows without a common one; it has {len(arrays)} parts"
+            )
         held_out[arrays[1]] += 1
         checked.append((arrays[0].astype(np.int64), arrays[1].astype(np.int64)))
     if not checked or held_out.max() > 1:

@@ -51,9 +51,7 @@ def scores_of(
             if own.keys() >= {*values}
         }
         found[OVERALL] = {
-            method: value_scores(
-                true, own, split, weights=shares, head=None if method == HEAD else every[HEAD]
-            )
+            method: value_scores(true, own, split, weights=shares, head=None if method == HEAD else every[HEAD])
             for method, own in every.items()
         }
     return found

@@ -27,8 +27,8 @@ from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.progress import note
-from dinoneck.regular_files import read_regular
 from dinoneck.registry import import_modules
+from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training import report as reports
 from dinoneck.training.baseline import baseline_head
@@ -47,7 +47,7 @@ from dinoneck.training.source import Source, source_of
 from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
 from dinoneck.training.state import LOG
 from dinoneck.training.table import groups_of, table_of
-from dinoneck.training.tasks import Problem, head_type, make_head, problem_of
+from dinoneck.training.tasks import Problem, Scored, head_type, make_head, problem_of
 from dinoneck.version import versions
 
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
@@ -91,8 +91,8 @@ def train(
     """Train one head per fold and write heads, predictions and a report.
 
     The folder gets ``heads/fold-K.safetensors``, ``logs/fold-K.jsonl`` (a line per epoch), ``head.safetensors`` (the
-    heads of all folds as one ensemble), ``out_of_fold.csv`` and, last, ``report.json``. A fold is finished when its head
-    is there: the same call after a kill or an error trains no finished fold again, and writes what it would have
+    heads of all folds as one ensemble), ``out_of_fold.csv`` and, last, ``report.json``. A fold is finished when its
+    head is there: the same call after a kill or an error trains no finished fold again, and writes what it would have
     written.
 
     Args:
@@ -240,7 +240,7 @@ def _fold_heads(
 ) -> dict[str, Head]:
     """The trained head of a fold, its baseline, and both together; a finished head comes from its file."""
     config, problem, path = run.config, run.problem, _fold_file(run, number)
-    rows, valid = fold
+    rows, valid = (side.tolist() for side in fold)
     if path.exists():
         kept: Any = HeadCheckpoint.load(path).build()
         head = kept.members[0] if run.config.with_ridge else kept
@@ -319,7 +319,8 @@ def _baselines(run: Run, tokens: TokenSource) -> _Methods:
     """Room for the predictions of the heads, and those of the baselines that are not heads."""
     problem, folds, groups = run.problem, [*run.folds.values()], groups_of(run.table)
     found: _Methods = {
-        method: {name: _empty(run, target) for name, target in problem.scored.items()} for method in (HEAD, LINEAR, BOTH)
+        method: {name: _empty(run, target) for name, target in problem.scored.items()}
+        for method in (HEAD, LINEAR, BOTH)
     }
     own = {name: target for name, target in problem.scored.items() if not target.auxiliary}
     values = [name for name, target in own.items() if target.kind == "value"]
@@ -352,7 +353,7 @@ def _baselines(run: Run, tokens: TokenSource) -> _Methods:
     return found
 
 
-def _empty(run: Run, target: reports.Scored) -> Any:
+def _empty(run: Run, target: Scored) -> Any:
     """Predictions of all rows of a target, none of them known."""
     count = len(run.table)
     if target.kind == "class":
@@ -386,7 +387,7 @@ def _finish(run: Run, members: Sequence[Head], predictions: _Methods) -> dict[st
     held_out = [valid for _, valid in run.folds.values() if len(valid)]
     split = Split(held_out, groups)
     scores = _scores(run, predictions, split) if held_out else {}
-    rows = split.rows if held_out else []
+    rows: Sequence[int] = split.rows.tolist() if held_out else []
     report: dict[str, Any] = {
         "images": len(table),
         "predicted": len(rows),

@@ -129,10 +129,12 @@ def map_scores(true: Any, predicted: Any, split: Split, *, head: Any = None) -> 
     level = quotient(values[split.rows].sum(), known[split.rows].sum())
     centred = np.where(known, values - level, 0.0)
     terms = [
-        np.stack([known, centred, centred**2, (each - values) ** 2, np.abs(each - values)], axis=1).sum(axis=2)[..., None]
+        np.stack([known, centred, centred**2, (each - values) ** 2, np.abs(each - values)], axis=1).sum(axis=2)[
+            ..., None
+        ]
         for each in methods
     ]
-    return _scored(terms, split, _VALUE_SCORES)
+    return _scored([each[..., None] for each in terms], split, _VALUE_SCORES)
 
 
 def class_scores(true: Any, predicted: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:

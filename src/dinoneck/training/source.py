@@ -49,8 +49,8 @@ class TableTokens:
     """Stored tokens under the ids of a table.
 
     An image's id in a store is its path without the suffix, relative to the folder that was extracted. A table may name
-    its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading folders is left
-    out of all names, as few as possible.
+    its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading folders is
+    left out of all names, as few as possible.
 
     Args:
         store: the feature store.

@@ -11,8 +11,15 @@ import msgspec
 
 from dinoneck.errors import ConfigError, did_you_mean
 
-_PLAIN = {"`": "", "float": "number", "int": "whole number", "str": "text", "array": "list", "object": "keys with values",
-          "null": "none"}  # fmt: skip
+_PLAIN = {
+    "`": "",
+    "float": "number",
+    "int": "whole number",
+    "str": "text",
+    "array": "list",
+    "object": "keys with values",
+    "null": "none",
+}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -314,7 +314,9 @@ def _task(
 def _map_task(config: TrainConfig, table: Any, maps: Maps, means: Sequence[str | None]) -> Task:
     """The task of the masks."""
     own = config.tasks.get(maps.name, TaskConfig())
-    options = {name: getattr(own, name) for name in ("weight", "loss", "beta", "unit") if getattr(own, name) is not None}
+    options = {
+        name: getattr(own, name) for name in ("weight", "loss", "beta", "unit") if getattr(own, name) is not None
+    }
     if maps.kind == "dense":
         # a mean of clipped patches would be too high
         minimum = None if maps.name in means else own.minimum if own.minimum is not None else _minimum(config, table)
@@ -425,7 +427,7 @@ def _scored_maps(maps: Maps) -> dict[str, Scored]:
     names = maps.labels or tuple(map(str, range(maps.values.shape[1])))
     single = len(names) == 1
     return {
-        maps.name if single else f"{maps.name} {label}" : Scored(
+        maps.name if single else f"{maps.name} {label}": Scored(
             "map", maps.name, slice(i, i + 1), maps.values[:, i].double().numpy()
         )
         for i, label in enumerate(names)
