@@ -32,6 +32,7 @@ Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of the batc
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
 SAVE_EVERY_S = 30.0
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_NORM = "the norm of the weights"
 _READ_EVERY = 50  # steps after which a GPU's losses are read and checked
 
 
@@ -157,9 +158,11 @@ class Engine:
                 self._step(group)
                 done()
                 images += sum(size for size, _ in group)
-        row = averaged(self.mean_losses(), self.device)
-        weights = torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])
-        self._check_finite({"the norm of the weights": weights.item()})  # the last gradient may not have been finite
+        # the last gradient may not have been finite: the weights are checked with the losses, in one read
+        self._losses.append(({_NORM: torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])}, 0))
+        row = self.mean_losses()
+        del row[_NORM]
+        row = averaged(row, self.device)
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
 
@@ -219,17 +222,13 @@ class Engine:
         values = iter(torch.stack([x for losses, _ in tables for x in losses.values()]).tolist() if tables else [])
         for losses, images in tables:
             row = {name: next(values) for name in losses}
-            self._check_finite(row)
             for name, value in {**row, "images": 1.0}.items():
+                if not math.isfinite(value):
+                    raise DataError(
+                        f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower "
+                        "it (lr=, --lr), set clip_norm, or check the targets"
+                    )
                 self._sums[name] = self._sums.get(name, 0.0) + value * images
-
-    def _check_finite(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise DataError(
-                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower it "
-                    "(lr=, --lr), set clip_norm, or check the targets"
-                )
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
