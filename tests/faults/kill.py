@@ -27,14 +27,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tests.faults.test_training_faults import assert_equal
+from tests.faults.test_training_faults import assert_equal, state_of
 from tests.unit.store.store_samples import content, write_images
+from tests.unit.training.histories import logged, without_times
 from tests.unit.training.noisy_head import noisy_head, noisy_source
 
 from dinoneck import FeatureStore, HeadCheckpoint, PatchMeanMLP, load_backbone
 from dinoneck.atomic import STALE_AFTER_S
-from dinoneck.training import Recipe, fit
-from dinoneck.training.state import load_state
+from dinoneck.training import Recipe, engine, fit
 
 CALLS = ("os.rename", "os.link", "os.remove", "os.mkdir", "os.chmod", "os.truncate")
 WRITES = os.O_WRONLY | os.O_RDWR
@@ -141,7 +141,7 @@ class Extract:
 
 
 class Train:
-    """``fit``: dropout, batch statistics, mixup, EMA, the best epoch kept, a state every two steps."""
+    """``fit``: dropout, batch statistics, mixup, EMA, the best epoch kept, a state per epoch."""
 
     def __init__(self, data: Path) -> None:
         self.source = noisy_source(14)
@@ -150,26 +150,27 @@ class Train:
         pass
 
     def run(self, root: Path) -> None:
+        engine.SAVE_EVERY_S = 0.0
         head, ids = noisy_head(), self.source.ids
-        targets, recipe = {"x": np.linspace(0, 1, len(ids))}, Recipe(save_steps=2, mixup_alpha=0.5, patience=8)
+        targets, recipe = {"x": np.linspace(0, 1, len(ids))}, Recipe(mixup_alpha=0.5, patience=8)
         given: dict[str, Any] = {"targets": targets, "target_ids": ids, "ids": ids[:11], "val_ids": ids[11:]}
         history = fit(head, self.source, **given, epochs=8, batch_size=3, lr=1e-2, out=root / "run", recipe=recipe)
-        torch.save([head.state_dict(), history], root / "result")
+        torch.save([head.state_dict(), without_times(history)], root / "result")
 
     def damage(self, root: Path, whole: Path) -> list[str]:
-        state, log = root / "run" / "last.safetensors", root / "run" / "log.jsonl"
-        epoch = load_state(state)["progress"]["epoch"] if state.exists() else 0
-        lines = log.read_bytes()[: log.read_bytes().rfind(b"\n") + 1] if log.exists() else b""
-        other = not (whole / "run" / "log.jsonl").read_bytes().startswith(lines)
-        return ["the log has other lines"] * other + ["the log is ahead of the state"] * (lines.count(b"\n") > epoch)
+        state, log = root / "run" / "state.pt", root / "run" / "log.jsonl"
+        epoch = torch.load(state, weights_only=True)["epoch"] if state.exists() else 0
+        rows = logged(log) if log.exists() else []
+        other = logged(whole / "run" / "log.jsonl")[: len(rows)] != rows
+        return ["the log has other lines"] * other + ["the log is ahead of the state"] * (len(rows) > epoch)
 
     def difference(self, root: Path, whole: Path) -> list[str]:
         try:
-            assert_equal(*(load_state(each / "run" / "last.safetensors") for each in (root, whole)))
+            assert_equal(*(state_of(each / "run") for each in (root, whole)))
             assert_equal(*({"": torch.load(each / "result")[0]} for each in (root, whole)))
         except AssertionError as error:
             return [f"{error} differs"]
-        other = (root / "run" / "log.jsonl").read_bytes() != (whole / "run" / "log.jsonl").read_bytes()
+        other = logged(root / "run" / "log.jsonl") != logged(whole / "run" / "log.jsonl")
         return ["the log differs"] * other
 
 

@@ -59,7 +59,7 @@ def predictions(tokens: MemoryTokens, targets: Any, epochs: int = 3, **given: An
     """Train and predict every image, in the order of ``IDS``."""
     torch.manual_seed(0)
     head = PatchMeanHead(8, [Task("y", minimum=0, transform=TargetTransform().fit(Y))], hidden_dim=4)
-    recipe = Recipe(ema_decay=0.9, mixup_alpha=0.5, save_steps=1)
+    recipe = Recipe(ema_decay=0.9, mixup_alpha=0.5)
     given = {"ids": IDS[:9], "val_ids": IDS[9:], "recipe": recipe, **given}
     fit(head, tokens, targets=targets, epochs=epochs, batch_size=4, lr=1e-2, **given)
     return head.predict(source().batch(IDS))["y"]

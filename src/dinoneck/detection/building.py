@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)
 _DATA = {"boxes", "images", "val_boxes", "val_images", "classes", "size"}
-_OPTIM = {"epochs", "batch_size", "lr", "backbone_lr", "seed", "weight_decay", "warmup", "min_lr", "ema_decay", "amp"}
+_OPTIM = {"epochs", "batch_size", "lr", "backbone_lr", "seed", "weight_decay", "warmup", "ema_decay", "amp"}
 _OPTIM |= {"clip_norm"}
 
 

@@ -32,6 +32,7 @@ Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of the batc
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
 SAVE_EVERY_S = 30.0
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_NORM = "the norm of the weights"
 _READ_EVERY = 50  # steps after which a GPU's losses are read and checked
 
 
@@ -63,7 +64,8 @@ class Engine:
         steps: int,
         accumulate: int = 1,
     ) -> None:
-        self.trained, self.recipe, self.accumulate, self.device = trained, recipe, accumulate, _device_of(trained)
+        self.trained, self.recipe, self.steps, self.accumulate = trained, recipe, steps, accumulate
+        self.device = next(trained.parameters()).device
         self.rank, self.count = joined(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
         self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
@@ -90,18 +92,19 @@ class Engine:
 
         Args:
             batches: of an epoch.
-            validate: returns the scores of an epoch, in the first process; it sees the averaged weights.
+            validate: returns the scores of an epoch; it sees the averaged weights, and the first process' row counts.
             begin: called before an epoch.
             save: writes the state; called after an epoch, at most every 30 s, and after the last.
             callbacks: ``callback(epoch, row)``, called after every epoch in the first process.
         """
         saved = time.monotonic()
         hidden = self.rank > 0
-        with progress(total=self.recipe.epochs, initial=self.epoch, desc="epochs", unit="epoch", hidden=hidden) as bar:
+        total, done = self.recipe.epochs * self.steps, self.epoch * self.steps
+        with progress(total=total, initial=done, desc="steps", unit="step", hidden=hidden) as bar:
             while not self._is_finished():
                 seed_all(self.recipe.seed, self.epoch, self.rank)
                 begin(self.epoch)
-                row = self._one_epoch(batches(self.epoch))
+                row = self._one_epoch(batches(self.epoch), bar.update)
                 if validate is not None:
                     row |= self._validated(validate)
                 self.history.append(row)
@@ -111,7 +114,6 @@ class Engine:
                     saved = time.monotonic()
                 for callback in callbacks if self.rank == 0 else ():
                     callback(self.epoch - 1, dict(row))
-                bar.update()
 
     def finish(self) -> None:
         """Give the model the weights to keep: the best ones with patience, else the average, else the last."""
@@ -147,17 +149,20 @@ class Engine:
                 return True
         return self.epoch >= self.recipe.epochs
 
-    def _one_epoch(self, batches: Batches) -> Row:
+    def _one_epoch(self, batches: Batches, done: Callable[[], object]) -> Row:
         """Train on the batches; return the mean losses and what they took."""
         self.model.train()
         begin, images = time.perf_counter(), 0
         with closing(batches):
             while group := list(itertools.islice(batches, self.accumulate)):
                 self._step(group)
+                done()
                 images += sum(size for size, _ in group)
-        row = averaged(self.mean_losses(), self.device)
-        weights = torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])
-        self._check_finite({"the norm of the weights": weights.item()})  # the last gradient may not have been finite
+        # the last gradient may not have been finite: the weights are checked with the losses, in one read
+        self._losses.append(({_NORM: torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])}, 0))
+        row = self.mean_losses()
+        del row[_NORM]
+        row = averaged(row, self.device)
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
 
@@ -196,11 +201,11 @@ class Engine:
 
     @torch.no_grad()
     def _validated(self, validate: Callable[[], Row]) -> Row:
-        """The first process' scores, with batch statistics that all processes share."""
+        """The scores, with batch statistics that all processes share."""
         same(self.plain.buffers())
         with nullcontext() if self.ema is None else self.ema.applied(self.trained):
             self.plain.eval()
-            row: Row = from_first(validate() if self.rank == 0 else {})
+            row: Row = from_first(validate())
             if self.recipe.patience is not None:
                 losses = [before["val_loss"] for before in self.history]
                 if row["val_loss"] < min(losses, default=math.inf):
@@ -217,17 +222,13 @@ class Engine:
         values = iter(torch.stack([x for losses, _ in tables for x in losses.values()]).tolist() if tables else [])
         for losses, images in tables:
             row = {name: next(values) for name in losses}
-            self._check_finite(row)
             for name, value in {**row, "images": 1.0}.items():
+                if not math.isfinite(value):
+                    raise DataError(
+                        f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower "
+                        "it (lr=, --lr), set clip_norm, or check the targets"
+                    )
                 self._sums[name] = self._sums.get(name, 0.0) + value * images
-
-    def _check_finite(self, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise DataError(
-                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower it "
-                    "(lr=, --lr), set clip_norm, or check the targets"
-                )
 
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -293,10 +294,6 @@ class Engine:
     def _parts(self) -> dict[str, Any]:
         parts = {name: getattr(self, name) for name in ("optimizer", "scheduler", "scaler")}
         return parts if self.ema is None else {**parts, "ema": self.ema}
-
-
-def _device_of(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -2,13 +2,11 @@
 
 The optimizer's groups, learning-rate schedules, EMA copies and resumed runs hold on to the parameters that they were
 made with. So groups never change here: frozen parameters are in them from the first step and have no gradient.
-DistributedDataParallel lists the parameters to average at construction: blocks unfrozen later would diverge between
-ranks without an error. So the wrapper is renewed where the plan changes something.
+DistributedDataParallel lists the parameters to average at construction: it is built while all of them are trainable.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -18,7 +16,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError, did_you_mean
 from dinoneck.training.parameter_groups import backbone_of, param_groups
 from dinoneck.training.recipe import check_number
@@ -96,8 +93,7 @@ class FreezeSchedule:
     def apply(self, model: nn.Module, epoch: int) -> FreezeReport:
         """Freeze and unfreeze by the plan for an epoch; frozen parameters lose their gradients.
 
-        In a loop use :meth:`start_epoch`, which also looks after DistributedDataParallel and the optimizer. Called
-        before the model is wrapped this is enough by itself.
+        In a loop use :meth:`start_epoch`, which also checks DistributedDataParallel and the optimizer.
 
         Args:
             model: a Backbone, a module with one as ``.backbone`` or anywhere inside, or DistributedDataParallel
@@ -162,65 +158,48 @@ class FreezeSchedule:
         )
 
     def start_epoch(self, epoch: int, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Apply the epoch's stage; return the model to continue with and the same optimizer.
+        """Apply the epoch's stage; return the same model and optimizer.
 
-        The model is returned as it is, except for DistributedDataParallel where a stage begins or the trainable
-        parameters changed: then a new wrapper with the same settings and communication hooks holds the same module,
-        and the old one is detached from it. Call it in all ranks. No learning rate is changed. Trainable backbone
-        parameters that the optimizer lacks are added as new groups with a warning: a learning-rate schedule made
-        before does not know these, which :meth:`param_groups` avoids.
+        Call it in all ranks. No learning rate and no group of the optimizer is changed.
 
         Args:
             epoch: counted from 0.
-            model: as for :meth:`apply`.
-            optimizer: best made from :meth:`param_groups`.
+            model: as for :meth:`apply`; DistributedDataParallel with ``find_unused_parameters=True``, built while all
+                that the plan ever trains is trainable: after ``backbone.unfreeze()``.
+            optimizer: made from :meth:`param_groups`.
 
         Raises:
-            ConfigError: as :meth:`apply` does; if DistributedDataParallel does not hold the backbone or is not the
-                outermost module; or if parameters must be added and no learning rate is known for them.
+            ConfigError: as :meth:`apply` does; if the optimizer or DistributedDataParallel lacks parameters that the
+                plan trains from now on.
         """
-        report, backbone = self.apply(model, epoch), backbone_of(model)
-        if isinstance(model, DistributedDataParallel):
-            if not _trainable(backbone).keys() <= _trainable(model).keys():
-                raise ConfigError(
-                    "DistributedDataParallel does not see the backbone's parameters, so ranks would diverge; register "
-                    "the backbone as a submodule: self.backbone = backbone"
-                )
-            model = _rewrapped(model) if report.changed or epoch in self.plan else model
-        elif report.changed and any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        trained: dict[int, nn.Parameter] = {}
+        for part in model.modules():
+            if isinstance(part, DistributedDataParallel):
+                # a wrapper averages the gradients of what is trainable when it is built: noted before anything changes
+                seen = part.__dict__.setdefault("dinoneck_trainable", {*_trainable(part)})
+                trained = trained or self._trained_from(epoch, model)
+                if not part.find_unused_parameters or not trained.keys() <= seen:
+                    raise ConfigError(
+                        "DistributedDataParallel does not average all parameters that the plan trains, so ranks would "
+                        "diverge; register the backbone as a submodule (self.backbone = backbone), call "
+                        "backbone.unfreeze() before the model is wrapped, and pass find_unused_parameters=True"
+                    )
+        self.apply(model, epoch)
+        inside = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if missing := (trained or _trainable(backbone_of(model))).keys() - inside:
             raise ConfigError(
-                f"DistributedDataParallel is inside {type(model).__name__}, where it cannot be renewed; make it the "
-                "outermost, as in DistributedDataParallel(torch.compile(model))"
+                f"the optimizer lacks {len(missing)} backbone parameters that epoch {epoch} or a later one trains; "
+                "build it with schedule.param_groups(model, lr=...), or param_groups(..., include_frozen=True)"
             )
-        self._add_missing(backbone, optimizer, report.epoch)
         return model, optimizer
 
-    def _add_missing(self, backbone: Backbone, optimizer: Optimizer, epoch: int) -> None:
-        groups, inside = optimizer.param_groups, {id(parameter) for parameter in backbone.parameters()}
-        missing = _trainable(backbone).keys() - {id(parameter) for group in groups for parameter in group["params"]}
-        if not missing:
-            return
-        heads = [group for group in groups if any(id(parameter) not in inside for parameter in group["params"])]
-        if self.backbone_lr is None and not heads:
-            raise ConfigError(
-                "the optimizer lacks backbone parameters and has no head to take a learning rate from; build it with "
-                "schedule.param_groups(model, lr=...), or pass backbone_lr="
-            )
-        rates = {
-            key: self.backbone_lr or self.lr_scale * max(float(group[key]) for group in heads)
-            for key in ("lr", "initial_lr")
-            if key == "lr" or any(key in group for group in heads)
-        }
-        decay = max(float(group.get("weight_decay", 0.0)) for group in groups)
-        for group in param_groups(backbone, lr=1.0, weight_decay=decay):
-            if added := [parameter for parameter in group["params"] if id(parameter) in missing]:
-                optimizer.add_param_group({**group, **rates, "params": added, "name": f"{group['name']}.epoch{epoch}"})
-        warnings.warn(
-            f"epoch {epoch} trains {len(missing)} backbone parameters that the optimizer lacked; they were "
-            f"added with lr {rates['lr']:g}. Learning-rate schedules made before do not know them, and resumed runs do "
-            "not fit; build the optimizer with schedule.param_groups(model, lr=...)",
-            stacklevel=3,
-        )
+    def _trained_from(self, epoch: int, model: nn.Module) -> dict[int, nn.Parameter]:
+        """The backbone's parameters that are trained in this epoch or a later one."""
+        found: dict[int, nn.Parameter] = {}
+        for begin in (epoch, *(begin for begin in self.plan if begin > epoch)):
+            self.apply(model, begin)
+            found |= _trainable(backbone_of(model))
+        return found
 
 
 def _check_epoch(epoch: object, what: str) -> None:
@@ -248,24 +227,3 @@ def _blocks_of(stage: object, epoch: object) -> int | None:
 
 def _trainable(module: nn.Module) -> dict[int, nn.Parameter]:
     return {id(parameter): parameter for parameter in module.parameters() if parameter.requires_grad}
-
-
-def _rewrapped(old: DistributedDataParallel) -> DistributedDataParallel:
-    """A new wrapper with the old one's settings, around the same module."""
-    if old.mixed_precision is not None:
-        raise ConfigError(
-            "DistributedDataParallel was built with mixed_precision=, which a new wrapper cannot take over; leave it "
-            "out and use torch.autocast"
-        )
-    names = ("device_ids", "output_device", "dim", "process_group", "find_unused_parameters")
-    settings = {name: getattr(old, name) for name in (*names, "gradient_as_bucket_view", "static_graph")}
-    if not old.broadcast_buffers:
-        settings["broadcast_buffers"] = False  # newer torch warns of the argument, so the default is not passed
-    if not getattr(old, "bucket_bytes_cap_default", False):
-        settings["bucket_cap_mb"] = old.bucket_bytes_cap / 2**20
-    old.reducer._remove_autograd_hooks()  # the old wrapper may still be referenced; torch has no public name for this
-    new = DistributedDataParallel(old.module, **settings)
-    for hook, state in old._comm_hooks:
-        new.register_comm_hook(state, hook)
-    new.training = old.training
-    return new

@@ -128,12 +128,11 @@ class EMA:
         Raises:
             ConfigError: if it is of a model of another form.
         """
-        values = state["module"]
-        own, given = ({name: x.shape for name, x in table.items()} for table in (self.values, values))
-        if own != given:
-            name = min(name for name, _ in own.items() ^ given.items())
-            raise ConfigError(f"the state and the model differ in {name}: the average is of another model")
-        self.values = {name: values[name].to(x, copy=True) for name, x in self.values.items()}
+        values, own = state["module"], _named(self._model)
+        for name in sorted({*values, *self.values}):
+            if name not in values or name not in own or values[name].shape != own[name].shape:
+                raise ConfigError(f"the state and the model differ in {name}: the average is of another model")
+        self.values = {name: value.to(own[name].device, copy=True) for name, value in values.items()}
         self.updates = int(state["updates"])
 
     def _count_in(self, model: nn.Module, share: float) -> None:

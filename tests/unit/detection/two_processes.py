@@ -20,9 +20,9 @@ states: list[dict[str, torch.Tensor]] = []
 class Watched(training._Run):
     """A run that notes its process' weights and the statistics it evaluated with, after every epoch."""
 
-    def _validate(self) -> dict[str, Any]:
-        scores = super()._validate()
-        tested = {f"tested.{name}": value for name, value in self._averaged().named_buffers()}
+    def _validated(self) -> dict[str, Any]:
+        scores = super()._validated()
+        tested = {f"tested.{name}": value for name, value in self.detector.named_buffers()}
         own = dict(self.detector.named_parameters()) | tested
         states.append({name: value.detach().clone().contiguous() for name, value in own.items()})
         return scores

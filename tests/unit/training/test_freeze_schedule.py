@@ -163,27 +163,12 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does() -> None:
         assert torch.equal(value, second.state_dict()[key]), key
 
 
-def test_parameters_that_the_optimizer_lacks_are_added_with_a_warning() -> None:
-    model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1", 2: "last:2"}, lr_scale=0.5)
-    groups = [{"params": [model.head.weight], "lr": 0.1, "weight_decay": 0.2}, {"params": [model.head.bias], "lr": 0.3}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+def test_parameters_that_the_optimizer_lacks_are_refused() -> None:
+    model, schedule = Model(), FreezeSchedule({0: "all", 1: "last:1"})
+    optimizer = torch.optim.AdamW(model.head.parameters())
     schedule.start_epoch(0, model, optimizer)
-    assert len(optimizer.param_groups) == 2
-    with pytest.warns(UserWarning, match=r"epoch 1 trains 15 backbone parameters .* lr 0.15\. .*schedule.param_groups"):
+    with pytest.raises(ConfigError, match="lacks 15 backbone parameters.*include_frozen=True"):
         schedule.start_epoch(1, model, optimizer)
-    added = {g["name"]: g for g in optimizer.param_groups[2:]}
-    assert [*added] == ["backbone.no_decay.epoch1", "backbone.decay.epoch1"]
-    assert {g["lr"] for g in added.values()} == {0.15}
-    assert added["backbone.decay.epoch1"]["weight_decay"] == 0.2
-    assert added["backbone.no_decay.epoch1"]["weight_decay"] == 0.0
-    assert "initial_lr" not in added["backbone.decay.epoch1"]
-    before = state_of(model)
-    train(model, optimizer, 0)
-    assert moved(model, before) == {"head", "norm", "5"}
-    with pytest.warns(UserWarning, match="epoch 2 trains 13"):
-        schedule.start_epoch(2, model, optimizer)
-    every = [id(p) for g in optimizer.param_groups for p in g["params"]]
-    assert len(every) == len(set(every)) == sum(1 for p in model.parameters() if p.requires_grad)
 
 
 @needs_peft

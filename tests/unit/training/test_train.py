@@ -330,7 +330,7 @@ def test_a_source_in_memory_is_cross_validated(tiny: Backbone) -> None:
     table = Table(
         tuple(whole.index[6:0:-1]), (), {"mass": np.arange(6.0), "kind": np.arange(6) % 2}, classes={"kind": ("a", "b")}
     )
-    config = a_run(None, head={"type": "patch_mean", "hidden_dim": 4}, optim={"ridge_blend": 0})
+    config = a_run(None, head={"type": "patch_mean", "hidden_dim": 4})
     result = cross_validate(config, table, source)
     assert [head.config["hidden_dim"] for head in result.heads] == [4, 4]
     assert np.isfinite(result.predictions["head"]).all()

@@ -14,7 +14,7 @@ from tests.unit.training.meadow import a_run, files_of
 
 from dinoneck import CheckpointError, ConfigError, DataError
 from dinoneck.data import Pasture
-from dinoneck.training import MemoryTokens, open_inputs, run, train
+from dinoneck.training import MemoryTokens, engine, open_inputs, run, train
 from dinoneck.training.table import Table, table_of
 
 N = 8
@@ -48,7 +48,8 @@ def test_a_stopped_run_continues_to_the_same_files(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """In the first epoch, between epochs, and in the second fold; three steps are an epoch of six images."""
-    config = a_run(meadow, ["crop", "kind"], optim={"batch_size": 2, "save_steps": 1, "ema_decay": 0.9})
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+    config = a_run(meadow, ["crop", "kind"], optim={"batch_size": 2, "ema_decay": 0.9})
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", stop_at(step))
@@ -74,6 +75,7 @@ def test_a_stopped_run_continues_to_the_same_files(
 def test_a_changed_config_does_not_continue_a_run(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", stop_at(3))
         with pytest.raises(Stopped):
