@@ -85,9 +85,9 @@ def _image_layer(task: Task, x: Any, targets: Tensor, groups: Sequence[Hashable]
         known = shares.isfinite().all(dim=1)
         features, labels = torch.from_numpy(x)[known], [g for g, k in zip(groups, known.tolist(), strict=True) if k]
         return _logistic(features, shares[known], _best_decay(features, shares[known], labels))
-    y = (y if task.transform is None else task.transform.forward(y)).numpy()
+    values = y if task.transform is None else task.transform.forward(y)
     layers = []
-    for column in y.T:
+    for column in values.numpy().T:
         known = np.isfinite(column)
         labels = [group for group, there in zip(groups, known, strict=True) if there]
         layers.append(ridge_coefficients(x[known], column[known, None], groups=labels))
@@ -157,11 +157,11 @@ def _logistic(x: Tensor, shares: Tensor, decay: float) -> tuple[Tensor, Tensor]:
     def closure() -> Any:
         optimizer.zero_grad()
         loss = F.cross_entropy(F.linear(z, weight, bias), shares) + decay / 2 * weight.square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     weight = weight.detach() / std
     return weight, bias.detach() - weight @ mean
 

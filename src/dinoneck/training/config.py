@@ -81,10 +81,10 @@ class DataConfig(Config, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.size, int):
-            force_setattr(self, "size", (self.size, self.size))
-        if self.size is not None and not all(1 <= side <= 100_000 for side in self.size):
-            raise ConfigError(f"size is {self.size}; expected 1 ... 100000 pixels a side")
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        force_setattr(self, "size", size)
+        if size is not None and not all(1 <= side <= 100_000 for side in size):
+            raise ConfigError(f"size is {size}; expected 1 ... 100000 pixels a side")
         for name in ("classes", "targets", "aux_targets"):
             if len(set(names := getattr(self, name))) < len(names):
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")

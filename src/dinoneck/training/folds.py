@@ -130,7 +130,7 @@ def check_folds(folds: Sequence[tuple[Any, Any]], n: int) -> list[Fold]:
             whole = rows.ndim == 1 and len(rows) > 0 and rows.dtype.kind in "iu"
             if not whole or rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows):
                 raise DataError(f"fold {number} has the rows {rows}; expected different row numbers 0 ... {n - 1}")
-        if len(arrays) != 2 or len(np.intersect1d(*arrays)):
+        if len(arrays) != 2 or len(np.intersect1d(arrays[0], arrays[1])):
             raise DataError(
                 f"fold {number} is not (train, valid) rows without a common one; it has {len(arrays)} parts"
             )

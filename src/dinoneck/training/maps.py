@@ -75,7 +75,7 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
         names = ", ".join(name for name, _ in kinds)
         raise ConfigError(f"tasks {names} are all per patch, and there is one column of masks; keep one")
     if kinds:
-        return kinds[0]  # type: ignore[return-value]
+        return kinds[0]
     if config.data.label_kind == "numbers":
         labels = str(config.data.labels)
         return (Path(labels).name if Path(labels).is_dir() else labels), "dense"

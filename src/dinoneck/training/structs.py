@@ -51,9 +51,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ConfigError: naming ``where`` and the key.
         """
         try:
-            return _read(cls, values, "")
+            made: Self = _read(cls, values, "")
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""

@@ -218,7 +218,7 @@ def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
                 f"task {column!r} predicts other columns, and the target {column!r} needs a task of that name; give "
                 "one of them another name"
             )
-        kind = "classification" if class_names(table, column) else None
+        kind: Literal["classification"] | None = "classification" if class_names(table, column) else None
         tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary, kind=kind)
     return tasks
 
