@@ -70,8 +70,8 @@ PIPELINES = (
     ),
     Mutant(
         "The moving average of the weights is computed, but the trained head does not get it.",
-        "training/loop.py",
-        "self.ema.copy_to(self.learner)",
+        "training/engine.py",
+        "self.ema.copy_to(self.trained)",
         "pass",
         "unit/training/test_recipe.py::test_several_steps_are_the_plain_loop",
     ),
@@ -84,9 +84,9 @@ PIPELINES = (
     ),
     Mutant(
         "A flipped image is trained with the labels of the image as it is.",
-        "training/batches.py",
-        "horizontal, vertical = self.flips.flips(view)",
-        "horizontal = vertical = False",
+        "training/samples.py",
+        "if flip] for v in views",
+        "if not flip] for v in views",
         "unit/training/test_views_in_training.py::test_labels_of_a_cell_follow_the_image",
     ),
     Mutant(
@@ -211,9 +211,9 @@ PIPELINES = (
     ),
     Mutant(
         "A resumed run trains the last finished epoch again.",
-        "training/loop.py",
-        'self.progress = Progress(**state["progress"])',
-        'self.progress = Progress(**state["progress"])\n        self.progress.epoch = max(0, self.progress.epoch - 1)',
+        "training/engine.py",
+        'self._take(state["weights"])',
+        'self._take(state["weights"])\n        self.epoch = max(0, self.epoch - 1)',
         "unit/training/test_live_views.py::test_training_draws_views_and_resumes_with_them",
     ),
     Mutant(
@@ -238,19 +238,17 @@ PIPELINES = (
         "unit/training/test_sam.py::test_it_follows_the_published_rule_over_many_steps",
     ),
     Mutant(
-        "Mixup counts a sample's own target with the partner's share.",
-        "training/mixup.py",
-        "        elif task is None or task.transform is None or task.transform.is_affine:\n"
-        "            values[name] = blend.linear(x)",
-        "        elif task is None or task.transform is None or task.transform.is_affine:\n"
-        "            values[name] = torch.lerp(x, blend.other(x), blend.share(x))",
-        "unit/training/test_mixup.py::test_masses_add_in_grams",
+        "Mixup counts the loss of a sample's own target with the partner's share.",
+        "training/fitting.py",
+        "[share * a + (1 - share) * b for a, b",
+        "[(1 - share) * a + share * b for a, b",
+        "unit/training/test_mixup.py::test_mixed_losses_follow_the_targets_of_both_samples",
     ),
     Mutant(
         "Early stopping keeps the weights of the last epoch, not those of the best.",
-        "training/loop.py",
-        "self.best = {name: value.detach().clone() for name, value in learner.weights().items()}",
-        "self.best = {name: value.detach() for name, value in learner.weights().items()}",
+        "training/engine.py",
+        "self.best = {name: x.detach().clone() for",
+        "self.best = {name: x.detach() for",
         "unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops",
     ),
     Mutant(

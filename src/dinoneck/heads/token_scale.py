@@ -50,7 +50,8 @@ class TokenScale(nn.Module):
     def forward(self, tokens: Tokens) -> Tokens:
         """Return the standardised tokens of the last layer, CLS and registers too."""
         last = tokens.last
-        return replace(last, sequence=((last.sequence[0] - self.mean) / self.std,))  # (B, P + N, C)
+        centred = last.sequence[0] - self.mean  # (B, P + N, C)
+        return replace(last, sequence=(centred.div_(self.std),))  # in place: tokens are large
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Tokens]) -> None:

@@ -16,7 +16,7 @@ from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.live_tokens import LiveTokens
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.sources import TokenSource, is_stored, stored_tokens
+from dinoneck.training.sources import MemoryTokens, TokenSource, is_stored, stored_tokens
 from dinoneck.training.targets import known
 
 Table = dict[str, Tensor]
@@ -50,6 +50,7 @@ class Samples:
         self.source, self.ids, self.trained = source, ids, trained
         self.values, self.cells, self.device = values, cells, device
         self.maps = {task.name for task in tasks if task.is_map}
+        self.in_memory = isinstance(source, MemoryTokens)
         self.views: Any = getattr(source, "views", None)
         self.stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
 
@@ -85,7 +86,8 @@ class Samples:
         """Yield inputs, targets and masks. A thread reads a batch while the step before computes.
 
         Of live tokens it reads up to the transform, which may draw random numbers. So may a source without ``stored``,
-        which is read when its step has begun.
+        which is read when its step has begun; so are tokens in memory on a CPU, where a thread would take the step's
+        core.
         """
         if isinstance(self.source, LiveTokens):
             live = self.source
@@ -93,7 +95,7 @@ class Samples:
                 for batch, images in zip(batches, decoded, strict=True):
                     [moved], targets, masks = self._sent([live.prepared(images, self._named(*batch)[1])], *batch)
                     yield moved, targets, masks
-        elif is_stored(self.source):
+        elif is_stored(self.source) and not (self.in_memory and self.device.type == "cpu"):
             yield from in_threads(self._read, batches, workers=1)
         else:
             yield from map(self._read, batches)

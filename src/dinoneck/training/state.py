@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import CheckpointError
+from dinoneck.errors import CheckpointError, DinoneckError
+from dinoneck.weight_files import read_any
 
 STATE, LOG = "state.pt", "log.jsonl"
 _REMEDY = "replace it: fit(..., resume=False), --no-resume"
@@ -50,9 +51,9 @@ def load_state(path: str | os.PathLike[str], run: Mapping[str, Any]) -> dict[str
             damaged = file.testzip()  # torch does not compare the checksums of tensors
         if damaged is not None:
             raise ValueError(f"{damaged} does not fit its checksum")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = read_any(path)
         there = state["run"]
-    except Exception as error:  # torch.load raises a dozen kinds
+    except (DinoneckError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path} is not the state of a training run, or is damaged ({type(error).__name__}). Restore it from a "
             f"copy, or {_REMEDY}"

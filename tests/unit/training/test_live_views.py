@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dinoneck import Backbone, ConfigError, DataError, DenseHead, PatchMeanHead, Task, load_backbone
-from dinoneck.training import LiveTokens, MemoryTokens, Recipe, fit
+from dinoneck.training import LiveTokens, MemoryTokens, Recipe, engine, fit
 
 IDS = ("a", "b", "c", "d")
 JITTER = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.5, 0.5)])
@@ -101,7 +101,11 @@ def weights(head: PatchMeanHead) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in head.parameters()])
 
 
-def test_training_draws_views_and_resumes_with_them(backbone: Backbone, tmp_path: Path) -> None:
+def test_training_draws_views_and_resumes_with_them(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
+
     def live() -> LiveTokens:
         return LiveTokens(backbone, images(), IDS, transform=JITTER)
 
