@@ -57,7 +57,7 @@ def read_state(path: str | os.PathLike[str], max_bytes: int | None = None) -> di
         BackboneError: if the file is missing, damaged, too large, a pickle that would run code, or holds something
             else than named tensors.
     """
-    file, loaded = Path(path), _loaded(path, max_bytes)
+    file, loaded = Path(path), read_any(path, max_bytes)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -106,13 +106,13 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         BackboneError: if the file is missing or damaged, or holds anything else.
     """
-    loaded = _loaded(path)
+    loaded = read_any(path)
     if not isinstance(loaded, Tensor):
         raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
     return loaded
 
 
-def _loaded(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
+def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
     """Return what a file holds: tensors, plain values and dicts of them; a pickle that wants to call is refused."""
     file = Path(path)
     if file == Path():

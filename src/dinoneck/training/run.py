@@ -21,7 +21,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import local_device
-from dinoneck.errors import CheckpointError, ConfigError, DataError, counted, some_of
+from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
@@ -45,7 +45,7 @@ from dinoneck.training.report import BOTH, COLOUR, FREQUENT, HEAD, KNN, LINEAR
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, source_of
 from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
-from dinoneck.training.state import LOG
+from dinoneck.training.state import LOG, check_same
 from dinoneck.training.table import groups_of, table_of
 from dinoneck.training.tasks import Problem, Scored, head_type, make_head, problem_of
 from dinoneck.version import versions
@@ -219,12 +219,7 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
     identity = json.loads(json.dumps(identity))
     unfinished = resume and path.exists() and not (folder / REPORT).exists()
     if unfinished:
-        old = json.loads(read_regular(path))
-        if different := [key for key in {**old, **identity} if old.get(key) != identity.get(key)]:
-            raise CheckpointError(
-                f"{folder} holds an unfinished run that differs in {', '.join(different)}; continue it as it was, or "
-                "start again with resume=False (--no-resume) or in another folder"
-            )
+        check_same(json.loads(read_regular(path)), identity, str(folder))
     if _writes():
         for old_file in [] if unfinished else _results(folder):
             old_file.unlink()
