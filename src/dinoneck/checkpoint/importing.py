@@ -59,7 +59,10 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
         raise CheckpointError(str(error)) from error
     if prefix:
         logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
-    names, expected = _renamed(state, rename or {}, where), head.state_dict()
+    names = _renamed(state, rename or {}, where)
+    left_out = _identities(head, names)
+    state, names = {**state, **left_out}, {**names, **{name: name for name in left_out}}
+    expected = head.state_dict()
     missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(
@@ -79,6 +82,17 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     check_finite(state, where)
     head.load_state_dict({name: state[names[name]] for name in expected})
     return head.eval()
+
+
+def _identities(head: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of parts that start as identities, such as a head's scale, where the file has none of them."""
+    found: dict[str, Tensor] = {}
+    for place, part in head.named_modules():
+        own = {f"{place}.{name}": value for name, value in part.state_dict().items()}
+        if getattr(part, "starts_as_identity", False) and not own.keys() & names.keys():
+            part.reset_parameters()
+            found |= own
+    return found
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:
