@@ -59,10 +59,8 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
         raise CheckpointError(str(error)) from error
     if prefix:
         logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
-    names = _renamed(state, rename or {}, where)
-    left_out = _identities(head, names)
-    state, names = {**state, **left_out}, {**names, **{name: name for name in left_out}}
-    expected = head.state_dict()
+    names, expected = _renamed(state, rename or {}, where), head.state_dict()
+    state, names = _with_identities(head, state, names)
     missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(
@@ -84,15 +82,17 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     return head.eval()
 
 
-def _identities(head: nn.Module, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The tensors of parts that start as identities, such as a head's scale, where the file has none of them."""
+def _with_identities(
+    head: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Add the tensors of parts that start as identities, such as a head's scale, where the file has none of them."""
     found: dict[str, Tensor] = {}
     for place, part in head.named_modules():
         own = {f"{place}.{name}": value for name, value in part.state_dict().items()}
         if getattr(part, "starts_as_identity", False) and not own.keys() & names.keys():
             part.reset_parameters()
             found |= own
-    return found
+    return {**state, **found}, {**names, **{name: name for name in found}}
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:
