@@ -60,6 +60,7 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     if prefix:
         logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
     names, expected = _renamed(state, rename or {}, where), head.state_dict()
+    state, names = _with_identities(head, state, names)
     missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(
@@ -79,6 +80,19 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     check_finite(state, where)
     head.load_state_dict({name: state[names[name]] for name in expected})
     return head.eval()
+
+
+def _with_identities(
+    head: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Add the tensors of parts that start as identities, such as a head's scale, where the file has none of them."""
+    found: dict[str, Tensor] = {}
+    for place, part in head.named_modules():
+        own = {f"{place}.{name}": value for name, value in part.state_dict().items()}
+        if getattr(part, "starts_as_identity", False) and not own.keys() & names.keys():
+            part.reset_parameters()
+            found |= own
+    return {**state, **found}, {**names, **{name: name for name in found}}
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:

@@ -190,7 +190,8 @@ class _Run:
     def _validated(self) -> Row:
         """The scores of the epochs that are scored; the best detector so far is written."""
         epoch, optim = self.engine.epoch, self.config.optim
-        row: Row = {"stage": self.schedule.stage(epoch), "lr": self.engine.optimizer.param_groups[-1]["lr"]}
+        rate = self.engine.optimizer.param_groups[-1]["lr"]
+        row: Row = {"epoch": epoch, "stage": self.schedule.stage(epoch), "lr": rate}
         if epoch + 1 < optim.epochs and (epoch + 1) % self.config.detector.eval_every:
             return row
         scores = self._scores()

@@ -216,13 +216,12 @@ class CLSGatingHead(Head):
 
     def gate(self, tokens: TokensLike, **plain: Unpack[Plain]) -> Tensor:
         """Return the weights of the patches as maps (B, rows, cols) that sum to one."""
-        tokens = self.scale(self._tokens(tokens, **plain))
-        return rearrange(self._pooled(tokens)[2], "b (r c) -> b r c", r=tokens.grid.rows)
+        scaled: Tokens = self.scale(self._tokens(tokens, **plain))
+        return rearrange(self._pooled(scaled)[2], "b (r c) -> b r c", r=scaled.grid.rows)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return ``{task name: (B, dim)}`` in normalised units."""
-        tokens = self.scale(self._tokens(tokens, **plain))
-        cls_token, pooled, _ = self._pooled(tokens)
+        cls_token, pooled, _ = self._pooled(self.scale(self._tokens(tokens, **plain)))
         # what the image is, and what the CLS token picks from the patches: (B, 2 C) -> (B, hidden_dim)
         hidden = self.dropout(F.gelu(self.norm(self.trunk(torch.cat((cls_token, pooled), dim=-1)))))
         return {

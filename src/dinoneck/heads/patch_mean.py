@@ -144,8 +144,8 @@ class PatchMeanHead(Head):
 
     def per_patch(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the prediction of each patch, ``{task name: (B, N, dim)}``, in normalised units."""
-        tokens = self.scale(self._tokens(tokens, **plain))
-        sequence, prefix = tokens.sequence[-1], tokens.num_prefix_tokens  # (B, P + N, C)
+        scaled: Tokens = self.scale(self._tokens(tokens, **plain))
+        sequence, prefix = scaled.sequence[0], scaled.num_prefix_tokens  # (B, P + N, C)
         # CLS and registers are sliced off the outputs: slicing them off the tokens would copy these
         each = [cast("PatchMeanMLP", mlp).per_patch(sequence)[:, prefix:] for mlp in self.mlps]  # (B, N, dim)
         return {task.name: output for task, output in zip(self.tasks, each, strict=True)}

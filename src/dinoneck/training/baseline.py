@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ MOST_PATCHES = 8192  # that a linear layer per patch is fitted to, drawn at rand
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the softmax regression, times the squared norm of the weights
 _STEPS = 100
 _BATCH = 32
-Array = np.ndarray[Any, Any]
 _MAPS = ("dense", "density", "segmentation")
 
 
@@ -86,12 +85,12 @@ def _fitted(
     own = [task for task in tasks if task.from_cells is None]
     compositions = [each for each in compositions if {*each.inputs} <= {task.name for task in tasks}]
     pooled, patches, grid = _features(source, rows, per_patch, seed)
-    labels = [*range(len(rows))] if groups is None else [groups[row] for row in rows]
+    labels: list[Hashable] = [*range(len(rows))] if groups is None else [groups[row] for row in rows]
     layers = patches[0].shape[-1] // pooled.shape[1] if per_patch else _num_layers(source)
     plain = [replace(task, activation=None) for task in tasks]
     head = LinearHead(pooled.shape[1], plain, layers, None if per_patch else "mean", compositions).eval()
     for task, layer in zip(own, head.readouts, strict=True):
-        values = torch.as_tensor(targets[task.name])[rows]
+        values = torch.as_tensor(targets[task.name])[[*rows]]
         if task.kind in ("dense", "segmentation"):
             image, place = patches[1], patches[2]
             x, y = patches[0], _patch_targets(task, values, grid)[image, place]
@@ -115,13 +114,13 @@ def _num_layers(source: TokenSource) -> int:
 
 @torch.no_grad()
 def _features(
-    source: TokenSource, rows: Array, per_patch: bool, seed: int
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], tuple[int, int]]:
+    source: TokenSource, rows: Sequence[int], per_patch: bool, seed: int
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
     """Mean tokens (n, C); patches (m, L * C) with the numbers of their images and places; the grid."""
     random, means, drawn = np.random.default_rng(seed), list[Tensor](), list[tuple[Tensor, ...]]()
     grid, share = (1, 1), 1.0
     for numbers in in_batches(range(len(rows)), _BATCH):
-        tokens = source.batch([source.ids[row] for row in rows[list(numbers)]])
+        tokens = source.batch([source.ids[rows[number]] for number in numbers])
         means.append(tokens.last.patches[0].double().mean(dim=1).cpu())
         grid = (tokens.grid.rows, tokens.grid.cols)
         if per_patch:
@@ -130,8 +129,8 @@ def _features(
             image, place = np.nonzero(random.random((len(numbers), count)) < share)
             x = torch.cat(tokens.patches, dim=-1)[image, place].double().cpu()  # (m, L * C)
             drawn.append((x, torch.as_tensor(image + numbers[0]), torch.as_tensor(place)))
-    x, image, place = (torch.cat(parts) for parts in zip(*drawn, strict=True)) if drawn else (torch.empty(0),) * 3
-    return torch.cat(means), (x, image.long(), place.long()), grid
+    patches = tuple(torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return torch.cat(means), patches, grid
 
 
 def _image_targets(task: Task, values: Tensor) -> Tensor:
@@ -163,7 +162,7 @@ def _ridge(x: Tensor, y: Tensor, groups: Sequence[Hashable]) -> tuple[Tensor, Te
     weight, bias = np.zeros((y.shape[1], x.shape[1])), np.zeros(y.shape[1])
     for pattern in np.unique(known, axis=1).T:  # outputs that are known in the same rows are solved together
         columns = np.flatnonzero((known == pattern[:, None]).all(axis=0))
-        labels = [groups[row] for row in np.flatnonzero(pattern)]
+        labels = [groups[int(row)] for row in np.flatnonzero(pattern)]
         weight[columns], bias[columns] = ridge_coefficients(
             features[pattern], values[pattern][:, columns], groups=labels
         )
@@ -198,7 +197,7 @@ def _minimised(x: Tensor, y: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
         return loss
 
     with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[arg-type]
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
 
 

@@ -180,7 +180,7 @@ class Engine:
                         losses = self.model(*arguments)
                     self.note(losses, images if counted else 0)  # SAM's second loss is checked, not counted
                     total = losses["loss"]
-                    self.scaler.scale(total / len(group)).backward()  # type: ignore[no-untyped-call]
+                    self.scaler.scale(total / len(group)).backward()
             return total
 
         if self.sam is None:

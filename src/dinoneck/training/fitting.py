@@ -126,20 +126,31 @@ def fit_rows(
     return _train(head, source, ids, len(rows), values, cells, loss, recipe, out, resume, callbacks)
 
 
+class Learner(nn.Module):
+    """What is trained: a head, and the backbone of live tokens, which may be frozen."""
+
+    head: Head
+    backbone: Backbone | None
+
+    def __init__(self, head: Head, backbone: Backbone | None) -> None:
+        super().__init__()
+        self.head, self.backbone = head, backbone
+
+
 class Objective(nn.Module):
     """Backbone (of live tokens), head and loss: a batch's losses by name, of samples that may be blended."""
 
-    def __init__(self, head: Head, backbone: Backbone | None, loss: TaskLoss, recipe: Recipe) -> None:
+    def __init__(self, learner: Learner, loss: TaskLoss, recipe: Recipe) -> None:
         super().__init__()
-        self.trained, self.loss, self.recipe = nn.Module(), loss, recipe
-        self.trained.head, self.trained.backbone = head, backbone
+        self.trained, self.loss, self.recipe = learner, loss, recipe
 
     def forward(self, inputs: Tokens | Tensor, targets: Table, masks: Table, mixes: bool) -> Table:
         """Return ``loss`` and its parts ``loss/NAME``; each may be the mean over what the samples are blended of."""
         shares = [1.0]  # of every sample, of the sample before it, ...
         recipe = self.recipe
-        if mixes and recipe.cutmix_alpha is not None and isinstance(inputs, Tensor):
-            inputs, share = pasted_images(inputs, recipe.cutmix_alpha, self.trained.backbone.patch_size)
+        backbone = self.trained.backbone
+        if mixes and recipe.cutmix_alpha is not None and isinstance(inputs, Tensor) and backbone is not None:
+            inputs, share = pasted_images(inputs, recipe.cutmix_alpha, backbone.patch_size)
             shares = _blended(shares, share)
         tokens = self.tokens(inputs)
         if mixes and recipe.mixup_alpha is not None:
@@ -157,7 +168,9 @@ class Objective(nn.Module):
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return tokens, of images those of the backbone."""
-        found: Tokens = inputs if isinstance(inputs, Tokens) else self.trained.backbone(inputs)
+        if isinstance(inputs, Tokens) or self.trained.backbone is None:
+            return inputs  # type: ignore[return-value]
+        found: Tokens = self.trained.backbone(inputs)
         return found
 
 
@@ -187,7 +200,7 @@ def _train(
     live = source.backbone if isinstance(source, LiveTokens) else None
     to_local_device(head, *([] if live is None else [live]))
     device = next(head.parameters()).device
-    objective = Objective(head, live, loss.to(device), recipe)
+    objective = Objective(Learner(head, live), loss.to(device), recipe)
     samples = Samples(source, ids, trained, head.tasks, values, cells, device)
     truth = {task.name: torch.as_tensor(as_array(targets[task.name]))[trained:] for task in head.tasks}
     truth |= {name: truth[name].where(cells[name][trained:, None] > 0, torch.nan) for name in cells}
@@ -258,7 +271,7 @@ def _check_arguments(head: object, source: Any, recipe: Recipe) -> None:
             f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
         )
     maps = [task.name for task in head.tasks if task.is_map]
-    views = getattr(source, "views", None)
+    views: Any = getattr(source, "views", None)
     for i in range(len(views) if views is not None and maps else 0):
         views.flips(i)  # labels of cells follow the flips that a source states
     if recipe.cutmix_alpha is not None and (maps or not isinstance(source, LiveTokens)):

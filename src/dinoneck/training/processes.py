@@ -51,10 +51,10 @@ def wrapped(model: nn.Module, parameters: Iterable[nn.Parameter]) -> nn.Module:
         return model
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in frozen:  # the wrapper only knows parameters that are trainable now
-        parameter.requires_grad_()
+        parameter.requires_grad = True
     found = DistributedDataParallel(model, find_unused_parameters=True)
     for parameter in frozen:
-        parameter.requires_grad_(requires_grad=False)
+        parameter.requires_grad = False
     return found
 
 

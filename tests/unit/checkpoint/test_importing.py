@@ -206,5 +206,5 @@ def test_names_are_given_as_a_mapping_of_texts(rename: Any, tmp_path: Path) -> N
 
 def test_a_head_without_memory_takes_no_weights(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "m.pt")
-    with pytest.raises(CheckpointError, match=r"mlps\.0\.hidden\.weight.*meta"):
+    with pytest.raises(CheckpointError, match=r"meta"):
         import_weights(head(device="meta"), tmp_path / "m.pt", NAMES)

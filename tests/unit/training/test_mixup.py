@@ -11,7 +11,7 @@ from torch import Tensor
 from dinoneck import ConfigError, FeaturePyramid, GridError, PatchMeanHead, ShapeError, Task, Tokens
 from dinoneck.losses import TaskLoss
 from dinoneck.training import Recipe, cutmix, manifold_mixup
-from dinoneck.training.fitting import Objective
+from dinoneck.training.fitting import Learner, Objective
 
 B = 5
 
@@ -96,7 +96,7 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     values = {"x": targets()["x"], "kind": torch.tensor([0, 1, -1, 2, 1])}
     values["x"][1] = torch.nan
     masks = {"x": values["x"].isfinite(), "kind": values["kind"] >= 0}
-    own = Objective(head, None, loss, Recipe(mixup_alpha=1.0))
+    own = Objective(Learner(head, None), loss, Recipe(mixup_alpha=1.0))
     torch.manual_seed(3)
     found = own(tokens(), values, masks, mixes=True)
     torch.manual_seed(3)
