@@ -173,7 +173,7 @@ def test_a_submission_is_complete_and_in_the_order_of_its_table(
         (["--weights", "1", "-1"], "weights"),
         (["--weights", "1", "2", "--reduce", "median"], "reduce='median'"),
         (["--overlap", "8"], "tile is None"),
-        (["--tile", "32", "--overlap", "40"], "overlap is 40 px"),
+        (["--tile", "32", "--overlap", "40"], "overlap is 40"),
         (["--tile-scale", "0"], "tile_scale"),
         (["--out", "x.jpg"], "ends in .csv"),
         (["--out", "no/x.csv"], "the folder no does not exist"),
