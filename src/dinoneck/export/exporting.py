@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -112,8 +112,7 @@ def export_model(
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
 
     Examples:
-        >>> import tempfile
-        >>> from dinoneck import PatchMeanHead, Task, load_backbone
+        >>>         >>> from dinoneck import PatchMeanHead, Task, load_backbone
         >>> backbone, head = load_backbone("dinoneck_tiny", layers=[0]), PatchMeanHead(64, [Task("total", unit="g")])
         >>> done = export_model(head, Path(tempfile.mkdtemp()) / "model.pt2", format="pt2", backbone=backbone)
         >>> done.outputs, done.size, done.parity.largest < 1e-4
@@ -249,7 +248,9 @@ def _written(
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
         if half:
             onnx_file.to_half(onnx)
-        measured = _parity(model, traced, onnx, half) if check else None
+        runner = nullcontext(traced.program.module()) if onnx is None else onnx_file.onnx_runner(onnx, model)
+        with runner if check else nullcontext() as run:
+            measured = None if run is None else program.check_parity(model, traced, run, half)
     recorded = sorted({meta["tta"]["ops"] for meta in metas if meta["tta"] is not None} - {"none"})
     about = _description(model, traced, measured, form)
     about |= {"half": half, "views": {"exported": "none", "recorded": recorded}}
@@ -273,22 +274,6 @@ def _written(
             stacklevel=3,
         )
     return Exported(tuple(files), about, measured, traced.reason)
-
-
-def _parity(model: Model, traced: Traced, onnx: Any, half: bool) -> program.Parity:
-    if onnx is None:
-        return program.check_parity(model, traced, traced.program.module())
-    try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            return program.check_parity(model, traced, onnx_file.onnx_runner(onnx, Path(folder), model), half)
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(
-            f"the copy to check cannot be written: {error}. Let TMPDIR name a folder with room, or leave the check "
-            "out: check=False (--no-check)",
-            step="write",
-        ) from error
 
 
 def _description(model: Model, traced: Traced, measured: program.Parity | None, form: Format) -> dict[str, Any]:

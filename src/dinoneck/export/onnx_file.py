@@ -8,7 +8,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,16 +148,16 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     return files
 
 
-def onnx_runner(proto: Any, folder: Path, model: Model) -> Run:
-    """Return a function that runs an ONNX model by ONNX Runtime on the CPU.
+@contextmanager
+def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
+    """Give the ``with`` block a function that runs an ONNX model by ONNX Runtime on the CPU, from a temporary file.
 
     Args:
         proto: the ONNX model; it stays as it is.
-        folder: an empty one for its files, which are needed as long as it runs.
         model: what it was made of.
 
     Raises:
-        CheckpointError: if ONNX Runtime does not take it.
+        CheckpointError: if the file cannot be written, or ONNX Runtime does not take it.
         ImportError: naming the extra, if onnxruntime is not installed.
     """
     try:
@@ -166,24 +166,28 @@ def onnx_runner(proto: Any, folder: Path, model: Model) -> Run:
         raise missing_extra("onnxruntime", "export") from error
     copied = type(proto)()
     copied.CopyFrom(proto)
-    write_onnx(folder / "model.onnx", copied)
-    del copied
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of ONNX Runtime: several types
-        reason = first_line(error) or type(error).__name__
-        raise CheckpointError(f"ONNX Runtime does not take the exported model: {reason}", step="write") from error
-    names = [entry.name for entry in session.get_outputs()]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            file, *_ = write_onnx(Path(folder, "model.onnx"), copied)
+            del copied
+            session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except OSError as error:
+            reason = f"the copy to check cannot be written: {error}; TMPDIR names another folder for it"
+            raise CheckpointError(reason, step="write") from error
+        except Exception as error:  # of ONNX Runtime: several types
+            reason = first_line(error) or type(error).__name__
+            raise CheckpointError(f"ONNX Runtime does not take the exported model: {reason}", step="write") from error
+        names = [entry.name for entry in session.get_outputs()]
 
-    def run(example: Any) -> dict[str, Tensor]:
-        values = zip(session.get_inputs(), model.values(example), strict=False)
-        outputs = session.run(names, {entry.name: np.asarray(value) for entry, value in values})
-        return dict(zip(names, map(torch.as_tensor, outputs), strict=True))
+        def run(example: Any) -> dict[str, Tensor]:
+            values = zip(session.get_inputs(), model.values(example), strict=False)
+            outputs = session.run(names, {entry.name: np.asarray(value) for entry, value in values})
+            return dict(zip(names, map(torch.as_tensor, outputs), strict=True))
 
-    return run
+        yield run
 
 
 def _name(value: Any, name: str, sides: tuple[str | None, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,21 @@ class _Order(NamedTuple):
         return places if self.chosen is None else self.chosen[places]
 
 
-@overload
-def lift(maps: Tensor, links: Links, grid: VoxelGrid, **options: Any) -> SparseFeatures: ...
+class _Options(TypedDict, total=False):
+    sampling: Sampling
+    views: Views
+    project: nn.Linear | None
+    generator: torch.Generator | None
+    reduce: Reduce
+    chunk: int
 
 
 @overload
-def lift(maps: Tensor, links: Links, grid: None = None, **options: Any) -> tuple[Tensor, Tensor]: ...
+def lift(maps: Tensor, links: Links, grid: VoxelGrid, **options: Unpack[_Options]) -> SparseFeatures: ...
+
+
+@overload
+def lift(maps: Tensor, links: Links, grid: None = None, **options: Unpack[_Options]) -> tuple[Tensor, Tensor]: ...
 
 
 def lift(

@@ -39,6 +39,15 @@ def test_a_whole_model_is_described_in_lines_and_as_json(
     assert set(run(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
 
 
+def test_a_half_model_is_written_and_compared(head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxscript")
+    command = ["export", head, "--format", "onnx", "--half", "--out", str(tmp_path / "m.onnx"), "--json"]
+    assert main([*command, "--with-backbone", "--random-backbone", "--size", "32x48"]) == 0
+    about = json.loads(capsys.readouterr().out)["description"]
+    assert about["half"] is True
+    assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [
@@ -47,6 +56,7 @@ def test_a_whole_model_is_described_in_lines_and_as_json(
         (["--format", "state-dict", "--with-backbone"], "leave --with-backbone and --grid out"),
         (["--format", "onnx", "--with-backbone", "--grid", "2x3"], "give --size"),
         (["--format", "pt2", "--with-backbone", "--size", "32x50"], "32x50 px"),
+        (["--format", "pt2", "--half"], "--half is for --format onnx"),
     ],
 )
 def test_options_that_do_not_go_together(
