@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect
-from dinoneck.cli.arguments import HeadBackbone, check_output, whole
+from dinoneck.cli.arguments import HeadBackbone, check_output, refuse_unused, whole
 from dinoneck.cli.text import file_size, show
 from dinoneck.errors import ConfigError
 from dinoneck.serve.settings import Settings
@@ -47,16 +47,20 @@ def export(
         maps: with backbone: also return per-patch predictions, where the head has them.
         backbone: with backbone: where its weights come from.
     """
-    own = {"--backbone-file": backbone.backbone_file, "--random-backbone": backbone.random_backbone}
-    _check_options(format, grid, with_backbone, {"--size": size, "--maps": maps, **own})
+    options = locals()
+    kind = (
+        "weights" if format == "state-dict" else "a whole model" if with_backbone else "a head without --with-backbone"
+    )
     check_output(out, [file, backbone.backbone_file])
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.export import export_head, export_model, export_state_dict
 
     head = HeadCheckpoint.load(file, revision=revision)
-    if head.head_type == "detector":
-        if format != "onnx" or grid is not None or maps:
-            raise ConfigError("a detector is exported with its backbone: --format onnx, without --grid and --maps")
+    is_detector = head.head_type == "detector"
+    refuse_unused(export, f"the export of {'a detector' if is_detector else kind}", options)
+    if is_detector:
+        if format != "onnx":
+            raise ConfigError(f"--format is {format}; a detector is exported as onnx")
         return detect.export(head, out, backbone, size, check)
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if format == "state-dict":
@@ -74,19 +78,6 @@ def export(
     size_of_all = file_size(sum(file.stat().st_size for file in document["files"]))
     show({"written": f"{', '.join(map(str, document['files']))} ({size_of_all})"})
     return document
-
-
-def _check_options(
-    format: str, grid: tuple[int, int] | None, with_backbone: bool, of_whole_models: dict[str, Any]
-) -> None:
-    """Refuse options that have no meaning together."""
-    given = [flag for flag, value in of_whole_models.items() if value]
-    if given and not with_backbone:
-        raise ConfigError(f"{given[0]} is for models with their backbone: add --with-backbone, or leave it out")
-    if format == "state-dict" and (with_backbone or grid is not None):
-        raise ConfigError("--format state-dict is for the weights of the head; leave --with-backbone and --grid out")
-    if with_backbone and grid is not None:
-        raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
 
 
 def serve(

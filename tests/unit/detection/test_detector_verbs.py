@@ -36,7 +36,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["predict", "0.png", "bad.png", "1.png", "--heads", "d.safetensors", "--out", "boxes.csv", "--maps", "boxes.png"]
+    arguments = ["predict", "0.png", "bad.png", "1.png", "--heads", "d.safetensors", "--out", "boxes.csv"]
+    arguments += ["--maps", "boxes.png"]
     assert main(arguments) == 1 and "bad.png" in capsys.readouterr().err
     assert main([*arguments, "--skip-unusable", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
