@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,6 +15,9 @@ from dinoneck.cli.text import file_size, show
 from dinoneck.errors import ConfigError
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config_flags import SIZE
+
+if TYPE_CHECKING:
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 
 def export(
@@ -48,36 +51,41 @@ def export(
         backbone: with backbone: where its weights come from.
     """
     options = locals()
-    kind = (
-        "weights" if format == "state-dict" else "a whole model" if with_backbone else "a head without --with-backbone"
-    )
     check_output(out, [file, backbone.backbone_file])
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-    from dinoneck.export import export_head, export_model, export_state_dict
+    from dinoneck.export import export_head, export_state_dict
 
     head = HeadCheckpoint.load(file, revision=revision)
-    is_detector = head.head_type == "detector"
-    refuse_unused(export, f"the export of {'a detector' if is_detector else kind}", options)
-    if is_detector:
+    if head.head_type == "detector":
+        refuse_unused(export, "the export of a detector", options)
         if format != "onnx":
             raise ConfigError(f"--format is {format}; a detector is exported as onnx")
         return detect.export(head, out, backbone, size, check)
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if format == "state-dict":
+        refuse_unused(export, "the export of weights", options)
         export_state_dict(head, out)
     elif with_backbone:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
-            model = backbone.given(head)
-            done = export_model(head, out, format=format, backbone=model, size=size, maps=maps, check=check)
-        document |= {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
-        show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
-        show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
+        refuse_unused(export, "the export of a whole model", options)
+        document |= _export_model(head, out, backbone, format=format, size=size, maps=maps, check=check)
     else:
+        refuse_unused(export, "the export of a head without --with-backbone", options)
         document["files"] = [*export_head(head, out, format=format, grid=grid, check=check).files]
     size_of_all = file_size(sum(file.stat().st_size for file in document["files"]))
     show({"written": f"{', '.join(map(str, document['files']))} ({size_of_all})"})
     return document
+
+
+def _export_model(head: HeadCheckpoint, out: Path, backbone: HeadBackbone, **settings: Any) -> dict[str, Any]:
+    """Write backbone and head, and print what the model takes and gives."""
+    from dinoneck.export import export_model
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
+        done = export_model(head, out, backbone=backbone.given(head), **settings)
+    show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
+    show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
+    return {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
 
 
 def serve(
