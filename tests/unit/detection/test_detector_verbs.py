@@ -63,11 +63,11 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predict", "0.png", "--heads", "d.safetensors", "--out", "o.csv", "--tta", "flip4"], "without effect on a detector"),
+        (["predict", "0.png", "--heads", "d.safetensors", "--out", "o.csv", "--tta", "flip4"], "--tta"),
         (["predict", "0.png", "--heads", "d.safetensors", "other.safetensors", "--out", "o.csv"], "with one detector"),
         (["export", "d.safetensors", "--format", "pt2", "--out", "m.pt2"], "exported as onnx"),
         (["viz", "report", "d.safetensors", "--out", "r.html"], "no images are named"),
-        (["viz", "report", "d.safetensors", "0.png", "--tta", "flip4", "--out", "r.html"], "without effect on a detector"),
+        (["viz", "report", "d.safetensors", "0.png", "--tta", "flip4", "--out", "r.html"], "--tta"),
         (["viz", "report", "d.safetensors", "0.png", "--truth", "t.json", "--out", "r.html"], "name the one folder"),
     ],
 )
