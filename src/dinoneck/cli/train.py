@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -15,6 +15,9 @@ from dinoneck.cli import detect, train_text
 from dinoneck.cli.arguments import check_backbone_name
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dinoneck.training.inputs import Inputs
 
 
 def train(
@@ -60,20 +63,14 @@ def train(
     if run.data.boxes is not None:
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
         return {"out": out, "report": report}
-    from dinoneck.training.inputs import cell_task, open_inputs
+    from dinoneck.training.inputs import open_inputs
     from dinoneck.training.run import check_folder
     from dinoneck.training.run import train as train_config
 
     check_folder(out, overwrite=overwrite)
     run = with_head_flags(run, hidden_dim, dropout, gate_mode)
     inputs = open_inputs(run)
-    data = inputs.table
-    masks = "masks" if run.data.label_kind == "classes" else cell_task(run, data)[0]
-    targets = [*data.targets, *([masks] if data.labels and run.data.labels else [])]
-    print(f"{len(data)} images, {len(set(data.groups or data.ids))} groups, targets {', '.join(targets)}")
-    if data.auxiliary:
-        print(f"Auxiliary: {', '.join(data.auxiliary)}.")
-    print("\n".join([*train_text.describe_tokens(run, inputs), *train_text.advice(run, data)]), flush=True)
+    _describe(run, inputs)
     result = train_config(run, out, inputs=inputs, overwrite=overwrite, resume=resume)
     print("\n".join(train_text.comparison(result.report)))
     names = [task.name for head in result.heads[:1] for task in head.tasks if task.from_cells is not None]
@@ -81,6 +78,19 @@ def train(
         print(f"{', '.join(names)}: the number of an image is the mean over its cells.")
     print(f"written: {out}/heads, logs, out_of_fold.csv, report.json")
     return {"out": out, "report": result.report}
+
+
+def _describe(run: TrainConfig, inputs: Inputs) -> None:
+    """Print what is trained on, and what a user should know before the work."""
+    from dinoneck.training.inputs import cell_task
+
+    data = inputs.table
+    masks = "masks" if run.data.label_kind == "classes" else cell_task(run, data)[0]
+    targets = [*data.targets, *([masks] if data.labels and run.data.labels else [])]
+    print(f"{len(data)} images, {len(set(data.groups or data.ids))} groups, targets {', '.join(targets)}")
+    if data.auxiliary:
+        print(f"Auxiliary: {', '.join(data.auxiliary)}.")
+    print("\n".join([*train_text.describe_tokens(run, inputs), *train_text.advice(run, data)]), flush=True)
 
 
 def from_file(path: str) -> Callable[..., dict[str, Any]]:
