@@ -56,7 +56,7 @@ def test_a_half_model_is_written_and_compared(head: str, tmp_path: Path, capsys:
         (["--format", "state-dict", "--with-backbone"], "--with-backbone"),
         (["--format", "onnx", "--with-backbone", "--grid", "2x3"], "--grid"),
         (["--format", "pt2", "--with-backbone", "--size", "32x50"], "32x50 px"),
-        (["--format", "pt2", "--half"], "--half is for --format onnx"),
+        (["--format", "pt2", "--half"], "format is 'pt2'"),
     ],
 )
 def test_options_that_do_not_go_together(
