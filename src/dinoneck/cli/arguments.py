@@ -33,7 +33,14 @@ NO_EFFECT = {
     "a feature store": ("--csv", "--image-folder", "--image-column", "--maps", "--skip-unusable"),
     "heads": ("--min-score",),
     "a detector": (
-        "--tta", "--probe", "--tile", "--overlap", "--tile-scale", "--weights", "--reduce", "--image-column",
+        "--tta",
+        "--probe",
+        "--tile",
+        "--overlap",
+        "--tile-scale",
+        "--weights",
+        "--reduce",
+        "--image-column",
         "--no-tokens",
     ),
     "the export of weights": ("--grid", "--with-backbone", "--half", *_WHOLE_MODEL),
@@ -41,7 +48,7 @@ NO_EFFECT = {
     "the export of a whole model": ("--grid",),
     "the export of a detector": ("--grid", "--maps", "--half"),
     "the time of a head file": ("--backbone", "--backbone-source", "--backbone-seed", "--layers"),
-}  # fmt: skip
+}
 """Kind of run -> the options without effect on it."""
 
 
