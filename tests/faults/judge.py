@@ -169,7 +169,8 @@ class Judge:
         """Compare what was loaded with the file, and with the module's own description."""
         if signed.canonical(head.meta) != signed.canonical(signed.read(content).meta):
             return "the metadata is not the file's"
-        records = {key: head.meta[key] for key in ("training", "license", "tta", "extra")}
+        records = {key: head.meta[key] for key in ("training", "license", "extra")}
+        records["tta"] = (head.meta["tta"] or {"ops": None})["ops"]
         try:
             again = HeadCheckpoint.from_module(module, preprocess=head.meta["inputs"], **records).meta
         except DinoneckError as error:

@@ -79,7 +79,7 @@ def forgetful(load: Reader) -> Reader:
 
     def read(path: Path) -> HeadCheckpoint:
         head = load(path)
-        head.meta["config"]["tasks"][0]["transform"] = None
+        head.meta["config"]["tasks"][0]["transform"] = head.meta["tasks"][0]["transform"] = None
         return head
 
     return read

@@ -31,8 +31,8 @@ def head() -> HeadCheckpoint:
         ({"training": {"metrics": {"R2": object()}}}, "not a plain record"),
         ({"training": {"data": {"name": "x" * 20_000}}}, "larger than 16384"),
         ({"license": "© me"}, "license is '© me': .* an SPDX identifier"),
-        ({"tta": "Flip 4"}, "tta.ops"),
-        ({"tta": {"ops": "d6", "reduce": "max"}}, "tta.reduce"),
+        ({"tta": "Flip 4"}, "tta is 'Flip 4'"),
+        ({"tta": {"ops": "d6", "reduce": "max"}}, "'reduce': 'max'"),
     ],
 )
 def test_facts_are_checked_before_a_byte_is_written(facts: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ def test_masks_lie_on_the_upright_image(form: str, files: list[Path], tmp_path: 
             assert np.array_equal(how.indices(given, recipe, sizes)[0], mask()), file.name
         if int(file.stem) >= 5:
             stored = write(tmp_path / f"stored.{suffix}", STORED[int(file.stem)](mask()), None, options)
-            with pytest.raises(DataError, match=rf"stored.{suffix}.* {WIDTH}x{HEIGHT} "):
+            with pytest.raises(DataError, match=rf"stored.{suffix}.*\({WIDTH}, {HEIGHT}\)"):
                 how.cells(stored, recipe, sizes)
 
 

@@ -99,9 +99,6 @@ class HeadCheckpoint:
             CheckpointError: if the module is not registered, or its weights are shared, not finite or on meta.
         """
         name = type(module).__name__
-        if tta is not None and tta not in schema.VIEWS:
-            hint = did_you_mean(str(tta), schema.VIEWS)
-            raise CheckpointError(f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write")
         backbone = pairing.plain_backbone(backbone)
         record = pairing.record_of(backbone) if isinstance(backbone, Backbone) else _plain(backbone, "backbone")
         licence = None if record is None else record.pop("license", None)
@@ -123,7 +120,7 @@ class HeadCheckpoint:
             "training": _plain(training, "training"),
             "license": license,
             "licences": {} if licence is None else {"backbone": licence},
-            "tta": None if tta is None else {"ops": tta, "reduce": "mean"},
+            "tta": _views_of(tta),
             "extra": _plain(extra or {}, "extra"),
             "digest": schema.UNSIGNED,
         }
@@ -343,6 +340,14 @@ def _plain(record: Mapping[str, Any] | None, where: str) -> dict[str, Any] | Non
         return cast("dict[str, Any]", files.strict_json(text, where, where)[0])
     except (CheckpointError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is not a plain record of JSON values: {error}", step="write") from None
+
+
+def _views_of(tta: str | None) -> dict[str, Any] | None:
+    """The record of views at prediction, a set of those known here."""
+    if tta is not None and tta not in schema.VIEWS:
+        hint = did_you_mean(str(tta), schema.VIEWS)
+        raise CheckpointError(f"tta is {tta!r}; expected one of {', '.join(schema.VIEWS)}.{hint}", step="write")
+    return None if tta is None else {"ops": tta, "reduce": "mean"}
 
 
 def _is_head(module: nn.Module) -> bool:

@@ -19,7 +19,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff, OmitArgPrefixes, OmitSub
 from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.cli.text import show
-from dinoneck.errors import ConfigError, DataError, counted, did_you_mean, printable
+from dinoneck.errors import ConfigError, DataError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
@@ -33,15 +33,22 @@ NO_EFFECT = {
     "a feature store": ("--csv", "--image-folder", "--image-column", "--maps", "--skip-unusable"),
     "heads": ("--min-score",),
     "a detector": (
-        "--tta", "--probe", "--tile", "--overlap", "--tile-scale", "--weights", "--reduce", "--image-column",
+        "--tta",
+        "--probe",
+        "--tile",
+        "--overlap",
+        "--tile-scale",
+        "--weights",
+        "--reduce",
+        "--image-column",
         "--no-tokens",
     ),
-    "the export of weights": ("--grid", "--with-backbone", *_WHOLE_MODEL),
-    "the export of a head": _WHOLE_MODEL,
+    "the export of weights": ("--grid", "--with-backbone", "--half", *_WHOLE_MODEL),
+    "the export of a head without --with-backbone": _WHOLE_MODEL,
     "the export of a whole model": ("--grid",),
-    "the export of a detector": ("--grid", "--maps"),
+    "the export of a detector": ("--grid", "--maps", "--half"),
     "the time of a head file": ("--backbone", "--backbone-source", "--backbone-seed", "--layers"),
-}  # fmt: skip
+}
 """Kind of run -> the options without effect on it."""
 
 
@@ -59,16 +66,24 @@ def parse(
     Raises:
         SystemExit: 0 after the help, 2 after the reason on stderr.
     """
+    if isinstance(verb, Mapping) and words and not words[0].startswith("-"):
+        if words[0] not in verb:
+            raise SystemExit(_wrong(words[0], verb, prog))
+        return parse(verb[words[0]], f"{prog} {words[0]}", words[1:])
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
     call, unknown = tyro.cli(_parsed(verb), prog=prog, args=words, config=style, return_unknown_args=True)
     if not unknown:
         return typing.cast("functools.partial[Any]", call)
     word = next((each for each in unknown if each.startswith("-")), unknown[0])
-    known = flags(call.func, _defaults(call.func))
-    longer = [flag for flag in known if flag.startswith(word) and word.startswith("--")]
+    raise SystemExit(_wrong(word, flags(call.func, _defaults(call.func)), prog))
+
+
+def _wrong(word: str, known: Iterable[str], prog: str) -> int:
+    """Print that a word is unknown, with the known one that begins like it or is near it."""
+    longer = [each for each in known if each.startswith(word) and len(word) > len("--")]
     hint = f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
-    print(f"error: {printable(word)} is unknown.{hint} '{prog} --help' lists the options", file=sys.stderr)
-    raise SystemExit(2)
+    print(f"error: {word!r} is unknown.{hint} '{prog} --help' lists what there is", file=sys.stderr)
+    return 2
 
 
 def print_completion(verbs: Mapping[str, Verb | Mapping[str, Verb]], shell: str) -> NoReturn:
@@ -131,9 +146,7 @@ def refuse_unused(verb: Verb, kind: str, options: Mapping[str, Any]) -> None:
     usual, given = flags(verb, _defaults(verb)), flags(verb, options)
     unused = [flag for flag in NO_EFFECT[kind] if flag in given and given[flag] != usual[flag]]
     if unused:
-        raise ConfigError(
-            f"{', '.join(unused)}: without effect on {kind}; leave {'it' if len(unused) == 1 else 'them'} out"
-        )
+        raise ConfigError(f"without effect on {kind}, so leave out {', '.join(unused)}")
 
 
 def whole(low: int, high: int = 1_000_000) -> PrimitiveConstructorSpec[Any]:

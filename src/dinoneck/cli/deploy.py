@@ -5,16 +5,19 @@ from __future__ import annotations
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect
-from dinoneck.cli.arguments import HeadBackbone, check_output, whole
+from dinoneck.cli.arguments import HeadBackbone, check_output, refuse_unused, whole
 from dinoneck.cli.text import file_size, show
 from dinoneck.errors import ConfigError
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config_flags import SIZE
+
+if TYPE_CHECKING:
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 
 
 def export(
@@ -49,49 +52,42 @@ def export(
         maps: with backbone: also return per-patch predictions, where the head has them.
         backbone: with backbone: where its weights come from.
     """
-    own = {"--backbone-file": backbone.backbone_file, "--random-backbone": backbone.random_backbone}
-    _check_options(format, grid, half, with_backbone, {"--size": size, "--maps": maps, **own})
+    options = locals()
     check_output(out, [file, backbone.backbone_file])
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-    from dinoneck.export import export_head, export_model, export_state_dict
+    from dinoneck.export import export_head, export_state_dict
 
     head = HeadCheckpoint.load(file, revision=revision)
     if head.head_type == "detector":
-        if format != "onnx" or grid is not None or maps or half:
-            raise ConfigError("a detector is exported with its backbone: --format onnx, no --grid, --maps and --half")
+        refuse_unused(export, "the export of a detector", options)
+        if format != "onnx":
+            raise ConfigError(f"--format is {format}; a detector is exported as onnx")
         return detect.export(head, out, backbone, size, check)
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
     if format == "state-dict":
+        refuse_unused(export, "the export of weights", options)
         export_state_dict(head, out)
     elif with_backbone:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
-            model = backbone.given(head)
-            settings: dict[str, Any] = {"size": size, "maps": maps, "half": half, "check": check}
-            done = export_model(head, out, format=format, backbone=model, **settings)
-        document |= {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
-        show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
-        show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
+        refuse_unused(export, "the export of a whole model", options)
+        document |= _export_model(head, out, backbone, format=format, size=size, maps=maps, half=half, check=check)
     else:
+        refuse_unused(export, "the export of a head without --with-backbone", options)
         document["files"] = [*export_head(head, out, format=format, grid=grid, half=half, check=check).files]
     size_of_all = file_size(sum(file.stat().st_size for file in document["files"]))
     show({"written": f"{', '.join(map(str, document['files']))} ({size_of_all})"})
     return document
 
 
-def _check_options(
-    format: str, grid: tuple[int, int] | None, half: bool, with_backbone: bool, of_whole_models: dict[str, Any]
-) -> None:
-    """Refuse options that have no meaning together."""
-    given = [flag for flag, value in of_whole_models.items() if value]
-    if given and not with_backbone:
-        raise ConfigError(f"{given[0]} is for models with their backbone: add --with-backbone, or leave it out")
-    if format == "state-dict" and (with_backbone or grid is not None):
-        raise ConfigError("--format state-dict is for the weights of the head; leave --with-backbone and --grid out")
-    if half and format != "onnx":
-        raise ConfigError(f"--half is for --format onnx; the format is {format}")
-    if with_backbone and grid is not None:
-        raise ConfigError("--grid is for heads without backbone; give --size HEIGHTxWIDTH in pixels")
+def _export_model(head: HeadCheckpoint, out: Path, backbone: HeadBackbone, **settings: Any) -> dict[str, Any]:
+    """Write backbone and head, and print what the model takes and gives."""
+    from dinoneck.export import export_model
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
+        done = export_model(head, out, backbone=backbone.given(head), **settings)
+    show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
+    show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
+    return {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}
 
 
 def serve(

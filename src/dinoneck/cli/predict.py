@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -240,7 +240,7 @@ def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column
     return dict(zip(names, existing_files(names, folder or csv.parent, f"images named in {csv}"), strict=True))
 
 
-def _check_text(files: Sequence[Path]) -> None:
+def _check_text(files: Iterable[Path]) -> None:
     for path in files:
         try:
             str(path).encode("utf-8")

@@ -51,8 +51,10 @@ def _entry(value: Any) -> str:
 def in_line(value: Any) -> str:
     """Return a value of a document on one line: of a record the entries that hold something."""
     if isinstance(value, Mapping):
-        pairs = [f"{key} ({in_line(entry)})" if isinstance(entry, Mapping) else f"{key} {in_line(entry)}"
-                 for key, entry in _filled(value)]  # fmt: skip
+        pairs = [
+            f"{key} ({in_line(entry)})" if isinstance(entry, Mapping) else f"{key} {in_line(entry)}"
+            for key, entry in _filled(value)
+        ]
         return ", ".join(pairs)
     if isinstance(value, Sequence) and any(isinstance(entry, Mapping) for entry in value):
         return "; ".join(map(in_line, value))

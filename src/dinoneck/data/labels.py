@@ -236,22 +236,17 @@ def _stored(label: Label) -> tuple[Raw, str]:
     """The stored numbers of one label as (H, W, K), and what to call it in messages."""
     if isinstance(label, str | os.PathLike):
         return read_picture(Path(label), _from_pil, "label"), str(Path(label))
+    name = str(getattr(label, "filename", "") or f"a label {type(label).__name__}")
     if isinstance(label, Image.Image):
-        name = str(getattr(label, "filename", "") or "a PIL image")
         return _from_pil(label, name), name
-    name = f"a label {type(label).__name__}"
     if isinstance(label, Tensor):
-        array = label.detach().cpu().to(torch.float32 if label.dtype == torch.bfloat16 else label.dtype).numpy()
-        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
-    elif isinstance(label, np.ndarray):
-        array = label
-    else:
-        raise DataError(f"{name} is not a path, a PIL image, an array or a tensor")
-    if array.ndim not in (2, 3) or not array.size or array.dtype.kind not in "buif":
-        raise DataError(
-            f"{name} has shape {tuple(label.shape)} and holds {label.dtype}; expected numbers (H, W), or K bands"
-        )
-    return _native(array), name
+        label = label.detach().cpu().to(torch.float32 if label.dtype == torch.bfloat16 else label.dtype).numpy()
+        label = label.transpose(1, 2, 0) if label.ndim == 3 else label
+    is_array = isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif"
+    if not is_array:
+        held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
+        raise DataError(f"{name} is {held}; expected a path, a PIL image, or numbers (H, W) or of K bands")
+    return _native(label), name
 
 
 def _from_pil(image: Image.Image, name: str) -> Raw:

@@ -260,7 +260,7 @@ def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | S
         >>> to_image_pixels(torch.tensor([[0.0, 0.0], [64.0, 32.0]]), recipe, (120, 160)).tolist()
         [[0.0, 20.0], [160.0, 100.0]]
     """
-    scale, offset = _scale_and_offset(_checked_points(xy), preprocess, image)
+    scale, offset = _scale_and_offset(xy, preprocess, image)
     return (xy - offset) / scale
 
 
@@ -280,20 +280,16 @@ def to_prepared_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput 
         >>> to_prepared_pixels(torch.tensor([160.0, 120.0]), recipe, (120, 160)).round(decimals=3).tolist()
         [43.0, 32.0]
     """
-    scale, offset = _scale_and_offset(_checked_points(xy), preprocess, image)
+    scale, offset = _scale_and_offset(xy, preprocess, image)
     return xy * scale + offset
-
-
-def _checked_points(xy: Tensor) -> Tensor:
-    if not xy.ndim or xy.shape[-1] != 2:
-        raise ShapeError(f"points have shape {tuple(xy.shape)}; expected (..., 2): x, y")
-    if not xy.is_floating_point():
-        raise DataError(f"points are {xy.dtype}; expected floating-point pixels, which scaling does not round")
-    return xy
 
 
 def _scale_and_offset(xy: Tensor, recipe: Preprocessing, image: ImageInput | Sequence[int]) -> tuple[Tensor, Tensor]:
     """(x, y) scale and offset: prepared = image * scale + offset."""
+    if not xy.ndim or xy.shape[-1] != 2:
+        raise ShapeError(f"points have shape {tuple(xy.shape)}; expected (..., 2): x, y")
+    if not xy.is_floating_point():
+        raise DataError(f"points are {xy.dtype}; expected floating-point pixels, which scaling does not round")
     size = _size_of(image)
     placement = recipe.placement(size)
     scale = [resized / side for resized, side in zip(placement.resized, size, strict=True)]

@@ -323,8 +323,10 @@ def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | Non
     exact = {count for count in counts if count is not None}
     if layers is None:
         if len(exact) > 1 or any(own is not None and len({*own}) > min(exact, default=len(own)) for own in named):
-            reads = ", ".join(f"{count or 'any number of'} layers" if own is None else f"blocks {tuple(own)}"
-                              for count, own in zip(counts, named, strict=True))  # fmt: skip
+            reads = ", ".join(
+                f"{count or 'any number of'} layers" if own is None else f"blocks {tuple(own)}"
+                for count, own in zip(counts, named, strict=True)
+            )
             raise ConfigError(
                 f"the members read {reads}, and no tokens suit all of them; give each its block indices, such as "
                 "HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"

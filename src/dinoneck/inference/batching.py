@@ -1,4 +1,4 @@
-"""Single images of several threads, answered together: the queue between a service's requests and a predictor."""
+"""Single images of several threads, answered together: the queue between a service's asked and a predictor."""
 
 from __future__ import annotations
 
@@ -148,17 +148,17 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         for maps in (False, True):
             self._predict([one for one in running if one.maps == maps], maps)
 
-    def _predict(self, requests: Sequence[_Request], maps: bool) -> None:
-        if not requests:
+    def _predict(self, asked: Sequence[_Request], maps: bool) -> None:
+        if not asked:
             return
         try:
-            predictions = self.predictor.predicted([one.prepared for one in requests], maps)
+            predictions = self.predictor.predicted([one.prepared for one in asked], maps)
         except BaseException as error:  # whatever ends the thread would leave everybody waiting
-            if len(requests) == 1:
-                requests[0].prediction.set_exception(error)
+            if len(asked) == 1:
+                asked[0].prediction.set_exception(error)
                 return
-            for one in requests:
+            for one in asked:
                 self._predict([one], maps)
             return
-        for one, prediction in zip(requests, predictions, strict=True):
+        for one, prediction in zip(asked, predictions, strict=True):
             one.prediction.set_result(prediction)

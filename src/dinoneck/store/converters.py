@@ -9,11 +9,13 @@ Both hold one layer and nothing about the backbone, so a store made of them cann
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import View, Views
@@ -31,10 +33,7 @@ from dinoneck.weight_files import read_tensor
 
 _SCALE_FILES = 16
 _BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
-EXPECTED = {
-    ".npz": "cls_i (C,) and patches_i (N, C) for i = 0, 1, ...",
-    ".pt": "a tensor (C, rows, cols) of real numbers",
-}
+_EXPECTED = "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, cols) in a .pt"
 Read = Callable[[Path], Tokens]
 
 
@@ -67,16 +66,15 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
         else:
             with open_regular(path) as file, np.load(file, allow_pickle=False) as content:
                 count = sum(name.startswith("patches_") for name in content.files)
-                patches = torch.from_numpy(
-                    np.stack([content[f"patches_{i}"] for i in range(count)])
-                ).float()  # (B, N, C)
-                if "cls_0" in content.files:
-                    cls_token = torch.from_numpy(
-                        np.stack([content[f"cls_{i}"] for i in range(count)])
-                    ).float()  # (B, C)
+                patches = _stacked(content, "patches", count)  # (B, N, C)
+                cls_token = _stacked(content, "cls", count) if "cls_0" in content.files else None  # (B, C)
         return Tokens.from_patches(patches, grid=grid or (), patch_size=patch_size, cls_token=cls_token)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, DinoneckError) as error:
-        raise DataError(f"{path} cannot be converted: {error}; expected {EXPECTED[path.suffix]}") from error
+        raise DataError(f"{path} cannot be converted: {error}; expected {_EXPECTED}") from error
+
+
+def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int) -> Tensor:
+    return torch.from_numpy(np.stack([content[f"{name}_{i}"] for i in range(count)])).float()
 
 
 def describe(first: Tokens, views: str | Views | None, dtype: StoreDtype) -> Description:

@@ -10,7 +10,8 @@ renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the fo
 index holds, the index is complete; a copy that keeps the time of modification gets another time of change. Otherwise
 the names and sizes of the shards are compared; the headers of a few new shards are laid over the file in memory, and
 after larger changes it is built again. A store that cannot be written to, or is behind a URL, has its index in a cache
-folder of this machine.
+folder of this machine. An index that was written when the folder was too young is written again at an opening when it
+is old enough.
 """
 
 from __future__ import annotations
@@ -205,6 +206,9 @@ def open_index(shards: Shards) -> Index:
         except StoreError as error:  # damaged, or of another store
             logger.info("%s", error)
             continue
+        if path and times and not (new or gone) and time.time_ns() - times[0] > 2 * YOUNGEST_NS:
+            with contextlib.suppress(StoreError):  # it cannot be written
+                return build_index(shards, path, Listing(began, times, sizes))  # the folder was too young before
         if not gone and len(new) <= MOST_LAID_OVER:
             return index.laid_over(shards.entries(new))
         if gone:
@@ -250,7 +254,9 @@ def _places(files: Files) -> list[Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dinoneck" / "stores"
     own = files.root.resolve() if isinstance(files, LocalFiles) else None
     cached = cache / f"{hashlib.sha256(str(own or files).encode()).hexdigest()[:32]}.sqlite"
-    return [cached] if own is None else [own / FILE, cached]
+    if own is None:
+        return [cached]
+    return [own / FILE, cached] if os.access(own, os.W_OK) else [cached, own / FILE]
 
 
 def _kept(files: Files) -> Iterator[Path | None]:

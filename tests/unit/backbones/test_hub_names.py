@@ -42,7 +42,7 @@ def test_every_name_in_torch_hub_is_resolved(capsys: pytest.CaptureFixture[str])
     for model in KNOWN:
         if model.official is not None:
             assert resolve_name(model.official) == f"{model.name}.{next(iter(model.hubs))}"
-    assert main(["backbones", "dinov3_vitl16"]) == 0
+    assert main(["list", "backbones", "dinov3_vitl16"]) == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if "dinov3_vitl16" in line]
     assert row.startswith("vit_large_patch16_dinov3.lvd1689m ")
 

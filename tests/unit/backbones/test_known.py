@@ -47,11 +47,11 @@ def test_names_lead_to_each_other() -> None:
 
 
 def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["backbones", "reg4"]) == 0
+    assert main(["list", "backbones", "reg4"]) == 0
     output = capsys.readouterr().out
     row = "vit_giant_patch14_reg4_dinov2.lvd142m 14 1536 40 4 apache-2.0 facebook/dinov2-with-registers-giant"
     assert row in " ".join(output.split())
-    assert main(["backbones", "resnet"]) == 1
+    assert main(["list", "backbones", "resnet"]) == 1
 
 
 def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:

@@ -58,12 +58,11 @@ REFUSED = [
     (f"{PREDICT} none.safetensors", "none.safetensors", "there is no head file"),
     (f"{PREDICT} lfs.safetensors", "lfs.safetensors", "git lfs pull"),
     (f"{PREDICT} torch.safetensors", "torch.safetensors", "torch.save"),
-    (f"train --csv t.csv --labels small {TINY} --out r", "16x16", "32x64"),
+    (f"train --csv t.csv --labels small {TINY} --out r", "(16, 16)", "(32, 64)"),
     (f"train --csv t.csv --labels high --classes soil crop {TINY} --out r", "255", "nodata"),
     (f"train --csv empty.csv --targets cover {TINY} --out r", "empty.csv", "no column 'image'"),
     (f"train --csv head.csv --targets cover {TINY} --out r", "head.csv", "no rows"),
     (f"train --csv words.csv --targets cover {TINY} --out r", "'n/a'", "empty cell"),
-    (f"{TRAIN} cover --resize keep", "20x33", "--resize"),
     (f"{PREDICT} {GOOD} --min-score 0.5", "--min-score", "leave out"),
     (f"{PREDICT} {GOOD} --image-column x", "--image-column", "leave out"),
     (f"export {GOOD} --format onnx --out m.onnx --maps", "--maps", "leave out"),
@@ -82,9 +81,9 @@ def folder(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "images").mkdir()
     lines = ["image,cover,small,high"]
     for i in range(6):
-        Image.new("RGB", (33, 20) if i == 5 else (64, 32), (40 * i, 90, 0)).save(place / "images" / f"{i}.png")
+        Image.new("RGB", (64, 32), (40 * i, 90, 0)).save(place / "images" / f"{i}.png")
         lines.append(f"images/{i}.png,{i / 10},small.png,high.png")
-    Image.fromarray(np.zeros((16, 16), np.uint8)).save(place / "small.png")
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(place / "small.png")
     Image.fromarray(np.full((32, 64), 255, np.uint8)).save(place / "high.png")
     table = "\n".join(lines)
     for name, text in {

@@ -189,7 +189,8 @@ def test_the_cells_of_a_mapping_keep_their_map(tiny: Backbone, folder: Path, tmp
     head = DenseHead(64, [cover, Task("crop", from_cells="cover")])
     checkpoint(head, tiny).save(tmp_path / "head.safetensors")
     out, heads = tmp_path / "out.csv", f"a={tmp_path / 'head.safetensors'}"
-    assert main(["predict", str(folder), "--heads", heads, "--out", str(out), "--maps", str(out.with_suffix(".png"))]) == 0
+    written = ["--out", str(out), "--maps", str(out.with_suffix(".png"))]
+    assert main(["predict", str(folder), "--heads", heads, *written]) == 0
     assert out.read_text().splitlines()[0] == "image,a/soil,a/crop"
     assert out.with_suffix(".png").exists()
 
@@ -268,7 +269,8 @@ def test_the_command_runs_heads_next_to_each_other_and_on_stores(
     for key, head in heads.items():
         head.save(folder / f"{key}.safetensors")
     named = [word for key in heads for word in ("--heads", f"{key}={folder / key}.safetensors")]
-    assert main(["predict", str(folder / "images"), *named, "--out", str(folder / "a.csv"), "--maps", str(folder / "a.png"), "--json"]) == 0
+    written = ["--out", str(folder / "a.csv"), "--maps", str(folder / "a.png")]
+    assert main(["predict", str(folder / "images"), *named, *written, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [task["name"] for task in document["tasks"]] == ["depth/depth", "soil/soil"]
     expected = Predictor(heads)(sorted((folder / "images").iterdir()))

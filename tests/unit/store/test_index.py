@@ -95,7 +95,21 @@ def test_a_folder_younger_than_two_seconds_is_not_trusted(root: Path, age: float
     os.utime(root / "data", ns=(moment, moment))
     store = FeatureStore.open(root)
     store.refresh(rebuild=True)
-    assert FeatureStore.open(root).entries.times[0] == (moment if trusted else -1)
+    assert store.entries.times[0] == (moment if trusted else -1)
+
+
+def test_an_index_of_a_young_folder_is_written_again_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "data" / "note.txt").touch()
+    store = FeatureStore.open(root)
+    store.refresh(rebuild=True)
+    assert store.entries.times == (-1, -1)
+    os.utime(root / "data", (OLD, OLD))
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_write", lambda path, *_: (_ for _ in ()).throw(PermissionError(13, str(path))))
+        assert same(FeatureStore.open(root), store)  # nothing can be written
+    assert FeatureStore.open(root).entries.times[0] == OLD * 10**9
+    monkeypatch.setattr(index, "_write", lambda *_: pytest.fail("the index was written again"))
+    assert same(FeatureStore.open(root), store)
 
 
 def test_a_folder_of_time_zero_is_not_taken_for_a_complete_index(root: Path, sound: FeatureStore) -> None:
@@ -112,8 +126,8 @@ def test_new_shards_are_laid_over_the_index(images: Path, tiny: Backbone, tmp_pa
     write_images(tmp_path / "more", ["x.png"], seed=9)
     other = make(tmp_path / "other", tiny, views="none")
     other.extract(tmp_path / "more")
+    store = FeatureStore.open(root)  # a copy, whose index is written again
     before = (root / "index.sqlite").read_bytes()
-    store = FeatureStore.open(root)
     shutil.copy(shards(Path(other.path))[0], root / "data" / "w-0.safetensors")
     assert "x" not in store
     store.refresh()
