@@ -74,7 +74,7 @@ def baseline_head(
 def _fitted(
     source: TokenSource,
     targets: Mapping[str, Tensor],
-    rows: Array,
+    rows: np.ndarray[Any, Any],
     tasks: Sequence[Task],
     compositions: Sequence[Composition],
     groups: Sequence[Hashable] | None,
