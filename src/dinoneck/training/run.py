@@ -188,7 +188,8 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
         DataError: naming it and some of its files, or the folder that cannot be written to.
     """
-    finished = [path for path in _results(folder) if path.name in (REPORT, HEAD_FILE)]
+    last = (REPORT,) if (folder / UNFINISHED).is_dir() else (REPORT, HEAD_FILE)  # a run may stop before its report
+    finished = [path for path in _results(folder) if path.name in last]
     if finished and not overwrite:
         raise DataError(
             f"{folder} holds results of an earlier run ({finished[0].name}); choose another folder, or pass "
@@ -421,7 +422,7 @@ def _weights(run: Run) -> dict[str, float]:
 def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any]) -> None:
     """Write a head with the facts of its training."""
     own = run.config
-    facts = {"folds": own.folds.count, "seed": own.optim.seed, "epochs": own.optim.epochs, **facts}
+    facts = {"folds": len(run.folds), "seed": own.optim.seed, "epochs": own.optim.epochs, **facts}
     source = run.source
     HeadCheckpoint.from_module(
         head,

@@ -129,11 +129,9 @@ def map_scores(true: Any, predicted: Any, split: Split, *, head: Any = None) -> 
     level = quotient(values[split.rows].sum(), known[split.rows].sum())
     centred = np.where(known, values - level, 0.0)
     terms = [
-        np.stack([known, centred, centred**2, (each - values) ** 2, np.abs(each - values)], axis=1).sum(axis=2)[
-            ..., None
-        ]
+        np.stack([known, centred, centred**2, (each - values) ** 2, np.abs(each - values)], axis=1).sum(axis=2)
         for each in methods
-    ]
+    ]  # (n, 5)
     return _scored([each[..., None] for each in terms], split, _VALUE_SCORES)
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,11 @@ import torch
 
 from dinoneck import DataError
 from dinoneck.detection import score_boxes
-from dinoneck.training import CrossValidation, accuracy, confusion_matrix, f1_scores, mean_iou, r2, weighted_r2
+from dinoneck.training import accuracy, confusion_matrix, f1_scores, mean_iou, r2, weighted_r2
 from dinoneck.training.metrics import group_draws
-from dinoneck.training.report import fold_scores, scores_of
-from dinoneck.training.scores import Split, class_scores, mask_scores, value_scores
-from dinoneck.training.table import Table
+from dinoneck.training.report import fold_metrics, scores_of, spread_of, verdict
+from dinoneck.training.scores import Split, class_scores, map_scores, mask_scores, value_scores
+from dinoneck.training.tasks import Scored
 
 N, LABELS = 60, ("soil", "Weiß-Klee (Trifolium)", "weed")
 RANDOM = np.random.default_rng(0)
@@ -101,7 +100,7 @@ def test_values_are_scored_pooled_per_fold_and_with_an_interval() -> None:
     true = RANDOM.normal(size=N) + 100
     pred = true + RANDOM.normal(size=N)
     true[[3, 30]], pred[[4, 59]] = math.nan, math.nan
-    found = value_scores(pred, true, SPLIT)
+    found = value_scores(true, pred, SPLIT)
     rows = np.setdiff1d(HELD_OUT, [3, 4, 30])
     assert found["r2"]["pooled"] == pytest.approx(r2(true[rows], pred[rows]))
     assert found["mae"]["pooled"] == pytest.approx(np.abs(pred - true)[rows].mean())
@@ -117,7 +116,7 @@ def test_classes_are_scored_pooled_per_fold_and_with_an_interval() -> None:
     true, pred, head = (RANDOM.integers(0, 2, N) for _ in range(3))
     head = np.where(RANDOM.random(N) < 0.7, true, head)
     true[7], pred[8] = -1, -1
-    found = class_scores(pred, true, LABELS, SPLIT, head=head)
+    found = class_scores(true, pred, LABELS, SPLIT, head=head)
     rows = np.setdiff1d(HELD_OUT, [7, 8])
 
     def scored(score: Callable[[Any], Any], values: np.ndarray, own: np.ndarray) -> Any:
@@ -139,7 +138,7 @@ def test_classes_are_scored_pooled_per_fold_and_with_an_interval() -> None:
         minus = resampled(rows, lambda own, f=score: scored(f, head, own) - scored(f, pred, own))
         assert found["head_minus"][name] == pytest.approx(minus)
     assert found["head_minus"]["accuracy"][0] > 0, "the head is better"
-    assert class_scores(head, true, LABELS, SPLIT, head=head)["head_minus"]["accuracy"] == [0.0, 0.0]
+    assert class_scores(true, head, LABELS, SPLIT, head=head)["head_minus"]["accuracy"] == [0.0, 0.0]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -162,7 +161,7 @@ def test_masks_are_scored_by_the_counts_of_all_pixels() -> None:
     true, pred = RANDOM.integers(0, 3, N), RANDOM.integers(0, 3, N)
     one_count[np.arange(N), true, pred] = 1
     same = mask_scores(one_count, LABELS, SPLIT)["pixel_accuracy"]
-    assert same == class_scores(pred, true, LABELS, SPLIT)["accuracy"]
+    assert same == class_scores(true, pred, LABELS, SPLIT)["accuracy"]
     assert "head_minus" not in mask_scores(one_count, LABELS, SPLIT)
 
 
@@ -170,11 +169,11 @@ def test_what_cannot_be_scored_is_none() -> None:
     few = Split(SPLIT.folds, [row // 15 for row in range(N)])
     true, pred = np.ones(N), RANDOM.normal(size=N)
     true[25:40] = math.nan
-    found = value_scores(pred, true, few)
+    found = value_scores(true, pred, few)
     assert found["r2"] == {"pooled": None, "interval": None, "folds": [None, None, None]}
     assert found["mae"]["interval"] is None and found["mae"]["folds"][1] is None
-    assert value_scores(pred, true, SPLIT)["r2"]["interval"] is None
-    nothing = class_scores(np.full(N, -1), np.zeros(N, int), LABELS, SPLIT, head=np.zeros(N, int))
+    assert value_scores(true, pred, SPLIT)["r2"]["interval"] is None
+    nothing = class_scores(np.zeros(N, int), np.full(N, -1), LABELS, SPLIT, head=np.zeros(N, int))
     assert nothing["accuracy"] == nothing["macro_f1"] == {"pooled": None, "interval": None, "folds": [None] * 3}
     assert nothing["head_minus"] == {"accuracy": None, "macro_f1": None}
     assert nothing["confusion_matrix"] == [[0] * 3] * 3 and nothing["f1"]["soil"] is None
@@ -183,12 +182,12 @@ def test_what_cannot_be_scored_is_none() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: value_scores(np.ones(N), np.ones(N - 1), SPLIT), "differ in shape"),
-        (lambda: value_scores(np.full(N, np.inf), np.ones(N), SPLIT), "infinite"),
+        (lambda: value_scores(np.ones(N - 1), np.ones(N), SPLIT), "differ in shape"),
+        (lambda: value_scores(np.ones(N), np.full(N, np.inf), SPLIT), "infinite"),
         (lambda: value_scores(np.ones(9), np.ones(9), SPLIT), r"expected \(60,\), one per row"),
-        (lambda: class_scores(np.full(N, 3), np.zeros(N, int), LABELS, SPLIT), "predictions reach from 3 to 3"),
-        (lambda: class_scores(np.zeros(N), np.zeros(N, int), LABELS, SPLIT), "predictions are float64"),
-        (lambda: class_scores(np.zeros(9, int), np.zeros(N, int), LABELS, SPLIT), "differ in shape"),
+        (lambda: class_scores(np.zeros(N, int), np.full(N, 3), LABELS, SPLIT), "predictions reach from 3 to 3"),
+        (lambda: class_scores(np.zeros(N, int), np.zeros(N), LABELS, SPLIT), "predictions are float64"),
+        (lambda: class_scores(np.zeros(N, int), np.zeros(9, int), LABELS, SPLIT), "differ in shape"),
         (lambda: mask_scores(np.zeros((N, 2, 2)), LABELS, SPLIT), r"expected \(60, 3, 3\)"),
     ],
 )
@@ -200,7 +199,7 @@ def test_misfits_are_refused(call: Callable[[], Any], message: str) -> None:
 def test_constant_targets_of_one_draw_do_not_hide_another_target() -> None:
     """Targets of very different scale: the small one varies too."""
     y = np.stack([RANDOM.normal(size=20), 1e-8 * RANDOM.normal(size=20)], axis=1)
-    low, high = value_scores(0.9 * y, y, Split([np.arange(20)], range(20)), head=y)["head_minus"]["r2"]
+    low, high = value_scores(y, 0.9 * y, Split([np.arange(20)], range(20)), head=y)["head_minus"]["r2"]
     assert 0 < low < high < 0.1
     with pytest.raises(DataError, match="1 group"):
         group_draws(np.ones((3, 1)), ["a"] * 3)
@@ -283,7 +282,7 @@ def test_misfits_of_a_mean(wrong: Any) -> None:
 def difference(y: np.ndarray, a: np.ndarray, b: np.ndarray, groups: Any = None, weights: Any = None) -> list[float]:
     """The 95 % interval of R²(a) - R²(b)."""
     split = Split([np.arange(len(y))], range(len(y)) if groups is None else groups)
-    found: list[float] = value_scores(b, y, split, weights=weights, head=a)["head_minus"]["r2"]
+    found: list[float] = value_scores(y, b, split, weights=weights, head=a)["head_minus"]["r2"]
     return found
 
 
@@ -322,28 +321,74 @@ def test_a_large_common_level_loses_no_digits() -> None:
     np.testing.assert_allclose(difference(y + 1e6, a + 1e6, b + 1e6), difference(y, a, b), rtol=1e-6)
 
 
-def test_a_cross_validation_states_errors_spread_and_intervals() -> None:
-    y, head, ridge = problem(0, 40)
-    flat = np.zeros(40)
-    groups = tuple(f"g{row // 5}" for row in range(40))
-    table = Table(tuple(map(str, range(40))), (np.zeros((2, 2, 3)),) * 40, {"y": y, "flat": flat}, groups)
-    folds = [(np.arange(20, 40), np.arange(20)), (np.arange(20), np.arange(20, 40))]
-    predictions = {"head": np.stack([head, flat], axis=1), "token ridge": np.stack([ridge, flat], axis=1)}
-    result = CrossValidation([], folds, (0, 1), table, {"y": y, "flat": flat}, predictions)
-    report = scores_of(result)
-    assert report["mae"]["head"]["y"] == pytest.approx(np.abs(head - y).mean())
-    spread = {"all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])}
-    assert report["target_sd"]["y"] == spread
-    scores = [r2(y, head), *(r2(y[rows], head[rows]) for _, rows in folds)]
-    assert report["scores"]["head"] == {
-        "y": pytest.approx(scores[0]), "flat": None, "overall": pytest.approx(scores[0]),
-        "worst fold": pytest.approx(min(scores[1:])),
+def test_a_report_states_errors_spread_and_intervals() -> None:
+    y, head, linear = problem(0, 40)
+    flat, folds = np.zeros(40), [np.arange(20), np.arange(20, 40)]
+    split = Split(folds, [f"g{row // 5}" for row in range(40)])
+    scored = {name: Scored("value", name, slice(0, 1), x[:, None]) for name, x in (("y", y), ("flat", flat))}
+    scored["help"] = Scored("value", "help", slice(0, 1), y[:, None], auxiliary=True)
+    predictions = {
+        method: {"y": x[:, None], "flat": flat[:, None], "help": x[:, None]}
+        for method, x in (("head", head), ("linear", linear))
+    }
+    scores = scores_of(scored, predictions, split)
+    assert set(scores) == {"y", "flat", "help", "overall"}
+    each = [r2(y[rows], head[rows]) for rows in folds]
+    for target in ("y", "overall"):  # the R² of the flat target is not known
+        assert scores[target]["head"]["r2"]["pooled"] == pytest.approx(r2(y, head))
+        assert scores[target]["head"]["r2"]["folds"] == pytest.approx(each)
+        expected = difference(y, head, linear, split.groups)
+        assert scores[target]["linear"]["head_minus"]["r2"] == pytest.approx(expected)
+        assert "head_minus" not in scores[target]["head"]
+    assert scores["y"]["head"]["mae"]["pooled"] == pytest.approx(np.abs(head - y).mean())
+    assert scores["flat"]["head"]["r2"]["pooled"] is None
+    assert scores["flat"]["linear"]["head_minus"]["r2"] is None
+    assert spread_of(scored, split)["y"] == {
+        "all": pytest.approx(y.std()), "folds": pytest.approx([y[:20].std(), y[20:].std()])
     }  # fmt: skip
-    assert report["values"]["y"]["head"]["r2"]["folds"] == pytest.approx(scores[1:])
-    assert fold_scores(report, 2)[1] == {"R2 y": pytest.approx(scores[2]), "R2 overall": pytest.approx(scores[2])}
-    interval = pytest.approx(list(difference(y, head, ridge, groups)))
-    assert report["head_minus"] == {"token ridge": {"y": interval, "flat": None, "overall": interval}}
-    assert report["groups_predicted"] == 8
-    report = scores_of(replace(result, table=replace(table, groups=tuple(f"g{row // 10}" for row in range(40)))))
-    assert report["groups_predicted"] == 4
-    assert report["head_minus"] == {"token ridge": {"y": None, "flat": None, "overall": None}}
+    assert set(spread_of(scored, split)) == {"y", "flat"}
+    assert fold_metrics(scores)["R2 y"] == pytest.approx(r2(y, head))
+    assert json.loads(json.dumps(scores, allow_nan=False)) == scores
+    few = scores_of(scored, predictions, Split(folds, [row // 10 for row in range(40)]))
+    assert few["y"]["linear"]["head_minus"] == {"r2": None, "mae": None}
+    assert "too few groups" in verdict(scored, few)
+
+
+def test_the_overall_score_is_weighted_where_all_targets_have_weights() -> None:
+    y, head, other = problem(1, 40)
+    scored = {name: Scored("value", name, slice(0, 1), x[:, None]) for name, x in (("a", y), ("b", 5 * other))}
+    predictions = {"head": {"a": head[:, None], "b": 5 * head[:, None]}}
+    true, pred, split = np.stack([y, 5 * other], axis=1), np.stack([head, 5 * head], axis=1), Split([range(40)], range(40))
+    for weights, expected in (
+        ({"a": 0.2, "b": 0.8}, weighted_r2(true, pred, [0.2, 0.8])),
+        ({"a": 0.2}, np.mean([r2(true[:, i], pred[:, i]) for i in range(2)])),
+        ({}, np.mean([r2(true[:, i], pred[:, i]) for i in range(2)])),
+    ):
+        found = scores_of(scored, predictions, split, weights)["overall"]["head"]["r2"]["pooled"]
+        assert found == pytest.approx(expected)
+
+
+def test_the_verdict_names_the_best_method_and_whether_the_difference_is_clear() -> None:
+    y, good, bad = problem(0, 60, bias=-0.5)
+    split, scored = Split([range(60)], range(60)), {"y": Scored("value", "y", slice(0, 1), y[:, None])}
+    for head, linear, best, clear in (
+        (good, bad, "best is head", True), (bad, good, "best is linear", True), (bad, y - (bad - y), "best is", False)
+    ):  # fmt: skip
+        predictions = {"head": {"y": head[:, None]}, "linear": {"y": linear[:, None]}}
+        line = verdict(scored, scores_of(scored, predictions, split))
+        assert best in line
+        assert ("excludes 0" in line) == clear and ("includes 0" in line) != clear
+
+
+def test_maps_are_scored_over_their_known_patches() -> None:
+    true = RANDOM.normal(size=(N, 2, 3)) + 50
+    pred = true + RANDOM.normal(size=true.shape)
+    gaps = np.where(RANDOM.random(true.shape) < 0.3, np.nan, true)
+    gaps[7] = np.nan
+    found, rows = map_scores(gaps, pred, SPLIT), np.setdiff1d(HELD_OUT, [7])
+    known = np.isfinite(gaps[rows])
+    assert found["images"] == len(rows)
+    assert found["r2"]["pooled"] == pytest.approx(r2(gaps[rows][known], pred[rows][known]))
+    assert found["mae"]["pooled"] == pytest.approx(np.abs(gaps - pred)[rows][known].mean())
+    low, high = found["r2"]["interval"]
+    assert low < found["r2"]["pooled"] < high
