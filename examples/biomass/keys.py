@@ -37,14 +37,13 @@ RENAMED: Mapping[str, str] = {
     "optimization.weight_decay": "optim.weight_decay",
     "optimization.warmup_rate": "optim.warmup",
     "optimization.ema_decay": "optim.ema_decay",
-    "optimization.ema_start_ratio": "optim.ema_start",
     "augmentation.mixup.alpha": "optim.mixup_alpha",
     "augmentation.mixup.disable_ratio": "optim.mixup_off_last",
 }
 """Key of the old file -> key of the new one, where the value stays."""
 UNUSED = ("experiment.name", "backbone.hidden_dim", "backbone.num_patches", "trainer.num_workers", "model.head.type",
-          "model.head.layer_grouping")  # fmt: skip
-"""Keys that change nothing: widths and grids are read from the tokens."""
+          "model.head.layer_grouping", "optimization.ema_start_ratio")  # fmt: skip
+"""Keys without a counterpart: tokens state widths and grids, and the average of the weights has no start of its own."""
 DEFAULTS = {"epochs": 200, "batch_size": 32, "lr": 1e-4, "ema_decay": 0.997}
 _TTA = {"[0]": "none", "[0, 1, 2, 3]": "flip4"}
 _METHODS = {"INTER_AREA": "area", "INTER_LINEAR": "bilinear", "INTER_CUBIC": "bicubic"}
