@@ -134,7 +134,7 @@ def map_scores(true: Any, predicted: Any, split: Split, *, head: Any = None) -> 
         ]
         for each in methods
     ]
-    return _scored([each[..., None] for each in terms], split, _VALUE_SCORES)
+    return _scored(terms, split, _VALUE_SCORES)
 
 
 def class_scores(true: Any, predicted: Any, labels: Sequence[str], split: Split, *, head: Any = None) -> dict[str, Any]:

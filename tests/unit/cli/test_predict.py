@@ -148,7 +148,7 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
         (["--weights", "1", "-1"], "weights"),
         (["--weights", "1", "2", "--reduce", "median"], "reduce='median'"),
         (["--overlap", "8"], "tile is None"),
-        (["--tile", "32", "--overlap", "40"], "overlap is 40 px"),
+        (["--tile", "32", "--overlap", "40"], "overlap is 40"),
         (["--tile-scale", "0"], "tile_scale"),
         (["--out", "x.jpg"], "ends in .csv"),
         (["--out", "no/x.csv"], "the folder no does not exist"),
