@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,16 @@ from torch import Tensor, nn
 
 from benchmarks.predictions import predicted
 from benchmarks.timing import machine
-from dinoneck import Backbone, DenseHead, FPNHead, Task, Tokens, load_backbone
-from dinoneck.data import DenseLabels, Preprocessing, Views, read_table
+from dinoneck import Backbone, DenseHead, FPNHead, TargetTransform, Task, Tokens, load_backbone
+from dinoneck.data import Preprocessing, Views, read_table
 from dinoneck.grid import as_maps
 from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
-from dinoneck.training import CellTargets, Recipe, fit, group_folds, r2
+from dinoneck.training import DataConfig, Recipe, TrainConfig, fit, group_folds, r2
+from dinoneck.training.maps import Maps, read_maps
 from dinoneck.training.probes import knn_probe, ridge_probe
-from dinoneck.training.table_source import TableSource
+from dinoneck.training.scores import Split, map_scores
+from dinoneck.training.source import TableTokens
 
 CLASSES = ("soil", "crop", "weed")
 RESULTS = Path(__file__).with_name("results")
@@ -122,7 +125,8 @@ def measured(options: argparse.Namespace, table: pd.DataFrame) -> dict[str, Any]
     """Train and judge every method on every split."""
     backbone = load_backbone(options.backbone, pretrained=options.pretrained, layers=options.layers)
     source, prepare = stored(backbone, table, options)
-    cells = CellTargets.read(table, DenseLabels(classes=len(CLASSES)), prepare, CLASSES, "cover")
+    cells = read_maps(TrainConfig(data=DataConfig(labels="mask", classes=CLASSES)), table, prepare)
+    assert cells is not None
     runs: dict[str, list[dict[str, dict[str, float]]]] = {}
     shown: dict[str, Tensor] = {}
     for seed in options.seeds:
@@ -164,19 +168,19 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return first
 
 
-def stored(backbone: Backbone, table: pd.DataFrame, options: argparse.Namespace) -> tuple[TableSource, Preprocessing]:
+def stored(backbone: Backbone, table: pd.DataFrame, options: argparse.Namespace) -> tuple[TableTokens, Preprocessing]:
     """Return the tokens of all photos under all patterns, and how photos were prepared."""
     patterns = Views(tuple(Views.named("color20").views[number] for number in PATTERNS))
     store = FeatureStore.create(options.store, backbone=backbone, views=patterns, image_size=None, resize="crop")
     store.extract([str(photo) for photo in table["images"]], root=options.data)
-    return TableSource(store, table.index), store.preprocess
+    return TableTokens(store, list(table.index)), store.preprocess
 
 
 def out_of_fold(
     make: Maker,
-    source: TableSource,
+    source: TableTokens,
     table: pd.DataFrame,
-    cells: CellTargets,
+    cells: Maps,
     folds: list[Any],
     options: argparse.Namespace,
     seed: int,
@@ -185,11 +189,11 @@ def out_of_fold(
     maps = torch.full_like(cells.values, torch.nan)
     for number, (train, valid) in enumerate(folds):
         torch.manual_seed(seed * 100 + number)
-        head = make([cells.task(train)])
+        head = make([task_of(cells, train)])
         fit(
             head,
             source,
-            targets={cells.name: cells.values},
+            {cells.name: cells.values},
             weights={cells.name: cells.weight},
             target_ids=table.index,
             ids=[table.index[row] for row in train],
@@ -203,9 +207,27 @@ def out_of_fold(
     return maps
 
 
-def scores(maps: Tensor, cells: CellTargets, folds: list[Any]) -> dict[str, dict[str, float]]:
+def task_of(cells: Maps, rows: Any) -> Task:
+    """The task of the masks, with z-scores of the training images' cells."""
+    transform = TargetTransform().fit(cells.values[torch.as_tensor(rows)].movedim(1, -1).flatten(0, -2).numpy())
+    return Task(cells.name, len(CLASSES), kind="dense", labels=CLASSES, shares=True, transform=transform)
+
+
+def photo_means(cells: Maps, values: Tensor) -> np.ndarray:
+    """The means of maps over the labelled patches, one row per photo."""
+    return replace(cells, values=values).means()
+
+
+def scores(maps: Tensor, cells: Maps, folds: list[Any]) -> dict[str, dict[str, float]]:
     """R² of cells and of photos by class, over all folds and in the worst fold."""
-    return {"cells": cells.scores(maps), **photo_scores(cells.means(maps), cells.means(cells.values), folds)}
+    own = {
+        name: map_scores(cells.values[:, i], maps[:, i], Split([valid for _, valid in folds], range(len(maps))))
+        for i, name in enumerate(CLASSES)
+    }
+    return {
+        "cells": {name: score["r2"]["pooled"] for name, score in own.items()},
+        **photo_scores(photo_means(cells, maps), cells.means(), folds),
+    }
 
 
 def photo_scores(predictions: np.ndarray, true: np.ndarray, folds: list[Any]) -> dict[str, dict[str, float]]:
@@ -220,7 +242,7 @@ def photo_scores(predictions: np.ndarray, true: np.ndarray, folds: list[Any]) ->
     }
 
 
-def probed(probe: Probe, source: TableSource, table: pd.DataFrame, folds: list[Any]) -> dict[str, dict[str, float]]:
+def probed(probe: Probe, source: TableTokens, table: pd.DataFrame, folds: list[Any]) -> dict[str, dict[str, float]]:
     """The photos' cover by a baseline on their mean token."""
     true = np.stack([table[name] for name in CLASSES], axis=1)
     predictions = np.maximum(probe(source, true, folds, target_ids=table.index, groups=table["group"]), 0.0)
@@ -243,14 +265,14 @@ def markdown(runs: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     return "\n".join(lines)
 
 
-def draw(table: pd.DataFrame, prepare: Preprocessing, cells: CellTargets, maps: Tensor) -> None:
+def draw(table: pd.DataFrame, prepare: Preprocessing, cells: Maps, maps: Tensor) -> None:
     """Four held-out images next to the true and the predicted crop and weed cover of their cells."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    weed = cells.means(cells.values)[:, 2]
+    weed = cells.means()[:, 2]
     order = np.argsort(weed)
     rows = [int(order[int(share * (len(order) - 1))]) for share in (0.3, 0.6, 0.85, 0.95)]
     figure, axes = pyplot.subplots(len(rows), 5, figsize=(12, 7.2), constrained_layout=True)

@@ -1,21 +1,21 @@
-"""Held-out R² of PatchMean heads minus that of ridge regression on three data sets, with bootstrap intervals.
+"""Held-out R² of PatchMean heads minus that of linear baselines on three data sets, with bootstrap intervals.
 
     python -m benchmarks.head_vs_ridge DATA [--only crop_cover] [--epochs 12] [--limit N]
 
 DATA is the folder that holds ``crop_cover`` and ``blood_cells``; the pasture is generated. Targets: shares of soil,
-crop and weed; grams; cells of each class counted from their boxes. Tokens of a frozen DINOv3-S with seeded random
-weights are extracted once, at 240 x 320 px (the pasture at 128 x 256). ``head`` is the mean of the trained head's
-prediction and token ridge's, ``head alone`` the head's. Folds and intervals keep groups whole; a blood cell image is
-its own group. Writes benchmarks/results/head_vs_ridge.json and .md.
+crop and weed; grams; cells of each class counted from their boxes. The backbone is a frozen DINOv3-S with seeded random
+weights, at 240 x 320 px (the pasture at 128 x 256). ``linear`` is ridge regression on the mean token, ``head + linear``
+the average of both, as ``--with-ridge`` keeps it. Folds and intervals keep groups whole; a blood cell image is its own
+group. Writes benchmarks/results/head_vs_ridge.json and .md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,10 @@ from benchmarks.crop_cover import TARGETS
 from benchmarks.timing import machine
 from dinoneck import Backbone, load_backbone
 from dinoneck.data import Pasture, read_table
-from dinoneck.training import FoldsConfig, MemoryTokens, Recipe, TrainConfig, cross_validate
-from dinoneck.training.crossval import COLOUR, HEAD, TOKENS
-from dinoneck.training.report import scores_of
+from dinoneck.training import DataConfig, FoldsConfig, Recipe, TrainConfig, train
+from dinoneck.training.report import BOTH, COLOUR, HEAD, LINEAR
 
-ALONE = "head alone"
+OTHERS = (LINEAR, BOTH, COLOUR)
 RESULTS = Path(__file__).with_name("results")
 SIZE, PASTURE_SIZE, PASTURE_IMAGES = (240, 320), (128, 256), 90
 
@@ -48,13 +47,13 @@ def main() -> None:
     began, rows = time.process_time(), {}
     backbone = load_backbone(options.backbone, pretrained=False)
     for name, table, size in tables(options):
-        config = TrainConfig(optim=Recipe(epochs=options.epochs, seed=0), folds=FoldsConfig(options.folds))
+        config = TrainConfig(optim=Recipe(epochs=options.epochs, seed=0), folds=FoldsConfig(count=options.folds))
         rows[name] = compared(backbone, table, size, config)
-        print(name, json.dumps(rows[name]["head_minus"]), flush=True)
+        print(name, json.dumps(rows[name]["scores"]), flush=True)
     behind = [(name, *where) for name, row in rows.items() for where in below_zero(row)]
     report = {
         "rows": rows,
-        "head_below_a_ridge": behind,
+        "head_below_another": behind,
         "options": {"folds": options.folds, "epochs": options.epochs, "size": SIZE, "pasture_size": PASTURE_SIZE},
         "backbone": backbone.record(),
         "cpu_seconds": round(time.process_time() - began),
@@ -107,43 +106,33 @@ def cell_counts(folder: Path) -> pd.DataFrame:
 
 
 def compared(backbone: Backbone, table: pd.DataFrame, size: tuple[int, int], config: TrainConfig) -> dict[str, Any]:
-    """Cross-validate heads on one data set; scores of all methods and intervals of the head's lead."""
-    prepare = backbone.preprocess.changed(size=size, resize="stretch")
-    source = MemoryTokens.extract(backbone, table["images"], table.index, preprocess=prepare)
-    config = replace(config, data=replace(config.data, minimum=0.0))
-    result = cross_validate(config, table, source)
-    result.predictions[ALONE] = result.predictions[HEAD]
-    result.predictions[HEAD] = (result.predictions[ALONE] + result.predictions[TOKENS]) / 2
-    scores = scores_of(result)
-    return {
-        "images": len(table),
-        "groups": len(set(table.get("group", table.index))),
-        "r2": {method: scores["scores"][method] for method in (HEAD, ALONE, TOKENS, COLOUR)},
-        "mae": scores["mae"],
-        "target_sd": scores["target_sd"],
-        "head_minus": {method: scores["head_minus"][method] for method in (TOKENS, COLOUR)},
-    }
+    """Cross-validate heads on one data set; the scores of all methods by target."""
+    config = config.changed(data=DataConfig(minimum=0.0, size=size))
+    with tempfile.TemporaryDirectory() as folder:
+        report = train(config, Path(folder, "run"), table=table, backbone=backbone)
+    return {name: report[name] for name in ("images", "groups", "scores")}
 
 
 def below_zero(row: dict[str, Any]) -> list[tuple[str, str]]:
     """Return baseline and target wherever the whole interval lies below 0."""
-    ends = ((method, target, own) for method, each in row["head_minus"].items() for target, own in each.items())
-    return [(method, target) for method, target, own in ends if own is not None and own[1] < 0]
+    ends = ((method, name, own[method]["head_minus"]["r2"]) for name, own in row["scores"].items() for method in OTHERS)
+    return [(method, name) for method, name, own in ends if own is not None and own[1] < 0]
 
 
-def rows_of(report: dict[str, Any], *, each_target: bool) -> str:
-    """One row per target, or those of all targets together."""
-    methods = (HEAD, ALONE, TOKENS, COLOUR)
-    lines = [f"| data | target | {' | '.join(methods)} | head − {TOKENS} | head − {COLOUR} |"]
-    lines.append("|---" * (len(methods) + 4) + "|")
+def table_of(report: dict[str, Any]) -> str:
+    """One row per target."""
+    lines = [f"| data | target | {' | '.join((HEAD, *OTHERS))} | {' | '.join(f'head − {m}' for m in OTHERS)} |"]
+    lines.append("|---" * (2 * len(OTHERS) + 3) + "|")
     for name, row in report["rows"].items():
         data = f"{name} ({row['images']} images, {row['groups']} groups)"
-        for target in [*(row["target_sd"] if each_target else ()), "overall"]:
-            scores = [row["r2"][method][target] for method in methods]
-            leads = [f"{scores[0] - row['r2'][m][target]:+.3f} {_interval(row, m, target)}" for m in (TOKENS, COLOUR)]
-            lines.append(
-                f"| {data} | {target} | {' | '.join(f'{score:.3f}' for score in scores)} | {' | '.join(leads)} |"
-            )
+        for target, own in row["scores"].items():
+            scores = [own[method]["r2"]["pooled"] for method in (HEAD, *OTHERS)]
+            leads = [
+                f"{scores[0] - score:+.3f} {_interval(own[method])}"
+                for method, score in zip(OTHERS, scores[1:], strict=True)
+            ]
+            shown = " | ".join(f"{score:.3f}" for score in scores)
+            lines.append(f"| {data} | {target} | {shown} | {' | '.join(leads)} |")
             data = ""
     return "\n".join(lines)
 
@@ -151,13 +140,13 @@ def rows_of(report: dict[str, Any], *, each_target: bool) -> str:
 def markdown(report: dict[str, Any]) -> str:
     """The whole .md file."""
     lines = [
-        "# Head and ridge regression",
+        "# Head and linear baselines",
         "",
         "Held-out R², and the head's minus a baseline's with its 95 % interval.",
         "",
-        rows_of(report, each_target=True),
+        table_of(report),
     ]
-    behind = report["head_below_a_ridge"]
+    behind = report["head_below_another"]
     lines += ["", f"Intervals that lie below 0: {', '.join('/'.join(where) for where in behind) or 'none'}."]
     told, options = report["machine"], report["options"]
     versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
@@ -168,8 +157,8 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _interval(row: dict[str, Any], method: str, target: str) -> str:
-    low, high = row["head_minus"][method][target]
+def _interval(score: dict[str, Any]) -> str:
+    low, high = score["head_minus"]["r2"]
     return f"({low:+.3f} … {high:+.3f})"
 
 

@@ -61,6 +61,10 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
 def backbone_of(options: argparse.Namespace) -> Backbone:
     """Load the backbone that the options describe, on the CPU."""
     own = BackboneConfig(
-        options.backbone, options.backbone_source, options.backbone_file, options.random_backbone, options.backbone_seed
+        name=options.backbone,
+        source=options.backbone_source,
+        file=options.backbone_file,
+        random=options.random_backbone,
+        seed=options.backbone_seed,
     )
     return open_backbone(own, "cpu")

@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dinoneck import HeadEnsemble, Predictor, load_head
+from dinoneck import Predictor, load_head
 from dinoneck.atomic import write_text
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
-from dinoneck.checkpoint.format import head_files
 from dinoneck.cli import main as cli
 from dinoneck.cli import train, train_text
 from dinoneck.cli.text import table
@@ -32,10 +31,11 @@ from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
 from dinoneck.inference.sources import rebuild
 from dinoneck.inference.tiles import TTA, VIEWS
-from dinoneck.training import Inputs, TrainConfig, open_inputs, r2, weighted_r2
-from dinoneck.training.inputs import read_data
+from dinoneck.training import TrainConfig, r2, weighted_r2
+from dinoneck.training.run import HEAD_FILE
+from dinoneck.training.source import source_of
+from dinoneck.training.table import class_names, table_of, target_columns
 from dinoneck.version import versions
-from dinoneck.viz.score_tables import value_table
 from examples import kinds
 from examples.biomass import layouts
 from examples.biomass.keys import flat
@@ -111,12 +111,12 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
         print(f"Weighted R² of held-out images: {weighted_score(out / 'run' / 'out_of_fold.csv'):.3f}")
     predictions, file, report = out / "predictions.csv", out / layout.answer, out / "run" / "report.json"
     if not file.exists() or file.stat().st_mtime_ns < report.stat().st_mtime_ns:
-        verb(prediction(layout, config, out / "run" / "heads", predictions))
+        verb(prediction(layout, config, out / "run" / HEAD_FILE, predictions))
         if file != predictions:
             write_text(file, layouts.submission(predictions, layout.images / "test.csv"))
     if truth is not None:
         print(scores_of(truth, layouts.answers(layout, predictions)))
-    compare(out / "run" / "heads", config)
+    compare(out / "run" / HEAD_FILE, config)
     seconds = time.perf_counter() - begin
     print(f"written: {file}; {seconds:.0f} s; " + ", ".join(f"{k} {v}" for k, v in versions().items()))
 
@@ -145,7 +145,7 @@ def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, s
         raise ConfigError(f"data.views is {count}; expected one of {', '.join(map(str, PATTERNS))}")
     if data.blur is not None:
         raise ConfigError(f"data.blur is {data.blur}, and stores hold images without a blur; use 'dinoneck train'")
-    folders = sorted({str((layout.images / name).parent) for name in read_data(config).ids})
+    folders = sorted({str((layout.images / name).parent) for name in table_of(config).index})
     flags: dict[str, Any] = {
         "--backbone": backbone.name or DINOV3_SMALL,
         "--backbone-source": backbone.source,
@@ -164,11 +164,11 @@ def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, s
     return [*command, "--random-backbone"] if is_random else command
 
 
-def prediction(layout: layouts.Layout, config: TrainConfig, heads: Path, file: Path) -> list[str]:
+def prediction(layout: layouts.Layout, config: TrainConfig, head: Path, file: Path) -> list[str]:
     """Return the command that predicts the test table's images with all folds and recorded views, without the store."""
     flags = {
         "--image-folder": str(layout.images),
-        "--heads": str(heads),
+        "--heads": str(head),
         "--out": str(file),
         "--backbone-file": config.backbone.file,
         "--device": config.device,
@@ -216,21 +216,21 @@ def scores_of(truth: pd.DataFrame, found: Mapping[str, Sequence[float]]) -> str:
     """Return R² of images that no head and no fold has seen, as a table."""
     values = {name: np.array(predicted) for name, predicted in found.items()}
     known = {name: truth[name].to_numpy() for name in values}
-    row: dict[str, float | None] = {name: r2(known[name], values[name]) for name in values}
+    row = {name: r2(known[name], values[name]) for name in values}
     if "weights" in truth.attrs:
         row["weighted"] = weighted_r2(known, values, truth.attrs["weights"])
-    return f"\n{len(truth)} images that were only predicted, their R²:\n{table(*value_table({'all folds': row}))}"
+    shown = table(["R²", *row], [["all folds", *(f"{score:.3f}" for score in row.values())]])
+    return f"\n{len(truth)} images that were only predicted:\n{shown}"
 
 
-def compare(folder: Path, config: TrainConfig) -> dict[str, float]:
+def compare(head: Path, config: TrainConfig) -> dict[str, float]:
     """Predict a few images by both ways, and print by how much they differ at most.
 
     Raises:
         DataError: if a difference is beyond 1e-3 of the target's standard deviation.
     """
-    inputs = open_inputs(config)
-    images = {name: Path(str(config.data.images)) / name for name in inputs.table.ids[:COMPARED]}
-    found = differences(folder, config, inputs, images)
+    images = {name: Path(str(config.data.images)) / name for name in table_of(config).index[:COMPARED]}
+    found = differences(head, config, images)
     shown = ", ".join(f"{name} {value:.1e}" for name, value in found.items())
     print(f"\nFrom images and from the store, {len(images)} images, largest difference in standard deviations: {shown}")
     if max(found.values()) > TOLERANCE:
@@ -239,13 +239,12 @@ def compare(folder: Path, config: TrainConfig) -> dict[str, float]:
 
 
 @torch.no_grad()
-def differences(folder: Path, config: TrainConfig, inputs: Inputs, images: Mapping[str, Path]) -> dict[str, float]:
+def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> dict[str, float]:
     """Return the largest difference between predictions from images and from stored tokens, per column of the table.
 
     Args:
-        folder: with the heads.
-        config: the run.
-        inputs: of the run; its source holds the images' tokens, flips first.
+        head: file of the head.
+        config: the run; its store holds the images' tokens, flips first.
         images: table id -> file.
 
     Returns:
@@ -254,24 +253,27 @@ def differences(folder: Path, config: TrainConfig, inputs: Inputs, images: Mappi
     Raises:
         ConfigError: if the run reads images, not a store.
     """
-    if inputs.source is None or inputs.record is None:
+    if config.data.store is None:
         raise ConfigError("the run has no store to compare with; give data.store, or --store")
-    patterns = getattr(inputs.source, "views", None)
-    views: TTA = "flip4" if patterns is not None and len(patterns) >= len(VIEWS["flip4"]) else "none"
-    file = config.backbone.file
-    predictor = Predictor(folder, None if file is None else rebuild(inputs.record, file), views, config.device)
+    frame = table_of(config)
+    source = source_of(config, frame)
+    tokens, file = source.load(), config.backbone.file
+    patterns = getattr(tokens, "views", ())
+    views: TTA = "flip4" if len(patterns) >= len(VIEWS["flip4"]) else "none"
+    predictor = Predictor(head, None if file is None else rebuild(source.record, file), views, config.device)
     live = [table_row(result, predictor.tasks) for result in predictor(list(images.values()))]
-    ensemble = HeadEnsemble.from_heads([load_head(file) for file in head_files(folder)]).eval()
-    parts = [ensemble.predict(inputs.source.batch(list(images), [i] * len(images))) for i in range(len(VIEWS[views]))]
+    own = load_head(head).eval()
+    parts = [own.predict(tokens.batch(list(images), [i] * len(images))) for i in range(len(VIEWS[views]))]
     means = {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
     stored = [
         table_row({name: values[i].numpy() for name, values in means.items()}, predictor.tasks)
         for i in range(len(images))
     ]
     largest = {}
-    for name, values in {**inputs.table.targets, **inputs.table.auxiliary}.items():
-        columns = [f"{name}:{label}" for label in inputs.table.classes.get(name, ())]
-        spread = 1.0 if columns else float(np.nanstd(values))
+    targets, auxiliary = target_columns(config, frame)
+    for name in (*targets, *auxiliary):
+        columns = [f"{name}:{label}" for label in class_names(frame, name)]
+        spread = 1.0 if columns else float(np.nanstd(frame[name]))
         pairs = [(a[column], b[column]) for a, b in zip(live, stored, strict=True) for column in columns or [name]]
         largest[name] = max(abs(float(a) - float(b)) for a, b in pairs) / spread
     return largest

@@ -20,7 +20,6 @@ from benchmarks import (
     dense_cover,
     detection_necks,
     gram_anchor,
-    head_vs_ridge,
 )
 from benchmarks.speed import page
 from benchmarks.speed.results import RESULTS, stored
@@ -46,7 +45,6 @@ def assert_shown(text: str, found: dict[str, Any], table: str) -> None:
 SHOWN = [  # page, results, table
     ("results", "crop_cover", lambda found: crop_cover.markdown(found["runs"])),
     ("results", "dense_cover", lambda found: dense_cover.markdown(found["runs"])),
-    ("results", "head_vs_ridge", lambda found: head_vs_ridge.rows_of(found, each_target=False)),
     ("linear-collapse", "arrangement", lambda found: arrangement.markdown(found["rows"])),
     ("gram-anchoring", "gram_anchor", gram_anchor.markdown),
     ("detection", "detection_necks", detection_necks.short),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,8 @@ from dinoneck.data import Pasture
 from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.training import TrainConfig, open_inputs
+from dinoneck.training import TrainConfig
+from dinoneck.training.table import table_of
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
 GATED = [*QUICK, "--head", "cls_gating"]
@@ -111,17 +111,17 @@ def test_images_and_stored_tokens_give_the_same_predictions(done: tuple[Path, st
     """Up to float16; and what is compared are predictions of the image: another image's are far off."""
     out, shown = done
     config = config_of(out)
-    inputs = open_inputs(config)
-    images = {name: out / "pasture" / name for name in inputs.table.ids[:4]}
-    found = pipeline.differences(out / "run" / "heads", config, inputs, images)
+    head = out / "run" / "head.safetensors"
+    images = {name: out / "pasture" / name for name in table_of(config).index[:4]}
+    found = pipeline.differences(head, config, images)
     assert set(WEIGHTS) == set(found)
     assert 0 < max(found.values()) <= pipeline.TOLERANCE
     assert "largest difference" in shown
     swapped = dict(zip(images, reversed(images.values()), strict=True))
-    other = pipeline.differences(out / "run" / "heads", config, inputs, swapped)
+    other = pipeline.differences(head, config, swapped)
     assert max(other[name] for name in WEIGHTS) > 3 * pipeline.TOLERANCE
-    with pytest.raises(ConfigError, match="no store to compare with"):
-        pipeline.differences(out / "run" / "heads", config, replace(inputs, source=None), images)
+    with pytest.raises(ConfigError, match="store"):
+        pipeline.differences(head, config.changed(data=config.data.changed(store=None)), images)
 
 
 def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
@@ -134,7 +134,7 @@ def test_called_again_it_changes_nothing(done: tuple[Path, str]) -> None:
     assert "$ dinoneck predict" not in shown
     assert every_file(out) == before
     for line in first.splitlines():  # the scores are printed again
-        if line.startswith(("head", "token", "all folds")):
+        if line.startswith(("head", "linear", "all folds")):
             assert line in shown
 
 

@@ -14,7 +14,8 @@ from dinoneck import FeatureStore
 from dinoneck.cli import main as cli
 from dinoneck.data import Views
 from dinoneck.errors import ConfigError
-from dinoneck.training import TrainConfig, open_inputs
+from dinoneck.training import TrainConfig
+from dinoneck.training.run import prepare
 
 FILES = sorted(layouts.HERE.glob("*.yaml"))
 SMALL = ["--backbone", "dinoneck_tiny", "--layers", "1", "3", "--size", "32x64"]
@@ -53,17 +54,16 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["fpn", "cls_gating"])
-def test_the_command_in_the_refusal_makes_the_views(csiro: Path, tmp_path: Path, name: str) -> None:
-    table = ["--csv", str(csiro / "table.csv"), *SMALL]
-    config = cli.command("train", [str(layouts.HERE / f"{name}.yaml"), *table, "--out", "run"]).keywords["run"]
-    with pytest.raises(ConfigError) as refused:
-        open_inputs(config)
-    [command] = re.findall(r"dinoneck (extract IMAGES --out STORE .*?)\. Then add --store", str(refused.value))
-    words = {"IMAGES": str(csiro / "train"), "STORE": str(tmp_path / "store")}
-    assert cli.main([words.get(word, word) for word in shlex.split(command)]) == 0
-    assert len(FeatureStore.open(tmp_path / "store").views) == config.data.views
-    stored = cli.command(
-        "train", [str(layouts.HERE / f"{name}.yaml"), *table, "--store", str(tmp_path / "store"), "--out", "run"]
-    )
-    inputs = open_inputs(stored.keywords["run"])
-    assert len(inputs.source.views) == config.data.views  # type: ignore[union-attr]
+def test_the_files_need_a_store_with_their_views(csiro: Path, tmp_path: Path, name: str) -> None:
+    file, store = layouts.HERE / f"{name}.yaml", tmp_path / "store"
+    train = [str(file), "--csv", str(csiro / "table.csv"), *SMALL, "--out", "run"]
+    config: TrainConfig = cli.command("train", train).keywords["run"]
+    with pytest.raises(ConfigError, match=r"views.*--store"):
+        prepare(config, tmp_path / "run")
+    [extract] = [words[1:] for words in commands(file) if words[:2] == ["dinoneck", "extract"]]
+    views = extract[extract.index("--views") + 1]
+    made = ["extract", str(csiro / "train"), "--out", str(store), "--views", views, "--interpolation", "area", *SMALL]
+    assert cli.main(made) == 0
+    assert len(FeatureStore.open(store).views) == config.data.views
+    prepared = prepare(config.changed(data=config.data.changed(store=str(store))), tmp_path / "run")
+    assert len(prepared.source.load().views) == config.data.views  # type: ignore[attr-defined]

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.cli.text import table
-from dinoneck.data.cells import GROUP, IMAGES
 from dinoneck.errors import counted, printable
-from dinoneck.training.table import groups_of, target_columns
 from dinoneck.viz.score_tables import SCORES, class_tables, value_tables
 
 if TYPE_CHECKING:
@@ -25,6 +23,9 @@ _ENOUGH_IMAGES, _ENOUGH_GROUPS = 50, 10  # to compare methods
 
 def describe(run: Run) -> list[str]:
     """Return what a run trains on, what the head will read, and what a user should know before the work."""
+    from dinoneck.data.cells import GROUP, IMAGES
+    from dinoneck.training.table import groups_of, target_columns
+
     config, table, source = run.config, run.table, run.source
     targets, auxiliary = target_columns(config, table)
     masks = [] if run.problem.maps is None else [run.problem.maps.name]
@@ -146,6 +147,7 @@ def _compared(
         groups: of how many groups.
         of: stands before the numbers where there are too few.
     """
+    by_name = {name: intervals for name, intervals in by_name.items() if intervals}
     for number, what, enough in ((images, "image", _ENOUGH_IMAGES), (groups, "group", _ENOUGH_GROUPS)):
         if number < enough:
             few = f"{of}{counted(number, what)}: too few to tell whether the head or a baseline is better"

@@ -177,6 +177,7 @@ viz = {"report": report, "tokens": tokens}
 
 def _training_report(path: Path | None) -> dict[str, Any]:
     """The report of a training run with the held-out values next to it, checked before any work like matplotlib."""
+    from dinoneck.data.tables import read_cells
     from dinoneck.viz.drawing import new_figure
     from dinoneck.viz.score_tables import all_tables
 
@@ -190,8 +191,9 @@ def _training_report(path: Path | None) -> dict[str, Any]:
     except (OSError, RecursionError, ValueError) as error:
         raise DataError(f"--scores {path} cannot be used: {error}") from error
     table, log = path.with_name("out_of_fold.csv"), path.with_name("log.jsonl")
-    counts = found.get("scored_images", {})
-    targets = [name for name in found.get("mae", {}).get("head", {}) if table.is_file() and counts[name]]
+    columns = read_cells(table).columns if table.is_file() else ()  # of numbers and classes, without maps
+    numeric = [name for name, methods in found.get("scores", {}).items() if "r2" in methods["head"]]
+    targets = [name for name in numeric if name in columns and found["scores"][name]["head"]["images"]]
     if "groups_predicted" in found:
         found["remarks"] = [line for line in comparison(found) if "\n" not in line]  # the others are tables
     if "best" in found and log.is_file():
@@ -202,9 +204,10 @@ def _training_report(path: Path | None) -> dict[str, Any]:
 
 def _check_scores(path: Path | None, training: Mapping[str, Any], tasks: Sequence[Task]) -> None:
     """Refuse the scores of a run that trained heads for other targets."""
-    scored = [*training.get("mae", {}).get("head", {}), *training.get("classes", {}), *training.get("masks", {})]
-    predicted = [name for task in tasks for name in (task.name, *task.columns, *task.labels)]
-    if training and not set(scored) & set(predicted):
+    scored = [name for name in training.get("scores", {}) if name != "overall"]
+    predicted = {name for task in tasks for name in (task.name, *task.columns, *task.labels)}
+    predicted |= {f"{task.name} {label}" for task in tasks for label in task.labels or range(task.dim)}  # of maps
+    if training and predicted.isdisjoint(scored):
         raise DataError(
             f"--scores {path} holds the scores of {', '.join(scored) or 'boxes'}, and the head predicts "
             f"{', '.join(task.name for task in tasks)}; name the report.json of the run that trained the head"

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from dinoneck.data.cells import FOLD
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.training.config import TrainConfig
 from dinoneck.training.folds import Fold
 from dinoneck.training.table import groups_of
 from dinoneck.training.targets import check_minimum, check_varies
@@ -18,6 +19,37 @@ from dinoneck.training.tasks import Problem
 logger = logging.getLogger(__name__)
 _OWN_COLUMNS = ("image", "fold")
 _FEWEST_OF_A_CLASS = 2
+
+
+def check_used(config: TrainConfig) -> None:
+    """Refuse values that a run of heads would leave unused: those for boxes, masks, a store or a trained backbone.
+
+    Raises:
+        ConfigError: naming the value, and what it needs.
+    """
+    data, optim, default = config.data, config.optim, TrainConfig()
+    needs = {
+        "a detector: name boxes (data.boxes, --boxes)": {
+            "data.val_boxes": data.val_boxes,
+            "data.val_images": data.val_images,
+            "detector": config.detector != default.detector,
+        },
+        "live tokens: call fit with dinoneck.training.LiveTokens": {
+            "optim.cutmix_alpha": optim.cutmix_alpha,
+            "optim.backbone_lr": optim.backbone_lr,
+        },
+    }
+    if data.labels is None:
+        needs["masks: name them (data.labels, --labels)"] = {
+            "data.classes": data.classes,
+            "data.nodata": data.nodata,
+            "data.label_kind": data.label_kind != default.data.label_kind,
+        }
+    if data.store is None:
+        needs["a feature store, which holds the views: name it (data.store, --store)"] = {"data.views": data.views}
+    for what, values in needs.items():
+        if given := [name for name, value in values.items() if value]:
+            raise ConfigError(f"{given[0]} is for {what}, or leave it out")
 
 
 def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> None:

@@ -32,7 +32,7 @@ from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training import report as reports
 from dinoneck.training.baseline import baseline_head
-from dinoneck.training.checks import check_targets
+from dinoneck.training.checks import check_targets, check_used
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.engine import Callback
 from dinoneck.training.fitting import fit_rows
@@ -134,6 +134,7 @@ def prepare(
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
+    check_used(config)
     import_modules(config.imports)
     head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)

@@ -70,12 +70,10 @@ def records_of(path: Path) -> list[dict[str, str]]:
 def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert report["images"] == 12
-    assert set(report["scores"]) == {"head", "token ridge", "token knn", "colour ridge"}
-    assert set(report["scores"]["head"]) == {
-        "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g", "overall", "worst fold"
-    }  # fmt: skip
+    assert set(report["scores"]) == {*MASSES[1:], "overall"}
+    assert set(report["scores"]["GDM_g"]) == {"head", "linear", "head + linear", "knn", "colour"}
     assert report["backbone"]["name"] == "dinoneck_tiny"
-    assert sorted(os.listdir(trained)) == ["heads", "logs", "out_of_fold.csv", "report.json"]
+    assert sorted(os.listdir(trained)) == ["head.safetensors", "heads", "logs", "out_of_fold.csv", "report.json"]
     assert sorted(os.listdir(trained / "logs")) == ["fold-0.jsonl", "fold-1.jsonl"]
     assert sorted(os.listdir(trained / "heads")) == ["fold-0.safetensors", "fold-1.safetensors"]
     rows = records_of(trained / "out_of_fold.csv")
@@ -145,18 +143,16 @@ def image_folder(tmp_path: Path) -> list[str]:
     return ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "green", *TRAIN, "--out", str(tmp_path / "run")]
 
 
-def test_a_run_that_fails_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck.training import run
-
+def test_a_run_that_is_refused_keeps_the_earlier_one(tmp_path: Path) -> None:
     command = image_folder(tmp_path)
     assert main(command) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert len(before) == 6
-    monkeypatch.setattr(run, "scores_of", lambda result: 1 / 0)
+    assert len(before) == 7
+    image = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(image[:40])
     assert main([*command, "--overwrite", "--seed", "1"]) == 1
-    kept = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert before == {path: content for path, content in kept.items() if "unfinished" not in path.parts}
-    monkeypatch.undo()
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    (tmp_path / "3.png").write_bytes(image)
     assert main([*command, "--overwrite", "--seed", "1"]) == 0
     after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert after.keys() == before.keys()
@@ -203,21 +199,25 @@ def test_advice_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_verdicts_claim_only_what_an_interval_shows() -> None:
     better, even, worse = [0.1, 0.3], [-0.1, 0.3], [-0.3, -0.1]
 
-    def report(ridge: list[float], colour: list[float], images: int = 80, score: float = 0.5, groups: int = 10) -> Any:
-        differences = {"token ridge": {"a": ridge}, "colour ridge": {"a": colour}}
-        counts = {"scored_images": {"a": images}, "groups_predicted": groups, "target_sd": {}, "target_weights": {}}
-        scores = {"scores": {"head": {"a": score}}, "mae": {"head": {"a": 1.0}}}
-        return {**counts, **scores, "head_minus": differences}
+    def report(linear: list[float], colour: list[float], images: int = 80, score: float = 0.5, groups: int = 10) -> Any:
+        own = {metric: {"pooled": score, "interval": None, "folds": [score]} for metric in ("r2", "mae")}
+        own["images"] = images
+        methods = {
+            "head": own,
+            **{k: {**own, "head_minus": {"r2": v}} for k, v in (("linear", linear), ("colour", colour))},
+        }
+        shared = {"auxiliary": [], "spread": {}, "target_weights": {}, "verdict": ""}
+        return {"scores": {"a": methods}, "groups_predicted": groups, **shared}
 
     def verdicts(report: Any) -> list[str]:
-        return comparison(report)[3:]
+        return comparison(report)[2:-1]  # between two tables and the verdict
 
     [line] = verdicts(report(better, better))
-    assert line == "a: the head is better than token ridge, colour ridge."
+    assert line == "a: the head is better than linear, colour."
     [line] = verdicts(report(even, better))
-    assert line == "a: the head is better than colour ridge; the head shows no clear difference from token ridge."
+    assert line == "a: the head is better than colour; the head shows no clear difference from linear."
     [line] = verdicts(report(worse, even))
-    assert line.startswith("a: token ridge is ahead of the head")
+    assert line.startswith("a: linear is ahead of the head")
     [line] = verdicts(report(better, better, images=20))
     assert "20 images: too few to tell" in line and "better than" not in line
     [line] = verdicts(report(better, better, groups=9))

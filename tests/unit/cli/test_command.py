@@ -256,4 +256,4 @@ def test_bars_are_for_terminals_and_lines_for_logs(
         capsys.readouterr()
     monkeypatch.setattr("dinoneck.progress._SECONDS", 0.0)
     assert main(jobs["train"]) == 0
-    assert "epochs: 1 of 2 in" in capsys.readouterr().err
+    assert "steps: 1 of 2 in" in capsys.readouterr().err

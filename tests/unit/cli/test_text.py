@@ -21,14 +21,21 @@ def split(groups: int) -> Split:
 
 
 def classes(head: np.ndarray, *, groups: int = 20, **baselines: np.ndarray) -> dict[str, Any]:
-    methods = {name: class_scores(pred, TRUE, LABELS, split(groups), head=head) for name, pred in baselines.items()}
-    methods["head"] = class_scores(head, TRUE, LABELS, split(groups))
-    return {"classes": {"kind": methods}, "predicted": N, "groups_predicted": groups}
+    methods = {name: class_scores(TRUE, pred, LABELS, split(groups), head=head) for name, pred in baselines.items()}
+    methods["head"] = class_scores(TRUE, head, LABELS, split(groups))
+    return of_target("kind", methods, groups)
+
+
+def of_target(name: str, methods: dict[str, Any], groups: int = 20) -> dict[str, Any]:
+    """The parts of a training report that are shown."""
+    shared = {"auxiliary": [], "spread": {}, "target_weights": {}, "verdict": "the verdict"}
+    return {"scores": {name: methods}, "groups_predicted": groups, **shared}
 
 
 def test_classes_are_tables_and_a_verdict() -> None:
     lines = comparison(classes(TRUE, ridge=HALF, knn=TRUE))
-    means, each, confusions, *verdicts = lines
+    *verdicts, means, each, confusions, last = lines
+    assert last == "the verdict"
     head, ridge, knn = (line.split() for line in means.splitlines()[2:])
     assert head == ["head", "1.000", "1.00", "...", "1.00", "1.000", "1.000", "1.00", "...", "1.00", "1.000"]
     assert ridge[:2] == ["ridge", "0.667"] and knn[1:] == head[1:]
@@ -42,7 +49,7 @@ def test_classes_are_tables_and_a_verdict() -> None:
         f"kind, {score}: the head is better than ridge; the head shows no clear difference from knn."
         for score in ("accuracy", "macro F1")
     ]
-    assert "ridge is ahead of the head" in comparison(classes(HALF, ridge=TRUE))[3]
+    assert "ridge is ahead of the head" in comparison(classes(HALF, ridge=TRUE))[0]
 
 
 @pytest.mark.parametrize(
@@ -54,11 +61,11 @@ def test_classes_are_tables_and_a_verdict() -> None:
             classes(ALWAYS_SOIL),
             ["kind: the accuracy of 0.333 is not above 0.333, the share of soil, so always predicting soil is as good"],
         ),
-        (classes(np.full(N, -1), ridge=HALF), ["kind: nothing was predicted whose class is known"]),
+        (classes(np.full(N, -1), ridge=HALF), ["kind: nothing that varies was predicted"]),
     ],
 )
 def test_verdicts_of_classes_claim_no_more_than_the_data_show(report: dict[str, Any], expected: list[str]) -> None:
-    found = comparison(report)[3:]
+    found = comparison(report)[:-4]  # before three tables and the verdict
     assert len(found) == len(expected)
     assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
 
@@ -67,16 +74,15 @@ def test_few_images_with_a_class_are_too_few_to_compare() -> None:
     report = classes(TRUE, ridge=HALF)
     known = np.where(np.arange(N) < 40, TRUE, -1)
     for method, pred in (("head", TRUE), ("ridge", HALF)):
-        report["classes"]["kind"][method] = class_scores(pred, known, LABELS, split(20), head=TRUE)
-    assert comparison(report)[3].startswith("kind, 40 images: too few to tell")
+        report["scores"]["kind"][method] = class_scores(known, pred, LABELS, split(20), head=TRUE)
+    assert comparison(report)[0].startswith("kind, 40 images: too few to tell")
 
 
 def test_masks_are_tables_and_a_verdict() -> None:
     matrices = np.tile(np.array([[90, 10], [40, 60]]), (N, 1, 1))
     own, best = ("soil", "\x1b[31mweed\n"), np.tile(np.diag([100, 100]), (N, 1, 1))
     methods = {"head": mask_scores(best, own, split(20)), "ridge": mask_scores(matrices, own, split(20), head=best)}
-    report = {"masks": {"cover": methods}, "predicted": N, "groups_predicted": 20}
-    means, each, matrix, *verdicts = comparison(report)
+    *verdicts, means, each, matrix, _ = comparison(of_target("cover", methods))
     assert [line.split()[-2:] for line in matrix.splitlines()[2:]] == [["6000", "0"], ["0", "6000"]]
     assert "60 images" in means.splitlines()[0]
     assert "mean IoU" in means.splitlines()[0]
@@ -84,11 +90,10 @@ def test_masks_are_tables_and_a_verdict() -> None:
     assert means.splitlines()[3].split()[:2] == ["ridge", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
     assert each.splitlines()[3].split() == [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"]
     assert verdicts == [f"cover, {score}: the head is better than ridge." for score in ("mean IoU", "pixel accuracy")]
-    assert comparison({}) == []
 
 
 def test_a_confusion_matrix_of_many_classes_is_left_to_the_report() -> None:
     labels = [f"species {i}" for i in range(30)]
     scores = class_scores(TRUE, TRUE, labels, split(20))
-    lines = comparison({"classes": {"kind": {"head": scores}}, "groups_predicted": 20})
-    assert len(lines) == 2 and len(lines[1].splitlines()) == 2 + 30
+    *_, each, _ = comparison(of_target("kind", {"head": scores}))
+    assert len(each.splitlines()) == 2 + 30

@@ -162,8 +162,9 @@ def test_refusals_come_before_any_work(
     folder = tmp_path / "field"
     shutil.copytree(images, folder)
     (folder / "page.html").write_text("image,mass\n")
-    scores = {"weed": 0.5, "overall": 0.5, "worst fold": 0.4}
-    run = {"scores": {"head": scores}, "mae": {"head": {"weed": 0.1}}, "target_sd": {"weed": {"all": 1, "folds": [1]}}}
+    score = {"pooled": 0.5, "interval": None, "folds": [0.5]}
+    scores = {"weed": {"head": {"r2": score, "mae": score, "images": 5}}}
+    run = {"scores": scores, "spread": {"weed": {"all": 1, "folds": [1]}}, "auxiliary": []}
     (folder / "report.json").write_text(json.dumps(run))
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -358,7 +358,11 @@ def test_the_overall_score_is_weighted_where_all_targets_have_weights() -> None:
     y, head, other = problem(1, 40)
     scored = {name: Scored("value", name, slice(0, 1), x[:, None]) for name, x in (("a", y), ("b", 5 * other))}
     predictions = {"head": {"a": head[:, None], "b": 5 * head[:, None]}}
-    true, pred, split = np.stack([y, 5 * other], axis=1), np.stack([head, 5 * head], axis=1), Split([range(40)], range(40))
+    true, pred, split = (
+        np.stack([y, 5 * other], axis=1),
+        np.stack([head, 5 * head], axis=1),
+        Split([range(40)], range(40)),
+    )
     for weights, expected in (
         ({"a": 0.2, "b": 0.8}, weighted_r2(true, pred, [0.2, 0.8])),
         ({"a": 0.2}, np.mean([r2(true[:, i], pred[:, i]) for i in range(2)])),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dinoneck.training.inputs import read_data
 from PIL import Image
 from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of
 
@@ -25,7 +26,6 @@ from dinoneck.training import (
     r2,
     train,
 )
-from dinoneck.training.inputs import read_data
 from dinoneck.training.table import Table
 
 

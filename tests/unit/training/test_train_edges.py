@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dinoneck.training.inputs import open_inputs
 from PIL import Image
 from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of, write_meadow
 
@@ -15,7 +16,6 @@ from dinoneck import BackboneError, ConfigError, DataError, HeadCheckpoint
 from dinoneck.data import Pasture, read_table
 from dinoneck.errors import DinoneckError
 from dinoneck.training import MemoryTokens, confusion_matrix, train
-from dinoneck.training.inputs import open_inputs
 from dinoneck.training.table import Table
 
 

@@ -75,7 +75,11 @@ def test_a_stopped_run_continues_to_the_same_files(
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"optim": {"lr": 0.5}}, "optim"), ({"head": {"hidden_dim": 5}}, "head"), ({"data": {"targets": ["weed"]}}, "targ")],
+    [
+        ({"optim": {"lr": 0.5}}, "optim"),
+        ({"head": {"hidden_dim": 5}}, "head"),
+        ({"data": {"targets": ["weed"]}}, "targ"),
+    ],
 )
 def test_a_changed_config_does_not_continue_a_run(
     meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str

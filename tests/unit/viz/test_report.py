@@ -113,15 +113,20 @@ def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     """As ``training`` writes it to report.json, of a number, a classification and a segmentation."""
     score = {"pooled": 0.875, "interval": [0.75, 1.0], "folds": [1.0, None, 0.5]}
     shared = {"labels": [*labels], "confusion_matrix": [[6, 2], [0, 8]], "images": 16}
+    values = {"r2": score, "mae": score | {"pooled": 1.25}, "images": 16}
     classes = {"accuracy": score, "macro_f1": score, "f1": dict(zip(labels, [0.8571, None], strict=True)), **shared}
     masks = {"mean_iou": score, "pixel_accuracy": score, "iou": dict(zip(labels, [0.625, 0.8], strict=True)), **shared}
-    ridge = classes | {"head_minus": {"accuracy": [0.1, 0.2], "macro_f1": None}}
+    linear = classes | {"head_minus": {"accuracy": [0.1, 0.2], "macro_f1": None}}
     return {
-        "scored_images": {name: 16, "overall": 16},
-        "scores": {"head": {name: 0.5, "overall": 0.5, "worst fold": None}},
-        "mae": {"head": {name: 1.25}},
-        "classes": {name: {"a ridge": ridge, "head": classes}},
-        "masks": {name: {"head": masks}},
+        "scores": {
+            name: {"head": values},
+            f"{name} kind": {"linear": linear, "head": classes},
+            f"{name} cover": {"head": masks},
+            "overall": {"head": {"r2": score | {"folds": [None]}, "mae": score, "images": 16}},
+        },
+        "spread": {name: {"all": 1.5, "folds": [1.25, None]}},
+        "auxiliary": [],
+        "target_weights": {},
         "held_out": {name: ([1.0, 2.0, 4.0], [1.5, 2.0, 3.0])},
     }
 
@@ -246,19 +251,20 @@ def test_held_out_scores_of_the_training_run_are_a_section() -> None:
     entry, tasks = ReportEntry("a", {"mass": 1.0}), [Task("mass", unit="g")]
     page = Page(html_report([entry], tasks, training=report_of("mass", ("mixed", "weed only"))))
     cells = page.by_tag["td"]
-    assert cells[0] == "0.500 (1.25)"
-    start = cells.index("0.875")
+    assert cells[0] == "0.875 (1.25)"
+    start = cells.index("0.75 ... 1.00") - 1
     assert cells[start : start + 6] == ["0.875", "0.75 ... 1.00", "0.500"] * 2
-    assert ("head", "a ridge") in zip(page.by_tag["th"], page.by_tag["th"][1:], strict=False), "the head comes first"
+    assert ("head", "linear") in zip(page.by_tag["th"], page.by_tag["th"][1:], strict=False), "the head comes first"
     assert "6 2 0 8" in " ".join(cells)
     matrix = [attrs.get("class") for attrs in page.all("td") if attrs.get("style")]
     assert matrix == ["right", "wrong", "wrong", "right"] * 2, "right and wrong counts have hues of their own"
     shades = {attrs.get("style") for attrs in page.all("td")}
     assert shades >= {"--part:0.75", "--part:0.25", "--part:0.0", "--part:1.0"}
     assert "mass, held out" in page.text and "RMSE 0.645 g, n = 3" in page.text
-    for none in (None, {}, {"scores": {}, "mae": {}, "classes": {}}):
+    for none in (None, {}, {"scores": {}, "auxiliary": []}):
         assert "Held-out scores" not in html_report([entry], tasks, training=none)
-    for wrong in ({"classes": {"kind": {}}}, {"mae": 3}, {"classes": {"kind": {"head": {"labels": []}}}}):
+    for own in ({"kind": {}}, 3, {"kind": {"head": {"confusion_matrix": []}}}):
+        wrong = {"scores": own, "auxiliary": []}
         with pytest.raises(DataError, match=r"report\.json"):
             html_report([entry], tasks, training=wrong)
 

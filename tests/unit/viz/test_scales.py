@@ -10,9 +10,7 @@ import torch
 from PIL import ImageDraw
 
 from dinoneck import Backbone, FPNHead, Predictor, Task
-from dinoneck.data import DenseLabels
 from dinoneck.inference import to_frame
-from dinoneck.training import CellTargets
 from dinoneck.viz import ReportEntry, html_report, prediction_panels
 from dinoneck.viz import panels as panels_module
 from dinoneck.viz import report as report_module
@@ -66,9 +64,7 @@ def draw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
 
 def shares_task(*labels: str) -> Task:
     """The task that masks of classes give."""
-    values = torch.rand(2, len(labels), *SIZE, generator=torch.Generator().manual_seed(0))
-    how = DenseLabels(classes=len(labels))
-    return CellTargets(values, torch.ones(2, *SIZE), labels, name="cells", how=how).task([0, 1])
+    return Task("cells", len(labels), kind="dense", labels=labels, shares=True)
 
 
 def result(task: Task, cells: np.ndarray, **numbers: float) -> dict[str, Any]:
