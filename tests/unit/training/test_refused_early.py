@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.unit.detection import coloured_boxes
-from tests.unit.training.meadow import COUNT, a_run, files_of, one_image_only, rows_of
+from tests.unit.training.meadow import COUNT, a_run, files_of, one_image_only
 from tests.unit.training.test_train_edges import with_columns
 
 from dinoneck import DataError
@@ -84,18 +83,3 @@ def test_a_column_with_too_few_images_a_class_is_refused(
     assert not (images.parent / "run").exists()
     monkeypatch.undo()
     assert main([*flags, "pair", "--out", str(images.parent / "run")]) == 0, "six classes of two images"
-
-
-@pytest.mark.parametrize("folds", [{"only": 0}, {"group": ["place"], "count": 4}, {"count": 3}])
-def test_a_table_of_intervals_is_shown_where_one_is_known(
-    meadow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], folds: dict[str, Any]
-) -> None:
-    """One fold of four images, four groups, and twelve images that are their own groups."""
-    count = ["--folds", str(folds.get("count", 3)), "--epochs", "1", "--backbone", "dinoneck_tiny"]
-    flags = [*count, *(["--fold", "0"] if "only" in folds else []), *(["--group", "place"] if "group" in folds else [])]
-    assert main(["train", "--csv", str(meadow), "--targets", "crop", *flags, "--out", str(tmp_path / "run")]) == 0
-    shown = capsys.readouterr().out
-    assert ("95 % interval" in shown) == (folds == {"count": 3})
-    assert "too few to tell" in shown
-    rows = rows_of(tmp_path / "run" / "out_of_fold.csv")
-    assert any(line.split() == ["images", str(len(rows)), str(len(rows))] for line in shown.splitlines())

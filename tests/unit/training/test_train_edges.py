@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from dinoneck.training.inputs import open_inputs
 from PIL import Image
 from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of, write_meadow
 
 from dinoneck import BackboneError, ConfigError, DataError, HeadCheckpoint
-from dinoneck.data import Pasture, read_table
+from dinoneck.data import read_table
 from dinoneck.errors import DinoneckError
-from dinoneck.training import MemoryTokens, confusion_matrix, train
-from dinoneck.training.table import Table
+from dinoneck.training import MemoryTokens, train
 
 
 @pytest.fixture
@@ -35,10 +34,9 @@ def with_columns(table: Path, **columns: list[Any]) -> Path:
 
 def test_numbers_are_classes_where_the_task_is_a_classification(meadow: Path) -> None:
     table = with_columns(meadow, code=[("10", "9.0", "2", "10", "9", "2.00")[i % 6] for i in range(COUNT)])
-    result = train(a_run(table, tasks={"code": {"kind": "classification"}}), meadow.parent / "run")
-    assert result.table.classes["code"] == ("2", "9", "10")
-    assert set(result.classes) == {"code"}
-    assert not result.values
+    report = train(a_run(table, tasks={"code": {"kind": "classification"}}), meadow.parent / "run")
+    assert set(report["scores"]) == {"code"}
+    assert report["scores"]["code"]["head"]["labels"] == ["2", "9", "10"]
     assert [row["code"] for row in rows_of(meadow.parent / "run" / "out_of_fold.csv")][:3] == ["10", "9", "2"]
 
 
@@ -51,14 +49,12 @@ def test_pixels_without_a_label_count_for_nothing(meadow: Path) -> None:
         Image.fromarray(mask).save(path)
         labels.append(mask)
     data = {"csv": str(meadow), "labels": "mask", "targets": []}
-    with pytest.raises(DataError, match="nodata=255"):
+    with pytest.raises(DataError, match="255"):
         train(a_run(None, data=data), meadow.parent / "refused")
-    result = train(a_run(None, data={**data, "nodata": [255]}), meadow.parent / "run")
-    counts = result.masks["head"].sum(axis=2)
-    assert counts.sum() == COUNT * 24 * 64
-    for mask, own in zip(labels, counts, strict=True):
-        assert own.tolist() == np.bincount(mask[mask < 255], minlength=3).tolist()
-    assert confusion_matrix([0], [0], num_classes=3).shape == result.masks["head"].shape[1:]
+    report = train(a_run(None, data={**data, "nodata": [255]}), meadow.parent / "run")
+    whole = np.concatenate([mask[mask < 255] for mask in labels])
+    for own in report["scores"]["segmentation"].values():
+        assert np.sum(own["confusion_matrix"], axis=1).tolist() == np.bincount(whole, minlength=3).tolist()
 
 
 def test_masks_of_one_class_are_refused(meadow: Path) -> None:
@@ -70,7 +66,7 @@ def test_masks_of_one_class_are_refused(meadow: Path) -> None:
 
 def test_head_files_count_the_folds_of_the_call(meadow: Path) -> None:
     folds = [(np.delete(np.arange(COUNT), row), np.array([row])) for row in range(4)]
-    train(a_run(meadow, ["crop"], folds={"count": 2, "only": 3}), meadow.parent / "run", folds=folds)
+    train(a_run(meadow, ["crop"], folds={"count": 2}), meadow.parent / "run", folds=folds)
     training = HeadCheckpoint.load(meadow.parent / "run" / "heads" / "fold-3.safetensors").meta["training"]
     assert (training["fold"], training["folds"]) == (3, 4)
 
@@ -86,36 +82,30 @@ def test_groups_that_a_fold_column_splits_are_counted(meadow: Path, caplog: pyte
     config = a_run(meadow, ["crop"], folds={"column": "part", "group": ["place"]})
     with caplog.at_level(logging.WARNING):
         train(config, meadow.parent / "run")
-    assert "4 groups have images in several folds of the column 'part', the first is 'place 0'" in caplog.text
+    assert "4 groups" in caplog.text and "'place 0'" in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "named"),
     [
-        ({"data": {"targets": ["weed"]}}, r"data\.targets is \('weed',\) and the given table has \('crop',\)"),
-        ({"folds": {"group": ["place"]}}, r"folds\.group is \('place',\)"),
-        ({"folds": {"column": "part"}}, r"folds\.column is 'part'"),
+        ({"data": {"targets": ["weed"]}}, "'weed'"),
+        ({"folds": {"group": ["place"]}}, "'group'"),
+        ({"folds": {"column": "part"}}, "'fold'"),
+        ({"data": {"csv": "other.csv"}}, "'other.csv'"),
     ],
 )
-def test_a_table_and_a_config_that_differ_are_refused(meadow: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_table_and_a_config_that_differ_are_refused(meadow: Path, changes: dict[str, Any], named: str) -> None:
     table = read_table(meadow, meadow.parent, "crop")
-    with pytest.raises(ConfigError, match=message):
-        open_inputs(a_run(None, **changes), table)
+    with pytest.raises(ConfigError, match=named):
+        train(a_run(None, **changes), meadow.parent / "run", table=table)
 
 
-@pytest.mark.parametrize(
-    ("values", "classes", "message"),
-    [
-        ([1.0, float("nan"), 2.0, 3.0], None, "nothing is known of the images 'b'"),
-        ([0, -1, 1, 1], ("u", "v"), "nothing is known of the images 'b'"),
-        ([0, 2, 1, 1], ("u", "v"), r"'x' holds the classes 0 \.\.\. 2; expected indices of its 2 names"),
-    ],
-)
-def test_values_of_a_table_are_checked(tmp_path: Path, values: Any, classes: Any, message: str) -> None:
-    images = tuple(np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4))
-    with pytest.raises(DataError, match=message):
-        table = Table(tuple("abcd"), images, {"x": np.array(values)}, classes={"x": classes} if classes else {})
-        train(a_run(None, data={"targets": []}), tmp_path / "run", table=table)
+@pytest.mark.parametrize("values", [[1.0, float("nan"), 2.0, 3.0], pd.Categorical(["u", None, "v", "v"])])
+def test_an_image_of_which_nothing_is_known_is_refused(tmp_path: Path, values: Any) -> None:
+    images = [np.full((32, 32, 3), 60 * i, np.uint8) for i in range(4)]
+    table = pd.DataFrame({"images": images, "x": values}, index=[*"abcd"])
+    with pytest.raises(DataError, match="'b'"):
+        train(a_run(None), tmp_path / "run", table=table)
     assert not (tmp_path / "run").exists()
 
 
@@ -141,9 +131,7 @@ def test_a_head_that_cannot_be_built_by_name_is_refused(
         train(a_run(meadow, ["crop"], head={"type": "edge_head"}, imports=[str(own)]), meadow.parent / "run")
 
 
-def test_an_unknown_backbone_is_refused_before_images_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Pasture, "table", lambda *_: pytest.fail("images are drawn"))
-    with pytest.raises(BackboneError, match="Did you mean 'vit_small_patch16_dinov3'"):
-        train(a_run(None, backbone={"name": "vit_smal_patch16_dinov3"}), tmp_path / "run")
+def test_an_unknown_backbone_is_refused_by_name(meadow: Path) -> None:
+    with pytest.raises(BackboneError, match="'vit_small_patch16_dinov3'"):
+        train(a_run(meadow, ["crop"], backbone={"name": "vit_smal_patch16_dinov3"}), meadow.parent / "run")
+    assert not (meadow.parent / "run").exists()

@@ -14,10 +14,9 @@ from dinoneck.training import (
     cosine_with_warmup,
     group_folds,
     knn_probe,
-    ridge_out_of_fold,
     weighted_r2,
 )
-from dinoneck.training.probes import knn_out_of_fold
+from dinoneck.training.probes import knn_out_of_fold, ridge_out_of_fold
 
 
 def test_folds_keep_groups_whole_and_cover_every_row() -> None:
