@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -175,6 +175,7 @@ def _softmax_regression(x: Tensor, y: Tensor, groups: Sequence[Hashable]) -> tup
     x, y, labels = x[known], y[known], [groups[i] for i in known.nonzero()[:, 0].tolist()]
     mean, std = x.mean(dim=0), x.std(dim=0, correction=0) + 1e-8
     x = (x - mean) / std
+    labels = labels if len(set(labels)) > 1 else [*range(len(x))]  # a single group is split by rows
     count = min(INNER_FOLDS, len(set(labels)))
     errors = np.zeros(len(PENALTIES))
     for train, valid in group_folds(labels, count, seed=0) if count > 1 else []:

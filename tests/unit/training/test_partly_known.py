@@ -76,7 +76,8 @@ def test_scores_rest_on_the_images_that_are_known(meadow: Path, tmp_path: Path) 
 
 def test_masks_of_some_images_are_scored_by_these(meadow: Path) -> None:
     data = {"csv": str(meadow), "labels": "mask", "aux_targets": ["height"], "classes": ["soil", "crop", "weed"]}
-    config = a_run(None, data=data, optim={"epochs": 12, "lr": 1e-2}, folds={"column": "part"})
+    optim, head = {"epochs": 12, "lr": 1e-2}, {"type": "dense"}
+    config = a_run(None, data=data, head=head, optim=optim, folds={"column": "part"})
     report = train(config, meadow.parent / "run")
     for own in report["scores"]["segmentation"].values():
         assert np.sum(own["confusion_matrix"]) == HEIGHT * WIDTH * len(MASK)
