@@ -400,15 +400,17 @@ def _finish(run: Run, members: Sequence[Head], predictions: _Methods) -> dict[st
         "inputs": run.source.preprocess.record(),
         "versions": versions(),
     }
+    text = json.dumps(report, indent=2, allow_nan=False)
     if _writes():
         whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
         method = BOTH if run.config.with_ridge else HEAD
         _save(run, whole, folder / HEAD_FILE, {"metrics": reports.fold_metrics(scores, method)})
         header, *lines = reports.out_of_fold(table, problem.scored, predictions, run.folds)
         write_text(folder / PREDICTIONS, csv_text(header, lines))
-        write_text(folder / REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+        write_text(folder / REPORT, text + "\n")
         shutil.rmtree(folder / UNFINISHED)
-    return report
+    plain: dict[str, Any] = json.loads(text)
+    return plain
 
 
 def _scores(run: Run, predictions: Mapping[str, Any], split: Split) -> dict[str, Any]:

@@ -204,9 +204,10 @@ def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     targets, auxiliary = target_columns(config, table)
     columns, sums, tasks = [*targets, *auxiliary], table.attrs.get("sums", {}), dict[str, TaskConfig]()
     for name, task in config.tasks.items():
-        _check_options(name, task)
         if task.kind not in MAPS:  # whose targets are masks
-            tasks[name] = _of_columns(name, task.changed(columns=task.columns or (name,)), table, columns)
+            task = _of_columns(name, task.changed(columns=task.columns or (name,)), table, columns)
+            tasks[name] = task
+        _check_options(name, task)
     _refuse_shared(tasks)
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for own in config.compositions.values() for column in own.sums}

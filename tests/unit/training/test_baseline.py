@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dinoneck import HeadEnsemble, LinearHead, TargetTransform, Task, Tokens
+from dinoneck.grid import GridSize
 from dinoneck.training import MemoryTokens
 from dinoneck.training.baseline import PENALTIES, baseline_head
 from dinoneck.training.probes import ridge_coefficients
@@ -24,7 +25,7 @@ GROUPS = [f"g{row // 2}" for row in range(N)]
 def source(patches: torch.Tensor = PATCHES, layers: int = 1) -> MemoryTokens:
     """Tokens whose last layer holds the patches; the layers before it hold noise."""
     noise = [torch.randn_like(patches) for _ in range(layers - 1)]
-    tokens = Tokens((*noise, patches), grid=GRID, num_prefix_tokens=0, patch_size=16)
+    tokens = Tokens((*noise, patches), grid=GridSize(*GRID), patch_size=16, layers=tuple(range(layers)))
     return MemoryTokens([f"p{i}" for i in range(N)], tokens)
 
 

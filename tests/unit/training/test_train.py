@@ -139,7 +139,9 @@ def test_a_ratio_alone_is_scored_by_its_shares(meadow: Path, tmp_path: Path) -> 
     np.testing.assert_allclose(sum(shares.values()), np.ones(COUNT), rtol=1e-5)
     true = numbers(table, "crop") / numbers(table, "total")
     np.testing.assert_allclose(numbers(rows, "crop"), true, rtol=1e-5)
-    assert report["scores"]["crop"]["head"]["mae"]["pooled"] == pytest.approx(np.abs(shares["crop"] - true).mean(), abs=1e-4)
+    assert report["scores"]["crop"]["head"]["mae"]["pooled"] == pytest.approx(
+        np.abs(shares["crop"] - true).mean(), abs=1e-4
+    )
 
 
 def test_columns_with_gaps_help(meadow: Path, tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_values_stay_with_their_images_in_a_shuffled_table(meadow: Path, tmp_pat
     found = rows_of(tmp_path / "run" / "out_of_fold.csv")
     assert [row["image"] for row in found] == [rows[i]["image"] for i in order]
     assert [(float(row["crop"]), row["fold"]) for row in found] == [
-        (float(rows[i]["crop"]), "01"["early late".split().index(rows[i]["part"])]) for i in order
+        (float(rows[i]["crop"]), "01"[["early", "late"].index(rows[i]["part"])]) for i in order
     ]
     with (tmp_path / "t.csv").open("a", newline="") as file:
         csv.DictWriter(file, list(rows[0])).writerow(rows[0])
@@ -412,7 +414,8 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"backbone": {"name": "vit_small_patch16_dinov3", "seed": 1}}, "--random-backbone"),
         ({"data": {"boxes": "b.json"}}, "data.boxes"),
         ({"data": {"targets": ["height"]}}, "'04.png'"),
-        ({"data": {"labels": "mask", "label_kind": "numbers"}, "tasks": {"m": {"kind": "segmentation"}}}, "'m'.*'numbers'"),
+        ({"data": {"labels": "mask", "label_kind": "numbers"}, "tasks": {"m": {"kind": "segmentation"}}},
+         "'m'.*'numbers'"),
         ({"data": {"targets": []}}, "targets"),
         ({"tasks": {"r": {"kind": "ratio", "columns": ["crop"]}}}, "'r'.* crop"),
         ({"tasks": {"x": {"columns": ["crop", "crop"]}}}, "crop, crop"),
