@@ -114,7 +114,7 @@ def _num_layers(source: TokenSource) -> int:
 
 @torch.no_grad()
 def _features(
-    source: TokenSource, rows: Sequence[int], per_patch: bool, seed: int
+    source: TokenSource, rows: np.ndarray[Any, Any], per_patch: bool, seed: int
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[int, int]]:
     """Mean tokens (n, C); patches (m, L * C) with the numbers of their images and places; the grid."""
     random, means, drawn = np.random.default_rng(seed), list[Tensor](), list[tuple[Tensor, ...]]()
