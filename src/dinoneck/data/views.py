@@ -31,7 +31,7 @@ class View(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
 
     The changes are torchvision's ``adjust_brightness`` and so on, in the order of these fields.
 
-    Args:
+    Attributes:
         horizontal: flip left and right.
         vertical: flip top and bottom.
         turns: quarter turns counter-clockwise after the flip, 0 ... 3; an odd number swaps height and width.
