@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import torch, dinoneck
-from dinoneck.cli.main import main
 neck = dinoneck.TokenMap(64, 8)
 assert dinoneck.necks.TokenMap is dinoneck.TokenMap
 head = dinoneck.PyramidHead(neck=neck, tasks=[dinoneck.Task("mass")]).eval()
@@ -24,8 +23,6 @@ for module, name in ((head, "head"), (neck, "neck")):
 again = dinoneck.load_head("head/head.safetensors")
 assert torch.equal(again(tokens)["mass"], head(tokens)["mass"])
 assert torch.equal(dinoneck.TokenMap.from_pretrained("neck")(tokens).maps[0], neck(tokens).maps[0])
-job = ["--backbone", "dinoneck_tiny", "--random-backbone", "--size", "32x48", "--rounds", "2"]
-assert main(["bench", *job, "--neck", "token_map"]) == 0
 """
 USE = ["-c", SCRIPT]
 BATTERY = ["-m", "pytest", "-n", "0", "-q", "-m", "", "tests/contract", "-k", "token_map or every_registered"]
