@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import devices
-from dinoneck.cli import bench
+from dinoneck.version import versions
 
 Variants = Mapping[str, Callable[[], Any]]
 
@@ -81,12 +83,14 @@ def ratios(seconds: Mapping[str, list[float]], peer: str) -> dict[str, dict[str,
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Return what the numbers were measured on, under the names that stored results have; a GPU by its name."""
-    measured = bench.machine(torch.device("cpu"))
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
     return {
-        "cpu": measured["cpu"],
-        "cores": measured["threads"],
-        "system": measured["system"].split()[0],
-        "versions": measured["versions"],
+        "cpu": model or platform.machine(),
+        "cores": torch.get_num_threads(),
+        "system": platform.system(),
+        "versions": versions(),
         **devices.name_of(device),
     }
 

@@ -24,7 +24,7 @@ for module, name in ((head, "head"), (neck, "neck")):
 again = dinoneck.load_head("head/head.safetensors")
 assert torch.equal(again(tokens)["mass"], head(tokens)["mass"])
 assert torch.equal(dinoneck.TokenMap.from_pretrained("neck")(tokens).maps[0], neck(tokens).maps[0])
-job = ["--backbone", "dinoneck_tiny", "--random-backbone", "--size", "32x48", "--rounds", "2"]
+job = ["--backbone", "dinoneck_tiny", "--random-backbone", "--size", "32x48", "--seconds", "0.1"]
 assert main(["bench", *job, "--neck", "token_map"]) == 0
 """
 USE = ["-c", SCRIPT]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dinoneck.checkpoint.contents import check_finite
 from dinoneck.errors import BackboneError, CheckpointError, some_of
+from dinoneck.heads.token_scale import TokenScale
 from dinoneck.weight_files import read_state, without_wrapper
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[str, str] | None = None) -> Module:
     """Load a file of plain weights into a head; every tensor of the file and of the head takes part.
+
+    The exception is the scale of the tokens: where the file has none, tokens pass unchanged.
 
     A pickle goes through torch's weights-only loader. Use torch 2.10 or later for files of people you do not know: the
     loader of earlier versions had a hole (CVE-2026-24747). ``module.`` and ``_orig_mod.`` (DDP, torch.compile) before
@@ -60,6 +63,9 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     if prefix:
         logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
     names, expected = _renamed(state, rename or {}, where), head.state_dict()
+    scales = {path: each for path, each in head.named_modules() if isinstance(each, TokenScale)}
+    unscaled = {path: each for path, each in scales.items() if not any(name.startswith(f"{path}.") for name in names)}
+    expected = {name: like for name, like in expected.items() if name.rpartition(".")[0] not in unscaled}
     missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(
@@ -77,7 +83,9 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
                 step="tensors",
             )
     check_finite(state, where)
-    head.load_state_dict({name: state[names[name]] for name in expected})
+    head.load_state_dict({name: state[names[name]] for name in expected}, strict=False)
+    for scale in unscaled.values():
+        scale.reset_parameters()
     return head.eval()
 
 

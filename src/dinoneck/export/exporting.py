@@ -112,7 +112,8 @@ def export_model(
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
 
     Examples:
-        >>>         >>> from dinoneck import PatchMeanHead, Task, load_backbone
+        >>> import tempfile
+        >>> from dinoneck import PatchMeanHead, Task, load_backbone
         >>> backbone, head = load_backbone("dinoneck_tiny", layers=[0]), PatchMeanHead(64, [Task("total", unit="g")])
         >>> done = export_model(head, Path(tempfile.mkdtemp()) / "model.pt2", format="pt2", backbone=backbone)
         >>> done.outputs, done.size, done.parity.largest < 1e-4
