@@ -202,7 +202,10 @@ def test_verdicts_claim_only_what_an_interval_shows() -> None:
     def report(linear: list[float], colour: list[float], images: int = 80, score: float = 0.5, groups: int = 10) -> Any:
         own = {metric: {"pooled": score, "interval": None, "folds": [score]} for metric in ("r2", "mae")}
         own["images"] = images
-        methods = {"head": own, **{k: {**own, "head_minus": {"r2": v}} for k, v in (("linear", linear), ("colour", colour))}}
+        methods = {
+            "head": own,
+            **{k: {**own, "head_minus": {"r2": v}} for k, v in (("linear", linear), ("colour", colour))},
+        }
         shared = {"auxiliary": [], "spread": {}, "target_weights": {}, "verdict": ""}
         return {"scores": {"a": methods}, "groups_predicted": groups, **shared}
 

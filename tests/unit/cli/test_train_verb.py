@@ -65,10 +65,7 @@ def test_a_training_file_that_is_not_first_is_refused(tmp_path: Path, capsys: py
 
 def test_flags_in_their_spellings(tmp_path: Path) -> None:
     assert parsed() == TrainConfig()
-    flags = (
-        "--images p --store s --views 3 --size 32x64 "
-        "--amp bf16 --optimizer sam --layers 1 -3 --clip-norm 2"
-    )
+    flags = "--images p --store s --views 3 --size 32x64 --amp bf16 --optimizer sam --layers 1 -3 --clip-norm 2"
     config = parsed(*flags.split())
     assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 64))
     assert config.optim == Recipe(amp="bf16", optimizer="sam", clip_norm=2.0)
