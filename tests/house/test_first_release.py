@@ -80,7 +80,6 @@ MODULES = [
     "checkpoint.migrate", "checkpoint.ensemble_folder", "checkpoint.legacy", "training.earlier_keys", "cli.store",
     "cli.import_legacy", "necks.deimv2_weights", "interop.token_means",
 ]  # fmt: skip
-IN_TRAINING = pytest.mark.xfail(strict=True, reason="goes with the one training engine")
 ARGUMENTS = [
     ("dinoneck.data", "BoxImages", "photos"),
     ("dinoneck.data", "Preprocessing.__call__", "photos"),
@@ -88,10 +87,8 @@ ARGUMENTS = [
     ("dinoneck.data", "Pasture.write", "photos"),
     ("dinoneck.training", "MemoryTokens.extract", "photos"),
     ("dinoneck.training", "LiveTokens", "photos"),
-    *(pytest.param("dinoneck.training", "Recipe", name, marks=IN_TRAINING)
-      for name in ("ridge_blend", "save_steps", "min_lr", "ema_start")),
-    *(pytest.param("dinoneck.training", "fit", name, marks=IN_TRAINING)
-      for name in ("tasks", "groups", "target_weights")),
+    *(("dinoneck.training", "Recipe", name) for name in ("ridge_blend", "save_steps", "min_lr", "ema_start")),
+    *(("dinoneck.training", "fit", name) for name in ("tasks", "groups", "target_weights")),
 ]  # fmt: skip
 GONE_VERBS = [
     ["migrate"], ["diff"], ["import-legacy"], ["store"], ["card"], ["pull"], ["export-head"], ["viz", "gate"],

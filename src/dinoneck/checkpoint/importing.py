@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from dinoneck.checkpoint.contents import check_finite
 from dinoneck.errors import BackboneError, CheckpointError, some_of
-from dinoneck.heads.token_scale import TokenScale
 from dinoneck.weight_files import read_state, without_wrapper
 
 logger = logging.getLogger(__name__)
@@ -63,8 +62,7 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     if prefix:
         logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
     names, expected = _renamed(state, rename or {}, where), head.state_dict()
-    scales = {path: each for path, each in head.named_modules() if isinstance(each, TokenScale)}
-    unscaled = {path: each for path, each in scales.items() if not any(name.startswith(f"{path}.") for name in names)}
+    unscaled = _unscaled(head, names)
     expected = {name: like for name, like in expected.items() if name.rpartition(".")[0] not in unscaled}
     missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
     if missing or unknown:
@@ -74,6 +72,17 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
             "rename={'beginning in the file': 'beginning in the head'} gives other names",
             step="tensors",
         )
+    _check_shapes(state, names, expected, where)
+    check_finite(state, where)
+    head.load_state_dict({name: state[names[name]] for name in expected}, strict=False)
+    for scale in unscaled.values():
+        scale.reset_parameters()
+    return head.eval()
+
+
+def _check_shapes(
+    state: Mapping[str, Tensor], names: Mapping[str, str], expected: Mapping[str, Tensor], where: str
+) -> None:
     for name, like in expected.items():
         value = state[names[name]]
         if value.shape != like.shape or value.dtype != like.dtype:
@@ -82,11 +91,12 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
                 f"{tuple(like.shape)}. Build the head with the arguments and the dtype= of the weights",
                 step="tensors",
             )
-    check_finite(state, where)
-    head.load_state_dict({name: state[names[name]] for name in expected}, strict=False)
-    for scale in unscaled.values():
-        scale.reset_parameters()
-    return head.eval()
+
+
+def _unscaled(head: nn.Module, names: Mapping[str, str]) -> dict[str, Any]:
+    """The modules by path that measure the scale of tokens, and of which no name is there."""
+    scales = {path: each for path, each in head.named_modules() if hasattr(each, "is_measured")}
+    return {path: each for path, each in scales.items() if not any(name.startswith(f"{path}.") for name in names)}
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:

@@ -60,8 +60,8 @@ def parse(
         SystemExit: 0 after the help, 2 after the reason on stderr.
     """
     if isinstance(verb, Mapping) and words and not words[0].startswith("-") and words[0] not in verb:
-        known = f"it is one of {', '.join(verb)}.{did_you_mean(words[0], verb)}"
-        print(f"error: {prog} {printable(words[0])} is unknown; {known}", file=sys.stderr)
+        choices = f"it is one of {', '.join(verb)}.{did_you_mean(words[0], verb)}"
+        print(f"error: {prog} {printable(words[0])} is unknown; {choices}", file=sys.stderr)
         raise SystemExit(2)
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
     call, unknown = tyro.cli(_parsed(verb), prog=prog, args=words, config=style, return_unknown_args=True)
