@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
 # run after the last cell, with the names of the notebook
 CHECKS = {
     "regression": """
-assert result.report["scores"]["head"]["cover"] > 0.2
+assert report["scores"]["cover"]["head"]["r2"]["pooled"] > 0.2
 written = pd.read_csv("submission.csv", index_col=ID)
 assert list(written.index) == list(pd.read_csv(sample)[ID]) != list(test_table[ID])
 [own] = predictor(paths[0])  # values are matched by id, not by position

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,6 +22,8 @@ Module = TypeVar("Module", bound=nn.Module)
 
 def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[str, str] | None = None) -> Module:
     """Load a file of plain weights into a head; every tensor of the file and of the head takes part.
+
+    The exception is the scale of the tokens: where the file has none, tokens pass unchanged.
 
     A pickle goes through torch's weights-only loader. Use torch 2.10 or later for files of people you do not know: the
     loader of earlier versions had a hole (CVE-2026-24747). ``module.`` and ``_orig_mod.`` (DDP, torch.compile) before
@@ -60,7 +62,8 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     if prefix:
         logger.warning("%s was saved from a wrapped module: %r is taken from all its names", where, prefix)
     names, expected = _renamed(state, rename or {}, where), head.state_dict()
-    state, names = _with_identities(head, state, names)
+    unscaled = _unscaled(head, names)
+    expected = {name: like for name, like in expected.items() if name.rpartition(".")[0] not in unscaled}
     missing, unknown = sorted(expected.keys() - names.keys()), sorted(names.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(
@@ -69,6 +72,17 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
             "rename={'beginning in the file': 'beginning in the head'} gives other names",
             step="tensors",
         )
+    _check_shapes(state, names, expected, where)
+    check_finite(state, where)
+    head.load_state_dict({name: state[names[name]] for name in expected}, strict=False)
+    for scale in unscaled.values():
+        scale.reset_parameters()
+    return head.eval()
+
+
+def _check_shapes(
+    state: Mapping[str, Tensor], names: Mapping[str, str], expected: Mapping[str, Tensor], where: str
+) -> None:
     for name, like in expected.items():
         value = state[names[name]]
         if value.shape != like.shape or value.dtype != like.dtype:
@@ -77,22 +91,12 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
                 f"{tuple(like.shape)}. Build the head with the arguments and the dtype= of the weights",
                 step="tensors",
             )
-    check_finite(state, where)
-    head.load_state_dict({name: state[names[name]] for name in expected})
-    return head.eval()
 
 
-def _with_identities(
-    head: nn.Module, state: Mapping[str, Tensor], names: Mapping[str, str]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Add the tensors of parts that start as identities, such as a head's scale, where the file has none of them."""
-    found: dict[str, Tensor] = {}
-    for place, part in head.named_modules():
-        own = {f"{place}.{name}": value for name, value in part.state_dict().items()}
-        if getattr(part, "starts_as_identity", False) and not own.keys() & names.keys():
-            part.reset_parameters()
-            found |= own
-    return {**state, **found}, {**names, **{name: name for name in found}}
+def _unscaled(head: nn.Module, names: Mapping[str, str]) -> dict[str, Any]:
+    """The modules by path that measure the scale of tokens, and of which no name is there."""
+    scales = {path: each for path, each in head.named_modules() if hasattr(each, "is_measured")}
+    return {path: each for path, each in scales.items() if not any(name.startswith(f"{path}.") for name in names)}
 
 
 def _renamed(state: Mapping[str, Tensor], rename: Mapping[str, str], where: str) -> dict[str, str]:

@@ -31,7 +31,6 @@ class TokenScale(nn.Module):
 
     mean: Tensor
     std: Tensor
-    starts_as_identity = True  # files of plain weights may lack it
 
     def __init__(self, embed_dim: int, *, device: Any = None, dtype: Any = None) -> None:
         super().__init__()

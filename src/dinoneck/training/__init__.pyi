@@ -1,6 +1,5 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
-from dinoneck.training.cell_targets import CellTargets as CellTargets
 from dinoneck.training.config import BackboneConfig as BackboneConfig
 from dinoneck.training.config import CompositionConfig as CompositionConfig
 from dinoneck.training.config import DataConfig as DataConfig
@@ -9,14 +8,10 @@ from dinoneck.training.config import LoggingConfig as LoggingConfig
 from dinoneck.training.config import LossConfig as LossConfig
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
-from dinoneck.training.crossval import CrossValidation as CrossValidation
-from dinoneck.training.crossval import cross_validate as cross_validate
 from dinoneck.training.detector_config import DetectorConfig as DetectorConfig
 from dinoneck.training.fitting import fit as fit
 from dinoneck.training.folds import group_folds as group_folds
 from dinoneck.training.freeze import FreezeSchedule as FreezeSchedule
-from dinoneck.training.inputs import Inputs as Inputs
-from dinoneck.training.inputs import open_inputs as open_inputs
 from dinoneck.training.live_tokens import LiveTokens as LiveTokens
 from dinoneck.training.loggers import TensorBoardLogger as TensorBoardLogger
 from dinoneck.training.loggers import WandbLogger as WandbLogger
@@ -33,7 +28,6 @@ from dinoneck.training.optim import SAM as SAM
 from dinoneck.training.optim import cosine_with_warmup as cosine_with_warmup
 from dinoneck.training.parameter_groups import param_groups as param_groups
 from dinoneck.training.probes import knn_probe as knn_probe
-from dinoneck.training.probes import ridge_out_of_fold as ridge_out_of_fold
 from dinoneck.training.probes import ridge_probe as ridge_probe
 from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train

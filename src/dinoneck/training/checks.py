@@ -28,7 +28,7 @@ def check_used(config: TrainConfig) -> None:
         ConfigError: naming the value, and what it needs.
     """
     data, optim, default = config.data, config.optim, TrainConfig()
-    needs: dict[str, dict[str, Any]] = {
+    needs: dict[str, dict[str, object]] = {
         "a detector: name boxes (data.boxes, --boxes)": {
             "data.val_boxes": data.val_boxes,
             "data.val_images": data.val_images,

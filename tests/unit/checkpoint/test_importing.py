@@ -104,6 +104,20 @@ def refused(content: Any, path: Path, named: str, step: str | None = None, **opt
     assert all(torch.equal(own.state_dict()[key], value) for key, value in before.items()), "it stays as it was"
 
 
+def test_tokens_pass_unchanged_where_the_file_has_no_scale(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head, tokens = PatchMeanHead(8, [Task("mass")], hidden_dim=4), torch.randn(2, 6, 8)
+    expected = head.eval()(tokens, grid=(2, 3))["mass"]
+    weights = {name: value for name, value in head.state_dict().items() if not name.startswith("scale.")}
+    torch.save(weights, tmp_path / "w.pt")
+    other = PatchMeanHead(8, [Task("mass")], hidden_dim=4)
+    other.scale.std.fill_(2.0)
+    assert torch.equal(import_weights(other, tmp_path / "w.pt")(tokens, grid=(2, 3))["mass"], expected)
+    torch.save({**weights, "scale.mean": torch.zeros(8)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=r"scale\.std"):
+        import_weights(other, tmp_path / "w.pt")
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path, good = tmp_path / "m.pth", state()
     refused({**good, "module.x": torch.zeros(1)}, path, "begin with 'module.'.*some do not")
@@ -206,5 +220,5 @@ def test_names_are_given_as_a_mapping_of_texts(rename: Any, tmp_path: Path) -> N
 
 def test_a_head_without_memory_takes_no_weights(tmp_path: Path) -> None:
     torch.save(state(), tmp_path / "m.pt")
-    with pytest.raises(CheckpointError, match=r"meta"):
+    with pytest.raises(CheckpointError, match=r"of the head.*meta"):
         import_weights(head(device="meta"), tmp_path / "m.pt", NAMES)
