@@ -225,9 +225,9 @@ PIPELINES = (
     ),
     Mutant(
         "The transforms of targets are fitted on the held-out rows too.",
-        "training/tasks.py",
-        "transform = fitted(name, transform, self.targets[name][rows])",
-        "transform = fitted(name, transform, self.targets[name])",
+        "training/building.py",
+        "values = problem.targets[task.name][torch.as_tensor(rows)]",
+        "values = problem.targets[task.name]",
         "unit/training/test_train.py::test_numbers_in_groups",
     ),
     Mutant(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -85,10 +84,10 @@ def events_of_an_epoch(source: Any, make: Callable[[], Head], recipe: Recipe, **
             kept = MemoryStore(source, device=NAME) if options.get("kept") else source
             device.events.clear()
             plain = {name: value for name, value in options.items() if name != "kept"}
-            head, history = trained(kept, make, replace(recipe, epochs=epochs), device=NAME, **plain)
+            head, history = trained(kept, make, recipe.changed(epochs=epochs), device=NAME, **plain)
             counts.append(Counter(device.events))
             weights = [value.cpu() for value in head.state_dict().values()]
-    expected, losses = trained(source, make, replace(recipe, epochs=3), **plain)
+    expected, losses = trained(source, make, recipe.changed(epochs=3), **plain)
     if recipe.amp is None:  # the pretend device has no autocast
         assert without_times(history) == without_times(losses)
         assert all(torch.equal(x, y) for x, y in zip(weights, expected.state_dict().values(), strict=True))

@@ -100,7 +100,7 @@ def with_head_flags(
 ) -> TrainConfig:
     """Return the config with the arguments of the head that have flags of their own; None = as in the config."""
     from dinoneck.registry import import_modules, resolve
-    from dinoneck.training.tasks import head_type
+    from dinoneck.training.building import head_type
 
     import_modules(run.imports)
     flags: dict[str, Any] = {"dropout": dropout, "mode": gate_mode}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import Any, cast
 
@@ -46,8 +45,7 @@ def check_config(config: TrainConfig) -> None:
 def _changed(group: Any) -> set[str]:
     """The fields of a config's group that differ from their defaults."""
     default = type(group)()
-    names = [field.name for field in dataclasses.fields(group)]
-    return {name for name in names if getattr(group, name) != getattr(default, name)}
+    return {name for name in group.__struct_fields__ if getattr(group, name) != getattr(default, name)}
 
 
 def size_of(config: TrainConfig) -> tuple[int, int]:

@@ -11,9 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.atomic import write_text
@@ -32,6 +29,7 @@ from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training import report as reports
 from dinoneck.training.baseline import baseline_head
+from dinoneck.training.building import head_type, make_head
 from dinoneck.training.checks import check_targets, check_used
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.engine import Callback
@@ -39,21 +37,18 @@ from dinoneck.training.fitting import fit_rows
 from dinoneck.training.folds import Fold, folds_of
 from dinoneck.training.loggers import loggers_of
 from dinoneck.training.maps import map_task, read_maps
-from dinoneck.training.metrics import confusion_matrix
-from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
-from dinoneck.training.report import BOTH, COLOUR, FREQUENT, HEAD, KNN, LINEAR
+from dinoneck.training.predictions import Methods, predictions_of_baselines, write_predictions
+from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, source_of
-from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
+from dinoneck.training.sources import MemoryTokens, TokenSource
 from dinoneck.training.state import LOG, check_same
 from dinoneck.training.table import groups_of, table_of
-from dinoneck.training.tasks import Problem, Scored, head_type, make_head, problem_of
+from dinoneck.training.tasks import Problem, problem_of
 from dinoneck.version import versions
 
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
 UNFINISHED, RUN = "unfinished", "run.json"
-_BATCH = 16
-_Methods = dict[str, dict[str, Any]]  # method -> target -> predictions of all rows
 
 
 @dataclass(frozen=True)
@@ -171,11 +166,14 @@ def train_folds(run: Run, *, resume: bool = True, callbacks: Sequence[Callback] 
     """Take steps 7 to 9 of a run: train, predict and score; see :func:`train`."""
     tokens = run.source.load()
     _begin(run, tokens, resume=resume)
-    predictions = _baselines(run, tokens)
+    predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table))
     members: list[Head] = []
     for number, fold in run.folds.items():
-        heads = _fold_heads(run, tokens, number, fold, callbacks)
-        _predict(run, tokens, heads, number, fold[1], predictions)
+        try:
+            heads = _fold_heads(run, tokens, number, fold, callbacks)
+            write_predictions(run.problem, tokens, heads, fold[1].tolist(), predictions)
+        except DataError as error:
+            raise DataError(f"fold {number}: {error}") from error
         members += _keep_fold(run, heads, number, predictions)
         note(f"fold {number} is trained, {number + 1} of {len(run.folds)}")
     return _finish(run, members, predictions)
@@ -250,21 +248,18 @@ def _fold_heads(
             names = [*(task.name for task in head.tasks), *composed]
             weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
         logs = loggers_of(config.logging, run.folder, f"fold-{number}") if _writes() else ()
-        try:
-            fit_rows(
-                head,
-                tokens,
-                problem.targets,
-                rows,
-                valid,
-                weights=problem.weights,
-                loss=weighting,
-                recipe=config.optim.changed(seed=config.optim.seed + number),
-                out=run.folder / UNFINISHED / f"fold-{number}",
-                callbacks=(*callbacks, *logs),
-            )
-        except DataError as error:
-            raise DataError(f"fold {number}: {error}") from error
+        fit_rows(
+            head,
+            tokens,
+            problem.targets,
+            rows,
+            valid,
+            weights=problem.weights,
+            loss=weighting,
+            recipe=config.optim.changed(seed=config.optim.seed + number),
+            out=run.folder / UNFINISHED / f"fold-{number}",
+            callbacks=(*callbacks, *logs),
+        )
     groups = groups_of(run.table)
     linear = baseline_head(
         tokens, problem.targets, rows, head.tasks, problem.compositions, groups=groups, seed=config.optim.seed
@@ -274,93 +269,7 @@ def _fold_heads(
     return heads | {BOTH: HeadEnsemble.from_heads([*heads.values()])}
 
 
-@torch.no_grad()
-def _predict(
-    run: Run, tokens: TokenSource, heads: Mapping[str, Head], number: int, valid: Any, predictions: _Methods
-) -> None:
-    """Write what the heads of a fold predict for its held-out images into the predictions.
-
-    Raises:
-        DataError: if a prediction is not finite.
-    """
-    for rows in in_batches(valid.tolist(), _BATCH):
-        batch = tokens.batch([tokens.ids[row] for row in rows]).to(next(heads[HEAD].parameters()).device)
-        for method, head in heads.items():
-            outputs = {name: x.float().cpu() for name, x in head.eval().predict(batch).items()}
-            for name, target in run.problem.scored.items():
-                x = outputs[target.output][:, target.places]
-                if not bool(x.isfinite().all()):
-                    raise DataError(
-                        f"fold {number}: the predictions of {name} are not finite: training diverged at lr "
-                        f"{run.config.optim.lr:g}; lower it (lr=, --lr)"
-                    )
-                if target.kind == "mask":
-                    for row, own in zip(rows, x, strict=True):
-                        predictions[method][name][row] = _confusion(run.problem, row, own)
-                else:
-                    values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
-                    predictions[method][name][rows] = values.numpy()
-
-
-def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:
-    """The confusion matrix (K, K) of an image's pixels; predictions (K, rows, cols) are resized to them."""
-    maps, count = problem.maps, len(predicted)
-    if maps is None or maps.files[row] is None:
-        return np.zeros((count, count), np.int64)
-    pixels = maps.pixels(row)
-    classes = F.interpolate(predicted[None], pixels.shape[1:], mode="bilinear").argmax(dim=1)
-    return confusion_matrix(pixels, classes, num_classes=count, ignore_index=-1)
-
-
-def _baselines(run: Run, tokens: TokenSource) -> _Methods:
-    """Room for the predictions of the heads, and those of the baselines that are not heads."""
-    problem, folds, groups = run.problem, [*run.folds.values()], groups_of(run.table)
-    found: _Methods = {
-        method: {name: _empty(run, target) for name, target in problem.scored.items()}
-        for method in (HEAD, LINEAR, BOTH)
-    }
-    own = {name: target for name, target in problem.scored.items() if not target.auxiliary}
-    values = [name for name, target in own.items() if target.kind == "value"]
-    classes = [name for name, target in own.items() if target.kind == "class"]
-    held_out = any(len(valid) for _, valid in folds)
-    if held_out and (values or classes):
-        features = pooled_tokens(tokens)
-        methods: dict[str, tuple[Any, Any]] = {KNN: (knn_out_of_fold, features)}
-        if isinstance(tokens, MemoryTokens) and tokens.colours is not None:
-            methods[COLOUR] = (ridge_out_of_fold, tokens.colours.double().numpy())
-        lowest = [next((t.minimum for t in problem.tasks if t.name == own[name].output), None) for name in values]
-        floor = np.array([-np.inf if low is None else low for low in lowest])
-        for method, (probe, x) in methods.items():
-            found[method] = {}
-            if values:
-                true = np.concatenate([own[name].truth for name in values], axis=1)
-                predicted = np.maximum(probe(x, true, folds, groups=groups), floor)
-                found[method] = {name: predicted[:, [i]] for i, name in enumerate(values)}
-            for name in classes:
-                count = len(own[name].labels)
-                found[method][name] = probe(x, own[name].truth, folds, groups=groups, num_classes=count)
-    maps = problem.maps
-    for name in [name for name, target in own.items() if target.kind == "mask" and maps is not None]:
-        found[FREQUENT] = {name: _empty(run, own[name])}
-        for rows, valid in folds:
-            shares = maps.values[torch.as_tensor(rows)].nansum(dim=(0, 2, 3))  # type: ignore[union-attr]
-            best = F.one_hot(shares.argmax(), len(shares)).float()[:, None, None]
-            for row in valid:
-                found[FREQUENT][name][row] = _confusion(problem, row, best)
-    return found
-
-
-def _empty(run: Run, target: Scored) -> Any:
-    """Predictions of all rows of a target, none of them known."""
-    count = len(run.table)
-    if target.kind == "class":
-        return np.full(count, -1)
-    if target.kind == "mask":
-        return np.zeros((count, len(target.labels), len(target.labels)), np.int64)
-    return np.full(target.truth.shape, np.nan)
-
-
-def _keep_fold(run: Run, heads: Mapping[str, Head], number: int, predictions: _Methods) -> list[Head]:
+def _keep_fold(run: Run, heads: Mapping[str, Head], number: int, predictions: Methods) -> list[Head]:
     """Write the head of a fold unless it is there, and return the members that it brings to the ensemble."""
     members = [heads[HEAD], heads[LINEAR]] if run.config.with_ridge else [heads[HEAD]]
     path, unfinished = _fold_file(run, number), run.folder / UNFINISHED / f"fold-{number}"
@@ -377,7 +286,7 @@ def _keep_fold(run: Run, heads: Mapping[str, Head], number: int, predictions: _M
     return members
 
 
-def _finish(run: Run, members: Sequence[Head], predictions: _Methods) -> dict[str, Any]:
+def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str, Any]:
     """Score all folds; write the ensemble, the predictions and, last, the report."""
     table, problem, folder = run.table, run.problem, run.folder
     groups = groups_of(table) or list(table.index)

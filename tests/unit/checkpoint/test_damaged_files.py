@@ -38,8 +38,8 @@ def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
         (lambda meta, state: meta.update(versions={"patch_mean": 1}), "schema", "versions"),
         (lambda meta, state: meta.update(schema=2), "schema", "schema 2"),
         (lambda meta, state: meta.update(schema=0), "schema", "schema"),
-        (lambda meta, state: meta["config"].update(embed_dim=9), "tensors", "(4, 9)"),
-        (lambda meta, state: meta["tensors"].pop(), "tensors", "mlps.0.out.weight"),
+        (lambda meta, state: meta["config"].update(embed_dim=9), "tensors", "(9,)"),
+        (lambda meta, state: meta["tensors"].pop(), "tensors", "scale.std"),
     ],
 )
 def test_forged_files_are_refused(change: Change, step: str, named: str, head: HeadCheckpoint, tmp_path: Path) -> None:

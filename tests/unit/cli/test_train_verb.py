@@ -198,7 +198,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
         assert main(["train", path, "--out", str(parts)]) == 130
     assert not (parts / "report.json").exists()
     assert main(["train", path, "--out", str(parts), "--lr", "0.1"]) == 1
-    assert "unfinished run that differs in optim" in capsys.readouterr().err
+    assert "optim.lr" in capsys.readouterr().err
     assert main(["train", path, "--out", str(parts)]) == 0
     assert files_of(parts) == files_of(whole)
     assert main(["train", path, "--out", str(parts)]) == 1
