@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from dinoneck import PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.errors import DinoneckError
 from dinoneck.training import MemoryTokens, Recipe, fit
-from dinoneck.training.table import Table
 
 IDS = [f"field-{i}" for i in range(12)]
 Y = np.linspace(1.0, 9.0, 12)
@@ -49,10 +49,10 @@ def source(order: Any = range(12), names: list[str] | None = None) -> MemoryToke
     return MemoryTokens(names or [IDS[i] for i in rows], tokens)
 
 
-def table(order: Any = range(12), **changes: float) -> Table:
+def table(order: Any = range(12), **changes: float) -> pd.DataFrame:
     rows = list(order)
     values = [changes.get(IDS[i], Y[i]) for i in rows]
-    return Table(tuple(IDS[i] for i in rows), (np.zeros(1),) * len(rows), {"y": np.array(values)})
+    return pd.DataFrame({"y": values}, index=[IDS[i] for i in rows])
 
 
 def predictions(tokens: MemoryTokens, targets: Any, epochs: int = 3, **given: Any) -> torch.Tensor:
@@ -70,7 +70,7 @@ def disturbed(mode: str, rng: np.random.RandomState, folder: Path) -> torch.Tens
     order, name = rng.permutation(12), IDS[rng.randint(12)]
     others = [i for i in range(12) if IDS[i] != name]
     doubled = table([*range(12), IDS.index(name)])
-    doubled.targets["y"][-1] += 1.0
+    doubled.iloc[-1] += 1.0
     renamed = [f"{i}-b" if i == name else i for i in IDS]
     calls: dict[str, Callable[[], torch.Tensor]] = {
         "the table's rows permuted": lambda: predictions(source(), table(order)),

@@ -270,7 +270,7 @@ def trained(folder: Path, tagged: bool) -> dict[str, Any]:
     }
     train(TrainConfig.from_dict(config), folder / "run")
     report = json.loads((folder / "run" / "report.json").read_text())
-    return {"iou": report["scores"]["mask"], "held out": (folder / "run" / "out_of_fold.csv").read_text()}
+    return {"scores": report["scores"], "held out": (folder / "run" / "out_of_fold.csv").read_text()}
 
 
 def test_training_on_masks_is_the_same_with_and_without_tags(tmp_path: Path) -> None:

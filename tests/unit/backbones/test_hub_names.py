@@ -7,13 +7,13 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from dinoneck.training.inputs import open_backbone
 from safetensors.torch import save
 from tests.hub_server import READER, Hub
 
 from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
 from dinoneck.cli.main import command, main
+from dinoneck.training.source import open_backbone
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dinoneck import DataError
+from dinoneck import DataError, Task
 from dinoneck.data import read_folders, read_table
 from dinoneck.data.cells import csv_text
 from dinoneck.training import group_folds
-from dinoneck.training.folds import folds_of
-from dinoneck.training.table import Table
+from dinoneck.training.folds import column_folds
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "prés") for form in ("NFC", "NFD"))
 
@@ -50,8 +49,6 @@ def test_groups_and_folds_that_mean_the_same_are_one(tmp_path: Path, cells: list
     path = written(tmp_path, y=list(range(len(cells))), g=cells)
     table = read_table(path, targets="y", group="g", fold_column="g")
     assert partition(table["group"]) == partition(table["fold"]) == expected
-    plain = Table(tuple(table.index), tuple(table["images"]), {}, groups=tuple(cells), folds=tuple(cells))
-    assert partition(plain.groups) == partition(plain.folds) == expected
     pair = read_table(
         written(tmp_path, y=list(range(len(cells))), g=cells, h=["x"] * len(cells)), targets="y", group=["g", "h"]
     )
@@ -59,7 +56,8 @@ def test_groups_and_folds_that_mean_the_same_are_one(tmp_path: Path, cells: list
     count = len(set(expected))
     held_out = [valid.tolist() for _, valid in group_folds(cells, count, seed=0)]
     assert sorted(held_out) == sorted([i for i, first in enumerate(expected) if first == own] for own in {*expected})
-    assert len(folds_of(cells)) == count
+    by_label = [valid.tolist() for _, valid in column_folds(cells)]
+    assert sorted(by_label) == sorted(held_out)
 
 
 def test_a_frame_has_the_groups_of_its_csv(tmp_path: Path) -> None:
@@ -86,11 +84,9 @@ def test_a_missing_group_or_fold_is_refused_with_its_rows(tmp_path: Path, cell: 
     for role in ("group", "fold_column"):
         with pytest.raises(DataError, match=r"'g'.*b\.jpg, d\.jpg"):
             read_table(path, targets="y", **{role: "g"})
-    for call in (lambda labels: group_folds(labels, 2, seed=0), folds_of):
+    for call in (lambda labels: group_folds(labels, 2, seed=0), column_folds):
         with pytest.raises(DataError, match="row 1, row 3"):
             call(["p", cell, "q", cell])
-    with pytest.raises(DataError, match="b.jpg"):
-        Table(("a.jpg", "b.jpg"), (Path("a"), Path("b")), {}, groups=("p", cell))
 
 
 def test_objects_that_are_missing_are_refused() -> None:
@@ -168,7 +164,7 @@ def test_class_folders_of_one_name_are_one_class(tmp_path: Path) -> None:
 )
 def test_times_are_neither_numbers_nor_classes(times: Any) -> None:
     pandas = pytest.importorskip("pandas")
-    from tests.unit.training.test_hostile_fit import run
+    from tests.unit.training.test_hostile_fit import IDS, head, run
 
     ids = ["a.jpg", "b.jpg", "c.jpg"]
     for role in ({"targets": "when"}, {"targets": "y", "auxiliary": "when"}):
@@ -177,12 +173,17 @@ def test_times_are_neither_numbers_nor_classes(times: Any) -> None:
     grouped = read_table(pandas.DataFrame({"when": times, "y": [1.0, 2.0, 3.0]}, index=ids), targets="y", group="when")
     assert partition(grouped["group"]) == [0, 1, 2]
     with pytest.raises(DataError, match="when"):
-        Table(tuple(ids), tuple(map(Path, ids)), {"when": times})
+        run(
+            module=head(Task("when")),
+            targets=pandas.DataFrame({"when": [*times, *times]}, index=IDS),
+            target_ids=None,
+        )
     with pytest.raises(DataError, match="'y'"):
         run(targets={"y": np.concatenate([times, times])})
 
 
 def test_numbers_that_cannot_be_kept_name_their_row(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
     from tests.unit.training.test_hostile_fit import IDS, run
 
     for cell in ("1e200", "-1e39"):
@@ -195,7 +196,7 @@ def test_numbers_that_cannot_be_kept_name_their_row(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=rf"'y'.*'s3' is {named}"):
             run(targets={"y": values})
         with pytest.raises(DataError, match=rf"'y'.*'s3' is {named}"):
-            Table(tuple(IDS), tuple(map(Path, IDS)), {"y": values})
+            run(targets=pandas.DataFrame({"y": values}, index=IDS), target_ids=None)
 
 
 def test_ids_of_a_generator_are_refused() -> None:

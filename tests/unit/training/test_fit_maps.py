@@ -13,6 +13,7 @@ import torch
 from tests.unit.training.histories import without_times
 
 from dinoneck import (
+    ConfigError,
     DataError,
     DenseHead,
     FPNHead,
@@ -22,17 +23,20 @@ from dinoneck import (
     Tokens,
     load_backbone,
 )
-from dinoneck.data import DenseLabels, Pasture
+from dinoneck.data import Pasture
 from dinoneck.losses import Composition, TaskLoss
 from dinoneck.training import (
-    CellTargets,
     MemoryTokens,
     Recipe,
+    TrainConfig,
     confusion_matrix,
     mean_iou,
     r2,
 )
 from dinoneck.training import fit as fit_by_default
+from dinoneck.training.building import head_tasks
+from dinoneck.training.maps import read_maps
+from dinoneck.training.tasks import problem_of
 
 ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24
 SUMS = (("GDM", ("clover", "green")), ("total", ("clover", "dead", "green")))
@@ -191,24 +195,49 @@ def test_labels_that_do_not_fit_are_refused(change: dict[str, Any], error: type[
         fit(dense_head(), source, **{"targets": {"ndvi": values}, "target_ids": source.ids, "epochs": 1, **change})
 
 
-def test_cell_targets_of_a_table_and_their_scores() -> None:
+def run_of_masks(classes: tuple[str, ...], **groups: Any) -> TrainConfig:
+    return TrainConfig.from_dict({"data": {"labels": "labels", "classes": list(classes)}, **groups})
+
+
+def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     table = Pasture(seed=0, size=(32, 64)).table(range(3))
-    backbone = load_backbone("dinoneck_tiny")
-    found = CellTargets.read(table, DenseLabels(classes=4), backbone.preprocess, ("soil", "clover", "dead", "green"))
+    preprocess = load_backbone("dinoneck_tiny").preprocess
+    config = run_of_masks(("soil", "clover", "dead", "green"))
+    found = read_maps(config, table, preprocess)
+    assert found is not None
+    assert (found.kind, found.labels, found.values.shape) == ("dense", config.data.classes, (3, 4, 2, 4))
     first = table["labels"].iloc[0]
-    assert found.values.shape == (3, 4, 2, 4)
     assert found.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
-    assert found.means(found.values)[0] == pytest.approx([(first == k).mean() for k in range(4)])
-    assert found.scores(found.values) == dict.fromkeys(("soil", "clover", "dead", "green"), 1.0)
-    task = found.task([0, 1])
+    assert found.means()[0] == pytest.approx([(first == k).mean() for k in range(4)])
+    problem = problem_of(config, table, found)
+    [task] = [task for task in head_tasks(problem, np.array([0, 1])) if task.name == found.name]
     assert task.transform is not None
     assert task.transform.mean == pytest.approx(found.values[:2].double().mean(dim=(0, 2, 3)).tolist())
-    with pytest.raises(DataError, match="no labels"):
-        CellTargets.read(table.drop(columns="labels"), DenseLabels(classes=4), backbone.preprocess)
+    with pytest.raises(ConfigError, match="no labels"):
+        read_maps(config, table.drop(columns="labels"), preprocess)
     wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
     with pytest.raises(DataError, match=r"\(16, 64\).*\(32, 64\)"):
-        CellTargets.read(wrong, DenseLabels(classes=4), backbone.preprocess)
-    with pytest.raises(ShapeError, match=r"\(n, K, rows, cols\)"):
-        CellTargets(torch.zeros(3, 4, 2, 4), torch.zeros(3, 2))
-    constant = CellTargets(torch.ones(3, 1, 2, 4), torch.ones(3, 2, 4), ("weed",))
-    assert constant.scores(torch.zeros(3, 1, 2, 4)) == {"weed": None}
+        read_maps(config, wrong, preprocess)
+
+
+def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A share in per cent is not that mean, nor is one that the config predicts from the map already."""
+    masks = [(np.arange(32)[:, None] < 4 * i).repeat(32, axis=1).astype(np.uint8) for i in range(8)]
+    share = np.array([mask.mean() for mask in masks])
+    columns = {"images": [np.zeros((32, 32, 3), np.uint8)] * 8, "labels": masks, "soil": 100 * (1 - share)}
+    table = pd.DataFrame({**columns, "crop": share}, index=[f"{i}" for i in range(8)])
+    preprocess = load_backbone("dinoneck_tiny").preprocess
+
+    def crop(data: pd.DataFrame = table, **own: Any) -> Task:
+        config = run_of_masks(("soil", "crop"), tasks={"crop": own} if own else {})
+        problem = problem_of(config, data, read_maps(config, data, preprocess))
+        return next(task for task in problem.tasks if task.name == "crop")
+
+    assert crop().from_cells is None
+    [record] = caplog.records
+    assert "'crop'" in record.getMessage()
+    some = table.assign(labels=[*masks[:7], None])
+    for data, own, weight in ((table, {}, (0.0,)), (some, {}, (1.0,)), (table, {"weight": 0.5}, 0.5)):
+        task = crop(data, from_map="cells", **own)
+        assert (task.from_cells, task.weight) == ("cells", weight)
+    assert len(caplog.records) == 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.unit.training.meadow import a_run
 
 from dinoneck import (
     Backbone,
@@ -30,13 +31,12 @@ from dinoneck.training import (
     LiveTokens,
     MemoryTokens,
     Recipe,
-    TrainConfig,
-    cross_validate,
     cutmix,
     engine,
     fit,
     manifold_mixup,
     samples,
+    train,
 )
 from dinoneck.training.processes import seed_all
 
@@ -276,11 +276,12 @@ def test_bad_input() -> None:
             make("dinoneck_tiny", pixels()[:1], ["a"])  # type: ignore[arg-type]
 
 
-def test_folds_do_not_share_a_backbone_that_learns() -> None:
-    table = Pasture(seed=0, size=(32, 32)).table(range(6))
-    source = LiveTokens(load_backbone("dinoneck_tiny").unfreeze_last(1), table["images"], table.index)
-    with pytest.raises(ConfigError, match="the folds would share what it learns"):
-        cross_validate(TrainConfig(), table, source)
+def test_a_run_of_folds_leaves_a_trainable_backbone_as_it_is(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
+    before = weights_of(backbone)
+    train(a_run(None), tmp_path, table=Pasture(seed=0, size=(32, 32)).table(range(6)), backbone=backbone)
+    after = weights_of(backbone)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 @pytest.mark.parametrize("lora", [True, False])

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from tests.unit.training.meadow import a_run
 
 from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.training import (
-    CellTargets,
     MemoryTokens,
     Recipe,
     confusion_matrix,
-    cross_validate,
     fit,
     knn_probe,
     r2,
     ridge_probe,
     weighted_r2,
 )
-from dinoneck.training.report import scores_of
-from dinoneck.training.table import Table
 
 IDS = tuple(f"meadow-{i}" for i in range(12))  # sorted, meadow-10 comes before meadow-2
 Y = np.linspace(0.0, 1.0, 12) ** 2
@@ -40,9 +35,9 @@ def source(order: Any = range(12), suffix: str = "") -> MemoryTokens:
     return MemoryTokens([IDS[i] + suffix for i in rows], tokens)
 
 
-def table(order: Any = range(12), suffix: str = "") -> Table:
+def table(order: Any = range(12), suffix: str = "") -> pd.DataFrame:
     rows = list(order)
-    return Table(tuple(IDS[i] + suffix for i in rows), (np.zeros(1),) * len(rows), {"y": Y[rows]})
+    return pd.DataFrame({"y": Y[rows]}, index=[IDS[i] + suffix for i in rows])
 
 
 def weights(tokens: MemoryTokens, targets: Any, **given: Any) -> dict[str, torch.Tensor]:
@@ -147,39 +142,6 @@ def test_probes_match_by_id(probe: Any) -> None:
     assert np.array_equal(by_row, by_id, equal_nan=True)
     with pytest.raises(DataError, match="1 id has a row in targets 'z' and none in targets 'y': 'meadow-0'"):
         probe(source(), {**columns, "y": {name: columns["y"][name] for name in IDS[1:]}}, folds)
-
-
-def test_cross_validation_matches_tokens_and_cells_by_id() -> None:
-    cells = torch.tensor(Y, dtype=torch.float32)[:, None, None, None].expand(12, 1, 2, 3).clone()
-    named = CellTargets(cells, torch.ones(12, 2, 3), ("y",), ids=IDS)
-    backwards = CellTargets(cells.flip(0), torch.ones(12, 2, 3), ("y",), ids=IDS[::-1])
-    assert torch.equal(backwards.of([f"{name}.png" for name in IDS]).values, named.values)
-    twice = CellTargets(cells[:2], torch.ones(2, 2, 3), ids=("a.jpg", "a.png"))
-    with pytest.raises(DataError, match="several rows in the cell targets: 'a'"):
-        twice.of(["a"])
-    with pytest.raises(DataError, match="have no ids"):
-        CellTargets(cells, torch.ones(12, 2, 3)).of(IDS)
-    with pytest.raises(DataError, match="1 id has no row in the cell targets: 'z'"):
-        named.of([*IDS, "z"])
-
-    def scores(tokens: MemoryTokens, data: Table) -> Any:
-        result = cross_validate(a_run(None, optim={"epochs": 1}), data, tokens)
-        return scores_of(result)["scores"]["token ridge"]
-
-    assert scores(source(range(11, -1, -1)), table(suffix=".jpg")) == pytest.approx(scores(source(), table()))
-
-
-def test_a_share_in_per_cent_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    maps = torch.tensor(np.stack([Y, 1 - Y], axis=1), dtype=torch.float32)[:, :, None, None].expand(12, 2, 2, 3)
-    cells = CellTargets(maps, torch.ones(12, 2, 3), ("y", "z"))
-    assert cells.shares({"y": Y, "z": 100 * (1 - Y), "other": 5 * Y}) == ("y",)
-    assert replace(cells, padded=True).shares({"y": Y}) == ()
-    first, second = (record.getMessage() for record in caplog.records)
-    assert "'z' keeps a readout of its own" in first
-    assert "divide per cent by 100" in first
-    assert "'y' keeps a readout of its own, not the mean over its cells: some cells show padding" in second
-    for weight, expected in ((1.0, (0.0,)), ((1.0,), (1.0,)), (0.5, 0.5)):
-        assert cells.share_task(Task("y", weight=weight), Y).weight == expected
 
 
 def test_scores_of_values_with_ids_are_matched() -> None:
