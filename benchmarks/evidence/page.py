@@ -28,11 +28,14 @@ def tables(report: Mapping[str, Any]) -> str:
     lines += ["", "| parity | pair | difference / largest value |", "|---|---|---|"]
     lines += [f"| `{row['model']}` | {row['pair']} | {row['relative']:.1e} |" for row in steps["parity"]["rows"]]
     lines += [f"\nNot compared: {name} ({reason})." for name, reason in steps["parity"]["missing"].items()]
-    scores = dict(steps["cover"]["scores"])
-    rows = {"PatchMeanHead": scores.pop("head"), "FPNHead": steps["cells"]["scores"]["head"], **scores}
-    rows["FPNHead, per patch"] = steps["cells"]["cell_scores"]
+    cover, cells = steps["cover"]["r2"], steps["cells"]["r2"]
+    names = ("soil", "crop", "weed")
+    rows = {"PatchMeanHead": [cover[name]["head"] for name in names]}
+    rows["FPNHead"] = [cells[name]["head"] for name in names]
+    rows |= {method: [cover[name][method] for name in names] for method in cover["soil"] if method != "head"}
+    rows["FPNHead, per patch"] = [cells[f"cells {name}"]["head"] for name in names]
     lines += ["", "| held-out R² | soil | crop | weed |", "|---|---|---|---|"]
-    lines += [f"| {name} | {row['soil']:.2f} | {row['crop']:.2f} | {row['weed']:.2f} |" for name, row in rows.items()]
+    lines += [f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |" for name, row in rows.items()]
     lines += ["", "| held-out boxes | AP | AP50 | AP75 |", "|---|---|---|---|"]
     for name, key in (("FCOS", "best"), ("before training", "untrained")):
         row = steps["detector"][key]

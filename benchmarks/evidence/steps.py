@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from itertools import combinations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.evidence import WEIGHTS
 from benchmarks.parity import PARTS, both_norms, difference
-from dinoneck import HeadCheckpoint, HeadEnsemble, load_backbone, save_head
+from dinoneck import load_backbone
 from dinoneck.backbones.known import KNOWN
 from dinoneck.cli.main import main as dinoneck
 from dinoneck.points import PointProjector, lift
@@ -99,7 +100,7 @@ def cells(options: Namespace) -> dict[str, Any]:
 
 
 def _trained(options: Namespace, name: str, words: list[str]) -> dict[str, Any]:
-    """Run ``dinoneck train``, keep its heads as one file, and return what it reports."""
+    """Run ``dinoneck train``, keep its file of all heads, and return its R² by target and method."""
     images, out = options.data / "crop_cover", options.out / name
     table = images / "cover.csv"
     if options.short:
@@ -111,20 +112,14 @@ def _trained(options: Namespace, name: str, words: list[str]) -> dict[str, Any]:
     command += ["--minimum", "0", *shared(options), *words, "--overwrite", "--out", str(out)]
     if dinoneck(command):
         raise RuntimeError(f"dinoneck {' '.join(command)} failed; its message is above")
-    folds = [HeadCheckpoint.load(file) for file in sorted((out / "heads").glob("*.safetensors"))]
-    records, head = folds[0].meta, HeadEnsemble.from_heads([fold.build() for fold in folds])
+    (options.out / "heads").mkdir(exist_ok=True)
+    shutil.copyfile(out / "head.safetensors", options.out / "heads" / f"{name}.safetensors")
     report = json.loads((out / "report.json").read_text())
-    save_head(
-        options.out / "heads" / f"{name}.safetensors",
-        head,
-        backbone=records["backbone"],
-        preprocess=records["inputs"],
-        training={
-            "folds": len(folds),
-            "metrics": {f"{key} R2": value for key, value in report["scores"]["head"].items() if value is not None},
-        },
-    )
-    return {key: report[key] for key in ("scores", "cell_scores", "head_minus", "backbone") if key in report}
+    pooled = {
+        target: {method: own["r2"]["pooled"] for method, own in methods.items()}
+        for target, methods in report["scores"].items()
+    }
+    return {"r2": pooled, "backbone": report["backbone"]}
 
 
 def detector(options: Namespace) -> dict[str, Any]:
