@@ -20,7 +20,7 @@ from dinoneck.training.structs import Config
 from dinoneck.yaml_file import read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
-Path = Annotated[str, Meta(min_length=1)]
+Path = Annotated[str, Meta(pattern=r"\S")]
 
 
 class DataConfig(Config, frozen=True, kw_only=True):

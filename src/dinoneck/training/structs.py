@@ -122,6 +122,8 @@ def _in_words(error: Exception, value: Any, hint: Any) -> str:
                for word in typing.get_args(part)]  # fmt: skip
     if choices and isinstance(value, str):
         return f"expected one of {', '.join(map(str, choices))}.{did_you_mean(value, map(str, choices))}"
+    if isinstance(value, str) and not value.strip():
+        return "expected a text that is not blank"
     text = str(error).partition(" - at ")[0]
     for word, plain in _PLAIN.items():
         text = text.replace(word, plain)

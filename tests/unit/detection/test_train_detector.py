@@ -178,7 +178,7 @@ def test_values_without_an_effect_are_refused(
 
 
 def test_heads_are_not_trained_from_boxes(boxes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="train_detector"):
+    with pytest.raises(ConfigError, match=r"data\.val_boxes is for a detector"):
         train(config_of(boxes), tmp_path)
 
 

@@ -17,7 +17,6 @@ from dinoneck import (
     PatchMeanHead,
     Predictor,
     PyramidHead,
-    ShapeError,
     TargetTransform,
     Task,
     save_head,
@@ -113,9 +112,17 @@ def test_gates_come_upright_and_averaged(tiny: Backbone) -> None:
     assert "gate" not in Predictor(PatchMeanHead(64, [Task("b")]), tiny)(image, maps=True)[0]
 
 
-def test_maps_of_different_strides_are_not_averaged(tiny: Backbone) -> None:
-    task = Task("h", kind="dense")
+def test_maps_of_different_strides_are_averaged_at_the_finest(tiny: Backbone) -> None:
+    task, image = Task("h", kind="dense"), torch.rand(3, 32, 48)
     fine = PyramidHead(64, [task], {"type": "simple_pyramid", "out_channels": 8})
-    both = HeadEnsemble([fine, DenseHead(64, [task], hidden_dim=8)], layers=[[5], [3]])
-    with pytest.raises(ShapeError, match="maps of 'h' have .* one stride"):
-        Predictor(both, tiny)(torch.rand(3, 32, 48))
+    coarse = DenseHead(64, [task], hidden_dim=8)
+    both = HeadEnsemble([fine, coarse], layers=[[5], [3]])
+    [found] = Predictor(both, tiny)(image, maps=True)
+    [x], [y] = (
+        Predictor(fine, tiny, layers=[5])(image, maps=True),
+        Predictor(coarse, tiny, layers=[3])(image, maps=True),
+    )
+    large, small = (torch.as_tensor(own["maps"]["h"]) for own in (x, y))
+    assert large.shape[-2:] != small.shape[-2:]
+    resized = torch.nn.functional.interpolate(small[None], large.shape[-2:], mode="bilinear")[0]
+    torch.testing.assert_close(torch.as_tensor(found["maps"]["h"]), (large + resized) / 2, rtol=1e-4, atol=1e-5)

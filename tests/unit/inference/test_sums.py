@@ -23,7 +23,7 @@ from dinoneck import (
 )
 from dinoneck.heads import Head
 from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
-from dinoneck.training import MemoryTokens, fit, manifold_mixup
+from dinoneck.training import MemoryTokens, fit
 
 PARTS = ("leaf", "stem", "dead wood")
 SUMS = {"above": ("leaf", "stem"), "plant (g)": PARTS}
@@ -86,9 +86,6 @@ def test_they_have_no_loss(tiny: Backbone) -> None:
     targets = {name: np.arange(4.0) + i for i, name in enumerate(PARTS)}
     history = fit(head, source, targets=targets, target_ids=source.ids, ids=source.ids, epochs=1, batch_size=2, lr=1e-3)
     assert "loss/sums" not in history[-1] and {f"loss/{name}" for name in PARTS} <= set(history[-1])
-    values = {name: torch.arange(3.0)[:, None] for name in PARTS}
-    mixed = manifold_mixup(tokens(), values, 0.4, tasks=head.tasks, compositions=head.compositions)
-    assert set(mixed[1]) == set(PARTS)
 
 
 def test_what_cannot_be_added_is_refused() -> None:

@@ -46,11 +46,11 @@ def test_a_file_is_the_config_and_comes_back_from_its_values(tmp_path: Path) -> 
     config = read(tmp_path, WHOLE)
     assert (config.data.size, config.data.targets, config.data.minimum) == ((480, 960), ("crop", "kind"), 0.0)
     assert config.head == {"type": "fpn", "fpn_dim": 64, "layer_groups": [[0], [1]]}
-    crop = TaskConfig("regression", loss="smooth_l1", beta=2.0, weight=0.5, minimum=0.0)
-    assert config.tasks == {"crop": crop, "both": TaskConfig("ratio", ("crop", "weed"), weight=(1.0, 2.0))}
+    crop = TaskConfig(kind="regression", loss="smooth_l1", beta=2.0, weight=0.5, minimum=0.0)
+    assert config.tasks == {"crop": crop, "both": TaskConfig(kind="ratio", columns=("crop", "weed"), weight=(1.0, 2.0))}
     assert config.compositions["masses"].sums == {"all": ("crop", "weed")}
     assert config.optim == Recipe(epochs=20, lr=1e-4, ema_decay=0.99, amp="bf16", clip_norm=None)
-    assert config.folds == FoldsConfig(3, ("site", "day"), stratify="kind", only=2)
+    assert config.folds == FoldsConfig(count=3, group=("site", "day"), stratify="kind", only=2)
     assert TrainConfig.from_dict(config.to_dict()) == config
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(yaml.safe_load(yaml.dump(plain(config.to_dict())))))
     assert TrainConfig.read(tmp_path / "again.yaml") == config
@@ -88,18 +88,18 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
         ("optim: {lrr: 1}", r"unknown key 'optim\.lrr'\. Did you mean 'lr'\? Known: epochs, batch_size"),
         ("tasks: {a: {colums: [b]}}", r"unknown key 'tasks\.a\.colums'\. Did you mean 'columns'"),
         ("optim.lr: 3", r"unknown key 'optim\.lr'\. Did you mean 'optim'"),
-        ("optim: {epochs: many}", r"Expected `int`, got `str` - at `optim\.epochs`"),
+        ("optim: {epochs: many}", r"optim\.epochs is 'many'.*whole number"),
         ("optim: 3", "optim is 3; expected keys with values, such as optim: {KEY: VALUE}"),
-        ("tasks: {1: {}}", "tasks has the key 1; expected a name: write it in quotes"),
-        ("data: {targets: a}", r"data\.targets is 'a'; expected a list, such as data\.targets: \[a\]"),
-        ("data: {size: 32x64}", r"data\.size is '32x64'; expected a list, such as data\.size: \[32, 64\]"),
-        ("head: fpn", "head is 'fpn'; expected keys with values, such as head: {type: patch_mean}"),
-        ("optim: {optimizer: smd}", r"optim\.optimizer is 'smd'; expected one of adamw, sam\. Did you mean"),
+        ("tasks: {1: {}}", "tasks is {1: {}}; expected texts as keys"),
+        ("data: {targets: a}", r"data\.targets is 'a'.*expected list"),
+        ("data: {size: 32x64}", r"data\.size is '32x64'.*list"),
+        ("head: fpn", "head is 'fpn'.*expected keys with values"),
+        ("optim: {optimizer: smd}", r"optim\.optimizer is 'smd'.*expected one of adamw, sam\. Did you mean"),
         ("data: {resize: strech, size: 32}", r"data\.resize is 'strech'.*Did you mean 'stretch'"),
         ("folds: {column: a, stratify: b}", "--fold-column and --stratify both make folds"),
         ("data: {size: 0}", r"size is \(0, 0\)"),
         ("data: {pad_to: center}", "pad_to is 'center'"),
-        ("data: {csv: ' '}", "csv is empty"),
+        ("data: {csv: ' '}", "csv is ' '.*blank"),
         ("backbone: {layers: []}", "layers is empty"),
         ("backbone: {file: w.pth, random: true}", "--backbone-file and --random-backbone exclude each other"),
         ("optim: {lr: 1}\noptim: {lr: 2}", "key 'optim' stands twice"),

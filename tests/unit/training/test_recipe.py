@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ def test_every_field_changes_the_result(name: str) -> None:
 def test_all_fields_are_tested() -> None:
     """The rest are tested where they act: cutmix and backbone_lr on live images, patience in runs."""
     elsewhere = {"cutmix_alpha", "backbone_lr", "patience", "epochs", "batch_size", "lr", "seed"}
-    assert {item.name for item in fields(Recipe)} == {*CHANGES, *elsewhere}
+    assert {*Recipe.__struct_fields__} == {*CHANGES, *elsewhere}
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", 2e-3), ("seed", 7)])
@@ -90,7 +89,7 @@ def test_fp16_steps_that_overflow_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of adamw, sam. Did you mean 'adamw'"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'.*expected one of adamw, sam. Did you mean 'adamw'"),
         ({"optimizer": "sam", "amp": "fp16"}, "sam.*fp16.*bf16"),
         ({"rho": 0.0}, "rho is 0.0"),
         ({"weight_decay": -1}, "weight_decay is -1"),
