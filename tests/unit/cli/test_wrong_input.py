@@ -63,7 +63,6 @@ REFUSED = [
     (f"train --csv empty.csv --targets cover {TINY} --out r", "empty.csv", "no column 'image'"),
     (f"train --csv head.csv --targets cover {TINY} --out r", "head.csv", "no rows"),
     (f"train --csv words.csv --targets cover {TINY} --out r", "'n/a'", "empty cell"),
-    (f"{TRAIN} cover --resize keep", "20x33", "--size"),
     (f"{PREDICT} {GOOD} --min-score 0.5", "--min-score", "leave out"),
     (f"{PREDICT} {GOOD} --image-column x", "--image-column", "leave out"),
     (f"export {GOOD} --format onnx --out m.onnx --maps", "--maps", "leave out"),

@@ -118,11 +118,8 @@ def test_maps_of_different_strides_are_averaged_at_the_finest(tiny: Backbone) ->
     coarse = DenseHead(64, [task], hidden_dim=8)
     both = HeadEnsemble([fine, coarse], layers=[[5], [3]])
     [found] = Predictor(both, tiny)(image, maps=True)
-    [x], [y] = (
-        Predictor(fine, tiny, layers=[5])(image, maps=True),
-        Predictor(coarse, tiny, layers=[3])(image, maps=True),
-    )
-    large, small = (torch.as_tensor(own["maps"]["h"]) for own in (x, y))
+    alone = [HeadEnsemble([fine], layers=[[5]]), HeadEnsemble([coarse], layers=[[3]])]
+    large, small = (torch.as_tensor(Predictor(each, tiny)(image, maps=True)[0]["maps"]["h"]) for each in alone)
     assert large.shape[-2:] != small.shape[-2:]
     resized = torch.nn.functional.interpolate(small[None], large.shape[-2:], mode="bilinear")[0]
     torch.testing.assert_close(torch.as_tensor(found["maps"]["h"]), (large + resized) / 2, rtol=1e-4, atol=1e-5)
