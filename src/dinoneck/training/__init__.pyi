@@ -15,9 +15,7 @@ from dinoneck.training.freeze import FreezeSchedule as FreezeSchedule
 from dinoneck.training.live_tokens import LiveTokens as LiveTokens
 from dinoneck.training.loggers import TensorBoardLogger as TensorBoardLogger
 from dinoneck.training.loggers import WandbLogger as WandbLogger
-from dinoneck.training.metrics import accuracy as accuracy
 from dinoneck.training.metrics import confusion_matrix as confusion_matrix
-from dinoneck.training.metrics import f1_scores as f1_scores
 from dinoneck.training.metrics import mean_iou as mean_iou
 from dinoneck.training.metrics import r2 as r2
 from dinoneck.training.metrics import weighted_r2 as weighted_r2

@@ -14,7 +14,7 @@ from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.folds import Fold
 from dinoneck.training.metrics import confusion_matrix
-from dinoneck.training.probes import knn_out_of_fold, pooled_tokens, ridge_out_of_fold
+from dinoneck.training.probes import knn_path, out_of_fold, pooled_tokens, ridge_path
 from dinoneck.training.report import BOTH, COLOUR, FREQUENT, HEAD, KNN, LINEAR
 from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
 from dinoneck.training.tasks import Problem, Scored
@@ -77,21 +77,20 @@ def predictions_of_baselines(
     classes = [name for name, target in own.items() if target.kind == "class"]
     held_out = any(len(valid) for _, valid in folds)
     if held_out and (values or classes):
-        features = pooled_tokens(tokens)
-        methods: dict[str, tuple[Any, Any]] = {KNN: (knn_out_of_fold, features)}
+        features = pooled_tokens(tokens, tokens.ids)
+        methods: dict[str, tuple[Any, Any]] = {KNN: (knn_path, features)}
         if isinstance(tokens, MemoryTokens) and tokens.colours is not None:
-            methods[COLOUR] = (ridge_out_of_fold, tokens.colours.double().numpy())
+            methods[COLOUR] = (ridge_path, tokens.colours.double().numpy())
         lowest = [next((t.minimum for t in problem.tasks if t.name == own[name].output), None) for name in values]
         floor = np.array([-np.inf if low is None else low for low in lowest])
-        for method, (probe, x) in methods.items():
+        for method, (path, x) in methods.items():
             found[method] = {}
             if values:
                 true = np.concatenate([own[name].truth for name in values], axis=1)
-                predicted = np.maximum(probe(x, true, folds, groups=groups), floor)
+                predicted = np.maximum(out_of_fold(x, true, folds, groups, path), floor)
                 found[method] = {name: predicted[:, [i]] for i, name in enumerate(values)}
             for name in classes:
-                classes_of = len(own[name].labels)
-                found[method][name] = probe(x, own[name].truth, folds, groups=groups, num_classes=classes_of)
+                found[method][name] = out_of_fold(x, own[name].truth, folds, groups, path, len(own[name].labels))
     maps = problem.maps
     for name in [name for name, target in own.items() if target.kind == "mask" and maps is not None]:
         found[FREQUENT] = {name: _unknown(own[name], count)}

@@ -1,4 +1,4 @@
-"""The baselines every table shows: ridge regression and nearest neighbours, of values and of classes."""
+"""Ridge regression and nearest neighbours; inner folds of the training rows choose their settings."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ import torch
 from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.matching import match_groups, match_matrix
-from dinoneck.training.sources import SomeTokens, TokenSource, in_batches
-from dinoneck.training.targets import as_array
+from dinoneck.training.sources import TokenSource, in_batches
 
 INNER_FOLDS = 5
 FLOOR = 1e-8
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
-_Array = np.ndarray[Any, Any]
-_Groups = Sequence[Hashable] | None
-_Path = Callable[[_Floats, _Floats, _Floats, Sequence[Any]], _Floats]  # x, y, new x, settings -> (settings, n_new, t)
+_Path = Callable[[_Floats, _Floats, _Floats], _Floats]  # x, y, new x -> predictions of every setting (s, n_new, t)
 
 
 def ridge_probe(
@@ -31,9 +28,12 @@ def ridge_probe(
     *,
     target_ids: Sequence[str] | None = None,
     groups: Mapping[str, Hashable] | Sequence[Hashable] | None = None,
-    alphas: Sequence[float] = ALPHAS,
 ) -> _Floats:
     """Predict targets from the mean patch token of the last layer, by ridge regression.
+
+    Features are standardised. The strength is chosen per fold and target by inner folds of the training rows, which
+    keep groups whole as the outer ones do: choosing by single rows would favour a fit to the groups it has seen. Where
+    all training rows are of one group, the inner folds split that group by rows.
 
     Args:
         source: tokens by id.
@@ -41,17 +41,15 @@ def ridge_probe(
             DataFrame, a mapping column -> ``{id: value}``, or an array (n, t) with ``target_ids``.
         folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
         target_ids: one id per row of targets that are arrays.
-        groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
-        alphas: regularisation strengths to choose from.
+        groups: ``{id: group}``, or one label per row in the order of the targets' ids; None = every row is its own.
 
     Returns:
-        Out-of-fold predictions (n, t), row by row those of the targets.
+        Out-of-fold predictions (n, t), row by row those of the targets; NaN where a row is held out by no fold.
 
     Raises:
-        DataError: for ids without tokens, values without ids, or infinite values.
+        DataError: for ids without tokens, values without ids, infinite values, or a fold without known values.
     """
-    x, y, labels = _matched(source, targets, target_ids, groups)
-    return ridge_out_of_fold(x, y, folds, groups=labels, alphas=alphas)
+    return _probed(source, targets, folds, target_ids, groups, ridge_path)
 
 
 def knn_probe(
@@ -65,197 +63,131 @@ def knn_probe(
 ) -> _Floats:
     """Predict targets as the mean of the k nearest training samples, by their mean patch tokens of the last layer.
 
-    The nearest have the largest cosine between standardised features. Where several k are given, one is chosen per
-    fold and target by inner folds of the training rows.
+    The nearest have the largest cosine between standardised features.
 
     Args:
         source: tokens by id.
-        targets: t values by image id, NaN = missing, as in :func:`ridge_probe`.
-        folds: ``(train, valid)`` rows, in the order of the targets' ids (of the first column).
+        targets: t values by image id, as in :func:`ridge_probe`.
+        folds: ``(train, valid)`` rows, as in :func:`ridge_probe`.
         target_ids: one id per row of targets that are arrays.
-        groups: ``{id: group}``, or one label per row in the order of the targets' ids; see :func:`ridge_out_of_fold`.
-        k: neighbours, or several numbers to choose from; more than there are training rows means all of them.
+        groups: of the inner folds, as in :func:`ridge_probe`.
+        k: neighbours, or several numbers of which inner folds choose one per fold and target; more than there are
+            training rows means all of them.
 
     Returns:
-        Out-of-fold predictions (n, t), row by row those of the targets.
+        Out-of-fold predictions (n, t), as :func:`ridge_probe`.
 
     Raises:
-        DataError: for ids without tokens, values without ids or infinite, or a k that is not a whole number of 1 or
-            more.
-    """
-    x, y, labels = _matched(source, targets, target_ids, groups)
-    return knn_out_of_fold(x, y, folds, groups=labels, k=k)
-
-
-def _matched(source: TokenSource, targets: Any, ids: Any, groups: Any) -> tuple[_Floats, _Floats, _Groups]:
-    """The pooled features, values and groups of the targets' rows."""
-    names, values = match_matrix(source.ids, targets, ids)
-    if isinstance(groups, Mapping):
-        labels = match_groups(source.ids, groups, names)
-    else:
-        labels = None if groups is None else list(groups)
-    return pooled_tokens(SomeTokens(source, names)), values, labels
-
-
-def pooled_tokens(source: TokenSource, batch_size: int = 32, ids: Sequence[str] | None = None) -> _Floats:
-    """Return the mean patch token of the last layer of these samples, (n, C); of all where ``ids`` is None."""
-    with torch.no_grad():
-        pooled = [
-            source.batch(batch).last.patches[0].mean(dim=1, dtype=torch.float64).cpu()
-            for batch in in_batches(source.ids if ids is None else ids, batch_size)
-        ]
-    found: _Floats = torch.cat(pooled).numpy()
-    return found
-
-
-def ridge_out_of_fold(
-    features: _Floats,
-    targets: Any,
-    folds: Sequence[Fold],
-    *,
-    groups: Sequence[Hashable] | None = None,
-    alphas: Sequence[float] = ALPHAS,
-    num_classes: int | None = None,
-) -> _Array:
-    """Ridge regression on standardised features; of classes, on one-hot targets, whose largest prediction counts.
-
-    The strength is chosen per fold and target (of classes: per fold) by inner folds of the training rows, which keep
-    groups whole as the outer ones do: choosing by single rows would favour a fit to the groups it has seen. Where all
-    training rows are of one group, the inner folds split that group by rows.
-
-    Args:
-        features: (n, d).
-        targets: (n, t), NaN = missing; with ``num_classes`` (n,) class indices, -1 = missing. Such rows are predicted
-            and not trained on.
-        folds: ``(train, valid)`` rows.
-        groups: one label per row for the inner folds; None = every row is its own.
-        alphas: strengths to choose from.
-        num_classes: the targets are classes 0 ... num_classes - 1; None = they are values.
-
-    Returns:
-        Out-of-fold predictions: (n, t), NaN where a row is held out by no fold; of classes (n,) indices, -1 there.
-
-    Raises:
-        DataError: if lengths differ, values are infinite, or a fold has no training rows whose target is known.
-    """
-    return _out_of_fold(features, targets, folds, groups, alphas, _ridge_path, num_classes)
-
-
-def ridge_coefficients(
-    features: _Floats, targets: _Floats, *, groups: Sequence[Hashable] | None = None, alphas: Sequence[float] = ALPHAS
-) -> tuple[_Floats, _Floats]:
-    """Fit ridge regression on standardised features; the strength is chosen as by :func:`ridge_out_of_fold`.
-
-    Args:
-        features: (n, d).
-        targets: (n, t), none missing.
-        groups: one label per row for the inner folds; None = every row is its own.
-        alphas: strengths to choose from.
-
-    Returns:
-        weight (t, d) and bias (t,) on the features as they are: predictions are ``features @ weight.T + bias``.
-
-    Raises:
-        DataError: if lengths differ or values are not finite.
-    """
-    x, y = _checked(features, targets, alphas)
-    if np.isnan(y).any():
-        raise DataError(f"{int(np.isnan(y).sum())} targets are NaN; expected the rows whose targets are known")
-    chosen = np.asarray(alphas)[_errors(x, y, groups, alphas, _ridge_path).argmin(axis=0)]
-    mean, std, vt, solve = _ridge(x, y)
-    weight = (vt.T @ solve(chosen) / std[:, None]).T
-    return weight, y.mean(axis=0) - weight @ mean
-
-
-def knn_out_of_fold(
-    features: _Floats,
-    targets: Any,
-    folds: Sequence[Fold],
-    *,
-    groups: Sequence[Hashable] | None = None,
-    k: int | Sequence[int] = NEIGHBOURS,
-    num_classes: int | None = None,
-) -> _Array:
-    """Return out-of-fold means (of classes: the most frequent class) of the k nearest by features (n, d).
-
-    See :func:`knn_probe` for ``k`` and :func:`ridge_out_of_fold` for the rest.
+        DataError: as :func:`ridge_probe`, or for a k that is not a whole number of 1 or more.
     """
     counts = [k] if isinstance(k, int) else list(k)
     if not counts or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in counts):
         raise DataError(f"k is {k!r}; expected a whole number of 1 or more, or several to choose from")
-    return _out_of_fold(features, targets, folds, groups, counts, _knn_path, num_classes)
+    return _probed(source, targets, folds, target_ids, groups, lambda *rows: knn_path(*rows, counts))
 
 
-def _out_of_fold(
+def _probed(source: TokenSource, targets: Any, folds: Sequence[Fold], ids: Any, groups: Any, path: _Path) -> _Floats:
+    names, values = match_matrix(source.ids, targets, ids)
+    labels = match_groups(source.ids, groups, names) if isinstance(groups, Mapping) else groups
+    return out_of_fold(pooled_tokens(source, names), values, folds, labels, path)
+
+
+@torch.no_grad()
+def pooled_tokens(source: TokenSource, ids: Sequence[str]) -> _Floats:
+    """Return the mean patch token of the last layer of these samples, (n, C)."""
+    means = [source.batch(own).last.patches[0].mean(dim=1, dtype=torch.float64).cpu() for own in in_batches(ids, 32)]
+    found: _Floats = torch.cat(means).numpy()
+    return found
+
+
+def out_of_fold(
     features: _Floats,
     targets: Any,
     folds: Sequence[Fold],
-    groups: _Groups,
-    settings: Sequence[Any],
+    groups: Sequence[Hashable] | None,
     path: _Path,
-    num_classes: int | None,
-) -> _Array:
-    """Out-of-fold predictions with settings chosen by inner folds."""
-    x, y = _checked(features, _one_hot(targets, num_classes), settings)
-    known, predictions = np.isfinite(y), np.full(y.shape, np.nan)
-    for pattern in np.unique(known, axis=1).T:  # columns that are known for the same rows are solved together
-        columns = np.flatnonzero((known == pattern[:, None]).all(axis=0))
-        for number, (rows, valid) in enumerate(folds):
-            if not len(train := np.asarray(rows)[pattern[rows]]):
-                raise DataError(f"fold {number} has no training rows whose target is known; use other folds")
-            labels = None if groups is None else [groups[row] for row in train]
-            known_y = y[np.ix_(train, columns)]
-            errors = _errors(x[train], known_y, labels, settings, path)
-            chosen = (errors if num_classes is None else errors.sum(axis=1, keepdims=True)).argmin(axis=0)
-            predicted = path(x[train], known_y, x[valid], settings)
-            predictions[np.ix_(valid, columns)] = np.take_along_axis(predicted, chosen[None, None], axis=0)[0]
-    if num_classes is None:
-        return predictions
-    return np.where(np.isnan(predictions[:, 0]), -1, predictions.argmax(axis=1))
+    num_classes: int | None = None,
+) -> np.ndarray[Any, Any]:
+    """Return out-of-fold predictions by ``ridge_path`` or ``knn_path``.
+
+    Args:
+        features: (n, d).
+        targets: (n, t), NaN = missing; with ``num_classes`` (n,) class indices, -1 = missing.
+        folds: ``(train, valid)`` rows.
+        groups: one label per row for the inner folds; None = every row is its own.
+        path: the method.
+        num_classes: the targets are classes; their one-hot values are predicted, and the largest one counts.
+
+    Returns:
+        (n, t), NaN where a row is held out by no fold; of classes (n,) indices, -1 there.
+
+    Raises:
+        DataError: for infinite values, or a fold that has no training rows whose target is known.
+    """
+    y = np.asarray(targets, np.float64)
+    if num_classes is not None:
+        y = np.where(y[:, None] < 0, np.nan, y[:, None] == np.arange(num_classes))
+    if np.isinf(y).any():
+        raise DataError("the targets hold infinite values; expected numbers, or NaN where a value is missing")
+    labels, predictions = range(len(y)) if groups is None else groups, np.full(y.shape, np.nan)
+    for rows, valid in folds:
+        own = [labels[row] for row in rows]
+        predictions[valid] = _predicted(features[rows], y[rows], own, features[valid], path, num_classes is not None)
+    return predictions if num_classes is None else np.where(np.isnan(predictions[:, 0]), -1, predictions.argmax(axis=1))
 
 
-def _one_hot(targets: Any, num_classes: int | None) -> Any:
-    """Class indices (n,) as (n, K), a row of NaN where the class is missing; values as they are."""
-    if num_classes is None:
-        return targets
-    classes = as_array(targets)[:, None]
-    return np.where(classes < 0, np.nan, classes == np.arange(num_classes))
+def ridge_coefficients(features: _Floats, targets: _Floats, groups: Sequence[Hashable]) -> tuple[_Floats, _Floats]:
+    """Return weight (t, d) and bias (t,) of the ridge regression of :func:`ridge_probe`, on features as they are.
+
+    Args:
+        features: (n, d).
+        targets: (n, t), NaN = missing.
+        groups: one label per row for the inner folds.
+
+    Raises:
+        DataError: if no value of a target is known.
+    """
+    at = np.vstack([np.zeros(features.shape[1]), np.eye(features.shape[1])])  # the prediction is affine
+    bias, *rest = _predicted(features, targets, groups, at, ridge_path)
+    return (np.stack(rest) - bias).T, bias
 
 
-def _checked(features: Any, targets: Any, settings: Sequence[Any]) -> tuple[_Floats, _Floats]:
-    x, y = (as_array(values).astype(np.float64) for values in (features, targets))
-    if y.ndim != 2 or len(x) != len(y) or not np.isfinite(x).all() or np.isinf(y).any():
-        raise DataError(f"features {x.shape} and targets {y.shape} must be (n, d) and (n, t), not infinite")
-    if not len(settings):
-        raise DataError("there are no settings to choose from; give at least one of alphas or k")
-    return x, y
-
-
-def _errors(x: _Floats, y: _Floats, groups: _Groups, settings: Sequence[Any], path: _Path) -> _Floats:
-    """Squared errors (settings, t) of inner folds, which keep groups whole, or split a single group by rows."""
-    labels = range(len(x)) if groups is None or len(set(groups)) < 2 else groups
+def inner_folds(groups: Sequence[Hashable]) -> list[Fold]:
+    """Return the folds that choose a setting: they keep groups whole, or split a single group by rows."""
+    labels = groups if len(set(groups)) > 1 else range(len(groups))
     count = min(INNER_FOLDS, len(set(labels)))
-    errors = np.zeros((len(settings), y.shape[1]))
-    for train, valid in group_folds(labels, count, seed=0) if count > 1 else []:
-        errors += ((path(x[train], y[train], x[valid], settings) - y[valid]) ** 2).sum(axis=1)
-    return errors
+    return group_folds(labels, count, seed=0) if count > 1 else []
 
 
-def _ridge(x: _Floats, y: _Floats) -> tuple[_Floats, _Floats, _Floats, Callable[[Any], _Floats]]:
-    """Mean and deviation of x, the right singular vectors, and strength -> coefficients (singular vectors, t)."""
+def _predicted(
+    x: _Floats, y: _Floats, groups: Sequence[Hashable], x_new: _Floats, path: _Path, together: bool = False
+) -> _Floats:
+    """Predictions (n_new, t) with a setting per target, or one for all together; each is fitted where it is known."""
+    predictions = np.empty((len(x_new), y.shape[1]))
+    for known in np.unique(np.isfinite(y), axis=1).T:  # targets that are known in the same rows are solved together
+        columns = np.flatnonzero((np.isfinite(y) == known[:, None]).all(axis=0))
+        if not known.any():
+            raise DataError("a fold has no training rows whose target is known; use other folds")
+        own_x, own_y = x[known], y[np.ix_(known, columns)]
+        every = path(own_x, own_y, x_new)
+        errors = np.zeros((len(every), len(columns)))
+        for train, valid in inner_folds([groups[row] for row in np.flatnonzero(known)]):
+            errors += ((path(own_x[train], own_y[train], own_x[valid]) - own_y[valid]) ** 2).sum(axis=1)
+        best = (errors.sum(axis=1, keepdims=True) if together else errors).argmin(axis=0)
+        predictions[:, columns] = np.take_along_axis(every, best[None, None], axis=0)[0]
+    return predictions
+
+
+def ridge_path(x: _Floats, y: _Floats, x_new: _Floats, alphas: Sequence[float] = ALPHAS) -> _Floats:
+    """Return the predictions of ridge regression on standardised features, for all strengths."""
     mean, std = x.mean(axis=0), x.std(axis=0) + FLOOR
     u, s, vt = np.linalg.svd((x - mean) / std, full_matrices=False)
-    projected = u.T @ (y - y.mean(axis=0))
-    return mean, std, vt, lambda alpha: s[:, None] / (s[:, None] ** 2 + alpha) * projected
+    projected, read = u.T @ (y - y.mean(axis=0)), (x_new - mean) / std @ vt.T
+    return np.stack([read @ (s[:, None] / (s[:, None] ** 2 + alpha) * projected) + y.mean(axis=0) for alpha in alphas])
 
 
-def _ridge_path(x: _Floats, y: _Floats, x_new: _Floats, alphas: Sequence[float]) -> _Floats:
-    mean, std, vt, solve = _ridge(x, y)
-    read = (x_new - mean) / std @ vt.T
-    return np.stack([read @ solve(alpha) + y.mean(axis=0) for alpha in alphas])
-
-
-def _knn_path(x: _Floats, y: _Floats, x_new: _Floats, counts: Sequence[int]) -> _Floats:
+def knn_path(x: _Floats, y: _Floats, x_new: _Floats, counts: Sequence[int] = NEIGHBOURS) -> _Floats:
+    """Return the means of the nearest by the cosine of standardised features, for all numbers of neighbours."""
     mean, std = x.mean(axis=0), x.std(axis=0) + FLOOR
     near, new = ((rows - mean) / std for rows in (x, x_new))
     near, new = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), FLOOR) for rows in (near, new))

@@ -50,13 +50,7 @@ class Split:
         return np.sort(np.concatenate([np.asarray(rows, np.int64) for rows in self.folds]))
 
     def where(self, known: _Array) -> Split:
-        """Return the split of the rows for which ``known`` (n,) is true.
-
-        Raises:
-            DataError: if there is not one value per row.
-        """
-        if known.shape != (len(self.groups),):
-            raise DataError(f"the values are of shape {known.shape}; expected ({len(self.groups)},), one per row")
+        """Return the split of the rows for which ``known`` (n,) is true."""
         return Split([rows[known[rows]] for rows in (np.asarray(rows, np.int64) for rows in self.folds)], self.groups)
 
     def draws(self, terms: _Array) -> _Array | None:
@@ -94,9 +88,7 @@ def value_scores(
     Raises:
         DataError: for infinite values, or shapes that differ.
     """
-    given = [np.asarray(each, np.float64) for each in (true, predicted, head) if each is not None]
-    if any(each.shape != given[0].shape or np.isinf(each).any() for each in given):
-        raise DataError(f"targets and predictions {[each.shape for each in given]} differ in shape or are infinite")
+    given = _alike(true, predicted, head)
     values, *methods = (each.reshape(len(each), -1) for each in given)
     known = np.all(np.isfinite([values, *methods]), axis=0)  # (n, t)
     split, shares = split.where(known.any(axis=1)), None if weights is None else np.asarray(weights, np.float64)
@@ -122,7 +114,7 @@ def map_scores(true: Any, predicted: Any, split: Split, *, head: Any = None) -> 
     Returns:
         As :func:`value_scores`; ``images`` counts images with a known patch.
     """
-    maps = [np.asarray(each, np.float64).reshape(len(true), -1) for each in (true, predicted, head) if each is not None]
+    maps = [each.reshape(len(each), -1) for each in _alike(true, predicted, head)]
     known = np.all(np.isfinite(maps), axis=0)  # (n, patches)
     values, *methods = (np.where(known, each, 0.0) for each in maps)
     split = split.where(known.any(axis=1))
@@ -155,12 +147,11 @@ def class_scores(true: Any, predicted: Any, labels: Sequence[str], split: Split,
     Raises:
         DataError: for values that are not class indices, or shapes that differ.
     """
-    classes, kinds = np.asarray(true), np.arange(len(labels))
-    methods = [np.asarray(each) for each in (predicted, head) if each is not None]
-    if any(each.shape != classes.shape for each in methods):
-        raise DataError(f"predictions {[each.shape for each in methods]} and targets {classes.shape} differ in shape")
+    classes, *methods = _alike(true, predicted, head)
+    kinds = np.arange(len(labels))
     split = split.where(np.all([each >= 0 for each in (classes, *methods)], axis=0))
-    matrix = confusion_matrix(classes[split.rows], methods[0][split.rows], num_classes=len(labels))
+    counted = (each[split.rows].astype(np.int64) for each in (classes, methods[0]))
+    matrix = confusion_matrix(*counted, num_classes=len(labels))
     is_true = classes[:, None] == kinds
     terms = [
         np.stack([is_true & is_predicted, is_true, is_predicted], axis=1).astype(np.float64)
@@ -188,16 +179,25 @@ def mask_scores(matrices: Any, labels: Sequence[str], split: Split, *, head: Any
     Raises:
         DataError: for shapes that differ.
     """
-    methods = [np.asarray(each) for each in (matrices, head) if each is not None]
-    expected = (len(split.groups), len(labels), len(labels))
-    if any(each.shape != expected for each in methods):
-        raise DataError(f"the matrices are of shape {[each.shape for each in methods]}; expected {expected}")
+    methods = _alike(matrices, head)
     split = split.where(np.all([each.any(axis=(1, 2)) for each in methods], axis=0))
-    matrix = methods[0][split.rows].sum(axis=0)
+    matrix = methods[0][split.rows].sum(axis=0).astype(np.int64)
     scores = {"mean_iou": lambda counts: mean_known(class_iou(counts)), "pixel_accuracy": share_right}
     return _scored([class_counts(each) for each in methods], split, scores) | _of_matrix(
         matrix, labels, "iou", class_iou
     )
+
+
+def _alike(*tables: Any) -> list[_Array]:
+    """The given tables in float64.
+
+    Raises:
+        DataError: for infinite values, or shapes that differ.
+    """
+    given = [np.asarray(each, np.float64) for each in tables if each is not None]
+    if any(each.shape != given[0].shape or np.isinf(each).any() for each in given):
+        raise DataError(f"targets and predictions {[each.shape for each in given]} differ in shape or are infinite")
+    return given
 
 
 def _scored(terms: Sequence[_Array], split: Split, scores: Mapping[str, _Score]) -> dict[str, Any]:

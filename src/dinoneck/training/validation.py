@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.tasks import Task
-from dinoneck.training.metrics import accuracy, confusion_matrix, mean_iou, r2
+from dinoneck.training.metrics import class_counts, confusion_matrix, mean_iou, r2, share_right
 
 
 def validation_scores(
@@ -37,7 +37,7 @@ def validation_scores(
             matrix = confusion_matrix(truth, output.argmax(dim=1), num_classes=task.dim, mask=counted)
             if matrix.any():
                 name = f"val_mean_iou/{task.name}" if task.is_map else f"val_accuracy/{task.name}"
-                scores[name] = mean_iou(matrix)[0] if task.is_map else accuracy(matrix)
+                scores[name] = mean_iou(matrix)[0] if task.is_map else float(share_right(class_counts(matrix)))
             continue
         columns = zip(truth.reshape(output.shape).unbind(1), output.double().unbind(1), strict=True)
         pairs = [(true[known].numpy(), pred[known].numpy()) for true, pred in columns for known in [true.isfinite()]]

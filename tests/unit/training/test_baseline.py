@@ -47,7 +47,7 @@ def test_values_are_read_by_ridge_regression(layers: int) -> None:
         w = np.linalg.solve(z[TRAIN].T @ z[TRAIN] + alpha * np.eye(WIDTH), z[TRAIN].T @ (y[TRAIN] - offset))
         each.append(np.abs(z @ w + offset - found).max())
     assert min(each) < 1e-2, "one of the strengths gives these predictions"
-    weight, bias = ridge_coefficients(MEANS[TRAIN], y[TRAIN, None], groups=[GROUPS[row] for row in TRAIN])
+    weight, bias = ridge_coefficients(MEANS[TRAIN], y[TRAIN, None], [GROUPS[row] for row in TRAIN])
     np.testing.assert_allclose(found, (MEANS @ weight.T + bias)[:, 0], rtol=1e-4)
     assert np.abs(found[30:] - y[30:]).mean() < 0.2 * y.std()
 

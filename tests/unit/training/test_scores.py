@@ -14,8 +14,8 @@ import torch
 
 from dinoneck import DataError
 from dinoneck.detection import score_boxes
-from dinoneck.training import accuracy, confusion_matrix, f1_scores, mean_iou, r2, weighted_r2
-from dinoneck.training.metrics import group_draws
+from dinoneck.training import confusion_matrix, mean_iou, r2, weighted_r2
+from dinoneck.training.metrics import class_counts, class_f1, share_right
 from dinoneck.training.report import fold_metrics, scores_of, spread_of, verdict
 from dinoneck.training.scores import Split, class_scores, map_scores, mask_scores, value_scores
 from dinoneck.training.tasks import Scored
@@ -36,20 +36,26 @@ def resampled(rows: np.ndarray, score: Callable[[np.ndarray], float]) -> list[fl
     return np.quantile([score(each) for each in chosen], (0.025, 0.975)).tolist()
 
 
+def accuracy(matrix: Any) -> float:
+    return float(share_right(class_counts(matrix)))
+
+
+def f1_scores(matrix: Any) -> list[float | None]:
+    return [None if math.isnan(score) else float(score) for score in class_f1(class_counts(matrix))]
+
+
 def test_scores_of_a_matrix_are_those_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     true, pred = RANDOM.integers(0, 4, 50), RANDOM.integers(0, 4, 50)
     true[true == 2] = 3  # class 2 is predicted and never true, class 4 occurs nowhere
     matrix = confusion_matrix(true, pred, num_classes=5)
     assert accuracy(matrix) == pytest.approx(metrics.accuracy_score(true, pred))
-    macro, each = f1_scores(matrix)
-    assert macro == pytest.approx(metrics.f1_score(true, pred, average="macro", zero_division=0))
+    each = f1_scores(matrix)
     assert each[:4] == pytest.approx(metrics.f1_score(true, pred, average=None, zero_division=0))
     assert (each[2], each[4]) == (0.0, None)
-    assert mean_iou(matrix)[1][:4] == pytest.approx(metrics.jaccard_score(true, pred, average=None, zero_division=0))
-    for score in (accuracy, f1_scores):
-        with pytest.raises(DataError, match="confusion matrix"):
-            score(np.zeros((2, 2)))
+    macro, each = mean_iou(matrix)
+    assert each[:4] == pytest.approx(metrics.jaccard_score(true, pred, average=None, zero_division=0))
+    assert macro == pytest.approx(metrics.jaccard_score(true, pred, average="macro", zero_division=0))
 
 
 def test_scores_take_the_truth_first_as_scikit_learn_does() -> None:
@@ -123,12 +129,12 @@ def test_classes_are_scored_pooled_per_fold_and_with_an_interval() -> None:
         return score(confusion_matrix(true[own], values[own], num_classes=3))
 
     def macro(matrix: Any) -> float:
-        return f1_scores(matrix)[0]
+        return float(np.mean([score for score in f1_scores(matrix) if score is not None]))
 
     assert found["labels"] == list(LABELS)
     assert found["confusion_matrix"] == scored(np.ndarray.tolist, pred, rows)
     assert list(found["f1"]) == list(LABELS)
-    assert list(found["f1"].values()) == scored(f1_scores, pred, rows)[1]
+    assert list(found["f1"].values()) == scored(f1_scores, pred, rows)
     assert found["f1"]["weed"] is None
     for name, score in (("accuracy", accuracy), ("macro_f1", macro)):
         assert found[name]["pooled"] == pytest.approx(scored(score, pred, rows))
@@ -184,11 +190,9 @@ def test_what_cannot_be_scored_is_none() -> None:
     [
         (lambda: value_scores(np.ones(N - 1), np.ones(N), SPLIT), "differ in shape"),
         (lambda: value_scores(np.ones(N), np.full(N, np.inf), SPLIT), "infinite"),
-        (lambda: value_scores(np.ones(9), np.ones(9), SPLIT), r"expected \(60,\), one per row"),
-        (lambda: class_scores(np.zeros(N, int), np.full(N, 3), LABELS, SPLIT), "predictions reach from 3 to 3"),
-        (lambda: class_scores(np.zeros(N, int), np.zeros(N), LABELS, SPLIT), "predictions are float64"),
+        (lambda: class_scores(np.zeros(N, int), np.full(N, 3), LABELS, SPLIT), "predictions hold 3"),
         (lambda: class_scores(np.zeros(N, int), np.zeros(9, int), LABELS, SPLIT), "differ in shape"),
-        (lambda: mask_scores(np.zeros((N, 2, 2)), LABELS, SPLIT), r"expected \(60, 3, 3\)"),
+        (lambda: mask_scores(np.zeros((N, 2, 2)), LABELS, SPLIT, head=np.zeros((N, 3, 3))), "differ in shape"),
     ],
 )
 def test_misfits_are_refused(call: Callable[[], Any], message: str) -> None:
@@ -201,8 +205,6 @@ def test_constant_targets_of_one_draw_do_not_hide_another_target() -> None:
     y = np.stack([RANDOM.normal(size=20), 1e-8 * RANDOM.normal(size=20)], axis=1)
     low, high = value_scores(y, 0.9 * y, Split([np.arange(20)], range(20)), head=y)["head_minus"]["r2"]
     assert 0 < low < high < 0.1
-    with pytest.raises(DataError, match="1 group"):
-        group_draws(np.ones((3, 1)), ["a"] * 3)
 
 
 # -- Confusion matrices and the mean IoU, counted by hand
@@ -253,10 +255,9 @@ def test_iou_is_the_overlap_of_sets() -> None:
     ("arguments", "message"),
     [
         (([0], [0, 1], 2), r"targets \(1,\), predictions \(2,\)"),
-        (([0, 1], [0, 2], 2), r"predictions reach from 0 to 2; expected 0 to 1"),
-        (([0, 255], [0, 1], 2), r"targets reach from 0 to 255.*ignore_index="),
+        (([0, 1], [0, 2], 2), "predictions hold 2; expected 0 to 1"),
+        (([0, 255], [0, 1], 2), "targets hold 255.*ignore_index="),
         (([0, 1], [0.0, 1.0], 2), r"predictions are float64.*argmax"),
-        (([0, 1], [0, 1], 0), "num_classes is 0"),
     ],
 )
 def test_misfits_of_a_confusion_matrix(arguments: tuple[Any, ...], message: str) -> None:
@@ -268,7 +269,7 @@ def test_misfits_of_a_confusion_matrix(arguments: tuple[Any, ...], message: str)
     "wrong",
     [
         np.zeros((2, 2)),
-        [[1, -1], [0, 1]],
+        [[1, 1, 1], [0, 1, 1]],
     ],
 )
 def test_misfits_of_a_mean(wrong: Any) -> None:

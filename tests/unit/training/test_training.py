@@ -16,7 +16,7 @@ from dinoneck.training import (
     knn_probe,
     weighted_r2,
 )
-from dinoneck.training.probes import knn_out_of_fold, ridge_out_of_fold
+from dinoneck.training.probes import knn_path, out_of_fold, ridge_path
 
 
 def test_folds_keep_groups_whole_and_cover_every_row() -> None:
@@ -75,7 +75,7 @@ def test_ridge_is_the_closed_form() -> None:
     random = np.random.RandomState(0)
     x, y = random.randn(40, 6), random.randn(40, 2)
     train, valid = np.arange(30), np.arange(30, 40)
-    got = ridge_out_of_fold(x, y, [(train, valid)], alphas=[7.0])[valid]
+    (got,) = ridge_path(x[train], y[train], x[valid], alphas=[7.0])
     mean, std = x[train].mean(0), x[train].std(0) + 1e-8
     z, offset = (x - mean) / std, y[train].mean(0)
     w = np.linalg.solve(z[train].T @ z[train] + 7.0 * np.eye(6), z[train].T @ (y[train] - offset))
@@ -87,8 +87,8 @@ def test_one_training_group_alone_chooses_by_rows() -> None:
     random = np.random.RandomState(0)
     x, y = random.randn(60, 10), random.randn(60, 1)
     folds = [(np.arange(40), np.arange(40, 60))]
-    for probe in (ridge_out_of_fold, knn_out_of_fold):
-        by_rows, one = probe(x, y, folds), probe(x, y, folds, groups=["a"] * 40 + ["b"] * 20)
+    for path in (ridge_path, knn_path):
+        by_rows, one = (out_of_fold(x, y, folds, groups, path) for groups in (None, ["a"] * 40 + ["b"] * 20))
         assert np.array_equal(one, by_rows, equal_nan=True)
         assert np.abs(one[40:] - y[:40].mean()).max() < 0.5 * y.std()
 
@@ -98,14 +98,12 @@ def test_knn_is_the_mean_of_the_nearest_by_cosine() -> None:
     random = np.random.RandomState(0)
     x, y = random.randn(20, 5) * [1, 1, 1, 1, 1000], random.randn(20, 2)
     train, valid = np.arange(14), np.arange(14, 20)
-    got = knn_out_of_fold(x, y, [(train, valid)], k=3)
+    (got,) = knn_path(x[train], y[train], x[valid], [3])
     z = (x - x[train].mean(0)) / x[train].std(0)
-    for row in valid:
+    for row, predicted in zip(valid, got, strict=True):
         cosine = [z[row] @ z[i] / np.linalg.norm(z[row]) / np.linalg.norm(z[i]) for i in train]
         nearest = np.argsort(cosine)[::-1][:3]
-        assert np.allclose(got[row], y[nearest].mean(axis=0))
-    assert np.isnan(got[train]).all()
-    assert not np.allclose(got[valid], knn_out_of_fold(x, y, [(train, valid)], k=5)[valid])
+        assert np.allclose(predicted, y[nearest].mean(axis=0))
 
 
 def test_knn_probe_pools_like_the_ridge_probe() -> None:
@@ -113,9 +111,8 @@ def test_knn_probe_pools_like_the_ridge_probe() -> None:
     y = np.arange(8.0)[:, None]
     folds = [(np.arange(6), np.arange(6, 8))]
     pooled = source.tokens.patches[0].double().mean(dim=1).numpy()
-    assert np.array_equal(
-        knn_probe(source, y, folds, target_ids=source.ids, k=2), knn_out_of_fold(pooled, y, folds, k=2), equal_nan=True
-    )
+    found = knn_probe(source, y, folds, target_ids=source.ids, k=2)
+    assert np.isnan(found[:6]).all() and np.array_equal(found[6:], knn_path(pooled[:6], y[:6], pooled[6:], [2])[0])
     for wrong in (0, [], [1.5], True):
         with pytest.raises(DataError, match="expected a whole number of 1 or more"):
             knn_probe(source, y, folds, target_ids=source.ids, k=wrong)  # type: ignore[arg-type]
@@ -130,18 +127,18 @@ def test_probes_of_classes_predict_the_class_of_the_largest_output() -> None:
     labelled[::10] = -1
     folds = group_folds(range(90), 3, seed=0)[:2]
     rows = np.concatenate([valid for _, valid in folds])
-    for probe in (ridge_out_of_fold, knn_out_of_fold):
-        found = probe(x, labelled, folds, num_classes=4)
+    for path in (ridge_path, knn_path):
+        found = out_of_fold(x, labelled, folds, None, path, 4)
         assert found.dtype.kind == "i" and found.shape == (90,)
         assert (found[rows] == true[rows]).mean() > 0.9
         assert (np.delete(found, rows) == -1).all()
         moved = x.copy()
         moved[(labelled < 0) & ~np.isin(np.arange(90), folds[0][1])] = 100.0
         assert np.array_equal(
-            probe(moved, labelled, folds[:1], num_classes=4), probe(x, labelled, folds[:1], num_classes=4)
+            out_of_fold(moved, labelled, folds[:1], None, path, 4), out_of_fold(x, labelled, folds[:1], None, path, 4)
         )
-        with pytest.raises(DataError, match="fold 0 has no training rows whose target is known"):
-            probe(x, np.where(np.isin(np.arange(90), folds[0][0]), -1, true), folds, num_classes=3)
+        with pytest.raises(DataError, match="no training rows whose target is known"):
+            out_of_fold(x, np.where(np.isin(np.arange(90), folds[0][0]), -1, true), folds, None, path, 3)
 
 
 def test_the_schedule_rises_and_falls_to_0() -> None:
