@@ -125,18 +125,14 @@ def check_folds(folds: Sequence[tuple[Any, Any]], n: int) -> list[Fold]:
     """
     checked, held_out = [], np.zeros(n, dtype=np.int64)
     for number, sides in enumerate(folds):
-        arrays = [np.asarray(rows) for rows in sides]
-        for rows in arrays:
-            whole = rows.ndim == 1 and len(rows) > 0 and rows.dtype.kind in "iu"
-            if not whole or rows.min() < 0 or rows.max() >= n or len(np.unique(rows)) < len(rows):
-                raise DataError(f"fold {number} has the rows {rows}; expected different row numbers 0 ... {n - 1}")
-        if len(arrays) != 2 or len(np.intersect1d(arrays[0], arrays[1])):
-            raise DataError(
-                f"fold {number} is not (train, valid) rows without a common one; it has {len(arrays)} parts"
-            )
-        held_out[arrays[1]] += 1
-        checked.append((arrays[0].astype(np.int64), arrays[1].astype(np.int64)))
-    if not checked or held_out.max() > 1:
+        train, valid = (np.asarray(rows) for rows in sides)
+        both = np.concatenate([train, valid])
+        whole = min(len(train), len(valid)) > 0 and both.dtype.kind in "iu" and both.min() >= 0 and both.max() < n
+        if not whole or len(np.unique(both)) < len(both):
+            raise DataError(f"fold {number} has the rows {train} and {valid}; expected different ones of 0 ... {n - 1}")
+        held_out[valid] += 1
+        checked.append((train.astype(np.int64), valid.astype(np.int64)))
+    if held_out.max(initial=0) != 1:
         raise DataError(f"{len(checked)} folds hold out row {held_out.argmax()} {held_out.max()} times; expected once")
     return checked
 
@@ -159,7 +155,7 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
         raise missing_extra("scikit-learn", "train") from error
     if len(classes) != len(of_row):
         raise DataError(f"stratify holds {len(classes)} classes for {len(of_row)} rows; expected one per row")
-    row_fold = np.full(len(of_row), -1)
+    row_fold = np.zeros(len(of_row), np.int64)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     try:
         with warnings.catch_warnings():  # a class with fewer rows than folds: the run warns where that matters
@@ -168,8 +164,8 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
                 row_fold[valid] = fold
     except ValueError as error:  # every class has fewer rows than there are folds
         raise DataError(f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify") from error
-    if len(empty := np.setdiff1d(np.arange(n_folds), row_fold)):
-        raise DataError(f"fold {empty[0]} of {n_folds} would be empty; use fewer folds, or do not stratify")
+    if len(np.unique(row_fold)) < n_folds:
+        raise DataError(f"one of {n_folds} folds would be empty; use fewer folds, or do not stratify")
     return _held_out(row_fold, n_folds)
 
 

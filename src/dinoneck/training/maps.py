@@ -46,15 +46,15 @@ class Maps:
     preprocess: Preprocessing
 
     def pixels(self, row: int) -> Tensor:
-        """Return the classes (1, height, width) of a prepared image that has a label; -1 = none."""
+        """Return the classes (1, height, width) of a prepared image; -1 = none, also without a label (1, 1, 1)."""
+        if self.files[row] is None:
+            return torch.full((1, 1, 1), -1)
         return self.how.indices([self.files[row]], self.preprocess)
 
     def indices(self, size: Sequence[int]) -> Tensor:
         """Return the classes of all images on a grid (n, *size), int64; -1 = none."""
-        found = torch.full((len(self.files), *size), -1)
-        for row in [row for row, file in enumerate(self.files) if file is not None]:
-            found[row] = F.interpolate(self.pixels(row)[None].float(), tuple(size), mode="nearest-exact")[0, 0].long()
-        return found
+        pixels = (self.pixels(row)[None].float() for row in range(len(self.files)))
+        return torch.cat([F.interpolate(own, tuple(size), mode="nearest-exact")[0].long() for own in pixels])
 
     def means(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the mean of every output over the image's labelled pixels, (n, K), NaN without a label."""

@@ -15,7 +15,7 @@ from dinoneck.heads.head import Head
 from dinoneck.training.folds import Fold
 from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.probes import knn_path, out_of_fold, pooled_tokens, ridge_path
-from dinoneck.training.report import BOTH, COLOUR, FREQUENT, HEAD, KNN, LINEAR
+from dinoneck.training.report import BOTH, COLOUR, HEAD, KNN, LINEAR
 from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
 from dinoneck.training.tasks import Problem, Scored
 
@@ -55,12 +55,9 @@ def write_predictions(
 
 def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:
     """The confusion matrix (K, K) of an image's pixels; predictions (K, rows, cols) are resized to them."""
-    maps, count = problem.maps, len(predicted)
-    if maps is None or maps.files[row] is None:
-        return np.zeros((count, count), np.int64)
-    pixels = maps.pixels(row)
+    pixels = problem.maps.pixels(row)  # type: ignore[union-attr]
     classes = F.interpolate(predicted[None], pixels.shape[1:], mode="bilinear").argmax(dim=1)
-    return confusion_matrix(pixels, classes, num_classes=count, ignore_index=-1)
+    return confusion_matrix(pixels, classes, num_classes=len(predicted), ignore_index=-1)
 
 
 def predictions_of_baselines(
@@ -91,14 +88,6 @@ def predictions_of_baselines(
                 found[method] = {name: predicted[:, [i]] for i, name in enumerate(values)}
             for name in classes:
                 found[method][name] = out_of_fold(x, own[name].truth, folds, groups, path, len(own[name].labels))
-    maps = problem.maps
-    for name in [name for name, target in own.items() if target.kind == "mask" and maps is not None]:
-        found[FREQUENT] = {name: _unknown(own[name], count)}
-        for rows, valid in folds:
-            shares = maps.values[torch.as_tensor(rows)].nansum(dim=(0, 2, 3))  # type: ignore[union-attr]
-            best = F.one_hot(shares.argmax(), len(shares)).float()[:, None, None]
-            for row in valid:
-                found[FREQUENT][name][row] = _confusion(problem, row, best)
     return found
 
 

@@ -11,7 +11,7 @@ from dinoneck.training.scores import Split, class_scores, map_scores, mask_score
 from dinoneck.training.tasks import Scored
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
-KNN, COLOUR, FREQUENT = "knn", "colour", "most frequent class"
+KNN, COLOUR = "knn", "colour"
 OVERALL = "overall"
 _MAIN = {"value": "r2", "map": "r2", "class": "accuracy", "mask": "mean_iou"}
 _IN_FILE = {"r2": "R2", "accuracy": "accuracy", "macro_f1": "macro_f1", "mean_iou": "mean_iou"}

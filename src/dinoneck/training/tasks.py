@@ -308,7 +308,12 @@ def _scored(
             name, i = places[column]
             if name in tasks and tasks[name].kind == "ratio":
                 truth = targets[name][:, i].numpy()
-                _check_shares(tasks[name], truth, table)
+                known = np.isfinite([table[column] for column in tasks[name].columns]).all(axis=0)
+                if len(empty := np.flatnonzero(np.isnan(truth) & known)):
+                    raise DataError(
+                        f"image {table.index[empty[0]]!r}: {', '.join(tasks[name].columns)} are all 0, so their ratio "
+                        "is unknown; remove the row, or add a composition with a total"
+                    )
             else:
                 truth = np.asarray(table[column], np.float64)
             scored[column] = Scored("value", name, slice(i, i + 1), truth[:, None])
@@ -333,13 +338,3 @@ def _scored_maps(maps: Maps) -> dict[str, Scored]:
         )
         for i, label in enumerate(names)
     }
-
-
-def _check_shares(task: TaskConfig, shares: _Array, table: Any) -> None:
-    """Refuse a ratio whose columns are all 0."""
-    known = np.all([np.isfinite(table[name]) for name in task.columns], axis=0)
-    if len(undefined := np.flatnonzero(np.isnan(shares) & known)):
-        raise DataError(
-            f"image {table.index[undefined[0]]!r}: {', '.join(task.columns)} are all 0, so their ratio is unknown; "
-            "remove the row, or add a composition with a total"
-        )

@@ -90,7 +90,6 @@ def test_folds_of_ones_own_are_kept_as_they_are() -> None:
     ("folds", "named"),
     [
         ([], "0 folds"),
-        ([([0], [1], [2])], "fold 0 .* 3 parts"),
         ([([0], [1]), ([0], [2, 1])], "row 1 2 times"),
         ([([0, 5], [1])], r"fold 0 .*\[0 5\].* 0 \.\.\. 4"),
         ([([0], [-1])], r"fold 0 .*\[-1\]"),
