@@ -13,6 +13,7 @@ from dinoneck.training.tasks import Scored
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
 KNN, COLOUR = "knn", "colour"
 OVERALL = "overall"
+ENOUGH_IMAGES, ENOUGH_GROUPS = 50, 10  # to compare methods
 _MAIN = {"value": "r2", "map": "r2", "class": "accuracy", "mask": "mean_iou"}
 _IN_FILE = {"r2": "R2", "accuracy": "accuracy", "macro_f1": "macro_f1", "mean_iou": "mean_iou"}
 Predictions = Mapping[str, Mapping[str, Any]]
@@ -79,8 +80,14 @@ def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) ->
     }
 
 
-def verdict(scored: Mapping[str, Scored], scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return which of head, linear baseline and their average scores best, and whether the difference is clear."""
+def verdict(scored: Mapping[str, Scored], scores: Mapping[str, Mapping[str, Any]], groups: int) -> str:
+    """Return which of head, linear baseline and their average scores best, and whether the difference is clear.
+
+    Args:
+        scored: the targets.
+        scores: of :func:`scores_of`.
+        groups: how many groups were predicted; below 10, or below 50 images, there are too few to tell.
+    """
     target = OVERALL if OVERALL in scores else next(iter(scores))
     metric = "r2" if target == OVERALL else _MAIN[scored[target].kind]
     methods = {name: own for name, own in scores[target].items() if name in (HEAD, LINEAR, BOTH)}
@@ -88,15 +95,14 @@ def verdict(scored: Mapping[str, Scored], scores: Mapping[str, Mapping[str, Any]
     if HEAD not in pooled or len(pooled) < 2:
         return f"{target}: there is nothing to compare the head with"
     best = max(pooled, key=lambda name: pooled[name])
+    rest = ", ".join(f"{name} {value:.3f}" for name, value in pooled.items() if name != best)
+    line = f"{target}: best is {best} with {metric} {pooled[best]:.3f} ({rest})"
     other = best if best != HEAD else max((name for name in pooled if name != HEAD), key=lambda name: pooled[name])
-    ends = methods[other]["head_minus"][metric]
-    line = f"{target}: best is {best} with {metric} {pooled[best]:.3f} (" + ", ".join(
-        f"{name} {value:.3f}" for name, value in pooled.items() if name != best
-    )
-    if ends is None:
-        return f"{line}); too few groups for an interval"
+    images, ends = methods[HEAD]["images"], methods[other]["head_minus"][metric]
+    if ends is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
+        return f"{line}; {images} images in {groups} groups are too few to tell whether the difference is clear"
     clear = "clear: the interval excludes 0" if ends[0] > 0 or ends[1] < 0 else "not clear: the interval includes 0"
-    return f"{line}); head minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
+    return f"{line}; head minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
 
 
 def _score(target: Scored, predicted: Any, split: Split, head: Any) -> dict[str, Any]:

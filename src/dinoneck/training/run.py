@@ -40,7 +40,7 @@ from dinoneck.training.maps import map_task, read_maps
 from dinoneck.training.predictions import Methods, predictions_of_baselines, write_predictions
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.scores import Split
-from dinoneck.training.source import Source, source_of
+from dinoneck.training.source import Source, TableTokens, source_of
 from dinoneck.training.sources import MemoryTokens, TokenSource
 from dinoneck.training.state import LOG, check_same
 from dinoneck.training.table import groups_of, table_of
@@ -96,7 +96,7 @@ def train(
         table: a pandas DataFrame in the place of ``data.csv``.
         backbone: in the place of the one that the config names; frozen.
         folds: ``(train, valid)`` rows; None = by ``config.folds``.
-        overwrite: replace the results of an earlier run in ``out``.
+        overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
 
@@ -131,6 +131,8 @@ def prepare(
     check_folder(folder, overwrite=overwrite)
     check_used(config)
     import_modules(config.imports)
+    if backbone is not None and any(parameter.requires_grad for parameter in backbone.parameters()):
+        raise ConfigError("the backbone has parameters to train, and train leaves it as it is; call backbone.freeze()")
     head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)
     kind = None if config.data.labels is None else map_task(config, frame)[1]
@@ -209,14 +211,15 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
     """Keep what identifies the run; remove the results of another one that is to be replaced.
 
     Raises:
-        CheckpointError: if the folder holds an unfinished run of another config, other targets or other tokens.
+        CheckpointError: if the folder holds an unfinished run of another config, other images or other targets.
     """
     folder, path = run.folder, run.folder / UNFINISHED / RUN
     values = run.config.to_dict()
     for key in ("logging", "imports", "device"):  # these do not change the result
         del values[key]
-    identity = {**values, "backbone": run.source.record, "targets": _digest(run), "tokens": _tokens_digest(tokens)}
-    identity = json.loads(json.dumps(identity))
+    identity = json.loads(
+        json.dumps({**values, "backbone": run.source.record, "hash of images, targets and folds": _digest(run, tokens)})
+    )
     unfinished = resume and path.exists() and not (folder / REPORT).exists()
     if unfinished:
         check_same(json.loads(read_regular(path)), identity, str(folder))
@@ -294,16 +297,19 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
     split = Split(held_out, groups)
     scores = _scores(run, predictions, split) if held_out else {}
     rows: Sequence[int] = split.rows.tolist() if held_out else []
+    predicted, verdict = {groups[row] for row in rows}, "one head on all images; none is held out"
+    if held_out:
+        verdict = reports.verdict(problem.scored, scores, len(predicted))
     report: dict[str, Any] = {
         "images": len(table),
         "predicted": len(rows),
         "groups": len(set(groups)),
-        "groups_predicted": len({groups[row] for row in rows}),
+        "groups_predicted": len(predicted),
         "scores": scores,
         "spread": reports.spread_of(problem.scored, split) if held_out else {},
         "auxiliary": [name for name, target in problem.scored.items() if target.auxiliary],
         "target_weights": _weights(run),
-        "verdict": reports.verdict(problem.scored, scores) if held_out else "one head on all images; none is held out",
+        "verdict": verdict,
         "config": run.config.to_dict(),
         "backbone": dict(run.source.record),
         "inputs": run.source.preprocess.record(),
@@ -345,24 +351,18 @@ def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any]) -> None:
     ).save(path)
 
 
-def _digest(run: Run) -> str:
-    """The SHA-256 of ids, targets and folds."""
+def _digest(run: Run, tokens: TokenSource) -> str:
+    """The SHA-256 of ids, targets, folds, and the images: two tokens of each, or of a store the hashes of the files."""
     digest = hashlib.sha256(repr((list(run.table.index), sorted(run.folds))).encode())
     tensors = {**run.problem.targets, **{f"weight {name}": x for name, x in run.problem.weights.items()}}
+    if isinstance(tokens, MemoryTokens):  # a token depends on the whole image
+        tensors |= {f"layer {i}": x[:, [0, -1]] for i, x in enumerate(tokens.tokens.sequence)}
+    elif isinstance(tokens, TableTokens):
+        digest.update(repr([entry.blake2b for _, entry in tokens.store.entries.find(tokens.own.values())]).encode())
     for name, values in sorted(tensors.items()):
         digest.update(f"|{name}|{tuple(values.shape)}|".encode() + bytes_of(values.contiguous()))
     for _, (rows, valid) in sorted(run.folds.items()):
         digest.update(rows.tobytes() + b"|" + valid.tobytes())
-    return digest.hexdigest()
-
-
-def _tokens_digest(tokens: TokenSource) -> str | None:
-    """The SHA-256 of the first and the last token of every image in memory, which depend on the whole image."""
-    if not isinstance(tokens, MemoryTokens):
-        return None
-    digest = hashlib.sha256()
-    for x in tokens.tokens.sequence:
-        digest.update(bytes_of(x[:, [0, -1]].contiguous()))
     return digest.hexdigest()
 
 

@@ -352,7 +352,7 @@ def test_a_report_states_errors_spread_and_intervals() -> None:
     assert json.loads(json.dumps(scores, allow_nan=False)) == scores
     few = scores_of(scored, predictions, Split(folds, [row // 10 for row in range(40)]))
     assert few["y"]["linear"]["head_minus"] == {"r2": None, "mae": None}
-    assert "too few groups" in verdict(scored, few)
+    assert "40 images in 4 groups are too few" in verdict(scored, few, 4)
 
 
 def test_the_overall_score_is_weighted_where_all_targets_have_weights() -> None:
@@ -380,7 +380,7 @@ def test_the_verdict_names_the_best_method_and_whether_the_difference_is_clear()
         (good, bad, "best is head", True), (bad, good, "best is linear", True), (bad, y - (bad - y), "best is", False)
     ):  # fmt: skip
         predictions = {"head": {"y": head[:, None]}, "linear": {"y": linear[:, None]}}
-        line = verdict(scored, scores_of(scored, predictions, split))
+        line = verdict(scored, scores_of(scored, predictions, split), 60)
         assert best in line
         assert ("excludes 0" in line) == clear and ("includes 0" in line) != clear
 
