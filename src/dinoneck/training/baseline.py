@@ -127,7 +127,7 @@ def _softmax_regression(features: _Floats, shares: _Floats, groups: Sequence[Has
     mean, std = features[known].mean(axis=0), features[known].std(axis=0) + FLOOR
     x, y = torch.from_numpy((features[known] - mean) / std), torch.from_numpy(shares[known])
     errors = np.zeros(len(PENALTIES))
-    for train, valid in inner_folds([groups[row] for row in np.flatnonzero(known)]):
+    for train, valid in inner_folds([groups[row] for row in np.flatnonzero(known).tolist()]):
         for number, penalty in enumerate(PENALTIES):
             logits = _minimised(x[train], y[train], penalty)(x[valid])
             errors[number] += float(F.cross_entropy(logits, y[valid], reduction="sum"))

@@ -18,7 +18,7 @@ FLOOR = 1e-8
 NEIGHBOURS = (1, 2, 4, 8, 16, 32)
 ALPHAS = tuple(10.0**power for power in range(-2, 6))
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
-_Path = Callable[[_Floats, _Floats, _Floats], _Floats]  # x, y, new x -> predictions of every setting (s, n_new, t)
+_Path = Callable[[_Floats, _Floats, _Floats], _Floats]  # x, y, new x -> (settings, n_new, t)
 
 
 def ridge_probe(
@@ -83,7 +83,7 @@ def knn_probe(
     counts = [k] if isinstance(k, int) else list(k)
     if not counts or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in counts):
         raise DataError(f"k is {k!r}; expected a whole number of 1 or more, or several to choose from")
-    return _probed(source, targets, folds, target_ids, groups, lambda *rows: knn_path(*rows, counts))
+    return _probed(source, targets, folds, target_ids, groups, lambda x, y, new: knn_path(x, y, new, counts))
 
 
 def _probed(source: TokenSource, targets: Any, folds: Sequence[Fold], ids: Any, groups: Any, path: _Path) -> _Floats:
@@ -171,7 +171,7 @@ def _predicted(
         own_x, own_y = x[known], y[np.ix_(known, columns)]
         every = path(own_x, own_y, x_new)
         errors = np.zeros((len(every), len(columns)))
-        for train, valid in inner_folds([groups[row] for row in np.flatnonzero(known)]):
+        for train, valid in inner_folds([groups[row] for row in np.flatnonzero(known).tolist()]):
             errors += ((path(own_x[train], own_y[train], own_x[valid]) - own_y[valid]) ** 2).sum(axis=1)
         best = (errors.sum(axis=1, keepdims=True) if together else errors).argmin(axis=0)
         predictions[:, columns] = np.take_along_axis(every, best[None, None], axis=0)[0]
