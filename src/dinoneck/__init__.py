@@ -25,6 +25,7 @@ _HOMES = {
     "RegistryError": "dinoneck.errors",
     "ShapeError": "dinoneck.errors",
     "StoreError": "dinoneck.errors",
+    "evaluate": "dinoneck.evaluation",
     "GridSize": "dinoneck.grid",
     "PreparedImages": "dinoneck.grid",
     "TokenGrid": "dinoneck.grid",

@@ -37,6 +37,7 @@ from dinoneck.errors import GridError as GridError
 from dinoneck.errors import RegistryError as RegistryError
 from dinoneck.errors import ShapeError as ShapeError
 from dinoneck.errors import StoreError as StoreError
+from dinoneck.evaluation import evaluate as evaluate
 from dinoneck.grid import GridSize as GridSize
 from dinoneck.grid import PreparedImages as PreparedImages
 from dinoneck.grid import TokenGrid as TokenGrid

@@ -55,10 +55,10 @@ PIPELINES = (
         "unit/training/test_training.py::test_folds_keep_groups_whole_and_cover_every_row",
     ),
     Mutant(
-        "The weighted R² compares with the plain mean of all values, not with the weighted one.",
+        "The weighted R² is the mean of the targets' R².",
         "training/metrics.py",
-        "mean = (true * shares).sum() / (len(true) * shares.sum())",
-        "mean = true.mean()",
+        "lost = float(unexplained(terms.sum(axis=0), shares))",
+        "lost = float(unexplained(terms.sum(axis=0)))",
         "unit/training/test_training.py::test_weighted_r2_is_the_competitions_formula",
     ),
     Mutant(

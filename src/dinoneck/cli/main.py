@@ -24,6 +24,7 @@ VERBS = {
     "list": "list the published backbones, or the registered head types",
     "extract": "run a backbone over images once and keep the tokens in a feature store",
     "train": "train cross-validated heads: numbers, classes or masks; or a detector: boxes",
+    "evaluate": "score finished heads or detectors on images whose truth is known",
     "predict": "predict from images with trained heads; write a CSV, and pictures on request",
     "inspect": "print what a head file is, from its header alone",
     "verify": "check every byte of head files and feature stores",

@@ -71,7 +71,7 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
 
     Returns:
         ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->
-        ``AP``, ``AP50``, None for a class without boxes.
+        ``AP``, ``AP50``, None for a class without boxes; ``images``, their number.
 
     Raises:
         DataError: if an id is unknown or comes twice, or a prediction has another form, or no image has a box.
@@ -110,6 +110,7 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
         "AP75": _mean(precision[at[75]]),
         "AR100": _mean(test.eval["recall"][..., 0, -1]),
         "per_class": classes,
+        "images": len(dataset.ids),
     }
 
 

@@ -30,29 +30,30 @@ def scores_of(
 
     Args:
         scored: the targets.
-        predictions: of the methods; ``head`` is one of them, which the others are compared with.
+        predictions: of the methods; the first is compared with the others.
         split: the folds and groups of the rows.
         weights: target -> its weight in the weighted R².
     """
+    first = next(iter(predictions))
     found = {
         name: {
-            method: _score(target, own[name], split, None if method == HEAD else predictions[HEAD][name])
+            method: _score(target, own[name], split, None if method == first else predictions[first].get(name))
             for method, own in predictions.items()
             if name in own
         }
         for name, target in scored.items()
     }
     values = [name for name, target in scored.items() if target.kind == "value" and not target.auxiliary]
-    if values:
+    every = {
+        method: np.concatenate([own[name] for name in values], axis=1)
+        for method, own in predictions.items()
+        if values and own.keys() >= {*values}
+    }
+    if every:
         true = np.concatenate([scored[name].truth for name in values], axis=1)
         shares = [weights[name] for name in values] if weights.keys() >= {*values} else None
-        every = {
-            method: np.concatenate([own[name] for name in values], axis=1)
-            for method, own in predictions.items()
-            if own.keys() >= {*values}
-        }
         found[OVERALL] = {
-            method: value_scores(true, own, split, weights=shares, head=None if method == HEAD else every[HEAD])
+            method: value_scores(true, own, split, weights=shares, head=None if method == first else every.get(first))
             for method, own in every.items()
         }
     return found
@@ -80,29 +81,36 @@ def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) ->
     }
 
 
-def verdict(scored: Mapping[str, Scored], scores: Mapping[str, Mapping[str, Any]], groups: int) -> str:
-    """Return which of head, linear baseline and their average scores best, and whether the difference is clear.
+def verdict(
+    scored: Mapping[str, Scored],
+    scores: Mapping[str, Mapping[str, Any]],
+    groups: int,
+    compared: Sequence[str] = (HEAD, LINEAR, BOTH),
+) -> str:
+    """Return which of several methods scores best, and whether its difference from the first one is clear.
 
     Args:
         scored: the targets.
         scores: of :func:`scores_of`.
         groups: how many groups were predicted; below 10, or below 50 images, there are too few to tell.
+        compared: the methods.
     """
     target = OVERALL if OVERALL in scores else next(iter(scores))
     metric = "r2" if target == OVERALL else _MAIN[scored[target].kind]
-    methods = {name: own for name, own in scores[target].items() if name in (HEAD, LINEAR, BOTH)}
+    methods = {name: scores[target][name] for name in compared if name in scores[target]}
     pooled = {name: own[metric]["pooled"] for name, own in methods.items() if own[metric]["pooled"] is not None}
-    if HEAD not in pooled or len(pooled) < 2:
-        return f"{target}: there is nothing to compare the head with"
+    first = compared[0]
+    if first not in pooled or len(pooled) < 2:
+        return f"{target}: there is nothing to compare {first!r} with"
     best = max(pooled, key=lambda name: pooled[name])
     rest = ", ".join(f"{name} {value:.3f}" for name, value in pooled.items() if name != best)
     line = f"{target}: best is {best} with {metric} {pooled[best]:.3f} ({rest})"
-    other = best if best != HEAD else max((name for name in pooled if name != HEAD), key=lambda name: pooled[name])
-    images, ends = methods[HEAD]["images"], methods[other]["head_minus"][metric]
+    other = best if best != first else max((name for name in pooled if name != first), key=lambda name: pooled[name])
+    images, ends = methods[other]["images"], methods[other]["head_minus"][metric]
     if ends is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
         return f"{line}; {images} images in {groups} groups are too few to tell whether the difference is clear"
     clear = "clear: the interval excludes 0" if ends[0] > 0 or ends[1] < 0 else "not clear: the interval includes 0"
-    return f"{line}; head minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
+    return f"{line}; {first} minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
 
 
 def _score(target: Scored, predicted: Any, split: Split, head: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class ConfusionMatrix(ScoreTable):
 
 
 def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
-    """Return the tables of a training run's ``report.json``: of its values, classes, masks and boxes, as it has them.
+    """Return the tables of a ``report.json`` or of :func:`dinoneck.evaluate`: of values, classes, masks and boxes.
 
     Raises:
         DataError: if it is not such a report.
@@ -41,8 +41,11 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     try:
         found = value_tables(report) if "scores" in report else []
         for name, methods in report.get("scores", {}).items():
-            found += class_tables(name, methods) if "confusion_matrix" in methods["head"] else []
-        found += box_tables(report["best"], report["untrained"]) if "best" in report else []
+            found += class_tables(name, methods) if "confusion_matrix" in first_of(methods) else []
+        if "best" in report:
+            best = report["best"]
+            found += box_tables({f"best epoch ({best['epoch']})": best, "before training": report["untrained"]})
+        found += box_tables(report["boxes"]) if "boxes" in report else []
     except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
     return found
@@ -54,7 +57,7 @@ def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     A row is a method, a column a target of numbers; auxiliary targets come last. A report without numbers has none.
     """
     scores, auxiliary = report["scores"], report["auxiliary"]
-    names = sorted((name for name, methods in scores.items() if "r2" in methods["head"]), key=auxiliary.__contains__)
+    names = sorted((name for name, methods in scores.items() if "r2" in first_of(methods)), key=auxiliary.__contains__)
     if not names:
         return []
     methods = list(dict.fromkeys(method for name in names for method in scores[name]))
@@ -68,14 +71,14 @@ def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     notes = {
         "target sd": {name: f"{own['all']:.3g}" for name, own in spread.items() if own["all"] is not None},
         "  in the folds": ranges,
-        "images": {name: str(scores[name]["head"]["images"]) for name in names},
+        "images": {name: str(first_of(scores[name])["images"]) for name in names},
     }
     columns = [f"{name} (auxiliary)" if name in auxiliary else name for name in names]
     header = ["held-out R² (MAE)", *columns, *(["worst fold"] if "overall" in scores else [])]
     rows += [[note, *(own.get(name, "") for name in names)] for note, own in notes.items()]
     found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
     minus = [
-        [f"head minus {method}", *(_interval(_minus(scores[name].get(method)), "+") for name in names)]
+        [f"{methods[0]} minus {method}", *(_interval(_minus(scores[name].get(method)), "+") for name in names)]
         for method in methods
         if any(_minus(scores[name].get(method)) for name in names)
     ]
@@ -105,9 +108,9 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
 
     Args:
         name: of the target.
-        methods: method -> its scores by :mod:`dinoneck.training.scores`; ``"head"`` is one of them.
+        methods: method -> its scores by :mod:`dinoneck.training.scores`.
     """
-    head, order = methods["head"], sorted(methods, key=lambda method: method != "head")
+    head, order = first_of(methods), [*methods]
     scores = {key: heading for key, heading in SCORES.items() if key in head}
     columns = [cell for heading in scores.values() for cell in (heading, "95 % interval", "worst fold")]
     rows = [[method, *(cell for key in scores for cell in _cells(methods[method][key]))] for method in order]
@@ -120,17 +123,21 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
     ]
     yield ScoreTable([f"{name}, {'F1' if each == 'f1' else 'IoU'} of each class", "share", *order], by_class)
     if len(true) <= MOST_COLUMNS:
-        name = f"{name}, true (rows) and predicted by the head"
+        name = f"{name}, true (rows) and predicted by the {order[0]}"
         yield matrix_table(name, head["labels"], head["confusion_matrix"])
 
 
-def box_tables(best: Mapping[str, Any], untrained: Mapping[str, Any]) -> list[ScoreTable]:
-    """Return the scores of a detector's best epoch and of its first weights, and those of each class."""
+def box_tables(boxes: Mapping[str, Mapping[str, Any]]) -> list[ScoreTable]:
+    """Return the scores of detectors by name, and those of each class of the first one."""
     keys = ["AP", "AP50", "AP75", "AR100"]
-    runs = ((f"best epoch ({best['epoch']})", best), ("before training", untrained))
-    every = ScoreTable(["held-out boxes", *keys], [[name, *(_number(own[key]) for key in keys)] for name, own in runs])
-    rows = [[name, _number(own["AP"]), _number(own["AP50"])] for name, own in best["per_class"].items()]
-    return [every, ScoreTable(["class", "AP", "AP50"], rows)]
+    every = [[name, *(_number(own[key]) for key in keys)] for name, own in boxes.items()]
+    rows = [[name, _number(own["AP"]), _number(own["AP50"])] for name, own in first_of(boxes)["per_class"].items()]
+    return [ScoreTable(["held-out boxes", *keys], every), ScoreTable(["class", "AP", "AP50"], rows)]
+
+
+def first_of(methods: Mapping[str, Any]) -> Any:
+    """Return the scores of the first method, with which the others are compared."""
+    return next(iter(methods.values()))
 
 
 def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ScoreTable:

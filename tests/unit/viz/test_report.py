@@ -120,7 +120,7 @@ def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     return {
         "scores": {
             name: {"head": values},
-            f"{name} kind": {"linear": linear, "head": classes},
+            f"{name} kind": {"head": classes, "linear": linear},
             f"{name} cover": {"head": masks},
             "overall": {"head": {"r2": score | {"folds": [None]}, "mae": score, "images": 16}},
         },

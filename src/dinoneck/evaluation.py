@@ -1,0 +1,194 @@
+"""The scores of finished models on images whose truth is known."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dinoneck.data.cells import IMAGES, LABELS, is_missing
+from dinoneck.data.labels import DenseLabels
+from dinoneck.data.tables import read_cells, read_masks, read_table
+from dinoneck.detection.detector import Detector
+from dinoneck.detection.evaluation import evaluate_boxes
+from dinoneck.errors import ConfigError, DataError, some_of
+from dinoneck.inference.predictor import Predictor
+from dinoneck.inference.results import predict_many
+from dinoneck.inference.sources import opened
+from dinoneck.tasks import columns_of
+from dinoneck.training.metrics import confusion_matrix
+from dinoneck.training.report import scores_of, spread_of, verdict
+from dinoneck.training.scores import Split
+from dinoneck.training.table import class_names, groups_of
+from dinoneck.training.tasks import Scored
+from dinoneck.version import versions
+
+PathLike = str | os.PathLike[str]
+
+
+def evaluate(
+    model: Any,
+    images: PathLike | None,
+    truth: Any,
+    *,
+    group: Sequence[str] = (),
+    image_column: str = "image",
+    labels: str | None = None,
+    nodata: Sequence[float] = (),
+) -> dict[str, Any]:
+    """Predict images and compare the predictions with the truth.
+
+    Args:
+        model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a module), or a
+            mapping of names to these: the first is compared with each other one.
+        images: their folder; for boxes None = that of the COCO file.
+        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a folder of masks; or
+            for detectors a COCO file of boxes.
+        group: columns of the table; intervals resample the images of a group together. None = every image is its own.
+        image_column: the table's column of file names.
+        labels: the table's column of masks.
+        nodata: values in masks without a label.
+
+    Returns:
+        What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one model the name is
+        ``"head"``); of boxes under ``"boxes"`` name -> AP. ``cost``: name -> seconds per image, and parameters of heads
+        and backbone.
+
+    Raises:
+        ConfigError: if detectors and heads are mixed.
+        DataError: if the truth has nothing that a model predicts, or an image or label cannot be used.
+        CheckpointError: if a model cannot be read.
+
+    Examples:
+        >>> from dinoneck import PatchMeanHead, Predictor, Task, load_backbone
+        >>> from dinoneck.data import Pasture
+        >>> table = Pasture(seed=0).table(range(8))
+        >>> predictor = Predictor(PatchMeanHead(64, [Task("GDM_g")]), load_backbone("dinoneck_tiny"))
+        >>> evaluate(predictor, None, table)["scores"]["GDM_g"]["head"]["images"]
+        8
+    """
+    every = {name: _opened(one) for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()}
+    models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
+    if not models:
+        return _of_boxes(every, images, truth)
+    if len(models) < len(every):
+        raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
+    tasks = {task.name: task for one in models.values() for task in one.tasks}
+    table = _table(images, truth, tasks, group, image_column, labels)
+    scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
+    for name, one in models.items():
+        begin = time.perf_counter()
+        predictions[name] = _predictions(one, table, tuple(nodata), scored)
+        seconds = time.perf_counter() - begin
+        cost[name] = _cost(one.passes[0].backbone, one.passes[0].modules[1:], seconds, len(table))
+    if not scored:
+        raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
+    return _report(scored, predictions, groups_of(table) or list(table.index)) | {"cost": cost, "versions": versions()}
+
+
+def _report(scored: Mapping[str, Scored], predictions: Mapping[str, Any], groups: Sequence[Any]) -> dict[str, Any]:
+    """The scores, as a training reports them."""
+    split, numbers = Split([np.arange(len(groups))], groups), len(set(groups))
+    scores = scores_of(scored, predictions, split)
+    about: dict[str, Any] = {
+        "images": len(groups),
+        "predicted": len(groups),
+        "groups": numbers,
+        "groups_predicted": numbers,
+    }
+    about |= {"scores": scores, "spread": spread_of(scored, split), "auxiliary": [], "target_weights": {}}
+    return about | {"verdict": verdict(scored, scores, numbers, [*predictions])}
+
+
+def _opened(model: Any) -> Predictor | Detector:
+    if isinstance(model, Predictor | Detector):
+        return model
+    [read] = opened(model).values()
+    first: Any = read[0]
+    return Detector.from_checkpoint(first) if getattr(first, "head_type", "") == "detector" else Predictor(read)
+
+
+def _table(images: Any, truth: Any, tasks: Mapping[str, Any], group: Any, image_column: str, labels: Any) -> Any:
+    """The images and their truth, by :func:`dinoneck.data.read_table`."""
+    if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
+        return read_masks(images, truth)
+    if IMAGES in getattr(truth, "columns", ()):
+        return truth
+    held = list((truth if hasattr(truth, "columns") else read_cells(truth)).columns)
+    classes = {name: task.labels for name, task in tasks.items() if task.kind == "classification" and name in held}
+    names = [column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes]
+    targets = [*classes, *(name for name in names if name in held)]
+    if not targets and labels is None:
+        raise DataError(
+            f"the truth has the columns {some_of(held, 5)}, and none that is predicted: {some_of(names, 5)}"
+        )
+    return read_table(truth, images, targets, group=group, image_column=image_column, labels=labels, classes=classes)
+
+
+def _predictions(one: Predictor, table: Any, nodata: tuple[float, ...], scored: dict[str, Scored]) -> dict[str, Any]:
+    """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
+    masks: Any = list(table[LABELS]) if LABELS in table else None
+    maps = masks is not None and any(task.is_map for task in one.tasks)
+    found = predict_many(partial(one, maps=maps), list(table[IMAGES]), at_once=4 * one.batch_size)
+    rows = [*found.values()]
+    return _values(one, table, rows, scored) | (_matrices(one, masks, rows, nodata, scored) if maps else {})
+
+
+def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]) -> dict[str, Any]:
+    """Numbers and classes by the columns of the table that hold their truth, which are added to ``scored``."""
+    own: dict[str, Any] = {}
+    for column, task, place in columns_of(one.tasks):
+        if task.kind == "classification" and place == 0 and task.name in table:
+            truths = np.asarray(table[task.name].cat.codes)
+            scored.setdefault(task.name, Scored("class", task.name, slice(None), truths, task.labels))
+            own[task.name] = np.array([int(np.argmax(row[task.name])) for row in rows])
+        elif task.kind != "classification" and column in table and not class_names(table, column):
+            truths = np.asarray(table[column], np.float64)[:, None]
+            scored.setdefault(column, Scored("value", task.name, slice(place, place + 1), truths))
+            own[column] = np.array([np.reshape(row[task.name], -1)[place] for row in rows])[:, None]
+    return own
+
+
+def _matrices(
+    one: Predictor, masks: Sequence[Any], rows: Sequence[Any], nodata: tuple[float, ...], scored: dict[str, Scored]
+) -> dict[str, Any]:
+    """The confusion matrices of every image's pixels, (n, K, K) by segmentation task; 0 for an image without a mask."""
+    own: dict[str, Any] = {}
+    for task in (task for task in one.tasks if task.kind == "segmentation"):
+        how = DenseLabels(nodata=nodata, classes=task.dim)
+        scored.setdefault(task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels))
+        own[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
+        for i, file in enumerate(masks):
+            if not is_missing(file):
+                predicted = torch.as_tensor(rows[i]["maps"][task.name])
+                own[task.name][i] = _confusion(predicted, how.indices([file], one.preprocess))
+    return own
+
+
+def _confusion(predicted: torch.Tensor, true: torch.Tensor) -> Any:
+    """The confusion matrix of a mask (1, height, width) and a map (K, rows, cols) that is resized to it."""
+    classes = F.interpolate(predicted[None], true.shape[1:], mode="bilinear").argmax(dim=1)
+    return confusion_matrix(true, classes, num_classes=len(predicted), ignore_index=-1)
+
+
+def _of_boxes(detectors: Mapping[str, Any], images: Any, truth: Any) -> dict[str, Any]:
+    boxes, cost = {}, {}
+    for name, detector in detectors.items():
+        begin = time.perf_counter()
+        boxes[name] = evaluate_boxes(detector, truth, images)
+        cost[name] = _cost(detector.backbone, [detector], time.perf_counter() - begin, boxes[name]["images"])
+    return {"boxes": boxes, "cost": cost, "versions": versions()}
+
+
+def _cost(backbone: Any, modules: Sequence[torch.nn.Module], seconds: float, images: int) -> dict[str, float]:
+    inside = {id(parameter) for parameter in backbone.parameters()}
+    own = sum(x.numel() for module in modules for x in module.parameters() if id(x) not in inside)
+    every = sum(x.numel() for x in backbone.parameters())
+    return {"seconds_per_image": seconds / images, "parameters": own, "backbone_parameters": every}

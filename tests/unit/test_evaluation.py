@@ -1,0 +1,138 @@
+"""The scores of finished models are those of scikit-learn, of the report of a training, and of ``evaluate_boxes``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.unit.training.meadow import COUNT, a_run, rows_of
+
+from dinoneck import (
+    Backbone,
+    ConfigError,
+    DataError,
+    DenseHead,
+    PatchMeanHead,
+    Predictor,
+    STAPyramid,
+    Task,
+    evaluate,
+    save_head,
+)
+from dinoneck.cli.main import main
+from dinoneck.detection import DetectionHead, Detector
+from dinoneck.training import train
+from dinoneck.viz.score_tables import all_tables
+
+metrics = pytest.importorskip("sklearn.metrics")
+KINDS = ("bare", "crop", "weedy")
+TASKS = [Task("soil", unit="g"), Task("kind", dim=3, kind="classification", labels=KINDS)]
+
+
+def predictor(tiny: Backbone, tasks: list[Task] | None = None) -> Predictor:
+    return Predictor(PatchMeanHead(64, tasks or TASKS, hidden_dim=4), tiny)
+
+
+def test_numbers_and_classes_are_scored_as_by_scikit_learn(meadow: Path, tiny: Backbone) -> None:
+    models = {"a": predictor(tiny), "b": predictor(tiny, TASKS[:1])}
+    found = evaluate(models, meadow.parent, meadow, group=["place"])
+    rows = rows_of(meadow)
+    predicted = {name: one([meadow.parent / row["image"] for row in rows]) for name, one in models.items()}
+    true = [float(row["soil"]) for row in rows]
+    for name, own in predicted.items():
+        scores, values = found["scores"]["soil"][name], [row["soil"] for row in own]
+        assert scores["r2"]["pooled"] == pytest.approx(metrics.r2_score(true, values), abs=1e-9)
+        assert scores["mae"]["pooled"] == pytest.approx(metrics.mean_absolute_error(true, values), abs=1e-9)
+    classes = [KINDS[int(np.argmax(row["kind"]))] for row in predicted["a"]]
+    truth = [row["kind"] for row in rows]
+    scores = found["scores"]["kind"]["a"]
+    assert scores["accuracy"]["pooled"] == pytest.approx(metrics.accuracy_score(truth, classes), abs=1e-9)
+    matrix = metrics.confusion_matrix(truth, classes, labels=KINDS).tolist()
+    assert scores["confusion_matrix"] == matrix
+    assert [*found["scores"]["kind"]] == ["a"]
+    assert found["groups"] == 4 and "12 images in 4 groups are too few" in found["verdict"]
+    assert found["cost"]["a"]["parameters"] > found["cost"]["b"]["parameters"] > 0
+    assert json.loads(json.dumps(found, allow_nan=False)) == found and len(all_tables(found)) > 2
+
+
+def test_two_models_are_compared_over_groups(meadow: Path, tiny: Backbone) -> None:
+    """Equal models differ by 0; intervals need five groups or more."""
+    one, rows = predictor(tiny, TASKS[:1]), pd.read_csv(meadow).assign(place=range(COUNT))
+    found = evaluate({"a": one, "b": one}, meadow.parent, rows, group=["place"])
+    assert found["scores"]["soil"]["b"]["head_minus"]["r2"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("as_folder", [True, False])
+def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path: Path, as_folder: bool) -> None:
+    head = DenseHead(64, [Task("cover", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))])
+    own, rows, masks = Predictor(head, tiny), rows_of(meadow), []
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for row in rows:
+        masks.append(np.asarray(Image.open(meadow.parent / row["mask"])))
+        Image.open(meadow.parent / row["image"]).save(tmp_path / "images" / row["image"])
+        Image.fromarray(masks[-1]).save(tmp_path / "masks" / row["image"])
+    if as_folder:
+        found = evaluate(own, tmp_path / "images", tmp_path / "masks")
+    else:
+        found = evaluate(own, meadow.parent, meadow, labels="mask")
+    predicted = []
+    for result in own([meadow.parent / row["image"] for row in rows], maps=True):
+        maps = torch.as_tensor(result["maps"]["cover"])[None]
+        pixels = torch.nn.functional.interpolate(maps, masks[0].shape, mode="bilinear")
+        predicted.append(pixels[0].argmax(dim=0).numpy())
+    expected = metrics.confusion_matrix(np.ravel(masks), np.ravel(predicted), labels=[0, 1, 2])
+    scores = found["scores"]["cover"]["head"]
+    assert scores["confusion_matrix"] == expected.tolist()
+    iou = metrics.jaccard_score(np.ravel(masks), np.ravel(predicted), average="macro", labels=[0, 1, 2])
+    assert scores["mean_iou"]["pooled"] == pytest.approx(iou, abs=1e-9)
+
+
+def test_the_score_of_a_fold_is_that_of_its_head(meadow: Path, tmp_path: Path) -> None:
+    """The report's score of held-out images equals that of the fold's head on them, to the rounding of its tokens."""
+    report = train(a_run(meadow, ["soil", "kind"], optim={"epochs": 2}), tmp_path / "run")
+    rows = [row["image"] for row in rows_of(tmp_path / "run" / "out_of_fold.csv") if row["fold"] == "0"]
+    table = pd.read_csv(meadow)
+    table = table[table["image"].isin(rows)]
+    found = evaluate(tmp_path / "run" / "heads" / "fold-0.safetensors", meadow.parent, table)["scores"]
+    expected = report["scores"]["soil"]["head"]["r2"]["folds"][0]
+    assert found["soil"]["head"]["r2"]["pooled"] == pytest.approx(expected, abs=5e-3)
+    assert found["kind"]["head"]["accuracy"]["pooled"] == report["scores"]["kind"]["head"]["accuracy"]["folds"][0]
+    whole = evaluate(tmp_path / "run", meadow.parent, meadow)
+    assert whole["images"] == COUNT and set(whole["scores"]) == {"soil", "kind", "overall"}
+
+
+def test_what_cannot_be_compared_is_refused(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
+    other = Predictor(PatchMeanHead(64, [Task("biomass")]), tiny)
+    with pytest.raises(DataError, match="biomass"):
+        evaluate(other, meadow.parent, meadow)
+    with pytest.raises(DataError, match="nowhere"):
+        evaluate(other, meadow.parent, tmp_path / "nowhere.csv")
+    with pytest.raises(DataError, match="purple"):
+        evaluate(predictor(tiny), meadow.parent, pd.read_csv(meadow).replace("weedy", "purple"))
+
+
+@pytest.mark.parametrize(("least", "code", "word"), [("soil=-1e9", 0, ""), ("soil=0.99", 1, "below 0.99"),
+                                                     ("sol=0", 1, "soil"), ("soil", 1, "TARGET=VALUE")])  # fmt: skip
+def test_a_score_that_is_too_low_is_exit_code_1(
+    meadow: Path, tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str], least: str, code: int, word: str
+) -> None:
+    file, out = tmp_path / "head.safetensors", tmp_path / "scores.json"
+    save_head(file, PatchMeanHead(64, TASKS, hidden_dim=4), backbone=tiny, preprocess=tiny.preprocess)
+    words = ["evaluate", str(meadow.parent), "--heads", str(file), "--truth", str(meadow), "--out", str(out)]
+    assert main([*words, "--at-least", least]) == code
+    assert word in "".join(capsys.readouterr())
+    if not code:
+        assert [*json.loads(out.read_text())["scores"]] == ["soil", "kind", "overall"]
+
+
+def test_heads_and_detectors_are_evaluated_apart(tiny: Backbone, meadow: Path) -> None:
+    detector: Any = Detector(DetectionHead("fcos", ("red",), STAPyramid(64, 32)), tiny, size=(32, 64))
+    with pytest.raises(ConfigError, match="detectors"):
+        evaluate({"a": predictor(tiny), "b": detector}, meadow.parent, meadow)
