@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from dinoneck.cli import detect, train_text
 from dinoneck.cli.arguments import check_backbone_name
+from dinoneck.cli.text import table
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.config import TrainConfig
 
@@ -21,6 +22,7 @@ def train(
     *,
     out: Path,
     run: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
+    heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")] = (),
     hidden_dim: int | None = None,
     dropout: float | None = None,
     gate_mode: str | None = None,
@@ -47,6 +49,7 @@ def train(
         config: training file; it comes first, and flags override it.
         out: folder for heads, predictions and report.
         run: the run.
+        heads: train each of these heads on the same tokens and folds, and compare them.
         hidden_dim: width of the head, neck or pyramid.
         dropout: dropout of the head's hidden units, where it has any.
         gate_mode: argument mode of --head cls_gating.
@@ -59,14 +62,32 @@ def train(
     if run.data.boxes is not None:
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
         return {"out": out, "report": report}
+    if heads:
+        return _compared(run, heads, out, overwrite, resume)
     from dinoneck.training.run import check_folder, prepare, train_folds
 
     check_folder(out, overwrite=overwrite)
     prepared = prepare(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite=overwrite)
     print("\n".join(train_text.describe(prepared)), flush=True)
-    report = train_folds(prepared, resume=resume)
+    report, _ = train_folds(prepared, resume=resume)
     print("\n".join(train_text.comparison(report)))
     print(f"written: {out}/head.safetensors, heads, logs, out_of_fold.csv, report.json")
+    return {"out": out, "report": report}
+
+
+def _compared(run: TrainConfig, heads: Sequence[str], out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
+    """Train several heads on the same tokens and folds, and print one table of their scores."""
+    from dinoneck.training.comparing import prepare_heads, train_heads
+    from dinoneck.viz.score_tables import all_tables
+
+    runs = prepare_heads(run, heads, out, overwrite=overwrite)
+    print("\n".join(train_text.describe(next(iter(runs.values())))), flush=True)
+    report = train_heads(runs, out, resume=resume)
+    print("\n".join(table(*each) for each in all_tables(report)))
+    rows = [[name, f"{own['parameters']:,}", f"{own['seconds']:.1f}"] for name, own in report["cost"].items()]
+    print(table(("cost", "parameters", "seconds of training"), rows))
+    print(report["verdict"])
+    print(f"written: {out}/report.json, a folder for each head")
     return {"out": out, "report": report}
 
 

@@ -111,7 +111,7 @@ def train(
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
     run = prepare(config, out, table=table, backbone=backbone, folds=folds, overwrite=overwrite)
-    return train_folds(run, resume=resume, callbacks=callbacks)
+    return train_folds(run, resume=resume, callbacks=callbacks)[0]
 
 
 def prepare(
@@ -122,10 +122,11 @@ def prepare(
     backbone: Backbone | None = None,
     folds: Sequence[tuple[Any, Any]] | None = None,
     overwrite: bool = False,
+    source: Source | None = None,
 ) -> Run:
     """Take steps 2 to 6 of a run: everything that may be refused before the first expensive step.
 
-    Arguments and errors are those of :func:`train`.
+    Arguments and errors are those of :func:`train`; ``source`` is that of another run with the same images.
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
@@ -136,7 +137,7 @@ def prepare(
     head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)
     kind = None if config.data.labels is None else map_task(config, frame)[1]
-    source = source_of(config, frame, backbone, spread=head_type(config, kind) == "dpt")
+    source = source or source_of(config, frame, backbone, spread=head_type(config, kind) == "dpt")
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
     chosen = folds_of(config, frame, folds)
     check_targets(problem, frame, chosen)
@@ -164,9 +165,21 @@ def _with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
 
 
-def train_folds(run: Run, *, resume: bool = True, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Take steps 7 to 9 of a run: train, predict and score; see :func:`train`."""
-    tokens = run.source.load()
+def train_folds(
+    run: Run, *, tokens: TokenSource | None = None, resume: bool = True, callbacks: Sequence[Callback] = ()
+) -> tuple[dict[str, Any], Methods]:
+    """Take steps 7 to 9 of a run: train, predict and score; see :func:`train`.
+
+    Args:
+        run: of :func:`prepare`.
+        tokens: of the table's images, where another run has loaded them.
+        resume: as of :func:`train`.
+        callbacks: as of :func:`train`.
+
+    Returns:
+        The report, and the held-out predictions: method -> target -> values of all rows.
+    """
+    tokens = run.source.load() if tokens is None else tokens
     _begin(run, tokens, resume=resume)
     predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table))
     members: list[Head] = []
@@ -178,7 +191,7 @@ def train_folds(run: Run, *, resume: bool = True, callbacks: Sequence[Callback] 
             raise DataError(f"fold {number}: {error}") from error
         members += _keep_fold(run, heads, number, predictions)
         note(f"fold {number} is trained, {number + 1} of {len(run.folds)}")
-    return _finish(run, members, predictions)
+    return _finish(run, members, predictions), predictions
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -309,6 +322,7 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
         "spread": reports.spread_of(problem.scored, split) if held_out else {},
         "auxiliary": [name for name, target in problem.scored.items() if target.auxiliary],
         "target_weights": _weights(run),
+        "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
         "verdict": verdict,
         "config": run.config.to_dict(),
         "backbone": dict(run.source.record),
