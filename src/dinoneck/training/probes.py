@@ -11,7 +11,7 @@ import torch
 from dinoneck.errors import DataError
 from dinoneck.training.folds import Fold, group_folds
 from dinoneck.training.matching import match_groups, match_matrix
-from dinoneck.training.sources import SomeTokens, TokenSource, in_batches
+from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.targets import as_array
 
 INNER_FOLDS = 5
@@ -94,7 +94,7 @@ def _matched(source: TokenSource, targets: Any, ids: Any, groups: Any) -> tuple[
         labels = match_groups(source.ids, groups, names)
     else:
         labels = None if groups is None else list(groups)
-    return pooled_tokens(SomeTokens(source, names)), values, labels
+    return pooled_tokens(source, ids=names), values, labels
 
 
 def pooled_tokens(source: TokenSource, batch_size: int = 32, ids: Sequence[str] | None = None) -> _Floats:

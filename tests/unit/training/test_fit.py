@@ -80,7 +80,7 @@ def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_pat
     ("change", "error", "message"),
     [
         ({"ids": []}, ConfigError, "0 ids to train on"),
-        ({"targets": {}}, DataError, "no targets for task 'share'"),
+        ({"targets": {}}, DataError, "no targets for 'share'"),
         ({"targets": {"share": np.zeros(3)}}, DataError, r"targets 'share' has shape \(3,\) for 48 ids"),
     ],
 )
@@ -134,16 +134,9 @@ def test_where_gradients_are_off_nothing_is_trained() -> None:
     source, y = problem()
     with (
         torch.inference_mode(),
-        pytest.raises(ConfigError, match=r"under torch.no_grad\(\) or torch.inference_mode\(\)"),
+        pytest.raises(ConfigError, match="no_grad"),
     ):
         trained(source, y)
-
-
-def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
-    tokens = Tokens.from_patches([torch.randn(4, 6, 8)] * 2, grid=(2, 3), patch_size=16, layers=[3, 1])
-    source = MemoryTokens(("a", "b", "c", "d"), tokens)
-    fit(PatchMeanHead(8, [Task("x")]), source, targets={"x": np.arange(4.0)}, target_ids=source.ids, epochs=1)
-    assert "reads the last one listed, block 1" in caplog.text
 
 
 def test_class_labels_have_one_per_image() -> None:

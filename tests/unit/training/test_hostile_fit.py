@@ -41,7 +41,6 @@ def run(module: Any = None, source: Any = None, **changes: Any) -> list[dict[str
     ("changes", "message"),
     [
         ({"module": nn.Linear(2, 2)}, "head is Linear"),
-        ({"module": PatchMeanHead(16, [Task("y")])}, "tokens have 8 channels .* embed_dim=16"),
         ({"recipe": {"patience": 2}}, "expected Recipe"),
         ({"lr": "1e-4"}, "lr is '1e-4'"),
     ],
@@ -75,8 +74,8 @@ def test_targets_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     [
         (Task("c", dim=3, kind="classification"), CLASSES + 1, "reach from 1 to 3; expected classes 0 ... 2"),
         (Task("c", dim=3, kind="classification", ignore_index=255), CLASSES * 0 + 255, "no target value"),
-        (Task("c", dim=3, kind="ratio"), -np.eye(3)[CLASSES], "expected shares"),
-        (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 0.6, "add up to 0.6 in some places, in 6 samples"),
+        (Task("c", dim=3, kind="ratio"), -np.eye(3)[CLASSES], "-1.0"),
+        (Task("c", dim=3, kind="ratio"), np.eye(3)[CLASSES] * 0.6, "0.6"),
     ],
 )
 def test_classes_and_shares_out_of_range(task: Task, values: Any, message: str) -> None:
@@ -188,9 +187,9 @@ class OtherWeighting(UncertaintyWeighting):
         (
             [[CompositionLoss(PARTS)]],
             [[CompositionLoss(PARTS, (0.2, 0.3, 0.5))]],
-            r"compositions\[0\].weights\[0\] is None",
+            r"compositions.plant.weights is None",
         ),
-        ([[CompositionLoss(PARTS)]], [[CompositionLoss(PARTS, beta=2.0)]], r"compositions\[0\].beta is 1.0 there"),
+        ([[CompositionLoss(PARTS)]], [[CompositionLoss(PARTS, beta=2.0)]], r"compositions.plant.beta is 1.0 there"),
         ([(), UncertaintyWeighting(["y", "shares"])], [(), OtherWeighting(["y", "shares"])], "OtherWeighting"),
     ],
 )
@@ -213,8 +212,9 @@ def test_tied_weights_stay_tied_in_the_average() -> None:
     with torch.no_grad():
         model["a"].weight.add_(1.0)
     average.update(model)
+    average.copy_to(model)
     for name in ("a", "b"):
-        assert torch.allclose(average.module[name].weight, begin + 0.5)  # type: ignore[index, union-attr]
+        assert torch.allclose(model[name].weight, begin + 0.5)  # type: ignore[arg-type]
 
 
 def test_rows_without_a_group_are_refused_and_tensors_are_labels() -> None:

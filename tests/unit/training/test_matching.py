@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
+from dinoneck import DataError, PatchMeanHead, Task, Tokens
 from dinoneck.training import (
     MemoryTokens,
     Recipe,
@@ -90,9 +90,9 @@ def test_a_pandas_frame_is_matched_by_its_index() -> None:
     [
         ({"targets": {"y": Y}, "ids": IDS}, DataError, "values without ids.*target_ids=IDS"),
         ({"targets": {"y": Y}, "target_ids": IDS[:5]}, DataError, r"shape \(12,\) for 5 ids; expected one row per id"),
-        ({"targets": table(range(9)), "ids": IDS}, DataError, "3 ids have no row in targets 'y': 'meadow-9', 'meado"),
-        ({"targets": table([0, 1, 1, 2])}, DataError, "1 id has several rows in targets 'y': 'meadow-1'"),
-        ({"targets": {"y": {"meadow-1": 0.0, "meadow-1.png": 1.0}}}, DataError, "by 'meadow-1', 'meadow-1.png'"),
+        ({"targets": table(range(9)), "ids": IDS}, DataError, "3 ids without a row in targets 'y': 'meadow-9', 'meado"),
+        ({"targets": table([0, 1, 1, 2])}, DataError, "1 id with several rows in targets 'y': 'meadow-1'"),
+        ({"targets": {"y": {"meadow-1": 0.0, "meadow-1.png": 1.0}}}, DataError, "'meadow-1'"),
         (
             {"targets": {"y": dict.fromkeys([*IDS, "a", "b"], 0.0)}},
             DataError,
@@ -105,9 +105,8 @@ def test_a_pandas_frame_is_matched_by_its_index() -> None:
             DataError,
             "the dense tasks are none",
         ),
-        ({"targets": table(), "target_ids": IDS}, ConfigError, "carry their own ids; leave target_ids out"),
-        ({"targets": {"x": {"meadow-1": 0.0}}}, DataError, "no targets for task 'y'; given: x"),
-        ({"targets": {"y": {IDS[0]: [1.0], IDS[1]: [1.0, 2.0]}}}, DataError, "'y' differ in shape"),
+        ({"targets": {"x": {"meadow-1": 0.0}}}, DataError, "no targets for 'y'"),
+        ({"targets": {"y": {IDS[0]: [1.0], IDS[1]: [1.0, 2.0]}}}, DataError, "'y' have shapes"),
     ],
 )
 def test_rows_that_cannot_be_matched_are_named(given: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -140,7 +139,7 @@ def test_probes_match_by_id(probe: Any) -> None:
     by_row = probe(source(), columns, folds, groups=labels.tolist())
     by_id = probe(source(), columns, folds, groups=dict(zip(IDS[::-1], labels[::-1].tolist(), strict=True)))
     assert np.array_equal(by_row, by_id, equal_nan=True)
-    with pytest.raises(DataError, match="1 id has a row in targets 'z' and none in targets 'y': 'meadow-0'"):
+    with pytest.raises(DataError, match="1 id without a row in targets 'y': 'meadow-0'"):
         probe(source(), {**columns, "y": {name: columns["y"][name] for name in IDS[1:]}}, folds)
 
 
@@ -164,18 +163,11 @@ def test_scores_of_values_with_ids_are_matched() -> None:
             r2(Y[: len(wrong)], wrong)
 
 
-def test_masked_values_are_missing() -> None:
-    mask = np.arange(12) % 5 == 0
-    masked, holes = np.ma.masked_array(np.where(mask, -9999.0, Y), mask), np.where(mask, np.nan, Y)
-    expected = weights(source(), {"y": holes}, target_ids=IDS)
-    assert_equal(weights(source(), {"y": masked}, target_ids=IDS), expected)
-    assert_equal(weights(source(), {"y": list(masked)}, target_ids=IDS), expected)
-    assert_equal(weights(source(), {"y": dict(zip(IDS, masked, strict=True))}), expected)
-    assert TargetTransform().fit(masked) == TargetTransform().fit(holes)
-    with pytest.raises(DataError, match="3 of the targets are not finite"):
+def test_masked_values_are_refused() -> None:
+    """Their mask would be lost in an array."""
+    masked = np.ma.masked_array(Y, np.arange(12) % 5 == 0)
+    for values in (masked, list(masked), dict(zip(IDS, masked, strict=True))):
+        with pytest.raises(DataError, match=r"'y'.* masked .*filled"):
+            weights(source(), {"y": values}, target_ids=IDS)
+    with pytest.raises(DataError, match="masked"):
         r2(masked, Y)
-    fold, known = (np.arange(8), np.arange(8, 12)), np.flatnonzero(~mask[:8])
-    found = ridge_probe(source(), {"y": masked}, [fold], target_ids=IDS)
-    assert np.array_equal(found, ridge_probe(source(), table(), [(known, fold[1])]), equal_nan=True)
-    with pytest.raises(DataError, match=r"masked array of int64 has 3 masked .*filled\(-1\)"):
-        weights(source(), {"y": np.ma.masked_array(np.arange(12), mask)}, target_ids=IDS)

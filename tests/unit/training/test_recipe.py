@@ -126,14 +126,18 @@ def test_calls_that_do_not_fit_together(arguments: dict[str, Any], error: type[E
         trained(**{"recipe": Recipe(), **arguments})
 
 
+class Wide(MemoryTokens):
+    def batch(self, ids: Any, views: Any = None) -> Tokens:
+        return self.tokens[self.rows(ids)].to(dtype=torch.float64)
+
+
 def test_several_steps_are_the_plain_loop() -> None:
     """AdamW with decay of matrices only, warm-up and cosine, clipping and the average, written out in float64."""
     recipe = Recipe(standardise_tokens=False, ema_decay=0.9, warmup=0.2, clip_norm=0.5)
-    source, y, epochs, size, lr = source_of(10), np.linspace(-1, 3, 10), 4, 4, 1e-2
+    source, y, epochs, size, lr = Wide(source_of(10).ids, source_of(10).tokens), np.linspace(-1, 3, 10), 4, 4, 1e-2
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4).double()
     weights = {name: p.detach().clone() for name, p in head.named_parameters()}
-    source.batch = lambda ids, views=None: source.tokens[source.rows(ids)].to(dtype=torch.float64)  # type: ignore
     fit(
         head,
         source,

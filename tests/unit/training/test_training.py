@@ -185,5 +185,5 @@ def test_extraction(tiny: Backbone) -> None:
     assert torch.allclose(source.colours, tiny.preprocess(images).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="0 images"):
         MemoryTokens.extract(tiny, [], [])
-    with pytest.raises(DataError, match="image 'd' is 48x32 px .*, the ones before 32x48"):
+    with pytest.raises(DataError, match="'d' with 48x32 px"):
         MemoryTokens.extract(tiny, [*images[:3], images[3].transpose(1, 0, 2)], list("abcd"), batch_size=1)
