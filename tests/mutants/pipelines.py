@@ -80,7 +80,7 @@ PIPELINES = (
         "training/state.py",
         "if old.get(name) != new.get(name)",
         "if name not in old",
-        "unit/training/test_hostile_fit.py::test_a_changed_head_or_sample_is_another_run",
+        "unit/training/test_fit.py::test_a_changed_head_loss_recipe_or_sample_is_another_run",
     ),
     Mutant(
         "A flipped image is trained with the labels of the image as it is.",
@@ -213,7 +213,7 @@ PIPELINES = (
         "A resumed run trains the last finished epoch again.",
         "training/engine.py",
         'self._take(state["weights"])',
-        'self._take(state["weights"])\n        self.epoch = max(0, self.epoch - 1)',
+        'self._take(state["weights"])\n            self.epoch = max(0, self.epoch - 1)',
         "unit/training/test_live_views.py::test_training_transforms_images_and_resumes_bit_for_bit",
     ),
     Mutant(

@@ -78,6 +78,7 @@ class Engine:
         self.plain = model
         self._losses: list[tuple[dict[str, Tensor], int]] = []  # of batches, on the device, and their images
         self._ends: list[float] = []  # times of the first two steps
+        self._file: tuple[Path, Mapping[str, Any]] | None = None
 
     def run(
         self,
@@ -85,22 +86,19 @@ class Engine:
         validate: Callable[[], Row] | None = None,
         *,
         begin: Callable[[int], object] = lambda epoch: None,
-        save: Callable[[], None] = lambda: None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        """Train until the recipe's last epoch, or until patience ends.
+        """Train until the recipe's last epoch, or until patience ends; keep the state, at most every 30 s.
 
         Args:
             batches: of an epoch.
             validate: returns the scores of an epoch; it sees the averaged weights, and the first process' row counts.
             begin: called before an epoch.
-            save: writes the state; called after an epoch, at most every 30 s, and after the last.
             callbacks: ``callback(epoch, row)``, called after every epoch in the first process.
         """
         saved = time.monotonic()
-        hidden = self.rank > 0
         total, done = self.recipe.epochs * self.steps, self.epoch * self.steps
-        with progress(total=total, initial=done, desc="steps", unit="step", hidden=hidden) as bar:
+        with progress(total=total, initial=done, desc="steps", unit="step", hidden=self.rank > 0) as bar:
             while not self._is_finished():
                 seed_all(self.recipe.seed, self.epoch, self.rank)
                 begin(self.epoch)
@@ -110,7 +108,7 @@ class Engine:
                 self.history.append(row)
                 self.epoch += 1
                 if self._is_finished() or time.monotonic() - saved >= SAVE_EVERY_S:
-                    save()
+                    self._save()
                     saved = time.monotonic()
                 for callback in callbacks if self.rank == 0 else ():
                     callback(self.epoch - 1, dict(row))
@@ -238,58 +236,55 @@ class Engine:
 
     def _weights(self) -> dict[str, Tensor]:
         """All weights and buffers but those of a backbone that is not trained."""
-        inside = {id(p) for m in self.plain.modules() if isinstance(m, Backbone) for p in m.parameters()}
-        left_out = inside - {id(parameter) for parameter in self._parameters()}
-        state = self.plain.state_dict(keep_vars=True)
-        return {name: x for name, x in state.items() if id(x) not in left_out}
+        backbones = [module for module in self.plain.modules() if isinstance(module, Backbone)]
+        left_out = {p for module in backbones for p in module.parameters()} - set(self._parameters())
+        return {name: x for name, x in self.plain.state_dict(keep_vars=True).items() if x not in left_out}
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
         for name, value in self._weights().items():
             value.copy_(weights[name])
 
-    def save(self, path: Path, run: Mapping[str, Any]) -> None:
-        """Write the state and, next to it, the log: one line per epoch. The first process does.
+    def keep(self, path: Path, run: Mapping[str, Any], *, resume: bool = True) -> None:
+        """Keep the state in a file and, next to it, the log: one line per epoch; continue from the state of this run.
+
+        Args:
+            path: of the file, which the first process writes and every process reads.
+            run: plain values that identify the run.
+            resume: off = start again.
 
         Raises:
-            CheckpointError: if they cannot be written.
+            CheckpointError: if the state is damaged, of another run, another one than the first process has, or
+                cannot be written.
         """
-        if self.rank > 0:
+        self._file = path, run
+        state = load_state(path, run) if resume else None
+        epoch = 0 if state is None else state["epoch"]
+        if from_first(epoch) != epoch:
+            raise CheckpointError(f"{path} is at epoch {epoch}, that of the first process is not; share one folder")
+        if state is not None:
+            for name in _PLAIN:
+                setattr(self, name, state[name])
+            self._take(state["weights"])
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+        self._write_log()
+
+    def _save(self) -> None:
+        if self._file is None or self.rank > 0:
             return
+        path, run = self._file
         state = {name: getattr(self, name) for name in _PLAIN} | {"run": dict(run)}
         state["weights"] = {name: x.detach() for name, x in self._weights().items()}
         content = io.BytesIO()
         torch.save(state | {name: part.state_dict() for name, part in self._parts().items()}, content)
         write_file(path, content.getvalue())
-        self.log(path.parent / LOG)
+        self._write_log()
 
-    def log(self, path: Path) -> None:
-        """Write the log: one JSON line per finished epoch. The first process does.
-
-        Raises:
-            CheckpointError: if it cannot be written.
-        """
-        if self.rank == 0:
+    def _write_log(self) -> None:
+        if self._file is not None and self.rank == 0:
             lines = [json.dumps({"epoch": i, **row}, allow_nan=False) + "\n" for i, row in enumerate(self.history)]
-            write_file(path, "".join(lines).encode())
-
-    def resume(self, path: Path, run: Mapping[str, Any]) -> None:
-        """Continue from the state of this run in a file, where there is one; every process reads it.
-
-        Raises:
-            CheckpointError: if it is damaged, of another run, or another one than the first process has.
-        """
-        state = load_state(path, run)
-        epoch = -1 if state is None else state["epoch"]
-        if from_first(epoch) != epoch:
-            raise CheckpointError(f"{path} is at epoch {epoch}, that of the first process is not; share one folder")
-        if state is None:
-            return
-        for name in _PLAIN:
-            setattr(self, name, state[name])
-        self._take(state["weights"])
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            write_file(self._file[0].parent / LOG, "".join(lines).encode())
 
     def _parts(self) -> dict[str, Any]:
         parts = {name: getattr(self, name) for name in ("optimizer", "scheduler", "scaler", "ema")}

@@ -32,7 +32,7 @@ from dinoneck.training.processes import own_random_numbers, seed_all
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.source import compare_images
 from dinoneck.training.sources import LiveTokens, Samples, Table, TokenSource, in_batches, is_stored
-from dinoneck.training.state import LOG, STATE
+from dinoneck.training.state import STATE
 from dinoneck.training.targets import as_array, training_targets
 from dinoneck.training.validation import validation_scores
 
@@ -85,12 +85,7 @@ def fit(
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    if not isinstance(recipe, Recipe | None):
-        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
-    if not isinstance(head, Head):
-        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
-    if not hasattr(source, "ids") or not hasattr(source, "batch"):
-        raise DataError(f"source is {type(source).__name__}; expected a FeatureStore, MemoryTokens or LiveTokens")
+    _check_kinds(head, source, recipe)
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
     names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
@@ -215,11 +210,8 @@ def _train(
             head.eval()(source.batch(ids[:1]).to(device))  # tokens that do not fit are refused before a folder is made
         steps = -(-trained // recipe.batch_size)
         engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
-        run, path = _identity(objective, samples), None if out is None else Path(out) / STATE
-        if path is not None:
-            if resume:
-                engine.resume(path, run)
-            engine.log(path.parent / LOG)
+        if out is not None:
+            engine.keep(Path(out) / STATE, _identity(objective, samples), resume=resume)
         calibrate = getattr(head, "calibrate", None)
         if recipe.standardise_tokens and calibrate is not None and not engine.history:
             with torch.no_grad():
@@ -227,7 +219,6 @@ def _train(
         engine.run(
             lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
             (lambda: _validated(engine, objective, samples, truth)) if len(ids) > trained else None,
-            save=lambda: None if path is None else engine.save(path, run),
             callbacks=callbacks,
         )
         engine.finish()
@@ -250,6 +241,15 @@ def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Ta
     losses = engine.mean_losses()
     joined = fetch([torch.cat([part[name] for part in predictions]) for name in predictions[0]])
     return losses | validation_scores(objective.loss.tasks, dict(zip(predictions[0], joined, strict=True)), truth)
+
+
+def _check_kinds(head: object, source: object, recipe: object) -> None:
+    if not isinstance(recipe, Recipe | None):
+        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
+    if not isinstance(head, Head):
+        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
+    if not hasattr(source, "ids") or not hasattr(source, "batch"):
+        raise DataError(f"source is {type(source).__name__}; expected a FeatureStore, MemoryTokens or LiveTokens")
 
 
 def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:

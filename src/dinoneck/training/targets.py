@@ -79,14 +79,13 @@ def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequenc
     Raises:
         DataError: naming ids and values.
     """
-    if minimum is None or not values.size:
+    if minimum is None:
         return
-    lowest = np.where(np.isnan(values), np.inf, values).reshape(len(values), -1).min(axis=1)
-    low = np.flatnonzero(lowest < minimum - ROUNDING * max(1.0, abs(minimum)))
+    low = np.argwhere(values < minimum - ROUNDING * max(1.0, abs(minimum)))
     if len(low):
-        shown = some_of([f"{ids[int(row)]!r} ({lowest[row]:g})" for row in low], 3)
+        shown = some_of([f"{ids[int(place[0])]!r} ({values[tuple(place)]:g})" for place in low], 3)
         raise DataError(
-            f"{counted(len(low), 'image')} with targets of {name!r} below the minimum of {minimum:g}: {shown}. "
+            f"{counted(len(set(low[:, 0])), 'image')} with targets of {name!r} below the minimum of {minimum:g}: {shown}. "
             "Predictions never go below it: correct these values, or give another minimum (--minimum)"
         )
 
@@ -203,8 +202,7 @@ def _check_shape(what: str, values: _Array, *expected: int | str) -> None:
     """Refuse another shape; an axis of any length is given by its name."""
     fits = [isinstance(size, str) or size == own for size, own in zip(expected, values.shape, strict=False)]
     if values.ndim != len(expected) or not all(fits):
-        form = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
-        raise DataError(f"{what} have shape {values.shape}; expected {form}")
+        raise DataError(f"{what} have shape {values.shape}; expected {expected}")
 
 
 def _check_shares(name: str, shares: Tensor) -> None:

@@ -14,8 +14,6 @@ from tests.unit.training.meadow import a_run
 from dinoneck import (
     Backbone,
     BackboneError,
-    ConfigError,
-    DataError,
     FPNHead,
     HeadCheckpoint,
     PatchMeanHead,
@@ -279,23 +277,6 @@ def test_a_frozen_backbone_gives_what_memory_gives() -> None:
     learn(twin, kept, y)  # type: ignore[arg-type]
     for one, two in zip(head.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-4)
-
-
-def test_bad_input() -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    with pytest.raises(DataError, match=r"2 ids \(1 different\) for 2 images"):
-        LiveTokens(backbone, pixels()[:2], ["a", "a"])
-    with pytest.raises(DataError, match="1 ids"):
-        LiveTokens(backbone, pixels()[:2], ["a"])
-    source = LiveTokens(backbone, pixels())
-    assert source.ids == tuple("01234567")
-    with pytest.raises(DataError, match="'z'"):
-        source.batch(["z"])
-    with pytest.raises(DataError, match="view 0 only"):
-        source.batch(["0"], [1])
-    for make in (LiveTokens, MemoryTokens.extract):
-        with pytest.raises(ConfigError, match="expected a Backbone: pass load_backbone"):
-            make("dinoneck_tiny", pixels()[:1], ["a"])  # type: ignore[arg-type]
 
 
 def test_a_run_of_folds_leaves_a_trainable_backbone_as_it_is(tmp_path: Path) -> None:

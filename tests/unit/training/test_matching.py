@@ -85,44 +85,6 @@ def test_a_pandas_frame_is_matched_by_its_index() -> None:
         weights(source(), frame.reset_index())
 
 
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        ({"targets": {"y": Y}, "ids": IDS}, DataError, "values without ids.*target_ids=IDS"),
-        ({"targets": {"y": Y}, "target_ids": IDS[:5]}, DataError, r"shape \(12,\) for 5 ids; expected one row per id"),
-        ({"targets": table(range(9)), "ids": IDS}, DataError, "3 ids without a row in targets 'y': 'meadow-9', 'meado"),
-        ({"targets": table([0, 1, 1, 2])}, DataError, "1 id with several rows in targets 'y': 'meadow-1'"),
-        ({"targets": {"y": {"meadow-1": 0.0, "meadow-1.png": 1.0}}}, DataError, "'meadow-1'"),
-        (
-            {"targets": {"y": dict.fromkeys([*IDS, "a", "b"], 0.0)}},
-            DataError,
-            "2 ids of the targets have no tokens.*'a'",
-        ),
-        ({"targets": table(), "ids": [*IDS, "z"]}, DataError, "1 training ids have no tokens in the source: 'z'"),
-        ({"targets": table(), "weights": {"y": np.ones((12, 2, 3))}}, DataError, "weights 'y' has values without ids"),
-        (
-            {"targets": table(), "weights": {"y": np.ones((12, 2, 3))}, "target_ids": IDS},
-            DataError,
-            "the dense tasks are none",
-        ),
-        ({"targets": {"x": {"meadow-1": 0.0}}}, DataError, "no targets for 'y'"),
-        ({"targets": {"y": {IDS[0]: [1.0], IDS[1]: [1.0, 2.0]}}}, DataError, "'y' have shapes"),
-    ],
-)
-def test_rows_that_cannot_be_matched_are_named(given: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        weights(source(), **given)
-
-
-def test_an_id_that_two_images_fit_is_refused() -> None:
-    tokens = source().tokens
-    twice = MemoryTokens([*IDS[:10], "a.jpg", "a.png"], tokens)
-    with pytest.raises(DataError, match="id 'a' may be 'a.jpg', 'a.png' of the source"):
-        weights(twice, {"y": {"a": 1.0, IDS[0]: 0.0}})
-    exact = {"y": {"a.jpg": 1.0, "a.png": 0.5, IDS[0]: 0.0}}
-    assert weights(twice, exact).keys()
-
-
 @pytest.mark.parametrize("probe", [ridge_probe, knn_probe])
 def test_probes_match_by_id(probe: Any) -> None:
     folds, order = [(np.arange(3, 12), np.arange(3))], list(range(3)) + list(range(11, 2, -1))
@@ -161,13 +123,3 @@ def test_scores_of_values_with_ids_are_matched() -> None:
     for wrong in (one["y"], plain[::-1], plain[1:]):
         with pytest.raises(DataError, match="targets are ndarray and predictions Series"):
             r2(Y[: len(wrong)], wrong)
-
-
-def test_masked_values_are_refused() -> None:
-    """Their mask would be lost in an array."""
-    masked = np.ma.masked_array(Y, np.arange(12) % 5 == 0)
-    for values in (masked, list(masked), dict(zip(IDS, masked, strict=True))):
-        with pytest.raises(DataError, match=r"'y'.* masked .*filled"):
-            weights(source(), {"y": values}, target_ids=IDS)
-    with pytest.raises(DataError, match="masked"):
-        r2(masked, Y)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.unit.training.noisy_head import WIDTH
 
-from dinoneck import ConfigError, DataError, PatchMeanHead, Task, Tokens
+from dinoneck import ConfigError, PatchMeanHead, Task, Tokens
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
 from dinoneck.training import MemoryTokens, Recipe, fit
 
@@ -103,27 +103,6 @@ def test_fp16_steps_that_overflow_are_left_out() -> None:
 def test_impossible_recipes(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Recipe(**values)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"loss": TaskLoss([Task("y")])}, ConfigError, "built for tasks y, the head for x"),
-        ({"epoch": 3}, ConfigError, "'epoch'"),
-        (
-            {"ids": ["3", "4"], "val_ids": ["3"]},
-            DataError,
-            "1 ids are for training and for validation, the first is '3'",
-        ),
-        ({"val_ids": ["z"]}, DataError, "1 validation ids have no tokens in the source: 'z'"),
-        ({"recipe": Recipe(patience=2)}, ConfigError, "patience is 2, and there are no val_ids"),
-        ({"recipe": Recipe(cutmix_alpha=1.0)}, ConfigError, "cutmix_alpha is 1.0.*MemoryTokens"),
-        ({"seed": -1}, ConfigError, "seed is -1"),
-    ],
-)
-def test_calls_that_do_not_fit_together(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        trained(**{"recipe": Recipe(), **arguments})
 
 
 class Wide(MemoryTokens):
