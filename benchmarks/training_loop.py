@@ -34,7 +34,6 @@ from dinoneck import PatchMeanHead, Task, load_backbone
 from dinoneck.tasks import TargetTransform
 from dinoneck.tokens import Tokens
 from dinoneck.training import LiveTokens, MemoryTokens, Recipe, TokenSource, fit
-from dinoneck.training.sources import SomeTokens
 
 IMAGES, GRID, CHANNELS, BATCH, EPOCHS = 256, (10, 20), 384, 32, 4
 LIVE_IMAGES = 16
@@ -91,6 +90,13 @@ def counts(source: MemoryTokens, targets: Tensor, **options: Any) -> dict[str, f
     return {name: (events[1][name] - events[0][name]) / (IMAGES // BATCH) for name in sorted(events[1])}
 
 
+class InTheStep:
+    """Live tokens behind another class, which is read when its step has begun."""
+
+    def __init__(self, source: LiveTokens) -> None:
+        self.ids, self.batch = source.ids, source.batch
+
+
 def live(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Return the times of an epoch of live tokens of JPEG files, and of one that reads each batch in its step."""
     generator, files = torch.Generator().manual_seed(0), [folder / f"{i}.jpg" for i in range(LIVE_IMAGES)]
@@ -102,8 +108,8 @@ def live(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     targets = torch.linspace(-1, 1, LIVE_IMAGES)[:, None]
     seconds: dict[str, list[float]] = {"in the step": [], "ahead": []}
     for order in timing.drawn_order(list(seconds), rounds, seed=0):
-        for name in order:  # a source of another class is read in the step
-            read = source if name == "ahead" else SomeTokens(source, source.ids)
+        for name in order:
+            read: TokenSource = source if name == "ahead" else InTheStep(source)
             seconds[name].append(statistics.median(fitted(read, targets, batch_size=4)))
     return timing.ratios(seconds, "in the step")
 

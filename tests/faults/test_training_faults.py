@@ -104,8 +104,7 @@ def test_stopped_at_every_step_it_ends_bit_for_bit_the_same(
 
 def test_the_state_is_written_every_30_seconds_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: list[int] = []
-    keep = engine.Engine.save
-    monkeypatch.setattr(engine.Engine, "save", lambda self, *given: (saved.append(self.epoch), keep(self, *given)))
+    monkeypatch.setattr(engine.Engine, "_save", lambda self: saved.append(self.epoch))
     for seconds, epochs in ((0.0, [1, 2, 3]), (30.0, [3])):
         saved.clear()
         monkeypatch.setattr(engine, "SAVE_EVERY_S", seconds)
@@ -152,25 +151,6 @@ def test_every_damage_is_refused(state: Path) -> None:
     assert len(history) == EPOCHS
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"lr": 2e-2}, "recipe.lr is 0.01 there and 0.02 here"),
-        ({"ids": [str(i) for i in range(7)]}, "ids and targets is"),
-        ({"targets": {"x": np.linspace(0, 2, IMAGES)}}, "ids and targets is"),
-    ],
-)
-def test_another_run_is_refused_and_named(state: Path, change: dict[str, Any], message: str) -> None:
-    head, source, y = noisy_head(), noisy_source(IMAGES), np.linspace(0, 1, IMAGES)
-    given = {"epochs": EPOCHS, "batch_size": 3, "lr": 1e-2, "val_ids": source.ids[8:], "ids": source.ids[:8]}
-    given["target_ids"] = source.ids
-    given |= {"targets": {"x": y}, "recipe": RECIPES["patience"]}
-    content = state.read_bytes()
-    with pytest.raises(CheckpointError, match=message):
-        fit(head, source, out=state.parent, **{**given, **change})
-    assert state.read_bytes() == content
-
-
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="cannot be written"):
@@ -181,7 +161,7 @@ def test_a_full_disk_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.M
     calls, write = [0], run_state.write_whole
 
     def full(path: Any, content: Any) -> None:
-        calls[0] += 1
+        calls[0] += Path(path).name == "state.pt"
         if calls[0] > 2:
             raise OSError(28, "No space left on device")
         write(path, content)

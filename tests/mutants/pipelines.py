@@ -80,13 +80,13 @@ PIPELINES = (
         "training/state.py",
         "if old.get(name) != new.get(name)",
         "if name not in old",
-        "unit/training/test_hostile_fit.py::test_a_changed_head_or_sample_is_another_run",
+        "unit/training/test_fit.py::test_a_changed_head_loss_recipe_or_sample_is_another_run",
     ),
     Mutant(
         "A flipped image is trained with the labels of the image as it is.",
-        "training/samples.py",
-        "if flip] for v in views",
-        "if not flip] for v in views",
+        "training/sources.py",
+        "if flip] for view in views",
+        "if not flip] for view in views",
         "unit/training/test_views_in_training.py::test_labels_of_a_cell_follow_the_image",
     ),
     Mutant(
@@ -205,16 +205,16 @@ PIPELINES = (
     Mutant(
         "Targets are given to images by their position in the table, not by id.",
         "training/matching.py",
-        "return [rows[image_id][0] for image_id in ids]",
-        "return sorted(rows[image_id][0] for image_id in ids)",
+        "return [column[image_id] for image_id in ids]",
+        "return [*column.values()][: len(ids)]",
         "unit/training/test_matching.py::test_a_shuffled_table_trains_the_same_weights_bit_for_bit",
     ),
     Mutant(
         "A resumed run trains the last finished epoch again.",
         "training/engine.py",
         'self._take(state["weights"])',
-        'self._take(state["weights"])\n        self.epoch = max(0, self.epoch - 1)',
-        "unit/training/test_live_views.py::test_training_draws_views_and_resumes_with_them",
+        'self._take(state["weights"])\n            self.epoch = max(0, self.epoch - 1)',
+        "unit/training/test_live_views.py::test_training_transforms_images_and_resumes_bit_for_bit",
     ),
     Mutant(
         "A group is split over two folds where its rows do not follow each other.",
@@ -240,9 +240,16 @@ PIPELINES = (
     Mutant(
         "Mixup counts the loss of a sample's own target with the partner's share.",
         "training/fitting.py",
-        "[share * a + (1 - share) * b for a, b",
-        "[(1 - share) * a + share * b for a, b",
+        "own = [(share * part, target, mask)",
+        "own = [((1 - share) * part, target, mask)",
         "unit/training/test_mixup.py::test_mixed_losses_follow_the_targets_of_both_samples",
+    ),
+    Mutant(
+        "Maps are trained as they are where CutMix has pasted another image.",
+        "training/fitting.py",
+        "pasted(x, box) if name in self.maps else x for",
+        "x for",
+        "unit/training/test_live_tokens.py::test_cutmix_pastes_maps_as_the_images",
     ),
     Mutant(
         "Early stopping keeps the weights of the last epoch, not those of the best.",

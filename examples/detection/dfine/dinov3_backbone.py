@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dinoneck import Backbone, ConfigError, DataError, SpatialTuningAdapter, STAPyramid, load_backbone
 from dinoneck.errors import did_you_mean
 from dinoneck.training import FreezeSchedule
-from dinoneck.training.freeze import FreezeReport
+from dinoneck.training.parameter_groups import FreezeReport
 
 NECKS = ("sta_pyramid", "spatial_tuning_adapter")
 # names that go around for these models, none of which timm knows

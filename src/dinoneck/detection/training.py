@@ -28,8 +28,8 @@ from dinoneck.errors import ConfigError
 from dinoneck.registry import import_modules
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.engine import Engine, Row
-from dinoneck.training.freeze import FreezeSchedule
 from dinoneck.training.loggers import loggers_of
+from dinoneck.training.parameter_groups import FreezeSchedule
 from dinoneck.training.processes import own_random_numbers
 from dinoneck.training.run import REPORT, UNFINISHED, check_folder
 from dinoneck.training.state import LOG, STATE
@@ -146,9 +146,7 @@ class _Run:
         """Train to the last epoch."""
         engine, path, run = self.engine, self.folder / UNFINISHED / STATE, self._description()
         loggers = loggers_of(self.config.logging, self.folder) if engine.rank == 0 else []
-        if resume:
-            engine.resume(path, run)
-        engine.log(path.parent / LOG)
+        engine.keep(path, run, resume=resume)
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
         self.detector.tuned = set(engine.extra["tuned"])
@@ -156,7 +154,6 @@ class _Run:
             self._batches,
             self._validated,
             begin=self._begin,
-            save=lambda: engine.save(path, run),
             callbacks=[self._log, *(_numbers_only(logger) for logger in loggers)],
         )
 

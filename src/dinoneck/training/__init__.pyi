@@ -11,8 +11,6 @@ from dinoneck.training.config import TrainConfig as TrainConfig
 from dinoneck.training.detector_config import DetectorConfig as DetectorConfig
 from dinoneck.training.fitting import fit as fit
 from dinoneck.training.folds import group_folds as group_folds
-from dinoneck.training.freeze import FreezeSchedule as FreezeSchedule
-from dinoneck.training.live_tokens import LiveTokens as LiveTokens
 from dinoneck.training.loggers import TensorBoardLogger as TensorBoardLogger
 from dinoneck.training.loggers import WandbLogger as WandbLogger
 from dinoneck.training.metrics import confusion_matrix as confusion_matrix
@@ -24,10 +22,12 @@ from dinoneck.training.mixup import manifold_mixup as manifold_mixup
 from dinoneck.training.optim import EMA as EMA
 from dinoneck.training.optim import SAM as SAM
 from dinoneck.training.optim import cosine_with_warmup as cosine_with_warmup
+from dinoneck.training.parameter_groups import FreezeSchedule as FreezeSchedule
 from dinoneck.training.parameter_groups import param_groups as param_groups
 from dinoneck.training.probes import knn_probe as knn_probe
 from dinoneck.training.probes import ridge_probe as ridge_probe
 from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train
+from dinoneck.training.sources import LiveTokens as LiveTokens
 from dinoneck.training.sources import MemoryTokens as MemoryTokens
 from dinoneck.training.sources import TokenSource as TokenSource

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -17,14 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import CheckpointError, DataError
-from dinoneck.progress import progress
+from dinoneck.progress import note, progress
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.processes import averaged, from_first, joined, same, seed_all, wrapped
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.state import LOG, load_state, save_state
+from dinoneck.training.state import LOG, load_state, write_file
 
 Row = dict[str, Any]
 Callback = Callable[[int, Row], object]
@@ -32,8 +32,8 @@ Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of the batc
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
 SAVE_EVERY_S = 30.0
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_NORM = "the norm of the weights"
-_READ_EVERY = 50  # steps after which a GPU's losses are read and checked
+_PLAIN = ("epoch", "history", "extra", "best")  # plain values of the state
+_LONG_S = 120.0  # a run that will take longer announces it after its first step
 
 
 class Engine:
@@ -76,8 +76,9 @@ class Engine:
         self.epoch, self.history, self.extra = 0, list[Row](), dict[str, Any]()
         self.best: dict[str, Tensor] | None = None
         self.plain = model
-        self._losses: list[tuple[dict[str, Tensor], int]] = []  # of steps, on the device, and their images
-        self._sums: dict[str, float] = {}
+        self._losses: list[tuple[dict[str, Tensor], int]] = []  # of batches, on the device, and their images
+        self._ends: list[float] = []  # times of the first two steps
+        self._file: tuple[Path, Mapping[str, Any]] | None = None
 
     def run(
         self,
@@ -85,22 +86,19 @@ class Engine:
         validate: Callable[[], Row] | None = None,
         *,
         begin: Callable[[int], object] = lambda epoch: None,
-        save: Callable[[], None] = lambda: None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        """Train until the recipe's last epoch, or until patience ends.
+        """Train until the recipe's last epoch, or until patience ends; keep the state, at most every 30 s.
 
         Args:
             batches: of an epoch.
             validate: returns the scores of an epoch; it sees the averaged weights, and the first process' row counts.
             begin: called before an epoch.
-            save: writes the state; called after an epoch, at most every 30 s, and after the last.
             callbacks: ``callback(epoch, row)``, called after every epoch in the first process.
         """
         saved = time.monotonic()
-        hidden = self.rank > 0
         total, done = self.recipe.epochs * self.steps, self.epoch * self.steps
-        with progress(total=total, initial=done, desc="steps", unit="step", hidden=hidden) as bar:
+        with progress(total=total, initial=done, desc="steps", unit="step", hidden=self.rank > 0) as bar:
             while not self._is_finished():
                 seed_all(self.recipe.seed, self.epoch, self.rank)
                 begin(self.epoch)
@@ -110,7 +108,7 @@ class Engine:
                 self.history.append(row)
                 self.epoch += 1
                 if self._is_finished() or time.monotonic() - saved >= SAVE_EVERY_S:
-                    save()
+                    self._save()
                     saved = time.monotonic()
                 for callback in callbacks if self.rank == 0 else ():
                     callback(self.epoch - 1, dict(row))
@@ -129,18 +127,30 @@ class Engine:
         amp = self.recipe.amp
         return torch.autocast(self.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
 
-    def mean_losses(self) -> dict[str, float]:
-        """Return the means over images of the losses that are noted, and forget them."""
-        self._read_losses()
-        images = self._sums.pop("images")
-        row, self._sums = {name: value / images for name, value in self._sums.items()}, {}
-        return row
-
     def note(self, losses: Mapping[str, Tensor], images: int) -> None:
-        """Note a batch's losses; a GPU's are read after some steps, so that the host does not wait at each."""
+        """Note a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone."""
         self._losses.append(({name: value.detach().float() for name, value in losses.items()}, images))
-        if self.device.type == "cpu" or len(self._losses) >= _READ_EVERY:
-            self._read_losses()
+
+    def mean_losses(self) -> dict[str, float]:
+        """Return the means over images of the losses that are noted, and forget them.
+
+        Raises:
+            DataError: if one is not finite.
+        """
+        noted, self._losses = self._losses, []
+        images = torch.tensor([float(count) for _, count in noted], dtype=torch.float64)
+        values = torch.stack([x for losses, _ in noted for x in losses.values()]).cpu().double()
+        means = images @ values.view(len(noted), -1) / images.sum()
+        return self._finite(dict(zip(noted[0][0], means.tolist(), strict=True)))
+
+    def _finite(self, row: dict[str, float]) -> dict[str, float]:
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise DataError(
+                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower it "
+                    "(lr=, --lr), set clip_norm, or check the targets"
+                )
+        return row
 
     def _is_finished(self) -> bool:
         if self.recipe.patience is not None and self.history:
@@ -158,13 +168,22 @@ class Engine:
                 self._step(group)
                 done()
                 images += sum(size for size, _ in group)
-        # the last gradient may not have been finite: the weights are checked with the losses, in one read
-        self._losses.append(({_NORM: torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])}, 0))
-        row = self.mean_losses()
-        del row[_NORM]
-        row = averaged(row, self.device)
+                if len(self._ends) < 2:
+                    self._announce()
+        row = averaged(self.mean_losses())
+        # the last gradient may not have been finite
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])
+        self._finite({"the norm of the weights": norm.item()})
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
+
+    def _announce(self) -> None:
+        """Note how long a long run will take, by its second step: the first one warms up."""
+        self._parameters()[0].flatten()[0].item()  # a GPU has done the step
+        self._ends.append(time.perf_counter())
+        left, seconds = (self.recipe.epochs - self.epoch) * self.steps, self._ends[-1] - self._ends[0]
+        if left * seconds > _LONG_S and self.rank == 0:
+            note(f"training takes about {left * seconds / 60:.0f} minutes: {left} steps of {seconds:.2g} s")
 
     def _step(self, group: Sequence[tuple[int, Sequence[Any]]]) -> None:
         """One step of the optimizer down the mean gradient of some batches."""
@@ -212,88 +231,64 @@ class Engine:
                     self.best = {name: x.detach().clone() for name, x in self._weights().items()}
         return row
 
-    def _read_losses(self) -> None:
-        """Add the losses of the last steps to the epoch's; the host waits for the device here only.
-
-        Raises:
-            DataError: if one is not finite.
-        """
-        tables, self._losses = self._losses, []
-        values = iter(torch.stack([x for losses, _ in tables for x in losses.values()]).tolist() if tables else [])
-        for losses, images in tables:
-            row = {name: next(values) for name in losses}
-            for name, value in {**row, "images": 1.0}.items():
-                if not math.isfinite(value):
-                    raise DataError(
-                        f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower "
-                        "it (lr=, --lr), set clip_norm, or check the targets"
-                    )
-                self._sums[name] = self._sums.get(name, 0.0) + value * images
-
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _weights(self) -> dict[str, Tensor]:
         """All weights and buffers but those of a backbone that is not trained."""
-        inside = {id(p) for m in self.plain.modules() if isinstance(m, Backbone) for p in m.parameters()}
-        left_out = inside - {id(parameter) for parameter in self._parameters()}
-        state = self.plain.state_dict(keep_vars=True)
-        return {name: x for name, x in state.items() if id(x) not in left_out}
+        backbones = [module for module in self.plain.modules() if isinstance(module, Backbone)]
+        left_out = {p for module in backbones for p in module.parameters()} - set(self._parameters())
+        return {name: x for name, x in self.plain.state_dict(keep_vars=True).items() if x not in left_out}
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
         for name, value in self._weights().items():
             value.copy_(weights[name])
 
-    def save(self, path: Path, run: Mapping[str, Any]) -> None:
-        """Write the state and, next to it, the log: one line per epoch. The first process does.
+    def keep(self, path: Path, run: Mapping[str, Any], *, resume: bool = True) -> None:
+        """Keep the state in a file and, next to it, the log: one line per epoch; continue from the state of this run.
+
+        Args:
+            path: of the file, which the first process writes and every process reads.
+            run: plain values that identify the run.
+            resume: off = start again.
 
         Raises:
-            CheckpointError: if they cannot be written.
+            CheckpointError: if the state is damaged, of another run, another one than the first process has, or
+                cannot be written.
         """
-        if self.rank > 0:
-            return
-        state = {name: getattr(self, name) for name in ("epoch", "history", "extra", "best")}
-        state["weights"] = {name: x.detach() for name, x in self._weights().items()}
-        save_state(path, run, state | {name: part.state_dict() for name, part in self._parts().items()})
-        self.log(path.parent / LOG)
-
-    def log(self, path: Path) -> None:
-        """Write the log: one JSON line per finished epoch; make its folder. The first process does.
-
-        Raises:
-            CheckpointError: if it cannot be written.
-        """
-        if self.rank > 0:
-            return
-        rows = ({"epoch": epoch, **row} for epoch, row in enumerate(self.history))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        except OSError as error:
-            raise CheckpointError(f"the log cannot be written to {path}: {error}", step="write") from error
-
-    def resume(self, path: Path, run: Mapping[str, Any]) -> None:
-        """Continue from the state of this run in a file, where there is one; every process reads it.
-
-        Raises:
-            CheckpointError: if it is damaged, of another run, or another one than the first process has.
-        """
-        state = load_state(path, run)
-        epoch = -1 if state is None else state["epoch"]
+        self._file = path, run
+        state = load_state(path, run) if resume else None
+        epoch = 0 if state is None else state["epoch"]
         if from_first(epoch) != epoch:
             raise CheckpointError(f"{path} is at epoch {epoch}, that of the first process is not; share one folder")
-        if state is None:
+        if state is not None:
+            for name in _PLAIN:
+                setattr(self, name, state[name])
+            self._take(state["weights"])
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+        self._write_log()
+
+    def _save(self) -> None:
+        if self._file is None or self.rank > 0:
             return
-        for name in ("epoch", "history", "extra", "best"):
-            setattr(self, name, state[name])
-        self._take(state["weights"])
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        path, run = self._file
+        state = {name: getattr(self, name) for name in _PLAIN} | {"run": dict(run)}
+        state["weights"] = {name: x.detach() for name, x in self._weights().items()}
+        content = io.BytesIO()
+        torch.save(state | {name: part.state_dict() for name, part in self._parts().items()}, content)
+        write_file(path, content.getvalue())
+        self._write_log()
+
+    def _write_log(self) -> None:
+        if self._file is not None and self.rank == 0:
+            lines = [json.dumps({"epoch": i, **row}, allow_nan=False) + "\n" for i, row in enumerate(self.history)]
+            write_file(self._file[0].parent / LOG, "".join(lines).encode())
 
     def _parts(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name) for name in ("optimizer", "scheduler", "scaler")}
-        return parts if self.ema is None else {**parts, "ema": self.ema}
+        parts = {name: getattr(self, name) for name in ("optimizer", "scheduler", "scaler", "ema")}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
-from dinoneck.backbones.backbone import Backbone
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
 from dinoneck.devices import fetch, to_local_device
@@ -24,25 +22,20 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.tasks import Task
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Callback, Engine
-from dinoneck.training.live_tokens import LiveTokens, trained_backbone
 from dinoneck.training.matching import match_samples
-from dinoneck.training.mixup import blended_tokens, partners, pasted_images
+from dinoneck.training.mixup import blended_tokens, kept_share, pasted, random_box
 from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.processes import own_random_numbers, seed_all
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.samples import Samples
 from dinoneck.training.source import compare_images
-from dinoneck.training.sources import TokenSource, in_batches, is_stored, stored_tokens
-from dinoneck.training.state import LOG, STATE
+from dinoneck.training.sources import LiveTokens, Samples, Table, TokenSource, in_batches, is_stored
+from dinoneck.training.state import STATE
 from dinoneck.training.targets import as_array, training_targets
 from dinoneck.training.validation import validation_scores
 
-logger = logging.getLogger(__name__)
-Table = dict[str, Tensor]
 _BACKBONE_SHARE = 0.1  # of the head's learning rate
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
@@ -92,15 +85,17 @@ def fit(
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    recipe = _recipe(recipe, recipe_fields)
-    _check_arguments(head, source, recipe)
-    loss = TaskLoss(head.tasks, head.compositions) if loss is None else loss
+    _check_kinds(head, source, recipe)
+    recipe = (recipe or Recipe()).changed(**recipe_fields)
+    loss = loss or TaskLoss(head.tasks, head.compositions)
     names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
+    used = [*train, *valid]
     if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
-        files = match_samples(source.ids, {IMAGES: targets[IMAGES]}, None, [IMAGES], [*train, *valid])[2][IMAGES]
-        compare_images(source, dict(zip([*train, *valid], files.tolist(), strict=True)))
-    return _train(head, source, [*train, *valid], len(train), values, cells, loss, recipe, out, resume, callbacks)
+        files = match_samples(source.ids, {IMAGES: targets[IMAGES]}, None, [IMAGES], used)[2][IMAGES]
+        compare_images(source, dict(zip(used, files.tolist(), strict=True)))
+    options: dict[str, Any] = {"recipe": recipe, "out": out, "resume": resume, "callbacks": callbacks}
+    return _train(head, source, used, len(train), values, cells, loss, **options)
 
 
 def fit_rows(
@@ -112,71 +107,68 @@ def fit_rows(
     *,
     weights: Mapping[str, Tensor] | None = None,
     loss: TaskLoss | None = None,
-    recipe: Recipe,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = True,
-    callbacks: Sequence[Callback] = (),
+    **options: Any,
 ) -> list[dict[str, float]]:
     """Train as :func:`fit` does, on rows of targets (n, ...) that are in the order of ``source.ids``."""
-    _check_arguments(head, source, recipe)
-    loss = TaskLoss(head.tasks, head.compositions) if loss is None else loss
-    places = [int(row) for row in (*rows, *val_rows)]
+    places = [*rows, *val_rows]
     ids = [source.ids[row] for row in places]
     values, cells = ({name: x[places] for name, x in (table or {}).items()} for table in (targets, weights))
-    return _train(head, source, ids, len(rows), values, cells, loss, recipe, out, resume, callbacks)
-
-
-class Learner(nn.Module):
-    """What is trained: a head, and the backbone of live tokens, which may be frozen."""
-
-    head: Head
-    backbone: Backbone | None
-
-    def __init__(self, head: Head, backbone: Backbone | None) -> None:
-        super().__init__()
-        self.head, self.backbone = head, backbone
+    loss = loss or TaskLoss(head.tasks, head.compositions)
+    return _train(head, source, ids, len(rows), values, cells, loss, **options)
 
 
 class Objective(nn.Module):
-    """Backbone (of live tokens), head and loss: a batch's losses by name, of samples that may be blended."""
+    """Backbone (of live tokens), head and loss: a batch's losses by name, of samples that may be blended.
 
-    def __init__(self, learner: Learner, loss: TaskLoss, recipe: Recipe) -> None:
+    Args:
+        trained: ``head``, and ``backbone`` where tokens are live.
+        loss: over the head's tasks.
+        recipe: how samples are blended.
+    """
+
+    def __init__(self, trained: nn.ModuleDict, loss: TaskLoss, recipe: Recipe) -> None:
         super().__init__()
-        self.trained, self.loss, self.recipe = learner, loss, recipe
+        self.trained, self.loss, self.recipe = trained, loss, recipe
+        self.maps = {task.name for task in loss.tasks if task.is_map}
 
     def forward(self, inputs: Tokens | Tensor, targets: Table, masks: Table, mixes: bool) -> Table:
         """Return ``loss`` and its parts ``loss/NAME``; each may be the mean over what the samples are blended of."""
-        shares = [1.0]  # of every sample, of the sample before it, ...
-        recipe = self.recipe
-        backbone = self.trained.backbone
-        if mixes and recipe.cutmix_alpha is not None and isinstance(inputs, Tensor) and backbone is not None:
-            inputs, share = pasted_images(inputs, recipe.cutmix_alpha, backbone.patch_size)
-            shares = _blended(shares, share)
+        cutmix, mixup = (self.recipe.cutmix_alpha, self.recipe.mixup_alpha) if mixes else (None, None)
+        truths = [(1.0, targets, masks)]  # the loss of each counts by its share
+        if cutmix is not None and isinstance(inputs, Tensor):
+            backbone: Any = self.trained["backbone"]
+            box = random_box(inputs.shape[-2:], cutmix, backbone.patch_size)
+            inputs, share = pasted(inputs, box), kept_share(box)
+            # maps are pasted as the images, the other targets count by the area
+            targets, masks = (
+                {name: pasted(x, box) if name in self.maps else x for name, x in table.items()}
+                for table in (targets, masks)
+            )
+            partners = (_before(targets, self.maps), _before(masks, self.maps))
+            truths = [(share, targets, masks), (1 - share, *partners)]
         tokens = self.tokens(inputs)
-        if mixes and recipe.mixup_alpha is not None:
-            tokens, share = blended_tokens(tokens, recipe.mixup_alpha)
-            shares = _blended(shares, share)
-        outputs = _exact(self.trained.head(tokens))
+        if mixup is not None:
+            tokens, share = blended_tokens(tokens, mixup)
+            own = [(share * part, target, mask) for part, target, mask in truths]
+            truths = own + [((1 - share) * part, _before(target), _before(mask)) for part, target, mask in truths]
+        outputs = _exact(self.trained["head"](tokens))
         losses: Table = {}
         with torch.autocast(next(iter(outputs.values())).device.type, enabled=False):
-            for times, share in enumerate(shares):
-                own = ({name: partners(x, times) if times else x for name, x in t.items()} for t in (targets, masks))
-                total, parts = self.loss(outputs, *own)
+            for share, target, mask in truths:
+                total, parts = self.loss(outputs, target, mask)
                 for name, value in {"loss": total, **{f"loss/{name}": x for name, x in parts.items()}}.items():
-                    losses[name] = losses[name] + share * value if times else share * value
+                    losses[name] = losses[name] + share * value if name in losses else share * value
         return losses
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return tokens, of images those of the backbone."""
-        if isinstance(inputs, Tokens) or self.trained.backbone is None:
-            return inputs  # type: ignore[return-value]
-        found: Tokens = self.trained.backbone(inputs)
+        found: Tokens = inputs if isinstance(inputs, Tokens) else self.trained["backbone"](inputs)
         return found
 
 
-def _blended(shares: Sequence[float], share: float) -> list[float]:
-    """The shares of samples that are blended once more: with ``shares`` of their partners."""
-    return [share * a + (1 - share) * b for a, b in zip([*shares, 0.0], [0.0, *shares], strict=True)]
+def _before(table: Table, kept: Collection[str] = ()) -> Table:
+    """What belongs to the sample before each; the tables in ``kept`` stay as they are."""
+    return {name: x if name in kept else x.roll(1, 0) for name, x in table.items()}
 
 
 def _train(
@@ -187,33 +179,39 @@ def _train(
     targets: Mapping[str, Any],
     weights: Mapping[str, Any],
     loss: TaskLoss,
+    *,
     recipe: Recipe,
-    out: str | os.PathLike[str] | None,
-    resume: bool,
-    callbacks: Sequence[Callback],
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, float]]:
     """Train on the first ``trained`` ids and validate on the others; targets and weights are in their order."""
-    _check_ids(ids, trained, recipe)
+    _check_together(head, source, recipe)
+    if not trained:
+        raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")
+    if both := set(ids[:trained]) & set(ids[trained:]):
+        raise DataError(f"{len(both)} ids are for training and for validation, the first is {min(both)!r}")
+    if recipe.patience is not None and len(ids) == trained:
+        raise ConfigError(f"patience is {recipe.patience}, and there are no val_ids whose loss it could wait for")
     if loss.tasks != head.tasks:
-        raise ConfigError(f"the loss is built for tasks {_names(loss.tasks)}, the head for {_names(head.tasks)}")
+        names = [", ".join(task.name for task in tasks) for tasks in (loss.tasks, head.tasks)]
+        raise ConfigError(f"the loss is built for tasks {names[0]}, the head for {names[1]}")
     values, cells = training_targets(loss, targets, weights, ids, trained, recipe.patience is not None)
-    live = source.backbone if isinstance(source, LiveTokens) else None
-    to_local_device(head, *([] if live is None else [live]))
+    live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
+    to_local_device(head, *live.values())
     device = next(head.parameters()).device
-    objective = Objective(Learner(head, live), loss.to(device), recipe)
-    samples = Samples(source, ids, trained, head.tasks, values, cells, device)
+    objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
+    samples = Samples(source, ids, trained, objective.maps, values, cells, device)
     truth = {task.name: torch.as_tensor(as_array(targets[task.name]))[trained:] for task in head.tasks}
     truth |= {name: truth[name].where(cells[name][trained:, None] > 0, torch.nan) for name in cells}
     with _RUNNING, own_random_numbers():
         seed_all(recipe.seed)
-        _check_tokens(head, source)
+        with torch.no_grad():
+            head.eval()(source.batch(ids[:1]).to(device))  # tokens that do not fit are refused before a folder is made
         steps = -(-trained // recipe.batch_size)
-        engine = Engine(objective.trained, objective, _groups(objective, recipe), recipe, steps)
-        run, path = _identity(objective, samples), None if out is None else Path(out) / STATE
-        if path is not None:
-            if resume:
-                engine.resume(path, run)
-            engine.log(path.parent / LOG)
+        engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
+        if out is not None:
+            engine.keep(Path(out) / STATE, _identity(objective, samples), resume=resume)
         calibrate = getattr(head, "calibrate", None)
         if recipe.standardise_tokens and calibrate is not None and not engine.history:
             with torch.no_grad():
@@ -221,11 +219,11 @@ def _train(
         engine.run(
             lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
             (lambda: _validated(engine, objective, samples, truth)) if len(ids) > trained else None,
-            save=lambda: None if path is None else engine.save(path, run),
             callbacks=callbacks,
         )
         engine.finish()
-    _note_source(head, trained_backbone(source))
+    if live and not live["backbone"].frozen:
+        _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
     return engine.history
 
 
@@ -235,98 +233,60 @@ def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Ta
     predictions: list[Table] = []
     for images, (inputs, values, masks) in samples.held_out(engine.recipe.batch_size):
         with engine.precision():
-            outputs = _exact(objective.trained.head(objective.tokens(inputs)))
+            outputs = _exact(objective.trained["head"](objective.tokens(inputs)))
         parts = objective.loss(outputs, values, masks)[1]
         named = {"val_loss": torch.stack(list(parts.values())).sum(), **{f"val_loss/{n}": x for n, x in parts.items()}}
         engine.note(named, images)
         predictions.append({task.name: task.predict(outputs[task.name]) for task in objective.loss.tasks})
-    losses, names = engine.mean_losses(), list(predictions[0])
-    joined = dict(zip(names, fetch([torch.cat([part[name] for part in predictions]) for name in names]), strict=True))
-    if unusable := [name for name, values in joined.items() if not bool(values.isfinite().all())]:
-        raise DataError(
-            f"validation predictions of {', '.join(unusable)} are not finite: training diverged at lr "
-            f"{engine.recipe.lr:.3g}; lower it (lr=, --lr)"
-        )
-    return losses | validation_scores(objective.loss.tasks, joined, truth)
+    losses = engine.mean_losses()
+    joined = fetch([torch.cat([part[name] for part in predictions]) for name in predictions[0]])
+    return losses | validation_scores(objective.loss.tasks, dict(zip(predictions[0], joined, strict=True)), truth)
 
 
-def _recipe(recipe: Any, fields: Mapping[str, Any]) -> Recipe:
-    """The recipe with the fields of the call."""
+def _check_kinds(head: object, source: object, recipe: object) -> None:
     if not isinstance(recipe, Recipe | None):
         raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
-    return (Recipe() if recipe is None else recipe).changed(**fields)
-
-
-def _check_arguments(head: object, source: Any, recipe: Recipe) -> None:
-    """Refuse arguments of another kind, or that do not fit together."""
     if not isinstance(head, Head):
         raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
-    if not torch.is_grad_enabled():
-        raise ConfigError(
-            "fit was called under torch.no_grad() or torch.inference_mode(), where nothing can be trained; call it "
-            "outside of them"
-        )
     if not hasattr(source, "ids") or not hasattr(source, "batch"):
-        raise DataError(
-            f"source is {type(source).__name__}; expected tokens by id: a FeatureStore, MemoryTokens or LiveTokens"
-        )
+        raise DataError(f"source is {type(source).__name__}; expected a FeatureStore, MemoryTokens or LiveTokens")
+
+
+def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
+    """Refuse a head, a source and a recipe that do not fit together."""
+    if not torch.is_grad_enabled():
+        raise ConfigError("fit was called under torch.no_grad() or inference_mode(), where nothing can be trained")
+    live = source if isinstance(source, LiveTokens) else None
     maps = [task.name for task in head.tasks if task.is_map]
-    views: Any = getattr(source, "views", None)
-    for i in range(len(views) if views is not None and maps else 0):
-        views.flips(i)  # labels of cells follow the flips that a source states
-    if recipe.cutmix_alpha is not None and (maps or not isinstance(source, LiveTokens)):
+    if maps and live is not None and live.transform is not None:
         raise ConfigError(
-            f"cutmix_alpha is {recipe.cutmix_alpha}; it pastes images of LiveTokens, for tasks without maps. The "
-            f"source is a {type(source).__name__}, the tasks with maps are {maps or 'none'}: take mixup_alpha"
+            f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out, or use a "
+            "feature store, whose views state their flips"
         )
-    if not any(parameter.requires_grad for parameter in head.parameters()) and trained_backbone(source) is None:
+    views: Any = getattr(source, "views", ())
+    for i in range(len(views) if maps else 0):
+        views.flips(i)  # labels of cells follow flips alone
+    if recipe.cutmix_alpha is not None and live is None:
+        raise ConfigError(
+            f"cutmix_alpha is {recipe.cutmix_alpha}; it pastes images of LiveTokens, and the source is a "
+            f"{type(source).__name__}: take mixup_alpha"
+        )
+    if not any(p.requires_grad for p in head.parameters()) and (live is None or live.backbone.frozen):
         raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
 
 
-def _check_ids(ids: Sequence[str], trained: int, recipe: Recipe) -> None:
-    if not trained:
-        raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")
-    if both := sorted(set(ids[:trained]) & set(ids[trained:])):
-        raise DataError(f"{len(both)} ids are for training and for validation, the first is {both[0]!r}")
-    if recipe.patience is not None and len(ids) == trained:
-        raise ConfigError(f"patience is {recipe.patience}, and there are no val_ids whose loss it could wait for")
-
-
-def _check_tokens(head: Head, source: TokenSource) -> None:
-    """Refuse tokens of another width; warn of layers that the head does not read."""
-    with torch.no_grad():
-        first = source.batch(source.ids[:1])
-    width, expected = first.sequence[0].shape[2], getattr(head, "embed_dim", None)
-    if expected not in (None, width):
-        raise ConfigError(
-            f"the tokens have {width} channels and this {type(head).__name__} was built for embed_dim={expected}; "
-            f"build it with embed_dim={width}"
-        )
-    layers = first.layers or ()
-    if len(layers) > 1 and not hasattr(head, "num_layers"):
-        logger.warning(
-            "the tokens hold layers %s; %s reads the last one listed, block %d: extract that one alone, or list "
-            "another last",
-            layers,
-            type(head).__name__,
-            layers[-1],
-        )
-
-
-def _groups(objective: Objective, recipe: Recipe) -> list[dict[str, Any]]:
+def _groups(objective: Objective) -> list[dict[str, Any]]:
     """The optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
-    head, backbone = objective.trained.head, objective.trained.backbone
-    if backbone is None or backbone.frozen:
-        trained = [p for p in head.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-    else:
+    trained, recipe = objective.trained, objective.recipe
+    own = [p for p in objective.loss.parameters() if p.requires_grad]
+    if "backbone" in trained and not trained["backbone"].frozen:
         rate = _BACKBONE_SHARE * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
-        groups = param_groups(objective.trained, lr=recipe.lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
-    groups.append({"params": [p for p in objective.loss.parameters() if p.requires_grad], "weight_decay": 0.0})
-    return [group for group in groups if group["params"]]
+        groups = param_groups(trained, lr=recipe.lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
+    else:
+        weights = [p for p in trained["head"].parameters() if p.requires_grad and p.ndim > 1]
+        own += [p for p in trained["head"].parameters() if p.requires_grad and p.ndim < 2]
+        groups = [{"params": weights, "weight_decay": recipe.weight_decay}]
+    return [group for group in [*groups, {"params": own, "weight_decay": 0.0}] if group["params"]]
 
 
 def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
@@ -334,14 +294,12 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
 
     The weights that the head begins with are not part of it: a resumed run takes those of its state.
     """
-    head, loss, data = objective.trained.head, objective.loss, hashlib.sha256()
-    for image_id in (*samples.ids, str(samples.trained)):
-        data.update(f"{image_id}\0".encode())
+    head, loss, source, data = objective.trained["head"], objective.loss, samples.source, hashlib.sha256()
+    data.update(json.dumps([samples.ids, samples.trained]).encode())
     for table in (samples.values, samples.cells):
         for name, x in sorted(table.items()):
-            data.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode())
-            data.update(bytes_of(x))
-    for x in stored_tokens(samples.source, samples.ids[:1], None)[0] if is_stored(samples.source) else ():
+            data.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode() + bytes_of(x))
+    for x in source.stored(samples.ids[:1])[0] if is_stored(source) else ():  # type: ignore[attr-defined]
         data.update(bytes_of(x))
     plain: dict[str, Any] = json.loads(json.dumps({
         "recipe": objective.recipe.to_dict(),
@@ -349,28 +307,21 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
         "trained": {name: p.shape for name, p in head.named_parameters() if p.requires_grad},
         "loss": {
             "weighting": loss.weighting and {"type": type(loss.weighting).__qualname__, **loss.weighting.config},
-            "compositions": [encode(composition) for composition in loss.compositions],
-            "regularisers": [encode(regulariser) for regulariser in loss.regularisers],
+            "compositions": {own.name: encode(own) for own in loss.compositions},
+            "regularisers": {own.task: encode(own) for own in loss.regularisers},
         },
         "ids and targets": data.hexdigest(),
     }))  # fmt: skip
     return plain
 
 
-def _note_source(head: Head, backbone: Backbone | None) -> None:
+def _note_source(head: Head, fingerprint: str | None) -> None:
     """Let a head that was loaded from a file expect the tokens of the backbone that was trained along."""
-    if backbone is None:
-        return
-    source = weight_hashes.current_hashes(backbone.adapter).fingerprint
     for part in head.modules():
         if isinstance(part, Head) and part.trained_on is not None:
-            part.trained_on = replace(part.trained_on, source=source)
+            part.trained_on = replace(part.trained_on, source=fingerprint)
 
 
 def _exact(outputs: Mapping[str, Tensor]) -> Table:
     """Outputs in float32 or wider, so that losses are exact under autocast."""
     return {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in outputs.items()}
-
-
-def _names(tasks: Sequence[Task]) -> str:
-    return ", ".join(task.name for task in tasks)

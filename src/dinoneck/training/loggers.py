@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ class TensorBoardLogger:
     """Write every number of an epoch as a TensorBoard scalar. It needs the package tensorboard.
 
     Args:
-        folder: of the event files; a resumed run adds to them.
+        folder: of the event files, which are opened at the first epoch; a resumed run adds to them.
 
     Raises:
         ImportError: naming the package, if it is not installed.
@@ -25,16 +26,13 @@ class TensorBoardLogger:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ImportError("tensorboard is not installed; install it with: pip install tensorboard") from error
-        self.folder = os.fspath(folder)
-        self._open: Any = SummaryWriter
-        self._writer: Any = None
+        self._writer: Any = functools.cache(functools.partial(SummaryWriter, os.fspath(folder)))
 
     def __call__(self, epoch: int, row: Mapping[str, float]) -> None:
         """Write one epoch."""
-        self._writer = self._writer or self._open(self.folder)
         for name, value in row.items():
-            self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+            self._writer().add_scalar(name, value, epoch)
+        self._writer().flush()
 
 
 class WandbLogger:
@@ -52,14 +50,11 @@ class WandbLogger:
             import wandb
         except ImportError as error:
             raise ImportError("wandb is not installed; install it with: pip install wandb") from error
-        self.init = init
-        self._start: Any = wandb.init
-        self._run: Any = None
+        self._run: Any = functools.cache(functools.partial(wandb.init, **init))
 
     def __call__(self, epoch: int, row: Mapping[str, float]) -> None:
         """Log one epoch."""
-        self._run = self._run or self._start(**self.init)
-        self._run.log(dict(row), step=epoch)
+        self._run().log(dict(row), step=epoch)
 
 
 def loggers_of(config: LoggingConfig, folder: Path, part: str = "") -> list[TensorBoardLogger | WandbLogger]:

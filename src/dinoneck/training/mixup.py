@@ -8,7 +8,7 @@ same for a loss that is linear in them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ShapeError
-from dinoneck.grid import PatchSize, TokenGrid, patch_pair
+from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import FeaturePyramid, Tokens
 from dinoneck.training.recipe import check_number
 
@@ -88,40 +88,48 @@ def cutmix(
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ShapeError(f"images are {tuple(images.shape)} {images.dtype}; expected floats (batch, 3, height, width)")
-    mixed, share = pasted_images(images, alpha, 1 if patch_size is None else patch_size, generator)
-    return mixed, _blended_targets(targets, share, len(images))
-
-
-def partners(x: Tensor, times: int = 1) -> Tensor:
-    """Return what every sample of a batch is blended with: the sample before it, or ``times`` before it."""
-    return x.roll(times, 0)
+    box = random_box(images.shape[-2:], alpha, 1 if patch_size is None else patch_size, generator)
+    return pasted(images, box), _blended_targets(targets, kept_share(box), len(images))
 
 
 def blended_tokens(tokens: Features, alpha: float, generator: torch.Generator | None = None) -> tuple[Features, float]:
     """Return the blended tokens, and the share that every sample keeps of itself."""
     share = float(_random(alpha, generator).beta(alpha, alpha))
     tensors = tokens.sequence if isinstance(tokens, Tokens) else tokens.maps
-    mixed = tuple(torch.lerp(partners(x), x, share) for x in tensors)
+    mixed = tuple(torch.lerp(x.roll(1, 0), x, share) for x in tensors)
     return (replace(tokens, sequence=mixed) if isinstance(tokens, Tokens) else replace(tokens, maps=mixed)), share
 
 
-def pasted_images(
-    images: Tensor, alpha: float, patch_size: PatchSize, generator: torch.Generator | None = None
-) -> tuple[Tensor, float]:
-    """Return images (B, C, H, W) with a rectangle of their partners, and the share of pixels that they keep."""
+def random_box(
+    image_size: Sequence[int], alpha: float, patch_size: PatchSize, generator: torch.Generator | None = None
+) -> tuple[float, float, float, float]:
+    """Return top, bottom, left and right of a rectangle of whole patches, as shares of the image's sides."""
     random = _random(alpha, generator)
-    height, width = images.shape[-2:]
-    TokenGrid(patch_size).size((height, width))
+    grid = TokenGrid(patch_size).size(image_size)
     side = (1.0 - random.beta(alpha, alpha)) ** 0.5
-    spans = []
-    for length, unit in zip((height, width), patch_pair(patch_size), strict=True):
-        cells, count = length // unit, round(side * (length // unit))
+    ends: list[float] = []
+    for cells in grid:
+        count = round(side * cells)
         first = int(random.integers(0, cells)) - count // 2
-        spans.append(slice(max(0, first) * unit, min(cells, first + count) * unit))
-    mixed = images.clone()
-    mixed[..., spans[0], spans[1]] = partners(images)[..., spans[0], spans[1]]
-    rows, cols = (span.stop - span.start for span in spans)
-    return mixed, 1.0 - rows * cols / (height * width)
+        ends += [max(0, first) / cells, min(cells, first + count) / cells]
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def pasted(x: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+    """Return images or maps (B, ..., H, W) with the rectangle of the sample before each pasted into it."""
+    height, width = x.shape[-2:]
+    top, bottom, left, right = box
+    rows = slice(round(top * height), round(bottom * height))
+    cols = slice(round(left * width), round(right * width))
+    mixed = x.clone()
+    mixed[..., rows, cols] = x.roll(1, 0)[..., rows, cols]
+    return mixed
+
+
+def kept_share(box: tuple[float, float, float, float]) -> float:
+    """Return the share of an image that a pasted rectangle leaves."""
+    top, bottom, left, right = box
+    return 1.0 - (bottom - top) * (right - left)
 
 
 def _random(alpha: float, generator: torch.Generator | None) -> np.random.Generator:
@@ -138,4 +146,4 @@ def _blended_targets(targets: Mapping[str, Tensor], share: float, samples: int) 
                 f"the targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected floats of {samples} samples: of "
                 "classes torch.nn.functional.one_hot(classes).float()"
             )
-    return {name: torch.lerp(partners(x), x, share) for name, x in targets.items()}
+    return {name: torch.lerp(x.roll(1, 0), x, share) for name, x in targets.items()}

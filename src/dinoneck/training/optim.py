@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -79,17 +78,7 @@ class EMA:
         check_number("decay", decay, below=1)
         self.decay, self.warmup, self.updates = float(decay), bool(warmup), 0
         self.values: dict[str, Tensor] = {}
-        self._model = model
         self._count_in(model, 1.0)
-
-    @property
-    def module(self) -> nn.Module:
-        """The model with the averages and buffers of this object, in eval mode; frozen parameters are the model's."""
-        memo: dict[int, Any] = {id(parameter): parameter for parameter in self._model.parameters()}
-        for name, x in _named(self._model).items():
-            if (value := self.values.get(name)) is not None:
-                memo[id(x)] = nn.Parameter(value, requires_grad=False) if isinstance(x, nn.Parameter) else value
-        return copy.deepcopy(self._model, memo).eval()
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -100,15 +89,9 @@ class EMA:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Give a model of the same form the averaged weights, in its own dtype, and the buffers.
-
-        Raises:
-            ConfigError: if it lacks one of them.
-        """
+        """Give a model of the same form the averaged weights, in its own dtype, and the buffers."""
         own = _named(model)
         for name, value in self.values.items():
-            if name not in own or own[name].shape != value.shape:
-                raise ConfigError(f"the model has no {name} of shape {tuple(value.shape)}; it is not the one averaged")
             own[name].copy_(value)
 
     @contextmanager
@@ -120,7 +103,7 @@ class EMA:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of updates, and averages and buffers by their names in the model."""
-        return {"updates": self.updates, "module": self.values}
+        return {"updates": self.updates, "values": self.values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state of :meth:`state_dict`.
@@ -128,12 +111,12 @@ class EMA:
         Raises:
             ConfigError: if it is of a model of another form.
         """
-        values, own = state["module"], _named(self._model)
-        for name in sorted({*values, *self.values}):
-            if name not in values or name not in own or values[name].shape != own[name].shape:
-                raise ConfigError(f"the state and the model differ in {name}: the average is of another model")
-        self.values = {name: value.to(own[name].device, copy=True) for name, value in values.items()}
-        self.updates = int(state["updates"])
+        values, own = state["values"], {name: value.shape for name, value in self.values.items()}
+        if not own.items() <= {name: value.shape for name, value in values.items()}.items():
+            raise ConfigError(f"the state holds averages of {[*values]}; this model has {own}")
+        device = next((value.device for value in self.values.values()), None)
+        self.values = {name: value.to(device, copy=True) for name, value in values.items()}
+        self.updates = state["updates"]
 
     def _count_in(self, model: nn.Module, share: float) -> None:
         for name, parameter in model.named_parameters():

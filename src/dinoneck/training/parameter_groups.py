@@ -1,22 +1,28 @@
-"""Parameter groups of a model with a backbone: the learning rate and weight decay of every parameter.
+"""The parameters of a model with a backbone: learning rate and weight decay of each, and which are trained when.
 
 A parameter belongs to the backbone because it is inside ``model.backbone``, and to block 3 because it is inside that
 block, not because of its name. timm's ``param_groups_layer_decay`` skips frozen parameters and needs a model of timm.
+
+The optimizer's groups, learning-rate schedules, EMA copies and resumed runs hold on to the parameters that they were
+made with. So groups never change: frozen parameters are in them from the first step and have no gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, did_you_mean
 from dinoneck.training.recipe import check_number
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
@@ -72,12 +78,12 @@ def param_groups(
     check_number("layer_decay", 1 if layer_decay is None else layer_decay, high=1, above=True)
     rates = _rates(backbone, lr if backbone_lr is None else backbone_lr, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
-    for parameter, decays in _described(model, backbone):
+    for parameter, decays in _decays(model, backbone).items():
         if include_frozen or parameter.requires_grad:
-            part, own_lr = rates.get(id(parameter), ("head", lr))
+            part, own_lr = rates.get(parameter, ("head", lr))
             name = f"{part}.{'decay' if decays else 'no_decay'}"
-            fresh = {"params": [], "lr": own_lr, "weight_decay": weight_decay if decays else 0.0, "name": name}
-            groups.setdefault(name, fresh)["params"].append(parameter)
+            group = {"params": [], "lr": own_lr, "weight_decay": weight_decay if decays else 0.0, "name": name}
+            groups.setdefault(name, group)["params"].append(parameter)
     if not groups:
         raise ConfigError(
             "the model has no trainable parameters; call backbone.unfreeze_last(n), or pass include_frozen=True"
@@ -85,79 +91,243 @@ def param_groups(
     return list(groups.values())
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside DistributedDataParallel, DataParallel and torch.compile."""
-    while True:
-        if isinstance(model, DistributedDataParallel | DataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
-            return model
-
-
 def backbone_of(model: nn.Module) -> Backbone:
     """Return the model if it is a Backbone, else ``model.backbone``, else the only one anywhere inside.
 
-    Wrappers are looked through. The last case is that of a detector, which keeps its backbone deep within.
+    Wrappers (DistributedDataParallel, torch.compile) are looked through. The last case is that of a detector.
 
     Raises:
         ConfigError: if there is none, or there are several, naming what was found.
     """
-    inner = unwrapped(model)
-    own = getattr(inner, "backbone", None)
-    own = unwrapped(own) if isinstance(own, nn.Module) else own
+    inner = _unwrapped(model)
+    own = _unwrapped(getattr(inner, "backbone", None))
     for module in (inner, own):
         if isinstance(module, Backbone):
             return module
     nested = {name: module for name, module in inner.named_modules() if isinstance(module, Backbone)}
     if len(nested) == 1:
         return next(iter(nested.values()))
-    what = "missing" if own is None else f"a {type(own).__name__}"
     raise ConfigError(
-        f"{type(inner).__name__}.backbone is {what}, and {', '.join(nested) or 'no backbone'} inside; set "
-        "model.backbone to the dinoneck.Backbone that is meant: dinoneck.load_backbone(...), or wrap_backbone(model)"
+        f"{type(inner).__name__}.backbone is {type(own).__name__}, and {', '.join(nested) or 'no backbone'} inside; "
+        "set model.backbone to the dinoneck.Backbone that is meant: load_backbone(...), or wrap_backbone(model)"
     )
 
 
-def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[int, tuple[str, float]]:
+def _unwrapped(model: Any) -> Any:
+    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
+    return model
+
+
+def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[nn.Parameter, tuple[str, float]]:
     """The part of the backbone that each of its parameters is in, and the learning rate there."""
+    if layer_decay is None:
+        return dict.fromkeys(backbone.parameters(), ("backbone", lr))
     adapter, last = backbone.adapter, max(backbone.layers) + 1
     parts: list[tuple[nn.Module, str, int]] = [(backbone, "backbone.embeddings", 0)]
     parts += [(block, f"backbone.block{i}", min(i + 1, last)) for i, block in enumerate(adapter.blocks)]
     parts += [(norm, "backbone.norm", last) for norm in adapter.norms]
-    if layer_decay is None:
-        return {id(parameter): ("backbone", lr) for parameter in backbone.parameters()}
     return {
-        id(parameter): (name, lr * layer_decay ** (last - layer))
+        parameter: (name, lr * layer_decay ** (last - layer))
         for module, name, layer in parts
         for parameter in module.parameters()
     }
 
 
-def _described(model: nn.Module, backbone: Backbone) -> Iterator[tuple[nn.Parameter, bool]]:
-    """Every parameter once, the backbone's first, and whether weight decay acts on it."""
-    in_backbone = {id(parameter) for parameter in backbone.parameters()}
-    in_blocks = {id(parameter) for block in backbone.adapter.blocks for parameter in block.parameters()}
-    exempt = _declared_exempt(model) | _declared_exempt(backbone)
-    seen: set[int] = set()
-    for module in chain(backbone.modules(), model.modules()):
-        for own_name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            decays = parameter.ndim > 1 and own_name != "bias" and not isinstance(module, _NORMS)
-            if id(parameter) in in_backbone and not isinstance(module, _MAPS):
+def _decays(model: nn.Module, backbone: Backbone) -> dict[nn.Parameter, bool]:
+    """Whether weight decay acts on each parameter, the backbone's first."""
+    in_backbone = set(backbone.parameters())
+    in_blocks = {parameter for block in backbone.adapter.blocks for parameter in block.parameters()}
+    found: dict[nn.Parameter, bool] = {}
+    modules = [*backbone.modules(), *model.modules()]
+    for module in modules:
+        for name, parameter in module.named_parameters(recurse=False):
+            decays = parameter.ndim > 1 and name != "bias" and not isinstance(module, _NORMS)
+            if parameter in in_backbone and not isinstance(module, _MAPS):
                 # outside the blocks these are tokens and positions; inside, what has one long side is LayerScale
-                decays = decays and id(parameter) in in_blocks and parameter.numel() > max(parameter.shape)
-            yield parameter, decays and id(parameter) not in exempt
+                decays = decays and parameter in in_blocks and parameter.numel() > max(parameter.shape)
+            found.setdefault(parameter, decays)
+    for module in modules:
+        exempt: Collection[str] = getattr(module, "no_weight_decay", set)()  # what a module names in timm's way
+        found |= {parameter: False for name, parameter in module.named_parameters() if name in exempt}
+    return found
 
 
-def _declared_exempt(model: nn.Module) -> set[int]:
-    """Parameters that a module itself names in timm's way."""
-    exempt: set[int] = set()
-    for module in model.modules():
-        if callable(declared := getattr(module, "no_weight_decay", None)):
-            names = set(declared())
-            exempt |= {id(parameter) for name, parameter in module.named_parameters() if name in names}
-    return exempt
+@dataclass(frozen=True)
+class FreezeReport:
+    """State after a stage was applied.
+
+    Attributes:
+        epoch: the epoch asked for.
+        stage: its name in the plan.
+        changed: whether other parameters than before are trainable now.
+        trainable_blocks: indices of the blocks with trainable parameters.
+        trainable_parameters: trainable numbers in the backbone, LoRA included.
+    """
+
+    epoch: int
+    stage: str
+    changed: bool
+    trainable_blocks: tuple[int, ...]
+    trainable_parameters: int
+
+
+@dataclass(frozen=True)
+class FreezeSchedule:
+    """Which part of the backbone is frozen, by epoch. The head is never touched.
+
+    It keeps no state: a resumed run asks for its epoch and gets the right stage. Build the optimizer with
+    :meth:`param_groups`, before any learning-rate schedule and EMA, and begin every epoch with :meth:`start_epoch`.
+
+    Args:
+        plan: epoch -> ``"all"`` (all frozen), ``"last:n"`` (the last n blocks that run are trained, and the final norm
+            if it is applied) or ``"none"`` (everything that takes part is trained). A stage holds until the next one;
+            before the first it is ``"all"``. LoRA weights are trained in every stage.
+        lr_scale: :meth:`param_groups` gives the backbone this times the head's learning rate.
+        backbone_lr: the backbone's learning rate; wins over ``lr_scale``.
+
+    Raises:
+        ConfigError: if an epoch, a stage or a number is not valid.
+
+    Examples:
+        >>> schedule = FreezeSchedule({0: "all", 10: "last:1", 11: "last:2", 20: "none"})
+        >>> [schedule.stage(epoch) for epoch in (0, 9, 10, 19, 99)]
+        ['all', 'all', 'last:1', 'last:2', 'none']
+        >>> from dinoneck import load_backbone
+        >>> schedule.apply(load_backbone("dinoneck_tiny"), 11).trainable_blocks
+        (4, 5)
+    """
+
+    plan: Mapping[int, str]
+    lr_scale: float = 0.1
+    backbone_lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.plan, Mapping) or not self.plan:
+            raise ConfigError(f"plan is {self.plan!r}; expected epochs and stages such as {{0: 'all', 10: 'last:4'}}")
+        for epoch, stage in self.plan.items():
+            if isinstance(epoch, bool) or not isinstance(epoch, Integral) or epoch < 0:
+                raise ConfigError(f"plan has epoch {epoch!r}; expected an integer of 0 or more")
+            if not isinstance(stage, str) or not _STAGE.fullmatch(stage):
+                near = did_you_mean(stage, ("all", "none", "last:1"))
+                raise ConfigError(
+                    f"plan has {stage!r} at epoch {epoch}; expected 'all' (all frozen), 'last:n' with n of 1 or more, "
+                    f"or 'none' (nothing frozen).{near}"
+                )
+        object.__setattr__(self, "plan", {0: "all", **{int(epoch): self.plan[epoch] for epoch in sorted(self.plan)}})
+
+    def stage(self, epoch: int) -> str:
+        """Return the stage that holds in an epoch."""
+        return self.plan[max(begin for begin in self.plan if begin <= epoch)]
+
+    def apply(self, model: nn.Module, epoch: int) -> FreezeReport:
+        """Freeze and unfreeze by the plan for an epoch; frozen parameters lose their gradients.
+
+        In a loop use :meth:`start_epoch`, which also checks DistributedDataParallel and the optimizer.
+
+        Args:
+            model: a Backbone, a module with one as ``.backbone`` or anywhere inside, or DistributedDataParallel
+                around it.
+            epoch: counted from 0.
+
+        Raises:
+            ConfigError: if the backbone is missing, or the plan, at any epoch, names more blocks than run.
+        """
+        backbone, stage = backbone_of(model), self.stage(epoch)
+        runs, deepest = max(backbone.layers) + 1, max(map(_count, self.plan.values()))
+        if deepest > runs:
+            raise ConfigError(
+                f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run for layers={backbone.layers}; "
+                f"expected 'last:{runs}' at most, or 'none'"
+            )
+        before = _trainable(backbone)
+        if stage == "all":
+            backbone.freeze(keep_lora=True)
+        elif stage == "none":
+            backbone.unfreeze()
+        else:
+            backbone.unfreeze_last(_count(stage))
+        for parameter in backbone.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None  # optimizers would apply a left-over one
+        after = _trainable(backbone)
+        return FreezeReport(
+            epoch=int(epoch),
+            stage=stage,
+            changed=before != after,
+            trainable_blocks=backbone.trainable_blocks,
+            trainable_parameters=sum(parameter.numel() for parameter in after),
+        )
+
+    def param_groups(
+        self, model: nn.Module, *, lr: float, weight_decay: float = 0.05, layer_decay: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Return :func:`dinoneck.training.param_groups` for the whole run: frozen parameters included.
+
+        The backbone's groups get ``backbone_lr`` if the schedule has one, else ``lr * lr_scale``, from the first
+        step on, so that learning-rate schedules see it when they are made.
+
+        Args:
+            model: as for :meth:`apply`.
+            lr: the head's.
+            weight_decay: as for ``param_groups``.
+            layer_decay: as for ``param_groups``.
+
+        Raises:
+            ConfigError: as ``param_groups`` does.
+        """
+        return param_groups(
+            model,
+            lr=lr,
+            backbone_lr=lr * self.lr_scale if self.backbone_lr is None else self.backbone_lr,
+            weight_decay=weight_decay,
+            layer_decay=layer_decay,
+            include_frozen=True,
+        )
+
+    def start_epoch(self, epoch: int, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Apply the epoch's stage; return the same model and optimizer.
+
+        Call it in all ranks. No learning rate and no group of the optimizer is changed.
+
+        Args:
+            epoch: counted from 0.
+            model: as for :meth:`apply`; DistributedDataParallel with ``find_unused_parameters=True``, built while all
+                that the plan ever trains is trainable: after ``backbone.unfreeze()``.
+            optimizer: made from :meth:`param_groups`.
+
+        Raises:
+            ConfigError: as :meth:`apply` does; if the optimizer or DistributedDataParallel lacks parameters that the
+                plan trains from now on.
+        """
+        backbone = backbone_of(model)
+        for part in model.modules():
+            if isinstance(part, DistributedDataParallel) and "dinoneck_checked" not in part.__dict__:
+                # a wrapper averages the gradients of what is trainable when it is built
+                averaged = _trainable(part)
+                if not part.find_unused_parameters or not _trainable(backbone.unfreeze()) <= averaged:
+                    raise ConfigError(
+                        "DistributedDataParallel does not average all parameters that the plan may train, so ranks "
+                        "would diverge; register the backbone as a submodule (self.backbone = backbone), call "
+                        "backbone.unfreeze() before the model is wrapped, and pass find_unused_parameters=True"
+                    )
+                part.__dict__["dinoneck_checked"] = True
+        self.apply(model, epoch)
+        if missing := _trainable(backbone) - {p for group in optimizer.param_groups for p in group["params"]}:
+            raise ConfigError(
+                f"the optimizer lacks {len(missing)} backbone parameters that epoch {epoch} trains; build it with "
+                "schedule.param_groups(model, lr=...), or param_groups(..., include_frozen=True)"
+            )
+        return model, optimizer
+
+
+_STAGE = re.compile(r"all|none|last:[1-9][0-9]*")
+
+
+def _count(stage: str) -> int:
+    """The n of ``last:n``, else 0."""
+    return int(stage.partition(":")[2] or 0)
+
+
+def _trainable(module: nn.Module) -> set[nn.Parameter]:
+    return {parameter for parameter in module.parameters() if parameter.requires_grad}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,30 +24,26 @@ def joined(device: torch.device) -> tuple[int, int]:
     Args:
         device: of the model, which decides between NCCL and Gloo.
     """
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
-    if not dist.is_available() or not (several or dist.is_initialized()):
-        return 0, 1
-    if not dist.is_initialized():
+    if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # NCCL takes one process per GPU
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(_close)
-    return dist.get_rank(), dist.get_world_size()
+        atexit.register(lambda: dist.destroy_process_group() if _are_several() else None)
+    return (dist.get_rank(), dist.get_world_size()) if _are_several() else (0, 1)
 
 
-def _close() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def wrapped(model: nn.Module, parameters: Iterable[nn.Parameter]) -> nn.Module:
+def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
     """Return the model in DistributedDataParallel, which gets the weights of the first process; alone, the model.
 
     Args:
         model: whose ``forward`` returns the losses.
         parameters: whose gradients are averaged, also those that are frozen now and trained later.
     """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if not _are_several():
         return model
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in frozen:  # the wrapper only knows parameters that are trainable now
@@ -61,28 +57,27 @@ def wrapped(model: nn.Module, parameters: Iterable[nn.Parameter]) -> nn.Module:
 def from_first(value: Any) -> Any:
     """Return the first process' value in all processes."""
     values = [value]
-    if dist.is_available() and dist.is_initialized():
+    if _are_several():
         dist.broadcast_object_list(values)
     return values[0]
 
 
-def averaged(row: dict[str, float], device: torch.device) -> dict[str, float]:
+def averaged(row: dict[str, float]) -> dict[str, float]:
     """Return the means of numbers over all processes."""
-    if not dist.is_available() or not dist.is_initialized():
+    if not _are_several():
         return row
-    values = torch.tensor([*row.values()], dtype=torch.float64, device=device)
-    dist.all_reduce(values)
-    return dict(zip(row, (values / dist.get_world_size()).tolist(), strict=True))
+    rows: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(rows, row)
+    return {name: sum(own[name] for own in rows) / len(rows) for name in row}
 
 
 @torch.no_grad()
 def same(tensors: Iterable[Tensor]) -> None:
     """Give all processes the values of the first."""
-    if dist.is_available() and dist.is_initialized():
-        for tensor in tensors:
-            whole = tensor.contiguous()
-            dist.broadcast(whole, 0)
-            tensor.copy_(whole)
+    for tensor in tensors if _are_several() else ():
+        whole = tensor.contiguous()
+        dist.broadcast(whole, 0)
+        tensor.copy_(whole)
 
 
 def seed_all(*words: int) -> None:
@@ -96,11 +91,10 @@ def seed_all(*words: int) -> None:
 
 
 @contextmanager
-def own_random_numbers(*, cuda: bool = True) -> Iterator[None]:
-    """After the block the generators of Python, NumPy and torch (with ``cuda`` of all devices) are as before it."""
-    devices = range(torch.cuda.device_count()) if cuda and _cuda_runs() else []
+def own_random_numbers() -> Iterator[None]:
+    """After the block the generators of Python, NumPy and torch (all devices) are as before it."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _cuda_runs() else []):
         try:
             yield
         finally:

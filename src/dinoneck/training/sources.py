@@ -1,11 +1,10 @@
-"""Sources of training tokens: anything with ``ids`` and ``batch(ids, views)``."""
+"""Sources of training tokens: anything with ``ids`` and ``batch(ids, views)``; and the batches of a run."""
 
 from __future__ import annotations
 
-import hashlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -14,15 +13,20 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.decoding import ImageInput, read_image_size, read_pixels
+from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import to_uint8
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.devices import send
+from dinoneck.errors import DataError
 from dinoneck.progress import progress
 from dinoneck.tokens import Tokens
-from dinoneck.training.processes import own_random_numbers
+from dinoneck.training.recipe import Recipe
+from dinoneck.training.targets import known
 
-LARGEST_HALF = 65504.0
-Transform = Callable[..., Any]
+Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
+Table = dict[str, Tensor]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+Inputs = tuple[Tokens | Tensor, Table, Table]  # tokens, or images of live tokens; targets; masks
 _Item = TypeVar("_Item")
 
 
@@ -30,94 +34,6 @@ def in_batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
     """Yield consecutive pieces of at most ``size`` items."""
     for begin in range(0, len(items), size):
         yield items[begin : begin + size]
-
-
-def looked_up(table: Mapping[str, _Item], ids: Sequence[str]) -> list[_Item]:
-    """Return the value of every id.
-
-    Raises:
-        DataError: naming the first that is not there.
-    """
-    if unknown := [image_id for image_id in ids if image_id not in table]:
-        raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
-    return [table[image_id] for image_id in ids]
-
-
-class Flips(Protocol):
-    """The augmented views of a source, and their flips."""
-
-    def __len__(self) -> int:
-        """Return how many there are; 0 is the image as it is."""
-        ...
-
-    def flips(self, i: int) -> tuple[bool, bool]:
-        """Return whether view i is flipped left and right, top and bottom."""
-        ...
-
-
-class Views:
-    """The augmented views of a source; the first is the image as it is.
-
-    Args:
-        count: how many there are.
-        flips: what ``flips`` returns for each; None = a transform makes the views, and their flips are not known.
-    """
-
-    def __init__(self, count: int, flips: Callable[[int], tuple[bool, bool]] | None = None) -> None:
-        self._count, self._flips = count, flips
-
-    def __len__(self) -> int:
-        return self._count
-
-    def flips(self, i: int) -> tuple[bool, bool]:
-        """Return whether view i is flipped left and right, top and bottom.
-
-        Raises:
-            ConfigError: for a view that a transform makes.
-        """
-        if self._flips is not None:
-            return self._flips(i)
-        if i:
-            raise ConfigError(
-                "tasks with maps cannot be trained on views made by transforms, which may move pixels while the maps "
-                "stay; leave the transforms out, or use a feature store, whose augmentations state their flips"
-            )
-        return False, False
-
-
-def apply_transform(transform: Transform, image: ImageInput, seed: int) -> Any:
-    """Return a transformed image: a tensor (3, height, width) or an array (height, width, 3).
-
-    The transform gets a uint8 tensor (3, height, width); one of albumentations an array (height, width, 3) as
-    ``image=``. It draws from generators that are seeded here: the caller's are not changed.
-
-    Args:
-        transform: see above.
-        image: as for the backbone's preprocessing.
-        seed: of the random numbers, 0 ... 2^32 - 1.
-
-    Raises:
-        DataError: if the image cannot be read, or the result is not an image.
-    """
-    pixels = to_uint8(read_pixels(image))
-    with own_random_numbers(cuda=False):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)
-        if type(transform).__module__.startswith("albumentations"):
-            if hasattr(transform, "set_random_seed"):
-                transform.set_random_seed(seed)
-            result = transform(image=np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))["image"]
-        else:
-            result = transform(pixels)
-    if not isinstance(result, Tensor | np.ndarray):
-        raise DataError(f"a transform returned {type(result).__name__}; expected an image tensor or array")
-    return result
-
-
-def view_seed(image_id: str, view: int) -> int:
-    """Return the seed of a view of an image: extracted again, it is the same."""
-    return int.from_bytes(hashlib.sha256(f"{view}\0{image_id}".encode()).digest()[:4], "little")
 
 
 class TokenSource(Protocol):
@@ -139,109 +55,51 @@ class TokenSource(Protocol):
         ...
 
 
-class SomeTokens:
-    """Some samples of a source, in an order and under ids of their own.
-
-    Args:
-        source: has these samples, and perhaps more.
-        ids: of the samples.
-        own_ids: the ids by which the source knows them, one each; None = the same.
-
-    Attributes:
-        own_ids: id -> the source's own.
-        views: the source's augmented views; None where it has none.
-
-    Raises:
-        DataError: if the source lacks one, or one stands twice.
-    """
-
-    def __init__(self, source: TokenSource, ids: Sequence[str], own_ids: Sequence[str] | None = None) -> None:
-        self.source, self.ids = source, tuple(ids)
-        self.own_ids = dict(zip(self.ids, self.ids if own_ids is None else own_ids, strict=True))
-        self.views: Flips | None = getattr(source, "views", None)
-        known = set(source.ids)
-        missing = [image_id for image_id, own in self.own_ids.items() if own not in known]
-        if missing or len(self.own_ids) != len(self.ids):
-            raise DataError(
-                f"the source lacks {len(missing)} of {len(self.ids)} ids ({len(self.own_ids)} different), the first "
-                f"is {missing[0] if missing else None!r}; the tokens belong to other images"
-            )
-
-    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
-        """Return the Tokens of these images, in this order."""
-        own = looked_up(self.own_ids, ids)
-        return self.source.batch(own) if views is None else self.source.batch(own, views)
-
-
-Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
-
-
 def is_stored(source: TokenSource) -> bool:
-    """Whether what defines ``batch`` also has ``stored``, so that both give the same tokens."""
-    if isinstance(source, SomeTokens):
-        return is_stored(source.source)
-    if "batch" in vars(source):
-        return False
+    """Whether the class that defines ``batch`` also has ``stored``, so that both give the same tokens."""
     owner = next((kind for kind in type(source).__mro__ if "batch" in vars(kind)), object)
     return "stored" in vars(owner)
 
 
-def stored_tokens(source: TokenSource, ids: Sequence[str], views: Sequence[int] | None) -> Stored:
-    """Return the tensors of a batch and the function that makes Tokens of them."""
-    if isinstance(source, SomeTokens):
-        return stored_tokens(source.source, looked_up(source.own_ids, ids), views)
-    if is_stored(source):
-        stored: Stored = source.stored(ids, views)  # type: ignore[attr-defined]
-        return stored
-    tokens = source.batch(ids) if views is None else source.batch(ids, views)
-    return tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
+class _ById:
+    """Samples by id, as they are: without augmented views."""
 
-
-def _check(images: Sequence[ImageInput], ids: Sequence[str], prepare: Preprocessing) -> None:
-    """Refuse, before any is decoded, images that cannot be stacked: tokens in memory have one grid."""
-    if len(images) == 0 or len(images) != len(ids):
-        raise DataError(f"there are {len(images)} images to extract tokens from and {len(ids)} ids; expected one each")
-    if prepare.size is not None:
-        return
-    first = read_image_size(images[0])
-    prepare.placement(first)
-    for image, image_id in zip(images, ids, strict=True):
-        if (size := read_image_size(image)) != first:
+    def __init__(self, ids: Sequence[str], count: int) -> None:
+        self.ids = tuple(ids)
+        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
+        if not len(self._rows) == len(self.ids) == count > 0:
             raise DataError(
-                f"image {image_id!r} is {size[0]}x{size[1]} px (height x width), the ones before {first[0]}x{first[1]};"
-                " give one size to all (size=, or --size)"
+                f"there are {len(self.ids)} ids ({len(self._rows)} different) for {count} images; expected one id each"
             )
 
+    def rows(self, ids: Sequence[str], views: Sequence[int] | None = None) -> list[int]:
+        """Return the row numbers of these ids.
 
-class MemoryTokens:
+        Raises:
+            DataError: for an id or a view that is not there.
+        """
+        if unknown := [image_id for image_id in ids if image_id not in self._rows]:
+            raise DataError(f"{len(unknown)} ids are not in this source, the first is {unknown[0]!r}")
+        if views is not None and any(views):
+            raise DataError(f"these tokens have view 0 only; asked for {sorted(set(views))}")
+        return [self._rows[image_id] for image_id in ids]
+
+
+class MemoryTokens(_ById):
     """Tokens of all images in memory, extracted once: the shortest way to train on a few hundred images.
 
     Args:
         ids: one per sample.
         tokens: Tokens of all samples.
         colours: mean RGB of every prepared image (n, 3), in normalised units; the simplest baseline's features.
-        views: more Tokens of all samples: of augmented views, which training draws from.
 
     Raises:
         DataError: if lengths differ or an id stands twice.
     """
 
-    def __init__(
-        self, ids: Sequence[str], tokens: Tokens, colours: Tensor | None = None, views: Sequence[Tokens] = ()
-    ) -> None:
-        self.ids = tuple(ids)
-        self._rows = {image_id: row for row, image_id in enumerate(self.ids)}
-        lengths = {len(each) for each in (tokens, *views)}
-        if len(self._rows) != len(self.ids) or lengths != {len(self.ids)}:
-            raise DataError(
-                f"{len(self.ids)} ids ({len(self._rows)} different) for {', '.join(map(str, lengths))} samples"
-            )
-        self.tokens, self.colours, self._others = tokens, colours, tuple(views)
-
-    @property
-    def views(self) -> Views | None:
-        """The augmented views, the image as it is first; None where there are none."""
-        return Views(1 + len(self._others)) if self._others else None
+    def __init__(self, ids: Sequence[str], tokens: Tokens, colours: Tensor | None = None) -> None:
+        super().__init__(ids, len(tokens))
+        self.tokens, self.colours = tokens, colours
 
     @classmethod
     def extract(
@@ -253,9 +111,8 @@ class MemoryTokens:
         preprocess: Preprocessing | None = None,
         batch_size: int = 8,
         dtype: torch.dtype = torch.float16,
-        transforms: Sequence[Transform] = (),
     ) -> MemoryTokens:
-        """Run the backbone once over all images, and once for every transform.
+        """Run the backbone once over all images.
 
         Args:
             backbone: gives the tokens.
@@ -264,10 +121,6 @@ class MemoryTokens:
             preprocess: how images are prepared; None = the backbone's own.
             batch_size: images per pass.
             dtype: kept in this; float16 halves the memory and keeps three digits.
-            transforms: one more view of every image each: torchvision v2 transforms, albumentations' or functions of
-                a uint8 tensor (3, height, width). They come before the resize. What they draw depends on the image's
-                id and the view alone. Training draws a view per sample and epoch. Tasks with maps are refused, as
-                transforms may move pixels; a feature store's views state their flips.
 
         Raises:
             DataError: if there are none or not one per id, if an image cannot be used or has another size, or values
@@ -276,28 +129,27 @@ class MemoryTokens:
             ConfigError: if ``backbone`` is not a Backbone.
         """
         prepare, images, ids = preprocess or checked_backbone(backbone).preprocess, list(images), list(ids)
-        _check(images, ids, prepare)
-        views: list[list[Tokens]] = [[] for _ in range(1 + len(transforms))]
+        _ById(ids, len(images))
+        sizes = {} if prepare.size else {read_image_size(x): name for x, name in zip(images, ids, strict=True)}
+        if len(sizes) > 1:
+            examples = ", ".join(f"{name!r} with {size[0]}x{size[1]} px" for size, name in [*sizes.items()][:2])
+            raise DataError(f"the images differ in size (height x width), as {examples}; give one size (size=, --size)")
+        parts: list[Tokens] = []
         colours: list[Tensor] = []
         device = next(backbone.parameters()).device
-        for batch in progress(list(in_batches(range(len(images)), batch_size)), desc="tokens", unit="batch"):
-            for view, parts in enumerate(views):
-                shown = [
-                    apply_transform(transforms[view - 1], images[i], view_seed(ids[i], view)) if view else images[i]
-                    for i in batch
-                ]
-                prepared = prepare(shown)
-                if not view:
-                    colours.append(prepared.mean(dim=(2, 3)))
-                with torch.no_grad():
-                    tokens = backbone(prepared.to(device)).to("cpu")
-                if not all(bool(x.isfinite().all()) for x in tokens.sequence):
-                    raise DataError(f"tokens of images {batch[0]} ... are not finite; is the backbone sound?")
-                if dtype == torch.float16 and any(x.abs().amax() > LARGEST_HALF for x in tokens.sequence):
-                    raise DataError("token values exceed float16; extract with dtype=torch.bfloat16 or norm=True")
-                parts.append(tokens.to(dtype=dtype))
-        plain, *others = [Tokens.cat(parts) for parts in views]
-        return cls(ids, plain, torch.cat(colours), others)
+        for batch in progress(list(in_batches(images, batch_size)), desc="tokens", unit="batch"):
+            prepared = prepare(batch)
+            colours.append(prepared.mean(dim=(2, 3)))
+            with torch.no_grad():
+                tokens = backbone(prepared.to(device)).to("cpu")
+            largest = max(x.abs().amax() for x in tokens.sequence)  # NaN where a token is
+            if not largest <= torch.finfo(dtype).max:
+                raise DataError(
+                    f"tokens of images {ids[len(colours) * batch_size - batch_size]!r} ... reach {largest:g}, beyond "
+                    f"{dtype}; check the backbone, or extract with dtype=torch.bfloat16 or norm=True"
+                )
+            parts.append(tokens.to(dtype=dtype))
+        return cls(ids, Tokens.cat(parts), torch.cat(colours))
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return float32 Tokens of these ids; view 0 is the image as it is."""
@@ -306,16 +158,170 @@ class MemoryTokens:
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
-        rows, every = self.rows(ids), (self.tokens, *self._others)
-        if views is None or not any(views):
-            kept = self.tokens[rows]
-        elif all(0 <= view < len(every) for view in views):
-            kept = Tokens.cat([every[view][rows[i : i + 1]] for i, view in enumerate(views)])
-        else:
-            known = f"0 ... {len(every) - 1}" if self._others else "0 only"
-            raise DataError(f"these tokens have view {known}; asked for {sorted(set(views))}")
+        kept = self.tokens[self.rows(ids, views)]
         return kept.sequence, lambda moved: replace(kept, sequence=tuple(x.float() for x in moved))
 
-    def rows(self, ids: Sequence[str]) -> Tensor:
-        """Return the row numbers of these ids."""
-        return torch.tensor(looked_up(self._rows, ids))
+
+class LiveTokens(_ById):
+    """A token source that runs the backbone for every batch; LoRA weights and unfrozen blocks get gradients.
+
+    :func:`dinoneck.training.fit` trains what is trainable in the backbone along with the head. For a frozen backbone
+    take :class:`dinoneck.training.MemoryTokens` or a feature store: the same tokens, computed once.
+
+    Args:
+        backbone: with ``add_lora`` or ``unfreeze_last`` called before.
+        images: the images, one per id; all must come to one size.
+        ids: one per image; None = their numbers.
+        preprocess: how images are prepared; None = the backbone's own.
+        transform: applied to every training image each time, before the resize: a torchvision v2 transform, or a
+            function of a uint8 tensor (3, height, width) that returns an image. The global generators of Python, NumPy
+            and torch follow the seed and the epoch of the run. Tasks with maps are refused, as it may move pixels.
+            Validation and predictions take the images as they are.
+
+    Raises:
+        DataError: if ids and images differ in number, or an id stands twice.
+        ConfigError: if ``backbone`` is not a Backbone.
+
+    Examples:
+        >>> import torch
+        >>> from dinoneck import load_backbone
+        >>> backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
+        >>> source = LiveTokens(backbone, torch.rand(3, 3, 32, 48), ["a", "b", "c"])
+        >>> source.batch(["b", "a"]).sequence[0].requires_grad
+        True
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        images: Sequence[ImageInput],
+        ids: Sequence[str] | None = None,
+        preprocess: Preprocessing | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        self.backbone, self.transform = checked_backbone(backbone), transform
+        self.preprocess = preprocess or backbone.preprocess
+        self._inputs = images if isinstance(images, Sequence) else list(images)
+        super().__init__([*map(str, range(len(images)))] if ids is None else ids, len(images))
+
+    def images(self, ids: Sequence[str], *, transformed: bool = False) -> Tensor:
+        """Return the prepared images (B, 3, H, W) float32 on the CPU; ``transformed`` applies the transform.
+
+        Raises:
+            DataError: if an id is unknown, or an image cannot be used.
+        """
+        images: list[Any] = [self._inputs[row] for row in self.rows(ids)]
+        if transformed and self.transform is not None:
+            # one after another, as transforms draw from the global generators
+            images = [self.transform(to_uint8(pixels)) for pixels in in_threads(read_pixels, images)]
+        return self.preprocess(images)
+
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+        """Return the Tokens of these images, with a graph where the backbone is trainable and gradients are on.
+
+        Raises:
+            DataError: if an id or a view is unknown, or an image cannot be used.
+        """
+        self.rows(ids, views)
+        [images] = send([self.images(ids)], next(self.backbone.parameters()).device)
+        tokens: Tokens = self.backbone(images)
+        return tokens
+
+
+@dataclass
+class Samples:
+    """The samples of a run; the first ``trained`` of them are trained on, the others validate.
+
+    Attributes:
+        source: of tokens.
+        ids: of the samples, n.
+        trained: how many are training samples.
+        maps: names of the tasks whose targets are maps.
+        values: task or composition -> (n, ...) in normalised units.
+        cells: dense task -> (n, rows, cols), how much every cell counts.
+        device: where batches are sent.
+    """
+
+    source: TokenSource
+    ids: Sequence[str]
+    trained: int
+    maps: Collection[str]
+    values: Table
+    cells: Table
+    device: torch.device
+
+    def training(
+        self, epoch: int, recipe: Recipe, rank: int, count: int
+    ) -> Generator[tuple[int, Sequence[Any]], None, None]:
+        """Yield the batches of an epoch, of which this process reads its share: images, and (inputs, ..., mixes).
+
+        The order and the view of every sample follow from seed and epoch. Where the samples of a batch do not divide
+        among the processes, its first ones are repeated. ``mixes`` states whether the step blends samples.
+        """
+        random = np.random.default_rng([recipe.seed, epoch])
+        order = random.permutation(self.trained)
+        count_views = len(getattr(self.source, "views", ()))
+        views = random.integers(0, count_views, self.trained) if count_views > 1 else None
+        batches = np.split(np.arange(self.trained), range(recipe.batch_size, self.trained, recipe.batch_size))
+        own = [np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches]
+        last_mixed = (1.0 - recipe.mixup_off_last) * recipe.epochs * len(own)
+        drawn = [(order[places], None if views is None else views[places].tolist()) for places in own]
+        with closing(self._loaded(drawn, is_training=True)) as loaded:
+            for number, (places, inputs) in enumerate(zip(batches, loaded, strict=True)):
+                yield len(places), (*inputs, epoch * len(own) + number < last_mixed)
+
+    def held_out(self, size: int) -> Generator[tuple[int, Inputs], None, None]:
+        """Yield the batches of the validation samples, as they are: images, and inputs, targets and masks."""
+        held_out = np.arange(self.trained, len(self.ids))
+        rows = np.split(held_out, range(size, len(held_out), size))
+        with closing(self._loaded([(part, None) for part in rows], is_training=False)) as loaded:
+            yield from zip(map(len, rows), loaded, strict=True)
+
+    def _loaded(
+        self, batches: Sequence[tuple[Rows, list[int] | None]], *, is_training: bool
+    ) -> Generator[Inputs, None, None]:
+        """Yield inputs, targets and masks. A thread reads a batch while the step before computes.
+
+        What may draw random numbers is read when its step has begun: a transform, a source without ``stored``. So are
+        tokens in memory on a CPU, where a thread would take the step's core.
+        """
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        if isinstance(self.source, LiveTokens):
+            ahead = self.source.transform is None or not is_training
+        else:
+            in_place = isinstance(self.source, MemoryTokens) and self.device.type == "cpu"
+            ahead = is_stored(self.source) and not in_place
+
+        def read(batch: tuple[Rows, list[int] | None]) -> Inputs:
+            with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own
+                return self._read(*batch, is_training=is_training)
+
+        yield from in_threads(read, batches, workers=1) if ahead else map(read, batches)
+
+    def _read(self, rows: Rows, views: list[int] | None, *, is_training: bool) -> Inputs:
+        """A batch on the device, in one copy; its maps are flipped as the images."""
+        ids, inputs = [self.ids[row] for row in rows], self.source
+        tensors: Sequence[Tensor]
+        finished: Callable[[Sequence[Tensor]], Any]
+        if isinstance(inputs, LiveTokens):
+            tensors, finished = [inputs.images(ids, transformed=is_training)], lambda moved: moved[0]
+        elif is_stored(inputs):
+            tensors, finished = inputs.stored(ids, views)  # type: ignore[attr-defined]
+        else:
+            tokens = inputs.batch(ids) if views is None else inputs.batch(ids, views)
+            tensors, finished = tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
+        tables = [
+            {name: self._flipped(x[rows], views) if name in self.maps else x[rows] for name, x in table.items()}
+            for table in (self.values, self.cells)
+        ]
+        arrived = iter(send([*tensors, *(x for table in tables for x in table.values())], self.device))
+        moved = [next(arrived) for _ in tensors]
+        values, cells = ({name: next(arrived) for name in table} for table in tables)
+        return finished(moved), values, {name: known(value) for name, value in values.items()} | cells
+
+    def _flipped(self, x: Tensor, views: list[int] | None) -> Tensor:
+        if views is None:
+            return x
+        flips: Any = self.source.views.flips  # type: ignore[attr-defined]
+        axes = [[a for a, flip in zip((-1, -2), flips(view), strict=True) if flip] for view in views]
+        return torch.stack([one.flip(own) for one, own in zip(x, axes, strict=True)])

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import CheckpointError, DinoneckError
@@ -19,32 +15,26 @@ STATE, LOG = "state.pt", "log.jsonl"
 _REMEDY = "replace it: fit(..., resume=False), --no-resume"
 
 
-def save_state(path: str | os.PathLike[str], run: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Write the state of a run, whole or not at all.
-
-    Args:
-        path: of the file.
-        run: plain values that identify the run.
-        state: dicts, lists, numbers, strings, None and tensors.
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a run, whole or not at all; make its folder.
 
     Raises:
-        CheckpointError: if it cannot be written; a state that is there stays.
+        CheckpointError: if it cannot be written; a file that is there stays.
     """
-    content = io.BytesIO()
-    torch.save({"run": dict(run), **state}, content)
     try:
-        write_whole(path, content.getvalue())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
     except OSError as error:
-        raise CheckpointError(f"the state of the run cannot be written to {path}: {error}", step="write") from error
+        raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
 
-def load_state(path: str | os.PathLike[str], run: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the state of a run, its tensors on the CPU; None where there is no file.
 
     Raises:
         CheckpointError: if the file is damaged, or that of another run.
     """
-    if not Path(path).exists():
+    if not path.exists():
         return None
     try:
         with zipfile.ZipFile(path) as file:
@@ -68,25 +58,19 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str) ->
     Raises:
         CheckpointError: naming the first difference.
     """
-    old, new = dict(_flat(there)), dict(_flat(here))
-    differences = [name for name in {**new, **old} if old.get(name) != new.get(name)]
-    if differences:
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        name = differences[0]
-        raise CheckpointError(
-            f"{where} holds the state of another run: {name} is {old.get(name)!r} there and {new.get(name)!r} here"
-            f"{more}. Give this run a folder of its own, or {_REMEDY}",
-            step="pairing",
-        )
+    old, new = _flat(there), _flat(here)
+    for name in {**new, **old}:
+        if old.get(name) != new.get(name):
+            raise CheckpointError(
+                f"{where} holds the state of another run: {name} is {old.get(name)!r} there and {new.get(name)!r} "
+                f"here. Give this run a folder of its own, or {_REMEDY}",
+                step="pairing",
+            )
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The plain values of nested dicts and lists, each by its name; empty ones stay as they are."""
-    if isinstance(value, Mapping) and value:
-        for key, each in value.items():
-            yield from _flat(each, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list | tuple) and value:
-        for i, each in enumerate(value):
-            yield from _flat(each, f"{name}[{i}]")
-    else:
-        yield name, value
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The values of nested dicts, each by its path; empty dicts stay as they are."""
+    if not isinstance(value, Mapping) or not value:
+        return {name: value}
+    parts = [_flat(part, f"{name}.{key}" if name else str(key)) for key, part in value.items()]
+    return {key: x for part in parts for key, x in part.items()}

@@ -9,14 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.cells import LARGEST
-from dinoneck.errors import DataError, counted
-from dinoneck.losses.composition import CompositionLoss
+from dinoneck.errors import DataError, counted, some_of
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
-EXACT = 2**53  # above it float64 leaves out integers
 _Array = np.ndarray[Any, Any]
 
 
@@ -44,61 +41,36 @@ def training_targets(
         DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
             is constant over the training samples.
     """
-    cells = _cell_weights(loss.tasks, targets, weights)
+    dense = [task.name for task in loss.tasks if task.kind == "dense"]
+    if unknown := set(weights) - set(dense):
+        raise DataError(f"weights are given for {sorted(unknown)}; the dense tasks are {dense or 'none'}")
     values: dict[str, Tensor] = {}
+    cells: dict[str, Tensor] = {}
     for task in loss.tasks:
         if task.name not in targets:
-            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets) or 'none'}")
+            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
         original = as_array(targets[task.name])
-        if task.name in cells:
-            original = np.where(cells[task.name][:, None] > 0, original, np.nan)
-        values[task.name] = _model_targets(task, original, ids)
-        _check_reachable(task, values[task.name][:trained])
-        if not task.is_categorical:
-            original = original.astype(np.float64)
+        if task.is_categorical:
+            values[task.name] = _classes(task, original, len(ids))
+        else:
+            original = _numbers(task, original, len(ids))
+            if task.kind == "dense":
+                weight = _cell_weights(task.name, original, weights.get(task.name))
+                original = np.where(weight[:, None] > 0, original, np.nan)
+                cells[task.name] = torch.as_tensor(weight).float()
+            values[task.name] = _normalised(task, original, ids)
             check_minimum(task.name, original, task.minimum, ids)
-            check_varies(task.name, original[:trained], "training image")
-    if needs_validation and not any(len(_known_values(task, values[task.name][trained:])) for task in loss.tasks):
+        _check_learnable(task, original[:trained], values[task.name][:trained])
+    if needs_validation and not any(len(_present(task, values[task.name][trained:])) for task in loss.tasks):
         raise DataError("patience is set, and no validation id has a target value to judge epochs by")
     for own in loss.compositions:
         if own.name in targets:
             total, _ = own.composition.tasks_of(loss.tasks)
-            values[own.name] = _composed(own, targets[own.name], ids, total)
-    return values, {name: torch.as_tensor(weight).float() for name, weight in cells.items()}
-
-
-def as_numbers(what: str, values: Any, ids: Sequence[Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return an array of numbers (n, ...) as float64; NaN = missing.
-
-    Args:
-        what: begins the message, such as ``"targets of 'mass'"``.
-        values: the array.
-        ids: what messages call the n rows.
-
-    Raises:
-        DataError: for dates, durations and other things that are not numbers, for values beyond float32, and for
-            integers that float64 cannot hold, naming the first row.
-    """
-    array = np.asarray(values)
-    if array.dtype.kind in "mM":
-        raise DataError(f"{what} are {array.dtype}; expected numbers: count days or seconds since a date of your own")
-    try:
-        if array.dtype.kind == "c":
-            raise ValueError(f"dtype {array.dtype}")
-        found: np.ndarray[Any, np.dtype[np.float64]] = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what} are not numbers ({error}); missing ones are NaN") from error
-    far = np.abs(found) > LARGEST
-    if array.dtype.kind in "iu" and (np.abs(found) >= EXACT).any():
-        far |= np.vectorize(lambda number: int(number) != int(float(number)), otypes=[bool])(array)
-    if far.any():
-        place = tuple(np.argwhere(far)[0])
-        row = f" of {ids[place[0]]!r}" if place else ""
-        raise DataError(
-            f"{what}: the value{row} is {array[place]}; expected finite numbers within +-3.4e38, and integers that "
-            "float64 holds exactly. Missing values are NaN"
-        )
-    return found
+            area = None if total.transform is None else total.transform.area
+            task = Task(own.name, dim=len(own.composition.names))
+            natural = _numbers(task, as_array(targets[own.name]), len(ids)) / (area or 1.0)
+            values[own.name] = _normalised(task, natural, ids)
+    return values, cells
 
 
 def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequence[str]) -> None:
@@ -107,15 +79,14 @@ def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequenc
     Raises:
         DataError: naming ids and values.
     """
-    if minimum is None or not values.size:
+    if minimum is None:
         return
-    lowest = np.where(np.isnan(values), np.inf, values).reshape(len(values), -1).min(axis=1)
-    low = np.flatnonzero(lowest < minimum - ROUNDING * max(1.0, abs(minimum)))
+    low = np.argwhere(values < minimum - ROUNDING * max(1.0, abs(minimum)))
     if len(low):
-        shown = ", ".join(f"{ids[row]!r} ({lowest[row]:g})" for row in low[:3])
+        shown = some_of([f"{ids[int(place[0])]!r} ({values[tuple(place)]:g})" for place in low], 3)
         raise DataError(
-            f"{counted(len(low), 'image')} with targets of {name!r} below the minimum of {minimum:g}: {shown}. "
-            "Predictions never go below it: correct these values, or give another minimum (--minimum)"
+            f"{counted(len(set(low[:, 0])), 'image')} with targets of {name!r} below the minimum of {minimum:g}: {shown}"
+            ". Predictions never go below it: correct these values, or give another minimum (--minimum)"
         )
 
 
@@ -139,28 +110,22 @@ def check_varies(name: str, values: _Array, images: str) -> None:
         )
 
 
-def as_array(values: Any) -> _Array:
+def as_array(values: Any, name: str = "values") -> _Array:
     """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without.
 
-    Masked values (``numpy.ma``) become NaN.
-
     Raises:
-        DataError: for masked values that are not floats: classes and numbers are filled differently.
+        DataError: for masked values (``numpy.ma``), and for lists that are no array; it gives them ``name``.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         wide: _Array = (values.double() if values.is_floating_point() else values).numpy()
         return wide
-    if isinstance(values, list | tuple) and any(np.ma.isMaskedArray(each) for each in values):
-        values = np.ma.stack(values)
-    if np.ma.is_masked(values):
-        if values.dtype.kind != "f":
-            raise DataError(
-                f"a masked array of {values.dtype} has {int(values.mask.sum())} masked values; fill them: classes "
-                "by values.astype(int).filled(-1), numbers by values.astype(float).filled(numpy.nan)"
-            )
-        values = values.filled(np.nan)
-    return np.asarray(values)
+    if any(np.ma.is_masked(each) for each in (values if isinstance(values, list | tuple) else [values])):
+        raise DataError(f"{name} is a masked array; fill it: values.filled(numpy.nan), of classes values.filled(-1)")
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise DataError(f"{name} are not numbers ({error}); missing ones are NaN") from error
 
 
 def known(values: Tensor) -> Tensor:
@@ -169,109 +134,96 @@ def known(values: Tensor) -> Tensor:
     return present.all(dim=1) if values.ndim == 4 else present
 
 
-def _known_values(task: Task, values: Tensor) -> Tensor:
+def _present(task: Task, values: Tensor) -> Tensor:
     """The values that are not missing and not ignored."""
     present = (values.movedim(1, -1) if values.ndim == 4 else values)[known(values)]
     return present if task.ignore_index is None or values.is_floating_point() else present[present != task.ignore_index]
 
 
-def _check_reachable(task: Task, values: Tensor) -> None:
-    """Refuse training targets that are all missing, or that the task's activation cannot reach."""
-    present = _known_values(task, values)
+def _check_learnable(task: Task, original: _Array, values: Tensor) -> None:
+    """Refuse training targets that are all missing or all equal, or that the task's activation cannot reach."""
+    present = _present(task, values)
     if not present.numel():
         raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
-    if task.is_categorical or task.activation is None:
+    if task.is_categorical:
         return
     low, high = present.min().item(), present.max().item()
-    if low < 0 or (task.activation == "sigmoid" and high > 1):
+    if task.activation is not None and (low < 0 or (task.activation == "sigmoid" and high > 1)):
         raise DataError(
             f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "
-            "normalised units; leave the activation out (minimum= keeps predictions from falling below a bound), or "
-            "use a transform without mean"
+            "normalised units; leave the activation out, or use a transform without mean"
         )
+    check_varies(task.name, original, "training image")
 
 
-def _cell_weights(tasks: Sequence[Task], targets: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, _Array]:
-    """How much every cell of the dense tasks counts: (n, rows, cols); nothing where a value is missing."""
-    dense = {task.name for task in tasks if task.kind == "dense"}
-    if unknown := set(weights) - dense:
-        raise DataError(f"weights are given for {sorted(unknown)}; the dense tasks are {sorted(dense) or 'none'}")
-    cells = {}
-    for name in dense & set(targets):
-        values = as_array(targets[name])
-        if values.ndim != 4:
-            continue  # refused with its own message where targets are read
-        present = ~np.isnan(values.astype(np.float64)).any(axis=1)
-        weight = as_array(weights[name]) if name in weights else np.ones(present.shape)
-        _check_shape(f"weights of {name!r}", weight, *present.shape)
-        if not (np.isfinite(weight).all() and (weight >= 0).all()):
-            raise DataError(f"weights of {name!r} hold negative or infinite numbers or NaN; expected 0 or more")
-        cells[name] = np.where(present, weight.astype(np.float64), 0.0)
-    return cells
+def _cell_weights(name: str, values: _Array, weights: Any) -> _Array:
+    """How much every cell of a dense task counts: (n, rows, cols); nothing where a value is missing."""
+    present = ~np.isnan(values).any(axis=1)
+    weight = np.ones(present.shape) if weights is None else as_array(weights).astype(np.float64)
+    _check_shape(f"weights of {name!r}", weight, *present.shape)
+    if not (np.isfinite(weight) & (weight >= 0)).all():
+        raise DataError(f"weights of {name!r} are {weight.min():g} ... {weight.max():g}; expected 0 or more")
+    return np.where(present, weight, 0.0)
 
 
-def _composed(composition: CompositionLoss, targets: Any, ids: Sequence[str], total: Task) -> Tensor:
-    """The targets (n, outputs) of a composed term in the units of its loss, per area; NaN = missing."""
-    what = f"targets of {composition.name!r}"
-    values = as_numbers(what, as_array(targets), ids)
-    _check_shape(what, values, len(ids), len(composition.composition.names))
-    area = 1.0 if total.transform is None else total.transform.area or 1.0
-    return torch.as_tensor(values / area).float()
-
-
-def _model_targets(task: Task, targets: _Array, ids: Sequence[str]) -> Tensor:
-    """A task's targets in normalised units: (n, dim) or (n, dim, rows, cols) float32, or class indices."""
+def _numbers(task: Task, values: _Array, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A task's numbers in original units: (n, dim) or (n, dim, rows, cols) float64; NaN = missing."""
     what = f"targets of {task.name!r}"
-    if task.is_categorical:
-        return _class_targets(task, targets, len(ids))
-    values = as_numbers(what, targets, ids)
-    values = values[:, None] if values.ndim == 1 and not task.is_map else values
-    _check_shape(what, values, len(ids), task.dim, *(("rows", "cols") if task.is_map else ()))
-    natural = torch.as_tensor(values)
+    if values.dtype.kind in "mMc":
+        raise DataError(f"{what} are {values.dtype}; expected numbers: of dates, days since one of them")
+    try:
+        found: np.ndarray[Any, np.dtype[np.float64]] = values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} are not numbers ({error}); missing ones are NaN") from error
+    found = found[:, None] if found.ndim == 1 and not task.is_map else found
+    _check_shape(what, found, count, task.dim, *(("rows", "cols") if task.is_map else ()))
+    return found
+
+
+def _normalised(task: Task, original: _Array, ids: Sequence[str]) -> Tensor:
+    """Targets in normalised units, float32; every value that is known must be finite there."""
+    natural = torch.as_tensor(original)
     if task.kind == "ratio":
-        _check_shares(f"targets of the ratio {task.name!r}", natural)
+        _check_shares(task.name, natural)
     elif task.transform is not None:
         natural = task.transform.forward(natural.movedim(1, -1)).movedim(-1, 1)
-    if natural.float().isinf().any():
+    found = natural.float()
+    wrong = np.argwhere(~np.isnan(original) & ~found.isfinite().numpy())
+    if len(wrong):
+        place = tuple(wrong[0])
         raise DataError(
-            f"{what} reach {natural.nan_to_num().abs().max().item():.3g} in normalised units, beyond float32; give "
-            "the task a transform, or another unit"
+            f"the target of {task.name!r} is {original[place]:g} for {ids[place[0]]!r}, and {found[place]:g} in "
+            "normalised units; expected finite numbers within float32, NaN = missing"
         )
-    return natural.float()
+    return found
 
 
 def _check_shape(what: str, values: _Array, *expected: int | str) -> None:
     """Refuse another shape; an axis of any length is given by its name."""
     fits = [isinstance(size, str) or size == own for size, own in zip(expected, values.shape, strict=False)]
     if values.ndim != len(expected) or not all(fits):
-        form = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
-        raise DataError(f"{what} have shape {values.shape}; expected {form}")
+        raise DataError(f"{what} have shape {values.shape}; expected {expected}")
 
 
-def _check_shares(what: str, shares: Tensor) -> None:
+def _check_shares(name: str, shares: Tensor) -> None:
     """Refuse shares (n, K, ...) outside of 0 ... 1, and those that are all known and do not add up to 1."""
-    if bool(((shares < -1e-3) | (shares > 1 + 1e-3)).any()):
-        low, high = shares[~shares.isnan()].min().item(), shares[~shares.isnan()].max().item()
-        raise DataError(
-            f"{what} reach from {low:.4g} to {high:.4g}; expected shares of 0 ... 1, which add up to 1: divide by "
-            "their sum, unknown ones are NaN"
-        )
-    sums = shares.sum(dim=1)
-    wrong = ((sums - 1).abs() > SHARES_TOLERANCE).reshape(len(shares), -1)
+    outside = (shares < -1e-3) | (shares > 1 + 1e-3)
+    wrong = ((shares.sum(dim=1) - 1).abs() > SHARES_TOLERANCE) | outside.any(dim=1)
     if bool(wrong.any()):
+        first = [round(share, 4) for share in shares.movedim(1, -1)[wrong][0].tolist()]
         raise DataError(
-            f"{what} add up to {sums.reshape(len(shares), -1)[wrong][0].item():.4g} in some places, in "
-            f"{counted(int(wrong.any(dim=1).sum()), 'sample')}; expected 1: divide by their sum, unknown ones are NaN"
+            f"{int(wrong.sum())} targets of {name!r}, such as {first}, are not shares of 0 ... 1 that add up to 1; "
+            "divide by their sum, unknown ones are NaN"
         )
 
 
-def _class_targets(task: Task, targets: _Array, count: int) -> Tensor:
+def _classes(task: Task, targets: _Array, count: int) -> Tensor:
     """(n,) class indices, or (n, height, width) or shares (n, dim, rows, cols) for segmentation."""
     what = f"targets of {task.name!r}"
     if task.is_map and targets.dtype.kind == "f":
-        _check_shape(f"class shares of {task.name!r}", targets, count, task.dim, "rows", "cols")
+        _check_shape(what, targets, count, task.dim, "rows", "cols")
         shares = torch.as_tensor(targets).float()
-        _check_shares(f"class shares of {task.name!r}", shares)
+        _check_shares(task.name, shares)
         return shares
     if targets.dtype.kind not in "iu":
         raise DataError(f"{what} are {targets.dtype}; expected integer class indices, -1 = missing")

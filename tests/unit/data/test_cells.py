@@ -164,7 +164,7 @@ def test_class_folders_of_one_name_are_one_class(tmp_path: Path) -> None:
 )
 def test_times_are_neither_numbers_nor_classes(times: Any) -> None:
     pandas = pytest.importorskip("pandas")
-    from tests.unit.training.test_hostile_fit import IDS, head, run
+    from tests.unit.training.small_fit import IDS, head, run
 
     ids = ["a.jpg", "b.jpg", "c.jpg"]
     for role in ({"targets": "when"}, {"targets": "y", "auxiliary": "when"}):
@@ -184,7 +184,7 @@ def test_times_are_neither_numbers_nor_classes(times: Any) -> None:
 
 def test_numbers_that_cannot_be_kept_name_their_row(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
-    from tests.unit.training.test_hostile_fit import IDS, run
+    from tests.unit.training.small_fit import IDS, run
 
     for cell in ("1e200", "-1e39"):
         with pytest.raises(DataError, match=rf"'b\.jpg' is '{cell}'"):
@@ -200,7 +200,7 @@ def test_numbers_that_cannot_be_kept_name_their_row(tmp_path: Path) -> None:
 
 
 def test_ids_of_a_generator_are_refused() -> None:
-    from tests.unit.training.test_hostile_fit import IDS, run
+    from tests.unit.training.small_fit import IDS, run
 
     with pytest.raises(DataError, match="generator"):
         run(target_ids=(name for name in IDS))

@@ -26,7 +26,7 @@ def test_it_follows_its_recursion(warmup: bool) -> None:
         average.update(model)
         decay = min(0.6, (1 + t) / (10 + t)) if warmup else 0.6
         expected = decay * expected + (1 - decay) * model.weight.detach()
-    assert torch.allclose(average.module.weight, expected, rtol=1e-12)
+    assert torch.allclose(average.values["weight"], expected, rtol=1e-12)
     assert average.updates == 20
 
 
@@ -43,46 +43,41 @@ def test_averages_are_float32_and_hold_changes_that_bfloat16_cannot() -> None:
     assert model.weight.dtype == torch.bfloat16
 
 
-def test_buffers_are_copied_and_the_average_is_in_eval_mode() -> None:
-    model = nn.BatchNorm1d(2)
-    average = EMA(model)
-    model(torch.randn(8, 2) + 3)
-    average.update(model)
-    assert torch.equal(average.module.running_mean, model.running_mean)
-    assert average.module.num_batches_tracked == 1
-    assert not average.module.training
-    assert model.training
-    average.module.running_mean.zero_()  # as ranks do that take over the statistics of the first
-    assert not average.module.running_mean.any()
-
-
-def test_frozen_weights_are_shared_and_join_when_they_are_unfrozen() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+def test_buffers_are_copied_and_frozen_weights_join_when_they_are_unfrozen() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     model[0].requires_grad_(False)
     average = EMA(model, decay=0.5, warmup=False)
-    assert average.module[0].weight is model[0].weight
-    assert "0.weight" not in average.state_dict()["module"]
+    assert "0.weight" not in average.values
+    model(torch.randn(8, 2) + 3)
+    average.update(model)
+    assert torch.equal(average.values["1.running_mean"], model[1].running_mean)
     model[0].requires_grad_(True)
     average.update(model)
     start = model[0].weight.detach().clone()
     walk(model)
     average.update(model)
-    assert average.module[0].weight is not model[0].weight
-    assert torch.allclose(average.module[0].weight, (start + model[0].weight.detach()) / 2)
-
-
-def test_state_goes_there_and_back() -> None:
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average, other = EMA(model), EMA(model)
-    for _ in range(3):
-        walk(model)
-        average.update(model)
+    assert torch.allclose(average.values["0.weight"], (start + model[0].weight.detach()) / 2)
+    own = model[0].weight.detach().clone()
+    with average.applied(model):
+        assert torch.equal(model[0].weight, average.values["0.weight"])
+    assert torch.equal(model[0].weight, own)
+    other = EMA(model, decay=0.5, warmup=False)
     other.load_state_dict(average.state_dict())
-    walk(model)
-    average.update(model)
-    other.update(model)
-    assert torch.equal(average.module[0].weight, other.module[0].weight)
-    with pytest.raises(ConfigError, match="average is of another model"):
+    for one in (average, other):
+        walk(model) if one is average else None
+        one.update(model)
+    assert all(torch.equal(value, other.values[name]) for name, value in average.values.items())
+    with pytest.raises(ConfigError, match="weight"):
         EMA(nn.Linear(3, 2)).load_state_dict(average.state_dict())
-    with pytest.raises(ConfigError, match="not the one averaged"):
-        average.copy_to(nn.Linear(3, 2))
+
+
+def test_tied_weights_stay_tied_in_the_average() -> None:
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    average = EMA(model, 0.5, warmup=False)
+    begin = model["a"].weight.detach().clone()
+    with torch.no_grad():
+        model["a"].weight.add_(1.0)
+    average.update(model)
+    average.copy_to(model)
+    assert all(torch.allclose(model[name].weight, begin + 0.5) for name in ("a", "b"))

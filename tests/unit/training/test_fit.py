@@ -1,155 +1,176 @@
-"""fit: it learns, repeats, masks, and leaves the head's function to training alone."""
+"""fit: it learns and repeats, keeps a log, notes long runs, and another run does not go on from a state."""
 
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.unit.training.histories import without_times
+from tests.unit.training.small_fit import IDS, Y, flat, head, run, tokens
+from torch import nn
 
-from dinoneck import ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
-from dinoneck.training import MemoryTokens, Recipe, fit, r2
+from dinoneck import CheckpointError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
+from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
+from dinoneck.training import MemoryTokens, Recipe, engine, fit, r2
 from dinoneck.training.engine import TIMES
 
-PLAIN = Recipe(ema_decay=None)
-QUICK = {"epochs": 40, "batch_size": 8, "lr": 1e-3, "recipe": PLAIN}
+PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")
 
 
 def problem(n: int = 48) -> tuple[MemoryTokens, np.ndarray]:
     """Images whose target is the share of patches of one kind, on tokens with a large common part."""
     random = np.random.RandomState(0)
-    common = random.randn(16) * 5
     kinds = random.rand(n, 24) < random.rand(n, 1)
     sign = np.where(kinds[..., None], 0.5, -0.5)
-    patches = common + sign * np.random.RandomState(1).randn(16) + 0.1 * random.randn(n, 24, 16)
-    sequence = np.concatenate((np.zeros((n, 1, 16)), patches), axis=1)
-    tokens = Tokens.from_sequence(
-        torch.tensor(sequence, dtype=torch.float32), image_size=(64, 96), patch_size=16, num_prefix_tokens=1
-    )
-    return MemoryTokens([str(i) for i in range(n)], tokens), kinds.mean(axis=1)
-
-
-def trained(source: MemoryTokens, y: np.ndarray, seed: int = 0, **arguments: object) -> PatchMeanHead:
-    torch.manual_seed(0)
-    head = PatchMeanHead(16, [Task("share", transform=TargetTransform().fit(y[:32]))], hidden_dim=16)
-    fit(
-        head,
-        source,
-        targets={"share": y},
-        target_ids=source.ids,
-        ids=source.ids[:32],
-        seed=seed,
-        **{**QUICK, **arguments},
-    )  # type: ignore[arg-type]
-    return head
-
-
-def predictions(head: PatchMeanHead, source: MemoryTokens) -> np.ndarray:
-    return head.predict(source.batch(source.ids[32:]))["share"][:, 0].numpy()
+    patches = 5 * random.randn(16) + sign * random.randn(16) + 0.1 * random.randn(n, 24, 16)
+    shown = Tokens.from_patches(torch.tensor(patches, dtype=torch.float32), grid=(4, 6), patch_size=16)
+    return MemoryTokens([str(i) for i in range(n)], shown), kinds.mean(axis=1)
 
 
 def test_it_learns_and_repeats_bit_for_bit() -> None:
     source, y = problem()
-    head, again, other = trained(source, y), trained(source, y), trained(source, y, seed=1)
-    assert r2(y[32:], predictions(head, source)) > 0.95
-    assert not head.training
-    for one, two in zip(head.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one, two)
-    assert not torch.equal(head.mlps[0].hidden.weight, other.mlps[0].hidden.weight)
+
+    def trained(seed: int) -> PatchMeanHead:
+        torch.manual_seed(0)
+        module = PatchMeanHead(16, [Task("share", transform=TargetTransform().fit(y[:32]))], hidden_dim=16)
+        given = {"target_ids": source.ids, "ids": source.ids[:32]}
+        fit(module, source, {"share": y}, **given, epochs=40, batch_size=8, lr=1e-3, seed=seed)
+        return module
+
+    first, again, other = trained(0), trained(0), trained(1)
+    assert r2(y[32:], first.predict(source.batch(source.ids[32:]))["share"][:, 0].numpy()) > 0.95
+    assert not first.training
+    assert torch.equal(flat(first), flat(again)) and not torch.equal(flat(first), flat(other))
 
 
 def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_path: Path) -> None:
-    source, y = problem()
-    torch.manual_seed(0)
-    head = PatchMeanHead(16, [Task("loss"), Task("epoch", weight=0.5)])
-    given = {"target_ids": source.ids, "ids": source.ids[:32], "val_ids": source.ids[32:], "out": tmp_path}
-    history = fit(head, source, targets={"loss": y, "epoch": 2 * y}, **given, **QUICK | {"epochs": 5})
+    module = head(Task("loss"), Task("epoch", weight=0.5))
+    split = {"ids": IDS[:4], "val_ids": IDS[4:], "epochs": 5}
+    history = run(module, targets={"loss": Y, "epoch": 2 * Y}, out=tmp_path, **split)
     parts = {"loss", "loss/loss", "loss/epoch"}
     validated = {f"val_{name}" for name in parts} | {"val_r2", "val_r2/loss", "val_r2/epoch"}
     assert [set(row) for row in history] == [parts | validated | {*TIMES}] * 5
-    assert all(row["seconds"] > 0 and row["images_per_second"] > 0 and row["peak_memory_mb"] > 0 for row in history)
+    assert all(row[name] > 0 for row in history for name in TIMES)
     assert history[-1]["loss"] < history[0]["loss"]
     assert history[0]["loss"] == pytest.approx(history[0]["loss/loss"] + history[0]["loss/epoch"], rel=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines == [{"epoch": epoch, **row} for epoch, row in enumerate(history)]
 
 
+def test_a_long_run_notes_once_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(epochs=3)
+    assert "minutes" not in capsys.readouterr().err
+    monkeypatch.setattr(engine, "_LONG_S", 0.0)
+    run(epochs=3)
+    assert capsys.readouterr().err.count("minutes: 6 steps") == 1
+
+
+def test_an_ignored_class_may_be_any_number() -> None:
+    trained, classes = {}, np.array([0, 1, 2, 0, 1, 2])
+    for ignored in (255, 7):
+        trained[ignored] = head(Task("c", dim=3, kind="classification", ignore_index=ignored))
+        run(trained[ignored], targets={"c": np.where(classes == 2, ignored, classes).astype(np.uint8)})
+    assert torch.equal(flat(trained[255]), flat(trained[7]))
+    with pytest.raises(DataError, match="'c'"):
+        run(trained[7], targets={"c": classes * 0 + 7})
+
+
+def test_ids_in_sets_and_numbers_of_numpy_are_taken_and_values_that_are_not_used_may_be_anything() -> None:
+    expected = without_times(run(epochs=2, batch_size=3, lr=0.5, seed=3, ids=IDS[:4], val_ids=IDS[4:5]))
+    numbers = {"epochs": np.int64(2), "batch_size": np.int32(3), "lr": np.float32(0.5), "seed": np.int64(3)}
+    for ids, val_ids in ((np.array(IDS[:4]), np.array(IDS[4:5])), (set(IDS[:4]), frozenset(IDS[4:5]))):
+        unused = np.where(np.arange(6) == 5, -np.inf, Y)
+        assert without_times(run(**numbers, ids=ids, val_ids=val_ids, targets={"y": unused})) == expected
+
+
+def grown() -> PatchMeanHead:
+    module = head()
+    module.extra = nn.Linear(2, 2)
+    return module
+
+
+def part_frozen() -> PatchMeanHead:
+    module = head()
+    module.mlps[0].hidden.requires_grad_(False)
+    return module
+
+
+def composed(*terms: Any) -> dict[str, Any]:
+    module = head(Task("y"), Task("shares", dim=2, kind="ratio"))
+    targets = {"y": Y, "shares": np.stack([Y, 5 - Y], axis=1) / 5}
+    return {"module": module, "targets": targets, "loss": TaskLoss(module.tasks, *terms)}
+
+
+class OtherWeighting(UncertaintyWeighting):
+    pass
+
+
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("first", "second", "message"),
     [
-        ({"ids": []}, ConfigError, "0 ids to train on"),
-        ({"targets": {}}, DataError, "no targets for task 'share'"),
-        ({"targets": {"share": np.zeros(3)}}, DataError, r"targets 'share' has shape \(3,\) for 48 ids"),
+        (dict, lambda: {"module": grown()}, r"trained\.extra\.weight"),
+        (dict, lambda: {"module": part_frozen()}, r"trained\.mlps\.0\.hidden\.weight"),
+        (dict, lambda: {"source": MemoryTokens(IDS, tokens(seed=1))}, "ids and targets"),
+        (dict, lambda: {"ids": IDS[:5]}, "ids and targets"),
+        (dict, lambda: {"targets": {"y": Y[::-1]}}, "ids and targets"),
+        (dict, lambda: {"lr": 2e-3}, "recipe.lr is 0.001 there and 0.002 here"),
+        (
+            lambda: composed([CompositionLoss(PARTS)]),
+            lambda: composed([CompositionLoss(PARTS, (0.2, 0.3, 0.5))]),
+            "plant.weights",
+        ),
+        (
+            lambda: composed((), UncertaintyWeighting(["y", "shares"])),
+            lambda: composed((), OtherWeighting(["y", "shares"])),
+            "OtherWeighting",
+        ),
     ],
 )
-def test_impossible_calls(change: dict, error: type[Exception], message: str) -> None:
-    source, y = problem()
-    arguments = {"targets": {"share": y}, "target_ids": source.ids} | change
-    with pytest.raises(error, match=message):
-        fit(PatchMeanHead(16, [Task("share")]), source, **arguments)
+def test_a_changed_head_loss_recipe_or_sample_is_another_run(
+    tmp_path: Path, first: Any, second: Any, message: str
+) -> None:
+    run(**first(), out=tmp_path)
+    run(**first(), out=tmp_path)
+    content = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(CheckpointError, match=rf"{message}.*--no-resume"):
+        run(**second(), out=tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == content
 
 
-def test_targets_an_activation_cannot_reach_are_refused() -> None:
-    source, y = problem()
-    scored = Task("share", activation="relu", transform=TargetTransform().fit(y))
-    with pytest.raises(DataError, match=r"'relu' cannot reach targets of -.*leave the activation out"):
-        fit(PatchMeanHead(16, [scored]), source, targets={"share": y}, target_ids=source.ids)
-    with pytest.raises(DataError, match="sigmoid"):
-        fit(PatchMeanHead(16, [Task("x", activation="sigmoid")]), source, targets={"x": y * 5}, target_ids=source.ids)
-    fit(PatchMeanHead(16, [Task("x", activation="relu")]), source, targets={"x": y}, target_ids=source.ids, epochs=1)
+class Unbounded(PatchMeanHead):
+    """Its loss is finite where its gradient is not, as with the square root of 0."""
+
+    def forward(self, tokens: Any, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
+        outputs = super().forward(tokens, *arguments, **options)
+        return {name: x + (x - x).sqrt() for name, x in outputs.items()}
 
 
-def test_training_that_cannot_work_is_refused() -> None:
-    source, y = problem()
-    head = PatchMeanHead(16, [Task("x")])
-    with pytest.raises(DataError, match=r"training diverged at lr 1e\+30; lower it"):
-        fit(head, source, targets={"x": y}, target_ids=source.ids, lr=1e30, epochs=3)
-    with pytest.raises(DataError, match="inf"):
-        fit(head, source, targets={"x": np.where(y > y.mean(), np.inf, y)}, target_ids=source.ids)
-    with pytest.raises(DataError, match="'x' has no target value among the 48 training ids"):
-        fit(head, source, targets={"x": np.full(48, np.nan)}, target_ids=source.ids)
-    for wrong in ({"epochs": 1.5}, {"batch_size": 0}, {"lr": float("inf")}, {"seed": 1.5}, {"lr": float("nan")}):
-        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} is "):
-            fit(head, source, targets={"x": y}, target_ids=source.ids, **wrong)  # type: ignore[arg-type]
+@pytest.mark.parametrize("recipe", [Recipe(), Recipe(clip_norm=None)])
+def test_weights_that_are_not_finite_are_neither_kept_nor_returned(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"weights is nan in epoch 0.* lr 0\.001"):
+        run(Unbounded(8, [Task("y")], hidden_dim=4), batch_size=6, recipe=recipe, out=tmp_path)
+    assert not (tmp_path / "state.pt").exists()
 
 
-def test_values_that_cannot_be_learnt_are_named() -> None:
-    source, y = problem()
-    given = {"target_ids": source.ids, "epochs": 1}
-    below = np.where(np.arange(48) == 7, -3.0, y)
-    with pytest.raises(DataError, match=r"1 image with targets of 'x' below the minimum of 0: '7' \(-3\)"):
-        fit(PatchMeanHead(16, [Task("x", minimum=0)]), source, targets={"x": below}, **given)
-    unused = [image_id for image_id in source.ids if image_id != "7"]
-    fit(PatchMeanHead(16, [Task("x", minimum=0)]), source, targets={"x": below}, ids=unused, **given)
-    constant = Task("x", transform=TargetTransform(mean=2.5, std=1.0))
-    with pytest.raises(DataError, match=r"'x' are 2.5 for every training image; there is nothing to learn"):
-        fit(PatchMeanHead(16, [constant]), source, targets={"x": np.full(48, 2.5)}, **given)
-    with pytest.raises(DataError, match="for every training image"):
-        fit(PatchMeanHead(16, [Task("x")]), source, targets={"x": y}, ids=["3"], **given)
+def test_runs_in_threads_have_the_results_of_runs_one_after_another() -> None:
+    heads = [head() for _ in range(5)]
 
+    def learn(number: int) -> None:
+        run(heads[number], epochs=20, seed=number % 2, recipe=Recipe(mixup_alpha=1.0))
 
-def test_where_gradients_are_off_nothing_is_trained() -> None:
-    source, y = problem()
-    with (
-        torch.inference_mode(),
-        pytest.raises(ConfigError, match=r"under torch.no_grad\(\) or torch.inference_mode\(\)"),
-    ):
-        trained(source, y)
-
-
-def test_layers_that_no_head_reads_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
-    tokens = Tokens.from_patches([torch.randn(4, 6, 8)] * 2, grid=(2, 3), patch_size=16, layers=[3, 1])
-    source = MemoryTokens(("a", "b", "c", "d"), tokens)
-    fit(PatchMeanHead(8, [Task("x")]), source, targets={"x": np.arange(4.0)}, target_ids=source.ids, epochs=1)
-    assert "reads the last one listed, block 1" in caplog.text
-
-
-def test_class_labels_have_one_per_image() -> None:
-    source, _ = problem()
-    head = PatchMeanHead(16, [Task("kind", dim=3, kind="classification")])
-    with pytest.raises(DataError, match=r"expected \(48,\)"):
-        fit(head, source, targets={"kind": np.zeros((48, 3), int)}, target_ids=source.ids)
-    with pytest.raises(DataError, match="float64; expected integer class indices"):
-        fit(head, source, targets={"kind": np.full(48, 2.7)}, target_ids=source.ids)
+    learn(0)
+    threads = [threading.Thread(target=learn, args=(i,)) for i in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    weights = [flat(module) for module in heads]
+    assert torch.equal(weights[0], weights[2]) and torch.equal(weights[0], weights[4])
+    assert torch.equal(weights[1], weights[3]) and not torch.equal(weights[0], weights[1])

@@ -17,7 +17,6 @@ from dinoneck import (
     DataError,
     DenseHead,
     FPNHead,
-    ShapeError,
     TargetTransform,
     Task,
     Tokens,
@@ -142,8 +141,8 @@ def test_segmentation_from_pixels_and_from_shares() -> None:
     shares = np.concatenate([1 - values, values], axis=1)
     shares[0, :, 0, 0] = np.nan
     for wrong, message in (
-        (np.ones_like(shares), "add up to 2 in some places, in 24 samples"),
-        (shares - 1, "reach from -0.9988"),
+        (np.ones_like(shares), r"\[1.0, 1.0\]"),
+        (shares - 1, "shares of 0"),
     ):
         with pytest.raises(DataError, match=message):
             fit(dense_head(task), source, targets={"class": wrong}, target_ids=source.ids)
@@ -171,28 +170,6 @@ def test_validation_scores_masks_by_their_mean_iou() -> None:
         found = torch.nn.functional.interpolate(maps, true.shape[1:], mode="bilinear").argmax(dim=1)
         matrix = confusion_matrix(true, found, num_classes=2, ignore_index=2)
         assert row["val_mean_iou/class"] == pytest.approx(mean_iou(matrix)[0])
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"targets": {"ndvi": np.zeros((IMAGES, 2, ROWS, COLS))}}, DataError, r"expected \(24, 1, rows, cols\)"),
-        ({"targets": {"ndvi": np.arange(9.0 * IMAGES).reshape(IMAGES, 1, 3, 3)}}, ShapeError, r"\(8, 1, 3, 3\)"),
-        ({"targets": {"ndvi": np.full((IMAGES, 1, ROWS, COLS), np.nan)}}, DataError, "no target value"),
-        ({"targets": {"ndvi": np.full((IMAGES, 1, ROWS, COLS), np.inf)}}, DataError, "inf"),
-        ({"weights": {"ndvi": np.ones((IMAGES, 3, 3))}}, DataError, r"weights of 'ndvi' have shape \(24, 3, 3\)"),
-        (
-            {"weights": {"ndwi": np.ones((IMAGES, ROWS, COLS))}},
-            DataError,
-            r"\['ndwi'\]; the dense tasks are \['ndvi'\]",
-        ),
-        ({"weights": {"ndvi": -np.ones((IMAGES, ROWS, COLS))}}, DataError, "weight"),
-    ],
-)
-def test_labels_that_do_not_fit_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
-    source, values = cells()
-    with pytest.raises(error, match=message):
-        fit(dense_head(), source, **{"targets": {"ndvi": values}, "target_ids": source.ids, "epochs": 1, **change})
 
 
 def run_of_masks(classes: tuple[str, ...], **groups: Any) -> TrainConfig:

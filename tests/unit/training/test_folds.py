@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dinoneck import DataError
 from dinoneck.training import group_folds
@@ -102,3 +103,10 @@ def test_folds_of_ones_own_are_kept_as_they_are() -> None:
 def test_folds_that_cannot_be_are_refused(folds: Any, named: str) -> None:
     with pytest.raises(DataError, match=named):
         check_folds(folds, 5)
+
+
+def test_rows_without_a_group_are_refused_and_tensors_are_labels() -> None:
+    with pytest.raises(DataError, match="group is missing in 2 rows: row 1"):
+        group_folds(np.array([1.0, np.nan, 2.0, np.nan]), 2, 0)  # type: ignore[arg-type]
+    expected, found = (group_folds(labels, 2, 0) for labels in ([0, 0, 1, 1], torch.tensor([0, 0, 1, 1])))  # type: ignore[arg-type]
+    assert str(found) == str(expected)

@@ -1,10 +1,9 @@
-"""Augmented views by transforms of other libraries, for tokens in memory and live ones."""
+"""Transforms of live images, callbacks and loggers."""
 
 from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dinoneck import Backbone, ConfigError, DataError, DenseHead, PatchMeanHead, Task, load_backbone
-from dinoneck.training import LiveTokens, MemoryTokens, Recipe, engine, fit
+from dinoneck import Backbone, PatchMeanHead, Task, load_backbone
+from dinoneck.training import LiveTokens, MemoryTokens, engine, fit
 
 IDS = ("a", "b", "c", "d")
 JITTER = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.5, 0.5)])
@@ -31,62 +30,10 @@ def images() -> Tensor:
     return torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
 
-def flipped(image: Tensor) -> Tensor:
-    assert image.dtype == torch.uint8 and image.shape == (3, 32, 48)
-    return image.flip(-1)
-
-
 def noisy(image: Tensor) -> Tensor:
     """Draw from all three generators."""
     level = random.random() + np.random.rand() + torch.rand(()).item()
     return (image * (level / 3)).to(torch.uint8)
-
-
-def albumentation(change: Callable[..., Any]) -> Any:
-    """A stand-in for a Compose of albumentations: called with an array by keyword, and seeded by a method."""
-
-    class Compose:
-        seeds: list[int] = []  # noqa: RUF012
-
-        def set_random_seed(self, seed: int) -> None:
-            self.seeds.append(seed)
-
-        def __call__(self, *, image: Any) -> dict[str, Any]:
-            assert isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == (32, 48, 3)
-            return {"image": change(image)}
-
-    Compose.__module__ = "albumentations.core.composition"
-    return Compose()
-
-
-def test_a_view_is_the_image_transformed(backbone: Backbone) -> None:
-    whole = (images() * 255).round() / 255
-    mirror = albumentation(lambda image: image[:, ::-1])
-    source = MemoryTokens.extract(backbone, whole, IDS, transforms=[flipped, mirror], dtype=torch.float32)
-    turned = MemoryTokens.extract(backbone, whole.flip(-1), IDS, dtype=torch.float32)
-    assert source.views is not None and len(source.views) == 3
-    mixed = source.batch(["c", "a", "b"], [1, 0, 2]).sequence[0]
-    assert torch.allclose(mixed[[0, 2]], turned.batch(["c", "b"]).sequence[0], atol=1e-5)
-    assert torch.equal(mixed[1:2], source.batch(["a"]).sequence[0])
-    assert len(set(mirror.seeds)) == 4
-    with pytest.raises(DataError, match=r"view 0 \.\.\. 2; asked for \[3\]"):
-        source.batch(["a"], [3])
-
-
-@pytest.mark.parametrize("transform", [JITTER, noisy])
-def test_draws_repeat_and_leave_the_callers_generators_alone(transform: Any, backbone: Backbone) -> None:
-    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]
-    first = MemoryTokens.extract(backbone, images(), IDS, transforms=[transform, transform])
-    assert random.getstate() == before[0]
-    assert np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
-    assert torch.equal(torch.get_rng_state(), before[2])
-    torch.manual_seed(5)
-    again = MemoryTokens.extract(backbone, images()[[1, 0]], ["b", "a"], transforms=[transform, transform])
-    for view in (0, 1, 2):
-        one, two = (source.batch(["a", "b"], [view] * 2).sequence[0] for source in (first, again))
-        assert torch.equal(one, two)
-    drawn = [first.batch(first.ids, [view] * len(first.ids)).sequence[0] for view in (1, 2)]
-    assert not torch.equal(*drawn)
 
 
 def learn(source: Any, **options: Any) -> PatchMeanHead:
@@ -101,19 +48,19 @@ def weights(head: PatchMeanHead) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in head.parameters()])
 
 
-def test_training_draws_views_and_resumes_with_them(
-    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("transform", [JITTER, noisy])
+def test_training_transforms_images_and_resumes_bit_for_bit(
+    transform: Any, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Transforms draw from the generators of Python, NumPy and torch; the caller's are left alone."""
     monkeypatch.setattr(engine, "SAVE_EVERY_S", 0.0)
-
-    def live() -> LiveTokens:
-        return LiveTokens(backbone, images(), IDS, transform=JITTER)
-
-    plain, stored = (MemoryTokens.extract(backbone, images(), IDS, transforms=t) for t in ((), [JITTER]))
-    assert not torch.equal(weights(learn(plain)), weights(learn(stored)))
-    whole = learn(live(), out=tmp_path / "whole")
-    assert not torch.equal(weights(whole), weights(learn(LiveTokens(backbone, images(), IDS))))
-    assert torch.equal(live().batch(IDS).sequence[0], LiveTokens(backbone, images(), IDS).batch(IDS).sequence[0])
+    live, plain = (LiveTokens(backbone, images(), IDS, transform=own) for own in (transform, None))
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[index]
+    whole = learn(live, out=tmp_path / "whole")
+    torch.manual_seed(0)
+    assert random.getstate() == before[0] and np.array_equal(np.random.get_state()[1], before[1])  # type: ignore[index]
+    assert not torch.equal(weights(whole), weights(learn(plain)))
+    assert torch.equal(live.batch(IDS).sequence[0], plain.batch(IDS).sequence[0])
 
     class Stopped(Exception):
         pass
@@ -122,24 +69,8 @@ def test_training_draws_views_and_resumes_with_them(
         raise Stopped
 
     with pytest.raises(Stopped):
-        learn(live(), out=tmp_path / "parts", callbacks=[stop])
-    assert torch.equal(weights(learn(live(), out=tmp_path / "parts")), weights(whole))
-
-
-def test_maps_are_refused_where_transforms_may_move_pixels(backbone: Backbone) -> None:
-    head = DenseHead(64, [Task("map", kind="dense")], hidden_dim=4, depth=1)
-    targets = {"map": torch.rand(4, 1, 2, 3)}
-    for source in (
-        MemoryTokens.extract(backbone, images(), IDS, transforms=[flipped]),
-        LiveTokens(backbone, images(), IDS, transform=flipped),
-    ):
-        with pytest.raises(ConfigError, match="maps cannot be trained on views made by transforms"):
-            fit(head, source, targets=targets, target_ids=IDS, recipe=Recipe(epochs=1))
-
-
-def test_a_transform_must_return_an_image(backbone: Backbone) -> None:
-    with pytest.raises(DataError, match="a transform returned int; expected an image"):
-        MemoryTokens.extract(backbone, images(), IDS, transforms=[lambda image: 3])
+        learn(live, out=tmp_path / "parts", callbacks=[stop])
+    assert torch.equal(weights(learn(live, out=tmp_path / "parts")), weights(whole))
 
 
 def test_one_row_per_epoch_reaches_the_callbacks(backbone: Backbone, tmp_path: Path) -> None:

@@ -200,8 +200,8 @@ def test_lora_weights_are_the_backbones() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Linear(2, 2), r"Linear.backbone is missing, and no backbone inside; .*load_backbone"),
-        (Model(nn.Linear(2, 2)), r"a Linear, .*wrap_backbone\(model\)"),
+        (nn.Linear(2, 2), r"Linear.backbone is NoneType.*load_backbone"),
+        (Model(nn.Linear(2, 2)), r"is Linear, .*wrap_backbone\(model\)"),
         (nn.ModuleDict({"a": model_of(), "b": model_of()}), r"a.backbone, b.backbone inside; set model.backbone"),
         (load_backbone("dinoneck_tiny"), "no trainable parameters; call backbone.unfreeze_last"),
     ],

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.training.meadow import COUNT, HEIGHT, WIDTH, a_run, one_image_only, rows_of, write_meadow
-from tests.unit.training.test_hostile_fit import IDS, Y, head, run, tokens
+from tests.unit.training.small_fit import IDS, Y, head, run, tokens
 
 from dinoneck import DataError, load_head
 from dinoneck.data import read_table

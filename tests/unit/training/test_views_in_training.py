@@ -10,7 +10,7 @@ import torch
 from dinoneck import PatchMeanHead, Task, Tokens
 from dinoneck.data import Views
 from dinoneck.training import Recipe, fit
-from dinoneck.training.samples import Samples
+from dinoneck.training.sources import Samples
 
 ROWS, COLS, WIDTH, IMAGES = 2, 3, 4, 6
 
@@ -40,12 +40,11 @@ class Flipped:
 
 def test_labels_of_a_cell_follow_the_image() -> None:
     source = Flipped()
-    tasks = [Task("map", kind="dense"), Task("mask", dim=2, kind="segmentation"), Task("mean")]
     pixels = torch.arange(IMAGES * 4 * 6).reshape(IMAGES, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
     cpu = torch.device("cpu")
-    labels = Samples(source, source.ids, IMAGES, tasks, values, {"map": source.cells[:, 0]}, cpu)
-    tokens, wanted, masks = labels._read((np.array([4, 1, 0, 5]), np.array([3, 1, 0, 2])))
+    labels = Samples(source, source.ids, IMAGES, {"map", "mask"}, values, {"map": source.cells[:, 0]}, cpu)
+    tokens, wanted, masks = labels._read(np.array([4, 1, 0, 5]), [3, 1, 0, 2], is_training=True)
     shown = tokens.maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
     assert torch.equal(masks["map"], shown[:, 0])
@@ -75,7 +74,7 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
 def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     source, recipe = Flipped(), Recipe(batch_size=4, seed=3)
     values = {"x": torch.arange(IMAGES)[:, None].float()}
-    samples = Samples(source, source.ids, IMAGES, [Task("x")], values, {}, torch.device("cpu"))
+    samples = Samples(source, source.ids, IMAGES, (), values, {}, torch.device("cpu"))
 
     def drawn(epoch: int) -> tuple[list[list[float]], list[list[int]], list[int]]:
         source.asked.clear()
