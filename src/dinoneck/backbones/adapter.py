@@ -21,7 +21,6 @@ from torch.utils.checkpoint import checkpoint
 
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from dinoneck.errors import BackboneError
-from dinoneck.grid import GridSize
 
 # of timm; of the official objects
 _UNUSED = ("head", "head_drop", "fc_norm", "attn_pool", "local_cls_norm")
@@ -38,6 +37,7 @@ class WeightHashes(NamedTuple):
         state: address and number of writes of every parameter and persistent buffer; None = not known, hash again.
         buffers: names of the persistent buffers.
         weights_sha256: of the weights in their present dtype, without LoRA weights; None on the meta device.
+        float32_sha256: of the float32 weights that these are or were cast from; None if they are not known.
         lora: the record of the LoRA weights; None without any.
         fingerprint: what Tokens carry as ``source``; None if the float32 weights are not known.
         base_fingerprint: the same without the LoRA weights, for tokens made while they are switched off.
@@ -46,6 +46,7 @@ class WeightHashes(NamedTuple):
     state: WeightState | None
     buffers: tuple[str, ...]
     weights_sha256: str | None
+    float32_sha256: str | None
     lora: dict[str, Any] | None
     fingerprint: str | None
     base_fingerprint: str | None
@@ -68,13 +69,10 @@ class Adapter(nn.Module):
         num_cls: CLS tokens, 0 or 1.
         num_registers: register tokens.
         family: ``dinov2`` or ``dinov3`` where the model itself defines it, else None.
-        origin: the record of where the weights come from; ``origin_sha256`` their hash at that time, in
-            ``origin_dtype``.
-        thawed: whether base weights have ever been made trainable here.
+        origin: the record of where the weights come from; ``origin_sha256`` the hash of their float32 values then.
         hashes: of the weights, see :mod:`dinoneck.backbones.weight_hashes`; None until they are asked for.
         has_other_recipe: whether positions are resampled by another recipe than the library's.
         cast: the hash of the weights after a cast, and that of the float32 weights before it.
-        in_steps: whether blocks run one by one in :meth:`forward`; else a method of the model runs them.
         lora_off: whether LoRA weights are switched off at the moment.
         asked_mode: the mode of the last call of ``train()``; trainable parts follow it.
         source: the library: ``timm``, ``transformers`` or ``official``.
@@ -90,7 +88,6 @@ class Adapter(nn.Module):
     num_cls: int
     num_registers: int
     family: str | None = None
-    in_steps: bool = True
 
     source = ""
     attention = "attn"
@@ -107,12 +104,11 @@ class Adapter(nn.Module):
         self.recomputed = False
         self.lora: dict[str, Any] | None = None
         self.asked_mode = False
-        self.thawed = self.lora_off = self.has_other_recipe = False
+        self.lora_off = self.has_other_recipe = False
         self.hashes: WeightHashes | None = None
         self.cast: tuple[str | None, str | None] | None = None
         self.origin: dict[str, Any] = {"kind": "object"}
         self.origin_sha256: str | None = None
-        self.origin_dtype: torch.dtype | None = None
 
     @property
     @abstractmethod
@@ -220,12 +216,11 @@ class Adapter(nn.Module):
         for part in [*self.blocks[runs - n : runs], *(self.norms if norm else ())]:
             for name, parameter in part.named_parameters(prefix="block"):
                 parameter.requires_grad_(parameter.requires_grad or not is_lora(name))
-        self.thawed = True
 
     def unfreeze(self, *, runs: int, norm: bool) -> None:
         """Make everything trainable that contributes to the output of the first ``runs`` blocks."""
         self.requires_grad_(True)
-        self.thawed, self.hashes = True, None
+        self.hashes = None
         for part in [*self.blocks[runs:], *self.unused, *(() if norm else self.norms)]:
             part.requires_grad_(False)
         for name, parameter in self.named_parameters():
@@ -276,11 +271,6 @@ def official_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     patches = embedding[:, 1:].float().reshape(1, trained, trained, -1).permute(0, 3, 1, 2)
     scale = ((grid[0] + _POSITION_OFFSET) / trained, (grid[1] + _POSITION_OFFSET) / trained)
     patches = F.interpolate(patches, scale_factor=scale, mode="bicubic")
-    if patches.shape[-2:] != torch.Size(grid):
-        raise BackboneError(
-            f"the official recipe gives a grid of {GridSize(*patches.shape[-2:])} where the image has "
-            f"{GridSize(*grid)}; use pos_embed='native' for this size"
-        )
     return torch.cat((embedding[:, :1], patches.flatten(2).transpose(1, 2).to(embedding.dtype)), dim=1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones import lora, weight_hashes, weights
-from dinoneck.backbones.adapter import Adapter, is_lora, is_trainable
+from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import is_capturing
@@ -80,8 +80,8 @@ class Backbone(nn.Module):
                 adapter.requires_grad_(False)
             self.train(adapter.asked_mode)
         if origin is not None:
-            adapter.origin, adapter.origin_dtype = dict(origin), self.dtype
-            adapter.origin_sha256 = weight_hashes.current_hashes(adapter).weights_sha256
+            adapter.origin = dict(origin)
+            adapter.origin_sha256 = weight_hashes.current_hashes(adapter).float32_sha256
 
     @property
     def patch_size(self) -> PatchSize:
@@ -150,13 +150,7 @@ class Backbone(nn.Module):
         return self.train(self.adapter.asked_mode)
 
     def set_grad_checkpointing(self, enable: bool = True) -> Backbone:
-        """Recompute the activations of trainable blocks in the backward pass; frozen blocks store none.
-
-        Raises:
-            BackboneError: for an official object that offers only its method.
-        """
-        if enable and not self.adapter.in_steps:
-            raise BackboneError(f"{self.name} runs its blocks in a method of its own, where they cannot be recomputed")
+        """Recompute the activations of trainable blocks in the backward pass; frozen blocks store none."""
         self.adapter.recomputed = bool(enable)
         return self
 
@@ -188,7 +182,7 @@ class Backbone(nn.Module):
             BackboneError: if there are none.
         """
         record = lora.record(self.adapter)
-        origin = self._origin(weight_hashes.current_hashes(self.adapter).weights_sha256)
+        origin = self._origin(weight_hashes.current_hashes(self.adapter))
         lora.merge(self.adapter)
         self.adapter.origin = {"kind": "merged", "base": origin, "lora_sha256": (record or {}).get("sha256")}
         return self.train(self.adapter.asked_mode)
@@ -285,7 +279,7 @@ class Backbone(nn.Module):
             "std": list(self.preprocess.std),
             "dtype": dtype,
             "adapter": None if hashes.lora is None else dict(hashes.lora),
-            "weights": self._origin(hashes.weights_sha256),
+            "weights": self._origin(hashes),
             "weights_sha256": hashes.weights_sha256,
             **source,
             "license": None if self.weights["kind"] == "seeded" else self.adapter.license or LICENSES.get(family),
@@ -309,16 +303,12 @@ class Backbone(nn.Module):
         """
         return weight_hashes.measure(self.adapter, self.layers, self.norm)
 
-    def _origin(self, sha256: str | None) -> dict[str, Any]:
-        """Return where the weights come from, marked as modified if they have been trained since.
-
-        In the dtype in which they were loaded the hash decides; in another, trainable base weights count as changed.
-        """
+    def _origin(self, hashes: WeightHashes) -> dict[str, Any]:
+        """Return where the weights come from, marked as modified if they have been trained since."""
         adapter = self.adapter
-        trainable = any(p.requires_grad for name, p in adapter.named_parameters() if not is_lora(name))
-        known = None not in (sha256, adapter.origin_sha256) and self.dtype == adapter.origin_dtype
-        changed = sha256 != adapter.origin_sha256 if known else trainable or adapter.thawed
-        if adapter.origin["kind"] in ("object", "merged", "modified") or not changed:
+        unknown = None in (hashes.weights_sha256, adapter.origin_sha256)  # on the meta device
+        unchanged = unknown or hashes.float32_sha256 == adapter.origin_sha256
+        if unchanged or adapter.origin["kind"] in ("object", "merged", "modified"):
             return adapter.origin
         return {"kind": "modified", "base": adapter.origin}
 
@@ -327,13 +317,6 @@ class Backbone(nn.Module):
         with weight_hashes.kept(self.adapter, fn):
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-    def extra_repr(self) -> str:
-        """Show name, geometry, layers and state."""
-        return (
-            f"{self.name!r}, embed_dim={self.embed_dim}, patch_size={self.patch_size}, layers={self.layers}, "
-            f"norm={self.norm}, frozen={self.frozen}"
-        )
 
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor):
@@ -381,13 +364,11 @@ def resolve_layers(layers: int | Sequence[int] | None, depth: int) -> tuple[int,
     """
     if layers is None:
         return (depth - 1,)
-    if isinstance(layers, Integral):
+    if isinstance(layers, int | Integral):
         count = 0 if isinstance(layers, bool) else int(layers)
         if not 1 <= count <= depth:
             raise BackboneError(f"layers is {layers!r}; expected 1 ... {depth} last blocks, or a list of block indices")
         return tuple(range(depth - count, depth))
-    if isinstance(layers, str) or not isinstance(layers, Iterable):
-        raise BackboneError(f"layers is {layers!r}; expected None, a number of last blocks, or a list of block indices")
     indices = list(layers)
     wrong = [i for i in indices if isinstance(i, bool) or not isinstance(i, Integral) or not -depth <= i < depth]
     if wrong or not indices:

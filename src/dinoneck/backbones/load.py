@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dinoneck.backbones import official, transformers, weight_hashes, weights
+from dinoneck.backbones import official, transformers, weights
 from dinoneck.backbones.adapter import Adapter, PosEmbed
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import TINY, names_of, resolve_name
+from dinoneck.backbones.weight_hashes import uniform
 from dinoneck.errors import BackboneError, ConfigError, did_you_mean
 from dinoneck.weight_files import read_state
 
@@ -52,7 +52,8 @@ def load_backbone(
             last block, an integer n = the n last.
         norm: apply the model's final norm to every layer.
         frozen: keep in eval mode, without autograd. False: all parameters that affect the output are trainable.
-        checkpoint: a local official ``.pth`` or ``.safetensors`` file instead; every key must match.
+        checkpoint: a local ``.pth`` or ``.safetensors`` file instead, official or of the library's names; every key
+            must match.
         seed: of random weights, with ``pretrained=False``: the same on every machine; None = 0.
         dtype: of the weights and tokens; None keeps float32.
         pos_embed: how position embeddings are resampled to another grid: ``"native"``, as the library does it, or
@@ -70,7 +71,7 @@ def load_backbone(
         >>> tokens.layers, tokens.grid, tokens.patches[0].shape
         ((5, 2), GridSize(rows=2, cols=3), torch.Size([1, 6, 64]))
     """
-    _check_plain(source, dtype, pos_embed, seed=seed, pretrained=pretrained, norm=norm, frozen=frozen)
+    _check_plain(source, pos_embed)
     name = _resolved(name, source)
     random = checkpoint is None and (name == TINY or not pretrained)
     if seed is not None and not random:
@@ -78,10 +79,8 @@ def load_backbone(
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
         build = _from_timm if source == "timm" else _from_transformers
         adapter, origin = build(name, checkpoint, (seed or 0) if random else None, pos_embed)
-    if dtype is not None:
-        _cast(adapter, dtype)
     full_name = name if random or checkpoint is not None or adapter.name is None else adapter.name
-    backbone = Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin)
+    backbone = Backbone(adapter, name=full_name, layers=layers, norm=norm, frozen=True, origin=origin).to(dtype=dtype)
     return backbone if frozen else backbone.unfreeze().train()
 
 
@@ -111,27 +110,15 @@ def wrap_backbone(
     Raises:
         BackboneError: if the model is of another kind.
     """
-    _check_plain("timm", dtype, pos_embed, seed=None, norm=norm, frozen=frozen)
+    _check_plain("timm", pos_embed)
     adapter = _adapter(model, pos_embed)
-    if dtype is not None:
-        _cast(adapter, dtype)
     name = adapter.name or type(model).__name__
-    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen)
-
-
-def _cast(adapter: Adapter, dtype: torch.dtype) -> None:
-    with weight_hashes.kept(adapter, lambda x: x.to(dtype)):
-        adapter.to(dtype)
+    return Backbone(adapter, name=name, layers=layers, norm=norm, frozen=frozen).to(dtype=dtype)
 
 
 def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
     """Return the adapter of the library that the model comes from."""
     kind = type(model).__name__
-    if isinstance(model, Backbone):
-        raise BackboneError("this is a Backbone already; backbone.with_layers(...) gives other layers of it")
-    for inner in ("_orig_mod", "module"):
-        if isinstance(getattr(model, inner, None), nn.Module):
-            raise BackboneError(f"{kind} wraps a model (torch.compile, DDP); pass its .{inner}, and wrap the Backbone")
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise BackboneError(
             f"{kind} holds adapters of peft, which the backbone's record would not name; merge them "
@@ -145,17 +132,14 @@ def _adapter(model: nn.Module, pos_embed: PosEmbed) -> Adapter:
         return transformers.TransformersAdapter(model, pos_embed)
     if official.is_official(model):
         return official.OfficialAdapter(model, pos_embed)
-    hint = "; if its .backbone is one, pass that" if hasattr(model, "backbone") else ""
     raise BackboneError(
         f"{kind} is not a model that can be wrapped; expected a timm VisionTransformer or Eva, a DINO model of "
-        f"transformers, or an object of the dinov2 or dinov3 repositories{hint}"
+        f"transformers, or an object of the dinov2 or dinov3 repositories"
     )
 
 
-def _resolved(name: object, source: Source) -> str:
+def _resolved(name: str, source: Source) -> str:
     """Return the name in timm; with source="transformers", folders and that library's own names are kept."""
-    if not isinstance(name, str):
-        raise ConfigError(f"name is a {type(name).__name__}; expected a model name (for a model use wrap_backbone)")
     is_own = source == "transformers" and (name.startswith("facebook/") or Path(name).is_dir())
     return name if is_own else resolve_name(name)
 
@@ -176,7 +160,7 @@ def _from_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: 
 
 
 def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
-    """Load a folder or a hub model; seeded and official weights are converted from timm's names."""
+    """Load a folder, a hub model or a file of its names; seeded weights are converted from timm's names."""
     folder = Path(name)
     if folder.is_dir() and (seed is not None or checkpoint is not None):
         raise ConfigError(f"{name} is a folder with weights of its own; leave pretrained=, seed= and checkpoint= out")
@@ -197,17 +181,13 @@ def _from_transformers(name: str, checkpoint: File | None, seed: int | None, pos
 
 
 def _by_way_of_timm(name: str, checkpoint: File | None, seed: int | None, pos_embed: PosEmbed) -> Loaded:
-    """Build the transformers model of a timm name; weights under transformers' own names are loaded directly."""
-    donor, origin = _empty(name, pos_embed), {"kind": "file"}
-    state: dict[str, Tensor] = {}
-    if checkpoint is None:
-        origin = _seeded(donor, seed or 0)
-    elif not transformers.has_own_names(state := read_state(checkpoint)):
-        weights.load_state(donor.model, weights.to_timm(state, donor.model), checkpoint)
+    """Build the transformers model of a timm name, with a file of transformers' own names or timm's seeded weights."""
+    donor = _empty(name, pos_embed)
+    origin = {"kind": "file"} if seed is None else _seeded(donor, seed)
     with torch.random.fork_rng(devices=[]):  # what transformers draws is overwritten
         adapter = transformers.TransformersAdapter(transformers.from_timm(donor.model), pos_embed)
-    if checkpoint is not None and transformers.has_own_names(state):
-        weights.load_state(adapter.model, state, checkpoint)
+    if checkpoint is not None:
+        weights.load_state(adapter.model, read_state(checkpoint), checkpoint)
     adapter.name, adapter.mean, adapter.std, adapter.license = donor.name, donor.mean, donor.std, donor.license
     return adapter, origin
 
@@ -225,8 +205,8 @@ def _seeded(adapter: Adapter, seed: int) -> dict[str, Any]:
     return {"kind": "seeded", "seed": seed, "scheme": SCHEME}
 
 
-def _check_plain(source: object, dtype: object, pos_embed: object, **values: object) -> None:
-    """Refuse arguments of another type than declared."""
+def _check_plain(source: object, pos_embed: object) -> None:
+    """Refuse unknown libraries and recipes of positions."""
     if pos_embed not in get_args(PosEmbed):
         raise ConfigError(f"pos_embed is {pos_embed!r}; known: {', '.join(get_args(PosEmbed))}")
     if source not in get_args(Source):
@@ -234,14 +214,6 @@ def _check_plain(source: object, dtype: object, pos_embed: object, **values: obj
             f"source is {source!r}; known: {', '.join(get_args(Source))}.{did_you_mean(source, get_args(Source))} For "
             f"an official object: {official.HOW_TO}"
         )
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError(f"dtype is {dtype!r}; expected a floating-point torch dtype such as torch.bfloat16")
-    seed = values.pop("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ConfigError(f"seed is {seed!r}; expected an integer or None")
-    for key, value in values.items():
-        if not isinstance(value, bool):
-            raise ConfigError(f"{key} is {value!r}; expected True or False")
 
 
 SCHEME = "philox-uniform-1"
@@ -265,7 +237,7 @@ def fill_seeded(model: nn.Module, seed: int) -> None:
 
 
 def _values(name: str, parameter: Tensor, seed: int, *, is_norm: bool) -> Tensor:
-    unit = _uniform(name, parameter.numel(), seed).reshape(parameter.shape)
+    unit = uniform(name, parameter.numel(), seed).reshape(parameter.shape)
     last = name.rsplit(".", 1)[-1]
     if last.startswith("gamma"):
         low, high = _LAYER_SCALE
@@ -278,11 +250,3 @@ def _values(name: str, parameter: Tensor, seed: int, *, is_norm: bool) -> Tensor
         high = _SMALL_STD * math.sqrt(3.0)
         low = -high
     return torch.from_numpy(unit * np.float32(high - low) + np.float32(low))
-
-
-def _uniform(name: str, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """``count`` float32 numbers in [0, 1), multiples of 2**-24."""
-    key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16], "little")
-    raw = np.random.Philox(key=key).random_raw((count + 1) // 2)
-    halves = np.concatenate((raw >> np.uint64(40), (raw >> np.uint64(8)) & np.uint64(0xFFFFFF)))
-    return halves[:count].astype(np.float32) * np.float32(2.0**-24)

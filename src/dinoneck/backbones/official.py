@@ -1,12 +1,11 @@
 """The adapter of the dinov2 and dinov3 repositories' objects (torch.hub).
 
 Their ``get_intermediate_layers`` loses the caller's order, runs every block and (dinov2) never returns registers;
-the parts it is made of give all that. An object that offers only this method still works, through it.
+the parts that it is made of give all that.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ HOW_TO = "torch.hub.load('facebookresearch/dinov2', 'dinov2_vits14'), then wrap_
 
 def is_official(model: nn.Module) -> bool:
     """Whether an object has the repositories' interface."""
-    return callable(getattr(model, "get_intermediate_layers", None)) and hasattr(model, "embed_dim")
+    return callable(getattr(model, "prepare_tokens_with_masks", None)) and hasattr(model, "embed_dim")
 
 
 class OfficialAdapter(Adapter):
@@ -41,21 +40,15 @@ class OfficialAdapter(Adapter):
     def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
         super().__init__(model, pos_embed)
         self.family = "dinov2" if self.rotary is None else "dinov3"
-        lacks = [
-            what
-            for what in ("get_intermediate_layers", "embed_dim", "patch_size", "blocks")
-            if not hasattr(model, what)
-        ]
-        if lacks or not _flat(self.model.blocks):
+        lacks = [what for what in ("patch_size", "blocks", "norm") if not hasattr(model, what)]
+        if lacks:
             raise BackboneError(
-                f"{type(model).__name__} lacks {', '.join(lacks) or 'blocks'}: expected an object of the dinov2 or "
-                f"dinov3 repository; load one with {HOW_TO}"
+                f"{type(model).__name__} lacks {', '.join(lacks)}: expected an object of the dinov2 or dinov3 "
+                f"repository; load one with {HOW_TO}"
             )
-        self.in_steps = hasattr(model, "prepare_tokens_with_masks") and hasattr(model, "norm")
-        self.extra = "return_extra_tokens" in inspect.signature(self.model.get_intermediate_layers).parameters
         self.embed_dim, self.patch_size = int(self.model.embed_dim), patch_pair(self.model.patch_size)
         registers = getattr(model, "n_storage_tokens", getattr(model, "num_register_tokens", 0))  # dinov3, dinov2
-        self.num_cls, self.num_registers = 1, int(cast("int", registers)) if self.in_steps or self.extra else 0
+        self.num_cls, self.num_registers = 1, int(cast("int", registers))
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -66,19 +59,12 @@ class OfficialAdapter(Adapter):
     def norms(self) -> Sequence[nn.Module]:
         """The final norm; a second one where CLS and registers have their own."""
         names = ("norm", "cls_norm") if getattr(self.model, "untie_cls_and_patch_norms", False) else ("norm",)
-        norms = (getattr(self.model, name, None) for name in names)
-        return [norm for norm in norms if isinstance(norm, nn.Module)]
-
-    @property
-    def has_final_norm(self) -> bool:
-        """These models always have one; without parts the method applies it."""
-        return True
+        return [getattr(self.model, name) for name in names]
 
     @property
     def weight(self) -> Tensor:
-        """The patch embedding's weight; any weight where the object has none by that name."""
-        projection = getattr(getattr(self.model, "patch_embed", None), "proj", None)
-        return projection.weight if isinstance(projection, nn.Conv2d) else next(self.model.parameters())
+        """The patch embedding's weight."""
+        return cast("Tensor", self.model.patch_embed.proj.weight)
 
     @property
     def rotary(self) -> nn.Module | None:
@@ -103,19 +89,6 @@ class OfficialAdapter(Adapter):
             return cast("Tensor", self.model.norm(x))
         count = self.num_prefix_tokens
         return torch.cat((self.model.cls_norm(x[:, :count]), self.model.norm(x[:, count:])), dim=1)
-
-    def forward(self, images: Tensor, layers: Sequence[int], norm: bool) -> list[Tensor]:
-        """Return the sequences (B, P + N, C) of these blocks, in this order."""
-        if self.in_steps:
-            return super().forward(images, layers, norm)
-        unique = sorted(set(layers))
-        options = {"return_extra_tokens": True} if self.extra else {}
-        rows = self.model.get_intermediate_layers(images, n=unique, return_class_token=True, norm=norm, **options)
-        outputs = {
-            number: torch.cat([row[1][:, None], *row[2:], row[0]], dim=1)
-            for number, row in zip(unique, rows, strict=True)
-        }
-        return [outputs[number] for number in layers]
 
 
 def _flat(blocks: Any) -> list[nn.Module]:

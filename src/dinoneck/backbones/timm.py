@@ -56,9 +56,8 @@ def build(name: str) -> nn.Module:
     architecture = name.split(".", 1)[0]
     if architecture not in names():
         raise refuse(name, names())
-    if "." in name and name not in timm.list_pretrained(f"{architecture}.*"):
-        tags = ", ".join(timm.list_pretrained(f"{architecture}.*"))
-        raise BackboneError(f"{architecture} has no weights tag {name.split('.', 1)[1]!r}; known: {tags}")
+    if "." in name and name not in (tagged := timm.list_pretrained(f"{architecture}.*")):
+        raise BackboneError(f"backbone {name!r} is unknown; with a tag of weights it is {' or '.join(tagged)}")
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
     return model
 
@@ -82,8 +81,6 @@ class TimmAdapter(Adapter):
     source = "timm"
 
     def __init__(self, model: nn.Module, pos_embed: PosEmbed = "native") -> None:
-        if not is_timm(model):
-            raise BackboneError(f"{type(model).__name__} is not a timm VisionTransformer or Eva (DINOv2, DINOv3)")
         super().__init__(model, pos_embed)
         self.embed_dim = int(self.model.embed_dim)
         self.patch_size = patch_pair(self.model.patch_embed.patch_size)

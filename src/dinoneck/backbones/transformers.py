@@ -7,7 +7,6 @@ registers and always apply the norm to the last stage. So the adapter calls the 
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,10 +68,9 @@ class TransformersAdapter(Adapter):
         config: Any = getattr(model, "config", None)
         kind = getattr(config, "model_type", None)
         if kind not in _CLASSES or not hasattr(model, "embeddings"):
-            inner = next((key for key in ("dinov2", "dinov2_with_registers", "model") if hasattr(model, key)), None)
-            hint = f"; pass its .{inner}" if kind in _CLASSES and inner else ""
             raise BackboneError(
-                f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel{hint}"
+                f"{type(model).__name__} is not a Dinov2Model, Dinov2WithRegistersModel or DINOv3ViTModel; if it holds "
+                "one, pass that"
             )
         self.family = "dinov3" if kind == "dinov3_vit" else "dinov2"
         self.embed_dim, self.patch_size = int(config.hidden_size), patch_pair(config.patch_size)
@@ -81,7 +79,9 @@ class TransformersAdapter(Adapter):
         if SATELLITE in (self.name or ""):
             self.mean, self.std = SATELLITE_MEAN, SATELLITE_STD
         if self.name and Path(self.name).is_dir():
-            self._read_normalisation(Path(self.name) / "preprocessor_config.json")
+            if (file := Path(self.name) / "preprocessor_config.json").is_file():
+                setting = json.loads(file.read_text("utf-8"))
+                self.mean, self.std = tuple(setting["image_mean"]), tuple(setting["image_std"])
             self.name = Path(self.name).resolve().name  # head files are shared: no path of this machine in them
 
     @property
@@ -125,20 +125,6 @@ class TransformersAdapter(Adapter):
         result = block(x, **extra)
         return cast("Tensor", result[0] if isinstance(result, tuple) else result)
 
-    def _read_normalisation(self, file: Path) -> None:
-        if not file.is_file():
-            return
-        try:
-            setting = json.loads(file.read_text("utf-8"))
-            self.mean, self.std = tuple(setting["image_mean"]), tuple(setting["image_std"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BackboneError(f"{file} does not hold image_mean and image_std: {error}") from error
-
-
-def has_own_names(state: Mapping[str, Tensor]) -> bool:
-    """Whether tensors carry the names of this library's models."""
-    return any(key.startswith("embeddings.") for key in state)
-
 
 def from_folder(folder: Path) -> nn.Module:
     """Load a model from a folder with config.json and safetensors weights; every key must match.
@@ -148,17 +134,12 @@ def from_folder(folder: Path) -> nn.Module:
     """
     library = import_transformers()
     file = folder / "config.json"
-    if not file.is_file():
-        raise BackboneError(f"{folder} holds no config.json; expected a model folder of transformers")
     try:
         kind = json.loads(file.read_text("utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise BackboneError(f"{file} is not a valid configuration of transformers: {error}") from error
+        raise BackboneError(f"{folder} holds no config.json of a transformers model: {error}") from error
     if kind not in _CLASSES:
         raise BackboneError(f"{folder} holds a {kind!r} model; expected one of {', '.join(_CLASSES)}")
-    noise = logging.getLogger("transformers.modeling_utils")
-    level = noise.level
-    noise.setLevel(logging.ERROR)  # the same findings are raised below
     try:
         model, report = getattr(
             library, _CLASSES[kind]
@@ -172,8 +153,6 @@ def from_folder(folder: Path) -> nn.Module:
         )
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise BackboneError(f"the model in {folder} cannot be loaded: {error}") from error
-    finally:
-        noise.setLevel(level)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(str(key) for key in report.get(what, ()) if not str(key).endswith(_NEVER_USED))
         if keys:

@@ -41,9 +41,7 @@ def current_fingerprint(adapter: Adapter, parameters: Sequence[Tensor]) -> str |
     if torch.compiler.is_compiling():
         hashes = adapter.hashes
         return None if hashes is None else hashes.base_fingerprint if adapter.lora_off else hashes.fingerprint
-    if (known := _known(adapter, parameters)) is not None:
-        return _as_run(adapter, known).fingerprint
-    return current_hashes(adapter, parameters).fingerprint if _have_bytes(parameters) else None
+    return None if _versions(parameters) is None else current_hashes(adapter, parameters).fingerprint
 
 
 def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None) -> WeightHashes:
@@ -66,6 +64,7 @@ def current_hashes(adapter: Adapter, parameters: Sequence[Tensor] | None = None)
         state,
         buffers,
         sha256,
+        full,
         added,
         _fingerprint(full, added, adapter.has_other_recipe),
         base_fingerprint=_fingerprint(full, None, adapter.has_other_recipe),
@@ -81,15 +80,12 @@ def _as_run(adapter: Adapter, hashes: WeightHashes) -> WeightHashes:
 class Watch:
     """Detects whether the weights of an adapter have changed since construction, trainable or not.
 
-    A check is cheap while torch has counted no write; else the weights are hashed.
-
     Args:
         adapter: the model.
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        self._hashes = current_hashes(adapter)
-        self._dtype, self._known_state = adapter.weight.dtype, self._state_of(adapter)
+        self._hashes, self._dtype = current_hashes(adapter), adapter.weight.dtype
 
     @property
     def fingerprint(self) -> str | None:
@@ -98,21 +94,11 @@ class Watch:
 
     def is_same(self, adapter: Adapter) -> bool:
         """Whether the same weights run now; weights that cannot be compared count as the same."""
-        state = self._state_of(adapter)
-        if state[1] is not None and state == self._known_state and adapter.hashes is not None:
-            return True
         before, now = self._hashes, current_hashes(adapter)
         if None not in (before.fingerprint, now.fingerprint):
-            same = before.fingerprint == now.fingerprint
-        elif adapter.weight.dtype == self._dtype:
-            same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
-        else:
-            same = True
-        self._known_state = state if same else self._known_state
-        return same
-
-    def _state_of(self, adapter: Adapter) -> tuple[bool, WeightState | None]:
-        return adapter.lora_off, _versions(_tensors(adapter, list(adapter.parameters()), self._hashes.buffers))
+            return before.fingerprint == now.fingerprint
+        same = (before.weights_sha256, before.lora) == (now.weights_sha256, now.lora)
+        return same or adapter.weight.dtype != self._dtype
 
 
 def digest(model: nn.Module) -> str | None:
@@ -146,17 +132,14 @@ def kept(adapter: Adapter, change: Callable[[Tensor], Tensor]) -> Iterator[None]
     sample = torch.tensor([1.5, -2.25], dtype=adapter.weight.dtype, device=adapter.weight.device)
     after = change(sample)
     casts = after.dtype != sample.dtype
-    moves = not casts and not sample.is_meta and not after.is_meta and torch.equal(sample.cpu(), after.cpu())
-    full = _float32_hash(adapter, current_hashes(adapter).weights_sha256) if casts else None
-    known = _known(adapter, list(adapter.parameters()))
+    before = current_hashes(adapter) if casts else _known(adapter, list(adapter.parameters()))
     with torch.inference_mode(False):  # tensors made in that mode do not count the writes to them
         yield
-    if casts:
+    if casts and before is not None:
         adapter.hashes = None  # the fingerprint of the cast weights depends on ``cast``
-        adapter.cast = (digest(adapter.model), full)
-    elif moves and known is not None:
-        state = _state(adapter, list(adapter.parameters()), known.buffers)
-        adapter.hashes = known._replace(state=state)
+        adapter.cast = (digest(adapter.model), before.float32_sha256)
+    elif before is not None and not (sample.is_meta or after.is_meta) and torch.equal(sample.cpu(), after.cpu()):
+        adapter.hashes = before._replace(state=_state(adapter, list(adapter.parameters()), before.buffers))
 
 
 def _fingerprint(weights_sha256: str | None, adapter: Mapping[str, Any] | None, has_other_recipe: bool) -> str | None:
@@ -189,12 +172,8 @@ def _known(adapter: Adapter, parameters: Sequence[Tensor]) -> WeightHashes | Non
 
 def _state(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> WeightState | None:
     """Return :func:`_versions` of weights that are all frozen; None while any of them is trainable."""
-    tensors = _tensors(adapter, parameters, buffers)
+    tensors = [*parameters, *(adapter.get_buffer(name) for name in buffers)]
     return None if True in [x.requires_grad for x in tensors] else _versions(tensors)
-
-
-def _tensors(adapter: Adapter, parameters: Sequence[Tensor], buffers: Sequence[str]) -> list[Tensor]:
-    return [*parameters, *(adapter.get_buffer(name) for name in buffers)]
 
 
 def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
@@ -203,16 +182,6 @@ def _versions(tensors: Sequence[Tensor]) -> WeightState | None:
         return tuple([(x.data_ptr(), x._version) for x in tensors])
     except RuntimeError:  # inference tensors, and stand-ins
         return None
-
-
-def _have_bytes(tensors: Sequence[Tensor]) -> bool:
-    """Whether all tensors have storage: none is a fake tensor or one of torch.func."""
-    try:
-        for tensor in tensors:
-            tensor.data_ptr()
-    except RuntimeError:
-        return False
-    return True
 
 
 GRID = (4, 6)
@@ -227,7 +196,7 @@ def measure(adapter: Adapter, layers: Sequence[int], norm: bool) -> list[float]:
     """Return :data:`PER_LAYER` numbers per layer, each of the order of one."""
     patch, weight, channels = adapter.patch_size, adapter.weight, adapter.in_chans
     height, width = adapter.fixed_size or (GRID[0] * patch[0], GRID[1] * patch[1])
-    noise = _uniform("image", channels * height * width).reshape(1, channels, height, width)
+    noise = uniform("image", channels * height * width, 0).reshape(1, channels, height, width)
     images = torch.from_numpy(noise * 4.0 - 2.0).to(weight.device, weight.dtype)
     with evaluating(adapter), torch.no_grad():
         sequences = adapter(images, layers, norm)
@@ -252,12 +221,14 @@ def differs(trained: list[float], given: list[float], dtypes: tuple[str, str] = 
 def _projected(sequence: Tensor) -> list[float]:
     values = sequence[0].double().cpu().numpy()
     scale = np.sqrt(np.mean(values**2)) * np.sqrt(values.size)
-    signs = np.where(_uniform("signs", PER_LAYER * values.size) < 0.5, -1.0, 1.0).reshape(PER_LAYER, -1)
+    signs = np.where(uniform("signs", PER_LAYER * values.size, 0) < 0.5, -1.0, 1.0).reshape(PER_LAYER, -1)
     projected = signs @ values.reshape(-1) / max(scale, 1e-12)
     return [round(float(number), 6) for number in projected]
 
 
-def _uniform(what: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """``count`` fixed numbers in [0, 1), the same on every machine."""
-    raw = np.random.Philox(key=sum(ord(sign) for sign in what)).random_raw(count)
-    return ((raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)).reshape(count)
+def uniform(name: str, count: int, seed: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Return ``count`` float32 numbers in [0, 1), multiples of 2**-24, the same on every machine."""
+    key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16], "little")
+    raw = np.random.Philox(key=key).random_raw((count + 1) // 2)
+    halves = np.concatenate((raw >> np.uint64(40), (raw >> np.uint64(8)) & np.uint64(0xFFFFFF)))
+    return halves[:count].astype(np.float32) * np.float32(2.0**-24)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
-from dinoneck.backbones.known import SIZES, names_of
+from dinoneck.backbones.known import names_of
 from dinoneck.backbones.lora import base_name
 from dinoneck.errors import BackboneError, first_line, some_of
 from dinoneck.hub_errors import refusal, unreachable
@@ -88,15 +88,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | os.Pat
     if missing := own.keys() - state.keys():
         problems.append(f"missing from the file: {some_of(missing, _SHOWN)}")
     if unexpected := state.keys() - own.keys():
-        problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}{_prefix_hint(unexpected)}")
+        problems.append(f"without a place in the model: {some_of(unexpected, _SHOWN)}")
     for key in sorted(own.keys() & state.keys()):
         if own[key].shape != state[key].shape:
             problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}")
         elif not (state[key].is_floating_point() and bool(state[key].isfinite().all())):
             problems.append(f"{key} ({state[key].dtype}) is not finite floating point")
     if problems:
-        details = _size_hint(state, own) + "; ".join(problems[:_SHOWN])
-        raise BackboneError(f"{path} does not fit {type(model).__name__}: {details}")
+        raise BackboneError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems[:_SHOWN])}")
     model.load_state_dict(state, strict=True)
     logger.info("%d tensors of %s loaded", len(state), path)
 
@@ -123,28 +122,6 @@ def _not_fetched(repo_id: str, error: Exception) -> BackboneError:
         f"{refusal(error, repo_id) or unreachable(error)}. Or {copy}pass checkpoint= (--backbone-file on the command "
         "line) with a local file; or pretrained=False (--random-backbone) for seeded random weights"
     )
-
-
-def _size_hint(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Name the size of the file's model where it differs from this model's."""
-    widths = [
-        next((x.shape[-1] for key, x in one.items() if key.endswith("cls_token") and x.ndim == 3), 0)
-        for one in (state, own)
-    ]
-    if widths[0] == widths[1] or 0 in widths:
-        return ""
-    file, model = (f"{SIZES.get(width, 'ViT')} ({width} channels)" for width in widths)
-    return f"the file holds a {file}, the model is a {model}; "
-
-
-def _prefix_hint(unexpected: Iterable[str]) -> str:
-    first = next(iter(sorted(unexpected)))
-    for prefix in ("module.", "_orig_mod.", "backbone.", "teacher."):
-        if first.startswith(prefix):
-            return f" (the names carry the prefix {prefix!r}: strip it and save the file again)"
-    if first.startswith(("embeddings.", "encoder.", "layer.")):
-        return " (these are names of the transformers library)"
-    return ""
 
 
 def to_timm(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -289,8 +289,8 @@ class DeferredEncoder:
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(name not in self.frozen)
         adapter = encoder.backbone.adapter
-        adapter.origin, adapter.origin_dtype = {"kind": "file"}, encoder.backbone.dtype
-        adapter.origin_sha256 = weight_hashes.digest(adapter.model)
+        adapter.origin = {"kind": "file"}
+        adapter.origin_sha256 = weight_hashes.current_hashes(adapter).float32_sha256
         encoder.backbone.train(encoder.training)
 
 

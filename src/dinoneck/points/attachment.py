@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +17,12 @@ from dinoneck.points.engines import SparseAdapter, adapter_of
 from dinoneck.points.sparse import SparseFeatures
 
 Pyramid = Mapping[int, SparseFeatures]
+Injector = Any  # a dinoneck.points.DecoderInjection, whose module imports this one
+
 
 _tracker = ModuleTracker()  # only its ``is_bw``: whether autograd's backward runs now
-_passes: ContextVar[Mapping[Slot, Pass]] = ContextVar("passes", default={})  # noqa: B039 - never written to
-_hooked: weakref.WeakKeyDictionary[nn.Module, list[Injector]] = weakref.WeakKeyDictionary()
-
-
-class Injector(Protocol):
-    """What hooks need of :class:`dinoneck.points.DecoderInjection`."""
-
-    channels: dict[int, int]
-    target: Literal["up", "skip"]
-
-    def inject(self, x: Tensor, features: SparseFeatures, coords: Tensor, batch: Tensor) -> Tensor:
-        """Return x (M, C) with the features at its voxels added."""
-
-
-class Pass:
-    """One forward pass: its pyramid, the voxels of its blocks, and whether backward has recomputed blocks."""
-
-    def __init__(self, pyramid: Pyramid | None) -> None:
-        self.pyramid, self.recomputed = pyramid, False
-        self.seen: dict[int, tuple[Tensor, Tensor]] = {}
-        first = next(iter(pyramid.values()), None) if pyramid else None
-        self.mark = first and weakref.ref(first)  # distinguishes pyramids without keeping them
-
-    def saw(self, stride: int, voxels: tuple[Tensor, Tensor]) -> bool:
-        """Whether a block at the stride had these voxels."""
-        return stride in self.seen and all(map(torch.equal, self.seen[stride], voxels))
+_running: ContextVar[Mapping[Slot, Pyramid | None]] = ContextVar("running", default={})  # noqa: B039 - never written to
+_hooked: weakref.WeakKeyDictionary[nn.Module, list[Any]] = weakref.WeakKeyDictionary()
 
 
 class Slot:
@@ -54,8 +32,9 @@ class Slot:
     """
 
     def __init__(self) -> None:
-        self.last: Pass | None = None
-        self.earlier: Pass | None = None
+        self.last: tuple[Pyramid | None, ...] = ()  # of the last pass that may be recomputed
+        self.recomputed = False  # whether backward has recomputed a block of it
+        self.mixed = False  # whether passes since the last backward had several pyramids
 
     def __reduce__(self) -> tuple[type[Slot], tuple[()]]:
         return Slot, ()
@@ -63,51 +42,39 @@ class Slot:
     @contextmanager
     def running(self, pyramid: Pyramid | None, keep: bool) -> Iterator[None]:
         """Run a pass in the ``with`` block; ``keep`` its pyramid for blocks that are recomputed in backward."""
-        current = Pass(pyramid)
-        if keep:
-            self.earlier = None if self.last and self.last.recomputed else self.last
-            if self.earlier:
-                self.earlier.pyramid = None
-            self.last = current
-        token = _passes.set({**_passes.get(), self: current})
+        token = _running.set({**_running.get(), self: pyramid})
         try:
             yield
         finally:
-            _passes.reset(token)
+            _running.reset(token)
+        if keep:
+            waiting = bool(self.last) and not self.recomputed
+            self.mixed = waiting and (self.mixed or self.last[0] is not pyramid)
+            self.last, self.recomputed = (pyramid,), False
 
-    def pyramid_at(self, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> Pyramid | None:
-        """Return the pyramid of the pass that a block with these voxels belongs to.
+    def pyramid_of(self, name: str) -> Pyramid | None:
+        """Return the pyramid of the pass that the block of this name runs in.
 
         Raises:
             ConfigError: if there is none, or it is ambiguous.
         """
-        current = self.last if _tracker.is_bw else _passes.get().get(self)
-        if current is None:
+        running = _running.get()
+        pyramids = self.last if _tracker.is_bw else tuple(running[slot] for slot in running if slot is self)
+        if not pyramids:
             raise ConfigError(
                 f"{name!r} runs without a pyramid. Attached networks run inside `with injection.using(pyramid):` "
                 "(using(None) = without images), wrapped ones are called wrapped(x, pyramid=...). If this is backward, "
                 "activation checkpointing recomputes the block after the pyramid has gone: train injection.wrap(...), "
                 "which keeps it, and call its backward before the next forward"
             )
-        if _tracker.is_bw:
-            self._check_recomputed(current, stride, name, voxels)
-        else:
-            current.seen[stride] = voxels
-        return current.pyramid
-
-    def _check_recomputed(self, last: Pass, stride: int, name: str, voxels: tuple[Tensor, Tensor]) -> None:
-        if not last.saw(stride, voxels):
+        if _tracker.is_bw and self.mixed:
             raise ConfigError(
-                f"backward recomputes {name!r} for other voxels than those of the last pass, whose pyramid is kept: "
-                "under activation checkpointing call backward() before the next forward"
-            )
-        if self.earlier and self.earlier.saw(stride, voxels) and self.earlier.mark != last.mark:
-            raise ConfigError(
-                f"backward recomputes {name!r}, and two passes over the same voxels had different pyramids: under "
-                "activation checkpointing call backward() before the next forward, and run passes that need none "
+                f"backward recomputes {name!r} after passes with several pyramids, of which only the last is kept: "
+                "under activation checkpointing call backward() before the next forward, and run passes that need none "
                 "under torch.no_grad()"
             )
-        last.recomputed = True
+        self.recomputed = self.recomputed or _tracker.is_bw
+        return pyramids[0]
 
 
 class BlockHook:
@@ -123,7 +90,7 @@ class BlockHook:
         adapter = self.adapter or adapter_of(args[0])
         coords, batch = adapter.coords(args[0], self.stride)
         self._check_level(coords)
-        pyramid = self.slot.pyramid_at(self.stride, self.name, (coords, batch))
+        pyramid = self.slot.pyramid_of(self.name)
         if pyramid is None:
             return None
         feats, channels = adapter.features(args[0]), self.injection.channels[self.stride]

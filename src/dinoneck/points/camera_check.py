@@ -11,9 +11,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dinoneck.codec import at_least
 from dinoneck.errors import DataError, ShapeError
 from dinoneck.points.cameras import Cameras, looks_like_millimetres
-from dinoneck.points.checks import check_choice, check_count, check_tensor
+from dinoneck.points.checks import check_choice, check_tensor
 from dinoneck.points.projection import Links, PointProjector, check_cloud, check_units
 
 Reading = Literal["camera_to_world", "inverse", "opengl", "transposed"]
@@ -26,11 +27,8 @@ _REMEDIES: dict[Reading, str] = {
     "transposed": "the rotations are transposed: pose[:, :3, :3].mT, with the positions as they are",
 }
 _NOTHING = (
-    "no reading fits: look at the units (metres), at K and the image size it belongs to, and at the world's frame"
-)
-_APART = (
-    "no reading can be judged: under none does a point lie in any image. Without points, give views of one sample that "
-    "overlap; with them, look at the units (metres), at K and at the world's frame"
+    "no reading fits: look at the units (metres), at K and the image size it belongs to, at the world's frame, and "
+    "whether the views overlap"
 )
 _LEAST_SHARE = 0.1  # of the most pairs any reading finds: a few lucky pixels do not make a reading right
 FITS = 0.1  # neighbouring views of real scans agree by 0.4 or more, wrong readings by 0.1 or less
@@ -82,9 +80,7 @@ class CameraCheck:
 
     def __str__(self) -> str:
         verdict = _REMEDIES[self.best] if self.factor or self.share >= FITS else _NOTHING
-        if not any(self.in_bounds.values()):
-            verdict = _APART
-        elif self.factor:
+        if self.factor:
             name, value = self.factor
             verdict += (
                 f", but depth or K does not fit: {self.share:.2f} of the pixels agree, {name} x {value:.3g} gives "
@@ -104,8 +100,6 @@ def check_cameras(
     batch: Tensor | None = None,
     *,
     max_points: int = 20_000,
-    depth_abs: float = 0.05,
-    depth_rel: float = 0.02,
     seed: int = 0,
 ) -> CameraCheck:
     """Try four readings of the poses on the data itself, and whether another scale of depth or K fits better.
@@ -126,12 +120,10 @@ def check_cameras(
         depth: (V, rows, cols) m along z.
         batch: int64 (N,) where ``cameras.sample`` is set and points are given.
         max_points: points to try, of all views together, drawn with ``seed`` if there are more.
-        depth_abs: agreement with depth, in metres.
-        depth_rel: agreement with depth, as a share of z.
         seed: of the draw.
 
     Raises:
-        ShapeError: if shapes, dtypes or devices do not fit.
+        ShapeError: if shapes or dtypes do not fit.
         DataError: if points are not finite, or nothing fits and depth or points look in millimetres.
         ConfigError: for an option out of range.
 
@@ -149,8 +141,8 @@ def check_cameras(
         >>> check_cameras(None, cameras, wall).scores["camera_to_world"]
         1.0
     """
-    check_count("max_points", max_points, "points")
-    sample = _Sample(cameras, depth, PointProjector(depth_abs=depth_abs, depth_rel=depth_rel))
+    at_least(1, max_points=max_points)
+    sample = _Sample(cameras, depth, PointProjector())
     return _judged(sample, points, batch, max_points, torch.Generator().manual_seed(seed))
 
 
@@ -316,10 +308,10 @@ def read_as(cameras: Cameras, reading: Reading) -> Cameras:
     check_choice("reading", reading, Reading)
     poses = cameras.cam_to_world
     if reading == "inverse":
-        poses = cameras.world_to_cam
-    elif reading == "opengl":
-        poses = poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0])
-    elif reading == "transposed":
-        poses = poses.clone()
-        poses[:, :3, :3] = cameras.cam_to_world[:, :3, :3].mT
-    return replace(cameras, cam_to_world=poses)
+        return replace(cameras, cam_to_world=cameras.world_to_cam)
+    if reading == "opengl":
+        return replace(cameras, cam_to_world=poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]))
+    if reading == "transposed":
+        rotated = torch.cat((poses[:, :3, :3].mT, poses[:, :3, 3:]), dim=2)
+        return replace(cameras, cam_to_world=torch.cat((rotated, poses[:, 3:]), dim=1))
+    return cameras

@@ -1,4 +1,4 @@
-"""Matrices of cameras: what is refused, with what it looks like, and how a projection splits into its parts."""
+"""Matrices of cameras: what is refused, and what it looks like."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dinoneck.points.checks import check_tensor
 
 ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
 BOTTOM_TOLERANCE = 1e-6
-_LEAST_RANK = 1e-12  # of the largest singular value: below, the third axis is rounding
 NORMALISED_FOCAL = 5.0  # a focal length of fewer pixels belongs to an image measured in its own width
 _NEAR_HALF, _OFF_HALF = 0.05, 0.1  # of a side: calibrations lie within the first, sides swapped beyond the second
 _SHOWN = 5
@@ -97,27 +96,6 @@ def check_poses(name: str, poses: Tensor) -> None:
             f"{name} of {_views(mirrored)} is a mirror (determinant -1); a left-handed source (y or z flipped once) "
             "has to be brought to right-handed axes first"
         )
-
-
-def split_projection(projection: Tensor) -> tuple[Tensor, Tensor]:
-    """Split projections (V, 3, 4) = scale * K [R | t] into K (V, 3, 3) and world-to-camera (V, 4, 4)."""
-    left = projection[:, :, :3]
-    projection = projection / left.abs().flatten(1).amax(1).clamp_min(torch.finfo(left.dtype).tiny)[:, None, None]
-    left = projection[:, :, :3]
-    strengths = torch.linalg.svdvals(left)
-    flat = strengths[:, 2] <= _LEAST_RANK * strengths[:, 0]
-    if flat.any():
-        raise DataError(f"P of {_views(flat)} has a left 3x3 part of rank below 3; no pinhole projects like that")
-    projection = projection * torch.linalg.det(left).sign()[:, None, None]
-    # RQ by QR of the rows in reverse order
-    orthogonal, triangle = torch.linalg.qr(projection[:, :, :3].flip(1).mT)
-    intrinsics, rotation = triangle.mT.flip(1, 2), orthogonal.mT.flip(1)
-    signs = intrinsics.diagonal(dim1=1, dim2=2).sign()
-    intrinsics, rotation = intrinsics * signs[:, None, :], rotation * signs[:, :, None]
-    translation = torch.linalg.solve(intrinsics, projection[:, :, 3:])
-    world_to_cam = torch.zeros(len(projection), 4, 4, dtype=projection.dtype, device=projection.device)
-    world_to_cam[:, :3, :3], world_to_cam[:, :3, 3:], world_to_cam[:, 3, 3] = rotation, translation, 1.0
-    return intrinsics.triu() / intrinsics[:, 2:, 2:], world_to_cam
 
 
 def _views(wrong: Tensor) -> str:

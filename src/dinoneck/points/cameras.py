@@ -13,15 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError, GridError, ShapeError
+from dinoneck.errors import GridError, ShapeError
 from dinoneck.points.camera_matrices import (
     check_intrinsics,
     check_poses,
     checked,
     looks_swapped,
-    split_projection,
 )
-from dinoneck.points.checks import check_depth_sides, check_devices, check_index, check_tensor
+from dinoneck.points.checks import check_depth_sides, check_index, check_tensor
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +34,8 @@ class Cameras:
     OpenCV's conventions: camera axes x right, y down, z forward; metres; an **integer coordinate is a pixel's
     centre**, as K of every calibration has it (the rest of the library puts it at half-integers; ``Links.xy`` is
     that form). Poses lead from the camera to the world. Use :meth:`from_world_to_cam` for extrinsics, which lead
-    the other way, :meth:`from_opengl` for renderers and NeRF data, :meth:`from_proj` for 3x4 projections of driving
-    data; :func:`dinoneck.points.check_cameras` finds from points and depth which of them a data set needs.
+    the other way, and :meth:`from_opengl` for renderers and NeRF data;
+    :func:`dinoneck.points.check_cameras` finds from points and depth which of them a data set needs.
 
     K belongs to the image of ``size``: follow every resize, crop and pad of the images with the method of that name,
     or features come from the wrong place. Lenses are taken as straight: undistort images before. All is kept in
@@ -49,7 +48,7 @@ class Cameras:
         sample: int64 (V,) index of the sample of a batch that a view belongs to; None = one scene.
 
     Raises:
-        ShapeError: for another shape, dtype or device.
+        ShapeError: for another shape or dtype.
         DataError: for a matrix that is not finite, no pinhole or not rigid; the message states its likely form.
         GridError: for an impossible size.
 
@@ -83,7 +82,6 @@ class Cameras:
         check_poses("cam_to_world", poses)
         if self.sample is not None:
             check_index("sample", self.sample, views)
-        check_devices(K=intrinsics, cam_to_world=poses, sample=self.sample)
         for name, value in {"size": size, "K": intrinsics, "cam_to_world": poses}.items():
             object.__setattr__(self, name, value)
         if looks_swapped(intrinsics, size):
@@ -110,29 +108,11 @@ class Cameras:
         poses = checked("cam_to_world", cam_to_world, ("4x4",))
         return cls(K, poses * poses.new_tensor([1.0, -1.0, -1.0, 1.0]), _pair("size", size), sample)
 
-    @classmethod
-    def from_proj(cls, P: Tensor, size: Sequence[int], sample: Tensor | None = None) -> Cameras:
-        """Make cameras of projections P (V, 3, 4) or (V, 4, 4), any scale, that take world points to pixels.
-
-        For LiDAR rigs give P times the transforms before it, so that it starts where the points are.
-
-        Raises:
-            DataError: if the left 3x3 part has no inverse, or the last row of a 4x4 is not 0, 0, 0, 1.
-        """
-        projection = checked("P", P, ("3x4", "4x4"))
-        for view, last in enumerate(projection[:, 3:, :].flatten(1).tolist()):
-            if last not in ([], [0.0, 0.0, 0.0, 1.0]):
-                raise DataError(f"P of view {view} ends in {last}; expected 0, 0, 0, 1, or give the upper 3x4")
-        intrinsics, world_to_cam = split_projection(projection[:, :3])
-        return cls.from_world_to_cam(intrinsics, world_to_cam, size, sample)
-
     def __len__(self) -> int:
         return len(self.K)
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> Cameras:
         """Return the cameras at an integer, a slice, a list or a mask of views; the axis of views stays."""
-        if index is None or isinstance(index, bool | tuple):
-            raise TypeError(f"cameras are indexed along the views: an integer, a slice or a list; not {index!r}")
         views = torch.arange(len(self), device=self.K.device)[index]
         views = views[None] if views.ndim == 0 else views
         sample = None if self.sample is None else self.sample[views]
@@ -175,7 +155,6 @@ class Cameras:
         Raises:
             GridError: if the crop reaches beyond the image.
         """
-        _check_pixels("a crop from (top, left)", top, left)
         inside = top >= 0 and left >= 0 and top + height <= self.size[0] and left + width <= self.size[1]
         if not inside:
             raise GridError(
@@ -187,12 +166,8 @@ class Cameras:
     def pad(self, left: int, top: int, right: int, bottom: int) -> Cameras:
         """Follow images that were padded by so many pixels (the order of torchvision's ``pad``).
 
-        Points that land in the padding count as in the image. Give depth, padded alike with 0, to keep them out, or
-        the same ``border`` all around to :class:`dinoneck.points.PointProjector`.
+        Points that land in the padding count as in the image. Give depth, padded alike with 0, to keep them out.
         """
-        _check_pixels("padding", left, top, right, bottom)
-        if min(left, top, right, bottom) < 0:
-            raise GridError(f"padding is {(left, top, right, bottom)} px; expected 0 or more on every side")
         return self._shift(left, top, (self.size[0] + top + bottom, self.size[1] + left + right))
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,9 +176,6 @@ class Cameras:
         For a handful of points: nothing is tested, and uv means nothing where z <= 0 (it may be infinite). Clouds
         go through :class:`dinoneck.points.PointProjector`.
         """
-        check_tensor("points", points)
-        if points.ndim != 2 or points.shape[1] != 3:
-            raise ShapeError(f"points have shape {tuple(points.shape)}; expected (points, 3)")
         matrices = self.projections()
         seen = points.double() @ matrices[:, :, :3].mT + matrices[:, None, :, 3]
         return seen[..., :2] / seen[..., 2:], seen[..., 2]
@@ -280,8 +252,3 @@ def _pair(name: str, size: Any) -> tuple[int, int]:
     if len(sides) != 2 or any(isinstance(x, bool) or not isinstance(x, Integral) or x < 1 for x in sides):
         raise GridError(f"{name} is {size!r}; expected (height, width) in whole pixels, at least 1")
     return int(sides[0]), int(sides[1])
-
-
-def _check_pixels(name: str, *sides: Any) -> None:
-    if any(isinstance(side, bool) or not isinstance(side, Integral) for side in sides):
-        raise GridError(f"{name} is {sides}; expected whole pixels: images are not cut in between")

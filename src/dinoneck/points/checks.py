@@ -1,9 +1,8 @@
-"""What every function of this package refuses: other types, shapes and dtypes, tensors on several devices."""
+"""What every function of this package refuses: other types, shapes and dtypes."""
 
 from __future__ import annotations
 
 import warnings
-from numbers import Integral
 from typing import Any, get_args
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
 _SAME_ASPECT = 0.03  # 480x640 depth of 968x1296 images differs by 0.004
-_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -36,8 +34,6 @@ def check_integers(name: str, values: Tensor, columns: int | None) -> None:
     fits = values.ndim == (1 if columns is None else 2) and (columns is None or values.shape[1] == columns)
     if not fits or values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ShapeError(f"{name} are {values.dtype} of shape {tuple(values.shape)}; expected integers {wanted}")
-    if values.dtype in _UNSIGNED:
-        raise ShapeError(f"{name} are {values.dtype}, which torch cannot compare; expected signed ones: {name}.long()")
 
 
 def check_index(name: str, values: Tensor, length: int) -> None:
@@ -95,31 +91,6 @@ def _same_aspect(rows: int, cols: int, height: int, width: int) -> bool:
     return abs(rows * width - cols * height) <= _SAME_ASPECT * rows * width + width + height
 
 
-def check_devices(**tensors: Tensor | None) -> None:
-    """Refuse tensors on several devices; None counts for nothing.
-
-    Raises:
-        ShapeError: naming all of them.
-    """
-    devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    if len(set(devices.values())) > 1:
-        places = ", ".join(f"{name} on {device}" for name, device in devices.items())
-        raise ShapeError(f"{places}; bring them to one device with .to(device)")
-
-
-def check_dtype(name: str, values: Tensor, weight: Tensor) -> None:
-    """Refuse features of another dtype than the weights, outside of autocast.
-
-    Raises:
-        ShapeError: naming both.
-    """
-    if values.dtype != weight.dtype and not torch.is_autocast_enabled(values.device.type):
-        raise ShapeError(
-            f"the dtype of {name} is {values.dtype}, that of the weights {weight.dtype}; convert one of them "
-            "(.to(dtype=...)) or run under autocast"
-        )
-
-
 def check_choice(name: str, value: object, literal: Any) -> None:
     """Refuse a value that is not one of a ``Literal``.
 
@@ -128,13 +99,3 @@ def check_choice(name: str, value: object, literal: Any) -> None:
     """
     if value not in get_args(literal):
         raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(literal))}")
-
-
-def check_count(name: str, value: object, what: str) -> None:
-    """Refuse anything but a whole number, 1 or more.
-
-    Raises:
-        ConfigError: naming the value.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ConfigError(f"{name} is {value!r}; expected a number of {what}, 1 or more")

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.checks import check_dtype, check_tensor
 
 
 class GatedFusion(Configured, nn.Module):
@@ -73,14 +72,10 @@ class GatedFusion(Configured, nn.Module):
 
     def forward(self, x3: Tensor, x2: Tensor, valid: Tensor) -> Tensor:
         """Return the mixed features; x2 is finite also where not valid."""
-        for name, values in (("x3", x3), ("x2", x2), ("valid", valid)):
-            check_tensor(name, values)
         if x3.shape[-1] != self.c3d or x2.shape[-1] != self.c2d:
             raise ShapeError(
                 f"x3 has {x3.shape[-1]} channels and x2 {x2.shape[-1]}; expected c3d = {self.c3d}, c2d = {self.c2d}"
             )
-        check_dtype("x3", x3, self.project.weight)
-        check_dtype("x2", x2, self.project.weight)
         if valid.dtype != torch.bool or not x3.shape[:-1] == x2.shape[:-1] == valid.shape:
             raise ShapeError(
                 f"x3 is {tuple(x3.shape)}, x2 {tuple(x2.shape)}, valid {tuple(valid.shape)} {valid.dtype}; expected "

@@ -14,7 +14,6 @@ from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.attachment import Attached, Pyramid, Slot, hook_blocks
-from dinoneck.points.checks import check_devices, check_dtype
 from dinoneck.points.engines import SparseAdapter
 from dinoneck.points.sparse import SparseFeatures, check_stride
 
@@ -112,7 +111,7 @@ class DecoderInjection(Configured, nn.Module):
 
     Raises:
         ConfigError: if there are no levels, or a size is not positive.
-        ShapeError: if channels, shapes or dtypes do not fit.
+        ShapeError: if channels or shapes do not fit.
 
     Examples:
         >>> injection = DecoderInjection(384, levels={2: 96, 1: 96})
@@ -208,7 +207,6 @@ class DecoderInjection(Configured, nn.Module):
         level = self._level(features.stride)
         self._check(x, level)
         self._check_features(features.feats)
-        check_devices(x=x, coords=coords, pyramid=features.feats)
         if x.shape[:-1] != coords.shape[:1]:
             raise ShapeError(
                 f"x is {tuple(x.shape)} and coords {tuple(coords.shape)}; expected (M, C) and (M, 3), a row per voxel"
@@ -266,8 +264,6 @@ class DecoderInjection(Configured, nn.Module):
         """Refuse a pyramid that lacks a stride or has features of another width."""
         if pyramid is None:
             return
-        if not isinstance(pyramid, Mapping) or not all(isinstance(x, SparseFeatures) for x in pyramid.values()):
-            raise ConfigError(f"the pyramid is a {type(pyramid).__name__}; expected {{stride: SparseFeatures}}")
         for stride in self.strides:
             if stride not in pyramid:
                 raise ConfigError(
@@ -299,7 +295,6 @@ class DecoderInjection(Configured, nn.Module):
     def _check_features(self, features: Tensor) -> None:
         if features.shape[-1] != self.c_dino:
             raise ShapeError(f"the features have {features.shape[-1]} channels; c_dino is {self.c_dino}")
-        check_dtype("the features", features, next(self.parameters()))
 
     def _known(self) -> str:
         return ", ".join(map(str, self.strides))
@@ -319,9 +314,6 @@ class InjectedUNet(nn.Module):
         injection: what is added.
         names: stride -> name of the block behind the concatenation.
         adapter: of an engine that is not known here.
-
-    Raises:
-        ConfigError: if the network is wrapped already.
     """
 
     def __init__(
@@ -332,8 +324,6 @@ class InjectedUNet(nn.Module):
         adapter: SparseAdapter | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(unet, InjectedUNet):
-            raise ConfigError("the network is wrapped already; remove() that injection, and wrap its .unet")
         self._slot = Slot()
         self._attached = hook_blocks(injection, self._slot, unet, names, adapter)
         self.unet, self.injection = unet, injection

@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 import torch
 from torch import Tensor, nn
 
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.checks import check_choice, check_count, check_devices, check_dtype, check_tensor
+from dinoneck.points.checks import check_choice, check_tensor
 from dinoneck.points.projection import Links
 from dinoneck.points.pyramid import Reduce
 from dinoneck.points.reductions import cell_max, weighted_bags
@@ -135,8 +136,8 @@ def _in_chunks(block: Callable[[tuple[int, int]], Tensor], seen: Tensor, chunk: 
 
 def _token_table(maps: Tensor, project: nn.Linear | None) -> tuple[Tensor, int]:
     """All tokens below each other (T, C), projected, and how many rows lie between two views' first tokens."""
-    if project is not None:
-        _check_projection(maps, project)
+    if project is not None and not isinstance(project, nn.Linear):
+        raise ConfigError(f"project is a {type(project).__name__}; expected torch.nn.Linear: only that may run first")
     count, channels, rows, cols = maps.shape
     per_view = rows * cols
     learns = maps.requires_grad or (project is not None and any(p.requires_grad for p in project.parameters()))
@@ -187,7 +188,8 @@ def _block(
     bags = n_views if reduce != "mean" else n_views.new_zeros(rows[1] - rows[0]).index_add_(0, row, n_views)
     size = (maps.shape[2], maps.shape[3])
     token, weight = _corners(links.uv[link].detach(), links.image_size, size, sampling, dtype)
-    first = (links.view[link] * per_view).to(_index_dtype(maps.shape[0] * per_view, token.numel()))
+    narrow = torch.int32 if max(maps.shape[0] * per_view, token.numel()) < 1 << 31 else torch.int64
+    first = (links.view[link] * per_view).to(narrow)
     weight *= torch.repeat_interleave(share, n_views)[:, None]
     sums = _summed(table, (first[:, None] + token).flatten(), weight.flatten(), bags * token.shape[1])
     if reduce != "max":
@@ -244,10 +246,6 @@ def _summed(table: Tensor, token: Tensor, weight: Tensor, counts: Tensor) -> Ten
     return weighted_bags(table, token, weight.to(table.dtype), starts.to(token.dtype))
 
 
-def _index_dtype(tokens: int, entries: int) -> torch.dtype:
-    return torch.int32 if max(tokens, entries) < 1 << 31 else torch.int64
-
-
 def _check(
     maps: Tensor, links: Links, grid: VoxelGrid | None, sampling: str, views: str, reduce: str, chunk: int
 ) -> None:
@@ -257,9 +255,6 @@ def _check(
         ShapeError, ConfigError, DataError: see :func:`lift`.
     """
     check_tensor("maps", maps)
-    for name, given, kind in (("links", links, Links), ("grid", grid, VoxelGrid)):
-        if not isinstance(given, kind) and (name, given) != ("grid", None):
-            raise ShapeError(f"{name} is a {type(given).__name__}; expected dinoneck.points.{kind.__name__}")
     if maps.ndim != 4 or not maps.is_floating_point() or 0 in maps.shape[1:]:
         raise ShapeError(f"maps are {maps.dtype} of shape {tuple(maps.shape)}; expected floats (views, C, rows, cols)")
     if maps.shape[0] != links.num_views:
@@ -268,43 +263,9 @@ def _check(
         raise ShapeError(
             f"the grid has {grid.inverse.shape[0]} points, the links {links.num_points}; make both of the same points"
         )
-    check_devices(maps=maps, links=links.view, grid=None if grid is None else grid.inverse)
     check_choice("sampling", sampling, Sampling)
     check_choice("views", views, Views)
     check_choice("reduce", reduce, Reduce)
-    check_count("chunk", chunk, "links")
+    at_least(1, chunk=chunk)
     if bool((links.point[1:] < links.point[:-1]).any()):
         raise DataError("links are not sorted by point; take them as PointProjector gives them")
-    if links.counts is None:  # made by hand
-        _check_places(links)
-
-
-def _check_places(links: Links) -> None:
-    """Refuse links to views, points or pixels that there are not.
-
-    Raises:
-        DataError: naming the first.
-    """
-    if min(links.image_size) < 1:
-        raise DataError(f"the links' image_size is {links.image_size}; expected pixels, at least 1")
-    for name, rows, count in (("view", links.view, links.num_views), ("point", links.point, links.num_points)):
-        wrong = ((rows < 0) | (rows >= count)).nonzero()
-        if len(wrong):
-            raise DataError(f"link {int(wrong[0])} names {name} {int(rows[wrong[0]])}; expected 0 ... {count - 1}")
-    lost = (~links.uv.isfinite().all(1)).nonzero()
-    if len(lost):
-        raise DataError(f"link {int(lost[0])} has uv = {links.uv[lost[0, 0]].tolist()}; expected finite pixels")
-
-
-def _check_projection(maps: Tensor, project: nn.Linear) -> None:
-    """Refuse a projection of other maps, or one that does not commute with averaging.
-
-    Raises:
-        ConfigError: if it is not a linear layer.
-        ShapeError: for another width or dtype.
-    """
-    if not isinstance(project, nn.Linear):
-        raise ConfigError(f"project is a {type(project).__name__}; expected torch.nn.Linear: only that may run first")
-    if project.in_features != maps.shape[1]:
-        raise ShapeError(f"project takes {project.in_features} channels; the maps have {maps.shape[1]}")
-    check_dtype("the maps", maps, project.weight)

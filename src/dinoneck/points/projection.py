@@ -7,19 +7,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.points.cameras import LARGEST_DEPTH_M, Cameras, some_depths
 from dinoneck.points.checks import (
     check_choice,
-    check_count,
     check_depth_sides,
-    check_devices,
     check_finite,
     check_index,
     check_tensor,
@@ -56,15 +54,6 @@ class Links:
     num_views: int
     image_size: tuple[int, int]
     counts: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        check_tensor("view", self.view)
-        check_index("view", self.view, self.view.numel())
-        check_index("point", self.point, len(self.view))
-        for name, shape in (("uv", (len(self.view), 2)), ("z", (len(self.view),))):
-            check_tensor(name, getattr(self, name))
-            if tuple(getattr(self, name).shape) != shape:
-                raise ShapeError(f"{name} has shape {tuple(getattr(self, name).shape)}; expected {shape} as of view")
 
     def __len__(self) -> int:
         return len(self.view)
@@ -141,7 +130,6 @@ class PointProjector:
         depth_rel: agreement with depth, as a share of z.
         unknown_depth: what becomes of points at pixels without depth (0, negative, NaN, infinite): ``"reject"`` or
             ``"accept"``.
-        border: pixels along the image's edge that count as outside.
         chunk: pairs of a point and a view in memory at once.
 
     Raises:
@@ -167,23 +155,18 @@ class PointProjector:
     depth_abs: float = 0.05
     depth_rel: float = 0.02
     unknown_depth: UnknownDepth = "reject"
-    border: float = 0.0
     chunk: int = 500_000
 
     def __post_init__(self) -> None:
-        for name in ("near", "far", "depth_abs", "depth_rel", "border"):
-            value = getattr(self, name)
-            if (isinstance(value, bool) or not isinstance(value, Real)) and (name, value) != ("far", None):
-                raise ConfigError(f"{name} is {value!r}; expected a number")
         if not 0 < self.near < math.inf:
             raise ConfigError(f"near is {self.near}; expected metres above 0")
         if self.far is not None and not self.far > self.near:
             raise ConfigError(f"far is {self.far}; expected more than near, {self.near} m, or None")
-        for name in ("depth_abs", "depth_rel", "border"):
+        for name in ("depth_abs", "depth_rel"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; expected 0 or more")
         check_choice("unknown_depth", self.unknown_depth, UnknownDepth)
-        check_count("chunk", self.chunk, "pairs")
+        at_least(1, chunk=self.chunk)
 
     @torch.no_grad()
     def __call__(
@@ -198,9 +181,8 @@ class PointProjector:
             batch: int64 (N,), the sample of every point; a point meets the views of its own sample.
 
         Raises:
-            ShapeError: if shapes, dtypes or devices do not fit.
+            ShapeError: if shapes or dtypes do not fit.
             DataError: if points are not finite, or depth or points are in millimetres.
-            ConfigError: for a border that leaves nothing of the images.
         """
         check_cloud(points, cameras, depth, batch)
         links = self.link(points, cameras, depth, batch)
@@ -211,11 +193,6 @@ class PointProjector:
     def link(self, points: Tensor, cameras: Cameras, depth: Tensor | None, batch: Tensor | None) -> Links:
         """Link without looking at what was given: see the call."""
         steps = 3 if depth is None else 5
-        if 2 * self.border >= min(cameras.size):
-            height, width = cameras.size
-            raise ConfigError(
-                f"border is {self.border} px on every side of images of {height}x{width} px; nothing is left"
-            )
         counts = torch.zeros(len(cameras), steps, dtype=torch.int64, device=points.device)
         none = points.new_zeros(0, dtype=torch.int64)
         parts = [_Part(none, none, points.new_zeros(0, 2), points.new_zeros(0))]
@@ -235,10 +212,10 @@ class PointProjector:
         """Link one sample's points and views, block by block of points: what comes is sorted as it is found."""
         if not len(views):
             return
-        height, width = (side - 2 * self.border for side in cameras.size)
+        height, width = cameras.size
         matrices = cameras.projections()[views]
-        # counted from the corner inside the border, an image is 0 <= x < width: one product per axis, no division by 0
-        matrices[:, :2] += (0.5 - self.border) * matrices[:, 2:]
+        # counted from its corner, an image is 0 <= x < width: one product per axis, no division by 0
+        matrices[:, :2] += 0.5 * matrices[:, 2:]
         matrix = matrices.permute(2, 1, 0).flatten(1)
         number, block = len(points) if rows is None else len(rows), max(1, self.chunk // len(views))
         for start in range(0, number, block):
@@ -253,7 +230,7 @@ class PointProjector:
             point, view = inside.nonzero().unbind(1)
             place = point * seen.shape[1] + view
             x, y, z = (seen.flatten()[place + k * len(views)] for k in range(3))
-            uv = torch.stack([x, y], 1) / z[:, None] + (self.border - 0.5)
+            uv = torch.stack([x, y], 1) / z[:, None] - 0.5
             part = _Part(views[view], point + start if rows is None else rows[point + start], uv, z)
             if depth is not None:
                 part = self._visible(part, depth, cameras.size, counts)
@@ -279,7 +256,7 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
     """Refuse a cloud, depth and batch index that do not fit each other or the cameras.
 
     Raises:
-        ShapeError: for shapes, dtypes and devices.
+        ShapeError: for shapes and dtypes.
         DataError: for points that are not finite.
     """
     if not isinstance(cameras, Cameras):
@@ -306,7 +283,6 @@ def check_cloud(points: Tensor, cameras: Cameras, depth: Tensor | None, batch: T
             )
         if depth.numel():
             check_depth_sides(depth, cameras.size)
-    check_devices(points=points, cameras=cameras.K, depth=depth, batch=batch)
     check_finite(points)
 
 
@@ -316,14 +292,11 @@ def _look_at(counts: list[int], points: Tensor, cameras: Cameras, depth: Tensor 
     known, agree = measured if measured else (0, 0)
     if depth is not None and (agree < _SUSPICIOUS_SHARE * known or not in_bounds):
         check_units(points, cameras, depth, batch)
-    if not in_bounds and offered >= _SUSPICIOUS_PAIRS:
-        logger.warning("none of %d points lies in any image: look at units (metres), poses and K", len(points))
-    elif measured and not known and in_bounds >= _SUSPICIOUS_PAIRS:
-        logger.warning("depth is unknown at all %d projected points, so no view sees any", in_bounds)
-    elif agree < _SUSPICIOUS_SHARE * known and known >= _SUSPICIOUS_PAIRS:
+    wrong_depth = depth is not None and agree <= _SUSPICIOUS_SHARE * known and in_bounds >= _SUSPICIOUS_PAIRS
+    if wrong_depth or (not in_bounds and offered >= _SUSPICIOUS_PAIRS):
         logger.warning(
-            "%d of %d projected points agree with the depth at their pixels: dinoneck.points.check_cameras tells "
-            "whether the poses are read the right way", agree, known
+            "of %d projected points %d lie in an image, %d of them at known depth, which %d agree with: look at units "
+            "(metres), poses and K, see dinoneck.points.check_cameras", offered, in_bounds, known, agree
         )  # fmt: skip
 
 

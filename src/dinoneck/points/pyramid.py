@@ -64,10 +64,6 @@ class SparsePyramid(nn.Module):
         check_choice("reduce", reduce, Reduce)
         self.strides, self.reduce, self.masked = tuple(strides), reduce, masked
 
-    def extra_repr(self) -> str:
-        """Show what is pooled how."""
-        return f"strides={self.strides}, reduce={self.reduce!r}, masked={self.masked}"
-
     def forward(self, features: SparseFeatures) -> dict[int, SparseFeatures]:
         """Return all levels; a level of the features' own stride is these."""
         if self.reduce == "mean" and not features.feats.is_floating_point():

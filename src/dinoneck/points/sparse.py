@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.points.checks import check_devices, check_integers, check_tensor
+from dinoneck.points.checks import check_integers, check_tensor
 from dinoneck.points.keys import MAX_STRIDE, at_stride, encode
 
 
@@ -62,7 +62,6 @@ class SparseFeatures:
             )
         if tuple(self.valid.shape) != (rows,) or self.valid.dtype != torch.bool:
             raise ShapeError(f"valid is {self.valid.dtype} {tuple(self.valid.shape)}; expected bool ({rows},)")
-        check_devices(coords=self.coords, batch=self.batch, feats=self.feats, valid=self.valid)
 
     @cached_property
     def keys(self) -> Tensor:
@@ -93,8 +92,6 @@ class SparseFeatures:
             ShapeError: if shapes do not fit.
             DataError: for a coordinate beyond -131072 ... 131071, or if the rows are not sorted by key.
         """
-        check_tensor("coords", coords)
-        check_devices(coords=coords, features=self.coords)
         wanted = at_stride(encode(coords, batch), self.stride)
         if not len(self):
             return self.feats.new_zeros(len(wanted), self.feats.shape[1]), torch.zeros_like(wanted, dtype=torch.bool)
@@ -111,10 +108,6 @@ class SparseFeatures:
         """Return the features on another device, in another dtype; coordinates stay integers."""
         tensors = {name: getattr(self, name).to(device) for name in ("coords", "batch", "valid")}
         return replace(self, feats=self.feats.to(device, dtype), **tensors)
-
-    def detach(self) -> SparseFeatures:
-        """Return the features without their graph."""
-        return replace(self, feats=self.feats.detach())
 
     def __repr__(self) -> str:
         seen = int(self.valid.sum())

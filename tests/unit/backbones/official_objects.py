@@ -91,12 +91,6 @@ class Dinov2Like(Official):
     def prepare_tokens_with_masks(self, x: Tensor, masks: Tensor | None = None) -> Tensor:
         return self.tokens(x)
 
-    def get_intermediate_layers(
-        self, x: Tensor, n: Any = 1, reshape: bool = False, return_class_token: bool = False, norm: bool = True
-    ) -> tuple[Any, ...]:
-        skip = 1 + self.num_register_tokens
-        return tuple((y[:, skip:], y[:, 0]) for y in self.outputs(x, n, norm))
-
 
 class Dinov3Like(Official):
     """dinov3's surface: keyword n, extra tokens, rotary positions, perhaps a norm of its own for the prefix."""
@@ -121,29 +115,3 @@ class Dinov3Like(Official):
             return self.norm(y)
         skip = 1 + self.n_storage_tokens
         return torch.cat((self.cls_norm(y[:, :skip]), self.norm(y[:, skip:])), dim=1)
-
-    def get_intermediate_layers(
-        self,
-        x: Tensor,
-        *,
-        n: Any = 1,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        return_extra_tokens: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        skip = 1 + self.n_storage_tokens
-        return tuple((y[:, skip:], y[:, 0], y[:, 1:skip]) for y in self.outputs(x, n, norm))
-
-
-class MethodOnly(nn.Module):
-    """An object that shows nothing but the method and a few numbers."""
-
-    def __init__(self, inner: Official) -> None:
-        super().__init__()
-        self.inner = inner
-        self.embed_dim, self.patch_size, self.blocks = inner.embed_dim, inner.patch_size, inner.blocks
-        self.get_intermediate_layers = inner.get_intermediate_layers
-        for name in ("n_storage_tokens", "num_register_tokens"):
-            if hasattr(inner, name):
-                setattr(self, name, getattr(inner, name))

@@ -51,7 +51,7 @@ def test_every_name_gives_tokens_of_the_right_shape(name: str) -> None:
 def test_names_with_a_tag() -> None:
     backbone = load_backbone("vit_small_patch16_dinov3.lvd1689m", pretrained=False)
     assert backbone.name == "vit_small_patch16_dinov3.lvd1689m"
-    with pytest.raises(BackboneError, match=r"no weights tag 'lvd9'; known: vit_small_patch16_dinov3.lvd1689m"):
+    with pytest.raises(BackboneError, match=r"lvd9.* vit_small_patch16_dinov3.lvd1689m"):
         load_backbone("vit_small_patch16_dinov3.lvd9", pretrained=False)
 
 
@@ -60,7 +60,7 @@ def test_names_with_a_tag() -> None:
     [
         ("dinov3_small", r"'dinov3_small' is unknown.*'dinoneck list backbones' lists"),
         ("vit_smal_patch16_dinov3", r"Did you mean 'vit_small_patch16_dinov3'\?"),
-        ("convnext_tiny.dinov3_lvd1689m", "is a ConvNeXt.*DINOv3 ViTs: "),
+        ("convnext_tiny.dinov3_lvd1689m", "convnext_tiny"),
         ("vit_base_patch16_224", "wrap_backbone"),
     ],
 )

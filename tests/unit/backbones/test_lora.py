@@ -243,10 +243,9 @@ def test_adapters_of_others_are_not_mistaken_for_the_base() -> None:
         wrap_backbone(peft.inject_adapter_in_model(config, model))
     with pytest.raises(BackboneError, match="adapters of peft"):
         wrap_backbone(peft.get_peft_model(load_backbone("dinoneck_tiny").adapter.model, config))
-    with pytest.raises(BackboneError, match="Backbone already"):
-        wrap_backbone(load_backbone("dinoneck_tiny"))
-    with pytest.raises(BackboneError, match=r"pass its \._orig_mod"):
-        wrap_backbone(torch.compile(load_backbone("dinoneck_tiny").adapter.model))
+    for wrapped in (load_backbone("dinoneck_tiny"), torch.compile(load_backbone("dinoneck_tiny").adapter.model)):
+        with pytest.raises(BackboneError, match=type(wrapped).__name__):
+            wrap_backbone(wrapped)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("source", ["timm", "transformers"])

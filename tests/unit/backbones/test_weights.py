@@ -135,8 +135,7 @@ def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
         (change("extra.weight", torch.zeros(1)), "without a place in the model: extra.weight"),
         (change("norm.weight", torch.ones(3)), r"norm.weight is \(3,\), expected \(384,\)"),
         (change("norm.weight", torch.full((384,), torch.nan)), "not finite"),
-        (lambda s: {f"module.{k}": v for k, v in s.items()}, "carry the prefix 'module.'"),
-        (lambda s: {"embeddings.cls_token": torch.zeros(1)}, "names of the transformers library"),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, r"model: module\."),
     ],
 )
 def test_files_that_do_not_fit_are_refused_by_key(
@@ -151,9 +150,7 @@ def test_a_file_of_another_size_is_named(small_state: State, tmp_path: Path) -> 
     torch.save(small_state, tmp_path / "small.pth")
     with (
         torch.device("meta"),
-        pytest.raises(
-            BackboneError, match=r"the file holds a ViT-S \(384 channels\), the model is a ViT-B \(768 channels\)"
-        ),
+        pytest.raises(BackboneError, match=r"attn\.proj\.weight is \(384, 384\), expected \(768, 768\)"),
     ):
         load_backbone("vit_base_patch16_dinov3_qkvb", checkpoint=tmp_path / "small.pth")
 

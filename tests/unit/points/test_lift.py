@@ -349,14 +349,8 @@ def test_autocast_projects_in_half_precision() -> None:
         ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "the grid has 5 points, the links 40"),
         ({"sampling": "cubic"}, ConfigError, "sampling is 'cubic'; expected one of bilinear, nearest"),
         ({"reduce": "sum"}, ConfigError, "reduce is 'sum'; expected one of max, mean"),
-        ({"chunk": 0}, ConfigError, "chunk is 0; expected a number of links, 1 or more"),
+        ({"chunk": 0}, ConfigError, "chunk is 0"),
         ({"views": "first"}, ConfigError, "views is 'first'; expected one of mean, random, closest"),
-        ({"project": nn.Linear(5, 2)}, ShapeError, "takes 5 channels; the maps have 4"),
-        (
-            {"project": nn.Linear(4, 2, dtype=torch.float64)},
-            ShapeError,
-            "the maps is torch.float32, that of the weights torch.float64",
-        ),
         ({"project": nn.Sequential(nn.Linear(4, 2), nn.ReLU())}, ConfigError, "Sequential; expected torch.nn.Linear"),
     ],
 )

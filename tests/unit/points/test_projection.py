@@ -164,7 +164,7 @@ def test_chunks_bound_memory_and_change_nothing(
 
 @pytest.mark.parametrize(
     "option",
-    [{"near": 2.0}, {"far": 2.0}, {"depth_abs": 0.0}, {"depth_rel": 0.2}, {"unknown_depth": "accept"}, {"border": 10}],
+    [{"near": 2.0}, {"far": 2.0}, {"depth_abs": 0.0}, {"depth_rel": 0.2}, {"unknown_depth": "accept"}],
 )
 def test_every_option_changes_the_links(option: dict[str, object], scene: tuple[Tensor, Cameras, Tensor]) -> None:
     points, cameras, depth = scene
@@ -176,9 +176,6 @@ def test_every_option_changes_the_links(option: dict[str, object], scene: tuple[
         assert pairs(other) == {pair for pair, z in zip(sorted_pairs(default), default.z, strict=True) if z > 2.0}
     if "far" in option:
         assert pairs(other) == {pair for pair, z in zip(sorted_pairs(default), default.z, strict=True) if z < 2.0}
-    if "border" in option:
-        inner = (default.xy >= 10).all(1) & (default.xy[:, 0] < 70) & (default.xy[:, 1] < 50)
-        assert pairs(other) == {pair for pair, kept in zip(sorted_pairs(default), inner, strict=True) if kept}
 
 
 def sorted_pairs(links: Links) -> list[tuple[int, int]]:
@@ -274,10 +271,9 @@ def test_nothing_in_any_image_and_no_depth_at_all_are_logged(
     points, cameras, depth = scene
     far = points + torch.tensor([0.0, 0.0, 80.0], dtype=points.dtype)
     assert not len(PointProjector()(far, cameras, depth)) and not len(PointProjector()(points, cameras, depth * 0))
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        f"none of {len(points)} points lies in any image",
-        f"depth is unknown at all {len(PointProjector()(points, cameras))} projected points, so no view sees any",
-    ]
+    in_image = len(PointProjector()(points, cameras))
+    shown = [f"{6 * len(points)} projected points 0 lie in an image", f"{in_image} lie in an image, 0 of them at known"]
+    assert all(part in text for part, text in zip(shown, caplog.messages, strict=True))
 
 
 def test_points_in_millimetres_far_from_all_images_are_named(scene: tuple[Tensor, Cameras, Tensor]) -> None:
@@ -298,7 +294,6 @@ def test_points_in_millimetres_far_from_all_images_are_named(scene: tuple[Tensor
         ({"depth": torch.ones(6, 0, 8)}, ShapeError, r"\(6, 0, 8\)"),
         ({"depth": torch.ones(6, 6, 8).int()}, ShapeError, r"torch\.int32; expected floating metres .*depth / 1000"),
         ({"batch": torch.zeros(4).long()}, ShapeError, r"batch is given and Cameras\(sample=\.\.\.\) is not"),
-        ({"points": torch.zeros(4, 3, device="meta")}, ShapeError, r"points on meta, cameras on cpu"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(
@@ -315,10 +310,6 @@ def test_a_batch_that_does_not_fit_is_named(scene: tuple[Tensor, Cameras, Tensor
         PointProjector()(torch.zeros(4, 3), cameras)
     with pytest.raises(ShapeError, match=r"batch is torch\.int64 \(3,\); expected torch\.int64 \(4,\)"):
         PointProjector()(torch.zeros(4, 3), cameras, batch=torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ShapeError, match=r"uv has shape \(4, 3\); expected \(4, 2\)"):
-        Links(torch.zeros(4).long(), torch.zeros(4).long(), torch.zeros(4, 3), torch.zeros(4), 4, 6, SMALL)
-    with pytest.raises(ShapeError, match=r"point is torch\.float32 \(\d+,\); expected torch\.int64"):
-        Links(torch.zeros(4).long(), torch.zeros(4), torch.zeros(4, 2), torch.zeros(4), 4, 6, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +319,6 @@ def test_a_batch_that_does_not_fit_is_named(scene: tuple[Tensor, Cameras, Tensor
         ({"far": 0.01}, r"far is 0\.01; expected more than near"),
         ({"depth_abs": -1.0}, r"depth_abs is -1\.0"),
         ({"depth_rel": float("nan")}, r"depth_rel is nan"),
-        ({"border": -1}, r"border is -1"),
         ({"unknown_depth": "keep"}, r"'keep'; expected one of reject, accept"),
         ({"chunk": 0}, r"chunk is 0"),
     ],

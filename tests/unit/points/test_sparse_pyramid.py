@@ -189,3 +189,13 @@ def test_other_options_and_coarser_features_are_refused() -> None:
     flipped = SparseFeatures(*(x.flip(0) for x in (coarse.coords, coarse.batch, coarse.feats, coarse.valid)), 4)
     with pytest.raises(DataError, match="sorted by key"):
         SparsePyramid((8,))(flipped)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_more_equal_maxima_than_halves_count_share_one_gradient(dtype: torch.dtype) -> None:
+    grid = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(42)] * 3))
+    feats = torch.zeros(len(grid), 1, dtype=dtype, requires_grad=True)
+    voxels = SparseFeatures(grid.coords, grid.batch, feats, torch.ones(len(grid), dtype=torch.bool))
+    SparsePyramid((64,))(voxels)[64].feats.sum().backward()
+    assert feats.grad is not None and feats.grad.dtype == dtype
+    assert float(feats.grad.double().sum()) == pytest.approx(1.0, rel=0.01)
