@@ -90,20 +90,24 @@ def evaluate(
         cost[name] = _cost(one.passes[0].backbone, one.passes[0].modules[1:], seconds, len(table))
     if not scored:
         raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
-    return _report(scored, predictions, groups_of(table) or list(table.index)) | {"cost": cost, "versions": versions()}
+    weights = {name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored}
+    report = _report(scored, predictions, groups_of(table) or list(table.index), weights)
+    return report | {"cost": cost, "versions": versions()}
 
 
-def _report(scored: Mapping[str, Scored], predictions: Mapping[str, Any], groups: Sequence[Any]) -> dict[str, Any]:
+def _report(
+    scored: Mapping[str, Scored], predictions: Mapping[str, Any], groups: Sequence[Any], weights: Mapping[str, float]
+) -> dict[str, Any]:
     """The scores, as a training reports them."""
     split, numbers = Split([np.arange(len(groups))], groups), len(set(groups))
-    scores = scores_of(scored, predictions, split)
+    scores = scores_of(scored, predictions, split, weights)
     about: dict[str, Any] = {
         "images": len(groups),
         "predicted": len(groups),
         "groups": numbers,
         "groups_predicted": numbers,
     }
-    about |= {"scores": scores, "spread": spread_of(scored, split), "auxiliary": [], "target_weights": {}}
+    about |= {"scores": scores, "spread": spread_of(scored, split), "auxiliary": [], "target_weights": weights}
     return about | {"verdict": verdict(scored, scores, numbers, [*predictions])}
 
 

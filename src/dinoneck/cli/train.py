@@ -64,7 +64,8 @@ def train(
         return {"out": out, "report": report}
     if heads:
         return _compared(run, heads, out, overwrite, resume)
-    from dinoneck.training.run import check_folder, prepare, train_folds
+    from dinoneck.training.folder import check_folder
+    from dinoneck.training.run import prepare, train_folds
 
     check_folder(out, overwrite=overwrite)
     prepared = prepare(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite=overwrite)

@@ -34,11 +34,17 @@ def check_used(config: TrainConfig) -> None:
             "data.val_images": data.val_images,
             "detector": config.detector != default.detector,
         },
-        "live tokens: call fit with dinoneck.training.LiveTokens": {
+    }
+    if config.backbone.lora is None:
+        needs["a backbone that is trained along: write backbone.lora (--lora)"] = {
             "optim.cutmix_alpha": optim.cutmix_alpha,
             "optim.backbone_lr": optim.backbone_lr,
-        },
-    }
+        }
+    elif data.store is not None or config.with_ridge:
+        raise ConfigError(
+            f"backbone.lora is {config.backbone.lora}: tokens change with the backbone, so they come from images, not "
+            "from data.store, and with_ridge cannot average the head with a baseline on other tokens; leave one out"
+        )
     if data.labels is None:
         needs["masks: name them (data.labels, --labels)"] = {
             "data.classes": data.classes,

@@ -12,8 +12,9 @@ from dinoneck.errors import ConfigError
 from dinoneck.progress import note
 from dinoneck.regular_files import read_regular
 from dinoneck.training.config import TrainConfig
+from dinoneck.training.folder import LOGS, REPORT
 from dinoneck.training.report import HEAD, scores_of, verdict
-from dinoneck.training.run import LOGS, REPORT, Run, prepare, train_folds
+from dinoneck.training.run import Run, prepare, train_folds
 from dinoneck.training.scores import Split
 from dinoneck.training.table import groups_of
 

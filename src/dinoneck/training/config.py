@@ -93,7 +93,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
 
 
 class BackboneConfig(Config, frozen=True, kw_only=True):
-    """The frozen backbone.
+    """The backbone.
 
     Attributes:
         name: see 'dinoneck list backbones'; None = DINOv3 ViT-S/16, or the store's.
@@ -102,6 +102,7 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
         random: seeded random weights without download, equal on every machine.
         seed: which random weights; None = 0.
         layers: block indices to read, such as 2 5 8 11; None = the last.
+        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = frozen.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -110,6 +111,7 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
     random: Annotated[bool, arg(name="random-backbone")] = False
     seed: Annotated[Seed | None, arg(name="backbone-seed")] = None
     layers: tuple[int, ...] | None = None
+    lora: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,7 @@ def write_predictions(
     Raises:
         DataError: if a prediction is not finite.
     """
-    device = next(heads[HEAD].parameters()).device
+    device = next(next(iter(heads.values())).parameters()).device
     for rows in in_batches(valid, _BATCH):
         batch = tokens.batch([tokens.ids[row] for row in rows]).to(device)
         for method, head in heads.items():
@@ -61,13 +61,16 @@ def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:
 
 
 def predictions_of_baselines(
-    problem: Problem, tokens: TokenSource, folds: Sequence[Fold], groups: Sequence[str] | None
+    problem: Problem,
+    tokens: TokenSource,
+    folds: Sequence[Fold],
+    groups: Sequence[str] | None,
+    methods: Sequence[str] = (HEAD, LINEAR, BOTH),
 ) -> Methods:
     """Return the out-of-fold predictions of the baselines that are not heads, and room for those of the heads."""
     count = len(tokens.ids)
     found: Methods = {
-        method: {name: _unknown(target, count) for name, target in problem.scored.items()}
-        for method in (HEAD, LINEAR, BOTH)
+        method: {name: _unknown(target, count) for name, target in problem.scored.items()} for method in methods
     }
     own = {name: target for name, target in problem.scored.items() if not target.auxiliary}
     values = [name for name, target in own.items() if target.kind == "value"]
@@ -75,12 +78,12 @@ def predictions_of_baselines(
     held_out = any(len(valid) for _, valid in folds)
     if held_out and (values or classes):
         features = pooled_tokens(tokens, tokens.ids)
-        methods: dict[str, tuple[Any, Any]] = {KNN: (knn_path, features)}
+        probes: dict[str, tuple[Any, Any]] = {KNN: (knn_path, features)}
         if isinstance(tokens, MemoryTokens) and tokens.colours is not None:
-            methods[COLOUR] = (ridge_path, tokens.colours.double().numpy())
+            probes[COLOUR] = (ridge_path, tokens.colours.double().numpy())
         lowest = [next((t.minimum for t in problem.tasks if t.name == own[name].output), None) for name in values]
         floor = np.array([-np.inf if low is None else low for low in lowest])
-        for method, (path, x) in methods.items():
+        for method, (path, x) in probes.items():
             found[method] = {}
             if values:
                 true = np.concatenate([own[name].truth for name in values], axis=1)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from msgspec.structs import force_setattr
-from tyro.conf import Suppress
 
 from dinoneck.errors import ConfigError
 from dinoneck.training.structs import Config
@@ -49,7 +48,7 @@ class Recipe(Config, frozen=True, kw_only=True):
             at the head's entrance (default: on), for heads that start with a linear layer or a norm.
         mixup_alpha: mix tokens and losses of pairs of images, by shares from Beta(alpha, alpha); None = off.
         mixup_off_last: share of the steps at the end without mixup and CutMix.
-        cutmix_alpha: paste parts of images, for live tokens; None = off.
+        cutmix_alpha: paste parts of images, where the backbone is trained along; None = off.
         patience: epochs without a better validation loss before training stops with the best weights; None = keep the
             last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
@@ -72,7 +71,7 @@ class Recipe(Config, frozen=True, kw_only=True):
     standardise_tokens: bool = True
     mixup_alpha: Positive | None = None
     mixup_off_last: Share = 0.2
-    cutmix_alpha: Suppress[Positive | None] = None
+    cutmix_alpha: Positive | None = None
     patience: Count | None = None
     backbone_lr: Positive | None = None
 

@@ -7,18 +7,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
 
 from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, DataError, counted, some_of
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
@@ -34,21 +34,29 @@ from dinoneck.training.checks import check_targets, check_used
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.engine import Callback
 from dinoneck.training.fitting import fit_rows
+from dinoneck.training.folder import (
+    HEAD_FILE,
+    HEADS,
+    LOGS,
+    PREDICTIONS,
+    REPORT,
+    RUN,
+    UNFINISHED,
+    check_folder,
+    results_in,
+)
 from dinoneck.training.folds import Fold, folds_of
 from dinoneck.training.loggers import loggers_of
 from dinoneck.training.maps import map_task, read_maps
 from dinoneck.training.predictions import Methods, predictions_of_baselines, write_predictions
 from dinoneck.training.report import BOTH, HEAD, LINEAR
 from dinoneck.training.scores import Split
-from dinoneck.training.source import Source, TableTokens, source_of
-from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.source import Source, TableTokens, live_tokens, source_of
+from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.training.state import LOG, check_same
 from dinoneck.training.table import groups_of, table_of
-from dinoneck.training.tasks import Problem, problem_of
+from dinoneck.training.tasks import Problem, problem_of, with_fine_maps
 from dinoneck.version import versions
-
-HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
-UNFINISHED, RUN = "unfinished", "run.json"
 
 
 @dataclass(frozen=True)
@@ -145,24 +153,7 @@ def prepare(
     for number, (rows, _) in chosen.items():
         head = make_head(config, source.first, problem, rows, config.optim.seed + number)
     outputs = head.eval().predict(source.first.to(next(head.parameters()).device))
-    return Run(config, folder, frame, source, _with_fine_maps(problem, outputs), chosen)
-
-
-def _with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
-    """The problem with labels as fine as the head's map, where that is finer than the patches.
-
-    Raises:
-        ConfigError: if the head's map has another size than the labels of a dense task.
-    """
-    maps = problem.maps
-    if maps is None or (size := outputs[maps.name].shape[-2:]) == maps.values.shape[-2:]:
-        return problem
-    if maps.kind == "dense":
-        raise ConfigError(
-            f"the head predicts {tuple(size)} values of {maps.name!r} an image, and labels of a dense task are per "
-            f"patch, {tuple(maps.values.shape[-2:])}; choose a head with one prediction per patch, such as dense or fpn"
-        )
-    return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
+    return Run(config, folder, frame, source, with_fine_maps(problem, outputs), chosen)
 
 
 def train_folds(
@@ -179,45 +170,31 @@ def train_folds(
     Returns:
         The report, and the held-out predictions: method -> target -> values of all rows.
     """
-    tokens = run.source.load() if tokens is None else tokens
+    config, tokens = run.config, run.source.load() if tokens is None else tokens
     _begin(run, tokens, resume=resume)
-    predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table))
+    methods = (HEAD, LINEAR, BOTH) if config.backbone.lora is None else (HEAD, LINEAR)
+    predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table), methods)
     members: list[Head] = []
     for number, fold in run.folds.items():
+        live = live_tokens(config, run.source, run.table, _fold_file(run, number))
         try:
-            heads = _fold_heads(run, tokens, number, fold, callbacks)
-            write_predictions(run.problem, tokens, heads, fold[1].tolist(), predictions)
+            heads = _fold_heads(run, tokens, live, number, fold, callbacks)
+            parts = (
+                [(tokens, heads)] if live is None else [(live, {HEAD: heads[HEAD]}), (tokens, {LINEAR: heads[LINEAR]})]
+            )
+            for source, own in parts:
+                write_predictions(run.problem, source, own, fold[1].tolist(), predictions)
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
-        members += _keep_fold(run, heads, number, predictions)
+        members += _keep_fold(run, heads, live, number, predictions)
         note(f"fold {number} is trained, {number + 1} of {len(run.folds)}")
+    if (
+        len(run.folds) > 1 and (live := live_tokens(config, run.source, run.table, run.folder / HEAD_FILE)) is not None
+    ):  # heads of several backbones are no ensemble
+        heads = _fold_heads(run, tokens, live, None, (np.arange(len(run.table)), np.arange(0)), callbacks)
+        _keep_fold(run, heads, live, None, predictions)
+        note("the head of all images is trained")
     return _finish(run, members, predictions), predictions
-
-
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds other files than an earlier run, or results of one that are not to be replaced.
-
-    Hidden files do not count.
-
-    Raises:
-        DataError: naming it and some of its files, or the folder that cannot be written to.
-    """
-    last = (REPORT,) if (folder / UNFINISHED).is_dir() else (REPORT, HEAD_FILE)  # a run may stop before its report
-    finished = [path for path in _results(folder) if path.name in last]
-    if finished and not overwrite:
-        raise DataError(
-            f"{folder} holds results of an earlier run ({finished[0].name}); choose another folder, or pass "
-            "overwrite=True (--overwrite)"
-        )
-    own = finished or _results(folder) or (folder / UNFINISHED).is_dir()
-    if folder.is_dir() and not own and (names := [p.name for p in folder.iterdir() if not p.name.startswith(".")]):
-        raise DataError(
-            f"{folder} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}. "
-            "Results go into a folder of their own; choose a new or empty one"
-        )
-    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
 
 
 def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
@@ -237,7 +214,7 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
     if unfinished:
         check_same(json.loads(read_regular(path)), identity, str(folder))
     if _writes():
-        for old_file in [] if unfinished else _results(folder):
+        for old_file in [] if unfinished else results_in(folder):
             old_file.unlink()
         if not unfinished:
             shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
@@ -247,56 +224,69 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
 
 
 def _fold_heads(
-    run: Run, tokens: TokenSource, number: int, fold: Fold, callbacks: Sequence[Callback]
+    run: Run,
+    tokens: TokenSource,
+    live: LiveTokens | None,
+    number: int | None,
+    fold: Fold,
+    callbacks: Sequence[Callback],
 ) -> dict[str, Head]:
-    """The trained head of a fold, its baseline, and both together; a finished head comes from its file."""
+    """The trained head of a fold, its baseline, and both together; a finished head comes from its file.
+
+    With live tokens the head reads them, and the baseline those of the frozen backbone: there is no average.
+    """
     config, problem, path = run.config, run.problem, _fold_file(run, number)
+    seed = config.optim.seed + (number or 0)
     rows, valid = (side.tolist() for side in fold)
     if path.exists():
         kept: Any = HeadCheckpoint.load(path).build()
         head = kept.members[0] if run.config.with_ridge else kept
     else:
-        head = make_head(config, run.source.first, problem, rows, config.optim.seed + number)
+        head = make_head(config, run.source.first, problem, rows, seed)
         head.to(local_device(config.device))
         weighting = None
         if config.losses.weighting == "uncertainty":
             composed = [own.name for own in problem.compositions if not own.adds_tasks]
             names = [*(task.name for task in head.tasks), *composed]
             weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
-        logs = loggers_of(config.logging, run.folder, f"fold-{number}") if _writes() else ()
+        logs = loggers_of(config.logging, run.folder, _name(number)) if _writes() else ()
         fit_rows(
             head,
-            tokens,
+            live or tokens,
             problem.targets,
             rows,
             valid,
             weights=problem.weights,
             loss=weighting,
-            recipe=config.optim.changed(seed=config.optim.seed + number),
-            out=run.folder / UNFINISHED / f"fold-{number}",
+            recipe=config.optim.changed(seed=seed),
+            out=run.folder / UNFINISHED / _name(number),
             callbacks=(*callbacks, *logs),
         )
     groups = groups_of(run.table)
     linear = baseline_head(
         tokens, problem.targets, rows, head.tasks, problem.compositions, groups=groups, seed=config.optim.seed
     )
-    linear.trained_on = head.trained_on
     heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
+    if live is not None:
+        return heads
+    linear.trained_on = head.trained_on
     return heads | {BOTH: HeadEnsemble.from_heads([*heads.values()])}
 
 
-def _keep_fold(run: Run, heads: Mapping[str, Head], number: int, predictions: Methods) -> list[Head]:
+def _keep_fold(
+    run: Run, heads: Mapping[str, Head], live: LiveTokens | None, number: int | None, predictions: Methods
+) -> list[Head]:
     """Write the head of a fold unless it is there, and return the members that it brings to the ensemble."""
     members = [heads[HEAD], heads[LINEAR]] if run.config.with_ridge else [heads[HEAD]]
-    path, unfinished = _fold_file(run, number), run.folder / UNFINISHED / f"fold-{number}"
+    path, unfinished = _fold_file(run, number), run.folder / UNFINISHED / _name(number)
     if not path.exists() and _writes():
-        valid = run.folds[number][1]
+        valid = run.folds[number][1] if number is not None else ()
         method = BOTH if run.config.with_ridge else HEAD
         own = {HEAD: predictions[method]}
         split = Split([valid] if len(valid) else [], run.table.index)
         metrics = reports.fold_metrics(_scores(run, own, split)) if len(valid) else {}
-        shutil.copyfile(unfinished / LOG, run.folder / LOGS / f"fold-{number}.jsonl")
-        _save(run, heads[method], path, {"fold": number, "metrics": metrics})
+        shutil.copyfile(unfinished / LOG, run.folder / LOGS / f"{_name(number)}.jsonl")
+        _save(run, heads[method], path, {"fold": number, "metrics": metrics}, live)
     if _writes():
         shutil.rmtree(unfinished, ignore_errors=True)
     return members
@@ -331,9 +321,12 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
     }
     text = json.dumps(report, indent=2, allow_nan=False)
     if _writes():
-        whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
         method = BOTH if run.config.with_ridge else HEAD
-        _save(run, whole, folder / HEAD_FILE, {"metrics": reports.fold_metrics(scores, method)})
+        if run.config.backbone.lora is None:
+            whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
+            _save(run, whole, folder / HEAD_FILE, {"metrics": reports.fold_metrics(scores, method)})
+        elif len(run.folds) == 1:
+            shutil.copyfile(_fold_file(run, next(iter(run.folds))), folder / HEAD_FILE)
         header, *lines = reports.out_of_fold(table, problem.scored, predictions, run.folds)
         write_text(folder / PREDICTIONS, csv_text(header, lines))
         write_text(folder / REPORT, text + "\n")
@@ -351,14 +344,14 @@ def _weights(run: Run) -> dict[str, float]:
     return {name: known[name] for name in run.problem.scored if name in known}
 
 
-def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any]) -> None:
-    """Write a head with the facts of its training."""
+def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any], live: LiveTokens | None = None) -> None:
+    """Write a head with the facts of its training, and the LoRA weights that were trained along."""
     own = run.config
     facts = {"folds": len(run.folds), "seed": own.optim.seed, "epochs": own.optim.epochs, **facts}
     source = run.source
     HeadCheckpoint.from_module(
         head,
-        backbone=source.record if source.backbone is None else source.backbone,
+        backbone=live.backbone if live is not None else source.backbone or source.record,
         preprocess=source.preprocess,
         training=facts,
         tta=own.data.tta,
@@ -380,15 +373,13 @@ def _digest(run: Run, tokens: TokenSource) -> str:
     return digest.hexdigest()
 
 
-def _fold_file(run: Run, number: int) -> Path:
-    return run.folder / HEADS / f"fold-{number}.safetensors"
+def _name(number: int | None) -> str:
+    """What files call a fold; None = all images."""
+    return "fold-all" if number is None else f"fold-{number}"
 
 
-def _results(folder: Path) -> list[Path]:
-    """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
-    found = [folder / REPORT, folder / HEAD_FILE, folder / PREDICTIONS]
-    found += [*sorted((folder / HEADS).glob("fold-*.safetensors")), *sorted((folder / LOGS).glob("fold-*.jsonl"))]
-    return [path for path in found if path.exists()]
+def _fold_file(run: Run, number: int | None) -> Path:
+    return run.folder / HEAD_FILE if number is None else run.folder / HEADS / f"{_name(number)}.safetensors"
 
 
 def _writes() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
@@ -21,7 +23,7 @@ from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import BackboneConfig, TrainConfig
 from dinoneck.training.matching import SourceIds
-from dinoneck.training.sources import MemoryTokens, TokenSource
+from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,25 @@ def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None,
         lambda: MemoryTokens.extract(backbone, images, ids, preprocess=preprocess),
         backbone,
     )
+
+
+def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path) -> LiveTokens | None:
+    """Return the table's images with a copy of the backbone whose LoRA weights a fold trains.
+
+    Args:
+        config: the run; None is returned where it keeps the backbone frozen.
+        source: of the run.
+        table: of the run.
+        file: of the fold's head; if it is there, it holds the LoRA weights.
+    """
+    if config.backbone.lora is None or source.backbone is None:
+        return None
+    backbone = copy.deepcopy(source.backbone)
+    if file.exists():
+        HeadCheckpoint.load(file).apply_adapter(backbone)
+    else:
+        backbone.add_lora(config.backbone.lora, seed=config.optim.seed)
+    return LiveTokens(backbone, list(table[IMAGES]), list(table.index), source.preprocess)
 
 
 def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:

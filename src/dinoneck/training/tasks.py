@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -94,6 +94,23 @@ def problem_of(config: TrainConfig, table: Any, maps: Maps | None = None) -> Pro
     fitted |= {maps.name} if maps is not None and maps.kind == "dense" else set()
     scored = _scored(described, compositions, targets, table, maps)
     return Problem(tuple(tasks), targets, weights, tuple(compositions), frozenset(fitted), scored, maps)
+
+
+def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
+    """Return the problem with labels as fine as the head's map, where that is finer than the patches.
+
+    Raises:
+        ConfigError: if the head's map has another size than the labels of a dense task.
+    """
+    maps = problem.maps
+    if maps is None or (size := outputs[maps.name].shape[-2:]) == maps.values.shape[-2:]:
+        return problem
+    if maps.kind == "dense":
+        raise ConfigError(
+            f"the head predicts {tuple(size)} values of {maps.name!r} an image, and labels of a dense task are per "
+            f"patch, {tuple(maps.values.shape[-2:])}; choose a head with one prediction per patch, such as dense or fpn"
+        )
+    return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
 
 
 def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:

@@ -111,7 +111,7 @@ def test_scores_of_values_with_ids_are_matched() -> None:
     assert r2(true, pred) == pytest.approx(expected)
     assert weighted_r2({"y": true}, {"y": pred}, {"y": 1.0}) == pytest.approx(expected)
     assert confusion_matrix({"b": 1, "a": 0}, {"a": 0, "b": 1}, num_classes=2).tolist() == [[1, 0], [0, 1]]
-    with pytest.raises(DataError, match="2 ids are not in both"):
+    with pytest.raises(DataError, match="meadow-0.*z.* are not in both"):
         r2({**{name: true[name] for name in IDS[1:]}, "z": 1.0}, pred)
     with pytest.raises(DataError, match="ids on both sides"):
         r2(true, Y)
