@@ -263,7 +263,7 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
             f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out, or use a "
             "feature store, whose views state their flips"
         )
-    views: Any = getattr(source, "views", ())
+    views: Any = getattr(source, "views", None) or ()
     for i in range(len(views) if maps else 0):
         views.flips(i)  # labels of cells follow flips alone
     if recipe.cutmix_alpha is not None and live is None:

@@ -241,9 +241,7 @@ def test_cutmix_pastes_maps_as_the_images(mixup: float | None) -> None:
     for share, truth, counts in ((kept, maps, weight), (1 - kept, maps.roll(1, 0), weight.roll(1, 0))):
         loss = loss + share * ((outputs["map"] - truth) ** 2 * counts[:, None]).sum() / counts.sum()
     optimizer = torch.optim.AdamW(heads[1].parameters(), lr=0.01, weight_decay=0.0)
-    (
-        loss + ((outputs["level"] - wanted["level"]) ** 2).mean()
-    ).backward()  # of MSE the gradient is the same
+    (loss + ((outputs["level"] - wanted["level"]) ** 2).mean()).backward()  # of MSE the gradient is the same
     optimizer.step()
     for one, two in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6)
