@@ -139,11 +139,9 @@ class Engine:
         """
         noted, self._losses = self._losses, []
         images = torch.tensor([float(count) for _, count in noted], dtype=torch.float64)
-        values = torch.stack([x for losses, _ in noted for x in losses.values()]).cpu().double()
-        means = images @ values.view(len(noted), -1) / images.sum()
-        return self._finite(dict(zip(noted[0][0], means.tolist(), strict=True)))
-
-    def _finite(self, row: dict[str, float]) -> dict[str, float]:
+        values = torch.stack([x for losses, _ in noted for x in losses.values()]).tolist()  # the host waits here
+        means = images @ torch.tensor(values, dtype=torch.float64).view(len(noted), -1) / images.sum()
+        row: dict[str, float] = dict(zip(noted[0][0], means.tolist(), strict=True))
         for name, value in row.items():
             if not math.isfinite(value):
                 raise DataError(
@@ -170,10 +168,10 @@ class Engine:
                 images += sum(size for size, _ in group)
                 if len(self._ends) < 2:
                     self._announce()
-        row = averaged(self.mean_losses())
-        # the last gradient may not have been finite
+        # the last gradient may not have been finite: the weights are checked with the losses, in one read
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])
-        self._finite({"the norm of the weights": norm.item()})
+        self.note(dict.fromkeys(self._losses[0][0], norm), 0)
+        row = averaged(self.mean_losses())
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
 

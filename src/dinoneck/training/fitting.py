@@ -26,7 +26,7 @@ from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Callback, Engine
 from dinoneck.training.matching import match_samples
-from dinoneck.training.mixup import blended_tokens, kept_share, pasted, random_box
+from dinoneck.training.mixup import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.processes import own_random_numbers, seed_all
 from dinoneck.training.recipe import Recipe
@@ -137,8 +137,8 @@ class Objective(nn.Module):
         truths = [(1.0, targets, masks)]  # the loss of each counts by its share
         if cutmix is not None and isinstance(inputs, Tensor):
             backbone: Any = self.trained["backbone"]
-            box = random_box(inputs.shape[-2:], cutmix, backbone.patch_size)
-            inputs, share = pasted(inputs, box), kept_share(box)
+            box, share = random_box(inputs.shape[-2:], cutmix, backbone.patch_size)
+            inputs = pasted(inputs, box)
             # maps are pasted as the images, the other targets count by the area
             targets, masks = (
                 {name: pasted(x, box) if name in self.maps else x for name, x in table.items()}
@@ -206,10 +206,10 @@ def _train(
     truth |= {name: truth[name].where(cells[name][trained:, None] > 0, torch.nan) for name in cells}
     with _RUNNING, own_random_numbers():
         seed_all(recipe.seed)
-        with torch.no_grad():
-            head.eval()(source.batch(ids[:1]).to(device))  # tokens that do not fit are refused before a folder is made
         steps = -(-trained // recipe.batch_size)
         engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
+        with torch.no_grad(), engine.precision():
+            head.eval()(source.batch(ids[:1]).to(device))  # tokens that do not fit are refused before a folder is made
         if out is not None:
             engine.keep(Path(out) / STATE, _identity(objective, samples), resume=resume)
         calibrate = getattr(head, "calibrate", None)
@@ -263,7 +263,7 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
             f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out, or use a "
             "feature store, whose views state their flips"
         )
-    views: Any = getattr(source, "views", ())
+    views: Any = getattr(source, "views", None) or ()
     for i in range(len(views) if maps else 0):
         views.flips(i)  # labels of cells follow flips alone
     if recipe.cutmix_alpha is not None and live is None:
@@ -295,7 +295,7 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     The weights that the head begins with are not part of it: a resumed run takes those of its state.
     """
     head, loss, source, data = objective.trained["head"], objective.loss, samples.source, hashlib.sha256()
-    data.update(json.dumps([samples.ids, samples.trained]).encode())
+    data.update(json.dumps([*map(str, samples.ids), samples.trained]).encode())
     for table in (samples.values, samples.cells):
         for name, x in sorted(table.items()):
             data.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode() + bytes_of(x))

@@ -22,6 +22,7 @@ from dinoneck.tokens import FeaturePyramid, Tokens
 from dinoneck.training.recipe import check_number
 
 Features = TypeVar("Features", Tokens, FeaturePyramid)
+Box = tuple[float, float, float, float]  # top, bottom, left and right, as shares of the image's sides
 
 
 def manifold_mixup(
@@ -88,8 +89,8 @@ def cutmix(
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise ShapeError(f"images are {tuple(images.shape)} {images.dtype}; expected floats (batch, 3, height, width)")
-    box = random_box(images.shape[-2:], alpha, 1 if patch_size is None else patch_size, generator)
-    return pasted(images, box), _blended_targets(targets, kept_share(box), len(images))
+    box, share = random_box(images.shape[-2:], alpha, 1 if patch_size is None else patch_size, generator)
+    return pasted(images, box), _blended_targets(targets, share, len(images))
 
 
 def blended_tokens(tokens: Features, alpha: float, generator: torch.Generator | None = None) -> tuple[Features, float]:
@@ -102,20 +103,20 @@ def blended_tokens(tokens: Features, alpha: float, generator: torch.Generator | 
 
 def random_box(
     image_size: Sequence[int], alpha: float, patch_size: PatchSize, generator: torch.Generator | None = None
-) -> tuple[float, float, float, float]:
-    """Return top, bottom, left and right of a rectangle of whole patches, as shares of the image's sides."""
+) -> tuple[Box, float]:
+    """Return a rectangle of whole patches, and the share of the image that it leaves."""
     random = _random(alpha, generator)
-    grid = TokenGrid(patch_size).size(image_size)
     side = (1.0 - random.beta(alpha, alpha)) ** 0.5
-    ends: list[float] = []
-    for cells in grid:
+    spans: list[tuple[float, float]] = []
+    for cells in TokenGrid(patch_size).size(image_size):
         count = round(side * cells)
         first = int(random.integers(0, cells)) - count // 2
-        ends += [max(0, first) / cells, min(cells, first + count) / cells]
-    return ends[0], ends[1], ends[2], ends[3]
+        spans.append((max(0, first) / cells, min(cells, first + count) / cells))
+    (top, bottom), (left, right) = spans
+    return (top, bottom, left, right), 1.0 - (bottom - top) * (right - left)
 
 
-def pasted(x: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+def pasted(x: Tensor, box: Box) -> Tensor:
     """Return images or maps (B, ..., H, W) with the rectangle of the sample before each pasted into it."""
     height, width = x.shape[-2:]
     top, bottom, left, right = box
@@ -124,12 +125,6 @@ def pasted(x: Tensor, box: tuple[float, float, float, float]) -> Tensor:
     mixed = x.clone()
     mixed[..., rows, cols] = x.roll(1, 0)[..., rows, cols]
     return mixed
-
-
-def kept_share(box: tuple[float, float, float, float]) -> float:
-    """Return the share of an image that a pasted rectangle leaves."""
-    top, bottom, left, right = box
-    return 1.0 - (bottom - top) * (right - left)
 
 
 def _random(alpha: float, generator: torch.Generator | None) -> np.random.Generator:

@@ -161,7 +161,7 @@ class SAM(Optimizer):
         rho: the distance.
 
     Raises:
-        ConfigError: if rho is not above 0, or the base optimizer is not a torch optimizer.
+        ConfigError: if rho is not above 0.
 
     Examples:
         >>> model = nn.Linear(2, 1)
@@ -180,24 +180,19 @@ class SAM(Optimizer):
 
     def __init__(self, model: nn.Module, base_optimizer: Optimizer, rho: float = 0.05) -> None:
         check_number("rho", rho, above=True)
-        if not isinstance(base_optimizer, Optimizer) or isinstance(base_optimizer, SAM):
-            raise ConfigError(f"base_optimizer is {type(base_optimizer).__name__}; expected a torch optimizer, not SAM")
         super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
         self.model, self.base_optimizer, self.rho = model, base_optimizer, rho
         self.param_groups, self.state = base_optimizer.param_groups, base_optimizer.state
 
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
         """Take one step and return the loss at the weights before it.
 
         Args:
             closure: zeroes the gradients, computes the loss, backpropagates and returns it. It is called twice.
 
         Raises:
-            ConfigError: without a closure.
             DataError: if the first gradient is not finite; weights are as before.
         """
-        if closure is None:
-            raise ConfigError("SAM.step needs a closure that zeroes the gradients, backpropagates and returns the loss")
         loss = self.gradient(closure)
         self.base_optimizer.step()
         return loss

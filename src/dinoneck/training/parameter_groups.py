@@ -158,18 +158,14 @@ class FreezeReport:
     """State after a stage was applied.
 
     Attributes:
-        epoch: the epoch asked for.
         stage: its name in the plan.
         changed: whether other parameters than before are trainable now.
         trainable_blocks: indices of the blocks with trainable parameters.
-        trainable_parameters: trainable numbers in the backbone, LoRA included.
     """
 
-    epoch: int
     stage: str
     changed: bool
     trainable_blocks: tuple[int, ...]
-    trainable_parameters: int
 
 
 @dataclass(frozen=True)
@@ -250,14 +246,7 @@ class FreezeSchedule:
         for parameter in backbone.parameters():
             if not parameter.requires_grad:
                 parameter.grad = None  # optimizers would apply a left-over one
-        after = _trainable(backbone)
-        return FreezeReport(
-            epoch=int(epoch),
-            stage=stage,
-            changed=before != after,
-            trainable_blocks=backbone.trainable_blocks,
-            trainable_parameters=sum(parameter.numel() for parameter in after),
-        )
+        return FreezeReport(stage, before != _trainable(backbone), backbone.trainable_blocks)
 
     def param_groups(
         self, model: nn.Module, *, lr: float, weight_decay: float = 0.05, layer_decay: float | None = None

@@ -260,7 +260,7 @@ class Samples:
         """
         random = np.random.default_rng([recipe.seed, epoch])
         order = random.permutation(self.trained)
-        count_views = len(getattr(self.source, "views", ()))
+        count_views = len(getattr(self.source, "views", None) or ())
         views = random.integers(0, count_views, self.trained) if count_views > 1 else None
         batches = np.split(np.arange(self.trained), range(recipe.batch_size, self.trained, recipe.batch_size))
         own = [np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches]

@@ -85,8 +85,8 @@ def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequenc
     if len(low):
         shown = some_of([f"{ids[int(place[0])]!r} ({values[tuple(place)]:g})" for place in low], 3)
         raise DataError(
-            f"{counted(len(set(low[:, 0])), 'image')} with targets of {name!r} below the minimum {minimum:g}: {shown}"
-            ". Predictions never go below it: correct these values, or give another minimum (--minimum)"
+            f"{counted(len(set(low[:, 0])), 'image')} with targets of {name!r} below the minimum of {minimum:g}: "
+            f"{shown}. Predictions never go below it: correct these values, or give another minimum (--minimum)"
         )
 
 

@@ -154,7 +154,7 @@ class Unbounded(PatchMeanHead):
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(clip_norm=None)])
 def test_weights_that_are_not_finite_are_neither_kept_nor_returned(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"weights is nan in epoch 0.* lr 0\.001"):
+    with pytest.raises(DataError, match=r"loss is nan in epoch 0.* lr 0\.001"):
         run(Unbounded(8, [Task("y")], hidden_dim=4), batch_size=6, recipe=recipe, out=tmp_path)
     assert not (tmp_path / "state.pt").exists()
 

@@ -45,6 +45,10 @@ def twice() -> MemoryTokens:
     return MemoryTokens(["a.jpg", "a.png"], tokens(images=2))
 
 
+def jpg() -> MemoryTokens:
+    return MemoryTokens([f"{image_id}.jpg" for image_id in IDS], tokens())
+
+
 def frozen() -> PatchMeanHead:
     return head().requires_grad_(False)
 
@@ -78,6 +82,7 @@ CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: run(targets={"y": {**BY_ID, "a": 1.0}}), DataError, "'a'"),
     (lambda: run(targets={"y": {"s0": 1.0, "s1": 2.0}}, ids=IDS), DataError, "4 ids .*'y'.*'s2'"),
     (lambda: run(source=twice(), targets={"y": {"a": 1.0}}), DataError, "'a'.*'a.jpg', 'a.png'"),
+    (lambda: run(source=jpg(), targets={"y": {f"{i}.png": v for i, v in BY_ID.items()}}), DataError, "'s0.png'"),
     (lambda: run(weights={"y": CELLS[:, 0]}), DataError, "'y'.*none"),
     # values
     (lambda: run(targets={"y": {"s0": [1.0], "s1": [1.0, 2.0]}}), DataError, "'y'"),

@@ -73,16 +73,6 @@ def scheduled(rank: int) -> dict[str, Any]:
     return {"spreads": spreads, "weights": flat(inner).tolist()}
 
 
-def resumed(rank: int) -> dict[str, Any]:
-    """A fresh process that begins in the middle."""
-    schedule, inner = FreezeSchedule(PLAN), Model()
-    model = wrapped(inner)
-    optimizer = sgd(schedule, inner)
-    schedule.start_epoch(4, model, optimizer)
-    learn(model, optimizer, [batch(4, 0, rank)])
-    return {"spreads": [spread(inner)], "blocks": inner.backbone.trainable_blocks}
-
-
 def refused(rank: int) -> dict[str, Any]:
     """What cannot be kept in step is refused at the first epoch."""
 
@@ -104,11 +94,7 @@ def refused(rank: int) -> dict[str, Any]:
     return {name: message(model, FreezeSchedule({0: "all", 3: "last:1"})) for name, model in models.items()}  # type: ignore[arg-type]
 
 
-CASES: dict[str, Callable[[int], dict[str, Any]]] = {
-    "scheduled": scheduled,
-    "resumed": resumed,
-    "refused": refused,
-}
+CASES: dict[str, Callable[[int], dict[str, Any]]] = {"scheduled": scheduled, "refused": refused}
 
 
 def work(rank: int, folder: str) -> None:
@@ -144,11 +130,6 @@ def test_two_ranks_are_one_process_with_the_joint_batch(found: list[dict[str, An
             learn(model, optimizer, [batch(epoch, step, rank) for rank in range(WORLD)])
     for rank in found:
         assert torch.allclose(torch.tensor(rank["scheduled"]["weights"]), flat(model), atol=2e-5)
-
-
-def test_a_resumed_run_begins_in_its_stage(found: list[dict[str, Any]]) -> None:
-    for rank in found:
-        assert rank["resumed"] == {"spreads": [0.0], "blocks": list(range(6))}
 
 
 def test_what_cannot_be_kept_in_step_is_refused(found: list[dict[str, Any]]) -> None:

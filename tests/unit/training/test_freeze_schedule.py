@@ -54,26 +54,15 @@ def test_stages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("plan", "value"),
     [
-        ({}, "plan is {}"),
-        ({0: "al"}, "Did you mean 'all'"),
-        ({0: "last:0"}, "n of 1 or more"),
-        ({0: 4}, "plan has 4 at epoch 0"),
-        ({-1: "all"}, "plan has epoch -1"),
+        ({}, "{}"), ({0: "al"}, "'al' at epoch 0"), ({0: "last:0"}, "last:0"), ({0: 4}, "4 at epoch 0"),
+        ({-1: "all"}, "-1"), ({30: "last:7"}, "'last:7', but 6 blocks"),
     ],
-)
-def test_plans_that_make_no_sense_are_refused(plan: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        FreezeSchedule(plan)
-
-
-def test_a_plan_that_is_too_deep_is_refused_at_the_first_epoch() -> None:
-    model = Model()
-    with pytest.raises(ConfigError, match="'last:7', but 6 blocks"):
-        FreezeSchedule({0: "all", 30: "last:7"}).apply(model, 0)
-    with pytest.raises(ConfigError, match=r"3 blocks of dinoneck_tiny run for layers=\(2,\)"):
-        FreezeSchedule({0: "all", 30: "last:4"}).apply(load_backbone("dinoneck_tiny", layers=[2]), 0)
+)  # fmt: skip
+def test_plans_that_make_no_sense_are_refused_at_the_first_epoch(plan: Any, value: str) -> None:
+    with pytest.raises(ConfigError, match=value):
+        FreezeSchedule(plan).apply(load_backbone("dinoneck_tiny"), 0)
 
 
 def test_thawed_blocks_join_the_mode_that_was_asked_for() -> None:
@@ -116,19 +105,15 @@ def test_gradients_left_over_from_before_are_dropped() -> None:
 def test_learning_rates() -> None:
     model = Model()
 
-    def rates(schedule: FreezeSchedule, **options: Any) -> dict[str, float]:
-        return {group["name"]: group["lr"] for group in schedule.param_groups(model, lr=1.0, **options)}
+    def rates(lr: float = 1.0, layer_decay: float | None = None, **options: Any) -> dict[str, float]:
+        groups = FreezeSchedule({0: "all"}, **options).param_groups(model, lr=lr, layer_decay=layer_decay)
+        assert {p for group in groups for p in group["params"]} == {*model.parameters()}
+        return {group["name"]: group["lr"] for group in groups}
 
-    scaled = rates(FreezeSchedule({0: "all"}, lr_scale=0.25))
-    assert scaled["backbone.decay"] == scaled["backbone.no_decay"] == 0.25
-    assert scaled["head.decay"] == 1.0
-    assert rates(FreezeSchedule({0: "all"}))["backbone.decay"] == pytest.approx(0.1)
-    assert rates(FreezeSchedule({0: "all"}, lr_scale=0.25, backbone_lr=3.0))["backbone.decay"] == 3.0
-    layered = rates(FreezeSchedule({0: "all"}), layer_decay=0.5)
-    assert layered["backbone.block4.decay"] == pytest.approx(0.05)
-    whole = FreezeSchedule({0: "all"}).param_groups(model, lr=1.0, weight_decay=0.2)
-    assert {id(p) for group in whole for p in group["params"]} == {id(p) for p in model.parameters()}
-    assert {group["weight_decay"] for group in whole} == {0.0, 0.2}
+    assert rates(lr_scale=0.25)["backbone.decay"] == 0.25 and rates()["head.decay"] == 1.0
+    assert rates()["backbone.no_decay"] == pytest.approx(0.1)
+    assert rates(lr_scale=0.25, backbone_lr=3.0)["backbone.decay"] == 3.0
+    assert rates(layer_decay=0.5)["backbone.block4.decay"] == pytest.approx(0.05)
 
 
 def begun(model: Model, schedule: FreezeSchedule) -> tuple[torch.optim.Optimizer, Any]:

@@ -214,55 +214,36 @@ def test_the_backbones_learning_rate_and_cutmix_change_the_result() -> None:
         assert not torch.equal(found[0], other)
 
 
-def test_cutmix_and_mixup_together_paste_images_then_blend_tokens() -> None:
-    """One step of both is the step by hand: losses of every sample that is in the blend, by its share."""
-    head, _, y = problem()
-    live = LiveTokens(load_backbone("dinoneck_tiny"), pixels())
-    twin = PatchMeanHead(64, head.tasks, hidden_dim=8)
-    twin.load_state_dict(head.state_dict())
-    recipe = Recipe(
-        weight_decay=0.0, warmup=0.0, clip_norm=None, standardise_tokens=False, ema_decay=None, cutmix_alpha=1.0,
-        mixup_alpha=1.0, mixup_off_last=0.0,
-    )  # fmt: skip
-    learn(head, live, y, epochs=1, batch_size=IMAGES, lr=0.01, recipe=recipe)
-    order = np.random.default_rng([42, 0]).permutation(IMAGES)
-    z = head.tasks[0].transform.forward(torch.tensor(y[order], dtype=torch.float32)[:, None])  # type: ignore[union-attr]
-    seed_all(42, 0, 0)
-    images = live.images([live.ids[i] for i in order])
-    images, pasted = cutmix(images, {"level": z}, 1.0, patch_size=live.backbone.patch_size)
-    tokens, blended = manifold_mixup(live.backbone(images), pasted, 1.0)
-    assert not torch.allclose(blended["level"], z)
-    optimizer = torch.optim.AdamW(twin.parameters(), lr=0.01, weight_decay=0.0)
-    ((twin(tokens)["level"] - blended["level"]) ** 2).mean().backward()  # of MSE the gradient is the same
-    optimizer.step()
-    for one, two in zip(head.parameters(), twin.parameters(), strict=True):
-        assert torch.allclose(one, two, atol=1e-6)
-
-
-def test_cutmix_pastes_maps_as_the_images() -> None:
-    """One step is the step by hand on pasted images, maps and weights of cells; other targets count by the area."""
+@pytest.mark.parametrize("mixup", [None, 1.0])
+def test_cutmix_pastes_maps_as_the_images(mixup: float | None) -> None:
+    """A step is the step by hand: maps and weights of cells are pasted, other targets count by the area."""
     live, tasks = LiveTokens(load_backbone("dinoneck_tiny"), pixels()), [Task("map", kind="dense"), Task("level")]
     torch.manual_seed(0)
     heads = [FPNHead(64, tasks, 1, fpn_dim=8) for _ in range(2)]
     heads[1].load_state_dict(heads[0].state_dict())
-    maps, level = torch.rand(IMAGES, 1, 2, 3), torch.rand(IMAGES, 1)
+    given = {"map": torch.rand(IMAGES, 1, 2, 3), "level": torch.rand(IMAGES, 1)}
     weight = torch.rand(IMAGES, 2, 3)
     recipe = Recipe(
-        weight_decay=0.0, warmup=0.0, clip_norm=None, standardise_tokens=False, cutmix_alpha=1.0, mixup_off_last=0.0
-    )
-    options = {"target_ids": live.ids, "epochs": 1, "batch_size": IMAGES, "lr": 0.01, "recipe": recipe}
-    fit(heads[0], live, {"map": maps, "level": level}, weights={"map": weight}, **options)
+        weight_decay=0.0, warmup=0.0, clip_norm=None, standardise_tokens=False, cutmix_alpha=1.0, mixup_alpha=mixup,
+        mixup_off_last=0.0, epochs=1, batch_size=IMAGES, lr=0.01,
+    )  # fmt: skip
+    fit(heads[0], live, given, weights={"map": weight}, target_ids=live.ids, recipe=recipe)
     order = np.random.default_rng([42, 0]).permutation(IMAGES)
     seed_all(42, 0, 0)
-    images = live.images([live.ids[i] for i in order])
-    mixed, wanted = cutmix(images, {"level": level[order]}, 1.0, patch_size=live.backbone.patch_size)
-    assert not torch.equal(wanted["level"], level[order])
+    images, level = live.images([live.ids[i] for i in order]), given["level"][order]
+    mixed, wanted = cutmix(images, {"level": level}, 1.0, patch_size=live.backbone.patch_size)
+    assert not torch.equal(wanted["level"], level)
     cells = (mixed != images).any(dim=1)[:, 8::16, 8::16].any(dim=0)  # the patches that are pasted
-    pasted = [torch.where(cells, x[order].roll(1, 0), x[order]) for x in (maps, weight)]
-    outputs = heads[1](live.backbone(mixed))
-    errors = (outputs["map"] - pasted[0]) ** 2 * pasted[1][:, None]
+    maps, weight = (torch.where(cells, x[order].roll(1, 0), x[order]) for x in (given["map"], weight))
+    tokens, kept = live.backbone(mixed), 1.0
+    if mixup is not None:
+        tokens, blended = manifold_mixup(tokens, {**wanted, "eye": torch.eye(IMAGES)}, mixup)
+        wanted, kept = blended, blended["eye"][0, 0].item()
+    outputs, loss = heads[1](tokens), 0.0
+    for share, truth, counts in ((kept, maps, weight), (1 - kept, maps.roll(1, 0), weight.roll(1, 0))):
+        loss = loss + share * ((outputs["map"] - truth) ** 2 * counts[:, None]).sum() / counts.sum()
     optimizer = torch.optim.AdamW(heads[1].parameters(), lr=0.01, weight_decay=0.0)
-    (errors.sum() / pasted[1].sum() + ((outputs["level"] - wanted["level"]) ** 2).mean()).backward()
+    (loss + ((outputs["level"] - wanted["level"]) ** 2).mean()).backward()  # of MSE the gradient is the same
     optimizer.step()
     for one, two in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-6)
