@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -218,13 +219,22 @@ def _train(
                 calibrate(source.batch(batch).to(device) for batch in in_batches(ids[:trained], recipe.batch_size))
         engine.run(
             lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-            (lambda: _validated(engine, objective, samples, truth)) if len(ids) > trained else None,
+            (lambda: _scores(engine, objective, samples, truth)) if len(ids) > trained or loss.weighting else None,
             callbacks=callbacks,
         )
         engine.finish()
     if live and not live["backbone"].frozen:
         _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
     return engine.history
+
+
+def _scores(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
+    """What a log line states of the validation samples, where there are any, and the learned weights of the losses."""
+    weighting, row = objective.loss.weighting, dict[str, float]()
+    if len(samples.ids) > samples.trained:
+        row = _validated(engine, objective, samples, truth)
+    learned = {} if weighting is None else weighting.log_variances
+    return row | {f"weight/{name}": 0.5 * math.exp(-s) for name, s in learned.items()}
 
 
 @torch.no_grad()

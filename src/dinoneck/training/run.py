@@ -312,6 +312,7 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
         "spread": reports.spread_of(problem.scored, split) if held_out else {},
         "auxiliary": [name for name, target in problem.scored.items() if target.auxiliary],
         "target_weights": _weights(run),
+        "loss_weights": _learned_weights(run),
         "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
         "verdict": verdict,
         "config": run.config.to_dict(),
@@ -342,6 +343,15 @@ def _scores(run: Run, predictions: Mapping[str, Any], split: Split) -> dict[str,
 def _weights(run: Run) -> dict[str, float]:
     known = run.table.attrs.get("weights", {})
     return {name: known[name] for name in run.problem.scored if name in known}
+
+
+def _learned_weights(run: Run) -> dict[str, dict[str, float]]:
+    """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
+    found = {}
+    for number in run.folds if run.config.losses.weighting == "uncertainty" and _writes() else ():
+        last = json.loads(read_regular(run.folder / LOGS / f"{_name(number)}.jsonl").splitlines()[-1])
+        found[_name(number)] = {key.partition("/")[2]: x for key, x in last.items() if key.startswith("weight/")}
+    return found
 
 
 def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any], live: LiveTokens | None = None) -> None:
