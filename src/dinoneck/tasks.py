@@ -73,7 +73,7 @@ class Task:
         minimum: predictions in original units are never below it (0 for a mass). It holds for images and for
             ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up.
         aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
-        from_cells: name of a dense or segmentation task of the same head: the image's value is the mean over that
+        from_map: name of a dense or segmentation task of the same head: the image's value is the mean over that
             map's cells of the output labelled with this task's name, in original units; None = a readout of its own.
             The map has no ``minimum``, since a mean of clipped cells is too high; this task may have one.
         shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1 of one whole.
@@ -104,7 +104,7 @@ class Task:
     ignore_index: int | None = None
     minimum: float | None = None
     aggregate: Aggregate = "sum"
-    from_cells: str | None = None
+    from_map: str | None = None
     shares: bool = False
 
     def __post_init__(self) -> None:
@@ -142,17 +142,17 @@ class Task:
             )
         if self.kind != "density" and self.aggregate != "sum":
             raise ConfigError(f"{where}aggregate is {self.aggregate!r}; only tasks of kind 'density' aggregate a map")
-        if self.from_cells is not None and (self.kind != "regression" or self.dim > 1 or self.activation is not None):
-            raise ConfigError(f"{where}from_cells is for regression tasks of one output without activation")
+        if self.from_map is not None and (self.kind != "regression" or self.dim > 1 or self.activation is not None):
+            raise ConfigError(f"{where}from_map is for regression tasks of one output without activation")
         if not isinstance(self.shares, bool) or (self.shares and self.kind != "dense"):
             raise ConfigError(
                 f"{where}shares is {self.shares!r} for kind {self.kind!r}; expected False, or True for kind 'dense'"
             )
-        by_cells = self.kind == "density" or self.from_cells is not None
+        by_cells = self.kind == "density" or self.from_map is not None
         if by_cells and self.transform is not None and not self.transform.is_affine:
             raise ConfigError(
                 f"{where}transform has log1p; the image's value is the sum or mean of its cells, which logarithms do "
-                "not keep. Use a transform without log1p, or kind 'regression' without from_cells"
+                "not keep. Use a transform without log1p, or kind 'regression' without from_map"
             )
         if self.is_categorical or self.kind == "ratio":
             given = [name for name in ("transform", "activation", "minimum") if getattr(self, name) is not None]
@@ -255,7 +255,7 @@ def check_tasks(tasks: Sequence[Task], *, kinds: Sequence[str], owner: str) -> t
                 f"{owner} serves tasks of kind {', '.join(kinds)}; task {task.name!r} is {task.kind!r}. FPNHead and "
                 "PyramidHead serve all kinds: head: {type: fpn}, or --head fpn"
             )
-        if task.from_cells is not None:
+        if task.from_map is not None:
             cell_output(task, tasks)
     return tuple(tasks)
 
@@ -279,12 +279,12 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
 
     The columns of a task are :attr:`Task.columns`. A map with several outputs (``dense``, ``segmentation``) has one
     column per label, called by the label alone. It is called ``task label`` where the label is a number, or another
-    column has its name. An output that is another task's number (``from_cells``) has no column of its own.
+    column has its name. An output that is another task's number (``from_map``) has no column of its own.
     """
     columns = []
     for task in tasks:
         labels = task.labels or tuple(map(str, range(task.dim)))
-        means = [own.name for own in tasks if own.from_cells == task.name]
+        means = [own.name for own in tasks if own.from_map == task.name]
         for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)):
             if not means or (task.dim > 1 and label not in means):
                 columns.append(Column(label if task.is_map and task.dim > 1 else name, task, place))
@@ -299,17 +299,17 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
 
 
 def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
-    """Return the map task whose cells make a task's value (``from_cells``), and the output of it.
+    """Return the map task whose cells make a task's value (``from_map``), and the output of it.
 
     Raises:
         ConfigError: if the map does not exist, not exactly one of its labels is the task's name, or it has a minimum.
     """
     maps = {own.name: own for own in tasks if own.is_map}
-    cells = maps.get(str(task.from_cells))
+    cells = maps.get(str(task.from_map))
     if cells is None or (cells.dim > 1 and task.name not in cells.labels):
         there = ", ".join(f"{own.name} ({', '.join(own.labels) or own.dim})" for own in maps.values()) or "none"
         raise ConfigError(
-            f"task {task.name!r} is the mean over the cells of {task.from_cells!r}, which is not a dense or "
+            f"task {task.name!r} is the mean over the cells of {task.from_map!r}, which is not a dense or "
             f"segmentation task of this head with a label {task.name!r}; there are: {there}"
         )
     if cells.minimum is not None:

@@ -210,14 +210,14 @@ def columns(*tasks: Task) -> list[tuple[str, str, int]]:
 
 def test_columns_are_named_by_labels_and_hold_each_number_once() -> None:
     cells = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
-    weed, mass = Task("weed", from_cells="cells"), Task("mass")
+    weed, mass = Task("weed", from_map="cells"), Task("mass")
     assert columns(weed, mass, cells) == [
         ("weed", "weed", 0), ("mass", "mass", 0), ("soil", "cells", 0), ("crop", "cells", 1),
     ]  # fmt: skip
     kind = Task("kind", 2, kind="segmentation", labels=("soil", "kind"))
     assert [name for name, *_ in columns(kind)] == ["soil", "kind"]
     assert [name for name, *_ in columns(replace(cells, name="depth", dim=1, labels=()))] == ["depth"]
-    assert columns(Task("height", from_cells="cells"), Task("cells", kind="dense")) == [("height", "height", 0)]
+    assert columns(Task("height", from_map="cells"), Task("cells", kind="dense")) == [("height", "height", 0)]
 
 
 def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:

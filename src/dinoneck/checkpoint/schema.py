@@ -129,7 +129,7 @@ class TaskRecord(Struct):
     name: str | None = None
     kind: str | None = None
     unit: str | None = None
-    from_cells: str | None = None
+    from_map: str | None = None
     parts_of: Parts | None = None
     dim: int | None = None
     labels: list[str] | None = None

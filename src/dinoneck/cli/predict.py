@@ -223,10 +223,10 @@ def _flat(results: Mapping[Any, dict[str, Any]], tasks: Any) -> tuple[dict[Any, 
     renamed = []
     for key, own in tasks.items():
         for task in own:
-            cells = None if task.from_cells is None else names[key, task.from_cells]
+            cells = None if task.from_map is None else names[key, task.from_map]
             are_names = hasattr(task, "parts_of") or (task.is_map and task.dim > 1)  # of columns
             labels = tuple(f"{key}/{label}" for label in task.labels) if are_names else task.labels
-            renamed.append(replace(task, name=names[key, task.name], from_cells=cells, labels=labels))
+            renamed.append(replace(task, name=names[key, task.name], from_map=cells, labels=labels))
     return flat, renamed
 
 

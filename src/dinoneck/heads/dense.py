@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dinoneck.codec import at_least
 from dinoneck.grid import as_maps
-from dinoneck.heads.head import Head, Tower, from_cells, read_map, task_map
+from dinoneck.heads.head import Head, Tower, from_map, read_map, task_map
 from dinoneck.layers.blocks import ConvBlock
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
@@ -27,7 +27,7 @@ class DenseHead(Head):
     Args:
         embed_dim: channels of the tokens.
         tasks: dense, density, segmentation or ratio tasks (a ratio's shares are averaged over cells), and regressions
-            with ``from_cells``.
+            with ``from_map``.
         hidden_dim: channels of the tower.
         depth: 3x3 blocks; 0 leaves a linear probe of every cell.
         compositions: outputs computed from the tasks' predictions, see :class:`dinoneck.Composition`.
@@ -65,7 +65,7 @@ class DenseHead(Head):
         at_least(0, depth=depth)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
-        own = [task for task in tasks if task.from_cells is None]
+        own = [task for task in tasks if task.from_map is None]
         check_tasks(own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
         self._set_tasks(tasks, compositions)
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
@@ -82,7 +82,7 @@ class DenseHead(Head):
         outputs: dict[str, Tensor] = {}
         for task, cells in self._maps(tokens):
             outputs.update(read_map(task, cells))
-        return outputs | from_cells(self.tasks, outputs)
+        return outputs | from_map(self.tasks, outputs)
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
@@ -95,5 +95,5 @@ class DenseHead(Head):
         maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
         for block in self.blocks:
             maps = block(maps)
-        own = [task for task in self.tasks if task.from_cells is None]
+        own = [task for task in self.tasks if task.from_map is None]
         return [(task, task_map(task, tower(maps))) for task, tower in zip(own, self.towers, strict=True)]

@@ -22,7 +22,7 @@ from dinoneck.tokens import Tokens
 from dinoneck.transforms import constants
 
 Reduce = Literal["mean", "median"]
-_SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_cells", "parts_of")
+_SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_map", "parts_of")
 
 
 class HeadEnsemble(Head):

@@ -172,7 +172,7 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     return {task.name: value, f"{task.name}{MAP}": cells}
 
 
-def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_map(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the outputs (B, 1) in normalised units of the tasks whose value is the mean over a map's cells.
 
     Args:
@@ -181,7 +181,7 @@ def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str
     """
     found = {}
     for task in tasks:
-        if task.from_cells is not None:
+        if task.from_map is not None:
             cells, channel = cell_output(task, tasks)
             value = cells.predict_map(outputs[cells.name])[:, channel : channel + 1].mean(dim=(2, 3))
             found[task.name] = value if task.transform is None else task.transform.forward(value)
@@ -189,9 +189,9 @@ def from_cells(tasks: Sequence[Task], outputs: Mapping[str, Tensor]) -> dict[str
 
 
 def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Recompute `from_cells` values and composed parts from averaged predictions.
+    """Recompute `from_map` values and composed parts from averaged predictions.
 
-    A task with ``from_cells`` is the mean over the cells of the averaged map; composed parts add up to the averaged
+    A task with ``from_map`` is the mean over the cells of the averaged map; composed parts add up to the averaged
     total, or are sums of the averaged parts.
 
     Args:
@@ -200,7 +200,7 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
     """
     found = dict(values)
     for task in tasks:
-        if task.from_cells is not None:
+        if task.from_map is not None:
             cells, channel = cell_output(task, tasks)
             value = found[cells.name][:, channel : channel + 1]
             value = value.mean(dim=(2, 3)) if value.ndim == 4 else value

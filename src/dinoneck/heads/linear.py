@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dinoneck.codec import at_least
 from dinoneck.grid import as_maps
-from dinoneck.heads.head import Head, from_cells, read_map, start, task_map
+from dinoneck.heads.head import Head, from_map, read_map, start, task_map
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task, activate, check_tasks
@@ -28,7 +28,7 @@ class LinearHead(Head):
     Args:
         embed_dim: channels C of the tokens.
         tasks: with ``pool`` regression, ratio or classification tasks; with ``pool=None`` dense, density, segmentation
-            or ratio tasks (a ratio's shares are averaged over patches), and regressions with ``from_cells``.
+            or ratio tasks (a ratio's shares are averaged over patches), and regressions with ``from_map``.
         num_layers: layers L of the tokens.
         pool: what the layer reads. ``"cls"``: the CLS tokens of all layers; ``"mean"``: the mean over the patches of
             the last layer; ``"cls+mean"``: both, CLS first; None: the patches of all layers, one prediction per patch.
@@ -71,7 +71,7 @@ class LinearHead(Head):
         at_least(1, embed_dim=embed_dim, num_layers=num_layers)
         self.embed_dim, self.pool = embed_dim, pool
         self.num_layers = self._takes_layers = num_layers
-        own = [task for task in tasks if task.from_cells is None or pool is not None]
+        own = [task for task in tasks if task.from_map is None or pool is not None]
         maps, values = ("dense", "density", "segmentation", "ratio"), ("regression", "ratio", "classification")
         check_tasks(own, kinds=maps if pool is None else values, owner=f"LinearHead(pool={pool!r})")
         self._set_tasks(tasks, compositions)
@@ -91,7 +91,7 @@ class LinearHead(Head):
         if self.pool is not None:
             return {task.name: value for task, value in read}
         outputs = {name: value for task, cells in read for name, value in read_map(task, cells).items()}
-        return outputs | from_cells(self.tasks, outputs)
+        return outputs | from_map(self.tasks, outputs)
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:

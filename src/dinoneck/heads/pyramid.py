@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.heads.head import Head, Light, Tower, from_cells, read_map, task_map
+from dinoneck.heads.head import Head, Light, Tower, from_map, read_map, task_map
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
@@ -28,7 +28,7 @@ class PyramidHead(Head):
     """One readout per task on any registered neck.
 
     Scalar tasks (regression, ratio, classification) read concat(GAP of every level) -> LayerNorm -> one light head
-    each, or take the mean over a map's cells (``Task.from_cells``). Dense, density and segmentation tasks read the
+    each, or take the mean over a map's cells (``Task.from_map``). Dense, density and segmentation tasks read the
     finest level through a 3x3 tower each: ``dense`` a value and ``segmentation`` class logits per cell, ``density`` a
     map whose cells sum (or average, see ``Task.aggregate``) to the image's value.
 
@@ -90,7 +90,7 @@ class PyramidHead(Head):
         self._set_tasks(tasks, compositions)
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
-        own = [task for task in self.tasks if task.from_cells is None]
+        own = [task for task in self.tasks if task.from_map is None]
         self._scalar = [task for task in own if not self._reads_map(task)]
         self._mapped = [task for task in self.tasks if self._reads_map(task)]
         self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
@@ -139,7 +139,7 @@ class PyramidHead(Head):
             outputs[task.name] = light(pooled)
         for task, tower in zip(self._mapped, self.towers, strict=True):
             outputs.update(read_map(task, task_map(task, tower(finest))))
-        return outputs | from_cells(self.tasks, outputs)
+        return outputs | from_map(self.tasks, outputs)
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:

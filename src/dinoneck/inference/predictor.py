@@ -62,7 +62,7 @@ class Predictor:
     fade into each other where tiles overlap, with weights that add up to one at every cell. The value of a ``density``
     task that adds up is the sum of the whole map: every cell counts exactly once, so it is the mass or count of the
     whole image. Tasks of kind ``dense``, ``segmentation`` and ``density`` with ``aggregate="mean"``, regressions with
-    ``from_cells`` and PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
+    ``from_map`` and PatchMeanHead's regressions are the mean of the whole map. Composed parts add up to the total of
     the whole image. Pooled regressions, ratios and classes are the mean of the tiles' predictions, weighted by the area
     each stands for: a regression in grams per image gives **grams per tile**. ``minimum`` is applied to the whole
     image's value too. A tile knows nothing of its neighbours.
@@ -190,7 +190,7 @@ class Predictor:
         Returns:
             One dict per image: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
             for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold image, not
-            padding, of which a task with ``from_cells`` is one. With a mapping of heads: key -> such a dict.
+            padding, of which a task with ``from_map`` is one. With a mapping of heads: key -> such a dict.
         """
         results: list[dict[str, Any]] = []
         for one in self.passes:

@@ -47,7 +47,7 @@ def baseline_head(
         targets: task -> (n, ...) in original units in the order of ``source.ids``; NaN = missing, of classes -1.
         rows: of the training images.
         tasks: one or more, of images (regression, ratio, classification) or of patches (dense, density, segmentation,
-            and regressions with ``from_cells``). Activations are left out.
+            and regressions with ``from_map``). Activations are left out.
         compositions: those whose tasks are of images are kept.
         groups: a label per row of the source; inner folds keep groups whole. None = every image is its own group.
         seed: of the patches that are drawn.
@@ -56,7 +56,7 @@ def baseline_head(
         A :class:`dinoneck.heads.LinearHead`; where tasks are of both kinds, an ensemble of two.
     """
     labels: list[Hashable] = [*range(len(rows))] if groups is None else [groups[row] for row in rows]
-    of_images = [task for task in tasks if task.kind not in _MAPS and task.from_cells is None]
+    of_images = [task for task in tasks if task.kind not in _MAPS and task.from_map is None]
     of_patches = [task for task in tasks if task not in of_images]
     first = source.batch(source.ids[:1])
     grid, layers, width = (first.grid.rows, first.grid.cols), len(first.sequence), first.sequence[-1].shape[-1]
@@ -66,7 +66,7 @@ def baseline_head(
         inside = [each for each in compositions if {*each.inputs} <= {task.name for task in own}]
         head = LinearHead(width, [replace(task, activation=None) for task in own], layers, cast("Any", pool), inside)
         heads.append(head.eval())
-        for task, layer in zip([task for task in own if task.from_cells is None], head.readouts, strict=True):
+        for task, layer in zip([task for task in own if task.from_map is None], head.readouts, strict=True):
             values = torch.as_tensor(targets[task.name])[[*rows]]
             regression = _softmax_regression if task.is_categorical or task.kind == "ratio" else ridge_coefficients
             if task.kind in ("dense", "segmentation"):

@@ -42,7 +42,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     cls = _head_class(name)
     options.pop("type", None)
     if issubclass(cls, DenseHead):
-        readout = [task for task in tasks if task.kind == "regression" and task.from_cells is None]
+        readout = [task for task in tasks if task.kind == "regression" and task.from_map is None]
         tasks = [replace(task, kind="density", aggregate="mean") if task in readout else task for task in tasks]
     if cls is LinearHead and problem.maps is not None:
         options.setdefault("pool", None)

@@ -225,7 +225,7 @@ def _task(
         labels=labels if len(labels) > 1 or is_class else (),
         minimum=minimum,
         transform=None if is_share or transform == TargetTransform() else transform,
-        from_cells=own.from_map,
+        from_map=own.from_map,
     )
 
 

@@ -45,7 +45,7 @@ class Output(NamedTuple):
         key: its column, see :func:`dinoneck.tasks.columns_of`.
         task: the task whose number it is.
         place: which of the task's outputs.
-        map: the task whose map shows it; another one where the number is the mean of a map (``from_cells``).
+        map: the task whose map shows it; another one where the number is the mean of a map (``from_map``).
         channel: which of the map's outputs.
     """
 
@@ -105,7 +105,7 @@ def outputs(tasks: Sequence[Task]) -> list[Output]:
     by_name: dict[str | None, Task] = {task.name: task for task in tasks}
     found = []
     for key, task, place in columns_of(tasks):
-        shown = by_name.get(task.from_cells, task)
+        shown = by_name.get(task.from_map, task)
         channel = shown.labels.index(task.name) if shown is not task and shown.dim > 1 else place
         found.append(Output(key, task, place, shown, channel))
     return found

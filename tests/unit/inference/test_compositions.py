@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_an_exported_program_predicts_the_same(tmp_path: Path, tiny: Backbone) -> None:
     cells = Task("cells", 2, kind="dense", labels=("soil", "weed"), transform=TargetTransform(mean=0.1, std=0.3))
-    tasks = [*TASKS, Task("weed", from_cells="cells", minimum=0.0, transform=TargetTransform(std=0.1)), cells]
+    tasks = [*TASKS, Task("weed", from_map="cells", minimum=0.0, transform=TargetTransform(std=0.1)), cells]
     torch.manual_seed(1)
     head = FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, compositions=[PLANT]).eval()
     record = tiny.record() | {"layers": [3]}

@@ -186,7 +186,7 @@ def test_images_in_place_of_a_store_are_refused(tiny: Backbone, store: Any) -> N
 
 def test_the_cells_of_a_mapping_keep_their_map(tiny: Backbone, folder: Path, tmp_path: Path) -> None:
     cover = Task("cover", dim=2, kind="dense", labels=("soil", "crop"))
-    head = DenseHead(64, [cover, Task("crop", from_cells="cover")])
+    head = DenseHead(64, [cover, Task("crop", from_map="cover")])
     checkpoint(head, tiny).save(tmp_path / "head.safetensors")
     out, heads = tmp_path / "out.csv", f"a={tmp_path / 'head.safetensors'}"
     written = ["--out", str(out), "--maps", str(out.with_suffix(".png"))]

@@ -63,7 +63,7 @@ def predicted(head: Any, source: MemoryTokens, name: str = "ndvi") -> np.ndarray
     return head.predict(source.batch(source.ids))[name].numpy()
 
 
-def test_a_dense_head_learns_every_cell_and_nothing_from_cells_without_weight() -> None:
+def test_a_dense_head_learns_every_cell_and_nothing_from_map_without_weight() -> None:
     source, values = cells()
     weight = (np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3).astype(np.float32)
     poisoned = np.where(weight[:, None] > 0, values, 1e9)
@@ -210,11 +210,11 @@ def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(caplog: pyte
         problem = problem_of(config, data, read_maps(config, data, preprocess))
         return next(task for task in problem.tasks if task.name == "crop")
 
-    assert crop().from_cells is None
+    assert crop().from_map is None
     [record] = caplog.records
     assert "'crop'" in record.getMessage()
     some = table.assign(labels=[*masks[:7], None])
     for data, own, weight in ((table, {}, (0.0,)), (some, {}, (1.0,)), (table, {"weight": 0.5}, 0.5)):
         task = crop(data, from_map="cells", **own)
-        assert (task.from_cells, task.weight) == ("cells", weight)
+        assert (task.from_map, task.weight) == ("cells", weight)
     assert len(caplog.records) == 1

@@ -127,7 +127,7 @@ def test_a_number_without_a_mask_is_trained_on_its_own(meadow: Path) -> None:
         out = meadow.parent / f"run{len(weights)}"
         train(a_run(None, data=data, tasks={"crop": {"from_map": "cells"}}, **own), out)
         [task] = [task for task in load_head(out / "head.safetensors").tasks if task.name == "crop"]
-        assert task.from_cells == "cells"
+        assert task.from_map == "cells"
         weights.append(task.weight)
     assert weights == [(1.0,), (0.0,)]
 

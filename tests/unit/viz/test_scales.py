@@ -167,7 +167,7 @@ def test_cells_of_a_sum_are_not_clipped_at_the_minimum_of_the_sum(draw: Any) -> 
 
 def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None:
     """In tables, pictures and reports: one column and one map per class, called as the class is."""
-    tasks = [Task("soil", from_cells="cells"), Task("mass", unit="g"), shares_task("soil", "crop", "weed")]
+    tasks = [Task("soil", from_map="cells"), Task("mass", unit="g"), shares_task("soil", "crop", "weed")]
     torch.manual_seed(0)
     predictor = Predictor(FPNHead(64, tasks, 1, fpn_dim=8, tower_depth=1), tiny)
     images = [np.full((32, 48, 3), shade, np.uint8) for shade in (40, 160)]
@@ -181,7 +181,7 @@ def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None
 
 def test_pictures_name_each_class_once_and_never_its_map(draw: Any) -> None:
     cells = shares_task("soil", "crop", "weed")
-    tasks = [Task("soil", from_cells="cells"), Task("mass", unit="g"), cells]
+    tasks = [Task("soil", from_map="cells"), Task("mass", unit="g"), cells]
     predicted = result(cells, POSSIBLE, soil=float(POSSIBLE[0].mean()), mass=66.0)
     drawn = draw([predicted], tasks)
     assert len(drawn.maps) == 3
@@ -198,7 +198,7 @@ def test_known_values_stand_next_to_the_predicted_ones(monkeypatch: pytest.Monke
     texts: list[str] = []
     monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, *more, **how: texts.append(text))
     cells, kind = shares_task("soil", "crop"), Task("kind", 2, kind="classification", labels=("wet", "dry"))
-    tasks = [Task("soil", from_cells="cells"), Task("mass", unit="g"), kind, cells]
+    tasks = [Task("soil", from_map="cells"), Task("mass", unit="g"), kind, cells]
     maps = np.stack([np.full(SIZE, 0.75), np.full(SIZE, 0.25)])
     predicted = result(cells, maps, soil=0.75, mass=-66.0) | {"kind": np.array([0.2, 0.8])}
     known = {"soil": 0.5, "mass": 71.0, "crop": 0.5}

@@ -31,8 +31,8 @@ from dinoneck.heads import Head
 from dinoneck.losses import TaskLoss
 
 CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"), transform=TargetTransform(mean=0.1, std=0.3))
-WEED = Task("weed", from_cells="cells", minimum=0.0, transform=TargetTransform(mean=0.02, std=0.03))
-CROP = Task("crop", from_cells="cells")
+WEED = Task("weed", from_map="cells", minimum=0.0, transform=TargetTransform(mean=0.02, std=0.03))
+CROP = Task("crop", from_map="cells")
 TASKS = (WEED, CELLS, CROP)
 
 
@@ -130,11 +130,11 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ConfigError, match=message):
             head_of("fpn", tasks)
     for wrong in ({"dim": 2}, {"activation": "relu"}, {"kind": "density"}):
-        with pytest.raises(ConfigError, match="from_cells is for regression"):
-            Task("weed", from_cells="cells", **wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="from_map is for regression"):
+            Task("weed", from_map="cells", **wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="which logarithms do not keep"):
-        Task("weed", from_cells="cells", transform=TargetTransform(log1p=True))
-    head_of("fpn", [Task("ndvi", from_cells="map"), Task("map", kind="dense")])
+        Task("weed", from_map="cells", transform=TargetTransform(log1p=True))
+    head_of("fpn", [Task("ndvi", from_map="map"), Task("map", kind="dense")])
 
 
 def test_it_is_recorded_in_the_file(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_it_is_recorded_in_the_file(tmp_path: Path) -> None:
     for name, value in head.predict(tokens()).items():
         assert torch.equal(again.predict(tokens())[name], value)  # type: ignore[operator]
     checkpoint = HeadCheckpoint.load(tmp_path / "h.safetensors")
-    assert [task.get("from_cells") for task in checkpoint.meta["tasks"]] == ["cells", None, "cells"]
+    assert [task.get("from_map") for task in checkpoint.meta["tasks"]] == ["cells", None, "cells"]
     assert "mean over the cells of cells" in model_card(checkpoint.meta)
     for forged in ("soil", 3, "", None):
         for tasks in (checkpoint.meta["tasks"], checkpoint.meta["config"]["tasks"]):
-            tasks[0]["from_cells"] = forged
+            tasks[0]["from_map"] = forged
         with pytest.raises(CheckpointError):
             checkpoint.save(tmp_path / "forged.safetensors")
