@@ -85,8 +85,8 @@ PIPELINES = (
     Mutant(
         "A flipped image is trained with the labels of the image as it is.",
         "training/sources.py",
-        "if flip] for view in views",
-        "if not flip] for view in views",
+        "known_views.place(one, view) for",
+        "one for",
         "unit/training/test_views_in_training.py::test_labels_of_a_cell_follow_the_image",
     ),
     Mutant(

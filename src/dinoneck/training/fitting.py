@@ -12,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
@@ -23,10 +25,12 @@ from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
+from dinoneck.tasks import Task
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Callback, Engine
 from dinoneck.training.matching import match_samples
+from dinoneck.training.metrics import class_counts, confusion_matrix, mean_iou, r2, share_right
 from dinoneck.training.mixup import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import param_groups
 from dinoneck.training.processes import own_random_numbers, seed_all
@@ -35,7 +39,6 @@ from dinoneck.training.source import compare_images
 from dinoneck.training.sources import LiveTokens, Samples, Table, TokenSource, in_batches, is_stored
 from dinoneck.training.state import STATE
 from dinoneck.training.targets import as_array, training_targets
-from dinoneck.training.validation import validation_scores
 
 _BACKBONE_SHARE = 0.1  # of the head's learning rate
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
@@ -250,7 +253,41 @@ def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Ta
         predictions.append({task.name: task.predict(outputs[task.name]) for task in objective.loss.tasks})
     losses = engine.mean_losses()
     joined = fetch([torch.cat([part[name] for part in predictions]) for name in predictions[0]])
-    return losses | validation_scores(objective.loss.tasks, dict(zip(predictions[0], joined, strict=True)), truth)
+    return losses | _scores(objective.loss.tasks, dict(zip(predictions[0], joined, strict=True)), truth)
+
+
+def _scores(tasks: Sequence[Task], predictions: Table, targets: Table) -> dict[str, float]:
+    """Return ``val_r2/TASK``, ``val_accuracy/TASK`` (classes), ``val_mean_iou/TASK`` (masks), and ``val_r2``.
+
+    The R² of a task with several outputs is the mean over those that vary, ``val_r2`` the mean over tasks. Masks are
+    compared at the resolution of the labels. What is missing counts for nothing; a task without values has no score.
+
+    Args:
+        tasks: of the head.
+        predictions: task -> (m, ...) in original units.
+        targets: task -> the true values of the same samples, NaN (classes: -1) = missing.
+    """
+    scores: dict[str, float] = {}
+    for task in tasks:
+        output, truth = predictions[task.name].float(), targets[task.name]
+        if task.is_categorical:
+            if truth.is_floating_point():  # shares (m, K, rows, cols) of classes
+                truth = truth.argmax(dim=1).masked_fill(truth.isnan().any(dim=1), -1)
+            if task.is_map:
+                output = F.interpolate(output, truth.shape[1:], mode="bilinear")
+            counted = (truth >= 0) & (truth != (-1 if task.ignore_index is None else task.ignore_index))
+            matrix = confusion_matrix(truth, output.argmax(dim=1), num_classes=task.dim, mask=counted)
+            if matrix.any():
+                name = f"val_mean_iou/{task.name}" if task.is_map else f"val_accuracy/{task.name}"
+                scores[name] = mean_iou(matrix)[0] if task.is_map else float(share_right(class_counts(matrix)))
+            continue
+        columns = zip(truth.reshape(output.shape).unbind(1), output.double().unbind(1), strict=True)
+        pairs = [(true[known].numpy(), pred[known].numpy()) for true, pred in columns for known in [true.isfinite()]]
+        varying = [r2(true, pred) for true, pred in pairs if len(true) and np.ptp(true)]
+        if varying:
+            scores[f"val_r2/{task.name}"] = float(np.mean(varying))
+    each = [score for name, score in scores.items() if name.startswith("val_r2/")]
+    return {**scores, "val_r2": float(np.mean(each))} if each else scores
 
 
 def _check_kinds(head: object, source: object, recipe: object) -> None:

@@ -311,7 +311,7 @@ class Samples:
             tokens = inputs.batch(ids) if views is None else inputs.batch(ids, views)
             tensors, finished = tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
         tables = [
-            {name: self._flipped(x[rows], views) if name in self.maps else x[rows] for name, x in table.items()}
+            {name: self._placed(x[rows], views) if name in self.maps else x[rows] for name, x in table.items()}
             for table in (self.values, self.cells)
         ]
         arrived = iter(send([*tensors, *(x for table in tables for x in table.values())], self.device))
@@ -319,9 +319,8 @@ class Samples:
         values, cells = ({name: next(arrived) for name in table} for table in tables)
         return finished(moved), values, {name: known(value) for name, value in values.items()} | cells
 
-    def _flipped(self, x: Tensor, views: list[int] | None) -> Tensor:
+    def _placed(self, x: Tensor, views: list[int] | None) -> Tensor:
         if views is None:
             return x
-        flips: Any = self.source.views.flips  # type: ignore[attr-defined]
-        axes = [[a for a, flip in zip((-1, -2), flips(view), strict=True) if flip] for view in views]
-        return torch.stack([one.flip(own) for one, own in zip(x, axes, strict=True)])
+        known_views: Any = self.source.views  # type: ignore[attr-defined]
+        return torch.stack([known_views.place(one, view) for one, view in zip(x, views, strict=True)])

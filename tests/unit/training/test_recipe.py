@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from tests.unit.training.noisy_head import WIDTH
+from tests.unit.training.small_fit import flat
 
 from dinoneck import ConfigError, PatchMeanHead, Task, Tokens
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
-from dinoneck.training import MemoryTokens, Recipe, fit
+from dinoneck.training import MemoryTokens, Recipe, fit, r2
 
+Y = np.linspace(-1, 3, 12)
 CHANGES = {
     "optimizer": {"optimizer": "sam"},
     "rho": {"optimizer": "sam", "rho": 0.5},
@@ -32,23 +34,19 @@ def source_of(images: int = 12) -> MemoryTokens:
     return MemoryTokens([str(i) for i in range(images)], Tokens.from_patches(patches, grid=(2, 3), patch_size=16))
 
 
-def trained(recipe: Recipe, **arguments: Any) -> PatchMeanHead:
+SOURCE = source_of()
+
+
+def head_of(*tasks: Task) -> PatchMeanHead:
     torch.manual_seed(0)
-    head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
-    source = source_of()
-    given = {
-        "targets": {"x": np.linspace(-1, 3, 12)},
-        "target_ids": source.ids,
-        "epochs": 4,
-        "batch_size": 4,
-        "lr": 1e-2,
-    }
-    fit(head, source, recipe=recipe, **{**given, **arguments})
+    return PatchMeanHead(WIDTH, tasks or [Task("x")], hidden_dim=4)
+
+
+def trained(recipe: Recipe, **arguments: Any) -> PatchMeanHead:
+    given = {"targets": {"x": Y}, "target_ids": SOURCE.ids, "epochs": 4, "batch_size": 4, "lr": 1e-2}
+    head = head_of()
+    fit(head, SOURCE, recipe=recipe, **{**given, **arguments})
     return head
-
-
-def flat(head: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in head.parameters()])
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -180,52 +178,25 @@ def test_the_losss_own_parameters_learn_without_decay_and_do_not_walk() -> None:
 
 
 def test_patience_keeps_the_best_weights_and_stops() -> None:
-    source, y = source_of(), np.random.RandomState(0).randn(12)
-    torch.manual_seed(0)
-    head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
-    given = {
-        "targets": {"x": y},
-        "target_ids": source.ids,
-        "ids": source.ids[:8],
-        "val_ids": source.ids[8:],
-        "batch_size": 4,
-        "lr": 3e-2,
-    }
-    history = fit(head, source, epochs=60, recipe=Recipe(patience=3), **given)
+    head, y = head_of(), np.random.RandomState(0).randn(12)
+    options = {"target_ids": SOURCE.ids, "epochs": 60, "batch_size": 4, "lr": 3e-2, "patience": 3}
+    history = fit(head, SOURCE, {"x": y}, ids=SOURCE.ids[:8], val_ids=SOURCE.ids[8:], **options)
     losses = [row["val_loss"] for row in history]
     best = int(np.argmin(losses))
     assert len(history) == best + 1 + 3 < 60
-    predicted = head.predict(source.batch(source.ids[8:]))["x"][:, 0].numpy()
-    assert ((predicted - y[8:]) ** 2).mean() == pytest.approx(losses[best], rel=1e-4), (
-        "the averaged weights of that epoch"
-    )
+    predicted = head.predict(SOURCE.batch(SOURCE.ids[8:]))["x"][:, 0].numpy()
+    assert ((predicted - y[8:]) ** 2).mean() == pytest.approx(losses[best], rel=1e-4)
 
 
 def test_validation_is_of_the_averaged_weights_and_kept_apart() -> None:
-    source, y = source_of(), np.linspace(-1, 3, 12)
-    torch.manual_seed(0)
-    tasks = [Task("x"), Task("kind", dim=2, kind="classification")]
-    head = PatchMeanHead(WIDTH, tasks, hidden_dim=4)
-    kinds = (np.arange(12) % 2).astype(int)
-    given = {
-        "targets": {"x": y, "kind": kinds},
-        "target_ids": source.ids,
-        "ids": source.ids[:8],
-        "epochs": 3,
-        "batch_size": 4,
-        "lr": 1e-2,
-    }
-    recipe = Recipe()
-    history = fit(head, source, val_ids=source.ids[8:], recipe=recipe, **given)
-    answers = head.predict(source.batch(source.ids[8:]))
-    predicted = answers["x"][:, 0].double().numpy()
-    spread = ((y[8:] - y[8:].mean()) ** 2).sum()
-    assert history[-1]["val_r2"] == pytest.approx(1 - ((predicted - y[8:]) ** 2).sum() / spread, rel=1e-4)
-    assert history[-1]["val_r2"] == pytest.approx(history[-1]["val_r2/x"])
-    right = (answers["kind"].argmax(dim=1).numpy() == kinds[8:]).mean()
-    assert history[-1]["val_accuracy/kind"] == right
-    assert history[-1]["val_loss"] == pytest.approx(history[-1]["val_loss/x"] + history[-1]["val_loss/kind"])
-    torch.manual_seed(0)
-    other = PatchMeanHead(WIDTH, tasks, hidden_dim=4)
-    fit(other, source, recipe=recipe, **given)
-    assert torch.equal(flat(head), flat(other)), "looking does not change what is learnt"
+    kinds = np.arange(12) % 2
+    heads = [head_of(Task("x"), Task("kind", dim=2, kind="classification")) for _ in range(2)]
+    options = {"target_ids": SOURCE.ids, "epochs": 3, "batch_size": 4, "lr": 1e-2, "ema_decay": 0.9}
+    given = {"targets": {"x": Y, "kind": kinds}, "ids": SOURCE.ids[:8], **options}
+    row = fit(heads[0], SOURCE, val_ids=SOURCE.ids[8:], **given)[-1]
+    predicted = heads[0].predict(SOURCE.batch(SOURCE.ids[8:]))
+    assert row["val_r2"] == row["val_r2/x"] == pytest.approx(r2(Y[8:], predicted["x"][:, 0].numpy()), rel=1e-4)
+    assert row["val_accuracy/kind"] == (predicted["kind"].argmax(dim=1).numpy() == kinds[8:]).mean()
+    assert row["val_loss"] == pytest.approx(row["val_loss/x"] + row["val_loss/kind"])
+    fit(heads[1], SOURCE, **given)
+    assert torch.equal(flat(heads[0]), flat(heads[1])), "looking does not change what is learnt"
