@@ -172,7 +172,6 @@ def test_options_of_detrs_change_the_model() -> None:
         ("dfine", None, {"features_at": 0.5, "size": (96, 160)}, "needs multiples of 64x64, such as 128x192"),
         ("dfine", None, {"size": (80, 128)}, "multiples of 32x32, such as 96x128"),
         ("rtdetrv2", None, {"queries": 300}, "96x128 gives 252 cells, fewer than the 300 queries"),
-        ("fcos", SpatialTuningAdapter(64, 40), {}, "40 channels; fcos needs a multiple of 32"),
         ("fcos", None, {"queries": 30}, "arguments of dfine and rtdetrv2, not fcos"),
         ("fasterrcnn", SpatialTuningAdapter(64, 32, patch_size=14), {}, "powers of two"),
     ],
