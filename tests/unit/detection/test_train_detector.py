@@ -20,7 +20,7 @@ from dinoneck import CheckpointError, ConfigError, DataError
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector, evaluate_boxes, train_detector
 from dinoneck.detection.training import _Run
-from dinoneck.training import TrainConfig, engine, train
+from dinoneck.training import TrainConfig, engine
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
@@ -175,11 +175,6 @@ def test_values_without_an_effect_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         train_detector(config_of(boxes, **groups), tmp_path)
-
-
-def test_heads_are_not_trained_from_boxes(boxes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.val_boxes is for a detector"):
-        train(config_of(boxes), tmp_path)
 
 
 def test_classes_of_the_held_out_images_follow_the_training_ones(

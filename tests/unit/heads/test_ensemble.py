@@ -74,15 +74,6 @@ def test_ensembles_of_ensembles() -> None:
     assert torch.allclose(nested.predict(tokens)["a"], expected, atol=1e-6)
 
 
-def test_members_are_given_as_modules() -> None:
-    heads = [PatchMeanHead(8, [Task("a")]).eval() for _ in range(3)]
-    ensemble = HeadEnsemble(heads)
-    assert ensemble.heads[1] is heads[1]
-    assert not ensemble.training
-    assert ensemble.config == HeadEnsemble.from_heads(heads).config
-    assert ensemble.config["members"][1] == {"type": "patch_mean", "config": heads[1].config}
-
-
 MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
 
 

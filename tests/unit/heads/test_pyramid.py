@@ -18,8 +18,6 @@ from dinoneck import (
     Predictor,
     PyramidHead,
     ShapeError,
-    SimplePyramid,
-    SpatialTuningAdapter,
     TargetTransform,
     Task,
     Tokens,
@@ -64,19 +62,6 @@ def test_a_neck_module_is_taken_with_its_weights(tmp_path: Path) -> None:
     tokens = tokens_of(2, 3, 4, layers=3)
     for name, value in load_head(tmp_path / "head.safetensors")(tokens).items():
         assert torch.equal(value, head(tokens)[name])
-
-
-def test_a_neck_module_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ConfigError, match="the neck's embed_dim is 8, the head's 24"):
-        PyramidHead(WIDTH, [REG], SimplePyramid(8))
-    with pytest.raises(ConfigError, match="neck is None"):
-        PyramidHead(WIDTH, [REG])
-    with pytest.raises(ConfigError, match="embed_dim is None"):
-        PyramidHead(tasks=[REG], neck={"type": "simple_pyramid"})
-    with pytest.raises(ConfigError, match="needs the images"):
-        PyramidHead(tasks=[REG], neck=SpatialTuningAdapter(WIDTH))
-    with pytest.raises(ConfigError, match=r"is 'Linear\(.*expected a registered Neck, or"):
-        PyramidHead(tasks=[REG], neck=torch.nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
 def test_pooled_tasks_read_the_means_of_all_levels() -> None:
@@ -204,15 +189,6 @@ def test_every_option_of_the_dense_head_changes_it(option: dict[str, Any]) -> No
     tokens = tokens_of(1, 4, 5)
     assert not torch.equal(one(tokens)["ndvi"], other(tokens)["ndvi"])
     assert sum(p.numel() for p in one.parameters()) != sum(p.numel() for p in other.parameters())
-
-
-@pytest.mark.parametrize("name", ["class", "items", "with-dash", "training"])
-def test_any_task_name_is_fine(name: str) -> None:
-    """Names that Python or torch keep for themselves too."""
-    tasks = (Task(name), Task(f"{name}_map", kind="dense"))
-    tokens = tokens_of(1, 3, 4, layers=2)
-    assert set(fpn(*tasks)(tokens)) == {task.name for task in tasks}
-    assert set(DenseHead(WIDTH, [Task(name, kind="dense")], 4)(tokens)) == {name}
 
 
 def test_padding_does_not_count_in_the_mean_of_a_map() -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
+from dinoneck import Composition, ShapeError, TargetTransform, Task
 from dinoneck.losses import CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting, dense_masked_mse
 
 TASKS = (
@@ -169,30 +169,6 @@ def test_it_compiles_whole_with_everything() -> None:
     assert all(torch.allclose(parts[name], part) for name, part in expected_parts.items())
     for got, wanted in zip(grads, expected_grads, strict=True):
         assert torch.allclose(got, wanted, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"weighting": UncertaintyWeighting(["total"])}, r"built for \['total'\]; the tasks and compositions are"),
-        (
-            {"regularisers": [DensityRegulariser("mas", 1.0)]},
-            "task 'mas'; expected a density task.*Did you mean 'mass'",
-        ),
-        ({"regularisers": [DensityRegulariser("ndvi", 1.0)]}, r"expected a density task, and there are total \(regr"),
-        ({"regularisers": [HELD, HELD]}, "several parts named 'mass.smoothness'"),
-    ],
-)
-def test_what_does_not_fit_the_tasks_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        TaskLoss(TASKS, **({"compositions": [FIVE]} | given))
-
-
-def test_a_weight_is_given_or_learned() -> None:
-    tasks = [Task("a", weight=0.5), Task("b", dim=2, weight=(1.0, 3.0))]
-    with pytest.raises(ConfigError, match=r"task 'a' has weight 0.5 and TaskLoss a weighting.*use one of them"):
-        TaskLoss(tasks, weighting=UncertaintyWeighting(["a", "b"]))
-    TaskLoss(tasks[1:], weighting=UncertaintyWeighting(["b"]))
 
 
 def test_shapes_are_those_of_the_kind() -> None:

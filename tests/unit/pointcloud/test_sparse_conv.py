@@ -12,7 +12,7 @@ from examples.pointcloud import sparse_conv
 from tests.unit.pointcloud.sparse_clouds import ENGINES, Dense, cloud, features, kernel, layers_of, needs_spconv
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DataError, ShapeError
+from dinoneck import ConfigError, DataError
 from dinoneck.points import PlainAdapter, PlainSparse, VoxelGrid, adapter_of
 from dinoneck.points.keys import REACH
 
@@ -118,18 +118,6 @@ class Runner(nn.Module):
         return self.run(feats)
 
 
-@pytest.mark.parametrize("name", ["same", "down", "up"])
-def test_no_voxels_give_no_rows_and_no_gradient(layers: Any, name: str) -> None:
-    grid = VoxelGrid.from_coords(torch.zeros(0, 3).long())
-    conv, run, rows = convolutions(layers, layers.sparse(grid, torch.zeros(0, C_IN)))[name]
-    feats = torch.zeros(rows, C_IN, requires_grad=True)
-    out = run(feats)
-    assert out.shape == (0, C_OUT)
-    out.sum().backward()
-    assert conv.weight.grad is not None
-    assert conv.weight.grad.count_nonzero() == 0
-
-
 def test_voxels_at_the_ends_of_the_range_are_no_neighbours() -> None:
     ends = torch.tensor([[-REACH, 0, 0], [REACH - 1, 0, 0], [REACH - 2, 0, 0], [0, -REACH, 5], [0, REACH - 1, 5]])
     grid = VoxelGrid.from_coords(ends)
@@ -193,21 +181,3 @@ def test_what_spconv_would_confuse_is_refused() -> None:
     with pytest.raises(ConfigError, match="stride 4 is coarser than the tensor was made for"):
         for _ in range(5):
             y = layers.DownConv(C_IN, C_IN).double()(y)
-
-
-def test_misfits_are_named(layers: Any) -> None:
-    grid = cloud()
-    x = layers.sparse(grid, features(grid, C_IN))
-    with pytest.raises(ShapeError, match="the voxels have 3 channels; this convolution takes 5"):
-        layers.SubmanifoldConv(5, C_OUT).double()(x)
-    with pytest.raises(ShapeError, match=r"features are torch.float64, the weights torch.float32"):
-        layers.DownConv(C_IN, C_OUT)(x)
-    for size in (1, 4):
-        with pytest.raises(ConfigError, match=f"kernel_size is {size}; expected an odd number, 3 or more"):
-            layers.SubmanifoldConv(C_IN, C_OUT, size)
-    down, up = layers.DownConv(C_IN, C_IN).double(), layers.UpConv(C_IN, C_OUT).double()
-    other = layers.sparse(cloud(1), features(cloud(1), C_IN))
-    with pytest.raises(ShapeError, match=r"do not come from these .* pass the tensor that DownConv was given"):
-        up(down(x), other)
-    with pytest.raises(ShapeError, match="do not come from these"):
-        up(down(down(x)), x)

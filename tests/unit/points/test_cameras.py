@@ -196,13 +196,6 @@ def test_a_crop_beyond_the_image_and_transposed_extrinsics_are_named() -> None:
         Cameras.from_world_to_cam(one()["K"], moved(r03=1.0).mT, SIZE)
 
 
-def test_only_the_wrong_views_are_named() -> None:
-    poses = torch.eye(4).repeat(9, 1, 1)
-    poses[[1, 2, 4, 5, 6, 7]] = torch.nan
-    with pytest.raises(DataError, match=r"views 1, 2, 4, 5, 6 and 1 more"):
-        Cameras(torch.eye(3).repeat(9, 1, 1), poses, (4, 4))
-
-
 # -- sides that are exchanged ----------------------------------------------------------------------------------------
 
 

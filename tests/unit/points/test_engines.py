@@ -160,13 +160,6 @@ def test_a_dict_that_has_any_attribute_is_pointcepts() -> None:
         adapter_of(Point(coord=torch.zeros(1, 3)))
 
 
-def test_what_is_no_sparse_tensor_is_named() -> None:
-    with pytest.raises(ShapeError, match=r"Tensor is not a known sparse tensor.*adapter="):
-        adapter_of(torch.randn(3, 4))
-    with pytest.raises(ShapeError, match="Mapped"):
-        adapter_of(tensors()["own"][0])
-
-
 # -- spconv itself --------------------------------------------------------------------------------------------
 
 

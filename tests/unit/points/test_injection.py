@@ -19,7 +19,6 @@ from tests.process_group import ROOT, told_by
 from tests.unit.points.plain_unet import (
     C_DINO,
     NAMES,
-    SKIP,
     UP,
     EditedUNet,
     PlainUNet,
@@ -30,8 +29,8 @@ from tests.unit.points.plain_unet import (
 )
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DinoneckError, HeadCheckpoint, ShapeError, load_backbone, load_head, save_head
-from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, SparsePyramid, VoxelGrid
+from dinoneck import ConfigError, DinoneckError, ShapeError
+from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, VoxelGrid
 
 GATES = (None, "scalar", "channel", "token")
 
@@ -79,23 +78,6 @@ def test_the_formula(gate: Any, norm: Any) -> None:
         assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
 
 
-def test_no_option_is_without_effect() -> None:
-    x, f, valid = torch.randn(9, 5), torch.randn(9, 6), torch.arange(9) > 2
-    outs = []
-    for options in ({}, {"norm": None}, {"gate": "token"}, {"zero_init": True}):
-        torch.manual_seed(1)
-        outs.append(DecoderInjection(6, {4: 5}, **{"zero_init": False, **options})(x, f, valid))
-    assert all(not torch.allclose(one, other) for i, one in enumerate(outs) for other in outs[:i])
-    for gate, shape in (("scalar", (1,)), ("channel", (5,))):  # factors of one: what they change is what is learned
-        torch.manual_seed(1)
-        injection = DecoderInjection(6, {4: 5}, zero_init=False, gate=gate)
-        assert torch.equal(injection(x, f, valid), outs[0])
-        injection(x, f, valid).square().sum().backward()
-        gains = injection.levels["4"].gains
-        assert gains.shape == shape
-        assert gains.grad.abs().min() > 0
-
-
 def test_unseen_voxels_keep_their_bits() -> None:
     x = torch.randn(64, 5)
     x[::7] = -0.0
@@ -126,30 +108,6 @@ def test_features_are_found_wherever_rows_are() -> None:
     assert torch.allclose(injection.inject(feats[turned], level, coords[turned], batch[turned]), out[turned], atol=1e-6)
 
 
-@pytest.mark.parametrize("gate", GATES)
-def test_gradients_are_right(gate: Any) -> None:
-    x = cloud(voxels=8)
-    level = pyramid_of(x)[1]
-    injection = awake(DecoderInjection(C_DINO, {1: 3}, gate=gate, dtype=torch.float64))
-
-    def run(feats: Tensor, dino: Tensor, *weights: Tensor) -> Tensor:
-        features = SparseFeatures(level.coords, level.batch, dino, level.valid, 1)
-        return injection.inject(feats, features, x.coords, x.batch)
-
-    inputs = (torch.randn(len(x.coords), 3).double().requires_grad_(), level.feats.double().requires_grad_())
-    assert torch.autograd.gradcheck(run, (*inputs, *injection.parameters()), atol=1e-5)
-
-
-def test_autocast_and_dtypes() -> None:
-    x, f, valid = torch.randn(9, 5), torch.randn(9, 6), torch.arange(9) > 2
-    injection = awake(DecoderInjection(6, {4: 5}))
-    exact = injection(x, f, valid)
-    with torch.autocast("cpu", torch.bfloat16):
-        low = injection(x, f.bfloat16(), valid)
-    assert low.dtype == torch.float32
-    assert torch.allclose(low, exact, atol=0.05)
-
-
 # -- hooks --------------------------------------------------------------------------------------------------
 
 
@@ -166,27 +124,6 @@ def test_hooks_do_what_an_edited_network_does(target: Any, gate: Any) -> None:
     handle.remove()
     wrapped = injection.wrap(plain, NAMES)
     assert torch.equal(wrapped(x, pyramid=pyramid), expected)
-
-
-@pytest.mark.parametrize("target", ["up", "skip"])
-def test_what_a_hook_adds_to(target: Any) -> None:
-    plain, x, injection = PlainUNet(), cloud(), awake(injection_of(target))
-    pyramid, seen = pyramid_of(x), {}
-
-    def watch(stride: int, when: str) -> Any:
-        return lambda module, args: seen.__setitem__((stride, when), args[0].feats)
-
-    for stride, name in NAMES.items():
-        plain.get_submodule(name).register_forward_pre_hook(watch(stride, "before"))
-    injection.attach(plain, NAMES)
-    for stride, name in NAMES.items():
-        plain.get_submodule(name).register_forward_pre_hook(watch(stride, "after"))
-    with injection.using(pyramid):
-        plain(x)
-    for stride in NAMES:
-        changed = (seen[stride, "before"] != seen[stride, "after"]).any(dim=0)
-        expected = torch.arange(UP[stride] + SKIP[stride]) < UP[stride]
-        assert torch.equal(changed, expected if target == "up" else ~expected)
 
 
 def test_a_trained_network_is_unchanged_at_step_zero_and_learns_after() -> None:
@@ -236,17 +173,6 @@ def test_without_images_it_is_the_3d_network() -> None:
         plain(x)
     with injection.using(pyramid_of(x, seen=0.0)):
         assert torch.equal(plain(x), before)
-
-
-def test_the_pyramid_of_the_room_fits() -> None:
-    """Features on points' voxels, pooled by SparsePyramid, reach all voxels of a network of the same strides."""
-    x = cloud()
-    grid = VoxelGrid.from_coords(x.coords, x.batch)
-    feats = torch.randn(len(grid.coords), C_DINO)
-    features = SparseFeatures(grid.coords, grid.batch, feats, torch.ones(len(feats), dtype=torch.bool), 1)
-    wrapped = injection_of().wrap(PlainUNet(), NAMES)
-    wrapped(x, pyramid=SparsePyramid(strides=(1, 2))(features))
-    assert {stride: level.hit_rate for stride, level in wrapped.injection.stats.items()} == {2: 1.0, 1: 1.0}
 
 
 class Cells(nn.Module):
@@ -382,42 +308,6 @@ def test_copies_are_whole_and_independent() -> None:
                 parameter.mul_(2)
         assert not torch.equal(twin(x, pyramid=learnt), before)
         assert torch.equal(wrapped(x, pyramid=learnt), before)
-
-
-def test_parameters_and_state_of_both() -> None:
-    wrapped = injection_of(gate="token").wrap(PlainUNet(), NAMES)
-    assert len(list(wrapped.parameters())) == len([*wrapped.unet.parameters(), *wrapped.injection.parameters()])
-    again = injection_of(gate="token").wrap(PlainUNet(), NAMES)
-    again.load_state_dict(wrapped.state_dict())
-    x = cloud()
-    assert torch.equal(again(x, pyramid=pyramid_of(x)), wrapped(x, pyramid=pyramid_of(x)))
-
-
-@pytest.mark.parametrize("gate", GATES)
-def test_a_head_file_restores_it(gate: Any, tmp_path: Path) -> None:
-    plain, x, injection = PlainUNet(), cloud(), awake(injection_of("skip", gate=gate))
-    save_head(tmp_path / "i.safetensors", injection)
-    checkpoint = HeadCheckpoint.load(tmp_path / "i.safetensors")
-    assert checkpoint.head_type == "decoder_injection"
-    assert checkpoint.config["levels"] == [[2, 7], [1, 5]]
-    loaded = load_head(tmp_path / "i.safetensors")
-    assert loaded.channels == SKIP
-    assert (
-        loaded.config
-        == injection.config
-        == DecoderInjection.from_config(json.loads(json.dumps(injection.config))).config
-    )
-    pyramid, outs = pyramid_of(x), []
-    for own in (injection, loaded):
-        handle = own.attach(plain, NAMES)
-        with own.using(pyramid):
-            outs.append(plain(x))
-        handle.remove()
-    assert torch.equal(*outs)
-    backbone = load_backbone("dinoneck_tiny")
-    with pytest.raises(OSError, match="channels"):
-        HeadCheckpoint.from_module(injection, backbone=backbone)
-    HeadCheckpoint.from_module(DecoderInjection(64, {1: 4}), backbone=backbone).check_backbone(backbone)
 
 
 @pytest.mark.slow

@@ -108,20 +108,6 @@ def test_it_is_the_plain_loop(sampling: str, views: str, onto: str, projected: b
     assert onto == "voxels" or int(valid.sum()) < POINTS
 
 
-def test_every_option_changes_the_answer() -> None:
-    maps, links = maps_of(), drawn(share=0.8)
-    answers = []
-    for sampling, views in OPTIONS:
-        answers.append(lifted(maps, links, None, sampling, views, None, torch.Generator().manual_seed(1))[0])
-    assert not any(torch.allclose(a, b) for a, b in itertools.combinations(answers, 2))
-    other = lifted(maps, links, views="random", generator=torch.Generator().manual_seed(2))[0]
-    assert not torch.allclose(answers[1], other)
-    torch.manual_seed(5)
-    first = lifted(maps, links, views="random")[0]
-    torch.manual_seed(5)
-    assert torch.equal(first, lifted(maps, links, views="random")[0])
-
-
 @pytest.mark.parametrize(("rows", "cols"), [(30, 40), (34, 45), (3, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_ramp_gives_the_pixel_back(rows: int, cols: int, dtype: torch.dtype) -> None:
@@ -177,24 +163,6 @@ def test_faces_of_a_room_keep_their_labels() -> None:
         ).amax(1).gt(0.12)  # type: ignore[arg-type]
         assert bool(right[valid & far].all())
         assert int((valid & far).sum()) > 800
-
-
-@pytest.mark.parametrize("onto", ["points", "voxels"])
-@pytest.mark.parametrize("views", ["mean", "closest"])
-def test_the_order_of_views_and_points_does_not_matter(onto: str, views: str) -> None:
-    maps, links = maps_of(torch.float32), drawn()
-    coords, batch = torch.randint(-2, 1, (POINTS, 3)), torch.randint(0, 2, (POINTS,))
-    grid = VoxelGrid.from_coords(coords, batch) if onto == "voxels" else None
-    feats, valid = lifted(maps, links, grid, views=views)
-    view_order, point_order = torch.randperm(VIEWS), torch.randperm(POINTS)
-    view, point = torch.argsort(view_order)[links.view], torch.argsort(point_order)[links.point]
-    order = torch.argsort(point * VIEWS + view)
-    other = replace(links, view=view[order], point=point[order], uv=links.uv[order], z=links.z[order])
-    moved = VoxelGrid.from_coords(coords[point_order], batch[point_order]) if onto == "voxels" else None
-    again, seen = lifted(maps[view_order], other, moved, views=views)
-    back = torch.argsort(point_order) if onto == "points" else torch.arange(len(feats))
-    assert torch.equal(seen[back], valid)
-    assert torch.allclose(again[back], feats, rtol=0, atol=1e-6)
 
 
 def test_samples_of_a_batch_do_not_mix() -> None:
@@ -327,16 +295,6 @@ def test_nothing_to_lift() -> None:
     lift(leaf, no_links)[0].sum().backward()
     assert leaf.grad is not None
     assert not leaf.grad.any()
-
-
-def test_autocast_projects_in_half_precision() -> None:
-    maps, links, grid, project = maps_of(torch.float32), drawn(), voxels(), nn.Linear(CHANNELS, 6)
-    with torch.no_grad():
-        exact = lift(maps, links, grid, project=project).feats
-        with torch.autocast("cpu", torch.bfloat16):
-            low = lift(maps, links, grid, project=project).feats
-    assert low.dtype == torch.bfloat16
-    assert float((low.float() - exact).norm() / exact.norm()) < 0.01
 
 
 @pytest.mark.parametrize(
