@@ -93,15 +93,6 @@ def test_a_one_hot_gate_picks_exactly_that_patch(mode: str, place: tuple[int, in
     assert torch.equal(pooled, torch.tensor([[*place, *place]]).float())
 
 
-def test_a_query_gate_finds_the_patch_that_looks_like_the_cls_token() -> None:
-    gating = CLSGating(8, mode="query", reduction=1)
-    with torch.no_grad():
-        gating.query.weight.copy_(torch.eye(8) * 1e3), gating.query.bias.zero_(), gating.key.weight.copy_(torch.eye(8))
-    patches = torch.eye(8)[None].expand(2, -1, -1)
-    pooled, weights = gating(torch.eye(8)[[3, 6]], patches)
-    assert weights.argmax(dim=1).tolist() == [3, 6] and torch.allclose(pooled, torch.eye(8)[[3, 6]])
-
-
 def test_resized_is_mlp_at_its_own_grid_and_a_bilinear_map_elsewhere() -> None:
     mlp, resized = head_of("mlp", 12), head_of("resized", (3, 4), seed=1)
     resized.load_state_dict(mlp.state_dict())
@@ -139,12 +130,3 @@ def test_the_resized_logits_keep_their_places() -> None:
 def test_gates_that_cannot_be_built(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         CLSGating(16, **arguments)
-
-
-def test_dropout_works_in_training_only() -> None:
-    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
-    for dropout, differs in ((0.5, True), (0.0, False)):
-        head = head_of("query", dropout=dropout)
-        quiet = head(tokens)["mass"]
-        assert torch.equal(quiet, head(tokens)["mass"])
-        assert torch.equal(head.train()(tokens)["mass"], quiet) is not differs

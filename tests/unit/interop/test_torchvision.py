@@ -125,11 +125,3 @@ def test_one_step_and_an_answer(build: Any, extra_levels: int) -> None:
     for image, answer in zip(images, answers, strict=True):
         assert torch.isfinite(answer["scores"]).all()
         assert (answer["boxes"][:, 2] <= image.shape[-1]).all()
-
-
-def test_features_at_changes_what_the_backbone_sees_and_the_multiple() -> None:
-    assert body().size_divisible == 32
-    half = body(features_at=0.5)
-    assert (half.strides, half.size_divisible) == ((16, 32, 64), 64)
-    images = torch.randn(1, 3, 128, 128)
-    assert half(images)["0"].shape[-1] == body()(images)["0"].shape[-1] // 2

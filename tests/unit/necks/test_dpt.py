@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor
 
-from dinoneck import ConfigError, DPTNeck, Tokens
+from dinoneck import DPTNeck, Tokens
 
 ODD_GRIDS = [(1, 1), (1, 7), (15, 31)]
 READOUTS = ["ignore", "add", "project"]
@@ -152,17 +152,3 @@ def position_neck(alive: int) -> DPTNeck:
         for fusion in neck.fusion:
             fusion.project.weight.copy_(torch.eye(2))  # type: ignore[operator,union-attr]
     return neck
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"num_layers": 0}, "num_layers is 0"),
-        ({"num_layers": 5}, "at most 4 layers"),
-        ({"readout": "cat"}, "readout="),
-        ({"hidden_sizes": (1, 2, 3)}, "one positive width per layer, 4"),
-    ],
-)
-def test_wrong_arguments_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        DPTNeck(**({"embed_dim": WIDTH} | wrong))  # type: ignore[arg-type]

@@ -133,10 +133,3 @@ def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> N
     assert not grouper.calibrate(iter([[x * 3 + 1 for x in xs] for xs in batches])), "set norms are left alone"
     assert all(torch.equal(before[name], value) for name, value in grouper.state_dict().items())
     assert not LayerGrouper(C, 2, D, 2, norm=None).calibrate(iter(batches))
-
-
-@pytest.mark.parametrize("fusion", ["softmax", "pixel"])
-def test_a_fusion_without_effect_is_refused(fusion: Any) -> None:
-    with pytest.raises(ConfigError, match=f"{fusion}.*num_layers=3"):
-        LayerGrouper(C, 3, D, 3, fusion=fusion)
-    LayerGrouper(C, 4, D, 3, fusion=fusion)  # one group of two layers: the weights have an effect

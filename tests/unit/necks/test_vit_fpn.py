@@ -10,7 +10,7 @@ from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from dinoneck import ConfigError, ShapeError, Tokens, ViTFPN
+from dinoneck import ShapeError, Tokens, ViTFPN
 from dinoneck.layers import ConvBlock
 from dinoneck.necks import TopDown
 
@@ -169,17 +169,3 @@ def test_cls_context_reads_the_last_layers_cls_token() -> None:
     assert grads[1][:, 1:5].abs().max() == 0, "registers never leak in"
     with pytest.raises(ShapeError, match="no CLS token"):
         neck(Tokens.from_patches([torch.randn(1, 4, WIDTH, dtype=DOUBLE)] * 2, grid=(2, 2), patch_size=16))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"num_levels": 0}, "num_levels is 0"),
-        ({"layer_groups": [[0], [1], [3]]}, "position 3 does not exist"),
-        ({"downsample": "max"}, "downsample"),
-        ({"residual_init": "one"}, "residual_init"),
-    ],
-)
-def test_bad_arguments_are_refused(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ViTFPN(**{"embed_dim": WIDTH, "num_layers": 3, **wrong})

@@ -11,23 +11,18 @@ import pytest
 import torch
 from examples.pointcloud import checking
 from examples.pointcloud.features import frame_maps
-from examples.pointcloud.frame_check import Chain, check_frame
 from examples.pointcloud.frames import Frames, cloud_of
-from examples.pointcloud.network_check import Network, plan_of
 from examples.pointcloud.reprojection import pair_error
-from examples.pointcloud.res16unet import Res16UNet
-from examples.pointcloud.segmentation import NETWORKS
 from tests.conftest import DATA
 from tests.unit.pointcloud.analytic_scene import bare_room
 from tests.unit.pointcloud.frame_samples import run_verb
 
 from dinoneck import Backbone, DataError
-from dinoneck.points import SparsePyramid, VoxelGrid
+from dinoneck.points import VoxelGrid
 from dinoneck.points.camera_check import read_as
 from dinoneck.points.keys import at_stride
 
 SMALL = ("--plan", "small", "--points", 3000, "--voxel", 0.05)
-SMALL_PLAN = plan_of(NETWORKS["small"]["planes"], NETWORKS["small"]["init_dim"])
 
 
 @pytest.fixture
@@ -98,27 +93,6 @@ def test_a_bad_value_in_a_map_is_followed(
     assert "WRONG NaN or Inf" in capsys.readouterr().out
 
 
-def chain_of(pyramid: SparsePyramid, plan: Any = SMALL_PLAN) -> Chain:
-    torch.manual_seed(0)
-    network = Network.build(plan, Res16UNet(3, **NETWORKS["small"]), 64)
-    return Chain(network, 0.05, torch.device("cpu"), pyramid)
-
-
-def report_of(chain: Chain, room: Frames, tiny: Backbone) -> Any:
-    maps, cameras = frame_maps(tiny, room)
-    return check_frame(chain, "scene", room, maps, cameras, 0, [1], [0], points=0)
-
-
-def test_a_block_at_another_stride_is_found(room: Frames, tiny: Backbone) -> None:
-    plan = SMALL_PLAN | {"block4": SMALL_PLAN["block4"]._replace(stride=32)}
-    [problem] = report_of(chain_of(SparsePyramid((1, 2, 4, 8, 16)), plan), room, tiny).problems
-    assert problem.startswith("stride: block4 works on")
-    assert "as many as at stride 16; planned: the" in problem
-    missing = SMALL_PLAN | {"block9": SMALL_PLAN["block4"]}
-    report = report_of(chain_of(SparsePyramid((1, 2, 4, 8, 16)), missing), room, tiny).problems
-    assert report == ["Res16UNet has no block9, planned at stride 16"]
-
-
 @pytest.mark.parametrize("reading", ["inverse", "opengl", "transposed"])
 def test_wrong_poses_are_found(room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reading: Any) -> None:
     wrong = replace(room, cameras=read_as(room.cameras, reading))
@@ -151,15 +125,6 @@ def test_rooms_need_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "room 0: room0-view1" in out
     assert "2 frames" in out
-
-
-def test_spconv_meets_the_same_plan(room: Frames, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("spconv", reason="spconv is not installed")
-    plain = checked(room, monkeypatch, tmp_path)
-    compiled = checked(room, monkeypatch, tmp_path, "--engine", "spconv")
-    for one, other in zip(plain["frames"], compiled["frames"], strict=True):
-        assert one["blocks"] == other["blocks"]
-        assert one["fusion_2d"] == pytest.approx(other["fusion_2d"], abs=1e-5)
 
 
 def test_the_real_room_is_as_planned(tmp_path: Path) -> None:

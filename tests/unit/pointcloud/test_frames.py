@@ -140,22 +140,6 @@ def test_tums_lists_are_matched_in_time(tmp_path: Path) -> None:
         read_frames(tmp_path)
 
 
-def test_seven_scenes_files_are_read_by_number(tmp_path: Path) -> None:
-    for number in (0, 1, 10):
-        stem = f"frame-{number:06d}"
-        write_pictures(tmp_path / f"{stem}.color.png", tmp_path / f"{stem}.depth.png", np.full((60, 80), 1500))
-        pose = np.eye(4)
-        pose[1, 3] = number
-        np.savetxt(tmp_path / f"{stem}.pose.txt", pose)
-    with pytest.raises(DataError, match="7-Scenes and TUM come without such a file"):
-        read_frames(tmp_path)
-    write_intrinsics(tmp_path)
-    frames = read_frames(tmp_path, every=10)
-    assert frames.names == (f"{tmp_path.name}/frame-000000", f"{tmp_path.name}/frame-000010")
-    assert frames.cameras.positions[:, 1].tolist() == [0, 10]
-    assert torch.allclose(frames.depth, torch.tensor(1.5))
-
-
 @pytest.mark.parametrize("invalid", [0.0, math.nan, math.inf, -1.0])
 def test_invalid_depth_gives_no_points(tmp_path: Path, invalid: float) -> None:
     frames = read_frames(write_scan(tmp_path, (0,)))

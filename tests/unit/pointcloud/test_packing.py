@@ -109,19 +109,6 @@ def test_mv_entries_name_files_in_the_order_of_their_images(data: Path) -> None:
     assert [len(entry["clip_feat_paths"]) for entry in whole["data_list"]] == [11, 3]
 
 
-def test_a_file_of_the_new_name_is_replaced_only_by_force(data: Path) -> None:
-    content = {"metainfo": META, "data_list": entries(data, "sv")}
-    packed(data, "again", content, "sv")
-    target = data / "again_clip.pkl"
-    first = target.read_bytes()
-    target.write_bytes(b"mine")
-    with pytest.raises(DataError, match=r"again_clip.pkl is there already; --force replaces it"):
-        packed(data, "again", content, "sv")
-    assert target.read_bytes() == b"mine"
-    packed(data, "again", content, "sv", "--force")
-    assert target.read_bytes() == first
-
-
 def test_a_hostile_file_is_named_and_nothing_runs(tmp_path: Path) -> None:
     (tmp_path / "x.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(DataError, match=r"x.pkl is refused at byte 0: it names 'os.system'"):

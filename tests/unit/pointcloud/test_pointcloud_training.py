@@ -15,7 +15,7 @@ from examples.pointcloud import comparison, training
 from examples.pointcloud.room_batches import Scene, Voxels, batch_of, scene
 from examples.pointcloud.rooms import CLASSES, FLAT
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build, load_weights, save_weights
-from examples.pointcloud.training_plan import Plan, Rooms, misled, rooms_of
+from examples.pointcloud.training_plan import Plan, Rooms, rooms_of
 
 from dinoneck import ConfigError, load_backbone
 from dinoneck.points import SparseFeatures
@@ -124,17 +124,6 @@ def test_rooms_of_a_batch_are_what_they_are_alone() -> None:
     assert both.seen.tolist() == alone[0].seen.tolist() + alone[1].seen.tolist()
 
 
-def test_voxels_get_means_of_their_points() -> None:
-    one = seen()
-    batch = batch_of([one], Voxels(0.25, point_colours=True))
-    assert batch.pyramid is None and batch.feats.shape[1] == Voxels(0.25, True).channels == 7
-    for row in (0, 17, 200):
-        own = batch.grid.inverse == row
-        assert batch.feats[row, 0] == 1
-        torch.testing.assert_close(batch.feats[row, 1:4], one.normals[own].mean(0))
-        torch.testing.assert_close(batch.feats[row, 4:], one.colours[own].float().mean(0) / 127.5 - 1)
-
-
 def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Path) -> None:
     plain = made("3d")
     save_weights(plain, tmp_path / "3d.safetensors")
@@ -205,28 +194,6 @@ def test_a_run_is_its_seed_and_writes_all_of_it_down(tmp_path: Path) -> None:
     assert one["test"]["injection"]["8"]["hit_rate"] > one["test"]["injection"]["1"]["hit_rate"] > 0.1
     assert one["untrained"]["injection"]["8"]["ratio"] == 0 < one["test"]["injection"]["8"]["ratio"]
     assert one["fresh"] == ["unet", "classifier", "fusion", "injection"] and one["load_from"] is None
-
-
-def test_all_variants_see_the_same_rooms_deformed_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    batches: dict[Variant, list[Any]] = {variant: [] for variant in VARIANTS}
-    for variant in VARIANTS:
-
-        def noted(scenes: Any, voxels: Any, generator: Any = None, own: Variant = variant) -> Any:
-            batch = batch_of(scenes, voxels, generator)
-            batches[own].append((batch.grid.keys, batch.feats, batch.labels))
-            return batch
-
-        monkeypatch.setattr(training, "batch_of", noted)
-        training.train(replace(PLAN, variant=variant, steps=2), rooms(), tmp_path / variant)
-    for variant in VARIANTS[1:]:
-        for mine, first in zip(batches[variant], batches["3d"], strict=True):
-            assert all(map(torch.equal, mine, first))
-
-
-def test_wrong_images_are_those_of_another_room() -> None:
-    wrong, own = misled(rooms()), rooms()
-    assert wrong.train[0].maps is own.train[1].maps and wrong.train[1].maps is own.train[0].maps
-    assert wrong.train[0].links is own.train[0].links and wrong.train[0].points is own.train[0].points
 
 
 def options_of(verb: Any, words: list[str]) -> argparse.Namespace:

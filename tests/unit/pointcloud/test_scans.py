@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from examples.pointcloud import training
 from examples.pointcloud.frames import Frames
-from examples.pointcloud.rooms import CLASSES, WALL, Room, room
+from examples.pointcloud.rooms import CLASSES, Room, room
 from examples.pointcloud.scans import (
     FLOOR,
     GEOMETRY,
@@ -24,10 +22,8 @@ from examples.pointcloud.scans import (
     scan,
 )
 from PIL import Image
-from safetensors.torch import load_file
-from tests.unit.pointcloud.frame_samples import run_verb
 
-from dinoneck import ConfigError, DataError
+from dinoneck import DataError
 
 NAMES = [f"{place + 10}={name}" for place, name in enumerate(CLASSES)]
 
@@ -134,27 +130,3 @@ def test_normals_are_those_of_planes_towards_the_camera() -> None:
     cosine = (normals_of(made.points, made.frames.cameras) * made.normals).sum(1)
     assert float((cosine > 0.99).double().mean()) > 0.7  # the others lie at edges
     assert not normals_of(made.points[:2], made.frames.cameras).any()
-
-
-def test_new_layers_learn_alone_from_a_file_of_other_classes(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = tree / "3d", tree / "inject"
-    assert run_verb(training, *words(tree), "--variant", "3d", "--out", first) == 0
-    printed = capsys.readouterr().out
-    assert "predicted instances: AP" in printed and "AP of given masks" in printed
-    start = first / training.WEIGHTS
-    found = json.loads((first / training.RESULT).read_text())["test"]
-    assert set(found["instances"]["per_class"]) == set(found["given_masks"]["per_class"]) == set(CLASSES)
-    few = words(tree)
-    few[few.index("--classes") + 2 : few.index("--held-out")] = [f"{10 + WALL}={CLASSES[WALL]}"]
-    more = ("--variant", "inject", "--load-from", start, "--new-only", "--out", second)
-    assert run_verb(training, *few, *more) == 0
-    result, old, new = (
-        json.loads((second / training.RESULT).read_text()),
-        load_file(start),
-        load_file(second / training.WEIGHTS),
-    )
-    assert set(result["fresh"]) == {"injection", "classifier"} and len(result["test"]["iou"]) == 2
-    assert all(torch.equal(new[key], value) for key, value in old.items() if not key.startswith("classifier"))
-    assert any(bool(value.any()) for key, value in new.items() if key.endswith("proj.weight"))
-    with pytest.raises(ConfigError, match="--new-only trains what --load-from does not hold"):
-        run_verb(training, *words(tree), "--variant", "3d", "--new-only", "--load-from", start, "--out", tree / "x")

@@ -115,20 +115,6 @@ def test_own_depth_stays_within_its_sample() -> None:
     assert not check_cameras(None, cameras, depth * 0).clear
 
 
-def test_a_few_lucky_pixels_do_not_make_a_reading_right() -> None:
-    """One point that agrees by chance beats nothing: a reading is measured against the pairs of the others too."""
-    K = torch.tensor([[[50.0, 0, 39.5], [0, 50, 29.5], [0, 0, 1]]])
-    camera = Cameras(K, torch.eye(4)[None], SMALL)
-    generator = torch.Generator().manual_seed(0)
-    front = torch.rand(1000, 3, generator=generator) * 0.4 + torch.tensor([-0.2, -0.2, 1.8])
-    points = torch.cat([front, torch.tensor([[0.0, 0.0, -2.5]])])
-    depth = torch.full((1, *SMALL), 2.0)
-    depth[0, 29:31, 39:41] = 2.5
-    check = check_cameras(points, camera, depth)
-    assert check.best == "camera_to_world"
-    assert check.scores["opengl"] <= 0.01
-
-
 def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
     cameras, points = rooms.ring(6, SMALL), rooms.surface(5000).points
     depth = rooms.depth(cameras)

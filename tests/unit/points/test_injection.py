@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import pickle
-import sys
 import threading
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from tests.process_group import ROOT, told_by
 from tests.unit.points.plain_unet import (
     C_DINO,
     NAMES,
@@ -30,7 +24,7 @@ from tests.unit.points.plain_unet import (
 from torch import Tensor, nn
 
 from dinoneck import ConfigError, DinoneckError, ShapeError
-from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, VoxelGrid
+from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures
 
 GATES = (None, "scalar", "channel", "token")
 
@@ -175,61 +169,6 @@ def test_without_images_it_is_the_3d_network() -> None:
         assert torch.equal(plain(x), before)
 
 
-class Cells(nn.Module):
-    """The cells of maps (B, C, rows, cols), as an engine of one's own."""
-
-    def coords(self, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        b, r, c = torch.meshgrid(*(torch.arange(n) for n in (len(x), *x.shape[-2:])), indexing="ij")
-        return torch.stack((r * stride, c * stride, 0 * r), dim=-1).flatten(0, 2), b.flatten()
-
-    def features(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(0, 2)
-
-    def with_features(self, x: Tensor, feats: Tensor) -> Tensor:
-        return feats.view(x.shape[0], *x.shape[-2:], -1).permute(0, 3, 1, 2).contiguous()
-
-
-def test_a_network_of_another_library_and_an_adapter_of_ones_own() -> None:
-    """A 2D U-Net: its cells as voxels with z = 0. Its decoder's first convolution is behind the concatenation."""
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    unet = smp.Unet(
-        "resnet18", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 8, 4), in_channels=3
-    ).eval()
-    image = torch.randn(2, 3, 32, 48)
-    names = {4: "decoder.blocks.0.conv1", 2: "decoder.blocks.1.conv1"}
-    cells = Cells()
-    pyramid = {}
-    for stride in names:
-        coords, batch = cells.coords(torch.empty(2, 1, 32 // stride, 48 // stride), stride)
-        grid = VoxelGrid.from_coords(coords, batch)
-        feats = torch.randn(len(coords), C_DINO)
-        pyramid[stride] = SparseFeatures(
-            grid.coords, grid.batch, feats, torch.ones(len(feats), dtype=torch.bool), stride
-        )
-    before, widths = unet(image), {4: 128, 2: 16}  # of the upsampled branch; a skip of 64 follows
-    injection = DecoderInjection(C_DINO, widths)
-    handle = injection.attach(unet, names, adapter=cells)
-    with injection.using(pyramid):
-        assert torch.equal(unet(image), before)
-        awake(injection)
-        injected = unet(image)
-    assert not torch.equal(injected, before)
-    assert {s: (t.hit_rate, t.channels) for s, t in injection.stats.items()} == {4: (1.0, 128), 2: (1.0, 16)}
-    handle.remove()
-
-    def edited(stride: int) -> Any:
-        def before_conv(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            up, skip = args[0][:, : widths[stride]], args[0][:, widths[stride] :]
-            rows = injection.inject(cells.features(up), pyramid[stride], *cells.coords(up, stride))
-            return (torch.cat((cells.with_features(up, rows), skip), dim=1),)
-
-        return before_conv
-
-    for stride, name in names.items():
-        unet.get_submodule(name).register_forward_pre_hook(edited(stride))
-    assert torch.equal(unet(image), injected)
-
-
 # -- activation checkpointing, copies, files, processes -----------------------------------------------------
 
 
@@ -310,25 +249,6 @@ def test_copies_are_whole_and_independent() -> None:
         assert torch.equal(wrapped(x, pyramid=learnt), before)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
-def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
-    from tests.unit.points.two_injections import loss, trained
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    told_by([sys.executable, "-m", "tests.unit.points.two_injections", str(tmp_path)], 120, environment)
-    torch.manual_seed(0)
-    model = trained()
-    for rank in range(2):
-        (loss(model, rank) / 2).backward()
-    for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert set(found) == {name for name, _ in model.named_parameters()}
-        for name, parameter in model.named_parameters():
-            assert torch.allclose(torch.tensor(found[name]), parameter.grad, rtol=1e-4, atol=1e-6), name
-
-
 # -- stats and errors ---------------------------------------------------------------------------------------
 
 
@@ -347,24 +267,6 @@ def test_stats_of_the_last_pass() -> None:
     assert injection.stats[1].ratio == pytest.approx(((out - xs).norm() / xs.norm()).item(), rel=1e-5)
     injection(torch.zeros(0, UP[1]), torch.zeros(0, C_DINO), torch.zeros(0, dtype=torch.bool), stride=1)
     assert (injection.stats[1].hit_rate, injection.stats[1].ratio) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"levels": {}}, "levels is empty"),
-        ({"levels": {3: 8}}, "a stride in levels is 3; expected a power of two"),
-        ({"levels": {2: 0}}, r"levels\[2\] is 0"),
-        ({"levels": {"2": 8}}, "levels"),
-        ({"c_dino": 0}, "c_dino is 0"),
-        ({"gate": "tokens"}, "Did you mean 'token'"),
-        ({"target": "down"}, "target"),
-        ({"norm": "batch"}, "norm"),
-    ],
-)
-def test_arguments_that_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        DecoderInjection(**{"c_dino": 6, "levels": {2: 8}, **options})
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.points import rooms
 from torch import Tensor, nn
 
 from dinoneck import Tokens
 from dinoneck.errors import ConfigError, DataError, DinoneckError, ShapeError
-from dinoneck.points import Links, PointProjector, SparseFeatures, VoxelGrid, lift
+from dinoneck.points import Links, SparseFeatures, VoxelGrid, lift
 
 HEIGHT, WIDTH, ROWS, COLS, CHANNELS, VIEWS, POINTS = 48, 70, 3, 5, 4, 3, 40
 OPTIONS = list(itertools.product(("bilinear", "nearest"), ("mean", "random", "closest")))
@@ -126,43 +125,6 @@ def test_a_ramp_gives_the_pixel_back(rows: int, cols: int, dtype: torch.dtype) -
     outside = replace(links, uv=uv.to(dtype) * 3 - 640)
     assert torch.allclose(lift(ramp, outside)[0].amax(0), ramp.amax((0, 2, 3)), rtol=1e-6)
     assert torch.allclose(lift(ramp, outside)[0].amin(0), ramp.amin((0, 2, 3)), rtol=1e-6)
-
-
-def test_faces_of_a_room_keep_their_labels() -> None:
-    """One-hot maps of the face that each cell shows, through cameras, depth and occlusion."""
-    cameras, cloud = rooms.ring(4, size=(96, 128)), rooms.surface(4000)
-    depth = rooms.depth(cameras)
-    v, u = torch.meshgrid(torch.arange(96).double(), torch.arange(128).double(), indexing="ij")
-    pixels = torch.stack((u, v, torch.ones_like(u)), -1)
-    labels = []
-    for K, pose, z in zip(cameras.K, cameras.cam_to_world, depth, strict=True):
-        place = pose[:3, 3] + (pixels * z[..., None]) @ torch.linalg.inv(K).T @ pose[:3, :3].T
-        ends = [x for low, high in (rooms.ROOM, rooms.BOX) for axis in range(3) for x in ((axis, low), (axis, high))]
-        inside = ((place > rooms.BOX[0] - 1e-6) & (place < rooms.BOX[1] + 1e-6)).all(-1)
-        away = torch.stack([(place[..., axis] - end[axis]).abs() for axis, end in ends], -1)
-        away[..., 6:] += torch.where(inside, 0.0, 1e3)[..., None]
-        away[..., :6] += torch.where(inside & (place[..., 2] > 1e-6), 1e3, 0.0)[..., None]
-        away[..., 10] += 1e3  # the box has no underside of its own
-        face = away.argmin(-1)
-        labels.append(torch.where(face > 10, face - 1, face))
-    maps = nn.functional.one_hot(torch.stack(labels), len(rooms.FACES)).double().permute(0, 3, 1, 2)
-    flat = nn.functional.avg_pool2d(nn.functional.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, 1).amax(1) > 1 - 1e-9
-    links = PointProjector()(cloud.points, cameras, depth)
-    x, y = (links.uv + 0.5).long().unbind(1)
-    inner = flat[links.view, y, x]
-    links = replace(links, view=links.view[inner], point=links.point[inner], uv=links.uv[inner], z=links.z[inner])
-    own = nn.functional.one_hot(cloud.face, len(rooms.FACES)).double()
-    for sampling in ("bilinear", "nearest"):
-        feats, valid = lifted(maps, links, sampling=sampling)
-        right = (feats - own).abs().amax(1) < 1e-9
-        assert float(valid.double().mean()) > 0.2
-        assert float(right[valid].double().mean()) > 0.995  # the rest: within the depth tolerance of another face
-        corner = torch.minimum(*(((cloud.points - end).abs()).sort(1).values[:, 1] for end in rooms.ROOM))
-        far = (corner > 0.12) & (
-            (cloud.points - 0.5 * sum(rooms.BOX)).abs() - 0.5 * (rooms.BOX[1] - rooms.BOX[0])
-        ).amax(1).gt(0.12)  # type: ignore[arg-type]
-        assert bool(right[valid & far].all())
-        assert int((valid & far).sum()) > 800
 
 
 def test_samples_of_a_batch_do_not_mix() -> None:

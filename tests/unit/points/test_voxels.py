@@ -115,28 +115,6 @@ def test_points_lie_in_the_voxels_of_python_floats(
     assert float(away.max()) <= 0.5 + 1e-9
 
 
-def test_the_same_place_in_two_samples_is_two_voxels() -> None:
-    coords = drawn(30, -4, 4)
-    both = VoxelGrid.from_coords(torch.cat((coords, coords)), torch.arange(2).repeat_interleave(30))
-    one = VoxelGrid.from_coords(coords)
-    assert len(both) == 2 * len(one)
-    for sample in (0, 1):
-        assert torch.equal(both.coords[both.batch == sample], one.coords)
-    assert not set(both.inverse[:30].tolist()) & set(both.inverse[30:].tolist())
-
-
-def test_coordinates_of_an_engine_find_their_rows() -> None:
-    coords, batch = drawn(200, -5, 5), torch.randint(0, 2, (200,))
-    grid = VoxelGrid.from_coords(coords, batch)
-    assert torch.equal(grid.coords[grid.inverse], coords)
-    assert torch.equal(grid.batch[grid.inverse], batch)
-    assert (grid.size, grid.origin) == ((1.0,) * 3, (0.0,) * 3)
-    order = torch.randperm(200)
-    other = VoxelGrid.from_coords(coords[order], batch[order])
-    assert torch.equal(other.keys, grid.keys)
-    assert torch.equal(other.inverse, grid.inverse[order])
-
-
 def test_no_points() -> None:
     for grid in (
         VoxelGrid.from_points(torch.zeros(0, 3), 0.1),
