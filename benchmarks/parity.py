@@ -134,8 +134,8 @@ def _libraries(case: Case, name: str, file: Path | None) -> dict[str, nn.Module]
     """Both libraries' model with the same weights: seeded, or of a file."""
     if case.depth is None:
         given = {"pretrained": False} if file is None else {"checkpoint": file}
-        sources = ("timm", "transformers")
-        return {source: load_backbone(name, source=source, **given).adapter.model for source in sources}
+        model = load_backbone(name, **given).adapter.model
+        return {"timm": model, "transformers": transformers.from_timm(model)}
     cut = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True, depth=case.depth)
     if file is None:
         fill_seeded(cut, 0)

@@ -48,19 +48,14 @@ def _changed(group: Any) -> set[str]:
     return {name for name in group.__struct_fields__ if getattr(group, name) != getattr(default, name)}
 
 
-def size_of(config: TrainConfig) -> tuple[int, int]:
-    """Return the (height, width) that images are resized to."""
-    return cast("tuple[int, int]", config.data.size or SIZE)
-
-
 def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
     """Return the training and the held-out images.
 
     Raises:
         DataError: if a file or a folder cannot be used, or there are too few images.
     """
-    data, size = config.data, size_of(config)
-    augment = config.detector.augment
+    data, augment = config.data, config.detector.augment
+    size = data.size or SIZE
     flip = None if augment == "none" else augment
     plain: dict[str, Any] = {"mean": None, "std": None}
     train_views = box_transforms(size, train=True, flip=flip, photometric=augment != "none", **plain)
@@ -86,11 +81,8 @@ def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
 def _warn_of_shared(train: BoxImages, val: BoxImages) -> None:
     both = {path.resolve() for path in train.paths} & {path.resolve() for path in val.paths}
     if both:
-        logger.warning(
-            "%s of the %s held-out images of %s are training images too, such as %s: their scores are too high. "
-            "Leave them out of one of the files",
-            *(len(both), len(val), val.file, min(both)),
-        )
+        shown = f"{len(both)} of the {len(val)} held-out images of {val.file} are training images too: {min(both)} ..."
+        logger.warning("%s; their scores are too high. Leave them out of one of the files", shown)
 
 
 def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
@@ -120,7 +112,7 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     torch.manual_seed(config.optim.seed)
     neck: Neck = cls.from_config(arguments)
     head = DetectionHead(own.name, classes, neck, own.features_at, own.variant, own.queries, own.encoder_layers)
-    detector = Detector(head, backbone, size_of(config))
+    detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))
     if own.checkpointing:
         backbone.set_grad_checkpointing()
     return detector

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.codec import at_least
 from dinoneck.data.box_views import to_original
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels
 from dinoneck.data.loading import in_threads
@@ -95,8 +96,12 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> Any:
         """Return losses by name with targets, else the detections of each image in pixels of ``images``."""
+        return self.head(self.normalised(images), targets)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) in 0 ... 1 as the backbone takes them."""
         mean, std = (images.new_tensor(each)[:, None, None] for each in (self.preprocess.mean, self.preprocess.std))
-        return self.head((images - mean) / std, targets)
+        return (images - mean) / std
 
     @torch.no_grad()
     def predict(
@@ -125,9 +130,7 @@ class Detector(nn.Module):
             ConfigError: if ``max_boxes`` or ``batch_size`` is below 1, or ``min_score`` is outside 0 ... 1.
             DataError: if an image cannot be read.
         """
-        for name, value in (("max_boxes", max_boxes), ("batch_size", batch_size)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; expected 1 or more")
+        at_least(1, max_boxes=max_boxes, batch_size=batch_size)
         if not 0 <= min_score <= 1:
             raise ConfigError(f"min_score is {min_score}; expected a score, 0 ... 1")
         self.eval()
@@ -291,9 +294,7 @@ class _OneImage(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return boxes (n, 4), scores (n,) and labels (n,) of the image (1, 3, H, W)."""
-        recipe, head = self.detector.preprocess, self.detector.head
-        mean, std = (image.new_tensor(each)[:, None, None] for each in (recipe.mean, recipe.std))
-        normalised = (image - mean) / std
+        head, normalised = self.detector.head, self.detector.normalised(image)
         if head.detector in DETRS:
             from dinoneck.detection.detr import ranked
 

@@ -23,17 +23,11 @@ from dinoneck.interop.transformers import DinoneckBackboneConfig, MaskedLevels, 
 _MODELS = {"dfine": (DFineConfig, DFineForObjectDetection), "rtdetrv2": (RTDetrV2Config, RTDetrV2ForObjectDetection)}
 _LEVELS = 3
 # D-FINE-L as published has 17.0 million parameters next to ViT and neck, the others 3.1 and 1.9
+_SMALL = {"width": 160, "decoder_layers": 3, "decoder_ffn_dim": 512, "scale": 0.34}
 VARIANTS: dict[str, dict[str, Any]] = {
     "stock": {"width": 256, "decoder_layers": 6, "decoder_ffn_dim": 1024, "scale": 1.0},
-    "25m": {"width": 160, "decoder_layers": 3, "decoder_ffn_dim": 512, "scale": 0.34},
-    "tiny": {
-        "width": 128,
-        "decoder_layers": 3,
-        "decoder_ffn_dim": 256,
-        "scale": 0.34,
-        "encoder_ffn_dim": 256,
-        "num_queries": 100,
-    },
+    "25m": _SMALL,
+    "tiny": {**_SMALL, "width": 128, "decoder_ffn_dim": 256, "encoder_ffn_dim": 256, "num_queries": 100},
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import operator
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -74,7 +73,7 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
         ``AP``, ``AP50``, None for a class without boxes; ``images``, their number.
 
     Raises:
-        DataError: if an id is unknown or comes twice, or a prediction has another form, or no image has a box.
+        DataError: if an id is unknown, or a prediction has another form, or no image has a box.
         ImportError: if pycocotools is missing.
     """
     coco, coco_eval = _pycocotools()
@@ -121,95 +120,50 @@ def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> l
         DataError: as :func:`score_boxes`.
     """
     known, entries = set(dataset.ids), []
-    for image_id, (boxes, scores, labels) in _tables(predictions).items():
+    for image_id, prediction in predictions.items():
         if image_id not in known:
-            raise DataError(f"there is a prediction for image {image_id}, which is not in {dataset.file}")
-        wrong = [int(label) for label in labels if not 0 <= label < len(dataset.classes)]
+            raise DataError(f"there is a prediction for image {image_id!r}, which is not in {dataset.file}")
+        boxes, scores, labels = (x.tolist() for x in _table(prediction, f"the prediction for image {image_id}"))
+        wrong = [label for label in labels if not 0 <= label < len(dataset.classes)]
         if wrong:
             raise DataError(
                 f"the prediction for image {image_id} has the label {wrong[0]}; expected 0 ... "
                 f"{len(dataset.classes) - 1}, 0-based, as in the dataset's classes {dataset.classes}"
             )
-        for (left, top, right, bottom), score, label in zip(boxes.tolist(), scores.tolist(), labels, strict=True):
+        for (left, top, right, bottom), score, label in zip(boxes, scores, labels, strict=True):
             box = [left, top, right - left, bottom - top]
-            category = dataset.category_ids[int(label)]
+            category = dataset.category_ids[label]
             entries.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score})
     return entries
 
 
-def gather_predictions(own: Mapping[int, Prediction]) -> dict[int, dict[str, Tensor]]:
-    """Return the predictions of all processes, the same in each: float64 boxes and scores, on the CPU.
+def gather_predictions(own: Mapping[int, Prediction]) -> dict[int, Prediction]:
+    """Return the predictions of all processes, the same in each.
 
-    An image of several processes is taken from the first. Only numbers are exchanged, no pickled objects.
-
-    Raises:
-        DataError: if a prediction has another form.
+    An image of several processes is taken from the first. Their tensors must be on the CPU.
     """
-    tables = _tables(own)
-    counts = torch.tensor([[image_id, len(scores)] for image_id, (_, scores, _) in tables.items()], dtype=torch.int64)
-    rows = torch.from_numpy(
-        np.concatenate([np.zeros((0, 6)), *(np.column_stack(table) for table in tables.values())]).astype(np.float64)
-    )
-    shares = zip(_gathered(counts.reshape(-1, 2)), _gathered(rows), strict=True)
-    found: dict[int, dict[str, Tensor]] = {}
-    for numbers, values in shares:
-        split = torch.split(values, numbers[:, 1].tolist())
-        for image_id, part in zip(numbers[:, 0].tolist(), split, strict=True):
-            boxes, scores, labels = torch.split(part, [4, 1, 1], dim=1)
-            found.setdefault(image_id, {"boxes": boxes, "scores": scores[:, 0], "labels": labels[:, 0].long()})
-    return found
+    shares: list[Any] = [own]
+    if dist.is_available() and dist.is_initialized():
+        shares *= dist.get_world_size()
+        dist.all_gather_object(shares, own)
+    return {image_id: prediction for share in reversed(shares) for image_id, prediction in share.items()}
 
 
-def _gathered(x: Tensor) -> list[Tensor]:
-    """The table of every process (n, k), whatever n each has."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return [x]
-    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
-    count = torch.tensor([len(x)], device=device)
-    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    lengths = [int(other) for other in counts]
-    padded = torch.zeros((max(1, *lengths), x.shape[1]), dtype=x.dtype, device=device)
-    padded[: len(x)] = x.to(device)
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded)
-    return [part[:length].cpu() for part, length in zip(parts, lengths, strict=True)]
-
-
-def _tables(predictions: Mapping[int, Prediction]) -> dict[int, tuple[Array, Array, Array]]:
-    """Image id -> float64 boxes (n, 4), float64 scores (n,) and int64 labels (n,), checked."""
-    if not isinstance(predictions, Mapping):
-        raise DataError(f"predictions are {type(predictions).__name__}; expected a dict: image id -> prediction")
-    found: dict[int, tuple[Array, Array, Array]] = {}
-    for key, prediction in predictions.items():
-        try:
-            image_id = operator.index(key)
-        except TypeError:
-            raise DataError(f"a prediction has the image id {key!r}; expected a whole number") from None
-        if image_id in found:
-            raise DataError(f"there are two predictions for image {image_id}; give one for each image")
-        found[image_id] = _table(prediction, f"the prediction for image {image_id}")
-    return found
-
-
-def _table(prediction: Prediction, name: str) -> tuple[Array, Array, Array]:
+def _table(prediction: Prediction, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Float64 boxes (n, 4), float64 scores (n,) and int64 labels (n,), checked."""
     if not isinstance(prediction, Mapping) or not set(KEYS) <= set(prediction):
         raise DataError(f"{name} is {type(prediction).__name__}; expected a dict with {', '.join(KEYS)}")
-    try:
-        boxes, scores, labels = (torch.as_tensor(prediction[key]).detach().cpu() for key in KEYS)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} does not hold tables of numbers: {error}") from error
+    boxes, scores, labels = (torch.as_tensor(prediction[key]).detach().cpu() for key in KEYS)
     shapes = [tuple(x.shape) for x in (boxes, scores, labels)]
     if shapes != [(len(scores), 4), (len(scores),), (len(scores),)]:
         raise DataError(f"{name} has boxes, scores and labels of shapes {shapes}; expected (n, 4), (n,) and (n,)")
     if labels.is_floating_point() and labels.numel():
         raise DataError(f"{name} has {labels.dtype} labels; expected whole numbers, 0-based")
-    plain = boxes.double().numpy(), scores.double().numpy(), labels.long().numpy()
-    if not (np.isfinite(plain[0]).all() and np.isfinite(plain[1]).all()):
+    if not (boxes.isfinite().all() and scores.isfinite().all()):
         raise DataError(f"{name} has a box or a score that is not finite; check the training loss")
-    if (plain[0][:, 2:] < plain[0][:, :2]).any():
+    if (boxes[:, 2:] < boxes[:, :2]).any():
         raise DataError(f"{name} has a box whose right or bottom lies before its left or top; expected XYXY in pixels")
-    return plain
+    return boxes.double(), scores.double(), labels.long()
 
 
 def _mean(values: Array) -> float | None:

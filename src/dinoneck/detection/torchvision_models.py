@@ -16,7 +16,6 @@ from dinoneck.detection.levels import Levels
 from dinoneck.errors import ConfigError
 
 ASPECTS = (0.5, 1.0, 2.0)
-FCOS_GROUPS = 32  # of its group norms
 
 
 class _Named(nn.Module):
@@ -61,8 +60,6 @@ def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
         thirds = AnchorGenerator(octaves, (ASPECTS,) * len(strides))
         boxes = AnchorGenerator(tuple((int(4 * stride),) for stride in strides), (ASPECTS,) * len(strides))
     if kind == "fcos":
-        if levels.out_channels % FCOS_GROUPS:
-            raise ConfigError(f"the levels have {levels.out_channels} channels; fcos needs a multiple of {FCOS_GROUPS}")
         model: nn.Module = FCOS(body, count, anchor_generator=cells, **plain)
     elif kind == "retinanet":
         model = RetinaNet(body, count, anchor_generator=thirds, **plain)

@@ -171,14 +171,9 @@ class _Run:
         for images, targets in self._loader(self.train, batch_sampler=own):
             tensors = [x for target in targets for x in target.values() if isinstance(x, Tensor)]
             moved = iter(send([images, *tensors], self.engine.device))
-            on_device = next(moved)
-            yield (
-                size,
-                (
-                    on_device,
-                    [{k: next(moved) if isinstance(x, Tensor) else x for k, x in t.items()} for t in targets],
-                ),
-            )
+            batch = next(moved)
+            on_device = [{key: next(moved) if isinstance(x, Tensor) else x for key, x in t.items()} for t in targets]
+            yield size, (batch, on_device)
 
     def _loader(self, images: Any, **options: Any) -> Any:
         workers = self.config.detector.workers
@@ -192,9 +187,8 @@ class _Run:
         if epoch + 1 < optim.epochs and (epoch + 1) % self.config.detector.eval_every:
             return row
         scores = self._scores()
-        if self.engine.rank == 0 and scores["AP"] > max(
-            (before.get("AP", -1.0) for before in self.engine.history), default=-1.0
-        ):
+        best = max((before.get("AP", -1.0) for before in self.engine.history), default=-1.0)
+        if self.engine.rank == 0 and scores["AP"] > best:
             metrics = {name: scores[name] for name in ("AP", "AP50", "AP75")}
             self.detector.save(self.folder / UNFINISHED / DETECTOR, training={"epochs": epoch + 1, "metrics": metrics})
         return row | scores
@@ -208,10 +202,8 @@ class _Run:
         for images, targets in self._loader(own, batch_size=self.config.optim.batch_size // engine.count):
             for detections, target in zip(self.detector(images.to(engine.device)), targets, strict=True):
                 best = best_of(detections, MOST_BOXES)
-                found[target["image_id"]] = {
-                    **best,
-                    "boxes": to_original(best["boxes"], images.shape[-2:], target["size"]),
-                }
+                boxes = to_original(best["boxes"], images.shape[-2:], target["size"])
+                found[target["image_id"]] = {**best, "boxes": boxes}
         return score_boxes(self.val, gather_predictions(found))
 
     def _log(self, epoch: int, row: Row) -> None:

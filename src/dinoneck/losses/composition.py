@@ -293,16 +293,6 @@ class CompositionLoss:
         """Name of the composition."""
         return self.composition.name
 
-    @property
-    def total(self) -> str:
-        """Name of the total's task."""
-        return self.composition.total
-
-    @property
-    def ratio(self) -> str:
-        """Name of the shares' task."""
-        return self.composition.ratio
-
     def total_transform(self, tasks: Sequence[Task]) -> TargetTransform:
         """Return the transform that converts the total's output to the units of the composition; check both tasks.
 
@@ -340,15 +330,15 @@ class CompositionLoss:
         Raises:
             ShapeError: if shapes do not fit.
         """
-        expected = (len(outputs[self.total]), len(self.composition.names))
+        expected = (len(outputs[self.composition.total]), len(self.composition.names))
         if self.name in targets and targets[self.name].shape != expected:
             raise ShapeError(
                 f"the target of {self.name!r} is {tuple(targets[self.name].shape)}; expected {tuple(expected)}"
             )
         keep = self._counts(targets, masks)
         known = keep.any(dim=1, keepdim=True)  # masked NaN must not come back through the product's gradient
-        total = transform.inverse(torch.where(known, exact(outputs[self.total]), 0.0))
-        pred = self.composition(total, torch.where(known, outputs[self.ratio], 0.0))
+        total = transform.inverse(torch.where(known, exact(outputs[self.composition.total]), 0.0))
+        pred = self.composition(total, torch.where(known, outputs[self.composition.ratio], 0.0))
         target = self._target(transform, targets).to(pred)
         difference = torch.where(keep, pred - target, 0.0) / constants(self.divisors(transform), pred)
         errors = difference.square() if self.loss == "mse" else smooth_l1(difference, self.beta)
@@ -359,17 +349,19 @@ class CompositionLoss:
 
     def _counts(self, targets: Table, masks: Table) -> Tensor:
         """Return a bool mask (B, outputs), True where a value counts."""
-        names = {self.total, self.ratio, self.name} & set(targets)
+        total, ratio = self.composition.inputs
+        names = {total, ratio, self.name} & set(targets)
         known = {name: full_mask(masks.get(name), targets[name]) & ~targets[name].isnan() for name in names}
         if self.name in known:
             return known[self.name]
-        both = (known[self.total].all(dim=1) & known[self.ratio].all(dim=1))[:, None]
+        both = (known[total].all(dim=1) & known[ratio].all(dim=1))[:, None]
         return full_mask(masks.get(self.name), both.expand(-1, len(self.composition.names))) & both
 
     def _target(self, transform: TargetTransform, targets: Table) -> Tensor:
         if self.name in targets:
             return targets[self.name]
-        return self.composition.of_shares(transform.inverse(exact(targets[self.total])), targets[self.ratio])
+        total, ratio = (targets[name] for name in self.composition.inputs)
+        return self.composition.of_shares(transform.inverse(exact(total)), ratio)
 
 
 def _normalise(item: Any) -> None:

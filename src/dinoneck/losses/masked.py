@@ -112,8 +112,7 @@ def masked_cross_entropy(
     Raises:
         ShapeError: if shapes do not fit or a class index that counts is out of range.
     """
-    loss, _ = cross_entropy(logits, target, mask, ignore_index)
-    return loss
+    return cross_entropy(logits, target, mask, ignore_index)[0]
 
 
 def cross_entropy(
@@ -245,8 +244,7 @@ def map_cross_entropy(
         >>> map_cross_entropy(logits, labels)
         tensor(1.3863)
     """
-    loss, _ = cross_entropy(*by_pixel(logits, target, mask), ignore_index)
-    return loss
+    return cross_entropy(*by_pixel(logits, target, mask), ignore_index)[0]
 
 
 def by_pixel(logits: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -343,20 +341,15 @@ def weighted_difference(pred: Tensor, target: Tensor, weight: Tensor | None) -> 
             "cols), as TokenGrid.reduce_labels returns it"
         )
     weight = weight.to(pred).unsqueeze(1)
-    if weight.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_weights(weight)
-    else:  # without waiting for the device: the loss becomes NaN
-        weight = torch.where((weight >= 0) & weight.isfinite(), weight, torch.nan)
-    return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
-
-
-def _check_weights(weight: Tensor) -> None:
-    wrong = ~((weight >= 0) & weight.isfinite())
-    if bool(wrong.any()):
+    fits = (weight >= 0) & weight.isfinite()
+    if weight.device.type != "cpu" or torch.compiler.is_compiling():  # without waiting for the device: the loss is NaN
+        weight = torch.where(fits, weight, torch.nan)
+    elif not bool(fits.all()):
         raise DataError(
-            f"{int(wrong.sum())} of the cells' weights are negative or not finite, such as {weight[wrong][0].item()}; "
-            "expected 0 (the cell is ignored) or more"
+            f"{int((~fits).sum())} of the cells' weights are negative or not finite, such as "
+            f"{weight[~fits][0].item()}; expected 0 (the cell is ignored) or more"
         )
+    return torch.where(weight > 0, pred - target.to(pred), 0.0), weight
 
 
 def _label_size(logits: Tensor, target: Tensor) -> torch.Size:

@@ -188,10 +188,7 @@ def _warn_of_scales(parts: Mapping[str, float], tasks: Sequence[Task]) -> None:
         logger.warning(
             "at the first step the loss of %r is %.3g and that of %r is %.3g: the smaller one hardly affects the "
             "gradient. Give the tasks a transform fitted on their targets (TargetTransform().fit), or weights",
-            most,
-            parts[most],
-            least,
-            parts[least],
+            *(most, parts[most], least, parts[least]),
         )
 
 

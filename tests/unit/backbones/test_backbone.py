@@ -161,14 +161,6 @@ def test_no_images_give_no_tokens(tiny: Backbone) -> None:
             tiny(wrong)  # type: ignore[arg-type]
 
 
-def test_registers_without_cls_stay_registers() -> None:
-    model = timm.create_model("vit_little_patch16_reg4_gap_256", num_classes=0, dynamic_img_size=True)
-    backbone = wrap_backbone(model, norm=False)
-    tokens = backbone(torch.randn(1, 3, 32, 48))
-    assert (tokens.num_cls, tokens.num_registers) == (0, 4)
-    assert (backbone.record()["num_cls"], backbone.record()["num_registers"]) == (0, 4)
-
-
 def test_compiled_backbones_are_taken_where_backbones_are() -> None:
     from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import huggingface_hub
 import pytest
 import torch
@@ -12,8 +10,7 @@ from tests.hub_server import READER, Hub
 
 from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
-from dinoneck.cli.main import command, main
-from dinoneck.training.source import open_backbone
+from dinoneck.cli.main import main
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 
@@ -45,17 +42,6 @@ def test_every_name_in_torch_hub_is_resolved(capsys: pytest.CaptureFixture[str])
     assert main(["list", "backbones", "dinov3_vitl16"]) == 0
     [row] = [line for line in capsys.readouterr().out.splitlines() if "dinov3_vitl16" in line]
     assert row.startswith("vit_large_patch16_dinov3.lvd1689m ")
-
-
-@pytest.mark.parametrize("source", ["timm", "transformers"])
-def test_an_alias_builds_the_same_model_also_on_the_command_line(source: str) -> None:
-    def loaded(name: str) -> dict[str, Any]:
-        words = ["a.png", "--out", "s", "--size", "32", "--backbone", name, "--backbone-source", source]
-        return open_backbone(command("extract", [*words, "--random-backbone"]).keywords["backbone"]).record()
-
-    small = loaded(SMALL)
-    assert small == loaded("dinov3_vits16") == loaded(f"hf-hub:timm/{SMALL}")
-    assert small["weights_sha256"] == loaded("facebook/dinov3-vits16-pretrain-lvd1689m")["weights_sha256"]
 
 
 @pytest.fixture
@@ -97,10 +83,3 @@ def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeyp
     assert "busy or down (503); try again later" in refusal()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refusal()
-
-
-def test_a_gated_copy_names_the_one_of_timm(hub: Hub) -> None:
-    hub.repo("facebook/dinov3-vits16-pretrain-lvd1689m", {"config.json": b"{}"}, gated=True)
-    text = refusal("facebook/dinov3-vits16-pretrain-lvd1689m", "transformers")
-    assert "is gated" in text
-    assert f"timm's copy of the same weights, {SMALL!r}" in text

@@ -203,16 +203,6 @@ def test_lora_weights_go_onto_their_base_only(tmp_path: Path) -> None:
         HeadCheckpoint.from_module(head, backbone=load_backbone("dinoneck_tiny")).check_backbone(backbone)
 
 
-def test_the_setting_belongs_to_the_digest() -> None:
-    one, other = (load_backbone("dinoneck_tiny").add_lora(2, alpha=alpha) for alpha in (2, 64))
-    other.load_state_dict(one.state_dict())
-    checkpoint = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x")]), backbone=one)
-    with pytest.raises(CheckpointError, match="LoRA"):
-        checkpoint.check_backbone(other)
-    with pytest.raises(CheckpointError, match="LoRA weights of its own"):
-        checkpoint.apply_adapter(other)
-
-
 def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:
     """In another dtype or library the digest cannot tell, so the record must."""
     head = PatchMeanHead(64, [Task("x")])
@@ -281,15 +271,3 @@ def test_only_the_blocks_own_layers_are_adapted() -> None:
     model.teacher.blocks = copy.deepcopy(model.blocks)
     backbone = wrap_backbone(model).add_lora(2)
     assert not any("teacher" in name for name in lora.state(backbone.adapter))
-
-
-def test_heads_with_different_lora_cannot_share_a_backbone(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        backbone = load_backbone("dinoneck_tiny").add_lora(2, seed=seed)
-        save_head(tmp_path / f"{seed}.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
-    with pytest.raises(CheckpointError, match="backbone.adapter.sha256"):
-        Predictor(tmp_path)
-    files = {str(seed): tmp_path / f"{seed}.safetensors" for seed in (0, 1)}
-    both, image = Predictor(files), torch.rand(3, 32, 32)
-    assert len(both.passes) == 2
-    assert both(image)[0] == {key: Predictor(file)(image)[0] for key, file in files.items()}

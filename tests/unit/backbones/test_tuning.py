@@ -106,8 +106,3 @@ def test_checkpointing_changes_no_gradient_and_touches_trainable_blocks_only() -
     with torch.no_grad():
         thrifty(IMAGES)
     assert [runs[n] for n in range(6)] == [2, 2, 2, 2, 3, 3]
-
-
-def test_the_norm_stays_frozen_where_it_is_not_applied() -> None:
-    backbone = load_backbone("dinoneck_tiny", norm=False).unfreeze_last(1)
-    assert not any(parameter.requires_grad for parameter in backbone.adapter.norms[0].parameters())

@@ -13,7 +13,6 @@ from PIL import Image
 from tests.hub_server import WRITER, Hub
 from tests.unit.detection.test_detector import alike, detector_of
 
-from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector
 
@@ -58,32 +57,6 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
     assert main([*arguments, "--skip-unusable", "--json", "--min-score", str(middle + 5e-5)]) == 0
     kept = json.loads(capsys.readouterr().out)["boxes"]
     assert kept == [box for box in result["boxes"] if box["score"] > middle]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["predict", "0.png", "--heads", "d.safetensors", "--out", "o.csv", "--tta", "flip4"], "--tta"),
-        (["predict", "0.png", "--heads", "d.safetensors", "other.safetensors", "--out", "o.csv"], "with one detector"),
-        (["export", "d.safetensors", "--format", "pt2", "--out", "m.pt2"], "exported as onnx"),
-        (["viz", "report", "d.safetensors", "--out", "r.html"], "no images are named"),
-        (["viz", "report", "d.safetensors", "0.png", "--tta", "flip4", "--out", "r.html"], "--tta"),
-        (["viz", "report", "d.safetensors", "0.png", "--truth", "t.json", "--out", "r.html"], "name the one folder"),
-    ],
-)
-def test_what_a_detector_cannot_do_is_refused(
-    folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words) == 1
-    assert message in capsys.readouterr().err
-    assert not any(folder.glob("o.csv")) and not any(folder.glob("m.*")) and not any(folder.glob("r.html"))
-
-
-def test_the_card_states_classes_and_how_to_load_it(folder: Path) -> None:
-    card = model_card("d.safetensors", "user/cells")
-    assert "pipeline_tag: object-detection" in card
-    assert "Boxes of `red, blue` in pixels of the image" in card
-    assert 'Detector.load("user/cells")' in card
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

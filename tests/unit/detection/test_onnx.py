@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.unit.detection.test_detector import detector_of
 
-from dinoneck import CheckpointError, ConfigError
+from dinoneck import ConfigError
 from dinoneck.cli.main import main
 from dinoneck.detection.onnx import dense_detections, unmatched
 
@@ -71,12 +71,3 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, capsys: pytest.Captu
     detector_of("fasterrcnn").save(tmp_path / "d.safetensors")
     assert main(["export", str(tmp_path / "d.safetensors"), "--format", "onnx", "--out", str(tmp_path / "d.onnx")]) == 1
     assert "fasterrcnn has no ONNX export" in capsys.readouterr().err
-
-
-def test_a_failed_check_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck.detection import onnx
-
-    monkeypatch.setattr(onnx, "unmatched", lambda one, other: "a box")
-    with pytest.raises(CheckpointError, match="other boxes than the detector: a box"):
-        detector_of("fcos").export_onnx(tmp_path / "d.onnx")
-    assert not list(tmp_path.iterdir())

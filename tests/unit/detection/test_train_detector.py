@@ -20,7 +20,7 @@ from dinoneck import CheckpointError, ConfigError, DataError
 from dinoneck.cli.main import main
 from dinoneck.detection import Detector, evaluate_boxes, train_detector
 from dinoneck.detection.training import _Run
-from dinoneck.training import TrainConfig, engine, train
+from dinoneck.training import TrainConfig, engine
 
 pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
 
@@ -150,14 +150,6 @@ def test_a_run_that_ends_between_two_files_is_completed(
     assert logged(tmp_path / "run" / "log.jsonl") == logged(tmp_path / "whole" / "log.jsonl")
 
 
-def test_one_in_folds_count_is_held_out_where_no_file_is_named(boxes: Path, tmp_path: Path) -> None:
-    config = config_of(boxes, data={"val_boxes": None}, folds={"count": 3}, optim={"seed": 1})
-    report = train_detector(config, tmp_path)
-    assert report["images"] == {"train": 2, "val": 1}
-    with pytest.raises(ConfigError, match="3 images, too few to hold out one in 5"):
-        train_detector(config_of(boxes, data={"val_boxes": None}), tmp_path / "few")
-
-
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
@@ -175,23 +167,6 @@ def test_values_without_an_effect_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         train_detector(config_of(boxes, **groups), tmp_path)
-
-
-def test_heads_are_not_trained_from_boxes(boxes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.val_boxes is for a detector"):
-        train(config_of(boxes), tmp_path)
-
-
-def test_classes_of_the_held_out_images_follow_the_training_ones(
-    boxes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    content = json.loads(boxes.read_text())
-    content["categories"] = [{"id": 2, "name": "red"}, {"id": 1, "name": "blue"}]
-    (boxes.parent / "swapped.json").write_text(json.dumps(content))
-    with caplog.at_level("WARNING"):
-        report = train_detector(config_of(boxes, data={"val_boxes": str(boxes.parent / "swapped.json")}), tmp_path)
-    assert "3 of the 3 held-out images of" in caplog.text and "are training images too" in caplog.text
-    assert list(report["best"]["per_class"]) == ["red", "blue"]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import CLSGating, CLSGatingHead, ConfigError, ShapeError, Task, Tokens
+from dinoneck import CLSGating, CLSGatingHead, ConfigError, Task, Tokens
 
 TASKS = (
     Task("mass", unit="g", activation="softplus"),
@@ -93,15 +93,6 @@ def test_a_one_hot_gate_picks_exactly_that_patch(mode: str, place: tuple[int, in
     assert torch.equal(pooled, torch.tensor([[*place, *place]]).float())
 
 
-def test_a_query_gate_finds_the_patch_that_looks_like_the_cls_token() -> None:
-    gating = CLSGating(8, mode="query", reduction=1)
-    with torch.no_grad():
-        gating.query.weight.copy_(torch.eye(8) * 1e3), gating.query.bias.zero_(), gating.key.weight.copy_(torch.eye(8))
-    patches = torch.eye(8)[None].expand(2, -1, -1)
-    pooled, weights = gating(torch.eye(8)[[3, 6]], patches)
-    assert weights.argmax(dim=1).tolist() == [3, 6] and torch.allclose(pooled, torch.eye(8)[[3, 6]])
-
-
 def test_resized_is_mlp_at_its_own_grid_and_a_bilinear_map_elsewhere() -> None:
     mlp, resized = head_of("mlp", 12), head_of("resized", (3, 4), seed=1)
     resized.load_state_dict(mlp.state_dict())
@@ -139,38 +130,3 @@ def test_the_resized_logits_keep_their_places() -> None:
 def test_gates_that_cannot_be_built(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         CLSGating(16, **arguments)
-
-
-def test_heads_that_cannot_be_built() -> None:
-    with pytest.raises(ConfigError, match=r"dropout is 1.0; expected 0 or more"):
-        CLSGatingHead(16, TASKS, "query", dropout=1.0)
-    with pytest.raises(ConfigError, match="hidden_dim is 0"):
-        CLSGatingHead(16, TASKS, "query", hidden_dim=0)
-    with pytest.raises(ConfigError, match="task 'ndvi' is 'dense'"):
-        CLSGatingHead(16, [Task("ndvi", kind="dense")], "query")
-
-
-def test_inputs_that_are_refused() -> None:
-    x = torch.randn(2, 17, 16)
-    with pytest.raises(ShapeError, match=r"12 patches; .* built for 20 places.*mode='resized'.*'query'"):
-        head_of("mlp", 20)(tokens_of(x, 3, 4))
-    with pytest.raises(ShapeError, match="no CLS token"):
-        head_of("query")(Tokens.from_patches(x, grid=(1, 17), patch_size=16))
-    resized = CLSGating(16, (3, 4), "resized")
-    with pytest.raises(ShapeError, match=r"17 patches .*\(3, 4\); pass grid="):
-        resized(x[:, 0], x)
-    with pytest.raises(ShapeError, match="17 patches do not fill a grid of 3 rows x 4 cols"):
-        resized(x[:, 0], x, (3, 4))
-    with pytest.raises(ShapeError, match=r"CLS token has shape \(2, 1, 16\)"):
-        resized(x[:, :1], x)
-    with pytest.raises(ShapeError, match=r"patches have shape \(1, 17, 16\); expected \(2, N, 16\)"):
-        resized(x[:, 0], x[:1])
-
-
-def test_dropout_works_in_training_only() -> None:
-    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
-    for dropout, differs in ((0.5, True), (0.0, False)):
-        head = head_of("query", dropout=dropout)
-        quiet = head(tokens)["mass"]
-        assert torch.equal(quiet, head(tokens)["mass"])
-        assert torch.equal(head.train()(tokens)["mass"], quiet) is not differs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from dinoneck import ConfigError, FPNHead, HeadEnsemble, LinearHead, PatchMeanHead, TargetTransform, Task, Tokens
 
@@ -65,24 +64,6 @@ def test_maps_and_several_tasks() -> None:
     assert torch.allclose(ensemble.predict(tokens)["b"], heads[0].predict(tokens)["b"], atol=1e-6)
 
 
-def test_ensembles_of_ensembles() -> None:
-    heads = [PatchMeanHead(8, [Task("a")]) for _ in range(4)]
-    tokens = tokens_of(width=8)
-    nested = HeadEnsemble.from_heads([HeadEnsemble.from_heads(heads[:3]), heads[3]])
-    inner = torch.stack([head.predict(tokens)["a"] for head in heads[:3]]).mean(dim=0)
-    expected = (inner + heads[3].predict(tokens)["a"]) / 2
-    assert torch.allclose(nested.predict(tokens)["a"], expected, atol=1e-6)
-
-
-def test_members_are_given_as_modules() -> None:
-    heads = [PatchMeanHead(8, [Task("a")]).eval() for _ in range(3)]
-    ensemble = HeadEnsemble(heads)
-    assert ensemble.heads[1] is heads[1]
-    assert not ensemble.training
-    assert ensemble.config == HeadEnsemble.from_heads(heads).config
-    assert ensemble.config["members"][1] == {"type": "patch_mean", "config": heads[1].config}
-
-
 MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
 
 
@@ -114,15 +95,6 @@ def test_members_whose_values_are_of_different_areas_are_refused(one: float | No
         for build in (HeadEnsemble, HeadEnsemble.from_heads):
             with pytest.raises(ConfigError, match=rf"'mass'.*area.*({one}|{other}).*({one}|{other})"):
                 build(members)
-
-
-def test_members_that_disagree_or_are_no_heads() -> None:
-    with pytest.raises(ConfigError, match="disagree about task 'a'"):
-        HeadEnsemble.from_heads([PatchMeanHead(8, [Task("a", unit="g")]), PatchMeanHead(8, [Task("a", unit="kg")])])
-    with pytest.raises(ConfigError, match="Linear"):
-        HeadEnsemble.from_heads([nn.Linear(1, 1)])
-    with pytest.raises(ConfigError, match="knows task 'a' has weight 0"):
-        HeadEnsemble.from_heads([PatchMeanHead(8, [Task("a")]), PatchMeanHead(8, [Task("b")])], weights=[0.0, 1.0])
 
 
 def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None:

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from dinoneck import LinearHead, Task, Tokens
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.errors import ConfigError
 
 STATE = Task("state", dim=3, kind="classification")
 SOIL = Task("soil", dim=2, kind="segmentation")
@@ -68,11 +68,3 @@ def test_it_learns_what_logistic_regression_learns() -> None:
 def test_kinds_that_the_pooling_does_not_give_are_refused(pool: Any, task: Task, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         LinearHead(8, [task], pool=pool)
-
-
-def test_tokens_that_it_does_not_read_are_refused() -> None:
-    with pytest.raises(ShapeError, match="3 layers"):
-        LinearHead(8, [STATE], 4, dtype=torch.float64)(tokens_of(3))
-    with pytest.raises(ShapeError, match="CLS"):
-        LinearHead(8, [STATE])(torch.randn(2, 6, 8), grid=(2, 3))
-    assert LinearHead(8, [STATE], pool="mean")(torch.randn(2, 6, 8), grid=(2, 3))["state"].shape == (2, 3)

@@ -16,7 +16,6 @@ from dinoneck import (
     ShapeError,
     SimplePyramid,
     SpatialTuningAdapter,
-    ViTFPN,
     load_backbone,
     load_head,
     save_head,
@@ -69,17 +68,6 @@ def test_sizes_that_do_not_fit_are_refused_with_a_remedy(tiny: Backbone) -> None
     for wrong in (0, -0.5, 1.5, True, "half", 0.5171):
         with pytest.raises(ConfigError, match="features_at is"):
             PyramidEncoder(tiny, pyramid(), features_at=wrong)  # type: ignore[arg-type]
-
-
-def test_a_neck_of_another_backbone_is_refused(tiny: Backbone) -> None:
-    with pytest.raises(ConfigError, match=r"embed_dim=64 \(it has 32\), patch_size=16 \(it has 14\)"):
-        PyramidEncoder(tiny, SimplePyramid(32, 16, patch_size=14))
-    with pytest.raises(ConfigError, match=r"num_layers=1 \(it has 3; the backbone gives \(5,\)\)"):
-        PyramidEncoder(tiny, ViTFPN(64, 3))
-    with pytest.raises(ConfigError, match="expected a neck"):
-        PyramidEncoder(tiny, nn.Linear(2, 2))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="load_backbone"):
-        PyramidEncoder("dinoneck_tiny", pyramid())  # type: ignore[arg-type]
 
 
 def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:

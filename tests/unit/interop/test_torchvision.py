@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from dinoneck import ConfigError, SimplePyramid, ViTFPN, load_backbone
+from dinoneck import SimplePyramid, load_backbone
 from dinoneck.interop import TorchvisionBackbone, find_encoder
 
 SIDES = (16, 32, 64, 128, 256)
@@ -73,15 +72,6 @@ def test_levels_are_the_pyramids_by_name() -> None:
     assert find_encoder(nn.ModuleList([backbone])) is backbone.encoder
 
 
-def test_extra_levels_halve_the_coarsest() -> None:
-    backbone, images = body(extra_levels=2), torch.randn(1, 3, 160, 96)
-    levels = list(backbone(images).values())
-    assert backbone.strides == (8, 16, 32, 64, 128)
-    assert torch.equal(levels[3], F.max_pool2d(levels[2], 2, ceil_mode=True))
-    assert torch.equal(levels[4], F.max_pool2d(levels[3], 2, ceil_mode=True))
-    assert [tuple(level.shape[-2:]) for level in levels] == [(20, 12), (10, 6), (5, 3), (3, 2), (2, 1)]
-
-
 def test_images_arrive_as_the_backbone_wants_them() -> None:
     """Through the detector's own transform: normalised by the backbone's numbers, padded to whole cells."""
     detector, seen = retinanet(body()).eval(), []
@@ -135,24 +125,3 @@ def test_one_step_and_an_answer(build: Any, extra_levels: int) -> None:
     for image, answer in zip(images, answers, strict=True):
         assert torch.isfinite(answer["scores"]).all()
         assert (answer["boxes"][:, 2] <= image.shape[-1]).all()
-
-
-def test_features_at_changes_what_the_backbone_sees_and_the_multiple() -> None:
-    assert body().size_divisible == 32
-    half = body(features_at=0.5)
-    assert (half.strides, half.size_divisible) == ((16, 32, 64), 64)
-    images = torch.randn(1, 3, 128, 128)
-    assert half(images)["0"].shape[-1] == body()(images)["0"].shape[-1] // 2
-
-
-def test_what_cannot_work_is_refused() -> None:
-    tiny = load_backbone("dinoneck_tiny")
-    with pytest.raises(ConfigError, match="extra_levels is -1"):
-        body(extra_levels=-1)
-    with pytest.raises(ConfigError, match="extra_levels is '2'"):
-        body(extra_levels="2")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="num_layers=1"):
-        TorchvisionBackbone(tiny, ViTFPN(64, 3))
-    small = load_backbone("vit_small_patch14_dinov2", pretrained=False, layers=[0])
-    with pytest.raises(ConfigError, match="whole pixels"):
-        TorchvisionBackbone(small, SimplePyramid(384, 8, scales=(4.0, 2.0), patch_size=14))

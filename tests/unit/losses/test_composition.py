@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
+from dinoneck import Composition, ConfigError, TargetTransform, Task
 from dinoneck.codec import encode, normal
 from dinoneck.losses import CompositionLoss, TaskLoss
 
@@ -101,12 +101,6 @@ def test_any_parts_and_sums_and_their_forms() -> None:
 def test_impossible_compositions(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Composition(**({"parts": PARTS, "sums": SUMS} | wrong))
-
-
-def test_compositions_refuse_other_shapes() -> None:
-    for total, ratio in (((4,), (4, 3)), ((4, 2), (4, 3)), ((4, 1), (4, 2)), ((3, 1), (4, 3)), ((1, 1), (4, 3))):
-        with pytest.raises(ShapeError, match=r"expected \(batch, 1\) and \(batch, 3\)"):
-            FIVE(torch.zeros(total), torch.zeros(ratio))
 
 
 @pytest.mark.parametrize(
@@ -203,15 +197,3 @@ def test_parts_that_match_a_total_keep_their_shares() -> None:
     matched = FIVE.rescaled_to(composed, torch.tensor([[40.0], [0.0]]))
     assert matched.tolist()[0] == pytest.approx([8.0, 12.0, 20.0, 28.0, 40.0])
     assert matched.tolist()[1] == [0.0] * 5
-
-
-def test_a_target_of_its_own_has_one_column_per_output() -> None:
-    with pytest.raises(ShapeError, match=r"target of 'five' is \(4, 3\); expected \(4, 5\)"):
-        run(CompositionLoss(FIVE), five=torch.zeros(4, 3))
-
-
-def test_half_precision_is_composed_in_float32() -> None:
-    composed = FIVE(torch.full((1, 1), 60000.0).half(), torch.tensor([[9.0, 0.0, 9.0]]).half())
-    assert composed.dtype == torch.float32
-    assert composed.isfinite().all()
-    assert composed[0, 4].item() == pytest.approx(60000, rel=1e-3)

@@ -32,25 +32,6 @@ def test_a_part_that_drowns_another_is_named_once(caplog: pytest.LogCaptureFixtu
     assert "the loss of 'total' is 3.6e+03 and that of 'shares' is" in record.getMessage()
 
 
-@pytest.mark.parametrize(
-    ("weights", "warned"),
-    [
-        ((1.0, 1.0), True),  # 100 to 0.25
-        ((1.0, 0.1), True),  # a weight that makes the larger one count even more does not change the scales
-        ((0.001, 1.0), False),  # weights that bring the parts together
-        ((1.0, 1000.0), False),
-    ],
-)
-def test_weights_that_bring_parts_together_end_the_warning(
-    weights: tuple[float, float], warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    tasks = [Task("mass", weight=weights[0]), Task("cover", weight=weights[1])]
-    outputs = {"mass": torch.zeros(4, 1), "cover": torch.zeros(4, 1)}
-    with caplog.at_level(logging.WARNING):
-        TaskLoss(tasks)(outputs, {"mass": torch.full((4, 1), 10.0), "cover": torch.full((4, 1), 0.5)})
-    assert ["'mass'" in record.getMessage() for record in caplog.records] == [True] * warned
-
-
 def test_a_ratio_that_only_the_weights_make_is_meant(caplog: pytest.LogCaptureFixture) -> None:
     """Losses of 16 and 1 with weights of 2 and 0.1: 320 to 1."""
     tasks = [Task("mass", dim=2, weight=(1.9, 0.1)), Task("state", weight=0.1)]

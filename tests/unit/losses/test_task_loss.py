@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck import Composition, ConfigError, ShapeError, TargetTransform, Task
-from dinoneck.losses import CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting, dense_masked_mse
+from dinoneck import Composition, ShapeError, TargetTransform, Task
+from dinoneck.losses import CompositionLoss, DensityRegulariser, TaskLoss, UncertaintyWeighting
 
 TASKS = (
     Task("total", loss="smooth_l1", beta=0.5, transform=TargetTransform(area=0.21, mean=200.0, std=130.0)),
@@ -88,20 +88,6 @@ def test_every_kind_has_its_loss() -> None:
     assert torch.allclose(total, sum(parts.values()))  # type: ignore[arg-type]
 
 
-def test_dense_outputs_may_weigh_differently() -> None:
-    outputs, targets, masks = a_batch()
-    names, weight = {"ndvi": "ndvi"}, masks["ndvi"]
-    both = []
-    for k in range(2):
-        both.append(dense_masked_mse(outputs["ndvi"][:, k : k + 1], targets["ndvi"][:, k : k + 1], weight))
-    task = Task("ndvi", dim=2, kind="dense", weight=(0.3, 2.0))
-    own = [{name: table[name] for name in names} for table in (outputs, targets, masks)]
-    assert torch.allclose(TaskLoss([task])(*own)[0], 0.3 * both[0] + 2 * both[1])
-    smooth = Task("ndvi", dim=2, kind="dense", loss="smooth_l1", beta=0.2, weight=3.0)
-    expected = 3 * F.smooth_l1_loss(outputs["ndvi"], targets["ndvi"], beta=0.2)
-    assert torch.allclose(TaskLoss([smooth])(*own[:2])[0], expected)
-
-
 def test_learned_weights_weigh_the_raw_losses() -> None:
     outputs, targets, masks = a_batch()
     weighting = UncertaintyWeighting(NAMES).double()
@@ -169,51 +155,6 @@ def test_it_compiles_whole_with_everything() -> None:
     assert all(torch.allclose(parts[name], part) for name, part in expected_parts.items())
     for got, wanted in zip(grads, expected_grads, strict=True):
         assert torch.allclose(got, wanted, atol=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"weighting": UncertaintyWeighting(["total"])}, r"built for \['total'\]; the tasks and compositions are"),
-        (
-            {"regularisers": [DensityRegulariser("mas", 1.0)]},
-            "task 'mas'; expected a density task.*Did you mean 'mass'",
-        ),
-        ({"regularisers": [DensityRegulariser("ndvi", 1.0)]}, r"expected a density task, and there are total \(regr"),
-        ({"regularisers": [HELD, HELD]}, "several parts named 'mass.smoothness'"),
-    ],
-)
-def test_what_does_not_fit_the_tasks_is_refused(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        TaskLoss(TASKS, **({"compositions": [FIVE]} | given))
-
-
-def test_a_weight_is_given_or_learned() -> None:
-    tasks = [Task("a", weight=0.5), Task("b", dim=2, weight=(1.0, 3.0))]
-    with pytest.raises(ConfigError, match=r"task 'a' has weight 0.5 and TaskLoss a weighting.*use one of them"):
-        TaskLoss(tasks, weighting=UncertaintyWeighting(["a", "b"]))
-    TaskLoss(tasks[1:], weighting=UncertaintyWeighting(["b"]))
-
-
-def test_shapes_are_those_of_the_kind() -> None:
-    for kind, shape, expected in (
-        ("regression", (4, 3, 2), r"expected \(batch, 3\)"),
-        ("density", (4, 3, 2, 3), r"expected \(batch, 3\)"),
-        ("dense", (4, 3), r"expected \(batch, 3, rows, cols\)"),
-        ("segmentation", (4, 2, 2, 3), r"expected \(batch, 3, rows, cols\)"),
-    ):
-        with pytest.raises(ShapeError, match=expected):
-            TaskLoss([Task("a", dim=3, kind=kind)])({"a": torch.zeros(shape)}, {"a": torch.zeros(shape)})  # type: ignore[arg-type]
-    weighted = Task("a", dim=3, weight=(1.0, 2.0, 3.0))
-    for target in ((4, 5), (4,), (4, 2)):
-        with pytest.raises(ShapeError, match="expected the same shape"):
-            TaskLoss([weighted])({"a": torch.zeros(4, 3)}, {"a": torch.zeros(target)})
-    with pytest.raises(ShapeError, match="mask"):
-        TaskLoss([weighted])({"a": torch.zeros(4, 3)}, {"a": torch.zeros(4, 3)}, {"a": torch.ones(4, 2)})
-    with pytest.raises(ShapeError, match=r"masks name \['fife'\]; the tasks are .*'five'"):
-        TaskLoss(TASKS, [FIVE])(*a_batch()[:2], {"fife": torch.ones(4)})
-    with pytest.raises(ShapeError, match="TokenGrid.reduce_labels"):
-        TaskLoss([Task("a", kind="dense")])({"a": torch.zeros(2, 1, 2, 3)}, {"a": torch.zeros(2, 1, 32, 48)})
 
 
 def test_soft_labels_mixed_from_missing_ones_count_for_nothing() -> None:

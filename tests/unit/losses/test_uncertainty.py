@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinoneck import ConfigError, ShapeError
 from dinoneck.losses import UncertaintyWeighting
 
 LOSSES = {"a": torch.tensor(4.0), "b": torch.tensor(0.25), "c": torch.tensor(1.0)}
@@ -95,18 +94,3 @@ def test_what_counts_nowhere_is_left_out(empty: Tensor | int) -> None:
     assert grad[[0, 2]].abs().min() > 0
     assert losses["b"].grad == 0
     assert losses["a"].grad == pytest.approx(0.5 * math.exp(-0.5))
-
-
-def test_names_that_do_not_fit() -> None:
-    for names in ([], ["a", "a"], [""]):
-        with pytest.raises(ConfigError, match="one or more names, each once"):
-            UncertaintyWeighting(names)
-    with pytest.raises(ConfigError, match=r"UncertaintyWeighting\(names=\)"):
-        UncertaintyWeighting("total")
-    weighting = UncertaintyWeighting(["a", "b"])
-    with pytest.raises(ShapeError, match=r"losses lack \['b'\] and add \['c'\]"):
-        weighting({"a": LOSSES["a"], "c": LOSSES["c"]})
-    with pytest.raises(ShapeError, match=r"counts lack \['b'\] and add nothing"):
-        weighting({"a": LOSSES["a"], "b": LOSSES["b"]}, {"a": LOSSES["a"]})
-    with pytest.raises(ShapeError, match=r"losses\['b'\] has shape \(2,\)"):
-        weighting({"a": LOSSES["a"], "b": torch.zeros(2)})

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor
 
-from dinoneck import ConfigError, DPTNeck, ShapeError, Tokens
+from dinoneck import DPTNeck, Tokens
 
 ODD_GRIDS = [(1, 1), (1, 7), (15, 31)]
 READOUTS = ["ignore", "add", "project"]
@@ -152,76 +152,3 @@ def position_neck(alive: int) -> DPTNeck:
         for fusion in neck.fusion:
             fusion.project.weight.copy_(torch.eye(2))  # type: ignore[operator,union-attr]
     return neck
-
-
-@pytest.mark.parametrize("grid", [*ODD_GRIDS, (4, 3)])
-@pytest.mark.parametrize("alive", [0, 1, 2, 3])
-def test_every_cell_lies_where_its_tokens_lie(grid: tuple[int, int], alive: int) -> None:
-    rows, cols = grid
-    token = torch.full((1, 5 + rows * cols, 4), -1e6, dtype=torch.float64)
-    y, x = torch.meshgrid(torch.arange(rows).double(), torch.arange(cols).double(), indexing="ij")
-    token[0, 5:] = torch.stack([y, x, torch.ones_like(y), torch.zeros_like(y)], dim=-1).flatten(0, 1)
-    tokens = Tokens.from_sequence([token] * 4, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=5)
-    levels = position_neck(alive)(tokens).maps
-    scale = (4, 2, 1, 0.5)[alive]
-    down = torch.arange(levels[alive].shape[2]).double() / scale  # a stride-2 convolution looks at every second token
-    across = torch.arange(levels[alive].shape[3]).double() / scale
-    expected = torch.stack(torch.meshgrid(down, across, indexing="ij"))[None]
-    assert torch.equal(levels[alive], expected)
-    for finer in reversed(range(alive)):
-        expected = bilinear(expected, *levels[finer].shape[2:])
-        assert torch.allclose(levels[finer], expected, rtol=0, atol=1e-9)
-    assert not any(level.any() for level in levels[alive + 1 :])
-
-
-def test_every_readout_and_every_layer_counts() -> None:
-    tokens = tokens_of(2, 3, 5, layers=4)
-    neck = {readout: small(readout) for readout in READOUTS}
-    neck["add"].load_state_dict(neck["ignore"].state_dict())
-    added = neck["add"](tokens).maps
-    assert not any(torch.allclose(a, b, atol=1e-3) for a, b in zip(added, neck["ignore"](tokens).maps, strict=True))
-    for readout in READOUTS:
-        leaves = [x.clone().requires_grad_() for x in tokens.sequence]
-        again = Tokens.from_sequence(leaves, image_size=(48, 80), patch_size=16, num_prefix_tokens=5)
-        neck[readout](again).maps[0].square().sum().backward()
-        for leaf in leaves:
-            assert leaf.grad is not None
-            assert leaf.grad[:, 5:].abs().sum(dim=-1).min() > 0
-            assert not leaf.grad[:, 1:5].any()
-            assert bool(leaf.grad[:, 0].any()) is (readout != "ignore")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"num_layers": 0}, "num_layers is 0"),
-        ({"num_layers": 5}, "at most 4 layers"),
-        ({"readout": "cat"}, "readout="),
-        ({"hidden_sizes": (1, 2, 3)}, "one positive width per layer, 4"),
-    ],
-)
-def test_wrong_arguments_are_refused(wrong: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        DPTNeck(**({"embed_dim": WIDTH} | wrong))  # type: ignore[arg-type]
-
-
-def test_other_tokens_are_refused() -> None:
-    neck, tokens = small("add"), tokens_of(1, 2, 2, layers=4)
-    with pytest.raises(ShapeError, match="hold 3 layers"):
-        neck(tokens_of(1, 2, 2, layers=3))
-    with pytest.raises(ShapeError, match="14 px"):
-        neck(tokens_of(1, 2, 2, layers=4, patch=14))
-    bare = Tokens.from_patches([x.contiguous() for x in tokens.patches], grid=(2, 2), patch_size=16)
-    for readout in ("add", "project"):
-        with pytest.raises(ShapeError, match="no CLS token"):
-            small(readout)(bare)
-    assert len(small("ignore")(bare)) == 4
-
-
-@pytest.mark.parametrize("layers", [1, 4])
-def test_the_default_widths_are_the_published_ones(layers: int) -> None:
-    neck = DPTNeck(WIDTH, layers, device="meta")
-    widths = tuple(module.project.out_features for module in neck.reassemble)  # type: ignore[union-attr]
-    assert widths == (96, 192, 384, 768)[-layers:]
-    assert neck.config["hidden_sizes"] is None
-    assert neck.strides == (4.0, 8.0, 16.0, 32.0)[-layers:]

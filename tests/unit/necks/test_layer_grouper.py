@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinoneck import ConfigError, LayerGrouper, ShapeError
+from dinoneck import ConfigError, LayerGrouper
 from dinoneck.necks.layer_grouper import Fusion
 
 C, D, N = 12, 8, 5
@@ -114,23 +114,6 @@ def test_groups_that_do_not_fit_are_refused(groups: Any, message: str) -> None:
         LayerGrouper(C, 4, D, 3, groups)
 
 
-def test_layers_that_do_not_fit_are_refused() -> None:
-    grouper = LayerGrouper(C, 3, D)
-    for wrong in (layers_of(2), torch.zeros(3, N, C), layers_of(3, channels=C + 1), [torch.zeros(2, C)] * 3):
-        with pytest.raises(ShapeError, match="layers have shapes|takes a list of 3"):
-            grouper(wrong)
-
-
-def test_what_its_layers_weigh() -> None:
-    grouper = LayerGrouper(C, 4, D, 2, fusion="softmax")
-    assert [w.tolist() for w in grouper.layer_weights()] == [[0.5, 0.5], [0.5, 0.5]]
-    with torch.no_grad():
-        grouper.fusion_weights["1"].copy_(torch.tensor([0.0, torch.log(torch.tensor(3.0))]))
-    assert torch.allclose(grouper.layer_weights()[1], torch.tensor([0.25, 0.75]))
-    with pytest.raises(ConfigError, match="every cell separately"):
-        LayerGrouper(C, 4, D, 2, fusion="pixel").layer_weights()
-
-
 @pytest.mark.parametrize("separate", [True, False])
 def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> None:
     grouper = LayerGrouper(C, 2, D, 2, "auto", separate)
@@ -150,17 +133,3 @@ def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> N
     assert not grouper.calibrate(iter([[x * 3 + 1 for x in xs] for xs in batches])), "set norms are left alone"
     assert all(torch.equal(before[name], value) for name, value in grouper.state_dict().items())
     assert not LayerGrouper(C, 2, D, 2, norm=None).calibrate(iter(batches))
-
-
-def test_more_layers_than_any_backbone_has_are_refused() -> None:
-    LayerGrouper(4, 1024, 4, 3, use_separate_bottlenecks=False)
-    for sizes in ({"num_layers": 1025}, {"num_layers": 10**9}, {"num_layers": 2, "num_groups": 10**9}):
-        with pytest.raises(ConfigError, match="expected 1024 or less"):
-            LayerGrouper(4, **sizes)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("fusion", ["softmax", "pixel"])
-def test_a_fusion_without_effect_is_refused(fusion: Any) -> None:
-    with pytest.raises(ConfigError, match=f"{fusion}.*num_layers=3"):
-        LayerGrouper(C, 3, D, 3, fusion=fusion)
-    LayerGrouper(C, 4, D, 3, fusion=fusion)  # one group of two layers: the weights have an effect

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DataError, PyramidHead, ShapeError, SpatialTuningAdapter, Task, Tokens
+from dinoneck import SpatialTuningAdapter, Tokens
 from dinoneck.layers.resampling import resampled
 from dinoneck.necks.image_detail import AlignedDetail
 
@@ -128,31 +128,6 @@ def test_resampling_reads_tokens_at_the_cells_centres(stride: int, pixels: int) 
     assert torch.allclose(found[0, 1, 0], wanted, atol=1e-9)
 
 
-def test_resampling_far_down_averages_what_lies_between() -> None:
-    maps = torch.zeros(1, 1, 64, 1, dtype=torch.float64)
-    maps[:, :, 1::4] = 1.0  # a stripe in every fourth row, which reading two rows per cell would miss or meet
-    down = resampled(maps, (8, 1), (256, 32), 32)
-    assert torch.allclose(down, torch.full_like(down, 0.25), atol=0.02)
-
-
-@pytest.mark.parametrize(
-    "change", [{"out_channels": 6}, {"detail_dim": 6}, {"norm": "group"}, {"norm": "layer"}], ids=str
-)
-def test_every_option_changes_the_answer(change: dict[str, Any]) -> None:
-    one, other = build()(*fed()).maps[0], build(**change)(*fed()).maps[0]
-    assert one.shape != other.shape or not torch.allclose(one, other, atol=1e-4)
-
-
-def test_images_of_another_size_are_resized_or_refused() -> None:
-    tokens, images = fed(cell=20)
-    strict, willing = build(image_resize="error"), build()
-    with pytest.raises(ShapeError, match=r"100x140 px, a grid of 5x7 needs 80x112 px"):
-        strict(tokens, images)
-    small = F.interpolate(images, size=(80, 112), mode="bilinear", align_corners=False, antialias=True)
-    for a, b in zip(willing(tokens, images).maps, strict(tokens, small).maps, strict=True):
-        assert torch.equal(a, b)
-
-
 @pytest.mark.parametrize(
     ("layers", "nearest"), [(2, [{0}, {0, 1}, {1}]), (4, [{0}, {1, 2}, {3}]), (5, [{0}, {2}, {4}])]
 )
@@ -162,53 +137,6 @@ def test_the_mix_starts_at_the_nearest_layer(layers: int, nearest: list[set[int]
     for row, wanted in zip(mix.softmax(dim=1), nearest, strict=True):
         assert set((row > row.max() - 1e-6).nonzero().flatten().tolist()) == wanted
         assert row[list(wanted)].sum() > 0.85
-
-
-def test_an_empty_batch_and_images_that_are_not_needed() -> None:
-    tokens, images = fed()
-    for options in ({}, {"grid_from": "image"}, {"num_layers": 2}):
-        some = tokens if options.get("num_layers") is None else fed(layers=2)[0]
-        assert [len(x) for x in build(**options)(some[0:0], images[:0]).maps] == [0, 0, 0]
-    bare = build(detail=None)
-    assert not bare.needs_images
-    assert build().needs_images
-    assert torch.equal(bare(tokens).maps[0], bare(tokens, images).maps[0])
-
-
-@pytest.mark.parametrize(
-    ("images", "error", "message"),
-    [
-        (None, ShapeError, r"needs the images as well as the tokens: neck\(tokens, images\)"),
-        (torch.zeros(2, 3, 80, 112, dtype=torch.uint8), DataError, "uint8"),
-        (torch.zeros(2, 4, 80, 112), ShapeError, r"\(2, 4, 80, 112\)"),
-        (torch.zeros(3, 3, 80, 112), ShapeError, "3 images and tokens of 2"),
-        (torch.zeros(2, 3, 8, 11), ShapeError, "smaller than a patch of 16 px"),
-        (torch.zeros(2, 3, 112, 80), ShapeError, "aspect ratios differ"),
-    ],
-)
-def test_images_that_do_not_fit_are_refused(images: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        build()(fed()[0], images)
-
-
-def test_tokens_and_arguments_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ShapeError, match="patches are 16 px, .* built for 14 px"):
-        build(patch_size=14)(*fed())
-    with pytest.raises(ShapeError, match="hold 2 layers"):
-        build()(*fed(layers=2))
-    with pytest.raises(ConfigError, match="detail=None does not use"):
-        build(detail=None, grid_from="image")
-    for name in ("embed_dim", "out_channels", "num_layers", "detail_dim", "patch_size"):
-        with pytest.raises(ConfigError, match=name):
-            build(**{name: 0})
-
-
-def test_heads_take_it_without_detail_only() -> None:
-    neck = {"type": "spatial_tuning_adapter", "out_channels": 8}
-    with pytest.raises(ConfigError, match=r"needs the images .*detail=None"):
-        PyramidHead(WIDTH, [Task("mass")], neck)
-    head = PyramidHead(WIDTH, [Task("mass")], {**neck, "detail": None}).eval()
-    assert head(fed()[0])["mass"].shape == (2, 1)
 
 
 def centroids(level: Tensor, source: Tensor, stride: float) -> Tensor:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from tests.contract.cases import WIDTH, tokens_of
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, ShapeError, STAPyramid, Tokens
-from dinoneck.layers.resampling import at_stride, halved
+from dinoneck import STAPyramid, Tokens
+from dinoneck.layers.resampling import at_stride
 
 GRIDS = [(1, 1), (1, 7), (6, 10), (15, 31)]
 OPTIONS = list(itertools.product((False, True), (False, True), ("nearest", "bilinear"), ("conv", "avgpool")))
@@ -104,12 +104,6 @@ def test_cells_lie_at_their_centres(patch: int) -> None:
     assert torch.equal(coarse[0, 0, :, -1], middle[0, 0, ::2, -1])  # the 13th column has no partner
 
 
-def test_nearest_repeats_every_token_twice_along_both_axes() -> None:
-    tokens = places((3, 5), 16)
-    fine = copying(patch_size=16)(tokens).maps[0]
-    assert torch.equal(fine, tokens.maps()[0].repeat_interleave(2, 2).repeat_interleave(2, 3))
-
-
 def test_the_strided_convolution_is_a_quarter_cell_off() -> None:
     coarse = copying(patch_size=16)(places((8, 12), 16)).maps[2]
     inside = (..., slice(1, None), slice(1, None))
@@ -150,11 +144,6 @@ def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def test_halving_averages_what_is_there() -> None:
-    maps = torch.arange(15.0).reshape(1, 1, 3, 5)
-    assert torch.equal(halved(maps)[0, 0], torch.tensor([[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]))
-
-
 def changed(**options: Any) -> list[bool]:
     """Which of the three levels another option changes, all weights and tokens being equal."""
     base, other = STAPyramid(WIDTH, 8, patch_size=14), STAPyramid(WIDTH, 8, patch_size=14, **options)
@@ -162,21 +151,6 @@ def changed(**options: Any) -> list[bool]:
     tokens = tokens_of(2, 6, 8, patch=14)
     pairs = zip(base(tokens).maps, other(tokens).maps, strict=True)
     return [a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in pairs]
-
-
-def test_every_option_changes_its_levels() -> None:
-    assert changed() == [False, False, False]
-    assert changed(pre_norm=True) == [True, True, True]
-    assert changed(pos_embed=True) == [True, True, True]
-    assert changed(upsample="bilinear") == [True, False, False]
-    assert changed(strides=(8, 16, 32)) == [True, True, True]
-    pooled, conv = STAPyramid(WIDTH, 8, downsample="avgpool"), STAPyramid(WIDTH, 8)
-    assert pooled.p32.weight.numel() * 9 == conv.p32.weight.numel()  # type: ignore[operator,union-attr]
-    fine = [
-        copying(upsample=how, strides=(8, 16, 32), patch_size=14)(places((6, 8), 14)).maps[0]
-        for how in ("nearest", "bilinear")
-    ]
-    assert not torch.allclose(*fine)
 
 
 def test_positions_start_at_zero_and_spread_over_any_grid() -> None:
@@ -192,15 +166,3 @@ def test_positions_start_at_zero_and_spread_over_any_grid() -> None:
     assert torch.allclose(found[..., 1:-1, 1:-1], share[..., 1:-1, 1:-1], rtol=0, atol=1e-12)
     square = Tokens.from_patches(torch.zeros(1, 256, 2, dtype=torch.float64), grid=(16, 16), patch_size=16)
     assert torch.equal(neck(square).maps[1][0], neck.places)
-
-
-@pytest.mark.parametrize("strides", [(8, 16), (8, 16, 31), (0, 0, 0), "image"])
-def test_strides_that_do_not_double_are_refused(strides: Any) -> None:
-    with pytest.raises(ConfigError, match="strides"):
-        STAPyramid(WIDTH, strides=strides)
-
-
-def test_other_tokens_are_refused() -> None:
-    neck = STAPyramid(WIDTH, 8)
-    with pytest.raises(ShapeError, match="without their patch grid"):
-        neck(torch.zeros(1, 4, WIDTH))

@@ -93,12 +93,3 @@ def test_a_store_gives_the_same_maps(room: Frames, tiny: Backbone, tmp_path: Pat
         DataError, match=r"1 of 2 frames are not in .*'scene/color/7'; it has 'scene/color/0' and 3 more"
     ):
         store_maps(store, ["scene/color/0", "scene/color/7"], frames.cameras[:2])
-
-
-@pytest.mark.parametrize("resize", ["crop", "pad"])
-def test_a_store_of_cut_images_is_refused(room: Frames, tiny: Backbone, tmp_path: Path, resize: str) -> None:
-    frames = written(tmp_path / "2D", room)
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(64, 64), resize=resize)  # type: ignore[arg-type]
-    store.extract(tmp_path / "2D")
-    with pytest.raises(ConfigError, match=f"resize='{resize}'.*the ViT saw 64x64, which"):
-        store_maps(store, frames.names, frames.cameras)

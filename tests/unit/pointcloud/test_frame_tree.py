@@ -8,7 +8,7 @@ import pytest
 from examples.pointcloud.frame_tree import MV_EVERY, SV_EVERY, Frame, frames_of, images_folder, read_scenes
 from tests.unit.pointcloud.frame_samples import write_frames
 
-from dinoneck import ConfigError, DataError
+from dinoneck import DataError
 
 SCENES = {"scene0001_00": range(0, 620, 20), "scene0000_01": [1000, 200, 0, 20]}
 
@@ -55,50 +55,8 @@ def test_scenes_are_those_of_the_list(tree: Path, tmp_path: Path) -> None:
         frames_of(tree, 200, read_scenes(names))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("\n \n", "names no scene"), ("a\nb\na\n", "a more than once"), ("../a\n", "names of folders")],
-)
-def test_lists_that_cannot_be_used(tmp_path: Path, text: str, message: str) -> None:
-    names = tmp_path / "scenes.txt"
-    names.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_scenes(names)
-    with pytest.raises(DataError, match="cannot be read"):
-        read_scenes(tmp_path / "none.txt")
-
-
 def test_one_number_twice_is_refused(tmp_path: Path) -> None:
     for name in ("20.jpg", "020.png"):
         touch(tmp_path / "2D/s/color" / name)
     with pytest.raises(DataError, match="are the same frame; keep one"):
         frames_of(tmp_path)
-
-
-def test_what_is_no_image_is_passed_over_and_images_of_other_names_are_not(tmp_path: Path) -> None:
-    for name in ("2D/s/color/0.JPG", "2D/s/color/.1.jpg", "2D/s/color/notes.txt", "2D/.cache/x", "2D/readme.txt"):
-        touch(tmp_path / name)
-    assert numbers(frames_of(tmp_path)) == [("s", 0)]
-    touch(tmp_path / "2D/s/color/frame-000001.color.jpg")
-    with pytest.raises(DataError, match=r"frame-000001.color.jpg: images are named after"):
-        frames_of(tmp_path)
-
-
-def test_trees_without_frames(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no folder"):
-        frames_of(tmp_path / "none")
-    with pytest.raises(DataError, match="holds no scenes"):
-        frames_of(tmp_path)
-    (tmp_path / "2D/s").mkdir(parents=True)
-    with pytest.raises(DataError, match="has no folder 'color'"):
-        frames_of(tmp_path)
-    (tmp_path / "2D/s/color").mkdir()
-    with pytest.raises(DataError, match="holds no images"):
-        frames_of(tmp_path)
-    touch(tmp_path / "2D/s/color/30.jpg")
-    with pytest.raises(DataError, match=r"no frame in .* has a number that 200 divides; it has 1: 30"):
-        frames_of(tmp_path, 200)
-    with pytest.raises(DataError, match="is a scene itself"):
-        frames_of(tmp_path / "2D/s")
-    with pytest.raises(ConfigError, match="every is 0"):
-        frames_of(tmp_path, 0)

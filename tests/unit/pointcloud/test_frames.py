@@ -15,7 +15,7 @@ from examples.pointcloud.frames import cloud_of, read_frames
 from PIL import Image
 from tests.conftest import DATA
 
-from dinoneck import ConfigError, DataError
+from dinoneck import DataError
 from dinoneck.points import PointProjector
 
 RGBD = DATA / "rgbd_room"
@@ -59,21 +59,6 @@ def write_scan(folder: Path, numbers: tuple[int, ...] = (0, 20, 40, 100)) -> Pat
     K = np.array([[70.0, 0, 39.5, 0], [0, 70, 29.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     np.savetxt(scene / "intrinsic" / "intrinsic_color.txt", K)
     return scene
-
-
-def test_the_scale_of_depth_is_an_option_and_65535_is_unknown(tmp_path: Path) -> None:
-    scene = write_scan(tmp_path, (0,))
-    pixels = np.full((30, 40), 5000)
-    pixels[0, :3] = 0, 65535, 65534
-    save_depth(scene / "depth" / "0.png", pixels)
-    depth = read_frames(scene, depth_scale=5000).depth[0]
-    assert depth[0, :3].tolist() == [0.0, 0.0, pytest.approx(13.1068)]
-    assert torch.allclose(depth[1:], torch.ones(29, 40))
-    assert torch.allclose(read_frames(scene).depth[0, 1:], torch.full((29, 40), 5.0))
-    (tmp_path / "json").mkdir()
-    assert torch.allclose(read_frames(write_json(tmp_path / "json"), depth_scale=1000).depth[0], torch.tensor(2.0))
-    with pytest.raises(ConfigError, match="depth_scale is -1; expected units per metre"):
-        read_frames(scene, depth_scale=-1)
 
 
 def test_a_json_scene_is_read_to_the_number(tmp_path: Path) -> None:
@@ -155,22 +140,6 @@ def test_tums_lists_are_matched_in_time(tmp_path: Path) -> None:
         read_frames(tmp_path)
 
 
-def test_seven_scenes_files_are_read_by_number(tmp_path: Path) -> None:
-    for number in (0, 1, 10):
-        stem = f"frame-{number:06d}"
-        write_pictures(tmp_path / f"{stem}.color.png", tmp_path / f"{stem}.depth.png", np.full((60, 80), 1500))
-        pose = np.eye(4)
-        pose[1, 3] = number
-        np.savetxt(tmp_path / f"{stem}.pose.txt", pose)
-    with pytest.raises(DataError, match="7-Scenes and TUM come without such a file"):
-        read_frames(tmp_path)
-    write_intrinsics(tmp_path)
-    frames = read_frames(tmp_path, every=10)
-    assert frames.names == (f"{tmp_path.name}/frame-000000", f"{tmp_path.name}/frame-000010")
-    assert frames.cameras.positions[:, 1].tolist() == [0, 10]
-    assert torch.allclose(frames.depth, torch.tensor(1.5))
-
-
 @pytest.mark.parametrize("invalid", [0.0, math.nan, math.inf, -1.0])
 def test_invalid_depth_gives_no_points(tmp_path: Path, invalid: float) -> None:
     frames = read_frames(write_scan(tmp_path, (0,)))
@@ -182,17 +151,6 @@ def test_invalid_depth_gives_no_points(tmp_path: Path, invalid: float) -> None:
     assert len(links) == len(points)  # the pixel's unknown depth shows none of the points behind it
 
 
-@pytest.mark.parametrize("name", ["intrinsics.txt", "intrinsic.txt"])
-def test_intrinsics_by_their_other_names(tmp_path: Path, name: str) -> None:
-    scene = write_scan(tmp_path)
-    K = read_frames(scene).cameras.K
-    (scene / "intrinsic" / "intrinsic_color.txt").rename(scene / name)
-    assert torch.equal(read_frames(scene).cameras.K, K)
-    (scene / name).unlink()
-    with pytest.raises(DataError, match=r"none of intrinsic/intrinsic_color\.txt, intrinsics\.txt"):
-        read_frames(scene)
-
-
 def test_depth_of_another_camera_is_refused(tmp_path: Path) -> None:
     scene = write_scan(tmp_path)
     path = scene / "intrinsic" / "intrinsic_depth.txt"
@@ -201,54 +159,6 @@ def test_depth_of_another_camera_is_refused(tmp_path: Path) -> None:
     np.savetxt(path, [[70.0, 0, 39.5], [0, 70, 29.5], [0, 0, 1]])  # those of the images' size
     with pytest.raises(DataError, match="same field of view"):
         read_frames(scene)
-
-
-def remove(path: str) -> Callable[[Path], Any]:
-    return lambda folder: (folder / path).unlink()
-
-
-def eight_bit(folder: Path) -> None:
-    Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "d1.png")
-
-
-def small_image(folder: Path) -> None:
-    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(folder / "c1.png")
-
-
-def narrow_depth(folder: Path) -> None:
-    for i in range(3):
-        save_depth(folder / f"d{i}.png", np.full((48, 48), 2000))
-
-
-def two_depths(folder: Path) -> None:
-    save_depth(folder / "d2.png", np.full((24, 32), 2000))
-
-
-def turned(folder: Path) -> None:
-    image = Image.open(folder / "c0.png")
-    exif = image.getexif()
-    exif[274] = 6
-    image.save(folder / "c0.png", exif=exif)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (remove("c1.png"), r"no image .*c1\.png"),
-        (remove("d1.png"), r"no depth picture .*d1\.png"),
-        (eight_bit, r"d1\.png is of PIL's mode L; expected grey of 16 bit"),
-        (small_image, r"c1\.png is 24x32 px; the intrinsics belong to images of 48x64 px"),
-        (narrow_depth, "sides of another ratio"),
-        (two_depths, r"d2\.png is 24x32 px; .*d0\.png is 48x64 px"),
-        (turned, "turned by its EXIF tag"),
-        (remove("frames.json"), "none of frames.json, a folder color"),
-        (lambda folder: (folder / "frames.json").write_text("{"), "cannot be read as JSON"),
-    ],
-)
-def test_bad_files_are_named(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
-    spoil(write_json(tmp_path))
-    with pytest.raises(DataError, match=message):
-        read_frames(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -270,31 +180,6 @@ def test_bad_files_are_named(tmp_path: Path, spoil: Callable[[Path], Any], messa
 def test_bad_numbers_are_named(tmp_path: Path, spoil: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_frames(write_json(tmp_path, spoil))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (remove("pose/40.txt"), r"no .*pose/40\.txt"),
-        (remove("depth/40.png"), r"no depth picture .*40\.png"),
-        (lambda s: (s / "pose" / "40.txt").write_text("1 2\n3 4\n"), r"2 rows of \[2\] numbers; expected 4x4"),
-        (lambda s: (s / "pose" / "40.txt").write_text("a b"), "holds no matrix"),
-        (lambda s: (s / "color" / "40.jpg").rename(s / "color" / "forty.jpg"), "named after their frame's number"),
-        (lambda s: Image.new("RGB", (80, 60)).save(s / "color" / "020.jpg"), "are the same frame"),
-        (lambda s: [path.unlink() for path in (s / "color").iterdir()], "there are no frames"),
-    ],
-)
-def test_bad_scans_are_named(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
-    scene = write_scan(tmp_path)
-    spoil(scene)
-    with pytest.raises(DataError, match=message):
-        read_frames(scene)
-
-
-@pytest.mark.parametrize("options", [{"limit": 0}, {"every": 0}])
-def test_numbers_below_one_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="expected 1 or more"):
-        read_frames(tmp_path, **options)
 
 
 def test_a_cloud_is_what_depth_shows(tmp_path: Path) -> None:

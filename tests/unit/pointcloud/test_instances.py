@@ -5,19 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from examples.pointcloud import training
 from examples.pointcloud.instances import (
     AP_OF,
     LEAST_POINTS,
     Masks,
-    average_precision,
     connected_masks,
-    given_precision,
     instance_precision,
     true_masks,
 )
-from examples.pointcloud.room_batches import IGNORED, Scene, Voxels
-from tests.unit.pointcloud.test_pointcloud_training import made
+from examples.pointcloud.room_batches import IGNORED
 from torch import Tensor
 
 from dinoneck.points import VoxelGrid
@@ -79,19 +75,6 @@ def test_touching_objects_are_found_as_one(sides: tuple[tuple[int, ...], ...], e
     assert of(sure(labels), grid, labels, instances) == pytest.approx(expected)
 
 
-def test_a_wrong_prediction_that_is_surer_halves_the_precision() -> None:
-    grid, labels, instances = scene()
-    shares = sure(labels)
-    wrong = instances == 3
-    shares[wrong] = sure(torch.full_like(labels, BOX), 0.99)[wrong]  # a chair predicted as a box
-    found = instance_precision([(connected_masks(grid, shares), true_masks(labels, instances))], NAMES)
-    assert found["per_class"]["chair"]["AP"] == 0.5  # one of two
-    assert found["per_class"]["box"]["AP"] == pytest.approx(2 / 3)  # both, behind a wrong one
-    shares[wrong] = sure(torch.full_like(labels, BOX), 0.8)[wrong]
-    found = instance_precision([(connected_masks(grid, shares), true_masks(labels, instances))], NAMES)
-    assert found["per_class"]["box"]["AP"] == 1.0
-
-
 def test_points_of_no_object_and_small_objects_are_ignored() -> None:
     grid, labels, instances = scene((*OBJECTS, ((0, 13, 1), (2, 2, 2), BOX)))
     assert LEAST_POINTS > 8
@@ -100,14 +83,6 @@ def test_points_of_no_object_and_small_objects_are_ignored() -> None:
     unknown = labels.where(instances != 3, IGNORED)  # predicted all the same
     assert of(sure(labels), grid, unknown, instances)["AP"] == 1.0
     assert of(sure(labels), grid, labels, torch.full_like(instances, -1)) == {"AP": None, "AP50": None, "AP25": None}
-
-
-def test_noise_finds_next_to_nothing() -> None:
-    grid, labels, instances = scene()
-    noise = torch.rand(len(grid), 3, generator=torch.Generator().manual_seed(0)).softmax(1)
-    assert of(noise, grid, labels, instances)["AP"] == 0.0
-    true = true_masks(labels, instances)
-    assert given_precision([noise], [true], NAMES)["AP"] > 0.4  # the same noise, given the true masks
 
 
 def test_connected_voxels_are_those_of_dense_labels() -> None:
@@ -195,29 +170,3 @@ def test_ap_is_that_of_plain_sets() -> None:
                 assert found["per_class"][name][key] == pytest.approx(np.mean(each))  # type: ignore[arg-type]
         assert found["AP"] == pytest.approx(np.mean([row["AP"] for row in found["per_class"].values()]))
         assert 0 < found["AP"] < found["AP50"] < found["AP25"] < 1
-
-
-def test_precision_is_the_area_below_the_ranking() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    truth = torch.tensor([True, True, False, True, False])
-    assert average_precision(torch.tensor([0.9, 0.8, 0.3, 0.7, 0.1]), truth, 3) == 1.0
-    assert average_precision(torch.tensor([0.9, 0.8, 0.3, 0.7, 0.1]), truth, 6) == 0.5  # three are not found
-    scores = torch.tensor([0.1, 0.9, 0.8, 0.7, 0.2])
-    found = average_precision(scores, truth, 3)
-    assert found is not None and found >= metrics.average_precision_score(truth, scores)  # of the envelope
-    assert found == pytest.approx((1 + 2 / 3 + 3 / 5) / 3)
-    assert average_precision(scores, ~truth & truth, 0) is None
-    assert average_precision(scores[:0], truth[:0], 3) == 0.0
-
-
-def test_an_untrained_network_finds_nothing_though_given_masks_are_ranked() -> None:
-    """Classifying given masks is easier than finding them: both are measured, each by its name."""
-    grid, labels, instances = scene()
-    points, normals = grid.coords.double() + 0.5, torch.zeros(len(grid), 3)
-    one = Scene(points, normals, torch.zeros(len(grid), 3, dtype=torch.uint8), labels, instances=instances)
-    names = (*NAMES, "a", "b", "c", "d")
-    result = training.measure(made("3d"), Voxels(1.0), (one,), names)
-    assert result["instances"]["AP"] == result["instances"]["AP50"] == 0.0
-    assert result["given_masks"]["AP"] > 0.4
-    without = Scene(points, normals, one.colours, labels)
-    assert not {"instances", "given_masks"} & training.measure(made("3d"), Voxels(1.0), (without,), names).keys()

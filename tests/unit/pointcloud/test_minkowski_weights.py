@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from examples.pointcloud import training
-from examples.pointcloud.__main__ import main
 from examples.pointcloud.minkowski import own_kernel, own_weights
 from examples.pointcloud.room_batches import Voxels, batch_of
 from examples.pointcloud.rooms import CLASSES
-from examples.pointcloud.segmentation import Segmenter, Variant, build, load_weights, save_weights
+from examples.pointcloud.segmentation import Segmenter, Variant, build, load_weights
 from examples.pointcloud.sparse_conv import DownConv, SubmanifoldConv, UpConv, sparse
-from tests.unit.pointcloud.test_pointcloud_training import WORDS, rooms
-from tests.unit.pointcloud.test_pointcloud_training import options_of as options
+from tests.unit.pointcloud.test_pointcloud_training import rooms
 from torch import Tensor, nn
 
-from dinoneck import BackboneError, CheckpointError, ConfigError
+from dinoneck import BackboneError
 from dinoneck.points import VoxelGrid
 
 OURS = ("stem", "down1", "down2", "down3", "down4", "up5", "up6", "up7", "up8")
@@ -172,43 +167,6 @@ def test_names_and_shapes_are_those_of_the_published_network(tmp_path: Path) -> 
     }
 
 
-def test_layers_that_do_not_fit_are_listed_and_new(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Mask3D's stem reads three colours; here a voxel has four or seven channels."""
-    state = minkowski(made(0, in_channels=3))
-    del state["backbone.block3.0.norm1.bn.bias"]
-    torch.save(state, tmp_path / "mask3d.pth")
-    model, whole = made(1), made(0, in_channels=3).unet.state_dict()
-    before = {key: value.clone() for key, value in model.unet.state_dict().items()}
-    with caplog.at_level(logging.INFO):
-        assert load_weights(model, tmp_path / "mask3d.pth") == ("unet", "classifier")
-    for key, value in model.unet.state_dict().items():
-        new = key.startswith(("stem.", "block3.0.first."))
-        assert torch.equal(value, (before if new else whole)[key]), key
-    lines = caplog.messages
-    assert [line for line in lines if "new weights" in line and "conv0p1s1.kernel (125, 3, 16)" in line]
-    assert [line for line in lines if "new weights" in line and "block3.0.norm1.bn.bias not in the file" in line]
-    assert [line for line in lines if "taken: backbone.block8.0.conv2.kernel (27, 32, 32)" in line]
-    assert [line for line in lines if "final.kernel (32, 200)" in line and "query.weight (3, 3)" in line]
-
-
-def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    torch.save({"state_dict": minkowski(made(0))}, tmp_path / "small.pth")
-    torch.save({"encoder.conv1.kernel": torch.zeros(27, 3, 3)}, tmp_path / "other.pth")
-    torch.save({**minkowski(made(0), "a."), **minkowski(made(0), "b.")}, tmp_path / "two.pth")
-    large = build("3d", network="34c", in_channels=4, classes=2, c_dino=1, engine="torch")
-    with pytest.raises(CheckpointError, match=r"no layer fits.*conv0p1s1\.kernel \(125, 4, 16\).*\(32, 5, 5, 5, 4\)"):
-        load_weights(large, tmp_path / "small.pth")
-    with pytest.raises(
-        CheckpointError, match=r"0 tensors named conv0p1s1\.kernel.*encoder\.conv1\.kernel \(27, 3, 3\)"
-    ):
-        load_weights(made(1), tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="2 tensors named"):
-        load_weights(made(1), tmp_path / "two.pth")
-    words = ["train", "--variant", "3d", "--load-from", str(tmp_path / "other.pth"), "--out", str(tmp_path / "run")]
-    assert main([*words, *WORDS]) == 1
-    assert "error: " in capsys.readouterr().err and not (tmp_path / "run").exists()
-
-
 def test_a_state_dict_of_torch_save_in_the_examples_names_is_read(tmp_path: Path) -> None:
     model, other = made(0), made(1)
     torch.save(model.weights(), tmp_path / "own.pth")
@@ -217,22 +175,3 @@ def test_a_state_dict_of_torch_save_in_the_examples_names_is_read(tmp_path: Path
     torch.save({"state_dict": nn.Linear(2, 2)}, tmp_path / "module.pth")
     with pytest.raises(BackboneError, match="is code"):
         load_weights(other, tmp_path / "module.pth")
-
-
-def test_new_only_needs_a_part_that_is_not_new(tmp_path: Path) -> None:
-    """Parts are frozen as a whole: a new stem would stay as it was drawn."""
-    torch.save(minkowski(made(0, in_channels=3)), tmp_path / "colours.pth")
-    torch.save(minkowski(made(0)), tmp_path / "fits.pth")
-
-    def train(name: str) -> Any:
-        words = ["--variant", "inject", "--load-from", str(tmp_path / f"{name}.pth"), "--new-only", *WORDS]
-        return training.run(options(training, [*words, "--out", str(tmp_path / name)]))
-
-    with pytest.raises(ConfigError, match="--new-only has no effect: .*colours"):
-        train("colours")
-    assert train("fits") == 0
-    trained = made(1, "inject")
-    save_weights(made(0), tmp_path / "expected.safetensors")
-    load_weights(trained, tmp_path / "fits" / training.WEIGHTS)
-    expected = made(0).unet.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in trained.unet.state_dict().items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -108,110 +107,6 @@ def test_mv_entries_name_files_in_the_order_of_their_images(data: Path) -> None:
     assert "clip_feat_path" not in found["data_list"][0]
     whole = packed(data, "mv-all", {"metainfo": META, "data_list": entries(data, "mv")}, "mv")
     assert [len(entry["clip_feat_paths"]) for entry in whole["data_list"]] == [11, 3]
-
-
-def test_features_elsewhere_need_absolute_paths(data: Path, tmp_path: Path) -> None:
-    infos = write_infos(tmp_path, "sv", {"metainfo": META, "data_list": entries(data, "sv")})
-    with pytest.raises(DataError, match="is not below the info file's folder"):
-        run_verb(packing, infos, "--features", data / "clip_feat", "--kind", "sv")
-    assert run_verb(packing, infos, "--features", data / "clip_feat", "--kind", "sv", "--absolute") == 0
-    found = pickle.loads((tmp_path / "sv_clip.pkl").read_bytes())
-    assert found["data_list"][0]["clip_feat_path"] == (data / "clip_feat/scene0000_00/color/0.pt").as_posix()
-
-
-def test_a_file_of_the_new_name_is_replaced_only_by_force(data: Path) -> None:
-    content = {"metainfo": META, "data_list": entries(data, "sv")}
-    packed(data, "again", content, "sv")
-    target = data / "again_clip.pkl"
-    first = target.read_bytes()
-    target.write_bytes(b"mine")
-    with pytest.raises(DataError, match=r"again_clip.pkl is there already; --force replaces it"):
-        packed(data, "again", content, "sv")
-    assert target.read_bytes() == b"mine"
-    packed(data, "again", content, "sv", "--force")
-    assert target.read_bytes() == first
-
-
-def test_all_missing_and_unusable_files_are_told_at_once(tmp_path: Path) -> None:
-    folder = tmp_path / "clip_feat/s/color"
-    folder.mkdir(parents=True)
-    for number in range(4):
-        torch.save(torch.zeros(8, 3, 4).half(), folder / f"{number}.pt")
-    torch.save(torch.zeros(9, 3, 4).half(), folder / "10.pt")
-    torch.save(torch.zeros(8, 12).half(), folder / "11.pt")
-    torch.save(torch.zeros(8, 3, 4, dtype=torch.int32), folder / "12.pt")
-    torch.save({"feat": torch.zeros(8, 3, 4)}, folder / "13.pt")
-    torch.save(torch.zeros(8, 3, 4).half(), folder / "14.pt")
-    whole = (folder / "14.pt").read_bytes()
-    (folder / "14.pt").write_bytes(whole[: len(whole) - 20])
-    (folder / "15.pt").write_bytes(pickle.dumps(print))
-    torch.save(torch.zeros(8, 3, 4), folder / "16.pt", _use_new_zipfile_serialization=False)
-    with zipfile.ZipFile(folder / "17.pt", "w") as file:
-        file.writestr("x", "y")
-    numbers = [*range(4), *range(10, 18), *range(100, 108)]
-    infos = write_infos(tmp_path, "sv", {"metainfo": META, "data_list": [sv_entry("s", number) for number in numbers]})
-    with pytest.raises(DataError) as caught:
-        run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv")
-    message = str(caught.value)
-    assert "8 of 20 feature files are missing" in message
-    assert "100.pt" in message and "105.pt" not in message
-    assert "7 of 20 feature files cannot be used" in message
-    assert "9 channels, most have 8" not in message  # counted, and beyond the first few
-    assert "torch.int32 (8, 3, 4); expected a floating tensor (C, rows, cols)" in message
-    assert not (tmp_path / "sv_clip.pkl").exists()
-    for number in numbers:
-        sound = number in (*range(4), 16)
-        if not sound:
-            (folder / f"{number}.pt").unlink(missing_ok=True)
-            torch.save(torch.zeros(8, 4, 4) if number == 100 else torch.zeros(8, 3, 4), folder / f"{number}.pt")
-    assert run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv") == 0
-    torch.save(torch.zeros(9, 3, 4).half(), folder / "10.pt")
-    with pytest.raises(DataError, match=r"1 of 20 feature files cannot be used: .*10.pt \(9 channels, most have 8\)"):
-        run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv", "--force")
-
-
-WITHOUT = {key: value for key, value in sv_entry("s", 0).items() if key != "img_path"}
-MV = mv_entry("s", [0, 40])
-
-
-@pytest.mark.parametrize(
-    ("kind", "entry", "message"),
-    [
-        ("sv", WITHOUT, r"entry 1 names no frame: 'img_path' is None; it has lidar_points"),
-        ("sv", MV, r"entry 1 names no frame: .* It has 'img_paths': is --kind mv meant\?"),
-        ("mv", sv_entry("s", 0), r"It has 'img_path': is --kind sv meant\?"),
-        ("mv", {**MV, "img_paths": []}, r"entry 1 names no frame: 'img_paths' is \[\]"),
-        ("sv", 7, "entry 1 is int; expected a dict"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/first.jpg"}, r"image '2D/s/color/first.jpg'; expected"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/depth/0.png"}, "expected .../<scene>/color/<number>.jpg"),
-        ("sv", {**sv_entry("s", 0), "img_path": "../color/0.png"}, "expected .../<scene>/color"),
-        ("sv", {**sv_entry("s", 0), "img_path": ["2D/s/color/0.png"]}, "expected .../<scene>/color"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/s/color/40.png"}, r"image of s/color/40 with the points of s_0"),
-        ("sv", {**sv_entry("s", 0), "img_path": "2D/t/color/0.png"}, r"image of t/color/0 with the points of s_0"),
-        ("sv", {**sv_entry("s", 0), "clip_feat_path": "x"}, r"names features already \(clip_feat_path\)"),
-        ("mv", {**MV, "pts_paths": MV["pts_paths"][::-1]}, "image of s/color/0 with the points of points/s/40"),
-        ("mv", {**MV, "pts_paths": MV["pts_paths"][:1]}, "has 2 images and 1 point files"),
-        ("mv", {**MV, "pts_paths": [3, 4]}, "names the points"),
-        ("mv", {**MV, "poses": MV["poses"][:1]}, "has 2 images and poses that are not as many"),
-    ],
-)
-def test_entries_that_do_not_name_their_frames(tmp_path: Path, kind: str, entry: Any, message: str) -> None:
-    good = sv_entry("s", 0) if kind == "sv" else mv_entry("s", [0])
-    infos = write_infos(tmp_path, "x", {"metainfo": META, "data_list": [good, entry]})
-    with pytest.raises(DataError, match=message):
-        run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", kind)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.pkl"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [([sv_entry("s", 0)], "holds list; expected {'metainfo'"), ({"infos": []}, r"a dict with \['infos'\]"),
-     ({"metainfo": META, "data_list": []}, "expected {'metainfo'"), ({"data_list": 3}, "expected {'metainfo'")],
-)  # fmt: skip
-def test_files_of_another_form(tmp_path: Path, content: object, message: str) -> None:
-    infos = write_infos(tmp_path, "x", content)
-    with pytest.raises(DataError, match=message):
-        run_verb(packing, infos, "--features", tmp_path / "clip_feat", "--kind", "sv")
 
 
 def test_a_hostile_file_is_named_and_nothing_runs(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ import pytest
 import torch
 from examples.pointcloud import extraction, layout
 from examples.pointcloud.extraction import common_size
-from examples.pointcloud.features import store_maps
 from examples.pointcloud.frame_tree import frames_of
 from tests.unit.pointcloud.frame_samples import run_verb, write_frames
 
-from dinoneck import ConfigError, DataError, FeatureStore, GridError, StoreError, load_backbone
+from dinoneck import FeatureStore, load_backbone
 from dinoneck.points import Cameras
 
 IDS = ("s0/color/0", "s0/color/1000", "s0/color/200", "s1/color/0")
@@ -47,14 +46,6 @@ def test_auto_keeps_the_aspect_exactly(
 ) -> None:
     assert common_size(frames_of(write_frames(tmp_path, {"s": [0]}, image)), patch) == size
     assert image[0] * size[1] == image[1] * size[0]
-
-
-def test_where_no_size_keeps_the_aspect_a_near_one_is_named(tmp_path: Path) -> None:
-    frames = frames_of(write_frames(tmp_path, {"s": [0]}, (968, 1296)))
-    with pytest.raises(ConfigError, match=r"nearest in whole patches is --size 976x1312 \(aspect 0.4% off\)"):
-        common_size(frames, 16)
-    assert common_size(frames, 16, stretch=True) == (976, 1312)
-    assert common_size(frames, 16, (480, 640), stretch=True) == (480, 640)
 
 
 def test_frames_keep_their_numbers_and_the_tokens_are_the_backbones(store: FeatureStore, tree: Path) -> None:
@@ -105,43 +96,6 @@ def test_every_scenes_and_batches_are_options(store: FeatureStore, tree: Path, t
     torch.testing.assert_close(found["s1/color/0"].sequence[0], store["s1/color/0"].sequence[0], atol=4e-3, rtol=1e-3)
 
 
-def test_another_aspect_is_asked_for(tree: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigError,
-        match=r"64x64 has another aspect than .*0.png \(48x64\); the nearest in whole patches is --size 48x64",
-    ):
-        run_verb(extraction, tree, "--out", tmp_path / "s", *TINY, "--size", "64x64")
-    with pytest.raises(GridError, match="multiples of the patch"):
-        run_verb(extraction, tree, "--out", tmp_path / "s", *TINY, "--size", "60x80")
-    assert not (tmp_path / "s").exists()
-    out = tmp_path / "s"
-    assert run_verb(extraction, tree, "--out", out, *TINY, "--size", "64x64", "--stretch") == 0
-    stretched = FeatureStore.open(out)
-    assert stretched["s0/color/0"].grid == (4, 4)
-    assert store_maps(stretched, ["s0/color/0"], cameras((48, 64)))[1].size == (64, 64)
-
-
-def test_scenes_of_another_aspect_are_refused(tmp_path: Path) -> None:
-    write_frames(tmp_path, {"a": [0]})
-    write_frames(tmp_path, {"b": [0]}, (96, 128))
-    frames = frames_of(tmp_path)
-    assert common_size(frames, 16) == (48, 64)
-    write_frames(tmp_path, {"c": [0]}, (64, 64))
-    frames = frames_of(tmp_path)
-    with pytest.raises(DataError, match=r"c/color/0.png is 64x64, .*a/color/0.png 48x64: one size cannot keep both"):
-        common_size(frames, 16)
-    assert common_size(frames, 16, (64, 64), stretch=True) == (64, 64)
-
-
-def test_cameras_of_a_tree_of_tensors_are_known_by_the_aspect_alone(store: FeatureStore, tmp_path: Path) -> None:
-    layout.write_tree(store, tmp_path / "clip_feat")
-    back = layout.read_tree(tmp_path / "clip_feat", tmp_path / "back", 16)
-    maps, seen = store_maps(back, ["s0/color/0"], cameras((96, 128)))
-    assert seen.size == (48, 64) and torch.equal(maps, store["s0/color/0"].maps()[0])
-    with pytest.raises(ConfigError, match="of images of 96x96 px the ViT saw 48x64, which is not the whole image"):
-        store_maps(back, ["s0/color/0"], cameras((96, 96)))
-
-
 def test_layout_and_back_is_exact(store: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "clip_feat"
     assert run_verb(layout, "--to", store.path, folder) == 0
@@ -157,40 +111,3 @@ def test_layout_and_back_is_exact(store: FeatureStore, tmp_path: Path, capsys: p
     assert back.ids == IDS
     assert torch.equal(back.batch(IDS).patches[0], store.batch(IDS).patches[0])
     assert back.preprocess.patch_size == 16
-
-
-def test_files_that_are_there_are_not_replaced_by_themselves(store: FeatureStore, tmp_path: Path) -> None:
-    folder = tmp_path / "clip_feat"
-    (folder / "s0/color").mkdir(parents=True)
-    (folder / "s0/color/0.pt").write_bytes(b"mine")
-    with pytest.raises(DataError, match="holds 1 of 4 files already: s0/color/0"):
-        run_verb(layout, "--to", store.path, folder)
-    assert (folder / "s0/color/0.pt").read_bytes() == b"mine"
-    assert not (folder / "s1").exists()
-    assert run_verb(layout, "--to", store.path, folder, "--force") == 0
-    assert torch.load(folder / "s0/color/0.pt", weights_only=True).shape == (64, 3, 4)
-
-
-def test_trees_and_stores_that_are_no_frames(store: FeatureStore, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no folder"):
-        layout.read_tree(tmp_path / "none", tmp_path / "s", 16)
-    (tmp_path / "t/s0/color").mkdir(parents=True)
-    with pytest.raises(DataError, match="holds no .pt files"):
-        layout.read_tree(tmp_path / "t", tmp_path / "s", 16)
-    torch.save(torch.zeros(4, 3, 4).half(), tmp_path / "t/s0/color/0.pt")
-    layout.read_tree(tmp_path / "t", tmp_path / "s", 16)
-    with pytest.raises(StoreError, match="patch_size"):
-        layout.read_tree(tmp_path / "t", tmp_path / "s", 14)
-    torch.save(torch.ones(4, 3, 4).half(), tmp_path / "t/s0/color/0.pt")  # as many bytes
-    with pytest.raises(StoreError, match="1 stored image have changed: 's0/color/0'"):
-        layout.read_tree(tmp_path / "t", tmp_path / "s", 16)
-    torch.save(torch.zeros(4, 3, 4), tmp_path / "t/x.pt")
-    with pytest.raises(DataError, match="holds x; expected <scene>/color/<number>"):
-        layout.read_tree(tmp_path / "t", tmp_path / "other", 16)
-    with pytest.raises(ConfigError, match="--from needs --patch-size"):
-        run_verb(layout, "--from", tmp_path / "t", tmp_path / "other")
-    with pytest.raises(ConfigError, match="--patch-size belongs to --from"):
-        run_verb(layout, "--to", store.path, tmp_path / "u", "--patch-size", 14)
-    with pytest.raises(ConfigError, match="--force belongs to --to"):
-        run_verb(layout, "--from", tmp_path / "t", tmp_path / "other", "--patch-size", 14, "--force")
-    assert not (tmp_path / "other").exists()

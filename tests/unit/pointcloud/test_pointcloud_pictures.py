@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from examples.pointcloud import pictures
-from examples.pointcloud.pictures import components, scene_cloud, splat, stretched, viewpoints
+from examples.pointcloud.pictures import components, splat, stretched
 from PIL import Image
-from tests.unit.pointcloud.analytic_scene import bare_room
 from tests.unit.pointcloud.frame_samples import run_verb
 
-from dinoneck import ConfigError, DataError
-from dinoneck.points import Cameras, Links, lift
+from dinoneck.points import Cameras
 
 CAMERA = Cameras(torch.tensor([[[10.0, 0, 9.5], [0, 10, 7.5], [0, 0, 1]]]), torch.eye(4)[None], (16, 20))
 
@@ -53,14 +50,6 @@ def test_components_of_three_directions_are_found() -> None:
     assert bool(stretched(components(torch.ones(7, 2))(torch.ones(7, 2))).isfinite().all())
 
 
-def test_viewpoints_see_the_cloud() -> None:
-    frames = bare_room()
-    points, colours = scene_cloud(frames)
-    cameras = viewpoints(frames, points, (48, 64))
-    for view in range(2):
-        assert float((splat(points, colours, cameras[view]) < 255).any(0).float().mean()) > 0.2
-
-
 def test_the_verb_writes_a_picture_and_says_what_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "room.png"
     assert run_verb(pictures, "--out", out, "--frames", 2, "--render", "60x80") == 0
@@ -71,27 +60,3 @@ def test_the_verb_writes_a_picture_and_says_what_of(tmp_path: Path, capsys: pyte
     assert len(pixels.unique(dim=0)) > 50
     assert run_verb(pictures, "--out", tmp_path / "again.png", "--frames", 2, "--render", "60x80") == 0
     assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
-
-
-def test_memory_does_not_grow_with_points_times_channels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Features of all points of five frames of 480x640 with 384 channels were 2 GB, several times over."""
-    rows: list[int] = []
-
-    def noted(maps: torch.Tensor, links: Links, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        feats, valid = lift(maps, links, **options)
-        rows.append(len(feats) * feats.shape[1])
-        return feats, valid
-
-    monkeypatch.setattr(pictures, "lift", noted)
-    monkeypatch.setattr(pictures, "_FIT", 100)
-    assert run_verb(pictures, "--out", tmp_path / "a.png", "--frames", 2, "--render", "60x80") == 0
-    assert max(rows) <= 3 * 2 * 240 * 320  # dinoneck_tiny has 64 channels
-
-
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"ends in \.png"):
-        run_verb(pictures, "--out", tmp_path / "room.pdf")
-    frames = bare_room()
-    frames.depth.zero_()
-    with pytest.raises(DataError, match="none of 4 frames has a pixel of known depth"):
-        scene_cloud(frames)

@@ -12,15 +12,13 @@ from typing import Any
 import pytest
 import torch
 from examples.pointcloud import comparison, training
-from examples.pointcloud.comparison import difference
-from examples.pointcloud.room_batches import STAND_IN_NOISE, Scene, Voxels, batch_of, label_maps, scene
-from examples.pointcloud.rooms import CLASSES, FLAT, room
+from examples.pointcloud.room_batches import Scene, Voxels, batch_of, scene
+from examples.pointcloud.rooms import CLASSES, FLAT
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build, load_weights, save_weights
-from examples.pointcloud.training_plan import Plan, Rooms, misled, rooms_of
-from safetensors.torch import load_file, save_file
+from examples.pointcloud.training_plan import Plan, Rooms, rooms_of
 
-from dinoneck import CheckpointError, ConfigError, DataError, HeadCheckpoint, load_backbone, load_head
-from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures
+from dinoneck import ConfigError, load_backbone
+from dinoneck.points import SparseFeatures
 
 SMALL = {"views": 3, "size": (96, 128), "points": 3000}
 PLAN = Plan(
@@ -126,47 +124,6 @@ def test_rooms_of_a_batch_are_what_they_are_alone() -> None:
     assert both.seen.tolist() == alone[0].seen.tolist() + alone[1].seen.tolist()
 
 
-def test_voxels_get_means_of_their_points() -> None:
-    one = seen()
-    batch = batch_of([one], Voxels(0.25, point_colours=True))
-    assert batch.pyramid is None and batch.feats.shape[1] == Voxels(0.25, True).channels == 7
-    for row in (0, 17, 200):
-        own = batch.grid.inverse == row
-        assert batch.feats[row, 0] == 1
-        torch.testing.assert_close(batch.feats[row, 1:4], one.normals[own].mean(0))
-        torch.testing.assert_close(batch.feats[row, 4:], one.colours[own].float().mean(0) / 127.5 - 1)
-
-
-def test_images_are_refused_where_there_are_none() -> None:
-    with pytest.raises(ConfigError, match="no maps"):
-        batch_of([scene(0, **SMALL)], Voxels(0.25, strides=(1,)))  # type: ignore[arg-type]
-
-
-def test_the_cache_gives_the_same_maps_and_knows_images_and_backbone(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    first, again = (scene(0, backbone=backbone, cache=tmp_path, **SMALL) for _ in range(2))  # type: ignore[arg-type]
-    assert first.maps is not None and again.maps is not None and seen().maps is not None
-    assert torch.equal(first.maps, again.maps) and torch.equal(first.maps, seen().maps)  # type: ignore[arg-type]
-    assert len(list(tmp_path.iterdir())) == 1
-    scene(1, backbone=backbone, cache=tmp_path, **SMALL)  # type: ignore[arg-type]
-    scene(0, backbone=load_backbone("dinoneck_tiny", layers=[3]), cache=tmp_path, **SMALL)  # type: ignore[arg-type]
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_the_stand_in_names_what_a_patch_shows_alike_in_all_rooms() -> None:
-    maps, shares = [], []
-    for seed in (0, 1):
-        drawn = room(seed, views=4, size=(96, 128), points=10)
-        maps.append(label_maps(drawn, seed))
-        assert torch.equal(maps[-1], label_maps(drawn, seed))
-        assert maps[-1].shape == (4, 32, 6, 8)
-        shares.append(torch.stack([(drawn.seen_labels == k).float() for k in range(len(CLASSES))], 1))
-    patches = [share.unfold(2, 16, 16).unfold(3, 16, 16).mean((-1, -2)) for share in shares]
-    tokens, truth = (torch.cat([x.movedim(1, -1).flatten(0, 2).float() for x in parts]) for parts in (maps, patches))
-    mixing = torch.linalg.lstsq(truth, tokens).solution  # of both rooms together: what is left is the noise
-    assert (tokens - truth @ mixing).std() == pytest.approx(STAND_IN_NOISE, rel=0.1)
-
-
 def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Path) -> None:
     plain = made("3d")
     save_weights(plain, tmp_path / "3d.safetensors")
@@ -209,25 +166,6 @@ def test_a_file_gives_back_the_model_it_was_made_of(variant: Variant, tmp_path: 
     assert torch.equal(scores(other, [seen()]), scores(model, [seen()]))
 
 
-def test_only_whole_new_parts_may_be_new(tmp_path: Path) -> None:
-    save_weights(made("both"), tmp_path / "both.safetensors")
-    with pytest.raises(CheckpointError, match=r"fusion\.\S+.*no place for"):
-        load_weights(made("inject"), tmp_path / "both.safetensors")
-    state = load_file(tmp_path / "both.safetensors")
-    save_file({k: v for k, v in state.items() if k != "fusion.read.bias"}, tmp_path / "less.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks fusion\.read\.bias; only a whole fusion or"):
-        load_weights(made("both"), tmp_path / "less.safetensors")
-    save_file({k: v for k, v in state.items() if k != "classifier.bias"}, tmp_path / "less.safetensors")
-    with pytest.raises(CheckpointError, match=r"lacks classifier\.bias"):
-        load_weights(made("both"), tmp_path / "less.safetensors")
-    save_weights(made("3d", in_channels=7), tmp_path / "colours.safetensors")
-    model = made("inject")
-    before = {name: value.clone() for name, value in model.weights().items()}
-    with pytest.raises(CheckpointError, match="--point-colours"):
-        load_weights(model, tmp_path / "colours.safetensors")
-    assert all(torch.equal(value, before[name]) for name, value in model.weights().items())  # nothing was half loaded
-
-
 def test_iou_is_intersection_over_union() -> None:
     truth, predicted = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
     confusion = torch.zeros(5, 5, dtype=torch.int64)
@@ -258,49 +196,6 @@ def test_a_run_is_its_seed_and_writes_all_of_it_down(tmp_path: Path) -> None:
     assert one["fresh"] == ["unet", "classifier", "fusion", "injection"] and one["load_from"] is None
 
 
-def test_heads_know_their_backbone(tmp_path: Path) -> None:
-    training.train(replace(PLAN, variant="both", steps=1), rooms(), tmp_path)
-    weights = load_file(tmp_path / "weights.safetensors")
-    for name, kind in (("injection", DecoderInjection), ("fusion", GatedFusion)):
-        head = load_head(tmp_path / f"{name}.safetensors")
-        assert isinstance(head, kind)
-        assert all(torch.equal(value, weights[f"{name}.{key}"]) for key, value in head.state_dict().items())
-        file = HeadCheckpoint.load(tmp_path / f"{name}.safetensors")
-        assert file.meta["backbone"]["name"] == "dinoneck_tiny"
-        file.check_backbone(rooms().backbone)
-
-
-def test_all_variants_see_the_same_rooms_deformed_alike(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    batches: dict[Variant, list[Any]] = {variant: [] for variant in VARIANTS}
-    for variant in VARIANTS:
-
-        def noted(scenes: Any, voxels: Any, generator: Any = None, own: Variant = variant) -> Any:
-            batch = batch_of(scenes, voxels, generator)
-            batches[own].append((batch.grid.keys, batch.feats, batch.labels))
-            return batch
-
-        monkeypatch.setattr(training, "batch_of", noted)
-        training.train(replace(PLAN, variant=variant, steps=2), rooms(), tmp_path / variant)
-    for variant in VARIANTS[1:]:
-        for mine, first in zip(batches[variant], batches["3d"], strict=True):
-            assert all(map(torch.equal, mine, first))
-
-
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    torch.nn.init.constant_((model := made("3d")).classifier.bias, torch.nan)
-    with pytest.raises(DataError, match=r"the loss is nan in step 1 of 3"):
-        training.learn(model, Voxels(0.25), rooms().train, PLAN)
-    with pytest.raises(DataError, match=r"smaller --lr"):
-        training.train(replace(PLAN, lr=1e30, steps=20), rooms(), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_wrong_images_are_those_of_another_room() -> None:
-    wrong, own = misled(rooms()), rooms()
-    assert wrong.train[0].maps is own.train[1].maps and wrong.train[1].maps is own.train[0].maps
-    assert wrong.train[0].links is own.train[0].links and wrong.train[0].points is own.train[0].points
-
-
 def options_of(verb: Any, words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
@@ -322,70 +217,10 @@ def test_the_verb_trains_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixtu
         training.run(options_of(training, first))
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "exceeds"),
-    [
-        ([0.7, 0.8, 0.75], [0.5, 0.6, 0.54], True),
-        ([0.7, 0.5, 0.6], [0.5, 0.6, 0.5], False),
-        ([0.5, 0.6, 0.54], [0.7, 0.8, 0.75], True),
-    ],
-)
-def test_differences_are_told_from_noise_by_pairs(a: list[float], b: list[float], exceeds: bool) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    found = difference(a, b)
-    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert found["mean"] - found["half_width"] == pytest.approx(interval.low, abs=2e-3)
-    assert found["mean"] + found["half_width"] == pytest.approx(interval.high, abs=2e-3)
-    assert found["exceeds_noise"] == exceeds == bool(stats.ttest_rel(a, b).pvalue < 0.05)
-
-
 def test_the_stored_page_is_made_of_the_stored_numbers() -> None:
     results = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
     found = json.loads((results / "point_segmentation.json").read_text())
     assert (results / "point_segmentation.md").read_text() == comparison.markdown(found)
-
-
-@pytest.mark.slow
-def test_compare_goes_on_where_it_stood(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results"), *WORDS, "--steps", "1"]
-    words += ["--seeds", "0", "1", "--pretrain-steps", "1", "--points", "1500", "--voxel", "0.4"]
-    assert comparison.run(options_of(comparison, words)) == 0
-    page = (tmp_path / "results" / "point_segmentation.md").read_text()
-    found = json.loads((tmp_path / "results" / "point_segmentation.json").read_text())["blocks"]["geometry"]
-    assert page in capsys.readouterr().out and "inject - 3D only" in page
-    assert found["summary"]["injection_at_step_0_is_3d_only"] is True
-    for seed, runs in found["seeds"].items():
-        starts = {runs[row]["load_from"] for row in comparison.ROWS}
-        assert starts == {
-            training.digest(tmp_path / "runs" / "geometry" / f"seed{seed}" / "pretrained" / training.WEIGHTS)
-        }
-        assert {
-            tuple(runs[row]["plan"][key] for key in ("steps", "lr", "batch", "seed")) for row in comparison.ROWS
-        } == {(1, 0.002, 2, int(seed))}
-
-    def never(*_: Any) -> None:
-        raise AssertionError("a finished run was trained again")
-
-    monkeypatch.setattr(comparison, "train", never)
-    assert comparison.run(options_of(comparison, words)) == 0
-    trained: list[Path] = []
-
-    def noted(plan: Plan, rooms: Rooms, out: Path, *rest: Any) -> dict[str, Any]:
-        trained.append(out.relative_to(tmp_path / "runs"))
-        return training.train(plan, rooms, out, *rest)
-
-    monkeypatch.setattr(comparison, "train", noted)
-    more = [*words, "--blocks", "geometry", "stand-in", "--pretrain-steps", "1"]
-    assert comparison.run(options_of(comparison, more)) == 0
-    names = ("bifusion", "inject", "both", "both-wrong-images")  # the 3D runs are those of the first block
-    assert trained == [Path("stand-in") / f"seed{seed}" / name for seed in (0, 1) for name in names]
-    with pytest.raises(ConfigError, match="lr 0.002 instead of 0.5"):
-        comparison.run(options_of(comparison, [*words, "--lr", "0.5"]))
-    for wrong in (["1", "1"], ["1"]):
-        with pytest.raises(ConfigError, match="2 to 10 different ones"):
-            comparison.run(options_of(comparison, [*words, "--seeds", *wrong]))
 
 
 @pytest.mark.slow

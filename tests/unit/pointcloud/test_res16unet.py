@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import sys
 from typing import Any, Literal
 
 import pytest
@@ -13,7 +11,6 @@ from examples.pointcloud.res16unet import Res16UNet
 from tests.unit.pointcloud.sparse_clouds import ENGINES, Dense, cloud, features, kernel, needs_spconv
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DataError, ShapeError
 from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, SparsePyramid, VoxelGrid
 
 C_IN, C_DINO = 3, 5
@@ -122,19 +119,6 @@ def test_the_defaults_are_res16unet34c() -> None:
     assert net.levels("skip") == {8: 128, 4: 64, 2: 32, 1: 32}
 
 
-def test_levels_are_the_widths_of_what_blocks_are_given() -> None:
-    net, grid = small().eval(), cloud()
-    given: dict[int, int] = {}
-    for stride, name in net.BLOCKS.items():
-        net.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, stride=stride: given.update({stride: args[0].feats.shape[1]})
-        )
-    assert run(net, grid).shape == (len(grid), net.out_channels) == (len(grid), 12)
-    up, skip = net.levels("up"), net.levels("skip")
-    assert up == {8: 9, 4: 10, 2: 11, 1: 12}
-    assert given == {stride: up[stride] + skip[stride] for stride in up}
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_samples_do_not_see_each_other(engine: str) -> None:
     net, grid = small(engine).eval(), cloud()
@@ -192,60 +176,3 @@ def test_an_injection_is_the_same_on_both(target: Literal["up", "skip"], shift: 
 
 
 # -- limits --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("voxels", [0, 1])
-def test_next_to_nothing_is_computed_but_not_trained_on(engine: str, voxels: int) -> None:
-    net = small(engine)
-    grid = VoxelGrid.from_coords(torch.full((voxels, 3), -7))
-    out = run(net.eval(), grid)
-    assert out.shape == (voxels, 12)
-    assert out.isfinite().all()
-    before = copy.deepcopy(net.state_dict())
-    with pytest.raises(DataError, match=rf"the cloud comes to {voxels} cell\(s\) .* batch statistics need two"):
-        run(net.train(), grid)
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"engine": "minkowski"}, "engine is 'minkowski'; expected one of auto, torch, spconv"),
-        ({"planes": (32,) * 7}, "planes has 7 entries; expected 8"),
-        ({"layers": (1,) * 9}, "layers has 9 entries; expected 8"),
-        ({"layers": (1, 1, 0, 1, 1, 1, 1, 1)}, r"layers\[2\] is 0; expected 1 or more"),
-        ({"init_dim": 0}, "init_dim is 0; expected 1 or more"),
-    ],
-)
-def test_options_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Res16UNet(C_IN, **{**SMALL, **options})
-    with pytest.raises(ConfigError, match="target is 'down'"):
-        small().levels("down")  # type: ignore[arg-type]
-
-
-def test_features_that_do_not_fit_are_named() -> None:
-    net, grid = small(), cloud()
-    for wrong in (torch.zeros(len(grid), 4), torch.zeros(len(grid) + 1, C_IN)):
-        with pytest.raises(ShapeError, match=r"expected \(\d+, 3\) on cpu, one row per voxel in the grid's order"):
-            net.sparse(grid, wrong)
-    with pytest.raises(ShapeError, match=r"x is a PlainSparse; on engine 'torch' pass net.sparse"):
-        net(PlainSparse(grid.coords, grid.batch, features(grid, C_IN)))
-
-
-@needs_spconv
-def test_a_tensor_of_the_other_engine_is_refused() -> None:
-    net, other, grid = small(), small("spconv"), cloud()
-    with pytest.raises(ShapeError, match="x is a SpconvSparse; on engine 'torch'"):
-        net(other.sparse(grid, features(grid, C_IN)))
-    assert small("auto").engine == "spconv"
-
-
-def test_without_spconv_auto_is_torch_and_spconv_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("spconv", "spconv.pytorch"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, "examples.pointcloud.spconv_layers", raising=False)
-    assert small("auto").engine == "torch"
-    with pytest.raises(ImportError, match=r"engine='spconv' needs spconv.*pip install spconv.*dinoneck\[spconv\]"):
-        small("spconv")

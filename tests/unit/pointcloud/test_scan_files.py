@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from examples.pointcloud.room_batches import IGNORED
-from examples.pointcloud.rooms import CLASSES, room
-from examples.pointcloud.scans import Cloud, check_names, matched, read_cloud, scan
+from examples.pointcloud.scans import Cloud, check_names, matched, read_cloud
 
 from dinoneck import DataError
 
@@ -41,19 +40,6 @@ def test_doubles_keep_their_digits_in_both_byte_orders(tmp_path: Path, order: st
     assert cloud.labels is not None and cloud.labels.tolist() == [3, 4]
 
 
-def test_colours_as_shares_and_labels_that_are_no_integers_are_refused(tmp_path: Path) -> None:
-    columns = [(name, "f4") for name in ("x", "y", "z", "red", "green", "blue")]
-    for red, message in ((0.5, "colours are not whole numbers, such as 0.5"), (300.0, "colours reach 300")):
-        write_ply(tmp_path / "a.ply", columns, np.array([(0, 0, 0, red, 1, 0)], [(n, "<" + k) for n, k in columns]))
-        with pytest.raises(DataError, match=message):
-            read_cloud(tmp_path / "a.ply")
-    for label in (1.5, float("nan")):
-        with pytest.raises(DataError, match="labels are not whole numbers"):
-            read_cloud(array(tmp_path, (0, 0, 0, label)))
-    with pytest.raises(DataError, match="instances are not whole numbers"):
-        read_cloud(array(tmp_path, (0, 0, 0, 1, 0.25)))
-
-
 def test_points_at_one_place_with_two_labels_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
     points = torch.tensor([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 0, 0]]).double()
     labelled = Cloud(points, labels=torch.tensor([5, 6, 7, 8, 8]), instances=torch.tensor([1, 1, 2, 3, 4]))
@@ -68,32 +54,6 @@ def test_points_far_from_the_origin_are_matched_in_double_precision() -> None:
     points = FAR + torch.arange(10).double()[:, None] * 0.001  # one and the same in float32
     cloud = matched(Cloud(points, labels=torch.arange(10)), Cloud(points.flip(0)), "a")
     assert cloud.labels is not None and cloud.labels.tolist() == list(range(9, -1, -1))
-
-
-def write_labels(folder: Path, labels: torch.Tensor, instances: torch.Tensor) -> str:
-    made = room(0, views=2, size=(96, 128), points=2000)
-    np.save(folder / "a.npy", np.c_[made.points, labels, instances])
-    return str(folder)
-
-
-def test_an_instance_id_of_all_points_without_object_is_refused(tmp_path: Path) -> None:
-    made, ids = room(0, views=2, size=(96, 128), points=2000), dict(enumerate(range(len(CLASSES))))
-    void = torch.zeros(len(made.points), dtype=torch.int64)
-    folder = write_labels(tmp_path, made.labels, void)
-    with pytest.raises(DataError, match=r"instance 0 has points of \d classes; an object has one.*write -1"):
-        scan("a", made.frames, folder, ids, None, 500, 0)
-    folder = write_labels(tmp_path, made.labels, void - 1)
-    assert (scan("a", made.frames, folder, ids, None, 500, 0).instances == -1).all()  # type: ignore[union-attr]
-    folder = write_labels(tmp_path, made.labels, made.labels)  # 0 is an object where it has one class
-    assert scan("a", made.frames, folder, ids, None, 500, 0).instances is not None
-
-
-def test_a_scene_none_of_whose_drawn_points_has_a_label_is_refused(tmp_path: Path) -> None:
-    made = room(0, views=2, size=(96, 128), points=2000)
-    labels = torch.full_like(made.labels, 9)
-    labels[0] = 1
-    with pytest.raises(DataError, match="none of 10 points drawn has a label"):
-        scan("a", made.frames, write_labels(tmp_path, labels, labels), {1: 0}, None, 10, 0)
 
 
 def test_no_room_is_both_learned_from_and_tested_on() -> None:

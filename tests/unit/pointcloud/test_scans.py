@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from examples.pointcloud import comparison, training
 from examples.pointcloud.frames import Frames
-from examples.pointcloud.rooms import CLASSES, WALL, Room, room
+from examples.pointcloud.rooms import CLASSES, Room, room
 from examples.pointcloud.scans import (
     FLOOR,
     GEOMETRY,
-    IGNORED,
     SURFACES,
     UPRIGHT,
     Cloud,
@@ -25,13 +22,10 @@ from examples.pointcloud.scans import (
     scan,
 )
 from PIL import Image
-from safetensors.torch import load_file
-from tests.unit.pointcloud.frame_samples import run_verb
 
-from dinoneck import ConfigError, DataError
+from dinoneck import DataError
 
 NAMES = [f"{place + 10}={name}" for place, name in enumerate(CLASSES)]
-IDS = {place + 10: place for place in range(len(CLASSES))}
 
 
 def drawn(seed: int = 0) -> Room:
@@ -97,24 +91,6 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
         assert cloud.instances is not None and torch.equal(cloud.instances, made.labels[rows])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"ply\nformat binary_big_endian 1.0\nelement vertex 1\n", "expected a .ply whose first"),
-        (b"solid", "expected a .ply whose first"),
-        (
-            b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nend_header\n1\n",
-            "2 points and holds 1",
-        ),
-        (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nend_header\n1\n", "expected finite x, y, z"),
-    ],
-)
-def test_files_that_are_no_clouds_are_named(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "a.ply").write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        read_cloud(tmp_path / "a.ply")
-
-
 def test_labels_follow_coordinates_in_any_order() -> None:
     made = drawn()
     rows = torch.randperm(len(made.points), generator=torch.Generator().manual_seed(1))
@@ -129,20 +105,6 @@ def test_labels_follow_coordinates_in_any_order() -> None:
     moved[7] += 0.01
     with pytest.raises(DataError, match="1 of .* points are not at the coordinates of a label"):
         matched(labelled, Cloud(moved), "a")
-
-
-def test_a_wrong_depth_scale_or_unknown_labels_are_refused(tree: Path) -> None:
-    frames, labels = drawn().frames, str(tree / "labels")
-    one = scan("scene0", frames, labels, IDS, None, 500, 0)
-    assert len(one.points) == 500 and one.links is not None and one.links.coverage > 0.3
-    with pytest.raises(DataError, match=r"scene0: .*depth x 0\.2 gives"):
-        scan("scene0", replace(frames, depth=frames.depth * 5), labels, IDS, None, 500, 0)
-    with pytest.raises(DataError, match="holds none of the labels 1; it has 10"):
-        scan("scene0", frames, labels, {1: 0}, None, 500, 0)
-    with pytest.raises(DataError, match=r"has none of scene7\.npy"):
-        scan("scene7", frames, labels, IDS, None, 500, 0)
-    other = scan("scene0", frames, labels, {10 + WALL: 0}, None, 500, 0)
-    assert set(other.labels.tolist()) == {IGNORED, 0}
 
 
 def test_surfaces_of_depth_are_the_rooms_own() -> None:
@@ -168,49 +130,3 @@ def test_normals_are_those_of_planes_towards_the_camera() -> None:
     cosine = (normals_of(made.points, made.frames.cameras) * made.normals).sum(1)
     assert float((cosine > 0.99).double().mean()) > 0.7  # the others lie at edges
     assert not normals_of(made.points[:2], made.frames.cameras).any()
-
-
-def test_new_layers_learn_alone_from_a_file_of_other_classes(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = tree / "3d", tree / "inject"
-    assert run_verb(training, *words(tree), "--variant", "3d", "--out", first) == 0
-    printed = capsys.readouterr().out
-    assert "predicted instances: AP" in printed and "AP of given masks" in printed
-    start = first / training.WEIGHTS
-    found = json.loads((first / training.RESULT).read_text())["test"]
-    assert set(found["instances"]["per_class"]) == set(found["given_masks"]["per_class"]) == set(CLASSES)
-    few = words(tree)
-    few[few.index("--classes") + 2 : few.index("--held-out")] = [f"{10 + WALL}={CLASSES[WALL]}"]
-    more = ("--variant", "inject", "--load-from", start, "--new-only", "--out", second)
-    assert run_verb(training, *few, *more) == 0
-    result, old, new = (
-        json.loads((second / training.RESULT).read_text()),
-        load_file(start),
-        load_file(second / training.WEIGHTS),
-    )
-    assert set(result["fresh"]) == {"injection", "classifier"} and len(result["test"]["iou"]) == 2
-    assert all(torch.equal(new[key], value) for key, value in old.items() if not key.startswith("classifier"))
-    assert any(bool(value.any()) for key, value in new.items() if key.endswith("proj.weight"))
-    with pytest.raises(ConfigError, match="--new-only trains what --load-from does not hold"):
-        run_verb(training, *words(tree), "--variant", "3d", "--new-only", "--load-from", start, "--out", tree / "x")
-
-
-def test_scenes_that_are_held_out_must_be_there(tree: Path) -> None:
-    for chosen, message in ((["scene7"], "names scene7"), (["scene0", "scene1", "scene2"], "3 of 3 scenes")):
-        own = words(tree)
-        own[own.index("--held-out") + 1 : own.index("--voxel")] = chosen
-        with pytest.raises(DataError, match=message):
-            run_verb(training, *own, "--out", tree / "x")
-    with pytest.raises(ConfigError, match="--labels needs --classes"):
-        run_verb(training, "--data", tree / "tree", "--labels", tree, "--out", tree / "x")
-
-
-@pytest.mark.slow
-def test_variants_are_compared_on_scans(tree: Path) -> None:
-    more = ("--seeds", "0", "1", "--pretrain-steps", "2", "--new-only", "--out", tree / "runs")
-    assert run_verb(comparison, *words(tree), *more) == 0
-    text = (tree / "runs" / "point_segmentation.md").read_text()
-    assert "held out: scene2" in text and "inject - 3D only" in text
-    found = json.loads((tree / "runs" / "point_segmentation.json").read_text())["blocks"]["geometry"]["summary"]
-    assert found["injection_at_step_0_is_3d_only"] and "| mIoU | AP | AP50 | AP25 | AP of given masks |" in text
-    assert {"AP", "AP50", "AP25", "given_masks"} <= found["rows"]["inject"].keys()
-    assert found["rows"]["3D only"]["miou"] == found["rows"]["pretrained"]["miou"]

@@ -12,7 +12,6 @@ from examples.pointcloud import sparse_conv
 from tests.unit.pointcloud.sparse_clouds import ENGINES, Dense, cloud, features, kernel, layers_of, needs_spconv
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DataError, ShapeError
 from dinoneck.points import PlainAdapter, PlainSparse, VoxelGrid, adapter_of
 from dinoneck.points.keys import REACH
 
@@ -118,18 +117,6 @@ class Runner(nn.Module):
         return self.run(feats)
 
 
-@pytest.mark.parametrize("name", ["same", "down", "up"])
-def test_no_voxels_give_no_rows_and_no_gradient(layers: Any, name: str) -> None:
-    grid = VoxelGrid.from_coords(torch.zeros(0, 3).long())
-    conv, run, rows = convolutions(layers, layers.sparse(grid, torch.zeros(0, C_IN)))[name]
-    feats = torch.zeros(rows, C_IN, requires_grad=True)
-    out = run(feats)
-    assert out.shape == (0, C_OUT)
-    out.sum().backward()
-    assert conv.weight.grad is not None
-    assert conv.weight.grad.count_nonzero() == 0
-
-
 def test_voxels_at_the_ends_of_the_range_are_no_neighbours() -> None:
     ends = torch.tensor([[-REACH, 0, 0], [REACH - 1, 0, 0], [REACH - 2, 0, 0], [0, -REACH, 5], [0, REACH - 1, 5]])
     grid = VoxelGrid.from_coords(ends)
@@ -140,31 +127,6 @@ def test_voxels_at_the_ends_of_the_range_are_no_neighbours() -> None:
         tuple(place): value for place, value in zip(out.coords.tolist(), out.feats.flatten().tolist(), strict=True)
     }
     assert [found[tuple(place)] for place in ends.tolist()] == [1, 2, 2, 1, 1]
-
-
-@pytest.mark.parametrize("name", ["same", "down", "up"])
-def test_autocast_computes_in_its_dtype_and_gives_weights_their_own(name: str) -> None:
-    torch.manual_seed(0)
-    grid = cloud()
-    conv, run, rows = convolutions(sparse_conv, sparse_conv.sparse(grid, features(grid, C_IN, dtype=torch.float32)))[
-        name
-    ]
-    feats = torch.randn(rows, C_IN)
-    exact = run(feats)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = run(feats)
-        assert low.dtype == torch.bfloat16
-        low.float().square().mean().backward()  # within autocast, too
-    torch.testing.assert_close(low.float(), exact, rtol=2e-2, atol=2e-2)
-    assert not torch.equal(low.float(), exact)
-    assert conv.weight.grad is not None
-    assert conv.weight.grad.dtype == torch.float32
-    (expected,) = torch.autograd.grad(exact.square().mean(), (conv.weight,))
-    torch.testing.assert_close(conv.weight.grad, expected, rtol=5e-2, atol=5e-3)
-    kept = run(feats)
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # a graph of float32 stays that
-        (again,) = torch.autograd.grad(kept.square().mean(), (conv.weight,))
-    assert torch.equal(again, expected)
 
 
 @needs_spconv
@@ -178,36 +140,3 @@ def test_spconv_coordinates_are_in_base_units_for_every_adapter() -> None:
     cells = sparse_conv.DownConv(C_IN, C_IN).double()(sparse_conv.sparse(grid, x.feats))
     found = torch.cat((y.batch[:, None], y.coords), dim=1)
     assert torch.equal(found.unique(dim=0), torch.cat((cells.batch[:, None], cells.coords), dim=1).unique(dim=0))
-
-
-@needs_spconv
-def test_what_spconv_would_confuse_is_refused() -> None:
-    layers = layers_of("spconv")
-    far = VoxelGrid.from_coords(torch.tensor([[0, 0, 0], [5000, 5000, 5000]]))
-    with pytest.raises(DataError, match=r"1 sample\(s\) of 5008 x 5008 x 5008 voxels.*engine='torch'"):
-        layers.sparse(far, torch.zeros(2, C_IN))
-    apart = VoxelGrid.from_coords(torch.tensor([[0, 0, 0], [5000, 5000, 5000]]), torch.tensor([0, 1]))
-    assert layers.sparse(apart, torch.zeros(2, C_IN)).frame.spatial_shape == [16, 16, 16]  # samples are shifted apart
-    x = layers.sparse(cloud(), features(cloud(), C_IN), coarsest=2)
-    y = layers.DownConv(C_IN, C_IN).double()(x)
-    with pytest.raises(ConfigError, match="stride 4 is coarser than the tensor was made for"):
-        for _ in range(5):
-            y = layers.DownConv(C_IN, C_IN).double()(y)
-
-
-def test_misfits_are_named(layers: Any) -> None:
-    grid = cloud()
-    x = layers.sparse(grid, features(grid, C_IN))
-    with pytest.raises(ShapeError, match="the voxels have 3 channels; this convolution takes 5"):
-        layers.SubmanifoldConv(5, C_OUT).double()(x)
-    with pytest.raises(ShapeError, match=r"features are torch.float64, the weights torch.float32"):
-        layers.DownConv(C_IN, C_OUT)(x)
-    for size in (1, 4):
-        with pytest.raises(ConfigError, match=f"kernel_size is {size}; expected an odd number, 3 or more"):
-            layers.SubmanifoldConv(C_IN, C_OUT, size)
-    down, up = layers.DownConv(C_IN, C_IN).double(), layers.UpConv(C_IN, C_OUT).double()
-    other = layers.sparse(cloud(1), features(cloud(1), C_IN))
-    with pytest.raises(ShapeError, match=r"do not come from these .* pass the tensor that DownConv was given"):
-        up(down(x), other)
-    with pytest.raises(ShapeError, match="do not come from these"):
-        up(down(down(x)), x)

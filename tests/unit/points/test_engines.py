@@ -11,7 +11,6 @@ import torch
 from tests.unit.points.plain_unet import C_DINO, cloud, halved, pyramid_of
 from torch import Tensor, nn
 
-from dinoneck import ShapeError
 from dinoneck.points import (
     DecoderInjection,
     PlainAdapter,
@@ -123,15 +122,6 @@ def test_an_adapter_says_where_voxels_are_and_gives_them_other_features(name: st
     assert torch.equal(adapter.coords(again, STRIDE)[0], coords)
 
 
-def test_what_engines_share_stays_shared() -> None:
-    found = tensors()
-    sparse, point = (found[name][0] for name in ("spconv", "pointcept"))
-    assert SpconvAdapter().with_features(sparse, sparse.features * 2).indice_dict is sparse.indice_dict
-    again = PointceptAdapter().with_features(point, point["feat"] * 2)
-    assert torch.equal(again["sparse_conv_feat"].features, point["feat"] * 2)
-    assert torch.equal(point["sparse_conv_feat"].features, point["feat"])
-
-
 @pytest.mark.parametrize("name", tensors())
 def test_a_block_of_every_engine_is_injected_into_alike(name: str) -> None:
     torch.manual_seed(0)
@@ -149,22 +139,6 @@ def test_a_block_of_every_engine_is_injected_into_alike(name: str) -> None:
     expected = injection.inject(plain.feats[:, :3], pyramid[STRIDE], plain.coords, plain.batch)
     assert torch.equal(out, torch.cat((expected, plain.feats[:, 3:]), dim=1))
     assert injection.stats[STRIDE].hit_rate == pytest.approx(pyramid[STRIDE].valid.float().mean().item())
-
-
-def test_a_dict_that_has_any_attribute_is_pointcepts() -> None:
-    pytest.importorskip("addict", reason="addict, which Pointcept's Point is made of, is not installed")
-    point = tensors()["pointcept"][0]
-    assert hasattr(point, "replace_feature") and hasattr(point, "coordinate_manager")
-    assert type(adapter_of(point)) is PointceptAdapter
-    with pytest.raises(ShapeError, match="Point is not a known sparse tensor"):
-        adapter_of(Point(coord=torch.zeros(1, 3)))
-
-
-def test_what_is_no_sparse_tensor_is_named() -> None:
-    with pytest.raises(ShapeError, match=r"Tensor is not a known sparse tensor.*adapter="):
-        adapter_of(torch.randn(3, 4))
-    with pytest.raises(ShapeError, match="Mapped"):
-        adapter_of(tensors()["own"][0])
 
 
 # -- spconv itself --------------------------------------------------------------------------------------------

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 import pickle
-import sys
 import threading
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from tests.process_group import ROOT, told_by
 from tests.unit.points.plain_unet import (
     C_DINO,
     NAMES,
-    SKIP,
     UP,
     EditedUNet,
     PlainUNet,
@@ -30,8 +23,8 @@ from tests.unit.points.plain_unet import (
 )
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DinoneckError, HeadCheckpoint, ShapeError, load_backbone, load_head, save_head
-from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, SparsePyramid, VoxelGrid
+from dinoneck import ConfigError, DinoneckError, ShapeError
+from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures
 
 GATES = (None, "scalar", "channel", "token")
 
@@ -79,23 +72,6 @@ def test_the_formula(gate: Any, norm: Any) -> None:
         assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
 
 
-def test_no_option_is_without_effect() -> None:
-    x, f, valid = torch.randn(9, 5), torch.randn(9, 6), torch.arange(9) > 2
-    outs = []
-    for options in ({}, {"norm": None}, {"gate": "token"}, {"zero_init": True}):
-        torch.manual_seed(1)
-        outs.append(DecoderInjection(6, {4: 5}, **{"zero_init": False, **options})(x, f, valid))
-    assert all(not torch.allclose(one, other) for i, one in enumerate(outs) for other in outs[:i])
-    for gate, shape in (("scalar", (1,)), ("channel", (5,))):  # factors of one: what they change is what is learned
-        torch.manual_seed(1)
-        injection = DecoderInjection(6, {4: 5}, zero_init=False, gate=gate)
-        assert torch.equal(injection(x, f, valid), outs[0])
-        injection(x, f, valid).square().sum().backward()
-        gains = injection.levels["4"].gains
-        assert gains.shape == shape
-        assert gains.grad.abs().min() > 0
-
-
 def test_unseen_voxels_keep_their_bits() -> None:
     x = torch.randn(64, 5)
     x[::7] = -0.0
@@ -126,30 +102,6 @@ def test_features_are_found_wherever_rows_are() -> None:
     assert torch.allclose(injection.inject(feats[turned], level, coords[turned], batch[turned]), out[turned], atol=1e-6)
 
 
-@pytest.mark.parametrize("gate", GATES)
-def test_gradients_are_right(gate: Any) -> None:
-    x = cloud(voxels=8)
-    level = pyramid_of(x)[1]
-    injection = awake(DecoderInjection(C_DINO, {1: 3}, gate=gate, dtype=torch.float64))
-
-    def run(feats: Tensor, dino: Tensor, *weights: Tensor) -> Tensor:
-        features = SparseFeatures(level.coords, level.batch, dino, level.valid, 1)
-        return injection.inject(feats, features, x.coords, x.batch)
-
-    inputs = (torch.randn(len(x.coords), 3).double().requires_grad_(), level.feats.double().requires_grad_())
-    assert torch.autograd.gradcheck(run, (*inputs, *injection.parameters()), atol=1e-5)
-
-
-def test_autocast_and_dtypes() -> None:
-    x, f, valid = torch.randn(9, 5), torch.randn(9, 6), torch.arange(9) > 2
-    injection = awake(DecoderInjection(6, {4: 5}))
-    exact = injection(x, f, valid)
-    with torch.autocast("cpu", torch.bfloat16):
-        low = injection(x, f.bfloat16(), valid)
-    assert low.dtype == torch.float32
-    assert torch.allclose(low, exact, atol=0.05)
-
-
 # -- hooks --------------------------------------------------------------------------------------------------
 
 
@@ -166,27 +118,6 @@ def test_hooks_do_what_an_edited_network_does(target: Any, gate: Any) -> None:
     handle.remove()
     wrapped = injection.wrap(plain, NAMES)
     assert torch.equal(wrapped(x, pyramid=pyramid), expected)
-
-
-@pytest.mark.parametrize("target", ["up", "skip"])
-def test_what_a_hook_adds_to(target: Any) -> None:
-    plain, x, injection = PlainUNet(), cloud(), awake(injection_of(target))
-    pyramid, seen = pyramid_of(x), {}
-
-    def watch(stride: int, when: str) -> Any:
-        return lambda module, args: seen.__setitem__((stride, when), args[0].feats)
-
-    for stride, name in NAMES.items():
-        plain.get_submodule(name).register_forward_pre_hook(watch(stride, "before"))
-    injection.attach(plain, NAMES)
-    for stride, name in NAMES.items():
-        plain.get_submodule(name).register_forward_pre_hook(watch(stride, "after"))
-    with injection.using(pyramid):
-        plain(x)
-    for stride in NAMES:
-        changed = (seen[stride, "before"] != seen[stride, "after"]).any(dim=0)
-        expected = torch.arange(UP[stride] + SKIP[stride]) < UP[stride]
-        assert torch.equal(changed, expected if target == "up" else ~expected)
 
 
 def test_a_trained_network_is_unchanged_at_step_zero_and_learns_after() -> None:
@@ -236,72 +167,6 @@ def test_without_images_it_is_the_3d_network() -> None:
         plain(x)
     with injection.using(pyramid_of(x, seen=0.0)):
         assert torch.equal(plain(x), before)
-
-
-def test_the_pyramid_of_the_room_fits() -> None:
-    """Features on points' voxels, pooled by SparsePyramid, reach all voxels of a network of the same strides."""
-    x = cloud()
-    grid = VoxelGrid.from_coords(x.coords, x.batch)
-    feats = torch.randn(len(grid.coords), C_DINO)
-    features = SparseFeatures(grid.coords, grid.batch, feats, torch.ones(len(feats), dtype=torch.bool), 1)
-    wrapped = injection_of().wrap(PlainUNet(), NAMES)
-    wrapped(x, pyramid=SparsePyramid(strides=(1, 2))(features))
-    assert {stride: level.hit_rate for stride, level in wrapped.injection.stats.items()} == {2: 1.0, 1: 1.0}
-
-
-class Cells(nn.Module):
-    """The cells of maps (B, C, rows, cols), as an engine of one's own."""
-
-    def coords(self, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-        b, r, c = torch.meshgrid(*(torch.arange(n) for n in (len(x), *x.shape[-2:])), indexing="ij")
-        return torch.stack((r * stride, c * stride, 0 * r), dim=-1).flatten(0, 2), b.flatten()
-
-    def features(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 1).flatten(0, 2)
-
-    def with_features(self, x: Tensor, feats: Tensor) -> Tensor:
-        return feats.view(x.shape[0], *x.shape[-2:], -1).permute(0, 3, 1, 2).contiguous()
-
-
-def test_a_network_of_another_library_and_an_adapter_of_ones_own() -> None:
-    """A 2D U-Net: its cells as voxels with z = 0. Its decoder's first convolution is behind the concatenation."""
-    smp = pytest.importorskip("segmentation_models_pytorch")
-    unet = smp.Unet(
-        "resnet18", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 8, 4), in_channels=3
-    ).eval()
-    image = torch.randn(2, 3, 32, 48)
-    names = {4: "decoder.blocks.0.conv1", 2: "decoder.blocks.1.conv1"}
-    cells = Cells()
-    pyramid = {}
-    for stride in names:
-        coords, batch = cells.coords(torch.empty(2, 1, 32 // stride, 48 // stride), stride)
-        grid = VoxelGrid.from_coords(coords, batch)
-        feats = torch.randn(len(coords), C_DINO)
-        pyramid[stride] = SparseFeatures(
-            grid.coords, grid.batch, feats, torch.ones(len(feats), dtype=torch.bool), stride
-        )
-    before, widths = unet(image), {4: 128, 2: 16}  # of the upsampled branch; a skip of 64 follows
-    injection = DecoderInjection(C_DINO, widths)
-    handle = injection.attach(unet, names, adapter=cells)
-    with injection.using(pyramid):
-        assert torch.equal(unet(image), before)
-        awake(injection)
-        injected = unet(image)
-    assert not torch.equal(injected, before)
-    assert {s: (t.hit_rate, t.channels) for s, t in injection.stats.items()} == {4: (1.0, 128), 2: (1.0, 16)}
-    handle.remove()
-
-    def edited(stride: int) -> Any:
-        def before_conv(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-            up, skip = args[0][:, : widths[stride]], args[0][:, widths[stride] :]
-            rows = injection.inject(cells.features(up), pyramid[stride], *cells.coords(up, stride))
-            return (torch.cat((cells.with_features(up, rows), skip), dim=1),)
-
-        return before_conv
-
-    for stride, name in names.items():
-        unet.get_submodule(name).register_forward_pre_hook(edited(stride))
-    assert torch.equal(unet(image), injected)
 
 
 # -- activation checkpointing, copies, files, processes -----------------------------------------------------
@@ -384,61 +249,6 @@ def test_copies_are_whole_and_independent() -> None:
         assert torch.equal(wrapped(x, pyramid=learnt), before)
 
 
-def test_parameters_and_state_of_both() -> None:
-    wrapped = injection_of(gate="token").wrap(PlainUNet(), NAMES)
-    assert len(list(wrapped.parameters())) == len([*wrapped.unet.parameters(), *wrapped.injection.parameters()])
-    again = injection_of(gate="token").wrap(PlainUNet(), NAMES)
-    again.load_state_dict(wrapped.state_dict())
-    x = cloud()
-    assert torch.equal(again(x, pyramid=pyramid_of(x)), wrapped(x, pyramid=pyramid_of(x)))
-
-
-@pytest.mark.parametrize("gate", GATES)
-def test_a_head_file_restores_it(gate: Any, tmp_path: Path) -> None:
-    plain, x, injection = PlainUNet(), cloud(), awake(injection_of("skip", gate=gate))
-    save_head(tmp_path / "i.safetensors", injection)
-    checkpoint = HeadCheckpoint.load(tmp_path / "i.safetensors")
-    assert checkpoint.head_type == "decoder_injection"
-    assert checkpoint.config["levels"] == [[2, 7], [1, 5]]
-    loaded = load_head(tmp_path / "i.safetensors")
-    assert loaded.channels == SKIP
-    assert (
-        loaded.config
-        == injection.config
-        == DecoderInjection.from_config(json.loads(json.dumps(injection.config))).config
-    )
-    pyramid, outs = pyramid_of(x), []
-    for own in (injection, loaded):
-        handle = own.attach(plain, NAMES)
-        with own.using(pyramid):
-            outs.append(plain(x))
-        handle.remove()
-    assert torch.equal(*outs)
-    backbone = load_backbone("dinoneck_tiny")
-    with pytest.raises(OSError, match="channels"):
-        HeadCheckpoint.from_module(injection, backbone=backbone)
-    HeadCheckpoint.from_module(DecoderInjection(64, {1: 4}), backbone=backbone).check_backbone(backbone)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="torch has no gloo")
-def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
-    from tests.unit.points.two_injections import loss, trained
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    told_by([sys.executable, "-m", "tests.unit.points.two_injections", str(tmp_path)], 120, environment)
-    torch.manual_seed(0)
-    model = trained()
-    for rank in range(2):
-        (loss(model, rank) / 2).backward()
-    for rank in range(2):
-        found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert set(found) == {name for name, _ in model.named_parameters()}
-        for name, parameter in model.named_parameters():
-            assert torch.allclose(torch.tensor(found[name]), parameter.grad, rtol=1e-4, atol=1e-6), name
-
-
 # -- stats and errors ---------------------------------------------------------------------------------------
 
 
@@ -457,24 +267,6 @@ def test_stats_of_the_last_pass() -> None:
     assert injection.stats[1].ratio == pytest.approx(((out - xs).norm() / xs.norm()).item(), rel=1e-5)
     injection(torch.zeros(0, UP[1]), torch.zeros(0, C_DINO), torch.zeros(0, dtype=torch.bool), stride=1)
     assert (injection.stats[1].hit_rate, injection.stats[1].ratio) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"levels": {}}, "levels is empty"),
-        ({"levels": {3: 8}}, "a stride in levels is 3; expected a power of two"),
-        ({"levels": {2: 0}}, r"levels\[2\] is 0"),
-        ({"levels": {"2": 8}}, "levels"),
-        ({"c_dino": 0}, "c_dino is 0"),
-        ({"gate": "tokens"}, "Did you mean 'token'"),
-        ({"target": "down"}, "target"),
-        ({"norm": "batch"}, "norm"),
-    ],
-)
-def test_arguments_that_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        DecoderInjection(**{"c_dino": 6, "levels": {2: 8}, **options})
 
 
 @pytest.mark.parametrize(

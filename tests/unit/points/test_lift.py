@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.unit.points import rooms
 from torch import Tensor, nn
 
 from dinoneck import Tokens
 from dinoneck.errors import ConfigError, DataError, DinoneckError, ShapeError
-from dinoneck.points import Links, PointProjector, SparseFeatures, VoxelGrid, lift
+from dinoneck.points import Links, SparseFeatures, VoxelGrid, lift
 
 HEIGHT, WIDTH, ROWS, COLS, CHANNELS, VIEWS, POINTS = 48, 70, 3, 5, 4, 3, 40
 OPTIONS = list(itertools.product(("bilinear", "nearest"), ("mean", "random", "closest")))
@@ -108,20 +107,6 @@ def test_it_is_the_plain_loop(sampling: str, views: str, onto: str, projected: b
     assert onto == "voxels" or int(valid.sum()) < POINTS
 
 
-def test_every_option_changes_the_answer() -> None:
-    maps, links = maps_of(), drawn(share=0.8)
-    answers = []
-    for sampling, views in OPTIONS:
-        answers.append(lifted(maps, links, None, sampling, views, None, torch.Generator().manual_seed(1))[0])
-    assert not any(torch.allclose(a, b) for a, b in itertools.combinations(answers, 2))
-    other = lifted(maps, links, views="random", generator=torch.Generator().manual_seed(2))[0]
-    assert not torch.allclose(answers[1], other)
-    torch.manual_seed(5)
-    first = lifted(maps, links, views="random")[0]
-    torch.manual_seed(5)
-    assert torch.equal(first, lifted(maps, links, views="random")[0])
-
-
 @pytest.mark.parametrize(("rows", "cols"), [(30, 40), (34, 45), (3, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_ramp_gives_the_pixel_back(rows: int, cols: int, dtype: torch.dtype) -> None:
@@ -140,61 +125,6 @@ def test_a_ramp_gives_the_pixel_back(rows: int, cols: int, dtype: torch.dtype) -
     outside = replace(links, uv=uv.to(dtype) * 3 - 640)
     assert torch.allclose(lift(ramp, outside)[0].amax(0), ramp.amax((0, 2, 3)), rtol=1e-6)
     assert torch.allclose(lift(ramp, outside)[0].amin(0), ramp.amin((0, 2, 3)), rtol=1e-6)
-
-
-def test_faces_of_a_room_keep_their_labels() -> None:
-    """One-hot maps of the face that each cell shows, through cameras, depth and occlusion."""
-    cameras, cloud = rooms.ring(4, size=(96, 128)), rooms.surface(4000)
-    depth = rooms.depth(cameras)
-    v, u = torch.meshgrid(torch.arange(96).double(), torch.arange(128).double(), indexing="ij")
-    pixels = torch.stack((u, v, torch.ones_like(u)), -1)
-    labels = []
-    for K, pose, z in zip(cameras.K, cameras.cam_to_world, depth, strict=True):
-        place = pose[:3, 3] + (pixels * z[..., None]) @ torch.linalg.inv(K).T @ pose[:3, :3].T
-        ends = [x for low, high in (rooms.ROOM, rooms.BOX) for axis in range(3) for x in ((axis, low), (axis, high))]
-        inside = ((place > rooms.BOX[0] - 1e-6) & (place < rooms.BOX[1] + 1e-6)).all(-1)
-        away = torch.stack([(place[..., axis] - end[axis]).abs() for axis, end in ends], -1)
-        away[..., 6:] += torch.where(inside, 0.0, 1e3)[..., None]
-        away[..., :6] += torch.where(inside & (place[..., 2] > 1e-6), 1e3, 0.0)[..., None]
-        away[..., 10] += 1e3  # the box has no underside of its own
-        face = away.argmin(-1)
-        labels.append(torch.where(face > 10, face - 1, face))
-    maps = nn.functional.one_hot(torch.stack(labels), len(rooms.FACES)).double().permute(0, 3, 1, 2)
-    flat = nn.functional.avg_pool2d(nn.functional.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, 1).amax(1) > 1 - 1e-9
-    links = PointProjector()(cloud.points, cameras, depth)
-    x, y = (links.uv + 0.5).long().unbind(1)
-    inner = flat[links.view, y, x]
-    links = replace(links, view=links.view[inner], point=links.point[inner], uv=links.uv[inner], z=links.z[inner])
-    own = nn.functional.one_hot(cloud.face, len(rooms.FACES)).double()
-    for sampling in ("bilinear", "nearest"):
-        feats, valid = lifted(maps, links, sampling=sampling)
-        right = (feats - own).abs().amax(1) < 1e-9
-        assert float(valid.double().mean()) > 0.2
-        assert float(right[valid].double().mean()) > 0.995  # the rest: within the depth tolerance of another face
-        corner = torch.minimum(*(((cloud.points - end).abs()).sort(1).values[:, 1] for end in rooms.ROOM))
-        far = (corner > 0.12) & (
-            (cloud.points - 0.5 * sum(rooms.BOX)).abs() - 0.5 * (rooms.BOX[1] - rooms.BOX[0])
-        ).amax(1).gt(0.12)  # type: ignore[arg-type]
-        assert bool(right[valid & far].all())
-        assert int((valid & far).sum()) > 800
-
-
-@pytest.mark.parametrize("onto", ["points", "voxels"])
-@pytest.mark.parametrize("views", ["mean", "closest"])
-def test_the_order_of_views_and_points_does_not_matter(onto: str, views: str) -> None:
-    maps, links = maps_of(torch.float32), drawn()
-    coords, batch = torch.randint(-2, 1, (POINTS, 3)), torch.randint(0, 2, (POINTS,))
-    grid = VoxelGrid.from_coords(coords, batch) if onto == "voxels" else None
-    feats, valid = lifted(maps, links, grid, views=views)
-    view_order, point_order = torch.randperm(VIEWS), torch.randperm(POINTS)
-    view, point = torch.argsort(view_order)[links.view], torch.argsort(point_order)[links.point]
-    order = torch.argsort(point * VIEWS + view)
-    other = replace(links, view=view[order], point=point[order], uv=links.uv[order], z=links.z[order])
-    moved = VoxelGrid.from_coords(coords[point_order], batch[point_order]) if onto == "voxels" else None
-    again, seen = lifted(maps[view_order], other, moved, views=views)
-    back = torch.argsort(point_order) if onto == "points" else torch.arange(len(feats))
-    assert torch.equal(seen[back], valid)
-    assert torch.allclose(again[back], feats, rtol=0, atol=1e-6)
 
 
 def test_samples_of_a_batch_do_not_mix() -> None:
@@ -327,16 +257,6 @@ def test_nothing_to_lift() -> None:
     lift(leaf, no_links)[0].sum().backward()
     assert leaf.grad is not None
     assert not leaf.grad.any()
-
-
-def test_autocast_projects_in_half_precision() -> None:
-    maps, links, grid, project = maps_of(torch.float32), drawn(), voxels(), nn.Linear(CHANNELS, 6)
-    with torch.no_grad():
-        exact = lift(maps, links, grid, project=project).feats
-        with torch.autocast("cpu", torch.bfloat16):
-            low = lift(maps, links, grid, project=project).feats
-    assert low.dtype == torch.bfloat16
-    assert float((low.float() - exact).norm() / exact.norm()) < 0.01
 
 
 @pytest.mark.parametrize(

@@ -105,15 +105,6 @@ def test_levels_do_not_depend_on_those_between(reduce: str, masked: bool) -> Non
         assert not torch.allclose(from_two[8].feats, full[8].feats)
 
 
-def test_a_mean_counts_every_voxel_once() -> None:
-    coords = torch.tensor([[0, 0, 0], [0, 0, 1], [2, 2, 2]])
-    grid = VoxelGrid.from_coords(coords)
-    feats = torch.tensor([[0.0], [3.0], [6.0]])
-    levels = SparsePyramid((2, 4), "mean")(SparseFeatures(grid.coords, grid.batch, feats, torch.ones(3).bool()))
-    assert levels[2].feats.flatten().tolist() == [1.5, 6.0]
-    assert levels[4].feats.flatten().tolist() == [3.0]
-
-
 @pytest.mark.parametrize("reduce", ["max", "mean"])
 @pytest.mark.parametrize("masked", [True, False])
 def test_gradients(reduce: str, masked: bool) -> None:
@@ -129,15 +120,6 @@ def test_gradients(reduce: str, masked: bool) -> None:
     (grad,) = torch.autograd.grad(sum(level.sum() for level in levels(leaf)), leaf)  # type: ignore[arg-type]
     assert not grad[~features.valid].any()
     assert bool(grad[features.valid].any())
-
-
-def test_equal_maxima_share_their_gradient() -> None:
-    grid = VoxelGrid.from_coords(torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 0]]))
-    leaf = torch.tensor([[2.0], [2.0], [1.0]], requires_grad=True)
-    level = SparsePyramid((2,))(SparseFeatures(grid.coords, grid.batch, leaf, torch.ones(3).bool()))[2]
-    level.feats.sum().backward()
-    assert leaf.grad is not None
-    assert leaf.grad.flatten().tolist() == [0.5, 0.5, 0.0]
 
 
 @pytest.mark.parametrize("reduce", ["max", "mean"])

@@ -115,33 +115,6 @@ def test_points_lie_in_the_voxels_of_python_floats(
     assert float(away.max()) <= 0.5 + 1e-9
 
 
-def test_the_cells_next_to_zero_are_as_large_as_all_others() -> None:
-    ramp = torch.arange(-40, 40)[:, None].expand(-1, 3) / 10 + 0.05
-    assert VoxelGrid.from_points(ramp, 1.0).inverse.bincount().tolist() == [10] * 8
-
-
-def test_the_same_place_in_two_samples_is_two_voxels() -> None:
-    coords = drawn(30, -4, 4)
-    both = VoxelGrid.from_coords(torch.cat((coords, coords)), torch.arange(2).repeat_interleave(30))
-    one = VoxelGrid.from_coords(coords)
-    assert len(both) == 2 * len(one)
-    for sample in (0, 1):
-        assert torch.equal(both.coords[both.batch == sample], one.coords)
-    assert not set(both.inverse[:30].tolist()) & set(both.inverse[30:].tolist())
-
-
-def test_coordinates_of_an_engine_find_their_rows() -> None:
-    coords, batch = drawn(200, -5, 5), torch.randint(0, 2, (200,))
-    grid = VoxelGrid.from_coords(coords, batch)
-    assert torch.equal(grid.coords[grid.inverse], coords)
-    assert torch.equal(grid.batch[grid.inverse], batch)
-    assert (grid.size, grid.origin) == ((1.0,) * 3, (0.0,) * 3)
-    order = torch.randperm(200)
-    other = VoxelGrid.from_coords(coords[order], batch[order])
-    assert torch.equal(other.keys, grid.keys)
-    assert torch.equal(other.inverse, grid.inverse[order])
-
-
 def test_no_points() -> None:
     for grid in (
         VoxelGrid.from_points(torch.zeros(0, 3), 0.1),
@@ -180,12 +153,6 @@ def test_what_makes_no_voxels_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         VoxelGrid.from_points(*arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("coords", [torch.zeros(2, 3), torch.zeros(2, 4).long(), torch.zeros(3).long()])
-def test_coordinates_are_integers_of_three(coords: Tensor) -> None:
-    with pytest.raises(ShapeError, match="expected integers"):
-        VoxelGrid.from_coords(coords)
 
 
 def sparse(count: int = 200, stride: int = 1, channels: int = 3) -> SparseFeatures:
@@ -240,13 +207,6 @@ def test_moving_keeps_coordinates() -> None:
     assert grid.keys.is_meta
     assert grid.inverse.is_meta
     assert grid.size == (0.5,) * 3
-
-
-@pytest.mark.parametrize("stride", [0, 3, -2, True, 2.0, 1 << 18])
-def test_strides_are_powers_of_two(stride: int) -> None:
-    features = sparse()
-    with pytest.raises(ConfigError, match="power of two"):
-        SparseFeatures(features.coords, features.batch, features.feats, features.valid, stride)
 
 
 def test_rows_that_do_not_fit_are_refused() -> None:
