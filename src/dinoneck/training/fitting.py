@@ -222,7 +222,7 @@ def _train(
                 calibrate(source.batch(batch).to(device) for batch in in_batches(ids[:trained], recipe.batch_size))
         engine.run(
             lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-            (lambda: _scores(engine, objective, samples, truth)) if len(ids) > trained or loss.weighting else None,
+            (lambda: _row(engine, objective, samples, truth)) if len(ids) > trained or loss.weighting else None,
             callbacks=callbacks,
         )
         engine.finish()
@@ -231,7 +231,7 @@ def _train(
     return engine.history
 
 
-def _scores(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
+def _row(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
     """What a log line states of the validation samples, where there are any, and the learned weights of the losses."""
     weighting, row = objective.loss.weighting, dict[str, float]()
     if len(samples.ids) > samples.trained:
