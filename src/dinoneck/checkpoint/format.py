@@ -220,7 +220,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         file = open_regular(path)
     except FileNotFoundError:
         home = ": '~' is not expanded, pass Path(...).expanduser()" if str(path).startswith("~") else ""
-        raise CheckpointError(f"there is no head file {path}, nor a folder of that name{home}") from None
+        raise CheckpointError(f"the head file {path} does not exist, nor a folder of that name{home}") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{str(path)!r} cannot be opened: {reason_of(error)}; expected a head file (.safetensors)"

@@ -50,7 +50,7 @@ def evaluate(
     """
     least = dict(_asked(word) for word in at_least)
     if missing := [path for path in (images, truth) if path is not None and not path.exists()]:
-        raise DataError(f"there is no file or folder {missing[0]}; check the name, which is relative to this folder")
+        raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     if out is not None:
         check_output(out, [truth, *heads], (".json",))
     from dinoneck.evaluation import evaluate as scored

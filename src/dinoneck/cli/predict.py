@@ -177,7 +177,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     for word, match in zip(words, keyed, strict=True):
         key, source = match.groups() if match else ("", word)
         if source.endswith(".safetensors") and not Path(source).exists():
-            raise DataError(f"there is no head file {source}; --heads takes files, folders and names on the Hub")
+            raise DataError(f"the head file {source} does not exist; --heads takes files, folders and names on the Hub")
         named.setdefault(key, []).append(source)
     return named
 

@@ -108,7 +108,7 @@ def _check_names(run: TrainConfig) -> None:
     boxes = (data.boxes, data.val_boxes, data.val_images) if data.boxes is not None else ()
     files = (data.images, data.store, run.backbone.file, *boxes)
     if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
-        raise DataError(f"there is no file or folder {missing[0]}; check the name, which is relative to this folder")
+        raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     if data.csv is None:
         return
     from dinoneck.data.tables import read_cells

@@ -74,7 +74,7 @@ def read_coco(file: Path) -> Coco:
     try:
         content = json.loads(read_regular(file))
     except FileNotFoundError:
-        raise DataError(f"there is no annotations file {file}; check the path") from None
+        raise DataError(f"{file} does not exist; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
     coco: Coco = _converted(content, Coco, str(file))

@@ -124,7 +124,7 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
     except FileNotFoundError:
-        raise DataError(f"there is no file {path}") from None
+        raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
     _check_header(str(path), header, columns)
@@ -339,5 +339,5 @@ def _by_stem(root: Path, other: Path) -> dict[str, Path]:
 
 def _folder(path: PathLike) -> Path:
     if not Path(path).is_dir():
-        raise DataError(f"there is no folder {path}")
+        raise DataError(f"the folder {path} does not exist")
     return Path(path)

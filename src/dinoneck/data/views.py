@@ -117,7 +117,7 @@ class Views:
                 contrast, all three of HSV, gamma).
 
         Raises:
-            ConfigError: if there is no such list.
+            ConfigError: if the list has another name.
         """
         if name not in _NAMED:
             hint = did_you_mean(str(name), _NAMED)
@@ -170,7 +170,7 @@ class Views:
             (3, H, W), after an odd number of quarter turns (3, W, H), of the same dtype in 0 ... 1.
 
         Raises:
-            DataError: if there is no view i, or the image holds other values.
+            DataError: if view i does not exist, or the image holds other values.
         """
         if not 0 <= i < len(self):
             raise DataError(f"view {i} does not exist; there are 0 ... {len(self) - 1}")

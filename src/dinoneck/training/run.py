@@ -233,7 +233,7 @@ def _fold_heads(
 ) -> dict[str, Head]:
     """The trained head of a fold, its baseline, and both together; a finished head comes from its file.
 
-    With live tokens the head reads them, and the baseline those of the frozen backbone: there is no average.
+    With live tokens the head reads them, and the baseline those of the frozen backbone: no average is made.
     """
     config, problem, path = run.config, run.problem, _fold_file(run, number)
     seed = config.optim.seed + (number or 0)

@@ -29,7 +29,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state of a run, its tensors on the CPU; None where there is no file.
+    """Return the state of a run, its tensors on the CPU; None where the file does not exist.
 
     Raises:
         CheckpointError: if the file is damaged, or that of another run.

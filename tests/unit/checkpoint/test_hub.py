@@ -263,5 +263,5 @@ def test_local_names_are_no_repositories(tmp_path: Path, monkeypatch: pytest.Mon
     assert names_a_repo("me/one")
     for local in ("runs/heads", "runs/gone", "me/one.safetensors", "/me/one", "one", "a/b/c", "../one", "", None, 3):
         assert not names_a_repo(local), local
-    with pytest.raises(CheckpointError, match="there is no head file runs/gone"):
+    with pytest.raises(CheckpointError, match="the head file runs/gone"):
         HeadCheckpoint.load("runs/gone")

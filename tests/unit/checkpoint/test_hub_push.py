@@ -82,7 +82,7 @@ def test_what_is_damaged_is_not_pushed(writer: Hub, checkpoint: HeadCheckpoint, 
     assert "dinoneck-push" not in text
     checkpoint.state_dict["mlps.0.out.bias"] = torch.tensor([float("nan")])
     assert "not" in refusal(checkpoint)
-    assert "there is no head file" in refusal(tmp_path / "gone.safetensors")
+    assert "does not exist" in refusal(tmp_path / "gone.safetensors")
     assert "the path of a head file is 3" in refusal(3)
     assert writer.requests == []
 

@@ -250,7 +250,7 @@ def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, ca
     FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
     for folder, message in (
         (tmp_path, "FeatureStore.from_npz(folder, path, grid=, patch_size=)"),
-        (tmp_path / "no", "there is no file or folder"),
+        (tmp_path / "no", "does not exist"),
         (tmp_path / "s", "converted from files that name no backbone and no layers"),
     ):
         assert main(["train", *flags, str(folder)]) == 1

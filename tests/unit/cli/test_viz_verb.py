@@ -139,7 +139,7 @@ def test_known_values_bring_residuals_and_the_worst_images(
         ),
         (["report", "no.safetensors", "{images}", "--out", "r.html"], "no.safetensors"),
         (["report", "{head}", "empty", "--out", "r.html"], "holds no images"),
-        (["report", "{head}", "{images}", "--out", "r.html", "--truth", "gone.csv"], "there is no file gone.csv"),
+        (["report", "{head}", "{images}", "--out", "r.html", "--truth", "gone.csv"], "gone.csv does not exist"),
         (["report", "{head}", "{images}", "--out", "r.html", "--scores", "gone.json"], "--scores gone.json cannot"),
         (["report", "{head}", "{images}", "--out", "r.html", "--scores", "{images}/page.html"], "cannot be used"),
         (

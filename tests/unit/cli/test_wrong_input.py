@@ -47,7 +47,7 @@ USAGE = [
 
 REFUSED = [
     (f"{TRAIN} covr", "'covr'", "'cover'"),
-    (f"train --csv none.csv --targets cover {TINY} --out r", "none.csv", "there is no file"),
+    (f"train --csv none.csv --targets cover {TINY} --out r", "none.csv", "does not exist"),
     (f"train --images none {TINY} --out r", "none", "check the name"),
     (f"train --csv gone.csv --targets cover {TINY} --out r", "'images/9.png'", "names are relative"),
     (f"{TRAIN} cover --device cuda:99", "cuda:99", "cannot be used here"),
@@ -55,7 +55,7 @@ REFUSED = [
     ("extract images --out s --size 32 --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
     ("viz tokens images --out t.png --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
     (f"predict none --out p.csv --heads {GOOD}", "none", "do not exist"),
-    (f"{PREDICT} none.safetensors", "none.safetensors", "there is no head file"),
+    (f"{PREDICT} none.safetensors", "none.safetensors", "does not exist"),
     (f"{PREDICT} lfs.safetensors", "lfs.safetensors", "git lfs pull"),
     (f"{PREDICT} torch.safetensors", "torch.safetensors", "torch.save"),
     (f"train --csv t.csv --labels small --classes soil crop {TINY} --out r", "(16, 16)", "(32, 64)"),

@@ -211,7 +211,7 @@ def test_a_cut_or_missing_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         BoxImages("")
     file.unlink()
-    with pytest.raises(DataError, match="there is no annotations file"):
+    with pytest.raises(DataError, match="does not exist"):
         BoxImages(file)
     for wrong in (tmp_path, tmp_path / "a\0.json", tmp_path / ("a" * 5000)):
         with pytest.raises(DataError, match="cannot be read"):
