@@ -29,8 +29,8 @@ _TEMPLATE = Path(__file__).with_name("card.md.j2")
 _LONGEST = 200
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
 _HUB_LICENCE = re.compile(  # SPDX identifiers that the Hub knows, in its spelling
-    r"apache-2\.0|mit|bsd-[23]-clause|isc|unlicense|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0|gpl-2\.0|[al]?gpl-3\.0|mpl-2\.0|"
-    r"epl-2\.0|eupl-1\.2|odc-by|odbl|pddl"
+    r"apache-2\.0|mit|bsd-[23]-clause|isc|unlicense|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0|gpl-2\.0|[al]?gpl-3\.0|"
+    r"mpl-2\.0|epl-2\.0|eupl-1\.2|odc-by|odbl|pddl"
 )
 _FAMILIES = {  # the licences under which Meta publishes the weights of backbones
     "dinov3": {

@@ -74,6 +74,11 @@ class UncertaintyWeighting(Configured, nn.Module):
         values = self.log_variance.detach().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND).tolist()
         return dict(zip(self.names, values, strict=True))
 
+    def weights(self) -> dict[str, Tensor]:
+        """Return the factor ½ exp(-s) of each loss, on the device and without a gradient."""
+        s = self.log_variance.detach().clamp(-LOG_VARIANCE_BOUND, LOG_VARIANCE_BOUND)
+        return dict(zip(self.names, (0.5 * torch.exp(-s)).unbind(), strict=True))
+
     def extra_repr(self) -> str:
         """Show the names."""
         return ", ".join(self.names)

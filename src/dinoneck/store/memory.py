@@ -144,7 +144,8 @@ class StoreDataset(Dataset[Sample]):
             self.views = [views] if isinstance(views, int) else [int(view) for view in views]
             if not self.views or min(self.views) < 0 or max(self.views) >= len(store.views):
                 raise DataError(f"views is {views!r}; the store holds 0 ... {len(store.views) - 1}")
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]  # workers that live on see it change
+        # workers that live on see it change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that random views are drawn for; workers that are running see it too."""

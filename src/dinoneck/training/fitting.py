@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
@@ -136,7 +135,10 @@ class Objective(nn.Module):
         self.maps = {task.name for task in loss.tasks if task.is_map}
 
     def forward(self, inputs: Tokens | Tensor, targets: Table, masks: Table, mixes: bool) -> Table:
-        """Return ``loss`` and its parts ``loss/NAME``; each may be the mean over what the samples are blended of."""
+        """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
+
+        A loss may be the mean over what the samples are blended of.
+        """
         cutmix, mixup = (self.recipe.cutmix_alpha, self.recipe.mixup_alpha) if mixes else (None, None)
         truths = [(1.0, targets, masks)]  # the loss of each counts by its share
         if cutmix is not None and isinstance(inputs, Tensor):
@@ -162,7 +164,8 @@ class Objective(nn.Module):
                 total, parts = self.loss(outputs, target, mask)
                 for name, value in {"loss": total, **{f"loss/{name}": x for name, x in parts.items()}}.items():
                     losses[name] = losses[name] + share * value if name in losses else share * value
-        return losses
+        learned = {} if self.loss.weighting is None else self.loss.weighting.weights()
+        return losses | {f"weight/{name}": weight for name, weight in learned.items()}
 
     def tokens(self, inputs: Tokens | Tensor) -> Tokens:
         """Return tokens, of images those of the backbone."""
@@ -222,22 +225,13 @@ def _train(
                 calibrate(source.batch(batch).to(device) for batch in in_batches(ids[:trained], recipe.batch_size))
         engine.run(
             lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-            (lambda: _row(engine, objective, samples, truth)) if len(ids) > trained or loss.weighting else None,
+            (lambda: _validated(engine, objective, samples, truth)) if len(ids) > trained else None,
             callbacks=callbacks,
         )
         engine.finish()
     if live and not live["backbone"].frozen:
         _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
     return engine.history
-
-
-def _row(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
-    """What a log line states of the validation samples, where there are any, and the learned weights of the losses."""
-    weighting, row = objective.loss.weighting, dict[str, float]()
-    if len(samples.ids) > samples.trained:
-        row = _validated(engine, objective, samples, truth)
-    learned = {} if weighting is None else weighting.log_variances
-    return row | {f"weight/{name}": 0.5 * math.exp(-s) for name, s in learned.items()}
 
 
 @torch.no_grad()

@@ -88,7 +88,8 @@ def knn_probe(
 
 def _probed(source: TokenSource, targets: Any, folds: Sequence[Fold], ids: Any, groups: Any, path: _Path) -> _Floats:
     names, values = match_matrix(source.ids, targets, ids)
-    labels = match_groups(source.ids, groups, names) if isinstance(groups, Mapping) else groups
+    by_id = dict(groups.items()) if hasattr(groups, "items") else None  # a mapping, or a Series
+    labels = groups if by_id is None else match_groups(source.ids, by_id, names)
     return out_of_fold(pooled_tokens(source, names), values, folds, labels, path)
 
 

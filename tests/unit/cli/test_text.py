@@ -21,8 +21,9 @@ def split(groups: int) -> Split:
 
 
 def classes(head: np.ndarray, *, groups: int = 20, **baselines: np.ndarray) -> dict[str, Any]:
-    methods = {name: class_scores(TRUE, pred, LABELS, split(groups), head=head) for name, pred in baselines.items()}
-    methods["head"] = class_scores(TRUE, head, LABELS, split(groups))
+    methods = {"head": class_scores(TRUE, head, LABELS, split(groups))}
+    for name, pred in baselines.items():
+        methods[name] = class_scores(TRUE, pred, LABELS, split(groups), head=head)
     return of_target("kind", methods, groups)
 
 

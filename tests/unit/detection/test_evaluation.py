@@ -25,7 +25,7 @@ ZERO = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "AR100": 0.0}
 
 
 def totals(found: dict[str, Any]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in found.items() if name != "per_class"}
+    return {name: round(value, 6) for name, value in found.items() if name not in ("per_class", "images")}
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_under_compile_nan_does_not_count(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_maps_of_several_sizes_are_refused() -> None:
     maps = {"a": np.zeros((2, 3), int), "b": np.zeros((3, 2), int)}
-    with pytest.raises(DataError, match=r"\(2, 3\), \(3, 2\)"):
+    with pytest.raises(DataError, match="shape"):
         confusion_matrix(maps, maps, num_classes=2)
     same = {"a": np.zeros((2, 3), int), "b": np.ones((2, 3), int)}
     assert confusion_matrix(same, same, num_classes=2).tolist() == [[6, 0], [0, 6]]
