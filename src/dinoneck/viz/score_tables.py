@@ -137,7 +137,7 @@ def box_tables(boxes: Mapping[str, Mapping[str, Any]]) -> list[ScoreTable]:
 
 def first_of(methods: Mapping[str, Any]) -> Any:
     """Return the scores of the first method, with which the others are compared."""
-    return next(iter(methods.values()))
+    return [*methods.values()][0]
 
 
 def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ScoreTable:
