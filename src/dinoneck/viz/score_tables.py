@@ -46,7 +46,7 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
             best = report["best"]
             found += box_tables({f"best epoch ({best['epoch']})": best, "before training": report["untrained"]})
         found += box_tables(report["boxes"]) if "boxes" in report else []
-    except (AttributeError, KeyError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
     return found
 
@@ -137,7 +137,7 @@ def box_tables(boxes: Mapping[str, Mapping[str, Any]]) -> list[ScoreTable]:
 
 def first_of(methods: Mapping[str, Any]) -> Any:
     """Return the scores of the first method, with which the others are compared."""
-    return [*methods.values()][0]
+    return next(iter(methods.values()))
 
 
 def matrix_table(name: str, labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> ScoreTable:
