@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.views import View, Views
+from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
@@ -32,7 +32,6 @@ from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_tensor
 
 _SCALE_FILES = 16
-_BY_COUNT = {1: "none", 4: "flips4", 20: "color20"}
 _EXPECTED = "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, cols) in a .pt"
 Read = Callable[[Path], Tokens]
 
@@ -77,11 +76,8 @@ def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int)
     return torch.from_numpy(np.stack([content[f"{name}_{i}"] for i in range(count)])).float()
 
 
-def describe(first: Tokens, views: str | Views | None, dtype: StoreDtype) -> Description:
+def describe(first: Tokens, views: str | Views, dtype: StoreDtype) -> Description:
     """Return the description of a store of converted features; the backbone is not known."""
-    count = len(first)
-    if views is None:
-        views = _BY_COUNT.get(count, Views((View(),) * count))
     sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
     record = {"name": "unknown", **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
     return Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype)

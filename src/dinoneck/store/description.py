@@ -182,20 +182,16 @@ def read_description(files: Files) -> Description:
         raise StoreError(f"{files} cannot be opened: {error}") from error
     try:
         content = json.loads(raw)
-        written = content["format"], content["schema"]
-        if written == (FORMAT, SCHEMA):
-            prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
-            described = Description(content["backbone"], prepare, views, content["dtype"])
-            if content.keys() == described.content().keys() and content["digest"] == described.digest:
-                return described
+        if (content["format"], content["schema"]) != (FORMAT, SCHEMA):
+            raise ValueError(f"it has the format {content['format']}, schema {content['schema']}, not {FORMAT}, {SCHEMA}")
+        prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
+        described = Description(content["backbone"], prepare, views, content["dtype"])
+        if content.keys() != described.content().keys() or content["digest"] != described.digest:
             raise ValueError("its digest does not fit its content")
     except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise StoreError(f"{files}/{FILE} does not describe a feature store, or is damaged: {problem}") from error
-    raise StoreError(
-        f"{files}/{FILE} was written as {written[0]}, schema {written[1]}; this dinoneck reads {FORMAT}, schema "
-        f"{SCHEMA}. It was made by {content.get('created_by')!s:.60}: install that version or a later one"
-    )
+    return described
 
 
 def read_scale(files: Files, shape: tuple[int, int]) -> tuple[Tensor, int] | None:

@@ -288,8 +288,7 @@ class Extractor:
 
         Raises:
             ImportError: naming the extra, if Ray is not installed.
-            DataError: for an image that cannot be used.
-            StoreError: if an actor fails; what was finished is kept.
+            StoreError: if an actor fails, also at an image that cannot be used; what was finished is kept.
         """
         try:
             import ray
@@ -314,8 +313,6 @@ class Extractor:
             with progress(total=sum(map(len, units)) - len(stored), desc="images", unit="image") as bar:
                 for row in stream.iter_rows():
                     part = json.loads(row["done"])
-                    if part["problem"]:
-                        raise DataError(part["problem"])
                     done.written += part["written"]
                     done.unusable |= part["unusable"]
                     bar.update(len(part["written"]) + len(part["unusable"]))
@@ -335,8 +332,5 @@ class _Actor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         units = [[(image_id, Path(path)) for image_id, path in json.loads(str(text))] for text in batch["unit"]]
         stored = {image_id for unit in units for image_id, _ in unit if image_id in self.stored}
-        try:
-            done = self.extractor.run(units, stored)
-        except DinoneckError as error:
-            return {"done": [json.dumps({"problem": str(error)})]}
-        return {"done": [json.dumps({"problem": "", "written": done.written, "unusable": done.unusable})]}
+        done = self.extractor.run(units, stored)
+        return {"done": [json.dumps({"written": done.written, "unusable": done.unusable})]}

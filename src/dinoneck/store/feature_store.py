@@ -210,7 +210,7 @@ class FeatureStore(Reader):
         *,
         grid: Sequence[int],
         patch_size: PatchSize,
-        views: str | Views | None = None,
+        views: str | Views = "none",
         dtype: StoreDtype = "fp16",
     ) -> Self:
         """Make a store of the ``.npz`` files in a folder tree (``cls_i``, ``patches_i``); ids are their paths.
@@ -220,7 +220,7 @@ class FeatureStore(Reader):
             path: of the store.
             grid: (rows, cols); the files do not hold it.
             patch_size: in pixels.
-            views: what view i was; None = by their number: 1 ``none``, 4 ``flips4``, 20 ``color20``.
+            views: what view i was, such as ``flips4``.
             dtype: of the store.
 
         Raises:
@@ -245,7 +245,7 @@ class FeatureStore(Reader):
             StoreError: if another store is there.
         """
         read = functools.partial(converters.read_file, patch_size=patch_size)
-        return cls._converted(Path(folder), ".pt", read, path, None, dtype)
+        return cls._converted(Path(folder), ".pt", read, path, "none", dtype)
 
     @classmethod
     def _converted(

@@ -28,7 +28,6 @@ from dinoneck.store.shards import Entry, ImageFile
 
 SIZED_IMAGES = 64
 ROW_BYTES = 600  # of an image in the header of its shard and in the index
-LOOKED_UP = 10_000  # images at once
 _NAMED = 5
 Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
@@ -95,12 +94,9 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
         StoreError: naming the images and the remedy.
         DataError: if a file cannot be read.
     """
-    changed: list[tuple[Entry, Path]] = []
-    pending = iter(items)
-    while some := list(itertools.islice(pending, LOOKED_UP)):
-        known = index.find(image_id for image_id, _ in some)
-        pairs = zip((entry for _, entry in known), (path for _, path in some), strict=True)
-        changed += [(entry, path) for entry, path in pairs if not _is_same(entry, path)]
+    paths = dict(items)
+    known = (entry for _, entry in index.find(paths))
+    changed = [(entry, path) for entry, path in zip(known, paths.values(), strict=True) if not _is_same(entry, path)]
     if changed:
         entry, path = changed[0]
         ids = some_of([repr(other.id) for other, _ in changed], _NAMED)
@@ -192,10 +188,7 @@ def _typical_layout(items: Sequence[Item], description: Description) -> Layout:
 def _smaller(layout: Layout, views: int, most: int) -> str:
     """Which fewer layers, views or bits make an image as small as this."""
     changes = itertools.product(range(layout.num_layers, 0, -1), range(views, 0, -1), (layout.dtype, "int8"))
-    for layers, fewer, dtype in changes:
-        if replace(layout, num_layers=layers, dtype=dtype).nbytes * fewer <= most:
-            kept = [f"{layers} of {layout.num_layers} layers"] * (layers < layout.num_layers)
-            kept += [f"{fewer} of {views} views"] * (fewer < views)
-            kept += ["dtype='int8' (--dtype int8)"] * (dtype != layout.dtype)
-            return f"They fit with {', '.join(kept)}"
+    for layers, kept, dtype in changes:
+        if replace(layout, num_layers=layers, dtype=dtype).nbytes * kept <= most:
+            return f"They fit with dtype={dtype!r}, {kept} of {views} views and {layers} of {layout.num_layers} layers"
     return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"

@@ -30,7 +30,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from msgspec import ValidationError, convert
@@ -58,14 +58,6 @@ _EVERY = f"{_IMAGES} from image join shard on shard.number = image.shard order b
 _ABOUT = "select made, ids, modified, changed, (select coalesce(max(number), 0) + 1 from image) from about"
 
 logger = logging.getLogger(__name__)
-
-
-class Listing(NamedTuple):
-    """The shards of a store: when their listing began (monotonic ns), the folder's times before it, and their sizes."""
-
-    began: int
-    times: tuple[int, int] | None
-    sizes: dict[str, int]
 
 
 class Index:
@@ -195,45 +187,42 @@ def open_index(shards: Shards) -> Index:
     Raises:
         StoreError: if it has to be built and cannot be written anywhere.
     """
-    began, times, sizes, base = time.monotonic_ns(), shards.files.modified(DATA), None, None
+    times, base = shards.files.modified(DATA), None
     for path in _kept(shards.files):
         try:
             index = Index(shards, path)
             if index.times == times:
                 return index
-            sizes = shards.sizes() if sizes is None else sizes
-            new, gone = _changes(sizes, index.listed())
+            new, gone = _changes(shards.sizes(), index.listed())
         except StoreError as error:  # damaged, or of another store
             logger.info("%s", error)
             continue
         if path and times and not (new or gone) and time.time_ns() - times[0] > 2 * YOUNGEST_NS:
             with contextlib.suppress(StoreError):  # it cannot be written
-                return build_index(shards, path, Listing(began, times, sizes))  # the folder was too young before
+                return build_index(shards, path)  # the folder was too young before
         if not gone and len(new) <= MOST_LAID_OVER:
             return index.laid_over(shards.entries(new))
         if gone:
             logger.warning("shards of %s have vanished or changed: %s", shards.files, some_of(gone, 3))
         base = path or base
-    return build_index(shards, base, None if sizes is None else Listing(began, times, sizes))
+    return build_index(shards, base)
 
 
-def build_index(shards: Shards, base: Path | None = None, listing: Listing | None = None) -> Index:
+def build_index(shards: Shards, base: Path | None = None) -> Index:
     """Build the index of all shards and open it; it lies in the store, or else in the cache folder of this machine.
 
     Args:
         shards: of the store.
         base: the index that is there, which is brought up to date; None = every header is read.
-        listing: of the shards; None = they are listed here.
 
     Raises:
         StoreError: if it cannot be written anywhere.
     """
-    listing = listing or Listing(time.monotonic_ns(), shards.files.modified(DATA), shards.sizes())
     for path in _places(shards.files):
         try:
             if path.name != FILE:  # the folder of a store is not made again
                 path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, shards, base, listing)
+            _write(path, shards, base)
             return Index(shards, path)
         except OSError as error:
             problem = error
@@ -273,7 +262,7 @@ def _kept(files: Files) -> Iterator[Path | None]:
     yield None
 
 
-def _write(path: Path, shards: Shards, base: Path | None, listing: Listing) -> None:
+def _write(path: Path, shards: Shards, base: Path | None) -> None:
     """Build an index under a temporary name and rename it.
 
     Raises:
@@ -281,7 +270,7 @@ def _write(path: Path, shards: Shards, base: Path | None, listing: Listing) -> N
     """
     temporary = path.resolve().with_name(f".{path.name}.{secrets.token_hex(8)}.dinoneck-tmp")
     try:
-        _fill(temporary, shards, base, listing)
+        _fill(temporary, shards, base)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -290,23 +279,23 @@ def _write(path: Path, shards: Shards, base: Path | None, listing: Listing) -> N
         if base is None:
             full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             raise OSError(errno.ENOSPC if full else errno.EIO, str(error), str(path)) from error
-        _write(path, shards, None, listing)  # the index that was there is damaged
+        _write(path, shards, None)  # the index that was there is damaged
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _fill(path: Path, shards: Shards, base: Path | None, listing: Listing) -> None:
+def _fill(path: Path, shards: Shards, base: Path | None) -> None:
     """Write the rows of all shards to a new file, or to a copy of the one that is there, those that it lacks."""
     path.touch()
-    # when the listing began, by the clock of the store's file system: what changed later gave the folder other times
-    times, clock = listing.times or (-1, -1), path.stat().st_mtime_ns - (time.monotonic_ns() - listing.began)
+    # the folder's times before its listing: what changes later gives it other times, unless it is too young
+    clock, times, sizes = path.stat().st_mtime_ns, shards.files.modified(DATA) or (-1, -1), shards.sizes()
     if base is not None:
         shutil.copyfile(base, path)
     with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?nolock=1", uri=True, isolation_level=None)) as database:
         database.executescript("pragma journal_mode = off; pragma synchronous = off")
         database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
-        new, gone = _changes(listing.sizes, dict(database.execute("select name, size from shard").fetchall()))
+        new, gone = _changes(sizes, dict(database.execute("select name, size from shard").fetchall()))
         if gone:
             database.executemany("delete from shard where name = ?", ([name] for name in gone))
             database.execute("delete from image where shard not in (select number from shard)")
@@ -317,7 +306,7 @@ def _fill(path: Path, shards: Shards, base: Path | None, listing: Listing) -> No
                 database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         database.execute("create index if not exists by_id on image (id)")
         [(listed,)] = database.execute("select count(*) from shard")
-        if clock - times[0] < YOUNGEST_NS or listed != len(listing.sizes):
+        if clock - times[0] < YOUNGEST_NS or listed != len(sizes):
             times = -1, -1
         database.execute(
             "insert into about values (?, (select count(distinct id) from image), ?, ?)", [shards.made, *times]

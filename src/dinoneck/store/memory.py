@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dinoneck.data.views import Views
 from dinoneck.devices import send
-from dinoneck.errors import ConfigError, DataError, StoreError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns, QuantisedTokens
 from dinoneck.store.feature_store import FeatureStore
@@ -22,7 +20,6 @@ from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens | QuantisedTokens, Tensor]
-_SHARE = 0.9
 
 
 class MemoryStore(StoredTokens):
@@ -35,7 +32,6 @@ class MemoryStore(StoredTokens):
         device: where they are kept, such as ``cuda``; batches are made there.
 
     Raises:
-        StoreError: if they do not fit into the memory that is free.
         DataError: if an id or a view is unknown, or the grids differ.
     """
 
@@ -52,14 +48,6 @@ class MemoryStore(StoredTokens):
         first = store.views.views[: len(kept)]  # training draws from all that a source has
         self.views = Views(first) if first and kept == [*range(len(kept))] else store.views
         pairs = [(image_id, view) for image_id in self.ids for view in kept]
-        sizes = (store.description.layout(entry.grid).nbytes for _, entry in store.entries.find(self.ids))
-        needed = len(kept) * sum(sizes)
-        free = free_memory()
-        if free is not None and needed > _SHARE * free:
-            raise StoreError(
-                f"{len(self.ids)} images x {len(kept)} views need {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
-                "are free; keep fewer ids or views, or read from the FeatureStore itself"
-            )
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
@@ -93,15 +81,6 @@ class MemoryStore(StoredTokens):
             name: part if name == "channel_scale" else tuple(x.index_select(0, rows) for x in part)
             for name, part in self._columns.items()
         }
-
-
-def free_memory() -> int | None:
-    """Return the bytes of memory that are free, or None where the system does not show it."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 class StoreDataset(Dataset[Sample]):

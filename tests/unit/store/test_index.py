@@ -488,7 +488,7 @@ def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
     store = make(tmp_path / "s", tiny, image_size=(96, 96))
     store.extract(images / "0.png", root=images)
     assert "1 image x 4 views x 1 layer in fp16: about 20.6kB per image" in capsys.readouterr().err
-    for room, change in ((14_000, "They fit with dtype='int8'"), (13_000, "They fit with 3 of 4 views, dtype='int8'"),
+    for room, change in ((14_000, "They fit with dtype='int8'"), (13_000, "dtype='int8', 3 of 4 views"),
                          (800, "Not even one view")):  # fmt: skip
         free[0] = 3 * room
         with pytest.raises(StoreError, match=change):
