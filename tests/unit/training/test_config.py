@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,8 +15,8 @@ import pytest
 import yaml
 
 from dinoneck import ConfigError
-from dinoneck.cli.main import command
-from dinoneck.training import DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, fit
+from dinoneck.cli.main import command, main
+from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, LossConfig, Recipe, TaskConfig, TrainConfig, fit
 from dinoneck.yaml_file import read_plain, read_yaml
 
 WHOLE = """
@@ -143,3 +145,38 @@ def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path / "run.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, start_new_session=True)
     assert done.stdout == "heavy: []\n"
+
+
+WRONG = [
+    ("optim", "epochs", 0), ("optim", "epochs", 1.5), ("optim", "batch_size", 0), ("optim", "batch_size", -8),
+    ("optim", "lr", 0), ("optim", "lr", "fast"), ("optim", "lr", math.inf), ("optim", "seed", -1),
+    ("optim", "optimizer", "adam"), ("optim", "rho", 0), ("optim", "weight_decay", -1), ("optim", "warmup", 1.0),
+    ("optim", "ema_decay", 1.0), ("optim", "amp", "fp8"), ("optim", "clip_norm", 0), ("optim", "mixup_alpha", 0),
+    ("optim", "mixup_off_last", 2), ("optim", "cutmix_alpha", -1), ("optim", "patience", 0),
+    ("optim", "backbone_lr", 0), ("data", "views", 0), ("data", "resize", "squash"), ("data", "pad_to", "left"),
+    ("data", "interpolation", "cubic"), ("data", "blur", 0), ("data", "tta", "flip8"), ("data", "pasture", 0),
+    ("data", "label_kind", "words"), ("backbone", "source", "keras"), ("backbone", "seed", -1),
+    ("backbone", "lora", 0), ("folds", "count", 0), ("folds", "only", -1), ("losses", "weighting", "learned"),
+    ("losses", "aux_weight", -1),
+]  # fmt: skip
+FLAGS = {"source": "backbone-source", "seed": "backbone-seed", "count": "folds", "only": "fold",
+         "weighting": "loss-weighting"}  # fmt: skip
+GROUPS = {"optim": Recipe, "data": DataConfig, "backbone": BackboneConfig, "folds": FoldsConfig, "losses": LossConfig}
+
+
+@pytest.mark.parametrize(("group", "key", "value"), WRONG)
+def test_a_wrong_value_is_refused_by_name_however_it_is_set(
+    group: str, key: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match=key):
+        GROUPS[group](**{key: value})
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({group: {key: value}}))
+    with pytest.raises(ConfigError, match=f"{group}.{key}"):
+        TrainConfig.read(file)
+    name = "seed" if (group, key) == ("optim", "seed") else FLAGS.get(key, key.replace("_", "-"))
+    with contextlib.suppress(SystemExit):  # of tyro
+        assert main(["train", "--out", str(tmp_path / "out"), f"--{name}", str(value)]) != 0
+    words = capsys.readouterr().err
+    assert name in words or key in words
+    assert not (tmp_path / "out").exists()
