@@ -23,7 +23,7 @@ assert list(written.index) == list(pd.read_csv(sample)[ID]) != list(test_table[I
 [own] = predictor(paths[0])  # values are matched by id, not by position
 assert all(abs(written.loc[test_table[ID][0], name] - own[name]) < 1e-3 for name in TARGETS)""",
     "segmentation": """
-assert scores["head"]["mean_iou"]["pooled"] > 0.6 > scores["most frequent class"]["mean_iou"]["pooled"]
+assert scores["head"]["mean_iou"]["pooled"] > 0.6
 for number in range(48, 52):
     assert (np.array(Image.open(f"predicted/{number}.png")) == np.array(draw(number)[1])).mean() > 0.8""",
     "detection": """
