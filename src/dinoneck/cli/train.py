@@ -59,6 +59,8 @@ def train(
     if config is not None:  # from_file reads the file that comes first
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
     _check_names(run)
+    if run.data.boxes is not None and heads:
+        raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; a detector takes one neck, --head NAME")
     if run.data.boxes is not None:
         report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
         return {"out": out, "report": report}

@@ -153,18 +153,20 @@ def predict_many(
     results: dict[int, dict[str, Any]] = {}
     if not places:
         return results
-    for begin in progress(range(0, len(places), at_once), desc="images", unit="batch"):
+    bar = progress(total=len(places), desc="images", unit="image")
+    for begin in range(0, len(places), at_once):
         batch = places[begin : begin + at_once]
         try:
             results |= dict(zip(batch, predict([images[place] for place in batch]), strict=True))
-            continue
         except (DinoneckError, OSError):
             if unusable is None:
                 raise
             logger.info("an image of %d cannot be used; they are predicted one by one", len(batch), exc_info=True)
-        for place in batch:
-            try:
-                results[place] = predict([images[place]])[0]
-            except (DinoneckError, OSError) as error:
-                unusable[place] = printable(str(error))
+            for place in batch:
+                try:
+                    results[place] = predict([images[place]])[0]
+                except (DinoneckError, OSError) as error:
+                    unusable[place] = printable(str(error))
+        bar.update(len(batch))
+    bar.close()
     return results
