@@ -28,6 +28,7 @@ from dinoneck.store.shards import Entry, ImageFile
 
 SIZED_IMAGES = 64
 ROW_BYTES = 600  # of an image in the header of its shard and in the index
+LOOKED_UP = 10_000  # images at once
 _NAMED = 5
 Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
@@ -94,9 +95,13 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
         StoreError: naming the images and the remedy.
         DataError: if a file cannot be read.
     """
-    paths = dict(items)
-    known = (entry for _, entry in index.find(paths))
-    changed = [(entry, path) for entry, path in zip(known, paths.values(), strict=True) if not _is_same(entry, path)]
+    changed: list[tuple[Entry, Path]] = []
+    pending = iter(items)
+    while some := dict(itertools.islice(pending, LOOKED_UP)):
+        known = (entry for _, entry in index.find(some))
+        changed += [
+            (entry, path) for entry, path in zip(known, some.values(), strict=True) if not _is_same(entry, path)
+        ]
     if changed:
         entry, path = changed[0]
         ids = some_of([repr(other.id) for other, _ in changed], _NAMED)
