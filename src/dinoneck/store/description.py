@@ -183,7 +183,7 @@ def read_description(files: Files) -> Description:
     try:
         content = json.loads(raw)
         if (content["format"], content["schema"]) != (FORMAT, SCHEMA):
-            raise ValueError(f"it has the format {content['format']}, schema {content['schema']}, not {FORMAT}, {SCHEMA}")
+            raise ValueError(f"it has schema {content['schema']} of {content['format']}; expected {SCHEMA} of {FORMAT}")
         prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
         described = Description(content["backbone"], prepare, views, content["dtype"])
         if content.keys() != described.content().keys() or content["digest"] != described.digest:

@@ -377,9 +377,7 @@ def test_an_int8_store(images: Path, filled: FeatureStore, two_layers: Backbone,
     assert same(store, split)
 
 
-def test_in_memory_it_gives_the_same(
-    images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path
-) -> None:
+def test_in_memory_it_gives_the_same(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
     int8 = make(tmp_path / "s", two_layers, dtype="int8")
     int8.extract(images)
     for store in (filled, int8):

@@ -499,5 +499,5 @@ def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
     assert len(store.extract(images).written) == 3
     both = make(tmp_path / "both", load_backbone("dinoneck_tiny", layers=[0, -1]), views="none", image_size=(96, 96))
     free[0] = 4 * 6000
-    with pytest.raises(StoreError, match="They fit with 1 of 2 layers"):
+    with pytest.raises(StoreError, match="1 of 2 layers"):
         both.extract(images)
