@@ -179,10 +179,9 @@ class QuantisedTokens:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> QuantisedTokens:
         """Move to a device; the values stay int8."""
-        q, scale, prefix, channel_scale = (
-            tuple(x.to(device, non_blocking=non_blocking) for x in part)
-            for part in (self.q, self.scale, self.prefix, self.channel_scale)
-        )
+        parts = (self.q, self.scale, self.prefix, self.channel_scale)
+        moved = (tuple(x.to(device, non_blocking=non_blocking) for x in part) for part in parts)
+        q, scale, prefix, channel_scale = moved
         return QuantisedTokens(q, scale, prefix, channel_scale, self.like)
 
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tokens:
