@@ -81,6 +81,20 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     raise TypeError(f"{where}: the codec does not know the annotation {annotation!r}")
 
 
+def normalize_fields(record: Any, **given: Any) -> None:
+    """Bring the fields of a frozen dataclass to the normal form of their annotations.
+
+    Args:
+        record: the dataclass, in its ``__post_init__``.
+        **given: values that replace those of the record.
+
+    Raises:
+        ConfigError: naming the first field that does not fit.
+    """
+    for name, annotation in _hints_of(type(record)).items():
+        object.__setattr__(record, name, normal(annotation, given.get(name, getattr(record, name)), name))
+
+
 def is_part(value: Any) -> bool:
     """Whether this is the JSON form of a module."""
     return isinstance(value, Mapping) and set(value) == {"type", "config"} and isinstance(value["config"], Mapping)

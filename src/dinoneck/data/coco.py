@@ -22,6 +22,7 @@ Polygon = Annotated[list[float], Meta(min_length=6)]
 
 BBOX = "expected x, y of the upper left corner, width and height in pixels"
 _SHOWN = 3
+_NAMES = (("images", "file_name"), ("categories", "name"))
 
 
 class CocoImage(Struct):
@@ -78,21 +79,17 @@ def read_coco(file: Path) -> Coco:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
     coco: Coco = _converted(content, Coco, str(file))
-    for what, values in (
-        ("images: the id", [image.id for image in coco.images]),
-        ("images: the file_name", [str(PurePath(image.file_name)) for image in coco.images]),
-        ("annotations: the id", [box.id for box in coco.annotations]),
-        ("categories: the id", [category.id for category in coco.categories]),
-        ("categories: the name", [category.name for category in coco.categories]),
-    ):
-        if repeated := [value for value, count in Counter(values).items() if count > 1]:
-            raise DataError(f"{file}: {what} {repeated[0]!r} is given several times; give every entry its own")
     for i, image in enumerate(coco.images):
         path = PureWindowsPath(image.file_name)  # knows both separators
         if not image.file_name.strip() or "\0" in image.file_name or path.anchor or ".." in path.parts:
+            name = image.file_name[:60]
+            raise DataError(f"{file}: images[{i}] has the file_name {name!r}; expected a path below the images' folder")
+        image.file_name = str(PurePath(image.file_name))  # ./a.png is a.png
+    for kind, key in (*((kind, "id") for kind in ("images", "annotations", "categories")), *_NAMES):
+        values = Counter(getattr(entry, key) for entry in getattr(coco, kind))
+        if repeated := [value for value, count in values.items() if count > 1]:
             raise DataError(
-                f"{file}: images[{i}] has the file_name {image.file_name[:60]!r}; expected the image's path below the "
-                "folder of images, without '..'"
+                f"{file}: {kind}: the {key} {repeated[0]!r} is given several times; give every entry its own"
             )
     known = {category.id for category in coco.categories}
     for i, box in enumerate(coco.annotations):

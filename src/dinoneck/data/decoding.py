@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.data.resizing import to_unit_range
@@ -62,19 +62,15 @@ def read_pixels(image: ImageInput) -> Tensor:
         return read_picture(Path(image), _from_file)
     if isinstance(image, Image.Image):
         return _from_pil(image, "a PIL image")
-    if isinstance(image, np.ndarray):
-        array = image[..., None] if image.ndim == 2 else image
-        if array.ndim != 3 or array.shape[-1] not in (1, 3, 4):
-            raise DataError(f"an array image has shape {image.shape}; expected (height, width, 3) or (height, width)")
-        if array.dtype.kind not in "uif":
-            raise DataError(f"an array image holds {array.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
-        array = np.ascontiguousarray(array[..., :3], array.dtype.newbyteorder("="))
-        return _in_range(torch.tensor(array).permute(2, 0, 1))
+    if isinstance(image, np.ndarray) and image.dtype.kind in "uif" and (*image.shape[2:], 1)[0] in (1, 3, 4):
+        array = np.ascontiguousarray(np.atleast_3d(image)[..., :3], image.dtype.newbyteorder("="))
+        return _from_tensor(torch.tensor(array).permute(2, 0, 1))
     if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] not in (1, 3):
-            raise DataError(f"a tensor image has shape {tuple(image.shape)}; expected (3, height, width)")
-        return _in_range(image)
-    raise DataError(f"an image is {type(image).__name__}; expected a path, a PIL image, an array or a tensor")
+        return _from_tensor(image)
+    held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}".strip()
+    raise DataError(
+        f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or (H, W), a tensor (3, H, W)"
+    )
 
 
 def read_image_size(image: ImageInput) -> tuple[int, int]:
@@ -104,15 +100,11 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
             return read(image, str(path))
     except FileNotFoundError:
         raise DataError(f"there is no {noun} {path}; check the folder and the file name") from None
-    except UnidentifiedImageError:
-        size = path.stat().st_size
-        raise DataError(f"{path} ({size} bytes) cannot be decoded as an image; remove or replace it") from None
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"the {noun} {path} cannot be read: {reason_of(error)}; remove or replace it by an image"
-        ) from error
+        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else reason_of(error)
+        raise DataError(f"the {noun} {path} cannot be decoded: {reason}; remove or replace it") from error
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
@@ -152,8 +144,7 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
     with contextlib.suppress(ImportError, AttributeError, OSError, RuntimeError):
         from torchcodec.decoders import decode_jpeg
 
-        found: Callable[[Tensor], Tensor] = decode_jpeg
-        return found
+        return decode_jpeg  # type: ignore[no-any-return]
     with contextlib.suppress(ImportError, AttributeError):
         import torchvision.io  # noqa: F401 - registers the operators
 
@@ -169,12 +160,10 @@ def read_orientation(image: Image.Image) -> int:
     is that of the upright image from then on.
     """
     orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    if image.format != "TIFF" or orientation == 1 or not isinstance(image, ImageFile.ImageFile):
+    if image.format != "TIFF" or orientation == 1:
         return orientation
-    # Pillow 11 to 13 scrambles a raw TIFF that it maps from the file of this name and that is turned by 90 degrees
-    name, image.filename = image.filename, ""
+    image.filename = ""  # type: ignore[attr-defined]  # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
     image.load()
-    image.filename = name
     return 1
 
 
@@ -190,23 +179,13 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return image.size if is_turned else (image.height, image.width)
 
 
-def _is_deep(image: Image.Image) -> bool:
-    """Whether a file has several channels of 16 bits; not known once its pixels are decoded."""
-    return image.mode[0] not in "IF" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-
-
 def _from_pil(image: Image.Image, name: str) -> Tensor:
-    is_deep = _is_deep(image)
-    orientation = read_orientation(image)  # before the pixels
+    is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # not known once it is decoded
+    orientation = read_orientation(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: 16 bit as I
-        grey = np.asarray(image)
-        _check_depth(int(grey.max()), name)
-        deep = torch.from_numpy(np.ascontiguousarray(grey.astype(np.float32) / 65535.0))
-        return _upright(deep[None].expand(3, -1, -1), orientation)
+        return _upright(_from_tensor(torch.from_numpy(np.array(image, np.uint16))[None], name), orientation)
     if image.mode in ("I", "F"):
-        raise DataError(
-            f"{name} holds {image.mode!r} values (32 bit) of unknown range; scale it to 0 ... 1 and pass an array"
-        )
+        raise DataError(f"{name} holds 32-bit {image.mode!r} values; scale them to 0 ... 1 and pass an array")
     rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     pixels = np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
     _check_depth(int(pixels.max()) << 8 | 255 if is_deep else 0, name)  # the low bytes are lost
@@ -217,27 +196,24 @@ def _check_depth(largest: int, name: str) -> None:
     """Refuse 16-bit values that fill 14 bits at most, naming the largest: such an image would be far too dark."""
     if 0 < largest < 1 << 14:
         raise DataError(
-            f"{name} holds 16-bit values of at most {largest}: it seems to hold {largest.bit_length()} bits or so, and "
-            "scaled by 65535 it would be far too dark. Divide it by the largest value that the camera gives, such as "
-            "4095 (or by 65535, if it really is that dark), and pass the array of floats in 0 ... 1"
+            f"{name} holds 16-bit values of at most {largest}, far too dark when scaled by 65535. Divide it by the "
+            "largest value that the camera gives, such as 4095, and pass the array of floats in 0 ... 1"
         )
 
 
-def _in_range(x: Tensor) -> Tensor:
-    """Check the values of an array or tensor image; those of 16 bits become floats."""
-    if not x.numel():
-        raise DataError(f"an image has shape {tuple(x.shape)}: it is empty")
+def _from_tensor(x: Tensor, name: str = "an image") -> Tensor:
+    """Check an image (1 or 3, H, W); values of 16 bits become floats."""
+    if x.ndim != 3 or x.shape[0] not in (1, 3) or not x.numel():
+        raise DataError(f"an image has shape {tuple(x.shape)}; expected 1 or 3 channels, height and width")
     if x.dtype == torch.uint16:
-        _check_depth(int(x.int().max()), "an image")
+        _check_depth(int(x.int().max()), name)
         x = x.float() / 65535.0
     if x.dtype != torch.uint8:
-        if not x.is_floating_point():
-            raise DataError(f"an image holds {x.dtype} values; expected uint8, uint16 or floats in 0 ... 1")
         low, high = x.min().item(), x.max().item()
-        if not (low >= 0.0 and high <= 1.0):  # also catches NaN
+        if not (x.is_floating_point() and low >= 0.0 and high <= 1.0):  # also catches NaN
             raise DataError(
-                f"a float image has values {low:g} ... {high:g}; expected RGB in 0 ... 1, not normalised "
-                "(a normalised image goes to the backbone directly)"
+                f"an image holds {x.dtype} values {low:g} ... {high:g}; expected uint8, uint16 or floats in 0 ... 1, "
+                "not normalised (a normalised image goes to the backbone directly)"
             )
         x = x.float()
     return x.expand(3, -1, -1).cpu()

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from dinoneck.codec import normal
+from dinoneck.codec import normalize_fields
 from dinoneck.data.decoding import as_list, read_orientation, read_picture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import Interpolation, resample
@@ -30,7 +30,6 @@ Label = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Raw = np.ndarray[Any, Any]
 
 FORMATS = ("PNG", "TIFF")
-SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads the few values of 2 and 4 bit grey over 0 ... 255
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,13 @@ class DenseLabels:
 
     def __post_init__(self) -> None:
         nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
-        stored = [value for value in nodata if value is not None and value == value]  # NaN never counts
-        given = {**vars(self), "nodata": stored}
-        for name, kind in {"scale": float, "offset": float, "nodata": tuple[float, ...], "classes": int | None}.items():
-            object.__setattr__(self, name, normal(kind, given[name], name))
+        normalize_fields(self, nodata=[value for value in nodata if value is not None and value == value])  # no NaN
         if self.scale == 0:
             raise ConfigError("scale is 0; expected another number")
         if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
             raise ConfigError(
-                f"classes is {self.classes}, scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
-                "whose indices are taken as they are stored: leave scale and offset out"
+                f"classes is {self.classes} with scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
+                "without scale and offset"
             )
 
     def read(self, label: Label) -> tuple[Tensor, Tensor]:
@@ -123,7 +119,7 @@ class DenseLabels:
             weight = _cell_sums(valid, preprocess)
             sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
             done.append((torch.where(weight > 0, sums / weight, 0.0).float(), weight.float()))
-        values = _batch([own for own, _ in done], "bands x rows x cols")
+        values = _batch([own for own, _ in done])
         return values, torch.stack([weight for _, weight in done])
 
     def indices(
@@ -143,48 +139,39 @@ class DenseLabels:
         """
         if self.classes is None:
             raise ConfigError("indices are for class labels; make the record with DenseLabels(classes=...)")
-        stored = _all_stored(labels, image_sizes)
-        return _batch([_nearest(self._index(raw, name), preprocess) for raw, name in stored], "height x width")
+        return _batch([_nearest(self._index(*own), preprocess) for own in _all_stored(labels, image_sizes)])
 
     def _planes(self, raw: Raw, name: str) -> tuple[Iterable[Tensor], Tensor]:
         """One (H, W) tensor per band or class, 0 where invalid, and the valid pixels."""
         if self.classes is not None:
             index = self._index(raw, name)
             return (index == k for k in range(self.classes)), index >= 0
-        counts = ~self._is_unlabelled(raw)
+        valid = ~self._is_unlabelled(raw)
         with np.errstate(over="ignore", invalid="ignore"):
-            exact = np.where(counts[..., None], raw, 0).astype(np.float64) * self.scale + self.offset
-            values = np.where(counts[..., None], exact, 0.0).astype(np.float32)
-        broken = int((~np.isfinite(values)).sum())
-        if broken:
+            exact = np.where(valid[..., None], raw, 0).astype(np.float64) * self.scale + self.offset
+            values = np.where(valid[..., None], exact, 0.0).astype(np.float32)
+        if broken := int((~np.isfinite(values)).sum()):
             raise DataError(f"{name} holds {broken} values that are infinite in float32; name what it stores as nodata")
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))), torch.from_numpy(counts)
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))), torch.from_numpy(valid)
 
     def _index(self, raw: Raw, name: str) -> Tensor:
         """Class indices (H, W), int64; -1 where invalid."""
+        expected = f"expected one band of class indices 0 ... {cast(int, self.classes) - 1}"
         if raw.shape[2] != 1:
-            raise DataError(
-                f"{name} holds {raw.shape[2]} bands; expected an index or palette image, one band of class numbers "
-                f"0 ... {cast(int, self.classes) - 1}: turn a mask of colours into numbers first"
-            )
-        counts = ~self._is_unlabelled(raw)
-        index = np.where(counts, raw[..., 0].astype(np.float64 if raw.dtype.kind == "f" else np.int64), -1)
-        wrong = counts & ~((index >= 0) & (index < self.classes) & (index == np.floor(index)))
+            raise DataError(f"{name} holds {raw.shape[2]} bands; {expected}: turn a mask of colours into numbers first")
+        valid = ~self._is_unlabelled(raw)
+        index = np.where(valid, raw[..., 0].astype(np.float64 if raw.dtype.kind == "f" else np.int64), -1)
+        wrong = valid & ~((index >= 0) & (index < self.classes) & (index == np.floor(index)))
         if wrong.any():
-            found = [f"{value:.12g}" for value in np.unique(index[wrong]).tolist()]
-            raise DataError(
-                f"{name} holds the class {some_of(found, 5)} ({int(wrong.sum())} pixels); expected class indices "
-                f"0 ... {cast(int, self.classes) - 1}: raise classes, or name it as nodata"
-            )
+            found = some_of([f"{value:.12g}" for value in np.unique(index[wrong]).tolist()], 5)
+            raise DataError(f"{name} holds the class {found} ({wrong.sum()} pixels); {expected}, or name it as nodata")
         return torch.from_numpy(index.astype(np.int64))
 
     def _is_unlabelled(self, raw: Raw) -> Raw:
         """Where any band of a pixel is nodata or NaN, (H, W) bool."""
-        nothing = np.isnan(raw) if raw.dtype.kind == "f" else np.zeros(raw.shape, bool)
-        for value in cast("tuple[float, ...]", self.nodata):
-            with np.errstate(over="ignore"):  # the lowest double, GDAL's habit, is -inf in a float32 file
-                nothing |= raw == value
-        return cast(Raw, nothing.any(axis=2))
+        with np.errstate(over="ignore"):  # the lowest double, GDAL's habit, is -inf in a float32 file
+            marked = [raw == value for value in cast("tuple[float, ...]", self.nodata)]
+        return cast(Raw, np.any([np.isnan(raw), *marked], axis=(0, 3)))
 
 
 def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[float] | None = None) -> int:
@@ -198,19 +185,15 @@ def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[floa
         DataError: if a mask cannot be read, or its values are not class indices: colours, fractions, negative
             numbers, or 255 as the only index above 253.
     """
-    how, indices = DenseLabels(nodata=nodata, classes=1 << 16), set[int]()
+    how, largest = DenseLabels(nodata=nodata, classes=1 << 16), -1
     for raw, name in _all_stored(labels, None):
         index = how._index(raw, name)
-        here = torch.bincount(index[index >= 0]).nonzero().flatten().tolist()
-        if 255 in here and 254 not in here:
-            raise DataError(
-                f"{name} holds 255, which usually marks pixels without a class: pass nodata=255. If 255 is a class, "
-                "number the classes 0, 1, ..."
-            )
-        indices.update(here)
-    if not indices:
+        if (index == 255).any() and not (index == 254).any():
+            raise DataError(f"{name} holds 255, which usually marks pixels without a class: pass nodata=255")
+        largest = max(largest, int(index.max()))
+    if largest < 0:
         raise DataError("all pixels of the masks are nodata; expected class indices")
-    return max(indices) + 1
+    return largest + 1
 
 
 def _all_stored(
@@ -218,17 +201,13 @@ def _all_stored(
 ) -> Iterator[tuple[Raw, str]]:
     """Read label after label and compare each with its image's size."""
     single = as_list(labels, "labels")
-    if not single or (image_sizes is not None and len(image_sizes) != len(single)):
-        raise DataError(
-            f"there are {len(single)} labels and {len(image_sizes or ())} image sizes; expected one for each"
-        )
-    for i, label in enumerate(single):
+    sizes = [None] * len(single) if image_sizes is None else [*image_sizes]
+    if not single or len(sizes) != len(single):
+        raise DataError(f"there are {len(single)} labels and {len(sizes)} image sizes; expected one for each")
+    for label, size in zip(single, sizes, strict=True):
         raw, name = _stored(label)
-        if image_sizes is not None and raw.shape[:2] != tuple(image_sizes[i]):
-            raise DataError(
-                f"label {i}, {name}, has the size {raw.shape[:2]} (height, width), its image {tuple(image_sizes[i])}; "
-                "a label has the size of its upright image"
-            )
+        if size is not None and raw.shape[:2] != tuple(size):
+            raise DataError(f"the label {name} has the size {raw.shape[:2]} (height, width), its image {tuple(size)}")
         yield raw, name
 
 
@@ -236,39 +215,31 @@ def _stored(label: Label) -> tuple[Raw, str]:
     """The stored numbers of one label as (H, W, K), and what to call it in messages."""
     if isinstance(label, str | os.PathLike):
         return read_picture(Path(label), _from_pil, "label"), str(Path(label))
-    name = str(getattr(label, "filename", "") or f"a label {type(label).__name__}")
+    name = f"a label {type(label).__name__}"
     if isinstance(label, Image.Image):
         return _from_pil(label, name), name
     if isinstance(label, Tensor):
         label = label.detach().cpu().to(torch.float32 if label.dtype == torch.bfloat16 else label.dtype).numpy()
         label = label.transpose(1, 2, 0) if label.ndim == 3 else label
-    is_array = isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif"
-    if not is_array:
-        held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
-        raise DataError(f"{name} is {held}; expected a path, a PIL image, or numbers (H, W) or of K bands")
-    return _native(label), name
+    if isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif":
+        return _native(label), name
+    held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
+    raise DataError(f"{name} is {held}; expected a path, a PIL image, or numbers (H, W) or of K bands")
 
 
 def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, *FORMATS):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
+    first, bits = image.size, str(getattr(image, "tile", ()))  # the tile is gone once the image is decoded
+    if (";16" in bits and image.mode[0] not in "IF") or (image.mode in ("1", "L") and ("L;" in bits or "1;" in bits)):
+        raise DataError(f"{name} stores its numbers in a form that Pillow changes; pass them as an array (H, W, K)")
     if getattr(image, "n_frames", 1) > 1:
-        size = image.size
         image.seek(1)
-        if image.size == size:  # smaller pages are overviews
-            raise DataError(f"{name} has several pages; expected one: read them yourself, pass an array (H, W, K)")
+        if image.size == first:  # smaller pages are overviews
+            raise DataError(f"{name} has several pages; expected one: pass them as an array (H, W, K)")
         image.seek(0)
-    tile: Any = getattr(image, "tile", None)  # gone once the picture is loaded
-    options = tile[0][3] if tile else image.mode
-    coded = options if isinstance(options, str) else options[0]
-    changed = image.mode in ("1", "L") and coded not in (image.mode, *SPREAD)
-    if changed or (";16" in coded and image.mode[0] not in "IF"):
-        raise DataError(
-            f"{name} stores its numbers as {coded!r}, which Pillow changes; pass them as an array (H, W, K)"
-        )
-    stored = _native(np.asarray(image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)))
-    return stored // SPREAD[coded] if coded in SPREAD else stored
+    return _native(np.asarray(image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)))
 
 
 def _native(array: Raw) -> Raw:
@@ -298,12 +269,11 @@ def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
     return torch.where((rows >= 0)[:, None] & (cols >= 0), found, -1)
 
 
-def _batch(tensors: list[Tensor], axes: str) -> Tensor:
-    sizes = sorted({tuple(x.shape) for x in tensors})
+def _batch(tensors: list[Tensor]) -> Tensor:
+    sizes = {"x".join(map(str, x.shape)) for x in tensors}
     if len(sizes) > 1:
-        shown = ", ".join("x".join(str(side) for side in size) for size in sizes[:5])
         raise DataError(
-            f"the labels come to different sizes ({axes}): {shown}; give preprocess a size=(height, width) and a "
-            "resize= other than 'keep', or pass one label at a time"
+            f"the labels come to different sizes: {some_of(sorted(sizes), 5)}; give preprocess a size=(height, width) "
+            "and a resize= other than 'keep', or pass one label at a time"
         )
     return torch.stack(tensors)

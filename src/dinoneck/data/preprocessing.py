@@ -6,16 +6,15 @@ as they were for training.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import normal
+from dinoneck.codec import normalize_fields
 from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
 from dinoneck.data.resizing import Interpolation, Placement, Resize, Size, place, resample, to_unit_range
@@ -69,11 +68,12 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         pair, size = patch_pair(self.patch_size), self.size
-        given = {**vars(self), "patch_size": pair[0] if pair[0] == pair[1] else pair}
-        given["size"] = (size, size) if isinstance(size, int) else size
-        given["resize"] = self.resize or ("keep" if size is None else "stretch")
-        for name, kind in _hints().items():
-            object.__setattr__(self, name, normal(kind, given[name], name))
+        normalize_fields(
+            self,
+            patch_size=pair[0] if pair[0] == pair[1] else pair,
+            size=(size, size) if isinstance(size, int) else size,
+            resize=self.resize or ("keep" if size is None else "stretch"),
+        )
         if self.size is not None and not all(1 <= side <= LARGEST_SIDE_PX for side in self.size):
             raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE_PX}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -229,11 +229,6 @@ def transforms() -> Any:
 def blur_sigma(kernel: int) -> float:
     """Return the sigma in pixels that belongs to a kernel: 0.3 * ((kernel - 1) / 2 - 1) + 0.8."""
     return 0.3 * ((kernel - 1) / 2 - 1) + 0.8
-
-
-@functools.cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(Preprocessing)
 
 
 def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:

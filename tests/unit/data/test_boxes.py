@@ -225,11 +225,11 @@ def test_an_image_that_is_not_the_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"0\.png is 40x30 px \(height x width\), .* has 30x40 for image 10; its boxes"):
         data[0]
     (tmp_path / "1.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"1\.png \(10 bytes\) cannot be decoded"):
+    with pytest.raises(DataError, match=r"1\.png cannot be decoded"):
         data[1]
     whole = (tmp_path / "2.png").read_bytes()
     (tmp_path / "2.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"2\.png cannot be read"):
+    with pytest.raises(DataError, match=r"2\.png cannot be decoded"):
         data[2]
     (tmp_path / "2.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1 of the 3 images .*: '2\.png'"):

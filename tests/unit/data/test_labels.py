@@ -124,17 +124,13 @@ def png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_grey_of_few_bits_is_read_as_it_is_stored(tmp_path: Path) -> None:
-    for bits, row, expected in (
-        (1, b"\xa0", [1, 0, 1, 0]),
-        (2, b"\x1b", [0, 1, 2, 3]),
-        (4, b"\x01\x2f", [0, 1, 2, 15]),
-    ):
-        (tmp_path / "few.png").write_bytes(png(bits, 0, [row], 4))
-        assert DenseLabels().read(tmp_path / "few.png")[0].tolist() == [[expected]]
-    (tmp_path / "cut.png").write_bytes(png(16, 2, [b"\x01\x02" * 12], 4))
-    with pytest.raises(DataError, match="cut.png.*16B'.*array"):
-        DenseLabels().read(tmp_path / "cut.png")
+def test_one_bit_is_read_and_what_pillow_changes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(png(1, 0, [b"\xa0"], 4))
+    assert DenseLabels().read(tmp_path / "one.png")[0].tolist() == [[[1, 0, 1, 0]]]
+    for bits, colour, row in ((2, 0, b"\x1b"), (4, 0, b"\x01\x2f"), (16, 2, b"\x01\x02" * 12)):
+        (tmp_path / "few.png").write_bytes(png(bits, colour, [row], 4))
+        with pytest.raises(DataError, match="few.png.*array"):
+            DenseLabels().read(tmp_path / "few.png")
 
 
 def test_labels_are_turned_upright_like_their_image(tmp_path: Path) -> None:
@@ -210,7 +206,7 @@ def test_indices_keep_nodata_and_exact_sizes() -> None:
 
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     small, large, recipe = np.zeros((16, 32)), np.zeros((32, 32)), Preprocessing(16)
-    with pytest.raises(DataError, match=r"different sizes \(bands x rows x cols\): 1x1x2, 1x2x2"):
+    with pytest.raises(DataError, match=r"different sizes: 1x1x2, 1x2x2"):
         DenseLabels().cells([small, large], recipe)
     with pytest.raises(DataError, match=r"1x1x2, 3x1x2"):
         DenseLabels().cells([small, np.zeros((16, 32, 3))], recipe)
@@ -237,7 +233,7 @@ def test_wrong_classes_are_named_with_their_file(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"holds the class (0\.5|-1|inf)"):
             DenseLabels(classes=3).read(wrong)
     Image.fromarray(mask).convert("RGB").save(tmp_path / "rgb.png")
-    with pytest.raises(DataError, match=r"rgb.png holds 3 bands; expected an index or palette image"):
+    with pytest.raises(DataError, match=r"rgb.png holds 3 bands"):
         DenseLabels(classes=8).read(tmp_path / "rgb.png")
     assert DenseLabels(classes=2).read(mask > 0)[0].sum(dim=(1, 2)).tolist() == [14, 2]
 
@@ -261,11 +257,11 @@ def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
     grey = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
     grey.save(tmp_path / "g.jpg")
     (tmp_path / "zero.png").write_bytes(b"")
-    for name, message in (("g.jpg", "JPEG picture; labels are PNG or TIFF"), ("zero.png", "cannot be decoded")):
+    for name, message in (("g.jpg", "JPEG"), ("zero.png", "cannot be decoded")):
         with pytest.raises(DataError, match=rf"{name}.*{message}"):
             DenseLabels().read(tmp_path / name)
     grey.save(tmp_path / "inverted.tif", tiffinfo={262: 0})
-    with pytest.raises(DataError, match=r"inverted.tif.*'L;I'"):
+    with pytest.raises(DataError, match=r"inverted.tif.*array"):
         DenseLabels().read(tmp_path / "inverted.tif")
 
 
@@ -285,7 +281,7 @@ def test_a_tiff_of_several_pages_is_refused_and_overviews_are_not(tmp_path: Path
         ({"offset": float("nan")}, "offset is nan"),
         ({"nodata": "255"}, "nodata.*'255'"),
         ({"classes": 0}, "classes is 0"),
-        ({"classes": 3, "scale": 2.0}, "leave scale and offset out"),
+        ({"classes": 3, "scale": 2.0}, "classes is 3 with scale 2"),
     ],
 )
 def test_impossible_records(wrong: dict[str, Any], message: str) -> None:

@@ -77,12 +77,12 @@ def test_jpeg_pixels_are_those_of_pillow(tmp_path: Path, mode: str, subsampling:
         ("missing.jpg", "there is no image"),
         ("", "it is a folder"),
         (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
-        (np.full((4, 4, 3), 2.0), "values 2 ... 2; expected RGB in 0 ... 1"),
+        (np.full((4, 4, 3), 2.0), "values 2 ... 2"),
         (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
         (3, "int"),
-        (Image.new("I", (2, 2)), "32 bit"),
+        (Image.new("I", (2, 2)), "32-bit"),
         (np.zeros((4, 4, 3), np.int32), "int32"),
-        (np.zeros((0, 4, 3), np.uint8), "empty"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(3, 0, 4\)"),
     ],
 )
 def test_what_is_no_image_is_refused(image: object, message: str) -> None:
@@ -92,13 +92,13 @@ def test_what_is_no_image_is_refused(image: object, message: str) -> None:
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "zero.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"zero.jpg \(0 bytes\) cannot be decoded"):
+    with pytest.raises(DataError, match=r"zero.jpg cannot be decoded"):
         decode(tmp_path / "zero.jpg")
     whole = save(
         tmp_path / "whole.jpg", Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8))
     )
     (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:-600])
-    with pytest.raises(DataError, match=r"cut.jpg cannot be read.*remove or replace"):
+    with pytest.raises(DataError, match=r"cut.jpg cannot be decoded.*remove or replace"):
         decode(tmp_path / "cut.jpg")
     with pytest.raises(DataError, match="it is a folder"):
         decode(tmp_path)
