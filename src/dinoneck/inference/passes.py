@@ -134,11 +134,11 @@ class Pass:
 
     def recipe(self, image: ImageInput) -> Preprocessing:
         """Return how this image is prepared."""
-        return self.preprocess if self.tiling is None else self.tiling.recipe(_size(image), self.preprocess)
+        return self.preprocess if self.tiling is None else self.tiling.recipe(image_size(image), self.preprocess)
 
     def is_cut(self, image: ImageInput) -> bool:
         """Whether this image is cut into tiles."""
-        return self.tiling is not None and not self.tiling.fits(_size(image))
+        return self.tiling is not None and not self.tiling.fits(image_size(image))
 
     def cut(self, pixels: Tensor) -> tuple[Tensor, tuple[TileAxis, TileAxis]]:
         """Return a large image, prepared as a whole (1, 3, H, W), and where its tiles lie."""
@@ -233,7 +233,7 @@ def _averages_of(found: Mapping[str, _Views]) -> dict[str, BatchPredictions]:
     }
 
 
-def _size(image: ImageInput) -> tuple[int, int]:
+def image_size(image: ImageInput) -> tuple[int, int]:
     """(height, width) in pixels, upright."""
     if isinstance(image, Tensor) and image.ndim == 3:
         return image.shape[-2], image.shape[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, counted
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
-from dinoneck.inference.passes import Pass, Reading
+from dinoneck.inference.passes import Pass, Reading, image_size
+from dinoneck.inference.resolution import at_image_size
 from dinoneck.inference.sources import (
     Heads,
     LoadedHead,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from dinoneck.store.feature_store import FeatureStore
 
 logger = logging.getLogger(__name__)
+Maps = Literal["patch", "image"]
 
 
 class Predictor:
@@ -112,7 +114,7 @@ class Predictor:
         >>> from dinoneck import PatchMeanHead, Task, load_backbone
         >>> head = PatchMeanHead(64, [Task("total", unit="g")])
         >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"), tile=32, overlap=16)
-        >>> [result] = predictor(torch.rand(3, 32, 96), maps=True)
+        >>> [result] = predictor(torch.rand(3, 32, 96), maps="patch")
         >>> result["maps"]["total"].shape
         (1, 2, 6)
     """
@@ -179,30 +181,45 @@ class Predictor:
             logger.info("%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes))
 
     @torch.no_grad()
-    def __call__(self, images: ImageInput | Sequence[ImageInput], maps: bool = False) -> list[dict[str, Any]]:
+    def __call__(
+        self, images: ImageInput | Sequence[ImageInput], maps: Maps | None = None, probabilities: bool = False
+    ) -> list[dict[str, Any]]:
         """Predict.
 
         Args:
             images: paths, PIL images, arrays or tensors, see :class:`dinoneck.data.Preprocessing`.
-            maps: add ``"maps": {task: (dim, rows, cols)}``, the prediction of every patch, in the orientation of the
-                image; and ``"gate": (rows, cols)``, where heads have one: what they looked at, adding up to one.
+            maps: ``"patch"`` adds ``"maps": {task: (dim, rows, cols)}``, the prediction of every patch, in the
+                orientation of the image; and ``"gate": (rows, cols)``, where heads have one: what they looked at,
+                adding up to one. ``"image"`` gives the maps in the pixels of the upright image: (dim, height, width)
+                float32, NaN where the prepared image does not show them; for a segmentation (height, width) int64,
+                class indices, there -1.
+            probabilities: with ``maps="image"``, the probabilities of the classes instead of their indices.
 
         Returns:
             One dict per image: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
             for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold image, not
             padding, of which a task with ``from_map`` is one. With a mapping of heads: key -> such a dict.
         """
+        if maps not in (None, True, False, *get_args(Maps)) or (probabilities and maps != "image"):
+            raise ConfigError(
+                f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or 'image', and "
+                "probabilities with 'image' only"
+            )
         results: list[dict[str, Any]] = []
         for one in self.passes:
             one.check_weights()
-        ready = in_threads(self.ready, as_list(images))
+        listed = as_list(images)
+        ready = in_threads(self.ready, listed)
         while batch := list(islice(ready, self.batch_size)):
-            results += self.predicted(batch, maps)
+            rows = self.predicted(batch, bool(maps))
+            for image, row in zip(listed[len(results) :] if maps == "image" else (), rows, strict=False):
+                self._resample(row, image, probabilities)
+            results += rows
         return results
 
     @torch.no_grad()
     def predict(
-        self, store: FeatureStore, ids: Sequence[str] | None = None, maps: bool = False
+        self, store: FeatureStore, ids: Sequence[str] | None = None, maps: Literal["patch"] | None = None
     ) -> list[dict[str, Any]]:
         """Predict from stored tokens: what the images give, to the rounding of the store.
 
@@ -234,7 +251,7 @@ class Predictor:
                 rows = []
                 for one, numbers in zip(self.passes, indices, strict=True):
                     views = zip(one.views, numbers, strict=True)
-                    rows.append(one.stored([(view, store.batch(batch, number)) for view, number in views], maps))
+                    rows.append(one.stored([(view, store.batch(batch, number)) for view, number in views], bool(maps)))
                 results += self._joined(rows, len(batch))
         return results
 
@@ -251,6 +268,15 @@ class Predictor:
             with evaluating(*one.modules):
                 rows.append(one.predict([image[place] for image in ready], maps))
         return self._joined(rows, len(ready))
+
+    def _resample(self, row: dict[str, Any], image: ImageInput, probabilities: bool) -> None:
+        """Bring the maps of an image's row to the pixels of the image."""
+        size = image_size(image)
+        for one in self.passes:
+            for key, reading in one.readings.items():
+                own, tasks = row[key] if self._keyed else row, {task.name: task for task in reading.heads.predicted}
+                for name, cells in own["maps"].items():
+                    own["maps"][name] = at_image_size(cells, tasks[name], size, one.recipe(image), probabilities)
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""

@@ -1,0 +1,98 @@
+"""Maps at the resolution of the image: from the cells of the prepared image to the pixels of the image itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.resizing import Size
+from dinoneck.grid import patch_pair
+from dinoneck.tasks import Task
+
+UNSEEN = -1
+"""The class of pixels that the prepared image does not show; their values are NaN."""
+_AT_ONCE = 1 << 24  # numbers of a strip
+
+
+class _Axis(NamedTuple):
+    """Where the pixels of one side of an image lie between the cells of a map.
+
+    Attributes:
+        below: index of the cell whose centre lies before the pixel's.
+        above: that of the next one; at the border the same.
+        share: weight of the cell above, 0 ... 1.
+        seen: whether the prepared image shows the pixel, up to the remainder of a patch.
+    """
+
+    below: Tensor
+    above: Tensor
+    share: Tensor
+    seen: Tensor
+
+
+def at_image_size(
+    cells: np.ndarray[Any, Any], task: Task, size: Size, preprocess: Preprocessing, probabilities: bool = False
+) -> np.ndarray[Any, Any]:
+    """Resample a map from the cells of the prepared image to the pixels of the image, bilinearly.
+
+    Cells that show padding alone are left out. Classes are resampled as logarithms of their probabilities, which for
+    one head and one view are its logits, before the most probable one is taken. The pixels of a ``density`` map that
+    adds up have the sum of its cells.
+
+    Args:
+        cells: (dim, rows, cols) in original units, as ``Predictor`` gives them per patch.
+        task: whose map it is.
+        size: (height, width) of the upright image.
+        preprocess: how the image was prepared.
+        probabilities: return those of the classes of a segmentation, not the most probable class.
+
+    Returns:
+        (dim, height, width) float32; for a segmentation (height, width) int64, class indices. Pixels that the
+        prepared image does not show are NaN, or :data:`UNSEEN`.
+    """
+    grid = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
+    placement, patch = preprocess.placement(size), patch_pair(preprocess.patch_size)
+    sides = zip(size, grid.shape[1:], placement.resized, placement.canvas, placement.corner, patch, strict=True)
+    rows, cols = (_axis(*side) for side in sides)
+    is_classes = task.kind == "segmentation"
+    whole = float(grid.double().sum())
+    if is_classes:
+        grid = grid.clamp_min(torch.finfo(torch.float32).tiny).log()
+    pixels: Tensor
+    if is_classes and not probabilities:
+        pixels = torch.cat([strip.argmax(dim=0) for strip in _strips(grid, rows, cols)])
+    else:
+        pixels = torch.cat(
+            [strip.softmax(dim=0) if is_classes else strip for strip in _strips(grid, rows, cols)], dim=1
+        )
+    unseen = ~(rows.seen[:, None] & cols.seen)
+    if task.kind == "density" and task.aggregate == "sum":
+        total = float(pixels.masked_fill(unseen, 0.0).double().sum())
+        pixels *= whole / total if total else 0.0
+    pixels.masked_fill_(unseen, UNSEEN if is_classes and not probabilities else float("nan"))
+    return pixels.numpy()
+
+
+def _axis(pixels: int, cells: int, resized: int, canvas: int, corner: int, patch: int) -> _Axis:
+    """One side: ``pixels`` of the image become ``resized`` ones from ``corner`` on a canvas that ``cells`` divide."""
+    place = (torch.arange(pixels, dtype=torch.float64) + 0.5) * resized / pixels + corner
+    seen = (place > -patch) & (place < canvas + patch)
+    first = int(max(corner, 0) * cells / canvas)
+    last = -int(-min(corner + resized, canvas) * cells // canvas) - 1
+    between = (place * cells / canvas - 0.5).clamp(first, last)
+    below = between.floor().long()
+    return _Axis(below, (below + 1).clamp_max(last), (between - below).float(), seen)
+
+
+def _strips(grid: Tensor, rows: _Axis, cols: _Axis) -> Iterator[Tensor]:
+    """The resampled map (dim, height, width) in strips of rows, so that one of many classes needs little memory."""
+    step = max(1, _AT_ONCE // (len(grid) * len(cols.share)))
+    for begin in range(0, len(rows.share), step):
+        part = slice(begin, begin + step)
+        lines = grid[:, rows.below[part]].lerp(grid[:, rows.above[part]], rows.share[part, None])
+        yield lines[..., cols.below].lerp(lines[..., cols.above], cols.share)
