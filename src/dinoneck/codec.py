@@ -91,7 +91,8 @@ def normalize_fields(record: Any, **given: Any) -> None:
     Raises:
         ConfigError: naming the first field that does not fit.
     """
-    for name, annotation in _hints_of(type(record)).items():
+    cls: type = type(record)
+    for name, annotation in _hints_of(cls).items():
         object.__setattr__(record, name, normal(annotation, given.get(name, getattr(record, name)), name))
 
 

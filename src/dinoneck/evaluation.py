@@ -140,7 +140,7 @@ def _predictions(one: Predictor, table: Any, nodata: tuple[float, ...], scored: 
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
     masks: Any = list(table[LABELS]) if LABELS in table else None
     maps = masks is not None and any(task.is_map for task in one.tasks)
-    found = predict_many(partial(one, maps=maps), list(table[IMAGES]), at_once=4 * one.batch_size)
+    found = predict_many(partial(one, maps="patch" if maps else None), list(table[IMAGES]), at_once=4 * one.batch_size)
     rows = [*found.values()]
     return _values(one, table, rows, scored) | (_matrices(one, masks, rows, nodata, scored) if maps else {})
 

@@ -36,7 +36,12 @@ class _Axis(NamedTuple):
 
 
 def at_image_size(
-    cells: np.ndarray[Any, Any], task: Task, size: Size, preprocess: Preprocessing, probabilities: bool = False
+    cells: np.ndarray[Any, Any],
+    task: Task,
+    size: Size,
+    preprocess: Preprocessing,
+    probabilities: bool = False,
+    pixels: Size | None = None,
 ) -> np.ndarray[Any, Any]:
     """Resample a map from the cells of the prepared image to the pixels of the image, bilinearly.
 
@@ -50,6 +55,7 @@ def at_image_size(
         size: (height, width) of the upright image.
         preprocess: how the image was prepared.
         probabilities: return those of the classes of a segmentation, not the most probable class.
+        pixels: (height, width) of the result; None = the image's.
 
     Returns:
         (dim, height, width) float32; for a segmentation (height, width) int64, class indices. Pixels that the
@@ -57,25 +63,25 @@ def at_image_size(
     """
     grid = torch.from_numpy(np.ascontiguousarray(cells, np.float32))
     placement, patch = preprocess.placement(size), patch_pair(preprocess.patch_size)
-    sides = zip(size, grid.shape[1:], placement.resized, placement.canvas, placement.corner, patch, strict=True)
+    sides = zip(
+        pixels or size, grid.shape[1:], placement.resized, placement.canvas, placement.corner, patch, strict=True
+    )
     rows, cols = (_axis(*side) for side in sides)
     is_classes = task.kind == "segmentation"
     whole = float(grid.double().sum())
     if is_classes:
         grid = grid.clamp_min(torch.finfo(torch.float32).tiny).log()
-    pixels: Tensor
+    found: Tensor
     if is_classes and not probabilities:
-        pixels = torch.cat([strip.argmax(dim=0) for strip in _strips(grid, rows, cols)])
+        found = torch.cat([strip.argmax(dim=0) for strip in _strips(grid, rows, cols)])
     else:
-        pixels = torch.cat(
-            [strip.softmax(dim=0) if is_classes else strip for strip in _strips(grid, rows, cols)], dim=1
-        )
+        found = torch.cat([strip.softmax(dim=0) if is_classes else strip for strip in _strips(grid, rows, cols)], dim=1)
     unseen = ~(rows.seen[:, None] & cols.seen)
     if task.kind == "density" and task.aggregate == "sum":
-        total = float(pixels.masked_fill(unseen, 0.0).double().sum())
-        pixels *= whole / total if total else 0.0
-    pixels.masked_fill_(unseen, UNSEEN if is_classes and not probabilities else float("nan"))
-    return pixels.numpy()
+        total = float(found.masked_fill(unseen, 0.0).double().sum())
+        found *= whole / total if total else 0.0
+    found.masked_fill_(unseen, UNSEEN if is_classes and not probabilities else float("nan"))
+    return found.numpy()
 
 
 def _axis(pixels: int, cells: int, resized: int, canvas: int, corner: int, patch: int) -> _Axis:

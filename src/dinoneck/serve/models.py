@@ -67,7 +67,11 @@ def _heads(checkpoints: list[HeadCheckpoint], settings: Settings) -> Model:
 
     def predict(image: Tensor, maps: str) -> dict[str, Any]:
         with_maps = maps != "none"
-        found = batcher.predict(image, with_maps) if settings.batch > 1 else predictor(image, with_maps)[0]
+        found = (
+            batcher.predict(image, with_maps)
+            if settings.batch > 1
+            else predictor(image, "patch" if with_maps else None)[0]
+        )
         return _as_json(found, maps)
 
     tasks = [

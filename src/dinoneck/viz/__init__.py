@@ -9,6 +9,8 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     drawing=["residual_figure"],
+    map_files=["write_maps"],
+    overlay=["overlay_panel"],
     panels=["boxes_panel", "gate_panels", "heat", "pca_panels", "prediction_panels", "pyramid_panels"],
     pca=["PCABasis", "pca_rgb"],
     report=["html_report"],

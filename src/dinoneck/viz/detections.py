@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from dinoneck.viz.drawing import PALETTE, Chart, chart, describe, new_figure
+from dinoneck.viz.drawing import Chart, chart, describe, new_figure
 from dinoneck.viz.panels import corners_of
 from dinoneck.viz.scales import ReportEntry
 from dinoneck.viz.score_tables import MOST_COLUMNS, ScoreTable, all_tables, matrix_table
+from dinoneck.viz.style import PALETTE
 
 _IOU = 0.5
 

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError, missing_extra, printable
+from dinoneck.viz.style import DPI, GROUP_IN, PALETTE, PLOT_IN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, Any]
 Chart = dict[str, str]  # name, what it shows, and the attributes and content of its svg element
 
-# for colour-blind readers
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8c6bb1")
 _TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}
-_DPI = 120
 _MANY = 2000  # points of a chart; more are drawn as pixels
-_SIDE, _GROUP = 3.6, 0.24  # inches of a plot, and of a group's row
 _LINE: dict[str, Any] = {"color": "0.3", "linewidth": 1.0, "linestyle": "--"}
 _DOTS: dict[str, Any] = {"color": PALETTE[0], "s": 18.0, "alpha": 0.75, "linewidths": 0.0}
 
@@ -101,7 +98,7 @@ def new_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise missing_extra("matplotlib", "viz") from error
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def fitted(text: str, inches: float, lines: int = 3) -> str:
@@ -111,7 +108,7 @@ def fitted(text: str, inches: float, lines: int = 3) -> str:
 
 def describe(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     """Set title and axis labels; dollar signs are text."""
-    inches = 1.3 * axes.get_position().width * axes.figure.bbox.width / _DPI
+    inches = 1.3 * axes.get_position().width * axes.figure.bbox.width / DPI
     axes.set_title(fitted(title, inches), **_TEXT)
     axes.set_xlabel(fitted(x, inches, 2), **_TEXT)
     axes.set_ylabel(fitted(y, inches, 2), **_TEXT)
@@ -172,9 +169,9 @@ def residual_figure(
     predicted = numbers(np.asarray(prediction)[there], "predictions", "n")
     order = list(dict.fromkeys(label for label, kept in zip(labels, there, strict=True) if kept))
     places = np.array([order.index(label) for label, kept in zip(labels, there, strict=True) if kept])
-    below = 0.7 + _GROUP * len(order) if groups is not None else 0.0
-    figure = new_figure(2 * _SIDE, _SIDE + 0.3 + below)
-    grid = figure.add_gridspec(2 if below else 1, 2, height_ratios=[_SIDE, below] if below else None)
+    below = 0.7 + GROUP_IN * len(order) if groups is not None else 0.0
+    figure = new_figure(2 * PLOT_IN, PLOT_IN + 0.3 + below)
+    grid = figure.add_gridspec(2 if below else 1, 2, height_ratios=[PLOT_IN, below] if below else None)
     _agreement_plot(figure.add_subplot(grid[0, 0]), known, predicted, unit, name)
     _residual_plot(figure.add_subplot(grid[0, 1]), known, predicted, unit, name)
     if below:

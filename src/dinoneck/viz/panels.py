@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, make_grid
@@ -18,16 +18,11 @@ from dinoneck.data.decoding import ImageInput, as_list, decode
 from dinoneck.errors import DataError, ShapeError, printable
 from dinoneck.tasks import Task
 from dinoneck.tokens import FeaturePyramid, Tokens
-from dinoneck.viz.drawing import PALETTE, Floats, numbers
+from dinoneck.viz import style
+from dinoneck.viz.drawing import Floats, numbers
 from dinoneck.viz.pca import PCABasis, pca_rgb
 from dinoneck.viz.scales import Output, outputs, scales
 
-# five anchors of a perceptually uniform scale, dark violet (low) to yellow (high)
-_SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
-_WIDTH, _BAR, _LINE, _GAP = 320, 10, 20, 6  # pixels of a picture, of a colour bar, of a line of text, between pictures
-_FONT_PX, _LETTER = 13, 7  # height of a line's letters, and the width of one
-_OPACITY = 0.65  # of a gate over the image
-_SIDE = 900  # pixels of the longer side of an image with boxes
 _LABELLED = 60  # boxes; with more, their labels would cover the image
 
 Images = ImageInput | Sequence[ImageInput]
@@ -41,8 +36,7 @@ def heat(values: Floats, low: float, high: float) -> Image.Image:
         DataError: if it is not finite.
     """
     grid = numbers(values, "a heat map", "rows, cols")
-    place = np.clip((grid - low) / max(high - low, 1e-12), 0.0, 1.0) * (len(_SCALE) - 1)
-    return coloured(np.stack([np.interp(place, range(len(_SCALE)), channel) for channel in _SCALE.T], axis=-1) / 255.0)
+    return coloured(style.heat_colours(grid, low, high) / 255.0)
 
 
 def prediction_panels(
@@ -81,7 +75,7 @@ def prediction_panels(
         for output in mapped:
             scale = drawn[output.map.name]
             cells = heat(scale.maps[i][output.channel], scale.low, scale.high)
-            row.append((cells, _caption(output, result, known)))
+            row.append((cells, caption(output, result, known)))
         others = [output for output in listed if output not in mapped]
         rows += [row, "   ".join(captions(others, result, known))]
     scaled = [(output, drawn[output.map.name]) for output in mapped]
@@ -118,7 +112,7 @@ def gate_panels(
     rows: list[Any] = []
     for (image, name), gate in zip(_named(images, names, len(maps)), relative, strict=True):
         cells = heat(gate, 0.0, top).resize(image.size, Image.Resampling.NEAREST)
-        over = Image.blend(image.convert("L").convert("RGB"), cells, _OPACITY)
+        over = Image.blend(image.convert("L").convert("RGB"), cells, style.OPACITY)
         rows.append([(image, name), (over, f"gate, at most {gate.max():.3g} x the mean")])
     return _sheet([*rows, _bars([f"weight of one patch: 0 … {top:.3g} x the mean"])])
 
@@ -226,9 +220,9 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
             f"there are {len(corners)} boxes, {len(names)} labels, {len(scores)} scores; expected one each"
         )
     picture = as_image(image)
-    scale = _SIDE / max(picture.size)
+    scale = style.SIDE_PX / max(picture.size)
     drawn = pil_to_tensor(picture.resize((round(picture.width * scale), round(picture.height * scale))))
-    shades = dict(zip(dict.fromkeys([*classes, *names]), cycle(PALETTE), strict=False))
+    shades = dict(zip(dict.fromkeys([*classes, *names]), cycle(style.PALETTE), strict=False))
     colours = [shades[name] for name in names]
     # each on a wider line, so that it shows on any ground
     for table, colour, width in (
@@ -246,7 +240,7 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
     if len(corners) > _LABELLED:
         places, labels, colours = [(0, 24 * i) for i in range(len(shades))], [*shades], [*shades.values()]
     sheet: Image.Image = to_pil_image(drawn)
-    font = ImageFont.load_default(18)
+    font = style.font(18)
     for (x, y), label, colour in zip(places, labels, colours, strict=True):
         text = printable(label)
         ImageDraw.Draw(sheet).text((x + 7, y + 4), text, colour, font, stroke_width=3, stroke_fill="white")
@@ -287,7 +281,7 @@ def captions(listed: Sequence[Output], result: Mapping[str, Any], known: Mapping
             true = f" (true {known[task.name]})" if task.name in known else ""
             texts.append(f"{likely.key.replace(':', ': ', 1)} {likely.text(likely.value(result))}{true}")
         else:
-            texts += [_caption(output, result, known) for output in own]
+            texts += [caption(output, result, known) for output in own]
     return texts
 
 
@@ -307,7 +301,8 @@ def coloured(colours: Floats) -> Image.Image:
     return Image.fromarray(np.rint(checked * 255.0).astype(np.uint8))
 
 
-def _caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """Return a predicted number with its name, its unit and the known one."""
     truth = known.get(output.key)
     true = "" if truth is None else f" (true {output.text(truth)})"
     return f"{output.key} {output.text(output.value(result))}{true}"
@@ -324,35 +319,35 @@ def _named(images: Images, names: Sequence[str] | None, count: int) -> list[tupl
 
 def _bars(texts: Sequence[str]) -> list[tuple[Image.Image, str]]:
     """A row of colour bars below the maps, with the text of their ends."""
-    ramp = heat(np.linspace(0.0, 1.0, _WIDTH)[None], 0.0, 1.0).resize((_WIDTH, _BAR))
+    ramp = heat(np.linspace(0.0, 1.0, style.WIDTH_PX)[None], 0.0, 1.0).resize((style.WIDTH_PX, style.BAR_PX))
     return [(Image.new("RGB", ramp.size, "white"), ""), *((ramp, text) for text in texts)]
 
 
 def _sheet(rows: Sequence[Any]) -> Image.Image:
     """Rows of pictures with captions, each as high as its first one, and rows of text."""
-    across, strips = _GAP + (_WIDTH + _GAP) * len(rows[0]), list[Tensor]()
+    across, strips = style.GAP_PX + (style.WIDTH_PX + style.GAP_PX) * len(rows[0]), list[Tensor]()
     for row in rows:
         if isinstance(row, str):
-            lines = textwrap.wrap(row, across // _LETTER, initial_indent="  ", subsequent_indent="  ")
+            lines = textwrap.wrap(row, across // style.LETTER_PX, initial_indent="  ", subsequent_indent="  ")
             strips.append(_text(lines, across))
             continue
-        height = max(1, round(_WIDTH * row[0][0].height / row[0][0].width))
+        height = max(1, round(style.WIDTH_PX * row[0][0].height / row[0][0].width))
         tiles = []
         for picture, caption in row:
-            how = Image.Resampling["BICUBIC" if picture.width > _WIDTH else "NEAREST"]  # cells stay cells
-            shown = pil_to_tensor(picture.resize((_WIDTH, height), how))
-            tiles.append(torch.cat([_text([caption], _WIDTH), shown], dim=1))
-        strips.append(make_grid(torch.stack(tiles), nrow=len(tiles), padding=_GAP, pad_value=255))
+            how = Image.Resampling["BICUBIC" if picture.width > style.WIDTH_PX else "NEAREST"]  # cells stay cells
+            shown = pil_to_tensor(picture.resize((style.WIDTH_PX, height), how))
+            tiles.append(torch.cat([_text([caption], style.WIDTH_PX), shown], dim=1))
+        strips.append(make_grid(torch.stack(tiles), nrow=len(tiles), padding=style.GAP_PX, pad_value=255))
     sheet: Image.Image = to_pil_image(torch.cat(strips, dim=1))
     return sheet
 
 
 def _text(lines: Sequence[str], width: int) -> Tensor:
     """(3, height, width) bytes of lines of text."""
-    strip = Image.new("RGB", (width, _LINE * len(lines) + 1), "white")
+    strip = Image.new("RGB", (width, style.LINE_PX * len(lines) + 1), "white")
     for place, line in enumerate(lines):
         text = printable(line.replace("\N{MINUS SIGN}", "-"))  # Pillow's font has no other
-        font = ImageFont.load_default(_FONT_PX)
-        ImageDraw.Draw(strip).text((1, _LINE * place + 2), text, (30, 30, 30), font)
+        font = style.font(style.FONT_PX)
+        ImageDraw.Draw(strip).text((1, style.LINE_PX * place + 2), text, style.INK, font)
     pixels: Tensor = pil_to_tensor(strip)
     return pixels

@@ -20,10 +20,11 @@ from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
 from dinoneck.viz.detections import agreement_of_boxes, box_line, box_sections, pairs
-from dinoneck.viz.drawing import PALETTE, Chart, Floats, agreement_charts, minus, numbers, scores
+from dinoneck.viz.drawing import Chart, Floats, agreement_charts, minus, numbers, scores
 from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, heat
 from dinoneck.viz.scales import ReportEntry, outputs, scales
 from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
+from dinoneck.viz.style import PALETTE
 
 _LONGEST = 1000  # characters of one text
 _SIDE = 800  # pixels of the longer side of an image at most; maps stay exact, one pixel per cell

@@ -130,7 +130,7 @@ def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> S
     axes = f"{task.dim}, rows, cols"
     given = {i: (result.get("maps") or {}).get(task.name) for i, result in enumerate(results)}
     maps = {i: numbers(m, f"the maps of {task.name!r}", axes) for i, m in given.items() if m is not None}
-    drawn = {i: _shares(m) if task.is_share else _above(members, m) for i, m in maps.items()}
+    drawn = {i: shown_cells(members, m) for i, m in maps.items()}
     is_changed = any(np.abs(m - maps[i]).max() > _ROUNDING for i, m in drawn.items())
     if task.is_share:
         return Scale(drawn, 0.0, 1.0, " (clipped, normalised)" if is_changed else "")
@@ -140,6 +140,11 @@ def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> S
         low, high = min(ends), max(ends) if any(ends) else 1.0
     floors = ", ".join(f"{floor:g}" for floor in sorted({output.floor for output in members} - {-math.inf}))
     return Scale(drawn, low, high, f" (clipped at {minus(floors)})" if is_changed else "")
+
+
+def shown_cells(members: Sequence[Output], maps: Floats) -> Floats:
+    """Return maps (outputs, rows, cols) as pictures show them: shares of one whole, amounts above their floor."""
+    return _shares(maps) if members[0].map.is_share else _above(members, maps)
 
 
 def _shares(maps: Floats) -> Floats:
