@@ -15,6 +15,7 @@ _HOMES = homes(
     pca=["PCABasis", "pca_rgb"],
     report=["html_report"],
     scales=["ReportEntry"],
+    similarity=["similarity_page"],
 )
 
 __all__ = [*_HOMES]
