@@ -30,7 +30,7 @@ _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
 _WHOLE_MODEL = ("--size", "--maps", "--backbone-file", "--random-backbone")
 NO_EFFECT = {
     "images that are named": ("--image-folder", "--image-column"),
-    "a feature store": ("--csv", "--image-folder", "--image-column", "--maps", "--skip-unusable"),
+    "a feature store": ("--csv", "--image-folder", "--image-column", "--maps", "--overlay", "--skip-unusable"),
     "heads": ("--min-score",),
     "a detector": (
         "--tta",
@@ -41,6 +41,7 @@ NO_EFFECT = {
         "--weights",
         "--reduce",
         "--image-column",
+        "--maps",
         "--no-tokens",
     ),
     "the export of weights": ("--grid", "--with-backbone", "--half", *_WHOLE_MODEL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def demo(
     backbone: str = DINOV3_SMALL,
     random_backbone: bool = False,
 ) -> dict[str, Any]:
-    """Train, verify, predict and draw maps on generated images, without a download.
+    """Train, verify, predict and draw predictions on generated images, without a download.
 
     Example: dinoneck demo --out dinoneck-demo
 
@@ -51,9 +52,10 @@ def demo(
     where = ["--overwrite", "--no-resume", "--out", str(out / "run")]
     _run("train", *known, "--group", "sampling", "--minimum", "0", *head, *where)
     _run("verify", heads)
-    _run("predict", new, "--heads", heads, "--out", str(out / "predictions.csv"), "--maps", str(out / "maps.png"))
+    shutil.rmtree(out / "overlay", ignore_errors=True)  # of an earlier demo
+    _run("predict", new, "--heads", heads, "--out", str(out / "predictions.csv"), "--overlay", str(out / "overlay"))
     _run("viz", "report", heads, new, "--truth", str(out / "new" / "table.csv"), "--out", str(page))
-    print(f"Everything is in {out}: run/, predictions.csv, maps.png, report.html")
+    print(f"Everything is in {out}: run/, predictions.csv, overlay/, report.html")
     print(f"Open {page}: new images with their predicted maps, and the true values of each.")
     return {"out": out, "report": page}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.atomic import write_text
 from dinoneck.cli.arguments import HeadBackbone, Views
-from dinoneck.cli.text import show, show_drawn, table
+from dinoneck.cli.text import save_picture, show, table
 from dinoneck.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
 _SCORES = ("AP", "AP50")
-_PICTURES = 8
 
 
 def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
@@ -41,12 +40,13 @@ def predict(
     heads: Sequence[HeadCheckpoint],
     images: Mapping[str, Path],
     out: Path,
-    picture: Path | None,
+    overlay: Path | None,
+    places: Mapping[Path, Path],
     backbone: HeadBackbone,
     views: Views,
     skip_unusable: bool,
 ) -> dict[str, Any]:
-    """Write one CSV row per box, and draw the first images on request.
+    """Write one CSV row per box, and on request a picture of each image, at its place in a folder.
 
     Raises:
         ConfigError: for several detectors.
@@ -56,6 +56,7 @@ def predict(
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
     from dinoneck.inference.results import predict_many
+    from dinoneck.viz.panels import boxes_panel
 
     if len(heads) > 1:
         raise ConfigError(f"--heads names {len(heads)} files and the first is a detector; predict with one detector")
@@ -75,14 +76,13 @@ def predict(
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
-    drawn = (
-        [] if picture is None else _draw({files[place]: results[place] for place in [*results][:_PICTURES]}, picture)
-    )
-    show({"images": len(results), "boxes": len(rows), "written": [out, *drawn]})
-    if picture is not None:
-        show_drawn(picture, len(drawn), len(results))
+    if overlay is not None:
+        for place, each in results.items():
+            save_picture(overlay / f"{places[files[place]]}.jpg", boxes_panel(files[place], each))
+    written = [path for path in (out, overlay) if path is not None]
+    show({"images": len(results), "boxes": len(rows), "written": written})
     boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
-    return {"boxes": boxes, "out": out, "pictures": drawn, "unusable": left_out}
+    return {"boxes": boxes, "out": out, "written": written, "unusable": left_out}
 
 
 def export(
@@ -96,14 +96,3 @@ def export(
     detector.export_onnx(out, size=size, check=check)
     show({"input": f"RGB in 0 ... 1, (1, 3, {size[0]}, {size[1]})", "written": out})
     return {"files": [out], "format": "onnx", "with_backbone": True}
-
-
-def _draw(results: Mapping[Path, Mapping[str, Any]], first: Path) -> list[Path]:
-    """Write one picture per image: NAME.png, NAME-2.png, ..."""
-    from dinoneck.viz import boxes_panel
-
-    drawn = []
-    for number, (file, each) in enumerate(results.items(), 1):
-        drawn.append(first if number == 1 else first.with_stem(f"{first.stem}-{number}"))
-        boxes_panel(file, each).save(drawn[-1])
-    return drawn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ from tyro.conf import UseAppendAction, arg
 from dinoneck.atomic import write_text
 from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, refuse_unused, whole
-from dinoneck.cli.text import save_picture, show, show_drawn
+from dinoneck.cli.text import save_picture, show
 from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
 
-_PICTURES = 8
 _KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -64,7 +64,8 @@ def predict(
     csv: Path | None = None,
     image_folder: Path | None = None,
     image_column: str = "image",
-    maps: Annotated[Path | None, arg(metavar="PNG")] = None,
+    maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     skip_unusable: bool = False,
     weights: tuple[float, ...] | None = None,
     reduce: Literal["mean", "median"] = "mean",
@@ -74,7 +75,7 @@ def predict(
 ) -> dict[str, Any]:
     """Predict from images with trained heads; write a CSV, and pictures on request.
 
-    Example: dinoneck predict images/ --heads run/heads --out predictions.csv --maps maps.png
+    Example: dinoneck predict images/ --heads run --out predictions.csv --overlay pictures
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
@@ -85,7 +86,8 @@ def predict(
         csv: a CSV that names the images.
         image_folder: folder of the files in the CSV (default: that of the CSV).
         image_column: column of file names.
-        maps: draw the first 8 images with their heat maps, or their boxes.
+        maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as TIFF.
+        overlay: a new folder for pictures: what is predicted, or boxes, over every image.
         skip_unusable: list and leave out unusable images.
         weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
@@ -103,50 +105,93 @@ def predict(
     inputs = [*named.values(), *(word for own in named_heads.values() for word in own), csv, backbone.backbone_file]
     _check_text(named.values())
     check_output(out, inputs, (".csv",))
-    if maps is not None:
-        check_output(maps, inputs, (".png",), "--maps")
+    places = _places(list(named.values())) if maps or overlay else []
+    for option, folder in (("--maps", maps), ("--overlay", overlay)):
+        if folder is not None:
+            _check_new(option, folder)
     read = read_heads(named_heads, views.revision)
     if read.opened[0].head_type == "detector":
         refuse_unused(predict, "a detector", options)
-        return detect.predict(read.opened, named, out, maps, backbone, views, skip_unusable)
+        pictures = dict(zip(named.values(), places, strict=True)) if overlay else {}
+        return detect.predict(read.opened, named, out, overlay, pictures, backbone, views, skip_unusable)
     refuse_unused(predict, "heads", options)
     predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=weights, reduce=reduce)
     if store is not None:
         return _predict_stored(predictor, store, out) | {"revisions": commits}
-    return _predict_images(predictor, named, out, maps, skip_unusable) | {"revisions": commits}
+    return _predict_images(predictor, named, out, maps, overlay, places, skip_unusable) | {"revisions": commits}
 
 
 def _predict_images(
-    predictor: Predictor, images: Mapping[str, Path], out: Path, picture: Path | None, skip: bool
+    predictor: Predictor,
+    images: Mapping[str, Path],
+    out: Path,
+    maps: Path | None,
+    overlay: Path | None,
+    places: Sequence[Path],
+    skip: bool,
 ) -> dict[str, Any]:
-    """Write the predictions for images, given by their names in the output, and a picture of some."""
+    """Write the predictions for images, given by their names in the output, and maps and pictures of them."""
     from dinoneck.inference.results import predict_many
-    from dinoneck.viz.panels import prediction_panels
 
     names, files = [*images], [*images.values()]
     if not skip:
         _describe(predictor, files[0])
     unusable: dict[int, str] | None = {} if skip else None
-    first = min(_PICTURES if picture else 0, len(files))
-    options: dict[str, Any] = {"at_once": 4 * predictor.batch_size, "unusable": unusable}
-    drawn = predict_many(partial(predictor, maps=True), files, range(first), **options)
-    results = drawn | predict_many(predictor, files, range(first, len(files)), **options)
+    predicting = partial(predictor, maps="patch") if maps or overlay else predictor
+    results = predict_many(predicting, files, at_once=4 * predictor.batch_size, unusable=unusable)
     if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
-    results, tasks = _flat(results, predictor.tasks)
     written = [out]
-    if picture and drawn:
-        shown = [predictor.picture(files[place]) for place in drawn]
-        own, labels = [results[place] for place in drawn], [files[place].name for place in drawn]
-        save_picture(picture, prediction_panels(shown, own, tasks, names=labels))
-        show_drawn(picture, len(drawn), len(results))
-        written.append(picture)
+    if maps or overlay:
+        named = {place: (files[place], places[place], row) for place, row in results.items()}
+        written += _write_pictures(predictor, [*named.values()], maps, overlay)
+    results, tasks = _flat(results, predictor.tasks)
     document = _write(out, {names[place]: result for place, result in results.items()}, tasks)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
     show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
     return {**document, "written": written, "unusable": left_out}
+
+
+def _write_pictures(
+    predictor: Predictor, images: Sequence[tuple[Path, Path, Any]], maps: Path | None, overlay: Path | None
+) -> list[Path]:
+    """Write maps and pictures of images (file, place in the folders, row), by key in a folder of its own."""
+    from dinoneck.viz.map_files import write_maps
+    from dinoneck.viz.overlay import overlay_panel
+    from dinoneck.viz.scales import outputs, scales
+
+    keyed = predictor.tasks if isinstance(predictor.tasks, Mapping) else {"": predictor.tasks}
+    for key, tasks in keyed.items():
+        rows = [row[key] if key else row for _, _, row in images]
+        scale = scales(outputs(tasks), rows)
+        for (file, place, _), row in zip(images, rows, strict=True):
+            if maps is not None:
+                write_maps(maps / key, str(place), predictor.image_maps(file, row, key=key), tasks, file)
+            if overlay is not None:
+                recipe = predictor.recipe(file, key)
+                save_picture(overlay / key / f"{place}.jpg", overlay_panel(file, row, tasks, recipe, scale=scale))
+    return [folder for folder in (maps, overlay) if folder is not None]
+
+
+def _places(files: Sequence[Path]) -> list[Path]:
+    """Where the files of images go in a folder of outputs: their paths below their common folder, without suffix."""
+    whole = [file.absolute() for file in files]
+    root = os.path.commonpath([file.parent for file in whole])
+    places = [file.relative_to(root).with_suffix("") for file in whole]
+    first: dict[Path, Path] = {}
+    for file, place in zip(files, places, strict=True):
+        if first.setdefault(place, file) != file:
+            raise DataError(f"{first[place]} and {file} differ in their suffix only; predict them one after the other")
+    return places
+
+
+def _check_new(option: str, folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
+    if not folder.parent.is_dir():
+        raise ConfigError(f"{option} {folder}: the folder {folder.parent} does not exist; create it first")
 
 
 def _predict_stored(predictor: Predictor, folder: Path, out: Path) -> dict[str, Any]:
@@ -217,9 +262,6 @@ def _flat(results: Mapping[Any, dict[str, Any]], tasks: Any) -> tuple[dict[Any, 
     flat: dict[Any, dict[str, Any]] = {}
     for image, rows in results.items():
         flat[image] = {name: rows[key][task] for (key, task), name in names.items()}
-        if any("maps" in row for row in rows.values()):
-            maps = {(key, task): x for key, row in rows.items() for task, x in row["maps"].items()}
-            flat[image]["maps"] = {names[pair]: x for pair, x in maps.items()}
     renamed = []
     for key, own in tasks.items():
         for task in own:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import counted, printable
+from dinoneck.errors import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,19 +27,13 @@ def show(value: str | Mapping[str, Any], stream: TextIO | None = None) -> None:
         print(printable(line), file=stream)
 
 
-def show_drawn(picture: Path, drawn: int, predicted: int) -> None:
-    """Print how many images a picture shows, and how to get all, where it does not show all that were predicted."""
-    if drawn < predicted:
-        all_of_them = f"dinoneck viz report HEAD IMAGES --max-images {predicted} --out report.html"
-        show(f"{picture} shows {drawn} of {counted(predicted, 'image')}; for all of them: {all_of_them}")
-
-
 def save_picture(out: Path, picture: Image.Image) -> None:
     """Write a picture in the format of its name."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    picture.save(buffer, Image.registered_extensions()[out.suffix.lower()])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(buffer, Image.registered_extensions()[out.suffix.lower()], quality=90)
     write_whole(out, buffer.getvalue())
 
 

@@ -172,7 +172,49 @@ def tokens(
     return {"written": [out], "images": len(files)}
 
 
-viz = {"report": report, "tokens": tokens}
+def similarity(
+    images: Images,
+    out: Path,
+    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    size: Annotated[tuple[int, int] | None, SIZE] = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Write a page that shows how similar the patches of images are to the one under the pointer.
+
+    Example: dinoneck viz similarity a.jpg b.jpg --backbone dinoneck_tiny --out similar.html
+
+    Args:
+        images: images, or folders searched with their subfolders.
+        out: the .html file to write; it needs no network.
+        backbone: the model; --layers names the one block whose tokens are compared (default: the last).
+        size: resize images to this size (default: their own).
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+    """
+    files = list_images(images)
+    check_output(out, [*images, *files], (".html", ".htm"))
+    if len(files) > _MOST:
+        raise DataError(f"{len(files)} images; one page takes {_MOST} at most. Name fewer, such as images/*1.jpg")
+    check_backbone_name(backbone.name, backbone.source)
+    import torch
+
+    from dinoneck.atomic import write_text
+    from dinoneck.training.source import open_backbone
+    from dinoneck.viz.similarity import similarity_page
+
+    model = open_backbone(backbone, device)
+    recipe = model.preprocess.changed(size=size, resize="crop" if size is None else None)
+    place = next(model.parameters()).device
+    with torch.no_grad():
+        features = [model(recipe(file).to(place)).to("cpu", torch.float32) for file in files]
+    note = ", random weights" if model.weights["kind"] == "seeded" else ""
+    title = f"Similar patches: {model.name}, block {features[0].layers[-1] if features[0].layers else '?'}{note}"
+    pictures = [recipe.picture(file) for file in files]
+    write_text(out, similarity_page(features, pictures, names=[file.name for file in files], title=title))
+    print(f"{counted(len(files), 'image')} compared; written: {out} ({file_size(out.stat().st_size)})")
+    return {"written": [out], "images": len(files)}
+
+
+viz = {"report": report, "tokens": tokens, "similarity": similarity}
 
 
 def _training_report(path: Path | None) -> dict[str, Any]:
@@ -242,7 +284,7 @@ def _entries(
     if known is not None and len(files) > most:
         results = predict_many(predictor, files, at_once=some, unusable=unusable)
         order = [[*results][i] for i in worst_first([entry(place) for place in results], predictor.tasks)]
-    drawn = predict_many(partial(predictor, maps=True), files, order[:most], at_once=some, unusable=unusable)
+    drawn = predict_many(partial(predictor, maps="patch"), files, order[:most], at_once=some, unusable=unusable)
     rest = [place for place in order[most:] if place not in results]
     results |= drawn | predict_many(predictor, files, rest, at_once=some, unusable=unusable)
     if not results:

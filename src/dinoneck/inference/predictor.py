@@ -213,7 +213,10 @@ class Predictor:
         while batch := list(islice(ready, self.batch_size)):
             rows = self.predicted(batch, bool(maps))
             for image, row in zip(listed[len(results) :] if maps == "image" else (), rows, strict=False):
-                self._resample(row, image, probabilities)
+                for key in self.tasks if self._keyed else ("",):
+                    (row[key] if key else row)["maps"] = self.image_maps(
+                        image, row[key] if key else row, probabilities, key
+                    )
             results += rows
         return results
 
@@ -269,14 +272,25 @@ class Predictor:
                 rows.append(one.predict([image[place] for image in ready], maps))
         return self._joined(rows, len(ready))
 
-    def _resample(self, row: dict[str, Any], image: ImageInput, probabilities: bool) -> None:
-        """Bring the maps of an image's row to the pixels of the image."""
-        size = image_size(image)
-        for one in self.passes:
-            for key, reading in one.readings.items():
-                own, tasks = row[key] if self._keyed else row, {task.name: task for task in reading.heads.predicted}
-                for name, cells in own["maps"].items():
-                    own["maps"][name] = at_image_size(cells, tasks[name], size, one.recipe(image), probabilities)
+    def image_maps(
+        self, image: ImageInput, row: Mapping[str, Any], probabilities: bool = False, key: str = ""
+    ) -> dict[str, Any]:
+        """Return the maps of a row that was predicted with ``maps="patch"`` in the pixels of its image.
+
+        Args:
+            image: the image.
+            row: what was predicted from it; of a mapping of heads that of one key.
+            probabilities: as for calling.
+            key: of the heads in a mapping.
+        """
+        size, recipe = image_size(image), self.recipe(image, key)
+        tasks = {task.name: task for task in (self.tasks[key] if key else self.tasks)}
+        maps = row["maps"].items()
+        return {name: at_image_size(cells, tasks[name], size, recipe, probabilities) for name, cells in maps}
+
+    def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
+        """Return how an image is prepared; for the heads of a key in a mapping."""
+        return next(one for one in self.passes if key in one.readings).recipe(image)
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""

@@ -86,7 +86,7 @@ def _encoded(patches: Tensor) -> tuple[str, list[float], float]:
     scale = coordinates.abs().amax(dim=0).clamp_min(1e-12) / 127
     codes = (coordinates / scale).round().to(torch.int8)
     stored, errors = codes * scale, list[Tensor]()
-    for place, (part, own) in enumerate(zip(stored.split(_BLOCK), unit.split(_BLOCK), strict=True)):
+    for place, (part, own) in enumerate(zip(torch.split(stored, _BLOCK), torch.split(unit, _BLOCK), strict=True)):
         error = (part @ stored.T - own @ unit.T).abs()
         error.diagonal(_BLOCK * place).zero_()  # a patch and itself are drawn as 1
         errors.append(error.max())
