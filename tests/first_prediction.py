@@ -63,7 +63,7 @@ def first_prediction(terminal: Terminal, data: Path | None) -> str:
         own, table = _own_images(data, terminal.folder)
     options = ["--backbone", BACKBONE, "--random-backbone", "--size", "224x448", "--folds", "3", "--epochs", "20"]
     terminal.run("train", "dinoneck", "train", *table, "--out", "run", *options)
-    written = ["--out", "mine.csv", "--maps", "mine.png"]
+    written = ["--out", "mine.csv", "--overlay", "mine"]
     terminal.run("predict", "dinoneck", "predict", own, "--heads", "run/heads", *written)
     return (terminal.folder / "mine.csv").read_text()
 

@@ -249,7 +249,7 @@ def trained(head: Head, part: Part, options: argparse.Namespace) -> Head:
 
 def predicted(head: Head | Path, images: list[Array], backbone: Backbone | None = None) -> Array:
     """Return NDVI maps (tiles, rows, cols); a file says itself which backbone and preparation it needs."""
-    return np.stack([result["maps"]["ndvi"][0] for result in Predictor(head, backbone)(images, maps=True)])
+    return np.stack([result["maps"]["ndvi"][0] for result in Predictor(head, backbone)(images, maps="patch")])
 
 
 def mosaic(maps: Array, split: Split, patch: Any) -> Array:

@@ -100,7 +100,7 @@ def assert_answers(
     height, width = predictor.backbone.adapter.patch_size
     for batch, rows, cols in grids:
         images = torch.rand(batch, 3, rows * height, cols * width)
-        found, wanted = run(images), predictor(list(images), maps=True)
+        found, wanted = run(images), predictor(list(images), maps="patch")
         for name, values in found.items():
             task = name.removesuffix(".map")
             expected = []

@@ -122,7 +122,7 @@ def test_the_command_goes_through(
 
     bands = read_bands(capture)
     split = example.split_capture((HEIGHT, WIDTH), TILE, 16)
-    maps = Predictor(file)([example.cut(bands.rgb, tile, TILE) for tile in split.test], maps=True)
+    maps = Predictor(file)([example.cut(bands.rgb, tile, TILE) for tile in split.test], maps="patch")
     whole = example.mosaic(np.stack([found["maps"]["ndvi"][0] for found in maps]), split, 16)
     valid, ndvi = bands.valid[split.part], np.nan_to_num(bands.ndvi[split.part])
     weight, total = (

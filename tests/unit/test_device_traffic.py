@@ -158,12 +158,12 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
     files = [images / f"{name}.png" for name in IDS[:4]]
     ensemble = HeadEnsemble([PatchMeanHead(64, [MASS, STATE]), PatchMeanHead(64, [MASS])])
     heads = {"means": ensemble, "cells": maps()}
-    expected = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", batch_size=16)(files, maps=True)
+    expected = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", batch_size=16)(files, maps="patch")
     with pretend_device() as device:
         predictor = Predictor(heads, load_backbone("dinoneck_tiny"), tta="flip4", device=NAME, batch_size=4)
         predictor(files)
         device.events.clear()
-        rows = predictor(files, maps=True)
+        rows = predictor(files, maps="patch")
         events = Counter(device.events)
     assert events == {"to device": 1, "to host": 1, "read": 1, "wait": 2}  # the backbone checks the range of its input
     for row, own in zip(rows, expected, strict=True):  # passes on a CPU are smaller

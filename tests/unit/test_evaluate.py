@@ -83,7 +83,7 @@ def test_masks_are_scored_by_their_pixels(meadow: Path, tiny: Backbone, tmp_path
     else:
         found = evaluate(own, meadow.parent, meadow, labels="mask")
     predicted = []
-    for result in own([meadow.parent / row["image"] for row in rows], maps=True):
+    for result in own([meadow.parent / row["image"] for row in rows], maps="patch"):
         maps = torch.as_tensor(result["maps"]["cover"])[None]
         pixels = torch.nn.functional.interpolate(maps, masks[0].shape, mode="bilinear")
         predicted.append(pixels[0].argmax(dim=0).numpy())

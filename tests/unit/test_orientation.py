@@ -220,9 +220,9 @@ def test_predictions_are_those_of_the_upright_image(
     predictor = Predictor(head_file(tmp_path, size=size))
     for file in files:
         upright = upright_of(file)
-        [expected] = predictor(upright, maps=True)
+        [expected] = predictor(upright, maps="patch")
         for given in (file, Image.open(file)):
-            [found] = predictor(given, maps=True)
+            [found] = predictor(given, maps="patch")
             assert found["mass"] == pytest.approx(expected["mass"], rel=1e-5), file.name
             assert np.allclose(found["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
             assert torch.equal(predictor.picture(given), predictor.picture(upright)), file.name
@@ -234,7 +234,7 @@ def test_tiles_cover_the_upright_image(files: list[Path], tmp_path: Path) -> Non
         upright = upright_of(file)
         assert predictor.tiles(file) == (1, 4), file.name
         assert torch.equal(predictor.picture(file), predictor.picture(upright)), file.name
-        [expected], [found] = predictor(upright, maps=True), predictor(file, maps=True)
+        [expected], [found] = predictor(upright, maps="patch"), predictor(file, maps="patch")
         assert np.allclose(found["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
 
 

@@ -91,9 +91,6 @@ def predict(
         skip_unusable: list and leave out unusable images.
         weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
-        tiles: how larger images are cut.
-        views: how images are predicted.
-        backbone: where the weights come from.
     """
     options = locals()
     if bool(images) + bool(csv) + bool(store) != 1:
@@ -102,13 +99,9 @@ def predict(
         refuse_unused(predict, "a feature store" if store else "images that are named", options)
     named = {} if store else _named(images, csv, image_folder, image_column)
     named_heads = _by_key([word for group in heads for word in group])
-    inputs = [*named.values(), *(word for own in named_heads.values() for word in own), csv, backbone.backbone_file]
-    _check_text(named.values())
-    check_output(out, inputs, (".csv",))
-    places = _places(list(named.values())) if maps or overlay else []
-    for option, folder in (("--maps", maps), ("--overlay", overlay)):
-        if folder is not None:
-            _check_new(option, folder)
+    words = [word for own in named_heads.values() for word in own]
+    check_output(out, [*named.values(), *words, csv, backbone.backbone_file], (".csv",))
+    places = _places(list(named.values()), {"--maps": maps, "--overlay": overlay})
     read = read_heads(named_heads, views.revision)
     if read.opened[0].head_type == "detector":
         refuse_unused(predict, "a detector", options)
@@ -175,8 +168,13 @@ def _write_pictures(
     return [folder for folder in (maps, overlay) if folder is not None]
 
 
-def _places(files: Sequence[Path]) -> list[Path]:
-    """Where the files of images go in a folder of outputs: their paths below their common folder, without suffix."""
+def _places(files: Sequence[Path], folders: Mapping[str, Path | None]) -> list[Path]:
+    """Where the files of images go in folders of outputs: their paths below their common folder, without suffix."""
+    for option, folder in folders.items():
+        if folder is not None:
+            _check_new(option, folder)
+    if not any(folders.values()):
+        return []
     whole = [file.absolute() for file in files]
     root = os.path.commonpath([file.parent for file in whole])
     places = [file.relative_to(root).with_suffix("") for file in whole]
@@ -275,7 +273,9 @@ def _flat(results: Mapping[Any, dict[str, Any]], tasks: Any) -> tuple[dict[Any, 
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> dict[str, Path]:
     """Names for the output -> files to read."""
     if csv is None:
-        return {str(file): file for file in list_images(images)}
+        files = list_images(images)
+        _check_text(files)
+        return {str(file): file for file in files}
     from dinoneck.data.tables import existing_files, read_cells
 
     names = list(dict.fromkeys(read_cells(csv, [column])[column]))

@@ -200,7 +200,7 @@ class Predictor:
             for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold image, not
             padding, of which a task with ``from_map`` is one. With a mapping of heads: key -> such a dict.
         """
-        if maps not in (None, True, False, *get_args(Maps)) or (probabilities and maps != "image"):
+        if maps not in (None, *get_args(Maps)) or (probabilities and maps != "image"):
             raise ConfigError(
                 f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or 'image', and "
                 "probabilities with 'image' only"
@@ -211,7 +211,7 @@ class Predictor:
         listed = as_list(images)
         ready = in_threads(self.ready, listed)
         while batch := list(islice(ready, self.batch_size)):
-            rows = self.predicted(batch, bool(maps))
+            rows = self.predicted(batch, maps is not None)
             for image, row in zip(listed[len(results) :] if maps == "image" else (), rows, strict=False):
                 for key in self.tasks if self._keyed else ("",):
                     (row[key] if key else row)["maps"] = self.image_maps(

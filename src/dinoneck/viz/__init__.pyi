@@ -1,6 +1,8 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
 from dinoneck.viz.drawing import residual_figure as residual_figure
+from dinoneck.viz.map_files import write_maps as write_maps
+from dinoneck.viz.overlay import overlay_panel as overlay_panel
 from dinoneck.viz.panels import boxes_panel as boxes_panel
 from dinoneck.viz.panels import gate_panels as gate_panels
 from dinoneck.viz.panels import heat as heat
@@ -11,3 +13,4 @@ from dinoneck.viz.pca import PCABasis as PCABasis
 from dinoneck.viz.pca import pca_rgb as pca_rgb
 from dinoneck.viz.report import html_report as html_report
 from dinoneck.viz.scales import ReportEntry as ReportEntry
+from dinoneck.viz.similarity import similarity_page as similarity_page

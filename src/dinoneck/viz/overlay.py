@@ -53,11 +53,10 @@ def overlay_panel(
         ShapeError: if a map is not (outputs, rows, cols).
     """
     picture, listed = as_image(image), outputs(tasks)
-    size, longer = (picture.height, picture.width), max(picture.size)
-    shown = tuple(max(1, round(side * style.OVERLAY_PX / longer)) for side in picture.size)
-    grey = picture.resize(shown, Image.Resampling.LANCZOS).convert("L").convert("RGB")  # type: ignore[arg-type]
+    size, (width, height) = (picture.height, picture.width), _shown(picture)
+    grey = picture.resize((width, height), Image.Resampling.LANCZOS).convert("L").convert("RGB")
     ground = np.asarray(grey, np.float64) * 0.8 + 40.0
-    own_scales, maps = scale or scales(listed, [result]), result.get("maps") or {}
+    own_scales, maps, truth = scale or scales(listed, [result]), result.get("maps") or {}, known or {}
     parts: list[Image.Image] = []
     for task in {output.map.name: output.map for output in listed if output.map.name in maps}.values():
         own, drawn = [output for output in listed if output.map is task], own_scales[task.name]
@@ -65,21 +64,27 @@ def overlay_panel(
         per_patch = (
             replace(task, kind="dense", aggregate="sum") if task.kind == "density" else task
         )  # amounts of a patch, not of a pixel
-        pixels = at_image_size(cells, per_patch, size, preprocess, probabilities=True, pixels=(shown[1], shown[0]))
-        colours = style.class_colours(task.labels or [task.name] * task.dim) if task.is_share else []
+        pixels = at_image_size(cells, per_patch, size, preprocess, probabilities=True, pixels=(height, width))
         if task.is_share:
-            parts += [_shares_over(ground, pixels, colours), _legend(own, colours, result, known or {}, shown[0])]
+            colours = style.class_colours(task.labels or [task.name] * task.dim)
+            parts += [_shares_over(ground, pixels, colours), _legend(own, colours, result, truth, width)]
             continue
         for output in own:
-            parts += [
-                _heat_over(ground, pixels[output.channel], drawn),
-                _bar(output, drawn, result, known or {}, shown[0]),
-            ]
+            parts += [_heat_over(ground, pixels[output.channel], drawn), _bar(output, drawn, result, truth, width)]
     rest = [output for output in listed if output.map.name not in maps]
     if rest or not parts:
-        parts += [*([] if parts else [grey]), _legend(rest, [], result, known or {}, shown[0])]
-    sheet = Image.new("RGB", (shown[0], sum(part.height for part in parts)), "white")
-    top = 0
+        parts += [*([] if parts else [grey]), _legend(rest, [], result, truth, width)]
+    return _stacked(parts)
+
+
+def _shown(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) of the drawn image."""
+    scale = style.OVERLAY_PX / max(picture.size)
+    return max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+
+
+def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
+    sheet, top = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), "white"), 0
     for part in parts:
         sheet.paste(part, (0, top))
         top += part.height

@@ -57,7 +57,7 @@ def prediction_panels(
     Args:
         images: the images as the backbone saw them (``Preprocessing.picture``), so that cropping and
             padding do not shift the maps.
-        results: the Predictor's output for them, made with ``maps=True``.
+        results: the Predictor's output for them, made with ``maps="patch"``.
         tasks: what is predicted, as in ``Predictor.tasks``: names, units and labels.
         truths: column -> known value, per image, shown next to the prediction.
         names: one per image, shown above it.
@@ -68,7 +68,7 @@ def prediction_panels(
     listed = outputs(tasks)
     mapped = [output for output in listed if all(output.map.name in (each.get("maps") or {}) for each in results)]
     if not mapped:
-        raise DataError(f"the {len(results)} results share no maps of these tasks; predict with maps=True")
+        raise DataError(f"the {len(results)} results share no maps of these tasks; predict with maps='patch'")
     drawn, rows = scales(mapped, results), list[Any]()
     for i, (first, result) in enumerate(zip(_named(images, names, len(results)), results, strict=True)):
         known, row = truths[i] if truths else {}, [first]

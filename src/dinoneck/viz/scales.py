@@ -22,7 +22,8 @@ class ReportEntry:
 
     Attributes:
         name: the file, or another name that differs from those of the other images.
-        result: the Predictor's result, with ``maps=True`` for an image that is drawn; or that of ``Detector.predict``.
+        result: the Predictor's result, with ``maps="patch"`` for an image that is drawn; or that of
+            ``Detector.predict``.
         image: the image as the model saw it (``Predictor.picture``), so that maps lie where they belong, or a function
             that returns it, so that many need not be in memory at once; None = the image is listed in the table only.
         tokens: (rows, cols, 3) colours in 0 ... 1 of its patches, see :func:`dinoneck.viz.pca_rgb`; None = not shown.

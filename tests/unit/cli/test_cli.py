@@ -129,7 +129,7 @@ def test_the_demo_runs_the_commands_it_prints(tmp_path: Path, capsys: pytest.Cap
     assert [Path(row["image"]).stem for row in records_of(out / "predictions.csv")] == ["0000", "0001", "0002"]
     page = Path(printed.splitlines()[-1].split()[1].removesuffix(":"))
     assert page == out / "report.html" and "0002.jpg" in page.read_text()
-    assert {"run", "maps.png", "table.csv"} <= set(os.listdir(out))
+    assert {"run", "overlay", "table.csv"} <= set(os.listdir(out))
 
 
 def image_folder(tmp_path: Path) -> list[str]:

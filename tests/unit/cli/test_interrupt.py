@@ -60,7 +60,7 @@ def job(tiny: Backbone, tmp_path: Path) -> list[str]:
     preprocess = tiny.preprocess.changed(size=(32, 48))
     save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=tiny, preprocess=preprocess)
     (tmp_path / "out").mkdir()
-    out = ["--out", str(tmp_path / "out" / "p.csv"), "--maps", str(tmp_path / "out" / "p.png"), "--batch-size", "2"]
+    out = ["--out", str(tmp_path / "out" / "p.csv"), "--overlay", str(tmp_path / "out" / "p"), "--batch-size", "2"]
     return ["predict", str(tmp_path / "p"), "--heads", str(tmp_path / "h.safetensors"), *out]
 
 
@@ -76,7 +76,7 @@ def test_predict(place: str, count: int, job: list[str], tmp_path: Path) -> None
     assert "Traceback" not in printed
     assert os.listdir(tmp_path / "out") == []
     assert main(job) == 0
-    assert sorted(os.listdir(tmp_path / "out")) == ["p.csv", "p.png"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["p", "p.csv"]
 
 
 def test_extract(tmp_path: Path) -> None:

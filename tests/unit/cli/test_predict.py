@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import (
+    Backbone,
+    DenseHead,
+    HeadCheckpoint,
+    LinearHead,
+    PatchMeanHead,
+    Predictor,
+    Task,
+    load_backbone,
+    save_head,
+)
 from dinoneck.cli.main import main
 from dinoneck.inference.sources import rebuild
 
@@ -78,49 +88,46 @@ def test_programs_get_every_value(place: Path, capsys: pytest.CaptureFixture[str
 
 def test_maps_change_no_value(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     without = predicted(place)
-    assert predicted(place, "--maps", str(place / "maps.png")) == pytest.approx(without, rel=1e-5)
-    assert f"written: {place / 'out.csv'}, {place / 'maps.png'}" in capsys.readouterr().out
-    assert (place / "maps.png").exists()
+    folders = [str(place / "maps"), str(place / "pictures")]
+    assert predicted(place, "--maps", folders[0], "--overlay", folders[1]) == pytest.approx(without, rel=1e-5)
+    assert f"written: {place / 'out.csv'}, {', '.join(folders)}" in capsys.readouterr().out
+    names = sorted(path.stem for path in (place / "images").iterdir())
+    assert sorted(path.stem for path in (place / "pictures").iterdir()) == names
+    assert main([*job(place), "--overlay", folders[1]]) == 1, "nothing is overwritten"
+    assert "name a new folder" in capsys.readouterr().err
 
 
-def test_the_output_states_how_many_images_a_picture_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
-    images = [str(tmp_path / f"{i:02}.png") for i in range(10)]
-    for name in images:
-        Image.new("RGB", (48, 32)).save(name)
-    rest = [
-        "--heads",
-        str(tmp_path / "h.safetensors"),
-        "--maps",
-        str(tmp_path / "o.png"),
-        "--out",
-        str(tmp_path / "o.csv"),
-    ]
-    assert main(["predict", *images, *rest]) == 0
-    with Image.open(tmp_path / "o.png") as sheet:
-        is_black = np.asarray(sheet.convert("L"))[:, 200] == 0  # a column of the images
-        drawn = int((np.diff(is_black.astype(int)) == 1).sum())
-    printed = capsys.readouterr().out
-    assert f"{tmp_path / 'o.png'} shows {drawn} of 10 images" in printed
-    assert "--max-images 10" in printed, "how to get the rest"
-    assert main(["predict", *images[:3], *rest]) == 0
-    assert "shows" not in capsys.readouterr().out
-
-
-def test_pictures_show_what_the_backbone_saw(tmp_path: Path) -> None:
-    """A green frame that the centre crop cuts away must not be in the picture."""
-    image = np.full((46, 94, 3), 90, np.uint8)
-    image[7:-7, 7:-7] = 200
-    image[:7], image[-7:], image[:, :7], image[:, -7:] = (0, 255, 0), (0, 255, 0), (0, 255, 0), (0, 255, 0)
-    Image.fromarray(image).save(tmp_path / "p.png")
-    backbone = load_backbone("dinoneck_tiny")
+def test_masks_are_those_of_the_predictor_in_the_pixels_of_the_image(tmp_path: Path) -> None:
+    """Images of one name in two folders, one of them turned by its tag."""
+    backbone, exif = load_backbone("dinoneck_tiny"), Image.Exif()
+    exif[0x0112] = 6
+    head = LinearHead(64, [Task("crop", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))], pool=None)
     prepare = backbone.preprocess.changed(resize="crop")
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone, preprocess=prepare)
-    words = ["predict", str(tmp_path / "p.png"), "--heads", str(tmp_path / "h.safetensors")]
-    assert main([*words, "--maps", str(tmp_path / "o.png"), "--out", str(tmp_path / "o.csv")]) == 0
-    shown = np.asarray(Image.open(tmp_path / "o.png").convert("RGB"))[30:150, 10:320]
-    assert (shown == 200).all()
+    save_head(tmp_path / "h.safetensors", head, backbone=backbone, preprocess=prepare)
+    for folder in ("a", "b"):
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        pixels = np.random.RandomState(ord(folder)).randint(0, 256, (46, 94, 3), np.uint8)
+        Image.fromarray(pixels).save(
+            tmp_path / "images" / folder / "1.png", **({"exif": exif} if folder == "b" else {})
+        )
+    words = ["predict", str(tmp_path / "images"), "--heads", str(tmp_path / "h.safetensors")]
+    folders = ["--maps", str(tmp_path / "m"), "--overlay", str(tmp_path / "o")]
+    assert main([*words, *folders, "--out", str(tmp_path / "o.csv")]) == 0
+    for folder, size in (("a", (46, 94)), ("b", (94, 46))):
+        [row] = Predictor(tmp_path / "h.safetensors")(tmp_path / "images" / folder / "1.png", maps="image")
+        with Image.open(tmp_path / "m" / folder / "1.png") as stored:
+            mask = np.asarray(stored)
+        assert mask.shape == size
+        assert np.mean(mask == row["maps"]["crop"]) > 0.999
+        with Image.open(tmp_path / "o" / folder / "1.jpg") as picture:
+            assert picture.width == round(1200 * size[1] / 94)
+
+
+def test_images_that_differ_in_their_suffix_only_have_no_maps(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = sorted((place / "images").iterdir())[0]
+    Image.open(first).convert("RGB").save(first.with_suffix(".bmp"))
+    assert main([*job(place), "--maps", str(place / "m")]) == 1
+    assert "differ in their suffix" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +160,7 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
         (["--out", "x.jpg"], "ends in .csv"),
         (["--out", "no/x.csv"], "the folder no does not exist"),
         (["--out", "heads"], "ends in .csv"),
-        (["--maps", "images/large.png"], "is one of the inputs"),
+        (["--maps", "images/large.png"], "name a new folder"),
         (["--random-backbone", "--backbone-file", "w.pth"], "exclude each other"),
         (["--device", "cuda:99"], "cannot be used here"),
         (["--revision", "v1"], "revision='v1' is for hub repositories"),

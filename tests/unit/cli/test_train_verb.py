@@ -127,8 +127,8 @@ def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path, capsys: pytest.
     iou = report["scores"]["segmentation"]["head"]["mean_iou"]["pooled"]
     assert f"{iou:.3f}" in capsys.readouterr().out
     heads = ["--heads", str(tmp_path / "b" / "heads"), "--out", str(tmp_path / "p.csv")]
-    assert main(["predict", str(tmp_path / "images"), *heads, "--maps", str(tmp_path / "p.png")]) == 0
-    assert (tmp_path / "p.png").exists()
+    assert main(["predict", str(tmp_path / "images"), *heads, "--maps", str(tmp_path / "p")]) == 0
+    assert len(list((tmp_path / "p").glob("*.png"))) == len(list((tmp_path / "images").iterdir()))
 
 
 def test_numbers_per_pixel_have_the_name_of_their_column(

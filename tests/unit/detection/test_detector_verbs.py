@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["predict", "0.png", "bad.png", "1.png", "--heads", "d.safetensors", "--out", "boxes.csv"]
-    arguments += ["--maps", "boxes.png"]
+    arguments += ["--overlay", "pictures"]
     assert main(arguments) == 1 and "bad.png" in capsys.readouterr().err
     assert main([*arguments, "--skip-unusable", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -52,7 +52,8 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
         boxes = np.array([[float(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in found])
         assert np.allclose(boxes, each["boxes"].numpy(), atol=0.01)
         assert [row["name"] for row in found] == list(each["names"])
-    assert all(Path(name).is_file() for name in result["pictures"]) and len(result["pictures"]) == 2
+    assert sorted(path.name for path in Path("pictures").iterdir()) == ["0.jpg", "1.jpg"]
+    arguments = arguments[:-2]
     middle = sorted(float(row["score"]) for row in rows)[len(rows) // 2]
     assert main([*arguments, "--skip-unusable", "--json", "--min-score", str(middle + 5e-5)]) == 0
     kept = json.loads(capsys.readouterr().out)["boxes"]

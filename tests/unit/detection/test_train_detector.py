@@ -187,12 +187,12 @@ def test_the_verbs_train_and_predict(boxes: Path, tmp_path: Path, capsys: pytest
     file = tmp_path / "run" / "detector.safetensors"
     out = tmp_path / "boxes.csv"
     images = [str(boxes.parent / "0.png"), str(boxes.parent / "1.png")]
-    written = ["--out", str(out), "--maps", str(out.with_suffix(".png"))]
+    written = ["--out", str(out), "--overlay", str(tmp_path / "pictures")]
     assert main(["predict", *images, "--heads", str(file), *written]) == 0
     header, *rows = out.read_text().splitlines()
     assert header == "image,name,score,x0,y0,x1,y1"
     assert len(rows) == sum(len(each["names"]) for each in Detector.load(file).predict(images))
-    assert out.with_suffix(".png").stat().st_size and out.with_name("boxes-2.png").stat().st_size
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
     assert main(["inspect", str(file)]) == 0
     assert "retinanet" in capsys.readouterr().out
 

@@ -157,7 +157,7 @@ def test_padding_does_not_count_in_the_mean_of_a_map() -> None:
     head = DenseHead(64, [Task("light", kind="dense")], 8, depth=0).eval()
     prepare = backbone.preprocess.changed(size=(64, 64), resize="pad")
     for tta in ("none", "d6"):
-        found = Predictor(head, backbone, preprocess=prepare, tta=tta)(torch.ones(3, 32, 64), maps=True)[0]
+        found = Predictor(head, backbone, preprocess=prepare, tta=tta)(torch.ones(3, 32, 64), maps="patch")[0]
         assert found["light"] == pytest.approx(found["maps"]["light"][0, :2].mean(), rel=1e-5)
         assert found["light"] != pytest.approx(found["maps"]["light"].mean(), rel=1e-3)
 

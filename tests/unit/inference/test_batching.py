@@ -45,7 +45,7 @@ class Held:
 
 def test_every_thread_gets_its_own_answer(predictor: Predictor) -> None:
     given = images(32)
-    alone = [predictor(image, maps=True)[0] for image in given]
+    alone = [predictor(image, maps="patch")[0] for image in given]
     with MicroBatcher(predictor, max_wait_s=0.05) as batcher, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: batcher.predict(given[i], maps=i % 3 == 0), range(len(given))))
     for i, (answer, lone) in enumerate(zip(answers, alone, strict=True)):

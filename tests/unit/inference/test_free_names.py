@@ -69,4 +69,4 @@ def test_names_that_another_output_has_are_refused(tiny: Backbone) -> None:
     predictor = Predictor(PatchMeanHead(64, [Task("maps")], 8), tiny)
     assert set(predictor(torch.zeros(3, 32, 32))[0]) == {"maps"}
     with pytest.raises(ConfigError, match="'maps', as an entry of results with maps"):
-        predictor(torch.zeros(3, 32, 32), maps=True)
+        predictor(torch.zeros(3, 32, 32), maps="patch")

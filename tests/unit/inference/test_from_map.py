@@ -109,9 +109,9 @@ def test_views_and_tiles(blind: Backbone, patchwork: Callable[[int, int], Tensor
         own.mul_(-1.5)
     image = patchwork(7, 5)
     both = HeadEnsemble(heads, reduce=reduce)
-    [whole] = Predictor(both, blind, tta)(image, maps=True)
+    [whole] = Predictor(both, blind, tta)(image, maps="patch")
     options: dict[str, Any] = {"tile": (48, 64), "overlap": 16, "batch_size": 3}
-    [tiled] = Predictor(both, blind, tta, **options)(image, maps=True)
+    [tiled] = Predictor(both, blind, tta, **options)(image, maps="patch")
     for result in (whole, tiled):
         for name, value in shares(torch.as_tensor(result["maps"]["cells"])[None]).items():
             assert result[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-6)

@@ -120,6 +120,6 @@ def test_tiles_and_keys_give_maps_of_the_image(head: PyramidHead) -> None:
 
 def test_other_words_are_refused(head: PyramidHead) -> None:
     predictor = Predictor(head, load_backbone("dinoneck_tiny"))
-    for options in ({"maps": "pixel"}, {"maps": "patch", "probabilities": True}):
+    for options in ({"maps": "pixel"}, {"maps": True}, {"maps": "patch", "probabilities": True}):
         with pytest.raises(ConfigError, match="maps is"):
             predictor(torch.rand(3, 32, 32), **options)

@@ -60,9 +60,9 @@ def test_views_are_what_they_are_called() -> None:
 def test_maps_of_all_views_come_back_to_the_image(blind: Backbone) -> None:
     head = PatchMeanHead(64, [Task("a"), Task("b", transform=TargetTransform(area=2.0))])
     image = torch.rand(3, 32, 80)
-    plain = Predictor(head, blind)(image, maps=True)[0]
+    plain = Predictor(head, blind)(image, maps="patch")[0]
     for tta in ("flip4", "d6"):
-        averaged = Predictor(head, blind, tta=tta)(image, maps=True)[0]  # type: ignore[arg-type]
+        averaged = Predictor(head, blind, tta=tta)(image, maps="patch")[0]  # type: ignore[arg-type]
         assert averaged["maps"]["a"].shape == (1, 2, 5)
         for name in ("a", "b"):
             assert np.allclose(averaged["maps"][name], plain["maps"][name], atol=1e-5)
@@ -118,8 +118,8 @@ def test_padding_is_left_out_of_the_mean_of_a_map(
 ) -> None:
     padded = blind.preprocess.changed(size=(64, 64), resize="pad")  # 2 x 4 patches of image in a grid of 4 x 4
     head = DenseHead(64, [Task("a", kind="dense")], hidden_dim=8, depth=0)
-    [result] = Predictor(head, blind, tta, preprocess=padded)(patchwork(2, 4), maps=True)
-    [alone] = Predictor(head, blind, tta)(patchwork(2, 4), maps=True)
+    [result] = Predictor(head, blind, tta, preprocess=padded)(patchwork(2, 4), maps="patch")
+    [alone] = Predictor(head, blind, tta)(patchwork(2, 4), maps="patch")
     assert result["maps"]["a"].shape == (1, 4, 4)
     assert result["a"] == pytest.approx(result["maps"]["a"][:, :2].mean(), rel=1e-5)
     assert result["a"] == pytest.approx(alone["a"], rel=1e-5)
@@ -137,7 +137,7 @@ def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) ->
     image = torch.rand(3, 32, 32)
     images = prep(image)
     a0, both = heads[0].predict(shallow(images)), heads[1].predict(deep(images))
-    [result] = predictor(image, maps=True)
+    [result] = predictor(image, maps="patch")
     assert result["a"] == pytest.approx((a0["a"].item() + both["a"].item()) / 2, rel=1e-5)
     assert result["b"] == pytest.approx(both["b"].item(), rel=1e-5)
     assert result["maps"]["a"].shape == (1, 2, 2)

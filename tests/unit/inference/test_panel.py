@@ -36,11 +36,11 @@ def test_weights_are_of_natural_units_and_follow_the_order_of_files(tiny: Backbo
     image, heads = torch.rand(3, 32, 48), folds()
     for i, head in enumerate(heads):
         save_head(tmp_path / f"fold-{i}.safetensors", head, backbone=tiny)
-    each = [Predictor(head, tiny)(image, maps=True)[0] for head in heads]
+    each = [Predictor(head, tiny)(image, maps="patch")[0] for head in heads]
     weights = [0.2, 0.0, 1.8]
     expected = 0.1 * each[0]["a"] + 0.9 * each[2]["a"]
     for source in (tmp_path, heads):
-        [result] = Predictor(source, tiny, weights=weights)(image, maps=True)
+        [result] = Predictor(source, tiny, weights=weights)(image, maps="patch")
         assert result["a"] == pytest.approx(expected, rel=1e-5)
         picture = 0.1 * each[0]["maps"]["a"] + 0.9 * each[2]["maps"]["a"]
         assert np.allclose(result["maps"]["a"], picture, rtol=1e-5)
@@ -63,12 +63,12 @@ def test_medians_are_over_heads_and_means_over_views(tiny: Backbone, count: int)
     image, heads = torch.rand(3, 32, 48), folds(count)
     images = tiny.preprocess(image)
     views = [np.median([h.predict(tiny(v.apply(images)))["a"].item() for h in heads]) for v in VIEWS["flip4"]]
-    [result] = Predictor(heads, tiny, "flip4", reduce="median")(image, maps=True)
+    [result] = Predictor(heads, tiny, "flip4", reduce="median")(image, maps="patch")
     assert result["a"] == pytest.approx(np.mean(views), rel=1e-5)
     mean = Predictor(heads, tiny, "flip4")(image)[0]["a"]
     assert mean != pytest.approx(result["a"], rel=1e-5)
-    pictures = [Predictor(head, tiny)(image, maps=True)[0]["maps"]["a"] for head in heads]
-    [plain] = Predictor(heads, tiny, reduce="median")(image, maps=True)
+    pictures = [Predictor(head, tiny)(image, maps="patch")[0]["maps"]["a"] for head in heads]
+    [plain] = Predictor(heads, tiny, reduce="median")(image, maps="patch")
     assert np.allclose(plain["maps"]["a"], np.median(pictures, axis=0), rtol=1e-5)
 
 
@@ -101,15 +101,15 @@ def test_gates_come_upright_and_averaged(tiny: Backbone) -> None:
              for head in (one, two)]  # fmt: skip
     means = [torch.stack(views).mean(dim=0).detach().numpy() for views in gates]
     for heads in ([one, two], HeadEnsemble([one, two]), HeadEnsemble([one, two, PatchMeanHead(64, [Task("b")])])):
-        [result] = Predictor(heads, tiny, "d6")(image, maps=True)
+        [result] = Predictor(heads, tiny, "d6")(image, maps="patch")
         assert result["gate"].shape == (2, 3)
         assert np.allclose(result["gate"], (means[0] + means[1]) / 2, atol=1e-6)
         assert result["gate"].sum() == pytest.approx(1.0, abs=1e-5)
         assert "gate" not in result["maps"]
-    [result] = Predictor([one, two], tiny, "d6", weights=[3, 1])(image, maps=True)
+    [result] = Predictor([one, two], tiny, "d6", weights=[3, 1])(image, maps="patch")
     assert np.allclose(result["gate"], 0.75 * means[0] + 0.25 * means[1], atol=1e-6)
     assert "gate" not in Predictor(one, tiny)(image)[0]
-    assert "gate" not in Predictor(PatchMeanHead(64, [Task("b")]), tiny)(image, maps=True)[0]
+    assert "gate" not in Predictor(PatchMeanHead(64, [Task("b")]), tiny)(image, maps="patch")[0]
 
 
 def test_maps_of_different_strides_are_averaged_at_the_finest(tiny: Backbone) -> None:
@@ -117,9 +117,9 @@ def test_maps_of_different_strides_are_averaged_at_the_finest(tiny: Backbone) ->
     fine = PyramidHead(64, [task], {"type": "simple_pyramid", "out_channels": 8})
     coarse = DenseHead(64, [task], hidden_dim=8)
     both = HeadEnsemble([fine, coarse], layers=[[5], [3]])
-    [found] = Predictor(both, tiny)(image, maps=True)
+    [found] = Predictor(both, tiny)(image, maps="patch")
     alone = [HeadEnsemble([fine], layers=[[5]]), HeadEnsemble([coarse], layers=[[3]])]
-    large, small = (torch.as_tensor(Predictor(each, tiny)(image, maps=True)[0]["maps"]["h"]) for each in alone)
+    large, small = (torch.as_tensor(Predictor(each, tiny)(image, maps="patch")[0]["maps"]["h"]) for each in alone)
     assert large.shape[-2:] != small.shape[-2:]
     resized = torch.nn.functional.interpolate(small[None], large.shape[-2:], mode="bilinear")[0]
     torch.testing.assert_close(torch.as_tensor(found["maps"]["h"]), (large + resized) / 2, rtol=1e-4, atol=1e-5)

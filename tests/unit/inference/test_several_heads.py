@@ -69,10 +69,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("tta", ["none", "d6"])
 def test_three_heads_share_one_pass_and_keep_their_numbers(tiny: Backbone, folder: Path, tta: Any) -> None:
     heads, images = next_to_each_other(tiny), sorted((folder / "images").iterdir())
-    alone = {key: Predictor(head, tta=tta, batch_size=8)(images, maps=True) for key, head in heads.items()}
+    alone = {key: Predictor(head, tta=tta, batch_size=8)(images, maps="patch") for key, head in heads.items()}
     predictor, calls = Predictor(heads, tta=tta, batch_size=8), []
     predictor.passes[0].backbone.register_forward_hook(lambda *_: calls.append(1))
-    rows = predictor(images, maps=True)
+    rows = predictor(images, maps="patch")
     assert [list(row) for row in rows] == [list(heads)] * 3
     for key in heads:
         assert all(same(row[key], lone) for row, lone in zip(rows, alone[key], strict=True))
@@ -189,10 +189,13 @@ def test_the_cells_of_a_mapping_keep_their_map(tiny: Backbone, folder: Path, tmp
     head = DenseHead(64, [cover, Task("crop", from_map="cover")])
     checkpoint(head, tiny).save(tmp_path / "head.safetensors")
     out, heads = tmp_path / "out.csv", f"a={tmp_path / 'head.safetensors'}"
-    written = ["--out", str(out), "--maps", str(out.with_suffix(".png"))]
+    written = ["--out", str(out), "--maps", str(tmp_path / "m"), "--overlay", str(tmp_path / "o")]
     assert main(["predict", str(folder), "--heads", heads, *written]) == 0
     assert out.read_text().splitlines()[0] == "image,a/soil,a/crop"
-    assert out.with_suffix(".png").exists()
+    assert {path.relative_to(tmp_path / "m").parts[:3] for path in (tmp_path / "m").rglob("*.tif")} >= {
+        ("a", "cover", "soil"), ("a", "cover", "crop"),
+    }  # fmt: skip
+    assert list((tmp_path / "o" / "a").rglob("*.jpg"))
 
 
 def test_layers_of_members_are_kept_in_the_file(tiny: Backbone, tmp_path: Path) -> None:
@@ -217,8 +220,8 @@ def test_stored_tokens_give_what_images_give(tiny: Backbone, folder: Path, dtype
     store.extract(folder / "images")
     images = sorted((folder / "images").iterdir())
     rough = 0.03 if dtype == "bf16" else 3e-3
-    expected = Predictor(heads, tta=tta)(images, maps=True)
-    found = Predictor(heads, tta=tta, batch_size=2).predict(store, maps=True)
+    expected = Predictor(heads, tta=tta)(images, maps="patch")
+    found = Predictor(heads, tta=tta, batch_size=2).predict(store, maps="patch")
     assert len(found) == len(images)
     for row, own in zip(found, expected, strict=True):
         assert row["depth"]["depth"] == pytest.approx(own["depth"]["depth"], abs=rough)
@@ -269,14 +272,14 @@ def test_the_command_runs_heads_next_to_each_other_and_on_stores(
     for key, head in heads.items():
         head.save(folder / f"{key}.safetensors")
     named = [word for key in heads for word in ("--heads", f"{key}={folder / key}.safetensors")]
-    written = ["--out", str(folder / "a.csv"), "--maps", str(folder / "a.png")]
+    written = ["--out", str(folder / "a.csv"), "--overlay", str(folder / "pictures")]
     assert main(["predict", str(folder / "images"), *named, *written, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [task["name"] for task in document["tasks"]] == ["depth/depth", "soil/soil"]
     expected = Predictor(heads)(sorted((folder / "images").iterdir()))
     for row, own in zip(document["predictions"], expected, strict=True):
         assert row["values"]["depth/depth"] == pytest.approx(own["depth"]["depth"], rel=1e-4)
-    assert (folder / "a.png").is_file()
+    assert all(list((folder / "pictures" / key).iterdir()) for key in ("depth", "soil"))
     store = FeatureStore.create(folder / "s", backbone=tiny.with_layers([3, 5]), image_size=SIZE)
     store.extract(folder / "images")
     assert main(["predict", "--store", str(folder / "s"), *named, "--out", str(folder / "b.csv")]) == 0

@@ -73,10 +73,10 @@ def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
     options: dict[str, Any] = {"tile": 32, "overlap": 16} if tiled else {"tta": "flip4"}
     predictor = Predictor(HeadEnsemble(modules), backbone, **options)
     given = images(THREADS)
-    alone = [predictor(image, maps=True)[0] for image in given]
+    alone = [predictor(image, maps="patch")[0] for image in given]
     for module in modules:
         module.train()
-    for number, answers in enumerate(at_once(lambda i: predictor(given[i], maps=True)[0])):
+    for number, answers in enumerate(at_once(lambda i: predictor(given[i], maps="patch")[0])):
         assert all(same(answer, alone[number]) for answer in answers)
     assert all(part.training for module in modules for part in module.modules())
     assert not backbone.training

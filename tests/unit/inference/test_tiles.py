@@ -88,8 +88,8 @@ def test_tiled_equals_whole(
 ) -> None:
     heads = HeadEnsemble([DenseHead(64, TASKS, hidden_dim=8, depth=0), PatchMeanHead(64, [Task("a", minimum=0.0)])])
     image = patchwork(*size)
-    [whole] = Predictor(heads, blind, tta)(image, maps=True)
-    [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(image, maps=True)
+    [whole] = Predictor(heads, blind, tta)(image, maps="patch")
+    [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(image, maps="patch")
     assert tiled.keys() == whole.keys()
     for name, picture in whole["maps"].items():
         assert tiled["maps"][name].shape == picture.shape
@@ -106,9 +106,9 @@ def test_every_cell_counts_once_even_where_tiles_differ(tiny: Backbone) -> None:
     """With a backbone that sees the whole tile: the sum of the blended map, and single tiles where they are alone."""
     head = DenseHead(64, TASKS[:1], hidden_dim=8, depth=1)
     image = torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0))
-    left, right = (Predictor(head, tiny)(image[..., cut], maps=True)[0]["maps"]["mass"][0]
+    left, right = (Predictor(head, tiny)(image[..., cut], maps="patch")[0]["maps"]["mass"][0]
                    for cut in (slice(0, 48), slice(32, 80)))  # fmt: skip
-    [tiled] = Predictor(head, tiny, tile=(32, 48))(image, maps=True)
+    [tiled] = Predictor(head, tiny, tile=(32, 48))(image, maps="patch")
     picture = tiled["maps"]["mass"][0]
     assert np.allclose(picture[:, :2], left[:, :2], atol=1e-7)
     assert np.allclose(picture[:, 3:], right[:, 1:], atol=1e-7)
@@ -121,8 +121,8 @@ def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone
     head = CLSGatingHead(64, tasks, mode="query", hidden_dim=8).eval()
     image = torch.rand(3, 32, 80, generator=torch.Generator().manual_seed(0))
     cuts = [slice(0, 48), slice(16, 64), slice(32, 80)]
-    answers = [Predictor(head, tiny)(image[..., cut], maps=True)[0] for cut in cuts]
-    [tiled] = Predictor(head, tiny, tile=48, overlap=32)(image, maps=True)
+    answers = [Predictor(head, tiny)(image[..., cut], maps="patch")[0] for cut in cuts]
+    [tiled] = Predictor(head, tiny, tile=48, overlap=32)(image, maps="patch")
     ramps = np.array([[0.5, 1.5, 0.5, 0, 0], [0, 0.5, 1.5, 0.5, 0], [0, 0, 0.5, 1.5, 0.5]])
     shares = (ramps / ramps.sum(axis=0)).sum(axis=1) / 5
     assert tiled["mass"] == pytest.approx(sum(s * a["mass"] for s, a in zip(shares, answers, strict=True)), rel=1e-5)
@@ -151,12 +151,12 @@ def test_a_tile_is_brought_to_the_heads_size(
     head, recipe = DenseHead(64, TASKS, hidden_dim=8, depth=0), blind.preprocess.changed(size=(32, 48))
     image = torch.rand(3, *image_size)
     predictor = Predictor(head, blind, preprocess=recipe, tile=(60, 90), tile_scale=scale)
-    [tiled] = predictor(image, maps=True)
+    [tiled] = predictor(image, maps="patch")
     assert tiled["maps"]["mass"].shape == (1, *grid)
     assert predictor.tiles(image) == tiles
     assert predictor.picture(image).shape == (3, grid[0] * 16, grid[1] * 16)
     stretched = blind.preprocess.changed(size=(grid[0] * 16, grid[1] * 16))
-    [whole] = Predictor(head, blind, preprocess=stretched)(image, maps=True)
+    [whole] = Predictor(head, blind, preprocess=stretched)(image, maps="patch")
     for name in whole["maps"]:
         assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
     assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
@@ -177,7 +177,7 @@ def test_minimum_holds_for_the_whole_image(blind: Backbone, patchwork: Patchwork
     head = DenseHead(64, [Task("mass", kind="density", minimum=0.0)], hidden_dim=8, depth=0)
     with torch.no_grad():
         head.towers[0].out.bias.fill_(-1e3)  # type: ignore[union-attr]
-    [tiled] = Predictor(head, blind, tile=32)(patchwork(4, 4), maps=True)
+    [tiled] = Predictor(head, blind, tile=32)(patchwork(4, 4), maps="patch")
     assert tiled["maps"]["mass"].max() < 0
     assert tiled["mass"] == 0.0
 
@@ -226,10 +226,10 @@ def test_a_tile_of_other_proportions_needs_stretching(tiny: Backbone) -> None:
 
 def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> None:
     head = PyramidHead(64, [Task("h", kind="dense"), Task("m", kind="density")], {"type": "simple_pyramid"})
-    [whole] = Predictor(head, blind)(patchwork(4, 6), maps=True)
-    [tiled] = Predictor(head, blind, tile=(64, 96))(patchwork(4, 6), maps=True)
+    [whole] = Predictor(head, blind)(patchwork(4, 6), maps="patch")
+    [tiled] = Predictor(head, blind, tile=(64, 96))(patchwork(4, 6), maps="patch")
     assert tiled["maps"]["h"].shape == (1, 16, 24)
     assert np.array_equal(whole["maps"]["h"], tiled["maps"]["h"])
-    [tiled] = Predictor(head, blind, tile=48, overlap=16)(patchwork(4, 6), maps=True)
+    [tiled] = Predictor(head, blind, tile=48, overlap=16)(patchwork(4, 6), maps="patch")
     assert tiled["maps"]["h"].shape == (1, 16, 24)
     assert tiled["m"] == pytest.approx(float(tiled["maps"]["m"].sum()), rel=1e-5)

@@ -32,7 +32,7 @@ def test_the_csv_and_the_frame_hold_the_same(tmp_path: Path, tiny: Backbone) -> 
         Image.new("RGB", (48, 32), colour).save(tmp_path / name)
     files = [str(tmp_path / name) for name in names]
     predictor = Predictor(tmp_path / "h.safetensors", tiny)
-    frame = to_frame(predictor(files, maps=True), predictor.tasks, names)
+    frame = to_frame(predictor(files, maps="patch"), predictor.tasks, names)
     assert list(frame.columns) == COLUMNS and list(frame.index) == names
     out = tmp_path / "p.csv"
     assert main(["predict", *files, "--heads", str(tmp_path / "h.safetensors"), "--out", str(out)]) == 0

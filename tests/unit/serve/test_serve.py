@@ -146,7 +146,7 @@ def test_one_bad_image_refuses_the_request_and_is_named(service: Service) -> Non
 
 
 def test_maps_come_as_lists_or_as_images(service: Service, head: Path) -> None:
-    expected = Predictor(head)(Image.open(io.BytesIO(SMALL)), maps=True)[0]["maps"]["mass"]
+    expected = Predictor(head)(Image.open(io.BytesIO(SMALL)), maps="patch")[0]["maps"]["mass"]
     lists = service.predict(("a.png", SMALL), query="?maps=lists").json()["images"][0]["maps"]["mass"]
     np.testing.assert_allclose(np.asarray(lists, dtype=np.float32), expected, rtol=1e-5)
     [drawn] = service.predict(("a.png", SMALL), query="?maps=png").json()["images"][0]["maps"]["mass"]
@@ -273,7 +273,7 @@ def test_predictions_are_those_of_the_upright_image(
     for file in folder_of(tmp_path, form):
         reply = free_service.predict((file.name, file.read_bytes()), query="?maps=lists")
         assert reply.status == 200, (file.name, reply.json())
-        [expected], [image] = predictor(upright_of(file), maps=True), reply.json()["images"]
+        [expected], [image] = predictor(upright_of(file), maps="patch"), reply.json()["images"]
         assert image["values"]["mass"] == pytest.approx(expected["mass"], rel=1e-5), file.name
         assert np.allclose(image["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
 

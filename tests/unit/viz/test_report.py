@@ -73,7 +73,7 @@ class Page(HTMLParser):
 
 def entries_of(predictor: Predictor, count: int, **more: Any) -> list[ReportEntry]:
     images = list(Pasture(size=(32, 64)).table(range(count))["images"])
-    results = predictor(images, maps=True)
+    results = predictor(images, maps="patch")
     return [
         ReportEntry(f"field/{i}.jpg", result, predictor.picture(image), **more)
         for i, (image, result) in enumerate(zip(images, results, strict=True))

@@ -171,7 +171,7 @@ def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None
     torch.manual_seed(0)
     predictor = Predictor(FPNHead(64, tasks, 1, fpn_dim=8, tower_depth=1), tiny)
     images = [np.full((32, 48, 3), shade, np.uint8) for shade in (40, 160)]
-    results = predictor(images, maps=True)
+    results = predictor(images, maps="patch")
     pytest.importorskip("pandas")
     frame = to_frame(results, predictor.tasks)
     assert list(frame.columns) == ["soil", "mass", "crop", "weed"]
