@@ -41,7 +41,7 @@ def predict(
     images: Mapping[str, Path],
     out: Path,
     overlay: Path | None,
-    places: Mapping[Path, Path],
+    places: Sequence[Path],
     backbone: HeadBackbone,
     views: Views,
     skip_unusable: bool,
@@ -78,7 +78,7 @@ def predict(
         show(f"left out: {name}: {reason}")
     if overlay is not None:
         for place, each in results.items():
-            save_picture(overlay / f"{places[files[place]]}.jpg", boxes_panel(files[place], each))
+            save_picture(overlay / f"{places[place]}.jpg", boxes_panel(files[place], each))
     written = [path for path in (out, overlay) if path is not None]
     show({"images": len(results), "boxes": len(rows), "written": written})
     boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -91,6 +92,9 @@ def predict(
         skip_unusable: list and leave out unusable images.
         weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
+        tiles: how larger images are cut.
+        views: how images are predicted.
+        backbone: where the weights come from.
     """
     options = locals()
     if bool(images) + bool(csv) + bool(store) != 1:
@@ -98,15 +102,13 @@ def predict(
     if csv is None:
         refuse_unused(predict, "a feature store" if store else "images that are named", options)
     named = {} if store else _named(images, csv, image_folder, image_column)
-    named_heads = _by_key([word for group in heads for word in group])
-    words = [word for own in named_heads.values() for word in own]
-    check_output(out, [*named.values(), *words, csv, backbone.backbone_file], (".csv",))
+    named_heads = _by_key([*chain(*heads)])
+    check_output(out, [*named.values(), *chain(*named_heads.values()), csv, backbone.backbone_file], (".csv",))
     places = _places(list(named.values()), {"--maps": maps, "--overlay": overlay})
     read = read_heads(named_heads, views.revision)
     if read.opened[0].head_type == "detector":
         refuse_unused(predict, "a detector", options)
-        pictures = dict(zip(named.values(), places, strict=True)) if overlay else {}
-        return detect.predict(read.opened, named, out, overlay, pictures, backbone, views, skip_unusable)
+        return detect.predict(read.opened, named, out, overlay, places, backbone, views, skip_unusable)
     refuse_unused(predict, "heads", options)
     predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=weights, reduce=reduce)
     if store is not None:
