@@ -46,6 +46,7 @@ from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
 from dinoneck.heads.dense import DenseHead as DenseHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
 from dinoneck.heads.linear import LinearHead as LinearHead
+from dinoneck.heads.mask import MaskHead as MaskHead
 from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
 from dinoneck.heads.patch_mean import PatchMeanMLP as PatchMeanMLP
 from dinoneck.heads.pyramid import FPNHead as FPNHead

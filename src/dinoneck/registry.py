@@ -28,6 +28,7 @@ _HOMES: dict[str, str] = {
     "gated_fusion": "dinoneck.points.fusion:GatedFusion",
     "layer_grouper": "dinoneck.necks.layer_grouper:LayerGrouper",
     "linear": "dinoneck.heads.linear:LinearHead",
+    "mask": "dinoneck.heads.mask:MaskHead",
     "patch_mean": "dinoneck.heads.patch_mean:PatchMeanHead",
     "patch_mean_mlp": "dinoneck.heads.patch_mean:PatchMeanMLP",
     "pyramid": "dinoneck.heads.pyramid:PyramidHead",

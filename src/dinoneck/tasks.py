@@ -35,8 +35,10 @@ _LOSSES: dict[str, tuple[str, ...]] = {
     "segmentation": ("cross_entropy",),
 }
 _LONGEST_NAME = 64
-MAP, GATE = ".map", "gate"
-"""What follows a task's name in the name of its map, and the output of a gate; the names of tasks leave them free."""
+MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
+"""What follows a task's name in the names of its map and of what queries give, and the output of a gate.
+
+The names of tasks leave them free."""
 
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
@@ -332,7 +334,7 @@ def _check_name(name: Any) -> None:
             f"Task name {name!r}: expected 1 to {_LONGEST_NAME} printable characters without ':' and without blanks at "
             "the ends; rename it (the column, if it comes from a table)"
         )
-    if name.endswith(MAP) or name == GATE:
+    if name.endswith((MAP, CLASSES, MASKS)) or name == GATE:
         raise ConfigError(f"Task name {name!r} is that of another output, a task's map or a gate; rename it")
 
 

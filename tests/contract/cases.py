@@ -22,6 +22,7 @@ from dinoneck import (
     HeadEnsemble,
     LayerGrouper,
     LinearHead,
+    MaskHead,
     PatchMeanHead,
     PatchMeanMLP,
     PyramidHead,
@@ -78,6 +79,7 @@ class Case:
     grid: tuple[int, int] | None = None  # the only one that the module takes; None = any
     inductor: bool = True  # code generation takes long: a case whose parts others cover leaves it out
     cell_px: int = 16  # pixels of the images per token, where images are taken
+    registers: bool = False  # register tokens are read, which plain patches and CLS tokens lack
 
     def inputs(self, **how: Any) -> Any:
         """What the module is called with, see :meth:`args`."""
@@ -167,6 +169,13 @@ CASES = [
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
     Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f), inductor=False),
     Case("ensemble-weighted", lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f)),
+    Case(
+        "mask",
+        lambda **f: MaskHead(WIDTH, [Task("class", dim=3, kind="segmentation")], 2, 5, 1, 2, 8, **f),
+        layers=2,
+        inductor=False,
+        registers=True,
+    ),
     Case("layer_grouper", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, **f), "layers", 4),
     Case(
         "layer_grouper-shared-softmax",

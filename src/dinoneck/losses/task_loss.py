@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.composition import Composition, CompositionLoss
+from dinoneck.losses.mask import mask_loss, masks_of_classes
 from dinoneck.losses.masked import (
     DensityRegulariser,
     by_pixel,
@@ -23,7 +24,7 @@ from dinoneck.losses.masked import (
     weighted_difference,
 )
 from dinoneck.losses.uncertainty import UncertaintyWeighting
-from dinoneck.tasks import Kind, Task, check_tasks
+from dinoneck.tasks import CLASSES, MASKS, Kind, Task, check_tasks
 
 Table = Mapping[str, Tensor]
 LARGEST_RATIO = 100.0
@@ -103,7 +104,12 @@ class TaskLoss(nn.Module):
         """
         masks = masks or {}
         self._check_given(outputs, targets, masks)
-        losses = {x.name: _loss(x, outputs[x.name], targets[x.name], masks.get(x.name)) for x in self.tasks}
+        losses = {
+            x.name: (_queries_loss if f"{x.name}{MASKS}" in outputs else _loss)(
+                x, outputs, targets[x.name], masks.get(x.name)
+            )
+            for x in self.tasks
+        }
         losses |= {own.name: own(self._transforms[own.name], outputs, targets, masks) for own in self.compositions}
         parts = {name: loss for name, (loss, _) in losses.items()}
         if self.training and not self._scales_checked and not torch.compiler.is_compiling():
@@ -192,8 +198,19 @@ def _warn_of_scales(parts: Mapping[str, float], tasks: Sequence[Task]) -> None:
         )
 
 
-def _loss(task: Task, output: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _queries_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The weighted loss of a segmentation whose head predicts masks by queries."""
+    classes, masks = outputs[f"{task.name}{CLASSES}"], outputs[f"{task.name}{MASKS}"]
+    if task.ignore_index is not None and target.ndim == 3:
+        target = torch.where(target == task.ignore_index, -1, target)
+    known, weight = masks_of_classes(target, task.dim, masks.shape[-2:], mask)
+    counts = weight.sum() > 0
+    return cast(float, task.weight) * mask_loss(classes, masks, known, weight) * counts, counts
+
+
+def _loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the weighted loss of a task, and whether anything counts, a bool tensor."""
+    output = outputs[task.name]
     if not task.is_categorical:
         return _values_loss(task, output, target, mask)
     rows = by_pixel(output, target, mask) if task.is_map else (output, target, mask)

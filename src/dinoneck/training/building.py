@@ -25,6 +25,9 @@ from dinoneck.training.tasks import Problem
 _Array = np.ndarray[Any, Any]
 
 
+MASK_WIDTH = 128  # of a mask head that is trained from nothing: a few hundred images do not fill the published one
+
+
 def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Array, seed: int) -> Head:
     """Return a new head for such tokens; the transforms of its tasks are fitted on the training rows.
 
@@ -44,6 +47,8 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     if issubclass(cls, DenseHead):
         readout = [task for task in tasks if task.kind == "regression" and task.from_map is None]
         tasks = [replace(task, kind="density", aggregate="mean") if task in readout else task for task in tasks]
+    if name == "mask":
+        options.setdefault("dim", MASK_WIDTH)
     if cls is LinearHead and problem.maps is not None:
         options.setdefault("pool", None)
     if registry.resolve(name) is not cls:

@@ -1,0 +1,208 @@
+"""MaskHead: learned queries and patch tokens pass a few ViT blocks together; every query gives a class and a mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import torch
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+
+from dinoneck.codec import at_least
+from dinoneck.errors import ConfigError
+from dinoneck.grid import GridSize, as_maps
+from dinoneck.heads.head import Head
+from dinoneck.layers.blocks import ChannelNorm, reset
+from dinoneck.layers.inputs import Plain, TokensLike
+from dinoneck.losses.masked import exact
+from dinoneck.tasks import CLASSES, MASKS, Task
+
+SEMANTIC_QUERIES = 20
+_WAVELENGTH = 100.0  # of the rotary positions, as in DINOv3
+_EPS = 1e-6
+
+
+class MaskHead(Head):
+    """Classes and masks by queries that attend to the fused patch tokens of a frozen backbone.
+
+    Prefer it for semantic masks on frozen tokens. Its maps have a quarter of the patch's stride.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        tasks: one segmentation task of K classes.
+        num_layers: layers L of the tokens, all with the final norm.
+        num_queries: Q; None = 20.
+        num_blocks: of the transformer.
+        num_heads: of its attention; None = the width divided by 64, at least 1.
+        dim: width of the transformer; None = C, the published form. 128 trains on a few hundred images.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens of L layers -> ``{task: (B, K, 4 rows, 4 cols)}``, the logarithms of the shares of the classes, which add
+        up to 1; ``"task.classes"``: (B, Q, K + 1), logits of the classes and of none; ``"task.masks"``:
+        (B, Q, 4 rows, 4 cols), logits.
+
+    Raises:
+        ConfigError: if there is not one segmentation task, or the width of an attention head is not a multiple of 4.
+        ShapeError: if the tokens have another width or number of layers.
+
+    Examples:
+        >>> from dinoneck import Tokens
+        >>> head = MaskHead(64, [Task("plant", dim=3, kind="segmentation")], num_layers=2, dim=32)
+        >>> tokens = Tokens.from_patches([torch.randn(2, 15, 64) for _ in range(2)], grid=(3, 5), patch_size=16)
+        >>> {name: tuple(output.shape) for name, output in head(tokens).items()}
+        {'plant': (2, 3, 12, 20), 'plant.classes': (2, 20, 4), 'plant.masks': (2, 20, 12, 20)}
+
+    Reference: PMT, a mask decoder on frozen DINOv3 features (2026). Deviations: the width is free; prefix tokens are
+    counted at each call, not fixed; shares are normalised over the classes; attention is not masked in training.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        tasks: Sequence[Task],
+        num_layers: int = 4,
+        num_queries: int | None = None,
+        num_blocks: int = 6,
+        num_heads: int | None = None,
+        dim: int | None = None,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        width, queries = dim or embed_dim, num_queries or SEMANTIC_QUERIES
+        heads = num_heads or max(width // 64, 1)
+        at_least(1, embed_dim=embed_dim, num_layers=num_layers, num_queries=queries, num_blocks=num_blocks, dim=width)
+        if width % (4 * heads):
+            raise ConfigError(f"dim is {width} and num_heads {heads}; expected heads of a width that 4 divides")
+        self._set_tasks(tasks, (), "segmentation")
+        if len(self.tasks) > 1:
+            raise ConfigError(f"MaskHead has {len(self.tasks)} tasks; expected one segmentation task")
+        self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, **factory) for _ in range(num_layers))
+        self.lateral = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(embed_dim, embed_dim // 2, **factory),
+                nn.GELU(),
+                nn.Linear(embed_dim // 2, embed_dim, **factory),
+            )
+            for _ in range(num_layers)
+        )
+        self.scales = nn.Parameter(torch.ones(num_layers, embed_dim, **factory))
+        self.narrow = nn.Identity() if width == embed_dim else nn.Linear(embed_dim, width, **factory)
+        self.queries = nn.Embedding(queries, width, **factory)
+        options: dict[str, Any] = {
+            "qkv_bias": True,
+            "qkv_fused": False,
+            "mlp_ratio": 1.0,
+            "num_prefix_tokens": 0,
+            "init_values": 1.0,
+        }
+        self.blocks = nn.ModuleList(
+            EvaBlock(width, heads, rotate_half=True, norm_layer=nn.LayerNorm, **options, **factory)
+            for _ in range(num_blocks)
+        )
+        self.norm = nn.LayerNorm(width, **factory)
+        self.classes = nn.Linear(width, self.tasks[0].dim + 1, **factory)
+        layers = [layer for _ in range(3) for layer in (nn.Linear(width, width, **factory), nn.GELU())]
+        self.masks = nn.Sequential(*layers[:-1])
+        self.up = nn.Sequential(*(_Up(width, **factory) for _ in range(2)))
+
+    def reset_parameters(self) -> None:
+        """Re-initialise the weights."""
+        nn.init.ones_(self.scales)
+        for block in self.blocks:
+            for name, scale in block.named_parameters():
+                if name.startswith("gamma"):
+                    nn.init.ones_(scale)
+        super().reset_parameters()
+
+    def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return the logarithms of the shares, and class and mask logits of the queries."""
+        tokens = self._tokens(tokens, **plain)
+        # norm and lateral network of every layer on whole sequences, summed: (B, P + N, C)
+        fused = torch.stack([self._layer(i, x) for i, x in enumerate(tokens.sequence)]).sum(dim=0)
+        # (B, P + N, C) -> (B, P + N, D), the queries in front: (B, Q + P + N, D)
+        fused = self.narrow(fused)
+        count = self.queries.num_embeddings
+        x = torch.cat([self.queries.weight.expand(fused.shape[0], -1, -1), fused], dim=1)
+        # queries and prefix tokens have no place: they are not turned
+        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles).to(x)
+        for block in self.blocks:
+            x = block(x, rope=rope)
+        x = self.norm(x)
+        queries, patches = x[:, :count], x[:, count + tokens.num_prefix_tokens :]
+        # (B, N, D) -> (B, D, 4 rows, 4 cols)
+        maps = self.up(as_maps(patches, tokens.grid))
+        # (B, Q, K + 1), and the product of mask embeddings and maps: (B, Q, 4 rows, 4 cols)
+        classes, masks = self.classes(queries), torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps)
+        name = self.tasks[0].name
+        return {name: log_shares(classes, masks), f"{name}{CLASSES}": classes, f"{name}{MASKS}": masks}
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return the shares of the classes, ``{task: (B, K, 4 rows, 4 cols)}``."""
+        outputs = self(tokens, **plain)
+        return {task.name: task.predict_map(outputs[task.name]) for task in self.tasks}
+
+    def _layer(self, i: int, x: Tensor) -> Tensor:
+        """One layer (B, P + N, C): normalised, with its lateral network added, scaled per channel."""
+        x = self.norms[i](x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        fused: Tensor = (x + self.lateral[i](x)) * self.scales[i]
+        return fused
+
+
+class _Up(nn.Module):
+    """(B, D, rows, cols) -> (B, D, 2 rows, 2 cols): transposed 2x2, GELU, depthwise 3x3, LayerNorm over channels."""
+
+    def __init__(self, dim: int, **factory: Any) -> None:
+        super().__init__()
+        self.grow = nn.ConvTranspose2d(dim, dim, 2, 2, **factory)
+        self.smooth = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **factory)
+        self.norm = ChannelNorm(dim, eps=_EPS, **factory)
+
+    def reset_parameters(self) -> None:
+        """Re-initialise the weights."""
+        for layer in self.children():
+            reset(layer)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the maps at twice the resolution."""
+        smoothed: Tensor = self.norm(self.smooth(nn.functional.gelu(self.grow(maps))))
+        return smoothed
+
+
+def rotary_positions(grid: GridSize, prefix: int, angles: int) -> Tensor:
+    """Return the rotary positions of ``prefix`` tokens without a place, and of the patches of a grid after them.
+
+    A patch's centre is (y, x) in -1 ... 1; its angles are 2 pi times the coordinate times 100 ** (-k / angles).
+
+    Shape:
+        (prefix + rows * cols, 8 * angles): sines, then cosines, each of y, x, y, x.
+    """
+    frequencies = 2 * math.pi * _WAVELENGTH ** (-torch.arange(angles, dtype=torch.float32) / angles)
+    rows, cols = grid
+    y, x = (2 * (torch.arange(count, dtype=torch.float32) + 0.5) / count - 1 for count in (rows, cols))
+    turns = [
+        y[:, None, None].expand(rows, cols, 1) * frequencies,
+        x[None, :, None].expand(rows, cols, 1) * frequencies,
+    ]
+    angle = torch.cat([*turns, *turns], dim=-1).flatten(0, 1)  # (N, 4 * angles)
+    placed = torch.cat([angle.sin(), angle.cos()], dim=-1)
+    still = torch.cat([torch.zeros(prefix, 4 * angles), torch.ones(prefix, 4 * angles)], dim=-1)
+    return torch.cat([still, placed])
+
+
+def log_shares(classes: Tensor, masks: Tensor) -> Tensor:
+    """Return the logarithms of the shares of the classes (B, K, h, w), of class and mask logits of queries.
+
+    The share of a class is the sum over queries of its probability times the mask's, divided by that of all classes.
+    """
+    known = exact(classes).softmax(dim=-1)[..., :-1]  # (B, Q, K), without none
+    sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(_EPS)
+    return (sums / sums.sum(dim=1, keepdim=True)).log().to(masks.dtype)

@@ -1,0 +1,256 @@
+"""MaskHead is its formula, its positions are DINOv3's, and its loss is Mask2Former's over all cells."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.conftest import DATA
+from torch import Tensor
+from torch.nn import functional as F
+
+from dinoneck import ConfigError, DataError, MaskHead, Task, Tokens, load_backbone
+from dinoneck.data import DenseLabels
+from dinoneck.heads.mask import rotary_positions
+from dinoneck.losses import TaskLoss
+from dinoneck.losses.mask import mask_loss, masks_of_classes
+
+TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
+pytest.importorskip("scipy")
+
+
+def head_of(**options: Any) -> MaskHead:
+    torch.manual_seed(0)
+    return MaskHead(
+        32, [TASK], **{"num_layers": 2, "num_queries": 5, "num_blocks": 2, "num_heads": 2, **options}
+    ).eval()
+
+
+def tokens_of(rows: int, cols: int, prefix: int, **how: Any) -> Tokens:
+    generator = torch.Generator().manual_seed(1)
+    layers = [torch.randn(2, prefix + rows * cols, 32, generator=generator) for _ in range(2)]
+    size = (16 * rows, 16 * cols)
+    return Tokens.from_sequence(layers, image_size=size, patch_size=16, num_prefix_tokens=prefix).to(**how)
+
+
+def plain(head: MaskHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Class and mask logits by the formula, with attention written out."""
+    own = dict(head.state_dict())
+    rows, cols = tokens.grid
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ own[f"{name}.weight"].T + own.get(f"{name}.bias", 0.0)
+
+    def norm(x: Tensor, name: str, eps: float) -> Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt()
+        return x * own[f"{name}.weight"] + own[f"{name}.bias"]
+
+    fused: Any = 0.0
+    for i, x in enumerate(tokens.sequence):
+        mean, var = own[f"norms.{i}.running_mean"], own[f"norms.{i}.running_var"]
+        x = (x - mean) / (var + 1e-5).sqrt() * own[f"norms.{i}.weight"] + own[f"norms.{i}.bias"]
+        fused = fused + (x + linear(F.gelu(linear(x, f"lateral.{i}.0")), f"lateral.{i}.2")) * own["scales"][i]
+    fused = linear(fused, "narrow") if "narrow.weight" in own else fused
+    x = torch.cat([own["queries.weight"].expand(len(fused), -1, -1), fused], 1)
+    count, width = x.shape[1] - rows * cols, x.shape[2]
+    d = width // 2 // 4  # two heads
+    angles = torch.zeros(x.shape[1], 4 * d, dtype=x.dtype)
+    for r, c in itertools.product(range(rows), range(cols)):
+        place = (2 * (r + 0.5) / rows - 1, 2 * (c + 0.5) / cols - 1)
+        turns = [2 * np.pi * at * 100 ** (-k / d) for at in place for k in range(d)]
+        angles[count + r * cols + c] = torch.tensor(turns * 2, dtype=x.dtype)
+
+    def turned(x: Tensor) -> Tensor:
+        half = torch.cat([-x[..., 2 * d :], x[..., : 2 * d]], -1)
+        return x * angles.cos() + half * angles.sin()
+
+    for i in range(2):
+        y = norm(x, f"blocks.{i}.norm1", 1e-5)
+        q, k, v = (linear(y, f"blocks.{i}.attn.{name}_proj").unflatten(-1, (2, -1)).transpose(1, 2) for name in "qkv")
+        share = (turned(q) @ turned(k).mT / (4 * d) ** 0.5).softmax(-1)
+        y = linear((share @ v).transpose(1, 2).flatten(2), f"blocks.{i}.attn.proj")
+        x = x + y * own[f"blocks.{i}.gamma_1"]
+        y = norm(x, f"blocks.{i}.norm2", 1e-5)
+        x = x + linear(F.gelu(linear(y, f"blocks.{i}.mlp.fc1")), f"blocks.{i}.mlp.fc2") * own[f"blocks.{i}.gamma_2"]
+    x = norm(x, "norm", 1e-5)
+    queries, maps = x[:, :5], x[:, count:].mT.unflatten(-1, (rows, cols))
+    for i in range(2):
+        maps = F.gelu(F.conv_transpose2d(maps, own[f"up.{i}.grow.weight"], own[f"up.{i}.grow.bias"], 2))
+        maps = F.conv2d(maps, own[f"up.{i}.smooth.weight"], padding=1, groups=width)
+        maps = norm(maps.movedim(1, -1), f"up.{i}.norm", 1e-6).movedim(-1, 1)
+    embedded = queries
+    for name in ("masks.0", "masks.2"):
+        embedded = F.gelu(linear(embedded, name))
+    return linear(queries, "classes"), torch.einsum("bqd,bdhw->bqhw", linear(embedded, "masks.4"), maps)
+
+
+@pytest.mark.parametrize(("rows", "cols", "prefix"), [(3, 5, 0), (5, 9, 1), (1, 4, 5), (1, 1, 1)])
+@pytest.mark.parametrize("dim", [None, 16])
+def test_the_head_is_its_formula(rows: int, cols: int, prefix: int, dim: int | None) -> None:
+    head, tokens = head_of(dim=dim).double(), tokens_of(rows, cols, prefix, dtype=torch.float64)
+    for norm in head.norms:
+        norm.running_mean.uniform_(-1, 1)  # type: ignore[operator, union-attr]
+        norm.running_var.uniform_(0.5, 2)  # type: ignore[operator, union-attr]
+    classes, masks = plain(head, tokens)
+    found = head(tokens)
+    assert torch.allclose(found["plant.classes"], classes, atol=1e-6)  # positions are float32
+    assert torch.allclose(found["plant.masks"], masks, atol=1e-5)
+    shares = (classes.softmax(-1)[..., :-1, None, None] * masks.sigmoid()[:, :, None]).sum(1)
+    assert torch.allclose(found["plant"].softmax(1), shares / shares.sum(1, keepdim=True), atol=1e-5)
+    assert found["plant"].shape == (2, 3, 4 * rows, 4 * cols)
+    assert torch.allclose(found["plant"].exp().sum(1), torch.ones(()).double())
+
+
+@pytest.mark.parametrize("grid", [(3, 5), (7, 4), (1, 13), (1, 1)])
+def test_positions_are_those_of_dinov3(grid: tuple[int, int]) -> None:
+    layers = pytest.importorskip("timm.layers")
+    expected = layers.RotaryEmbeddingDinoV3(32, temperature=100.0, rotate_half=True).eval().get_embed(grid)
+    found = rotary_positions(grid, 2, 8)  # type: ignore[arg-type]
+    assert torch.allclose(found[2:], expected, atol=1e-6)
+    assert torch.equal(found[:2], torch.cat([torch.zeros(2, 32), torch.ones(2, 32)], -1))
+
+
+def test_impossible_heads_are_refused() -> None:
+    for options in ({"dim": 18}, {"num_heads": 3}, {"num_queries": -1}, {"num_layers": 0}):
+        with pytest.raises(ConfigError):
+            head_of(**options)
+    for tasks in ([TASK, Task("b", dim=2, kind="segmentation")], [Task("mass")]):
+        with pytest.raises(ConfigError):
+            MaskHead(32, tasks)
+
+
+def some_masks(seed: int = 0) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randn(3, 4, 3, generator=generator, dtype=torch.float64)
+    masks = 2 * torch.randn(3, 4, 6, 8, generator=generator, dtype=torch.float64)
+    known = [
+        (torch.tensor(labels), torch.rand(len(labels), 6, 8, generator=generator, dtype=torch.float64))
+        for labels in ([0, 1, 1], [1], [0, 1])
+    ]
+    return classes, masks, known
+
+
+def test_the_loss_is_that_of_mask2former_over_all_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers draws points; here they are all centres of cells, each once."""
+    module = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
+    classes, masks, known = some_masks()
+    config = module.Mask2FormerConfig(
+        train_num_points=48, oversample_ratio=1.0, importance_sample_ratio=0.0, num_labels=2, no_object_weight=0.1
+    )
+    weights = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+    reference = module.Mask2FormerLoss(config, weights).double()
+    y, x = torch.meshgrid((torch.arange(6) + 0.5) / 6, (torch.arange(8) + 0.5) / 8, indexing="ij")
+    centres = torch.stack([x, y], -1).reshape(1, 48, 2).double()
+    draw = torch.rand
+    monkeypatch.setattr(
+        torch, "rand", lambda *s, **o: centres.expand(*s).clone() if s[-1] == 2 and len(s) == 3 else draw(*s, **o)
+    )
+    truths = [own.round() for _, own in known]
+    labels = [labels for labels, _ in known]
+    parts = reference(masks, classes, truths, labels)
+    expected = sum(weights[name] * value for name, value in parts.items())
+    found = mask_loss(classes, masks, list(zip(labels, truths, strict=True)))
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_cells_without_weight_count_for_nothing() -> None:
+    classes, masks, known = some_masks()
+    weight = torch.ones(3, 6, 8)
+    weight[..., 5:] = 0
+    half = [(labels, own[..., :5]) for labels, own in known]
+    expected = mask_loss(classes, masks[..., :5], half)
+    spoilt = [(labels, own.index_fill(2, torch.tensor([5, 6, 7]), 0.7)) for labels, own in known]
+    masks[..., 5:] = 1e4
+    masks.requires_grad_()
+    found = mask_loss(classes, masks, spoilt, weight)
+    assert float(found.detach()) == pytest.approx(float(expected), rel=1e-12)
+    found.backward()
+    assert masks.grad is not None
+    assert (masks.grad[..., 5:] == 0).all()
+
+
+def test_every_order_of_queries_and_masks_has_one_loss() -> None:
+    classes, masks, known = some_masks()
+    expected = mask_loss(classes, masks, known)
+    order = torch.tensor([2, 0, 3, 1])
+    turned = [(labels.flip(0), own.flip(0)) for labels, own in known]
+    assert float(mask_loss(classes[:, order], masks[:, order], turned)) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_images_without_masks_and_bad_input() -> None:
+    classes, masks, known = some_masks()
+    masks.requires_grad_()
+    empty = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6, 8))] * 3
+    loss = mask_loss(classes, masks, empty)
+    loss.backward()
+    assert loss.isfinite()
+    assert masks.grad is not None, "under DDP every parameter has a gradient"
+    with pytest.raises(DataError, match="5 masks for 4 queries"):
+        mask_loss(classes[:1], masks[:1], [(torch.zeros(5, dtype=torch.int64), torch.zeros(5, 6, 8))])
+    with pytest.raises(DataError, match="not finite"):
+        mask_loss(classes, masks * torch.nan, known)
+
+
+def test_class_maps_become_masks_and_ignored_pixels_have_no_weight() -> None:
+    target = torch.tensor([[[0, 0, 2, 2], [0, -1, 2, 2]], [[-1] * 4, [-1] * 4]])
+    known, weight = masks_of_classes(target, 3, (1, 2), None)
+    assert known[0][0].tolist() == [0, 2]
+    assert known[0][1].tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
+    assert weight.tolist() == [[[0.75, 1.0]], [[0.0, 0.0]]]
+    soft = F.one_hot(target.clamp_min(0), 3).movedim(-1, 1) * (target >= 0)[:, None]
+    again, same = masks_of_classes(soft.float(), 3, (1, 2), None)
+    assert torch.equal(again[0][1], known[0][1])
+    assert torch.equal(same, weight)
+
+
+def test_the_loss_of_a_head_is_that_of_its_queries() -> None:
+    head, tokens = head_of(), tokens_of(2, 3, 1)
+    outputs, target = head(tokens), torch.randint(0, 3, (2, 32, 48), generator=torch.Generator().manual_seed(0))
+    known, weight = masks_of_classes(target, 3, (8, 12), None)
+    expected = mask_loss(outputs["plant.classes"], outputs["plant.masks"], known, weight)
+    total, _ = TaskLoss([TASK])(outputs, {"plant": target})
+    assert float(total) == pytest.approx(float(expected))
+    total, _ = TaskLoss([TASK])(outputs, {"plant": torch.full_like(target, -1)})
+    assert float(total) == 0.0
+
+
+@pytest.mark.slow
+def test_four_images_are_learnt_to_the_ceiling_of_their_stride() -> None:
+    """Real masks of crop and weed; the ceiling is what masks of a quarter of the patch's stride can reach."""
+    folder = DATA / "crop_cover"
+    if not folder.is_dir():
+        pytest.skip("the real data are not next to the repository")
+    files = sorted((folder / "masks").glob("*.png"), key=lambda file: -len(np.unique(np.asarray(Image.open(file)))))[:4]
+    backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0, layers=[2, 5, 8, 11])
+    recipe = backbone.preprocess.changed(size=(240, 320))
+    images = [next((folder / "images").glob(f"{file.stem}.*")) for file in files]
+    with torch.no_grad():
+        tokens = backbone(recipe(images))
+    target = DenseLabels(classes=3).indices(files, recipe)
+    known, _ = masks_of_classes(target, 3, (60, 80), None)
+    stride = torch.zeros(4, 3, 60, 80)
+    for i, (labels, own) in enumerate(known):
+        stride[i, labels] = own
+    torch.manual_seed(0)
+    head = MaskHead(384, [TASK], num_queries=12, dim=128)
+    loss, optimizer = TaskLoss([TASK]), torch.optim.AdamW(head.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=100)
+    for _ in range(100):
+        total, _ = loss(head(tokens), {"plant": target})
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    found, ceiling = (mean_iou(maps, target) for maps in (head.eval()(tokens)["plant"].softmax(1), stride))
+    assert found >= 0.97 * ceiling
+
+
+def mean_iou(maps: Tensor, target: Tensor) -> float:
+    chosen = F.interpolate(maps, target.shape[1:], mode="bilinear").argmax(1)
+    found = [((chosen == k) & (target == k)).sum() / ((chosen == k) | (target == k)).sum() for k in range(3)]
+    return float(torch.stack(found).mean())
