@@ -89,7 +89,6 @@ NOT_IMPORTED = {
     "pytest-timeout": "a plugin of pytest",
     "pytest-xdist": "a plugin of pytest",
     "ruff": "make lint runs it",
-    "scipy": "transformers' matcher of D-FINE and RT-DETR imports it",
     "types-pyyaml": "mypy reads it",
     "types-tqdm": "mypy reads it",
 }

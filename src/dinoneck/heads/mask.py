@@ -132,7 +132,7 @@ class MaskHead(Head):
         count = self.queries.num_embeddings
         x = torch.cat([self.queries.weight.expand(fused.shape[0], -1, -1), fused], dim=1)
         # queries and prefix tokens have no place: they are not turned
-        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles).to(x)
+        rope = rotary_positions(tokens.grid, count + tokens.num_prefix_tokens, self.angles, x.device).to(x.dtype)
         for block in self.blocks:
             x = block(x, rope=rope)
         x = self.norm(x)
@@ -177,7 +177,7 @@ class _Up(nn.Module):
         return smoothed
 
 
-def rotary_positions(grid: GridSize, prefix: int, angles: int) -> Tensor:
+def rotary_positions(grid: GridSize, prefix: int, angles: int, device: torch.device | None = None) -> Tensor:
     """Return the rotary positions of ``prefix`` tokens without a place, and of the patches of a grid after them.
 
     A patch's centre is (y, x) in -1 ... 1; its angles are 2 pi times the coordinate times 100 ** (-k / angles).
@@ -185,16 +185,17 @@ def rotary_positions(grid: GridSize, prefix: int, angles: int) -> Tensor:
     Shape:
         (prefix + rows * cols, 8 * angles): sines, then cosines, each of y, x, y, x.
     """
-    frequencies = 2 * math.pi * _WAVELENGTH ** (-torch.arange(angles, dtype=torch.float32) / angles)
+    on: dict[str, Any] = {"dtype": torch.float32, "device": device}
+    frequencies = 2 * math.pi * _WAVELENGTH ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
-    y, x = (2 * (torch.arange(count, dtype=torch.float32) + 0.5) / count - 1 for count in (rows, cols))
+    y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))
     turns = [
         y[:, None, None].expand(rows, cols, 1) * frequencies,
         x[None, :, None].expand(rows, cols, 1) * frequencies,
     ]
     angle = torch.cat([*turns, *turns], dim=-1).flatten(0, 1)  # (N, 4 * angles)
     placed = torch.cat([angle.sin(), angle.cos()], dim=-1)
-    still = torch.cat([torch.zeros(prefix, 4 * angles), torch.ones(prefix, 4 * angles)], dim=-1)
+    still = torch.cat([torch.zeros(prefix, 4 * angles, **on), torch.ones(prefix, 4 * angles, **on)], dim=-1)
     return torch.cat([still, placed])
 
 
