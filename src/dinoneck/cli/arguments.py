@@ -176,7 +176,8 @@ class Views:
         revision: branch, tag or commit of the Hub repositories (default: main).
         batch_size: images or tiles at once.
         probe: accept a backbone whose outputs match, even if the hash of its weights differs.
-        min_score: of detectors: smallest score of a box (default: 0.3).
+        min_score: of detectors: smallest score of a box (default: that of the file, the one
+            with the best F1 on held-out images).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
@@ -190,7 +191,7 @@ class Views:
     @property
     def of_boxes(self) -> dict[str, Any]:
         """The arguments of :meth:`dinoneck.detection.Detector.predict`."""
-        return {"batch_size": self.batch_size, "min_score": 0.3 if self.min_score is None else self.min_score}
+        return {"batch_size": self.batch_size, "min_score": self.min_score}
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def report(
     if read.opened[0].head_type == "detector":
         refuse_unused(report, "a detector", options)
         entries, left_out = box_entries(read.opened[0], images, truth, training, max_images, views, backbone)
-        device, how = views.device or "the default", f"boxes of a score of {views.of_boxes['min_score']:g} or more"
+        lowest = views.min_score if views.min_score is not None else read.opened[0].config["min_score"]
+        device, how = views.device or "the default", f"boxes of a score of {lowest:.2g} or more"
     else:
         refuse_unused(report, "heads", options)
         files = files or list_images(images)

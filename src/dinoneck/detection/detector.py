@@ -49,6 +49,7 @@ class Detector(nn.Module):
         preprocess: resizing and normalisation of images.
         classes: names of the labels.
         tuned: names of the backbone's weights that were trained.
+        min_score: the smallest score of predicted boxes; a training sets the one with the best F1 on held-out images.
 
     Raises:
         ConfigError: if backbone, neck and size do not fit.
@@ -77,7 +78,7 @@ class Detector(nn.Module):
         head.levels.attach(backbone)
         self.backbone, self.head = backbone, head
         self.record = backbone.record() if record is None else dict(record)
-        self.tuned = set(head.config["tuned"] or ())
+        self.tuned, self.min_score = set(head.config["tuned"] or ()), head.config["min_score"]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -108,7 +109,7 @@ class Detector(nn.Module):
         self,
         images: ImageInput | Sequence[ImageInput],
         *,
-        min_score: float = 0.3,
+        min_score: float | None = None,
         max_boxes: int = MOST_BOXES,
         batch_size: int = 8,
     ) -> list[dict[str, Any]]:
@@ -116,8 +117,8 @@ class Detector(nn.Module):
 
         Args:
             images: one or several paths, PIL images, arrays (H, W, 3) or tensors (3, H, W).
-            min_score: leave out boxes of a lower score, 0 ... 1; FCOS gives none below 0.2, RetinaNet and Faster R-CNN
-                none below 0.05.
+            min_score: leave out boxes of a lower score, 0 ... 1; None = :attr:`min_score`. FCOS gives none below 0.2,
+                RetinaNet and Faster R-CNN none below 0.05.
             max_boxes: per image, those of the highest scores; FCOS and Faster R-CNN give 100 at most, RetinaNet 300,
                 DETRs as many as they have queries.
             batch_size: images in a forward pass.
@@ -131,6 +132,7 @@ class Detector(nn.Module):
             DataError: if an image cannot be read.
         """
         at_least(1, max_boxes=max_boxes, batch_size=batch_size)
+        min_score = self.min_score if min_score is None else min_score
         if not 0 <= min_score <= 1:
             raise ConfigError(f"min_score is {min_score}; expected a score, 0 ... 1")
         self.eval()
@@ -170,7 +172,8 @@ class Detector(nn.Module):
         self.note_trained()
         weights = dict(self.backbone.named_parameters())
         names = sorted(self.tuned)
-        config = {**self.head.config, "tuned": {name: list(weights[name].shape) for name in names} or None}
+        tuned_shapes = {name: list(weights[name].shape) for name in names} or None
+        config = {**self.head.config, "tuned": tuned_shapes, "min_score": self.min_score}
         whole = DetectionHead.from_config(config, device="meta")
         own = {key: value for key, value in self.head.state_dict().items() if not key.startswith("tuned.")}
         tuned = {f"tuned.{i}": weights[name].detach().clone() for i, name in enumerate(names)}

@@ -70,7 +70,8 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
 
     Returns:
         ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->
-        ``AP``, ``AP50``, None for a class without boxes; ``images``, their number.
+        ``AP``, ``AP50``, None for a class without boxes; ``images``, their number; ``F1``, the best over all scores of
+        the boxes of all classes at an IoU of 0.50, and ``min_score``, the score that it begins at (None without boxes).
 
     Raises:
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
@@ -110,7 +111,24 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
         "AR100": _mean(test.eval["recall"][..., 0, -1]),
         "per_class": classes,
         "images": len(dataset.ids),
+        **_best_threshold(test),
     }
+
+
+def _best_threshold(test: Any) -> dict[str, float | None]:
+    """The score from which boxes have the best F1 at an IoU of 0.50, of an evaluation by pycocotools."""
+    every = [row for row in test.evalImgs if row is not None and row["aRng"] == test.params.areaRng[0]]
+    counts = sum(int(np.sum(np.asarray(row["gtIgnore"]) == 0)) for row in every)
+    kept = [~np.asarray(row["dtIgnore"][0], bool) for row in every]
+    scores = np.concatenate([np.asarray(row["dtScores"])[own] for row, own in zip(every, kept, strict=True)])
+    found = np.concatenate([np.asarray(row["dtMatches"][0])[own] > 0 for row, own in zip(every, kept, strict=True)])
+    if not scores.size:
+        return {"F1": 0.0, "min_score": None}
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # boxes of one score are taken together
+    f1 = 2 * np.cumsum(found[order])[ends] / (ends + 1 + counts)
+    best = int(f1.argmax())
+    return {"F1": float(f1[best]), "min_score": float(scores[order][ends[best]])}
 
 
 def coco_results(predictions: Mapping[int, Prediction], dataset: BoxImages) -> list[dict[str, Any]]:

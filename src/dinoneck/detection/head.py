@@ -37,6 +37,8 @@ class DetectionHead(Configured, nn.Module):
         queries: of a DETR; None = the variant's.
         encoder_layers: of a DETR's hybrid encoder; None = the variant's.
         tuned: name -> shape of the backbone's weights that were trained too; the file holds them.
+        min_score: of the boxes that :meth:`dinoneck.detection.Detector.predict` gives; after a training the one with
+            the best F1 on held-out images.
         device: of the weights.
         dtype: of the weights.
 
@@ -73,12 +75,15 @@ class DetectionHead(Configured, nn.Module):
         queries: int | None = None,
         encoder_layers: int | None = None,
         tuned: dict[str, tuple[int, ...]] | None = None,
+        min_score: float = 0.3,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         if not classes or len(set(classes)) < len(classes):
             raise ConfigError(f"classes are {classes}; expected one name or more, each once")
+        if not 0 <= min_score <= 1:
+            raise ConfigError(f"min_score is {min_score}; expected a score, 0 ... 1")
         self.detector, self.classes, self.embed_dim = detector, classes, neck.embed_dim
         levels = Levels(neck, features_at)
         with nullcontext() if device is None else torch.device(device):

@@ -189,7 +189,8 @@ class _Run:
         scores = self._scores()
         best = max((before.get("AP", -1.0) for before in self.engine.history), default=-1.0)
         if self.engine.rank == 0 and scores["AP"] > best:
-            metrics = {name: scores[name] for name in ("AP", "AP50", "AP75")}
+            metrics = {name: scores[name] for name in ("AP", "AP50", "AP75", "F1")}
+            self.detector.min_score = scores["min_score"] or self.detector.min_score
             self.detector.save(self.folder / UNFINISHED / DETECTOR, training={"epochs": epoch + 1, "metrics": metrics})
         return row | scores
 

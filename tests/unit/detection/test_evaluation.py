@@ -9,8 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torchvision
 from tests.conftest import DATA
 from tests.unit.data.box_samples import content, write
 
@@ -25,7 +27,9 @@ ZERO = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "AR100": 0.0}
 
 
 def totals(found: dict[str, Any]) -> dict[str, float]:
-    return {name: round(value, 6) for name, value in found.items() if name not in ("per_class", "images")}
+    return {
+        name: round(value, 6) for name, value in found.items() if name not in ("per_class", "images", "F1", "min_score")
+    }
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
     class Unsure:
         classes = data.classes
 
-        def predict(self, images: list[Any], min_score: float = 0.3, **options: Any) -> list[dict[str, Any]]:
+        def predict(self, images: list[Any], min_score: float | None = None, **options: Any) -> list[dict[str, Any]]:
             found = [next(rows) for _ in images]
             return found if min_score <= 0.01 else [{key: value[:0] for key, value in row.items()} for row in found]
 
@@ -178,3 +182,45 @@ BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
 def test_predictions_of_another_form_are_refused(found: Any, message: str, data: BoxImages) -> None:
     with pytest.raises(DataError, match=message):
         score_boxes(data, found)
+
+
+def test_the_best_threshold_is_that_of_a_plain_search(tmp_path: Path) -> None:
+    """Every score is tried as the threshold, on boxes that are matched one by one, the highest score first."""
+    random = np.random.RandomState(0)
+    data = BoxImages(write(tmp_path, content()))
+    found: dict[int, Any] = {}
+    for i, image_id in enumerate(data.ids):
+        true = data.original(i)[1].as_subclass(torch.Tensor)
+        near = true + torch.from_numpy(random.uniform(-1, 1, true.shape)).float()
+        far = torch.tensor([[0.0, 20.0, 6.0, 28.0], [30.0, 0.0, 38.0, 6.0]])
+        labels = torch.cat([data[i][1]["labels"], torch.tensor([0, 1])])
+        found[image_id] = {
+            "boxes": torch.cat([near, far]),
+            "labels": labels,
+            "scores": torch.from_numpy(random.rand(len(labels))),
+        }
+    result = score_boxes(data, found)
+
+    def f1(threshold: float) -> float:
+        matched = predicted = 0
+        for i, image_id in enumerate(data.ids):
+            true, labels, free = data.original(i)[1].as_subclass(torch.Tensor), data[i][1]["labels"], set(range(9))
+            own = found[image_id]
+            for place in own["scores"].argsort(descending=True).tolist():
+                if own["scores"][place] < threshold:
+                    break
+                predicted += 1
+                ious = (
+                    torchvision.ops.box_iou(own["boxes"][place : place + 1], true)[0] if len(true) else torch.zeros(0)
+                )
+                fits = [
+                    k for k in range(len(true)) if ious[k] >= 0.5 and labels[k] == own["labels"][place] and k in free
+                ]
+                matched += bool(fits)
+                free -= set(fits[:1])
+        return 2 * matched / (predicted + 4)
+
+    scores = torch.cat([own["scores"] for own in found.values()]).tolist()
+    assert result["F1"] == pytest.approx(max(map(f1, scores)))
+    assert f1(result["min_score"]) == pytest.approx(result["F1"])
+    assert score_boxes(data, {})["min_score"] is None
