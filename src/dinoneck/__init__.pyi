@@ -41,9 +41,11 @@ from dinoneck.evaluation import evaluate as evaluate
 from dinoneck.grid import GridSize as GridSize
 from dinoneck.grid import PreparedImages as PreparedImages
 from dinoneck.grid import TokenGrid as TokenGrid
+from dinoneck.heads.bins import Bins as Bins
 from dinoneck.heads.cls_gating import CLSGating as CLSGating
 from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
 from dinoneck.heads.dense import DenseHead as DenseHead
+from dinoneck.heads.dpt import DPTHead as DPTHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
 from dinoneck.heads.linear import LinearHead as LinearHead
 from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
