@@ -39,6 +39,7 @@ NO_EFFECT = {
         "--overlap",
         "--tile-scale",
         "--weights",
+        "--head-weights",
         "--reduce",
         "--image-column",
         "--no-tokens",

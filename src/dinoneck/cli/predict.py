@@ -66,7 +66,8 @@ def predict(
     image_column: str = "image",
     maps: Annotated[Path | None, arg(metavar="PNG")] = None,
     skip_unusable: bool = False,
-    weights: tuple[float, ...] | None = None,
+    weights: str | None = None,
+    head_weights: tuple[float, ...] | None = None,
     reduce: Literal["mean", "median"] = "mean",
     tiles: Annotated[Tiles, arg(name="")] = Tiles(),
     views: Annotated[Views, arg(name="")] = Views(),
@@ -78,8 +79,8 @@ def predict(
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
-        heads: head files, folders of trainings or of head files, or Hub repositories (user/name), averaged; KEY=HEAD
-            runs different heads next to each other.
+        heads: head files, folders of trainings or of head files, published heads (dinoneck list heads), or Hub
+            repositories (user/name), averaged; KEY=HEAD runs different heads next to each other.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
         csv: a CSV that names the images.
@@ -87,7 +88,8 @@ def predict(
         image_column: column of file names.
         maps: draw the first 8 images with their heat maps, or their boxes.
         skip_unusable: list and leave out unusable images.
-        weights: one per head, in order (files of a folder by name).
+        weights: the publisher's file of the published head, where it is on disk.
+        head_weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
         tiles: how larger images are cut.
         views: how images are predicted.
@@ -100,17 +102,23 @@ def predict(
         refuse_unused(predict, "a feature store" if store else "images that are named", options)
     named = {} if store else _named(images, csv, image_folder, image_column)
     named_heads = _by_key([word for group in heads for word in group])
-    inputs = [*named.values(), *(word for own in named_heads.values() for word in own), csv, backbone.backbone_file]
+    inputs = [
+        *named.values(),
+        *(word for own in named_heads.values() for word in own),
+        csv,
+        backbone.backbone_file,
+        weights,
+    ]
     _check_text(named.values())
     check_output(out, inputs, (".csv",))
     if maps is not None:
         check_output(maps, inputs, (".png",), "--maps")
-    read = read_heads(named_heads, views.revision)
+    read = read_heads(named_heads, views.revision, weights)
     if read.opened[0].head_type == "detector":
         refuse_unused(predict, "a detector", options)
         return detect.predict(read.opened, named, out, maps, backbone, views, skip_unusable)
     refuse_unused(predict, "heads", options)
-    predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=weights, reduce=reduce)
+    predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=head_weights, reduce=reduce)
     if store is not None:
         return _predict_stored(predictor, store, out) | {"revisions": commits}
     return _predict_images(predictor, named, out, maps, skip_unusable) | {"revisions": commits}
@@ -182,11 +190,11 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     return named
 
 
-def read_heads(words: Mapping[str, Sequence[str]], revision: str | None) -> Heads:
+def read_heads(words: Mapping[str, Sequence[str]], revision: str | None, weights: str | None = None) -> Heads:
     """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
     from dinoneck.inference.sources import opened
 
-    read = opened(words.get("", words), revision)
+    read = opened(words.get("", words), revision, weights)
     return Heads([head for own in read.values() for head in own], read.get("", read))
 
 

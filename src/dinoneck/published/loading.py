@@ -68,9 +68,7 @@ def load_published(
     record = backbone_record(row)
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
     origin = {"published": name, "url": row.url, "sha256": seen}
-    return HeadCheckpoint.from_module(
-        head, backbone=record, preprocess=inputs, license=row.licence, extra=origin
-    )
+    return HeadCheckpoint.from_module(head, backbone=record, preprocess=inputs, license=row.licence, extra=origin)
 
 
 def built(row: PublishedHead) -> Head:

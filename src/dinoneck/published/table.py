@@ -6,6 +6,7 @@ positions are resampled, how images are prepared, and how the head's output beco
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -90,6 +91,19 @@ def list_published(task: str | None = None, backbone: str | None = None) -> list
     return [row for row in rows if task in (None, row.task) and wanted in (None, row.backbone)]
 
 
+def is_published(source: object) -> bool:
+    """Whether this is the name of a published head and not a local path.
+
+    Raises:
+        CheckpointError: if it is both.
+    """
+    if not isinstance(source, str) or source not in ROWS:
+        return False
+    if os.path.lexists(source):
+        raise CheckpointError(f"{source!r} is a published head and a path here; write ./{source} for the path")
+    return True
+
+
 def row_named(name: str) -> PublishedHead:
     """Return the row of a published head.
 
@@ -168,6 +182,7 @@ def _depth_heads() -> Iterator[PublishedHead]:
                 "unit_bias": False,
             }
             shifted = {"$": "TargetTransform", "mean": 0.001, "std": 1.0}
+            metres = _task("depth", activation="relu", transform=shifted, **bounds)
             yield _row(
                 f"{base}_{data}_dpt",
                 "depth",
@@ -175,7 +190,7 @@ def _depth_heads() -> Iterator[PublishedHead]:
                 url=f"{file}_dpt_head.pth",
                 hub=f"facebook/dpt-dinov2-{size}-{data}",
                 layers=_SPREAD[depth],
-                head=_dpt(width, _task("depth", activation="relu", transform=shifted, **bounds), neck, add_projection=True),
+                head=_dpt(width, metres, neck, add_projection=True),
                 dialects=("dpt of mmcv", "dpt of transformers"),
                 **shared,
             )
@@ -278,7 +293,5 @@ def _model(backbone: str) -> Known:
     return cast("Known", model_of(backbone))
 
 
-ROWS = {
-    row.name: row for rows in (_classifiers, _depth_heads, _segmentation_heads, _dinov3_heads) for row in rows()
-}
+ROWS = {row.name: row for rows in (_classifiers, _depth_heads, _segmentation_heads, _dinov3_heads) for row in rows()}
 """Name -> row."""

@@ -116,7 +116,8 @@ def write(path: Any, state: Mapping[str, Tensor]) -> Any:
     """Save a state dict as its publisher does: those of mmcv and mmseg in a checkpoint with notes."""
     content: Any = dict(state)
     if any(name.startswith("decode_head.") for name in state):
-        content = {"meta": {"mmcv_version": "1.7.0", "epoch": np.float64(3.0), "CLASSES": ("a", "b")}, "state_dict": content}
+        notes = {"mmcv_version": "1.7.0", "epoch": np.float64(3.0), "CLASSES": ("a", "b")}
+        content = {"meta": notes, "state_dict": content}
     torch.save(content, path)
     return path
 
