@@ -12,6 +12,7 @@ from dinoneck import layers as layers
 from dinoneck import losses as losses
 from dinoneck import necks as necks
 from dinoneck import points as points
+from dinoneck import published as published
 from dinoneck import registry as registry
 from dinoneck import serve as serve
 from dinoneck import store as store
@@ -60,6 +61,8 @@ from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
 from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter as SpatialTuningAdapter
 from dinoneck.necks.sta_pyramid import STAPyramid as STAPyramid
 from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
+from dinoneck.published.loading import load_published as load_published
+from dinoneck.published.table import list_published as list_published
 from dinoneck.registry import register as register
 from dinoneck.store.feature_store import FeatureStore as FeatureStore
 from dinoneck.tasks import TargetTransform as TargetTransform

@@ -228,14 +228,15 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
 
 def _is_any_copy(trained: Mapping[str, Any]) -> bool:
     """Whether a head was trained by others on published weights, of which its record names no revision or hash."""
-    origin = trained.get("weights")
-    hub = isinstance(origin, Mapping) and origin.get("kind") == "hub"
-    return hub and origin.get("revision") is None and trained.get("weights_sha256") is None
+    origin: Mapping[str, Any] = trained.get("weights") or {}
+    unknown = origin.get("revision") is None and trained.get("weights_sha256") is None
+    return unknown and origin.get("kind") == "hub"
 
 
 def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Compare published weights by their name in any library; those of a file cannot be compared."""
-    kind = (given.get("weights") or {}).get("kind")
+    origin: Mapping[str, Any] = given.get("weights") or {}
+    kind = origin.get("kind")
     if kind == "hub" and names_of(str(trained.get("name"))) == names_of(str(given.get("name"))):
         return []
     if kind != "file":

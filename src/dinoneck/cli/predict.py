@@ -79,8 +79,8 @@ def predict(
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
-        heads: head files, folders of trainings or of head files, published heads (dinoneck list heads), or Hub
-            repositories (user/name), averaged; KEY=HEAD runs different heads next to each other.
+        heads: head files, folders of trainings or of head files, published heads, or Hub repositories (user/name),
+            averaged; KEY=HEAD runs different heads next to each other.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
         csv: a CSV that names the images.
@@ -102,13 +102,8 @@ def predict(
         refuse_unused(predict, "a feature store" if store else "images that are named", options)
     named = {} if store else _named(images, csv, image_folder, image_column)
     named_heads = _by_key([word for group in heads for word in group])
-    inputs = [
-        *named.values(),
-        *(word for own in named_heads.values() for word in own),
-        csv,
-        backbone.backbone_file,
-        weights,
-    ]
+    words = [word for own in named_heads.values() for word in own]
+    inputs = [*named.values(), *words, csv, weights, backbone.backbone_file]
     _check_text(named.values())
     check_output(out, inputs, (".csv",))
     if maps is not None:

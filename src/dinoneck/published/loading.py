@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import torch
 from packaging.version import Version
 
-from dinoneck import registry
 from dinoneck.backbones.known import family_of
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
-from dinoneck.heads.head import Head
 from dinoneck.hub_errors import refusal, unreachable
-from dinoneck.published.labels import ADE20K
 from dinoneck.published.names import translated
 from dinoneck.published.table import PublishedHead, row_named
 from dinoneck.weight_files import read_state
@@ -32,7 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 4 << 30
 _SAFE_READER = Version("2.10")  # the weights-only reader of earlier versions had a hole (CVE-2026-24747)
 # a checkpoint of mmcv may hold NumPy numbers in its notes
-_NUMBERS = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
+_NUMBERS: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
 
 
 def load_published(
@@ -57,7 +52,7 @@ def load_published(
     row = row_named(name)
     file = _file(row, revision) if weights is None else Path(weights)
     seen = _checked_hash(row, file)
-    head = built(row)
+    head = row.build()
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             state = read_state(file, MAX_BYTES)
@@ -69,15 +64,6 @@ def load_published(
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
     origin = {"published": name, "url": row.url, "sha256": seen}
     return HeadCheckpoint.from_module(head, backbone=record, preprocess=inputs, license=row.licence, extra=origin)
-
-
-def built(row: PublishedHead) -> Head:
-    """Return the module of a row on the meta device, in eval mode."""
-    part = copy.deepcopy(dict(row.head))
-    if row.labels:
-        part["config"]["tasks"][0]["labels"] = labels_of(row.labels)
-    with torch.device("meta"):
-        return cast("Head", registry.resolve(part["type"]).from_config(part["config"]).eval())
 
 
 def backbone_record(row: PublishedHead) -> dict[str, Any]:
@@ -101,20 +87,6 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
         "weights_sha256": None,
         "license": model.license,
     }
-
-
-def labels_of(data: str) -> list[str]:
-    """Return the class names of a data set; those that several classes share are followed by their index."""
-    if data == "ade20k":
-        return [*ADE20K]
-    from torchvision import models
-
-    weights: Any = models.ResNet18_Weights.IMAGENET1K_V1
-    if data == "voc2012":
-        weights = models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
-    names = weights.meta["categories"]
-    count = Counter(names)
-    return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def _checked_hash(row: PublishedHead, file: Path) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from dinoneck import registry
 from dinoneck.backbones.known import (
     LICENSES,
     SATELLITE_STD,
@@ -21,9 +22,12 @@ from dinoneck.backbones.known import (
     resolve_name,
 )
 from dinoneck.errors import CheckpointError, did_you_mean
+from dinoneck.published.labels import labels_of
+
+if TYPE_CHECKING:
+    from dinoneck.heads.head import Head
 
 _FILES = "https://dl.fbaipublicfiles.com"
-_LAST = {12: (8, 9, 10, 11), 24: (20, 21, 22, 23), 40: (36, 37, 38, 39)}
 _SPREAD = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}  # depth -> blocks of four-layer depth heads
 _CLASSES = {"size": (224, 224), "resize": "crop", "interpolation": "bicubic"}
 _WHOLE = {"resize": "pad", "pad_to": "center"}  # the image as it is, in whole patches
@@ -69,9 +73,17 @@ class PublishedHead:
     @property
     def size(self) -> int:
         """Parameters of the head."""
-        from dinoneck.published.loading import built
+        return sum(parameter.numel() for parameter in self.build().parameters())
 
-        return sum(parameter.numel() for parameter in built(self).parameters())
+    def build(self) -> Head:
+        """Return the module on the meta device, in eval mode."""
+        import torch
+
+        config = {**self.head["config"]}
+        if self.labels:
+            config["tasks"] = [{**config["tasks"][0], "labels": labels_of(self.labels)}]
+        with torch.device("meta"):
+            return cast("Head", registry.resolve(self.head["type"]).from_config(config).eval())
 
     @property
     def model(self) -> Known:
@@ -156,7 +168,7 @@ def _classifiers() -> Iterator[PublishedHead]:
                     backbone,
                     url=f"{_FILES}/dinov2/{base}/{file}_{form}_head.pth",
                     hub=hub if count == 1 else None,
-                    layers=_LAST[depth][-count:],
+                    layers=tuple(range(depth - count, depth)),
                     inputs=_CLASSES,
                     head=_linear(width, _task("class", "classification", dim=1000), num_layers=count, pool="cls+mean"),
                     labels="imagenet",
@@ -172,7 +184,7 @@ def _depth_heads() -> Iterator[PublishedHead]:
         for data, far in (("nyu", 10.0), ("kitti", 80.0)):
             file = f"{_FILES}/dinov2/{base}/{base}_{data}"
             shared: dict[str, Any] = {"norm": False, "inputs": _WHOLE}
-            bounds = {"unit": "m", "minimum": 0.001, "maximum": far}
+            bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
             neck = {
                 "readout": "project",
                 "patch_size": 14,
@@ -194,7 +206,7 @@ def _depth_heads() -> Iterator[PublishedHead]:
                 dialects=("dpt of mmcv", "dpt of transformers"),
                 **shared,
             )
-            for form, layers in (("linear", _LAST[depth][-1:]), ("linear4", _SPREAD[depth])):
+            for form, layers in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
                 cells = {"num_layers": len(layers), "pool": None, "use_cls": True, "upsample": 4, "bins": _bins(far)}
                 yield _row(
                     f"{base}_{data}_{form}",
@@ -221,7 +233,7 @@ def _segmentation_heads() -> Iterator[PublishedHead]:
                     "segmentation",
                     base,
                     url=f"{_FILES}/dinov2/{base}/{base}_{data}_{form}_head.pth",
-                    layers=_LAST[depth][-count:],
+                    layers=tuple(range(depth - count, depth)),
                     inputs=_WHOLE,
                     head=_linear(width, task, num_layers=count, pool=None),
                     labels=data,

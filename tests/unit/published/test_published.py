@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dinoneck import CheckpointError, HeadCheckpoint, Tokens, list_published, load_published
 from dinoneck.published import table
-from dinoneck.published.loading import built
 from dinoneck.published.names import translated
 
 ROWS = list_published()
@@ -80,7 +79,7 @@ def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_
     own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert row.size == sum(x.numel() for name, x in own.items() if not is_norm(name))
     if row.size > 100_000_000:  # names and shapes only; the arithmetic follows at reduced width
-        translated(own, built(row).state_dict(), row.dialects, "the file")
+        translated(own, row.build().state_dict(), row.dialects, "the file")
         return
     state = official.random_state(shapes)
     checkpoint = load_published(row.name, weights=written(row, tmp_path, state))
@@ -108,7 +107,7 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     shapes = official.dpt_shapes(16, (4, 6, 8, 10), 8, mid, out, project=project, bias=bias, mix=mix, norm=norm)
     prefix = "decode_head." if name.startswith("dinov2") else ""
     state = official.random_state({prefix + key: shape for key, shape in shapes.items()})
-    head: Any = built(row)
+    head: Any = row.build()
     head.load_state_dict(translated(state, head.state_dict(), row.dialects, "the file"), assign=True)
     tokens = tokens_of(row, grid)
     tokens = Tokens.from_sequence(
@@ -209,7 +208,7 @@ def test_the_table_settles_the_traps() -> None:
     [task] = rows["dinov2_vits14_nyu_linear"].head["config"]["tasks"]
     assert task["maximum"] == 10.0
     assert {row.name for row in list_published("depth", "dinov3_vit7b16")} == {"dinov3_vit7b16_synthmix_dpt"}
-    assert all(len(built(row).tasks[0].labels) in (0, 21, 150, 1000) for row in ROWS)
+    assert all(len(row.build().tasks[0].labels) in (0, 21, 150, 1000) for row in ROWS)
 
 
 def test_a_saved_head_keeps_licence_and_origin(tmp_path: Path) -> None:
