@@ -54,13 +54,13 @@ def export(
     """
     options = locals()
     check_output(out, [file, backbone.backbone_file])
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.export import export_head, export_state_dict
-    from dinoneck.published import load_published
-    from dinoneck.published.table import is_published
+    from dinoneck.inference.sources import opened
 
-    load = load_published if is_published(file) else HeadCheckpoint.load
-    head = load(file, revision=revision)
+    read: Any = opened(file, revision, backbone.weights)[""]
+    if len(read) > 1:
+        raise ConfigError(f"{file} holds {len(read)} head files; expected one")
+    head: HeadCheckpoint = read[0]
     if head.head_type == "detector":
         refuse_unused(export, "the export of a detector", options)
         if format != "onnx":

@@ -66,7 +66,6 @@ def predict(
     image_column: str = "image",
     maps: Annotated[Path | None, arg(metavar="PNG")] = None,
     skip_unusable: bool = False,
-    weights: str | None = None,
     head_weights: tuple[float, ...] | None = None,
     reduce: Literal["mean", "median"] = "mean",
     tiles: Annotated[Tiles, arg(name="")] = Tiles(),
@@ -88,7 +87,6 @@ def predict(
         image_column: column of file names.
         maps: draw the first 8 images with their heat maps, or their boxes.
         skip_unusable: list and leave out unusable images.
-        weights: the publisher's file of the published head, where it is on disk.
         head_weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
         tiles: how larger images are cut.
@@ -103,12 +101,12 @@ def predict(
     named = {} if store else _named(images, csv, image_folder, image_column)
     named_heads = _by_key([word for group in heads for word in group])
     words = [word for own in named_heads.values() for word in own]
-    inputs = [*named.values(), *words, csv, weights, backbone.backbone_file]
+    inputs = [*named.values(), *words, csv, backbone.weights, backbone.backbone_file]
     _check_text(named.values())
     check_output(out, inputs, (".csv",))
     if maps is not None:
         check_output(maps, inputs, (".png",), "--maps")
-    read = read_heads(named_heads, views.revision, weights)
+    read = read_heads(named_heads, views.revision, backbone.weights)
     if read.opened[0].head_type == "detector":
         refuse_unused(predict, "a detector", options)
         return detect.predict(read.opened, named, out, maps, backbone, views, skip_unusable)
@@ -185,7 +183,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     return named
 
 
-def read_heads(words: Mapping[str, Sequence[str]], revision: str | None, weights: str | None = None) -> Heads:
+def read_heads(words: Mapping[str, Sequence[str]], revision: str | None, weights: str | None) -> Heads:
     """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
     from dinoneck.inference.sources import opened
 

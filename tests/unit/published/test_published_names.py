@@ -91,3 +91,12 @@ def test_the_list_names_every_published_head(capsys: pytest.CaptureFixture[str])
     assert main(["list", "heads", "depth"]) == 0
     printed = capsys.readouterr().out
     assert all(row.name in printed for row in table.ROWS.values() if row.task == "depth")
+
+
+def test_a_depth_head_with_its_backbone_is_exported(folder: Path, tmp_path: Path) -> None:
+    """The exporter itself compares the program with the eager model before it writes."""
+    pytest.importorskip("onnxscript")
+    words = ["export", DEPTH, "--weights", folder / f"{DEPTH}.pth", "--with-backbone", "--format", "onnx"]
+    words += ["--size", "70x112", "--out", tmp_path / "depth.onnx", "--backbone-file", folder / "backbone.safetensors"]
+    assert main([*map(str, words)]) == 0
+    assert (tmp_path / "depth.onnx").stat().st_size > 80_000_000
