@@ -68,7 +68,7 @@ def fitted(head: Head, data: Masks, lr: float, seed: int) -> Predict:
 
 def dinoneck_dpt(data: Masks, lr: float, seed: int) -> Predict:
     torch.manual_seed(seed)
-    neck = {"type": "dpt", "num_layers": 4, "out_channels": WIDTH, "hidden_sizes": HIDDEN}
+    neck = {"type": "dpt_neck", "num_layers": 4, "out_channels": WIDTH, "hidden_sizes": HIDDEN}
     return fitted(PyramidHead(384, [TASK], neck, layer_indices=LAYERS), data, lr, seed)
 
 

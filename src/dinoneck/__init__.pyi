@@ -12,6 +12,7 @@ from dinoneck import layers as layers
 from dinoneck import losses as losses
 from dinoneck import necks as necks
 from dinoneck import points as points
+from dinoneck import published as published
 from dinoneck import registry as registry
 from dinoneck import serve as serve
 from dinoneck import store as store
@@ -41,9 +42,11 @@ from dinoneck.evaluation import evaluate as evaluate
 from dinoneck.grid import GridSize as GridSize
 from dinoneck.grid import PreparedImages as PreparedImages
 from dinoneck.grid import TokenGrid as TokenGrid
+from dinoneck.heads.bins import Bins as Bins
 from dinoneck.heads.cls_gating import CLSGating as CLSGating
 from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
 from dinoneck.heads.dense import DenseHead as DenseHead
+from dinoneck.heads.dpt import DPTHead as DPTHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
 from dinoneck.heads.linear import LinearHead as LinearHead
 from dinoneck.heads.mask import MaskHead as MaskHead
@@ -59,6 +62,8 @@ from dinoneck.necks.simple_pyramid import SimplePyramid as SimplePyramid
 from dinoneck.necks.spatial_tuning_adapter import SpatialTuningAdapter as SpatialTuningAdapter
 from dinoneck.necks.sta_pyramid import STAPyramid as STAPyramid
 from dinoneck.necks.vit_fpn import ViTFPN as ViTFPN
+from dinoneck.published.loading import load_published as load_published
+from dinoneck.published.table import list_published as list_published
 from dinoneck.registry import register as register
 from dinoneck.store.feature_store import FeatureStore as FeatureStore
 from dinoneck.tasks import TargetTransform as TargetTransform

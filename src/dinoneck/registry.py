@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
+    "bins": "dinoneck.heads.bins:Bins",
     "cls_gating": "dinoneck.heads.cls_gating:CLSGatingHead",
     "cls_gating_pool": "dinoneck.heads.cls_gating:CLSGating",
     "decoder_injection": "dinoneck.points.injection:DecoderInjection",
     "dense": "dinoneck.heads.dense:DenseHead",
     "detector": "dinoneck.detection.head:DetectionHead",
-    "dpt": "dinoneck.necks.dpt:DPTNeck",
+    "dpt": "dinoneck.heads.dpt:DPTHead",
+    "dpt_neck": "dinoneck.necks.dpt:DPTNeck",
     "ensemble": "dinoneck.heads.ensemble:HeadEnsemble",
     "fpn": "dinoneck.heads.pyramid:FPNHead",
     "gated_fusion": "dinoneck.points.fusion:GatedFusion",

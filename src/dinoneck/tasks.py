@@ -74,10 +74,11 @@ class Task:
         ignore_index: a class label that counts for nothing.
         minimum: predictions in original units are never below it (0 for a mass). It holds for images and for
             ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up.
+        maximum: predictions in original units are never above it; for the same values as ``minimum``.
         aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
         from_map: name of a dense or segmentation task of the same head: the image's value is the mean over that
             map's cells of the output labelled with this task's name, in original units; None = a readout of its own.
-            The map has no ``minimum``, since a mean of clipped cells is too high; this task may have one.
+            The map has no ``minimum`` or ``maximum``, since a mean of clipped cells is biased; this task may have them.
         shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1 of one whole.
             Pictures draw them so; predictions are not clipped.
 
@@ -108,6 +109,7 @@ class Task:
     aggregate: Aggregate = "sum"
     from_map: str | None = None
     shares: bool = False
+    maximum: float | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -120,7 +122,7 @@ class Task:
             _one_of(where + field, getattr(self, field), get_args(allowed), optional=field in ("activation", "loss"))
         if self.loss is not None and self.loss not in _LOSSES[self.kind]:
             raise ConfigError(f"{where}loss {self.loss!r} does not fit kind {self.kind!r}; use {_LOSSES[self.kind]}")
-        for field in ("weight", "beta", "minimum"):
+        for field in ("weight", "beta", "minimum", "maximum"):
             object.__setattr__(self, field, read_numbers(getattr(self, field), where + field))
         if self.weight is None or any(value < 0 for value in each(self.weight)):
             raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
@@ -134,8 +136,11 @@ class Task:
             raise ConfigError(f"{where}weight is {self.weight!r}; classes share one loss, so it takes one number")
         if not isinstance(self.beta, float) or self.beta <= 0:
             raise ConfigError(f"{where}beta is {self.beta!r}; expected a positive number")
-        if isinstance(self.minimum, tuple) or abs(self.minimum or 0.0) > torch.finfo(torch.float32).max:
-            raise ConfigError(f"{where}minimum is {self.minimum!r}; expected one number within float32, or None")
+        for field, bound in (("minimum", self.minimum), ("maximum", self.maximum)):
+            if isinstance(bound, tuple) or abs(bound or 0.0) > torch.finfo(torch.float32).max:
+                raise ConfigError(f"{where}{field} is {bound!r}; expected one number within float32, or None")
+        if None not in (self.minimum, self.maximum) and self.minimum > self.maximum:  # type: ignore[operator]
+            raise ConfigError(f"{where}minimum is {self.minimum:g} and maximum {self.maximum:g}; exchange them")
         if self.transform is not None and not isinstance(self.transform, TargetTransform):
             raise ConfigError(f"{where}transform is {self.transform!r}; expected a TargetTransform or None")
         if self.transform is not None and self.transform.outputs not in (None, self.dim):
@@ -157,7 +162,9 @@ class Task:
                 "not keep. Use a transform without log1p, or kind 'regression' without from_map"
             )
         if self.is_categorical or self.kind == "ratio":
-            given = [name for name in ("transform", "activation", "minimum") if getattr(self, name) is not None]
+            given = [
+                name for name in ("transform", "activation", "minimum", "maximum") if getattr(self, name) is not None
+            ]
             if given:
                 raise ConfigError(f"{where}{', '.join(given)} given; outputs of kind {self.kind!r} are probabilities")
         if any(not isinstance(text, str) or not text.isprintable() for text in (self.unit, *self.labels)):
@@ -194,7 +201,7 @@ class Task:
         return self.kind in ("dense", "segmentation")
 
     def natural(self, output: Tensor) -> Tensor:
-        """Convert normalised outputs to original units, in float32 or wider, before ``minimum``.
+        """Convert normalised outputs to original units, in float32 or wider, before ``minimum`` and ``maximum``.
 
         Class logits and ratio logits become probabilities; everything else goes through the inverse transform.
 
@@ -207,9 +214,12 @@ class Task:
         return self.natural_map(output) if self.is_map else self._natural(output)
 
     def predict(self, output: Tensor) -> Tensor:
-        """Like :meth:`natural`, kept at or above ``minimum``: the value that a user sees."""
-        x = self.natural(output)
-        return x if self.minimum is None else x.clamp_min(self.minimum)
+        """Like :meth:`natural`, kept within ``minimum`` and ``maximum``: the value that a user sees."""
+        return self.clamp(self.natural(output))
+
+    def clamp(self, values: Tensor) -> Tensor:
+        """Keep values in original units within ``minimum`` and ``maximum``."""
+        return values if self.minimum is None and self.maximum is None else values.clamp(self.minimum, self.maximum)
 
     def natural_map(self, output: Tensor) -> Tensor:
         """Turn a map (B, dim, rows, cols) in normalised units to original units, of the same shape.
@@ -228,9 +238,9 @@ class Task:
         return self._natural(output.movedim(1, -1), cells).movedim(-1, 1)
 
     def predict_map(self, output: Tensor) -> Tensor:
-        """Like :meth:`natural_map`, and the cells of a ``dense`` task kept at or above ``minimum``."""
+        """Like :meth:`natural_map`, and the cells of a ``dense`` task kept within ``minimum`` and ``maximum``."""
         x = self.natural_map(output)
-        return x if self.minimum is None or self.kind != "dense" else x.clamp_min(self.minimum)
+        return self.clamp(x) if self.kind == "dense" else x
 
     def _natural(self, output: Tensor, parts: int = 1) -> Tensor:
         """Values (..., dim), of which ``parts`` add up to one image's."""
@@ -304,7 +314,7 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
     """Return the map task whose cells make a task's value (``from_map``), and the output of it.
 
     Raises:
-        ConfigError: if the map does not exist, not exactly one of its labels is the task's name, or it has a minimum.
+        ConfigError: if the map does not exist, not exactly one of its labels is the task's name, or it has a bound.
     """
     maps = {own.name: own for own in tasks if own.is_map}
     cells = maps.get(str(task.from_map))
@@ -314,11 +324,12 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
             f"task {task.name!r} is the mean over the cells of {task.from_map!r}, which is not a dense or "
             f"segmentation task of this head with a label {task.name!r}; there are: {there}"
         )
-    if cells.minimum is not None:
-        raise ConfigError(
-            f"task {task.name!r} is the mean over the cells of {cells.name!r}, whose minimum is {cells.minimum:g}: a "
-            f"mean of clipped cells is too high; give the minimum to {task.name!r} alone"
-        )
+    for field, bound in (("minimum", cells.minimum), ("maximum", cells.maximum)):
+        if bound is not None:
+            raise ConfigError(
+                f"task {task.name!r} is the mean over the cells of {cells.name!r}, whose {field} is {bound:g}: a mean "
+                f"of clipped cells is biased; give the {field} to {task.name!r} alone"
+            )
     if cells.labels.count(task.name) > 1:
         raise ConfigError(
             f"task {task.name!r} is the mean over the cells of {cells.name!r}, which has several outputs with that "

@@ -5,7 +5,7 @@ A new neck or head adds a case here; ``test_every_registered_class_has_a_case`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 import dinoneck
 from dinoneck import (
+    Bins,
     CLSGating,
     CLSGatingHead,
     DenseHead,
+    DPTHead,
     DPTNeck,
     FPNHead,
     HeadEnsemble,
@@ -147,6 +149,15 @@ def fpn(**options: Any) -> Callable[..., nn.Module]:
     return lambda **f: awake(ViTFPN(**{"embed_dim": WIDTH, "num_layers": 4, "fpn_dim": 8, **options, **f}))
 
 
+def dpt_neck(**options: Any) -> Callable[..., nn.Module]:
+    return lambda **f: DPTNeck(**{"embed_dim": WIDTH, "out_channels": 8, **options, **f})
+
+
+def dpt(tasks: Sequence[Task], bins: Bins | None = None, mix: bool = False, **neck: Any) -> Callable[..., nn.Module]:
+    small = {"type": "dpt_neck", "num_layers": 2, "out_channels": 8, "hidden_sizes": (4, 4), "patch_size": 16, **neck}
+    return lambda **f: DPTHead(WIDTH, tasks, small, 4, bins, mix, **f)
+
+
 def injection(**options: Any) -> Callable[..., nn.Module]:
     return lambda **f: DecoderInjection(
         **{"c_dino": WIDTH, "levels": {4: POINT_WIDTH}, "zero_init": False, **options, **f}
@@ -216,9 +227,14 @@ CASES = [
         smallest=9,
     ),
     Case("simple_pyramid", lambda **f: dinoneck.SimplePyramid(WIDTH, 8, **f), smallest=3),
-    Case("dpt", lambda **f: DPTNeck(WIDTH, 4, 8, "project", hidden_sizes=(4, 6, 8, 10), **f), layers=4, smallest=3),
+    Case("dpt_neck", dpt_neck(num_layers=4, readout="project", hidden_sizes=(4, 6, 8, 10)), layers=4, smallest=3),
+    Case("dpt_neck-ignore", dpt_neck(num_layers=2, hidden_sizes=(6, 8)), layers=2, smallest=3, inductor=False),
     Case(
-        "dpt-ignore", lambda **f: DPTNeck(WIDTH, 2, 8, hidden_sizes=(6, 8), **f), layers=2, smallest=3, inductor=False
+        "dpt_neck-double",
+        dpt_neck(num_layers=3, hidden_sizes=(6, 8, 8), upsample="double", align_corners=True, unit_bias=False),
+        layers=3,
+        smallest=3,
+        inductor=False,
     ),
     Case("sta_pyramid", lambda **f: STAPyramid(WIDTH, 8, **f), smallest=3),
     Case(
@@ -261,6 +277,21 @@ CASES = [
     Case("linear-cls", lambda **f: LinearHead(WIDTH, TASKS, 2, "cls", **f), layers=2, inductor=False),
     Case("linear-mean", lambda **f: LinearHead(WIDTH, TASKS, 2, "mean", **f), layers=2, inductor=False),
     Case("linear-maps", lambda **f: LinearHead(WIDTH, MAPS, 2, None, **f), layers=2, smallest=2),
+    Case(
+        "linear-upsampled",
+        lambda **f: LinearHead(WIDTH, MAPS[:1], 2, None, True, 4, Bins(0.1, 9.0, 8, "mixed"), **f),
+        layers=2,
+        smallest=2,
+        inductor=False,
+    ),
+    Case("dpt", dpt(MAPS[3:]), layers=2, smallest=3),
+    Case(
+        "dpt-bins",
+        dpt(MAPS[:1], Bins(0.1, 9.0, 8), True, upsample="double", align_corners=True),
+        layers=2,
+        smallest=3,
+        inductor=False,
+    ),
     Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
     Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5, inductor=False),
     Case(

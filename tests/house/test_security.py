@@ -68,6 +68,8 @@ ALLOWED = {
         "weight_files.py",
         "torch.load",
     ): "the one reader of files of weights from elsewhere; weights_only=True, see below",
+    ("published/loading.py", "torch.hub."): "download_url_to_file and the folder for it; addresses of our own table",
+    ("published/loading.py", "torch.serialization."): "numbers of NumPy, for the one call",
     ("lazy.py", "importlib.import_module"): "names of our own tables",
     ("registry.py", "importlib.import_module"): "places in our own table; what the user names by --import",
     ("registry.py", "importlib.util."): "a Python file that the user names by --import",

@@ -57,8 +57,8 @@ MODULES = (
     Mutant(
         "The DPT neck enlarges its maps with align_corners=True.",
         "necks/dpt.py",
-        'mode="bilinear", align_corners=False',
-        'mode="bilinear", align_corners=True',
+        "align_corners=self.align_corners, **to",
+        "align_corners=True, **to",
         "unit/necks/test_dpt.py::test_it_is_the_formula",
     ),
     Mutant(

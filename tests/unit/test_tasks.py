@@ -102,7 +102,7 @@ def test_logits_become_probabilities() -> None:
     "wrong",
     [{"name": ""}, {"name": "a:b"}, {"dim": 0}, {"kind": "regresion"}, {"activation": "gelu"},
      {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")},
-     {"minimum": 1e308}, {"ignore_index": "0"}],
+     {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0}, {"ignore_index": "0"}],
 )  # fmt: skip
 def test_impossible_tasks(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"Task|kind"):
@@ -116,6 +116,14 @@ def test_check_tasks() -> None:
         check_tasks([Task("a"), Task("a")], kinds=("regression",), owner="H")
     with pytest.raises(ConfigError, match="'a' is 'dense'"):
         check_tasks([Task("a", kind="dense")], kinds=("regression",), owner="H")
+
+
+def test_a_maximum_bounds_values_and_dense_cells() -> None:
+    task = Task("height", kind="dense", transform=TargetTransform(mean=0.0, std=2.0), minimum=0.5, maximum=3.0)
+    cells = torch.tensor([[[[-1.0, 1.0, 4.0]]]])
+    assert task.natural_map(cells).flatten().tolist() == [-2.0, 2.0, 8.0]
+    assert task.predict_map(cells).flatten().tolist() == [0.5, 2.0, 3.0]
+    assert Task("height", maximum=3.0).predict(torch.tensor([[4.0]])).item() == 3.0
 
 
 def test_probabilities_take_no_transform_activation_or_minimum() -> None:

@@ -116,8 +116,14 @@ def dimensions_of(name: str) -> tuple[int, int] | None:
     """Return (channels of a token, number of blocks) of a published model, given any of its names; None if unknown."""
     if name == TINY:
         return TINY_WIDTH, TINY_DEPTH
+    model = model_of(name)
+    return None if model is None else (model.width, model.depth)
+
+
+def model_of(name: str) -> Known | None:
+    """Return the published architecture of a model, given any of its names; None if unknown."""
     architecture = resolve_name(name).split(".", 1)[0]
-    return next(((model.width, model.depth) for model in KNOWN if model.name == architecture), None)
+    return next((model for model in KNOWN if model.name == architecture), None)
 
 
 def architecture_of(name: str) -> str:

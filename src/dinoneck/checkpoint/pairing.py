@@ -7,6 +7,7 @@ may travel too, as ``backbone.<its own names>``; the record holds the hash of th
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import architecture_of
+from dinoneck.backbones.known import architecture_of, names_of
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.layers.inputs import Origin
+
+logger = logging.getLogger(__name__)
 
 _MUST_AGREE = {
     "embed_dim": "token width",
@@ -209,6 +212,8 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     kinds = [
         one.get("kind") if isinstance(one := record.get("weights"), Mapping) else None for record in (trained, given)
     ]
+    if _is_any_copy(trained):
+        return _copy_differs(trained, given)
     same_origin = trained.get("weights") == given.get("weights")
     if same_origin and kinds[0] in NAMED and not same_form:
         return []
@@ -219,6 +224,29 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
         f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or compare its outputs: "
         "check_backbone(backbone, probe=True), Predictor(..., probe=True)"
     ]
+
+
+def _is_any_copy(trained: Mapping[str, Any]) -> bool:
+    """Whether a head was trained by others on published weights, of which its record names no revision or hash."""
+    origin: Mapping[str, Any] = trained.get("weights") or {}
+    unknown = origin.get("revision") is None and trained.get("weights_sha256") is None
+    return unknown and origin.get("kind") == "hub"
+
+
+def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Compare published weights by their name in any library; those of a file cannot be compared."""
+    origin: Mapping[str, Any] = given.get("weights") or {}
+    kind = origin.get("kind")
+    if kind == "hub" and names_of(str(trained.get("name"))) == names_of(str(given.get("name"))):
+        return []
+    if kind != "file":
+        return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
+    logger.warning(
+        "the backbone's weights are of a file, and the head's file states no hash of those that it was trained on: "
+        "make sure that they are the published weights of %s",
+        trained.get("name"),
+    )
+    return []
 
 
 def _spell(record: Mapping[str, Any]) -> str:

@@ -135,6 +135,7 @@ class TaskRecord(Struct):
     labels: list[str] | None = None
     transform: dict[str, Any] | None = None
     minimum: float | None = None
+    maximum: float | None = None
 
 
 class Spread(Struct, forbid_unknown_fields=True):

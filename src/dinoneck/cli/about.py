@@ -31,6 +31,7 @@ def doctor() -> dict[str, Any]:
     return {"ok": not broken, "versions": versions(), "findings": findings, "broken": broken}
 
 
+_PUBLISHED = ("name", "task", "backbone", "licence", "gated")
 _COLUMNS = ("name", "patch", "width", "depth", "registers", "licence", "transformers", "torch_hub")
 
 
@@ -57,19 +58,27 @@ def backbones(part: Annotated[str, Positional] = "") -> dict[str, Any]:
 
 
 def heads(part: Annotated[str, Positional] = "") -> dict[str, Any]:
-    """List the registered head types and the classes that they name; exit 1 if none is found.
+    """List the registered head types, then the heads that others published; exit 1 if none is found.
 
-    Head files name them, and --head takes those of heads and necks. 'dinoneck --import MODULE list heads' adds those
-    that a module registers.
+    Head files name the types, and --head takes those of heads and necks. 'dinoneck --import MODULE list heads' adds
+    those that a module registers. --heads takes the names of published heads.
 
     Example: dinoneck list heads
 
     Args:
         part: show only names that contain this.
     """
+    from dinoneck.published import list_published
     from dinoneck.registry import classes
 
-    return _listing("heads", ("name", "class"), [pair for pair in classes().items() if part in pair[0]], part)
+    published = [
+        (row.name, row.task, row.backbone, row.licence, "yes" if row.gated else "no")
+        for row in list_published()
+        if part in row.name or part in row.task
+    ]
+    types = [pair for pair in classes().items() if part in pair[0]]
+    found = _listing("heads", ("name", "class"), types, part) if types or not published else {}
+    return found | (_listing("published", _PUBLISHED, published, part) if published else {})
 
 
 def _listing(what: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]], part: str) -> dict[str, Any]:

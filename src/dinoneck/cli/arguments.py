@@ -39,6 +39,7 @@ NO_EFFECT = {
         "--overlap",
         "--tile-scale",
         "--weights",
+        "--head-weights",
         "--reduce",
         "--image-column",
         "--maps",
@@ -196,15 +197,17 @@ class Views:
 
 @dataclass(frozen=True)
 class HeadBackbone:
-    """The backbone of a head, by default the one that its file names.
+    """The file of a published head, and the backbone of a head, by default the one that its file names.
 
     Attributes:
         backbone_file: weights on disk, or a transformers folder.
         random_backbone: seeded random weights without download, equal on every machine.
+        weights: the publisher's file of a published head.
     """
 
     backbone_file: str | None = None
     random_backbone: bool = False
+    weights: str | None = None
 
     def given(self, head: HeadCheckpoint) -> Backbone | None:
         """Return the backbone, or None where neither option is given, for callers that follow the file."""

@@ -40,7 +40,7 @@ def export(
     Example: dinoneck export head.safetensors --with-backbone --format onnx --out model.onnx
 
     Args:
-        file: a head file, a folder with one, or a Hub repository (user/name).
+        file: a head file, a folder with one, a published head, or a Hub repository (user/name).
         format: onnx, pt2 (a torch.export program), both with metadata; or state-dict: the weights of the head.
         out: the file to write.
         revision: a branch, tag or commit of the Hub repository (default: main).
@@ -54,10 +54,13 @@ def export(
     """
     options = locals()
     check_output(out, [file, backbone.backbone_file])
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.export import export_head, export_state_dict
+    from dinoneck.inference.sources import opened
 
-    head = HeadCheckpoint.load(file, revision=revision)
+    read: Any = opened(file, revision, backbone.weights)[""]
+    if len(read) > 1:
+        raise ConfigError(f"{file} holds {len(read)} head files; expected one")
+    head: HeadCheckpoint = read[0]
     if head.head_type == "detector":
         refuse_unused(export, "the export of a detector", options)
         if format != "onnx":
@@ -104,7 +107,7 @@ def serve(
     Example: dinoneck serve head.safetensors --port 8000
 
     Args:
-        head: a head file, a folder of head files, or a Hub repository (user/name).
+        head: a head file, a folder of head files, a published head, or a Hub repository (user/name).
         host: address to listen on; by default reachable from this machine only.
         port: 0 is any free port, which is printed.
         settings: the limits.

@@ -82,7 +82,7 @@ def _opened(word: str, views: Views, backbone: HeadBackbone) -> Any:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.inference.sources import opened
 
-    read: Any = opened(word, views.revision)[""]
+    read: Any = opened(word, views.revision, backbone.weights)[""]
     own, device = backbone.given(read[0]), local_device(views.device)
     if read[0].head_type == "detector":
         return Detector.from_checkpoint(read[0], own, device)

@@ -13,7 +13,7 @@ from dinoneck.checkpoint.schema import describe_parts, describe_weights
 from dinoneck.cli.text import in_line, show
 from dinoneck.errors import DataError
 
-_SHOWN = ("kind", "dim", "unit", "minimum", "labels", "from_map")
+_SHOWN = ("kind", "dim", "unit", "minimum", "maximum", "labels", "from_map")
 _MISSING = "not recorded"
 
 

@@ -68,7 +68,7 @@ def predict(
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     skip_unusable: bool = False,
-    weights: tuple[float, ...] | None = None,
+    head_weights: tuple[float, ...] | None = None,
     reduce: Literal["mean", "median"] = "mean",
     tiles: Annotated[Tiles, arg(name="")] = Tiles(),
     views: Annotated[Views, arg(name="")] = Views(),
@@ -80,8 +80,8 @@ def predict(
 
     Args:
         images: images, or folders searched with their subfolders; before the options.
-        heads: head files, folders of trainings or of head files, or Hub repositories (user/name), averaged; KEY=HEAD
-            runs different heads next to each other.
+        heads: head files, folders of trainings or of head files, published heads, or Hub repositories (user/name),
+            averaged; KEY=HEAD runs different heads next to each other.
         out: the CSV to write.
         store: a feature store whose tokens are used instead of images.
         csv: a CSV that names the images.
@@ -90,7 +90,7 @@ def predict(
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
         skip_unusable: list and leave out unusable images.
-        weights: one per head, in order (files of a folder by name).
+        head_weights: one per head, in order (files of a folder by name).
         reduce: over heads of the same task.
         tiles: how larger images are cut.
         views: how images are predicted.
@@ -103,14 +103,15 @@ def predict(
         refuse_unused(predict, "a feature store" if store else "images that are named", options)
     named = {} if store else _named(images, csv, image_folder, image_column)
     named_heads = _by_key([*chain(*heads)])
-    check_output(out, [*named.values(), *chain(*named_heads.values()), csv, backbone.backbone_file], (".csv",))
+    weights, words = backbone.weights, chain(*named_heads.values())
+    check_output(out, [*named.values(), *words, csv, weights, backbone.backbone_file], (".csv",))
     places = _places(list(named.values()), {"--maps": maps, "--overlay": overlay})
-    read = read_heads(named_heads, views.revision)
+    read = read_heads(named_heads, views.revision, weights)
     if read.opened[0].head_type == "detector":
         refuse_unused(predict, "a detector", options)
         return detect.predict(read.opened, named, out, overlay, places, backbone, views, skip_unusable)
     refuse_unused(predict, "heads", options)
-    predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=weights, reduce=reduce)
+    predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=head_weights, reduce=reduce)
     if store is not None:
         return _predict_stored(predictor, store, out) | {"revisions": commits}
     return _predict_images(predictor, named, out, maps, overlay, places, skip_unusable) | {"revisions": commits}
@@ -227,11 +228,11 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     return named
 
 
-def read_heads(words: Mapping[str, Sequence[str]], revision: str | None) -> Heads:
+def read_heads(words: Mapping[str, Sequence[str]], revision: str | None, weights: str | None) -> Heads:
     """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
     from dinoneck.inference.sources import opened
 
-    read = opened(words.get("", words), revision)
+    read = opened(words.get("", words), revision, weights)
     return Heads([head for own in read.values() for head in own], read.get("", read))
 
 

@@ -76,7 +76,7 @@ def report(
     options, files = locals(), list(dict.fromkeys(list_images(images) if images else []))
     check_output(out, [*files, head, truth, scores], (".html", ".htm"))
     training = _training_report(scores or (None if images else _report_of(head)))
-    read = read_heads({"": (head,)}, views.revision)
+    read = read_heads({"": (head,)}, views.revision, backbone.weights)
     tasks: Sequence[Task] = ()
     if read.opened[0].head_type == "detector":
         refuse_unused(report, "a detector", options)

@@ -204,7 +204,7 @@ def recompute_derived(tasks: Sequence[Task], values: Mapping[str, Tensor]) -> di
             cells, channel = cell_output(task, tasks)
             value = found[cells.name][:, channel : channel + 1]
             value = value.mean(dim=(2, 3)) if value.ndim == 4 else value
-            found[task.name] = value if task.minimum is None else value.clamp_min(task.minimum)
+            found[task.name] = task.clamp(value)
     for task in tasks:
         if isinstance(task, Composed) and task.parts_of is not None:
             own = task.parts_of

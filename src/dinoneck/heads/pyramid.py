@@ -82,7 +82,7 @@ class PyramidHead(Head):
         at_least(1, hidden_dim=1 if hidden_dim is None else hidden_dim)
         at_least(0, tower_depth=tower_depth)
         factory = {"device": device, "dtype": dtype}
-        self.neck = _checked_neck(neck, embed_dim, factory)
+        self.neck = checked_neck(neck, embed_dim, factory)
         if isinstance(neck, Neck):  # the readouts are built where the neck is
             weight = next(neck.parameters(), None)
             factory = factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
@@ -185,8 +185,12 @@ class PyramidHead(Head):
         return tokens.select(self.layer_indices)
 
 
-def _checked_neck(neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]) -> Neck:
-    """The module that is given, moved to the factory's device and dtype; of a dict, a new one."""
+def checked_neck(neck: Neck | dict[str, Any] | None, embed_dim: int | None, factory: dict[str, Any]) -> Neck:
+    """Return the module that is given, moved to the factory's device and dtype; of a dict, a new one.
+
+    Raises:
+        ConfigError: if there is none, its width is not ``embed_dim``, or it needs images.
+    """
     if isinstance(neck, dict):
         config = dict(neck)
         cls = neck_named(config.pop("type", None))

@@ -70,9 +70,9 @@ class Predictor:
     image's value too. A tile knows nothing of its neighbours.
 
     Args:
-        heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head files, a hub
-            repository (``"user/name"``), a HeadCheckpoint or a head module; a list of them; or a mapping of a key to
-            any of these.
+        heads: a head file, the folder of a training (its ``head.safetensors``), a folder of head files, a published
+            head (``"dinov2_vits14_nyu_dpt"``), a hub repository (``"user/name"``), a HeadCheckpoint or a head module; a
+            list of them; or a mapping of a key to any of these.
         backbone: the backbone; None rebuilds it from the record in the files. It is checked against them.
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two
             quarter turns). None = as the files of the heads record, which must agree; modules record none.

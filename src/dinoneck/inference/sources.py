@@ -23,6 +23,8 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.inference.tiles import VIEWS
+from dinoneck.published.loading import load_published
+from dinoneck.published.table import is_published
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 Heads = HeadSource | Sequence[HeadSource]
@@ -43,7 +45,7 @@ class LoadedHead(NamedTuple):
 
 
 def opened(
-    heads: Heads | Mapping[str, Heads], revision: str | None = None
+    heads: Heads | Mapping[str, Heads], revision: str | None = None, weights: str | os.PathLike[str] | None = None
 ) -> dict[str, list[HeadCheckpoint | nn.Module]]:
     """Read and check heads by their keys; heads that are not in a mapping have an empty one.
 
@@ -51,21 +53,26 @@ def opened(
         heads: as a :class:`dinoneck.Predictor` takes them. A folder without ``head.safetensors`` stands for all head
             files in it, sorted by name.
         revision: branch, tag or commit of the hub repositories among them.
+        weights: the local file of the one published head among them.
 
     Raises:
-        CheckpointError: if there are none, one cannot be read, two of a mean are the same head, or a revision is given
-            and none is a repository.
+        CheckpointError: if there are none, one cannot be read, two of a mean are the same head, a revision is given and
+            none is a repository or published head, or ``weights`` and there is not one published head.
         ConfigError: for keys that are not texts, and for what is neither a head nor a list.
     """
     given = heads if isinstance(heads, Mapping) else {"": heads}
     if given is heads and (not heads or not all(isinstance(key, str) and key for key in heads)):
         raise ConfigError(f"the keys of heads are {[*heads]}; expected at least one text, none of them empty")
     sources = {key: _listed(own) for key, own in given.items()}
-    if revision is not None and not any(names_a_repo(source) for own in sources.values() for source in own):
+    every = [source for own in sources.values() for source in own]
+    published = [source for source in every if is_published(source)]
+    if revision is not None and not published and not any(map(names_a_repo, every)):
         raise CheckpointError(
             f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
         )
-    read = {key: [_read(source, revision) for source in own] for key, own in sources.items()}
+    if weights is not None and len(published) != 1:
+        raise CheckpointError(f"{weights} is the file of one published head; the heads name {published or 'none'}")
+    read = {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
     for own in read.values():
         _refuse_copies(own)
     return read
@@ -87,10 +94,14 @@ def _listed(heads: Any) -> list[HeadSource]:
     return found
 
 
-def _read(source: HeadSource, revision: str | None) -> HeadCheckpoint | nn.Module:
-    """A path or a hub repository as a checkpoint; others as they are."""
+def _read(
+    source: HeadSource, revision: str | None, weights: str | os.PathLike[str] | None
+) -> HeadCheckpoint | nn.Module:
+    """A path, a published head or a hub repository as a checkpoint; others as they are."""
     if not isinstance(source, str | os.PathLike):
         return source
+    if is_published(source):
+        return load_published(str(source), weights=weights, revision=revision)
     return HeadCheckpoint.load(source, revision=revision if names_a_repo(source) else None)
 
 

@@ -226,7 +226,7 @@ class Assembly:
         cells = self._maps[task.name]
         adds_up = task.kind == "density" and task.aggregate == "sum"
         value = cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2))
-        return value if task.minimum is None else value.clamp_min(task.minimum)
+        return task.clamp(value)
 
     def _draw(self, name: str, picture: Tensor, i: int, j: int) -> None:
         """Add a tile's map (dim, rows, cols) to the image's, weighted."""

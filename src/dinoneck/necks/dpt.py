@@ -18,6 +18,7 @@ from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
 
 Readout = Literal["ignore", "add", "project"]
+Upsample = Literal["next", "double"]
 SCALES = (4.0, 2.0, 1.0, 0.5)
 HIDDEN_SIZES = (96, 192, 384, 768)
 
@@ -31,8 +32,14 @@ class DPTNeck(Neck):
 
     Reassembly of a layer: readout, 1x1 projection to its hidden size, transposed convolution (scales 4 and 2),
     nothing (1) or 3x3 convolution with stride 2 (0.5), and a bias-free 3x3 convolution to ``out_channels``. Fusion,
-    from the coarsest: a residual unit (ReLU, 3x3, ReLU, 3x3) on the level's own map, plus the coarser result resized
-    to the level's size, then another residual unit and a 1x1 projection.
+    from the coarsest: a residual unit (ReLU, 3x3, ReLU, 3x3) on the level's own map, plus the coarser result, then
+    another residual unit and a 1x1 projection. With own maps m_i from fine (0) to coarse (n), residual units L and U,
+    the projection P and bilinear resizing to a size, the levels y_i are y_n = P(U(m_n)) and
+
+    - ours, ``upsample="next", align_corners=False``: y_i = P(U(resize(y_i+1, size of m_i) + L(m_i)));
+    - Depth Anything, ``"next", True``: the same with corners aligned;
+    - DINOv2, DINOv3 and DPT, ``"double", True``: y_i = P(U(double(y_i+1) + L(resize(m_i, its size)))), where double
+      gives twice the rows and cols with corners aligned, and m_i is resized with ``align_corners=False``.
 
     Args:
         embed_dim: channels C of the tokens.
@@ -44,13 +51,18 @@ class DPTNeck(Neck):
         patch_size: pixels per patch; strides follow it.
         hidden_sizes: width of every layer's map before the common width; None = the last ``num_layers`` of the
             published 96, 192, 384, 768.
+        upsample: size of the coarser result when it is added: ``next`` = that of the next level's own map; ``double`` =
+            twice its own, to which the next level's own map is resized.
+        align_corners: of the resizing of the coarser result, as in torch's ``interpolate``.
+        unit_bias: whether the convolutions of the residual units have a bias.
         device: torch factory keyword.
         dtype: torch factory keyword.
 
     Shape:
         Tokens of ``num_layers`` layers -> levels (B, D, rows * scale, cols * scale), channels-last, with
         ceil(rows / 2) x ceil(cols / 2) cells at scale 0.5. A level is the fused map at its own size; the published
-        neck returns the same maps upsampled by 2.
+        neck returns the same maps upsampled by 2. With ``upsample="double"`` the levels double from the coarsest: the
+        finest has 8 ceil(rows / 2) cells, which is more than ``strides`` states for an odd number of rows.
 
     Raises:
         ConfigError: if a number is not positive, there are more than 4 layers, or ``hidden_sizes`` are not one per
@@ -66,10 +78,9 @@ class DPTNeck(Neck):
         ([(1, 32, 60, 124), (1, 32, 30, 62), (1, 32, 15, 31), (1, 32, 8, 16)], (4.0, 8.0, 16.0, 32.0))
 
     Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021; transformers' ``DPTNeck``, whose
-    weights fit one to one under other names (its fusion layers count from coarse to fine). Deviations: bilinear
-    resizing aims at the finer map's size, so that odd grids keep theirs, with ``align_corners=False`` (published:
-    True); the 1x1 projection precedes the resizing, which is exact; the coarsest level lacks the residual unit that
-    the published one builds and never calls.
+    weights fit one to one under other names (its fusion layers count from coarse to fine). Deviations: the defaults of
+    ``upsample`` and ``align_corners``, with which odd grids keep their size; the 1x1 projection precedes the resizing,
+    which is exact; the coarsest level lacks the residual unit that the published one builds and never calls.
     """
 
     num_layers: int
@@ -82,6 +93,9 @@ class DPTNeck(Neck):
         readout: Readout = "ignore",
         patch_size: int = 16,
         hidden_sizes: tuple[int, ...] | None = None,
+        upsample: Upsample = "next",
+        align_corners: bool = False,
+        unit_bias: bool = True,
         *,
         device: Any = None,
         dtype: Any = None,
@@ -97,7 +111,8 @@ class DPTNeck(Neck):
         if len(widths) != num_layers or min(widths) < 1:
             raise ConfigError(f"hidden_sizes is {widths}; expected one positive width per layer, {num_layers} in all")
         self.embed_dim, self.num_layers, self.patch_size = embed_dim, num_layers, patch_size
-        self.out_channels, self.readout = out_channels, readout
+        self.out_channels, self.readout, self.align_corners = out_channels, readout, align_corners
+        self.upsample = upsample
         scales = SCALES[-num_layers:]
         self.strides = tuple(patch_size / scale for scale in scales)
         factory = {"device": device, "dtype": dtype}
@@ -106,7 +121,7 @@ class DPTNeck(Neck):
             for width, scale in zip(widths, scales, strict=True)
         )
         self.fusion = nn.ModuleList(
-            _Fusion(out_channels, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
+            _Fusion(out_channels, unit_bias, coarsest=place == num_layers - 1, **factory) for place in range(num_layers)
         )
 
     def forward(
@@ -131,8 +146,17 @@ class DPTNeck(Neck):
         # from coarse to fine: the coarser result, resized, is added to the level's own map
         levels: list[Tensor] = []
         for fusion, own in zip(reversed(self.fusion), reversed(maps), strict=True):
-            levels.append(fusion(own, levels[-1] if levels else None))
+            coarser = None
+            if levels and self.upsample == "next":
+                coarser = self._resized(levels[-1], size=own.shape[-2:])  # (B, D, rows, cols) of the level's own map
+            elif levels:
+                coarser = self._resized(levels[-1], scale_factor=2.0)  # (B, D, 2 rows, 2 cols) of the coarser level
+                own = F.interpolate(own, size=coarser.shape[-2:], mode="bilinear", align_corners=False)
+            levels.append(fusion(own, coarser))
         return FeaturePyramid(tuple(levels[::-1]), self.strides)
+
+    def _resized(self, maps: Tensor, **to: Any) -> Tensor:
+        return F.interpolate(maps, mode="bilinear", align_corners=self.align_corners, **to)
 
 
 class _Reassemble(nn.Module):
@@ -181,17 +205,16 @@ class _Reassemble(nn.Module):
 class _Fusion(nn.Module):
     """A level's own map and the coarser level's result to the level's result."""
 
-    def __init__(self, channels: int, *, coarsest: bool, **factory: Any) -> None:
+    def __init__(self, channels: int, bias: bool, *, coarsest: bool, **factory: Any) -> None:
         super().__init__()
-        self.lateral = None if coarsest else _ResidualUnit(channels, **factory)
-        self.unit = _ResidualUnit(channels, **factory)
+        self.lateral = None if coarsest else _ResidualUnit(channels, bias, **factory)
+        self.unit = _ResidualUnit(channels, bias, **factory)
         self.project = MapLinear(channels, channels, **factory)
 
     def forward(self, own: Tensor, coarser: Tensor | None) -> Tensor:
-        """(B, D, rows, cols) and (B, D, fewer rows, fewer cols) -> (B, D, rows, cols)."""
+        """(B, D, rows, cols) both -> the same."""
         if self.lateral is not None and coarser is not None:
-            resized = F.interpolate(coarser, size=own.shape[-2:], mode="bilinear", align_corners=False)
-            own = resized + self.lateral(own)
+            own = coarser + self.lateral(own)
         fused: Tensor = self.project(self.unit(own))
         return fused
 
@@ -199,10 +222,10 @@ class _Fusion(nn.Module):
 class _ResidualUnit(nn.Module):
     """x + conv(relu(conv(relu(x)))), 3x3 both."""
 
-    def __init__(self, channels: int, **factory: Any) -> None:
+    def __init__(self, channels: int, bias: bool, **factory: Any) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1, **factory)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, **factory)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=bias, **factory)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=bias, **factory)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, D, rows, cols) -> the same."""

@@ -6,21 +6,20 @@ import base64
 import io
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
 from dinoneck.inference import MicroBatcher, Predictor
+from dinoneck.inference.sources import opened
 from dinoneck.serve.settings import Settings
 
 MAPS = ("none", "lists", "png")
@@ -41,7 +40,7 @@ class Model(NamedTuple):
 
 
 def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
-    """Return the model of a head file, a folder of them, or a Hub repository, after a first prediction.
+    """Return the model of a head file, a folder of them, a published head or a Hub repository, after a prediction.
 
     Raises:
         CheckpointError: if a file cannot be used.
@@ -49,11 +48,12 @@ def open_model(head: str | os.PathLike[str], settings: Settings) -> Model:
         ConfigError: for views or batches of a detector, and for several files with a detector among them.
         DataError: if its prediction is not finite.
     """
-    files = head_files(head) if Path(head).is_dir() else [head]
-    checkpoints = [HeadCheckpoint.load(file) for file in files]
+    checkpoints = cast("list[HeadCheckpoint]", opened(head)[""])
     is_detector = HEAD_TYPE in [checkpoint.head_type for checkpoint in checkpoints]
     if is_detector and len(checkpoints) > 1:
-        raise ConfigError(f"{head} holds {len(files)} files, one of them a detector; expected one detector, or heads")
+        raise ConfigError(
+            f"{head} holds {len(checkpoints)} files, one of them a detector; expected one detector, or heads"
+        )
     model = _detector(checkpoints[0], settings) if is_detector else _heads(checkpoints, settings)
     model.facts.update(size=model.preprocess.size, digests=[checkpoint.meta["digest"] for checkpoint in checkpoints])
     rows, cols = patch_pair(model.preprocess.patch_size)

@@ -64,7 +64,8 @@ def baseline_head(
     heads = []
     for own, pool in [(own, pool) for own, pool in ((of_images, "mean"), (of_patches, None)) if own]:
         inside = [each for each in compositions if {*each.inputs} <= {task.name for task in own}]
-        head = LinearHead(width, [replace(task, activation=None) for task in own], layers, cast("Any", pool), inside)
+        linear = [replace(task, activation=None) for task in own]
+        head = LinearHead(width, linear, layers, cast("Any", pool), compositions=inside)
         heads.append(head.eval())
         for task, layer in zip([task for task in own if task.from_map is None], head.readouts, strict=True):
             values = torch.as_tensor(targets[task.name])[[*rows]]

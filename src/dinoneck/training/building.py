@@ -40,7 +40,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     """
     tasks = head_tasks(problem, rows)
     options, name = {**config.head}, head_type(config, None if problem.maps is None else problem.maps.kind)
-    if "type" not in options and name == "dpt" and len(tokens.sequence) == 1:
+    if "type" not in options and name == "dpt_neck" and len(tokens.sequence) == 1:
         name = "dense"  # one layer has no finer map than its patches
     cls = _head_class(name)
     options.pop("type", None)
@@ -105,13 +105,13 @@ def head_type(config: TrainConfig, maps: str | None = None) -> str:
 
     Args:
         config: the run.
-        maps: the kind of its masks' task. The default is a pyramid head on ``dpt`` for a segmentation, ``dense`` for a
-            dense task, else ``patch_mean``.
+        maps: the kind of its masks' task. The default is a pyramid head on ``dpt_neck`` for a segmentation, ``dense``
+            for a dense task, else ``patch_mean``.
 
     Raises:
         RegistryError: if the name is not registered.
     """
-    name = str(config.head.get("type") or {"segmentation": "dpt", "dense": "dense"}.get(str(maps), "patch_mean"))
+    name = str(config.head.get("type") or {"segmentation": "dpt_neck", "dense": "dense"}.get(str(maps), "patch_mean"))
     registry.resolve(name)
     return name
 

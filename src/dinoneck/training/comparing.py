@@ -28,8 +28,8 @@ def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overw
     """
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
-    if "dpt" in heads:  # it reads several layers, and all heads read the same ones
-        heads = ["dpt", *(name for name in heads if name != "dpt")]
+    if "dpt_neck" in heads:  # it reads several layers, and all heads read the same ones
+        heads = ["dpt_neck", *(name for name in heads if name != "dpt_neck")]
     runs: dict[str, Run] = {}
     for name in heads:
         source = next((run.source for run in runs.values()), None)

@@ -224,7 +224,7 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         data: images and targets.
         backbone: the model that makes the tokens.
         head: a registered head or neck, or {type: NAME, ...} with constructor arguments; without a type patch_mean, for
-            masks a pyramid head on dpt.
+            masks a pyramid head on dpt_neck.
         tasks: task name -> how it is trained; target columns without an entry get the defaults.
         compositions: name -> columns computed from tasks.
         losses: weights of the tasks' losses.

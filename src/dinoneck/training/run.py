@@ -145,7 +145,8 @@ def prepare(
     head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)
     kind = None if config.data.labels is None else map_task(config, frame)[1]
-    source = source or source_of(config, frame, backbone, spread=head_type(config, kind) in ("dpt", "mask"))
+    spread = head_type(config, kind) in ("dpt", "dpt_neck", "mask")
+    source = source or source_of(config, frame, backbone, spread=spread)
     live_tokens(config, source, frame, folder / HEAD_FILE)  # refuses a rank that does not fit, and a missing package
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
     chosen = folds_of(config, frame, folds)

@@ -72,7 +72,7 @@ def test_options_reach_the_predictor(place: Path, capsys: pytest.CaptureFixture[
     assert found == expected(tile=(40, 60), overlap=15, tile_scale=0.9) != expected()
     assert "becomes 48x112 px (height x width), cut into 2x3 tiles" in capsys.readouterr().out
     assert predicted(place, *tiles[:2], "--overlap", "10") == expected(tile=(40, 60), overlap=10)
-    assert predicted(place, "--weights", "1", "0") == expected(weights=[1.0, 0.0])
+    assert predicted(place, "--head-weights", "1", "0") == expected(weights=[1.0, 0.0])
     assert predicted(place, "--reduce", "median", "--tta", "flip4") == expected(reduce="median", tta="flip4")
 
 
@@ -151,9 +151,9 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--weights", "1"], "weights are (1.0,): 1 for 2 heads"),
-        (["--weights", "1", "-1"], "weights"),
-        (["--weights", "1", "2", "--reduce", "median"], "reduce='median'"),
+        (["--head-weights", "1"], "weights are (1.0,): 1 for 2 heads"),
+        (["--head-weights", "1", "-1"], "weights"),
+        (["--head-weights", "1", "2", "--reduce", "median"], "reduce='median'"),
         (["--overlap", "8"], "tile is None"),
         (["--tile", "32", "--overlap", "40"], "overlap is 40"),
         (["--tile-scale", "0"], "tile_scale"),

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from dinoneck import LinearHead, Task, Tokens
+from dinoneck import Bins, LinearHead, Task, Tokens
 from dinoneck.errors import ConfigError
 
 STATE = Task("state", dim=3, kind="classification")
@@ -38,6 +39,43 @@ def test_a_map_is_one_product_per_patch() -> None:
     expected = (x @ weight.T + bias).reshape(2, 3, 5, 2).permute(0, 3, 1, 2)
     assert torch.allclose(head(tokens)["soil"], expected, rtol=0, atol=1e-12)
     assert torch.allclose(head.predict_maps(tokens)["soil"], expected.softmax(dim=1), rtol=0, atol=1e-12)
+
+
+def test_upsampled_bins_are_those_of_the_upsampled_concatenation() -> None:
+    tokens, bins = tokens_of(2), Bins(0.001, 10.0, 16)
+    depth = Task("depth", kind="dense", unit="m", maximum=5.0)
+    head = LinearHead(8, [depth], 2, None, use_cls=True, upsample=4, bins=bins, dtype=torch.float64)
+    wide = torch.cat([part for x in tokens.sequence for part in (x[:, 5:], x[:, :1].expand(-1, 15, -1))], dim=2)
+    maps = F.interpolate(wide.transpose(1, 2).reshape(2, 32, 3, 5), scale_factor=4, mode="bilinear")
+    weight, bias = head.state_dict().values()
+    weights = torch.einsum("bchw,kc->bkhw", maps, weight).add(bias[:, None, None]).clamp_min(0) + 0.1
+    shares = weights / weights.sum(dim=1, keepdim=True)
+    expected = torch.einsum("bkhw,k->bhw", shares, torch.linspace(0.001, 10.0, 16, dtype=torch.float64))[:, None]
+    assert torch.allclose(head(tokens)["depth"], expected, rtol=0, atol=1e-12)
+    assert torch.allclose(head.predict_maps(tokens)["depth"], expected.clamp_max(5.0), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("spacing", "middle"), [("linear", 4.5), ("log", 8**0.5), ("mixed", (4.5 + 8**0.5) / 2)])
+def test_bins_without_a_positive_logit_give_their_mean(spacing: Any, middle: float) -> None:
+    bins = Bins(1.0, 8.0, 3, spacing, eps=1e-8)
+    logits = torch.tensor([[-1.0, 2.0], [-1.0, 0.0], [-1.0, 6.0]], dtype=torch.float64).reshape(1, 3, 1, 2)
+    expected = [(1 + middle + 8) / 3, (2 * 1 + 6 * 8) / 8]
+    assert bins(logits).flatten().tolist() == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [{"high": 0.5}, {"eps": 0.0}, {"low": 0.0, "spacing": "log"}, {"count": 1}])
+def test_bins_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Bins(**{"low": 1.0, "high": 2.0, **wrong})
+
+
+@pytest.mark.parametrize("options", [{"use_cls": True}, {"upsample": 2}, {"bins": Bins(0.0, 1.0)}])
+def test_what_is_for_maps_is_refused_where_tokens_are_pooled(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="pool"):
+        LinearHead(8, [STATE], **options)
+    if "bins" in options:
+        with pytest.raises(ConfigError, match="soil"):
+            LinearHead(8, [SOIL], pool=None, **options)
 
 
 def test_it_learns_what_logistic_regression_learns() -> None:

@@ -131,6 +131,25 @@ def test_it_is_transformers_neck(readout: str, layers: int) -> None:
         assert torch.allclose(doubled, fused, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("grid", [(3, 5), (4, 6), (1, 3), (7, 9)])
+def test_doubling_is_transformers_neck_as_published(grid: tuple[int, int]) -> None:
+    pytest.importorskip("transformers")
+    from transformers.models.dpt.configuration_dpt import DPTConfig
+    from transformers.models.dpt.modeling_dpt import DPTNeck as Peer
+
+    neck = small("project", upsample="double", align_corners=True, unit_bias=False).double()
+    sizes = {"neck_hidden_sizes": HIDDEN, "reassemble_factors": (4, 2, 1, 0.5), "fusion_hidden_size": 8}
+    config = DPTConfig(hidden_size=WIDTH, readout_type="project", use_bias_in_fusion_residual=False, **sizes)
+    peer = Peer(config).double()
+    found = peer.load_state_dict(published_names(neck), strict=False)
+    assert not found.unexpected_keys
+    tokens = tokens_of(2, *grid, registers=0, layers=4, dtype=torch.float64)
+    theirs = peer(list(tokens.sequence), *grid)
+    for level, fused in zip(neck(tokens).maps, theirs[::-1], strict=True):
+        doubled = F.interpolate(level, scale_factor=2, mode="bilinear", align_corners=True)
+        assert torch.allclose(doubled, fused, rtol=0, atol=1e-11)
+
+
 def position_neck(alive: int) -> DPTNeck:
     """Weights that copy: layer ``alive`` passes through with its position, all others are silent."""
     neck = DPTNeck(4, 4, 2, hidden_sizes=(4, 4, 4, 4)).double()

@@ -375,7 +375,7 @@ class MeadowNeck(Neck):
     [
         ({"type": "meadow_head", "width": 5}, {"width": 5}),
         ({"type": "meadow_neck", "out_channels": 6}, {}),
-        ({"type": "pyramid", "neck": {"type": "dpt", "out_channels": 8}}, {}),
+        ({"type": "pyramid", "neck": {"type": "dpt_neck", "out_channels": 8}}, {}),
         ({"type": "vit_fpn", "fpn_dim": 8}, {}),
     ],
 )

@@ -1,0 +1,164 @@
+"""DPTHead: the readout of the Dense Prediction Transformer, a map in the resolution of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Unpack, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinoneck.codec import at_least
+from dinoneck.errors import ConfigError
+from dinoneck.heads.bins import Bins
+from dinoneck.heads.head import Head
+from dinoneck.heads.pyramid import checked_neck
+from dinoneck.layers.blocks import MapLinear
+from dinoneck.layers.inputs import Plain, TokensLike
+from dinoneck.necks.dpt import DPTNeck
+from dinoneck.necks.neck import Neck
+from dinoneck.tasks import Task, activate
+from dinoneck.tokens import Tokens
+
+
+class DPTHead(Head):
+    """Two 3x3 convolutions with an upsampling between them and a linear layer, on the finest level of a DPTNeck.
+
+    For depth, height and segmentation with one value per pixel; published depth heads have this form.
+
+    Args:
+        embed_dim: channels C of the tokens.
+        tasks: dense and segmentation tasks.
+        neck: a :class:`dinoneck.DPTNeck`, which keeps its weights; or ``{"type": "dpt_neck", ...its arguments}``.
+        hidden_dim: channels of the second convolution.
+        bins: for dense tasks of one output: one logit per bin and cell, of which they make the value.
+        add_projection: a 3x3 convolution and ReLU in front, as in heads on DINOv2.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens -> ``{task: (B, dim, rows * patch, cols * patch)}``, one cell per pixel. The values are computed at the
+        decoder's cells and then resized (bilinear, ``align_corners=False``): class logits in normalised units, others
+        in original units within the task's bounds.
+
+    Raises:
+        ConfigError: if tasks repeat a name or are of another kind, ``bins`` do not fit them, the neck is not a DPTNeck
+            of this width, or a size is not positive.
+        ShapeError: if the tokens do not fit the neck.
+
+    Examples:
+        >>> neck = DPTNeck(64, out_channels=16, hidden_sizes=(8, 8, 8, 8))
+        >>> head = DPTHead(64, [Task("depth", kind="dense", activation="relu", unit="m")], neck, hidden_dim=8)
+        >>> layers = [torch.randn(1, 5 + 15, 64) for _ in range(4)]
+        >>> head(layers, grid=(3, 5), num_prefix_tokens=5)["depth"].shape
+        torch.Size([1, 1, 48, 80])
+
+    Reference: Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021. The upsampling follows the neck: with
+    ``upsample="double"`` by 2, with ``"next"`` to one cell per pixel, both with the neck's ``align_corners``.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        tasks: Sequence[Task],
+        neck: Neck | dict[str, Any],
+        hidden_dim: int = 32,
+        bins: Bins | None = None,
+        add_projection: bool = False,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, hidden_dim=hidden_dim)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        own_neck = checked_neck(neck, embed_dim, factory)
+        if not isinstance(own_neck, DPTNeck):
+            raise ConfigError(f"neck is a {type(own_neck).__name__}; expected a DPTNeck, or use PyramidHead")
+        self.embed_dim, self.neck, self.bins = embed_dim, own_neck, bins
+        if isinstance(neck, Neck):  # the readouts are built where the neck is
+            weight = next(neck.parameters())
+            factory = {"device": weight.device, "dtype": weight.dtype}
+        self._set_tasks(tasks, (), "dense", "segmentation")
+        if bins is not None:
+            bins.check(self.tasks)
+        width = own_neck.out_channels
+        self.mix = nn.Conv2d(width, width, 3, padding=1, **factory) if add_projection else None
+        dims = [task.dim if bins is None else bins.count for task in self.tasks]
+        self.readouts = nn.ModuleList(_Readout(width, hidden_dim, dim, **factory) for dim in dims)
+
+    @property
+    def _patch_size(self) -> int:
+        return self.neck.patch_size
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the tokens it reads."""
+        return self.neck.num_layers
+
+    @property
+    def map_stride(self) -> float:
+        """Image pixels per cell of the maps."""
+        return 1.0
+
+    def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return the tasks' outputs in normalised units."""
+        tokens = self._tokens(tokens, **plain)
+        return {task.name: _at_pixels(cells, tokens) for task, cells in self._cells(tokens)}
+
+    def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return predictions in original units, with gradients where they are enabled."""
+        tokens = self._tokens(tokens, **plain)
+        return {
+            task.name: task.predict_map(_at_pixels(cells, tokens))  # logits are resized
+            if task.is_categorical
+            else _at_pixels(task.predict_map(cells), tokens)  # values are resized within their bounds
+            for task, cells in self._cells(tokens)
+        }
+
+    @torch.no_grad()
+    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
+        """Return ``{task: (B, dim, rows * patch, cols * patch)}`` in original units."""
+        return self.natural(tokens, **plain)
+
+    def logits(self, tokens: TokensLike, **plain: Unpack[Plain]) -> list[Tensor]:
+        """Return the last layer's output of every task, (B, dim or bins, rows, cols) at the decoder's cells."""
+        tokens = self._tokens(tokens, **plain)
+        size = [side * self.neck.patch_size for side in tokens.grid]
+        finest = self.neck(tokens).maps[0]
+        # the level's own result, upsampled as inside the neck: (B, D, 2 rows, 2 cols) of its cells
+        maps = F.interpolate(finest, scale_factor=2.0, mode="bilinear", align_corners=self.neck.align_corners)
+        if self.mix is not None:
+            maps = F.relu(self.mix(maps))
+        return [cast("_Readout", readout)(maps, self.neck, size) for readout in self.readouts]
+
+    def _cells(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
+        """The tasks, and their maps (B, dim, rows, cols) in normalised units at the decoder's cells."""
+        logits = self.logits(tokens)
+        values = logits if self.bins is None else [self.bins(x).to(x.dtype) for x in logits]
+        return [(task, activate(x, task.activation)) for task, x in zip(self.tasks, values, strict=True)]
+
+
+class _Readout(nn.Module):
+    """3x3, upsampling, 3x3, ReLU and a linear layer."""
+
+    def __init__(self, channels: int, hidden: int, dim: int, **factory: Any) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels // 2, 3, padding=1, **factory)
+        self.second = nn.Conv2d(channels // 2, hidden, 3, padding=1, **factory)
+        self.out = MapLinear(hidden, dim, **factory)
+
+    def forward(self, maps: Tensor, neck: DPTNeck, size: Sequence[int]) -> Tensor:
+        """(B, D, r, c) -> (B, dim, rows, cols): twice as many with "double", else those of ``size``, the pixels."""
+        maps = self.first(maps)
+        to: dict[str, Any] = {"scale_factor": 2.0} if neck.upsample == "double" else {"size": size}
+        maps = F.interpolate(maps, mode="bilinear", align_corners=neck.align_corners, **to)
+        cells: Tensor = self.out(F.relu(self.second(maps)))
+        return cells
+
+
+def _at_pixels(cells: Tensor, tokens: Tokens) -> Tensor:
+    """Resize maps of any number of cells to one cell per pixel of the tokens' image."""
+    size = tuple(tokens.image_size)
+    return F.interpolate(cells, size=size, mode="bilinear", align_corners=False)

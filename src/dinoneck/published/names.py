@@ -1,0 +1,156 @@
+"""One translator from the tensors of publishers' files to those of our modules: strict in names and shapes.
+
+The two libraries number the fusion blocks of a DPT from the coarsest (f), we number them from the finest (n = 3 - f).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dinoneck.errors import CheckpointError, some_of
+
+_SHOWN = 5
+_EPS = 1e-5  # of the publishers' batch norms
+_NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
+
+
+class Dialect(NamedTuple):
+    """The names of one form of file.
+
+    Attributes:
+        names: our name, with {n} for its number -> the file's, with {n} and {f}.
+        norms: the file's name of a layer -> the batch norm before it, which is folded into the layer.
+        unused: names that a file may hold and no head reads, as a regular expression.
+    """
+
+    names: Mapping[str, str]
+    norms: Mapping[str, str] = {}
+    unused: str = r"(?!)"
+
+
+_META_DPT = {
+    "neck.reassemble.{n}.readout_linear": "reassemble_blocks.readout_projects.{n}.0",
+    "neck.reassemble.{n}.project": "reassemble_blocks.projects.{n}.conv",
+    "neck.reassemble.{n}.up": "reassemble_blocks.resize_layers.{n}",
+    "neck.reassemble.{n}.down": "reassemble_blocks.resize_layers.{n}",
+    "neck.reassemble.{n}.widen": "convs.{n}.conv",
+    "neck.fusion.{n}.lateral.first": "fusion_blocks.{f}.res_conv_unit1.conv1.conv",
+    "neck.fusion.{n}.lateral.second": "fusion_blocks.{f}.res_conv_unit1.conv2.conv",
+    "neck.fusion.{n}.unit.first": "fusion_blocks.{f}.res_conv_unit2.conv1.conv",
+    "neck.fusion.{n}.unit.second": "fusion_blocks.{f}.res_conv_unit2.conv2.conv",
+    "neck.fusion.{n}.project": "fusion_blocks.{f}.project.conv",
+    "mix": "project.conv",
+    "readouts.{n}.first": "conv_depth.head.0",
+    "readouts.{n}.second": "conv_depth.head.2",
+    "readouts.{n}.out": "conv_depth.head.4",
+}
+_HUB_DPT = {
+    "neck.reassemble.{n}.readout_linear": "neck.reassemble_stage.readout_projects.{n}.0",
+    "neck.reassemble.{n}.project": "neck.reassemble_stage.layers.{n}.projection",
+    "neck.reassemble.{n}.up": "neck.reassemble_stage.layers.{n}.resize",
+    "neck.reassemble.{n}.down": "neck.reassemble_stage.layers.{n}.resize",
+    "neck.reassemble.{n}.widen": "neck.convs.{n}",
+    "neck.fusion.{n}.lateral.first": "neck.fusion_stage.layers.{f}.residual_layer1.convolution1",
+    "neck.fusion.{n}.lateral.second": "neck.fusion_stage.layers.{f}.residual_layer1.convolution2",
+    "neck.fusion.{n}.unit.first": "neck.fusion_stage.layers.{f}.residual_layer2.convolution1",
+    "neck.fusion.{n}.unit.second": "neck.fusion_stage.layers.{f}.residual_layer2.convolution2",
+    "neck.fusion.{n}.project": "neck.fusion_stage.layers.{f}.projection",
+    "mix": "head.projection",
+    "readouts.{n}.first": "head.head.0",
+    "readouts.{n}.second": "head.head.2",
+    "readouts.{n}.out": "head.head.4",
+}
+_CHMV2 = {
+    ours: re.sub(r"^(neck|head)\.(fusion_stage\.layers)?", lambda m: f"head.{'fusion_layers' * bool(m[2])}", theirs)
+    for ours, theirs in _HUB_DPT.items()
+} | {f"readouts.{{n}}.{part}": f"head.conv_depth.head.{i}" for i, part in ((0, "first"), (2, "second"), (4, "out"))}
+
+DIALECTS = {
+    "classifier": Dialect({"readouts.{n}": ""}),
+    "classifier of transformers": Dialect({"readouts.{n}": "classifier"}, unused=r"dinov2(_with_registers)?\."),
+    "depth of mmcv": Dialect({"readouts.{n}": "decode_head.conv_depth"}),
+    "segmentation of mmseg": Dialect(
+        {"readouts.{n}": "decode_head.conv_seg"}, {"decode_head.conv_seg": "decode_head.bn"}
+    ),
+    "dpt": Dialect(_META_DPT),
+    "dpt with batch norm": Dialect(
+        _META_DPT,
+        {f"reassemble_blocks.projects.{n}.conv": f"reassemble_blocks.batchnorm_layers.{n}" for n in range(4)},
+    ),
+    "dpt of mmcv": Dialect({ours: f"decode_head.{theirs}" for ours, theirs in _META_DPT.items()}),
+    # the first fusion layer stores a unit that is never called
+    "dpt of transformers": Dialect(_HUB_DPT, unused=r"backbone\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."),
+    "chmv2 of transformers": Dialect(_CHMV2, unused=r"backbone\."),
+}
+
+
+def translated(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], dialects: Sequence[str], where: str
+) -> dict[str, Tensor]:
+    """Return the tensors of a file under our names and in our shapes, in float32.
+
+    Args:
+        state: of the file.
+        own: the tensors of the module, on any device; only names and shapes are read.
+        dialects: names in ``DIALECTS``; the one that fits the most names of the file is taken.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
+    """
+    dialect = max((DIALECTS[name] for name in dialects), key=lambda each: len(state.keys() & {*_names(own, each)}))
+    names = {theirs: ours for ours, theirs in zip(own, _names(own, dialect), strict=True)}
+    expected = {theirs: _shapes(own[ours]) for theirs, ours in names.items()}
+    for layer, norm in dialect.norms.items():
+        channels = expected[f"{layer}.weight"][0][1]
+        expected |= {f"{norm}.{part}": [(channels,)] for part in _NORM_PARTS}
+    counters = {f"{norm}.num_batches_tracked" for norm in dialect.norms.values()}
+    given = {name: x for name, x in state.items() if name not in counters and not re.match(dialect.unused, name)}
+    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'} of this head, and holds "
+            f"{some_of(unknown, _SHOWN) or 'nothing'} that it does not have: it is the file of another head",
+            step="tensors",
+        )
+    for name, shapes in expected.items():
+        if tuple(given[name].shape) not in shapes or not given[name].is_floating_point():
+            raise CheckpointError(
+                f"{where}: {name} is {given[name].dtype} {tuple(given[name].shape)}; expected floats of shape "
+                f"{shapes[-1]}: it is the file of another head",
+                step="tensors",
+            )
+    folded = {**given, **dict(_folded(given, dialect.norms))}
+    return {ours: folded[theirs].float().reshape(own[ours].shape) for theirs, ours in names.items()}
+
+
+def _names(own: Mapping[str, Tensor], dialect: Dialect) -> list[str]:
+    """The file's names of our tensors, in our order."""
+    found = []
+    for name in own:
+        stem, _, kind = name.rpartition(".")
+        number = int(digit[0]) if (digit := re.search(r"\d", stem)) else 0
+        theirs = dialect.names[re.sub(r"\d", "{n}", stem)].format(n=number, f=3 - number)
+        found.append(f"{theirs}.{kind}" if theirs else kind)
+    return found
+
+
+def _shapes(value: Tensor) -> list[tuple[int, ...]]:
+    """The shapes that a tensor may have in a file: ours, or that of a 1x1 convolution."""
+    shape = tuple(value.shape)
+    return [shape, (*shape, 1, 1)] if value.ndim == 2 else [shape]
+
+
+def _folded(state: Mapping[str, Tensor], norms: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """The weight and bias of every layer behind a batch norm, such that the norm can go; computed in float64."""
+    for layer, norm in norms.items():
+        gain, shift, mean, variance = (state[f"{norm}.{part}"].double() for part in _NORM_PARTS)
+        scale = gain / torch.sqrt(variance + _EPS)  # (C_in,)
+        weight = state[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
+        yield f"{layer}.weight", weight * scale
+        yield f"{layer}.bias", state[f"{layer}.bias"].double() + weight @ (shift - mean * scale)

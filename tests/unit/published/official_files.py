@@ -1,0 +1,212 @@
+"""Files of published heads with random weights, and what their publishers compute from them, in float64.
+
+Both are written from the names, shapes and formulas of the papers and files, not from the package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinoneck import Tokens
+
+WIDTHS = {"s": 384, "b": 768, "l": 1024, "g": 1536}
+Shapes = dict[str, tuple[int, ...]]
+
+
+def dpt_shapes(
+    width: int,
+    hidden: Sequence[int],
+    channels: int,
+    mid: int,
+    out: int,
+    *,
+    project: bool,
+    bias: bool,
+    mix: bool,
+    norm: bool = False,
+) -> Shapes:
+    """Names and shapes of a DPT decoder under the names of DINOv2's and DINOv3's files."""
+    found: Shapes = {}
+
+    def layer(name: str, *shape: int, bias: int = 0) -> None:
+        found[f"{name}.weight"] = shape
+        if bias:
+            found[f"{name}.bias"] = (bias,)
+
+    for n, own in enumerate(hidden):
+        if project:
+            layer(f"reassemble_blocks.readout_projects.{n}.0", width, 2 * width, bias=width)
+        if norm:
+            found |= batch_norm(f"reassemble_blocks.batchnorm_layers.{n}", width)
+        layer(f"reassemble_blocks.projects.{n}.conv", own, width, 1, 1, bias=own)
+        if n != 2:
+            side = {0: 4, 1: 2, 3: 3}[n]
+            layer(f"reassemble_blocks.resize_layers.{n}", own, own, side, side, bias=own)
+        layer(f"convs.{n}.conv", channels, own, 3, 3)
+        for unit in (1, 2) if n else (2,):
+            for conv in (1, 2):
+                name = f"fusion_blocks.{n}.res_conv_unit{unit}.conv{conv}.conv"
+                layer(name, channels, channels, 3, 3, bias=channels if bias else 0)
+        layer(f"fusion_blocks.{n}.project.conv", channels, channels, 1, 1, bias=channels)
+    if mix:
+        layer("project.conv", channels, channels, 3, 3, bias=channels)
+    layer("conv_depth.head.0", channels // 2, channels, 3, 3, bias=channels // 2)
+    layer("conv_depth.head.2", mid, channels // 2, 3, 3, bias=mid)
+    layer("conv_depth.head.4", out, mid, 1, 1, bias=out)
+    return found
+
+
+def batch_norm(name: str, channels: int) -> Shapes:
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return {f"{name}.{part}": (channels,) for part in parts} | {f"{name}.num_batches_tracked": ()}
+
+
+def shapes_of(name: str) -> tuple[Shapes, str]:
+    """The names and shapes in the file of a published head, and its form."""
+    backbone, data, form = name.rsplit("_", 2)
+    if data == "imagenet":
+        parts = 5 if form == "linear4" else 2
+        width = 4096 if backbone == "dinov3_vit7b16" else WIDTHS[backbone[len("dinov2_vit")]]
+        return {"weight": (1000, parts * width), "bias": (1000,)}, "classifier"
+    if form == "chmv2":
+        return dpt_shapes(1024, (128, 256, 512, 1024), 256, 128, 256, project=True, bias=True, mix=False), "dpt"
+    if data == "synthmix":
+        hidden = (2048,) * 4
+        return dpt_shapes(4096, hidden, 512, 32, 256, project=False, bias=False, mix=True, norm=True), "dpt"
+    width = WIDTHS[backbone[len("dinov2_vit")]]
+    if form == "dpt":
+        hidden = (width // 8, width // 4, width // 2, width)
+        own = dpt_shapes(width, hidden, 256, 32, 1, project=True, bias=False, mix=True)
+        return {f"decode_head.{key}": shape for key, shape in own.items()}, "dpt"
+    layers = 1 if form == "linear" else 4
+    if data in ("nyu", "kitti"):
+        shape = (256, 2 * width * layers, 1, 1)
+        return {"decode_head.conv_depth.weight": shape, "decode_head.conv_depth.bias": (256,)}, "depth"
+    classes = {"voc2012": 21, "ade20k": 150}[data]
+    own = {"decode_head.conv_seg.weight": (classes, width * layers, 1, 1), "decode_head.conv_seg.bias": (classes,)}
+    return batch_norm("decode_head.bn", width * layers) | own, "segmentation"
+
+
+def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
+    """Values that keep activations in the order of one."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, shape in shapes.items():
+        values = torch.randn(shape, generator=generator)
+        if name.endswith("running_var"):
+            values = values.abs() + 0.5
+        elif name.endswith("num_batches_tracked"):
+            values = torch.tensor(7)
+        elif len(shape) > 1:
+            values = values / math.sqrt(math.prod(shape[1:]))
+        else:
+            values = 0.3 * values
+        state[name] = values
+    return state
+
+
+def write(path: Any, state: Mapping[str, Tensor]) -> Any:
+    """Save a state dict as its publisher does: those of mmcv and mmseg in a checkpoint with notes."""
+    content: Any = dict(state)
+    if any(name.startswith("decode_head.") for name in state):
+        notes = {"mmcv_version": "1.7.0", "epoch": np.float64(3.0), "CLASSES": ("a", "b")}
+        content = {"meta": notes, "state_dict": content}
+    torch.save(content, path)
+    return path
+
+
+# what the publishers compute, from the tensors of the files
+
+
+def classifier(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    x = torch.cat([*tokens.cls_token, tokens.patches[-1].mean(dim=1)], dim=1)
+    return x @ state["weight"].T + state["bias"]
+
+
+def segmentation(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    own = {name.removeprefix("decode_head."): value for name, value in state.items()}
+    wide = torch.cat([as_map(patches, tokens) for patches in tokens.patches], dim=1)
+    norm = [own[f"bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+    return F.conv2d(F.batch_norm(wide, *norm, eps=1e-5), own["conv_seg.weight"], own["conv_seg.bias"])
+
+
+def depth_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    """[patch | CLS] of every block, blocks concatenated, four times as many cells, then a 1x1 convolution."""
+    maps = []
+    for patches, cls in zip(tokens.patches, tokens.cls_token, strict=True):
+        maps.append(as_map(torch.cat([patches, cls[:, None].expand_as(patches)], dim=2), tokens))
+    wide = F.interpolate(torch.cat(maps, dim=1), scale_factor=4, mode="bilinear", align_corners=False)
+    return F.conv2d(wide, state["decode_head.conv_depth.weight"], state["decode_head.conv_depth.bias"])
+
+
+def linear_bins(logits: Tensor, far: float) -> Tensor:
+    weights = logits.clamp_min(0) + 0.1
+    return weighted(weights, torch.linspace(0.001, far, 256, dtype=torch.float64))
+
+
+def canopy_bins(logits: Tensor) -> Tensor:
+    falling = torch.linspace(1, 0, 256, dtype=torch.float64)
+    ratios = torch.linspace(math.log(0.001), math.log(12), 256, dtype=torch.float64).exp()
+    values = falling * ratios + (1 - falling) * torch.linspace(0.001, 12, 256, dtype=torch.float64)
+    return 8 * weighted(logits.clamp_min(0) + 1e-8, values)
+
+
+def weighted(weights: Tensor, values: Tensor) -> Tensor:
+    return (weights / weights.sum(dim=1, keepdim=True) * values[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    """The last layer's output of a DPT decoder, before ReLU or bins."""
+    own = {name.removeprefix("decode_head."): value for name, value in state.items()}
+
+    def conv(x: Tensor, name: str, **how: Any) -> Tensor:
+        weight = own[f"{name}.weight"]
+        return F.conv2d(x, weight, own.get(f"{name}.bias"), padding=weight.shape[-1] // 2, **how)
+
+    def unit(x: Tensor, name: str) -> Tensor:
+        return x + conv(conv(x.relu(), f"{name}.conv1.conv").relu(), f"{name}.conv2.conv")
+
+    def twice(x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+    maps = []
+    for n, (patches, cls) in enumerate(zip(tokens.patches, tokens.cls_token, strict=True)):
+        x, project = patches, f"reassemble_blocks.readout_projects.{n}.0"
+        if f"{project}.weight" in own:
+            both = torch.cat([patches, cls[:, None].expand_as(patches)], dim=2)
+            x = F.gelu(both @ own[f"{project}.weight"].T + own[f"{project}.bias"])
+        x = as_map(x, tokens)
+        norm = f"reassemble_blocks.batchnorm_layers.{n}"
+        if f"{norm}.weight" in own:
+            values = [own[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+            x = F.batch_norm(x, *values, eps=1e-5)
+        x = conv(x, f"reassemble_blocks.projects.{n}.conv")
+        resize = f"reassemble_blocks.resize_layers.{n}"
+        if n < 2:
+            x = F.conv_transpose2d(x, own[f"{resize}.weight"], own[f"{resize}.bias"], stride=(4, 2)[n])
+        elif n == 3:
+            x = conv(x, resize, stride=2)
+        maps.append(conv(x, f"convs.{n}.conv"))
+    x = maps[3]
+    for f, lateral in enumerate(reversed(maps)):  # from the coarsest
+        if f:
+            if lateral.shape != x.shape:
+                lateral = F.interpolate(lateral, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            x = x + unit(lateral, f"fusion_blocks.{f}.res_conv_unit1")
+        x = unit(x, f"fusion_blocks.{f}.res_conv_unit2")
+        x = conv(twice(x), f"fusion_blocks.{f}.project.conv")
+    if "project.conv.weight" in own:
+        x = conv(x, "project.conv").relu()
+    x = twice(conv(x, "conv_depth.head.0"))
+    return conv(conv(x, "conv_depth.head.2").relu(), "conv_depth.head.4")
+
+
+def as_map(patches: Tensor, tokens: Tokens) -> Tensor:
+    return patches.transpose(1, 2).reshape(len(patches), -1, *tokens.grid)

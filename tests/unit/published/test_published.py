@@ -1,0 +1,267 @@
+"""Every published head: its publisher's file with random weights gives what the publisher's formula gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tests.unit.published import official_files as official
+from torch import Tensor
+
+from dinoneck import CheckpointError, HeadCheckpoint, Tokens, list_published, load_published
+from dinoneck.published import table
+from dinoneck.published.names import translated
+
+ROWS = list_published()
+LARGE = 20_000_000
+FORMS = {"classifier": official.classifier, "segmentation": official.segmentation, "dpt": official.dpt_logits}
+
+
+def tokens_of(row: table.PublishedHead, grid: tuple[int, int] = (5, 9)) -> Tokens:
+    torch.manual_seed(0)
+    patch, prefix, (rows, cols) = row.model.patch, 1 + row.model.registers, grid
+    shape = (1, prefix + rows * cols, row.model.width)
+    sequence = [torch.randn(shape, dtype=torch.float64) for _ in row.layers]
+    size = (rows * patch, cols * patch)
+    return Tokens.from_sequence(
+        sequence, image_size=size, patch_size=patch, num_prefix_tokens=prefix, layers=row.layers, normed=row.norm
+    )
+
+
+def written(row: table.PublishedHead, folder: Path, state: dict[str, Tensor]) -> Path:
+    """The publisher's file; one whose hash is known, which random weights do not have, as safetensors."""
+    if not row.sha256:
+        return Path(official.write(folder / "head.pth", state))
+    save_file(state, folder / "head.safetensors")
+    return folder / "head.safetensors"
+
+
+def near(found: Tensor, expected: Tensor, bound: float) -> bool:
+    """Relative to what varies: a mean over many bins is almost a constant."""
+    return bool((found - expected).norm() <= bound * (expected - expected.mean()).norm())
+
+
+def compare(row: table.PublishedHead, state: dict[str, Tensor], head: Any, grid: tuple[int, int], form: str) -> None:
+    tokens = tokens_of(row, grid)
+    exact = {name: value.double() for name, value in state.items()}
+    bound = 1e-6 if any("norm" in name or ".bn." in name for name in state) else 1e-10  # folded in float32
+    [(name, found)] = head.predict(tokens).items()
+    if form == "depth":
+        far = {"nyu": 10.0, "kitti": 80.0}[row.name.split("_")[2]]
+        expected = official.linear_bins(official.depth_logits(exact, tokens), far)
+        assert near(found, expected.clamp(0.001, far), 1e-9)
+        return
+    logits = FORMS[form](exact, tokens)
+    if form == "dpt":
+        assert near(head.logits(tokens)[0], logits, bound)
+        value = official.canopy_bins(logits)
+        if "synthmix" in row.name:
+            value = official.linear_bins(logits, 100.0)
+        elif row.task == "depth":
+            value = (logits.relu() + 0.001).clamp(0.001, 10.0 if "nyu" in row.name else 80.0)
+        expected = F.interpolate(value, size=tokens.image_size, mode="bilinear", align_corners=False)
+        assert near(found, expected, 1e-5 if "synthmix" in row.name else 1e-8)
+    else:
+        assert near(head(tokens)[name], logits, bound)
+        assert torch.allclose(found, logits.softmax(dim=1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.size > LARGE)) for row in ROWS]
+)
+def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_path: Path) -> None:
+    shapes, form = official.shapes_of(row.name)
+    own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert row.size == sum(x.numel() for name, x in own.items() if not is_norm(name))
+    if row.size > 100_000_000:  # names and shapes only; the arithmetic follows at reduced width
+        translated(own, row.build().state_dict(), row.dialects, "the file")
+        return
+    state = official.random_state(shapes)
+    checkpoint = load_published(row.name, weights=written(row, tmp_path, state))
+    compare(row, state, checkpoint.build(dtype=torch.float64), (5, 9), form)
+    assert checkpoint.meta["license"] == row.licence
+    assert checkpoint.meta["extra"]["published"] == row.name
+
+
+def is_norm(name: str) -> bool:
+    return ".bn." in name or "batchnorm" in name
+
+
+@pytest.mark.parametrize("name", ["dinov3_vit7b16_synthmix_dpt", "dinov2_vits14_nyu_dpt", "dinov3_vitl16_sat_chmv2"])
+@pytest.mark.parametrize("grid", [(7, 9), (8, 8), (1, 3)])
+def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
+    """The batch norms of SYNTHMIX are folded, and odd grids double from their halves."""
+    row = table.row_named(name)
+    small = {"embed_dim": 16, "hidden_sizes": [4, 6, 8, 10], "out_channels": 8}
+    config = {**row.head["config"], "embed_dim": 16}
+    config["neck"] = {"type": "dpt_neck", "config": {**config["neck"]["config"], **small}}
+    row = replace(row, head={"type": "dpt", "config": config})
+    kinds = {"synthmix": (32, 256, False, False, True, True), "chmv2": (128, 256, True, True, False, False)}
+    kind = next((kind for key, kind in kinds.items() if key in name), (32, 1, True, False, True, False))
+    mid, out, project, bias, mix, norm = kind
+    shapes = official.dpt_shapes(16, (4, 6, 8, 10), 8, mid, out, project=project, bias=bias, mix=mix, norm=norm)
+    prefix = "decode_head." if name.startswith("dinov2") else ""
+    state = official.random_state({prefix + key: shape for key, shape in shapes.items()})
+    head: Any = row.build()
+    head.load_state_dict(translated(state, head.state_dict(), row.dialects, "the file"), assign=True)
+    tokens = tokens_of(row, grid)
+    tokens = Tokens.from_sequence(
+        [x[..., :16] for x in tokens.sequence],
+        image_size=tokens.image_size,
+        patch_size=row.model.patch,
+        num_prefix_tokens=tokens.num_prefix_tokens,
+    )
+    expected = official.dpt_logits({name: value.double() for name, value in state.items()}, tokens)
+    assert near(head.double().logits(tokens)[0], expected, 1e-6 if norm else 1e-10)
+
+
+SMALL = [
+    "dinov2_vits14_imagenet_linear",
+    "dinov2_vits14_nyu_linear",
+    "dinov2_vits14_voc2012_linear",
+    "dinov2_vits14_nyu_dpt",
+]
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "counts"])
+def test_files_that_do_not_fit_are_refused_by_name(name: str, change: str, tmp_path: Path) -> None:
+    state = official.random_state(official.shapes_of(name)[0])
+    tensor = next(key for key in state if key.endswith("weight"))
+    if change == "missing":
+        del state[tensor]
+    elif change == "unknown":
+        state[tensor := "decode_head.cls_seg.weight"] = torch.zeros(3)
+    else:
+        state[tensor] = torch.zeros(3, 3) if change == "shape" else torch.zeros_like(state[tensor]).int()
+    with pytest.raises(CheckpointError, match=tensor):
+        load_published(name, weights=official.write(tmp_path / "head.pth", state))
+
+
+def test_files_that_are_not_the_head_are_refused(tmp_path: Path) -> None:
+    name, gated = "dinov2_vits14_nyu_linear", "dinov3_vit7b16_imagenet_linear"
+    state = official.random_state(official.shapes_of(name)[0])
+    file = official.write(tmp_path / "head.pth", state)
+    with pytest.raises(CheckpointError, match="dinov2_vits14_nyu_linear5"):
+        load_published("dinov2_vits14_nyu_linear5", weights=file)
+    with pytest.raises(CheckpointError, match="90d8ed92"):
+        load_published(gated, weights=file)
+    with pytest.raises(CheckpointError, match="conv_depth"):
+        load_published("dinov2_vits14_kitti_linear4", weights=file)
+    odd = official.write(tmp_path / "nan.pth", {key: value * float("nan") for key, value in state.items()})
+    with pytest.raises(CheckpointError, match="finite"):
+        load_published(name, weights=odd)
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(CheckpointError, match="head.pth"):
+        load_published(name, weights=file)
+    torch.save({"state_dict": print}, file)
+    with pytest.raises(CheckpointError, match="print"):
+        load_published(name, weights=file)
+    with pytest.raises(CheckpointError, match="nothing.pth"):
+        load_published(name, weights=tmp_path / "nothing.pth")
+
+
+def test_what_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def offline(url: str, *_: object, **__: object) -> None:
+        raise OSError(f"no route to {url}")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    row = table.row_named("dinov2_vits14_nyu_dpt")
+    with pytest.raises(CheckpointError, match=row.url):
+        load_published(row.name)
+    with pytest.raises(CheckpointError, match="terms"):
+        load_published("dinov3_vit7b16_imagenet_linear")
+    with pytest.raises(CheckpointError, match="revision"):
+        load_published("dinov2_vits14_nyu_linear", revision="main")
+
+
+def test_a_downloaded_file_is_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = table.row_named("dinov2_vits14_nyu_linear")
+    state = official.random_state(official.shapes_of(row.name)[0])
+    asked = []
+
+    def download(url: str, file: str, **_: object) -> None:
+        asked.append(url)
+        official.write(file, state)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    first, again = load_published(row.name), load_published(row.name)
+    assert asked == [row.url]
+    assert first.meta["digest"] == again.meta["digest"]
+
+
+def test_the_table_settles_the_traps() -> None:
+    rows = {row.name: row for row in ROWS}
+    assert rows["dinov2_vitl14_nyu_dpt"].layers == (4, 11, 17, 23)
+    assert rows["dinov3_vitl16_sat_chmv2"].layers == (5, 11, 17, 23)
+    assert not rows["dinov2_vits14_kitti_linear4"].norm
+    assert rows["dinov2_vits14_ade20k_ms"].norm
+    assert rows["dinov3_vitl16_sat_chmv2"].inputs["mean"][0] == 0.420
+    [task] = rows["dinov2_vits14_nyu_linear"].head["config"]["tasks"]
+    assert task["maximum"] == 10.0
+    assert {row.name for row in list_published("depth", "dinov3_vit7b16")} == {"dinov3_vit7b16_synthmix_dpt"}
+    assert all(len(row.build().tasks[0].labels) in (0, 21, 150, 1000) for row in ROWS)
+
+
+def test_a_saved_head_keeps_licence_and_origin(tmp_path: Path) -> None:
+    name = "dinov2_vits14_voc2012_linear"
+    state = official.random_state(official.shapes_of(name)[0])
+    load_published(name, weights=official.write(tmp_path / "head.pth", state)).save(tmp_path / "head.safetensors")
+    again = HeadCheckpoint.load(tmp_path / "head.safetensors")
+    assert again.meta["license"] == "apache-2.0"
+    assert again.meta["backbone"]["pos_embed"] == "official"
+    assert again.preprocess is not None
+    assert again.preprocess.pad_to == "center"
+
+
+def test_files_of_transformers_give_the_same_head(tmp_path: Path) -> None:
+    """Its modules with random weights are the peer: a classifier, DPT on DINOv2, and CHMv2 under its own names."""
+    hf = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        small_vit = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12}
+        out = ["stage3", "stage6", "stage9", "stage12"]
+        stages = hf.Dinov2Config(**small_vit, out_features=out, reshape_hidden_states=False)
+        small = {"neck_hidden_sizes": [48, 96, 192, 384], "readout_type": "project", "add_projection": True}
+        dpt = hf.DPTConfig(backbone_config=stages, is_hybrid=False, use_bias_in_fusion_residual=False, **small)
+        peers = {
+            "dinov2_vits14_imagenet_linear": hf.Dinov2ForImageClassification(
+                hf.Dinov2Config(**small_vit, num_labels=1000)
+            ),
+            "dinov2_vits14_kitti_dpt": hf.DPTForDepthEstimation(dpt),
+            "dinov3_vitl16_sat_chmv2": hf.CHMv2ForDepthEstimation(hf.CHMv2Config()),
+        }
+    for name, peer in peers.items():
+        shapes = {key: tuple(value.shape) for key, value in peer.state_dict().items()}
+        backbone = ("backbone.", "dinov2.")  # in the file too, and not read
+        state = official.random_state({key: shape for key, shape in shapes.items() if not key.startswith(backbone)})
+        state |= {next(key for key in shapes if key.startswith(backbone)): torch.zeros(3)}
+        file = tmp_path / "model.safetensors"
+        save_file(state, file)
+        head: Any = load_published(name, weights=file).build(dtype=torch.float64)
+        tokens = tokens_of(table.row_named(name))
+        exact = {key: value.double() for key, value in state.items()}
+        if name.endswith("imagenet_linear"):
+            x = torch.cat([tokens.cls_token[0], tokens.patches[0].mean(dim=1)], dim=1)
+            expected = x @ exact["classifier.weight"].T + exact["classifier.bias"]
+            assert near(head(tokens)["class"], expected, 1e-10)
+            continue
+        heads = [peer.neck, peer.head] if hasattr(peer, "neck") else [peer.head]
+        for part, prefix in zip(heads, ("neck.", "head.") if len(heads) == 2 else ("head.",), strict=True):
+            own = {key.removeprefix(prefix): value for key, value in exact.items() if key.startswith(prefix)}
+            part.to_empty(device="cpu").double().load_state_dict(own, strict=True)
+        plain = [torch.cat([cls[:, None], x], dim=1) for cls, x in zip(tokens.cls_token, tokens.patches, strict=True)]
+        with torch.no_grad():
+            if len(heads) == 2:
+                expected = peer.head(peer.neck(plain, *tokens.grid))[:, None]  # after ReLU
+                assert near(head.logits(tokens)[0].relu(), expected, 1e-10)
+            else:
+                pairs = list(zip(tokens.maps(), tokens.cls_token, strict=True))
+                assert near(head.logits(tokens)[0], peer.head(pairs, *tokens.grid), 1e-10)

@@ -1,0 +1,102 @@
+"""Published heads by their names, in the Predictor and on the command line, on a backbone with random weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.unit.published import official_files as official
+
+from dinoneck import CheckpointError, Predictor, load_backbone, load_published
+from dinoneck.cli.main import main
+from dinoneck.published import table
+
+DEPTH, CLASSES = "dinov2_vits14_nyu_linear", "dinov2_vits14_voc2012_linear"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Files of two heads, weights of their backbone, and an image of 70x100 px, which needs padding."""
+    folder = tmp_path_factory.mktemp("published")
+    for name in (DEPTH, CLASSES):
+        official.write(folder / f"{name}.pth", official.random_state(official.shapes_of(name)[0]))
+    load_backbone("dinov2_vits14", pretrained=False, seed=0).save_weights(folder / "backbone.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 255, (70, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    return folder
+
+
+def file_backbone(folder: Path, name: str = "dinov2_vits14", pos_embed: str = "official") -> object:
+    return load_backbone(name, checkpoint=folder / "backbone.safetensors", pos_embed=pos_embed)  # type: ignore[arg-type]
+
+
+def test_two_published_heads_share_one_pass(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    heads = {name: load_published(name, weights=folder / f"{name}.pth") for name in (DEPTH, CLASSES)}
+    with caplog.at_level(logging.WARNING):
+        predictor = Predictor(heads, file_backbone(folder))  # type: ignore[arg-type]
+    assert "vit_small_patch14_dinov2" in caplog.text  # weights of a file cannot be compared
+    assert len(predictor.passes) == 1
+    assert predictor.preprocess.placement((70, 100)).canvas == (70, 112)
+    [rows] = predictor(folder / "image.png", maps=True)
+    depth, classes = rows[DEPTH], rows[CLASSES]
+    assert 0.001 <= depth["depth"] <= 10.0
+    assert depth["maps"]["depth"].shape == (1, 20, 32)
+    assert classes["maps"]["class"].shape == (21, 5, 8)
+
+
+def test_other_backbones_are_refused(folder: Path) -> None:
+    head = load_published(DEPTH, weights=folder / f"{DEPTH}.pth")
+    with pytest.raises(CheckpointError, match="pos_embed"):
+        Predictor(head, file_backbone(folder, pos_embed="native"))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="seeded"):
+        Predictor(head, load_backbone("dinov2_vits14", pretrained=False, pos_embed="official"))
+    module = head.build()
+    tokens = file_backbone(folder)(torch.zeros(1, 3, 28, 28))  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match="pos_embed"):
+        head.check_backbone(file_backbone(folder, pos_embed="native"))  # type: ignore[arg-type]
+    assert tokens.normed
+    with pytest.raises(Exception, match="normed"):
+        module(tokens)
+
+
+def test_the_command_line_takes_a_name_and_a_file(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "depth.csv"
+    words = ["predict", folder / "image.png", "--heads", DEPTH, "--weights", folder / f"{DEPTH}.pth", "--out", out]
+    assert main([*map(str, words), "--backbone-file", str(folder / "backbone.safetensors")]) == 0
+    assert "depth" in out.read_text()
+
+
+def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    load_published(DEPTH, weights=folder / f"{DEPTH}.pth").save(DEPTH)
+    with pytest.raises(CheckpointError, match=f"./{DEPTH}"):
+        Predictor(DEPTH)
+    predictor = Predictor(f"./{DEPTH}", file_backbone(folder))  # type: ignore[arg-type]
+    assert predictor.tasks[0].unit == "m"
+
+
+@pytest.mark.parametrize("words", [[DEPTH, CLASSES], ["some/head"]])
+def test_a_file_of_weights_belongs_to_one_published_head(words: list[str], folder: Path) -> None:
+    from dinoneck.inference.sources import opened
+
+    with pytest.raises(CheckpointError, match="one published head"):
+        opened(words, weights=folder / f"{DEPTH}.pth")
+
+
+def test_the_list_names_every_published_head(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "heads", "depth"]) == 0
+    printed = capsys.readouterr().out
+    assert all(row.name in printed for row in table.ROWS.values() if row.task == "depth")
+
+
+def test_a_depth_head_with_its_backbone_is_exported(folder: Path, tmp_path: Path) -> None:
+    """The exporter itself compares the program with the eager model before it writes."""
+    pytest.importorskip("onnxscript")
+    words = ["export", DEPTH, "--weights", folder / f"{DEPTH}.pth", "--with-backbone", "--format", "onnx"]
+    words += ["--size", "70x112", "--out", tmp_path / "depth.onnx", "--backbone-file", folder / "backbone.safetensors"]
+    assert main([*map(str, words)]) == 0
+    assert (tmp_path / "depth.onnx").stat().st_size > 80_000_000
