@@ -28,33 +28,31 @@ from dinoneck.registry import import_modules
 from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training import report as reports
-from dinoneck.training.baseline import baseline_head
-from dinoneck.training.building import head_type, make_head
-from dinoneck.training.checks import check_targets, check_used
+from dinoneck.training.baselines import baseline_head
+from dinoneck.training.building import check_targets, check_used, head_type, learnable_head, make_head
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.engine import Callback
 from dinoneck.training.fitting import fit_rows
 from dinoneck.training.folder import (
     HEAD_FILE,
     HEADS,
+    LOG,
     LOGS,
     PREDICTIONS,
     REPORT,
     RUN,
     UNFINISHED,
+    Callback,
     check_folder,
+    check_same,
+    loggers_of,
     results_in,
 )
-from dinoneck.training.folds import Fold, folds_of
-from dinoneck.training.loggers import loggers_of
 from dinoneck.training.maps import map_task, read_maps
-from dinoneck.training.predictions import Methods, predictions_of_baselines, write_predictions
-from dinoneck.training.report import BOTH, HEAD, LINEAR
+from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods, predictions_of_baselines, write_predictions
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, TableTokens, live_tokens, source_of
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
-from dinoneck.training.state import LOG, check_same
-from dinoneck.training.table import groups_of, table_of
+from dinoneck.training.table import Fold, folds_of, groups_of, table_of
 from dinoneck.training.tasks import Problem, problem_of, with_fine_maps
 from dinoneck.version import versions
 
@@ -86,7 +84,6 @@ def train(
     *,
     table: Any = None,
     backbone: Backbone | None = None,
-    folds: Sequence[tuple[Any, Any]] | None = None,
     overwrite: bool = False,
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -103,7 +100,6 @@ def train(
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame in the place of ``data.csv``.
         backbone: in the place of the one that the config names; frozen.
-        folds: ``(train, valid)`` rows; None = by ``config.folds``.
         overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
@@ -118,7 +114,7 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    run = prepare(config, out, table=table, backbone=backbone, folds=folds, overwrite=overwrite)
+    run = prepare(config, out, table=table, backbone=backbone, overwrite=overwrite)
     return train_folds(run, resume=resume, callbacks=callbacks)[0]
 
 
@@ -128,7 +124,6 @@ def prepare(
     *,
     table: Any = None,
     backbone: Backbone | None = None,
-    folds: Sequence[tuple[Any, Any]] | None = None,
     overwrite: bool = False,
     source: Source | None = None,
 ) -> Run:
@@ -138,7 +133,7 @@ def prepare(
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
-    check_used(config)
+    check_used(config, with_table=table is not None)
     import_modules(config.imports)
     if backbone is not None and any(parameter.requires_grad for parameter in backbone.parameters()):
         raise ConfigError("the backbone has parameters to train, and train leaves it as it is; call backbone.freeze()")
@@ -148,11 +143,11 @@ def prepare(
     source = source or source_of(config, frame, backbone, spread=head_type(config, kind) == "dpt")
     live_tokens(config, source, frame, folder / HEAD_FILE)  # refuses a rank that does not fit, and a missing package
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
-    chosen = folds_of(config, frame, folds)
-    check_targets(problem, frame, chosen)
+    chosen = folds_of(config, frame)
     loggers_of(config.logging, folder)  # refuses a package that is not installed
-    for number, (rows, _) in chosen.items():
-        head = make_head(config, source.first, problem, rows, config.optim.seed + number)
+    check_targets(problem, frame, chosen)
+    for number, fold in chosen.items():
+        head = learnable_head(config, source.first, problem, frame.index, number, fold)
     outputs = head.eval().predict(source.first.to(next(head.parameters()).device))
     return Run(config, folder, frame, source, with_fine_maps(problem, outputs), chosen)
 
@@ -329,7 +324,7 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
             _save(run, whole, folder / HEAD_FILE, {"metrics": reports.fold_metrics(scores, method)})
         elif len(run.folds) == 1:
             shutil.copyfile(_fold_file(run, next(iter(run.folds))), folder / HEAD_FILE)
-        header, *lines = reports.out_of_fold(table, problem.scored, predictions, run.folds)
+        header, *lines = reports.prediction_rows(table, problem.scored, predictions, run.folds)
         write_text(folder / PREDICTIONS, csv_text(header, lines))
         write_text(folder / REPORT, text + "\n")
         shutil.rmtree(folder / UNFINISHED)

@@ -22,8 +22,8 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import BackboneConfig, TrainConfig
-from dinoneck.training.matching import SourceIds
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.targets import SourceIds
 
 logger = logging.getLogger(__name__)
 
