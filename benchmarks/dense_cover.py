@@ -35,9 +35,9 @@ from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
 from dinoneck.training import DataConfig, Recipe, TrainConfig, fit, group_folds, r2
 from dinoneck.training.baselines import knn_probe, ridge_probe
-from dinoneck.training.maps import Maps, read_maps
 from dinoneck.training.scores import Split, value_scores
 from dinoneck.training.source import TableTokens
+from dinoneck.training.table import Maps, read_maps
 
 CLASSES = ("soil", "crop", "weed")
 RESULTS = Path(__file__).with_name("results")

@@ -5,12 +5,12 @@ from dinoneck.training.baselines import ridge_probe as ridge_probe
 from dinoneck.training.config import BackboneConfig as BackboneConfig
 from dinoneck.training.config import CompositionConfig as CompositionConfig
 from dinoneck.training.config import DataConfig as DataConfig
+from dinoneck.training.config import DetectorConfig as DetectorConfig
 from dinoneck.training.config import FoldsConfig as FoldsConfig
 from dinoneck.training.config import LoggingConfig as LoggingConfig
 from dinoneck.training.config import LossConfig as LossConfig
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
-from dinoneck.training.detector_config import DetectorConfig as DetectorConfig
 from dinoneck.training.fitting import fit as fit
 from dinoneck.training.mixup import cutmix as cutmix
 from dinoneck.training.mixup import manifold_mixup as manifold_mixup

@@ -71,9 +71,8 @@ def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
         value = attrgetter(option)
         is_there = (with_table and "data.csv" in needed) or any(attrgetter(name)(config) for name in needed)
         if value(config) != value(default) and not is_there:
-            raise ConfigError(
-                f"{option} is {value(config)!r}, and needs {' or '.join(needed)}; give that too, or leave it out"
-            )
+            flags = " or ".join(f"{name} (--{name.partition('.')[2]})" for name in needed)
+            raise ConfigError(f"{option} is {value(config)!r}, and needs {flags}; give that too, or leave it out")
 
 
 def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Array, seed: int) -> Head:

@@ -33,31 +33,29 @@ Methods = dict[str, dict[str, Any]]
 
 @torch.no_grad()
 def write_predictions(
-    problem: Problem, tokens: TokenSource, heads: Mapping[str, Head], valid: Sequence[int], predictions: Methods
+    problem: Problem, tokens: TokenSource, head: Head, valid: Sequence[int], predictions: dict[str, Any]
 ) -> None:
-    """Write what the heads of a fold predict for its held-out rows into the predictions.
+    """Write what a head predicts for the held-out rows into the predictions, target -> values of all rows.
 
     Raises:
         DataError: if a prediction is not finite.
     """
-    device = next(next(iter(heads.values())).parameters()).device
+    device = next(head.parameters()).device
     for rows in in_batches(valid, _BATCH):
         batch = tokens.batch([tokens.ids[row] for row in rows]).to(device)
-        for method, head in heads.items():
-            outputs = {name: x.float().cpu() for name, x in head.eval().predict(batch).items()}
-            for name, target in problem.scored.items():
-                x = outputs[target.output][:, target.places]
-                if not bool(x.isfinite().all()):
-                    raise DataError(
-                        f"the predictions of {name} are not finite: training diverged; lower the learning rate (lr=, "
-                        "--lr)"
-                    )
-                if target.kind == "mask":
-                    for row, own in zip(rows, x, strict=True):
-                        predictions[method][name][row] = _confusion(problem, row, own)
-                else:
-                    values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
-                    predictions[method][name][rows] = values.numpy()
+        outputs = {name: x.float().cpu() for name, x in head.eval().predict(batch).items()}
+        for name, target in problem.scored.items():
+            x = outputs[target.output][:, target.places]
+            if not bool(x.isfinite().all()):
+                raise DataError(
+                    f"the predictions of {name} are not finite: training diverged; lower the learning rate (lr=, --lr)"
+                )
+            if target.kind == "mask":
+                for row, each in zip(rows, x, strict=True):
+                    predictions[name][row] = _confusion(problem, row, each)
+            else:
+                values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
+                predictions[name][rows] = values.numpy()
 
 
 def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:

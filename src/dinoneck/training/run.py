@@ -47,12 +47,11 @@ from dinoneck.training.folder import (
     loggers_of,
     results_in,
 )
-from dinoneck.training.maps import map_task, read_maps
 from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods, predictions_of_baselines, write_predictions
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, TableTokens, live_tokens, source_of
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
-from dinoneck.training.table import Fold, folds_of, groups_of, table_of
+from dinoneck.training.table import Fold, folds_of, groups_of, map_task, read_maps, table_of
 from dinoneck.training.tasks import Problem, problem_of, with_fine_maps
 from dinoneck.version import versions
 
@@ -168,28 +167,19 @@ def train_folds(
     """
     config, tokens = run.config, run.source.load() if tokens is None else tokens
     _begin(run, tokens, resume=resume)
-    methods = (HEAD, LINEAR, BOTH) if config.backbone.lora is None else (HEAD, LINEAR)
+    is_live = config.backbone.lora is not None
+    methods = (HEAD, LINEAR) if is_live else (HEAD, LINEAR, BOTH)
     predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table), methods)
     members: list[Head] = []
-    for number, fold in run.folds.items():
-        live = live_tokens(config, run.source, run.table, _fold_file(run, number))
+    folds: dict[int | None, Fold] = {**run.folds}
+    if is_live and len(folds) > 1:  # heads of several backbones are no ensemble
+        folds[None] = np.arange(len(run.table)), np.arange(0)
+    for place, (number, fold) in enumerate(folds.items(), 1):
         try:
-            heads = _fold_heads(run, tokens, live, number, fold, callbacks)
-            parts = (
-                [(tokens, heads)] if live is None else [(live, {HEAD: heads[HEAD]}), (tokens, {LINEAR: heads[LINEAR]})]
-            )
-            for source, own in parts:
-                write_predictions(run.problem, source, own, fold[1].tolist(), predictions)
+            members += _train_fold(run, tokens, number, fold, predictions, callbacks)
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
-        members += _keep_fold(run, heads, live, number, predictions)
-        note(f"fold {number} is trained, {number + 1} of {len(run.folds)}")
-    if (
-        len(run.folds) > 1 and (live := live_tokens(config, run.source, run.table, run.folder / HEAD_FILE)) is not None
-    ):  # heads of several backbones are no ensemble
-        heads = _fold_heads(run, tokens, live, None, (np.arange(len(run.table)), np.arange(0)), callbacks)
-        _keep_fold(run, heads, live, None, predictions)
-        note("the head of all images is trained")
+        note(f"{_name(number).replace('-', ' ')} is trained, {place} of {len(folds)}")
     return _finish(run, members, predictions), predictions
 
 
@@ -219,73 +209,70 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
         write_text(path, json.dumps(identity, indent=2) + "\n")
 
 
-def _fold_heads(
+def _train_fold(
     run: Run,
     tokens: TokenSource,
-    live: LiveTokens | None,
     number: int | None,
     fold: Fold,
+    predictions: Methods,
     callbacks: Sequence[Callback],
-) -> dict[str, Head]:
-    """The trained head of a fold, its baseline, and both together; a finished head comes from its file.
+) -> list[Head]:
+    """Train, predict and keep the heads of a fold, and return the members that it brings to the ensemble.
 
-    With live tokens the head reads them, and the baseline those of the frozen backbone: no average is made.
+    A finished head comes from its file. With live tokens the head reads them, and the baseline those of the frozen
+    backbone: no average is made.
     """
     config, problem, path = run.config, run.problem, _fold_file(run, number)
-    seed = config.optim.seed + (number or 0)
-    rows, valid = (side.tolist() for side in fold)
+    live, (rows, valid) = live_tokens(config, run.source, run.table, path), (side.tolist() for side in fold)
     if path.exists():
         kept: Any = HeadCheckpoint.load(path).build()
-        head = kept.members[0] if run.config.with_ridge else kept
+        head = kept.members[0] if config.with_ridge else kept
     else:
-        head = make_head(config, run.source.first, problem, rows, seed)
-        head.to(local_device(config.device))
-        weighting = None
-        if config.losses.weighting == "uncertainty":
-            composed = [own.name for own in problem.compositions if not own.adds_tasks]
-            names = [*(task.name for task in head.tasks), *composed]
-            weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
-        logs = loggers_of(config.logging, run.folder, _name(number)) if _writes() else ()
-        fit_rows(
-            head,
-            live or tokens,
-            problem.targets,
-            rows,
-            valid,
-            weights=problem.weights,
-            loss=weighting,
-            recipe=config.optim.changed(seed=seed),
-            out=run.folder / UNFINISHED / _name(number),
-            callbacks=(*callbacks, *logs),
-        )
-    groups = groups_of(run.table)
-    linear = baseline_head(
-        tokens, problem.targets, rows, head.tasks, problem.compositions, groups=groups, seed=config.optim.seed
-    )
+        head = _fitted_head(run, live or tokens, number, rows, valid, callbacks)
+    own, groups = problem.compositions, groups_of(run.table)
+    linear = baseline_head(tokens, problem.targets, rows, head.tasks, own, groups, config.optim.seed)
     heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
-    if live is not None:
-        return heads
-    linear.trained_on = head.trained_on
-    return heads | {BOTH: HeadEnsemble.from_heads([*heads.values()])}
-
-
-def _keep_fold(
-    run: Run, heads: Mapping[str, Head], live: LiveTokens | None, number: int | None, predictions: Methods
-) -> list[Head]:
-    """Write the head of a fold unless it is there, and return the members that it brings to the ensemble."""
-    members = [heads[HEAD], heads[LINEAR]] if run.config.with_ridge else [heads[HEAD]]
-    path, unfinished = _fold_file(run, number), run.folder / UNFINISHED / _name(number)
-    if not path.exists() and _writes():
-        valid = run.folds[number][1] if number is not None else ()
-        method = BOTH if run.config.with_ridge else HEAD
-        own = {HEAD: predictions[method]}
-        split = Split([valid] if len(valid) else [], run.table.index)
-        metrics = reports.fold_metrics(_scores(run, own, split)) if len(valid) else {}
+    if live is None:
+        linear.trained_on = head.trained_on
+        heads[BOTH] = HeadEnsemble.from_heads([*heads.values()])
+    for method, each in heads.items():
+        source = live if live is not None and method == HEAD else tokens
+        write_predictions(problem, source, each, valid, predictions[method])
+    unfinished, method = run.folder / UNFINISHED / _name(number), BOTH if config.with_ridge else HEAD
+    if _writes() and not path.exists():
+        split = Split([valid], run.table.index)
+        metrics = reports.fold_metrics(_scores(run, {HEAD: predictions[method]}, split)) if valid else {}
         shutil.copyfile(unfinished / LOG, run.folder / LOGS / f"{_name(number)}.jsonl")
         _save(run, heads[method], path, {"fold": number, "metrics": metrics}, live)
     if _writes():
         shutil.rmtree(unfinished, ignore_errors=True)
-    return members
+    return [head, linear] if config.with_ridge else [head]
+
+
+def _fitted_head(
+    run: Run, source: TokenSource, number: int | None, rows: Any, valid: Any, callbacks: Sequence[Callback]
+) -> Head:
+    """The new head of a fold, trained."""
+    config, problem, seed = run.config, run.problem, run.config.optim.seed + (number or 0)
+    head = make_head(config, run.source.first, problem, rows, seed).to(local_device(config.device))
+    weighting = None
+    if config.losses.weighting == "uncertainty":
+        composed = [own.name for own in problem.compositions if not own.adds_tasks]
+        weighting = UncertaintyWeighting([*(task.name for task in head.tasks), *composed])
+    logs = loggers_of(config.logging, run.folder, _name(number)) if _writes() else ()
+    fit_rows(
+        head,
+        source,
+        problem.targets,
+        rows,
+        valid,
+        weights=problem.weights,
+        loss=TaskLoss(head.tasks, head.compositions, weighting),
+        recipe=config.optim.changed(seed=seed),
+        out=run.folder / UNFINISHED / _name(number),
+        callbacks=(*callbacks, *logs),
+    )
+    return head
 
 
 def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str, Any]:

@@ -32,8 +32,8 @@ from dinoneck.training import (
 )
 from dinoneck.training import fit as fit_by_default
 from dinoneck.training.building import head_tasks
-from dinoneck.training.maps import read_maps
 from dinoneck.training.scores import confusion_matrix
+from dinoneck.training.table import read_maps
 from dinoneck.training.tasks import problem_of
 
 ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24

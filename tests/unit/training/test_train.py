@@ -397,7 +397,7 @@ def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, A
         ({"tasks": {"kind": {"kind": "regression"}}}, "'kind'.*'regression'.*bare, crop"),
         ({"tasks": {"crop": {"columns": ["weed"]}}}, "'crop'"),
         ({"tasks": {"x": {"columns": ["crop"]}, "y": {"columns": ["crop"]}}}, "'x' and 'y'.*'crop'"),
-        ({"tasks": {"kind": {"log1p": True}}}, "'classification'.*'log1p'"),
+        ({"tasks": {"kind": {"log1p": True}}}, "'kind'.*transform.*'classification'"),
         ({"tasks": {"crop": {"beta": 2.0}}}, "beta 2.*smooth_l1"),
         ({"tasks": {"m": {"kind": "dense"}}}, "m .*data.labels"),
         ({"data": {"classes": ["a", "b"]}}, "data.classes.*data.labels"),
