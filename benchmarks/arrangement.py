@@ -24,7 +24,7 @@ from benchmarks.timing import machine
 from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, load_backbone
 from dinoneck.heads import Head
 from dinoneck.training import MemoryTokens, Recipe, fit, r2
-from dinoneck.training.probes import knn_probe, ridge_probe
+from dinoneck.training.baselines import knn_probe, ridge_probe
 
 RESULTS = Path(__file__).with_name("results")
 SIDE, PLOT_PX, PLANTS = 12, 16, 36

@@ -34,10 +34,10 @@ from dinoneck.grid import as_maps
 from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
 from dinoneck.training import DataConfig, Recipe, TrainConfig, fit, group_folds, r2
-from dinoneck.training.maps import Maps, read_maps
-from dinoneck.training.probes import knn_probe, ridge_probe
-from dinoneck.training.scores import Split, map_scores
+from dinoneck.training.baselines import knn_probe, ridge_probe
+from dinoneck.training.scores import Split, value_scores
 from dinoneck.training.source import TableTokens
+from dinoneck.training.table import Maps, read_maps
 
 CLASSES = ("soil", "crop", "weed")
 RESULTS = Path(__file__).with_name("results")
@@ -221,7 +221,7 @@ def photo_means(cells: Maps, values: Tensor) -> np.ndarray:
 def scores(maps: Tensor, cells: Maps, folds: list[Any]) -> dict[str, dict[str, float]]:
     """R² of cells and of photos by class, over all folds and in the worst fold."""
     own = {
-        name: map_scores(cells.values[:, i], maps[:, i], Split([valid for _, valid in folds], range(len(maps))))
+        name: value_scores(cells.values[:, i], maps[:, i], Split([valid for _, valid in folds], range(len(maps))))
         for i, name in enumerate(CLASSES)
     }
     return {

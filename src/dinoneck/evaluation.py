@@ -23,9 +23,8 @@ from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import opened
 from dinoneck.tasks import columns_of
-from dinoneck.training.metrics import confusion_matrix
 from dinoneck.training.report import scores_of, spread_of, verdict
-from dinoneck.training.scores import Split
+from dinoneck.training.scores import Split, confusion_matrix
 from dinoneck.training.table import class_names, groups_of
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions

@@ -49,14 +49,14 @@ PIPELINES = (
     ),
     Mutant(
         "Images are scored by a head that was trained on them.",
-        "training/folds.py",
+        "training/table.py",
         "np.flatnonzero(row_fold != fold)",
         "np.flatnonzero(row_fold >= 0)",
         "unit/training/test_training.py::test_folds_keep_groups_whole_and_cover_every_row",
     ),
     Mutant(
         "The weighted R² is the mean of the targets' R².",
-        "training/metrics.py",
+        "training/scores.py",
         "lost = float(unexplained(terms.sum(axis=0), shares))",
         "lost = float(unexplained(terms.sum(axis=0)))",
         "unit/training/test_training.py::test_weighted_r2_is_the_competitions_formula",
@@ -77,9 +77,9 @@ PIPELINES = (
     ),
     Mutant(
         "A run resumes from the state of another head, source or recipe.",
-        "training/state.py",
-        "if old.get(name) != new.get(name)",
-        "if name not in old",
+        "training/folder.py",
+        "elif old != new:",
+        'elif old is not None and old != new and name == "epochs":',
         "unit/training/test_fit.py::test_a_changed_head_loss_recipe_or_sample_is_another_run",
     ),
     Mutant(
@@ -204,9 +204,9 @@ PIPELINES = (
     ),
     Mutant(
         "Targets are given to images by their position in the table, not by id.",
-        "training/matching.py",
-        "return [column[image_id] for image_id in ids]",
-        "return [*column.values()][: len(ids)]",
+        "training/targets.py",
+        "rows = [as_array(column[image_id], name) for image_id in ids]",
+        "rows = [as_array(value, name) for value in [*column.values()][: len(ids)]]",
         "unit/training/test_matching.py::test_a_shuffled_table_trains_the_same_weights_bit_for_bit",
     ),
     Mutant(
@@ -218,7 +218,7 @@ PIPELINES = (
     ),
     Mutant(
         "A group is split over two folds where its rows do not follow each other.",
-        "training/folds.py",
+        "training/table.py",
         'of_row = _numbered(groups, "group")',
         'of_row = _numbered(groups, "group")\n    of_row = np.cumsum(np.diff(of_row, prepend=of_row[:1]) != 0)',
         "unit/training/test_training.py::test_folds_keep_groups_whole_and_cover_every_row",

@@ -27,12 +27,9 @@ from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
 from dinoneck.registry import import_modules
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.engine import Engine, Row
-from dinoneck.training.folder import REPORT, UNFINISHED, check_folder
-from dinoneck.training.loggers import loggers_of
+from dinoneck.training.engine import Engine, Row, own_random_numbers
+from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder, loggers_of
 from dinoneck.training.parameter_groups import FreezeSchedule
-from dinoneck.training.processes import own_random_numbers
-from dinoneck.training.state import LOG, STATE
 from dinoneck.version import versions
 
 DETECTOR = "detector.safetensors"

@@ -4,28 +4,27 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
+    baselines=["knn_probe", "ridge_probe"],
     config=[
         "BackboneConfig",
         "CompositionConfig",
         "DataConfig",
+        "DetectorConfig",
         "FoldsConfig",
         "LoggingConfig",
         "LossConfig",
         "TaskConfig",
         "TrainConfig",
     ],
-    detector_config=["DetectorConfig"],
     fitting=["fit"],
-    folds=["group_folds"],
-    loggers=["TensorBoardLogger", "WandbLogger"],
-    metrics=["confusion_matrix", "mean_iou", "r2", "weighted_r2"],
     mixup=["cutmix", "manifold_mixup"],
     optim=["EMA", "SAM", "cosine_with_warmup"],
     parameter_groups=["FreezeSchedule", "param_groups"],
-    probes=["knn_probe", "ridge_probe"],
     sources=["LiveTokens", "MemoryTokens", "TokenSource"],
     recipe=["Recipe"],
     run=["train"],
+    scores=["r2", "weighted_r2"],
+    table=["group_folds"],
 )
 
 __all__ = [*_HOMES]

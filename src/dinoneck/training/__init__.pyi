@@ -1,22 +1,17 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
+from dinoneck.training.baselines import knn_probe as knn_probe
+from dinoneck.training.baselines import ridge_probe as ridge_probe
 from dinoneck.training.config import BackboneConfig as BackboneConfig
 from dinoneck.training.config import CompositionConfig as CompositionConfig
 from dinoneck.training.config import DataConfig as DataConfig
+from dinoneck.training.config import DetectorConfig as DetectorConfig
 from dinoneck.training.config import FoldsConfig as FoldsConfig
 from dinoneck.training.config import LoggingConfig as LoggingConfig
 from dinoneck.training.config import LossConfig as LossConfig
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
-from dinoneck.training.detector_config import DetectorConfig as DetectorConfig
 from dinoneck.training.fitting import fit as fit
-from dinoneck.training.folds import group_folds as group_folds
-from dinoneck.training.loggers import TensorBoardLogger as TensorBoardLogger
-from dinoneck.training.loggers import WandbLogger as WandbLogger
-from dinoneck.training.metrics import confusion_matrix as confusion_matrix
-from dinoneck.training.metrics import mean_iou as mean_iou
-from dinoneck.training.metrics import r2 as r2
-from dinoneck.training.metrics import weighted_r2 as weighted_r2
 from dinoneck.training.mixup import cutmix as cutmix
 from dinoneck.training.mixup import manifold_mixup as manifold_mixup
 from dinoneck.training.optim import EMA as EMA
@@ -24,10 +19,11 @@ from dinoneck.training.optim import SAM as SAM
 from dinoneck.training.optim import cosine_with_warmup as cosine_with_warmup
 from dinoneck.training.parameter_groups import FreezeSchedule as FreezeSchedule
 from dinoneck.training.parameter_groups import param_groups as param_groups
-from dinoneck.training.probes import knn_probe as knn_probe
-from dinoneck.training.probes import ridge_probe as ridge_probe
 from dinoneck.training.recipe import Recipe as Recipe
 from dinoneck.training.run import train as train
+from dinoneck.training.scores import r2 as r2
+from dinoneck.training.scores import weighted_r2 as weighted_r2
 from dinoneck.training.sources import LiveTokens as LiveTokens
 from dinoneck.training.sources import MemoryTokens as MemoryTokens
 from dinoneck.training.sources import TokenSource as TokenSource
+from dinoneck.training.table import group_folds as group_folds

@@ -11,6 +11,7 @@ from dinoneck.atomic import write_text
 from dinoneck.errors import ConfigError
 from dinoneck.progress import note
 from dinoneck.regular_files import read_regular
+from dinoneck.training.building import SEVERAL_LAYERS
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import LOGS, REPORT
 from dinoneck.training.report import HEAD, scores_of, verdict
@@ -28,8 +29,7 @@ def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overw
     """
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
-    if "dpt_neck" in heads:  # it reads several layers, and all heads read the same ones
-        heads = ["dpt_neck", *(name for name in heads if name != "dpt_neck")]
+    heads = sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True)  # all heads read the layers of the first
     runs: dict[str, Run] = {}
     for name in heads:
         source = next((run.source for run in runs.values()), None)

@@ -1,39 +1,41 @@
-"""The one training loop, of heads and of detectors: steps, averages, a state per epoch."""
+"""The one training loop, of heads and of detectors, in one process or several: steps, averages, a state per epoch."""
 
 from __future__ import annotations
 
+import atexit
 import io
 import itertools
 import json
 import math
+import os
+import random
 import resource
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import CheckpointError, DataError
-from dinoneck.progress import note, progress
+from dinoneck.progress import progress
+from dinoneck.training.folder import LOG, Callback, load_state, write_file
 from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
-from dinoneck.training.processes import averaged, from_first, joined, same, seed_all, wrapped
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.state import LOG, load_state, write_file
 
 Row = dict[str, Any]
-Callback = Callable[[int, Row], object]
 Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of the batch in all processes, arguments of model
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
 SAVE_EVERY_S = 30.0
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _PLAIN = ("epoch", "history", "extra", "best")  # plain values of the state
-_LONG_S = 120.0  # a run that will take longer announces it after its first step
 
 
 class Engine:
@@ -77,7 +79,6 @@ class Engine:
         self.best: dict[str, Tensor] | None = None
         self.plain = model
         self._losses: list[tuple[dict[str, Tensor], int]] = []  # of batches, on the device, and their images
-        self._ends: list[float] = []  # times of the first two steps
         self._file: tuple[Path, Mapping[str, Any]] | None = None
 
     def run(
@@ -166,22 +167,12 @@ class Engine:
                 self._step(group)
                 done()
                 images += sum(size for size, _ in group)
-                if len(self._ends) < 2:
-                    self._announce()
         # the last gradient may not have been finite: the weights are checked with the losses, in one read
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])
         self.note(dict.fromkeys(self._losses[0][0], norm), 0)
         row = averaged(self.mean_losses())
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
-
-    def _announce(self) -> None:
-        """Note how long a long run will take, by its second step: the first one warms up."""
-        self._parameters()[0].flatten()[0].item()  # a GPU has done the step
-        self._ends.append(time.perf_counter())
-        left, seconds = (self.recipe.epochs - self.epoch) * self.steps, self._ends[-1] - self._ends[0]
-        if left * seconds > _LONG_S and self.rank == 0:
-            note(f"training takes about {left * seconds / 60:.0f} minutes: {left} steps of {seconds:.2g} s")
 
     def _step(self, group: Sequence[tuple[int, Sequence[Any]]]) -> None:
         """One step of the optimizer down the mean gradient of some batches."""
@@ -294,3 +285,93 @@ def _peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def joined(device: torch.device) -> tuple[int, int]:
+    """Return this process' rank and the number of processes; open the group of ``torchrun`` where it is not open.
+
+    The group stays open until the process ends: opened a second time it would find the addresses of the first.
+
+    Args:
+        device: of the model, which decides between NCCL and Gloo.
+    """
+    if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # NCCL takes one process per GPU
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(lambda: dist.destroy_process_group() if _are_several() else None)
+    return (dist.get_rank(), dist.get_world_size()) if _are_several() else (0, 1)
+
+
+def _are_several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
+    """Return the model in DistributedDataParallel, which gets the weights of the first process; alone, the model.
+
+    Args:
+        model: whose ``forward`` returns the losses.
+        parameters: whose gradients are averaged, also those that are frozen now and trained later.
+    """
+    if not _are_several():
+        return model
+    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
+    for parameter in frozen:  # the wrapper only knows parameters that are trainable now
+        parameter.requires_grad = True
+    found = DistributedDataParallel(model, find_unused_parameters=True)
+    for parameter in frozen:
+        parameter.requires_grad = False
+    return found
+
+
+def from_first(value: Any) -> Any:
+    """Return the first process' value in all processes."""
+    values = [value]
+    if _are_several():
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+def averaged(row: dict[str, float]) -> dict[str, float]:
+    """Return the means of numbers over all processes."""
+    if not _are_several():
+        return row
+    rows: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(rows, row)
+    return {name: sum(own[name] for own in rows) / len(rows) for name in row}
+
+
+@torch.no_grad()
+def same(tensors: Iterable[Tensor]) -> None:
+    """Give all processes the values of the first."""
+    for tensor in tensors if _are_several() else ():
+        whole = tensor.contiguous()
+        dist.broadcast(whole, 0)
+        tensor.copy_(whole)
+
+
+def seed_all(*words: int) -> None:
+    """Seed Python, NumPy and torch (all devices) by some numbers, such as seed, epoch and rank."""
+    states = np.random.SeedSequence(words).generate_state(3)
+    random.seed(int(states[0]))
+    np.random.seed(int(states[1]))  # noqa: NPY002 (sources may draw from the global generator)
+    torch.default_generator.manual_seed(int(states[2]))
+    if _cuda_runs():  # else torch.manual_seed would queue a call for later
+        torch.cuda.manual_seed_all(int(states[2]))
+
+
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """After the block the generators of Python, NumPy and torch (all devices) are as before it."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _cuda_runs() else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _cuda_runs() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

@@ -27,17 +27,15 @@ from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
-from dinoneck.training.engine import Callback, Engine
-from dinoneck.training.matching import match_samples
-from dinoneck.training.metrics import class_counts, confusion_matrix, mean_iou, r2, share_right
+from dinoneck.training.engine import Engine, own_random_numbers, seed_all
+from dinoneck.training.folder import STATE, Callback
 from dinoneck.training.mixup import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import param_groups
-from dinoneck.training.processes import own_random_numbers, seed_all
 from dinoneck.training.recipe import Recipe
+from dinoneck.training.scores import class_counts, class_iou, confusion_matrix, mean_known, r2, share_right
 from dinoneck.training.source import compare_images
 from dinoneck.training.sources import LiveTokens, Samples, Table, TokenSource, in_batches, is_stored
-from dinoneck.training.state import STATE
-from dinoneck.training.targets import as_array, training_targets
+from dinoneck.training.targets import as_array, match_samples, training_targets
 
 _BACKBONE_SHARE = 0.1  # of the head's learning rate
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
@@ -269,11 +267,12 @@ def _scores(tasks: Sequence[Task], predictions: Table, targets: Table) -> dict[s
                 truth = truth.argmax(dim=1).masked_fill(truth.isnan().any(dim=1), -1)
             if task.is_map:
                 output = F.interpolate(output, truth.shape[1:], mode="bilinear")
-            counted = (truth >= 0) & (truth != (-1 if task.ignore_index is None else task.ignore_index))
-            matrix = confusion_matrix(truth, output.argmax(dim=1), num_classes=task.dim, mask=counted)
+            if task.ignore_index is not None:
+                truth = truth.masked_fill(truth == task.ignore_index, -1)
+            matrix = confusion_matrix(truth, output.argmax(dim=1), num_classes=task.dim, ignore_index=-1)
             if matrix.any():
-                name = f"val_mean_iou/{task.name}" if task.is_map else f"val_accuracy/{task.name}"
-                scores[name] = mean_iou(matrix)[0] if task.is_map else float(share_right(class_counts(matrix)))
+                counts, name = class_counts(matrix), f"val_{'mean_iou' if task.is_map else 'accuracy'}/{task.name}"
+                scores[name] = float(mean_known(class_iou(counts)) if task.is_map else share_right(counts))
             continue
         columns = zip(truth.reshape(output.shape).unbind(1), output.double().unbind(1), strict=True)
         pairs = [(true[known].numpy(), pred[known].numpy()) for true, pred in columns for known in [true.isfinite()]]

@@ -1,14 +1,24 @@
-"""The folder of a run: what it holds, and which folders are refused."""
+"""What a run leaves on disk: its folder, the state that it resumes from, and the logs of its epochs."""
 
 from __future__ import annotations
 
 import os
+import zipfile
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-from dinoneck.errors import DataError, counted, some_of
+from dinoneck.atomic import write_whole
+from dinoneck.errors import CheckpointError, DataError, DinoneckError, counted, some_of
+from dinoneck.training.config import LoggingConfig
+from dinoneck.weight_files import read_any
 
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
 UNFINISHED, RUN = "unfinished", "run.json"
+STATE, LOG = "state.pt", "log.jsonl"
+Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
+_REMEDY = "replace it: fit(..., resume=False), --no-resume"
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -29,8 +39,8 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     own = finished or results_in(folder) or (folder / UNFINISHED).is_dir()
     if folder.is_dir() and not own and (names := [p.name for p in folder.iterdir() if not p.name.startswith(".")]):
         raise DataError(
-            f"{folder} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}. "
-            "Results go into a folder of their own; choose a new or empty one"
+            f"{folder} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}; "
+            "choose a new or empty folder"
         )
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -42,3 +52,89 @@ def results_in(folder: Path) -> list[Path]:
     found = [folder / REPORT, folder / HEAD_FILE, folder / PREDICTIONS]
     found += [*sorted((folder / HEADS).glob("fold-*.safetensors")), *sorted((folder / LOGS).glob("fold-*.jsonl"))]
     return [path for path in found if path.exists()]
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of a run, whole or not at all; make its folder.
+
+    Raises:
+        CheckpointError: if it cannot be written; a file that is there stays.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
+
+
+def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state of a run, its tensors on the CPU; None where the file does not exist.
+
+    Raises:
+        CheckpointError: if the file is damaged, or that of another run.
+    """
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as file:
+            if (damaged := file.testzip()) is not None:  # torch does not compare the checksums of tensors
+                raise ValueError(f"{damaged} does not fit its checksum")
+        state: dict[str, Any] = read_any(path)
+        there = state["run"]
+    except (DinoneckError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} is not the state of a training run, or is damaged ({type(error).__name__}). Restore it from a "
+            f"copy, or {_REMEDY}"
+        ) from error
+    check_same(there, run, str(path))
+    return state
+
+
+def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    """Refuse to resume from the state of another run.
+
+    Raises:
+        CheckpointError: naming the first difference.
+    """
+    for name in {**here, **there}:
+        old, new = there.get(name), here.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            check_same(old, new, where, f"{prefix}{name}.")
+        elif old != new:
+            raise CheckpointError(
+                f"{where} holds the state of another run: {prefix}{name} is {old!r} there and {new!r} here. Give this "
+                f"run a folder of its own, or {_REMEDY}",
+                step="pairing",
+            )
+
+
+def loggers_of(config: LoggingConfig, folder: Path, part: str = "") -> list[Callback]:
+    """Return callbacks that log the numbers of an epoch of a run, or of a part of it such as a fold.
+
+    TensorBoard's events and the run of Weights & Biases are opened at the first epoch; a resumed run adds to them.
+
+    Raises:
+        ImportError: naming the package that is not installed.
+    """
+    loggers: list[Callback] = []
+    try:
+        if config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer: Any = cache(partial(SummaryWriter, str(folder / "tensorboard" / part)))
+
+            def write(epoch: int, row: Mapping[str, float]) -> None:
+                for name, value in row.items():
+                    writer().add_scalar(name, value, epoch)
+                writer().flush()
+
+            loggers.append(write)
+        if config.wandb is not None:
+            import wandb
+
+            run: Any = cache(partial(wandb.init, project=config.wandb, name=f"{folder.name}-{part}".rstrip("-")))
+            loggers.append(lambda epoch, row: run().log(dict(row), step=epoch))
+    except ImportError as error:
+        package = str(error.name).rpartition(".")[2]
+        raise ImportError(f"{package} is not installed; install it with: pip install {package}") from error
+    return loggers

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,20 +17,19 @@ from torch import Tensor
 
 from dinoneck.errors import ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
-from dinoneck.tokens import FeaturePyramid, Tokens
+from dinoneck.tokens import Tokens
 from dinoneck.training.recipe import check_number
 
-Features = TypeVar("Features", Tokens, FeaturePyramid)
 Box = tuple[float, float, float, float]  # top, bottom, left and right, as shares of the image's sides
 
 
 def manifold_mixup(
-    tokens: Features, targets: Mapping[str, Tensor], alpha: float, *, generator: torch.Generator | None = None
-) -> tuple[Features, dict[str, Tensor]]:
+    tokens: Tokens, targets: Mapping[str, Tensor], alpha: float, *, generator: torch.Generator | None = None
+) -> tuple[Tokens, dict[str, Tensor]]:
     """Blend the tokens (CLS and registers too) and the targets of every sample with those of the sample before it.
 
     Args:
-        tokens: Tokens or a FeaturePyramid of floating-point tensors, batch first. They are not changed.
+        tokens: of floating point, batch first. They are not changed.
         targets: name -> floating-point values or one-hot classes, batch first; NaN = missing and stays so.
         alpha: lambda ~ Beta(alpha, alpha). 1 is uniform; below it most batches stay nearly themselves.
         generator: source of the random numbers; None = torch's own.
@@ -50,8 +48,7 @@ def manifold_mixup(
     Reference: Verma et al. 2019, "Manifold Mixup".
     """
     mixed, share = blended_tokens(tokens, alpha, generator)
-    samples = len((tokens.sequence if isinstance(tokens, Tokens) else tokens.maps)[0])
-    return mixed, _blended_targets(targets, share, samples)
+    return mixed, _blended_targets(targets, share, len(tokens))
 
 
 def cutmix(
@@ -93,12 +90,10 @@ def cutmix(
     return pasted(images, box), _blended_targets(targets, share, len(images))
 
 
-def blended_tokens(tokens: Features, alpha: float, generator: torch.Generator | None = None) -> tuple[Features, float]:
+def blended_tokens(tokens: Tokens, alpha: float, generator: torch.Generator | None = None) -> tuple[Tokens, float]:
     """Return the blended tokens, and the share that every sample keeps of itself."""
     share = float(_random(alpha, generator).beta(alpha, alpha))
-    tensors = tokens.sequence if isinstance(tokens, Tokens) else tokens.maps
-    mixed = tuple(torch.lerp(x.roll(1, 0), x, share) for x in tensors)
-    return (replace(tokens, sequence=mixed) if isinstance(tokens, Tokens) else replace(tokens, maps=mixed)), share
+    return replace(tokens, sequence=tuple(torch.lerp(x.roll(1, 0), x, share) for x in tokens.sequence)), share
 
 
 def random_box(

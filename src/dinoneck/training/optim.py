@@ -106,16 +106,9 @@ class EMA:
         return {"updates": self.updates, "values": self.values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state of :meth:`state_dict`.
-
-        Raises:
-            ConfigError: if it is of a model of another form.
-        """
-        values, own = state["values"], {name: value.shape for name, value in self.values.items()}
-        if not own.items() <= {name: value.shape for name, value in values.items()}.items():
-            raise ConfigError(f"the state holds averages of {[*values]}; this model has {own}")
+        """Take over a state of :meth:`state_dict` of the same model."""
         device = next((value.device for value in self.values.values()), None)
-        self.values = {name: value.to(device, copy=True) for name, value in values.items()}
+        self.values = {name: value.to(device, copy=True) for name, value in state["values"].items()}
         self.updates = state["updates"]
 
     def _count_in(self, model: nn.Module, share: float) -> None:

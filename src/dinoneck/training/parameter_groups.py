@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError, did_you_mean
+from dinoneck.errors import ConfigError
 from dinoneck.training.recipe import check_number
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
@@ -99,24 +99,15 @@ def backbone_of(model: nn.Module) -> Backbone:
     Raises:
         ConfigError: if there is none, or there are several, naming what was found.
     """
-    inner = _unwrapped(model)
-    own = _unwrapped(getattr(inner, "backbone", None))
-    for module in (inner, own):
-        if isinstance(module, Backbone):
-            return module
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    own = getattr(inner, "backbone", None)
     nested = {name: module for name, module in inner.named_modules() if isinstance(module, Backbone)}
-    if len(nested) == 1:
-        return next(iter(nested.values()))
+    if isinstance(own, Backbone) or len(nested) == 1:
+        return own if isinstance(own, Backbone) else next(iter(nested.values()))
     raise ConfigError(
         f"{type(inner).__name__}.backbone is {type(own).__name__}, and {', '.join(nested) or 'no backbone'} inside; "
         "set model.backbone to the dinoneck.Backbone that is meant: load_backbone(...), or wrap_backbone(model)"
     )
-
-
-def _unwrapped(model: Any) -> Any:
-    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
-    return model
 
 
 def _rates(backbone: Backbone, lr: float, layer_decay: float | None) -> dict[nn.Parameter, tuple[str, float]]:
@@ -199,17 +190,14 @@ class FreezeSchedule:
     backbone_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.plan, Mapping) or not self.plan:
-            raise ConfigError(f"plan is {self.plan!r}; expected epochs and stages such as {{0: 'all', 10: 'last:4'}}")
-        for epoch, stage in self.plan.items():
-            if isinstance(epoch, bool) or not isinstance(epoch, Integral) or epoch < 0:
-                raise ConfigError(f"plan has epoch {epoch!r}; expected an integer of 0 or more")
-            if not isinstance(stage, str) or not _STAGE.fullmatch(stage):
-                near = did_you_mean(stage, ("all", "none", "last:1"))
-                raise ConfigError(
-                    f"plan has {stage!r} at epoch {epoch}; expected 'all' (all frozen), 'last:n' with n of 1 or more, "
-                    f"or 'none' (nothing frozen).{near}"
-                )
+        plan = dict(self.plan) if isinstance(self.plan, Mapping) else {}
+        epochs = [epoch for epoch in plan if isinstance(epoch, Integral) and not isinstance(epoch, bool) and epoch >= 0]
+        stages = [stage for stage in plan.values() if isinstance(stage, str) and _STAGE.fullmatch(stage)]
+        if not len(plan) == len(epochs) == len(stages) > 0:
+            raise ConfigError(
+                f"plan is {self.plan!r}; expected epochs of 0 or more and the stages 'all' (all frozen), 'last:n' with "
+                "n of 1 or more, or 'none' (nothing frozen), such as {0: 'all', 10: 'last:4'}"
+            )
         object.__setattr__(self, "plan", {0: "all", **{int(epoch): self.plan[epoch] for epoch in sorted(self.plan)}})
 
     def stage(self, epoch: int) -> str:

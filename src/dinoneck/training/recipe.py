@@ -1,20 +1,124 @@
-"""How a head is trained, in plain values; imports no torch."""
+"""The base of configurations, and how a head is trained, in plain values; no torch is imported here.
+
+Python, flags and YAML pass the same check.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+import typing
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
+import msgspec
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
-from dinoneck.errors import ConfigError
-from dinoneck.training.structs import Config
+from dinoneck.errors import ConfigError, did_you_mean
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Plain values that are checked when they are set, however that happens.
+
+    Numbers of NumPy become plain ones, lists become tuples.
+
+    Raises:
+        ConfigError: if a value is of another type, out of range, or not finite.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            value = getattr(self, name)
+            value = value.item() if getattr(value, "ndim", None) == 0 else value
+            try:
+                checked = msgspec.convert(value, hint)
+            except msgspec.ValidationError as error:
+                raise ConfigError(f"{name} is {value!r}: {_in_words(error, value, hint)}") from None
+            if isinstance(checked, float) and not math.isfinite(checked):
+                raise ConfigError(f"{name} is {value!r}; expected a finite number")
+            force_setattr(self, name, checked)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "the config") -> Self:
+        """Return the config of nested plain values, such as those of :meth:`to_dict`; None = the defaults.
+
+        Raises:
+            ConfigError: naming ``where`` and the key.
+        """
+        try:
+            made: Self = _read(cls, values, "")
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values: what a report keeps and :meth:`from_dict` reads."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    def changed(self, **fields: Any) -> Self:
+        """Return a copy with other values in these fields.
+
+        Raises:
+            ConfigError: if a field is unknown, or its value does not fit.
+        """
+        _check_keys(type(self), fields, "")
+        return type(self)(**{name: getattr(self, name) for name in self.__struct_fields__} | fields)
+
+
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _read(cls: type[Any], values: Any, prefix: str) -> Any:
+    """A config of nested values; keys are named with those of the groups above them."""
+    if values is None:
+        return cls()
+    _check_keys(cls, values, prefix)
+    hints, fields = typing.get_type_hints(cls), {}
+    for key, value in values.items():
+        hint, name = hints[key], f"{prefix}{key}"
+        is_table = typing.get_origin(hint) is dict
+        group = typing.get_args(hint)[-1] if is_table else hint
+        if value is None and is_table:  # an empty section of a file
+            continue
+        if not (isinstance(group, type) and issubclass(group, Config)):
+            fields[key] = value
+        elif not is_table:
+            fields[key] = _read(group, value, f"{name}.")
+        elif isinstance(value, Mapping) and all(isinstance(entry, str) for entry in value):
+            fields[key] = {entry: _read(group, own, f"{name}.{entry}.") for entry, own in value.items()}
+        else:
+            raise ConfigError(f"{name} is {value!r}; expected texts as keys, such as {name}: {{NAME: {{...}}}}")
+    try:
+        return cls(**fields)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from None
+
+
+def _check_keys(cls: type[Any], values: Any, prefix: str) -> None:
+    known = _hints(cls)
+    if not isinstance(values, Mapping):
+        name = prefix.rstrip(".") or "the file"
+        raise ConfigError(f"{name} is {values!r}; expected keys with values, such as {name}: {{KEY: VALUE}}")
+    for key in values:
+        if key not in known:
+            hint = did_you_mean(str(key), known)
+            raise ConfigError(f"unknown key {f'{prefix}{key}'!r}.{hint} Known: {', '.join(known)}")
+
+
+def _in_words(error: Exception, value: Any, hint: Any) -> str:
+    """What is expected, of msgspec's message; a choice that is close to the value."""
+    choices = [word for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal
+               for word in typing.get_args(part)]  # fmt: skip
+    if choices and isinstance(value, str):
+        return f"expected one of {', '.join(map(str, choices))}.{did_you_mean(value, map(str, choices))}"
+    return str(error).partition(" - at ")[0]
 
 
 def check_number(

@@ -1,4 +1,4 @@
-"""Step 9 of a run: the scores of held-out predictions as plain values, target -> method -> score."""
+"""Steps 8 and 9 of a run: held-out predictions, and their scores as plain values, target -> method -> score."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from dinoneck.training.scores import Split, class_scores, map_scores, mask_scores, value_scores
-from dinoneck.training.tasks import Scored
+from dinoneck.errors import DataError
+from dinoneck.heads.head import Head
+from dinoneck.training.baselines import knn_path, out_of_fold, pooled_tokens, ridge_path
+from dinoneck.training.scores import Split, class_scores, confusion_matrix, mask_scores, value_scores
+from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
+from dinoneck.training.table import Fold
+from dinoneck.training.tasks import Problem, Scored
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
 KNN, COLOUR = "knn", "colour"
@@ -18,6 +26,86 @@ _MAIN = {"value": "r2", "map": "r2", "class": "accuracy", "mask": "mean_iou"}
 _IN_FILE = {"r2": "R2", "accuracy": "accuracy", "macro_f1": "macro_f1", "mean_iou": "mean_iou"}
 Predictions = Mapping[str, Mapping[str, Any]]
 """Method -> target -> predictions of all rows: NaN, -1 or a matrix of zeros where a row is not predicted."""
+_BATCH = 16
+Methods = dict[str, dict[str, Any]]
+"""Method -> target -> predictions of all rows."""
+
+
+@torch.no_grad()
+def write_predictions(
+    problem: Problem, tokens: TokenSource, head: Head, valid: Sequence[int], predictions: dict[str, Any]
+) -> None:
+    """Write what a head predicts for the held-out rows into the predictions, target -> values of all rows.
+
+    Raises:
+        DataError: if a prediction is not finite.
+    """
+    device = next(head.parameters()).device
+    for rows in in_batches(valid, _BATCH):
+        batch = tokens.batch([tokens.ids[row] for row in rows]).to(device)
+        outputs = {name: x.float().cpu() for name, x in head.eval().predict(batch).items()}
+        for name, target in problem.scored.items():
+            x = outputs[target.output][:, target.places]
+            if not bool(x.isfinite().all()):
+                raise DataError(
+                    f"the predictions of {name} are not finite: training diverged; lower the learning rate (lr=, --lr)"
+                )
+            if target.kind == "mask":
+                for row, each in zip(rows, x, strict=True):
+                    predictions[name][row] = _confusion(problem, row, each)
+            else:
+                values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
+                predictions[name][rows] = values.numpy()
+
+
+def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:
+    """The confusion matrix (K, K) of an image's pixels; predictions (K, rows, cols) are resized to them."""
+    pixels = problem.maps.pixels(row)  # type: ignore[union-attr]
+    classes = F.interpolate(predicted[None], pixels.shape[1:], mode="bilinear").argmax(dim=1)
+    return confusion_matrix(pixels, classes, num_classes=len(predicted), ignore_index=-1)
+
+
+def predictions_of_baselines(
+    problem: Problem,
+    tokens: TokenSource,
+    folds: Sequence[Fold],
+    groups: Sequence[str] | None,
+    methods: Sequence[str] = (HEAD, LINEAR, BOTH),
+) -> Methods:
+    """Return the out-of-fold predictions of the baselines that are not heads, and room for those of the heads."""
+    count = len(tokens.ids)
+    found: Methods = {
+        method: {name: _unknown(target, count) for name, target in problem.scored.items()} for method in methods
+    }
+    own = {name: target for name, target in problem.scored.items() if not target.auxiliary}
+    values = [name for name, target in own.items() if target.kind == "value"]
+    classes = [name for name, target in own.items() if target.kind == "class"]
+    held_out = any(len(valid) for _, valid in folds)
+    if held_out and (values or classes):
+        features = pooled_tokens(tokens, tokens.ids)
+        probes: dict[str, tuple[Any, Any]] = {KNN: (knn_path, features)}
+        if isinstance(tokens, MemoryTokens) and tokens.colours is not None:
+            probes[COLOUR] = (ridge_path, tokens.colours.double().numpy())
+        lowest = [next((t.minimum for t in problem.tasks if t.name == own[name].output), None) for name in values]
+        floor = np.array([-np.inf if low is None else low for low in lowest])
+        for method, (path, x) in probes.items():
+            found[method] = {}
+            if values:
+                true = np.concatenate([own[name].truth for name in values], axis=1)
+                predicted = np.maximum(out_of_fold(x, true, folds, groups, path), floor)
+                found[method] = {name: predicted[:, [i]] for i, name in enumerate(values)}
+            for name in classes:
+                found[method][name] = out_of_fold(x, own[name].truth, folds, groups, path, len(own[name].labels))
+    return found
+
+
+def _unknown(target: Scored, count: int) -> Any:
+    """Predictions of all rows of a target, none of them known."""
+    if target.kind == "class":
+        return np.full(count, -1)
+    if target.kind == "mask":
+        return np.zeros((count, len(target.labels), len(target.labels)), np.int64)
+    return np.full(target.truth.shape, np.nan)
 
 
 def scores_of(
@@ -118,8 +206,7 @@ def _score(target: Scored, predicted: Any, split: Split, head: Any) -> dict[str,
         return class_scores(target.truth, predicted, target.labels, split, head=head)
     if target.kind == "mask":
         return mask_scores(predicted, target.labels, split, head=head)
-    score = map_scores if target.kind == "map" else value_scores
-    return score(target.truth, predicted, split, head=head)
+    return value_scores(target.truth, predicted, split, head=head)
 
 
 def _deviation(values: Any) -> float | None:
@@ -128,7 +215,7 @@ def _deviation(values: Any) -> float | None:
     return float(known.std()) if len(known) else None
 
 
-def out_of_fold(
+def prediction_rows(
     table: Any, scored: Mapping[str, Scored], predictions: Predictions, folds: Mapping[int, Sequence[Any]]
 ) -> list[list[Any]]:
     """Return a header, and per held-out image its id, fold, and the true and predicted values and classes.

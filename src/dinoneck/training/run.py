@@ -28,33 +28,30 @@ from dinoneck.registry import import_modules
 from dinoneck.regular_files import read_regular
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training import report as reports
-from dinoneck.training.baseline import baseline_head
-from dinoneck.training.building import head_type, make_head
-from dinoneck.training.checks import check_targets, check_used
+from dinoneck.training.baselines import baseline_head
+from dinoneck.training.building import SEVERAL_LAYERS, check_targets, check_used, head_type, learnable_head, make_head
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.engine import Callback
 from dinoneck.training.fitting import fit_rows
 from dinoneck.training.folder import (
     HEAD_FILE,
     HEADS,
+    LOG,
     LOGS,
     PREDICTIONS,
     REPORT,
     RUN,
     UNFINISHED,
+    Callback,
     check_folder,
+    check_same,
+    loggers_of,
     results_in,
 )
-from dinoneck.training.folds import Fold, folds_of
-from dinoneck.training.loggers import loggers_of
-from dinoneck.training.maps import map_task, read_maps
-from dinoneck.training.predictions import Methods, predictions_of_baselines, write_predictions
-from dinoneck.training.report import BOTH, HEAD, LINEAR
+from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods, predictions_of_baselines, write_predictions
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, TableTokens, live_tokens, source_of
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
-from dinoneck.training.state import LOG, check_same
-from dinoneck.training.table import groups_of, table_of
+from dinoneck.training.table import Fold, folds_of, groups_of, map_task, read_maps, table_of
 from dinoneck.training.tasks import Problem, problem_of, with_fine_maps
 from dinoneck.version import versions
 
@@ -86,7 +83,6 @@ def train(
     *,
     table: Any = None,
     backbone: Backbone | None = None,
-    folds: Sequence[tuple[Any, Any]] | None = None,
     overwrite: bool = False,
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -103,7 +99,6 @@ def train(
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame in the place of ``data.csv``.
         backbone: in the place of the one that the config names; frozen.
-        folds: ``(train, valid)`` rows; None = by ``config.folds``.
         overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
@@ -118,7 +113,7 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    run = prepare(config, out, table=table, backbone=backbone, folds=folds, overwrite=overwrite)
+    run = prepare(config, out, table=table, backbone=backbone, overwrite=overwrite)
     return train_folds(run, resume=resume, callbacks=callbacks)[0]
 
 
@@ -128,7 +123,6 @@ def prepare(
     *,
     table: Any = None,
     backbone: Backbone | None = None,
-    folds: Sequence[tuple[Any, Any]] | None = None,
     overwrite: bool = False,
     source: Source | None = None,
 ) -> Run:
@@ -138,22 +132,22 @@ def prepare(
     """
     folder = Path(out)
     check_folder(folder, overwrite=overwrite)
-    check_used(config)
+    check_used(config, with_table=table is not None)
     import_modules(config.imports)
     if backbone is not None and any(parameter.requires_grad for parameter in backbone.parameters()):
         raise ConfigError("the backbone has parameters to train, and train leaves it as it is; call backbone.freeze()")
     head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)
     kind = None if config.data.labels is None else map_task(config, frame)[1]
-    spread = head_type(config, kind) in ("dpt", "dpt_neck", "mask")
+    spread = head_type(config, kind) in SEVERAL_LAYERS
     source = source or source_of(config, frame, backbone, spread=spread)
     live_tokens(config, source, frame, folder / HEAD_FILE)  # refuses a rank that does not fit, and a missing package
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
-    chosen = folds_of(config, frame, folds)
-    check_targets(problem, frame, chosen)
+    chosen = folds_of(config, frame)
     loggers_of(config.logging, folder)  # refuses a package that is not installed
-    for number, (rows, _) in chosen.items():
-        head = make_head(config, source.first, problem, rows, config.optim.seed + number)
+    check_targets(problem, frame, chosen)
+    for number, fold in chosen.items():
+        head = learnable_head(config, source.first, problem, frame.index, number, fold)
     outputs = head.eval().predict(source.first.to(next(head.parameters()).device))
     return Run(config, folder, frame, source, with_fine_maps(problem, outputs), chosen)
 
@@ -174,28 +168,19 @@ def train_folds(
     """
     config, tokens = run.config, run.source.load() if tokens is None else tokens
     _begin(run, tokens, resume=resume)
-    methods = (HEAD, LINEAR, BOTH) if config.backbone.lora is None else (HEAD, LINEAR)
+    is_live = config.backbone.lora is not None
+    methods = (HEAD, LINEAR) if is_live else (HEAD, LINEAR, BOTH)
     predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table), methods)
     members: list[Head] = []
-    for number, fold in run.folds.items():
-        live = live_tokens(config, run.source, run.table, _fold_file(run, number))
+    folds: dict[int | None, Fold] = {**run.folds}
+    if is_live and len(folds) > 1:  # heads of several backbones are no ensemble
+        folds[None] = np.arange(len(run.table)), np.arange(0)
+    for place, (number, fold) in enumerate(folds.items(), 1):
         try:
-            heads = _fold_heads(run, tokens, live, number, fold, callbacks)
-            parts = (
-                [(tokens, heads)] if live is None else [(live, {HEAD: heads[HEAD]}), (tokens, {LINEAR: heads[LINEAR]})]
-            )
-            for source, own in parts:
-                write_predictions(run.problem, source, own, fold[1].tolist(), predictions)
+            members += _train_fold(run, tokens, number, fold, predictions, callbacks)
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
-        members += _keep_fold(run, heads, live, number, predictions)
-        note(f"fold {number} is trained, {number + 1} of {len(run.folds)}")
-    if (
-        len(run.folds) > 1 and (live := live_tokens(config, run.source, run.table, run.folder / HEAD_FILE)) is not None
-    ):  # heads of several backbones are no ensemble
-        heads = _fold_heads(run, tokens, live, None, (np.arange(len(run.table)), np.arange(0)), callbacks)
-        _keep_fold(run, heads, live, None, predictions)
-        note("the head of all images is trained")
+        note(f"{_name(number).replace('-', ' ')} is trained, {place} of {len(folds)}")
     return _finish(run, members, predictions), predictions
 
 
@@ -225,73 +210,70 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
         write_text(path, json.dumps(identity, indent=2) + "\n")
 
 
-def _fold_heads(
+def _train_fold(
     run: Run,
     tokens: TokenSource,
-    live: LiveTokens | None,
     number: int | None,
     fold: Fold,
+    predictions: Methods,
     callbacks: Sequence[Callback],
-) -> dict[str, Head]:
-    """The trained head of a fold, its baseline, and both together; a finished head comes from its file.
+) -> list[Head]:
+    """Train, predict and keep the heads of a fold, and return the members that it brings to the ensemble.
 
-    With live tokens the head reads them, and the baseline those of the frozen backbone: no average is made.
+    A finished head comes from its file. With live tokens the head reads them, and the baseline those of the frozen
+    backbone: no average is made.
     """
     config, problem, path = run.config, run.problem, _fold_file(run, number)
-    seed = config.optim.seed + (number or 0)
-    rows, valid = (side.tolist() for side in fold)
+    live, (rows, valid) = live_tokens(config, run.source, run.table, path), (side.tolist() for side in fold)
     if path.exists():
         kept: Any = HeadCheckpoint.load(path).build()
-        head = kept.members[0] if run.config.with_ridge else kept
+        head = kept.members[0] if config.with_ridge else kept
     else:
-        head = make_head(config, run.source.first, problem, rows, seed)
-        head.to(local_device(config.device))
-        weighting = None
-        if config.losses.weighting == "uncertainty":
-            composed = [own.name for own in problem.compositions if not own.adds_tasks]
-            names = [*(task.name for task in head.tasks), *composed]
-            weighting = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
-        logs = loggers_of(config.logging, run.folder, _name(number)) if _writes() else ()
-        fit_rows(
-            head,
-            live or tokens,
-            problem.targets,
-            rows,
-            valid,
-            weights=problem.weights,
-            loss=weighting,
-            recipe=config.optim.changed(seed=seed),
-            out=run.folder / UNFINISHED / _name(number),
-            callbacks=(*callbacks, *logs),
-        )
-    groups = groups_of(run.table)
-    linear = baseline_head(
-        tokens, problem.targets, rows, head.tasks, problem.compositions, groups=groups, seed=config.optim.seed
-    )
+        head = _fitted_head(run, live or tokens, number, rows, valid, callbacks)
+    own, groups = problem.compositions, groups_of(run.table)
+    linear = baseline_head(tokens, problem.targets, rows, head.tasks, own, groups, config.optim.seed)
     heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
-    if live is not None:
-        return heads
-    linear.trained_on = head.trained_on
-    return heads | {BOTH: HeadEnsemble.from_heads([*heads.values()])}
-
-
-def _keep_fold(
-    run: Run, heads: Mapping[str, Head], live: LiveTokens | None, number: int | None, predictions: Methods
-) -> list[Head]:
-    """Write the head of a fold unless it is there, and return the members that it brings to the ensemble."""
-    members = [heads[HEAD], heads[LINEAR]] if run.config.with_ridge else [heads[HEAD]]
-    path, unfinished = _fold_file(run, number), run.folder / UNFINISHED / _name(number)
-    if not path.exists() and _writes():
-        valid = run.folds[number][1] if number is not None else ()
-        method = BOTH if run.config.with_ridge else HEAD
-        own = {HEAD: predictions[method]}
-        split = Split([valid] if len(valid) else [], run.table.index)
-        metrics = reports.fold_metrics(_scores(run, own, split)) if len(valid) else {}
+    if live is None:
+        linear.trained_on = head.trained_on
+        heads[BOTH] = HeadEnsemble.from_heads([*heads.values()])
+    for method, each in heads.items():
+        source = live if live is not None and method == HEAD else tokens
+        write_predictions(problem, source, each, valid, predictions[method])
+    unfinished, method = run.folder / UNFINISHED / _name(number), BOTH if config.with_ridge else HEAD
+    if _writes() and not path.exists():
+        split = Split([valid], run.table.index)
+        metrics = reports.fold_metrics(_scores(run, {HEAD: predictions[method]}, split)) if valid else {}
         shutil.copyfile(unfinished / LOG, run.folder / LOGS / f"{_name(number)}.jsonl")
         _save(run, heads[method], path, {"fold": number, "metrics": metrics}, live)
     if _writes():
         shutil.rmtree(unfinished, ignore_errors=True)
-    return members
+    return [head, linear] if config.with_ridge else [head]
+
+
+def _fitted_head(
+    run: Run, source: TokenSource, number: int | None, rows: Any, valid: Any, callbacks: Sequence[Callback]
+) -> Head:
+    """The new head of a fold, trained."""
+    config, problem, seed = run.config, run.problem, run.config.optim.seed + (number or 0)
+    head = make_head(config, run.source.first, problem, rows, seed).to(local_device(config.device))
+    weighting = None
+    if config.losses.weighting == "uncertainty":
+        composed = [own.name for own in problem.compositions if not own.adds_tasks]
+        weighting = UncertaintyWeighting([*(task.name for task in head.tasks), *composed])
+    logs = loggers_of(config.logging, run.folder, _name(number)) if _writes() else ()
+    fit_rows(
+        head,
+        source,
+        problem.targets,
+        rows,
+        valid,
+        weights=problem.weights,
+        loss=TaskLoss(head.tasks, head.compositions, weighting),
+        recipe=config.optim.changed(seed=seed),
+        out=run.folder / UNFINISHED / _name(number),
+        callbacks=(*callbacks, *logs),
+    )
+    return head
 
 
 def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str, Any]:
@@ -330,7 +312,7 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
             _save(run, whole, folder / HEAD_FILE, {"metrics": reports.fold_metrics(scores, method)})
         elif len(run.folds) == 1:
             shutil.copyfile(_fold_file(run, next(iter(run.folds))), folder / HEAD_FILE)
-        header, *lines = reports.out_of_fold(table, problem.scored, predictions, run.folds)
+        header, *lines = reports.prediction_rows(table, problem.scored, predictions, run.folds)
         write_text(folder / PREDICTIONS, csv_text(header, lines))
         write_text(folder / REPORT, text + "\n")
         shutil.rmtree(folder / UNFINISHED)

@@ -17,13 +17,13 @@ from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, DataError, StoreError, some_of
+from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import BackboneConfig, TrainConfig
-from dinoneck.training.matching import SourceIds
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.targets import SourceIds
 
 logger = logging.getLogger(__name__)
 
@@ -187,17 +187,16 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
         StoreError: naming the images that were replaced.
         DataError: if a file cannot be read.
     """
-    knows_images = store.backbone_record.get("layers") is not None
-    files = [(name, Path(image)) for name, image in images.items() if isinstance(image, str | Path)]
-    there = [(name, file) for name, file in files if knows_images and file.is_file()]
+    there = [(name, Path(image)) for name, image in images.items() if isinstance(image, str | Path)]
+    there = [(name, file) for name, file in there if file.is_file()]
+    there = there if store.backbone_record.get("layers") is not None else []
     check_unchanged(there, store.entries)
     if len(there) < len(images):
         logger.warning(
-            "%s: of %d images, the files of %d were compared with those that the store %s was extracted from. To "
-            "compare them all, name their folder (--images, read_table(images=))",
-            "the images were compared in part" if there else "nothing was compared",
-            len(images),
+            "%d of %d images were compared with the files that the store %s was extracted from; to compare all, name "
+            "their folder (--images, read_table(images=))",
             len(there),
+            len(images),
             store.path,
         )
 
@@ -205,15 +204,7 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
 def _from_store(config: TrainConfig, table: Any) -> Source:
     """The tokens of a store, which must be what the config asks for."""
     data, own = config.data, config.backbone
-    try:
-        store = FeatureStore.open(str(data.store))
-    except StoreError as error:
-        if next(iter(Path(str(data.store)).glob("*.npz")), None) is None:
-            raise
-        raise StoreError(
-            f"{data.store} holds .npz files and is not a feature store; FeatureStore.from_npz(folder, path, grid=, "
-            "patch_size=) converts them"
-        ) from error
+    store = FeatureStore.open(str(data.store))
     tokens = TableTokens(store, list(table.index), data.views)
     store.check_grids(list(tokens.own.values())[:1], len(tokens.views))
     record, preprocess = store.backbone_record, store.preprocess
@@ -223,26 +214,20 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
             "it could not be paired with one. Extract the images ('dinoneck extract'), or train from Python "
             "(dinoneck.training.fit takes the store)"
         )
-    asked: dict[str, tuple[Any, Any]] = {
-        "backbone": (own.name, record.get("name")),
-        "image size": (data.size, preprocess.size),
-        "interpolation": (data.interpolation, preprocess.interpolation),
-        "blur": (data.blur, preprocess.blur),
-        "resize": (data.resize, preprocess.resize),
-        "pad_to": (data.pad_to, preprocess.pad_to),
-        "layers": (own.layers, tuple(record["layers"])),
-    }
+    asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
+    names = ("size", "interpolation", "blur", "resize", "pad_to")
+    asked |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
     for name, (value, stored) in asked.items():
         if value is not None and value != stored:
             raise ConfigError(
                 f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out, "
                 "or extract the images again into another store"
             )
-    folders = (Path(),) if data.images else (Path(), Path(data.csv or ".").parent)
-    files = {}
-    for name, image in zip(tokens.ids, table[IMAGES], strict=True):
-        places = [folder / image for folder in folders] if isinstance(image, str | Path) else []
-        files[tokens.own[name]] = next((file for file in places if file.is_file()), None)
+    folder = Path() if data.images else Path(data.csv or ".").parent
+    files = {
+        tokens.own[name]: folder / image if isinstance(image, str | Path) and not Path(image).is_file() else image
+        for name, image in zip(tokens.ids, table[IMAGES], strict=True)
+    }
     compare_images(store, files)
     return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
 

@@ -1,20 +1,175 @@
-"""Targets in original units -> tensors in normalised units, and which of them count."""
+"""The targets of a run: matched with the images of a token source by id, and brought into normalised units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.data.cells import OWN_COLUMNS
+from dinoneck.data.loading import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
 _Array = np.ndarray[Any, Any]
+_Column = dict[Any, Any]  # a value per id, as the source spells it
+
+
+def match_samples(
+    source_ids: Sequence[str],
+    targets: Any,
+    weights: Any,
+    names: Sequence[str],
+    ids: Iterable[str] | None = None,
+    val_ids: Iterable[str] | None = None,
+    target_ids: Sequence[Any] | None = None,
+) -> tuple[list[str], list[str], dict[str, _Array], dict[str, _Array]]:
+    """Return training ids and validation ids as the source spells them, and targets and weights of both in this order.
+
+    Args:
+        source_ids: all ids of the token source.
+        targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a Series, or values that
+            ``target_ids`` gives the ids of.
+        weights: as ``targets``; None = none.
+        names: the columns that are used, where they exist; the first must.
+        ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
+        val_ids: validation ids; None = none.
+        target_ids: the ids of values that carry none.
+
+    Raises:
+        DataError: for ids without a row or without tokens, for several rows of one id, and for values without ids.
+    """
+    source = SourceIds(source_ids)
+    columns = _columns(source, targets, target_ids, "targets", names)
+    if names[0] not in columns:
+        raise DataError(f"there are no targets for {names[0]!r}; given: {', '.join(columns) or 'others'}")
+    cells = {} if weights is None else _columns(source, weights, target_ids, "weights")
+    # the order of a set differs between processes
+    chosen, valid = (sorted(own) if isinstance(own, set | frozenset) else own for own in (ids, val_ids))
+    valid = source.all_of(() if valid is None else valid, "validation ids")
+    if chosen is None:
+        every = dict.fromkeys(image_id for column in columns.values() for image_id in column)
+        train = sorted(set(source.all_of(every, "ids of the targets")) - set(valid))
+    else:
+        train = source.all_of(chosen, "training ids")
+    used = [*train, *valid]
+    values = {name: _rows(f"targets {name!r}", x, used) for name, x in columns.items()}
+    return train, valid, values, {name: _rows(f"weights {name!r}", x, used) for name, x in cells.items()}
+
+
+class SourceIds:
+    """The ids of a source. An id with the suffix of an image (``a.jpg``) and the same without (``a``) are one id.
+
+    The exact spelling goes first; where it is missing, the other one must be unambiguous. The Unicode forms NFC and NFD
+    of a name, which file systems exchange, are one id.
+
+    Args:
+        ids: all ids of the source.
+    """
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self._known, self._by_stem = set(ids), defaultdict[Any, list[tuple[str, str]]](list)
+        for image_id in ids:
+            stem, suffix = _stem_and_suffix(image_id)
+            self._by_stem[stem].append((suffix, image_id))
+
+    def find(self, image_id: Any) -> str | None:
+        """Return the source's spelling of an id; None if it is not there.
+
+        Raises:
+            DataError: if several ids of the source fit.
+        """
+        if image_id in self._known:
+            return str(image_id)
+        stem, suffix = _stem_and_suffix(image_id)
+        fitting = [own for end, own in self._by_stem.get(stem, ()) if end == suffix or "" in (end, suffix)]
+        if len(fitting) > 1:
+            raise DataError(f"id {image_id!r} may be {_named(fitting)} of the source; write it with its suffix")
+        return fitting[0] if fitting else None
+
+    def all_of(self, ids: Iterable[Any], what: str) -> list[str]:
+        """Return the source's spelling of ids.
+
+        Raises:
+            DataError: naming those that have no tokens.
+        """
+        found = [(image_id, self.find(image_id)) for image_id in ids]
+        if missing := [image_id for image_id, own in found if own is None]:
+            raise DataError(
+                f"{len(missing)} {what} have no tokens in the source: {_named(missing)}. The ids of the source are "
+                f"such as {_named(sorted(self._known)) or 'none'}"
+            )
+        return [own for _, own in found if own is not None]
+
+
+def _columns(
+    source: SourceIds, table: Any, target_ids: Sequence[Any] | None, what: str, names: Sequence[str] | None = None
+) -> dict[str, _Column]:
+    """The columns of a table, or those of some names; of classes their indices, -1 = missing."""
+    if hasattr(table, "columns") and hasattr(table, "index"):
+        own = {name: table[name] for name in table.columns if name not in OWN_COLUMNS}
+        table = {name: x.cat.codes if hasattr(x, "cat") else x for name, x in own.items()}
+    if not isinstance(table, Mapping):
+        raise DataError(f"{what} is {type(table).__name__}; expected a DataFrame, or a dict name -> {{id: value}}")
+    used = [name for name in table if names is None or name in names]
+    return {name: _column(source, f"{what} {name!r}", table[name], target_ids) for name in used}
+
+
+def _column(source: SourceIds, name: str, values: Any, target_ids: Sequence[Any] | None) -> _Column:
+    """The value of each id; ids that the source does not know stay as they are."""
+    ids: Any
+    rows: Any
+    if isinstance(values, Mapping):
+        ids, rows = list(values), list(values.values())
+    else:
+        ids = values.index if hasattr(values, "to_numpy") else target_ids
+        if ids is None:
+            raise DataError(
+                f"{name} has values without ids, which cannot be matched with images; pass {{name: {{id: value}}}}, a "
+                "DataFrame whose index holds the ids, or the ids of the rows: target_ids=IDS"
+            )
+        rows = as_array(values, name)
+        if not rows.shape or len(rows) != len(ids):
+            raise DataError(f"{name} has shape {rows.shape} for {len(ids)} ids; expected one row per id")
+    spelt = [image_id if (own := source.find(image_id)) is None else own for image_id in ids]
+    if repeated := [image_id for image_id, count in Counter(spelt).items() if count > 1]:
+        raise DataError(f"{counted(len(repeated), 'id')} with several rows in {name}: {_named(repeated)}; keep one row")
+    return dict(zip(spelt, rows, strict=True))
+
+
+def _rows(name: str, column: _Column, ids: Sequence[str]) -> _Array:
+    """The values of these ids, (n, ...)."""
+    if missing := [image_id for image_id in ids if image_id not in column]:
+        raise DataError(
+            f"{counted(len(missing), 'id')} without a row in {name}: {_named(missing)}. The ids there are such as "
+            f"{_named(column) or 'none'}; missing values are NaN (classes: -1)"
+        )
+    rows = [as_array(column[image_id], name) for image_id in ids]
+    if len({row.shape for row in rows}) > 1:
+        raise DataError(f"the values of {name} have shapes {sorted({row.shape for row in rows})}; expected one shape")
+    return np.stack(rows) if rows else np.empty(0)
+
+
+def _stem_and_suffix(image_id: Any) -> tuple[Any, str]:
+    """``train/a`` (NFC) and ``.JPG`` of ``train/a.JPG``; other ids as they are."""
+    if not isinstance(image_id, str):
+        return image_id, ""
+    name = unicodedata.normalize("NFC", image_id)
+    suffix = PurePosixPath(name).suffix
+    return (name.removesuffix(suffix), suffix) if suffix.lower() in SUFFIXES else (name, "")
+
+
+def _named(ids: Iterable[Any]) -> str:
+    """Three of the ids."""
+    return ", ".join(repr(image_id) for image_id in [*ids][:3])
 
 
 def training_targets(
@@ -59,7 +214,7 @@ def training_targets(
                 original = np.where(weight[:, None] > 0, original, np.nan)
                 cells[task.name] = torch.as_tensor(weight).float()
             values[task.name] = _normalised(task, original, ids)
-            check_minimum(task.name, original, task.minimum, ids)
+            _check_minimum(task, original, ids)
         _check_learnable(task, original[:trained], values[task.name][:trained])
     if needs_validation and not any(len(_present(task, values[task.name][trained:])) for task in loss.tasks):
         raise DataError("patience is set, and no validation id has a target value to judge epochs by")
@@ -71,43 +226,6 @@ def training_targets(
             natural = _numbers(task, as_array(targets[own.name]), len(ids)) / (area or 1.0)
             values[own.name] = _normalised(task, natural, ids)
     return values, cells
-
-
-def check_minimum(name: str, values: _Array, minimum: float | None, ids: Sequence[str]) -> None:
-    """Refuse targets (n, ...) below the smallest value that a prediction may take.
-
-    Raises:
-        DataError: naming ids and values.
-    """
-    if minimum is None:
-        return
-    low = np.argwhere(values < minimum - ROUNDING * max(1.0, abs(minimum)))
-    if len(low):
-        shown = some_of([f"{ids[int(place[0])]!r} ({values[tuple(place)]:g})" for place in low], 3)
-        raise DataError(
-            f"{counted(len(set(low[:, 0])), 'image')} with targets of {name!r} below the minimum of {minimum:g}: "
-            f"{shown}. Predictions never go below it: correct these values, or give another minimum (--minimum)"
-        )
-
-
-def check_varies(name: str, values: _Array, images: str) -> None:
-    """Refuse targets (n,) or (n, outputs, ...) of which no output varies; NaN = missing.
-
-    Args:
-        name: of the targets.
-        values: the targets.
-        images: which images they belong to, for the message, such as ``"training image"``.
-
-    Raises:
-        DataError: naming the column.
-    """
-    columns = np.moveaxis(values, 1, -1).reshape(-1, values.shape[1]).T if values.ndim > 1 else values[None]
-    known = [column[np.isfinite(column)] for column in columns]
-    if all(len(column) and not np.ptp(column) for column in known):
-        raise DataError(
-            f"the targets of {name!r} are {', '.join(f'{column[0]:g}' for column in known[:3])} for every {images}; "
-            f"there is nothing to learn: leave {name!r} out, or train on images in which it varies"
-        )
 
 
 def as_array(values: Any, name: str = "values") -> _Array:
@@ -140,6 +258,18 @@ def _present(task: Task, values: Tensor) -> Tensor:
     return present if task.ignore_index is None or values.is_floating_point() else present[present != task.ignore_index]
 
 
+def _check_minimum(task: Task, values: _Array, ids: Sequence[str]) -> None:
+    """Refuse targets (n, ...) below the smallest value that a prediction may take."""
+    least = -np.inf if task.minimum is None else task.minimum
+    low = np.argwhere(values < least - ROUNDING * max(1.0, abs(least)))
+    if len(low):
+        shown = some_of([f"{ids[int(place[0])]!r} ({values[tuple(place)]:g})" for place in low], 3)
+        raise DataError(
+            f"{counted(len(set(low[:, 0])), 'image')} with targets of {task.name!r} below the minimum of {least:g}: "
+            f"{shown}. Predictions never go below it: correct these values, or give another minimum (--minimum)"
+        )
+
+
 def _check_learnable(task: Task, original: _Array, values: Tensor) -> None:
     """Refuse training targets that are all missing or all equal, or that the task's activation cannot reach."""
     present = _present(task, values)
@@ -153,7 +283,13 @@ def _check_learnable(task: Task, original: _Array, values: Tensor) -> None:
             f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "
             "normalised units; leave the activation out, or use a transform without mean"
         )
-    check_varies(task.name, original, "training image")
+    columns = np.moveaxis(original, 1, -1).reshape(-1, original.shape[1]).T if original.ndim > 1 else original[None]
+    each = [column[np.isfinite(column)] for column in columns]
+    if all(len(column) and not np.ptp(column) for column in each):
+        raise DataError(
+            f"the targets of {task.name!r} are {', '.join(f'{column[0]:g}' for column in each[:3])} for every training "
+            f"image; there is nothing to learn: leave {task.name!r} out, or train on images in which it varies"
+        )
 
 
 def _cell_weights(name: str, values: _Array, weights: Any) -> _Array:

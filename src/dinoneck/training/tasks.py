@@ -15,8 +15,7 @@ from dinoneck.errors import ConfigError, DataError, did_you_mean
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.training.config import CompositionConfig, TaskConfig, TrainConfig
-from dinoneck.training.maps import Maps
-from dinoneck.training.table import MAPS, class_names, target_columns
+from dinoneck.training.table import MAPS, Maps, class_names, target_columns
 
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
 logger = logging.getLogger(__name__)
@@ -120,12 +119,16 @@ def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     """
     targets, auxiliary = target_columns(config, table)
     columns, sums, tasks = [*targets, *auxiliary], table.attrs.get("sums", {}), dict[str, TaskConfig]()
+    owner: dict[str, str] = {}
     for name, task in config.tasks.items():
-        if task.kind not in MAPS:  # whose targets are masks
-            task = _of_columns(name, task.changed(columns=task.columns or (name,)), table, columns)
-            tasks[name] = task
-        _check_options(name, task)
-    _refuse_shared(tasks)
+        if task.beta is not None and task.loss != "smooth_l1":
+            raise ConfigError(f"task {name!r} has beta {task.beta:g}, which belongs to loss: smooth_l1; write both")
+        if task.kind in MAPS:  # whose targets are masks
+            continue
+        tasks[name] = task = _of_columns(name, task.changed(columns=task.columns or (name,)), table, columns)
+        for column in () if task.kind == "ratio" else task.columns:
+            if (other := owner.setdefault(column, name)) != name:
+                raise ConfigError(f"tasks {other!r} and {name!r} both predict column {column!r}; leave it out of one")
     covered = {column for task in tasks.values() for column in task.columns}
     covered |= {column for own in config.compositions.values() for column in own.sums}
     for column in sorted(columns, key=lambda column: column in sums):  # sums follow their parts
@@ -147,6 +150,10 @@ def _of_columns(name: str, task: TaskConfig, table: Any, columns: Sequence[str])
         if column not in columns:
             hint = did_you_mean(column, columns)
             raise ConfigError(f"task {name!r} needs column {column!r}; there are {', '.join(columns)}.{hint}")
+    if len({*task.columns}) < max(len(task.columns), 2 if task.kind == "ratio" else 1):
+        raise ConfigError(
+            f"task {name!r} has columns {', '.join(task.columns)}; name each once, and of a ratio two or more"
+        )
     words = [column for column in task.columns if class_names(table, column)]
     if not words and task.kind != "classification":
         return task
@@ -155,44 +162,12 @@ def _of_columns(name: str, task: TaskConfig, table: Any, columns: Sequence[str])
             f"task {name!r} is a classification; its column {task.columns[0]!r} was read as numbers: list its classes "
             "in read_table(classes=)"
         )
-    if len(task.columns) > 1:
-        raise ConfigError(f"task {name!r} has columns {', '.join(task.columns)}; classes are one column")
-    if task.kind not in (None, "classification"):
+    if len(task.columns) > 1 or task.kind not in (None, "classification"):
         raise ConfigError(
-            f"task {name!r} is of kind {task.kind!r}, for numbers; its column {words[0]!r} holds the classes "
-            f"{', '.join(class_names(table, words[0])[:5])}: leave the kind out, or write kind: classification"
+            f"task {name!r} is of kind {task.kind!r} and has columns {', '.join(task.columns)}; {words[0]!r} holds the "
+            f"classes {', '.join(class_names(table, words[0])[:5])}, which are a classification of one column"
         )
     return task.changed(kind="classification")
-
-
-def _check_options(name: str, task: TaskConfig) -> None:
-    """Refuse options that would change nothing for the task's kind, and columns that are too few or repeated."""
-    scale = ("activation", "area", "log1p", "standardize", "from_map")
-    unused: dict[str | None, tuple[str, ...]] = {
-        "classification": ("minimum", *scale),
-        "ratio": ("minimum", *scale),
-        "segmentation": ("minimum", "columns", "unit", "auxiliary", *scale),
-        "dense": ("columns", "auxiliary", *scale),
-    }
-    default = TaskConfig()
-    for option in unused.get(task.kind, ()):
-        if getattr(task, option) != getattr(default, option):
-            raise ConfigError(f"task {name!r} is of kind {task.kind!r}, which has no {option!r}; leave it out")
-    if task.beta is not None and task.loss != "smooth_l1":
-        raise ConfigError(f"task {name!r} has beta {task.beta:g}, which belongs to loss: smooth_l1; write both")
-    if len(set(task.columns)) < len(task.columns):
-        raise ConfigError(f"task {name!r} has columns {', '.join(task.columns)}; name each once")
-    if task.kind == "ratio" and len(task.columns) < 2:
-        raise ConfigError(f"task {name!r} is a ratio of {', '.join(task.columns)} alone; name two columns or more")
-
-
-def _refuse_shared(tasks: Mapping[str, TaskConfig]) -> None:
-    """Refuse a column that two tasks predict as it is: it would be scored for one of them only."""
-    owner: dict[str, str] = {}
-    for name, task in tasks.items():
-        for column in () if task.kind == "ratio" else task.columns:
-            if (other := owner.setdefault(column, name)) != name:
-                raise ConfigError(f"tasks {other!r} and {name!r} both predict column {column!r}; leave it out of one")
 
 
 def _task(
@@ -224,20 +199,22 @@ def _task(
         unit=unit or "",
         labels=labels if len(labels) > 1 or is_class else (),
         minimum=minimum,
-        transform=None if is_share or transform == TargetTransform() else transform,
+        transform=None if transform == TargetTransform() else transform,
         from_map=own.from_map,
     )
 
 
 def _map_task(config: TrainConfig, table: Any, maps: Maps, means: Sequence[str | None]) -> Task:
     """The task of the masks."""
-    own = config.tasks.get(maps.name, TaskConfig())
-    options = {
-        name: getattr(own, name) for name in ("weight", "loss", "beta", "unit") if getattr(own, name) is not None
-    }
+    own, default = config.tasks.get(maps.name, TaskConfig()), TaskConfig()
+    used = ("kind", "weight", "loss", "beta", "unit", "minimum")
+    for name in own.__struct_fields__:
+        if name not in used and getattr(own, name) != getattr(default, name):
+            raise ConfigError(f"task {maps.name!r} is of kind {maps.kind!r}, which has no {name!r}; leave it out")
+    options = {name: getattr(own, name) for name in used[1:] if getattr(own, name) is not None}
     if maps.kind == "dense":
         # a mean of clipped patches would be too high
-        minimum = None if maps.name in means else own.minimum if own.minimum is not None else _minimum(config, table)
+        minimum = None if maps.name in means else _minimum(config, table) if own.minimum is None else own.minimum
         options |= {"minimum": minimum, "shares": maps.how.classes is not None}
     return Task(maps.name, maps.values.shape[1], kind=maps.kind, labels=maps.labels, **options)
 
@@ -257,11 +234,7 @@ def _propose_from_map(described: Mapping[str, TaskConfig], targets: Mapping[str,
         error, spread = (np.square(true[known] - each).sum() for each in (means[known], true[known].mean()))
         if error <= (1 - FOLLOWS_R2) * spread and known.any():
             logger.warning(
-                "the target %r follows the mean over its map %r; predict it from the map: tasks: {%s: {from_map: %s}}",
-                name,
-                maps.name,
-                name,
-                maps.name,
+                "the target %r follows the mean over its map %r; predict it from the map: from_map", name, maps.name
             )
 
 
@@ -293,11 +266,6 @@ def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: A
                 f"{', '.join(tasks)}"
             )
         parts = tuple(dict.fromkeys(part for each in own.sums.values() for part in each))
-        if adds and not parts:
-            raise ConfigError(
-                f"composition {name!r} is empty; write sums: {{COLUMN: [TASK, TASK]}} for columns that add up tasks, "
-                "or total: TASK and ratio: TASK for the parts of a whole"
-            )
         made.append(Composition(parts if adds else tasks[own.ratio].columns, own.sums, name, own.total, own.ratio))
     return made
 
@@ -310,34 +278,26 @@ def _scored(
     maps: Maps | None,
 ) -> dict[str, Scored]:
     """The targets that are scored, and where their predictions are."""
-    places: dict[str, tuple[str, int]] = {}
-    for own in compositions:
-        places |= {column: (own.name, i) for i, column in enumerate(own.names) if column in table}
-    for name, task in tasks.items():
-        if task.kind not in ("classification", "ratio") and not task.auxiliary:
-            places |= {column: (name, i) for i, column in enumerate(task.columns)}
-    for name, task in tasks.items():
-        if task.kind == "ratio" and not task.auxiliary:
-            places = {column: (name, i) for i, column in enumerate(task.columns) if column not in places} | places
+    numbers = {name: own for name, own in tasks.items() if own.kind != "classification" and not own.auxiliary}
+    outputs = [(name, own.columns) for name, own in numbers.items() if own.kind == "ratio"]
+    outputs += [(own.name, own.names) for own in compositions]
+    outputs += [(name, own.columns) for name, own in numbers.items() if own.kind != "ratio"]
+    places = {column: (name, i) for name, columns in outputs for i, column in enumerate(columns)}
     scored = {}
-    for column in table.columns:
-        if column in places:
-            name, i = places[column]
-            if name in tasks and tasks[name].kind == "ratio":
-                truth = targets[name][:, i].numpy()
-                known = np.isfinite([table[column] for column in tasks[name].columns]).all(axis=0)
-                if len(empty := np.flatnonzero(np.isnan(truth) & known)):
-                    raise DataError(
-                        f"image {table.index[empty[0]]!r}: {', '.join(tasks[name].columns)} are all 0, so their ratio "
-                        "is unknown; remove the row, or add a composition with a total"
-                    )
-            else:
-                truth = np.asarray(table[column], np.float64)
-            scored[column] = Scored("value", name, slice(i, i + 1), truth[:, None])
+    for column in [column for column in table.columns if column in places]:
+        name, i = places[column]
+        truth = np.asarray(table[column], np.float64)
+        if name in tasks and tasks[name].kind == "ratio":
+            columns, truth = [*tasks[name].columns], targets[name][:, i].numpy()
+            if len(empty := np.flatnonzero(np.isnan(truth) & (table[columns] == 0).all(axis=1))):
+                raise DataError(
+                    f"image {table.index[empty[0]]!r}: {', '.join(columns)} are all 0, so their ratio is unknown; "
+                    "remove the row, or add a composition with a total"
+                )
+        scored[column] = Scored("value", name, slice(i, i + 1), truth[:, None])
     for name, task in tasks.items():
-        if task.kind == "classification" or task.auxiliary:
-            labels = class_names(table, task.columns[0])
-            truth = targets[name].numpy()
+        if name not in numbers:
+            labels, truth = class_names(table, task.columns[0]), targets[name].numpy()
             key = name if task.auxiliary else task.columns[0]
             truth = truth if labels else truth.reshape(len(truth), -1)
             scored[key] = Scored("class" if labels else "value", name, slice(None), truth, labels, task.auxiliary)

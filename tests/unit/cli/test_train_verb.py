@@ -218,7 +218,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
         ("optim: {backbone_lr: 0.1}\n", [], r"optim\.backbone_lr"),
         ("", ["--classes", "soil", "crop"], r"data\.classes .*--labels"),
         ("", ["--views", "20"], "20 .*the store has 4"),
-        ("", ["--size", "960"], r"made with image size \(32, 64\), and this run asks for \(960, 960\)"),
+        ("", ["--size", "960"], r"made with size \(32, 64\), and this run asks for \(960, 960\)"),
         ("", ["--interpolation", "area"], "made with interpolation bilinear"),
         ("", ["--backbone", "vit_small_patch16_dinov3"], "made with backbone dinoneck_tiny"),
         ("", ["--head", "fpn", "--layers", "1", "3"], r"made with layers \(5,\)"),
@@ -249,7 +249,6 @@ def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, ca
         np.savez(tmp_path / "npz" / f"{Path(image_id).name}.npz", patches_0=np.zeros((8, 64)))
     FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
     for folder, message in (
-        (tmp_path, "FeatureStore.from_npz(folder, path, grid=, patch_size=)"),
         (tmp_path / "no", "does not exist"),
         (tmp_path / "s", "converted from files that name no backbone and no layers"),
     ):

@@ -14,7 +14,7 @@ from dinoneck import DataError, Task
 from dinoneck.data import read_folders, read_table
 from dinoneck.data.cells import csv_text
 from dinoneck.training import group_folds
-from dinoneck.training.folds import column_folds
+from dinoneck.training.table import column_folds
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "prés") for form in ("NFC", "NFD"))
 

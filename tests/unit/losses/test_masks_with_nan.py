@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from torch import Tensor
 from dinoneck import DataError, Task, TokenGrid
 from dinoneck.losses import TaskLoss, masked_mse, ratio_mse
 from dinoneck.losses.masked import map_cross_entropy, masked_cross_entropy, masked_smooth_l1, scale_invariant_log
-from dinoneck.training import confusion_matrix
 
 X = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
 MAPS = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
@@ -28,10 +26,6 @@ CALLS: dict[str, tuple[Callable[[Tensor], Any], tuple[int, ...]]] = {
     "map_cross_entropy": (lambda mask: map_cross_entropy(MAPS, MAPS.argmax(1), mask), (2, 4, 4)),
     "TaskLoss": (lambda mask: TaskLoss([Task("y", dim=3)])({"y": X}, {"y": X + 1}, {"y": mask})[0], (2, 3)),
     "reduce_labels": (lambda mask: TokenGrid(2).reduce_labels(MAPS, mask)[0], (2, 4, 4)),
-    "confusion_matrix": (
-        lambda mask: torch.as_tensor(confusion_matrix(CLASSES, CLASSES, num_classes=3, mask=mask)),
-        (2,),
-    ),
 }
 
 
@@ -53,11 +47,3 @@ def test_under_compile_nan_does_not_count(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     mask = torch.tensor([[1.0, float("nan"), 0.0]] * 2)
     assert torch.equal(masked_mse(X, 2 * X, mask), X[:, 0].square().mean())
-
-
-def test_maps_of_several_sizes_are_refused() -> None:
-    maps = {"a": np.zeros((2, 3), int), "b": np.zeros((3, 2), int)}
-    with pytest.raises(DataError, match="shape"):
-        confusion_matrix(maps, maps, num_classes=2)
-    same = {"a": np.zeros((2, 3), int), "b": np.ones((2, 3), int)}
-    assert confusion_matrix(same, same, num_classes=2).tolist() == [[6, 0], [0, 6]]

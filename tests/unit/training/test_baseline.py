@@ -11,8 +11,7 @@ import torch
 from dinoneck import HeadEnsemble, LinearHead, TargetTransform, Task, Tokens
 from dinoneck.grid import GridSize
 from dinoneck.training import MemoryTokens
-from dinoneck.training.baseline import PENALTIES, baseline_head
-from dinoneck.training.probes import ridge_coefficients
+from dinoneck.training.baselines import PENALTIES, baseline_head, ridge_coefficients
 
 N, WIDTH, GRID = 40, 6, (2, 3)
 TRAIN = np.arange(30)

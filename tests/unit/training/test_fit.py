@@ -16,7 +16,7 @@ from torch import nn
 
 from dinoneck import CheckpointError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
-from dinoneck.training import MemoryTokens, Recipe, engine, fit, r2
+from dinoneck.training import MemoryTokens, Recipe, fit, r2
 from dinoneck.training.engine import TIMES
 
 PARTS = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="y", ratio="shares")
@@ -60,16 +60,6 @@ def test_history_holds_the_losses_also_of_tasks_named_like_other_numbers(tmp_pat
     assert history[0]["loss"] == pytest.approx(history[0]["loss/loss"] + history[0]["loss/epoch"], rel=1e-5)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines == [{"epoch": epoch, **row} for epoch, row in enumerate(history)]
-
-
-def test_a_long_run_notes_once_how_long_it_will_take(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(epochs=3)
-    assert "minutes" not in capsys.readouterr().err
-    monkeypatch.setattr(engine, "_LONG_S", 0.0)
-    run(epochs=3)
-    assert capsys.readouterr().err.count("minutes: 6 steps") == 1
 
 
 def test_an_ignored_class_may_be_any_number() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.unit.training.histories import without_times
+from tests.unit.training.histories import mean_iou, without_times
 
 from dinoneck import (
     ConfigError,
@@ -28,13 +28,12 @@ from dinoneck.training import (
     MemoryTokens,
     Recipe,
     TrainConfig,
-    confusion_matrix,
-    mean_iou,
     r2,
 )
 from dinoneck.training import fit as fit_by_default
 from dinoneck.training.building import head_tasks
-from dinoneck.training.maps import read_maps
+from dinoneck.training.scores import confusion_matrix
+from dinoneck.training.table import read_maps
 from dinoneck.training.tasks import problem_of
 
 ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24

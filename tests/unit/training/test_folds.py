@@ -1,4 +1,4 @@
-"""Folds by class, from a column, and given as rows or ids."""
+"""Folds by class, and from a column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from dinoneck import DataError
 from dinoneck.training import group_folds
-from dinoneck.training.folds import Fold, check_folds, column_folds
+from dinoneck.training.table import Fold, column_folds
 
 N = 120
 GROUPS = [f"g{row // 3}" for row in range(N)]
@@ -78,31 +78,6 @@ def test_a_column_gives_a_fold_per_label_in_order(labels: Any, expected: list[li
 def test_columns_that_give_no_folds_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         column_folds(labels)
-
-
-def test_folds_of_ones_own_are_kept_as_they_are() -> None:
-    by_time = [([0, 1], [2]), (np.array([0, 2, 1], np.uint8), (3,))]
-    folds = check_folds(by_time, 5)
-    assert [(train.tolist(), valid.tolist()) for train, valid in folds] == [([0, 1], [2]), ([0, 2, 1], [3])]
-    assert all(side.dtype == np.int64 for fold in folds for side in fold)
-
-
-@pytest.mark.parametrize(
-    ("folds", "named"),
-    [
-        ([], "0 folds"),
-        ([([0], [1]), ([0], [2, 1])], "row 1 2 times"),
-        ([([0, 5], [1])], r"fold 0 .*\[0 5\].* 0 \.\.\. 4"),
-        ([([0], [-1])], r"fold 0 .*\[-1\]"),
-        ([([0, 0], [1])], r"fold 0 .*\[0 0\]"),
-        ([([0, 1], [1])], "fold 0"),
-        ([([0], [])], r"fold 0 .*\[\]"),
-        ([([0], [1.0])], r"fold 0 .*\[1\.\]"),
-    ],
-)
-def test_folds_that_cannot_be_are_refused(folds: Any, named: str) -> None:
-    with pytest.raises(DataError, match=named):
-        check_folds(folds, 5)
 
 
 def test_rows_without_a_group_are_refused_and_tensors_are_labels() -> None:

@@ -56,7 +56,7 @@ def test_stages() -> None:
 @pytest.mark.parametrize(
     ("plan", "value"),
     [
-        ({}, "{}"), ({0: "al"}, "'al' at epoch 0"), ({0: "last:0"}, "last:0"), ({0: 4}, "4 at epoch 0"),
+        ({}, "{}"), ({0: "al"}, "'al'"), ({0: "last:0"}, "last:0"), ({0: 4}, "4"),
         ({-1: "all"}, "-1"), ({30: "last:7"}, "'last:7', but 6 blocks"),
     ],
 )  # fmt: skip

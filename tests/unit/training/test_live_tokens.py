@@ -38,7 +38,7 @@ from dinoneck.training import (
     sources,
     train,
 )
-from dinoneck.training.processes import seed_all
+from dinoneck.training.engine import seed_all
 
 IMAGES = 8
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dinoneck import Backbone, PatchMeanHead, Task, load_backbone
-from dinoneck.training import LiveTokens, MemoryTokens, engine, fit
+from dinoneck.training import LiveTokens, LoggingConfig, MemoryTokens, engine, fit
+from dinoneck.training.folder import loggers_of
 
 IDS = ("a", "b", "c", "d")
 JITTER = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.5, 0.5)])
@@ -90,8 +91,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None
 
 
 def test_loggers_call_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dinoneck.training import TensorBoardLogger, WandbLogger
-
     calls: list[Any] = []
 
     class Writer:
@@ -109,21 +108,24 @@ def test_loggers_call_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     stand_in(monkeypatch, "torch.utils.tensorboard", SummaryWriter=Writer)
     stand_in(monkeypatch, "wandb", init=Writer)
-    tensorboard, wandb = TensorBoardLogger("runs"), WandbLogger(project="cover", name="first")
+    tensorboard, wandb = loggers_of(LoggingConfig(tensorboard=True, wandb="cover"), Path("runs"), "first")
     assert calls == []  # nothing is opened before the first epoch: other processes never write
     tensorboard(0, {"loss": 0.5, "val_loss": 0.25})
     wandb(3, {"loss": 0.5})
     wandb(4, {"loss": 0.25})
     assert calls == [
-        (("runs",), {}),
+        (("runs/tensorboard/first",), {}),
         ("loss", 0.5, 0),
         ("val_loss", 0.25, 0),
         "flush",
-        ((), {"project": "cover", "name": "first"}),
+        ((), {"project": "cover", "name": "runs-first"}),
         ({"loss": 0.5}, 3),
         ({"loss": 0.25}, 4),
     ]
-    for name, logger in (("torch.utils.tensorboard", lambda: TensorBoardLogger("runs")), ("wandb", WandbLogger)):
+    for name, config in (
+        ("torch.utils.tensorboard", LoggingConfig(tensorboard=True)),
+        ("wandb", LoggingConfig(wandb="cover")),
+    ):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ImportError, match=f"pip install {name.split('.')[-1]}"):
-            logger()
+            loggers_of(config, Path("runs"))

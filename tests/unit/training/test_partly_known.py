@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.unit.training.histories import mean_iou
 from tests.unit.training.meadow import COUNT, HEIGHT, WIDTH, a_run, one_image_only, rows_of, write_meadow
 from tests.unit.training.small_fit import IDS, Y, head, run, tokens
 
 from dinoneck import DataError, load_head
 from dinoneck.data import read_table
-from dinoneck.training import MemoryTokens, Recipe, mean_iou, r2, ridge_probe, train, weighted_r2
+from dinoneck.training import MemoryTokens, Recipe, r2, ridge_probe, train, weighted_r2
 from dinoneck.training.scores import Split, class_scores, mask_scores, value_scores
 
 CROP, KIND, MASK = range(8), range(3, 11), (0, 4, 5, 6, 7, 8, 9, 10, 11)  # rows in which each is known

@@ -14,10 +14,20 @@ import torch
 
 from dinoneck import DataError
 from dinoneck.detection import score_boxes
-from dinoneck.training import confusion_matrix, mean_iou, r2, weighted_r2
-from dinoneck.training.metrics import class_counts, class_f1, share_right
+from dinoneck.training import r2, weighted_r2
 from dinoneck.training.report import fold_metrics, scores_of, spread_of, verdict
-from dinoneck.training.scores import Split, class_scores, map_scores, mask_scores, value_scores
+from dinoneck.training.scores import (
+    Split,
+    class_counts,
+    class_f1,
+    class_iou,
+    class_scores,
+    confusion_matrix,
+    mask_scores,
+    mean_known,
+    share_right,
+    value_scores,
+)
 from dinoneck.training.tasks import Scored
 
 N, LABELS = 60, ("soil", "Weiß-Klee (Trifolium)", "weed")
@@ -38,6 +48,11 @@ def resampled(rows: np.ndarray, score: Callable[[np.ndarray], float]) -> list[fl
 
 def accuracy(matrix: Any) -> float:
     return float(share_right(class_counts(matrix)))
+
+
+def mean_iou(matrix: Any) -> tuple[float, list[float | None]]:
+    each = class_iou(class_counts(matrix))
+    return float(mean_known(each)), [None if math.isnan(score) else float(score) for score in each]
 
 
 def f1_scores(matrix: Any) -> list[float | None]:
@@ -213,28 +228,22 @@ def test_constant_targets_of_one_draw_do_not_hide_another_target() -> None:
 def test_the_matrix_counts_truth_in_rows_and_predictions_in_columns() -> None:
     true = torch.randint(0, 4, (3, 5, 7))
     pred = torch.randint(0, 4, (3, 5, 7))
-    mask = torch.rand(3, 5, 7) > 0.3
     true[0, 0] = 255
     by_hand = [[0] * 4 for _ in range(4)]
-    for t, p, m in zip(true.flatten().tolist(), pred.flatten().tolist(), mask.flatten().tolist(), strict=True):
-        if m and t != 255:
+    for t, p in zip(true.flatten().tolist(), pred.flatten().tolist(), strict=True):
+        if t != 255:
             by_hand[t][p] += 1
-    matrix = confusion_matrix(true, pred, num_classes=4, ignore_index=255, mask=mask)
+    matrix = confusion_matrix(true, pred, num_classes=4, ignore_index=255)
     assert matrix.tolist() == by_hand
     assert matrix.dtype == np.int64
     how = {"num_classes": 4, "ignore_index": 255}
-    as_arrays = confusion_matrix(true.numpy(), pred.numpy().astype(np.uint8), **how, mask=mask.numpy())
+    as_arrays = confusion_matrix(true.numpy(), pred.numpy().astype(np.uint8), **how)
     assert as_arrays.tolist() == by_hand
-    halves = sum(confusion_matrix(true[i], pred[i], **how, mask=mask[i]) for i in range(3))
+    halves = sum(confusion_matrix(true[i], pred[i], **how) for i in range(3))
     assert np.array_equal(halves, matrix)
     assert confusion_matrix([0, 1, 1], [0, 0, 1], num_classes=2).tolist() == [[1, 0], [1, 1]]
-    assert confusion_matrix([], [], num_classes=2).tolist() == [[0, 0], [0, 0]]
-
-
-def test_values_under_the_mask_may_be_anything() -> None:
-    pred, true, mask = np.array([0, 77, 1]), np.array([0, -5, 1]), np.array([1, 0, 1])
-    assert confusion_matrix(true, pred, num_classes=2, mask=mask).tolist() == [[1, 0], [0, 1]]
     assert confusion_matrix([0, -1], [0, 77], num_classes=2, ignore_index=-1).tolist() == [[1, 0], [0, 0]]
+    assert confusion_matrix([], [], num_classes=2).tolist() == [[0, 0], [0, 0]]
 
 
 def test_iou_is_the_overlap_of_sets() -> None:
@@ -254,7 +263,7 @@ def test_iou_is_the_overlap_of_sets() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0], [0, 1], 2), r"targets \(1,\), predictions \(2,\)"),
+        (([0], [0, 1], 2), r"targets \(1,\) and predictions \(2,\)"),
         (([0, 1], [0, 2], 2), "predictions hold 2; expected 0 to 1"),
         (([0, 255], [0, 1], 2), "targets hold 255.*ignore_index="),
         (([0, 1], [0.0, 1.0], 2), r"predictions are float64.*argmax"),
@@ -263,18 +272,6 @@ def test_iou_is_the_overlap_of_sets() -> None:
 def test_misfits_of_a_confusion_matrix(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
         confusion_matrix(*arguments[:2], num_classes=arguments[2])
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        np.zeros((2, 2)),
-        [[1, 1, 1], [0, 1, 1]],
-    ],
-)
-def test_misfits_of_a_mean(wrong: Any) -> None:
-    with pytest.raises(DataError, match="confusion matrix"):
-        mean_iou(wrong)
 
 
 # -- The interval of a difference of R²: it covers 0 where methods are equal, and whole groups are drawn
@@ -390,7 +387,7 @@ def test_maps_are_scored_over_their_known_patches() -> None:
     pred = true + RANDOM.normal(size=true.shape)
     gaps = np.where(RANDOM.random(true.shape) < 0.3, np.nan, true)
     gaps[7] = np.nan
-    found, rows = map_scores(gaps, pred, SPLIT), np.setdiff1d(HELD_OUT, [7])
+    found, rows = value_scores(gaps, pred, SPLIT), np.setdiff1d(HELD_OUT, [7])
     known = np.isfinite(gaps[rows])
     assert found["images"] == len(rows)
     assert found["r2"]["pooled"] == pytest.approx(r2(gaps[rows][known], pred[rows][known]))

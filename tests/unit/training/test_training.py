@@ -16,7 +16,7 @@ from dinoneck.training import (
     knn_probe,
     weighted_r2,
 )
-from dinoneck.training.probes import knn_path, out_of_fold, ridge_path
+from dinoneck.training.baselines import knn_path, out_of_fold, ridge_path
 
 
 def test_folds_keep_groups_whole_and_cover_every_row() -> None:
