@@ -21,7 +21,7 @@ from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import each, read_numbers
 
-Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
+Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation", "instances", "panoptic"]
 Activation = Literal["relu", "softplus", "sigmoid"]
 Loss = Literal["mse", "smooth_l1", "cross_entropy"]
 Aggregate = Literal["sum", "mean"]
@@ -33,6 +33,8 @@ _LOSSES: dict[str, tuple[str, ...]] = {
     "dense": ("mse", "smooth_l1"),
     "density": ("mse", "smooth_l1"),
     "segmentation": ("cross_entropy",),
+    "instances": ("cross_entropy",),
+    "panoptic": ("cross_entropy",),
 }
 _LONGEST_NAME = 64
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
@@ -62,7 +64,8 @@ class Task:
             ``"crop cover (%)"``, without blanks at its ends and without ``:``, which separates a column's label.
         dim: number of outputs (classes for the classifying kinds).
         kind: ``regression``; ``ratio`` (parts of a whole: softmax over outputs); ``classification``;
-            ``dense`` (a value per cell); ``density`` (a map that sums to the image's value); ``segmentation``.
+            ``dense`` (a value per cell); ``density`` (a map that sums to the image's value); ``segmentation``;
+            ``instances`` (objects with class and mask); ``panoptic`` (segments of things and stuff).
         activation: ``relu``, ``softplus``, ``sigmoid`` or None, applied in normalised units.
         loss: ``mse``, ``smooth_l1`` or ``cross_entropy``; None = the kind's own (mse, for classes
             cross_entropy).
@@ -81,6 +84,8 @@ class Task:
             The map has no ``minimum`` or ``maximum``, since a mean of clipped cells is biased; this task may have them.
         shares: whether the outputs of a ``dense`` task are the shares of classes in a cell, 0 to 1 of one whole.
             Pictures draw them so; predictions are not clipped.
+
+        things: of a panoptic task, the labels whose objects are counted one by one; the others are stuff.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -110,6 +115,7 @@ class Task:
     from_map: str | None = None
     shares: bool = False
     maximum: float | None = None
+    things: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -127,6 +133,7 @@ class Task:
         if self.weight is None or any(value < 0 for value in each(self.weight)):
             raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
         object.__setattr__(self, "labels", tuple(self.labels or ()))
+        object.__setattr__(self, "things", tuple(self.things or ()))
         self._check_fit(where)
 
     def _check_fit(self, where: str) -> None:
@@ -171,6 +178,8 @@ class Task:
             raise ConfigError(f"{where}unit and labels are plain text; got {self.unit!r} and {self.labels!r}")
         if self.labels and len(self.labels) != self.dim:
             raise ConfigError(f"{where}{len(self.labels)} labels {self.labels} for {self.dim} outputs")
+        if self.things and (self.kind != "panoptic" or not {*self.things} <= {*self.labels}):
+            raise ConfigError(f"{where}things are {self.things}; expected labels of a panoptic task, of {self.labels}")
         if self.ignore_index is not None and not isinstance(self.ignore_index, int):
             raise ConfigError(f"{where}ignore_index is {self.ignore_index!r}; expected an integer or None")
 
@@ -182,7 +191,7 @@ class Task:
     @property
     def is_categorical(self) -> bool:
         """Whether outputs are class logits."""
-        return self.kind in ("classification", "segmentation")
+        return self.kind in ("classification", "segmentation", "instances", "panoptic")
 
     @property
     def is_share(self) -> bool:
@@ -194,6 +203,11 @@ class Task:
         """Names of the outputs: the task's name, or ``name:label`` where there are several."""
         several = tuple(f"{self.name}:{part}" for part in self.labels or range(self.dim))
         return (self.name,) if self.dim == 1 else several
+
+    @property
+    def is_masks(self) -> bool:
+        """Whether outputs are classes and masks of queries, not a tensor of the task's name."""
+        return self.kind in ("instances", "panoptic")
 
     @property
     def is_map(self) -> bool:
@@ -297,7 +311,7 @@ def columns_of(tasks: Sequence[Task]) -> list[Column]:
     for task in tasks:
         labels = task.labels or tuple(map(str, range(task.dim)))
         means = [own.name for own in tasks if own.from_map == task.name]
-        for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)):
+        for place, (name, label) in enumerate(zip(task.columns, labels, strict=True)) if not task.is_masks else ():
             if not means or (task.dim > 1 and label not in means):
                 columns.append(Column(label if task.is_map and task.dim > 1 else name, task, place))
     names = Counter(column.name for column in columns)

@@ -187,6 +187,13 @@ CASES = [
         inductor=False,
         registers=True,
     ),
+    Case(
+        "mask-instances",
+        lambda **f: MaskHead(WIDTH, [Task("leaf", dim=3, kind="instances")], 2, 5, 1, 2, **f),
+        layers=2,
+        inductor=False,
+        registers=True,
+    ),
     Case("layer_grouper", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, **f), "layers", 4),
     Case(
         "layer_grouper-shared-softmax",

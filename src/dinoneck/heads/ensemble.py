@@ -79,6 +79,11 @@ class HeadEnsemble(Head):
         widths = sorted({head.embed_dim for head in self._members()})
         if len(widths) > 1:
             raise ConfigError(f"the members were built for tokens of {widths} channels; they need one backbone")
+        if objects := [task.name for head in self._members() for task in head.tasks if task.is_masks]:
+            raise ConfigError(
+                f"task {objects[0]!r} predicts objects, which have no mean over heads; use predict_instances or "
+                "predict_panoptic of one head"
+            )
         self.embed_dim = widths[0]
         self.predicted = shared_tasks(self._members())
         composed = [task for task in self.predicted if isinstance(task, Composed)]

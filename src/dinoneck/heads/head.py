@@ -41,8 +41,9 @@ class Head(Configured, nn.Module):
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
 
     def _set_tasks(self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind) -> None:
-        """Check and keep what the head predicts; no ``kinds`` = tasks of any kind."""
-        self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
+        """Check and keep what the head predicts; no ``kinds`` = tasks of any kind with values."""
+        of_values = [kind for kind in get_args(Kind) if kind not in ("instances", "panoptic")]
+        self.tasks = check_tasks(tasks, kinds=kinds or of_values, owner=type(self).__name__)
         self.compositions = tuple(compositions)
         self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
 
@@ -68,7 +69,7 @@ class Head(Configured, nn.Module):
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
         outputs = self(tokens, **plain)
-        values = {task.name: task.predict(outputs[task.name]) for task in self.tasks}
+        values = {task.name: task.predict(outputs[task.name]) for task in self.tasks if not task.is_masks}
         composed = {own.name: own.of(values) for own in self.compositions}
         return values | composed
 

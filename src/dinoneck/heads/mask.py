@@ -14,10 +14,12 @@ from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
 from dinoneck.heads.head import Head
+from dinoneck.heads.instances import decode_instances, decode_panoptic
 from dinoneck.layers.blocks import ChannelNorm, reset
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import CLASSES, MASKS, Task
+from dinoneck.tokens import Tokens
 
 SEMANTIC_QUERIES = 20
 _WAVELENGTH = 100.0  # of the rotary positions, as in DINOv3
@@ -31,9 +33,10 @@ class MaskHead(Head):
 
     Args:
         embed_dim: channels C of the tokens.
-        tasks: one segmentation task of K classes.
+        tasks: one task of K classes: segmentation, instances or panoptic.
         num_layers: layers L of the tokens, all with the final norm.
-        num_queries: Q; None = 20.
+        num_queries: Q; None = 20 for a segmentation; instances and panoptic tasks need a number, more than an image
+            has objects.
         num_blocks: of the transformer.
         num_heads: of its attention; None = the width divided by 64, at least 1.
         dim: width of the transformer; None = C, the published form. 128 trains on a few hundred images.
@@ -41,12 +44,13 @@ class MaskHead(Head):
         dtype: torch factory keyword.
 
     Shape:
-        Tokens of L layers -> ``{task: (B, K, 4 rows, 4 cols)}``, the logarithms of the shares of the classes, which add
-        up to 1; ``"task.classes"``: (B, Q, K + 1), logits of the classes and of none; ``"task.masks"``:
-        (B, Q, 4 rows, 4 cols), logits.
+        Tokens of L layers -> ``"task.classes"``: (B, Q, K + 1), logits of the classes and of none; ``"task.masks"``:
+        (B, Q, 4 rows, 4 cols), logits; and of a segmentation ``{task: (B, K, 4 rows, 4 cols)}``, the logarithms of the
+        shares of the classes, which add up to 1.
 
     Raises:
-        ConfigError: if there is not one segmentation task, or the width of an attention head is not a multiple of 4.
+        ConfigError: if there is not one task of these kinds, ``num_queries`` is missing, or the width of an attention
+            head is not a multiple of 4.
         ShapeError: if the tokens have another width or number of layers.
 
     Examples:
@@ -74,14 +78,19 @@ class MaskHead(Head):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        width, queries = dim or embed_dim, num_queries or SEMANTIC_QUERIES
+        self._set_tasks(tasks, (), "segmentation", "instances", "panoptic")
+        task = self.tasks[0]
+        if len(self.tasks) > 1 or (num_queries is None and task.is_masks):
+            names = ", ".join(f"{own.name} ({own.kind})" for own in self.tasks)
+            raise ConfigError(
+                f"MaskHead has the tasks {names} and num_queries {num_queries}; expected one task, and for instances "
+                "and panoptic the number of queries"
+            )
+        width, queries = dim or embed_dim, SEMANTIC_QUERIES if num_queries is None else num_queries
         heads = num_heads or max(width // 64, 1)
         at_least(1, embed_dim=embed_dim, num_layers=num_layers, num_queries=queries, num_blocks=num_blocks, dim=width)
         if width % (4 * heads):
             raise ConfigError(f"dim is {width} and num_heads {heads}; expected heads of a width that 4 divides")
-        self._set_tasks(tasks, (), "segmentation")
-        if len(self.tasks) > 1:
-            raise ConfigError(f"MaskHead has {len(self.tasks)} tasks; expected one segmentation task")
         self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, **factory) for _ in range(num_layers))
@@ -108,7 +117,7 @@ class MaskHead(Head):
             for _ in range(num_blocks)
         )
         self.norm = nn.LayerNorm(width, **factory)
-        self.classes = nn.Linear(width, self.tasks[0].dim + 1, **factory)
+        self.classes = nn.Linear(width, task.dim + 1, **factory)
         layers = [layer for _ in range(3) for layer in (nn.Linear(width, width, **factory), nn.GELU())]
         self.masks = nn.Sequential(*layers[:-1])
         self.up = nn.Sequential(*(_Up(width, **factory) for _ in range(2)))
@@ -141,14 +150,50 @@ class MaskHead(Head):
         maps = self.up(as_maps(patches, tokens.grid))
         # (B, Q, K + 1), and the product of mask embeddings and maps: (B, Q, 4 rows, 4 cols)
         classes, masks = self.classes(queries), torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps)
-        name = self.tasks[0].name
-        return {name: log_shares(classes, masks), f"{name}{CLASSES}": classes, f"{name}{MASKS}": masks}
+        task = self.tasks[0]
+        shares = {} if task.is_masks else {task.name: log_shares(classes, masks)}
+        return {**shares, f"{task.name}{CLASSES}": classes, f"{task.name}{MASKS}": masks}
+
+    @torch.no_grad()
+    def predict_instances(
+        self, tokens: TokensLike, size: Sequence[int] | None = None, min_score: float = 0.0, **plain: Unpack[Plain]
+    ) -> list[dict[str, Tensor]]:
+        """Return the instances of every image, see :func:`dinoneck.heads.instances.decode_instances`.
+
+        Args:
+            tokens: of the images.
+            size: (height, width) of the masks; None = that of the images that the tokens are of.
+            min_score: leave out instances of a lower score.
+            **plain: of plain tensors, as for calling.
+        """
+        tokens = self._tokens(tokens, **plain)
+        return decode_instances(*self._queries(tokens), size or tokens.image_size, min_score)
+
+    @torch.no_grad()
+    def predict_panoptic(
+        self, tokens: TokensLike, size: Sequence[int] | None = None, **plain: Unpack[Plain]
+    ) -> list[tuple[Tensor, list[dict[str, Any]]]]:
+        """Return the panoptic segments of every image, see :func:`dinoneck.heads.instances.decode_panoptic`.
+
+        Args:
+            tokens: of the images.
+            size: (height, width) of the segments; None = that of the images that the tokens are of.
+            **plain: of plain tensors, as for calling.
+        """
+        tokens, task = self._tokens(tokens, **plain), self.tasks[0]
+        things = [task.labels.index(label) for label in task.things]
+        return decode_panoptic(*self._queries(tokens), size or tokens.image_size, things)
+
+    def _queries(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Class and mask logits."""
+        outputs, name = self(tokens), self.tasks[0].name
+        return outputs[f"{name}{CLASSES}"], outputs[f"{name}{MASKS}"]
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the shares of the classes, ``{task: (B, K, 4 rows, 4 cols)}``."""
         outputs = self(tokens, **plain)
-        return {task.name: task.predict_map(outputs[task.name]) for task in self.tasks}
+        return {task.name: task.predict_map(outputs[task.name]) for task in self.tasks if not task.is_masks}
 
     def _layer(self, i: int, x: Tensor) -> Tensor:
         """One layer (B, P + N, C): normalised, with its lateral network added, scaled per channel."""

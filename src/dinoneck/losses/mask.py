@@ -100,3 +100,23 @@ def masks_of_classes(
         known.append((held, means))
         weights.append(counts[0])
     return known, torch.stack(weights)
+
+
+def masks_of_objects(
+    objects: Sequence[dict[str, Tensor]], size: Sequence[int], mask: Tensor | None
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """Return the objects of images as known masks at a size.
+
+    Args:
+        objects: per image ``labels`` (n,) and ``masks`` (n, H, W), bool or shares, which may overlap.
+        size: (h, w) of the masks.
+        mask: (B, H, W), the pixels that count; None = all.
+    """
+    cells, known, weights = (size[0], size[1]), [], []
+    for i, own in enumerate(objects):
+        masks = own["masks"].float()
+        valid = torch.ones_like(masks[:1].sum(dim=0)) if mask is None else mask[i].float()
+        counts = F.adaptive_avg_pool2d(valid[None], cells)
+        known.append((own["labels"], F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12)))
+        weights.append(counts[0])
+    return known, torch.stack(weights)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.composition import Composition, CompositionLoss
-from dinoneck.losses.mask import mask_loss, masks_of_classes
+from dinoneck.losses.mask import mask_loss, masks_of_classes, masks_of_objects
 from dinoneck.losses.masked import (
     DensityRegulariser,
     by_pixel,
@@ -52,7 +52,9 @@ class TaskLoss(nn.Module):
         * classification: (B, dim), class indices (B,) or probabilities (B, dim); mask (B,);
         * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight per cell
           (B, rows, cols), bool or float;
-        * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W).
+        * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W);
+        * instances, panoptic: class and mask logits of queries; the target is a list with a dict per image of
+          ``labels`` (n,) and ``masks`` (n, H, W), and a mask (B, H, W) has the pixels that count.
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
         mask, (B,) or (B, outputs), have its name as key and are optional.
@@ -139,8 +141,11 @@ class TaskLoss(nn.Module):
             raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {self._names}")
         for task in self.tasks:
             for what, tensors in (("outputs", outputs), ("targets", targets)):
-                if task.name not in tensors:
+                own = f"{task.name}{MASKS}" if task.is_masks and what == "outputs" else task.name
+                if own not in tensors:
                     raise ShapeError(f"the {what} lack task {task.name!r}; they hold {', '.join(tensors) or 'nothing'}")
+            if task.is_masks:
+                continue
             shape = tuple(outputs[task.name].shape)
             if len(shape) != (4 if task.is_map else 2) or shape[1] != task.dim:
                 expected = f"(batch, {task.dim}, rows, cols)" if task.is_map else f"(batch, {task.dim})"
@@ -201,6 +206,9 @@ def _warn_of_scales(parts: Mapping[str, float], tasks: Sequence[Task]) -> None:
 def _queries_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The weighted loss of a segmentation whose head predicts masks by queries."""
     classes, masks = outputs[f"{task.name}{CLASSES}"], outputs[f"{task.name}{MASKS}"]
+    if task.is_masks:
+        known, weight = masks_of_objects(cast("list[dict[str, Tensor]]", target), masks.shape[-2:], mask)
+        return cast(float, task.weight) * mask_loss(classes, masks, known, weight), weight.sum() > 0
     if task.ignore_index is not None and target.ndim == 3:
         target = torch.where(target == task.ignore_index, -1, target)
     known, weight = masks_of_classes(target, task.dim, masks.shape[-2:], mask)

@@ -172,7 +172,7 @@ def train_folds(
     methods = (HEAD, LINEAR) if is_live else (HEAD, LINEAR, BOTH)
     predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table), methods)
     members: list[Head] = []
-    folds: dict[int | None, Fold] = {**run.folds}
+    folds: dict[int | None, Fold] = {number: fold for number, fold in run.folds.items()}  # noqa: C416 - wider keys
     if is_live and len(folds) > 1:  # heads of several backbones are no ensemble
         folds[None] = np.arange(len(run.table)), np.arange(0)
     for place, (number, fold) in enumerate(folds.items(), 1):

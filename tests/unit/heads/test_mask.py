@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from tests.conftest import DATA
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinoneck import ConfigError, DataError, MaskHead, Task, Tokens, load_backbone
+from dinoneck import ConfigError, DataError, HeadEnsemble, MaskHead, Task, Tokens, load_backbone, load_head
 from dinoneck.data import DenseLabels
+from dinoneck.heads.instances import decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import mask_loss, masks_of_classes
@@ -115,12 +117,19 @@ def test_positions_are_those_of_dinov3(grid: tuple[int, int]) -> None:
 
 
 def test_impossible_heads_are_refused() -> None:
-    for options in ({"dim": 18}, {"num_heads": 3}, {"num_queries": -1}, {"num_layers": 0}):
+    for options in ({"dim": 18}, {"num_heads": 3}, {"num_queries": -1}, {"num_queries": 0}, {"num_layers": 0}):
         with pytest.raises(ConfigError):
             head_of(**options)
     for tasks in ([TASK, Task("b", dim=2, kind="segmentation")], [Task("mass")]):
         with pytest.raises(ConfigError):
             MaskHead(32, tasks)
+    with pytest.raises(ConfigError, match="num_queries"):
+        MaskHead(32, [Task("leaf", dim=2, kind="instances")])
+    for things in (("sky",), ("soil",)):
+        with pytest.raises(ConfigError, match="things"):
+            Task(
+                "a", dim=3, kind="panoptic" if things == ("sky",) else "segmentation", labels=TASK.labels, things=things
+            )
 
 
 def some_masks(seed: int = 0) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
@@ -254,3 +263,99 @@ def mean_iou(maps: Tensor, target: Tensor) -> float:
     chosen = F.interpolate(maps, target.shape[1:], mode="bilinear").argmax(1)
     found = [((chosen == k) & (target == k)).sum() / ((chosen == k) | (target == k)).sum() for k in range(3)]
     return float(torch.stack(found).mean())
+
+
+def discs(seed: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """An image with discs of two colours that do not touch, and their masks."""
+    random = np.random.RandomState(seed)
+    image, masks, labels = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(seed)) * 0.2, [], []
+    y, x = np.mgrid[:128, :128]
+    for place in random.permutation(4)[: 1 + seed % 4]:
+        cy, cx, radius, label = 64 * (place // 2) + 32, 64 * (place % 2) + 32, random.randint(9, 20), random.randint(2)
+        mask = torch.from_numpy((y - cy) ** 2 + (x - cx) ** 2 < radius**2)
+        image[:, mask] += torch.tensor([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]])[label][:, None]
+        masks.append(mask)
+        labels.append(label)
+    return image.clamp(0, 1), {"masks": torch.stack(masks), "labels": torch.tensor(labels)}
+
+
+@pytest.mark.slow
+def test_six_scenes_are_learnt_object_by_object() -> None:
+    """Counts, classes and masks are exact; the panoptic segments are the same objects."""
+    scenes = [discs(seed) for seed in range(6)]
+    backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0, layers=[2, 5, 8, 11])
+    with torch.no_grad():
+        tokens = backbone(backbone.preprocess([image for image, _ in scenes]))
+    truths = [truth for _, truth in scenes]
+    torch.manual_seed(0)
+    task = Task("disc", dim=2, kind="panoptic", labels=("red", "blue"), things=("red", "blue"))
+    head = MaskHead(384, [task], num_queries=12, dim=128)
+    loss, optimizer = TaskLoss([task]), torch.optim.AdamW(head.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=100)
+    for _ in range(100):
+        total, _ = loss(head(tokens), {"disc": truths})
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    instances, segments = head.eval().predict_instances(tokens, min_score=0.5), head.predict_panoptic(tokens)
+    for own, (panoptic, listed), truth in zip(instances, segments, truths, strict=True):
+        assert len(own["labels"]) == len(listed) == len(truth["labels"])
+        for mask, label in zip(truth["masks"], truth["labels"], strict=True):
+            ious = (own["masks"] & mask).sum((1, 2)) / (own["masks"] | mask).sum((1, 2))
+            best = int(ious.argmax())
+            assert ious[best] > 0.5
+            assert own["labels"][best] == label
+            found = torch.bincount(panoptic[mask]).argmax()
+            assert listed[int(found) - 1]["category_id"] == label
+            left, top, right, bottom = own["boxes"][best].tolist()
+            assert own["masks"][best, int(top) : int(bottom), int(left) : int(right)].sum() == own["masks"][best].sum()
+
+
+def queries_of(masks: Tensor, labels: list[int], count: int = 3) -> tuple[Tensor, Tensor]:
+    """Logits of queries that are sure of these masks (Q, h, w) and classes."""
+    classes = torch.full((1, len(labels), count + 1), -9.0)
+    classes[0, range(len(labels)), labels] = 9.0
+    return classes, 40 * (masks[None].float() - 0.5)
+
+
+def test_duplicates_and_empty_queries_are_no_instances() -> None:
+    masks = torch.zeros(4, 4, 6)
+    masks[0, :2, :3], masks[1, :2, :3], masks[2, 2:, 3:] = 1, 1, 1
+    classes, logits = queries_of(masks, [0, 0, 1, 3])
+    classes[0, 1] -= torch.tensor([1.0, 0, 0, 0])
+    [found] = decode_instances(classes, logits, (8, 12), min_score=0.5)
+    assert found["labels"].tolist() == [0, 1]
+    assert found["boxes"].tolist() == [[0, 0, 6, 4], [6, 4, 12, 8]]
+    assert torch.equal(found["masks"][1], F.interpolate(masks[None, 2:3], (8, 12))[0, 0] > 0)
+    assert (found["scores"] > 0.99).all()
+
+
+def test_stuff_is_one_segment_and_things_are_several() -> None:
+    masks = torch.zeros(3, 4, 6)
+    masks[0, :, :2], masks[1, :, 4:], masks[2, :2, 2:4] = 1, 1, 1
+    for label, things, expected in ((0, [0], 3), (0, [2], 2)):
+        [(segments, listed)] = decode_panoptic(*queries_of(masks, [label, label, 1]), (4, 6), things)
+        assert len(listed) == expected
+        assert sum(one["area"] for one in listed) == int((segments > 0).sum()) == 20
+        assert (segments[2:, 2:4] == 0).all()
+        assert segments[0, 0] != segments[0, 2]
+        assert [one["isthing"] for one in listed if one["category_id"] == 0] == [label in things] * (expected - 1)
+
+
+def test_heads_of_objects_are_saved_and_have_no_mean(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    task = Task("leaf", dim=2, kind="panoptic", labels=("soil", "leaf"), things=("leaf",))
+    head = MaskHead(32, [task], 2, 6, 1, 2, 16)
+    head.train()(tokens_of(3, 4, 1))  # batch statistics
+    head.save_pretrained(tmp_path / "head.safetensors")
+    loaded, tokens = load_head(tmp_path / "head.safetensors", check_backbone=False), tokens_of(3, 5, 5)
+    for name, expected in head.eval()(tokens).items():
+        assert torch.equal(loaded(tokens)[name], expected)
+    assert loaded.tasks == (task,)
+    assert loaded.predict_instances(tokens)[0]["masks"].shape[1:] == (48, 80)
+    assert loaded.predict_panoptic(tokens, (30, 50))[0][0].shape == (30, 50)
+    assert loaded.predict(tokens) == {}
+    with pytest.raises(ConfigError, match="predict_instances"):
+        HeadEnsemble.from_heads([head])

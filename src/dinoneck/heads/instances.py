@@ -1,0 +1,111 @@
+"""From queries with classes and masks to instances and panoptic segments, as torchvision and COCO describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+
+from dinoneck.losses.masked import exact
+
+MOST_INSTANCES = 100
+_SAME = 0.5  # IoU of two masks of a class above which the one with the lower score is a duplicate
+_SURE, _INSIDE = 0.8, 0.8  # of panoptic segments: probability of a query's class, and the share of its mask it keeps
+
+
+def decode_instances(
+    classes: Tensor, masks: Tensor, size: Sequence[int], min_score: float = 0.0
+) -> list[dict[str, Tensor]]:
+    """Return the instances of every image, the highest score first.
+
+    A score is the probability of the class times the mean probability inside the mask.
+
+    Args:
+        classes: (B, Q, K + 1) logits, the last one of no object.
+        masks: (B, Q, h, w) logits, which are resampled to ``size`` before they are cut at 0.
+        size: (height, width) of the masks that are returned.
+        min_score: leave out instances of a lower score.
+
+    Returns:
+        Per image ``boxes`` (n, 4) float32 XYXY around the masks, ``labels`` (n,) int64, ``scores`` (n,) and ``masks``
+        (n, height, width) bool; no two masks of a label have an IoU above 0.5.
+    """
+    found = []
+    for own, logits in zip(exact(classes).softmax(-1)[..., :-1], exact(masks), strict=True):
+        scores, best = own.flatten().topk(min(MOST_INSTANCES, own.numel()))
+        queries, labels = best // own.shape[1], best % own.shape[1]
+        pixels = F.interpolate(logits[None, queries], tuple(size), mode="bilinear")[0]
+        inside = pixels > 0
+        areas = inside.sum(dim=(1, 2))
+        scores = scores * (pixels.sigmoid() * inside).sum(dim=(1, 2)) / areas.clamp_min(1)
+        order = scores.argsort(descending=True)
+        order = order[(areas[order] > 0) & (scores[order] >= min_score)]
+        kept = order[_first_of_duplicates(inside[order], labels[order])]
+        boxes = masks_to_boxes(inside[kept])
+        boxes[:, 2:] += 1.0  # the outer edge of the last pixel
+        found.append({"boxes": boxes, "labels": labels[kept], "scores": scores[kept], "masks": inside[kept]})
+    return found
+
+
+def _first_of_duplicates(masks: Tensor, labels: Tensor) -> Tensor:
+    """Which of these masks (n, H, W), in falling order, repeat none before them of their label."""
+    flat = masks.flatten(1).float()
+    shared, areas = flat @ flat.T, flat.sum(dim=1)
+    same = (shared > _SAME * (areas[:, None] + areas - shared)) & (labels[:, None] == labels)
+    kept: list[int] = []
+    for i in range(len(masks)):
+        if not same[i, kept].any():
+            kept.append(i)
+    return torch.tensor(kept, dtype=torch.int64, device=masks.device)
+
+
+def decode_panoptic(
+    classes: Tensor, masks: Tensor, size: Sequence[int], things: Sequence[int]
+) -> list[tuple[Tensor, list[dict[str, Any]]]]:
+    """Return the panoptic segments of every image.
+
+    A query counts where its class is sure (0.8). Every pixel goes to the query with the largest product of class and
+    mask probability; a segment that keeps less than 0.8 of its mask is left out. Queries of one stuff class are one.
+
+    Args:
+        classes: (B, Q, K + 1) logits, the last one of no object.
+        masks: (B, Q, h, w) logits.
+        size: (height, width) of the result.
+        things: classes whose objects are counted; the others are stuff.
+
+    Returns:
+        Per image the segments (height, width) int64, 0 = none, and per segment ``id``, ``category_id`` (a class),
+        ``isthing``, ``area`` in pixels and ``score``, as in COCO's panoptic format.
+    """
+    found = []
+    for own, logits in zip(exact(classes).softmax(-1), exact(masks), strict=True):
+        scores, labels = own.max(dim=-1)
+        sure = ((labels < own.shape[1] - 1) & (scores > _SURE)).nonzero().flatten()
+        segments = torch.zeros(tuple(size), dtype=torch.int64, device=logits.device)
+        listed: list[dict[str, Any]] = []
+        if len(sure):
+            shares = F.interpolate(logits[None, sure], tuple(size), mode="bilinear")[0].sigmoid()
+            owner = (shares * scores[sure, None, None]).argmax(dim=0)
+            for place, query in enumerate(sure.tolist()):
+                mask = (owner == place) & (shares[place] >= 0.5)
+                if int(mask.sum()) > 0 and mask.sum() >= _INSIDE * (shares[place] >= 0.5).sum():
+                    _add_segment(segments, listed, mask, int(labels[query]), float(scores[query]), things)
+        for segment in listed:
+            segment["area"] = int((segments == segment["id"]).sum())
+        found.append((segments, listed))
+    return found
+
+
+def _add_segment(
+    segments: Tensor, listed: list[dict[str, Any]], mask: Tensor, label: int, score: float, things: Sequence[int]
+) -> None:
+    """Write a mask into the segments: one of its own for a thing, that of its class for stuff."""
+    same = [one for one in listed if one["category_id"] == label and label not in things]
+    if not same:
+        listed.append({"id": len(listed) + 1, "category_id": label, "isthing": label in things, "score": score})
+    number = same[0]["id"] if same else len(listed)
+    segments[mask] = number
