@@ -58,7 +58,7 @@ def load_published(
             state = read_state(file, MAX_BYTES)
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
-    state = translated(state, head.state_dict(), row.dialects, str(file))
+    state = translated(state, head.state_dict(), str(file))
     head.load_state_dict(state, strict=True, assign=True)
     record = backbone_record(row)
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
@@ -82,7 +82,6 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
         "norm": row.norm,
         "pos_embed": "official" if family == "dinov2" and not model.registers else "native",
         "dtype": "float32",
-        "adapter": None,
         "weights": {"kind": "hub", "repo": f"timm/{row.backbone}"},
         "weights_sha256": None,
         "license": model.license,

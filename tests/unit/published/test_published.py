@@ -79,7 +79,7 @@ def test_a_file_gives_what_its_publisher_computes(row: table.PublishedHead, tmp_
     own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert row.size == sum(x.numel() for name, x in own.items() if not is_norm(name))
     if row.size > 100_000_000:  # names and shapes only; the arithmetic follows at reduced width
-        translated(own, row.build().state_dict(), row.dialects, "the file")
+        translated(own, row.build().state_dict(), "the file")
         return
     state = official.random_state(shapes)
     checkpoint = load_published(row.name, weights=written(row, tmp_path, state))
@@ -108,7 +108,7 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     prefix = "decode_head." if name.startswith("dinov2") else ""
     state = official.random_state({prefix + key: shape for key, shape in shapes.items()})
     head: Any = row.build()
-    head.load_state_dict(translated(state, head.state_dict(), row.dialects, "the file"), assign=True)
+    head.load_state_dict(translated(state, head.state_dict(), "the file"), assign=True)
     tokens = tokens_of(row, grid)
     tokens = Tokens.from_sequence(
         [x[..., :16] for x in tokens.sequence],
