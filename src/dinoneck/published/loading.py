@@ -94,11 +94,10 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
     Raises:
         CheckpointError: for another hash, a missing file, or a pickle without a known hash and an unsafe reader.
     """
-    try:
-        with file.open("rb") as opened:
-            seen = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"the weights of {row.name} cannot be read from {file}: {error}", step="file") from None
+    if not file.is_file():
+        raise CheckpointError(f"the weights of {row.name} are to be read from {file}, which is not a file", step="file")
+    with file.open("rb") as opened:
+        seen = hashlib.file_digest(opened, "sha256").hexdigest()
     if file.suffix == ".safetensors":
         return seen
     if not seen.startswith(row.sha256):

@@ -24,6 +24,7 @@ _FILES = "https://dl.fbaipublicfiles.com"
 _SPREAD = {12: (2, 5, 8, 11), 24: (4, 11, 17, 23), 40: (9, 19, 29, 39)}  # depth -> blocks of four-layer depth heads
 _CLASSES = {"size": (224, 224), "resize": "crop", "interpolation": "bicubic"}
 _WHOLE = {"resize": "pad", "pad_to": "center"}  # the image as it is, in whole patches
+_DOUBLE = {"upsample": "double", "align_corners": True}
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 
 
@@ -176,14 +177,8 @@ def _depth_heads() -> Iterator[PublishedHead]:
         for data, far in (("nyu", 10.0), ("kitti", 80.0)):
             file = f"{_FILES}/dinov2/{base}/{base}_{data}"
             bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
-            neck = {
-                "readout": "project",
-                "patch_size": 14,
-                "hidden_sizes": [width // 8, width // 4, width // 2, width],
-                "upsample": "double",
-                "align_corners": True,
-                "unit_bias": False,
-            }
+            widths = [width // 8, width // 4, width // 2, width]
+            neck = {"readout": "project", "patch_size": 14, "hidden_sizes": widths, "unit_bias": False, **_DOUBLE}
             shifted = {"$": "TargetTransform", "mean": 0.001, "std": 1.0}
             metres = _task("depth", activation="relu", transform=shifted, **bounds)
             yield PublishedHead(
@@ -233,9 +228,10 @@ def _segmentation_heads() -> Iterator[PublishedHead]:
 
 def _dinov3_heads() -> Iterator[PublishedHead]:
     """DINOv3's canopy height on ViT-L, and the classifier and depth head on ViT-7B."""
-    corners = {"patch_size": 16, "upsample": "double", "align_corners": True}
     eightfold = {"$": "TargetTransform", "mean": 0.0, "std": 8.0}
     timm, width, _ = _backbone("vit_large_patch16_dinov3.sat493m")
+    height, bins = _task("height", unit="m", transform=eightfold), _bins(12.0, eps=1e-8, spacing="mixed")
+    neck = {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **_DOUBLE}
     yield PublishedHead(
         "dinov3_vitl16_sat_chmv2",
         "canopy height",
@@ -244,13 +240,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         hub="facebook/dinov3-vitl16-chmv2-dpt-head",
         layers=(5, 11, 17, 23),  # block 5, where the depth heads on ViT-L read block 4
         inputs={**_WHOLE, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD},  # the backbone's own mean is (0.430, …)
-        head=_dpt(
-            width,
-            _task("height", unit="m", transform=eightfold),
-            {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **corners},
-            hidden_dim=128,
-            bins=_bins(12.0, eps=1e-8, spacing="mixed"),
-        ),
+        head=_dpt(width, height, neck, hidden_dim=128, bins=bins),
     )
     timm, width, depth = _backbone("dinov3_vit7b16")
     files = f"{_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
@@ -264,7 +254,7 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
         head=_linear(width, _task("class", "classification", dim=1000), pool="cls+mean"),
         labels="imagenet",
     )
-    neck = {"readout": "ignore", "out_channels": 512, "hidden_sizes": [2048] * 4, "unit_bias": False, **corners}
+    neck = {"readout": "ignore", "out_channels": 512, "hidden_sizes": [2048] * 4, "unit_bias": False, **_DOUBLE}
     yield PublishedHead(
         "dinov3_vit7b16_synthmix_dpt",
         "depth",

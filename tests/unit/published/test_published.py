@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from packaging.version import Version
 from safetensors.torch import save_file
 from tests.unit.published import official_files as official
 from torch import Tensor
@@ -17,6 +18,8 @@ from dinoneck import CheckpointError, HeadCheckpoint, Tokens, list_published, lo
 from dinoneck.published import table
 from dinoneck.published.names import translated
 
+SAFE_READER = Version(torch.__version__) >= Version("2.10")
+pytestmark = pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash")
 ROWS = list_published()
 LARGE = 20_000_000
 FORMS = {"classifier": official.classifier, "segmentation": official.segmentation, "dpt": official.dpt_logits}
@@ -180,6 +183,16 @@ def test_what_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         load_published("dinov3_vit7b16_imagenet_linear")
     with pytest.raises(CheckpointError, match="revision"):
         load_published("dinov2_vits14_nyu_linear", revision="main")
+
+
+def test_a_pickle_without_a_hash_needs_a_safe_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = "dinov2_vits14_nyu_linear"
+    state = official.random_state(official.shapes_of(name)[0])
+    save_file(state, tmp_path / "head.safetensors")
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    with pytest.raises(CheckpointError, match=r"2\.9\.1"):
+        load_published(name, weights=official.write(tmp_path / "head.pth", state))
+    assert load_published(name, weights=tmp_path / "head.safetensors").head_type == "linear"
 
 
 def test_a_downloaded_file_is_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
