@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from dinoneck import Backbone, DenseHead, HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.cli.main import main
-from dinoneck.inference.sources import rebuild
 
 
 def records_of(path: Path) -> list[dict[str, str]]:
