@@ -69,7 +69,12 @@ _CHMV2 = {
     ours: re.sub(r"^(neck|head)\.(fusion_stage\.layers)?", lambda m: f"head.{'fusion_layers' * bool(m[2])}", theirs)
     for ours, theirs in _HUB_DPT.items()
 } | {f"readouts.{{n}}.{part}": f"head.conv_depth.head.{i}" for i, part in ((0, "first"), (2, "second"), (4, "out"))}
-
+_ANYTHING = _HUB_DPT | {
+    "readouts.{n}.first": "head.conv1",
+    "readouts.{n}.second": "head.conv2",
+    "readouts.{n}.out": "head.conv3",
+}
+_UNUSED = r"backbone\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."  # the latter is stored and never called
 DIALECTS = (
     Dialect({"readouts.{n}": ""}),  # a classifier
     Dialect({"readouts.{n}": "classifier"}, unused=r"dinov2(_with_registers)?\."),  # of transformers
@@ -81,8 +86,8 @@ DIALECTS = (
         _META_DPT,
         {f"reassemble_blocks.projects.{n}.conv": f"reassemble_blocks.batchnorm_layers.{n}" for n in range(4)},
     ),
-    # of transformers: the first fusion layer stores a unit that is never called
-    Dialect(_HUB_DPT, unused=r"backbone\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."),
+    Dialect(_HUB_DPT, unused=_UNUSED),  # of transformers, as those that follow
+    Dialect(_ANYTHING, unused=_UNUSED),
     Dialect(_CHMV2, unused=r"backbone\."),
 )
 
@@ -158,3 +163,34 @@ def _folded(state: Mapping[str, Tensor], norms: Mapping[str, str]) -> Iterator[t
         weight = state[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
         yield f"{layer}.weight", weight * scale
         yield f"{layer}.bias", state[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
+
+
+_TIMM_NAMES = {
+    "encoder.layer.": "blocks.",
+    "layernorm.": "norm.",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.cls_token": "cls_token",
+    "attention.output.dense": "attn.proj",
+    "attention.o_proj": "attn.proj",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+_QKV = re.compile(r"attention\.(?:attention\.)?(query|key|value|q_proj|k_proj|v_proj)\.(weight|bias)$")
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        name = key.removeprefix("backbone.")
+        if name == key or name == "embeddings.mask_token":
+            continue
+        for theirs, ours in _TIMM_NAMES.items():
+            name = name.replace(theirs, ours)
+        if match := _QKV.search(name):
+            parts.setdefault(f"{name[: match.start()]}attn.qkv.{match[2]}", {})[match[1][0]] = value
+        else:
+            found[name] = value.float()
+    return found | {name: torch.cat([own[part] for part in "qkv"]).float() for name, own in parts.items()}

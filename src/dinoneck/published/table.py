@@ -43,6 +43,8 @@ class PublishedHead:
         norm: whether the final norm is applied to the layers.
         hub: a Hub repository with the same weights in safetensors; None if there is none.
         labels: the classes, ``imagenet``, ``ade20k`` or ``voc2012``; empty for values.
+        terms: the licence, where it is not that of the backbone, whose weights then are in the file too: they were
+            tuned along.
     """
 
     name: str
@@ -55,6 +57,7 @@ class PublishedHead:
     norm: bool = True
     hub: str | None = None
     labels: str = ""
+    terms: str = ""
 
     @property
     def model(self) -> Known:
@@ -63,13 +66,13 @@ class PublishedHead:
 
     @property
     def licence(self) -> str:
-        """The licence of the weights, which is that of the backbone."""
-        return self.model.license
+        """The licence of the weights."""
+        return self.terms or self.model.license
 
     @property
     def gated(self) -> bool:
         """Whether the publisher gives the file only to people who accepted its terms; pass it as ``weights=``."""
-        return self.licence != LICENSES["dinov2"]
+        return self.licence == LICENSES["dinov3"]
 
     @property
     def sha256(self) -> str:
@@ -266,11 +269,39 @@ def _dinov3_heads() -> Iterator[PublishedHead]:
     )
 
 
+def _depth_anything() -> Iterator[PublishedHead]:
+    """Depth Anything V2, relative and metric, whose backbones were tuned along; transformers' files."""
+    kinds = (("", "", 0.0), ("_indoor", "-Metric-Indoor", 20.0), ("_outdoor", "-Metric-Outdoor", 80.0))
+    settings = (("s", (48, 96, 192, 384), 64), ("b", (96, 192, 384, 768), 128), ("l", (256, 512, 1024, 1024), 256))
+    for short, widths, channels in settings:
+        base = f"dinov2_vit{short}14"
+        timm, width, depth = _backbone(base)
+        neck = {"patch_size": 14, "out_channels": channels, "hidden_sizes": [*widths], "align_corners": True}
+        for suffix, data, far in kinds:
+            task = _task("depth", activation="relu")
+            if far:
+                spread = {"$": "TargetTransform", "mean": 0.0, "std": far}
+                task = _task("depth", activation="sigmoid", unit="m", transform=spread)
+            hub = f"depth-anything/Depth-Anything-V2{data}-{_SIZES[short].capitalize()}-hf"
+            yield PublishedHead(
+                f"{base}_depth_anything_v2{suffix}",
+                "depth",
+                timm,
+                url=f"https://huggingface.co/{hub}",
+                layers=_SPREAD[depth],
+                inputs={"size": (686, 686), "resize": "keep", "interpolation": "bicubic"},
+                head=_dpt(width, task, neck),
+                hub=hub,
+                terms="not stated" if far else "Apache-2.0" if short == "s" else "CC-BY-NC-4.0",
+            )
+
+
 def _backbone(name: str) -> tuple[str, int, int]:
     """Timm's name, width and depth."""
     model = cast("Known", model_of(name))
     return cast("tuple[str, str]", names_of(name))[0], model.width, model.depth
 
 
-ROWS = {row.name: row for rows in (_classifiers, _depth_heads, _segmentation_heads, _dinov3_heads) for row in rows()}
+_GROUPS = (_classifiers, _depth_heads, _segmentation_heads, _dinov3_heads, _depth_anything)
+ROWS = {row.name: row for rows in _GROUPS for row in rows()}
 """Name -> row."""
