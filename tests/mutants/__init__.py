@@ -3,6 +3,7 @@
 from tests.mutants.modules import MODULES
 from tests.mutants.mutant import Mutant
 from tests.mutants.pipelines import PIPELINES
+from tests.mutants.published import PUBLISHED
 
 __all__ = ["MUTANTS", "Mutant"]
-MUTANTS = (*MODULES, *PIPELINES)
+MUTANTS = (*MODULES, *PIPELINES, *PUBLISHED)

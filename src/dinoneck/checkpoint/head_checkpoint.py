@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import contents, hub, pairing, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.contents import Contents, Parts
+from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, did_you_mean
@@ -239,6 +241,27 @@ class HeadCheckpoint:
         if not isinstance(own, Backbone):
             raise CheckpointError("a probe needs the backbone itself, not its record", step="pairing")
         pairing.check_probe(trained, {**given, "probe": own.probe()})
+
+    def load_backbone(self) -> Backbone:
+        """Load the backbone that this file names, with what travels with the head: LoRA weights, or all its weights.
+
+        Raises:
+            CheckpointError: if the file names none, or its record cannot be followed.
+            BackboneError: if the weights cannot be had.
+        """
+        record = self.meta["backbone"]
+        if record is None:
+            raise CheckpointError("this head file does not name its backbone; load it yourself", step="pairing")
+        if self.backbone_weights is None:
+            backbone = rebuild(record)
+        else:
+            with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
+                file = Path(folder, "model.safetensors")
+                safetensors.torch.save_file(self.backbone_weights, file)
+                backbone = rebuild(record, file)
+        if self.adapter_state:
+            self.apply_adapter(backbone)
+        return backbone
 
     def apply_adapter(self, backbone: Backbone, *, trainable: bool = False) -> None:
         """Put the LoRA weights that travel with this head into the backbone they were trained on.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.codec import at_least
 from dinoneck.data.box_views import to_original
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels
@@ -21,7 +22,6 @@ from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.detection.levels import Target
 from dinoneck.errors import CheckpointError, ConfigError
 from dinoneck.grid import patch_pair
-from dinoneck.inference.sources import rebuild
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.hub import Pushed

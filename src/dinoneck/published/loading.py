@@ -14,11 +14,12 @@ import torch
 from packaging.version import Version
 
 from dinoneck.backbones.known import family_of
+from dinoneck.backbones.weight_hashes import state_digest
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import BackboneError, CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
-from dinoneck.published.names import translated
+from dinoneck.published.names import backbone_of, translated
 from dinoneck.published.table import PublishedHead, row_named
 from dinoneck.weight_files import read_state
 
@@ -58,12 +59,16 @@ def load_published(
             state = read_state(file, MAX_BYTES)
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
-    state = translated(state, head.state_dict(), row.dialects, str(file))
-    head.load_state_dict(state, strict=True, assign=True)
-    record = backbone_record(row)
+    head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)
+    tuned = backbone_of(state) if row.terms else None
+    record = backbone_record(row) | ({} if tuned is None else {"weights": {"kind": "file"}, "license": row.terms})
+    if tuned is not None:
+        record["weights_sha256"] = state_digest(tuned)
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
     origin = {"published": name, "url": row.url, "sha256": seen}
-    return HeadCheckpoint.from_module(head, backbone=record, preprocess=inputs, license=row.licence, extra=origin)
+    return HeadCheckpoint.from_module(
+        head, backbone=record, backbone_weights=tuned, preprocess=inputs, license=row.licence, extra=origin
+    )
 
 
 def backbone_record(row: PublishedHead) -> dict[str, Any]:
@@ -82,7 +87,6 @@ def backbone_record(row: PublishedHead) -> dict[str, Any]:
         "norm": row.norm,
         "pos_embed": "official" if family == "dinov2" and not model.registers else "native",
         "dtype": "float32",
-        "adapter": None,
         "weights": {"kind": "hub", "repo": f"timm/{row.backbone}"},
         "weights_sha256": None,
         "license": model.license,
@@ -95,11 +99,10 @@ def _checked_hash(row: PublishedHead, file: Path) -> str:
     Raises:
         CheckpointError: for another hash, a missing file, or a pickle without a known hash and an unsafe reader.
     """
-    try:
-        with file.open("rb") as opened:
-            seen = hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"the weights of {row.name} cannot be read from {file}: {error}", step="file") from None
+    if not file.is_file():
+        raise CheckpointError(f"the weights of {row.name} are to be read from {file}, which is not a file", step="file")
+    with file.open("rb") as opened:
+        seen = hashlib.file_digest(opened, "sha256").hexdigest()
     if file.suffix == ".safetensors":
         return seen
     if not seen.startswith(row.sha256):
@@ -123,7 +126,7 @@ def _file(row: PublishedHead, revision: str | None) -> Path:
     Raises:
         CheckpointError: if it is gated, has no Hub repository, or cannot be fetched.
     """
-    if revision is not None or (row.gated and row.hub):
+    if revision is not None or (row.hub and (row.gated or row.terms)):
         return _from_hub(row, revision)
     if row.gated:
         raise CheckpointError(

@@ -6,7 +6,7 @@ The two libraries number the fusion blocks of a DPT from the coarsest (f), we nu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -69,46 +69,45 @@ _CHMV2 = {
     ours: re.sub(r"^(neck|head)\.(fusion_stage\.layers)?", lambda m: f"head.{'fusion_layers' * bool(m[2])}", theirs)
     for ours, theirs in _HUB_DPT.items()
 } | {f"readouts.{{n}}.{part}": f"head.conv_depth.head.{i}" for i, part in ((0, "first"), (2, "second"), (4, "out"))}
-
-DIALECTS = {
-    "classifier": Dialect({"readouts.{n}": ""}),
-    "classifier of transformers": Dialect({"readouts.{n}": "classifier"}, unused=r"dinov2(_with_registers)?\."),
-    "depth of mmcv": Dialect({"readouts.{n}": "decode_head.conv_depth"}),
-    "segmentation of mmseg": Dialect(
-        {"readouts.{n}": "decode_head.conv_seg"}, {"decode_head.conv_seg": "decode_head.bn"}
-    ),
-    "dpt": Dialect(_META_DPT),
-    "dpt with batch norm": Dialect(
+_ANYTHING = _HUB_DPT | {
+    "readouts.{n}.first": "head.conv1",
+    "readouts.{n}.second": "head.conv2",
+    "readouts.{n}.out": "head.conv3",
+}
+_UNUSED = r"backbone\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."  # the latter is stored and never called
+DIALECTS = (
+    Dialect({"readouts.{n}": ""}),  # a classifier
+    Dialect({"readouts.{n}": "classifier"}, unused=r"dinov2(_with_registers)?\."),  # of transformers
+    Dialect({"readouts.{n}": "decode_head.conv_depth"}),
+    Dialect({"readouts.{n}": "decode_head.conv_seg"}, {"decode_head.conv_seg": "decode_head.bn"}),
+    Dialect({ours: f"decode_head.{theirs}" for ours, theirs in _META_DPT.items()}),  # DINOv2's
+    Dialect(_META_DPT),  # DINOv3's
+    Dialect(
         _META_DPT,
         {f"reassemble_blocks.projects.{n}.conv": f"reassemble_blocks.batchnorm_layers.{n}" for n in range(4)},
     ),
-    "dpt of mmcv": Dialect({ours: f"decode_head.{theirs}" for ours, theirs in _META_DPT.items()}),
-    # the first fusion layer stores a unit that is never called
-    "dpt of transformers": Dialect(_HUB_DPT, unused=r"backbone\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."),
-    "chmv2 of transformers": Dialect(_CHMV2, unused=r"backbone\."),
-}
+    Dialect(_HUB_DPT, unused=_UNUSED),  # of transformers, as those that follow
+    Dialect(_ANYTHING, unused=_UNUSED),
+    Dialect(_CHMV2, unused=r"backbone\."),
+)
 
 
-def translated(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], dialects: Sequence[str], where: str
-) -> dict[str, Tensor]:
+def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Return the tensors of a file under our names and in our shapes, in float32.
+
+    Of the dialects that have our names, the one with the most names of the file is taken.
 
     Args:
         state: of the file.
         own: the tensors of the module, on any device; only names and shapes are read.
-        dialects: names in ``DIALECTS``; the one that fits the most names of the file is taken.
         where: the file, for messages.
 
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
     """
-    dialect = max((DIALECTS[name] for name in dialects), key=lambda each: len(state.keys() & {*_names(own, each)}))
-    names = {theirs: ours for ours, theirs in zip(own, _names(own, dialect), strict=True)}
-    expected = {theirs: _shapes(own[ours]) for theirs, ours in names.items()}
-    for layer, norm in dialect.norms.items():
-        channels = expected[f"{layer}.weight"][0][1]
-        expected |= {f"{norm}.{part}": [(channels,)] for part in _NORM_PARTS}
+    known = [each for each in DIALECTS if {_generic(name) for name in own} <= each.names.keys()]
+    dialect = max(known, key=lambda each: len(state.keys() & _expected(own, each).keys()))
+    expected, names = _expected(own, dialect), _names(own, dialect)
     counters = {f"{norm}.num_batches_tracked" for norm in dialect.norms.values()}
     given = {name: x for name, x in state.items() if name not in counters and not re.match(dialect.unused, name)}
     missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
@@ -129,21 +128,31 @@ def translated(
     return {ours: folded[theirs].float().reshape(own[ours].shape) for theirs, ours in names.items()}
 
 
-def _names(own: Mapping[str, Tensor], dialect: Dialect) -> list[str]:
-    """The file's names of our tensors, in our order."""
-    found = []
+def _generic(name: str) -> str:
+    """Our name of a module, with {n} for its number."""
+    return re.sub(r"\d", "{n}", name.rpartition(".")[0])
+
+
+def _names(own: Mapping[str, Tensor], dialect: Dialect) -> dict[str, str]:
+    """The file's names -> ours."""
+    found = {}
     for name in own:
-        stem, _, kind = name.rpartition(".")
-        number = int(digit[0]) if (digit := re.search(r"\d", stem)) else 0
-        theirs = dialect.names[re.sub(r"\d", "{n}", stem)].format(n=number, f=3 - number)
-        found.append(f"{theirs}.{kind}" if theirs else kind)
+        number = int(digit[0]) if (digit := re.search(r"\d", name)) else 0
+        theirs = dialect.names[_generic(name)].format(n=number, f=3 - number)
+        found[f"{theirs}.{name.rpartition('.')[2]}".removeprefix(".")] = name
     return found
 
 
-def _shapes(value: Tensor) -> list[tuple[int, ...]]:
-    """The shapes that a tensor may have in a file: ours, or that of a 1x1 convolution."""
-    shape = tuple(value.shape)
-    return [shape, (*shape, 1, 1)] if value.ndim == 2 else [shape]
+def _expected(own: Mapping[str, Tensor], dialect: Dialect) -> dict[str, list[tuple[int, ...]]]:
+    """The names in a file -> the shapes that each may have: ours, or that of a 1x1 convolution."""
+    found = {}
+    for theirs, ours in _names(own, dialect).items():
+        shape = tuple(own[ours].shape)
+        found[theirs] = [shape, (*shape, 1, 1)] if len(shape) == 2 else [shape]
+    for layer, norm in dialect.norms.items():
+        channels = found[f"{layer}.weight"][0][1]
+        found |= {f"{norm}.{part}": [(channels,)] for part in _NORM_PARTS}
+    return found
 
 
 def _folded(state: Mapping[str, Tensor], norms: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
@@ -154,3 +163,34 @@ def _folded(state: Mapping[str, Tensor], norms: Mapping[str, str]) -> Iterator[t
         weight = state[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
         yield f"{layer}.weight", weight * scale
         yield f"{layer}.bias", state[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
+
+
+_TIMM_NAMES = {
+    "encoder.layer.": "blocks.",
+    "layernorm.": "norm.",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.cls_token": "cls_token",
+    "attention.output.dense": "attn.proj",
+    "attention.o_proj": "attn.proj",
+    "layer_scale1.lambda1": "ls1.gamma",
+    "layer_scale2.lambda1": "ls2.gamma",
+}
+_QKV = re.compile(r"attention\.(?:attention\.)?(query|key|value|q_proj|k_proj|v_proj)\.(weight|bias)$")
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
+    found: dict[str, Tensor] = {}
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        name = key.removeprefix("backbone.")
+        if name == key or name == "embeddings.mask_token":
+            continue
+        for theirs, ours in _TIMM_NAMES.items():
+            name = name.replace(theirs, ours)
+        if match := _QKV.search(name):
+            parts.setdefault(f"{name[: match.start()]}attn.qkv.{match[2]}", {})[match[1][0]] = value
+        else:
+            found[name] = value.float()
+    return found | {name: torch.cat([own[part] for part in "qkv"]).float() for name, own in parts.items()}

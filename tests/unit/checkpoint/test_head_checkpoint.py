@@ -17,6 +17,7 @@ from dinoneck import (
     HeadCheckpoint,
     PatchMeanHead,
     PatchMeanMLP,
+    Predictor,
     TargetTransform,
     Task,
     Tokens,
@@ -193,6 +194,22 @@ def test_weights_of_files_are_not_taken_on_trust_in_another_dtype() -> None:
         checkpoint.check_backbone(other)
     named = HeadCheckpoint.from_module(head_of(), backbone=load_backbone("dinoneck_tiny"))
     named.check_backbone(load_backbone("dinoneck_tiny", dtype=torch.bfloat16))
+
+
+def test_a_file_gives_the_backbone_that_was_tuned_along(tmp_path: Path) -> None:
+    tuned = load_backbone("dinoneck_tiny")
+    with torch.no_grad():
+        next(tuned.parameters()).mul_(1.1)
+    weights = tuned.adapter.model.state_dict()
+    save_head(tmp_path / "h", head_of(), backbone=tuned, backbone_weights=weights)
+    again, images = HeadCheckpoint.load(tmp_path / "h").load_backbone(), torch.rand(1, 3, 32, 48)
+    assert torch.equal(again(images).sequence[0], tuned(images).sequence[0])
+    one, other = Predictor(tmp_path / "h")(images[0]), Predictor(tmp_path / "h", tuned)(images[0])
+    assert str(one) == str(other)
+    seeded = HeadCheckpoint.from_module(head_of(), backbone=load_backbone("dinoneck_tiny", seed=3))
+    assert seeded.load_backbone().record()["weights"]["seed"] == 3
+    with pytest.raises(CheckpointError, match="backbone"):
+        HeadCheckpoint.from_module(head_of()).load_backbone()
 
 
 def test_a_backbone_that_was_tuned_along_travels_in_the_file(tmp_path: Path, tiny: Backbone) -> None:

@@ -22,8 +22,8 @@ from dinoneck import (
     load_backbone,
     save_head,
 )
+from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.cli.main import main
-from dinoneck.inference.sources import rebuild
 
 
 def records_of(path: Path) -> list[dict[str, str]]:

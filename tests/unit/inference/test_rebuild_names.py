@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task
-from dinoneck.inference.sources import rebuild
+from dinoneck.checkpoint.rebuilding import rebuild
 
 REVISION = "0" * 40
 

@@ -1,0 +1,80 @@
+"""Faults of published heads: their table, their names and their arithmetic."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_EVERY = "unit/published/test_published.py::test_a_file_gives_what_its_publisher_computes"
+_SMALL = f"{_EVERY}[dinov2_vits14_nyu_dpt]"
+PUBLISHED = (
+    Mutant(
+        "NYU's depths reach 80 m, as torch.hub builds them.",
+        "published/table.py",
+        '("nyu", 10.0)',
+        '("nyu", 80.0)',
+        f"{_EVERY}[dinov2_vits14_nyu_linear]",
+    ),
+    Mutant(
+        "Fusion blocks are numbered from the finest in the file too.",
+        "published/names.py",
+        "f=3 - number",
+        "f=number",
+        _SMALL,
+    ),
+    Mutant(
+        "The batch norm before a layer is folded without its mean.",
+        "published/names.py",
+        "(shift - mean * scale)",
+        "shift",
+        f"{_EVERY}[dinov2_vits14_voc2012_linear]",
+    ),
+    Mutant(
+        "Tensors of a file that the head does not have are passed over.",
+        "published/names.py",
+        "    if missing or unknown:",
+        "    if missing:",
+        "unit/published/test_published.py::test_files_that_do_not_fit_are_refused_by_name",
+    ),
+    Mutant(
+        "The hash of a file is not compared with the publisher's.",
+        "published/loading.py",
+        "if not seen.startswith(row.sha256):",
+        "if False:",
+        "unit/published/test_published.py::test_files_that_are_not_the_head_are_refused",
+    ),
+    Mutant(
+        "The CLS token of the last layer is added to the patches of every layer.",
+        "heads/linear.py",
+        "(patches, cls[:, None])]",
+        "(patches, tokens.cls_token[-1][:, None])]",
+        "unit/heads/test_linear.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
+    ),
+    Mutant(
+        "Bins weigh their values without the added constant.",
+        "heads/bins.py",
+        ".relu() + self.eps",
+        ".relu() + 1e-8",
+        "unit/heads/test_linear.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
+    ),
+    Mutant(
+        "A value is bounded after the map was resized.",
+        "heads/dpt.py",
+        "_at_pixels(task.predict_map(cells), tokens)",
+        "task.predict_map(_at_pixels(cells, tokens))",
+        "unit/heads/test_dpt_head.py::test_values_are_bounded_before_and_classes_resized_before_they_are_shares",
+    ),
+    Mutant(
+        "A doubled map keeps the size of the next level's own map.",
+        "necks/dpt.py",
+        'if levels and self.upsample == "next":',
+        "if levels:",
+        "unit/necks/test_dpt.py::test_doubling_is_transformers_neck_as_published",
+    ),
+    Mutant(
+        "A published head takes a backbone with any weights.",
+        "checkpoint/pairing.py",
+        'if kind != "file":',
+        "if False:",
+        "unit/published/test_published_names.py::test_other_backbones_are_refused",
+    ),
+)
