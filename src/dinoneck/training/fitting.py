@@ -299,18 +299,12 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
     live = source if isinstance(source, LiveTokens) else None
     maps = [task.name for task in head.tasks if task.is_map]
     if maps and live is not None and live.transform is not None:
-        raise ConfigError(
-            f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out, or use a "
-            "feature store, whose views state their flips"
-        )
+        raise ConfigError(f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out")
     views: Any = getattr(source, "views", None) or ()
     for i in range(len(views) if maps else 0):
         views.flips(i)  # labels of cells follow flips alone
     if recipe.cutmix_alpha is not None and live is None:
-        raise ConfigError(
-            f"cutmix_alpha is {recipe.cutmix_alpha}; it pastes images of LiveTokens, and the source is a "
-            f"{type(source).__name__}: take mixup_alpha"
-        )
+        raise ConfigError(f"cutmix_alpha is {recipe.cutmix_alpha} and needs LiveTokens, not {type(source).__name__}")
     if not any(p.requires_grad for p in head.parameters()) and (live is None or live.backbone.frozen):
         raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
 

@@ -133,7 +133,6 @@ def _blended_targets(targets: Mapping[str, Tensor], share: float, samples: int) 
     for name, x in targets.items():
         if not x.is_floating_point() or len(x) != samples:
             raise ShapeError(
-                f"the targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected floats of {samples} samples: of "
-                "classes torch.nn.functional.one_hot(classes).float()"
+                f"the targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected one_hot floats of {samples} samples"
             )
     return {name: torch.lerp(x.roll(1, 0), x, share) for name, x in targets.items()}

@@ -205,10 +205,7 @@ class SAM(Optimizer):
         moved = [(p, _wide(p.grad)) for p in self.model.parameters() if p.requires_grad and p.grad is not None]
         norm = torch.nn.utils.get_total_norm([gradient for _, gradient in moved])
         if not bool(norm.isfinite()):
-            raise DataError(
-                f"SAM's first gradient has norm {norm.item()}; weights are left as they are. Lower lr, check the "
-                "targets, or compute the loss in float32"
-            )
+            raise DataError(f"SAM's first gradient has norm {norm.item()}; weights are left as they are; lower lr")
         statistics = [b for module in self.model.modules() if module.training for b in module.buffers(recurse=False)]
         with _restored([*(parameter for parameter, _ in moved), *statistics]):
             with torch.no_grad():

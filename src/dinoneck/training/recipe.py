@@ -184,7 +184,4 @@ class Recipe(Config, frozen=True, kw_only=True):
         if isinstance(self.amp, bool):
             force_setattr(self, "amp", "bf16" if self.amp else None)
         if self.optimizer == "sam" and self.amp == "fp16":
-            raise ConfigError(
-                "optimizer 'sam' with amp 'fp16': the first gradient would carry the loss scale into the step to the "
-                "worst point; take amp='bf16', which needs no scale"
-            )
+            raise ConfigError("optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'")

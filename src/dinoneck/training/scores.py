@@ -74,10 +74,7 @@ def weighted_r2(targets: Table, predictions: Table, weights: Mapping[str, float]
         tables[:2] = (np.stack([each.reshape(-1) for each in side], axis=1) for side in zip(*pairs, strict=True))
     true, pred, shares = (as_array(table).astype(np.float64) for table in tables)
     if pred.shape != true.shape or true.ndim != 2 or shares.shape != true.shape[1:]:
-        raise DataError(
-            f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit; expected (n, t), "
-            "(n, t) and (t,)"
-        )
+        raise DataError(f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit")
     if odd := [what for what, x in (("targets", true), ("predictions", pred), ("weights", shares))
                if not np.isfinite(x).all()]:  # fmt: skip
         raise DataError(f"some of the {odd[0]} are not finite; leave their rows out")

@@ -98,11 +98,11 @@ def _selected(config: TrainConfig, table: Any, targets: list[str], auxiliary: li
     """The columns of a table that was read already that the config names; all where it names no targets."""
     named = [*targets, *auxiliary, *(FOLD for _ in [config.folds.column] if _ is not None)]
     named += [GROUP] if config.folds.group else []
+    columns = [*map(str, table.columns)]
     for name in named:
         if name not in table:
             raise ConfigError(
-                f"the config names the column {name!r}, and the given table has {', '.join(map(str, table.columns))}."
-                f"{did_you_mean(name, map(str, table.columns))}"
+                f"the config names column {name!r}; the table has {', '.join(columns)}.{did_you_mean(name, columns)}"
             )
     if not config.data.targets:
         return table
