@@ -95,27 +95,8 @@ def fit(
     if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
         files = match_samples(source.ids, {IMAGES: targets[IMAGES]}, None, [IMAGES], used)[2][IMAGES]
         compare_images(source, dict(zip(used, files.tolist(), strict=True)))
-    options: dict[str, Any] = {"recipe": recipe, "out": out, "resume": resume, "callbacks": callbacks}
-    return _train(head, source, used, len(train), values, cells, loss, **options)
-
-
-def fit_rows(
-    head: Head,
-    source: TokenSource,
-    targets: Mapping[str, Tensor],
-    rows: Sequence[int],
-    val_rows: Sequence[int] = (),
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-    loss: TaskLoss | None = None,
-    **options: Any,
-) -> list[dict[str, float]]:
-    """Train as :func:`fit` does, on rows of targets (n, ...) that are in the order of ``source.ids``."""
-    places = [*rows, *val_rows]
-    ids = [source.ids[row] for row in places]
-    values, cells = ({name: x[places] for name, x in (table or {}).items()} for table in (targets, weights))
-    loss = loss or TaskLoss(head.tasks, head.compositions)
-    return _train(head, source, ids, len(rows), values, cells, loss, **options)
+    samples = (used, len(train), values, cells)
+    return fit_samples(head, source, *samples, loss, recipe=recipe, out=out, resume=resume, callbacks=callbacks)
 
 
 class Objective(nn.Module):
@@ -176,7 +157,7 @@ def _before(table: Table, kept: Collection[str] = ()) -> Table:
     return {name: x if name in kept else x.roll(1, 0) for name, x in table.items()}
 
 
-def _train(
+def fit_samples(
     head: Head,
     source: TokenSource,
     ids: Sequence[str],
@@ -190,7 +171,7 @@ def _train(
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, float]]:
-    """Train on the first ``trained`` ids and validate on the others; targets and weights are in their order."""
+    """Train as :func:`fit` does on the first ``trained`` ids, validate on the others; targets are in their order."""
     _check_together(head, source, recipe)
     if not trained:
         raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
-from dinoneck.training.recipe import check_number
+from dinoneck.training.recipe import NotNegative, Positive, Scale, converted
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _MAPS = (nn.Linear, _ConvNd)
@@ -72,10 +72,10 @@ def param_groups(
         [('backbone.no_decay', 1e-05), ('backbone.decay', 1e-05), ('head.decay', 0.001), ('head.no_decay', 0.001)]
     """
     backbone = backbone_of(model)
-    check_number("lr", lr, above=True)
-    check_number("weight_decay", weight_decay)
-    check_number("backbone_lr", 1 if backbone_lr is None else backbone_lr, above=True)
-    check_number("layer_decay", 1 if layer_decay is None else layer_decay, high=1, above=True)
+    converted("lr", lr, Positive)
+    converted("weight_decay", weight_decay, NotNegative)
+    converted("backbone_lr", backbone_lr, Positive | None)
+    converted("layer_decay", layer_decay, Scale | None)
     rates = _rates(backbone, lr if backbone_lr is None else backbone_lr, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
     for parameter, decays in _decays(model, backbone).items():
