@@ -63,10 +63,7 @@ def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
     """
     default, lora = TrainConfig(), config.backbone.lora
     if lora is not None and (config.data.store is not None or config.with_ridge):
-        raise ConfigError(
-            f"backbone.lora is {lora}: tokens change with the backbone, so they come from images, not from data.store, "
-            "and with_ridge cannot average the head with a baseline on other tokens; leave one out"
-        )
+        raise ConfigError(f"backbone.lora is {lora}, which excludes data.store and with_ridge; leave one out")
     for option, needed in _NEEDS.items():
         value = attrgetter(option)
         is_there = (with_table and "data.csv" in needed) or any(attrgetter(name)(config) for name in needed)
@@ -124,8 +121,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     if problem.compositions and "compositions" not in arguments:
         names = [name for own in problem.compositions for name in own.names]
         raise ConfigError(
-            f"{cls.__name__} takes no compositions, which predict {', '.join(names)}: add the argument compositions: "
-            "Sequence[Composition] = () to its __init__ and pass it to _set_tasks, or leave those targets out"
+            f"{cls.__name__} takes no compositions, which {', '.join(names)} need; take another head, such as fpn"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -152,13 +148,7 @@ def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> No
     groups = np.array(groups_of(table) if FOLD in table else None)
     for number, (rows, valid) in folds.items() if groups.ndim else ():
         if len(split := np.intersect1d(groups[rows], groups[valid])):
-            logger.warning(
-                "%d groups of fold %d have images in other folds, the first is %r: scores may look better than they "
-                "are for new groups",
-                len(split),
-                number,
-                str(split[0]),
-            )
+            logger.warning("%d groups of fold %d are in other folds too, such as %r", len(split), number, str(split[0]))
 
 
 def _check_classes(task: Task, classes: _Array, folds: Mapping[int, Fold]) -> None:
@@ -166,19 +156,12 @@ def _check_classes(task: Task, classes: _Array, folds: Mapping[int, Fold]) -> No
     if len(counts) < 2 or counts.sum() < _FEWEST_OF_A_CLASS * len(counts):
         raise DataError(
             f"the target {task.name!r} has {len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of "
-            f"them in one image alone; expected two classes or more, and {_FEWEST_OF_A_CLASS} images a class on "
-            "average. Merge classes, or leave the column out"
+            f"them in one image alone; expected two or more, and {_FEWEST_OF_A_CLASS} images a class on average"
         )
     for number, (rows, valid) in folds.items():
         if new := sorted({*classes[valid]} - {*classes[rows], -1}):
-            logger.warning(
-                "fold %d holds out images of the %s %s and trains on none: they cannot be predicted right. Use other "
-                "folds (--stratify %s), or remove what is too rare",
-                number,
-                task.name,
-                ", ".join(task.labels[k] for k in new),
-                task.name,
-            )
+            names = ", ".join(task.labels[k] for k in new)
+            logger.warning("fold %d holds out images of the %s %s and trains on none", number, task.name, names)
 
 
 def learnable_head(config: TrainConfig, tokens: Tokens, problem: Problem, ids: Any, number: int, fold: Fold) -> Head:
@@ -246,10 +229,7 @@ def _filled(cls: type[Any], options: Mapping[str, Any], given: Mapping[str, Any]
     accepted = inspect.signature(cls).parameters
     for name, parameter in accepted.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ConfigError(
-                f"{cls.__name__} takes {str(parameter)!r}, and a head file keeps arguments by their names; give each "
-                "argument of its __init__ a name and an annotation, without '*', '**' and '/'"
-            )
+            raise ConfigError(f"{cls.__name__} takes {str(parameter)!r}; give each argument a name")
         if name == "tasks" and parameter.annotation is parameter.empty:
             raise ConfigError(
                 f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept"

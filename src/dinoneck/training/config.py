@@ -14,12 +14,11 @@ from tyro.conf import Suppress, arg
 
 from dinoneck.errors import ConfigError
 from dinoneck.training.config_flags import HEAD, SIZE
-from dinoneck.training.recipe import Config, Count, Positive, Recipe, Seed
+from dinoneck.training.recipe import Config, Count, NotNegative, Positive, Recipe, Scale, Seed
 from dinoneck.yaml_file import read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 Path = Annotated[str, Meta(pattern=r"\S")]
-Scale = Annotated[float, Meta(gt=0, le=1)]
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -178,7 +177,7 @@ class LossConfig(Config, frozen=True, kw_only=True):
     """
 
     weighting: Annotated[Literal["fixed", "uncertainty"], arg(name="loss-weighting")] = "fixed"
-    aux_weight: Annotated[float, Meta(ge=0)] = 0.1
+    aux_weight: NotNegative = 0.1
 
 
 class FoldsConfig(Config, frozen=True, kw_only=True):

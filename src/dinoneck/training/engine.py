@@ -146,8 +146,7 @@ class Engine:
         for name, value in row.items():
             if not math.isfinite(value):
                 raise DataError(
-                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower it "
-                    "(lr=, --lr), set clip_norm, or check the targets"
+                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower it"
                 )
         return row
 

@@ -95,27 +95,8 @@ def fit(
     if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
         files = match_samples(source.ids, {IMAGES: targets[IMAGES]}, None, [IMAGES], used)[2][IMAGES]
         compare_images(source, dict(zip(used, files.tolist(), strict=True)))
-    options: dict[str, Any] = {"recipe": recipe, "out": out, "resume": resume, "callbacks": callbacks}
-    return _train(head, source, used, len(train), values, cells, loss, **options)
-
-
-def fit_rows(
-    head: Head,
-    source: TokenSource,
-    targets: Mapping[str, Tensor],
-    rows: Sequence[int],
-    val_rows: Sequence[int] = (),
-    *,
-    weights: Mapping[str, Tensor] | None = None,
-    loss: TaskLoss | None = None,
-    **options: Any,
-) -> list[dict[str, float]]:
-    """Train as :func:`fit` does, on rows of targets (n, ...) that are in the order of ``source.ids``."""
-    places = [*rows, *val_rows]
-    ids = [source.ids[row] for row in places]
-    values, cells = ({name: x[places] for name, x in (table or {}).items()} for table in (targets, weights))
-    loss = loss or TaskLoss(head.tasks, head.compositions)
-    return _train(head, source, ids, len(rows), values, cells, loss, **options)
+    samples = (used, len(train), values, cells)
+    return fit_samples(head, source, *samples, loss, recipe=recipe, out=out, resume=resume, callbacks=callbacks)
 
 
 class Objective(nn.Module):
@@ -176,7 +157,7 @@ def _before(table: Table, kept: Collection[str] = ()) -> Table:
     return {name: x if name in kept else x.roll(1, 0) for name, x in table.items()}
 
 
-def _train(
+def fit_samples(
     head: Head,
     source: TokenSource,
     ids: Sequence[str],
@@ -190,7 +171,7 @@ def _train(
     resume: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> list[dict[str, float]]:
-    """Train on the first ``trained`` ids and validate on the others; targets and weights are in their order."""
+    """Train as :func:`fit` does on the first ``trained`` ids, validate on the others; targets are in their order."""
     _check_together(head, source, recipe)
     if not trained:
         raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")
@@ -299,18 +280,12 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
     live = source if isinstance(source, LiveTokens) else None
     maps = [task.name for task in head.tasks if task.is_map]
     if maps and live is not None and live.transform is not None:
-        raise ConfigError(
-            f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out, or use a "
-            "feature store, whose views state their flips"
-        )
+        raise ConfigError(f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out")
     views: Any = getattr(source, "views", None) or ()
     for i in range(len(views) if maps else 0):
         views.flips(i)  # labels of cells follow flips alone
     if recipe.cutmix_alpha is not None and live is None:
-        raise ConfigError(
-            f"cutmix_alpha is {recipe.cutmix_alpha}; it pastes images of LiveTokens, and the source is a "
-            f"{type(source).__name__}: take mixup_alpha"
-        )
+        raise ConfigError(f"cutmix_alpha is {recipe.cutmix_alpha} and needs LiveTokens, not {type(source).__name__}")
     if not any(p.requires_grad for p in head.parameters()) and (live is None or live.backbone.frozen):
         raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import CheckpointError, DataError, DinoneckError, counted, some_of
+from dinoneck.errors import CheckpointError, DataError, DinoneckError, some_of
 from dinoneck.training.config import LoggingConfig
 from dinoneck.weight_files import read_any
 
@@ -32,16 +32,10 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     last = (REPORT,) if (folder / UNFINISHED).is_dir() else (REPORT, HEAD_FILE)  # a run may stop before its report
     finished = [path for path in results_in(folder) if path.name in last]
     if finished and not overwrite:
-        raise DataError(
-            f"{folder} holds results of an earlier run ({finished[0].name}); choose another folder, or pass "
-            "overwrite=True (--overwrite)"
-        )
+        raise DataError(f"{folder} holds results of an earlier run ({finished[0].name}); overwrite=True replaces them")
     own = finished or results_in(folder) or (folder / UNFINISHED).is_dir()
     if folder.is_dir() and not own and (names := [p.name for p in folder.iterdir() if not p.name.startswith(".")]):
-        raise DataError(
-            f"{folder} holds {counted(len(names), 'file')} or folders that are not of a run: {some_of(names, 3)}; "
-            "choose a new or empty folder"
-        )
+        raise DataError(f"{folder} holds {some_of(names, 3)}, which are not of a run; choose a new or empty folder")
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise DataError(f"the results cannot be written to {folder}: {parent} is not a folder that can be written to")
@@ -82,10 +76,7 @@ def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
         state: dict[str, Any] = read_any(path)
         there = state["run"]
     except (DinoneckError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
-            f"{path} is not the state of a training run, or is damaged ({type(error).__name__}). Restore it from a "
-            f"copy, or {_REMEDY}"
-        ) from error
+        raise CheckpointError(f"{path} is not the state of a training run, or is damaged; {_REMEDY}") from error
     check_same(there, run, str(path))
     return state
 

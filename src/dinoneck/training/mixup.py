@@ -18,7 +18,7 @@ from torch import Tensor
 from dinoneck.errors import ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
-from dinoneck.training.recipe import check_number
+from dinoneck.training.recipe import Positive, converted
 
 Box = tuple[float, float, float, float]  # top, bottom, left and right, as shares of the image's sides
 
@@ -124,7 +124,7 @@ def pasted(x: Tensor, box: Box) -> Tensor:
 
 def _random(alpha: float, generator: torch.Generator | None) -> np.random.Generator:
     """A generator seeded by one draw of torch's, so that a seed gives the same blend on every device."""
-    check_number("alpha", alpha, above=True)
+    converted("alpha", alpha, Positive)
     device = "cpu" if generator is None else generator.device
     return np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator, device=device)))
 
@@ -133,7 +133,6 @@ def _blended_targets(targets: Mapping[str, Tensor], share: float, samples: int) 
     for name, x in targets.items():
         if not x.is_floating_point() or len(x) != samples:
             raise ShapeError(
-                f"the targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected floats of {samples} samples: of "
-                "classes torch.nn.functional.one_hot(classes).float()"
+                f"the targets of {name!r} are {tuple(x.shape)} {x.dtype}; expected one_hot floats of {samples} samples"
             )
     return {name: torch.lerp(x.roll(1, 0), x, share) for name, x in targets.items()}

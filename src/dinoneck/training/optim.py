@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dinoneck.errors import ConfigError, DataError
-from dinoneck.training.recipe import check_number
+from dinoneck.training.recipe import BelowOne, Positive, converted
 
 
 def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
@@ -29,7 +29,7 @@ def cosine_with_warmup(optimizer: Optimizer, total_steps: int, warmup: float = 0
     """
     if total_steps < 1:
         raise ConfigError(f"total_steps is {total_steps}; expected 1 or more")
-    check_number("warmup", warmup, below=1)
+    converted("warmup", warmup, BelowOne)
     rising = round(warmup * total_steps)
 
     def factor(step: int) -> float:
@@ -75,7 +75,7 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.997, warmup: bool = True) -> None:
-        check_number("decay", decay, below=1)
+        converted("decay", decay, BelowOne)
         self.decay, self.warmup, self.updates = float(decay), bool(warmup), 0
         self.values: dict[str, Tensor] = {}
         self._count_in(model, 1.0)
@@ -172,7 +172,7 @@ class SAM(Optimizer):
     """
 
     def __init__(self, model: nn.Module, base_optimizer: Optimizer, rho: float = 0.05) -> None:
-        check_number("rho", rho, above=True)
+        converted("rho", rho, Positive)
         super().__init__(base_optimizer.param_groups, base_optimizer.defaults)
         self.model, self.base_optimizer, self.rho = model, base_optimizer, rho
         self.param_groups, self.state = base_optimizer.param_groups, base_optimizer.state
@@ -205,10 +205,7 @@ class SAM(Optimizer):
         moved = [(p, _wide(p.grad)) for p in self.model.parameters() if p.requires_grad and p.grad is not None]
         norm = torch.nn.utils.get_total_norm([gradient for _, gradient in moved])
         if not bool(norm.isfinite()):
-            raise DataError(
-                f"SAM's first gradient has norm {norm.item()}; weights are left as they are. Lower lr, check the "
-                "targets, or compute the loss in float32"
-            )
+            raise DataError(f"SAM's first gradient has norm {norm.item()}; weights are left as they are; lower lr")
         statistics = [b for module in self.model.modules() if module.training for b in module.buffers(recurse=False)]
         with _restored([*(parameter for parameter, _ in moved), *statistics]):
             with torch.no_grad():

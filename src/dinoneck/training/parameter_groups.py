@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
-from dinoneck.training.recipe import check_number
+from dinoneck.training.recipe import NotNegative, Positive, Scale, converted
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _MAPS = (nn.Linear, _ConvNd)
@@ -72,10 +72,10 @@ def param_groups(
         [('backbone.no_decay', 1e-05), ('backbone.decay', 1e-05), ('head.decay', 0.001), ('head.no_decay', 0.001)]
     """
     backbone = backbone_of(model)
-    check_number("lr", lr, above=True)
-    check_number("weight_decay", weight_decay)
-    check_number("backbone_lr", 1 if backbone_lr is None else backbone_lr, above=True)
-    check_number("layer_decay", 1 if layer_decay is None else layer_decay, high=1, above=True)
+    converted("lr", lr, Positive)
+    converted("weight_decay", weight_decay, NotNegative)
+    converted("backbone_lr", backbone_lr, Positive | None)
+    converted("layer_decay", layer_decay, Scale | None)
     rates = _rates(backbone, lr if backbone_lr is None else backbone_lr, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
     for parameter, decays in _decays(model, backbone).items():
@@ -106,7 +106,7 @@ def backbone_of(model: nn.Module) -> Backbone:
         return own if isinstance(own, Backbone) else next(iter(nested.values()))
     raise ConfigError(
         f"{type(inner).__name__}.backbone is {type(own).__name__}, and {', '.join(nested) or 'no backbone'} inside; "
-        "set model.backbone to the dinoneck.Backbone that is meant: load_backbone(...), or wrap_backbone(model)"
+        "set model.backbone to a dinoneck.Backbone: load_backbone(...), or wrap_backbone(model)"
     )
 
 
@@ -220,10 +220,7 @@ class FreezeSchedule:
         backbone, stage = backbone_of(model), self.stage(epoch)
         runs, deepest = max(backbone.layers) + 1, max(map(_count, self.plan.values()))
         if deepest > runs:
-            raise ConfigError(
-                f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run for layers={backbone.layers}; "
-                f"expected 'last:{runs}' at most, or 'none'"
-            )
+            raise ConfigError(f"plan has 'last:{deepest}', but {runs} blocks of {backbone.name} run; name fewer")
         before = _trainable(backbone)
         if stage == "all":
             backbone.freeze(keep_lora=True)
@@ -292,8 +289,7 @@ class FreezeSchedule:
         self.apply(model, epoch)
         if missing := _trainable(backbone) - {p for group in optimizer.param_groups for p in group["params"]}:
             raise ConfigError(
-                f"the optimizer lacks {len(missing)} backbone parameters that epoch {epoch} trains; build it with "
-                "schedule.param_groups(model, lr=...), or param_groups(..., include_frozen=True)"
+                f"the optimizer lacks {len(missing)} backbone parameters of epoch {epoch}; pass include_frozen=True"
             )
         return model, optimizer
 

@@ -19,7 +19,26 @@ from dinoneck.errors import ConfigError, did_you_mean
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Seed = Annotated[int, Meta(ge=0, lt=1 << 32)]
 Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+BelowOne = Annotated[float, Meta(ge=0, lt=1)]
+Scale = Annotated[float, Meta(gt=0, le=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+def converted(name: str, value: Any, hint: Any) -> Any:
+    """Return a value as its type and limits hold it: numbers of NumPy become plain ones, lists become tuples.
+
+    Raises:
+        ConfigError: if it is of another type, out of range, or not finite.
+    """
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    try:
+        checked = msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name} is {value!r}: {_in_words(error, value, hint)}") from None
+    if isinstance(checked, float) and not math.isfinite(checked):
+        raise ConfigError(f"{name} is {value!r}; expected a finite number")
+    return checked
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,15 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
-            value = getattr(self, name)
-            value = value.item() if getattr(value, "ndim", None) == 0 else value
-            try:
-                checked = msgspec.convert(value, hint)
-            except msgspec.ValidationError as error:
-                raise ConfigError(f"{name} is {value!r}: {_in_words(error, value, hint)}") from None
-            if isinstance(checked, float) and not math.isfinite(checked):
-                raise ConfigError(f"{name} is {value!r}; expected a finite number")
-            force_setattr(self, name, checked)
+            force_setattr(self, name, converted(name, getattr(self, name), hint))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the config") -> Self:
@@ -121,18 +132,6 @@ def _in_words(error: Exception, value: Any, hint: Any) -> str:
     return str(error).partition(" - at ")[0]
 
 
-def check_number(
-    name: str, value: Any, low: float = 0, high: float = math.inf, *, above: bool = False, below: float = math.inf
-) -> None:
-    """Refuse a number that is not finite or out of range; ``above`` excludes ``low`` itself."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{name} is {value!r}; expected a finite number")
-    if not low <= value <= high or (above and value == low) or value >= below:
-        limits = f"above {low:g}" if above else f"{low:g} or more"
-        limits += f" and below {below:g}" if below < math.inf else f", at most {high:g}" if high < math.inf else ""
-        raise ConfigError(f"{name} is {value!r}; expected {limits}")
-
-
 class Recipe(Config, frozen=True, kw_only=True):
     """How a head is trained: the group ``optim`` of a training file, and what :func:`dinoneck.training.fit` takes.
 
@@ -167,9 +166,9 @@ class Recipe(Config, frozen=True, kw_only=True):
     seed: Seed = 42
     optimizer: Literal["adamw", "sam"] = "adamw"
     rho: Positive = 0.05
-    weight_decay: Annotated[float, Meta(ge=0)] = 1e-2
-    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    ema_decay: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    weight_decay: NotNegative = 1e-2
+    warmup: BelowOne = 0.1
+    ema_decay: BelowOne | None = None
     amp: Literal["bf16", "fp16"] | bool | None = None
     clip_norm: Positive | None = 1.0
     standardise_tokens: bool = True
@@ -184,7 +183,4 @@ class Recipe(Config, frozen=True, kw_only=True):
         if isinstance(self.amp, bool):
             force_setattr(self, "amp", "bf16" if self.amp else None)
         if self.optimizer == "sam" and self.amp == "fp16":
-            raise ConfigError(
-                "optimizer 'sam' with amp 'fp16': the first gradient would carry the loss scale into the step to the "
-                "worst point; take amp='bf16', which needs no scale"
-            )
+            raise ConfigError("optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'")

@@ -31,7 +31,7 @@ from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.building import SEVERAL_LAYERS, check_targets, check_used, head_type, learnable_head, make_head
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.fitting import fit_rows
+from dinoneck.training.fitting import fit_samples
 from dinoneck.training.folder import (
     HEAD_FILE,
     HEADS,
@@ -172,7 +172,7 @@ def train_folds(
     methods = (HEAD, LINEAR) if is_live else (HEAD, LINEAR, BOTH)
     predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table), methods)
     members: list[Head] = []
-    folds: dict[int | None, Fold] = {number: fold for number, fold in run.folds.items()}  # noqa: C416 - wider keys
+    folds: dict[int | None, Fold] = dict(run.folds.items())
     if is_live and len(folds) > 1:  # heads of several backbones are no ensemble
         folds[None] = np.arange(len(run.table)), np.arange(0)
     for place, (number, fold) in enumerate(folds.items(), 1):
@@ -261,14 +261,16 @@ def _fitted_head(
         composed = [own.name for own in problem.compositions if not own.adds_tasks]
         weighting = UncertaintyWeighting([*(task.name for task in head.tasks), *composed])
     logs = loggers_of(config.logging, run.folder, _name(number)) if _writes() else ()
-    fit_rows(
+    used = [*rows, *valid]
+    targets, weights = ({name: x[used] for name, x in own.items()} for own in (problem.targets, problem.weights))
+    fit_samples(
         head,
         source,
-        problem.targets,
-        rows,
-        valid,
-        weights=problem.weights,
-        loss=TaskLoss(head.tasks, head.compositions, weighting),
+        [source.ids[row] for row in used],
+        len(rows),
+        targets,
+        weights,
+        TaskLoss(head.tasks, head.compositions, weighting),
         recipe=config.optim.changed(seed=seed),
         out=run.folder / UNFINISHED / _name(number),
         callbacks=(*callbacks, *logs),

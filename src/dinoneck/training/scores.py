@@ -67,20 +67,16 @@ def weighted_r2(targets: Table, predictions: Table, weights: Mapping[str, float]
             )
         pairs = [_matched(tables[0][name], tables[1][name]) for name in tables[0]]
         tables[2] = [tables[2][name] for name in tables[0]]
-        if odd := [each.shape for pair in pairs for each in pair if each.shape not in ((each.size,), (each.size, 1))]:
-            raise DataError(f"the values of one target have shape {odd[0]}; expected (n,) or (n, 1)")
-        if len({each.size for pair in pairs for each in pair}) != 1:
-            raise DataError(f"the targets have different lengths: {[[each.size for each in pair] for pair in pairs]}")
+        shapes = [each.shape for pair in pairs for each in pair]
+        if {*shapes} - {(pairs[0][0].size,), (pairs[0][0].size, 1)}:
+            raise DataError(f"targets and predictions have shapes {shapes}; expected (n,) or (n, 1) each")
         tables[:2] = (np.stack([each.reshape(-1) for each in side], axis=1) for side in zip(*pairs, strict=True))
     true, pred, shares = (as_array(table).astype(np.float64) for table in tables)
     if pred.shape != true.shape or true.ndim != 2 or shares.shape != true.shape[1:]:
-        raise DataError(
-            f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit; expected (n, t), "
-            "(n, t) and (t,)"
-        )
-    if odd := [what for what, x in (("targets", true), ("predictions", pred), ("weights", shares))
-               if not np.isfinite(x).all()]:  # fmt: skip
-        raise DataError(f"some of the {odd[0]} are not finite; leave their rows out")
+        raise DataError(f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit")
+    for what, x in (("targets", true), ("predictions", pred), ("weights", shares)):
+        if not np.isfinite(x).all():
+            raise DataError(f"some of the {what} are not finite; leave their rows out")
     if not true.size or (shares < 0).any() or not shares.sum():
         raise DataError(f"there is nothing to score: {true.shape} targets with weights {shares.tolist()}")
     terms = r2_terms(true - np.average(true.mean(axis=0), weights=shares), (true - pred) ** 2)

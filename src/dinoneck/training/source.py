@@ -71,10 +71,7 @@ class TableTokens:
         self.store, self.ids = store, tuple(names)
         self.own = dict(zip(self.ids, _matched(self.ids, store.ids), strict=True))
         if views is not None and views > len(store.views):
-            raise ConfigError(
-                f"views is {views} (--views) and the store has {len(store.views)} augmented views; extract the images "
-                "with more, or ask for fewer"
-            )
+            raise ConfigError(f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer")
         self.views = Views(store.views.views[:views])
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -193,8 +190,7 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
     check_unchanged(there, store.entries)
     if len(there) < len(images):
         logger.warning(
-            "%d of %d images were compared with the files that the store %s was extracted from; to compare all, name "
-            "their folder (--images, read_table(images=))",
+            "%d of %d images were compared with the store %s; name their folder (--images)",
             len(there),
             len(images),
             store.path,
@@ -210,9 +206,7 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     record, preprocess = store.backbone_record, store.preprocess
     if record.get("layers") is None:
         raise ConfigError(
-            f"the store {data.store} was converted from files that name no backbone and no layers: a head trained on "
-            "it could not be paired with one. Extract the images ('dinoneck extract'), or train from Python "
-            "(dinoneck.training.fit takes the store)"
+            f"the store {data.store} was converted from files that name no backbone and no layers; use training.fit"
         )
     asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
     names = ("size", "interpolation", "blur", "resize", "pad_to")
@@ -220,8 +214,7 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     for name, (value, stored) in asked.items():
         if value is not None and value != stored:
             raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out, "
-                "or extract the images again into another store"
+                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out"
             )
     folder = Path() if data.images else Path(data.csv or ".").parent
     files = {
@@ -248,7 +241,5 @@ def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
         best = min(best, missing, key=len)
     raise DataError(
         f"{len(best)} of {len(names)} images of the table are not in the store, the first is {best[0]!r}. The store's "
-        f"{len(known)} ids are paths without suffix, such as {some_of(sorted(known), 3) or 'none'}. Extract the images "
-        "that are missing (dinoneck extract IMAGES --out STORE, with the options that made it, adds them), or remove "
-        "the rows"
+        f"{len(known)} ids are such as {some_of(sorted(known), 3) or 'none'}; extract the others, or remove the rows"
     )

@@ -145,8 +145,7 @@ class MemoryTokens(_ById):
             largest = max(x.abs().amax() for x in tokens.sequence)  # NaN where a token is
             if not largest <= torch.finfo(dtype).max:
                 raise DataError(
-                    f"tokens of images {ids[len(colours) * batch_size - batch_size]!r} ... reach {largest:g}, beyond "
-                    f"{dtype}; check the backbone, or extract with dtype=torch.bfloat16 or norm=True"
+                    f"tokens of {ids[len(colours) * batch_size - batch_size]!r} ... reach {largest:g}, beyond {dtype}"
                 )
             parts.append(tokens.to(dtype=dtype))
         return cls(ids, Tokens.cat(parts), torch.cat(colours))

@@ -7,11 +7,12 @@ from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor
 
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
@@ -21,6 +22,7 @@ from dinoneck.data.pasture import Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra
 from dinoneck.training.config import TrainConfig
+from dinoneck.training.recipe import Seed, converted
 
 MAPS = ("dense", "segmentation")
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
@@ -98,11 +100,11 @@ def _selected(config: TrainConfig, table: Any, targets: list[str], auxiliary: li
     """The columns of a table that was read already that the config names; all where it names no targets."""
     named = [*targets, *auxiliary, *(FOLD for _ in [config.folds.column] if _ is not None)]
     named += [GROUP] if config.folds.group else []
+    columns = [*map(str, table.columns)]
     for name in named:
         if name not in table:
             raise ConfigError(
-                f"the config names the column {name!r}, and the given table has {', '.join(map(str, table.columns))}."
-                f"{did_you_mean(name, map(str, table.columns))}"
+                f"the config names column {name!r}; the table has {', '.join(columns)}.{did_you_mean(name, columns)}"
             )
     if not config.data.targets:
         return table
@@ -171,9 +173,8 @@ def group_folds(
         >>> [valid.tolist() for _, valid in group_folds(["a", "a", "b", "c"], 2, seed=0)]
         [[0, 1], [2, 3]]
     """
-    for what, value, least in (("n_folds", n_folds, 2), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 1 << 32:
-            raise ConfigError(f"{what} is {value!r}; expected {least} or more, a whole number")
+    converted("n_folds", n_folds, Annotated[int, Meta(ge=2)])
+    converted("seed", seed, Seed)
     of_row = _numbered(groups, "group")
     sizes = np.bincount(of_row)
     if len(sizes) < n_folds:

@@ -132,10 +132,7 @@ def _column(source: SourceIds, name: str, values: Any, target_ids: Sequence[Any]
     else:
         ids = values.index if hasattr(values, "to_numpy") else target_ids
         if ids is None:
-            raise DataError(
-                f"{name} has values without ids, which cannot be matched with images; pass {{name: {{id: value}}}}, a "
-                "DataFrame whose index holds the ids, or the ids of the rows: target_ids=IDS"
-            )
+            raise DataError(f"{name} has values without ids; pass {{name: {{id: value}}}}, or target_ids=IDS")
         rows = as_array(values, name)
         if not rows.shape or len(rows) != len(ids):
             raise DataError(f"{name} has shape {rows.shape} for {len(ids)} ids; expected one row per id")
@@ -149,8 +146,7 @@ def _rows(name: str, column: _Column, ids: Sequence[str]) -> _Array:
     """The values of these ids, (n, ...)."""
     if missing := [image_id for image_id in ids if image_id not in column]:
         raise DataError(
-            f"{counted(len(missing), 'id')} without a row in {name}: {_named(missing)}. The ids there are such as "
-            f"{_named(column) or 'none'}; missing values are NaN (classes: -1)"
+            f"{counted(len(missing), 'id')} without a row in {name}: {_named(missing)}; it has {_named(column)}"
         )
     rows = [as_array(column[image_id], name) for image_id in ids]
     if len({row.shape for row in rows}) > 1:
@@ -264,10 +260,7 @@ def _check_minimum(task: Task, values: _Array, ids: Sequence[str]) -> None:
     low = np.argwhere(values < least - ROUNDING * max(1.0, abs(least)))
     if len(low):
         shown = some_of([f"{ids[int(place[0])]!r} ({values[tuple(place)]:g})" for place in low], 3)
-        raise DataError(
-            f"{counted(len(set(low[:, 0])), 'image')} with targets of {task.name!r} below the minimum of {least:g}: "
-            f"{shown}. Predictions never go below it: correct these values, or give another minimum (--minimum)"
-        )
+        raise DataError(f"targets of {task.name!r} are below the minimum of {least:g}: {shown}; correct them")
 
 
 def _check_learnable(task: Task, original: _Array, values: Tensor) -> None:
@@ -280,15 +273,13 @@ def _check_learnable(task: Task, original: _Array, values: Tensor) -> None:
     low, high = present.min().item(), present.max().item()
     if task.activation is not None and (low < 0 or (task.activation == "sigmoid" and high > 1)):
         raise DataError(
-            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g} in "
-            "normalised units; leave the activation out, or use a transform without mean"
+            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g}"
         )
     columns = np.moveaxis(original, 1, -1).reshape(-1, original.shape[1]).T if original.ndim > 1 else original[None]
     each = [column[np.isfinite(column)] for column in columns]
     if all(len(column) and not np.ptp(column) for column in each):
         raise DataError(
-            f"the targets of {task.name!r} are {', '.join(f'{column[0]:g}' for column in each[:3])} for every training "
-            f"image; there is nothing to learn: leave {task.name!r} out, or train on images in which it varies"
+            f"the targets of {task.name!r} are {', '.join(f'{column[0]:g}' for column in each[:3])} for all images"
         )
 
 
@@ -328,8 +319,7 @@ def _normalised(task: Task, original: _Array, ids: Sequence[str]) -> Tensor:
     if len(wrong):
         place = tuple(wrong[0])
         raise DataError(
-            f"the target of {task.name!r} is {original[place]:g} for {ids[place[0]]!r}, and {found[place]:g} in "
-            "normalised units; expected finite numbers within float32, NaN = missing"
+            f"the target of {task.name!r} is {original[place]:g} for {ids[place[0]]!r}, and {found[place]:g} normalised"
         )
     return found
 
@@ -347,10 +337,7 @@ def _check_shares(name: str, shares: Tensor) -> None:
     wrong = ((shares.sum(dim=1) - 1).abs() > SHARES_TOLERANCE) | outside.any(dim=1)
     if bool(wrong.any()):
         first = [round(share, 4) for share in shares.movedim(1, -1)[wrong][0].tolist()]
-        raise DataError(
-            f"{int(wrong.sum())} targets of {name!r}, such as {first}, are not shares of 0 ... 1 that add up to 1; "
-            "divide by their sum, unknown ones are NaN"
-        )
+        raise DataError(f"targets of {name!r}, such as {first}, are not shares of 0 ... 1 that add up to 1")
 
 
 def _classes(task: Task, targets: _Array, count: int) -> Tensor:

@@ -106,8 +106,8 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         return problem
     if maps.kind == "dense":
         raise ConfigError(
-            f"the head predicts {tuple(size)} values of {maps.name!r} an image, and labels of a dense task are per "
-            f"patch, {tuple(maps.values.shape[-2:])}; choose a head with one prediction per patch, such as dense or fpn"
+            f"the head predicts {tuple(size)} values of {maps.name!r} an image, and the labels are per patch, "
+            f"{tuple(maps.values.shape[-2:])}; choose a head with one prediction per patch, such as dense or fpn"
         )
     return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
 
@@ -135,10 +135,7 @@ def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
         if column in covered or {*sums.get(column, ("",))} <= {*tasks}:
             continue
         if column in config.tasks:
-            raise ConfigError(
-                f"task {column!r} predicts other columns, and the target {column!r} needs a task of that name; give "
-                "one of them another name"
-            )
+            raise ConfigError(f"task {column!r} predicts other columns than the target {column!r}; rename one of them")
         kind: Literal["classification"] | None = "classification" if class_names(table, column) else None
         tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary, kind=kind)
     return tasks
@@ -158,10 +155,7 @@ def _of_columns(name: str, task: TaskConfig, table: Any, columns: Sequence[str])
     if not words and task.kind != "classification":
         return task
     if not words:
-        raise ConfigError(
-            f"task {name!r} is a classification; its column {task.columns[0]!r} was read as numbers: list its classes "
-            "in read_table(classes=)"
-        )
+        raise ConfigError(f"task {name!r} is a classification; {task.columns[0]!r} was read without classes=")
     if len(task.columns) > 1 or task.kind not in (None, "classification"):
         raise ConfigError(
             f"task {name!r} is of kind {task.kind!r} and has columns {', '.join(task.columns)}; {words[0]!r} holds the "
@@ -262,8 +256,7 @@ def _compositions(config: TrainConfig, tasks: Mapping[str, TaskConfig], table: A
         adds = not (own.total or own.ratio)
         if not adds and (own.ratio not in tasks or own.total not in tasks):
             raise ConfigError(
-                f"composition {name!r} has total {own.total!r} and ratio {own.ratio!r}; expected two of the tasks "
-                f"{', '.join(tasks)}"
+                f"composition {name!r} has total {own.total!r} and ratio {own.ratio!r}; tasks are {', '.join(tasks)}"
             )
         parts = tuple(dict.fromkeys(part for each in own.sums.values() for part in each))
         made.append(Composition(parts if adds else tasks[own.ratio].columns, own.sums, name, own.total, own.ratio))
@@ -290,10 +283,7 @@ def _scored(
         if name in tasks and tasks[name].kind == "ratio":
             columns, truth = [*tasks[name].columns], targets[name][:, i].numpy()
             if len(empty := np.flatnonzero(np.isnan(truth) & (table[columns] == 0).all(axis=1))):
-                raise DataError(
-                    f"image {table.index[empty[0]]!r}: {', '.join(columns)} are all 0, so their ratio is unknown; "
-                    "remove the row, or add a composition with a total"
-                )
+                raise DataError(f"image {table.index[empty[0]]!r}: {columns} are all 0, so their ratio is unknown")
         scored[column] = Scored("value", name, slice(i, i + 1), truth[:, None])
     for name, task in tasks.items():
         if name not in numbers:

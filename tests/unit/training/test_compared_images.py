@@ -13,7 +13,6 @@ import torch
 from tests.unit.store.store_samples import SIZE, make, write_images
 
 from dinoneck import DataError, FeatureStore, PatchMeanHead, StoreError, Task, load_backbone
-from dinoneck.cli.main import main
 from dinoneck.data import read_table
 from dinoneck.training import DataConfig, TrainConfig, fit
 from dinoneck.training.run import Run, prepare
@@ -72,16 +71,6 @@ def test_a_replaced_image_is_refused_by_name(stored: FeatureStore, tmp_path: Pat
         prepared(config(tmp_path, "copy"), tmp_path)
 
 
-def test_the_command_line_refuses_other_images(
-    stored: FeatureStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "mass", "--store", str(tmp_path / "store")]
-    for folder, named in (("other", "0.png"), ("nowhere", "nowhere")):
-        assert main([*flags, "--images", str(tmp_path / folder), "--out", str(tmp_path / "run")]) == 1
-        assert named in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_names_with_more_folders_are_compared(stored: FeatureStore, tmp_path: Path) -> None:
     text = (tmp_path / "t.csv").read_text()
     for folder in ("train", "other"):
@@ -120,15 +109,6 @@ def test_a_table_with_files_is_compared_in_python(stored: FeatureStore, tmp_path
     runs[entrance](read_table(tmp_path / "t.csv", tmp_path / "train", "mass"))
     with pytest.raises(StoreError, match="'0'"):
         runs[entrance](read_table(tmp_path / "t.csv", tmp_path / "other", "mass"))
-
-
-def test_images_that_are_not_trained_on_are_not_compared(stored: FeatureStore, tmp_path: Path) -> None:
-    shutil.copy(tmp_path / "other" / "5.png", tmp_path / "train" / "5.png")
-    table = read_table(tmp_path / "t.csv", tmp_path / "train", "mass")
-    head = PatchMeanHead(64, [Task("mass")], hidden_dim=4)
-    fit(head, stored, targets=table, ids=[name[0] for name in NAMES[:5]], epochs=1)
-    with pytest.raises(StoreError, match="'5'"):
-        fit(head, stored, targets=table, epochs=1)
 
 
 def test_a_store_of_converted_features_knows_no_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,6 @@ import yaml
 from dinoneck import ConfigError
 from dinoneck.cli.main import command, main
 from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, LossConfig, Recipe, TaskConfig, TrainConfig, fit
-from dinoneck.yaml_file import read_plain, read_yaml
 
 WHOLE = """
 data: {csv: cover.csv, images: pictures, targets: [crop, kind], aux_targets: [height], size: [480, 960], resize: pad,
@@ -73,11 +72,6 @@ def test_there_is_one_set_of_defaults(tmp_path: Path) -> None:
     assert TrainConfig().optim == Recipe()
 
 
-@pytest.mark.parametrize("text", ["1e-4", "+1e-4", ".1e-3"])
-def test_numbers_in_every_spelling(tmp_path: Path, text: str) -> None:
-    assert read(tmp_path, f"optim: {{lr: {text}}}").optim.lr == 1e-4
-
-
 @pytest.mark.parametrize(("size", "pixels"), [("32", (32, 32)), ("[32, 64]", (32, 64))])
 def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[int, int]) -> None:
     assert read(tmp_path, f"data: {{size: {size}}}").data.size == pixels
@@ -116,24 +110,6 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -
     with pytest.raises(ConfigError, match=message) as caught:
         read(tmp_path, text)
     assert "run.yaml" in str(caught.value)
-
-
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no\.yaml cannot be read"):
-        TrainConfig.read(tmp_path / "no.yaml")
-    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"b\.yaml cannot be read"):
-        TrainConfig.read(tmp_path / "b.yaml")
-
-
-@pytest.mark.parametrize("text", ["a: &x 1", "a: &x {b: 1}\nc: *x", "a: &x [1]\nb: {<<: *x}", "a: &a {b: *a}"])
-def test_anchors_and_aliases_are_refused_everywhere(text: str, tmp_path: Path) -> None:
-    with pytest.raises(yaml.YAMLError, match="write the value out"):
-        read_plain(text)
-    file = tmp_path / "a.yaml"
-    file.write_text(text)
-    with pytest.raises(ConfigError, match="write the value out"):
-        read_yaml(file)
 
 
 def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:

@@ -66,15 +66,3 @@ def test_buffers_are_copied_and_frozen_weights_join_when_they_are_unfrozen() -> 
         walk(model) if one is average else None
         one.update(model)
     assert all(torch.equal(value, other.values[name]) for name, value in average.values.items())
-
-
-def test_tied_weights_stay_tied_in_the_average() -> None:
-    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
-    model["b"].weight = model["a"].weight
-    average = EMA(model, 0.5, warmup=False)
-    begin = model["a"].weight.detach().clone()
-    with torch.no_grad():
-        model["a"].weight.add_(1.0)
-    average.update(model)
-    average.copy_to(model)
-    assert all(torch.allclose(model[name].weight, begin + 0.5) for name in ("a", "b"))

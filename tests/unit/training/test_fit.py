@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -147,20 +146,3 @@ def test_weights_that_are_not_finite_are_neither_kept_nor_returned(recipe: Recip
     with pytest.raises(DataError, match=r"loss is nan in epoch 0.* lr 0\.001"):
         run(Unbounded(8, [Task("y")], hidden_dim=4), batch_size=6, recipe=recipe, out=tmp_path)
     assert not (tmp_path / "state.pt").exists()
-
-
-def test_runs_in_threads_have_the_results_of_runs_one_after_another() -> None:
-    heads = [head() for _ in range(5)]
-
-    def learn(number: int) -> None:
-        run(heads[number], epochs=20, seed=number % 2, recipe=Recipe(mixup_alpha=1.0))
-
-    learn(0)
-    threads = [threading.Thread(target=learn, args=(i,)) for i in (1, 2, 3, 4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    weights = [flat(module) for module in heads]
-    assert torch.equal(weights[0], weights[2]) and torch.equal(weights[0], weights[4])
-    assert torch.equal(weights[1], weights[3]) and not torch.equal(weights[0], weights[1])

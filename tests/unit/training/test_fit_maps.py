@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.unit.training.histories import mean_iou, without_times
+from tests.unit.training.histories import mean_iou
 
 from dinoneck import (
     ConfigError,
@@ -81,16 +81,6 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_map_without_weight() ->
     holes = np.where(weight[:, None] > 0, values, np.nan)
     fit(clean, source, targets={"ndvi": holes}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert np.array_equal(predicted(head, source), predicted(clean, source)), "NaN and weight 0 are the same"
-
-
-def test_validation_scores_leave_out_cells_without_weight() -> None:
-    source, values = cells()
-    weight = (np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3).astype(np.float32)
-    split = {"target_ids": source.ids, "ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1}
-    junk, holes = (np.where(weight[:, None] > 0, values, other) for other in (-9999.0, np.nan))
-    found = fit(dense_head(), source, targets={"ndvi": junk}, weights={"ndvi": weight}, **split)
-    other = fit(dense_head(), source, targets={"ndvi": holes}, **split)
-    assert without_times(found) == without_times(other)
 
 
 def test_targets_of_a_composed_term_are_in_original_units() -> None:

@@ -152,31 +152,6 @@ def test_images_read_ahead_give_the_result_of_images_read_in_their_step(monkeypa
     assert all(torch.equal(result, weights(transform)) for transform, result in ahead.items())
 
 
-def test_the_images_of_the_next_step_are_read_during_a_step() -> None:
-    head, source, y = problem()
-    reads = [threading.Event() for _ in range(1 + IMAGES)]  # one before training, two per step
-
-    class Counted(list[np.ndarray]):
-        count = 0
-
-        def __getitem__(self, row: Any) -> Any:
-            reads[self.count].set()
-            self.count += 1
-            return super().__getitem__(row)
-
-    class Waiting(PatchMeanHead):
-        def forward(self, tokens: Any, *arguments: Any, **options: Any) -> dict[str, torch.Tensor]:
-            if self.training and len(tokens) == 2:
-                overlaps.append(len(overlaps) == 3 or reads[3 + 2 * len(overlaps)].wait(20))
-            return super().forward(tokens, *arguments, **options)
-
-    images, overlaps = Counted(pixels()), list[bool]()
-    waiting = Waiting(64, head.tasks, hidden_dim=8)
-    recipe = Recipe(standardise_tokens=False)
-    learn(waiting, LiveTokens(source.backbone, images, source.ids), y, epochs=1, batch_size=2, recipe=recipe)
-    assert overlaps == [True] * 4
-
-
 def test_a_failure_to_read_ahead_is_raised_and_leaves_no_thread() -> None:
     head, source, y = problem()
     before = set(threading.enumerate())

@@ -12,11 +12,9 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from dinoneck import Backbone, ConfigError, load_backbone, wrap_backbone
-from dinoneck.backbones.adapter import Adapter
+from dinoneck import ConfigError, load_backbone, wrap_backbone
 from dinoneck.training import param_groups
 
-needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="no transformers")
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
 
 todays_timm = pytest.mark.skipif(
@@ -63,16 +61,6 @@ def test_every_parameter_is_in_one_group_and_frozen_ones_only_on_request(layer_d
     assert members(param_groups(model, **given)).keys() == ids(model, trainable=True)
     assert members(param_groups(model, **given, include_frozen=True)).keys() == ids(model)
     torch.optim.AdamW(param_groups(model, **given, include_frozen=True))  # refuses a parameter that comes twice
-
-
-def test_the_neck_that_is_called_like_the_backbone_gets_the_heads_rate() -> None:
-    model = model_of()
-    found = members(param_groups(model, lr=1.0, backbone_lr=0.01))
-    for part in (model.backbone_neck, model.head):
-        assert all(found[key]["lr"] == 1.0 and found[key]["name"].startswith("head.") for key in ids(part))
-    assert all(found[id(p)]["lr"] == 0.01 for p in model.backbone.parameters() if p.requires_grad)
-    same = members(param_groups(model, lr=1.0))
-    assert {group["lr"] for group in same.values()} == {1.0}
 
 
 def test_what_weight_decay_leaves_alone() -> None:
@@ -148,37 +136,6 @@ def test_layers_are_counted_from_the_last_block_that_runs() -> None:
     rates = [names[f"backbone.{part}.decay"] for part in ("embeddings", "block0", "block1", "block2")]
     assert rates == [0.125, 0.25, 0.5, 1.0]
     assert names["backbone.norm.no_decay"] == 1.0
-
-
-def check_against_adapter(backbone: Backbone) -> None:
-    """Layer-wise rates follow blocks and norms, whatever their library calls them."""
-    adapter: Adapter = backbone.adapter
-    found = members(param_groups(Model(backbone), lr=1.0, layer_decay=0.5, include_frozen=True))
-    inside = set()
-    for number, block in enumerate(adapter.blocks):
-        inside |= ids(block)
-        for key in ids(block):
-            assert found[key]["lr"] == 0.5 ** (adapter.depth - number - 1)
-            assert found[key]["name"].startswith(f"backbone.block{number}.")
-    for norm in adapter.norms:
-        inside |= ids(norm)
-        assert all(found[key]["lr"] == 1.0 and found[key]["name"] == "backbone.norm.no_decay" for key in ids(norm))
-    rest = ids(adapter) - inside
-    assert rest
-    assert all(found[key]["lr"] == 0.5**adapter.depth for key in rest)
-    for name, p in adapter.named_parameters():
-        token = any(word in name for word in ("token", "position", "pos_embed"))
-        assert (found[id(p)]["weight_decay"] == 0.0) == (p.ndim < 2 or token), name
-
-
-@needs_transformers
-def test_transformers_backbones() -> None:
-    import transformers
-
-    config = transformers.DINOv3ViTConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
-    )
-    check_against_adapter(wrap_backbone(transformers.DINOv3ViTModel(config)))
 
 
 @needs_peft

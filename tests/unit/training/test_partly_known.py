@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.training.histories import mean_iou
-from tests.unit.training.meadow import COUNT, HEIGHT, WIDTH, a_run, one_image_only, rows_of, write_meadow
+from tests.unit.training.meadow import COUNT, a_run, one_image_only, rows_of, write_meadow
 from tests.unit.training.small_fit import IDS, Y, head, run, tokens
 
 from dinoneck import DataError, load_head
@@ -73,19 +72,6 @@ def test_scores_rest_on_the_images_that_are_known(meadow: Path, tmp_path: Path) 
         assert own["mae"]["pooled"] == pytest.approx(metrics.mean_absolute_error(true, pred), rel=1e-4)
     assert scores["kind"]["head"]["images"] == 8
     assert {own["head"]["images"] for name, own in scores.items() if name.startswith("cells ")} == {len(MASK)}
-
-
-def test_masks_of_some_images_are_scored_by_these(meadow: Path) -> None:
-    data = {"csv": str(meadow), "labels": "mask", "aux_targets": ["height"], "classes": ["soil", "crop", "weed"]}
-    optim, head = {"epochs": 12, "lr": 1e-2}, {"type": "dense"}
-    config = a_run(None, data=data, head=head, optim=optim, folds={"column": "part"})
-    report = train(config, meadow.parent / "run")
-    for own in report["scores"]["segmentation"].values():
-        assert np.sum(own["confusion_matrix"]) == HEIGHT * WIDTH * len(MASK)
-        assert own["images"] == len(MASK)
-        assert own["mean_iou"]["pooled"] == pytest.approx(mean_iou(own["confusion_matrix"])[0])
-    assert report["scores"]["segmentation"]["head"]["pixel_accuracy"]["pooled"] > 0.9, "the masks that are known teach"
-    assert report["scores"]["height"]["head"]["images"] == COUNT - 1
 
 
 def test_masses_of_some_images_and_maps_of_others(tmp_path: Path) -> None:

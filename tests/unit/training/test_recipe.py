@@ -73,11 +73,6 @@ def test_what_fit_is_given_replaces_the_recipes(name: str, value: float) -> None
     assert not torch.equal(before, by_recipe)
 
 
-def test_true_is_the_precision_that_needs_no_scale() -> None:
-    assert Recipe(amp=True) == Recipe(amp="bf16")
-    assert Recipe(amp=False) == Recipe()
-
-
 def test_fp16_steps_that_overflow_are_left_out() -> None:
     """The first scale of 65536 overflows for large gradients; training goes on after it was lowered."""
     head = trained(Recipe(amp="fp16"), targets={"x": np.linspace(-1e3, 3e3, 12)})

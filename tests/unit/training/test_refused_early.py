@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.unit.detection import coloured_boxes
 from tests.unit.training.meadow import COUNT, a_run, files_of, one_image_only
 from tests.unit.training.test_train_edges import with_columns
 
@@ -40,17 +39,6 @@ def test_heads_are_not_written_into_a_folder_of_images(images: Path, capsys: pyt
     refused(images, *table)
     with pytest.raises(DataError, match=r"00\.png"):
         train(a_run(images / "t.csv", ["crop"]), images)
-
-
-def test_a_detector_is_not_written_into_a_folder_of_images(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
-    boxes = coloured_boxes.write(tmp_path / "boxes")
-    flags = ["--boxes", str(boxes), "--size", "96x128", *TINY]
-    for more in ([], ["--overwrite"]):
-        refused(images, *flags, *more)
-        assert "00" in capsys.readouterr().err
 
 
 def test_new_empty_hidden_and_earlier_folders_are_used(meadow: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, DataError
-from dinoneck.training import SAM, cosine_with_warmup
+from dinoneck import DataError
+from dinoneck.training import SAM
 
 
 def closure_of(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -127,28 +127,3 @@ def test_only_the_model_is_moved_and_all_parameters_step() -> None:
     assert seen[1] == (pytest.approx(1.5, rel=1e-9), 2.0)
     assert own.item() == pytest.approx(2.0 - 0.1 * 1.5**2)
     assert model.at.item() == pytest.approx(1.0 - 0.1 * 2 * 2.0 * 1.5)
-
-
-def test_groups_are_shared_so_that_schedules_work_before_and_after_loading() -> None:
-    model = nn.Linear(2, 1)
-    base = torch.optim.AdamW(model.parameters(), lr=1.0)
-    sam = SAM(model, base, rho=0.1)
-    schedule = cosine_with_warmup(sam, 10, warmup=0.5)
-    assert base.param_groups[0]["lr"] == pytest.approx(0.2)
-    sam.step(closure_of(model, sam, lambda: model(torch.ones(1, 2)).sum()))
-    schedule.step()
-    assert base.param_groups[0]["lr"] == pytest.approx(0.4)
-    other = SAM(model, torch.optim.AdamW(model.parameters(), lr=5.0), rho=0.1)
-    other.load_state_dict(sam.state_dict())
-    assert other.param_groups is other.base_optimizer.param_groups
-    assert other.param_groups[0]["lr"] == pytest.approx(0.4)
-    assert torch.equal(other.state[model.weight]["exp_avg"], base.state[model.weight]["exp_avg"])
-    extra = nn.Parameter(torch.zeros(1))
-    sam.add_param_group({"params": [extra], "lr": 3.0})
-    assert base.param_groups[-1]["params"] == [extra]
-
-
-def test_impossible_arguments() -> None:
-    model = nn.Linear(2, 1)
-    with pytest.raises(ConfigError, match="rho is 0"):
-        SAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho=0)

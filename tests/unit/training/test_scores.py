@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from dinoneck import DataError
-from dinoneck.detection import score_boxes
 from dinoneck.training import r2, weighted_r2
 from dinoneck.training.report import fold_metrics, scores_of, spread_of, verdict
 from dinoneck.training.scores import (
@@ -88,20 +87,6 @@ def test_scores_take_the_truth_first_as_scikit_learn_does() -> None:
     classes, found = RANDOM.integers(0, 3, N), RANDOM.integers(0, 3, N)
     expected = metrics.confusion_matrix(classes, found, labels=[0, 1, 2])
     assert np.array_equal(confusion_matrix(classes, found, num_classes=3), expected)
-
-
-@pytest.mark.parametrize(
-    ("score", "arguments"),
-    [
-        (r2, ([0.0, 1.0], [0.0, 1.0], [1.0])),
-        (weighted_r2, ([[0.0], [1.0]], [[0.0], [1.0]], [1.0], [1.0])),
-        (confusion_matrix, ([0, 1], [0, 1], 2)),
-        (score_boxes, ({}, {}, {})),
-    ],
-)
-def test_scores_take_nothing_else_by_position(score: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(TypeError, match="positional arguments"):
-        score(*arguments)
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (1, 6), (6, 2, 1), ()])
@@ -246,20 +231,6 @@ def test_the_matrix_counts_truth_in_rows_and_predictions_in_columns() -> None:
     assert confusion_matrix([], [], num_classes=2).tolist() == [[0, 0], [0, 0]]
 
 
-def test_iou_is_the_overlap_of_sets() -> None:
-    true, pred = torch.randint(0, 3, (40,)), torch.randint(0, 3, (40,))
-    true[true == 1] = 2  # class 1 is predicted and never true
-    score, each = mean_iou(confusion_matrix(true, pred, num_classes=5))
-    ious = []
-    for k in range(3):
-        own, text = set((true == k).nonzero().flatten().tolist()), set((pred == k).nonzero().flatten().tolist())
-        ious.append(len(own & text) / len(own | text))
-    assert each == [pytest.approx(ious[0]), 0.0, pytest.approx(ious[2]), None, None]
-    assert score == pytest.approx(sum(ious) / 3)
-    assert mean_iou(torch.eye(3) * 7) == (1.0, [1.0, 1.0, 1.0])
-    assert mean_iou([[0, 0], [4, 0]]) == (0.0, [0.0, 0.0])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -303,15 +274,6 @@ def test_it_is_the_quantiles_of_scores_computed_one_draw_at_a_time() -> None:
     expected = np.quantile(scores, (0.025, 0.975))
     found = difference(y, a, b, groups, weights)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
-def test_groups_that_agree_within_widen_the_interval() -> None:
-    """A method that is better in three groups and worse in three shows nothing, however many images there are."""
-    y = np.tile(np.linspace(-1, 1, 50), 6)
-    better = np.repeat([1.0, 1.0, 1.0, -1.0, -1.0, -1.0], 50)
-    a, b = y + np.where(better > 0, 0.1, 0.5), y + np.where(better > 0, 0.5, 0.1)
-    low, high = difference(y, a, b, np.repeat(list("abcdef"), 50).tolist())
-    assert low < -0.3 and high > 0.3
 
 
 def test_a_large_common_level_loses_no_digits() -> None:

@@ -77,17 +77,6 @@ def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None
     torch.testing.assert_close(whole.predict(tokens)["crop"], expected)
 
 
-def test_classes_that_colours_separate_are_all_right(meadow: Path, tmp_path: Path) -> None:
-    config = a_run(meadow, ["kind"], optim={"epochs": 12, "lr": 1e-2}, folds={"stratify": "kind"})
-    report = trained(config, tmp_path)
-    scores = report["scores"]["kind"]["head"]
-    assert scores["labels"] == ["bare", "crop", "weedy"]
-    assert scores["accuracy"]["pooled"] == scores["macro_f1"]["pooled"] == 1
-    assert scores["confusion_matrix"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
-    head = load_head(tmp_path / "heads" / "fold-0.safetensors")
-    assert (head.tasks[0].kind, head.tasks[0].labels) == ("classification", ("bare", "crop", "weedy"))
-
-
 def test_masks_are_scored_by_the_pixels_of_the_prepared_images(meadow: Path, tiny: Backbone, tmp_path: Path) -> None:
     labels = {"csv": str(meadow), "labels": "mask", "classes": ["soil", "crop", "weed"], "size": [64, 128]}
     options = {"optim": {"epochs": 12, "lr": 1e-2}, "head": {"type": "dense"}}
@@ -131,42 +120,6 @@ def test_shares_times_a_total_add_up(meadow: Path, tmp_path: Path) -> None:
     assert own == pytest.approx(r2(numbers(rows, "green"), green), abs=1e-4)
     head = load_head(tmp_path / "heads" / "fold-1.safetensors")
     assert [own.name for own in head.compositions] == ["grams"]
-
-
-def test_a_ratio_alone_is_scored_by_its_shares(meadow: Path, tmp_path: Path) -> None:
-    config = a_run(meadow, tasks={"shares": {"kind": "ratio", "columns": ["soil", "crop", "weed"]}})
-    report = trained(config, tmp_path)
-    rows, table = rows_of(tmp_path / "out_of_fold.csv"), rows_of(meadow)
-    shares = {name: numbers(rows, f"{name} (head)") for name in ("soil", "crop", "weed")}
-    np.testing.assert_allclose(sum(shares.values()), np.ones(COUNT), rtol=1e-5)
-    true = numbers(table, "crop") / numbers(table, "total")
-    np.testing.assert_allclose(numbers(rows, "crop"), true, rtol=1e-5)
-    assert report["scores"]["crop"]["head"]["mae"]["pooled"] == pytest.approx(
-        np.abs(shares["crop"] - true).mean(), abs=1e-4
-    )
-
-
-def test_columns_with_gaps_help(meadow: Path, tmp_path: Path) -> None:
-    data = {"csv": str(meadow), "targets": ["crop"], "aux_targets": ["height", "weather"]}
-    report = trained(a_run(None, data=data), tmp_path / "a")
-    scores = report["scores"]
-    assert set(scores) == {"crop", "overall", "height", "weather"}
-    assert report["auxiliary"] == ["height", "weather"]
-    assert scores["overall"]["head"]["r2"]["pooled"] == pytest.approx(scores["crop"]["head"]["r2"]["pooled"])
-    for name in report["auxiliary"]:
-        assert scores[name]["head"]["images"] == COUNT - 1
-        assert finite(scores[name])
-    header = rows_of(tmp_path / "a" / "out_of_fold.csv")[0]
-    assert not any(name.startswith(("height", "weather")) for name in header)
-    head = load_head(tmp_path / "a" / "heads" / "fold-0.safetensors")
-    assert {task.name: task.weight for task in head.tasks} == {"crop": 1.0, "height": 0.05, "weather": 0.05}
-    own_weight = {"height": {"auxiliary": True, "weight": 0.3, "loss": "smooth_l1", "beta": 2}}
-    config = a_run(meadow, ["crop"], tasks=own_weight, losses={"aux_weight": 0.7}, folds={"only": 1})
-    report = trained(config, tmp_path / "b")
-    tasks = {task.name: task for task in load_head(tmp_path / "b" / "heads" / "fold-1.safetensors").tasks}
-    height = tasks["height"]
-    assert (height.weight, height.loss, height.beta, tasks["crop"].weight) == (0.3, "smooth_l1", 2.0, 1.0)
-    assert report["auxiliary"] == ["height"]
 
 
 def test_sums_follow_their_parts(csiro: Path, tmp_path: Path) -> None:

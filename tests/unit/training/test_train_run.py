@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +110,6 @@ def test_other_images_or_values_do_not_continue_a_run(
     assert train(a_run(None), tmp_path, table=pasture)["images"] == N
 
 
-def test_callbacks_see_every_epoch_of_every_fold(meadow: Path, tmp_path: Path) -> None:
-    rows: list[tuple[int, dict[str, float]]] = []
-    train(a_run(meadow, ["crop"]), tmp_path, callbacks=[lambda epoch, row: rows.append((epoch, dict(row)))])
-    logs = [(tmp_path / "logs" / f"fold-{fold}.jsonl").read_text() for fold in range(2)]
-    logged = [json.loads(line) for log in logs for line in log.splitlines()]
-    assert [epoch for epoch, _ in rows] == [line["epoch"] for line in logged] == [0, 1, 0, 1]
-    assert [row["val_loss"] for _, row in rows] == [line["val_loss"] for line in logged]
-
-
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:
     train(a_run(meadow, ["crop"], folds={"count": 3}), tmp_path)
     before = files_of(tmp_path)
@@ -150,15 +140,10 @@ def test_a_report_that_fails_costs_no_training(
     assert files_of(tmp_path / "run") == files_of(tmp_path / "undisturbed")
 
 
-def test_a_learning_rate_that_is_far_too_high_is_named(pasture: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"fold 0: .*1e\+30"):
-        train(a_run(None, optim={"lr": 1e30}), tmp_path, table=pasture)
-
-
 def test_predictions_that_are_not_finite_are_named(
     pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run.fit_rows
+    real = run.fit_samples
 
     def diverged(head: Any, *arguments: Any, **given: Any) -> Any:
         history = real(head, *arguments, **given)
@@ -166,7 +151,7 @@ def test_predictions_that_are_not_finite_are_named(
             head.mlps[0].out.bias.fill_(3e38)
         return history
 
-    monkeypatch.setattr(run, "fit_rows", diverged)
+    monkeypatch.setattr(run, "fit_samples", diverged)
     with pytest.raises(DataError, match=r"fold 0: .*GDM_g"):
         train(a_run(None), tmp_path, table=pasture)
 

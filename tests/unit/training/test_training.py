@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dinoneck import Backbone, ConfigError, DataError, Tokens
+from dinoneck import Backbone, ConfigError, DataError
 from dinoneck.training import (
     MemoryTokens,
     cosine_with_warmup,
     group_folds,
-    knn_probe,
     weighted_r2,
 )
 from dinoneck.training.baselines import knn_path, out_of_fold, ridge_path
@@ -106,18 +105,6 @@ def test_knn_is_the_mean_of_the_nearest_by_cosine() -> None:
         assert np.allclose(predicted, y[nearest].mean(axis=0))
 
 
-def test_knn_probe_pools_like_the_ridge_probe() -> None:
-    source = source_of(8)
-    y = np.arange(8.0)[:, None]
-    folds = [(np.arange(6), np.arange(6, 8))]
-    pooled = source.tokens.patches[0].double().mean(dim=1).numpy()
-    found = knn_probe(source, y, folds, target_ids=source.ids, k=2)
-    assert np.isnan(found[:6]).all() and np.array_equal(found[6:], knn_path(pooled[:6], y[:6], pooled[6:], [2])[0])
-    for wrong in (0, [], [1.5], True):
-        with pytest.raises(DataError, match="expected a whole number of 1 or more"):
-            knn_probe(source, y, folds, target_ids=source.ids, k=wrong)  # type: ignore[arg-type]
-
-
 def test_probes_of_classes_predict_the_class_of_the_largest_output() -> None:
     """Rows without a class are predicted, and not trained on."""
     random = np.random.RandomState(0)
@@ -153,12 +140,6 @@ def test_the_schedule_rises_and_falls_to_0() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0, 0.0])
     with pytest.raises(ConfigError, match="warmup is 3"):
         cosine_with_warmup(optimizer, 10, warmup=3.0)
-
-
-def source_of(n: int = 6) -> MemoryTokens:
-    x = torch.arange(n * (1 + 4) * 3, dtype=torch.float32).reshape(n, 5, 3)
-    tokens = Tokens.from_sequence(x, image_size=(32, 32), patch_size=16, num_prefix_tokens=1)
-    return MemoryTokens([f"p{i}" for i in range(n)], tokens.to(torch.float16))
 
 
 def test_extraction(tiny: Backbone) -> None:

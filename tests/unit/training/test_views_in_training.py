@@ -69,25 +69,3 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
     for place in range(4):
         assert {views[place] for views in trained} == {0, 1, 2, 3}
     assert all(views == [0, 0] for views in source.asked if len(views) == 2)
-
-
-def test_the_order_follows_from_seed_and_epoch_alone() -> None:
-    source, recipe = Flipped(), Recipe(batch_size=4, seed=3)
-    values = {"x": torch.arange(IMAGES)[:, None].float()}
-    samples = Samples(source, source.ids, IMAGES, (), values, {}, torch.device("cpu"))
-
-    def drawn(epoch: int) -> tuple[list[list[float]], list[list[int]], list[int]]:
-        source.asked.clear()
-        batches = list(samples.training(epoch, recipe, 0, 1))
-        rows = [targets["x"][:, 0].tolist() for _, (_, targets, _, _) in batches]
-        return rows, list(source.asked), [images for images, _ in batches]
-
-    first, again, other = drawn(2), drawn(2), drawn(1)
-    assert first == again
-    assert first[0] != other[0] and first[1] != other[1]
-    assert sorted(x for rows in first[0] for x in rows) == list(range(IMAGES))
-    assert first[2] == [4, 2]
-    ranks = [[t["x"][:, 0].tolist() for _, (_, t, _, _) in samples.training(2, recipe, rank, 4)] for rank in range(4)]
-    for number, rows in enumerate(first[0]):  # four processes share each batch; two of the second are repeated
-        own = [rank[number] for rank in ranks]
-        assert {len(part) for part in own} == {1} and {x for part in own for x in part} == set(rows)
