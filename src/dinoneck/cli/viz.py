@@ -23,7 +23,6 @@ from dinoneck.cli.arguments import (
 )
 from dinoneck.cli.predict import open_predictor, read_heads
 from dinoneck.cli.text import file_size, save_picture, show
-from dinoneck.cli.train_text import comparison, describe_many
 from dinoneck.cli.viz_known import box_entries, held_out, known_values, names_below
 from dinoneck.errors import DataError, counted
 from dinoneck.regular_files import read_regular
@@ -158,7 +157,6 @@ def tokens(
     model = open_backbone(backbone, device)
     recipe = model.preprocess.changed(size=size, resize="crop" if size is None else None)
     prepared = recipe.prepare(files)
-    print("".join(f"{line}\n" for line in describe_many(recipe, prepared.grid)), end="", flush=True)
     with torch.no_grad():
         parts = [model(batch.to(next(model.parameters()).device)) for batch in torch.split(prepared.images, _AT_ONCE)]
     pictures = [recipe.picture(file) for file in files]
@@ -238,7 +236,7 @@ def _training_report(path: Path | None) -> dict[str, Any]:
     numeric = [name for name, methods in found.get("scores", {}).items() if "r2" in methods["head"]]
     targets = [name for name in numeric if name in columns and found["scores"][name]["head"]["images"]]
     if "groups_predicted" in found:
-        found["remarks"] = [line for line in comparison(found) if "\n" not in line]  # the others are tables
+        found["remarks"] = [found["verdict"]]
     if "best" in found and log.is_file():
         found["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
     found["folder"] = path.parent

@@ -24,9 +24,8 @@ def known_values(
 ) -> list[dict[str, float | str]]:
     """Return column -> known value, or class, for every image; an empty dict where the table has no row for it.
 
-    A row belongs to the image whose path ends with its name, so ``images/7.jpg`` and ``7.jpg`` both mean
-    ``field/images/7.jpg``. An image of another folder has the row of its file name, if that is unique among the rows
-    and the images. The table is read as by :func:`dinoneck.data.read_table`.
+    A row belongs to the image of the same file name, whatever its folder. Where several rows or images have one name,
+    the row's path must be the end of the image's. The table is read as by :func:`dinoneck.data.read_table`.
 
     Args:
         table: a CSV with one row per image and columns named like the predictions.
@@ -47,27 +46,20 @@ def known_values(
     classes = {column: columns[column] for column in shared if columns[column]}
     values = read_table(table, None, shared, image_column=image_column, classes=classes)[shared]
     if words := [column for column in shared if column not in classes and values[column].dtype != float]:
-        raise DataError(
-            f"{table}: {words[0]} holds words; the head predicts a number, so expected a number in each row"
-        )
-    rows = {PurePath(name).as_posix(): row.dropna().to_dict() for name, row in values.iterrows()}
-    rows_by_name, images_by_name = (Counter(PurePath(each).name for each in own) for own in (rows, images))
-    unique = {PurePath(name).name: name for name in rows if rows_by_name[PurePath(name).name] == 1}
-    owners: dict[str, Path] = {}
-    found = []
+        raise DataError(f"{table}: {words[0]} holds words; the head predicts a number, so expected numbers")
+    rows = [(PurePath(name), row.dropna().to_dict()) for name, row in values.iterrows()]
+    counts = Counter(path.name for path, _ in rows) | Counter(image.name for image in images)
+    found, owners = list[dict[str, Any]](), dict[PurePath, Path]()
     for image in images:
-        endings = (image.as_posix(), *("/".join(image.parts[i:]) for i in range(1, len(image.parts))))
-        other = unique.get(image.name) if images_by_name[image.name] == 1 else None
-        name = next((ending for ending in endings if ending in rows), other)
-        if name is not None and owners.setdefault(name, image) != image:
-            raise DataError(
-                f"{table}: {name!r} stands for {owners[name]} and for {image}; name images with their folders"
-            )
-        found.append({} if name is None else rows[name])
+        near = [(path, row) for path, row in rows if path.name == image.name]
+        fits = [pair for pair in near if counts[image.name] == 1 or image.parts[-len(pair[0].parts) :] == pair[0].parts]
+        if fits and owners.setdefault(fits[0][0], image) != image:
+            raise DataError(f"{table}: {fits[0][0]} stands for several images; name images with their folders")
+        found.append(fits[0][1] if fits else {})
     if not any(found):
         raise DataError(
-            f"{table} has known values for none of the {len(images)} images; it names {some_of(rows, 3)}, the images "
-            f"are {some_of(map(str, images), 3)}. Give both the same file names"
+            f"{table} has known values for none of the {len(images)} images; it names "
+            f"{some_of([str(path) for path, _ in rows], 3)}, the images are {some_of(map(str, images), 3)}"
         )
     return found
 

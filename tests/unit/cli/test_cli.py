@@ -6,7 +6,6 @@ import csv
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +14,9 @@ from examples.biomass.drawn import write_csiro
 from PIL import Image
 from tests.unit.training.meadow import one_image_only
 
-from dinoneck import GridSize, HeadCheckpoint, load_head
+from dinoneck import HeadCheckpoint, load_head
 from dinoneck.cli.main import main
-from dinoneck.cli.train_text import comparison, describe_many
-from dinoneck.data import Pasture, Preprocessing
+from dinoneck.data import Pasture
 from dinoneck.training import r2
 
 MASSES = ["--targets", "Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "GDM_g", "Dry_Total_g"]
@@ -179,7 +177,7 @@ def test_what_must_fail_fails_before_the_work(
     constant = [f"{line.split(',')[0]},7,0" for line in text.splitlines()[1:]]
     (tmp_path / "t.csv").write_text("image,green,field\n" + "\n".join(constant))
     assert main(command) == 1
-    assert "the targets of 'green' are 7 for every image of the table" in capsys.readouterr().err
+    assert "all 3 target values are equal (7" in capsys.readouterr().err
     (tmp_path / "t.csv").write_text(text)
     assert main([*command, "--folds", "9"]) == 1
     (tmp_path / "file").write_text("x")
@@ -196,47 +194,8 @@ def test_advice_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "The first image, 16x32 px" in printed
 
 
-def test_verdicts_claim_only_what_an_interval_shows() -> None:
-    better, even, worse = [0.1, 0.3], [-0.1, 0.3], [-0.3, -0.1]
-
-    def report(linear: list[float], colour: list[float], images: int = 80, score: float = 0.5, groups: int = 10) -> Any:
-        own = {metric: {"pooled": score, "interval": None, "folds": [score]} for metric in ("r2", "mae")}
-        own["images"] = images
-        methods = {
-            "head": own,
-            **{k: {**own, "head_minus": {"r2": v}} for k, v in (("linear", linear), ("colour", colour))},
-        }
-        shared = {"auxiliary": [], "spread": {}, "target_weights": {}, "verdict": ""}
-        return {"scores": {"a": methods}, "groups_predicted": groups, **shared}
-
-    def verdicts(report: Any) -> list[str]:
-        return comparison(report)[2:-1]  # between two tables and the verdict
-
-    [line] = verdicts(report(better, better))
-    assert line == "a: the head is better than linear, colour."
-    [line] = verdicts(report(even, better))
-    assert line == "a: the head is better than colour; the head shows no clear difference from linear."
-    [line] = verdicts(report(worse, even))
-    assert line.startswith("a: linear is ahead of the head")
-    [line] = verdicts(report(better, better, images=20))
-    assert "20 images: too few to tell" in line and "better than" not in line
-    [line] = verdicts(report(better, better, groups=9))
-    assert "9 groups: too few to tell" in line and "better than" not in line
-    assert "R² is not above 0" in verdicts(report(better, better, score=-0.1))[-1]
-
-
 def test_options_that_would_be_ignored_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--out", str(tmp_path / "r"), *TRAIN, "--minimum", "0"]) == 1
-    assert "minimum: these describe a table" in capsys.readouterr().err
+    assert "data.minimum is 0.0, and needs data.csv" in capsys.readouterr().err
     assert main(["train", "--out", str(tmp_path / "r"), "--backbone-seed", "1", "--pasture", "2"]) == 1
     assert "--random-backbone" in capsys.readouterr().err
-
-
-def test_images_of_a_phone_in_their_own_size_get_a_note_on_their_cost() -> None:
-    phone = GridSize(189, 252)  # 3024 x 4032 px
-    [line] = describe_many(Preprocessing(), phone)
-    assert "47628 patches" in line
-    assert "--size 480x640 brings images to 1200." in line
-    assert "--size 560x420 " in describe_many(Preprocessing(patch_size=14), GridSize(288, 216))[0]
-    assert describe_many(Preprocessing(size=(3024, 4032)), phone) == []  # the user asked for it
-    assert describe_many(Preprocessing(), GridSize(64, 64)) == []

@@ -199,7 +199,7 @@ def test_known_values_may_have_decimal_commas(tmp_path: Path) -> None:
         known_values(tmp_path / "t.csv", "image", [Path("1.jpg"), Path("2.jpg")], columns)
 
 
-def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> None:
+def test_images_find_their_rows_by_their_names(tmp_path: Path) -> None:
     table = truth(tmp_path / "t.csv", [("a/1.jpg", "1.5"), ("2.jpg", " nan"), ("b/1.jpg", "2"), ("./c/3.jpg", "3")])
     found = known_values(
         table, "image", [Path("x/a/1.jpg"), Path("x/b/1.jpg"), Path("2.jpg"), Path("c/3.jpg")], {"mass": ()}
@@ -213,7 +213,7 @@ def test_images_find_their_rows_from_the_end_of_their_names(tmp_path: Path) -> N
     assert found == [{"mass": 1.0}, {}, {}, {}], "other folders: by a file name that is unique on both sides"
     table = truth(tmp_path / "t.csv", [("1.jpg", "1")])
     for images, columns, message in (
-        ([Path("a/1.jpg"), Path("b/1.jpg")], {"mass": ()}, "stands for a/1.jpg and for b/1.jpg"),
+        ([Path("a/1.jpg"), Path("b/1.jpg")], {"mass": ()}, "1.jpg stands for several images"),
         ([Path("7.jpg")], {"mass": ()}, "for none of the 1 images"),
         ([Path("1.jpg")], {"cover": ()}, "none of the columns cover"),
     ):
