@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -105,21 +106,17 @@ def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None,
         if spread and config.backbone.layers is None:
             backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
     own, ids, images = config.data, list(table.index), list(table[IMAGES])
-    preprocess = backbone.preprocess.changed(
-        size=own.size,
-        resize=own.resize or ("crop" if own.size is None else None),
-        pad_to=own.pad_to,
-        interpolation=own.interpolation,
-        blur=own.blur,
-    )
+    resize = own.resize or ("crop" if own.size is None else None)
+    changes: dict[str, Any] = {
+        "size": own.size,
+        "pad_to": own.pad_to,
+        "interpolation": own.interpolation,
+        "blur": own.blur,
+    }
+    preprocess = backbone.preprocess.changed(resize=resize, **changes)
     first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(ids[:1])
-    return Source(
-        first,
-        backbone.record(),
-        preprocess,
-        lambda: MemoryTokens.extract(backbone, images, ids, preprocess=preprocess),
-        backbone,
-    )
+    load = partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess)
+    return Source(first, backbone.record(), preprocess, load, backbone)
 
 
 def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path) -> LiveTokens | None:
@@ -158,16 +155,8 @@ def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool 
     if own.seed is not None and not random:
         raise ConfigError("--backbone-seed chooses random weights; give it with --random-backbone")
     place = local_device(device)
-    backbone = load_backbone(
-        name,
-        source=own.source or "timm",
-        pretrained=not random,
-        checkpoint=own.file,
-        seed=own.seed,
-        layers=own.layers,
-        norm=norm,
-    )
-    return backbone.to(place)
+    options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers}
+    return load_backbone(name, source=own.source or "timm", pretrained=not random, norm=norm, **options).to(place)
 
 
 def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:

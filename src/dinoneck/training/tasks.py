@@ -84,13 +84,10 @@ def problem_of(config: TrainConfig, table: Any, maps: Maps | None = None) -> Pro
         _propose_from_map(described, targets, maps)
     if not tasks:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    fitted = {
-        name
-        for name, own in described.items()
-        if own.kind not in ("ratio", "classification")
-        and (own.standardize or (own.standardize is None and own.activation is None))
-    }
-    fitted |= {maps.name} if maps is not None and maps.kind == "dense" else set()
+    numbers = {name: own for name, own in described.items() if own.kind not in ("ratio", "classification")}
+    plain = {name: own.activation is None for name, own in numbers.items()}
+    fitted = {name for name, own in numbers.items() if (plain[name] if own.standardize is None else own.standardize)}
+    fitted |= {*weights}  # a dense task
     scored = _scored(described, compositions, targets, table, maps)
     return Problem(tuple(tasks), targets, weights, tuple(compositions), frozenset(fitted), scored, maps)
 
@@ -297,11 +294,7 @@ def _scored(
 def _scored_maps(maps: Maps) -> dict[str, Scored]:
     if maps.kind == "segmentation":
         return {maps.name: Scored("mask", maps.name, slice(None), np.empty(0), maps.labels)}
-    names = maps.labels or tuple(map(str, range(maps.values.shape[1])))
-    single = len(names) == 1
-    return {
-        maps.name if single else f"{maps.name} {label}": Scored(
-            "map", maps.name, slice(i, i + 1), maps.values[:, i].double().numpy()
-        )
-        for i, label in enumerate(names)
-    }
+    truths = maps.values.double().numpy()
+    labels = maps.labels or tuple(map(str, range(truths.shape[1])))
+    names = [maps.name] if len(labels) == 1 else [f"{maps.name} {label}" for label in labels]
+    return {name: Scored("map", maps.name, slice(i, i + 1), truths[:, i]) for i, name in enumerate(names)}
