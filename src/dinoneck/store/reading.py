@@ -79,7 +79,7 @@ class StoredTokens(ABC):
         return [x for part in columns.values() for x in part], tokens
 
     def quantised(self, ids: Sequence[str], views: ViewNumbers = None) -> QuantisedTokens:
-        """Return int8 tokens as they are stored, to be pooled without dequantising.
+        """Return int8 tokens as they are stored, to be pooled or projected without dequantising.
 
         Raises:
             StoreError: if this is not an int8 store; else like :meth:`batch`.
