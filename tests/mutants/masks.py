@@ -1,0 +1,95 @@
+"""Faults of masks: the mask head, its loss, objects, and maps in the pixels of the image."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_HEAD = "unit/heads/test_mask.py::"
+_SIZE = "unit/inference/test_image_resolution.py::"
+_PLACES = f"{_SIZE}test_a_map_of_places_gives_every_pixel_its_own_place"
+MASKS = (
+    Mutant(
+        "Columns of patches get the positions of rows.",
+        "heads/mask.py",
+        "        x[None, :, None].expand(rows, cols, 1) * frequencies,",
+        "        x.flip(0)[None, :, None].expand(rows, cols, 1) * frequencies,",
+        f"{_HEAD}test_positions_are_those_of_dinov3",
+    ),
+    Mutant(
+        "Queries are turned like the first patch.",
+        "heads/mask.py",
+        "torch.cat([torch.zeros(prefix, 4 * angles, **on)",
+        "torch.cat([torch.ones(prefix, 4 * angles, **on)",
+        f"{_HEAD}test_the_head_is_its_formula",
+    ),
+    Mutant(
+        "The shares of classes do not add up to one.",
+        "heads/mask.py",
+        "(sums / sums.sum(dim=1, keepdim=True)).log()",
+        "sums.log()",
+        f"{_HEAD}test_the_head_is_its_formula",
+    ),
+    Mutant(
+        "Prefix tokens are taken for patches.",
+        "heads/mask.py",
+        "x[:, count + tokens.num_prefix_tokens :]",
+        "x[:, count : count + tokens.grid.count]",
+        f"{_HEAD}test_the_head_is_its_formula",
+    ),
+    Mutant(
+        "Queries without a mask count as much as the others.",
+        "losses/mask.py",
+        "NO_OBJECT = 0.1",
+        "NO_OBJECT = 1.0",
+        f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells",
+    ),
+    Mutant(
+        "Queries and masks are paired in their order.",
+        "losses/mask.py",
+        "queries, order = (torch.as_tensor(own, device=costs.device) for own in found)",
+        "queries, order = (torch.arange(len(own), device=costs.device) for own in found)",
+        f"{_HEAD}test_the_loss_is_that_of_mask2former_over_all_cells",
+    ),
+    Mutant(
+        "Ignored cells take part in the dice loss.",
+        "losses/mask.py",
+        "    shares = logits.sigmoid() * weight\n",
+        "    shares = logits.sigmoid()\n",
+        f"{_HEAD}test_cells_without_weight_count_for_nothing",
+    ),
+    Mutant(
+        "Two queries of one object are two instances.",
+        "heads/instances.py",
+        "        if not same[i, kept].any():",
+        "        if True:",
+        f"{_HEAD}test_duplicates_and_empty_queries_are_no_instances",
+    ),
+    Mutant(
+        "Things of one class are one segment.",
+        "heads/instances.py",
+        'if one["category_id"] == label and label not in things]',
+        'if one["category_id"] == label]',
+        f"{_HEAD}test_stuff_is_one_segment_and_things_are_several",
+    ),
+    Mutant(
+        "Pixels are looked up at their corners.",
+        "inference/resolution.py",
+        "(torch.arange(pixels, dtype=torch.float64) + 0.5) * resized",
+        "torch.arange(pixels, dtype=torch.float64) * resized",
+        _PLACES,
+    ),
+    Mutant(
+        "The padding around an image is forgotten.",
+        "inference/resolution.py",
+        "* resized / pixels + corner",
+        "* resized / pixels",
+        _PLACES,
+    ),
+    Mutant(
+        "Probabilities are resampled in the place of logits.",
+        "inference/resolution.py",
+        "        grid = grid.clamp_min(torch.finfo(torch.float32).tiny).log()\n",
+        "        grid = grid + 0.0\n",
+        f"{_SIZE}test_classes_are_resampled_as_logits",
+    ),
+)
