@@ -22,6 +22,7 @@ import torch
 from dinoneck import Predictor, load_head
 from dinoneck.atomic import write_text
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
+from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.cli import main as cli
 from dinoneck.cli import train, train_text
 from dinoneck.cli.text import table
@@ -29,7 +30,6 @@ from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
-from dinoneck.inference.sources import rebuild
 from dinoneck.inference.tiles import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
 from dinoneck.training.run import HEAD_FILE

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dinoneck import CheckpointError
 from dinoneck.training import Recipe, engine, fit
-from dinoneck.training import state as run_state
+from dinoneck.training import folder as run_state
 from dinoneck.training.folder import load_state
 
 EPOCHS, IMAGES = 3, 10

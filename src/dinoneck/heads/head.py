@@ -165,6 +165,8 @@ def read_map(task: Task, cells: Tensor) -> dict[str, Tensor]:
     """
     if task.is_map:
         return {task.name: cells}
+    if task.kind == "instances":
+        return {f"{task.name}{MAP}": cells}
     if task.kind == "density":
         value = cells.mean(dim=(2, 3)) if task.aggregate == "mean" else cells.sum(dim=(2, 3))
     else:

@@ -13,6 +13,7 @@ from torchvision.ops import masks_to_boxes
 from dinoneck.losses.masked import exact
 
 MOST_INSTANCES = 100
+_FAINT = 0.1  # value of a cell that may be a centre
 _SAME = 0.5  # IoU of two masks of a class above which the one with the lower score is a duplicate
 _SURE, _INSIDE = 0.8, 0.8  # of panoptic segments: probability of a query's class, and the share of its mask it keeps
 
@@ -45,9 +46,10 @@ def decode_instances(
         order = scores.argsort(descending=True)
         order = order[(areas[order] > 0) & (scores[order] >= min_score)]
         kept = order[_first_of_duplicates(inside[order], labels[order])]
-        boxes = masks_to_boxes(inside[kept])
-        boxes[:, 2:] += 1.0  # the outer edge of the last pixel
-        found.append({"boxes": boxes, "labels": labels[kept], "scores": scores[kept], "masks": inside[kept]})
+        own_masks = inside[kept]
+        found.append(
+            {"boxes": _boxes_of(own_masks), "labels": labels[kept], "scores": scores[kept], "masks": own_masks}
+        )
     return found
 
 
@@ -61,6 +63,56 @@ def _first_of_duplicates(masks: Tensor, labels: Tensor) -> Tensor:
         if not same[i, kept].any():
             kept.append(i)
     return torch.tensor(kept, dtype=torch.int64, device=masks.device)
+
+
+def decode_centres(maps: Tensor, size: Sequence[int], min_score: float = 0.3) -> list[dict[str, Tensor]]:
+    """Return the instances of every image from centres and the ways to them.
+
+    A centre is a cell with a larger value than its eight neighbours. Every cell with an object belongs to the centre
+    that is nearest to where its way leads. A score is the centre's value times the mean probability of the class, the
+    most probable one of the cells together.
+
+    Args:
+        maps: (B, K + 4, rows, cols): logits of no object and K classes, the centre, and the way (down, right) in cells.
+        size: (height, width) of the masks that are returned.
+        min_score: leave out instances of a lower score.
+
+    Returns:
+        As :func:`decode_instances`.
+    """
+    found = []
+    for own in exact(maps):
+        shares, centre, way = own[:-3].softmax(dim=0), own[-3], own[-2:]
+        peaks = (centre == F.max_pool2d(centre[None], 3, 1, padding=1)[0]) & (centre > _FAINT)
+        places = peaks.nonzero().float()  # (n, 2) rows and columns
+        rows, cols = centre.shape
+        grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")).to(way)
+        aims = (grid + way).flatten(1).T  # (cells, 2)
+        owner = torch.cdist(aims, places).argmin(dim=1) if len(places) else aims.new_zeros(len(aims)).long()
+        is_object = (shares[0] < 0.5).flatten()
+        parts = list[tuple[Tensor, Tensor, Tensor]]()
+        for number, (row, col) in enumerate(places.long().tolist()):
+            cells = is_object & (owner == number)
+            if cells.any():
+                share, label = shares[1:].flatten(1)[:, cells].mean(dim=1).max(dim=0)
+                parts.append((centre[row, col].clamp(0, 1) * share, label, cells.reshape(rows, cols)))
+        kept = sorted((part for part in parts if part[0] >= min_score), key=lambda part: -float(part[0]))
+        if not kept:
+            none = torch.zeros(0, *size, dtype=torch.bool, device=maps.device)
+            found.append({"boxes": _boxes_of(none), "labels": owner[:0], "scores": shares.new_zeros(0), "masks": none})
+            continue
+        scores, labels, masks = (torch.stack(parts) for parts in zip(*kept, strict=True))
+        pixels = F.interpolate(masks[None].float(), tuple(size), mode="bilinear")[0] > 0.5
+        found.append({"boxes": _boxes_of(pixels), "labels": labels, "scores": scores, "masks": pixels})
+    return found
+
+
+def _boxes_of(masks: Tensor) -> Tensor:
+    """(n, 4) XYXY around masks (n, H, W); an empty mask has an empty box."""
+    boxes = torch.zeros(len(masks), 4, device=masks.device)
+    filled = masks.flatten(1).any(dim=1)
+    boxes[filled] = masks_to_boxes(masks[filled]) + boxes.new_tensor([0.0, 0.0, 1.0, 1.0])  # the pixel's outer edge
+    return boxes
 
 
 def decode_panoptic(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Unpack
+from dataclasses import replace
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,14 @@ from dinoneck import registry
 from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.heads.head import Head, Light, Tower, from_map, read_map, task_map
+from dinoneck.heads.instances import decode_centres
 from dinoneck.layers.blocks import ActivationName, NormName
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.necks.layer_grouper import Fusion
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.necks.vit_fpn import Downsample, ViTFPN
-from dinoneck.tasks import Task
+from dinoneck.tasks import MAP, Kind, Task
 from dinoneck.tokens import FeaturePyramid, Tokens
 
 RatioReadout = Literal["pooled", "patch"]
@@ -30,11 +32,12 @@ class PyramidHead(Head):
     Scalar tasks (regression, ratio, classification) read concat(GAP of every level) -> LayerNorm -> one light head
     each, or take the mean over a map's cells (``Task.from_map``). Dense, density and segmentation tasks read the
     finest level through a 3x3 tower each: ``dense`` a value and ``segmentation`` class logits per cell, ``density`` a
-    map whose cells sum (or average, see ``Task.aggregate``) to the image's value.
+    map whose cells sum (or average, see ``Task.aggregate``) to the image's value. ``instances`` have a class, a centre
+    and the way to it per cell, which :meth:`predict_instances` joins to objects.
 
     Args:
         embed_dim: channels of the tokens; None = those of the neck module.
-        tasks: any kinds.
+        tasks: any kinds but ``panoptic``.
         neck: a neck module, which keeps its weights, or ``{"type": a registered neck, ...its arguments}`` without
             ``embed_dim``.
         layer_indices: block indices the head reads, in this order; tokens that hold more are selected from. None:
@@ -48,8 +51,9 @@ class PyramidHead(Head):
 
     Shape:
         Tokens -> ``{task: (B, dim)}``; ``{task: (B, dim, rows, cols)}`` for dense and segmentation; next to the
-        value of a density (or patch-wise ratio) its map in normalised units as ``"task.map"``. rows x cols are
-        those of the finest level.
+        value of a density (or patch-wise ratio) its map in normalised units as ``"task.map"``; of instances
+        ``"task.map"`` alone, (B, dim + 4, rows, cols): logits of no object and the classes, the centre, and the way to
+        it (down, right) in cells. rows x cols are those of the finest level.
 
     Raises:
         ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.
@@ -87,7 +91,7 @@ class PyramidHead(Head):
             weight = next(neck.parameters(), None)
             factory = factory if weight is None else {"device": weight.device, "dtype": weight.dtype}
         self.embed_dim, self.ratio_readout = self.neck.embed_dim, ratio_readout
-        self._set_tasks(tasks, compositions)
+        self._set_tasks(tasks, compositions, *(kind for kind in get_args(Kind) if kind != "panoptic"))
         self.layer_indices = _checked_layers(layer_indices, self.neck.num_layers)
         pooled_dim = self.neck.out_channels * len(self.neck.strides)
         own = [task for task in self.tasks if task.from_map is None]
@@ -96,7 +100,10 @@ class PyramidHead(Head):
         self.norm = nn.LayerNorm(pooled_dim, **factory) if self._scalar else None
         self.light = nn.ModuleList(Light(pooled_dim, task, hidden_dim, **factory) for task in self._scalar)
         width = self.neck.out_channels
-        self.towers = nn.ModuleList(Tower(width, task, tower_depth, **factory) for task in self._mapped)
+        towers = [
+            replace(own, kind="dense", dim=own.dim + 4, labels=()) if own.is_masks else own for own in self._mapped
+        ]
+        self.towers = nn.ModuleList(Tower(width, task, tower_depth, **factory) for task in towers)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -152,8 +159,29 @@ class PyramidHead(Head):
         if not self._mapped:
             return {}
         finest = self._levels(tokens)[0]
-        pairs = zip(self._mapped, self.towers, strict=True)
+        pairs = [pair for pair in zip(self._mapped, self.towers, strict=True) if not pair[0].is_masks]
         return {task.name: task.predict_map(task_map(task, tower(finest))) for task, tower in pairs}
+
+    @torch.no_grad()
+    def predict_instances(
+        self, tokens: TokensLike, size: Sequence[int] | None = None, min_score: float = 0.3, **plain: Unpack[Plain]
+    ) -> list[dict[str, Tensor]]:
+        """Return the instances of every image, see :func:`dinoneck.heads.instances.decode_centres`.
+
+        Args:
+            tokens: of the images.
+            size: (height, width) of the masks; None = that of the images that the tokens are of.
+            min_score: leave out instances of a lower score.
+            **plain: of plain tensors, as for calling.
+
+        Raises:
+            ConfigError: if the head has no task of instances, or several.
+        """
+        names = [task.name for task in self.tasks if task.is_masks]
+        if len(names) != 1:
+            raise ConfigError(f"the head has {len(names)} tasks of instances; expected one")
+        tokens = self._tokens(tokens, **plain)
+        return decode_centres(self(tokens)[f"{names[0]}{MAP}"], size or tokens.image_size, min_score)
 
     def _features(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
         """The normalised pooled vector and the finest map, each where a task reads it."""
@@ -177,7 +205,8 @@ class PyramidHead(Head):
         return pyramid.maps
 
     def _reads_map(self, task: Task) -> bool:
-        return task.is_map or task.kind == "density" or (task.kind == "ratio" and self.ratio_readout == "patch")
+        of_patches = task.kind == "ratio" and self.ratio_readout == "patch"
+        return task.is_map or of_patches or task.kind in ("density", "instances")
 
     def _selected(self, tokens: Tokens) -> Tokens:
         if self.layer_indices is None or tokens.layers is None or tokens.layers == self.layer_indices:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.composition import Composition, CompositionLoss
-from dinoneck.losses.mask import mask_loss, masks_of_classes, masks_of_objects
+from dinoneck.losses.mask import centre_loss, mask_loss, masks_of_classes, masks_of_objects
 from dinoneck.losses.masked import (
     DensityRegulariser,
     by_pixel,
@@ -24,7 +24,7 @@ from dinoneck.losses.masked import (
     weighted_difference,
 )
 from dinoneck.losses.uncertainty import UncertaintyWeighting
-from dinoneck.tasks import CLASSES, MASKS, Kind, Task, check_tasks
+from dinoneck.tasks import CLASSES, MAP, MASKS, Kind, Task, check_tasks
 
 Table = Mapping[str, Tensor]
 LARGEST_RATIO = 100.0
@@ -53,8 +53,8 @@ class TaskLoss(nn.Module):
         * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight per cell
           (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W);
-        * instances, panoptic: class and mask logits of queries; the target is a list with a dict per image of
-          ``labels`` (n,) and ``masks`` (n, H, W), and a mask (B, H, W) has the pixels that count.
+        * instances, panoptic: class and mask logits of queries, or maps of centres; the target is a list with a dict
+          per image of ``labels`` (n,) and ``masks`` (n, H, W), and a mask (B, H, W) has the pixels that count.
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
         mask, (B,) or (B, outputs), have its name as key and are optional.
@@ -107,7 +107,7 @@ class TaskLoss(nn.Module):
         masks = masks or {}
         self._check_given(outputs, targets, masks)
         losses = {
-            x.name: (_queries_loss if f"{x.name}{MASKS}" in outputs else _loss)(
+            x.name: (_objects_loss if f"{x.name}{MASKS}" in outputs or x.is_masks else _loss)(
                 x, outputs, targets[x.name], masks.get(x.name)
             )
             for x in self.tasks
@@ -141,8 +141,10 @@ class TaskLoss(nn.Module):
             raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {self._names}")
         for task in self.tasks:
             for what, tensors in (("outputs", outputs), ("targets", targets)):
-                own = f"{task.name}{MASKS}" if task.is_masks and what == "outputs" else task.name
-                if own not in tensors:
+                names = (
+                    [f"{task.name}{MASKS}", f"{task.name}{MAP}"] if task.is_masks and what == "outputs" else [task.name]
+                )
+                if not any(name in tensors for name in names):
                     raise ShapeError(f"the {what} lack task {task.name!r}; they hold {', '.join(tensors) or 'nothing'}")
             if task.is_masks:
                 continue
@@ -203,8 +205,12 @@ def _warn_of_scales(parts: Mapping[str, float], tasks: Sequence[Task]) -> None:
         )
 
 
-def _queries_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The weighted loss of a segmentation whose head predicts masks by queries."""
+def _objects_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The weighted loss of masks by queries, or of objects by their centres."""
+    if f"{task.name}{MASKS}" not in outputs:
+        maps = outputs[f"{task.name}{MAP}"]
+        known, weight = masks_of_objects(cast("list[dict[str, Tensor]]", target), maps.shape[-2:], mask)
+        return cast(float, task.weight) * centre_loss(maps, known, weight), weight.sum() > 0
     classes, masks = outputs[f"{task.name}{CLASSES}"], outputs[f"{task.name}{MASKS}"]
     if task.is_masks:
         known, weight = masks_of_objects(cast("list[dict[str, Tensor]]", target), masks.shape[-2:], mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from dinoneck.weight_files import read_any
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
 UNFINISHED, RUN = "unfinished", "run.json"
 STATE, LOG = "state.pt", "log.jsonl"
+_DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)  # what zipfile raises, also by a changed method
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
 _REMEDY = "replace it: fit(..., resume=False), --no-resume"
 
@@ -75,7 +77,7 @@ def load_state(path: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
                 raise ValueError(f"{damaged} does not fit its checksum")
         state: dict[str, Any] = read_any(path)
         there = state["run"]
-    except (DinoneckError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (DinoneckError, OSError, ValueError, KeyError, TypeError, *_DAMAGED) as error:
         raise CheckpointError(f"{path} is not the state of a training run, or is damaged; {_REMEDY}") from error
     check_same(there, run, str(path))
     return state

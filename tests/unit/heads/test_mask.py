@@ -13,10 +13,22 @@ from PIL import Image
 from tests.conftest import DATA
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import masks_to_boxes
 
-from dinoneck import ConfigError, DataError, HeadEnsemble, MaskHead, Task, Tokens, load_backbone, load_head
+from dinoneck import (
+    ConfigError,
+    DataError,
+    DPTNeck,
+    HeadEnsemble,
+    MaskHead,
+    PyramidHead,
+    Task,
+    Tokens,
+    load_backbone,
+    load_head,
+)
 from dinoneck.data import DenseLabels
-from dinoneck.heads.instances import decode_instances, decode_panoptic
+from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import mask_loss, masks_of_classes
@@ -359,3 +371,94 @@ def test_heads_of_objects_are_saved_and_have_no_mean(tmp_path: Path) -> None:
     assert loaded.predict(tokens) == {}
     with pytest.raises(ConfigError, match="predict_instances"):
         HeadEnsemble.from_heads([head])
+
+
+def drawn_centres(truth: dict[str, Tensor], count: int) -> Tensor:
+    """The maps that a perfect head gives: classes, the centre of gravity, and the way to it."""
+    masks, labels = truth["masks"].float(), truth["labels"]
+    grid = torch.stack(torch.meshgrid(*(torch.arange(side) for side in masks.shape[1:]), indexing="ij")).float()
+    maps = torch.zeros(count + 4, *masks.shape[1:])
+    maps[0] = 9.0
+    for mask, label in zip(masks, labels, strict=True):
+        middle = (mask * grid).sum((1, 2)) / mask.sum()
+        ways = middle[:, None, None] - grid
+        maps[-3] = torch.maximum(maps[-3], torch.exp(-ways.square().sum(0) / 8))
+        maps[-2:] = torch.where(mask > 0, ways, maps[-2:])
+        maps[0] -= 18 * mask
+        maps[1 + label] += 9 * mask
+    return maps
+
+
+def test_objects_come_back_from_their_centres() -> None:
+    truths = [discs(seed)[1] for seed in range(8)]
+    maps = torch.stack([drawn_centres(truth, 2) for truth in truths])
+    for found, truth in zip(decode_centres(maps, (128, 128)), truths, strict=True):
+        assert len(found["labels"]) == len(truth["labels"])
+        for mask, label in zip(truth["masks"], truth["labels"], strict=True):
+            [place] = [i for i, own in enumerate(found["masks"]) if torch.equal(own, mask)]
+            assert found["labels"][place] == label
+            assert torch.equal(found["boxes"][place], masks_to_boxes(mask[None])[0] + torch.tensor([0, 0, 1, 1]))
+    [nothing] = decode_centres(torch.zeros(1, 6, 3, 4), (48, 64))
+    assert {name: tuple(own.shape) for name, own in nothing.items()} == {
+        "boxes": (0, 4), "labels": (0,), "scores": (0,), "masks": (0, 48, 64),
+    }  # fmt: skip
+
+
+def test_the_loss_of_centres_is_least_where_the_maps_are_true() -> None:
+    truths = [discs(seed)[1] for seed in range(3)]
+    task = Task("disc", dim=2, kind="instances")
+    true = torch.stack([drawn_centres(truth, 2) for truth in truths])
+    loss = TaskLoss([task])
+    best = float(loss({"disc.map": true}, {"disc": truths})[0])
+    for channel, change in ((1, 30.0), (-3, 0.5), (-2, 3.0), (-1, -3.0)):
+        spoilt = true.clone()
+        spoilt[:, channel] += change
+        assert float(loss({"disc.map": spoilt}, {"disc": truths})[0]) > best + 0.05
+    outside = true.clone()
+    outside[:, -2:] += 100 * (true[:, :1] > 0)
+    assert float(loss({"disc.map": outside}, {"disc": truths})[0]) == pytest.approx(best, rel=1e-5)
+    mask = torch.ones(3, 128, 128)
+    mask[..., 64:] = 0
+    spoilt = true + 50 * (mask == 0)[:, None] * torch.randn_like(true)
+    parts = [float(loss({"disc.map": own}, {"disc": truths}, {"disc": mask})[0]) for own in (true, spoilt)]
+    assert parts[0] == pytest.approx(parts[1], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_scenes_are_learnt_by_centres() -> None:
+    scenes = [discs(seed) for seed in range(6)]
+    backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0, layers=[2, 5, 8, 11])
+    with torch.no_grad():
+        tokens = backbone(backbone.preprocess([image for image, _ in scenes]))
+    truths = [truth for _, truth in scenes]
+    torch.manual_seed(0)
+    task = Task("disc", dim=2, kind="instances", labels=("red", "blue"))
+    head = PyramidHead(384, [task], neck=DPTNeck(384, 4, 64))
+    loss, optimizer = TaskLoss(head.tasks), torch.optim.AdamW(head.parameters(), 1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=100)
+    for _ in range(100):
+        total, _ = loss(head(tokens), {"disc": truths})
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    for found, truth in zip(head.eval().predict_instances(tokens), truths, strict=True):
+        assert len(found["labels"]) == len(truth["labels"])
+        for mask, label in zip(truth["masks"], truth["labels"], strict=True):
+            ious = (found["masks"] & mask).sum((1, 2)) / (found["masks"] | mask).sum((1, 2))
+            assert ious.max() > 0.5
+            assert found["labels"][ious.argmax()] == label
+
+
+def test_objects_stand_next_to_other_tasks() -> None:
+    head = PyramidHead(32, [TASK, Task("leaf", dim=2, kind="instances"), Task("mass")], neck=DPTNeck(32, 2, 8))
+    tokens = tokens_of(2, 3, 1)
+    assert head(tokens)["leaf.map"].shape == (2, 6, 2, 3)
+    assert head.predict(tokens).keys() == {"plant", "mass"}
+    assert head.predict_maps(tokens).keys() == {"plant"}
+    assert len(head.predict_instances(tokens, min_score=0.0)) == 2
+    with pytest.raises(ConfigError, match="0 tasks of instances"):
+        PyramidHead(32, [TASK], neck=DPTNeck(32, 2, 8)).predict_instances(tokens)
+    with pytest.raises(ConfigError, match="panoptic"):
+        PyramidHead(32, [Task("a", dim=2, kind="panoptic")], neck=DPTNeck(32, 2, 8))

@@ -43,7 +43,7 @@ def test_two_published_heads_share_one_pass(folder: Path, caplog: pytest.LogCapt
     assert "vit_small_patch14_dinov2" in caplog.text  # weights of a file cannot be compared
     assert len(predictor.passes) == 1
     assert predictor.preprocess.placement((70, 100)).canvas == (70, 112)
-    [rows] = predictor(folder / "image.png", maps=True)
+    [rows] = predictor(folder / "image.png", maps="patch")
     depth, classes = rows[DEPTH], rows[CLASSES]
     assert 0.001 <= depth["depth"] <= 10.0
     assert depth["maps"]["depth"].shape == (1, 20, 32)
