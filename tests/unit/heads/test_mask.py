@@ -19,6 +19,7 @@ from dinoneck import (
     ConfigError,
     DataError,
     DPTNeck,
+    HeadCheckpoint,
     HeadEnsemble,
     MaskHead,
     PyramidHead,
@@ -28,10 +29,12 @@ from dinoneck import (
     load_head,
 )
 from dinoneck.data import DenseLabels
+from dinoneck.export import export_head
 from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import mask_loss, masks_of_classes
+from dinoneck.training import MemoryTokens, fit
 
 TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
 pytest.importorskip("scipy")
@@ -462,3 +465,33 @@ def test_objects_stand_next_to_other_tasks() -> None:
         PyramidHead(32, [TASK], neck=DPTNeck(32, 2, 8)).predict_instances(tokens)
     with pytest.raises(ConfigError, match="panoptic"):
         PyramidHead(32, [Task("a", dim=2, kind="panoptic")], neck=DPTNeck(32, 2, 8))
+
+
+@pytest.mark.parametrize("options", [{}, {"optimizer": "sam"}, {"ema_decay": 0.9}], ids=["adamw", "sam", "ema"])
+def test_a_trained_head_predicts_the_same_after_loading(options: dict[str, Any], tmp_path: Path) -> None:
+    head, tokens = head_of().train(), tokens_of(3, 5, 1)
+    targets = {"plant": torch.arange(2 * 48 * 80).reshape(2, 48, 80) % 3}
+    fit(head, MemoryTokens(["a", "b"], tokens), targets, target_ids=["a", "b"], epochs=3, batch_size=2, **options)
+    counted = [norm.num_batches_tracked for norm in head.norms]
+    assert counted == [3, 3]  # both passes of SAM count as one step
+    head.save_pretrained(tmp_path / "head.safetensors")
+    loaded = load_head(tmp_path / "head.safetensors", check_backbone=False)
+    for name, expected in head.eval()(tokens).items():
+        assert torch.equal(loaded(tokens)[name], expected)
+
+
+@pytest.mark.slow
+def test_onnx_takes_other_grids(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    record = load_backbone("dinoneck_tiny", layers=[1, 3])
+    head = MaskHead(64, [TASK], 2, 5, 2, 2, 16).eval()
+    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "head.onnx")
+    session = runtime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
+    for rows, cols in ((5, 9), (12, 7)):
+        layers = [torch.randn(3, 3 + rows * cols, 64) for _ in range(2)]
+        feed = {"tokens_0": layers[0].numpy(), "tokens_1": layers[1].numpy(), "rows": rows, "cols": cols}
+        given = {entry.name: np.asarray(feed[entry.name]) for entry in session.get_inputs()}
+        (found,) = session.run(["plant"], given)
+        expected = head.predict(layers, grid=(rows, cols), num_prefix_tokens=3)["plant"]
+        assert found.shape == (3, 3, 4 * rows, 4 * cols)
+        assert np.allclose(found, expected.numpy(), atol=1e-5)
