@@ -68,8 +68,23 @@ def test_other_backbones_are_refused(folder: Path) -> None:
 def test_the_command_line_takes_a_name_and_a_file(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "depth.csv"
     words = ["predict", folder / "image.png", "--heads", DEPTH, "--weights", folder / f"{DEPTH}.pth", "--out", out]
-    assert main([*map(str, words), "--backbone-file", str(folder / "backbone.safetensors")]) == 0
+    words += ["--backbone-file", folder / "backbone.safetensors", "--maps", tmp_path / "m", "--overlay", tmp_path / "o"]
+    assert main([*map(str, words)]) == 0
     assert "depth" in out.read_text()
+    with Image.open(tmp_path / "m" / "image.tif") as stored:
+        depth = np.asarray(stored)
+    assert depth.shape == (70, 100)
+    assert 0.001 <= depth.min() < depth.max() <= 10.0
+    assert (tmp_path / "o" / "image.jpg").is_file()
+
+
+def test_padding_is_cut_off_before_maps_are_resized_to_the_image(folder: Path) -> None:
+    """The image is padded to 70x112 px around its middle: its pixels lie 6 px to the right on the canvas."""
+    predictor = Predictor(load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder))  # type: ignore[arg-type]
+    [cells], [whole] = (predictor(folder / "image.png", maps=maps) for maps in ("patch", "image"))  # type: ignore[arg-type]
+    canvas = torch.nn.functional.interpolate(torch.from_numpy(cells["maps"]["depth"])[None], (70, 112), mode="bilinear")
+    inside = slice(4, -4)  # the padding's cells take part at the border of the plain resize
+    assert np.allclose(whole["maps"]["depth"][0][:, inside], canvas[0, 0, :, 6:106][:, inside], atol=1e-4)
 
 
 def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
