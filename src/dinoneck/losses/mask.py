@@ -13,6 +13,7 @@ from dinoneck.losses.masked import exact
 
 CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the parts
 CENTRE, WAY = 20.0, 0.2  # weights of the parts of centres
+OBJECTS = 1000  # objects of one class that ids can tell apart
 NO_OBJECT = 0.1  # weight of queries without a mask in the class loss
 
 
@@ -104,21 +105,28 @@ def masks_of_classes(
 
 
 def masks_of_objects(
-    objects: Sequence[dict[str, Tensor]], size: Sequence[int], mask: Tensor | None
+    objects: Tensor | Sequence[dict[str, Tensor]], size: Sequence[int], mask: Tensor | None
 ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Return the objects of images as known masks at a size.
 
     Args:
-        objects: per image ``labels`` (n,) and ``masks`` (n, H, W), bool or shares, which may overlap.
+        objects: per image ``labels`` (n,) and ``masks`` (n, H, W), bool or shares, which may overlap; or ids (B, H, W),
+            1000 * (class + 1) + number for the pixels of an object, 0 = none, -1 = does not count.
         size: (h, w) of the masks.
         mask: (B, H, W), the pixels that count; None = all.
     """
     cells, known, weights = (size[0], size[1]), [], []
     for i, own in enumerate(objects):
-        masks = own["masks"].float()
-        valid = torch.ones_like(masks[:1].sum(dim=0)) if mask is None else mask[i].float()
+        if isinstance(own, Tensor):
+            every = torch.unique(own)
+            ids = every[every >= OBJECTS]
+            masks, labels, valid = (own == ids[:, None, None]).float(), ids // OBJECTS - 1, (own >= 0).float()
+        else:
+            masks, labels = own["masks"].float(), own["labels"]
+            valid = torch.ones_like(masks.sum(dim=0))
+        valid = valid if mask is None else valid * mask[i]
         counts = F.adaptive_avg_pool2d(valid[None], cells)
-        known.append((own["labels"], F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12)))
+        known.append((labels, F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12)))
         weights.append(counts[0])
     return known, torch.stack(weights)
 

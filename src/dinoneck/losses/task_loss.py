@@ -54,7 +54,8 @@ class TaskLoss(nn.Module):
           (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W);
         * instances, panoptic: class and mask logits of queries, or maps of centres; the target is a list with a dict
-          per image of ``labels`` (n,) and ``masks`` (n, H, W), and a mask (B, H, W) has the pixels that count.
+          per image of ``labels`` (n,) and ``masks`` (n, H, W), and a mask (B, H, W) has the pixels that count; or ids
+          (B, H, W), int64: 1000 * (class + 1) + number for the pixels of an object, 0 = none, -1 = does not count.
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
         mask, (B,) or (B, outputs), have its name as key and are optional.
@@ -209,11 +210,11 @@ def _objects_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | Non
     """The weighted loss of masks by queries, or of objects by their centres."""
     if f"{task.name}{MASKS}" not in outputs:
         maps = outputs[f"{task.name}{MAP}"]
-        known, weight = masks_of_objects(cast("list[dict[str, Tensor]]", target), maps.shape[-2:], mask)
+        known, weight = masks_of_objects(target, maps.shape[-2:], mask)
         return cast(float, task.weight) * centre_loss(maps, known, weight), weight.sum() > 0
     classes, masks = outputs[f"{task.name}{CLASSES}"], outputs[f"{task.name}{MASKS}"]
     if task.is_masks:
-        known, weight = masks_of_objects(cast("list[dict[str, Tensor]]", target), masks.shape[-2:], mask)
+        known, weight = masks_of_objects(target, masks.shape[-2:], mask)
         return cast(float, task.weight) * mask_loss(classes, masks, known, weight), weight.sum() > 0
     if task.ignore_index is not None and target.ndim == 3:
         target = torch.where(target == task.ignore_index, -1, target)

@@ -64,7 +64,8 @@ def fit(
         source: tokens by id; of several augmented views every sample gets a random one per epoch, labels flipped along.
         targets: original units, matched by id, never by position: a pandas DataFrame
             with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
-            Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing.
+            Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing;
+            ids of objects (height, width), 1000 * (class + 1) + number, 0 = none, -1 = unknown.
         ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
         val_ids: other ids to validate on after every epoch.
         target_ids: one id per row of targets and weights that are arrays.
@@ -111,7 +112,7 @@ class Objective(nn.Module):
     def __init__(self, trained: nn.ModuleDict, loss: TaskLoss, recipe: Recipe) -> None:
         super().__init__()
         self.trained, self.loss, self.recipe = trained, loss, recipe
-        self.maps = {task.name for task in loss.tasks if task.is_map}
+        self.maps = {task.name for task in loss.tasks if task.is_map or task.is_masks}
 
     def forward(self, inputs: Tokens | Tensor, targets: Table, masks: Table, mixes: bool) -> Table:
         """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
@@ -216,17 +217,17 @@ def fit_samples(
 @torch.no_grad()
 def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
     """The loss (the plain sum of its parts) and the scores of the validation samples."""
-    predictions: list[Table] = []
+    predictions, tasks = list[Table](), [task for task in objective.loss.tasks if not task.is_masks]
     for images, (inputs, values, masks) in samples.held_out(engine.recipe.batch_size):
         with engine.precision():
             outputs = _exact(objective.trained["head"](objective.tokens(inputs)))
         parts = objective.loss(outputs, values, masks)[1]
         named = {"val_loss": torch.stack(list(parts.values())).sum(), **{f"val_loss/{n}": x for n, x in parts.items()}}
         engine.note(named, images)
-        predictions.append({task.name: task.predict(outputs[task.name]) for task in objective.loss.tasks})
+        predictions.append({task.name: task.predict(outputs[task.name]) for task in tasks})
     losses = engine.mean_losses()
     joined = fetch([torch.cat([part[name] for part in predictions]) for name in predictions[0]])
-    return losses | _scores(objective.loss.tasks, dict(zip(predictions[0], joined, strict=True)), truth)
+    return losses | _scores(tasks, dict(zip(predictions[0], joined, strict=True)), truth)
 
 
 def _scores(tasks: Sequence[Task], predictions: Table, targets: Table) -> dict[str, float]:
@@ -278,7 +279,7 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
     if not torch.is_grad_enabled():
         raise ConfigError("fit was called under torch.no_grad() or inference_mode(), where nothing can be trained")
     live = source if isinstance(source, LiveTokens) else None
-    maps = [task.name for task in head.tasks if task.is_map]
+    maps = [task.name for task in head.tasks if task.is_map or task.is_masks]
     if maps and live is not None and live.transform is not None:
         raise ConfigError(f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out")
     views: Any = getattr(source, "views", None) or ()
@@ -286,6 +287,8 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
         views.flips(i)  # labels of cells follow flips alone
     if recipe.cutmix_alpha is not None and live is None:
         raise ConfigError(f"cutmix_alpha is {recipe.cutmix_alpha} and needs LiveTokens, not {type(source).__name__}")
+    if recipe.cutmix_alpha is not None and any(task.is_masks for task in head.tasks):
+        raise ConfigError("cutmix_alpha is for targets without objects: pasting would join those of two images")
     if not any(p.requires_grad for p in head.parameters()) and (live is None or live.backbone.frozen):
         raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.data.loading import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
+from dinoneck.losses.mask import OBJECTS
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import Task
 
@@ -341,7 +342,7 @@ def _check_shares(name: str, shares: Tensor) -> None:
 
 
 def _classes(task: Task, targets: _Array, count: int) -> Tensor:
-    """(n,) class indices, or (n, height, width) or shares (n, dim, rows, cols) for segmentation."""
+    """(n,) class indices; (n, height, width) or shares (n, dim, rows, cols) for segmentation; ids of objects."""
     what = f"targets of {task.name!r}"
     if task.is_map and targets.dtype.kind == "f":
         _check_shape(what, targets, count, task.dim, "rows", "cols")
@@ -350,7 +351,15 @@ def _classes(task: Task, targets: _Array, count: int) -> Tensor:
         return shares
     if targets.dtype.kind not in "iu":
         raise DataError(f"{what} are {targets.dtype}; expected integer class indices, -1 = missing")
-    _check_shape(what, targets, count, *(("height", "width") if task.is_map else ()))
+    _check_shape(what, targets, count, *(("height", "width") if task.is_map or task.is_masks else ()))
+    if task.is_masks:
+        is_object = (targets >= OBJECTS) & (targets < OBJECTS * (task.dim + 1))
+        if (wrong := targets[~is_object & (targets != 0) & (targets != -1)]).size:
+            raise DataError(
+                f"{what} hold {wrong[0]}; expected {OBJECTS} * (class + 1) + number for the pixels of an object, 0 for "
+                "none, -1 for unknown"
+            )
+        return torch.as_tensor(targets).long()
     classes = targets if task.ignore_index is None else targets[targets != task.ignore_index]
     if classes.size and (classes.min() < -1 or classes.max() >= task.dim):
         raise DataError(

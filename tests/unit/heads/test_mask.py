@@ -23,6 +23,7 @@ from dinoneck import (
     HeadEnsemble,
     MaskHead,
     PyramidHead,
+    SimplePyramid,
     Task,
     Tokens,
     load_backbone,
@@ -34,7 +35,7 @@ from dinoneck.heads.instances import decode_centres, decode_instances, decode_pa
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import mask_loss, masks_of_classes
-from dinoneck.training import MemoryTokens, fit
+from dinoneck.training import LiveTokens, MemoryTokens, fit
 
 TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
 pytest.importorskip("scipy")
@@ -495,3 +496,46 @@ def test_onnx_takes_other_grids(tmp_path: Path) -> None:
         expected = head.predict(layers, grid=(rows, cols), num_prefix_tokens=3)["plant"]
         assert found.shape == (3, 3, 4 * rows, 4 * cols)
         assert np.allclose(found, expected.numpy(), atol=1e-5)
+
+
+def ids_of(truth: dict[str, Tensor]) -> Tensor:
+    """1000 * (class + 1) + number for the pixels of an object."""
+    found = torch.zeros(truth["masks"].shape[1:], dtype=torch.int64)
+    for number, (mask, label) in enumerate(zip(truth["masks"], truth["labels"], strict=True)):
+        found[mask] = 1000 * (label + 1) + number
+    return found
+
+
+@pytest.mark.parametrize("kind", ["queries", "centres"])
+def test_ids_are_the_objects_that_they_name(kind: str) -> None:
+    truths, task = [discs(seed)[1] for seed in (1, 2)], Task("leaf", dim=2, kind="instances")
+    head = MaskHead(32, [task], 2, 6, 1, 2) if kind == "queries" else PyramidHead(32, [task], neck=DPTNeck(32, 2, 8))
+    torch.manual_seed(0)
+    outputs = head(tokens_of(8, 8, 1))
+    ids = torch.stack([ids_of(truth) for truth in truths])
+    expected, found = (TaskLoss([task])(outputs, {"leaf": own})[0] for own in (truths, ids))
+    assert torch.allclose(found, expected)
+    unknown, mask = ids.clone(), torch.ones(2, 128, 128)
+    unknown[:, :40], mask[:, :40] = -1, 0
+    parts = TaskLoss([task])(outputs, {"leaf": unknown})[0], TaskLoss([task])(outputs, {"leaf": ids}, {"leaf": mask})[0]
+    assert parts[0].isfinite()
+    assert kind == "queries" or torch.allclose(*parts, rtol=0.2)
+
+
+def test_fit_trains_on_ids_of_objects() -> None:
+    """Flipped views flip the ids along; CutMix would join objects of two images."""
+    torch.manual_seed(0)
+    names = [str(i) for i in range(6)]
+    tokens = Tokens.from_patches(torch.randn(6, 64, 32), grid=(8, 8), patch_size=16)
+    ids = {name: ids_of(discs(i)[1]) for i, name in enumerate(names)}
+    head = PyramidHead(32, [Task("leaf", dim=2, kind="instances")], neck=SimplePyramid(32, 16, scales=(1.0,)))
+    history = fit(head, MemoryTokens(names, tokens), {"leaf": ids}, val_ids=names[4:], epochs=12, batch_size=2, lr=3e-3)
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert np.isfinite(history[-1]["val_loss"])
+    for wrong in (1, 999, 3000, -2):
+        with pytest.raises(DataError, match=f"hold {wrong}"):
+            fit(head, MemoryTokens(names, tokens), {"leaf": {**ids, "0": torch.full((128, 128), wrong)}}, epochs=1)
+    live = LiveTokens(load_backbone("dinoneck_tiny").add_lora(2), [discs(i)[0] for i in range(2)], names[:2])
+    other = PyramidHead(64, [Task("leaf", dim=2, kind="instances")], neck=SimplePyramid(64, 16, scales=(1.0,)))
+    with pytest.raises(ConfigError, match="cutmix"):
+        fit(other, live, {"leaf": {name: ids[name] for name in names[:2]}}, cutmix_alpha=1.0, epochs=1)
