@@ -47,10 +47,14 @@ def load_published(
             in place of the publisher's file.
 
     Raises:
-        CheckpointError: if the name is unknown, the file does not fit, is damaged or has another hash, it cannot be
-            fetched, or it is gated.
+        CheckpointError: if the name is unknown, weights and a revision are given, the file does not fit, is damaged or
+            has another hash, it cannot be fetched, or it is gated.
     """
     row = row_named(name)
+    if weights is not None and revision is not None:
+        raise CheckpointError(
+            f"{name}: weights={str(weights)!r} and revision={revision!r}; give one of them", step="file"
+        )
     file = _file(row, revision) if weights is None else Path(weights)
     seen = _checked_hash(row, file)
     head = row.build()

@@ -160,6 +160,8 @@ def test_files_that_are_not_the_head_are_refused(tmp_path: Path) -> None:
     file = official.write(tmp_path / "head.pth", state)
     with pytest.raises(CheckpointError, match="dinov2_vits14_nyu_linear5"):
         load_published("dinov2_vits14_nyu_linear5", weights=file)
+    with pytest.raises(CheckpointError, match="give one of them"):
+        load_published(name, weights=file, revision="main")
     with pytest.raises(CheckpointError, match="90d8ed92"):
         load_published(gated, weights=file)
     with pytest.raises(CheckpointError, match="conv_depth"):
