@@ -111,11 +111,16 @@ def is_published(source: object) -> bool:
     """Whether this is the name of a published head and not a local path.
 
     Raises:
-        CheckpointError: if it is both.
+        CheckpointError: if it is both, or neither and almost the name of one.
     """
-    if not isinstance(source, str) or source not in ROWS:
+    if not isinstance(source, str):
         return False
-    if os.path.lexists(source):
+    exists = os.path.lexists(source)
+    if source not in ROWS:
+        if not exists and "/" not in source and did_you_mean(source, ROWS):
+            row_named(source)
+        return False
+    if exists:
         raise CheckpointError(f"{source!r} is a published head and a path here; write ./{source} for the path")
     return True
 

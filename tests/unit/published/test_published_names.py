@@ -92,6 +92,8 @@ def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monk
     load_published(DEPTH, weights=folder / f"{DEPTH}.pth").save(DEPTH)
     with pytest.raises(CheckpointError, match=f"./{DEPTH}"):
         Predictor(DEPTH)
+    with pytest.raises(CheckpointError, match="Did you mean 'dinov2_vits14_nyu_dpt'"):
+        Predictor("dinov2_vits14_nyu_dtp")
     predictor = Predictor(f"./{DEPTH}", file_backbone(folder))  # type: ignore[arg-type]
     assert predictor.tasks[0].unit == "m"
 
