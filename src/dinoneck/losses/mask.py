@@ -25,7 +25,7 @@ def mask_loss(
     Cells of weight 0 count for nothing, whatever is predicted or known there. The result does not depend on chance.
 
     Args:
-        classes: (B, Q, K + 1) logits; the last one is no object.
+        classes: (B, Q, K + 1) logits; the last one is that of no object.
         masks: (B, Q, h, w) logits.
         known: per image classes (n,), int64, and masks (n, h, w), shares of the cells in 0 ... 1.
         weight: (B, h, w) of the cells; None = all count alike.
