@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinoneck.atomic import write_text
 from dinoneck.cli.arguments import HeadBackbone, Views
-from dinoneck.cli.text import save_picture, show, table
+from dinoneck.cli.text import save_picture, show, table, whole_folder
 from dinoneck.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def predict(
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
-    if overlay is not None:
-        for place, each in results.items():
-            save_picture(overlay / f"{places[place]}.jpg", boxes_panel(files[place], each))
+    with whole_folder(overlay) as folder:
+        for place, each in results.items() if folder is not None else ():
+            save_picture(Path(folder or "", f"{places[place]}.jpg"), boxes_panel(files[place], each))
     written = [path for path in (out, overlay) if path is not None]
     show({"images": len(results), "boxes": len(rows), "written": written})
     boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]

@@ -16,7 +16,7 @@ from tyro.conf import UseAppendAction, arg
 from dinoneck.atomic import write_text
 from dinoneck.cli import detect
 from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, refuse_unused, whole
-from dinoneck.cli.text import save_picture, show
+from dinoneck.cli.text import save_picture, show, whole_folder
 from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
@@ -140,7 +140,9 @@ def _predict_images(
     written = [out]
     if maps or overlay:
         named = {place: (files[place], places[place], row) for place, row in results.items()}
-        written += _write_pictures(predictor, [*named.values()], maps, overlay)
+        with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
+            _write_pictures(predictor, [*named.values()], new_maps, new_overlay)
+        written += [folder for folder in (maps, overlay) if folder is not None]
     results, tasks = _flat(results, predictor.tasks)
     document = _write(out, {names[place]: result for place, result in results.items()}, tasks)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
@@ -152,7 +154,7 @@ def _predict_images(
 
 def _write_pictures(
     predictor: Predictor, images: Sequence[tuple[Path, Path, Any]], maps: Path | None, overlay: Path | None
-) -> list[Path]:
+) -> None:
     """Write maps and pictures of images (file, place in the folders, row), by key in a folder of its own."""
     from dinoneck.viz.map_files import write_maps
     from dinoneck.viz.overlay import overlay_panel
@@ -168,7 +170,6 @@ def _write_pictures(
             if overlay is not None:
                 recipe = predictor.recipe(file, key)
                 save_picture(overlay / key / f"{place}.jpg", overlay_panel(file, row, tasks, recipe, scale=scale))
-    return [folder for folder in (maps, overlay) if folder is not None]
 
 
 def _places(files: Sequence[Path], folders: Mapping[str, Path | None]) -> list[Path]:

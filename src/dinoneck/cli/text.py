@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -35,6 +37,21 @@ def save_picture(out: Path, picture: Image.Image) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(buffer, Image.registered_extensions()[out.suffix.lower()], quality=90)
     write_whole(out, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path | None) -> Iterator[Path | None]:
+    """Give a temporary folder that becomes ``folder`` at the end, and vanishes with an error or an interruption."""
+    if folder is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        inside = Path(temporary, "new")
+        inside.mkdir()
+        yield inside
+        if folder.exists():
+            folder.rmdir()  # it is empty
+        inside.rename(folder)
 
 
 def _entry(value: Any) -> str:
