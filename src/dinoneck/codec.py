@@ -81,11 +81,12 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     raise TypeError(f"{where}: the codec does not know the annotation {annotation!r}")
 
 
-def normalize_fields(record: Any, **given: Any) -> None:
+def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> None:
     """Bring the fields of a frozen dataclass to the normal form of their annotations.
 
     Args:
         record: the dataclass, in its ``__post_init__``.
+        where: what the record is, for messages; None = its class.
         **given: values that replace those of the record.
 
     Raises:
@@ -93,7 +94,8 @@ def normalize_fields(record: Any, **given: Any) -> None:
     """
     cls: type = type(record)
     for name, annotation in _hints_of(cls).items():
-        object.__setattr__(record, name, normal(annotation, given.get(name, getattr(record, name)), name))
+        value = given.get(name, getattr(record, name))
+        object.__setattr__(record, name, normal(annotation, value, f"{where or cls.__name__}: {name}"))
 
 
 def is_part(value: Any) -> bool:
@@ -141,19 +143,15 @@ def _scalar(annotation: Any, value: Any, where: str) -> Any:
 
 
 def _union(annotation: Any, value: Any, where: str) -> Any:
-    members = typing.get_args(annotation)
-    if value is None and type(None) in members:
+    members = [member for member in typing.get_args(annotation) if member is not type(None)]
+    if value is None and type(None) in typing.get_args(annotation):
         return None
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int in members:
-        return int(value)  # an integer stays one where the annotation allows both
-    reasons = []
-    for member in members:
+    for member in sorted(members, key=lambda member: member is float):  # an integer stays one where both are allowed
         try:
             return normal(member, value, where)
-        except ConfigError as error:
-            reasons.append(error)
-    if len([member for member in members if member is not type(None)]) == 1 and value is not None:
-        raise next(error for member, error in zip(members, reasons, strict=True) if member is not type(None))
+        except ConfigError:
+            if len(members) == 1:
+                raise
     raise _mismatch(annotation, value, where)
 
 
@@ -241,14 +239,3 @@ def at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ConfigError(f"{name} is {value}; expected {minimum} or more")
-
-
-def at_most(maximum: int, **values: int) -> None:
-    """Check that every named number is ``maximum`` or less.
-
-    Raises:
-        ConfigError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if value > maximum:
-            raise ConfigError(f"{name} is {value}; expected {maximum} or less")

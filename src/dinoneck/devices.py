@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, first_line
 
 
 def local_device(device: torch.device | str | None) -> torch.device:
@@ -26,34 +26,21 @@ def local_device(device: torch.device | str | None) -> torch.device:
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank = os.environ.get("LOCAL_RANK")
     try:
         found = torch.device(device)
-        rank = _local_rank()
         if found.type == "cuda" and found.index is None and rank is not None:
-            found = torch.device("cuda", _checked(rank))
+            found = torch.device("cuda", int(rank))
             torch.cuda.set_device(found)
         torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used here (LOCAL_RANK {rank}, {torch.cuda.device_count()} GPUs): "
+            f"{first_line(error)}"
+        ) from error
     if found.type == "meta":
         raise ConfigError("device 'meta' holds no values; use cpu or cuda")
     return found
-
-
-def to_local_device(*modules: nn.Module) -> None:
-    """Move modules from ``cuda:0``, where ``module.cuda()`` puts them, to the GPU of this process's LOCAL_RANK.
-
-    Modules on the CPU or on another GPU stay where they are, and so does everything in a process that sees one GPU.
-    """
-    rank = _local_rank()
-    if not rank or torch.cuda.device_count() == 1:
-        return
-    for module in modules:
-        first = next(module.parameters(), None)
-        if first is not None and first.device == torch.device("cuda", 0):
-            own = torch.device("cuda", _checked(rank))
-            torch.cuda.set_device(own)
-            module.to(own)
 
 
 def send(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
@@ -91,32 +78,3 @@ def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Ten
     """Views of a uint8 buffer in the dtypes and shapes of other tensors."""
     spans = zip(places, like, strict=True)
     return [buffer[begin : begin + x.nbytes].view(x.dtype).view(x.shape) for (begin, _), x in spans]
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured there, during which no value can be read."""
-    if device.type == "cpu":
-        return False
-    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
-    return asked is not None and bool(asked())
-
-
-def _local_rank() -> int | None:
-    """The number of this process among those that torchrun started on this machine."""
-    text = os.environ.get("LOCAL_RANK")
-    if text is None:
-        return None
-    if not text.isdecimal():
-        raise ConfigError(f"LOCAL_RANK is {text!r}; expected 0, 1, ... as torchrun sets it")
-    return int(text)
-
-
-def _checked(rank: int) -> int:
-    """Return the rank if there is a GPU for it."""
-    count = torch.cuda.device_count()
-    if rank >= count:
-        raise ConfigError(
-            f"LOCAL_RANK is {rank}, and torch sees {count} GPU(s) here; start at most {count} process(es) on this "
-            "machine (torchrun --nproc-per-node), or name the device of each process, such as cuda:0"
-        )
-    return rank

@@ -199,7 +199,7 @@ class TokenGrid(nn.Module):
         y, x = self._axes(image_size)
         if maps.ndim != 4 or tuple(maps.shape[-2:]) != (y.cells, x.cells):
             raise GridError(
-                f"maps have shape {tuple(maps.shape)}; an image of {_size_text(image_size)} px has "
+                f"maps have shape {tuple(maps.shape)}; an image of {tuple(image_size)} px has "
                 f"{y.cells}x{x.cells} cells, so (batch, channels, {y.cells}, {x.cells}) was expected"
             )
         if xy.ndim not in (2, 3) or xy.shape[-1] != 2 or (xy.ndim == 3 and xy.shape[0] != maps.shape[0]):
@@ -250,15 +250,17 @@ class TokenGrid(nn.Module):
         return values.to(dtype), weight[:, 0].to(exact_dtype)
 
     def _axes(self, image_size: Sequence[int]) -> tuple[_Axis, _Axis]:
-        if not isinstance(image_size, Sequence) or isinstance(image_size, str) or len(image_size) != 2:
-            raise GridError(f"image_size is {image_size!r}; expected (height, width) in pixels")
+        whole = isinstance(image_size, Sequence) and all(_is_whole(side) for side in image_size)
+        if not whole or len(image_size) != 2 or min(image_size) < 1:
+            raise GridError(f"image_size is {image_size!r}; expected (height, width) in whole pixels, both at least 1")
         height, width = image_size
-        if not all(_is_whole(side) for side in image_size):
-            raise GridError(f"image_size is {tuple(image_size)}; expected whole pixels")
-        if height < 1 or width < 1:
-            raise GridError(f"the image is {height}x{width} px; both sides must be at least 1 px")
-        if self.on_remainder == "error" and (height % self.patch_height or width % self.patch_width):
-            raise GridError(self._remainder_message(height, width))
+        down, across = self.patch_height, self.patch_width
+        if self.on_remainder == "error" and (height % down or width % across):
+            raise GridError(
+                f"the image is {height}x{width} px (height x width) and the patch {down}x{across} px: {height} % "
+                f"{down} = {height % down}, {width} % {across} = {width % across}. Pass an image whose sides are "
+                "multiples of the patch, or choose 'crop', 'pad', or for images resize='stretch'"
+            )
         return self._axis(height, self.patch_height), self._axis(width, self.patch_width)
 
     def _axis(self, length: int, patch: int) -> _Axis:
@@ -272,22 +274,8 @@ class TokenGrid(nn.Module):
         if self.on_remainder == "error":
             return _Axis(cells, 1.0, 0.0)
         if cells < 1:
-            raise GridError(
-                f"a side of {length} px is smaller than the patch of {patch} px, and 'crop' leaves nothing of it; use "
-                "a larger image, 'pad', or resample it"
-            )
+            raise GridError(f"'crop' leaves nothing of a side of {length} px with patches of {patch} px; use 'pad'")
         return _Axis(cells, 1.0, -float((length - cells * patch) // 2))
-
-    def _remainder_message(self, height: int, width: int) -> str:
-        down, across = self.patch_height, self.patch_width
-        floor = f"{height // down * down}x{width // across * across}"
-        ceil = f"{-(-height // down) * down}x{-(-width // across) * across}"
-        return (
-            f"the image is {height}x{width} px (height x width) and the patch {down}x{across} px: {height} % {down} "
-            f"= {height % down}, {width} % {across} = {width % across}. Pass an image whose sides are multiples of "
-            f"the patch, or choose 'crop' ({floor}), 'pad' ({ceil}), or resample it (of images resize='stretch', of "
-            "TokenGrid 'resize')"
-        )
 
 
 def as_maps(patches: Tensor, grid: GridSize) -> Tensor:
@@ -338,7 +326,3 @@ def _is_whole(side: object) -> bool:
     """An integer of Python, NumPy or torch's tracing; no bool, no float."""
     whole = (int, torch.SymInt) if torch.compiler.is_compiling() else (Integral, torch.SymInt)
     return isinstance(side, whole) and not isinstance(side, bool)
-
-
-def _size_text(image_size: Sequence[int]) -> str:
-    return "x".join(str(side) for side in image_size)

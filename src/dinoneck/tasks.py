@@ -7,19 +7,19 @@ what a head outputs and a loss compares: original units after the task's :class:
 
 from __future__ import annotations
 
-import numbers
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.codec import normalize_fields
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.transforms import TargetTransform as TargetTransform
-from dinoneck.transforms import each, read_numbers
+from dinoneck.transforms import each
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation", "instances", "panoptic"]
 Activation = Literal["relu", "softplus", "sigmoid"]
@@ -36,6 +36,7 @@ _LOSSES: dict[str, tuple[str, ...]] = {
     "instances": ("cross_entropy",),
     "panoptic": ("cross_entropy",),
 }
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "softplus": F.softplus, "sigmoid": torch.sigmoid}
 _LONGEST_NAME = 64
 MAP, CLASSES, MASKS, GATE = ".map", ".classes", ".masks", "gate"
 """What follows a task's name in the names of its map and of what queries give, and the output of a gate.
@@ -45,14 +46,7 @@ The names of tasks leave them free."""
 
 def activate(x: Tensor, activation: str | None) -> Tensor:
     """Apply a task's activation; None is the identity."""
-    if activation is None:
-        return x
-    functions: dict[str, Callable[[Tensor], Tensor]] = {
-        "relu": F.relu,
-        "softplus": F.softplus,
-        "sigmoid": torch.sigmoid,
-    }
-    return functions[activation](x)
+    return x if activation is None else _ACTIVATIONS[activation](x)
 
 
 @dataclass(frozen=True)
@@ -119,69 +113,52 @@ class Task:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        where = f"Task {self.name!r}: "
-        if isinstance(self.dim, bool) or not isinstance(self.dim, numbers.Integral) or self.dim < 1:
-            raise ConfigError(f"{where}dim is {self.dim!r}; expected an integer of 1 or more")
-        object.__setattr__(self, "dim", int(self.dim))
-        choices = {"kind": Kind, "activation": Activation, "loss": Loss, "aggregate": Aggregate}
-        for field, allowed in choices.items():
-            _one_of(where + field, getattr(self, field), get_args(allowed), optional=field in ("activation", "loss"))
-        if self.loss is not None and self.loss not in _LOSSES[self.kind]:
-            raise ConfigError(f"{where}loss {self.loss!r} does not fit kind {self.kind!r}; use {_LOSSES[self.kind]}")
-        for field in ("weight", "beta", "minimum", "maximum"):
-            object.__setattr__(self, field, read_numbers(getattr(self, field), where + field))
-        if self.weight is None or any(value < 0 for value in each(self.weight)):
-            raise ConfigError(f"{where}weight is {self.weight!r}; expected numbers of 0 or more")
-        object.__setattr__(self, "labels", tuple(self.labels or ()))
-        object.__setattr__(self, "things", tuple(self.things or ()))
-        self._check_fit(where)
+        where = f"Task {self.name!r}"
+        normalize_fields(self, where)
+        for field, fits, expected in self._rules():
+            if not fits:
+                raise ConfigError(f"{where}: {field} is {getattr(self, field)!r}; expected {expected}")
 
-    def _check_fit(self, where: str) -> None:
-        if isinstance(self.weight, tuple) and len(self.weight) != self.dim:
-            raise ConfigError(f"{where}weight has {len(self.weight)} entries for {self.dim} outputs")
-        if isinstance(self.weight, tuple) and self.is_categorical:
-            raise ConfigError(f"{where}weight is {self.weight!r}; classes share one loss, so it takes one number")
-        if not isinstance(self.beta, float) or self.beta <= 0:
-            raise ConfigError(f"{where}beta is {self.beta!r}; expected a positive number")
-        for field, bound in (("minimum", self.minimum), ("maximum", self.maximum)):
-            if isinstance(bound, tuple) or abs(bound or 0.0) > torch.finfo(torch.float32).max:
-                raise ConfigError(f"{where}{field} is {bound!r}; expected one number within float32, or None")
-        if None not in (self.minimum, self.maximum) and self.minimum > self.maximum:  # type: ignore[operator]
-            raise ConfigError(f"{where}minimum is {self.minimum:g} and maximum {self.maximum:g}; exchange them")
-        if self.transform is not None and not isinstance(self.transform, TargetTransform):
-            raise ConfigError(f"{where}transform is {self.transform!r}; expected a TargetTransform or None")
-        if self.transform is not None and self.transform.outputs not in (None, self.dim):
-            raise ConfigError(
-                f"{where}transform was fitted on {self.transform.outputs} outputs; the task has {self.dim}"
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Which field must fulfil what, and what is expected of it."""
+        kind, transform, largest = self.kind, self.transform, torch.finfo(torch.float32).max
+        single = isinstance(self.weight, float)
+        yield "dim", self.dim >= 1, "1 or more"
+        yield "loss", self.loss in (None, *_LOSSES[kind]), f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}"
+        yield "weight", all(weight >= 0 for weight in each(self.weight)), "numbers of 0 or more"
+        yield "weight", single or not self.is_categorical, "one number, since classes share one loss"
+        yield (
+            "weight",
+            single or len(each(self.weight)) == self.dim,
+            f"one number, or one for each of {self.dim} outputs",
+        )
+        yield "beta", self.beta > 0, "a positive number"
+        yield "minimum", abs(self.minimum or 0.0) <= largest, "a number within float32"
+        yield "maximum", abs(self.maximum or 0.0) <= largest, "a number within float32"
+        if self.minimum is not None and self.maximum is not None:
+            yield "minimum", self.minimum <= self.maximum, f"at most the maximum {self.maximum:g}"
+        yield "aggregate", kind == "density" or self.aggregate == "sum", "'sum': only kind 'density' aggregates a map"
+        plain = kind == "regression" and self.dim == 1 and self.activation is None
+        yield "from_map", self.from_map is None or plain, "None, or a regression task of one output without activation"
+        yield "shares", kind == "dense" or not self.shares, f"False for kind {kind!r}, or kind 'dense'"
+        if transform is not None:
+            fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
+            yield "transform", transform.outputs in (None, self.dim), fitted
+            by_cells = kind == "density" or self.from_map is not None
+            yield (
+                "transform",
+                transform.is_affine or not by_cells,
+                "one without log1p, which keeps sums and means of cells",
             )
-        if self.kind != "density" and self.aggregate != "sum":
-            raise ConfigError(f"{where}aggregate is {self.aggregate!r}; only tasks of kind 'density' aggregate a map")
-        if self.from_map is not None and (self.kind != "regression" or self.dim > 1 or self.activation is not None):
-            raise ConfigError(f"{where}from_map is for regression tasks of one output without activation")
-        if not isinstance(self.shares, bool) or (self.shares and self.kind != "dense"):
-            raise ConfigError(
-                f"{where}shares is {self.shares!r} for kind {self.kind!r}; expected False, or True for kind 'dense'"
-            )
-        by_cells = self.kind == "density" or self.from_map is not None
-        if by_cells and self.transform is not None and not self.transform.is_affine:
-            raise ConfigError(
-                f"{where}transform has log1p; the image's value is the sum or mean of its cells, which logarithms do "
-                "not keep. Use a transform without log1p, or kind 'regression' without from_map"
-            )
-        if self.is_categorical or self.kind == "ratio":
-            given = [
-                name for name in ("transform", "activation", "minimum", "maximum") if getattr(self, name) is not None
-            ]
-            if given:
-                raise ConfigError(f"{where}{', '.join(given)} given; outputs of kind {self.kind!r} are probabilities")
-        if any(not isinstance(text, str) or not text.isprintable() for text in (self.unit, *self.labels)):
-            raise ConfigError(f"{where}unit and labels are plain text; got {self.unit!r} and {self.labels!r}")
-        if self.labels and len(self.labels) != self.dim:
-            raise ConfigError(f"{where}{len(self.labels)} labels {self.labels} for {self.dim} outputs")
-        if self.things and (self.kind != "panoptic" or not {*self.things} <= {*self.labels}):
-            raise ConfigError(f"{where}things are {self.things}; expected labels of a panoptic task, of {self.labels}")
-        if self.ignore_index is not None and not isinstance(self.ignore_index, int):
-            raise ConfigError(f"{where}ignore_index is {self.ignore_index!r}; expected an integer or None")
+        for field in (
+            ("transform", "activation", "minimum", "maximum") if self.is_categorical or kind == "ratio" else ()
+        ):
+            yield field, getattr(self, field) is None, f"None: outputs of kind {kind!r} are probabilities"
+        yield "unit", self.unit.isprintable(), "printable characters"
+        yield "labels", all(label.isprintable() for label in self.labels), "printable characters"
+        yield "labels", len(self.labels) in (0, self.dim), f"none, or one for each of {self.dim} outputs"
+        known = kind == "panoptic" and {*self.things} <= {*self.labels}
+        yield "things", known or not self.things, f"labels of a panoptic task, of {self.labels}"
 
     @property
     def default_loss(self) -> str:
@@ -332,22 +309,17 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
     """
     maps = {own.name: own for own in tasks if own.is_map}
     cells = maps.get(str(task.from_map))
-    if cells is None or (cells.dim > 1 and task.name not in cells.labels):
+    mean = f"task {task.name!r} is the mean over the cells of {task.from_map!r}"
+    if cells is None or (cells.dim > 1 and cells.labels.count(task.name) != 1):
         there = ", ".join(f"{own.name} ({', '.join(own.labels) or own.dim})" for own in maps.values()) or "none"
         raise ConfigError(
-            f"task {task.name!r} is the mean over the cells of {task.from_map!r}, which is not a dense or "
-            f"segmentation task of this head with a label {task.name!r}; there are: {there}"
+            f"{mean}, which is not a dense or segmentation task of this head with one label {task.name!r}; there are: "
+            f"{there}"
         )
-    for field, bound in (("minimum", cells.minimum), ("maximum", cells.maximum)):
-        if bound is not None:
-            raise ConfigError(
-                f"task {task.name!r} is the mean over the cells of {cells.name!r}, whose {field} is {bound:g}: a mean "
-                f"of clipped cells is biased; give the {field} to {task.name!r} alone"
-            )
-    if cells.labels.count(task.name) > 1:
+    if cells.minimum is not None or cells.maximum is not None:
         raise ConfigError(
-            f"task {task.name!r} is the mean over the cells of {cells.name!r}, which has several outputs with that "
-            f"label: {', '.join(cells.labels)}; give each output a label of its own"
+            f"{mean}, whose minimum is {cells.minimum} and maximum {cells.maximum}: a mean of clipped cells is biased; "
+            f"give the bounds to {task.name!r} alone"
         )
     return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)
 
@@ -361,9 +333,3 @@ def _check_name(name: Any) -> None:
         )
     if name.endswith((MAP, CLASSES, MASKS)) or name == GATE:
         raise ConfigError(f"Task name {name!r} is that of another output, a task's map or a gate; rename it")
-
-
-def _one_of(where: str, value: Any, allowed: Sequence[str], *, optional: bool) -> None:
-    if (value is None and optional) or (isinstance(value, str) and value in allowed):
-        return
-    raise ConfigError(f"{where} is {value!r}; expected one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")

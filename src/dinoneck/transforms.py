@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
 STD_FLOOR = 1e-6
@@ -46,18 +46,14 @@ class TargetTransform:
     std: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("area", "mean", "std"):
-            object.__setattr__(self, name, read_numbers(getattr(self, name), f"TargetTransform({name}=)"))
-        if not isinstance(self.log1p, bool):
-            raise ConfigError(f"TargetTransform(log1p=) is {self.log1p!r}; expected True or False")
-        if isinstance(self.area, tuple):
-            raise ConfigError(f"TargetTransform(area=) is {self.area!r}; expected one number")
+        normalize_fields(self)
         for name, values in (("area", self.area), ("std", self.std)):
             if any(value <= 0 for value in each(values)):
-                raise ConfigError(f"TargetTransform({name}=) is {values!r}; expected positive numbers")
-        lengths = {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}
-        if len(lengths) > 1 or any(isinstance(v, tuple) for values in (self.mean, self.std) for v in each(values)):
-            raise ConfigError(f"TargetTransform: mean {self.mean!r} and std {self.std!r} do not fit each other")
+                raise ConfigError(f"TargetTransform: {name} is {values!r}; expected positive numbers")
+        if len(lengths := {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}) > 1:
+            raise ConfigError(
+                f"TargetTransform: mean has {lengths.pop()} and std {lengths.pop()} numbers; expected one length"
+            )
 
     @property
     def is_affine(self) -> bool:
@@ -81,31 +77,21 @@ class TargetTransform:
         Raises:
             DataError: if an output has no finite value, a value is beyond float32, or no output varies.
         """
-        if np.ma.is_masked(values):
-            values = values.astype(np.float64).filled(np.nan)
         try:
-            values = values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values  # a pandas Series
-            plain = values.detach().cpu() if isinstance(values, Tensor) else values
-            table = torch.as_tensor(plain, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
+            values = values.detach().cpu() if isinstance(values, Tensor) else np.ma.filled(values, np.nan)
+            table = torch.as_tensor(np.asarray(values, np.float64).copy())
+        except (TypeError, ValueError) as error:
             raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
         if not table.numel():
             raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
-        if bool((far := table.abs() > torch.finfo(torch.float32).max).any()):
-            row = int(far.any(dim=1).nonzero()[0])
-            raise DataError(
-                f"the target value {table[far][0].item():g} in row {row} is beyond float32 (+-3.4e38); a transform "
-                "cannot be fitted on it: correct it, or give the target another unit"
-            )
+        if (far := table[table.abs() > torch.finfo(torch.float32).max]).numel():
+            raise DataError(f"the target value {far[0].item():g} is beyond float32 (+-3.4e38); give it another unit")
         spread = replace(self, mean=None, std=None).forward(table)
-        known = ~spread.isnan()
-        if not bool(known.any(dim=0).all()):
+        mean = spread.nanmean(dim=0)
+        if bool(mean.isnan().any()):
             raise DataError("an output has no target value at all (every one is NaN); a transform cannot be fitted")
-        count = known.sum(dim=0)
-        mean = torch.where(known, spread, 0.0).sum(dim=0) / count
-        variance = (torch.where(known, spread - mean, 0.0) ** 2).sum(dim=0) / count
-        std = torch.where(_varying(spread), variance.sqrt().clamp_min(STD_FLOOR), 1.0)
+        std = (spread - mean).square().nanmean(dim=0).sqrt().clamp_min(STD_FLOOR).where(_varying(spread), 1.0)
         if len(mean) == 1:
             return replace(self, mean=mean.item(), std=std.item())
         return replace(self, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
@@ -170,27 +156,6 @@ def _varying(table: Tensor) -> Tensor:
 def constants(values: Sequence[float], like: Tensor) -> Tensor:
     """Return a few numbers (n,) as a tensor like another; filled where that is, without a copy from the host."""
     return torch.stack([like.new_full((), value) for value in values])
-
-
-def read_numbers(value: Any, where: str) -> float | tuple[float, ...] | None:
-    """Return one finite number, a tuple of them, or None.
-
-    Raises:
-        ConfigError: naming the value.
-    """
-    if value is None:
-        return None
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        return tuple(cast("float", read_numbers(item, where)) for item in value)
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ConfigError(f"{where} is {value!r}; expected a number")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond any float
-        number = math.inf
-    if not math.isfinite(number):
-        raise ConfigError(f"{where} is {value}; expected a finite number")
-    return number
 
 
 def each(values: float | tuple[float, ...] | None) -> tuple[float, ...]:

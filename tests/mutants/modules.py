@@ -36,8 +36,8 @@ MODULES = (
     Mutant(
         "A target's transform divides by the sample's standard deviation instead of the population's.",
         "transforms.py",
-        "** 2).sum(dim=0) / count",
-        "** 2).sum(dim=0) / (count - 1)",
+        ".square().nanmean(dim=0)",
+        ".square().nansum(dim=0).div(len(spread) - 1)",
         "unit/test_tasks.py::test_fit_takes_population_statistics_and_skips_nan",
     ),
     Mutant(

@@ -66,7 +66,7 @@ def test_sizes_that_the_patch_does_not_divide(on_remainder: str, size: tuple[int
 
 
 def test_a_refused_remainder_names_size_patch_and_remedies() -> None:
-    with pytest.raises(GridError, match=r"480x361 px.*361 % 16 = 9.*'crop' \(480x352\), 'pad' \(480x368\)"):
+    with pytest.raises(GridError, match=r"480x361 px.*361 % 16 = 9.*'crop', 'pad'"):
         TokenGrid(16).size((480, 361))
     with pytest.raises(GridError, match=r"10 px .*16 px.*'pad'") as small:
         TokenGrid(16, "crop").size((10, 32))

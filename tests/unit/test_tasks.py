@@ -58,7 +58,7 @@ def test_an_output_that_does_not_vary_among_others_is_centred(caplog: pytest.Log
 
 def test_values_beyond_float32_are_named() -> None:
     for value in (1e200, -1e39, math.inf):
-        with pytest.raises(DataError, match=rf"{value:g} in row 1".replace("+", "[+]")):
+        with pytest.raises(DataError, match=rf"{value:g} is beyond".replace("+", "[+]")):
             TargetTransform().fit([0.0, value, 1.0])
 
 
@@ -134,7 +134,7 @@ def test_probabilities_take_no_transform_activation_or_minimum() -> None:
 
 
 def test_transforms_fit_their_task_and_themselves() -> None:
-    with pytest.raises(ConfigError, match="3 outputs; the task has 2"):
+    with pytest.raises(ConfigError, match="one fitted on 2 outputs, not 3"):
         Task("a", dim=2, transform=TargetTransform(mean=(1.0, 2.0, 3.0)))
     for wrong in ({"mean": (1.0, 2.0), "std": (1.0,)}, {"mean": ((1.0,),)}):
         with pytest.raises(ConfigError):
@@ -200,9 +200,9 @@ def test_the_output_of_a_map_task_is_a_map() -> None:
 
 def test_what_cannot_add_up_is_refused() -> None:
     for aggregate in ("sum", "mean"):
-        with pytest.raises(ConfigError, match="transform has log1p.*logarithms do not keep"):
+        with pytest.raises(ConfigError, match="transform.*without log1p"):
             Task("m", kind="density", aggregate=aggregate, transform=TargetTransform(log1p=True))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="only tasks of kind 'density'"):
+    with pytest.raises(ConfigError, match="only kind 'density'"):
         Task("m", kind="dense", aggregate="mean")
     with pytest.raises(ConfigError, match=r"aggregate is 'men'.*Did you mean 'mean'"):
         Task("m", kind="density", aggregate="men")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least, at_most
+from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.layers.blocks import reset
@@ -109,7 +109,8 @@ class LayerGrouper(Configured, nn.Module):
     ) -> None:
         super().__init__()
         at_least(1, embed_dim=embed_dim, num_layers=num_layers, fpn_dim=fpn_dim, num_groups=num_groups)
-        at_most(MAX_LAYERS, num_layers=num_layers, num_groups=num_groups)
+        if max(num_layers, num_groups) > MAX_LAYERS:
+            raise ConfigError(f"num_layers is {num_layers} and num_groups {num_groups}; expected {MAX_LAYERS} or fewer")
         self.embed_dim, self.num_layers, self.fpn_dim, self.fusion = embed_dim, num_layers, fpn_dim, fusion
         self.groups = auto_groups(num_layers, num_groups) if layer_groups == "auto" else _tuples(layer_groups)
         if layer_groups != "auto":

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.data.loading import in_threads
-from dinoneck.devices import fetch, send, to_local_device
+from dinoneck.devices import fetch, send
 from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, missing_extra
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.progress import announce, progress
@@ -225,7 +225,6 @@ class Extractor:
 
     def passes(self, images: Mapping[str, Prepared], batch_size: int) -> list[Pass]:
         """Run the backbone over images: views of one size go through it together, at most ``batch_size``."""
-        to_local_device(self.backbone)
         device = next(self.backbone.parameters()).device
         by_size: dict[torch.Size, list[tuple[str, int]]] = {}
         for image_id, (_, views) in images.items():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
-from dinoneck.devices import fetch, to_local_device
+from dinoneck.devices import fetch
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
@@ -185,7 +185,6 @@ def fit_samples(
         raise ConfigError(f"the loss is built for tasks {names[0]}, the head for {names[1]}")
     values, cells = training_targets(loss, targets, weights, ids, trained, recipe.patience is not None)
     live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
-    to_local_device(head, *live.values())
     device = next(head.parameters()).device
     objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
     samples = Samples(source, ids, trained, objective.maps, values, cells, device)

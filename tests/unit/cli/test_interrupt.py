@@ -84,7 +84,7 @@ def test_extract(tmp_path: Path) -> None:
     write_images(tmp_path, [f"p/{name}.png" for name in "abcde"])
     store = tmp_path / "store"
     job = ["extract", tmp_path / "p", "--out", store, "--backbone", "dinoneck_tiny", "--size", "32x48"]
-    code, printed = interrupted("dinoneck.store.extraction:to_local_device", 3, *job)
+    code, printed = interrupted("dinoneck.store.extraction:send", 3, *job)
     assert (code, printed.splitlines()[-1]) == (130, "interrupted")
     assert FeatureStore.open(store).ids == ("a", "b")
     assert FeatureStore.open(store).verify() == []
