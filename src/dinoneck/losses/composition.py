@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dinoneck.codec import normal
+from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, ShapeError, did_you_mean
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import Task
@@ -69,7 +69,7 @@ class Composition:
     ratio: str = ""
 
     def __post_init__(self) -> None:
-        _normalise(self)
+        normalize_fields(self)
         pairs = self.sums.items() if isinstance(self.sums, Mapping) else self.sums
         object.__setattr__(self, "sums", tuple(pairs))
         if not self.parts or not self.names:
@@ -79,14 +79,9 @@ class Composition:
             raise ConfigError(
                 f"Composition: a name of {names} is empty, repeated or holds ':'; expected one name per output"
             )
-        known = set(self.parts)
         for name, members in self._pairs:
-            for part in members:
-                if part not in known:
-                    hint = did_you_mean(part, self.parts)
-                    raise ConfigError(f"Composition: {name!r} adds up {part!r}; expected one of {self.parts}.{hint}")
-            if not members or len(set(members)) < len(members):
-                raise ConfigError(f"Composition: {name!r} adds up {members}; expected one or more parts, each once")
+            if not members or len(set(members)) < len(members) or not {*members} <= {*self.parts}:
+                raise ConfigError(f"Composition: {name!r} adds up {members}; expected some of {self.parts}, each once")
 
     @property
     def adds_tasks(self) -> bool:
@@ -272,19 +267,17 @@ class CompositionLoss:
     scale: Literal["total"] | tuple[float, ...] | None = "total"
 
     def __post_init__(self) -> None:
-        _normalise(self)
+        normalize_fields(self)
         if self.composition.adds_tasks:
             raise ConfigError(f"composition {self.name!r} adds up tasks, which have losses of their own; leave it out")
         where, count = f"CompositionLoss {self.name!r}: ", len(self.composition.names)
         scale = self.scale if isinstance(self.scale, tuple) else None
-        for what, values in (("weights", self.weights), ("scale", scale)):
-            if values is not None and len(values) != count:
-                raise ConfigError(f"{where}{len(values)} {what} for the {count} outputs {self.composition.names}")
-        if any(value < 0 for value in self.weights or ()) or any(value <= 0 for value in scale or ()):
-            raise ConfigError(
-                f"{where}weights are {self.weights} and scale {self.scale}; expected weights of 0 or more and scales "
-                "above 0"
-            )
+        for what, values, least in (("weights", self.weights, 0.0), ("scale", scale, math.ulp(0.0))):
+            if values is not None and (len(values) != count or min(values) < least):
+                raise ConfigError(
+                    f"{where}{what} are {values} for the outputs {self.composition.names}; expected a number for each, "
+                    "weights of 0 or more and scales above 0"
+                )
         if self.beta <= 0:
             raise ConfigError(f"{where}beta is {self.beta}; expected a positive number")
 
@@ -362,11 +355,3 @@ class CompositionLoss:
             return targets[self.name]
         total, ratio = (targets[name] for name in self.composition.inputs)
         return self.composition.of_shares(transform.inverse(exact(total)), ratio)
-
-
-def _normalise(item: Any) -> None:
-    """Bring the fields of a frozen dataclass to the normal form of their annotations."""
-    hints = typing.get_type_hints(type(item))
-    for field in fields(item):
-        value = normal(hints[field.name], getattr(item, field.name), f"{type(item).__name__}({field.name}=)")
-        object.__setattr__(item, field.name, value)

@@ -8,13 +8,13 @@ errors of physical units overflow float16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.codec import normal
+from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import as_mask
 
@@ -289,12 +289,12 @@ class DensityRegulariser:
     negativity: float = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            kind = str if field.name == "task" else float
-            value = normal(kind, getattr(self, field.name), f"DensityRegulariser({field.name}=)")
-            if kind is float and value < 0:
-                raise ConfigError(f"DensityRegulariser({field.name}=) is {value}; expected a weight of 0 or more")
-            object.__setattr__(self, field.name, value)
+        normalize_fields(self)
+        for name in _PENALTIES:
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"DensityRegulariser: {name} is {getattr(self, name)}; expected a weight of 0 or more"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.mask import centre_loss, mask_loss, masks_of_classes, masks_of_objects
 from dinoneck.losses.masked import (
@@ -27,8 +25,6 @@ from dinoneck.losses.uncertainty import UncertaintyWeighting
 from dinoneck.tasks import CLASSES, MAP, MASKS, Kind, Task, check_tasks
 
 Table = Mapping[str, Tensor]
-LARGEST_RATIO = 100.0
-logger = logging.getLogger(__name__)
 
 
 class TaskLoss(nn.Module):
@@ -86,7 +82,6 @@ class TaskLoss(nn.Module):
             for own in compositions
             if not (isinstance(own, Composition) and own.adds_tasks)
         )
-        self._scales_checked = weighting is not None  # learned weights begin with equal parts
         self.weighting = weighting
         self.regularisers = tuple(regularisers)
         self._transforms = {own.name: own.total_transform(self.tasks) for own in self.compositions}
@@ -115,9 +110,6 @@ class TaskLoss(nn.Module):
         }
         losses |= {own.name: own(self._transforms[own.name], outputs, targets, masks) for own in self.compositions}
         parts = {name: loss for name, (loss, _) in losses.items()}
-        if self.training and not self._scales_checked and not torch.compiler.is_compiling():
-            self._scales_checked = True
-            _warn_of_scales({name: part.item() for name, part in parts.items()}, self.tasks)
         if self.weighting is None:
             total = torch.stack(list(parts.values())).sum()
         else:
@@ -127,14 +119,10 @@ class TaskLoss(nn.Module):
 
     def _penalties(self, outputs: Table) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
-        for own in self.regularisers:
-            if own.names:
-                if f"{own.task}.map" not in outputs:
-                    raise ShapeError(
-                        f"the outputs lack '{own.task}.map', the map to regularise; they hold "
-                        f"{', '.join(outputs) or 'nothing'}"
-                    )
-                parts.update(own.parts(outputs[f"{own.task}.map"]))
+        for own in (own for own in self.regularisers if own.names):
+            if own.task + MAP not in outputs:
+                raise ShapeError(f"the outputs lack {own.task + MAP!r}, the map to regularise; they hold {[*outputs]}")
+            parts |= own.parts(outputs[own.task + MAP])
         return parts
 
     def _check_given(self, outputs: Table, targets: Table, masks: Table) -> None:
@@ -142,10 +130,8 @@ class TaskLoss(nn.Module):
             raise ShapeError(f"the masks name {sorted(unknown)}; the tasks are {self._names}")
         for task in self.tasks:
             for what, tensors in (("outputs", outputs), ("targets", targets)):
-                names = (
-                    [f"{task.name}{MASKS}", f"{task.name}{MAP}"] if task.is_masks and what == "outputs" else [task.name]
-                )
-                if not any(name in tensors for name in names):
+                ends = (MASKS, MAP) if task.is_masks and what == "outputs" else ("",)
+                if not any(task.name + end in tensors for end in ends):
                     raise ShapeError(f"the {what} lack task {task.name!r}; they hold {', '.join(tensors) or 'nothing'}")
             if task.is_masks:
                 continue
@@ -178,32 +164,7 @@ class TaskLoss(nn.Module):
         known = {task.name: task.kind for task in self.tasks}
         for own in self.regularisers:
             if known.get(own.task) != "density":
-                kinds = ", ".join(f"{name} ({kind})" for name, kind in known.items())
-                raise ConfigError(
-                    f"a DensityRegulariser names task {own.task!r}; expected a density task, and there are {kinds}."
-                    f"{did_you_mean(own.task, known)}"
-                )
-
-
-def _warn_of_scales(parts: Mapping[str, float], tasks: Sequence[Task]) -> None:
-    """Warn if one part of the first step is so large that another one hardly affects the gradient.
-
-    The losses before their weights must differ as much: what a weight adds to the ratio is meant.
-    """
-    weights = {task.name: sum(task.weight) if isinstance(task.weight, tuple) else task.weight for task in tasks}
-    losses = {name: part / weights.get(name, 1.0) for name, part in parts.items() if part > 0}
-    ratios = {
-        (most, least): parts[most] / parts[least]
-        for most, least in permutations(losses, 2)
-        if losses[most] > LARGEST_RATIO * losses[least]
-    }
-    if ratios and max(ratios.values()) > LARGEST_RATIO:
-        most, least = max(ratios, key=ratios.__getitem__)
-        logger.warning(
-            "at the first step the loss of %r is %.3g and that of %r is %.3g: the smaller one hardly affects the "
-            "gradient. Give the tasks a transform fitted on their targets (TargetTransform().fit), or weights",
-            *(most, parts[most], least, parts[least]),
-        )
+                raise ConfigError(f"a DensityRegulariser names task {own.task!r}; expected a density task of {known}")
 
 
 def _objects_loss(task: Task, outputs: Table, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

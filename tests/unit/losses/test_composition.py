@@ -93,8 +93,8 @@ def test_any_parts_and_sums_and_their_forms() -> None:
         ({"parts": ()}, "empty"),
         ({"parts": ("a", "a"), "sums": ()}, "repeated"),
         ({"parts": ("a", "b:1"), "sums": ()}, "holds .:."),
-        ({"sums": {"GDM": ("clovr", "green")}}, r"'clovr'.*Did you mean 'clover'"),
-        ({"sums": {"GDM": ()}}, "one or more parts"),
+        ({"sums": {"GDM": ("clovr", "green")}}, r"'clovr'"),
+        ({"sums": {"GDM": ()}}, "adds up"),
         ({"sums": {"GDM": ("green", "green")}}, "each once"),
     ],
 )
@@ -158,7 +158,7 @@ def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"weights": (1.0, 2.0)}, "2 weights for the 5 outputs"),
+        ({"weights": (1.0, 2.0)}, "weights are"),
         ({"weights": (1.0, 1.0, 1.0, 1.0, -1.0)}, "0 or more"),
         ({"scale": (1.0, 1.0, 1.0, 1.0, 0.0)}, "above 0"),
         ({"beta": 0.0}, "beta is 0"),

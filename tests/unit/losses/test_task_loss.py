@@ -135,7 +135,7 @@ def test_regularisers_come_on_top(weighted: bool) -> None:
     asleep = TaskLoss(TASKS, [FIVE], weighting, [DensityRegulariser("mass")])
     del outputs["mass.map"]
     assert torch.equal(asleep(outputs, targets, masks)[0], bare)
-    with pytest.raises(ShapeError, match=r"lack 'mass.map'.*they hold total, mass"):
+    with pytest.raises(ShapeError, match=r"lack 'mass.map'"):
         TaskLoss(TASKS, [FIVE], weighting, [HELD])(outputs, targets, masks)
 
 
