@@ -140,7 +140,6 @@ def test_imports_are_declared() -> None:
     core, users, _ = declared()
     owner = metadata.packages_distributions()
     foreign = set().union(*map(external_imports, FILES)) - sys.stdlib_module_names
-    foreign -= {"wandb"}  # users who log there have it; WandbLogger names it if it is missing
     assert {owner.get(name, [name])[0].lower().replace("_", "-") for name in foreign} <= core | users
 
 

@@ -28,7 +28,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.registry import import_modules
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.engine import Engine, Row, own_random_numbers
-from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder, loggers_of
+from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder
 from dinoneck.training.parameter_groups import FreezeSchedule
 from dinoneck.version import versions
 
@@ -142,17 +142,11 @@ class _Run:
     def run(self, *, resume: bool) -> None:
         """Train to the last epoch."""
         engine, path, run = self.engine, self.folder / UNFINISHED / STATE, self._description()
-        loggers = loggers_of(self.config.logging, self.folder) if engine.rank == 0 else []
         engine.keep(path, run, resume=resume)
         if not engine.extra:
             engine.extra = {"untrained": self._scores(), "tuned": []}
         self.detector.tuned = set(engine.extra["tuned"])
-        engine.run(
-            self._batches,
-            self._validated,
-            begin=self._begin,
-            callbacks=[self._log, *(_numbers_only(logger) for logger in loggers)],
-        )
+        engine.run(self._batches, self._validated, begin=self._begin, callbacks=[self._log])
 
     def _begin(self, epoch: int) -> None:
         self.schedule.start_epoch(epoch, self.detector, self.engine.optimizer)
@@ -211,7 +205,7 @@ class _Run:
     def _description(self) -> dict[str, Any]:
         """What must be equal in a run and its continuation."""
         values = self.config.to_dict()
-        for key in ("logging", "imports", "device"):
+        for key in ("imports", "device"):
             del values[key]
         for key in ("workers", "eval_every"):
             del values["detector"][key]
@@ -220,8 +214,3 @@ class _Run:
             values[name] = {"ids": images.ids, "boxes_sha256": hashlib.sha256(boxes).hexdigest()}
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
-
-
-def _numbers_only(logger: Any) -> Any:
-    """A logger's callback for the numbers of a row."""
-    return lambda epoch, row: logger(epoch, {key: x for key, x in row.items() if isinstance(x, float)})

@@ -11,7 +11,6 @@ _HOMES = homes(
         "DataConfig",
         "DetectorConfig",
         "FoldsConfig",
-        "LoggingConfig",
         "LossConfig",
         "TaskConfig",
         "TrainConfig",

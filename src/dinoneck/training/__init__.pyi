@@ -7,7 +7,6 @@ from dinoneck.training.config import CompositionConfig as CompositionConfig
 from dinoneck.training.config import DataConfig as DataConfig
 from dinoneck.training.config import DetectorConfig as DetectorConfig
 from dinoneck.training.config import FoldsConfig as FoldsConfig
-from dinoneck.training.config import LoggingConfig as LoggingConfig
 from dinoneck.training.config import LossConfig as LossConfig
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig

@@ -203,18 +203,6 @@ class FoldsConfig(Config, frozen=True, kw_only=True):
             raise ConfigError("--fold-column and --stratify both make folds; give one of them")
 
 
-class LoggingConfig(Config, frozen=True, kw_only=True):
-    """Where losses and scores of every epoch go, next to ``logs/fold-K.jsonl``.
-
-    Attributes:
-        tensorboard: write events to OUT/tensorboard; needs the package tensorboard.
-        wandb: Weights & Biases project; needs the package wandb.
-    """
-
-    tensorboard: bool = False
-    wandb: str | None = None
-
-
 class DetectorConfig(Config, frozen=True, kw_only=True):
     """A detector, for boxes.
 
@@ -277,7 +265,6 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         folds: folds of the cross-validation.
         with_ridge: keep the average of each fold's head and its linear baseline.
         detector: the detector that data.boxes trains; its neck is ``head``.
-        logging: logs of losses and scores, next to those in the folder.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
 
@@ -300,7 +287,6 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     folds: FoldsConfig = FoldsConfig()
     with_ridge: bool = False
     detector: DetectorConfig = DetectorConfig()
-    logging: LoggingConfig = LoggingConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
 

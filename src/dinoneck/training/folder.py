@@ -6,13 +6,11 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from dinoneck.atomic import write_whole
 from dinoneck.errors import CheckpointError, DataError, DinoneckError, some_of
-from dinoneck.training.config import LoggingConfig
 from dinoneck.weight_files import read_any
 
 HEADS, LOGS, HEAD_FILE, REPORT, PREDICTIONS = "heads", "logs", "head.safetensors", "report.json", "out_of_fold.csv"
@@ -99,35 +97,3 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str, pr
                 f"run a folder of its own, or {_REMEDY}",
                 step="pairing",
             )
-
-
-def loggers_of(config: LoggingConfig, folder: Path, part: str = "") -> list[Callback]:
-    """Return callbacks that log the numbers of an epoch of a run, or of a part of it such as a fold.
-
-    TensorBoard's events and the run of Weights & Biases are opened at the first epoch; a resumed run adds to them.
-
-    Raises:
-        ImportError: naming the package that is not installed.
-    """
-    loggers: list[Callback] = []
-    try:
-        if config.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            writer: Any = cache(partial(SummaryWriter, str(folder / "tensorboard" / part)))
-
-            def write(epoch: int, row: Mapping[str, float]) -> None:
-                for name, value in row.items():
-                    writer().add_scalar(name, value, epoch)
-                writer().flush()
-
-            loggers.append(write)
-        if config.wandb is not None:
-            import wandb
-
-            run: Any = cache(partial(wandb.init, project=config.wandb, name=f"{folder.name}-{part}".rstrip("-")))
-            loggers.append(lambda epoch, row: run().log(dict(row), step=epoch))
-    except ImportError as error:
-        package = str(error.name).rpartition(".")[2]
-        raise ImportError(f"{package} is not installed; install it with: pip install {package}") from error
-    return loggers

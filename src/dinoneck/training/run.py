@@ -44,7 +44,6 @@ from dinoneck.training.folder import (
     Callback,
     check_folder,
     check_same,
-    loggers_of,
     results_in,
 )
 from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods, predictions_of_baselines, write_predictions
@@ -144,7 +143,6 @@ def prepare(
     live_tokens(config, source, frame, folder / HEAD_FILE)  # refuses a rank that does not fit, and a missing package
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
     chosen = folds_of(config, frame)
-    loggers_of(config.logging, folder)  # refuses a package that is not installed
     check_targets(problem, frame, chosen)
     for number, fold in chosen.items():
         head = learnable_head(config, source.first, problem, frame.index, number, fold)
@@ -192,7 +190,7 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
     """
     folder, path = run.folder, run.folder / UNFINISHED / RUN
     values = run.config.to_dict()
-    for key in ("logging", "imports", "device"):  # these do not change the result
+    for key in ("imports", "device"):  # these do not change the result
         del values[key]
     identity = json.loads(
         json.dumps({**values, "backbone": run.source.record, "hash of images, targets and folds": _digest(run, tokens)})
@@ -260,7 +258,6 @@ def _fitted_head(
     if config.losses.weighting == "uncertainty":
         composed = [own.name for own in problem.compositions if not own.adds_tasks]
         weighting = UncertaintyWeighting([*(task.name for task in head.tasks), *composed])
-    logs = loggers_of(config.logging, run.folder, _name(number)) if _writes() else ()
     used = [*rows, *valid]
     targets, weights = ({name: x[used] for name, x in own.items()} for own in (problem.targets, problem.weights))
     fit_samples(
@@ -273,7 +270,7 @@ def _fitted_head(
         TaskLoss(head.tasks, head.compositions, weighting),
         recipe=config.optim.changed(seed=seed),
         out=run.folder / UNFINISHED / _name(number),
-        callbacks=(*callbacks, *logs),
+        callbacks=callbacks,
     )
     return head
 

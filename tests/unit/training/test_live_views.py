@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dinoneck import Backbone, PatchMeanHead, Task, load_backbone
-from dinoneck.training import LiveTokens, LoggingConfig, MemoryTokens, engine, fit
-from dinoneck.training.folder import loggers_of
+from dinoneck.training import LiveTokens, MemoryTokens, engine, fit
 
 IDS = ("a", "b", "c", "d")
 JITTER = v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(0.5, 0.5)])
@@ -81,51 +78,3 @@ def test_one_row_per_epoch_reaches_the_callbacks(backbone: Backbone, tmp_path: P
     assert set(rows[0][1]) >= {"loss", "val_loss"}
     learn(source, out=tmp_path, callbacks=[lambda epoch, row: rows.append((epoch, row))], val_ids=["d"], ids=IDS[:3])
     assert len(rows) == 3  # the resumed run had no new epoch
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
-    module = ModuleType(name)
-    for key, value in members.items():
-        setattr(module, key, value)
-    monkeypatch.setitem(sys.modules, name, module)
-
-
-def test_loggers_call_their_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    class Writer:
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            calls.append((arguments, options))
-
-        def add_scalar(self, *arguments: Any) -> None:
-            calls.append(arguments)
-
-        def flush(self) -> None:
-            calls.append("flush")
-
-        def log(self, row: dict[str, float], step: int) -> None:
-            calls.append((row, step))
-
-    stand_in(monkeypatch, "torch.utils.tensorboard", SummaryWriter=Writer)
-    stand_in(monkeypatch, "wandb", init=Writer)
-    tensorboard, wandb = loggers_of(LoggingConfig(tensorboard=True, wandb="cover"), Path("runs"), "first")
-    assert calls == []  # nothing is opened before the first epoch: other processes never write
-    tensorboard(0, {"loss": 0.5, "val_loss": 0.25})
-    wandb(3, {"loss": 0.5})
-    wandb(4, {"loss": 0.25})
-    assert calls == [
-        (("runs/tensorboard/first",), {}),
-        ("loss", 0.5, 0),
-        ("val_loss", 0.25, 0),
-        "flush",
-        ((), {"project": "cover", "name": "runs-first"}),
-        ({"loss": 0.5}, 3),
-        ({"loss": 0.25}, 4),
-    ]
-    for name, config in (
-        ("torch.utils.tensorboard", LoggingConfig(tensorboard=True)),
-        ("wandb", LoggingConfig(wandb="cover")),
-    ):
-        monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ImportError, match=f"pip install {name.split('.')[-1]}"):
-            loggers_of(config, Path("runs"))
