@@ -127,34 +127,30 @@ def out_of_fold(
     folds: Sequence[Fold],
     groups: Sequence[Hashable] | None,
     path: _Path,
-    num_classes: int | None = None,
-) -> np.ndarray[Any, Any]:
+) -> _Floats:
     """Return out-of-fold predictions by ``ridge_path`` or ``knn_path``.
 
     Args:
         features: (n, d).
-        targets: (n, t), NaN = missing; with ``num_classes`` (n,) class indices, -1 = missing.
+        targets: (n, t), NaN = missing.
         folds: ``(train, valid)`` rows.
         groups: one label per row for the inner folds; None = every row is its own.
         path: the method.
-        num_classes: the targets are classes; their one-hot values are predicted, and the largest one counts.
 
     Returns:
-        (n, t), NaN where a row is held out by no fold; of classes (n,) indices, -1 there.
+        (n, t), NaN where a row is held out by no fold.
 
     Raises:
         DataError: for infinite values, or a fold that has no training rows whose target is known.
     """
     y = np.asarray(targets, np.float64)
-    if num_classes is not None:
-        y = np.where(y[:, None] < 0, np.nan, y[:, None] == np.arange(num_classes))
     if np.isinf(y).any():
         raise DataError("the targets hold infinite values; expected numbers, or NaN where a value is missing")
     labels, predictions = range(len(y)) if groups is None else groups, np.full(y.shape, np.nan)
     for rows, valid in folds:
         own = [labels[row] for row in rows]
-        predictions[valid] = _predicted(features[rows], y[rows], own, features[valid], path, num_classes is not None)
-    return predictions if num_classes is None else np.where(np.isnan(predictions[:, 0]), -1, predictions.argmax(axis=1))
+        predictions[valid] = _predicted(features[rows], y[rows], own, features[valid], path)
+    return predictions
 
 
 def ridge_coefficients(features: _Floats, targets: _Floats, groups: Sequence[Hashable]) -> tuple[_Floats, _Floats]:
@@ -180,10 +176,8 @@ def inner_folds(groups: Sequence[Hashable]) -> list[Fold]:
     return group_folds(labels, count, seed=0) if count > 1 else []
 
 
-def _predicted(
-    x: _Floats, y: _Floats, groups: Sequence[Hashable], x_new: _Floats, path: _Path, together: bool = False
-) -> _Floats:
-    """Predictions (n_new, t) with a setting per target, or one for all together; each is fitted where it is known."""
+def _predicted(x: _Floats, y: _Floats, groups: Sequence[Hashable], x_new: _Floats, path: _Path) -> _Floats:
+    """Predictions (n_new, t) with a setting per target; each is fitted where it is known."""
     predictions = np.empty((len(x_new), y.shape[1]))
     for known in np.unique(np.isfinite(y), axis=1).T:  # targets that are known in the same rows are solved together
         columns = np.flatnonzero((np.isfinite(y) == known[:, None]).all(axis=0))
@@ -194,7 +188,7 @@ def _predicted(
         errors = np.zeros((len(every), len(columns)))
         for train, valid in inner_folds([groups[row] for row in np.flatnonzero(known).tolist()]):
             errors += ((path(own_x[train], own_y[train], own_x[valid]) - own_y[valid]) ** 2).sum(axis=1)
-        best = (errors.sum(axis=1, keepdims=True) if together else errors).argmin(axis=0)
+        best = errors.argmin(axis=0)
         predictions[:, columns] = np.take_along_axis(every, best[None, None], axis=0)[0]
     return predictions
 

@@ -12,14 +12,11 @@ from torch import Tensor
 
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
-from dinoneck.training.baselines import knn_path, out_of_fold, pooled_tokens, ridge_path
 from dinoneck.training.scores import Split, class_scores, confusion_matrix, mask_scores, value_scores
-from dinoneck.training.sources import MemoryTokens, TokenSource, in_batches
-from dinoneck.training.table import Fold
+from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.tasks import Problem, Scored
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
-KNN, COLOUR = "knn", "colour"
 OVERALL = "overall"
 ENOUGH_IMAGES, ENOUGH_GROUPS = 50, 10  # to compare methods
 _MAIN = {"value": "r2", "map": "r2", "class": "accuracy", "mask": "mean_iou"}
@@ -65,38 +62,9 @@ def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:
     return confusion_matrix(pixels, classes, num_classes=len(predicted), ignore_index=-1)
 
 
-def predictions_of_baselines(
-    problem: Problem,
-    tokens: TokenSource,
-    folds: Sequence[Fold],
-    groups: Sequence[str] | None,
-    methods: Sequence[str] = (HEAD, LINEAR, BOTH),
-) -> Methods:
-    """Return the out-of-fold predictions of the baselines that are not heads, and room for those of the heads."""
-    count = len(tokens.ids)
-    found: Methods = {
-        method: {name: _unknown(target, count) for name, target in problem.scored.items()} for method in methods
-    }
-    own = {name: target for name, target in problem.scored.items() if not target.auxiliary}
-    values = [name for name, target in own.items() if target.kind == "value"]
-    classes = [name for name, target in own.items() if target.kind == "class"]
-    held_out = any(len(valid) for _, valid in folds)
-    if held_out and (values or classes):
-        features = pooled_tokens(tokens, tokens.ids)
-        probes: dict[str, tuple[Any, Any]] = {KNN: (knn_path, features)}
-        if isinstance(tokens, MemoryTokens) and tokens.colours is not None:
-            probes[COLOUR] = (ridge_path, tokens.colours.double().numpy())
-        lowest = [next((t.minimum for t in problem.tasks if t.name == own[name].output), None) for name in values]
-        floor = np.array([-np.inf if low is None else low for low in lowest])
-        for method, (path, x) in probes.items():
-            found[method] = {}
-            if values:
-                true = np.concatenate([own[name].truth for name in values], axis=1)
-                predicted = np.maximum(out_of_fold(x, true, folds, groups, path), floor)
-                found[method] = {name: predicted[:, [i]] for i, name in enumerate(values)}
-            for name in classes:
-                found[method][name] = out_of_fold(x, own[name].truth, folds, groups, path, len(own[name].labels))
-    return found
+def no_predictions(problem: Problem, count: int, methods: Sequence[str]) -> Methods:
+    """Return room for the predictions of ``count`` rows by each method."""
+    return {method: {name: _unknown(target, count) for name, target in problem.scored.items()} for method in methods}
 
 
 def _unknown(target: Scored, count: int) -> Any:

@@ -46,7 +46,7 @@ from dinoneck.training.folder import (
     check_same,
     results_in,
 )
-from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods, predictions_of_baselines, write_predictions
+from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods, no_predictions, write_predictions
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, TableTokens, live_tokens, source_of
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
@@ -168,7 +168,7 @@ def train_folds(
     _begin(run, tokens, resume=resume)
     is_live = config.backbone.lora is not None
     methods = (HEAD, LINEAR) if is_live else (HEAD, LINEAR, BOTH)
-    predictions = predictions_of_baselines(run.problem, tokens, [*run.folds.values()], groups_of(run.table), methods)
+    predictions = no_predictions(run.problem, len(run.table), methods)
     members: list[Head] = []
     folds: dict[int | None, Fold] = dict(run.folds.items())
     if is_live and len(folds) > 1:  # heads of several backbones are no ensemble

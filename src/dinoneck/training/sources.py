@@ -91,15 +91,14 @@ class MemoryTokens(_ById):
     Args:
         ids: one per sample.
         tokens: Tokens of all samples.
-        colours: mean RGB of every prepared image (n, 3), in normalised units; the simplest baseline's features.
 
     Raises:
         DataError: if lengths differ or an id stands twice.
     """
 
-    def __init__(self, ids: Sequence[str], tokens: Tokens, colours: Tensor | None = None) -> None:
+    def __init__(self, ids: Sequence[str], tokens: Tokens) -> None:
         super().__init__(ids, len(tokens))
-        self.tokens, self.colours = tokens, colours
+        self.tokens = tokens
 
     @classmethod
     def extract(
@@ -135,20 +134,15 @@ class MemoryTokens(_ById):
             examples = ", ".join(f"{name!r} with {size[0]}x{size[1]} px" for size, name in [*sizes.items()][:2])
             raise DataError(f"the images differ in size (height x width), as {examples}; give one size (size=, --size)")
         parts: list[Tokens] = []
-        colours: list[Tensor] = []
         device = next(backbone.parameters()).device
         for batch in progress(list(in_batches(images, batch_size)), desc="tokens", unit="batch"):
-            prepared = prepare(batch)
-            colours.append(prepared.mean(dim=(2, 3)))
             with torch.no_grad():
-                tokens = backbone(prepared.to(device)).to("cpu")
+                tokens = backbone(prepare(batch).to(device)).to("cpu")
             largest = max(x.abs().amax() for x in tokens.sequence)  # NaN where a token is
             if not largest <= torch.finfo(dtype).max:
-                raise DataError(
-                    f"tokens of {ids[len(colours) * batch_size - batch_size]!r} ... reach {largest:g}, beyond {dtype}"
-                )
+                raise DataError(f"tokens of {ids[len(parts) * batch_size]!r} ... reach {largest:g}, beyond {dtype}")
             parts.append(tokens.to(dtype=dtype))
-        return cls(ids, Tokens.cat(parts), torch.cat(colours))
+        return cls(ids, Tokens.cat(parts))
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return float32 Tokens of these ids; view 0 is the image as it is."""

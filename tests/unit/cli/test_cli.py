@@ -69,7 +69,7 @@ def test_training_writes_heads_predictions_and_report(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     assert report["images"] == 12
     assert set(report["scores"]) == {*MASSES[1:], "overall"}
-    assert set(report["scores"]["GDM_g"]) == {"head", "linear", "head + linear", "knn", "colour"}
+    assert set(report["scores"]["GDM_g"]) == {"head", "linear", "head + linear"}
     assert report["backbone"]["name"] == "dinoneck_tiny"
     assert sorted(os.listdir(trained)) == ["head.safetensors", "heads", "logs", "out_of_fold.csv", "report.json"]
     assert sorted(os.listdir(trained / "logs")) == ["fold-0.jsonl", "fold-1.jsonl"]

@@ -105,29 +105,6 @@ def test_knn_is_the_mean_of_the_nearest_by_cosine() -> None:
         assert np.allclose(predicted, y[nearest].mean(axis=0))
 
 
-def test_probes_of_classes_predict_the_class_of_the_largest_output() -> None:
-    """Rows without a class are predicted, and not trained on."""
-    random = np.random.RandomState(0)
-    true = np.repeat(np.arange(3), 30)
-    x = random.randn(3, 5)[true] * 3 + random.randn(90, 5)
-    labelled = true.copy()
-    labelled[::10] = -1
-    folds = group_folds(range(90), 3, seed=0)[:2]
-    rows = np.concatenate([valid for _, valid in folds])
-    for path in (ridge_path, knn_path):
-        found = out_of_fold(x, labelled, folds, None, path, 4)
-        assert found.dtype.kind == "i" and found.shape == (90,)
-        assert (found[rows] == true[rows]).mean() > 0.9
-        assert (np.delete(found, rows) == -1).all()
-        moved = x.copy()
-        moved[(labelled < 0) & ~np.isin(np.arange(90), folds[0][1])] = 100.0
-        assert np.array_equal(
-            out_of_fold(moved, labelled, folds[:1], None, path, 4), out_of_fold(x, labelled, folds[:1], None, path, 4)
-        )
-        with pytest.raises(DataError, match="no training rows whose target is known"):
-            out_of_fold(x, np.where(np.isin(np.arange(90), folds[0][0]), -1, true), folds, None, path, 3)
-
-
 def test_the_schedule_rises_and_falls_to_0() -> None:
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.5}])
     schedule = cosine_with_warmup(optimizer, 10, warmup=0.2)
