@@ -53,20 +53,6 @@ def test_an_item_is_what_the_json_holds(tmp_path: Path) -> None:
         data[3]
 
 
-def test_an_image_is_turned_by_its_tag_before_its_boxes_count(tmp_path: Path) -> None:
-    """The stored file lies on its side; boxes and size belong to what people see."""
-    upright = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    upright[3:11, 2:12] = 255
-    file = write(tmp_path, content())
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
-    Image.fromarray(np.rot90(upright)).save(tmp_path / "0.png", exif=exif)
-    image, target = BoxImages(file)[0]
-    left, top, right, bottom = (int(side) for side in target["boxes"][0])
-    assert (image[:, top:bottom, left:right] == 255).all()
-    assert int((image == 255).sum()) == 3 * 8 * 10
-
-
 def test_the_transform_sees_image_and_target(tmp_path: Path) -> None:
     data = made(tmp_path, transform=lambda image, target: (image.shape, sorted(target)))
     assert data[1] == ((3, HEIGHT, WIDTH), ["boxes", "image_id", "labels", "size"])

@@ -133,19 +133,6 @@ def test_one_bit_is_read_and_what_pillow_changes_is_refused(tmp_path: Path) -> N
             DenseLabels().read(tmp_path / "few.png")
 
 
-def test_labels_are_turned_upright_like_their_image(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    place = (ramp(32, 48) * 255).round().astype(np.uint8)
-    Image.fromarray(place).save(tmp_path / "image.png", exif=exif)
-    Image.fromarray(place[..., 0]).save(tmp_path / "label.png", exif=exif)
-    recipe = Preprocessing(16, **PLAIN)  # type: ignore[arg-type]
-    shown = patch_sums(recipe(tmp_path / "image.png"), 16)[:, :1] / 256
-    values, _ = DenseLabels(scale=1 / 255).cells(tmp_path / "label.png", recipe, image_sizes=[(48, 32)])
-    assert values.shape == (1, 1, 3, 2)
-    assert torch.allclose(values.double(), shown, atol=1e-6)
-
-
 # Classes ----------------------------------------------------------------------------------------------------
 
 
