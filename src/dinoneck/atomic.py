@@ -62,14 +62,7 @@ def write_whole(
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    try:
-        flush_folder(target.parent)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{target} is the new file, but its folder could not be flushed to the disk ({error.strerror}): after a "
-            "power cut the old one may be back. Check the disk",
-        ) from error
+    flush_folder(target.parent)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

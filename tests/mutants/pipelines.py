@@ -139,11 +139,11 @@ PIPELINES = (
         "unit/data/test_read_table.py::test_ids_stay_text",
     ),
     Mutant(
-        "The EXIF orientation of a JPEG file is ignored.",
+        "The EXIF orientation of a file that Pillow decodes is ignored.",
         "data/decoding.py",
-        "return _upright(operator(torch.from_numpy(raw)), orientation)",
-        "return operator(torch.from_numpy(raw))",
-        "unit/data/test_preparation.py::test_images_are_turned_upright",
+        "return image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)",
+        "return image",
+        "unit/data/test_decoding.py::test_eight_orientations_of_one_scene_are_one_image",
     ),
     Mutant(
         "Pixels without a label count as 0 in the mean of their cell.",

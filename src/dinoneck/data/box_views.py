@@ -10,12 +10,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import ConfigError, DataError
 
 Flip = Literal["horizontal", "both"]
-
-BRIGHTNESS, CONTRAST, SATURATION = 0.2, 0.3, 0.3
-LARGEST_ZOOM = 2.0
 
 
 def box_transforms(
@@ -24,8 +21,6 @@ def box_transforms(
     train: bool,
     flip: Flip | None = "horizontal",
     photometric: bool = True,
-    zoom: bool = False,
-    crop: bool = False,
     mean: Sequence[float] | None = IMAGENET_MEAN,
     std: Sequence[float] | None = IMAGENET_STD,
 ) -> v2.Compose:
@@ -42,8 +37,6 @@ def box_transforms(
             an up; None leaves them.
         photometric: change brightness, contrast and saturation of half of the images. Hues stay and channels
             are never exchanged: colours may be what tells classes apart.
-        zoom: place half of the images on a larger canvas of the mean colour, at most twice as wide.
-        crop: cut out a part that holds the centre of at least one box, for scenes with large objects.
         mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves the values in
             0 ... 1, for detectors that normalise themselves.
         std: per channel, given or None together with ``mean``.
@@ -63,31 +56,20 @@ def box_transforms(
         raise ConfigError(f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip or None")
     colours = {} if mean is None else {"mean": mean, "std": std}
     recipe = Preprocessing(size=(size, size) if isinstance(size, int) else size, **colours)  # type: ignore[arg-type]
-    steps = _moves(recipe, flip, zoom, crop) if train else []
+    steps: list[Any] = []
+    if train and flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if train and flip == "both":
+        steps.append(v2.RandomVerticalFlip())
     steps.append(v2.Resize(list(recipe.size or ()), antialias=True))
     if train and photometric:
-        steps.append(v2.RandomApply([v2.ColorJitter(BRIGHTNESS, CONTRAST, SATURATION)]))
+        steps.append(v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)]))
     if train:
         steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
     steps.append(v2.ToDtype(torch.float32, scale=True))
     if mean is not None:
         steps.append(v2.Normalize(list(recipe.mean), list(recipe.std)))
     return v2.Compose(steps)
-
-
-def _moves(recipe: Preprocessing, flip: Flip | None, zoom: bool, crop: bool) -> list[Any]:
-    """What moves image and boxes together, at the image's own size."""
-    steps: list[Any] = []
-    if zoom:
-        mean_colour = [round(255 * value) for value in recipe.mean]
-        steps.append(v2.RandomZoomOut(fill=mean_colour, side_range=(1.0, LARGEST_ZOOM)))
-    if crop:
-        steps.append(v2.RandomIoUCrop())
-    if flip:
-        steps.append(v2.RandomHorizontalFlip())
-    if flip == "both":
-        steps.append(v2.RandomVerticalFlip())
-    return steps
 
 
 def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:
@@ -104,15 +86,12 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
         (..., 4) -> (..., 4).
 
     Raises:
-        ShapeError: if the last axis has another length than 4.
         DataError: if boxes are integers.
 
     Examples:
         >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
         [[10.0, 3.0, 20.0, 9.0]]
     """
-    if not boxes.ndim or boxes.shape[-1] != 4:
-        raise ShapeError(f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom")
     if not boxes.is_floating_point():
         raise DataError(f"boxes are {boxes.dtype}; expected floating-point pixels, which scaling does not round")
     x, y = original[1] / size[1], original[0] / size[0]
@@ -121,16 +100,5 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
 
 
 def collate_boxes(batch: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Stack images into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader.
-
-    Raises:
-        DataError: if images have different sizes.
-    """
-    sizes = sorted({tuple(image.shape) for image, _ in batch})
-    if len(sizes) > 1:
-        shown = ", ".join("x".join(map(str, size)) for size in sizes[:5])
-        raise DataError(
-            f"the images have different sizes (channels x height x width): {shown}; give the dataset "
-            "transform=box_transforms(size, ...)"
-        )
+    """Stack images of one size into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader."""
     return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [target for _, target in batch]

@@ -31,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 _SHOWN = 3
 _MOST_OVER = 0.1  # of the boxes; above it they are of another form
-_OF_ONE_FORM = 0.99  # of the boxes are shares if the file holds shares: single entries may be wrong
+_MOST_UNUSABLE = 0.99  # of the boxes; above it, as for shares of the sides, they are of another form
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _FEWEST = 10  # boxes; of fewer, the edge may cut so many by chance
 _SHORTEST_PX = 1  # side of a box
@@ -194,8 +194,8 @@ class BoxImages(Dataset[Any]):
         crowd = np.array([box.iscrowd for box in boxes], bool)
         sizes = [(entry.height, entry.width) for entry in self._entries]
         xywh, limits = np.reshape([box.bbox for box in boxes], (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
-        _check_form(xywh[image >= 0], limits[image >= 0], self.file)
         ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
+        _check_form(ends[image >= 0], limits[image >= 0], self.file)
         corners = np.hstack([ends[:, :2].clip(0), np.minimum(ends[:, 2:], limits)])
         nowhere = {"other class": label < 0, "unknown image": image < 0}
         unusable = {
@@ -207,8 +207,8 @@ class BoxImages(Dataset[Any]):
         for reason, where in {**nowhere, "crowd": crowd, **unusable}.items():
             self.skipped += Counter({reason: int((kept & where).sum())})
             kept &= ~where
-        if len(boxes) and np.any([*unusable.values()], axis=0).all():
-            raise DataError(f"{self.file}: every box is left out ({_listed(self.skipped)}), such as {xywh[0]}; {BBOX}")
+        if len(boxes) and np.any([*unusable.values()], axis=0).mean() > _MOST_UNUSABLE:
+            raise DataError(f"{self.file}: boxes are left out ({_listed(self.skipped)}), such as {xywh[0]}; {BBOX}")
         self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
         usable = ~np.any([*nowhere.values(), *unusable.values()], axis=0)
         order = np.flatnonzero(usable)[np.argsort(image[usable], kind="stable")]
@@ -230,21 +230,14 @@ def _places(values: Sequence[int], known: Sequence[int]) -> Array:
     return np.array([place_of.get(value, -1) for value in values], np.int64)
 
 
-def _check_form(xywh: Array, limits: Array, file: Path) -> None:
-    """Refuse boxes (n, 4) that seem to be of another form; ``limits`` (n, 2) are the sides of their images."""
-    low, high = xywh[:, :2], xywh[:, :2] + xywh[:, 2:]
-    shares = (np.abs(xywh).max(axis=1) <= 1) & (limits.min(axis=1) > 1)
-    over = ((low < -_ROUNDING_PX) | (high > limits + _ROUNDING_PX)).any(axis=1)
-    for problem, is_so in (
-        ("the boxes seem to be shares of the image's width and height", len(xywh) > 1 and shares.mean() > _OF_ONE_FORM),
-        (
-            f"{over.sum()} of {len(xywh)} boxes reach over the edge of their image: they seem to be corners, x1, y1, "
-            "x2, y2, or x, y seem to be centres (cut them at the edge if they are right)",
-            len(xywh) >= _FEWEST and over.mean() > _MOST_OVER,
-        ),
-    ):
-        if is_so:
-            raise DataError(f"{file}: {problem}, such as {xywh[0].tolist()}; {BBOX}")
+def _check_form(ends: Array, limits: Array, file: Path) -> None:
+    """Refuse corners (n, 4) of boxes in another form; ``limits`` (n, 2) are the sides of their images."""
+    over = ((ends[:, :2] < -_ROUNDING_PX) | (ends[:, 2:] > limits + _ROUNDING_PX)).any(axis=1)
+    if len(ends) >= _FEWEST and over.mean() > _MOST_OVER:
+        raise DataError(
+            f"{file}: {over.sum()} of {len(ends)} boxes reach over the edge of their image, such as the box that ends "
+            f"at x, y = {ends[over][0, 2:].tolist()}; {BBOX} (cut them at the edge if they are right)"
+        )
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dinoneck.data.resizing import to_unit_range
@@ -19,13 +19,8 @@ from dinoneck.errors import DataError, reason_of
 from dinoneck.regular_files import open_regular
 
 T = TypeVar("T")
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
-_TURNS = {  # EXIF orientation -> whether rows and columns of (..., H, W) are swapped, and the axes flipped after that
-    2: (False, (-1,)), 3: (False, (-1, -2)), 4: (False, (-2,)), 5: (True, ()),
-    6: (True, (-1,)), 7: (True, (-1, -2)), 8: (True, (-2,)),
-}  # fmt: skip
 _RGB = 3  # torchvision's ImageReadMode.RGB
 _JPEG_END = b"\xff\xd9"
 
@@ -118,28 +113,21 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
     file: Any = image.fp  # type: ignore[attr-defined]
     file.seek(0)
     raw = np.fromfile(file, np.uint8)
-    orientation = read_orientation(image)
-    if "exif" in image.info:
-        _blank_exif(raw)
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP
     with contextlib.suppress(RuntimeError):  # damaged
-        if raw[-2:].tobytes() == _JPEG_END:  # else it is cut short or has an appendix
-            return _upright(operator(torch.from_numpy(raw)), orientation)
+        if is_known and raw[-2:].tobytes() == _JPEG_END:  # else it is cut short or has an appendix
+            return operator(torch.from_numpy(raw))
     return _from_pil(image, name)
-
-
-def _blank_exif(raw: Bytes) -> None:
-    """Blank the magic number of a JPEG's EXIF segments, by which torchcodec would turn the pixels a first time."""
-    content, start = raw.tobytes(), -1
-    while (start := content.find(b"Exif\x00\x00", start + 1)) >= 0:
-        if content[start - 4 : start - 2] == b"\xff\xe1":
-            raw[start + 8 : start + 10] = 0  # after the name and the byte order
 
 
 @functools.cache
 def fast_decoder() -> Callable[[Tensor], Tensor] | None:
     """Return torchcodec's operator from the bytes of a JPEG file to (3, H, W) RGB, else torchvision's.
 
-    None = neither is installed. Both use the library that Pillow uses. ``torchvision.io`` warns at every call.
+    Both turn the pixels upright by the EXIF tag, and use the library that Pillow uses. None = neither is installed.
+    ``torchvision.io`` warns at every call.
     """
     with contextlib.suppress(ImportError, AttributeError, OSError, RuntimeError):
         from torchcodec.decoders import decode_jpeg
@@ -149,7 +137,7 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
         import torchvision.io  # noqa: F401 - registers the operators
 
         operator = torch.ops.image.decode_jpeg
-        return lambda raw: operator(raw, _RGB, False)
+        return lambda raw: operator(raw, _RGB, True)
     return None
 
 
@@ -167,29 +155,28 @@ def read_orientation(image: Image.Image) -> int:
     return 1
 
 
-def _upright(pixels: Tensor, orientation: int) -> Tensor:
-    """Turn pixels (..., H, W) as an EXIF orientation states."""
-    is_turned, flips = _TURNS.get(orientation, (False, ()))
-    pixels = pixels.mT if is_turned else pixels
-    return pixels.flip(flips) if flips else pixels
+def upright(image: Image.Image) -> Image.Image:
+    """Return the image turned by its EXIF orientation."""
+    return image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    is_turned, _ = _TURNS.get(read_orientation(image), (False, ()))
+    is_turned = 5 <= read_orientation(image) <= 8
     return image.size if is_turned else (image.height, image.width)
 
 
 def _from_pil(image: Image.Image, name: str) -> Tensor:
     is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # not known once it is decoded
-    orientation = read_orientation(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # older Pillow: 16 bit as I
-        return _upright(_from_tensor(torch.from_numpy(np.array(image, np.uint16))[None], name), orientation)
+    is_png = image.format == "PNG"
+    image = upright(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and is_png):  # older Pillow: 16 bit as I
+        return _from_tensor(torch.from_numpy(np.array(image, np.uint16))[None], name)
     if image.mode in ("I", "F"):
         raise DataError(f"{name} holds 32-bit {image.mode!r} values; scale them to 0 ... 1 and pass an array")
     rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
     pixels = np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
     _check_depth(int(pixels.max()) << 8 | 255 if is_deep else 0, name)  # the low bytes are lost
-    return _upright(torch.from_numpy(pixels).permute(2, 0, 1), orientation)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _check_depth(largest: int, name: str) -> None:

@@ -16,11 +16,11 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
-from dinoneck.data.decoding import as_list, read_orientation, read_picture
+from dinoneck.data.decoding import as_list, read_picture, upright
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import Interpolation, resample
 from dinoneck.errors import ConfigError, DataError, some_of
@@ -28,8 +28,6 @@ from dinoneck.grid import patch_pair
 
 Label = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Raw = np.ndarray[Any, Any]
-
-FORMATS = ("PNG", "TIFF")
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,6 @@ class DenseLabels:
     def __post_init__(self) -> None:
         nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
         normalize_fields(self, nodata=[value for value in nodata if value is not None and value == value])  # no NaN
-        if self.scale == 0:
-            raise ConfigError("scale is 0; expected another number")
         if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
             raise ConfigError(
                 f"classes is {self.classes} with scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
@@ -119,8 +115,7 @@ class DenseLabels:
             weight = _cell_sums(valid, preprocess)
             sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
             done.append((torch.where(weight > 0, sums / weight, 0.0).float(), weight.float()))
-        values = _batch([own for own, _ in done])
-        return values, torch.stack([weight for _, weight in done])
+        return _batch([values for values, _ in done]), torch.stack([weight for _, weight in done])
 
     def indices(
         self,
@@ -229,17 +224,12 @@ def _stored(label: Label) -> tuple[Raw, str]:
 
 def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
-    if image.format not in (None, *FORMATS):
+    if image.format not in (None, "PNG", "TIFF"):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
-    first, bits = image.size, str(getattr(image, "tile", ()))  # the tile is gone once the image is decoded
+    bits = str(getattr(image, "tile", ()))  # the tile is gone once the image is decoded
     if (";16" in bits and image.mode[0] not in "IF") or (image.mode in ("1", "L") and ("L;" in bits or "1;" in bits)):
         raise DataError(f"{name} stores its numbers in a form that Pillow changes; pass them as an array (H, W, K)")
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(1)
-        if image.size == first:  # smaller pages are overviews
-            raise DataError(f"{name} has several pages; expected one: pass them as an array (H, W, K)")
-        image.seek(0)
-    return _native(np.asarray(image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)))
+    return _native(np.asarray(upright(image)))
 
 
 def _native(array: Raw) -> Raw:
@@ -272,8 +262,5 @@ def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
 def _batch(tensors: list[Tensor]) -> Tensor:
     sizes = {"x".join(map(str, x.shape)) for x in tensors}
     if len(sizes) > 1:
-        raise DataError(
-            f"the labels come to different sizes: {some_of(sorted(sizes), 5)}; give preprocess a size=(height, width) "
-            "and a resize= other than 'keep', or pass one label at a time"
-        )
+        raise DataError(f"the labels come to different sizes: {some_of(sorted(sizes), 5)}; give preprocess a size=")
     return torch.stack(tensors)

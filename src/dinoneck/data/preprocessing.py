@@ -18,7 +18,7 @@ from dinoneck.codec import normalize_fields
 from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
 from dinoneck.data.loading import in_threads
 from dinoneck.data.resizing import Interpolation, Placement, Resize, Size, place, resample, to_unit_range
-from dinoneck.errors import ConfigError, DataError, ShapeError, did_you_mean
+from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import GridSize, PadTo, PatchSize, PreparedImages, TokenGrid, patch_pair
 
 LARGEST_SIDE_PX = 1 << 16
@@ -182,10 +182,6 @@ class Preprocessing:
 
         A size turns ``keep`` without a size, the default there, into ``stretch``, the default with one.
         """
-        known = {field.name for field in fields(self)}
-        for name in changes:
-            if name not in known:
-                raise ConfigError(f"preprocessing has no field {name!r}.{did_you_mean(name, known)}")
         given = {name: value for name, value in changes.items() if value is not None}
         if "size" in given and self.size is None and self.resize == "keep":
             given.setdefault("resize", "stretch")

@@ -209,8 +209,6 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     for (row, text), number in zip(texts.items(), numbers, strict=True):
         if not is_number(number) or abs(float(number)) > cells.LARGEST:
             raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
-        if number.lstrip("+-").isdigit() and int(number) != float(number):
-            raise _misfit(what, row, text, "a whole number that float64 holds, or a class that classes= lists")
     return numbers.astype("float64")
 
 
@@ -269,8 +267,6 @@ def _label_files(column: pd.Series, folder: PathLike | None, what: str) -> pd.Se
     known = column[[not is_missing(value) for value in column]]
     if known.empty:
         raise DataError(f"there are no {what}; leave the column out, or fill in some")
-    if len(known) < len(column):
-        logger.info("there are %d %s for %d images", len(known), what, len(column))
     file_of = dict(zip(known.index, existing_files(known, folder, what), strict=True))
     return pd.Series([file_of.get(row) for row in column.index], column.index, dtype=object)
 

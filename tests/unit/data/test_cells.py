@@ -71,13 +71,6 @@ def test_a_frame_has_the_groups_of_its_csv(tmp_path: Path) -> None:
     assert partition(read_table(frame, targets="y", group="g")["group"]) == [0, 0, 2]
 
 
-def test_one_day_lies_in_one_fold(tmp_path: Path) -> None:
-    days = ["1", "1.0", " 1", "01", "2", "2.0", " 2", "02", "3", "3.0", "3 ", "03"]
-    table = read_table(written(tmp_path, y=list(range(12)), day=days), targets="y", group="day")
-    for train, valid in group_folds(table["group"].tolist(), 3, seed=0):
-        assert not {float(days[row]) for row in train} & {float(days[row]) for row in valid}
-
-
 @pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", " NAN "])
 def test_a_missing_group_or_fold_is_refused_with_its_rows(tmp_path: Path, cell: str) -> None:
     path = written(tmp_path, y=[1, 2, 3, 4], g=["p", cell, "q", cell])

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from dinoneck import DataError, GridError, ShapeError
-from dinoneck.data import Preprocessing, read_image_size, to_image_pixels, to_prepared_pixels
+from dinoneck.data import Preprocessing, to_image_pixels, to_prepared_pixels
 
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -47,17 +46,6 @@ def test_every_pixel_shows_its_place(size: Any, resize: Any, shape: tuple[int, i
     assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
     assert gaps.mean(dim=0).abs().max() < 0.02 * step
     assert torch.allclose(to_prepared_pixels(home, recipe, shape), points)
-
-
-def test_a_file_is_read_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (160, 120)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image_size(tmp_path / "turned.jpg") == (160, 120)
-    recipe = Preprocessing(16, size=(80, 48), **PLAIN)
-    corner = torch.tensor([48.0, 80.0])
-    for image in (tmp_path / "turned.jpg", str(tmp_path / "turned.jpg"), Image.new("RGB", (120, 160)), (160, 120)):
-        assert to_image_pixels(corner, recipe, image).tolist() == [120.0, 160.0]
 
 
 def test_what_is_no_point_or_image_is_refused(tmp_path: Path) -> None:

@@ -133,19 +133,6 @@ def test_one_bit_is_read_and_what_pillow_changes_is_refused(tmp_path: Path) -> N
             DenseLabels().read(tmp_path / "few.png")
 
 
-def test_labels_are_turned_upright_like_their_image(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    place = (ramp(32, 48) * 255).round().astype(np.uint8)
-    Image.fromarray(place).save(tmp_path / "image.png", exif=exif)
-    Image.fromarray(place[..., 0]).save(tmp_path / "label.png", exif=exif)
-    recipe = Preprocessing(16, **PLAIN)  # type: ignore[arg-type]
-    shown = patch_sums(recipe(tmp_path / "image.png"), 16)[:, :1] / 256
-    values, _ = DenseLabels(scale=1 / 255).cells(tmp_path / "label.png", recipe, image_sizes=[(48, 32)])
-    assert values.shape == (1, 1, 3, 2)
-    assert torch.allclose(values.double(), shown, atol=1e-6)
-
-
 # Classes ----------------------------------------------------------------------------------------------------
 
 
@@ -265,19 +252,9 @@ def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
         DenseLabels().read(tmp_path / "inverted.tif")
 
 
-def test_a_tiff_of_several_pages_is_refused_and_overviews_are_not(tmp_path: Path) -> None:
-    pages = [Image.fromarray(np.full((size, size), i, np.uint8)) for i, size in enumerate((4, 4, 2))]
-    pages[0].save(tmp_path / "overview.tif", save_all=True, append_images=[pages[2]])
-    assert DenseLabels().read(tmp_path / "overview.tif")[0].shape == (1, 4, 4)
-    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=[pages[1]])
-    with pytest.raises(DataError, match=r"pages\.tif has several pages"):
-        DenseLabels().read(tmp_path / "pages.tif")
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"scale": 0}, "scale is 0"),
         ({"offset": float("nan")}, "offset is nan"),
         ({"nodata": "255"}, "nodata.*'255'"),
         ({"classes": 0}, "classes is 0"),

@@ -147,17 +147,6 @@ def test_a_target_of_another_dtype_is_refused(values: Any, dtype: str) -> None:
             read_table(frame, targets="crop", classes=classes)
 
 
-def test_whole_numbers_that_float64_rounds_are_refused(tmp_path: Path) -> None:
-    exact, rounded = 2**53 + 2, 2**53 + 1
-    frame = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "y": [exact, -exact]})
-    assert read_table(frame, targets="y")["y"].tolist() == [exact, -exact]
-    for source in (frame.assign(y=[1, rounded]), written(tmp_path, f"image,y\na.jpg,1\nb.jpg,{rounded}\n")):
-        with pytest.raises(DataError, match=f"y of 'b.jpg' is '{rounded}'"):
-            read_table(source, targets="y")
-    as_classes = read_table(frame.assign(y=[exact, rounded]), targets="y", classes={"y": ()})
-    assert as_classes["y"].cat.categories.tolist() == [str(rounded), str(exact)]
-
-
 @pytest.mark.parametrize(
     "text",
     [
