@@ -158,7 +158,6 @@ def loaders(files: Files, workers: int, size: int, rounds: int, device: str = "c
     for dtype in ("fp16", "int8"):
         store = files.store(dtype)
         chosen[f"{dtype} store, float32"] = StoreDataset(store, many).loader(size, **options)
-        chosen[f"{dtype} store, as stored"] = StoreDataset(store, many, as_stored=True).loader(size, **options)
     wait = devices.waiting(device)
 
     def sent(batch: Any) -> None:
