@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dinoneck.data.views import Views
 from dinoneck.devices import send
 from dinoneck.errors import DataError
 from dinoneck.grid import GridSize
@@ -28,26 +27,21 @@ class MemoryStore(StoredTokens):
     Args:
         store: to read from, once.
         ids: images to keep; None = all. They must have one grid.
-        views: to keep; None = all.
         device: where they are kept, such as ``cuda``; batches are made there.
 
     Raises:
-        DataError: if an id or a view is unknown, or the grids differ.
+        DataError: if an id is unknown, or the grids differ.
     """
 
     def __init__(
         self,
         store: FeatureStore,
         ids: Sequence[str] | None = None,
-        views: Sequence[int] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.store, self.description, self.dtype = store, store.description, store.dtype
+        self.store, self.description, self.dtype, self.views = store, store.description, store.dtype, store.views
         self.ids = store.ids if ids is None else tuple(ids)
-        kept = [*range(len(store.views))] if views is None else [int(view) for view in views]
-        first = store.views.views[: len(kept)]  # training draws from all that a source has
-        self.views = Views(first) if first and kept == [*range(len(kept))] else store.views
-        pairs = [(image_id, view) for image_id in self.ids for view in kept]
+        pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
@@ -70,8 +64,8 @@ class MemoryStore(StoredTokens):
     def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
         """The rows of images in views."""
         pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
-        if missing := [pair for pair in pairs if pair not in self._rows]:
-            raise DataError(f"view {missing[0][1]} of {missing[0][0]!r} is not kept here")
+        if missing := [image_id for image_id, view in pairs if (image_id, view) not in self._rows]:
+            raise DataError(f"the image {missing[0]!r} is not kept here")
         return torch.tensor([self._rows[pair] for pair in pairs])
 
     def _chosen(self, rows: Tensor) -> Columns:
