@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
-import lzma
 import os
 import pickle
 import sys
@@ -14,7 +12,6 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
@@ -87,18 +84,12 @@ BYTES: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     **{f"{size} bytes": ("header", f"{size} bytes", partial(bytes, size)) for size in (1, 7, 8)},
     **{f"a header of {n} bytes": ("header", f"{n} bytes", partial(announcing, n))
        for n in (0, 1, 10_000, (1 << 20) + 1, 101_000_000, 1 << 32, (1 << 53) + 1, 1 << 63, (1 << 64) - 8)},
-    **{f"noise, seed {n}": ("header", "", lambda n=n: Random(n).randbytes(9 + 97 * n)) for n in range(4)},
-    **{f"a length, then noise, seed {n}": ("json", "", lambda n=n: announcing(64, Random(n).randbytes(64 + n)))
-       for n in range(4)},
     "a length alone": ("header", "100 bytes", lambda: announcing(100, b"x")),
     "an empty object": ("json", "save_head", lambda: announcing(2, b"{}")),
     "a Git LFS pointer": ("header", "git lfs pull", lambda: LFS),
     "a Git LFS pointer with Windows line ends": ("header", "git lfs pull", lambda: LFS.replace(b"\n", b"\r\n")),
     "a web page": ("header", "web page", lambda: HTML),
-    "a web page after a byte-order mark": ("header", "web page", lambda: b"\xef\xbb\xbf\n" + HTML),
-    "an error in JSON": ("header", "", lambda: b'{"error":"Repository not found"}'),
-    "plain text": ("header", "", lambda: b"Entry not found"),
-    **{f"a pickle, protocol {n}": ("header", "", partial(pickle.dumps, Evil(), n)) for n in range(6)},
+    **{f"a pickle, protocol {n}": ("header", "", partial(pickle.dumps, Evil(), n)) for n in (0, 5)},
     "torch.save": ("header", "zip or torch.save", partial(torch_saved, Evil())),
     "torch.save, the old form": ("header", "pickle", lambda: torch_saved(
         Evil(), _use_new_zipfile_serialization=False)),
@@ -107,10 +98,6 @@ BYTES: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "16 MiB in a small zip": ("header", "zip", lambda: zipped(bytes(16 << 20))),
     "gzip": ("header", "unpack it first", lambda: gzip.compress(sound(), mtime=0)),
     "64 MiB in a small gzip": ("header", "unpack it first", lambda: gzip.compress(bytes(64 << 20), 1, mtime=0)),
-    "bzip2": ("header", "", lambda: bz2.compress(sound())),
-    "xz": ("header", "", lambda: lzma.compress(sound())),
-    **{f"{name} before a head": ("header", "", partial(lambda front: front + sound(), front))
-       for name, front in {"PDF": b"%PDF-1.7\n", "PNG": b"\x89PNG\r\n\x1a\n", "a script": b"#!/bin/sh\n"}.items()},
     **{f"{name} behind a head": ("tensors", "appended", partial(lambda tail: sound() + tail, tail))
        for name, tail in {"zero": b"\0", "zip": zipped(b"x"), "pickle": pickle.dumps({}), "page": HTML}.items()},
     **{f"a header in {code}": ("json", "", partial(recoded, code)) for code in ("utf-16", "utf-32", "utf-8-sig")},
@@ -193,15 +180,10 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
         lambda state: state.update({HIDDEN: state[HIDDEN].T.contiguous()}), sign=False)),
     "two matrices exchanged, the old digest": ("digest", "", lambda: tensors(
         lambda state: state.update({HIDDEN: state[OUT], OUT: state[HIDDEN]}), sign=False)),
-    "weights as int64": ("tensors", "", partial(retyped, HIDDEN, torch.int64, "I64")),
-    "weights as float8": ("tensors", "", partial(retyped, HIDDEN, torch.float8_e4m3fn, "F8_E4M3")),
     "one weight as bfloat16": ("tensors", "", partial(retyped, HIDDEN, torch.bfloat16, "BF16")),
     "names of DataParallel": ("tensors", "wrapped", partial(renamed, "module.{}".format)),
     "names of a compiled module": ("tensors", "wrapped", partial(renamed, "_orig_mod.{}".format)),
     "LoRA that no record mentions": ("tensors", "", partial(renamed, "adapter/{}".format)),
-    "true in place of 1 in the list of tasks": ("config", "", lambda: listed(
-        lambda meta, state: meta["tasks"][0].update(weight=True))),
-    "a future schema": ("schema", "", lambda: listed(lambda meta, state: meta.update(schema=99))),
     "a name nearly right": ("registry", "Did you mean 'patch_mean'", lambda: listed(
         lambda meta, state: meta.update(head_type="patch_maen"))),
     "an argument nearly right": ("config", "Did you mean 'hidden_dim'", lambda: listed(

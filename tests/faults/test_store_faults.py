@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.process_group import ROOT, told_by
 from tests.unit.store.store_samples import make, same, write_images
 
-from dinoneck import Backbone, FeatureStore, StoreError, load_backbone
+from dinoneck import Backbone, FeatureStore, StoreError
 
 NAMES = [f"{i}.png" for i in range(5)]
 
@@ -168,14 +167,3 @@ def test_torchrun_shares_the_work(images: Path, whole: FeatureStore, tmp_path: P
     assert same(store, whole)
     writers = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "s" / "data").iterdir()}
     assert len(writers) == 2
-
-
-def test_refresh_sees_other_writers(images: Path, tiny: Backbone, tmp_path: Path) -> None:
-    store = make(tmp_path / "s", tiny)
-    reader = FeatureStore.open(tmp_path / "s")
-    store.extract([images / "0.png"])
-    assert reader.ids == ()
-    reader.refresh()
-    assert reader.ids == ("0",)
-    assert torch.equal(reader["0"].sequence[0], store["0"].sequence[0])
-    assert load_backbone("dinoneck_tiny").record()["weights_sha256"] == reader.backbone_record["weights_sha256"]

@@ -25,7 +25,7 @@ from dinoneck.progress import progress
 from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description, named_views, write_scale
 from dinoneck.store.encoding import StoreDtype, channel_rms, encode
-from dinoneck.store.images import check_unchanged, image_file, root_of
+from dinoneck.store.images import check_unchanged, image_file
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
@@ -34,18 +34,6 @@ from dinoneck.weight_files import read_tensor
 _SCALE_FILES = 16
 _EXPECTED = "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, cols) in a .pt"
 Read = Callable[[Path], Tokens]
-
-
-def files_in(folder: Path, suffix: str) -> dict[str, Path]:
-    """Return id -> file for the features in a folder tree, ids sorted.
-
-    Raises:
-        DataError: if there are none.
-    """
-    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob(f"*{suffix}")}
-    if not found:
-        raise DataError(f"the folder {folder} holds no {suffix} files")
-    return dict(sorted(found.items()))
 
 
 def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = None) -> Tokens:
@@ -76,40 +64,44 @@ def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int)
     return torch.from_numpy(np.stack([content[f"{name}_{i}"] for i in range(count)])).float()
 
 
-def describe(first: Tokens, views: str | Views, dtype: StoreDtype) -> Description:
-    """Return the description of a store of converted features; the backbone is not known."""
-    sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
-    record = {"name": "unknown", **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
-    return Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype)
-
-
-def convert(files: dict[str, Path], read: Read, reader: Reader) -> None:
-    """Store the tokens of all files that the store does not hold yet.
+def convert(
+    make: Callable[[Description], Reader], folder: Path, suffix: str, read: Read, views: str | Views, dtype: StoreDtype
+) -> None:
+    """Store the tokens of all files of a folder tree that the store does not hold yet; ids are their paths.
 
     Args:
-        files: id -> file.
+        make: makes the store, or opens an equal one.
+        folder: with the files.
+        suffix: of their names.
         read: returns the tokens of a file.
-        reader: of the store.
+        views: of every file.
+        dtype: of the store.
 
     Raises:
-        DataError: if a file's tokens are not like the first one's; what was converted before is kept.
+        DataError: if there are none, or a file's tokens are not like the first one's; what was converted is kept.
         StoreError: if a file that was converted before has changed, the disk is full, or values do not fit the dtype.
     """
-    known, description = frozenset(reader.ids), reader.description
+    files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob(f"*{suffix}"))}
+    if not files:
+        raise DataError(f"the folder {folder} holds no {suffix} files")
+    first = read(next(iter(files.values())))
+    sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
+    record = {"name": "unknown", **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
+    reader = make(Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype))
+    known = frozenset(reader.ids)
     check_unchanged((item for item in files.items() if item[0] in known), reader.entries)
-    if description.dtype == "int8" and reader.scale is None:
+    if dtype == "int8" and reader.scale is None:
         write_scale(reader.files, channel_rms([read(path) for path in list(files.values())[:_SCALE_FILES]]))
         reader.refresh()
-    missing = {image_id: path for image_id, path in files.items() if image_id not in known}
-    writer = Writer(reader.shards, root_of(*next(iter(files.items()))))
-    expected = len(description.views), description.backbone["embed_dim"], description.backbone["num_cls"]
+    writer = Writer(reader.shards, str(folder.absolute()))
+    expected = len(reader.description.views), first.sequence[0].shape[2], first.num_cls
     try:
-        for image_id, path in progress(missing.items(), desc="convert", unit="image"):
-            file, tokens = image_file(path), read(path)
+        for image_id in progress(sorted(files.keys() - known), desc="convert", unit="image"):
+            file, tokens = image_file(path := files[image_id]), read(path)
             kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
             if kind != expected:
                 raise DataError(f"{path} holds (views, channels, CLS) {kind}; expected {expected}")
-            writer.add(image_id, encode(tokens, description.dtype, reader.scale), tokens.grid, file)
+            writer.add(image_id, encode(tokens, dtype, reader.scale), tokens.grid, file)
     finally:
         writer.flush()
     reader.refresh(write=True)

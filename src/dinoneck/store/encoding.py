@@ -2,8 +2,7 @@
 
 fp16 and bf16 stores hold one part, ``tokens`` (L, P + N, C): the whole sequence of all layers. int8 stores hold
 ``prefix`` (L, P, C) float32 (CLS and registers as they are), ``scale`` (L, N) float32 (one per patch token) and ``q``
-(L, N, C) int8, with value = q * scale * channel scale; a batch of them is pooled or projected without a full-width
-float copy.
+(L, N, C) int8, with value = q * scale * channel scale; a batch of them is pooled without a full-width float copy.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.errors import ShapeError, StoreError
+from dinoneck.errors import StoreError
 from dinoneck.grid import GridSize
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -114,13 +112,13 @@ def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = Non
     Raises:
         StoreError: if values are not finite, or do not fit fp16.
     """
-    for place, x in enumerate(tokens.sequence):
+    for layer, x in zip(tokens.layers or range(len(tokens.sequence)), tokens.sequence, strict=True):
         largest = x.abs().amax().item()
         if not math.isfinite(largest):
-            raise StoreError(f"tokens of layer {_layer(tokens, place)} are not finite; is the backbone sound?")
+            raise StoreError(f"tokens of layer {layer} are not finite; is the backbone sound?")
         if dtype == "fp16" and largest > LARGEST_HALF:
             raise StoreError(
-                f"tokens of layer {_layer(tokens, place)} reach {largest:g}, beyond float16 ({LARGEST_HALF:g}); create "
+                f"tokens of layer {layer} reach {largest:g}, beyond float16 ({LARGEST_HALF:g}); create "
                 "the store with dtype='bf16' (or 'int8'), or load the backbone with norm=True"
             )
     if dtype != "int8":
@@ -177,13 +175,6 @@ class QuantisedTokens:
     def __len__(self) -> int:
         return self.q[0].shape[0]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> QuantisedTokens:
-        """Move to a device; the values stay int8."""
-        parts = (self.q, self.scale, self.prefix, self.channel_scale)
-        moved = (tuple(x.to(device, non_blocking=non_blocking) for x in part) for part in parts)
-        q, scale, prefix, channel_scale = moved
-        return QuantisedTokens(q, scale, prefix, channel_scale, self.like)
-
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tokens:
         """Return ordinary Tokens."""
         whole, wide = [], torch.promote_types(dtype, torch.float32)
@@ -209,32 +200,5 @@ class QuantisedTokens:
             pooled.append((torch.stack(rows) if rows else q.new_zeros((0, q.shape[2]), dtype=dtype)) * channel)
         return tuple(pooled)
 
-    def linear(self, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return ``F.linear(tokens, weight, bias)`` of whole sequences: (B, P + N, D) per layer, in weight's dtype.
-
-        The channel scale is folded into the weight and the token scale comes after the product.
-
-        Args:
-            weight: (D, C).
-            bias: (D,) or None.
-
-        Raises:
-            ShapeError: if weight has another width.
-        """
-        projected = []
-        for q, scale, prefix, channel in self._layers():
-            if weight.ndim != 2 or weight.shape[1] != q.shape[2]:
-                raise ShapeError(f"weight has shape {tuple(weight.shape)}; expected (D, {q.shape[2]})")
-            folded = weight * channel.to(weight.dtype)
-            patches = F.linear(q.to(weight.dtype), folded) * scale[..., None].to(weight.dtype)
-            if bias is not None:
-                patches = patches + bias
-            projected.append(torch.cat([F.linear(prefix.to(weight.dtype), weight, bias), patches], dim=1))
-        return tuple(projected)
-
     def _layers(self) -> zip[tuple[Tensor, Tensor, Tensor, Tensor]]:
         return zip(self.q, self.scale, self.prefix, self.channel_scale, strict=True)
-
-
-def _layer(tokens: Tokens, place: int) -> int:
-    return place if tokens.layers is None else tokens.layers[place]

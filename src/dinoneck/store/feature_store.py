@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.resizing import Interpolation, Resize
@@ -228,7 +228,8 @@ class FeatureStore(Reader):
             StoreError: if another store is there.
         """
         read = functools.partial(converters.read_file, patch_size=patch_size, grid=grid)
-        return cls._converted(Path(folder), ".npz", read, path, views, dtype)
+        converters.convert(functools.partial(cls._made, path), Path(folder), ".npz", read, views, dtype)
+        return cls.open(path)
 
     @classmethod
     def from_pt(cls, folder: PathLike, path: PathLike, *, patch_size: PatchSize, dtype: StoreDtype = "fp16") -> Self:
@@ -245,14 +246,5 @@ class FeatureStore(Reader):
             StoreError: if another store is there.
         """
         read = functools.partial(converters.read_file, patch_size=patch_size)
-        return cls._converted(Path(folder), ".pt", read, path, "none", dtype)
-
-    @classmethod
-    def _converted(
-        cls, folder: Path, suffix: str, read: converters.Read, path: PathLike, views: Any, dtype: StoreDtype
-    ) -> Self:
-        """Make a store, or open an equal one, and add the files that it lacks."""
-        files = converters.files_in(folder, suffix)
-        store = cls._made(path, converters.describe(read(next(iter(files.values()))), views, dtype))
-        converters.convert(files, read, store)
-        return store
+        converters.convert(functools.partial(cls._made, path), Path(folder), ".pt", read, "none", dtype)
+        return cls.open(path)

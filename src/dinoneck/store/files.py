@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import secrets
 from collections.abc import Sequence
@@ -22,16 +23,15 @@ Piece = tuple[str, int, list[memoryview]]
 """A file, a byte in it, and the buffers to fill from there."""
 
 
-class _Handle:
+class _Handle(io.FileIO):
     """An open file that is closed when its last user lets go of it."""
 
     def __init__(self, path: Path) -> None:
         check_regular(path)
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        super().__init__(path)
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        self.close()
 
 
 class LocalFiles:
@@ -79,7 +79,7 @@ class LocalFiles:
         for name, offset, buffers in pieces:
             try:
                 handle = self._opened(name)  # a name of its own keeps it open, whatever other threads open and close
-                _read_into(handle.descriptor, offset, buffers)
+                _read_into(handle.fileno(), offset, buffers)
             except (OSError, EOFError, OverflowError) as error:
                 raise StoreError(f"{self.root / name} cannot be read at byte {offset}: {error}") from error
 
@@ -139,10 +139,9 @@ class RemoteFiles:
             if isinstance(raw, Exception) or len(raw) != sum(map(len, buffers)):
                 problem = raw if isinstance(raw, Exception) else f"it is cut short and gave {len(raw)} bytes"
                 raise StoreError(f"{self.url}/{name} cannot be read at byte {offset}: {problem}")
-            at = 0
+            source = io.BytesIO(raw)
             for buffer in buffers:
-                buffer[:] = raw[at : at + len(buffer)]
-                at += len(buffer)
+                source.readinto(buffer)
 
     def forget(self) -> None:
         """Forget what was listed."""

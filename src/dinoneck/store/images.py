@@ -107,9 +107,8 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
         ids = some_of([repr(other.id) for other, _ in changed], _NAMED)
         raise StoreError(
             f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored "
-            f"as {entry.id!r}, which was read from {entry.root}, and the stored features are those of that file. "
-            "Extract into a new store, or under other ids (root=, --root). To replace the features, delete the shards "
-            f"that hold them, such as {entry.shard}, and extract again"
+            f"as {entry.id!r}, which was read from {entry.root}, or it was changed. Extract into a new store, or with "
+            f"another root=, or delete the shards that hold them, such as {entry.shard}, and extract again"
         )
 
 

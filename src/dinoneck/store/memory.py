@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dinoneck.data.views import Views
 from dinoneck.devices import send
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.grid import GridSize
-from dinoneck.store.encoding import Columns, QuantisedTokens
+from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
 from dinoneck.tokens import Tokens
 
-Sample = tuple[Tokens | QuantisedTokens, Tensor]
+Sample = tuple[Tokens, Tensor]
 
 
 class MemoryStore(StoredTokens):
@@ -28,26 +27,21 @@ class MemoryStore(StoredTokens):
     Args:
         store: to read from, once.
         ids: images to keep; None = all. They must have one grid.
-        views: to keep; None = all.
         device: where they are kept, such as ``cuda``; batches are made there.
 
     Raises:
-        DataError: if an id or a view is unknown, or the grids differ.
+        DataError: if an id is unknown, or the grids differ.
     """
 
     def __init__(
         self,
         store: FeatureStore,
         ids: Sequence[str] | None = None,
-        views: Sequence[int] | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        self.store, self.description, self.dtype = store, store.description, store.dtype
+        self.store, self.description, self.dtype, self.views = store, store.description, store.dtype, store.views
         self.ids = store.ids if ids is None else tuple(ids)
-        kept = [*range(len(store.views))] if views is None else [int(view) for view in views]
-        first = store.views.views[: len(kept)]  # training draws from all that a source has
-        self.views = Views(first) if first and kept == [*range(len(kept))] else store.views
-        pairs = [(image_id, view) for image_id in self.ids for view in kept]
+        pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
         self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
@@ -70,8 +64,8 @@ class MemoryStore(StoredTokens):
     def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
         """The rows of images in views."""
         pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
-        if missing := [pair for pair in pairs if pair not in self._rows]:
-            raise DataError(f"view {missing[0][1]} of {missing[0][0]!r} is not kept here")
+        if missing := [image_id for image_id, view in pairs if (image_id, view) not in self._rows]:
+            raise DataError(f"the image {missing[0]!r} is not kept here")
         return torch.tensor([self._rows[pair] for pair in pairs])
 
     def _chosen(self, rows: Tensor) -> Columns:
@@ -95,7 +89,6 @@ class StoreDataset(Dataset[Sample]):
             in this view (validation: 0); several numbers: each image in each of them, images in the outer
             loop (test-time augmentation): sample s is image s // k under ``views[s % k]``.
         seed: with the epoch and the sample's number it decides on random views.
-        as_stored: hand tokens out without a cast: Tokens in the store's own dtype, QuantisedTokens from int8.
 
     Raises:
         DataError: if an id or a view is not in the store.
@@ -110,19 +103,15 @@ class StoreDataset(Dataset[Sample]):
         ids: Sequence[str] | None = None,
         views: Literal["random"] | int | Sequence[int] = "random",
         seed: int = 0,
-        as_stored: bool = False,
     ) -> None:
-        self.store, self.seed, self.as_stored = store, seed, as_stored
+        self.store, self.seed = store, seed
         self.ids = store.ids if ids is None else tuple(ids)
         if unknown := set(self.ids).difference(store.ids):
             raise DataError(f"{len(unknown)} ids are not in the store, the first is {min(unknown)!r}")
-        if isinstance(views, str) and views != "random":
-            raise ConfigError(f"views is {views!r}; expected 'random', a number or several numbers")
-        self.views: list[int] | None = None  # random ones
-        if not isinstance(views, str):
-            self.views = [views] if isinstance(views, int) else [int(view) for view in views]
-            if not self.views or min(self.views) < 0 or max(self.views) >= len(store.views):
-                raise DataError(f"views is {views!r}; the store holds 0 ... {len(store.views) - 1}")
+        numbers = range(len(store.views))
+        self.views: Sequence[Any] = [views] if isinstance(views, int) else [] if views == "random" else list(views)
+        if views != "random" and (not self.views or not set(self.views).issubset(numbers)):
+            raise DataError(f"views is {views!r}; expected 'random', or numbers in 0 ... {len(numbers) - 1}")
         # workers that live on see it change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -132,8 +121,8 @@ class StoreDataset(Dataset[Sample]):
 
     def view_of(self, sample: int) -> int:
         """Return the view that a sample has, in this epoch."""
-        if self.views is not None:
-            return self.views[sample % len(self.views)]
+        if self.views:
+            return int(self.views[sample % len(self.views)])
         return random.Random(f"{self.seed}/{int(self._epoch)}/{sample}").randrange(len(self.store.views))
 
     def id_of(self, sample: int) -> str:
@@ -144,17 +133,13 @@ class StoreDataset(Dataset[Sample]):
         return len(self.ids) * len(self.views or [0])
 
     def __getitem__(self, sample: int) -> Sample:
-        if not -len(self) <= sample < len(self):
-            raise IndexError(f"sample {sample} of {len(self)}")
-        return self.__getitems__([sample % len(self)])
+        return self.__getitems__([range(len(self))[sample]])
 
     def __getitems__(self, samples: Sequence[int]) -> Sample:
         """Read a whole batch in one go."""
         numbers = [int(sample) for sample in samples]
-        ids, views = [self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers]
-        if self.as_stored and self.store.dtype == "int8":
-            return self.store.quantised(ids, views), torch.tensor(numbers)
-        return self.store.batch(ids, views, dtype=None if self.as_stored else torch.float32), torch.tensor(numbers)
+        tokens = self.store.batch([self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers])
+        return tokens, torch.tensor(numbers)
 
     @staticmethod
     def collate(batch: Any) -> Any:

@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import collections
 import functools
 import hashlib
 import itertools
 import logging
-import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -198,8 +196,7 @@ class Reader(StoredTokens):
             sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
             remedy = "extract them with one size (image_size=, --size), or batch those of one grid"
             if any(turned):
-                remedy += "; quarter turns swap rows and columns: extract square images (--size 480x480), or use only "
-                remedy += f"the {turned.index(1)} views before the turns (--views {turned.index(1)})"
+                remedy += f"; quarter turns need a square size, or stay out by --views {turned.index(1)}"
             raise DataError(f"the images have different grids ({sizes}); {remedy}")
         layout = self.description.layout(GridSize(*grids.pop()))
         for entry in entries:
@@ -244,18 +241,13 @@ class Reader(StoredTokens):
         """
         if isinstance(ids, str) or not isinstance(ids, Sized):
             raise DataError(f"ids is {ids!r}; expected a sequence of ids")
-        is_one = not isinstance(views, Sequence) and getattr(views, "ndim", 0) == 0  # arrays have axes
-        asked: Any = [views or 0] * len(ids) if is_one else views
-        try:
-            numbers = [operator.index(view) for view in asked]
-        except TypeError:
-            numbers = []
-        if len(numbers) != len(ids) or not numbers:
+        asked = np.asarray(0 if views is None else views)
+        if asked.dtype.kind not in "iu" or asked.shape not in ((), (len(ids),)) or not len(ids):
             raise DataError(f"views is {views!r} for {len(ids)} ids; expected whole numbers: one, or one per id")
         last = len(self.description.views) - 1
-        if wrong := [view for view in numbers if not 0 <= view <= last]:
+        if (wrong := asked[(asked < 0) | (asked > last)]).size:
             raise DataError(f"view {wrong[0]} does not exist; {self.files} holds 0 ... {last}")
-        return numbers
+        return np.broadcast_to(asked, len(ids)).tolist()  # type: ignore[no-any-return]
 
     def damaged(self) -> dict[str, str]:
         """Return what cannot be trusted: id, or the name of a shard or of the index -> the file to delete.
@@ -267,32 +259,31 @@ class Reader(StoredTokens):
         """
         sizes = self.shards.sizes()  # before the index: it has these at least, whatever is written meanwhile
         self.refresh()
-        damaged: dict[str, str] = {}
+        damaged, wrong_rows, hashes = dict[str, str](), set[str](), dict[str, str]()
         try:
-            collections.deque(self.entries.every(), maxlen=0)  # reads every row
+            listed = self._rows_of(sizes)
         except StoreError:
             self.refresh(rebuild=True)
-            damaged[FILE] = FILE
-        wrong_rows, met, hashes = set[str](), set[str](), dict[str, str]()
-        by_shard = itertools.groupby(self.entries.every(), key=lambda entry: entry.shard)
-        indexed = ((name, {entry.id: entry for entry in entries}) for name, entries in by_shard)
-        with progress(total=len(sizes), desc="verify", unit="shard") as bar:
-            for name, rows in itertools.chain(indexed, ((name, dict[str, Entry]()) for name in sizes)):
-                if not rows and name in met:
-                    continue
-                met.add(name)
-                bar.update()
-                [(_, entries)] = self.shards.entries({name: sizes.get(name, 0)})
-                if not entries:
-                    damaged |= dict.fromkeys(rows, name) or {name: name}
-                    continue
-                headers = {entry.id: entry for entry in entries}
-                wrong_rows |= {key for key in headers.keys() | rows.keys() if headers.get(key) != rows.get(key)}
-                damaged |= {entry.id: name for entry in entries if not self._is_sound(entry)}
-                damaged |= {e.id: name for e in entries if hashes.setdefault(e.id, e.blake2b) != e.blake2b}
+            damaged, listed = {FILE: FILE}, self._rows_of(sizes)
+        for name, rows in progress(listed.items(), desc="verify", unit="shard"):
+            [(_, entries)] = self.shards.entries({name: sizes.get(name, 0)})
+            if not entries:
+                damaged |= dict.fromkeys(rows, name) or {name: name}
+                continue
+            headers = {entry.id: hash(entry) for entry in entries}
+            wrong_rows |= {key for key in headers.keys() | rows.keys() if headers.get(key) != rows.get(key)}
+            damaged |= {entry.id: name for entry in entries if not self._is_sound(entry)}
+            damaged |= {e.id: name for e in entries if hashes.setdefault(e.id, e.blake2b) != e.blake2b}
         if wrong_rows:
             self.refresh(rebuild=True)
         return dict.fromkeys(wrong_rows, FILE) | damaged
+
+    def _rows_of(self, shards: Iterable[str]) -> dict[str, dict[str, int]]:
+        """The rows of the index: shard -> id -> hash of the row; also for shards without rows."""
+        rows: dict[str, dict[str, int]] = {name: {} for name in shards}
+        for entry in self.entries.every():
+            rows.setdefault(entry.shard, {})[entry.id] = hash(entry)
+        return rows
 
     def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
         """Return what identifies the tokens of these images, wherever the store lies; None = of all."""

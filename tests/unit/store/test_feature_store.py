@@ -339,23 +339,16 @@ def test_int8_of_zeros_is_zero() -> None:
     assert not token_scale.any()
 
 
-def test_int8_is_pooled_and_projected_as_it_is() -> None:
+def test_int8_is_pooled_as_it_is() -> None:
     packed = quantised(outlier_tokens())
     plain = packed.dequantise(torch.float64)
     generator = torch.Generator().manual_seed(0)
     gate = torch.rand(2, 24, generator=generator, dtype=torch.float64)
-    weight = torch.randn(5, 32, generator=generator, dtype=torch.float64)
-    bias = torch.randn(5, generator=generator, dtype=torch.float64)
     for layer, patches in enumerate(plain.patches):
         torch.testing.assert_close(packed.pool(dtype=torch.float64)[layer], patches.mean(1), rtol=1e-12, atol=1e-12)
         weighted = torch.einsum("bn,bnc->bc", gate, patches)
         torch.testing.assert_close(packed.pool(gate, torch.float64)[layer], weighted, rtol=1e-12, atol=1e-12)
-        for b in (bias, None):
-            expected = torch.nn.functional.linear(plain.sequence[layer], weight, b)
-            torch.testing.assert_close(packed.linear(weight, b)[layer], expected, rtol=1e-12, atol=1e-12)
-    assert packed.to("cpu").pool()[0].dtype == torch.float32
-    with pytest.raises(ValueError, match=r"weight has shape \(5, 31\); expected \(D, 32\)"):
-        packed.linear(weight[:, 1:])
+    assert packed.pool()[0].dtype == torch.float32
 
 
 def test_an_int8_store(images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path) -> None:
@@ -387,10 +380,8 @@ def test_in_memory_it_gives_the_same(images: Path, filled: FeatureStore, two_lay
         assert all(torch.equal(x, y) for x, y in zip(one.sequence, two.sequence, strict=True))
         assert one.layers == two.layers
     assert torch.equal(MemoryStore(int8).quantised(["a"]).pool()[0], int8.quantised(["a"]).pool()[0])
-    some = MemoryStore(filled, ["b"], [0])
-    with pytest.raises(DataError, match="view 1 of 'b' is not kept"):
-        some.batch(["b"], 1)
-    assert (some.ids, len(some.views)) == (("b",), 1)
+    with pytest.raises(DataError, match="'a' is not kept"):
+        MemoryStore(filled, ["b"]).batch(["b", "a"])
     with pytest.raises(DataError, match="'z'"):
         MemoryStore(filled, ["z"])
 
@@ -410,27 +401,14 @@ def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> 
     views = StoreDataset(filled, ["b"], views=[0, 3])
     assert [(views.id_of(i), views.view_of(i)) for i in range(len(views))] == [("b", 0), ("b", 3)]
     assert torch.equal(views[-1][0].sequence[0], filled["b", 3].sequence[0])
-    with pytest.raises(ConfigError, match="views is 'all'"):
+    with pytest.raises(DataError, match="views is 'all'"):
         StoreDataset(filled, views="all")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="1 ids are not in the store, the first is 'z'"):
         StoreDataset(filled, ["z"])
-    with pytest.raises(DataError, match=r"holds 0 ... 3"):
+    with pytest.raises(DataError, match="views is 9"):
         StoreDataset(filled, views=9)
     with pytest.raises(IndexError):
         data[3]
-
-
-def test_a_dataset_hands_out_what_is_stored(
-    images: Path, filled: FeatureStore, two_layers: Backbone, tmp_path: Path
-) -> None:
-    tokens, _ = StoreDataset(filled, views=2, as_stored=True).__getitems__([1])
-    assert tokens.sequence[0].dtype == torch.float16
-    assert torch.equal(tokens.sequence[0].float(), filled["b", 2].sequence[0])
-    int8 = make(tmp_path / "int8", two_layers, dtype="int8")
-    int8.extract(images)
-    for store in (int8, MemoryStore(int8)):
-        stored, _ = StoreDataset(store, views=2, as_stored=True).__getitems__([1])
-        assert torch.equal(stored.dequantise().sequence[1], int8["b", 2].sequence[1])
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

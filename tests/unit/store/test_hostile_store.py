@@ -80,7 +80,8 @@ def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, backbone
     for name, seed in (("A", 0), ("B", 9), ("C", 0)):
         write_images(tmp_path / name, ["p0.png", "p1.png"], seed)
         make(tmp_path / f"store{name}", backbone).extract(tmp_path / name)
-    assert merged(tmp_path / "storeA", tmp_path / "storeC").verify() == []  # equal images
+    equal = merged(tmp_path / "storeA", tmp_path / "storeC")  # the same images: one record each
+    assert (equal.verify(), len(equal), equal.ids) == ([], 2, ("p0", "p1"))
     store = merged(tmp_path / "storeA", tmp_path / "storeB")
     assert store.verify() == ["p0", "p1"]
     with pytest.raises(StoreError, match=r"different images under the id 'p0', in .*/A\).*/B\)|/B\).*/A\)"):

@@ -410,26 +410,6 @@ def test_a_remote_store_fetches_its_index_once(
             fs.rm("/remote-index-test", recursive=True)
 
 
-def test_two_writers_of_one_image(images: Path, tiny: Backbone, tmp_path: Path, root: Path) -> None:
-    again = make(tmp_path / "again", tiny, views="none")
-    again.extract(images)
-    for path in shards(tmp_path / "again"):  # the same images: one record each
-        shutil.copy(path, root / "data")
-    store = FeatureStore.open(root)
-    assert (store.ids, len(store), store.verify()) == (("0", "1", "2", "3"), 4, [])
-    write_images(tmp_path / "others", ["0.png"], seed=50)
-    other = make(tmp_path / "other", tiny, views="none")
-    other.extract(tmp_path / "others")
-    shutil.copy(shards(tmp_path / "other")[0], root / "data")
-    store.refresh()
-    with pytest.raises(
-        StoreError, match=rf"'0', in .*{images}.*{tmp_path}/others|'0', in .*{tmp_path}/others.*{images}"
-    ):
-        store["0"]
-    assert store.verify() == ["0"]
-    assert value(store, "1").isfinite().all()
-
-
 def test_stores_are_joined_by_linking_shards(images: Path, tiny: Backbone, tmp_path: Path, sound: FeatureStore) -> None:
     halves = [make(tmp_path / str(number), tiny, views="none") for number in range(2)]
     for number, half in enumerate(halves):
