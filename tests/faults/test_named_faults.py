@@ -196,8 +196,8 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "weights as int64": ("tensors", "", partial(retyped, HIDDEN, torch.int64, "I64")),
     "weights as float8": ("tensors", "", partial(retyped, HIDDEN, torch.float8_e4m3fn, "F8_E4M3")),
     "one weight as bfloat16": ("tensors", "", partial(retyped, HIDDEN, torch.bfloat16, "BF16")),
-    "names of DataParallel": ("tensors", "wrapped", partial(renamed, "module.{}".format)),
-    "names of a compiled module": ("tensors", "wrapped", partial(renamed, "_orig_mod.{}".format)),
+    "names of DataParallel": ("tensors", "lacks", partial(renamed, "module.{}".format)),
+    "names of a compiled module": ("tensors", "lacks", partial(renamed, "_orig_mod.{}".format)),
     "LoRA that no record mentions": ("tensors", "", partial(renamed, "adapter/{}".format)),
     "true in place of 1 in the list of tasks": ("config", "", lambda: listed(
         lambda meta, state: meta["tasks"][0].update(weight=True))),

@@ -184,13 +184,11 @@ def difference(one: Any, other: Any, where: str) -> str | None:
     """Return the place and the values of the first difference of two plain values; None where they are equal."""
     if one == other:
         return None
+    if isinstance(one, list) and isinstance(other, list) and any(isinstance(entry, Mapping) for entry in one):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         parts = [(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other})]
         return next(filter(None, (difference(*part) for part in parts)), None)
-    lists = isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
-    if lists and any(isinstance(entry, Mapping) for entry in one):
-        pairs = enumerate(zip(one, other, strict=True))
-        return next(filter(None, (difference(*pair, f"{where}[{i}]") for i, pair in pairs)), None)
     return f"{where}: {str(one)[:80]} / {str(other)[:80]}"
 
 

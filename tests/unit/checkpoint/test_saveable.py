@@ -56,21 +56,6 @@ def test_an_ensemble_cannot_differ_from_its_configuration(name: str, value: obje
         setattr(an_ensemble(), name, value)
 
 
-class Remembering(torch.nn.Linear):
-    def get_extra_state(self) -> torch.Tensor:
-        return torch.ones(1)
-
-
-def test_extra_state_is_no_part_of_a_file() -> None:
-    own, inner = a_head(), a_head()
-    own.get_extra_state = lambda: {"x": 1}  # type: ignore[method-assign]
-    inner.mlps[0].out.__class__ = Remembering
-    for head, where in ((own, "the module itself"), (inner, r"mlps\.0\.out")):
-        with pytest.raises(CheckpointError, match=f"{where} has a get_extra_state") as caught:
-            HeadCheckpoint.from_module(head)
-        assert caught.value.step == "write"
-
-
 def test_views_are_those_that_predict_knows() -> None:
     assert set(VIEWS) == set(tiles.VIEWS)
     with pytest.raises(CheckpointError, match="'nope'.*none, flip4, d6"):
