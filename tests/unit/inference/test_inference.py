@@ -225,13 +225,6 @@ def test_heads_of_values_of_different_areas_are_refused(tiny: Backbone, tmp_path
         Predictor([tmp_path / "0.25.safetensors", tmp_path / "e"])
 
 
-def test_heads_that_disagree_about_a_task_are_refused(tiny: Backbone) -> None:
-    grams = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="g")]), backbone=tiny)
-    kilos = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x", unit="kg")]), backbone=tiny.with_layers([3]))
-    with pytest.raises(ConfigError, match="disagree about task 'x'"):
-        Predictor([grams, kilos], tiny)
-
-
 def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> None:
     torch.manual_seed(3)
     half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
