@@ -181,7 +181,7 @@ def files_in(folder: Path) -> list[Path]:
     if not files:
         raise CheckpointError(
             f"the folder {folder} holds no head files ({HEAD_FILES}); a finished training writes {HEAD_NAME}, and the "
-            "heads of its folds into the folder heads"
+            f"heads of its folds into {folder / 'heads'}"
         )
     return files
 

@@ -6,10 +6,10 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dinoneck.checkpoint import contents
 from dinoneck.checkpoint.card import REPO_ID, check_repo_id, config_json, model_card
@@ -17,6 +17,9 @@ from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
 from dinoneck.errors import CheckpointError
 from dinoneck.hub_errors import cache_folder, refusal, unreachable
 from dinoneck.version import __version__
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
 
 logger = logging.getLogger(__name__)
 
@@ -195,20 +198,10 @@ def push_to_hub(
         _CONFIG: config_json(meta).encode(),
         "README.md": model_card(meta, repo_id, sorted(pictures)).encode(),
     }
-    operations = [hub.CommitOperationAdd(name, part) for name, part in (parts | pictures).items()]
     message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
     api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
     try:
-        api.create_repo(repo_id, private=private or None, exist_ok=True)
-        if private and api.model_info(repo_id).private is False:
-            raise CheckpointError(
-                f"{repo_id} exists and is public, so nothing was pushed; make it private in its settings first, or "
-                "push without private=True",
-                step="hub",
-            )
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        done = api.create_commit(repo_id, operations, commit_message=message, revision=revision, num_threads=1)
+        done = _commit(api, repo_id, revision, parts | pictures, message, private)
     except CheckpointError:
         raise
     except Exception as error:  # the client raises many unrelated types
@@ -219,6 +212,25 @@ def push_to_hub(
         raise CheckpointError(reason, step="hub") from None
     logger.info("%s is in commit %s of %s", message, done.oid, repo_id)
     return Pushed(done.oid, done.commit_url)
+
+
+def _commit(
+    api: HfApi, repo_id: str, revision: str | None, parts: Mapping[str, bytes], message: str, private: bool
+) -> CommitInfo:
+    """Make the repository and the branch where they are missing, and commit."""
+    from huggingface_hub import CommitOperationAdd
+
+    api.create_repo(repo_id, private=private or None, exist_ok=True)
+    if private and api.model_info(repo_id).private is False:
+        raise CheckpointError(
+            f"{repo_id} exists and is public, so nothing was pushed; make it private in its settings first, or "
+            "push without private=True",
+            step="hub",
+        )
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    operations = [CommitOperationAdd(name, part) for name, part in parts.items()]
+    return api.create_commit(repo_id, operations, commit_message=message, revision=revision, num_threads=1)
 
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:

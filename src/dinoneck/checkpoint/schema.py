@@ -35,6 +35,10 @@ LORA_PREFIX, BACKBONE_PREFIX = "adapter/", "backbone."  # of tensors that belong
 UNSIGNED = "sha256:" + "0" * 64  # of a header whose digest is not computed yet
 _PROBE_PER_LAYER = 8  # numbers of dinoneck.backbones.weight_hashes; each is at most the root of a sequence's values
 _MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
+_HINTS = {
+    ".license": ", an SPDX identifier such as MIT",
+    ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong under extra",
+}
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # of JSON
 _AGAIN = ". Save the head again with the backbone= and preprocess= of its training"
 
@@ -296,7 +300,7 @@ def _converted(value: Any, kind: Any, name: str, remedy: str = "") -> Any:
         found = _at(value, place)
         shown = "" if found is None or isinstance(found, Mapping) else f" is {_shown(found)}"
         where = f"{name}{place}" if kind is BackboneRecord else f"{name}: {place.removeprefix('.') or 'the header'}"
-        remedy = _AGAIN if place.startswith((".backbone", ".inputs")) else remedy
+        remedy = _AGAIN if place.startswith((".backbone", ".inputs")) else _HINTS.get(place, remedy)
         part = place.lstrip(".").partition("[")[0]
         step = part if part in ("digest", "tensors") else "schema"
         raise CheckpointError(f"{where}{shown}: {_reason(error)}{remedy}", step=step) from None
