@@ -102,7 +102,7 @@ def resolve(path_or_repo: str | os.PathLike[str], revision: str | None = None) -
         raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
     if names_a_repo(path_or_repo):
         path = download(os.fspath(path_or_repo), revision)
-        return path, commit_of(path)
+        return path, path.parent.name
     if revision is not None:
         raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
     return only_head(path_or_repo), None
@@ -140,13 +140,6 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     return folder / HEAD_NAME
 
 
-def commit_of(path: Path) -> str | None:
-    """Return the commit that a file of the local cache belongs to."""
-    parts = path.parts
-    pairs = zip(parts[-2::-1], parts[:0:-1], strict=True)  # the innermost folder decides
-    return next((below for above, below in pairs if above == "snapshots" and _COMMIT.fullmatch(below)), None)
-
-
 def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointError:
     """Return the refusal of a downloaded file with its origin and, of a damaged one, the remedy."""
     damaged = error.step in ("file", "header", "json", "tensors", "digest", "finite")
@@ -154,7 +147,7 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
         f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load again; else it was "
         "damaged before it was uploaded"
     )
-    return CheckpointError(f"{repo_id} at {commit_of(path)}: {error}{advice if damaged else ''}", step=error.step)
+    return CheckpointError(f"{repo_id} at {path.parent.name}: {error}{advice if damaged else ''}", step=error.step)
 
 
 def push_to_hub(

@@ -36,6 +36,7 @@ _MUST_AGREE = {
 }
 
 _LORA = "LoRA weights (HeadCheckpoint.load(file).apply_adapter(backbone) applies those of a head file)"
+_SAME_CHANNEL = 1e-3
 NAMED = ("seeded", "hub")
 
 
@@ -185,10 +186,11 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     names = str(trained.get("name")), str(given.get("name"))
     if architecture_of(names[0]) != architecture_of(names[1]):
         return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r} (if only names differ: probe=True)"]
-    if _is_any_copy(trained):
+    origin: Mapping[str, Any] = trained.get("weights") or {}
+    if digests[0] is None and origin.get("kind") == "hub" and origin.get("revision") is None:
         return _copy_differs(trained, given)
     same_form = None not in digests and all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
-    if not same_form and trained.get("weights") == given.get("weights") and trained["weights"]["kind"] in NAMED:
+    if not same_form and origin == given.get("weights") and origin.get("kind") in NAMED:
         return []
     return [
         f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}. Digests of the same "
@@ -198,15 +200,8 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     ]
 
 
-def _is_any_copy(trained: Mapping[str, Any]) -> bool:
-    """Whether a head was trained by others on published weights, of which its record names no revision or hash."""
-    origin: Mapping[str, Any] = trained.get("weights") or {}
-    unknown = origin.get("revision") is None and trained.get("weights_sha256") is None
-    return unknown and origin.get("kind") == "hub"
-
-
 def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Compare published weights by their name in any library; those of a file cannot be compared."""
+    """Compare published weights, of which a head's record names no revision or hash, by their name in any library."""
     origin: Mapping[str, Any] = given.get("weights") or {}
     kind = origin.get("kind")
     if kind == "hub" and names_of(str(trained.get("name"))) == names_of(str(given.get("name"))):
