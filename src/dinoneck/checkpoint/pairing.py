@@ -71,11 +71,9 @@ def check_records(
     """
     facts, own = _facts(trained), _facts(given)
     for key in ("mean", "std"):
-        if trained.get(key) is not None and given.get(key) is not None:
-            facts[f"normalisation of images ({key})"], own[f"normalisation of images ({key})"] = (
-                trained[key],
-                given[key],
-            )
+        one, other, meaning = trained.get(key), given.get(key), f"normalisation of images ({key})"
+        if one is not None and other is not None and not np.allclose(one, other, rtol=0, atol=_SAME_CHANNEL):
+            facts[meaning], own[meaning] = one, other
     differences = [
         f"{meaning}: the head was trained on {facts[meaning]!r}, this backbone has {own[meaning]!r}"
         for meaning in facts
