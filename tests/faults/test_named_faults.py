@@ -181,8 +181,8 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "two matrices exchanged, the old digest": ("digest", "", lambda: tensors(
         lambda state: state.update({HIDDEN: state[OUT], OUT: state[HIDDEN]}), sign=False)),
     "one weight as bfloat16": ("tensors", "", partial(retyped, HIDDEN, torch.bfloat16, "BF16")),
-    "names of DataParallel": ("tensors", "wrapped", partial(renamed, "module.{}".format)),
-    "names of a compiled module": ("tensors", "wrapped", partial(renamed, "_orig_mod.{}".format)),
+    "names of DataParallel": ("tensors", "lacks", partial(renamed, "module.{}".format)),
+    "names of a compiled module": ("tensors", "lacks", partial(renamed, "_orig_mod.{}".format)),
     "LoRA that no record mentions": ("tensors", "", partial(renamed, "adapter/{}".format)),
     "a name nearly right": ("registry", "Did you mean 'patch_mean'", lambda: listed(
         lambda meta, state: meta.update(head_type="patch_maen"))),

@@ -128,7 +128,6 @@ FAST = {
     "hub": f"""
         push head.safetensors me/one --private --message spring
         push damaged.safetensors me/two
-        push head.safetensors me/none --no-create
         verify me/one
         {PREDICT} me/one --out p.csv
     """,

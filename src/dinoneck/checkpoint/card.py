@@ -14,17 +14,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.checkpoint.format import HEAD_NAME, MAX_HEADER_BYTES, read_header
+from dinoneck.checkpoint.format import HEAD_NAME, read_header
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, check, describe_parts, describe_weights
 from dinoneck.errors import CheckpointError
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import ModelCardData
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.\-]{0,95}/[A-Za-z0-9][\w.\-]{0,95}", re.ASCII)
 _FIGURE = re.compile(r"([\w\-]+/)*[\w\-][\w.\-]*", re.ASCII)
-_NAMED_DIGEST = re.compile(r"digest\W{1,9}(sha256:[0-9a-f]{64})")
 _TEMPLATE = Path(__file__).with_name("card.md.j2")
 _LONGEST = 200
 _PIPELINES = {"segmentation": "image-segmentation", "classification": "image-classification"}
@@ -79,7 +78,7 @@ def model_card(
     family = _FAMILIES.get(str(backbone.get("family")), {})
     licence = meta["licences"].get("backbone")
     card = ModelCard.from_template(
-        _front_matter(meta, repo_id),
+        _front_matter(meta),
         template_path=str(_TEMPLATE),
         code=code,
         describe_parts=describe_parts,
@@ -110,13 +109,6 @@ def config_json(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> str
     meta = _meta(meta_or_path)
     copied = {key: meta[key] for key in ("format", "schema", "head_type", "config", "digest")}
     return json.dumps({"library_name": "dinoneck", **copied}, indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-
-def names_another(file: Path, digest: str) -> str | None:
-    """Return the digest that a README.md or config.json names, if it names other heads than the one with ``digest``."""
-    with file.open("rb") as opened:
-        named = _NAMED_DIGEST.findall(opened.read(MAX_HEADER_BYTES).decode(errors="replace"))
-    return None if not named or digest in named else str(named[0])
 
 
 def base_model(meta: Mapping[str, Any]) -> str | None:
@@ -165,7 +157,7 @@ def _meta(meta_or_path: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[s
     return meta_or_path
 
 
-def _front_matter(meta: Mapping[str, Any], repo_id: str | None) -> ModelCardData:
+def _front_matter(meta: Mapping[str, Any]) -> ModelCardData:
     """Return what the Hub's search and widgets read."""
     from huggingface_hub import ModelCardData
 
@@ -176,16 +168,13 @@ def _front_matter(meta: Mapping[str, Any], repo_id: str | None) -> ModelCardData
     family = (meta["backbone"] or {}).get("family")
     tags = ["dinoneck", meta["head_type"], *(f"task-{kind}" for kind in kinds)]
     tags += [family] if family in _FAMILIES else []
-    base, dataset, results = base_model(meta), _dataset(meta)["dataset_type"], _results(meta, pipeline)
+    base = base_model(meta)
     return ModelCardData(
         library_name="dinoneck",
         base_model=base,
         base_model_relation="adapter" if base else None,
-        datasets=None if dataset == "other" else [dataset],
         pipeline_tag=pipeline,
         tags=[_line(tag) for tag in tags],
-        model_name=(repo_id or _line(meta["head_type"])) if results else None,
-        eval_results=results or None,
         **_license(meta, base),
     )
 
@@ -201,33 +190,6 @@ def _license(meta: Mapping[str, Any], base: str | None) -> dict[str, Any]:
     links = {family["license"]: family["link"] for family in _FAMILIES.values()}
     link = links.get(name) or (f"https://huggingface.co/{base}" if base and not own else None)
     return {"license": "other", "license_name": _line(name), "license_link": link}
-
-
-def _dataset(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The training data as an entry of the Hub's list of results; the type is a data set on the Hub, or ``other``."""
-    data = (meta["training"] or {}).get("data") or {}
-    name, revision = data.get("name") or "not recorded", data.get("revision")
-    return {
-        "dataset_type": name if REPO_ID.fullmatch(name) else "other",
-        "dataset_name": _line(name),
-        "dataset_revision": None if revision is None else _line(revision),
-    }
-
-
-def _results(meta: Mapping[str, Any], pipeline: str | None) -> list[EvalResult]:
-    """The metrics as the Hub lists them; of a mean with its spread, the mean."""
-    from huggingface_hub import EvalResult
-
-    return [
-        EvalResult(
-            task_type=pipeline or "other",
-            metric_type=_line(name),
-            metric_name=_line(name if sd is None else f"{name} (mean, sd {sd})"),
-            metric_value=value,
-            **_dataset(meta),
-        )
-        for name, value, sd in _metrics(meta)
-    ]
 
 
 def _metrics(meta: Mapping[str, Any]) -> Iterator[tuple[str, float, float | None]]:

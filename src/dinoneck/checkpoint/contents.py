@@ -24,7 +24,6 @@ from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
 from dinoneck.tensor_bytes import bytes_of
-from dinoneck.weight_files import WRAPPER_PREFIXES
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -168,7 +167,7 @@ class _Limited(TorchFunctionMode):
 def _check_tensors(module: nn.Module, listed: Mapping[str, TensorEntry], name: str) -> None:
     expected = module.state_dict()
     if missing := sorted(expected.keys() - listed.keys()):
-        raise CheckpointError(f"{name} lacks {some_of(missing, _SHOWN)}{_prefix_hint(listed)}", step="tensors")
+        raise CheckpointError(f"{name} lacks {some_of(missing, _SHOWN)}", step="tensors")
     if extra := sorted(listed.keys() - expected.keys()):
         raise CheckpointError(f"{name} holds {some_of(extra, _SHOWN)}, not tensors of this head", step="tensors")
     floats = {entry.dtype for key, entry in listed.items() if expected[key].is_floating_point()}
@@ -211,13 +210,6 @@ def _tensor(entry: TensorEntry, buffer: Any) -> Tensor:
     return (torch.frombuffer(buffer, dtype=dtype) if len(buffer) else torch.empty(0, dtype=dtype)).reshape(entry.shape)
 
 
-def _prefix_hint(listed: Mapping[str, TensorEntry]) -> str:
-    for prefix in WRAPPER_PREFIXES:
-        if any(key.startswith(prefix) for key in listed):
-            return f"; its names begin with {prefix!r}: it was saved from a wrapped module (DDP, torch.compile)"
-    return ""
-
-
 def listing_of(state: Mapping[str, Tensor]) -> list[list[Any]]:
     """Return how a header lists these tensors."""
     return [[key, FILE_DTYPES[value.dtype], list(value.shape)] for key, value in sorted(state.items())]
@@ -229,10 +221,10 @@ def chunks_of(meta: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[memo
 
 
 def named(module: nn.Module) -> str:
-    """Return the registered name of a module that a file can hold whole. Hooks are not part of a file.
+    """Return the registered name of a module. Hooks are not part of a file.
 
     Raises:
-        CheckpointError: if it is not registered, or has state beyond its configuration and tensors.
+        CheckpointError: if it is not registered.
     """
     if not isinstance(module, nn.Module):
         raise CheckpointError(
@@ -243,16 +235,7 @@ def named(module: nn.Module) -> str:
     try:
         name = registry.name_of(type(module))
     except RegistryError as error:
-        inner = next((getattr(module, n) for n in ("_orig_mod", "module", "injection") if hasattr(module, n)), None)
-        hint = f" Save the {type(inner).__name__} inside it instead." if isinstance(inner, nn.Module) else ""
-        raise CheckpointError(f"{error}.{hint}", step="registry") from None
-    for where, part in module.named_modules():
-        if getattr(part.get_extra_state, "__func__", None) is not nn.Module.get_extra_state:
-            raise CheckpointError(
-                f"{type(module).__name__}: {where or 'the module itself'} has a get_extra_state, which a file does not "
-                "hold; keep it in parameters, buffers or constructor arguments",
-                step="write",
-            )
+        raise CheckpointError(f"{error}. Of a wrapped module, save the one inside it.", step="registry") from None
     return name
 
 
@@ -260,31 +243,16 @@ def snapshot(parts: Parts, name: str) -> dict[str, Tensor]:
     """Return copies of the tensors of the head called ``name`` on the CPU, by their names in a file.
 
     Raises:
-        CheckpointError: for a value that is not a dense tensor of a known dtype, for shared memory, and for a name that
-            means a tensor of the backbone in a file.
+        CheckpointError: for a value that is not a dense tensor of a known dtype, and for shared memory.
     """
     tensors = together(parts)
-    if taken := [key for key in parts.head if key not in by_part(parts.head).head]:
-        raise CheckpointError(
-            f"{name}: {taken[0]!r} is the name of a backbone's tensor in a file; rename that part of the head",
-            step="write",
-        )
     for key, value in tensors.items():
         dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
         if not dense or value.dtype not in FILE_DTYPES:
             what = f"{value.dtype} on {value.device}, {value.layout}" if isinstance(value, Tensor) else type(value)
             raise CheckpointError(f"{name}: {key} is {what}; it cannot be saved", step="write")
-    _check_overlaps(tensors, name)
-    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}
-
-
-def _check_overlaps(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse tensors that share memory; neighbours in one buffer are fine. Of strided views only the begin counts."""
-    spans = []
-    for key, value in tensors.items():
-        size = value.numel() * value.itemsize if value.is_contiguous() else value.itemsize
-        if value.numel():
-            spans.append((str(value.device), value.data_ptr(), value.data_ptr() + size, key))
-    for (device, _, end, one), (same, begin, _, other) in pairwise(sorted(spans)):
-        if device == same and begin < end:
+    spans = sorted((str(x.device), x.data_ptr(), key) for key, x in tensors.items() if x.numel())
+    for (*place, one), (*same, other) in pairwise(spans):
+        if place == same:
             raise CheckpointError(f"{name}: {one} and {other} share their memory; untie them first", step="write")
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in tensors.items()}

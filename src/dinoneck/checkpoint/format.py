@@ -168,11 +168,6 @@ def head_files(path: str | os.PathLike[str]) -> list[Path]:
         return [folder]
     if is_file(folder / HEAD_NAME):
         return [folder / HEAD_NAME]
-    if os.path.isdir(folder / "heads"):  # noqa: PTH112
-        raise CheckpointError(
-            f"the folder {folder} holds no {HEAD_NAME}; expected the one that a finished training writes. "
-            f"{folder / 'heads'} holds the heads of single folds: pass that folder, or one file of it"
-        )
     return files_in(folder)
 
 
@@ -184,7 +179,10 @@ def files_in(folder: Path) -> list[Path]:
     """
     files = sorted(file for file in folder.glob(HEAD_FILES) if not file.name.startswith("."))
     if not files:
-        raise CheckpointError(f"the folder {folder} holds no head files ({HEAD_FILES})")
+        raise CheckpointError(
+            f"the folder {folder} holds no head files ({HEAD_FILES}); a finished training writes {HEAD_NAME}, and the "
+            f"heads of its folds into {folder / 'heads'}"
+        )
     return files
 
 
@@ -218,12 +216,10 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     """
     try:
         file = open_regular(path)
-    except FileNotFoundError:
-        home = ": '~' is not expanded, pass Path(...).expanduser()" if str(path).startswith("~") else ""
-        raise CheckpointError(f"the head file {path} does not exist, nor a folder of that name{home}") from None
     except (OSError, ValueError) as error:
+        home = "; '~' is not expanded, pass Path(...).expanduser()" if str(path).startswith("~") else ""
         raise CheckpointError(
-            f"{str(path)!r} cannot be opened: {reason_of(error)}; expected a head file (.safetensors)"
+            f"the head file {str(path)!r} cannot be opened: {reason_of(error)}; expected a .safetensors file{home}"
         ) from error
     with file:
         try:

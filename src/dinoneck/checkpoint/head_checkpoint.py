@@ -127,7 +127,7 @@ class HeadCheckpoint:
             "digest": schema.UNSIGNED,
         }
         content = files.packed(meta, contents.chunks_of(meta, state), name)
-        pairing.check_reads(module, record, name, meta["inputs"])
+        pairing.check_reads(module, record, name)
         return cls(contents.check(content))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -140,15 +140,11 @@ class HeadCheckpoint:
             CheckpointError: if the file cannot be written.
         """
         tensors = contents.together(Parts(self.state_dict, self.adapter_state, self.backbone_weights or {}))
-        header = files.header_of(self.meta, "this checkpoint")
-        if odd := sorted({entry.name for entry in header.record.tensors} ^ tensors.keys()):
+        if contents.listing_of(tensors) != self.meta["tensors"]:
             raise CheckpointError(
-                f"the weights are not those that meta lists: {', '.join(odd[:5])}; build it again with from_module",
-                step="write",
+                "the weights are not those that meta lists; build it again with from_module", step="write"
             )
-        start = header.start()
-        if len(start) > files.MAX_HEADER_BYTES:
-            raise CheckpointError(f"the header has {len(start)} bytes; at most {files.MAX_HEADER_BYTES}", step="write")
+        start = files.header_of(self.meta, "this checkpoint").start()
         files.check_path(path)
         try:
             chunks: list[bytes | memoryview] = [start, *contents.chunks_of(self.meta, tensors)]
@@ -292,10 +288,6 @@ class HeadCheckpoint:
         ):  # members, then ensembles
             part.trained_on = pairing.origin_of(self.meta["backbone"])
         return cast("nn.Module", module.eval().requires_grad_(True))
-
-    def __repr__(self) -> str:
-        backbone = (self.meta["backbone"] or {}).get("name")
-        return f"HeadCheckpoint({self.head_type!r}, backbone {backbone!r}, {self.meta['digest'][:19]})"
 
 
 def save_head(path: str | os.PathLike[str], module: nn.Module, **meta: Any) -> None:

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import logging
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dinoneck.checkpoint import contents
 from dinoneck.checkpoint.card import REPO_ID, check_repo_id, config_json, model_card
-from dinoneck.checkpoint.format import HEAD_FILES, HEAD_NAME, MAX_FILE_BYTES, only_head, opened, read
-from dinoneck.errors import CheckpointError, some_of
-from dinoneck.hub_errors import cache_folder, redacted_line, refusal, unreachable
-from dinoneck.regular_files import read_regular
+from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
+from dinoneck.errors import CheckpointError
+from dinoneck.hub_errors import cache_folder, refusal, unreachable
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitInfo, HfApi
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".safetensors"
 _CONFIG = "config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TIMEOUT_S = 10.0
-_SHOWN = 8
 _PICTURES = ("PNG", "JPEG", "WEBP", "GIF")
 
 
@@ -108,14 +102,14 @@ def resolve(path_or_repo: str | os.PathLike[str], revision: str | None = None) -
         raise CheckpointError(f"revision is {revision!r}; expected the name of a branch, tag or commit, or None")
     if names_a_repo(path_or_repo):
         path = download(os.fspath(path_or_repo), revision)
-        return path, commit_of(path)
+        return path, path.parent.name
     if revision is not None:
         raise CheckpointError(f"revision={revision!r} is for hub repositories; {path_or_repo} is read as a file")
     return only_head(path_or_repo), None
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
-    """Return the local path of the one head file of a Hub repository.
+    """Return the local path of ``head.safetensors`` of a Hub repository.
 
     A commit that is in the local cache needs no network. Without a network, a branch or tag gives the commit that it
     was when it was last loaded. ``config.json`` is fetched too, because the Hub counts downloads by it; it is never
@@ -126,48 +120,24 @@ def download(repo_id: str, revision: str | None = None) -> Path:
         revision: a branch, tag or commit; None = the main branch.
 
     Raises:
-        CheckpointError: if the repository or revision does not exist, is private, gated, holds no head file or
-            several, a file is too large, the download breaks off, or it is neither reachable nor cached.
+        CheckpointError: if the repository or revision does not exist, is private, gated or holds no head, the download
+            breaks off, or it is neither reachable nor cached.
     """
     import huggingface_hub as hub
 
-    known = _cached(repo_id, revision)
-    if known is not None and commit_of(known) == revision:
-        return known
     try:
-        info = hub.HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
+        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[HEAD_NAME, _CONFIG]))
     except Exception as error:  # the client raises many unrelated types
-        return _without_the_hub(error, repo_id, revision, known)
-    sizes, commit = {file.rfilename: file.size or 0 for file in info.siblings or ()}, info.sha or ""
-    name = _choose(sizes, repo_id)
-    if sizes[name] > MAX_FILE_BYTES:
-        raise CheckpointError(
-            f"{name} of {repo_id} has {sizes[name]} bytes; a head file has at most {MAX_FILE_BYTES}. It was not fetched"
-        )
-    if not _COMMIT.fullmatch(commit):
-        raise CheckpointError(f"the hub gives no commit of {repo_id} for {revision or 'main'!r}", step="hub")
-    logger.info("%s: %r is commit %s", repo_id, revision or "main", commit)
-    if known is not None and commit_of(known) == commit:
-        return known
-    try:  # by the branch's name: the client then records its commit, for use without a network
-        patterns = [glob.escape(name), _CONFIG]
-        folder = Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
-    except Exception as error:
         reason = refusal(error, repo_id, revision) or (
-            f"the download of {name} from {repo_id} broke off ({type(error).__name__}: "
-            f"{redacted_line(error)}); nothing of it is used. Try again, and check that the local cache "
-            f"{cache_folder()} is writable and has room; HF_HUB_CACHE sets another folder"
+            f"no file or folder {repo_id} exists, and {HEAD_NAME} of the hub repository {repo_id} at "
+            f"{revision or 'main'!r} was not fetched: {unreachable(error)}. Check the name too, and that the local "
+            f"cache {cache_folder()} is writable and has room"
         )
         raise CheckpointError(reason, step="hub") from None
-    # where the branch moved meanwhile: the commit that was looked at
-    return folder / name if folder.name in (commit, revision) else download(repo_id, commit)
-
-
-def commit_of(path: Path) -> str | None:
-    """Return the commit that a file of the local cache belongs to."""
-    parts = path.parts
-    pairs = zip(parts[-2::-1], parts[:0:-1], strict=True)  # the innermost folder decides
-    return next((below for above, below in pairs if above == "snapshots" and _COMMIT.fullmatch(below)), None)
+    logger.info("%s: %r is commit %s", repo_id, revision or "main", folder.name)
+    if not is_file(folder / HEAD_NAME):
+        raise CheckpointError(f"the hub repository {repo_id} holds no {HEAD_NAME} at {folder.name}", step="hub")
+    return folder / HEAD_NAME
 
 
 def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointError:
@@ -177,7 +147,7 @@ def blamed(error: CheckpointError, repo_id: object, path: Path) -> CheckpointErr
         f". If the file in the local cache was damaged, delete {os.path.realpath(path)} and load again; else it was "
         "damaged before it was uploaded"
     )
-    return CheckpointError(f"{repo_id} at {commit_of(path)}: {error}{advice if damaged else ''}", step=error.step)
+    return CheckpointError(f"{repo_id} at {path.parent.name}: {error}{advice if damaged else ''}", step=error.step)
 
 
 def push_to_hub(
@@ -187,29 +157,26 @@ def push_to_hub(
     private: bool = False,
     revision: str | None = None,
     commit_message: str | None = None,
-    create: bool = True,
     figures: Iterable[str | os.PathLike[str]] = (),
     token: str | None = None,
 ) -> Pushed:
     """Publish a head file in a Hub repository: head.safetensors, config.json, README.md and figures in one commit.
 
-    A private copy of the file is read with all checks, and that copy is sent. README.md and config.json are derived
-    from its header and replace those in the repository. Two pushes at once never mix: the later one is refused.
+    The file is read with all checks, and the bytes that were checked are sent. README.md and config.json are derived
+    from its header and replace those in the repository.
 
     Args:
         file: the head file, or a folder with one.
-        repo_id: ``user/name``.
+        repo_id: ``user/name``; made if it is missing.
         private: a new repository is private, and an existing public one is refused; False leaves it to the account's
             default, which is public.
         revision: the branch; None = main. A missing one begins at main's commit.
         commit_message: the first line of the commit; None = the head's type and digest.
-        create: make the repository and the branch if they are missing; else that is refused.
         figures: pictures (PNG, JPEG, WebP, GIF) for the page.
         token: an access token that may write; None = the stored login.
 
     Raises:
-        CheckpointError: if the head is damaged, a figure is not a picture, the repository holds other head files, the
-            Hub refuses, or another commit is made meanwhile.
+        CheckpointError: if the head is damaged, a figure is not a picture, or the Hub refuses.
     """
     import huggingface_hub as hub
 
@@ -217,109 +184,46 @@ def push_to_hub(
     if revision is not None and _COMMIT.fullmatch(revision):
         raise CheckpointError(f"a push goes to a branch; {revision} is a commit", step="hub")
     pictures = _pictures(figures)
-    with tempfile.TemporaryDirectory(prefix="dinoneck-push-") as folder:
-        copy = Path(folder, HEAD_NAME)  # where no other process writes
-        meta = _copied(file, copy)
-        page, config = model_card(meta, repo_id, sorted(pictures)), config_json(meta)
-        parts: dict[str, Path | bytes] = {HEAD_NAME: copy, _CONFIG: config.encode(), "README.md": page.encode()}
-        message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
-        api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
-        try:
-            if create:
-                api.create_repo(repo_id, private=private or None, exist_ok=True)
-                if revision is not None:
-                    api.create_branch(repo_id, branch=revision, exist_ok=True)
-            pushed = _commit(api, repo_id, revision, parts | pictures, message, private)
-        except CheckpointError:
-            raise
-        except Exception as error:  # the client raises many unrelated types
-            reason = refusal(error, repo_id, revision, token) or (
-                f"the push to {repo_id} broke off: {unreachable(error, token)}. The hub holds all of it or nothing; "
-                "files that arrived are not sent again by the next push"
-            )
-            raise CheckpointError(reason, step="hub") from None
-    logger.info("%s is in commit %s of %s", message, pushed.commit, repo_id)
-    return pushed
-
-
-def _choose(files: Iterable[str], repo_id: str) -> str:
-    """Return the one head file among the files of a repository."""
-    heads = sorted(name for name in files if name.endswith(_SUFFIX))
-    if len(heads) != 1:
-        raise CheckpointError(
-            f"the hub repository {repo_id} holds {some_of(heads, _SHOWN) or 'no head file'}; expected one *{_SUFFIX}. "
-            "Of several, download the one that you want and pass the file",
-            step="hub",
-        )
-    return heads[0]
-
-
-def _cached(repo_id: str, revision: str | None) -> Path | None:
-    """The path in the local cache that :func:`download` returns, if it was fetched before."""
-    import huggingface_hub as hub
-
+    content = read(only_head(file))
+    meta = contents.check(content).meta
+    parts = {
+        HEAD_NAME: b"".join([content.header.start(), *content.buffers]),
+        _CONFIG: config_json(meta).encode(),
+        "README.md": model_card(meta, repo_id, sorted(pictures)).encode(),
+    }
+    message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
+    api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
     try:
-        folder = Path(
-            hub.snapshot_download(repo_id, revision=revision, allow_patterns=HEAD_FILES, local_files_only=True)
+        done = _commit(api, repo_id, revision, parts | pictures, message, private)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the client raises many unrelated types
+        reason = refusal(error, repo_id, revision, token) or (
+            f"the push to {repo_id} broke off: {unreachable(error, token)}. The hub holds all of it or nothing; "
+            "files that arrived are not sent again by the next push"
         )
-        files = (file.relative_to(folder).as_posix() for file in folder.rglob(HEAD_FILES) if file.is_file())
-        return folder / _choose(files, repo_id)
-    except Exception:  # the client's types differ between its versions
-        return None
-
-
-def _without_the_hub(error: Exception, repo_id: str, revision: str | None, known: Path | None) -> Path:
-    """Return the cached file where the Hub could not be asked; raise what it refused."""
-    reason = refusal(error, repo_id, revision)
-    if reason is None and known is not None:
-        logger.warning("%s: %s. The cache holds commit %s", repo_id, unreachable(error), commit_of(known))
-        return known
-    if reason is None:
-        reason = (
-            f"no file or folder {repo_id} exists, and {revision or 'main'!r} of a hub repository of that name is not "
-            f"in the local cache: {unreachable(error)}. Check the name too"
-        )
-    elif known is not None:
-        reason += f". Commit {commit_of(known)} is in the cache: HF_HUB_OFFLINE=1 uses it"
-    raise CheckpointError(reason, step="hub") from None
-
-
-def _copied(source: str | os.PathLike[str], copy: Path) -> dict[str, Any]:
-    """Copy a head file, check the copy, and return its metadata."""
-    with opened(only_head(source)) as file, copy.open("wb") as written:
-        shutil.copyfileobj(file, written)
-    try:
-        return contents.check(read(copy)).meta
-    except CheckpointError as error:
-        reason = str(error).replace(str(copy), str(source))
-        raise CheckpointError(f"{source} was not pushed. {reason}", step=error.step) from None
+        raise CheckpointError(reason, step="hub") from None
+    logger.info("%s is in commit %s of %s", message, done.oid, repo_id)
+    return Pushed(done.oid, done.commit_url)
 
 
 def _commit(
-    api: HfApi, repo_id: str, revision: str | None, parts: Mapping[str, Path | bytes], message: str, private: bool
-) -> Pushed:
-    """Commit on top of the state that was looked at."""
-    import huggingface_hub as hub
+    api: HfApi, repo_id: str, revision: str | None, parts: Mapping[str, bytes], message: str, private: bool
+) -> CommitInfo:
+    """Make the repository and the branch where they are missing, and commit."""
+    from huggingface_hub import CommitOperationAdd
 
-    before = api.model_info(repo_id, revision=revision, timeout=_TIMEOUT_S)
-    if private and before.private is False:
+    api.create_repo(repo_id, private=private or None, exist_ok=True)
+    if private and api.model_info(repo_id).private is False:
         raise CheckpointError(
-            f"{repo_id} exists and is public, so nothing was pushed; make it private in its settings first, or push "
-            "without private=True",
+            f"{repo_id} exists and is public, so nothing was pushed; make it private in its settings first, or "
+            "push without private=True",
             step="hub",
         )
-    present = [file.rfilename for file in before.siblings or ()]
-    if others := [name for name in present if name.endswith(_SUFFIX) and name != HEAD_NAME]:
-        raise CheckpointError(
-            f"{repo_id} holds other head files: {some_of(others, _SHOWN)}; a repository with several cannot be loaded "
-            "by its name. Push to another repository or branch, or delete them there",
-            step="hub",
-        )
-    operations = [hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=part) for name, part in parts.items()]
-    done = api.create_commit(
-        repo_id, operations, commit_message=message, revision=revision, parent_commit=before.sha, num_threads=1
-    )
-    return Pushed(done.oid, done.commit_url)
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    operations = [CommitOperationAdd(name, part) for name, part in parts.items()]
+    return api.create_commit(repo_id, operations, commit_message=message, revision=revision, num_threads=1)
 
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
@@ -331,9 +235,11 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
         if (name := f"figures/{path.name}") in pictures:
             raise CheckpointError(f"two figures are called {path.name}; rename one", step="hub")
         try:
-            pictures[name] = read_regular(path)
+            pictures[name] = path.read_bytes()
             Image.open(io.BytesIO(pictures[name]), formats=_PICTURES).verify()
         except Exception as error:  # Pillow raises many types for a file that is not a picture
-            reason = error if isinstance(error, OSError) and error.errno else f"expected {', '.join(_PICTURES)}"
-            raise CheckpointError(f"the figure {path} cannot be used: {reason}", step="hub") from error
+            expected = ", ".join(_PICTURES)
+            raise CheckpointError(
+                f"the figure {path} cannot be used: {error}; expected {expected}", step="hub"
+            ) from error
     return pictures

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dinoneck.backbones import lora, weight_hashes
@@ -70,12 +71,15 @@ def check_records(
         CheckpointError: naming what differs, both values and the remedy.
     """
     facts, own = _facts(trained), _facts(given)
+    for key in ("mean", "std"):
+        one, other, meaning = trained.get(key), given.get(key), f"normalisation of images ({key})"
+        if one is not None and other is not None and not np.allclose(one, other, rtol=0, atol=_SAME_CHANNEL):
+            facts[meaning], own[meaning] = one, other
     differences = [
         f"{meaning}: the head was trained on {facts[meaning]!r}, this backbone has {own[meaning]!r}"
         for meaning in facts
         if facts[meaning] != own[meaning] and (layers or meaning != "layers")
     ]
-    differences += _normalisation_differs(trained, given)
     if weights:
         differences += _weights_differ(trained, given)
     if differences:
@@ -104,32 +108,21 @@ def check_probe(trained: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
-def check_reads(
-    module: object, backbone: Mapping[str, Any] | None, name: str, inputs: Mapping[str, Any] | None = None
-) -> None:
-    """Refuse a head of another width, layers or patch than its backbone gives: the file could never be used.
+def check_reads(module: object, backbone: Mapping[str, Any] | None, name: str) -> None:
+    """Refuse a head of another width or layers than its backbone gives: the file could never be used.
 
     Raises:
         CheckpointError: naming both.
     """
     record = backbone or {}
-    width, layers, patch = record.get("embed_dim"), record.get("layers"), record.get("patch_size")
-    own = getattr(module, "embed_dim", width)
-    if width not in (None, own):
-        raise CheckpointError(
-            f"this {name} was built for tokens of {own} channels, the backbone gives {width}: it was not trained on it",
-            step="pairing",
-        )
-    prepared = (inputs or {}).get("patch_size")
-    if prepared is not None and patch is not None:
-        check_patch(prepared, patch)
+    width, layers = record.get("embed_dim"), record.get("layers")
     reads, count = getattr(module, "layer_indices", None), getattr(module, "num_layers", None)
     missing = count not in (None, len(layers or ())) if reads is None else not {*reads} <= {*(layers or ())}
-    if layers is not None and missing:
+    own = getattr(module, "embed_dim", width)
+    if width not in (None, own) or (layers is not None and missing):
         raise CheckpointError(
-            f"this {name} reads {f'{count} layers' if reads is None else f'blocks {tuple(reads)}'}, the backbone gives "
-            f"blocks {tuple(layers)}; save it with the backbone it was trained on (load_backbone(layers=...), or "
-            "backbone.with_layers(...))",
+            f"this {name} reads {count or reads or 'the'} layers of {own} channels; the backbone gives blocks {layers} "
+            f"of {width} channels: save it with the backbone it was trained on (load_backbone(layers=...))",
             step="pairing",
         )
 
@@ -185,21 +178,6 @@ def _recipe(record: Mapping[str, Any]) -> str:
     return f"{record.get('pos_embed')!r} of {record.get('source')}"
 
 
-def _normalisation_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Compare the normalisation of images, where both records have it."""
-    (mean, std), (own_mean, own_std) = ((record.get("mean"), record.get("std")) for record in (trained, given))
-    if None in (mean, std, own_mean, own_std) or (_close(mean, own_mean) and _close(std, own_std)):
-        return []
-    return [
-        f"normalisation: the head's backbone took images with mean {mean} and std {std}, this one takes {own_mean} and "
-        f"{own_std} (backbone.preprocess = backbone.preprocess.changed(mean=..., std=...))"
-    ]
-
-
-def _close(one: Any, other: Any) -> bool:
-    return all(abs(a - b) <= _SAME_CHANNEL for a, b in zip(one, other, strict=True))
-
-
 def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     digests = trained.get("weights_sha256"), given.get("weights_sha256")
     if None not in digests and digests[0] == digests[1]:
@@ -207,34 +185,22 @@ def _weights_differ(trained: Mapping[str, Any], given: Mapping[str, Any]) -> lis
     names = str(trained.get("name")), str(given.get("name"))
     if architecture_of(names[0]) != architecture_of(names[1]):
         return [f"model: the head was trained on {names[0]!r}, this is {names[1]!r} (if only names differ: probe=True)"]
-    alike = all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
-    same_form = alike and None not in digests
-    kinds = [
-        one.get("kind") if isinstance(one := record.get("weights"), Mapping) else None for record in (trained, given)
-    ]
-    if _is_any_copy(trained):
+    origin: Mapping[str, Any] = trained.get("weights") or {}
+    if digests[0] is None and origin.get("kind") == "hub" and origin.get("revision") is None:
         return _copy_differs(trained, given)
-    same_origin = trained.get("weights") == given.get("weights")
-    if same_origin and kinds[0] in NAMED and not same_form:
+    same_form = None not in digests and all(trained.get(key) == given.get(key) for key in ("dtype", "source"))
+    if not same_form and origin == given.get("weights") and origin.get("kind") in NAMED:
         return []
-    if same_form or (not same_origin and (alike or kinds == ["seeded", "seeded"])):
-        return [f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}"]
     return [
-        "weights: they cannot be compared across libraries and dtypes by their digests; load the backbone as in "
-        f"training (source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or compare its outputs: "
+        f"weights: the head was trained on {_spell(trained)}, this backbone has {_spell(given)}. Digests of the same "
+        "weights differ across libraries and dtypes: load the backbone as in training "
+        f"(source={trained.get('source')!r}, dtype=torch.{trained.get('dtype')}), or compare its outputs: "
         "check_backbone(backbone, probe=True), Predictor(..., probe=True)"
     ]
 
 
-def _is_any_copy(trained: Mapping[str, Any]) -> bool:
-    """Whether a head was trained by others on published weights, of which its record names no revision or hash."""
-    origin: Mapping[str, Any] = trained.get("weights") or {}
-    unknown = origin.get("revision") is None and trained.get("weights_sha256") is None
-    return unknown and origin.get("kind") == "hub"
-
-
 def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Compare published weights by their name in any library; those of a file cannot be compared."""
+    """Compare published weights, of which a head's record names no revision or hash, by their name in any library."""
     origin: Mapping[str, Any] = given.get("weights") or {}
     kind = origin.get("kind")
     if kind == "hub" and names_of(str(trained.get("name"))) == names_of(str(given.get("name"))):
@@ -346,12 +312,6 @@ def apply_lora(
     if own["adapter"] is not None:
         raise CheckpointError(
             "this backbone has LoRA weights of its own; load it again, or merge_lora() if that is meant", step="pairing"
-        )
-    if own["source"] != record.get("source"):
-        raise CheckpointError(
-            f"the LoRA weights were trained on a model of {record.get('source')}, this one is of {own['source']}; load "
-            f"it with source={record.get('source')!r}",
-            step="pairing",
         )
     check_records({**record, "adapter": None}, own, layers=False)
     learning = {id(parameter) for parameter in backbone.parameters() if parameter.requires_grad}

@@ -38,7 +38,6 @@ _MAY_BE_NULL = ("adapter", "fingerprint", "weights_sha256")
 _HINTS = {
     ".license": ", an SPDX identifier such as MIT",
     ".training": "; its entries are seed, folds, fold, epochs, data and metrics, others belong under extra",
-    ".tta.ops": ", the name of a set of views",
 }
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # of JSON
 _AGAIN = ". Save the head again with the backbone= and preprocess= of its training"

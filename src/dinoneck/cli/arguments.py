@@ -37,7 +37,6 @@ NO_EFFECT = {
         "--probe",
         "--tile",
         "--overlap",
-        "--tile-scale",
         "--weights",
         "--head-weights",
         "--reduce",

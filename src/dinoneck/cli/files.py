@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dinoneck.checkpoint.format import HEAD_NAME, files_in, is_file, read_header
+from dinoneck.checkpoint.format import files_in, is_file
 from dinoneck.cli.arguments import Paths
 from dinoneck.cli.text import in_line, show
 from dinoneck.errors import CheckpointError, ConfigError, DinoneckError
@@ -46,17 +46,13 @@ def _rows(path: Path) -> Iterator[Row]:
     except DinoneckError as error:
         yield {"state": "refused", "path": path, "step": "file", "message": str(error)}
         return
-    damaged = False
     for part in parts:
         try:
             row = {"state": "ok", "path": part, **(_store(part) if is_store else _head(part))}
         except (DinoneckError, OSError) as error:
             row = {"state": "refused", "path": part, "message": str(error)}
             row |= {"step": error.step} if isinstance(error, CheckpointError) else {}
-        damaged |= row["state"] != "ok"
         yield row
-    if path.is_dir() and not is_store and not damaged:
-        yield from _derived(path)
 
 
 def _head(file: Path) -> Row:
@@ -65,17 +61,6 @@ def _head(file: Path) -> Row:
     head = HeadCheckpoint.load(file)
     about = {key: head.meta[key] for key in ("head_type", "digest", "schema")}
     return {"kind": "hub repository", "commit": head.revision, **about} if head.revision else {"kind": "head", **about}
-
-
-def _derived(folder: Path) -> Iterator[Row]:
-    """Check that config.json and README.md name the head that lies next to them."""
-    from dinoneck.checkpoint.card import names_another
-
-    head = folder / HEAD_NAME
-    for file in (folder / "config.json", folder / "README.md") if head.is_file() else ():
-        if file.is_file() and (other := names_another(file, read_header(head).meta["digest"])):
-            message = f"it names another head, {other}; the head file decides"
-            yield {"state": "differs", "path": file, "kind": "derived file", "message": message}
 
 
 def _store(path: Path) -> Row:

@@ -17,7 +17,6 @@ def push(
     revision: Annotated[str | None, arg(metavar="BRANCH")] = None,
     message: str | None = None,
     figure: tuple[Path, ...] = (),
-    no_create: bool = False,
 ) -> dict[str, Any]:
     """Publish a head file on the Hugging Face Hub, with its page, in one commit.
 
@@ -32,13 +31,10 @@ def push(
         revision: the branch (default: main).
         message: the first line of the commit.
         figure: pictures for the page.
-        no_create: refuse if the repository or branch does not exist.
     """
     from dinoneck.checkpoint.hub import push_to_hub
 
-    pushed = push_to_hub(
-        file, repo, private=private, revision=revision, commit_message=message, create=not no_create, figures=figure
-    )
+    pushed = push_to_hub(file, repo, private=private, revision=revision, commit_message=message, figures=figure)
     document = {"pushed": file, "repo": repo, "commit": pushed.commit, "page": pushed.url}
     show(document)
     return document

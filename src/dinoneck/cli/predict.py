@@ -48,12 +48,10 @@ class Tiles:
     Attributes:
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
-        tile_scale: factor of the images' height and width before they are cut.
     """
 
     tile: Annotated[tuple[int, int] | None, SIZE] = None
     overlap: Annotated[int, whole(0)] = 0
-    tile_scale: float = 1.0
 
 
 def predict(

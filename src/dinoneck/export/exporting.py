@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -35,7 +34,6 @@ from dinoneck.version import __version__
 
 Format = Literal["onnx", "pt2"]
 EXPORT_KEY, EXPORT_FORMAT = "dinoneck_export", 1
-_MAX_CELLS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -159,11 +157,6 @@ def export_head(
         ConfigError: for an unknown format, several heads, or a file of the head's own.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
     """
-    if grid is not None and not 1 <= math.prod(grid) <= _MAX_CELLS:
-        raise CheckpointError(
-            f"grid is {tuple(grid)}; expected 1 to {_MAX_CELLS} cells: the head runs once on it while it is exported",
-            step="config",
-        )
     sources = _sources(head, path, format, revision)
     if len(sources) != 1:
         raise ConfigError(f"{head} holds {len(sources)} heads; export one of them, or save them as one HeadEnsemble")
@@ -172,7 +165,7 @@ def export_head(
     return _written(TokensModel(checkpoint), path, format, [checkpoint.meta], asked, half, check)
 
 
-def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str], *, drop_adapter: bool = False) -> None:
+def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str]) -> None:
     """Write the head's weights alone as a plain ``.safetensors`` file, for ``module.load_state_dict`` anywhere.
 
     Everything else is lost: configuration, backbone, units, digest.
@@ -180,15 +173,14 @@ def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str], 
     Args:
         checkpoint: the head.
         path: the file.
-        drop_adapter: leave LoRA weights behind that travel with the head; else such a head is refused.
 
     Raises:
         CheckpointError: if LoRA weights would be lost, or the file cannot be written.
     """
-    if checkpoint.adapter_state and not drop_adapter:
+    if checkpoint.adapter_state:
         raise CheckpointError(
-            "LoRA weights of the backbone travel with this head and have no place among its own; pass "
-            "drop_adapter=True to leave them behind",
+            "LoRA weights of the backbone travel with this head and have no place among its own; save it with "
+            "HeadCheckpoint.save",
             step="write",
         )
     check_path(path)
@@ -293,7 +285,7 @@ def _description(model: Model, traced: Traced, measured: program.Parity | None, 
         },
         "preprocess": None if model.recipe is None else model.recipe.record(),
         "outputs": [_output(name, shape, model) for name, shape in traced.outputs.items()],
-        "parity": None if measured is None else measured.record(),
+        "parity": None if measured is None else measured._asdict(),
         "made_with": {"dinoneck": __version__, **{name: metadata.version(name) for name in packages}},
     }
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import LARGEST_NORMALISED
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+from dinoneck.checkpoint.pairing import need
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import CheckpointError
 from dinoneck.grid import GridSize, TokenGrid, patch_pair
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
@@ -62,17 +62,11 @@ class TokensModel(_Heads):
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
         loaded, record = load(checkpoint), checkpoint.meta["backbone"] or {}
-        if missing := [key for key in ("patch_size", "num_cls", "num_registers", "layers") if record.get(key) is None]:
-            raise CheckpointError(
-                f"this head file does not state which tokens it takes (backbone: {', '.join(missing)}); save it with "
-                "backbone=",
-                step="pairing",
-            )
-        layers = tuple(getattr(loaded.head, "layer_indices", None) or record["layers"])
+        layers = tuple(getattr(loaded.head, "layer_indices", None) or need(record, "layers"))
         reading = Reading(HeadEnsemble([loaded.head]), layers, bool(record.get("norm")), checkpoint.preprocess)
-        super().__init__(reading, loaded.head, patch_pair(record["patch_size"]), checkpoint.preprocess)
+        super().__init__(reading, loaded.head, patch_pair(need(record, "patch_size")), checkpoint.preprocess)
         self.record, self.layers, self.embed_dim = record, layers, loaded.head.embed_dim
-        self.prefix = record["num_cls"] + record["num_registers"]
+        self.prefix = need(record, "num_cls") + need(record, "num_registers")
         self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
         self.inputs += [("rows", ()), ("cols", ())]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import logging
-import os
-import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,15 +135,13 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     """
     for key, value in (texts or {}).items():
         model.metadata_props.add(key=key, value=value)
-    name = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
-    earlier = [path.with_name(entry) for entry in os.listdir(path.parent) if name.fullmatch(entry)]  # noqa: PTH208
+    earlier = {*path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.data")}
     files = [path]
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_BYTES:
         files.append(_write_weights(path, model))
     write_whole(path, model.SerializeToString())
-    for old in {*earlier} - {*files}:  # of the model that was replaced; later ones may be another process's
-        with suppress(OSError):
-            old.unlink()
+    for old in earlier - {*files}:  # of the model that was replaced; later ones may be another process's
+        old.unlink(missing_ok=True)
     return files
 
 
@@ -174,9 +171,6 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
             file, *_ = write_onnx(Path(folder, "model.onnx"), copied)
             del copied
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except OSError as error:
-            reason = f"the copy to check cannot be written: {error}; TMPDIR names another folder for it"
-            raise CheckpointError(reason, step="write") from error
         except Exception as error:  # of ONNX Runtime: several types
             reason = first_line(error) or type(error).__name__
             raise CheckpointError(f"ONNX Runtime does not take the exported model: {reason}", step="write") from error

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from packaging.version import Version
 from torch import Tensor
 
 from dinoneck.errors import CheckpointError, DinoneckError, first_line
-from dinoneck.export.models import ImagesModel, Model
+from dinoneck.export.models import Model
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 TRACED_BATCH = 2
 TRACED_GRID = GridSize(10, 13)
-OLDEST_TORCH = "2.8"
 
 
 class Traced(NamedTuple):
@@ -51,14 +48,8 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
         asked: the only grid of patches to take; None = any where possible.
 
     Raises:
-        CheckpointError: if it cannot be exported, does not take this grid, or torch is below 2.8 (for images).
+        CheckpointError: if it cannot be exported, or does not take this grid.
     """
-    if isinstance(model, ImagesModel) and Version(torch.__version__) < Version(OLDEST_TORCH):
-        raise CheckpointError(
-            f"torch {torch.__version__} ties the batch of a whole model to its example; exporting with the backbone "
-            f"needs torch {OLDEST_TORCH} or newer (pip install -U torch torchvision)",
-            step="config",
-        )
     only, reason = _fixed(model, asked)
     if grid := asked or only:
         model.reading.check_grid(grid, turned=False)
@@ -146,8 +137,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, tor
 _SMALLEST_SCALE = 1e-6
 
 
-@dataclass(frozen=True)
-class Parity:
+class Parity(NamedTuple):
     """How far an exported model is from the eager one, on random inputs.
 
     Attributes:
@@ -162,11 +152,7 @@ class Parity:
     absolute: float
     output: str
     tolerance: float
-    tried: tuple[tuple[int, ...], ...]
-
-    def record(self) -> dict[str, Any]:
-        """Return it in JSON-able form."""
-        return {**asdict(self), "tried": [list(shape) for shape in self.tried]}
+    tried: list[list[int]]
 
 
 def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> Parity:
@@ -200,7 +186,7 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
             scales[name] = max(scales.get(name, _SMALLEST_SCALE), _largest(x))
     relative = {name: differences[name] / scales[name] for name in differences}
     worst = max(relative, key=lambda name: relative[name])
-    shapes = tuple((batch, *model.size_of(grid)) for batch, grid in tried)
+    shapes = [[batch, *model.size_of(grid)] for batch, grid in tried]
     tolerance = max(TOLERANCES[kind] for kind in (*model.dtypes, *((torch.float16,) if half else ())))
     parity = Parity(relative[worst], differences[worst], worst, tolerance, shapes)
     if not parity.largest <= tolerance:  # infinity by infinity is NaN

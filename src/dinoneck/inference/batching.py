@@ -125,8 +125,10 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
     def _run(self) -> None:
         """Predict batch by batch until the end is in the queue; a thread that waits holds no images."""
         while (first := self._waiting.get()) is not None:
-            self._pass(self._batch(first))
-            del first
+            running = [one for one in self._batch(first) if one.prediction.set_running_or_notify_cancel()]
+            for maps in (False, True):
+                self._predict([one for one in running if one.maps == maps], maps)
+            del first, running
 
     def _batch(self, first: _Request) -> list[_Request]:
         """The images of the next pass."""
@@ -141,12 +143,6 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
                 break
             batch.append(request)
         return batch
-
-    def _pass(self, batch: Sequence[_Request]) -> None:
-        """Predict those of a batch that are not cancelled."""
-        running = [one for one in batch if one.prediction.set_running_or_notify_cancel()]
-        for maps in (False, True):
-            self._predict([one for one in running if one.maps == maps], maps)
 
     def _predict(self, asked: Sequence[_Request], maps: bool) -> None:
         if not asked:

@@ -77,14 +77,12 @@ class Predictor:
         tta: ``"none"`` (the image alone), ``"flip4"`` (original, left-right, up-down, both) or ``"d6"`` (those and two
             quarter turns). None = as the files of the heads record, which must agree; modules record none.
         device: where to run; None = where the backbone is.
-        tile: (height, width) in pixels of the image (times ``tile_scale``), one number for both, or None: no tiles.
+        tile: (height, width) in pixels of the image, one number for both, or None: no tiles.
             Where the heads have a size of their own, a tile is brought to it: give the size of the training images at
             their own resolution, so that things look as large as they did. Else it is a multiple of the patch. A
             image that fits a tile is predicted as without tiles; one that is smaller on one side only is not cut along
             it and shows less than a tile there.
         overlap: by how much tiles overlap at least: an int in the same pixels, or a float, the share of a tile (0.25).
-        tile_scale: images' sides are multiplied by it before they are cut: 0.5 for images of twice the training
-            images' resolution. 1 = their own resolution.
         weights: one number of 0 or more per head of a list, in the order given (files of a folder sorted by name); None
             = equal.
         reduce: ``"mean"`` or ``"median"`` over the heads of a list; views and tiles are always averaged.
@@ -128,7 +126,6 @@ class Predictor:
         *,
         tile: int | tuple[int, int] | None = None,
         overlap: int | float = 0,
-        tile_scale: float = 1.0,
         weights: Sequence[float] | None = None,
         reduce: Reduce = "mean",
         blur: int | None = None,
@@ -141,7 +138,7 @@ class Predictor:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None")
-        self.tiling = _tiling(tile, overlap, tile_scale)
+        self.tiling = _tiling(tile, overlap)
         self._keyed = isinstance(heads, Mapping)
         if self._keyed and weights is not None:
             raise ConfigError("weights are for a list of heads; heads of a mapping are not averaged: leave weights out")
@@ -318,9 +315,9 @@ def _ensemble(members: Sequence[LoadedHead], weights: Sequence[float] | None, re
     return HeadEnsemble.from_heads(heads, weights, reduce)
 
 
-def _tiling(tile: int | tuple[int, int] | None, overlap: int | float, scale: float) -> Tiling | None:
+def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling | None:
     if tile is not None:
-        return Tiling(cast("tuple[int, int]", tile), overlap, scale)
-    if overlap != 0 or scale != 1:
-        raise ConfigError(f"overlap is {overlap!r} and tile_scale {scale!r}, but tile is None; give the size of a tile")
+        return Tiling(cast("tuple[int, int]", tile), overlap)
+    if overlap != 0:
+        raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
     return None

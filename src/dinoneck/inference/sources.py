@@ -13,7 +13,6 @@ from torch import nn
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.format import canonical, head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.hub import names_a_repo
 from dinoneck.checkpoint.pairing import check_records, need
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
@@ -48,8 +47,8 @@ def opened(
         weights: the local file of the one published head among them.
 
     Raises:
-        CheckpointError: if there are none, one cannot be read, two of a mean are the same head, a revision is given and
-            none is a repository or published head, or ``weights`` and there is not one published head.
+        CheckpointError: if there are none, one cannot be read, two of a mean are the same head, a revision is given for
+            a path, or ``weights`` and there is not one published head.
         ConfigError: for keys that are not texts, and for what is neither a head nor a list.
     """
     given = heads if isinstance(heads, Mapping) else {"": heads}
@@ -58,10 +57,6 @@ def opened(
     sources = {key: _listed(own) for key, own in given.items()}
     every = [source for own in sources.values() for source in own]
     published = [source for source in every if is_published(source)]
-    if revision is not None and not published and not any(map(names_a_repo, every)):
-        raise CheckpointError(
-            f"revision={revision!r} is for hub repositories (user/name); the heads given are none", step="hub"
-        )
     if weights is not None and len(published) != 1:
         raise CheckpointError(f"{weights} is the file of one published head; the heads name {published or 'none'}")
     read = {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
@@ -94,7 +89,7 @@ def _read(
         return source
     if is_published(source):
         return load_published(str(source), weights=weights, revision=revision)
-    return HeadCheckpoint.load(source, revision=revision if names_a_repo(source) else None)
+    return HeadCheckpoint.load(source, revision=revision)
 
 
 def _refuse_copies(heads: Sequence[HeadCheckpoint | nn.Module]) -> None:
@@ -184,13 +179,11 @@ def difference(one: Any, other: Any, where: str) -> str | None:
     """Return the place and the values of the first difference of two plain values; None where they are equal."""
     if one == other:
         return None
+    if isinstance(one, list) and isinstance(other, list) and any(isinstance(entry, Mapping) for entry in one):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         parts = [(one.get(key), other.get(key), f"{where}.{key}") for key in sorted({*one, *other})]
         return next(filter(None, (difference(*part) for part in parts)), None)
-    lists = isinstance(one, list) and isinstance(other, list) and len(one) == len(other)
-    if lists and any(isinstance(entry, Mapping) for entry in one):
-        pairs = enumerate(zip(one, other, strict=True))
-        return next(filter(None, (difference(*pair, f"{where}[{i}]") for i, pair in pairs)), None)
     return f"{where}: {str(one)[:80]} / {str(other)[:80]}"
 
 

@@ -49,10 +49,9 @@ class Tiling:
     """How images larger than a tile are cut.
 
     Args:
-        tile: (height, width) in pixels of the image times ``scale``, or one number for both. A tile is to show as much
+        tile: (height, width) in pixels of the image, or one number for both. A tile is to show as much
             ground as one image of the training did: it is brought to the heads' size as that was.
         overlap: how far neighbours overlap at least: an int in the same pixels, or a float, the share of a tile.
-        scale: the image's sides are multiplied by it first; 1 = its own resolution.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -60,13 +59,11 @@ class Tiling:
 
     tile: tuple[int, int]
     overlap: int | float = 0
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
         tile = self.tile if isinstance(self.tile, Sequence) else (self.tile, self.tile)
         object.__setattr__(self, "tile", normal(tuple[int, int], tile, "tile"))
         object.__setattr__(self, "overlap", normal(int | float, self.overlap, "overlap"))
-        object.__setattr__(self, "scale", normal(float, self.scale, "tile_scale"))
         if min(self.tile) < 1:
             raise ConfigError(f"tile is {self.tile}; expected pixels: one positive integer, or (height, width)")
         most = min(self.tile) if isinstance(self.overlap, int) else 1.0
@@ -75,8 +72,6 @@ class Tiling:
                 f"overlap is {self.overlap}; expected 0 or more and less than {most}: an int is pixels of the tile's "
                 f"{self.tile}, a float a share of it"
             )
-        if self.scale <= 0:
-            raise ConfigError(f"tile_scale is {self.scale}; expected a number above 0 (1 = the image's own)")
 
     def check(self, recipe: Preprocessing) -> None:
         """Refuse a tile that does not fit how the heads' images are prepared.
@@ -109,7 +104,7 @@ class Tiling:
 
     def fits(self, image_size: tuple[int, int]) -> bool:
         """Whether an image of (height, width) pixels needs no cutting."""
-        return all(side <= limit for side, limit in zip(self._scaled(image_size), self.tile, strict=True))
+        return all(side <= limit for side, limit in zip(image_size, self.tile, strict=True))
 
     def recipe(self, image_size: tuple[int, int], recipe: Preprocessing) -> Preprocessing:
         """Return how an image of (height, width) pixels is prepared as a whole, before it is cut.
@@ -117,17 +112,13 @@ class Tiling:
         An image that fits a tile is prepared as without tiles. Heads with a size of their own: a larger image is
         resampled by the scale that brings a tile to that size, rounded to whole patches (so that every pixel counts,
         by at most half a patch in all). Heads without: it keeps its own size, and ``resize`` of the recipe decides what
-        becomes of a remainder; with a scale it is resampled to whole patches.
+        becomes of a remainder.
         """
-        if recipe.size is not None and self.fits(image_size):
+        if recipe.size is None or self.fits(image_size):
             return recipe
-        if recipe.size is None and self.scale == 1:
-            return recipe
-        if recipe.size is None:
-            return recipe.changed(size=self._scaled(image_size), resize="stretch", pad_to="corner")
         lengths, _ = self._lengths(recipe)
         sides = [
-            max(1, round(side * self.scale * length / tile)) * own
+            max(1, round(side * length / tile)) * own
             for side, length, tile, own in zip(
                 image_size, lengths, self.tile, patch_pair(recipe.patch_size), strict=True
             )
@@ -142,10 +133,6 @@ class Tiling:
             for total, length, overlap in zip(grid, lengths, overlaps, strict=True)
         )
         return rows, cols
-
-    def _scaled(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        height, width = (max(1, round(side * self.scale)) for side in image_size)
-        return height, width
 
     def _lengths(self, recipe: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
         """(rows, cols) of a tile, and of its overlap, in patches."""

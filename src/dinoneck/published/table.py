@@ -156,82 +156,60 @@ def _bins(high: float, low: float = 0.001, eps: float = 0.1, spacing: str = "lin
     return {"type": "bins", "config": {"low": low, "high": high, "count": 256, "spacing": spacing, "eps": eps}}
 
 
+def _dinov2(
+    base: str, name: str, task: str, layers: tuple[int, ...], head: dict[str, Any], **more: Any
+) -> PublishedHead:
+    """A row of the files of DINOv2."""
+    fields = {"url": f"{_FILES}/dinov2/{base}/{base}_{name}_head.pth", "inputs": _WHOLE, **more}
+    return PublishedHead(f"{base}_{name}", task, _backbone(base)[0], layers=layers, head=head, **fields)
+
+
 def _classifiers() -> Iterator[PublishedHead]:
     """DINOv2's linear classifiers: CLS of one or four layers and the mean patch of the last."""
+    task = _task("class", "classification", dim=1000)
     for short, size in _SIZES.items():
         base = f"dinov2_vit{short}14"
-        twin = f"facebook/dinov2-{size}-imagenet1k-1-layer"
-        for backbone, file, hub in ((base, base, twin), (f"{base}_reg", f"{base}_reg4", None)):
-            timm, width, depth = _backbone(backbone)
+        for backbone, suffix in ((base, ""), (f"{base}_reg", "_reg4")):
+            _, width, depth = _backbone(backbone)
             for form, count in (("linear", 1), ("linear4", 4)):
-                yield PublishedHead(
-                    f"{backbone}_imagenet_{form}",
-                    "classification",
-                    timm,
-                    url=f"{_FILES}/dinov2/{base}/{file}_{form}_head.pth",
-                    hub=hub if count == 1 else None,
-                    layers=tuple(range(depth - count, depth)),
-                    inputs=_CLASSES,
-                    head=_linear(width, _task("class", "classification", dim=1000), num_layers=count, pool="cls+mean"),
-                    labels="imagenet",
-                )
+                more: dict[str, Any] = {"url": f"{_FILES}/dinov2/{base}/{base}{suffix}_{form}_head.pth"}
+                if count == 1 and backbone == base:
+                    more["hub"] = f"facebook/dinov2-{size}-imagenet1k-1-layer"
+                head = _linear(width, task, num_layers=count, pool="cls+mean")
+                layers = tuple(range(depth - count, depth))
+                more |= {"inputs": _CLASSES, "labels": "imagenet"}
+                yield _dinov2(backbone, f"imagenet_{form}", "classification", layers, head, **more)
 
 
 def _depth_heads() -> Iterator[PublishedHead]:
     """DINOv2's depth heads, which read blocks before the final norm. The range is that of the training data."""
+    shifted = {"$": "TargetTransform", "mean": 0.001, "std": 1.0}
     for short, size in _SIZES.items():
         base = f"dinov2_vit{short}14"
-        timm, width, depth = _backbone(base)
+        _, width, depth = _backbone(base)
+        widths = [width // 8, width // 4, width // 2, width]
+        neck = {"readout": "project", "patch_size": 14, "hidden_sizes": widths, "unit_bias": False, **_DOUBLE}
         for data, far in (("nyu", 10.0), ("kitti", 80.0)):
-            file = f"{_FILES}/dinov2/{base}/{base}_{data}"
             bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
-            widths = [width // 8, width // 4, width // 2, width]
-            neck = {"readout": "project", "patch_size": 14, "hidden_sizes": widths, "unit_bias": False, **_DOUBLE}
-            shifted = {"$": "TargetTransform", "mean": 0.001, "std": 1.0}
             metres = _task("depth", activation="relu", transform=shifted, **bounds)
-            yield PublishedHead(
-                f"{base}_{data}_dpt",
-                "depth",
-                timm,
-                url=f"{file}_dpt_head.pth",
-                hub=f"facebook/dpt-dinov2-{size}-{data}",
-                layers=_SPREAD[depth],
-                head=_dpt(width, metres, neck, add_projection=True),
-                inputs=_WHOLE,
-                norm=False,
-            )
+            head, hub = _dpt(width, metres, neck, add_projection=True), f"facebook/dpt-dinov2-{size}-{data}"
+            yield _dinov2(base, f"{data}_dpt", "depth", _SPREAD[depth], head, norm=False, hub=hub)
             for form, layers in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
                 cells = {"num_layers": len(layers), "pool": None, "use_cls": True, "upsample": 4, "bins": _bins(far)}
-                yield PublishedHead(
-                    f"{base}_{data}_{form}",
-                    "depth",
-                    timm,
-                    url=f"{file}_{form}_head.pth",
-                    layers=layers,
-                    head=_linear(width, _task("depth", **bounds), **cells),
-                    inputs=_WHOLE,
-                    norm=False,
-                )
+                head = _linear(width, _task("depth", **bounds), **cells)
+                yield _dinov2(base, f"{data}_{form}", "depth", layers, head, norm=False)
 
 
 def _segmentation_heads() -> Iterator[PublishedHead]:
     """DINOv2's linear segmentation of one and of four layers."""
     for short in _SIZES:
         base = f"dinov2_vit{short}14"
-        timm, width, depth = _backbone(base)
+        _, width, depth = _backbone(base)
         for data, classes in (("voc2012", 21), ("ade20k", 150)):
             for form, count in (("linear", 1), ("ms", 4)):
                 task = _task("class", "segmentation", dim=classes)
-                yield PublishedHead(
-                    f"{base}_{data}_{form}",
-                    "segmentation",
-                    timm,
-                    url=f"{_FILES}/dinov2/{base}/{base}_{data}_{form}_head.pth",
-                    layers=tuple(range(depth - count, depth)),
-                    inputs=_WHOLE,
-                    head=_linear(width, task, num_layers=count, pool=None),
-                    labels=data,
-                )
+                head, layers = _linear(width, task, num_layers=count, pool=None), tuple(range(depth - count, depth))
+                yield _dinov2(base, f"{data}_{form}", "segmentation", layers, head, labels=data)
 
 
 def _dinov3_heads() -> Iterator[PublishedHead]:

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from dinoneck import (
     Backbone,
@@ -154,30 +152,6 @@ def test_lora_weights_and_changed_backbones_are_listed(meta: dict[str, Any]) -> 
     assert "<https://huggingface.co/facebook/dinov3-vits16>" in section(eupe, "Licence")
 
 
-def test_the_hub_reads_the_index_as_it_is_meant(meta: dict[str, Any]) -> None:
-    """Through the hub client's own reader and check of a model-index, there and back."""
-    training = {"data": {"name": "me/pasture", "revision": "v2"}, "folds": 2, "metrics": {"r2": 0.5, "mae": 2}}
-    page = model_card(on(meta, training=training), "me/one")
-    many = on(meta, training={**training, "metrics": {"total r2": {"mean": 0.625, "sd": 0.176777}}})
-    for text, expected in (
-        (page, {("mae", 2.0, "mae"), ("r2", 0.5, "r2")}),
-        (model_card(many, "me/one"), {("total r2", 0.625, "total r2 (mean, sd 0.176777)")}),
-    ):
-        front_matter = front(text)
-        name, results = model_index_to_eval_results(front_matter["model-index"])
-        assert name == "me/one"
-        assert {(one.metric_type, one.metric_value, one.metric_name) for one in results} == expected
-        assert {(one.dataset_type, one.dataset_name, one.dataset_revision) for one in results} == {
-            ("me/pasture", "me/pasture", "v2")
-        }
-        assert front_matter["datasets"] == ["me/pasture"]
-        read = ModelCard(text, ignore_metadata_errors=False)
-        assert (read.data.library_name, read.data.model_name) == ("dinoneck", "me/one")
-        again = ModelCard(str(read)).data.to_dict()
-        assert again["model-index"] == read.data.to_dict()["model-index"]
-        ModelCardData(**{key.replace("-", "_"): value for key, value in front_matter.items() if key != "model-index"})
-
-
 def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: Path) -> None:
     training = {"seed": 3, "folds": 5, "data": {"name": "crop cover"}, "metrics": {"r2": 0.5}}
     file = tmp_path / "h.safetensors"
@@ -189,7 +163,6 @@ def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: 
     assert "averaged over the views `d6`" in section(page, "Predictions")
     assert "| `folds` | `5` |" in section(page, "Training")
     assert "| `r2` | `0.5` |" in section(page, "Training")
-    assert front(page)["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
 
 
 def test_an_ensemble_is_described_as_one_head(tiny: Backbone, tmp_path: Path) -> None:
@@ -232,7 +205,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
         return
     page = model_card(source, "me/pasture")
     front_matter = front(page)
-    assert set(front_matter) == {"library_name", "license", "license_name", "pipeline_tag", "tags", "model-index"}
+    assert set(front_matter) == {"library_name", "license", "license_name", "pipeline_tag", "tags"}
     assert front_matter["license"] == "other"
     assert all(isinstance(tag, str) and "\n" not in tag for tag in front_matter["tags"])
     body = page.split("\n---\n", 1)[1]

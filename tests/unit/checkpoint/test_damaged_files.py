@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,12 @@ def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
             HeadCheckpoint.load(tmp_path / "h")
 
 
+def large(meta: dict[str, Any], state: dict[str, torch.Tensor], *shape: int) -> None:
+    """List an empty tensor with sides that no empty tensor can have."""
+    meta["tensors"].append(["zz", "F32", [*shape]])
+    state["zz"] = torch.empty(0)
+
+
 @pytest.mark.parametrize(
     ("change", "step", "named"),
     [
@@ -40,6 +47,8 @@ def test_any_changed_bit_is_refused(tmp_path: Path) -> None:
         (lambda meta, state: meta.update(schema=0), "schema", "schema"),
         (lambda meta, state: meta["config"].update(embed_dim=9), "tensors", "(9,)"),
         (lambda meta, state: meta["tensors"].pop(), "tensors", "scale.std"),
+        (lambda meta, state: large(meta, state, 0, 1 << 47, 1 << 47), "tensors", "zz"),
+        (lambda meta, state: large(meta, state, 1 << 30, 0, 1 << 31), "tensors", "zz"),
     ],
 )
 def test_forged_files_are_refused(change: Change, step: str, named: str, head: HeadCheckpoint, tmp_path: Path) -> None:
@@ -49,6 +58,14 @@ def test_forged_files_are_refused(change: Change, step: str, named: str, head: H
         HeadCheckpoint.load(tmp_path / "h")
     assert caught.value.step == step
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:" + "A" * 64])
+def test_a_digest_has_one_spelling(digest: str, head: HeadCheckpoint, tmp_path: Path) -> None:
+    (tmp_path / "h").write_bytes(forged(head, lambda meta, state: meta.update(digest=digest), sign=False))
+    with pytest.raises(CheckpointError, match="digest is") as caught:
+        HeadCheckpoint.load(tmp_path / "h")
+    assert caught.value.step == "digest"
 
 
 def test_a_newer_schema_names_the_version_that_wrote_the_file(head: HeadCheckpoint, tmp_path: Path) -> None:

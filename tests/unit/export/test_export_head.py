@@ -74,12 +74,9 @@ def test_a_state_dict_fits_the_plain_module(tiny: Backbone, tmp_path: Path) -> N
 
 
 def test_lora_weights_are_not_lost_silently(tmp_path: Path) -> None:
-    tuned = load_backbone("dinoneck_tiny").add_lora(rank=2)
-    checkpoint = saved(PatchMeanHead(64, TASKS[:1]), tuned)
-    with pytest.raises(CheckpointError, match="drop_adapter=True"):
+    checkpoint = saved(PatchMeanHead(64, TASKS[:1]), load_backbone("dinoneck_tiny").add_lora(rank=2))
+    with pytest.raises(CheckpointError, match="LoRA"):
         export_state_dict(checkpoint, tmp_path / "w.safetensors")
-    export_state_dict(checkpoint, tmp_path / "w.safetensors", drop_adapter=True)
-    assert set(load_file(tmp_path / "w.safetensors")) == set(checkpoint.state_dict)
 
 
 @pytest.mark.slow
@@ -119,7 +116,7 @@ def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_pat
     checkpoint = HeadCheckpoint.from_module(head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48)))
     with pytest.warns(UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"):
         done = export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
-    assert done.size == (2, 3) and done.parity is not None and done.parity.tried == ((1, 2, 3), (3, 2, 3))
+    assert done.size == (2, 3) and done.parity is not None and done.parity.tried == [[1, 2, 3], [3, 2, 3]]
     with pytest.raises(CheckpointError, match="2 rows x 3 cols"):
         export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))
 
@@ -144,7 +141,7 @@ def test_a_head_whose_outputs_are_not_numbers_is_not_written(value: float, tiny:
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="PatchMeanMLP has no tasks to predict"):
         export_head(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2", format="pt2")
-    with pytest.raises(CheckpointError, match="state which tokens it takes"):
+    with pytest.raises(CheckpointError, match="does not state"):
         export_head(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2", format="pt2")
     with pytest.raises(CheckpointError, match="cannot be written"):
         export_state_dict(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "no" / "w.safetensors")

@@ -147,7 +147,7 @@ def test_its_metadata_are_enough_to_run_it(done: Exported, head_file: Path) -> N
     assert outputs["state.map"] == ("", ["a", "b", "c"], ["batch", 3, "rows", "cols"])
     assert about["parity"]["largest"] <= about["parity"]["tolerance"] == 1e-4
     assert [1, *SIZE] in about["parity"]["tried"]
-    assert done.parity is not None and about["parity"] == done.parity.record()
+    assert done.parity is not None and about["parity"] == done.parity._asdict()
 
 
 def test_a_size_that_the_patch_does_not_divide_is_refused_by_name(done: Exported, head_file: Path) -> None:

@@ -166,22 +166,17 @@ def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
         Predictor({"all": heads})
 
 
-@pytest.mark.parametrize("heads", [None, 3])
-def test_what_is_neither_a_head_nor_a_list_is_refused(heads: Any) -> None:
-    with pytest.raises(ConfigError, match=str(heads)):
-        Predictor(heads)
-
-
-def test_a_text_in_place_of_a_list_of_ids_is_refused(tiny: Backbone, folder: Path) -> None:
+def test_what_is_not_a_head_a_store_or_a_list_of_ids_is_refused(tiny: Backbone, folder: Path) -> None:
     store = FeatureStore.create(folder / "s", backbone=tiny, image_size=SIZE)
-    with pytest.raises(ConfigError, match=r"ids=\['007'\]"):
-        Predictor(PatchMeanHead(64, [Task("x")]), tiny).predict(store, ids="007")
-
-
-@pytest.mark.parametrize("store", ["store", [Path("a.png")]])
-def test_images_in_place_of_a_store_are_refused(tiny: Backbone, store: Any) -> None:
-    with pytest.raises(ConfigError, match="FeatureStore"):
-        Predictor(PatchMeanHead(64, [Task("x")]), tiny).predict(store)
+    predictor: Any = Predictor(PatchMeanHead(64, [Task("x")]), tiny)
+    for heads in (None, 3):
+        with pytest.raises(ConfigError, match=str(heads)):
+            Predictor(heads)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="007"):
+        predictor.predict(store, ids="007")
+    for wrong in ("store", [Path("a.png")]):
+        with pytest.raises(ConfigError, match="FeatureStore"):
+            predictor.predict(wrong)
 
 
 def test_the_cells_of_a_mapping_keep_their_map(tiny: Backbone, folder: Path, tmp_path: Path) -> None:
