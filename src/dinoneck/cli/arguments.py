@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import tyro
@@ -73,7 +73,14 @@ def parse(
             raise SystemExit(_wrong(words[0], verb, prog))
         return parse(verb[words[0]], f"{prog} {words[0]}", words[1:])
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
-    call, unknown = tyro.cli(_parsed(verb), prog=prog, args=words, config=style, return_unknown_args=True)
+    if isinstance(verb, Mapping):
+        tyro.extras.subcommand_cli_from_dict(dict(verb), prog=prog, args=words, config=style)
+
+    @functools.wraps(verb)
+    def bound(*values: Any, **options: Any) -> functools.partial[Any]:
+        return functools.partial(verb, *values, **options)
+
+    call, unknown = tyro.cli(bound, prog=prog, args=words, config=style, return_unknown_args=True)
     if not unknown:
         return typing.cast("functools.partial[Any]", call)
     word = next((each for each in unknown if each.startswith("-")), unknown[0])
@@ -86,27 +93,6 @@ def _wrong(word: str, known: Iterable[str], prog: str) -> int:
     hint = f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
     print(f"error: {word!r} is unknown.{hint} '{prog} --help' lists what there is", file=sys.stderr)
     return 2
-
-
-def print_completion(verbs: Mapping[str, Verb | Mapping[str, Verb]], shell: str) -> NoReturn:
-    """Print the script that makes a shell complete the verbs, and exit."""
-    every = {name: _parsed(verb) for name, verb in verbs.items()}
-    words = ["--tyro-write-completion", shell, "-"]
-    tyro.extras.subcommand_cli_from_dict(every, prog="dinoneck", args=words, config=(*_STYLE, FlagCreatePairsOff))
-    raise SystemExit(0)
-
-
-def _parsed(verb: Verb | Mapping[str, Verb]) -> Any:
-    """What tyro parses: a function that returns the call in place of making it; of sub-verbs one of them."""
-    if isinstance(verb, Mapping):
-        named = (Annotated[_parsed(each), tyro.conf.subcommand(name)] for name, each in verb.items())
-        return Union[tuple(named)]  # noqa: UP007
-
-    @functools.wraps(verb)
-    def bound(*values: Any, **options: Any) -> functools.partial[Any]:
-        return functools.partial(verb, *values, **options)
-
-    return bound
 
 
 def _defaults(verb: Verb) -> dict[str, Any]:
