@@ -301,3 +301,9 @@ def list_images(given: Sequence[Path]) -> list[Path]:
             raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
         files += inside
     return files
+
+
+def names_below(files: Sequence[Path]) -> list[str]:
+    """Return the names of images below the folder that they share."""
+    shared = os.path.commonpath([file.absolute().parent for file in files])
+    return [str(file.absolute().relative_to(shared)) for file in files]

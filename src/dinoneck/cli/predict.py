@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import detect
-from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, refuse_unused, whole
+from dinoneck.cli.arguments import (
+    HeadBackbone,
+    Images,
+    Views,
+    check_output,
+    list_images,
+    names_below,
+    refuse_unused,
+    whole,
+)
 from dinoneck.cli.text import save_picture, show, whole_folder
-from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.tasks import Task
 
 _KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
-Results = Mapping[str, Mapping[str, Any]]
-
-
-class Heads(NamedTuple):
-    """Heads that were named on the command line.
-
-    Attributes:
-        opened: what was read and checked, without keys.
-        given: what a Predictor takes: a list, or a mapping of lists.
-    """
-
-    opened: list[Any]
-    given: Any
 
 
 @dataclass(frozen=True)
@@ -102,54 +95,46 @@ def predict(
     if csv is None:
         refuse_unused(predict, "a feature store" if store else "images that are named", options)
     named = {} if store else _named(images, csv, image_folder, image_column)
-    named_heads = _by_key([*chain(*heads)])
-    weights, words = backbone.weights, chain(*named_heads.values())
-    check_output(out, [*named.values(), *words, csv, weights, backbone.backbone_file], (".csv",))
-    places = _places(list(named.values()), {"--maps": maps, "--overlay": overlay})
-    read = read_heads(named_heads, views.revision, weights)
-    if read.opened[0].head_type == "detector":
-        refuse_unused(predict, "a detector", options)
-        return detect.predict(read.opened, named, out, overlay, places, backbone, views, skip_unusable)
-    refuse_unused(predict, "heads", options)
-    predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=head_weights, reduce=reduce)
-    if store is not None:
-        return _predict_stored(predictor, store, out) | {"revisions": commits}
-    return _predict_images(predictor, named, out, maps, overlay, places, skip_unusable) | {"revisions": commits}
-
-
-def _predict_images(
-    predictor: Predictor,
-    images: Mapping[str, Path],
-    out: Path,
-    maps: Path | None,
-    overlay: Path | None,
-    places: Sequence[Path],
-    skip: bool,
-) -> dict[str, Any]:
-    """Write the predictions for images, given by their names in the output, and maps and pictures of them."""
+    words = _by_key([*chain(*heads)])
+    weights = backbone.weights
+    check_output(out, [*named.values(), *chain(*words.values()), csv, weights, backbone.backbone_file], (".csv",))
+    places = _places([*named.values()], {"--maps": maps, "--overlay": overlay})
     from dinoneck.inference.results import predict_many
+    from dinoneck.inference.sources import opened
 
-    names, files = [*images], [*images.values()]
-    if not skip:
-        _describe(predictor, files[0])
-    unusable: dict[int, str] | None = {} if skip else None
-    predicting = partial(predictor, maps="patch") if maps or overlay else predictor
-    results = predict_many(predicting, files, at_once=4 * predictor.batch_size, unusable=unusable)
-    if not results:
-        raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
-    written = [out]
-    if maps or overlay:
-        named = {place: (files[place], places[place], row) for place, row in results.items()}
+    read: Any = opened(words.get("", words), views.revision, weights)
+    is_detector = next(iter(read.values()))[0].head_type == "detector"
+    refuse_unused(predict, "a detector" if is_detector else "heads", options)
+    model: Any
+    if is_detector:
+        model, commits = detect.open_detector(read, views, backbone), {}
+        predicting: Any = partial(model.predict, **views.of_boxes)
+    else:
+        settings = {**asdict(tiles), "weights": head_weights, "reduce": reduce}
+        model, commits = open_predictor(read, views, backbone, **settings)
+        predicting = partial(model, maps="patch") if maps or overlay else model
+    names, files, unusable = [*named], [*named.values()], dict[int, str]() if skip_unusable else None
+    if store is None:
+        found = predict_many(predicting, files, at_once=4 * views.batch_size, unusable=unusable)
+        if not found:
+            raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
+        results = {names[place]: row for place, row in found.items()}
         with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-            _write_pictures(predictor, [*named.values()], new_maps, new_overlay)
-        written += [folder for folder in (maps, overlay) if folder is not None]
-    results, tasks = _flat(results, predictor.tasks)
-    document = _write(out, {names[place]: result for place, result in results.items()}, tasks)
+            if maps or overlay:
+                draw = detect.write_pictures if is_detector else _write_pictures
+                draw(model, [(files[place], places[place], row) for place, row in found.items()], new_maps, new_overlay)
+    else:
+        from dinoneck.store.feature_store import FeatureStore
+
+        stored = FeatureStore.open(store)
+        results = dict(zip(stored.ids, model.predict(stored), strict=True))
+    document = detect.write(out, results) if is_detector else _write(out, results, model.tasks)
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
+    written = [path for path in (out, maps, overlay) if path is not None]
     show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
-    return {**document, "written": written, "unusable": left_out}
+    return {**document, "written": written, "unusable": left_out, "revisions": commits}
 
 
 def _write_pictures(
@@ -179,9 +164,7 @@ def _places(files: Sequence[Path], folders: Mapping[str, Path | None]) -> list[P
             _check_new(option, folder)
     if not any(folders.values()):
         return []
-    whole = [file.absolute() for file in files]
-    root = os.path.commonpath([file.parent for file in whole])
-    places = [file.relative_to(root).with_suffix("") for file in whole]
+    places = [Path(name).with_suffix("") for name in names_below(files)]
     first: dict[Path, Path] = {}
     for file, place in zip(files, places, strict=True):
         if first.setdefault(place, file) != file:
@@ -194,17 +177,6 @@ def _check_new(option: str, folder: Path) -> None:
         raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
     if not folder.parent.is_dir():
         raise ConfigError(f"{option} {folder}: the folder {folder.parent} does not exist; create it first")
-
-
-def _predict_stored(predictor: Predictor, folder: Path, out: Path) -> dict[str, Any]:
-    """Write the predictions for everything in a feature store."""
-    from dinoneck.store.feature_store import FeatureStore
-
-    store = FeatureStore.open(folder)
-    results, tasks = _flat(dict(zip(store.ids, predictor.predict(store), strict=True)), predictor.tasks)
-    document = _write(out, results, tasks)
-    show(f"{counted(len(results), 'image')} predicted; written: {out}")
-    return {**document, "written": [out]}
 
 
 def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
@@ -229,24 +201,16 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     return named
 
 
-def read_heads(words: Mapping[str, Sequence[str]], revision: str | None, weights: str | None) -> Heads:
-    """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
-    from dinoneck.inference.sources import opened
-
-    read = opened(words.get("", words), revision, weights)
-    return Heads([head for own in read.values() for head in own], read.get("", read))
-
-
 def open_predictor(
-    read: Heads, views: Views, backbone: HeadBackbone, **settings: Any
+    read: Mapping[str, Any], views: Views, backbone: HeadBackbone, **settings: Any
 ) -> tuple[Predictor, dict[str, str]]:
     """Return a predictor, and Hub repository -> commit; print what a user should know."""
     from dinoneck.devices import local_device
     from dinoneck.inference.predictor import Predictor
 
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
-    own = backbone.given(read.opened[0])
-    predictor = Predictor(read.given, own, views.tta, local_device(views.device), **settings)
+    own = backbone.given(next(iter(read.values()))[0])
+    predictor = Predictor(read.get("", read), own, views.tta, local_device(views.device), **settings)
     if views.tta is None and predictor.tta != "none":
         show(f"Views: {predictor.tta}, as the heads record (--tta none: the image alone).")
     if len(predictor.passes) > 1:
@@ -256,66 +220,39 @@ def open_predictor(
     return predictor, predictor.revisions
 
 
-def _flat(results: Mapping[Any, dict[str, Any]], tasks: Any) -> tuple[dict[Any, dict[str, Any]], list[Task]]:
-    """The results of a mapping of heads as those of one head, whose tasks are named ``key/task``."""
-    if not isinstance(tasks, Mapping):
-        return dict(results), [*tasks]
-    names = {(key, task.name): f"{key}/{task.name}" for key, own in tasks.items() for task in own}
-    flat: dict[Any, dict[str, Any]] = {}
-    for image, rows in results.items():
-        flat[image] = {name: rows[key][task] for (key, task), name in names.items()}
-    renamed = []
-    for key, own in tasks.items():
-        for task in own:
-            cells = None if task.from_map is None else names[key, task.from_map]
-            are_names = hasattr(task, "parts_of") or (task.is_map and task.dim > 1)  # of columns
-            labels = tuple(f"{key}/{label}" for label in task.labels) if are_names else task.labels
-            renamed.append(replace(task, name=names[key, task.name], from_map=cells, labels=labels))
-    return flat, renamed
-
-
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> dict[str, Path]:
     """Names for the output -> files to read."""
     if csv is None:
-        files = list_images(images)
-        _check_text(files)
-        return {str(file): file for file in files}
+        return {str(file): file for file in list_images(images)}
     from dinoneck.data.tables import existing_files, read_cells
 
     names = list(dict.fromkeys(read_cells(csv, [column])[column]))
     return dict(zip(names, existing_files(names, folder or csv.parent, f"images named in {csv}"), strict=True))
 
 
-def _check_text(files: Iterable[Path]) -> None:
-    for path in files:
-        try:
-            str(path).encode("utf-8")
-        except UnicodeEncodeError:
-            raise DataError(f"the name {str(path)!r} is not Unicode text, which --out holds; rename the file") from None
+def _write(out: Path, results: Mapping[str, Mapping[str, Any]], tasks: Any) -> dict[str, Any]:
+    """Write the CSV, one row per image; return the same for programs. Columns of keyed heads are ``key/column``."""
+    import numpy as np
 
-
-def _describe(predictor: Predictor, image: Path) -> None:
-    """Print what an image is prepared to."""
-    down, across = predictor.tiles(image)
-    if down * across == 1:
-        print("\n".join(describe_size(predictor.preprocess, image)))
-    else:
-        height, width = predictor.picture(image).shape[-2:]
-        print(f"The first image becomes {height}x{width} px (height x width), cut into {down}x{across} tiles.")
-
-
-def _write(out: Path, results: Results, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Write the CSV, one row per image; return the same for programs."""
     from dinoneck.data.cells import csv_text
     from dinoneck.inference.results import table_row
 
-    rows = [table_row(result, tasks, image=name) for name, result in results.items()]
-    cells = [[value if isinstance(value, str) else f"{value:.6g}" for value in row.values()] for row in rows]
-    write_text(out, csv_text([*rows[0]], cells))
-    described = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in tasks]
-    predictions = []
+    keyed = {f"{key}/": own for key, own in tasks.items()} if isinstance(tasks, Mapping) else {"": tasks}
+    rows, predictions = list[list[Any]](), list[dict[str, Any]]()
+    header = ["image"]
     for image, result in results.items():
-        values = {task.name: result[task.name] for task in tasks}
-        plain = {name: value if isinstance(value, float) else value.tolist() for name, value in values.items()}
-        predictions.append({"image": image, "values": plain})
+        cells, values = dict[str, Any](), dict[str, Any]()
+        for key, own in keyed.items():
+            given = result[key[:-1]] if key else result
+            cells |= {key + name: cell for name, cell in table_row(given, own, image=image).items() if name != "image"}
+            values |= {key + task.name: np.asarray(given[task.name]).tolist() for task in own}
+        header = ["image", *cells]
+        rows.append([image, *(cell if isinstance(cell, str) else f"{cell:.6g}" for cell in cells.values())])
+        predictions.append({"image": image, "values": values})
+    write_text(out, csv_text(header, rows))
+    described = [
+        {"name": key + task.name, "kind": task.kind, "unit": task.unit, "labels": list(task.labels)}
+        for key, own in keyed.items()
+        for task in own
+    ]
     return {"tasks": described, "predictions": predictions}

@@ -19,12 +19,13 @@ from dinoneck.cli.arguments import (
     check_backbone_name,
     check_output,
     list_images,
+    names_below,
     refuse_unused,
     whole,
 )
-from dinoneck.cli.predict import open_predictor, read_heads
+from dinoneck.cli.predict import open_predictor
 from dinoneck.cli.text import file_size, save_picture, show
-from dinoneck.cli.viz_known import box_entries, known_values, names_below
+from dinoneck.cli.viz_known import box_entries, known_values
 from dinoneck.errors import DataError, counted
 from dinoneck.regular_files import read_regular
 from dinoneck.training.config import BackboneConfig
@@ -75,12 +76,15 @@ def report(
     options, files = locals(), list(dict.fromkeys(list_images(images) if images else []))
     check_output(out, [*files, head, truth, scores], _PAGES)
     training = _training_report(scores or (None if images else _report_of(head)))
-    read = read_heads({"": (head,)}, views.revision, backbone.weights)
+    from dinoneck.inference.sources import opened
+
+    read: Any = opened(head, views.revision, backbone.weights)
+    heads = read[""]
     tasks: Sequence[Task] = ()
-    if read.opened[0].head_type == "detector":
+    if heads[0].head_type == "detector":
         refuse_unused(report, "a detector", options)
-        entries, left_out = box_entries(read.opened[0], images, truth, training, max_images, views, backbone)
-        lowest = views.min_score if views.min_score is not None else read.opened[0].config["min_score"]
+        entries, left_out = box_entries(heads[0], images, truth, training, max_images, views, backbone)
+        lowest = views.min_score if views.min_score is not None else heads[0].config["min_score"]
         device, how = views.device or "the default", f"boxes of a score of {lowest:.2g} or more"
     else:
         refuse_unused(report, "heads", options)
@@ -102,7 +106,7 @@ def report(
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "made": f"{date.today()}",
     }
-    facts = {"The head": _head_facts(head, read.opened), "How it was run": run}
+    facts = {"The head": _head_facts(head, heads), "How it was run": run}
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
     page = html_report(entries, tasks, title=title, facts=facts, training=training, unread=left_out)
     write_text(out, page)

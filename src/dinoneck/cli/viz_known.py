@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.cli.arguments import HeadBackbone, Views, list_images
+from dinoneck.cli.arguments import HeadBackbone, Views, list_images, names_below
 from dinoneck.errors import ConfigError, DataError, some_of
 
 if TYPE_CHECKING:
@@ -60,12 +59,6 @@ def known_values(
         if len(twice := one[one.duplicated() & one.isin(other)]):
             raise DataError(f"{table}: {twice[0]} is the name of several rows or images; give each a name of its own")
     return [values.loc[name].dropna().to_dict() if name in values.index else {} for name in names]
-
-
-def names_below(files: Sequence[Path]) -> list[str]:
-    """Return the names of images below the folder that they share."""
-    shared = os.path.commonpath([file.absolute().parent for file in files])
-    return [str(file.absolute().relative_to(shared)) for file in files]
 
 
 def box_entries(

@@ -82,8 +82,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
         "for verb in ('', *VERBS):\n"
         "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "        main([*filter(None, [verb]), '--help'])\n"
-        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
-        "    main(['--print-completion', 'zsh'])\n"
         f"print(sorted({HEAVY!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -101,26 +99,6 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     wrong = ["train", "--csv", str(tmp_path / "t.csv"), "--targets", "b", "--out", str(tmp_path / "r")]
     assert seen_from(*wrong) == "1 ['numpy']"
     assert seen_from("predict", str(tmp_path), "--heads", "h", "--out", "no/o.csv") == "1 []"
-
-
-def test_bash_completes_verbs_options_and_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["--print-completion", "bash"])
-    assert not end.value.code
-    script = tmp_path / "completion.sh"
-    script.write_text(capsys.readouterr().out)
-    for line, offered in (
-        ("dinoneck insp", "inspect"),
-        ("dinoneck predict --tt", "--tta"),
-        ("dinoneck predict --tta fl", "flip4"),
-        ("dinoneck viz tok", "tokens"),
-    ):
-        words = line.split()
-        shown = (
-            f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _tyro_dinoneck; echo ${{COMPREPLY[@]}}"
-        )
-        done = subprocess.run(["bash", "-c", shown], capture_output=True, text=True, check=True)
-        assert done.stdout.split() == [offered], line
 
 
 def test_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

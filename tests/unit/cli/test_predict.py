@@ -70,7 +70,6 @@ def test_options_reach_the_predictor(place: Path, capsys: pytest.CaptureFixture[
     tiles = ["--tile", "40x60", "--overlap", "15", "--tile-scale", "0.9"]
     found = predicted(place, *tiles)
     assert found == expected(tile=(40, 60), overlap=15, tile_scale=0.9) != expected()
-    assert "becomes 48x112 px (height x width), cut into 2x3 tiles" in capsys.readouterr().out
     assert predicted(place, *tiles[:2], "--overlap", "10") == expected(tile=(40, 60), overlap=10)
     assert predicted(place, "--head-weights", "1", "0") == expected(weights=[1.0, 0.0])
     assert predicted(place, "--reduce", "median", "--tta", "flip4") == expected(reduce="median", tta="flip4")
