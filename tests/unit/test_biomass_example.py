@@ -65,7 +65,7 @@ def config_of(out: Path, *arguments: str) -> TrainConfig:
     layout = layouts.find(None, out)
     command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.images)]
     call = cli.command("train", [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
-    config: TrainConfig = train.with_head_flags(call.keywords["run"], None, None, None)
+    config: TrainConfig = call.keywords["run"]
     return config
 
 

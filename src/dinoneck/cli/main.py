@@ -52,6 +52,12 @@ exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 
 'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 
 
+def _terminate(*_: object) -> None:
+    """Clean up as after Ctrl-C; a second signal would stop that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(TERMINATED)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code: see ``docs/reference/command-line.md``.
 
@@ -59,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line; None = that of the process, which then also cleans up after SIGTERM.
     """
     if arguments is None:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # cleans up, as after Ctrl-C
+        signal.signal(signal.SIGTERM, _terminate)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed: the next file that is opened would get its number
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115

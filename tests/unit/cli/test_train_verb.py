@@ -40,7 +40,7 @@ def written(folder: Path, text: str) -> str:
 
 def parsed(*arguments: str) -> TrainConfig:
     given = command("train", [*arguments, "--out", "x"]).keywords
-    config: TrainConfig = train.with_head_flags(given["run"], given["hidden_dim"], given["dropout"], given["gate_mode"])
+    config: TrainConfig = train.with_width(given["run"], given["hidden_dim"])
     return config
 
 
@@ -86,9 +86,8 @@ def test_flags_in_their_spellings(tmp_path: Path) -> None:
          {"type": "fpn", "fpn_dim": 8, "layer_groups": [[0], [1]]}),
         (["--head", "fpn", "--hidden-dim", "8"], {"type": "fpn", "fpn_dim": 8}),
         (["--head", "vit_fpn", "--hidden-dim", "8"], {"type": "vit_fpn", "fpn_dim": 8}),
-        (["--hidden-dim", "8", "--dropout", "0.2"], {"hidden_dim": 8, "dropout": 0.2}),
+        (["--hidden-dim", "8"], {"hidden_dim": 8}),
         (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
-        (["--head", "cls_gating", "--gate-mode", "query"], {"type": "cls_gating", "mode": "query"}),
     ],
 )  # fmt: skip
 def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
@@ -222,7 +221,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
         ("", ["--interpolation", "area"], "made with interpolation bilinear"),
         ("", ["--backbone", "vit_small_patch16_dinov3"], "made with backbone dinoneck_tiny"),
         ("", ["--head", "fpn", "--layers", "1", "3"], r"made with layers \(5,\)"),
-        ("", ["--head", "fpn", "--gate-mode", "query"], "FPNHead has no argument 'mode'"),
+        ("", ["--head", "{type: fpn, mode: query}"], "FPNHead has no argument 'mode'"),
         ("", ["--head", "patch_maen"], "'patch_maen' is not registered. Did you mean 'patch_mean'"),
         ("device: 3\n", [], "device is 3"),
         ("trainr: 1\n", [], "unknown key 'trainr'"),
