@@ -57,28 +57,16 @@ def bench(
     check_backbone_name(backbone.name, backbone.source)
     import torch
 
-    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.data.pasture import Pasture
     from dinoneck.devices import local_device
-    from dinoneck.training.source import open_backbone
 
-    kind = getattr(torch, dtype)
-    if head is None:
-        model, module = open_backbone(backbone, device), None
-        preprocess = model.preprocess
-    else:
-        checkpoint = HeadCheckpoint.load(head)
-        if not checkpoint.meta["tasks"]:
-            raise ConfigError(f"{head} holds {checkpoint.head_type}, which has no tasks to predict; name a head")
-        model = HeadBackbone(backbone.file, backbone.random).load(checkpoint).to(local_device(device))
-        checkpoint.check_backbone(model)
-        module = checkpoint.build().to(local_device(device), kind)
-        preprocess = checkpoint.preprocess or model.preprocess
+    kind, place = getattr(torch, dtype), local_device(device)
+    model, module, preprocess = _opened(head, backbone, place)
     preprocess = preprocess if size is None else preprocess.changed(size=size)
     with tempfile.TemporaryDirectory() as folder:
         Pasture(size=_GENERATED).write(folder, 1)
         files = [Path(folder, "images", "0000.jpg")] * batch_size
-        rows = _measure(files, preprocess, model.to(kind), module, seconds)
+        rows = _measure(files, preprocess, model.to(kind), module and module.to(kind), seconds)
     about = {
         "head": head,
         "backbone": model.name,
@@ -87,7 +75,7 @@ def bench(
         "batch_size": batch_size,
         "dtype": dtype,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
-        "device": str(local_device(device)),
+        "device": str(place),
         "versions": versions(),
     }
     show(about)
@@ -118,3 +106,19 @@ def _measure(
             ms = 1e3 / len(files)
             rows.append({"part": name, "ms_per_image": ms * time.median, "quartile_range_ms": ms * time.iqr})
     return rows
+
+
+def _opened(head: str | None, backbone: BackboneConfig, device: Any) -> tuple[Any, Any, Any]:
+    """The backbone, the head of a file if one is named, and how images are prepared."""
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.training.source import open_backbone
+
+    if head is None:
+        alone = open_backbone(backbone, device)
+        return alone, None, alone.preprocess
+    checkpoint = HeadCheckpoint.load(head)
+    if not checkpoint.meta["tasks"]:
+        raise ConfigError(f"{head} holds {checkpoint.head_type}, which has no tasks to predict; name a head")
+    model = HeadBackbone(backbone.file, backbone.random).load(checkpoint).to(device)
+    checkpoint.check_backbone(model)
+    return model, checkpoint.build().to(device), checkpoint.preprocess or model.preprocess

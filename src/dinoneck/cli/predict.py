@@ -99,7 +99,6 @@ def predict(
     weights = backbone.weights
     check_output(out, [*named.values(), *chain(*words.values()), csv, weights, backbone.backbone_file], (".csv",))
     places = _places([*named.values()], {"--maps": maps, "--overlay": overlay})
-    from dinoneck.inference.results import predict_many
     from dinoneck.inference.sources import opened
 
     read: Any = opened(words.get("", words), views.revision, weights)
@@ -113,28 +112,39 @@ def predict(
         settings = {**asdict(tiles), "weights": head_weights, "reduce": reduce}
         model, commits = open_predictor(read, views, backbone, **settings)
         predicting = partial(model, maps="patch") if maps or overlay else model
-    names, files, unusable = [*named], [*named.values()], dict[int, str]() if skip_unusable else None
+    left_out: dict[str, str] = {}
     if store is None:
-        found = predict_many(predicting, files, at_once=4 * views.batch_size, unusable=unusable)
-        if not found:
-            raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
-        results = {names[place]: row for place, row in found.items()}
+        found, left_out = _predict_images(predicting, named, 4 * views.batch_size, skip_unusable)
+        results = {name: row for name, _, row in found}
         with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-            if maps or overlay:
+            if places:
                 draw = detect.write_pictures if is_detector else _write_pictures
-                draw(model, [(files[place], places[place], row) for place, row in found.items()], new_maps, new_overlay)
+                draw(model, [(named[name], places[i], row) for name, i, row in found], new_maps, new_overlay)
     else:
         from dinoneck.store.feature_store import FeatureStore
 
         stored = FeatureStore.open(store)
         results = dict(zip(stored.ids, model.predict(stored), strict=True))
     document = detect.write(out, results) if is_detector else _write(out, results, model.tasks)
-    left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
-    for name, reason in left_out.items():
-        show(f"left out: {name}: {reason}")
     written = [path for path in (out, maps, overlay) if path is not None]
     show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
     return {**document, "written": written, "unusable": left_out, "revisions": commits}
+
+
+def _predict_images(
+    predict: Any, named: Mapping[str, Path], at_once: int, skip: bool
+) -> tuple[list[tuple[str, int, Any]], dict[str, str]]:
+    """The name, place and predictions of each image, and why others are left out."""
+    from dinoneck.inference.results import predict_many
+
+    names, unusable = [*named], dict[int, str]() if skip else None
+    found = predict_many(predict, [*named.values()], at_once=at_once, unusable=unusable)
+    if not found:
+        raise DataError(f"none of the {len(names)} images can be used; the first: {(unusable or {})[0]}")
+    left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
+    for name, reason in left_out.items():
+        show(f"left out: {name}: {reason}")
+    return [(names[place], place, row) for place, row in found.items()], left_out
 
 
 def _write_pictures(

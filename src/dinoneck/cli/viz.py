@@ -94,28 +94,28 @@ def report(
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
+    run = {"views": how, "device": device, "known values": str(truth or "none"), "made": f"{date.today()}"}
+    facts = {"The head": _head_facts(head, heads), "How it was run": run}
+    title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
+    document = _write(out, entries, tasks, title=title, facts=facts, training=training, unread=left_out)
+    return {"ok": not (left_out and strict), **document}
+
+
+def _write(out: Path, entries: Sequence[ReportEntry], tasks: Sequence[Task], **shown: Any) -> dict[str, Any]:
+    """Write the page, and print what it holds."""
     from dinoneck.atomic import write_text
     from dinoneck.version import versions
     from dinoneck.viz.report import agreement, html_report
 
-    run = {
-        "images": f"{len(entries) + len(left_out)} given, {len(entries)} used",
-        "views": how,
-        "device": device,
-        "known values": str(truth or "none"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "made": f"{date.today()}",
-    }
-    facts = {"The head": _head_facts(head, heads), "How it was run": run}
-    title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
-    page = html_report(entries, tasks, title=title, facts=facts, training=training, unread=left_out)
+    shown["facts"]["How it was run"]["versions"] = ", ".join(f"{name} {own}" for name, own in versions().items())
+    page = html_report(entries, tasks, **shown)
     write_text(out, page)
-    size, drawn = out.stat().st_size, page.count("<article ")
+    size, drawn, left_out = out.stat().st_size, page.count("<article "), shown["unread"]
     print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
     counts = {"bytes": size, "images": len(entries), "drawn": drawn, "unread": left_out}
-    return {"ok": not (left_out and strict), "written": [out], **counts, "scores": agreement(entries, tasks)}
+    return {"written": [out], **counts, "scores": agreement(entries, tasks)}
 
 
 def _report_of(head: str) -> Path | None:

@@ -136,8 +136,8 @@ def _agreement_plot(axes: Axes, known: Floats, predicted: Floats, unit: str) -> 
     axes.axline((low, low), (high, high), **_LINE)
     found = scores(predicted, known)
     r2 = "R² needs truths that differ" if np.isnan(found["r2"]) else minus(f"R² {found['r2']:.3f}")
-    title = f"{r2}, RMSE {found['rmse']:.3g}{unit}, n = {found['images']}"
-    describe(axes, title, f"true{unit}", f"predicted{unit}")
+    title = f"{r2}, RMSE {found['rmse']:.3g} {unit}, n = {found['images']}"
+    describe(axes, title.replace(" ,", ","), f"true {unit}", f"predicted {unit}")
 
 
 def _residual_plot(axes: Axes, known: Floats, predicted: Floats, unit: str) -> None:
@@ -146,7 +146,7 @@ def _residual_plot(axes: Axes, known: Floats, predicted: Floats, unit: str) -> N
     axes.axhline(0.0, **_LINE)
     axes.set_box_aspect(1.0)
     axes.set_anchor("N")  # its title stands as high as that of the other plot
-    describe(axes, "prediction \N{MINUS SIGN} truth", f"true{unit}", f"residual{unit}")
+    describe(axes, "prediction \N{MINUS SIGN} truth", f"true {unit}", f"residual {unit}")
 
 
 def agreement_charts(
@@ -157,7 +157,7 @@ def agreement_charts(
     charts = []
     for draw, what in ((_agreement_plot, "predicted over known"), (_residual_plot, "residuals over known")):
         figure = new_figure(3.2, 3.2)
-        draw(figure.subplots(), truth, values, f" [{unit}]" if unit else "")
+        draw(figure.subplots(), truth, values, unit)
         figure.axes[0].collections[0].set(urls=links, rasterized=len(truth) > _MANY)
         charts.append(chart(figure, name, what))
     return charts

@@ -17,7 +17,7 @@ from dinoneck.viz.drawing import _agreement_plot, _residual_plot, agreement_char
 TRUE, PREDICTED = np.array([10.0, 20.0, 30.0]), np.array([12.0, 17.0, 31.0])
 
 
-def plotted(known: np.ndarray = TRUE, predicted: np.ndarray = PREDICTED, unit: str = " [g]") -> Any:
+def plotted(known: np.ndarray = TRUE, predicted: np.ndarray = PREDICTED, unit: str = "g") -> Any:
     figure = new_figure(7.2, 3.9)
     left, right = figure.subplots(1, 2)
     _agreement_plot(left, known, predicted, unit)
@@ -30,8 +30,8 @@ def test_points_are_the_values_and_residuals() -> None:
     left, right = figure.axes
     for axes, points in ((left, [[10, 12], [20, 17], [30, 31]]), (right, [[10, 2], [20, -3], [30, 1]])):
         np.testing.assert_array_equal(axes.collections[0].get_offsets(), points)
-    assert f"{r2(TRUE, PREDICTED):.3f}" in left.get_title() and "2.16 [g]" in left.get_title()
-    assert "[g]" in right.get_ylabel()
+    assert f"{r2(TRUE, PREDICTED):.3f}" in left.get_title() and "2.16 g" in left.get_title()
+    assert right.get_ylabel() == "residual g"
     check_no_overlap(figure)
 
 
