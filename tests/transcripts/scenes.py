@@ -103,7 +103,7 @@ FAST = {
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
         predict images/0000.jpg --heads heads --out q.csv --maps maps --overlay pictures --tta flip4
-        predict --csv table.csv --heads heads --head-weights 1 3 --reduce mean --out r.csv
+        predict --csv table.csv --heads heads --out r.csv
         {PREDICT} none --out n.csv
         predict broken --heads head.safetensors --out b.csv
         predict broken --heads head.safetensors --out b.csv --skip-unusable

@@ -27,29 +27,17 @@ if TYPE_CHECKING:
 
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
-_WHOLE_MODEL = ("--size", "--maps", "--backbone-file", "--random-backbone")
+_WHOLE_MODEL = "--size --maps --backbone-file --random-backbone"
 NO_EFFECT = {
-    "images that are named": ("--image-folder", "--image-column"),
-    "a feature store": ("--csv", "--image-folder", "--image-column", "--maps", "--overlay", "--skip-unusable"),
-    "heads": ("--min-score",),
-    "a detector": (
-        "--tta",
-        "--probe",
-        "--tile",
-        "--overlap",
-        "--tile-scale",
-        "--weights",
-        "--head-weights",
-        "--reduce",
-        "--image-column",
-        "--maps",
-        "--no-tokens",
-    ),
-    "the export of weights": ("--grid", "--with-backbone", "--half", *_WHOLE_MODEL),
+    "images that are named": "--image-folder --image-column",
+    "a feature store": "--csv --image-folder --image-column --maps --overlay --skip-unusable",
+    "heads": "--min-score",
+    "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens",
+    "the export of weights": f"--grid --with-backbone --half {_WHOLE_MODEL}",
     "the export of a head without --with-backbone": _WHOLE_MODEL,
-    "the export of a whole model": ("--grid",),
-    "the export of a detector": ("--grid", "--maps", "--half"),
-    "the time of a head file": ("--backbone", "--backbone-source", "--backbone-seed", "--layers"),
+    "the export of a whole model": "--grid",
+    "the export of a detector": "--grid --maps --half",
+    "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",
 }
 """Kind of run -> the options without effect on it."""
 
@@ -132,7 +120,7 @@ def refuse_unused(verb: Verb, kind: str, options: Mapping[str, Any]) -> None:
         ConfigError: naming them.
     """
     usual, given = flags(verb, _defaults(verb)), flags(verb, options)
-    unused = [flag for flag in NO_EFFECT[kind] if flag in given and given[flag] != usual[flag]]
+    unused = [flag for flag in NO_EFFECT[kind].split() if flag in given and given[flag] != usual[flag]]
     if unused:
         raise ConfigError(f"without effect on {kind}, so leave out {', '.join(unused)}")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
@@ -41,12 +41,10 @@ class Tiles:
     Attributes:
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
-        tile_scale: factor of the images' height and width before they are cut.
     """
 
     tile: Annotated[tuple[int, int] | None, SIZE] = None
     overlap: Annotated[int, whole(0)] = 0
-    tile_scale: float = 1.0
 
 
 def predict(
@@ -61,8 +59,6 @@ def predict(
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     skip_unusable: bool = False,
-    head_weights: tuple[float, ...] | None = None,
-    reduce: Literal["mean", "median"] = "mean",
     tiles: Annotated[Tiles, arg(name="")] = Tiles(),
     views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
@@ -83,8 +79,6 @@ def predict(
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
         skip_unusable: list and leave out unusable images.
-        head_weights: one per head, in order (files of a folder by name).
-        reduce: over heads of the same task.
         tiles: how larger images are cut.
         views: how images are predicted.
         backbone: where the weights come from.
@@ -109,8 +103,7 @@ def predict(
         model, commits = detect.open_detector(read, views, backbone), {}
         predicting: Any = partial(model.predict, **views.of_boxes)
     else:
-        settings = {**asdict(tiles), "weights": head_weights, "reduce": reduce}
-        model, commits = open_predictor(read, views, backbone, **settings)
+        model, commits = open_predictor(read, views, backbone, **asdict(tiles))
         predicting = partial(model, maps="patch") if maps or overlay else model
     left_out: dict[str, str] = {}
     if store is None:

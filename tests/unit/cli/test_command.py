@@ -36,9 +36,9 @@ def given(line: str) -> dict[str, Any]:
 
 def test_lists_take_several_values_and_images_stand_first() -> None:
     """No second value of an option is an image, and no image is a value of an option."""
-    words = given("predict a.png b --heads h1 h2 --head-weights 0.5 -1e0 --out o.csv")
+    words = given("predict a.png b --heads h1 h2 --tile 32x64 --out o.csv")
     assert [path.name for path in words["images"]] == ["a.png", "b"]
-    assert (words["heads"], words["head_weights"]) == ((("h1", "h2"),), (0.5, -1.0))
+    assert (words["heads"], words["tiles"].tile) == ((("h1", "h2"),), (32, 64))
     words = given("predict --heads h1 h2 --out o.csv a.png")
     assert (words["heads"], [path.name for path in words["images"]]) == ((("h1", "h2"),), ["a.png"])
     assert given("extract a.png --out s --size 32x48 --layers 2 -1")["backbone"].layers == (2, -1)
