@@ -144,7 +144,7 @@ SLOW = {
         {TABLE} --targets cover --folds 9 --out n
         {TABLE} --targets cover --labels mask --classes soil clover dead green --head fpn --layers 2 5 --out c
         {TABLE} --labels mask --head dense --fold 1 --out d
-        {TABLE} --targets cover --head '{type: cls_gating, mode: query}' --optimizer sam --size 32 --out f
+        {TABLE} --targets cover --head '{{type: cls_gating, mode: query}}' --optimizer sam --size 32 --out f
         {TABLE} --targets cover --store none --out n
         train --csv none.csv --out n {QUICK}
         train run.yaml --out e
