@@ -61,16 +61,17 @@ def parse(
             raise SystemExit(_wrong(words[0], verb, prog))
         return parse(verb[words[0]], f"{prog} {words[0]}", words[1:])
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
-    if isinstance(verb, Mapping):
+    if isinstance(verb, Mapping):  # no sub-verb is named
         tyro.extras.subcommand_cli_from_dict(dict(verb), prog=prog, args=words, config=style)
+    function = typing.cast("Verb", verb)
 
-    @functools.wraps(verb)
+    @functools.wraps(function)
     def bound(*values: Any, **options: Any) -> functools.partial[Any]:
-        return functools.partial(verb, *values, **options)
+        return functools.partial(function, *values, **options)
 
     call, unknown = tyro.cli(bound, prog=prog, args=words, config=style, return_unknown_args=True)
     if not unknown:
-        return typing.cast("functools.partial[Any]", call)
+        return call
     word = next((each for each in unknown if each.startswith("-")), unknown[0])
     raise SystemExit(_wrong(word, flags(call.func, _defaults(call.func)), prog))
 

@@ -64,7 +64,7 @@ def write(out: Path, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     return {"boxes": [dict(zip(_COLUMNS, row, strict=True)) for row in rows], "out": out}
 
 
-def write_pictures(_: Any, images: Sequence[tuple[Path, Path, Any]], maps: None, overlay: Path) -> None:
+def write_pictures(_: Any, images: Sequence[tuple[Path, Path, Any]], maps: Any, overlay: Any) -> None:
     """Write pictures of images (file, place in the folder, boxes); a detector has no maps."""
     from dinoneck.viz.panels import boxes_panel
 

@@ -100,11 +100,11 @@ def predict(
     refuse_unused(predict, "a detector" if is_detector else "heads", options)
     model: Any
     if is_detector:
-        model, commits = detect.open_detector(read, views, backbone), {}
+        model = detect.open_detector(read, views, backbone)
         predicting: Any = partial(model.predict, **views.of_boxes)
     else:
-        model, commits = open_predictor(read, views, backbone, **asdict(tiles))
-        predicting = partial(model, maps="patch") if maps or overlay else model
+        model = open_predictor(read, views, backbone, **asdict(tiles))
+        predicting = partial(model, maps="patch") if places else model
     left_out: dict[str, str] = {}
     if store is None:
         found, left_out = _predict_images(predicting, named, 4 * views.batch_size, skip_unusable)
@@ -121,7 +121,7 @@ def predict(
     document = detect.write(out, results) if is_detector else _write(out, results, model.tasks)
     written = [path for path in (out, maps, overlay) if path is not None]
     show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
-    return {**document, "written": written, "unusable": left_out, "revisions": commits}
+    return {**document, "written": written, "unusable": left_out, "revisions": getattr(model, "revisions", {})}
 
 
 def _predict_images(
@@ -163,8 +163,10 @@ def _write_pictures(
 def _places(files: Sequence[Path], folders: Mapping[str, Path | None]) -> list[Path]:
     """Where the files of images go in folders of outputs: their paths below their common folder, without suffix."""
     for option, folder in folders.items():
-        if folder is not None:
-            _check_new(option, folder)
+        if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
+        if folder is not None and not folder.parent.is_dir():
+            raise ConfigError(f"{option} {folder}: the folder {folder.parent} does not exist; create it first")
     if not any(folders.values()):
         return []
     places = [Path(name).with_suffix("") for name in names_below(files)]
@@ -173,13 +175,6 @@ def _places(files: Sequence[Path], folders: Mapping[str, Path | None]) -> list[P
         if first.setdefault(place, file) != file:
             raise DataError(f"{first[place]} and {file} differ in their suffix only; predict them one after the other")
     return places
-
-
-def _check_new(option: str, folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
-    if not folder.parent.is_dir():
-        raise ConfigError(f"{option} {folder}: the folder {folder.parent} does not exist; create it first")
 
 
 def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
@@ -204,10 +199,8 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     return named
 
 
-def open_predictor(
-    read: Mapping[str, Any], views: Views, backbone: HeadBackbone, **settings: Any
-) -> tuple[Predictor, dict[str, str]]:
-    """Return a predictor, and Hub repository -> commit; print what a user should know."""
+def open_predictor(read: Mapping[str, Any], views: Views, backbone: HeadBackbone, **settings: Any) -> Predictor:
+    """Return a predictor; print what a user should know."""
     from dinoneck.devices import local_device
     from dinoneck.inference.predictor import Predictor
 
@@ -220,7 +213,7 @@ def open_predictor(
         show(f"The heads need {len(predictor.passes)} passes of a backbone.")
     for repo, commit in predictor.revisions.items():
         show(f"{repo} is commit {commit}.")
-    return predictor, predictor.revisions
+    return predictor
 
 
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> dict[str, Path]:

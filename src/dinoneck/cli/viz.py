@@ -89,7 +89,7 @@ def report(
     else:
         refuse_unused(report, "heads", options)
         files = files or list_images(images)
-        predictor, _ = open_predictor(read, views, backbone)
+        predictor = open_predictor(read, views, backbone)
         tasks = predictor.tasks
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
