@@ -93,35 +93,50 @@ def predict(
     weights = backbone.weights
     check_output(out, [*named.values(), *chain(*words.values()), csv, weights, backbone.backbone_file], (".csv",))
     places = _places([*named.values()], {"--maps": maps, "--overlay": overlay})
-    from dinoneck.inference.sources import opened
-
-    read: Any = opened(words.get("", words), views.revision, weights)
-    is_detector = next(iter(read.values()))[0].head_type == "detector"
-    refuse_unused(predict, "a detector" if is_detector else "heads", options)
-    model: Any
-    if is_detector:
-        model = detect.open_detector(read, views, backbone)
-        predicting: Any = partial(model.predict, **views.of_boxes)
-    else:
-        model = open_predictor(read, views, backbone, **asdict(tiles))
-        predicting = partial(model, maps="patch") if places else model
+    model, predicting = _open(words, options, bool(places))
+    is_detector = not hasattr(model, "tasks")
     left_out: dict[str, str] = {}
     if store is None:
         found, left_out = _predict_images(predicting, named, 4 * views.batch_size, skip_unusable)
         results = {name: row for name, _, row in found}
-        with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-            if places:
-                draw = detect.write_pictures if is_detector else _write_pictures
-                draw(model, [(named[name], places[i], row) for name, i, row in found], new_maps, new_overlay)
+        if places:
+            _draw(model, [(named[name], places[i], row) for name, i, row in found], maps, overlay)
     else:
-        from dinoneck.store.feature_store import FeatureStore
-
-        stored = FeatureStore.open(store)
-        results = dict(zip(stored.ids, model.predict(stored), strict=True))
+        results = _predict_stored(model, store)
     document = detect.write(out, results) if is_detector else _write(out, results, model.tasks)
     written = [path for path in (out, maps, overlay) if path is not None]
     show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
     return {**document, "written": written, "unusable": left_out, "revisions": getattr(model, "revisions", {})}
+
+
+def _open(words: Mapping[str, Sequence[str]], options: Mapping[str, Any], maps: bool) -> tuple[Any, Any]:
+    """The predictor or detector, and the function that predicts from images."""
+    from dinoneck.inference.sources import opened
+
+    views, backbone = options["views"], options["backbone"]
+    read: Any = opened(words.get("", words), views.revision, backbone.weights)
+    is_detector = next(iter(read.values()))[0].head_type == "detector"
+    refuse_unused(predict, "a detector" if is_detector else "heads", options)
+    if is_detector:
+        detector = detect.open_detector(read, views, backbone)
+        return detector, partial(detector.predict, **views.of_boxes)
+    predictor = open_predictor(read, views, backbone, **asdict(options["tiles"]))
+    return predictor, partial(predictor, maps="patch") if maps else predictor
+
+
+def _predict_stored(predictor: Predictor, folder: Path) -> dict[str, Any]:
+    """The predictions for everything in a feature store, by id."""
+    from dinoneck.store.feature_store import FeatureStore
+
+    store = FeatureStore.open(folder)
+    return dict(zip(store.ids, predictor.predict(store), strict=True))
+
+
+def _draw(model: Any, images: Sequence[tuple[Path, Path, Any]], maps: Path | None, overlay: Path | None) -> None:
+    """Write maps and pictures of images; folders appear whole or not at all."""
+    draw = _write_pictures if hasattr(model, "tasks") else detect.write_pictures
+    with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
+        draw(model, images, new_maps, new_overlay)
 
 
 def _predict_images(
