@@ -16,7 +16,6 @@ from PIL import Image
 
 from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_head
 from dinoneck.cli import main as cli
-from dinoneck.cli import train
 from dinoneck.data import Pasture
 from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
