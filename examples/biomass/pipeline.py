@@ -97,7 +97,7 @@ def run(options: argparse.Namespace, rest: Sequence[str] = ()) -> None:
     count = next((count for count, name in PATTERNS.items() if name == options.views), None)
     command += [] if count is None else ["--views", str(count)]
     given = cli.command("train", command[1:]).keywords
-    config = train.with_head_flags(given["run"], given["hidden_dim"], given["dropout"], given["gate_mode"])
+    config = train.with_width(given["run"], given["hidden_dim"])
     if not isinstance(config.data.size, tuple):
         raise ConfigError("a store needs images of one size; give data.size in the file, or --size HEIGHTxWIDTH")
     truth = layouts.prepare(layout, config.data.size, options.pasture)

@@ -58,7 +58,6 @@ PREDICT = "predict images --heads"
 FAST = {
     "usage": """
         --version
-        --print-completion bash
         extrct
         serve
         serve none.safetensors
@@ -104,7 +103,7 @@ FAST = {
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
         predict images/0000.jpg --heads heads --out q.csv --maps maps --overlay pictures --tta flip4
-        predict --csv table.csv --heads heads --head-weights 1 3 --reduce mean --out r.csv
+        predict --csv table.csv --heads heads --out r.csv
         {PREDICT} none --out n.csv
         predict broken --heads head.safetensors --out b.csv
         predict broken --heads head.safetensors --out b.csv --skip-unusable
@@ -119,8 +118,8 @@ FAST = {
     """,
     "scores": """
         evaluate --heads heads/fold-0.safetensors heads/fold-1.safetensors --truth truth.csv --image-column image
-        evaluate . --heads head.safetensors --truth truth.csv --at-least mass=-1e9 --out e.json
-        evaluate . --heads head.safetensors other.safetensors --truth truth.csv --at-least mass=0.9
+        evaluate . --heads head.safetensors --truth truth.csv
+        evaluate . --heads head.safetensors other.safetensors --truth truth.csv
         evaluate . --heads head.safetensors --truth table.csv
         evaluate . --heads none.safetensors --truth truth.csv
         evaluate . --heads head.safetensors --truth none.csv
@@ -144,7 +143,7 @@ SLOW = {
         {TABLE} --targets cover --folds 9 --out n
         {TABLE} --targets cover --labels mask --classes soil clover dead green --head fpn --layers 2 5 --out c
         {TABLE} --labels mask --head dense --fold 1 --out d
-        {TABLE} --targets cover --head cls_gating --gate-mode query --optimizer sam --ema-decay 0.9 --size 32 --out f
+        {TABLE} --targets cover --head '{{type: cls_gating, mode: query}}' --optimizer sam --size 32 --out f
         {TABLE} --targets cover --store none --out n
         train --csv none.csv --out n {QUICK}
         train run.yaml --out e

@@ -16,7 +16,6 @@ from PIL import Image
 
 from dinoneck import Backbone, FeatureStore, HeadCheckpoint, load_head
 from dinoneck.cli import main as cli
-from dinoneck.cli import train
 from dinoneck.data import Pasture
 from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
@@ -65,7 +64,7 @@ def config_of(out: Path, *arguments: str) -> TrainConfig:
     layout = layouts.find(None, out)
     command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.images)]
     call = cli.command("train", [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
-    config: TrainConfig = train.with_head_flags(call.keywords["run"], None, None, None)
+    config: TrainConfig = call.keywords["run"]
     return config
 
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import tyro
@@ -27,28 +27,17 @@ if TYPE_CHECKING:
 
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
-_WHOLE_MODEL = ("--size", "--maps", "--backbone-file", "--random-backbone")
+_WHOLE_MODEL = "--size --maps --backbone-file --random-backbone"
 NO_EFFECT = {
-    "images that are named": ("--image-folder", "--image-column"),
-    "a feature store": ("--csv", "--image-folder", "--image-column", "--maps", "--overlay", "--skip-unusable"),
-    "heads": ("--min-score",),
-    "a detector": (
-        "--tta",
-        "--probe",
-        "--tile",
-        "--overlap",
-        "--weights",
-        "--head-weights",
-        "--reduce",
-        "--image-column",
-        "--maps",
-        "--no-tokens",
-    ),
-    "the export of weights": ("--grid", "--with-backbone", "--half", *_WHOLE_MODEL),
+    "images that are named": "--image-folder --image-column",
+    "a feature store": "--csv --image-folder --image-column --maps --overlay --skip-unusable",
+    "heads": "--min-score",
+    "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens",
+    "the export of weights": f"--grid --with-backbone --half {_WHOLE_MODEL}",
     "the export of a head without --with-backbone": _WHOLE_MODEL,
-    "the export of a whole model": ("--grid",),
-    "the export of a detector": ("--grid", "--maps", "--half"),
-    "the time of a head file": ("--backbone", "--backbone-source", "--backbone-seed", "--layers"),
+    "the export of a whole model": "--grid",
+    "the export of a detector": "--grid --maps --half",
+    "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",
 }
 """Kind of run -> the options without effect on it."""
 
@@ -72,9 +61,17 @@ def parse(
             raise SystemExit(_wrong(words[0], verb, prog))
         return parse(verb[words[0]], f"{prog} {words[0]}", words[1:])
     style = _STYLE if pairs else (*_STYLE, FlagCreatePairsOff)
-    call, unknown = tyro.cli(_parsed(verb), prog=prog, args=words, config=style, return_unknown_args=True)
+    if isinstance(verb, Mapping):  # no sub-verb is named
+        tyro.extras.subcommand_cli_from_dict(dict(verb), prog=prog, args=words, config=style)
+    function = typing.cast("Verb", verb)
+
+    @functools.wraps(function)
+    def bound(*values: Any, **options: Any) -> functools.partial[Any]:
+        return functools.partial(function, *values, **options)
+
+    call, unknown = tyro.cli(bound, prog=prog, args=words, config=style, return_unknown_args=True)
     if not unknown:
-        return typing.cast("functools.partial[Any]", call)
+        return call
     word = next((each for each in unknown if each.startswith("-")), unknown[0])
     raise SystemExit(_wrong(word, flags(call.func, _defaults(call.func)), prog))
 
@@ -85,27 +82,6 @@ def _wrong(word: str, known: Iterable[str], prog: str) -> int:
     hint = f" Did you mean {longer[0]!r}?" if longer else did_you_mean(word.partition("=")[0], known)
     print(f"error: {word!r} is unknown.{hint} '{prog} --help' lists what there is", file=sys.stderr)
     return 2
-
-
-def print_completion(verbs: Mapping[str, Verb | Mapping[str, Verb]], shell: str) -> NoReturn:
-    """Print the script that makes a shell complete the verbs, and exit."""
-    every = {name: _parsed(verb) for name, verb in verbs.items()}
-    words = ["--tyro-write-completion", shell, "-"]
-    tyro.extras.subcommand_cli_from_dict(every, prog="dinoneck", args=words, config=(*_STYLE, FlagCreatePairsOff))
-    raise SystemExit(0)
-
-
-def _parsed(verb: Verb | Mapping[str, Verb]) -> Any:
-    """What tyro parses: a function that returns the call in place of making it; of sub-verbs one of them."""
-    if isinstance(verb, Mapping):
-        named = (Annotated[_parsed(each), tyro.conf.subcommand(name)] for name, each in verb.items())
-        return Union[tuple(named)]  # noqa: UP007
-
-    @functools.wraps(verb)
-    def bound(*values: Any, **options: Any) -> functools.partial[Any]:
-        return functools.partial(verb, *values, **options)
-
-    return bound
 
 
 def _defaults(verb: Verb) -> dict[str, Any]:
@@ -145,7 +121,7 @@ def refuse_unused(verb: Verb, kind: str, options: Mapping[str, Any]) -> None:
         ConfigError: naming them.
     """
     usual, given = flags(verb, _defaults(verb)), flags(verb, options)
-    unused = [flag for flag in NO_EFFECT[kind] if flag in given and given[flag] != usual[flag]]
+    unused = [flag for flag in NO_EFFECT[kind].split() if flag in given and given[flag] != usual[flag]]
     if unused:
         raise ConfigError(f"without effect on {kind}, so leave out {', '.join(unused)}")
 
@@ -314,3 +290,9 @@ def list_images(given: Sequence[Path]) -> list[Path]:
             raise DataError(f"the folder {path} holds no images ({', '.join(SUFFIXES)})")
         files += inside
     return files
+
+
+def names_below(files: Sequence[Path]) -> list[str]:
+    """Return the names of images below the folder that they share."""
+    shared = os.path.commonpath([file.absolute().parent for file in files])
+    return [str(file.absolute().relative_to(shared)) for file in files]

@@ -22,25 +22,22 @@ if TYPE_CHECKING:
     from dinoneck.backbones.backbone import Backbone
     from dinoneck.data.preprocessing import Preprocessing
 
-    Parts = tuple[Backbone, nn.Module | None, Preprocessing]
-
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-_GENERATED = (1024, 2048)  # pixels of the image, where none is named
+_GENERATED = (1024, 2048)  # pixels of the image
 
 
 def bench(
     head: Annotated[str | None, Positional] = None,
     backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
     size: Annotated[tuple[int, int] | None, SIZE] = None,
-    image: Path | None = None,
     batch_size: Count = 1,
-    dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     seconds: float = 2.0,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Time a head, or a backbone alone, on this machine.
 
-    The times are medians of torch.utils.benchmark. 'prepare' is decoding, resizing and normalising.
+    The times are medians of torch.utils.benchmark for a generated JPEG of 1024x2048 px. 'prepare' is decoding, resizing
+    and normalising.
 
     Example: dinoneck bench head.safetensors --size 480x960 --batch-size 8
 
@@ -48,36 +45,37 @@ def bench(
         head: a head file, a folder with one, or a Hub repository (user/name).
         backbone: without a head, the backbone to time.
         size: pixels that images are resized to (default: as the head was trained).
-        image: the image to use (default: a generated JPEG of 1024x2048 px).
         batch_size: images per pass.
         dtype: of weights and tokens.
         seconds: how long each part is measured, at least.
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
-    if head is None:
-        model, module, preprocess = _of_backbone(backbone, size, device)
-    else:
+    if head is not None:
         refuse_unused(bench, "the time of a head file", locals())
-        model, module, preprocess = _of_head(head, HeadBackbone(backbone.file, backbone.random), size, device)
+    elif backbone.name is None or size is None:
+        raise ConfigError("nothing to time: give a head file, or --backbone NAME with --size HEIGHTxWIDTH")
+    check_backbone_name(backbone.name, backbone.source)
     import torch
 
     from dinoneck.data.pasture import Pasture
+    from dinoneck.devices import local_device
 
-    place, kind = next(model.parameters()).device, getattr(torch, _DTYPES[dtype])
+    kind, place = getattr(torch, dtype), local_device(device)
+    model, module, preprocess = _opened(head, backbone, place)
+    preprocess = preprocess if size is None else preprocess.changed(size=size)
     with tempfile.TemporaryDirectory() as folder:
         Pasture(size=_GENERATED).write(folder, 1)
-        files = [image or Path(folder, "images", "0000.jpg")] * batch_size
+        files = [Path(folder, "images", "0000.jpg")] * batch_size
         rows = _measure(files, preprocess, model.to(kind), module and module.to(kind), seconds)
     about = {
         "head": head,
         "backbone": model.name,
         "layers": list(model.layers),
         "size": preprocess.size,
-        "image": image and str(image),
         "batch_size": batch_size,
         "dtype": dtype,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
-        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
+        "device": str(place),
         "versions": versions(),
     }
     show(about)
@@ -110,29 +108,17 @@ def _measure(
     return rows
 
 
-def _of_head(file: str, options: HeadBackbone, size: tuple[int, int] | None, device: str | None) -> Parts:
-    """The head of a file with the backbone that it names, and how its images are prepared."""
+def _opened(head: str | None, backbone: BackboneConfig, device: Any) -> tuple[Any, Any, Any]:
+    """The backbone, the head of a file if one is named, and how images are prepared."""
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-    from dinoneck.devices import local_device
-
-    checkpoint = HeadCheckpoint.load(file)
-    if not checkpoint.meta["tasks"]:
-        raise ConfigError(f"{file} holds {checkpoint.head_type}, which has no tasks to predict; name a head")
-    backbone = options.load(checkpoint)
-    checkpoint.check_backbone(backbone)
-    preprocess = checkpoint.preprocess or backbone.preprocess
-    place = local_device(device)
-    module = checkpoint.build().to(place)
-    return backbone.to(place), module, preprocess if size is None else preprocess.changed(size=size)
-
-
-def _of_backbone(config: BackboneConfig, size: tuple[int, int] | None, device: str | None) -> Parts:
-    if config.name is None:
-        raise ConfigError("nothing to time: give a head file, or --backbone NAME")
-    if size is None:
-        raise ConfigError("a backbone alone has no image size; give it with --size, such as 480x960")
-    check_backbone_name(config.name, config.source)
     from dinoneck.training.source import open_backbone
 
-    backbone = open_backbone(config, device)
-    return backbone, None, backbone.preprocess.changed(size=size)
+    if head is None:
+        alone = open_backbone(backbone, device)
+        return alone, None, alone.preprocess
+    checkpoint = HeadCheckpoint.load(head)
+    if not checkpoint.meta["tasks"]:
+        raise ConfigError(f"{head} holds {checkpoint.head_type}, which has no tasks to predict; name a head")
+    model = HeadBackbone(backbone.file, backbone.random).load(checkpoint).to(device)
+    checkpoint.check_backbone(model)
+    return model, checkpoint.build().to(device), checkpoint.preprocess or model.preprocess

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoneck.atomic import write_text
 from dinoneck.cli.arguments import HeadBackbone, Views
-from dinoneck.cli.text import save_picture, show, table, whole_folder
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.cli.text import save_picture, show, table
+from dinoneck.errors import ConfigError
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.detection import Detector
     from dinoneck.training.config import TrainConfig
 
 _COLUMNS = ("image", "name", "score", "x0", "y0", "x1", "y1")
@@ -36,53 +36,40 @@ def train(config: TrainConfig, out: Path, overwrite: bool, resume: bool) -> dict
     return report
 
 
-def predict(
-    heads: Sequence[HeadCheckpoint],
-    images: Mapping[str, Path],
-    out: Path,
-    overlay: Path | None,
-    places: Sequence[Path],
-    backbone: HeadBackbone,
-    views: Views,
-    skip_unusable: bool,
-) -> dict[str, Any]:
-    """Write one CSV row per box, and on request a picture of each image, at its place in a folder.
+def open_detector(read: Mapping[str, Sequence[HeadCheckpoint]], views: Views, backbone: HeadBackbone) -> Detector:
+    """Return the one detector among heads that were read.
 
     Raises:
-        ConfigError: for several detectors.
-        DataError: for an image that cannot be used, if ``skip_unusable`` is not set, or if none can.
+        ConfigError: for several heads.
     """
-    from dinoneck.data.cells import csv_text
     from dinoneck.detection import Detector
     from dinoneck.devices import local_device
-    from dinoneck.inference.results import predict_many
-    from dinoneck.viz.panels import boxes_panel
 
+    heads = [head for own in read.values() for head in own]
     if len(heads) > 1:
         raise ConfigError(f"--heads names {len(heads)} files and the first is a detector; predict with one detector")
-    detector = Detector.from_checkpoint(heads[0], backbone.given(heads[0]), local_device(views.device))
-    names, files = [*images], [*images.values()]
-    unusable: dict[int, str] | None = {} if skip_unusable else None
-    detect = partial(detector.predict, **views.of_boxes)
-    results = predict_many(detect, files, at_once=4 * views.batch_size, unusable=unusable)
-    if not results:
-        raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
+    return Detector.from_checkpoint(heads[0], backbone.given(heads[0]), local_device(views.device))
+
+
+def write(out: Path, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Write one CSV row per box; return the same for programs."""
+    from dinoneck.data.cells import csv_text
+
     rows = [
-        [names[place], label, round(score, 4), *(round(side, 2) for side in box)]
-        for place, each in results.items()
+        [image, label, round(score, 4), *(round(side, 2) for side in box)]
+        for image, each in results.items()
         for label, score, box in zip(each["names"], each["scores"].tolist(), each["boxes"].tolist(), strict=True)
     ]
     write_text(out, csv_text(_COLUMNS, rows))
-    left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
-    for name, reason in left_out.items():
-        show(f"left out: {name}: {reason}")
-    with whole_folder(overlay) as folder:
-        for place, each in results.items() if folder is not None else ():
-            save_picture(Path(folder or "", f"{places[place]}.jpg"), boxes_panel(files[place], each))
-    written = [path for path in (out, overlay) if path is not None]
-    show({"images": len(results), "boxes": len(rows), "written": written})
-    boxes = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
-    return {"boxes": boxes, "out": out, "written": written, "unusable": left_out}
+    return {"boxes": [dict(zip(_COLUMNS, row, strict=True)) for row in rows], "out": out}
+
+
+def write_pictures(_: Any, images: Sequence[tuple[Path, Path, Any]], maps: Any, overlay: Any) -> None:
+    """Write pictures of images (file, place in the folder, boxes); a detector has no maps."""
+    from dinoneck.viz.panels import boxes_panel
+
+    for file, place, boxes in images:
+        save_picture(overlay / f"{place}.jpg", boxes_panel(file, boxes))
 
 
 def export(

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dinoneck.atomic import write_text
-from dinoneck.cli.arguments import HeadBackbone, Views, check_output
+from dinoneck.cli.arguments import HeadBackbone, Views
 from dinoneck.cli.text import show, table
-from dinoneck.errors import ConfigError, DataError, did_you_mean
-
-_MAIN = ("r2", "accuracy", "mean_iou")
+from dinoneck.errors import DataError
 
 
 def evaluate(
@@ -26,14 +21,12 @@ def evaluate(
     image_column: str = "image",
     labels: str | None = None,
     nodata: tuple[float, ...] = (),
-    at_least: Annotated[tuple[str, ...], arg(metavar="TARGET=VALUE ...")] = (),
-    out: Path | None = None,
     views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
 ) -> dict[str, Any]:
-    """Score finished heads or detectors on images whose truth is known; exit 1 if a score is too low.
+    """Score finished heads or detectors on images whose truth is known.
 
-    Example: dinoneck evaluate images/ --heads run --truth cover.csv --at-least crop=0.8
+    Example: dinoneck evaluate images/ --heads run --truth cover.csv
 
     Args:
         images: the folder of the images; before the options.
@@ -43,16 +36,11 @@ def evaluate(
         image_column: column of file names.
         labels: column of masks.
         nodata: mask values without a label, such as 255.
-        at_least: the smallest R², accuracy or mean IoU of a target, or the smallest AP.
-        out: write the scores as JSON, for 'dinoneck viz report --scores'.
         views: how images are predicted.
         backbone: where the weights come from.
     """
-    least = dict(_asked(word) for word in at_least)
     if missing := [path for path in (images, truth) if path is not None and not path.exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
-    if out is not None:
-        check_output(out, [truth, *heads], (".json",))
     from dinoneck.evaluation import evaluate as scored
     from dinoneck.viz.score_tables import all_tables
 
@@ -66,13 +54,7 @@ def evaluate(
     cells = [[name, f"{own['seconds_per_image']:.3g}", f"{own['parameters']:,}", f"{own['backbone_parameters']:,}"]
              for name, own in found["cost"].items()]  # fmt: skip
     print(table(("cost", "seconds per image", "parameters", "of the backbone"), cells))
-    if out is not None:
-        write_text(out, json.dumps(found, indent=2, allow_nan=False) + "\n")
-        show(f"written: {out}")
-    low = [line for target, value in least.items() for line in _too_low(found, target, value)]
-    for line in low:
-        show(line)
-    return {"ok": not low, **found}
+    return found
 
 
 def _opened(word: str, views: Views, backbone: HeadBackbone) -> Any:
@@ -87,28 +69,3 @@ def _opened(word: str, views: Views, backbone: HeadBackbone) -> Any:
     if read[0].head_type == "detector":
         return Detector.from_checkpoint(read[0], own, device)
     return Predictor(read, own, views.tta, device, batch_size=views.batch_size, probe=views.probe)
-
-
-def _asked(word: str) -> tuple[str, float]:
-    target, sign, value = word.rpartition("=")
-    try:
-        return target, float(value) if sign and target else float("no number")
-    except ValueError:
-        raise ConfigError(f"--at-least is {word!r}; expected TARGET=VALUE, such as crop=0.8 or AP=0.3") from None
-
-
-def _too_low(found: Mapping[str, Any], target: str, least: float) -> Sequence[str]:
-    """A line for each model whose score of the target is below the least one."""
-    if "boxes" in found:
-        scores = {name: own.get(target) for name, own in found["boxes"].items()}
-    elif target in found["scores"]:
-        methods = found["scores"][target]
-        scores = {name: next(own[key]["pooled"] for key in _MAIN if key in own) for name, own in methods.items()}
-    else:
-        known = [*found["scores"]]
-        raise ConfigError(f"--at-least names {target!r}; expected {', '.join(known)}.{did_you_mean(target, known)}")
-    return [
-        f"{target} of {name} is {'not known' if score is None else f'{score:.3f}'}, below {least:g}"
-        for name, score in scores.items()
-        if score is None or score < least
-    ]

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any
 
 from dinoneck.errors import DinoneckError, did_you_mean, first_line, printable
 from dinoneck.registry import import_modules
@@ -38,7 +38,6 @@ VERBS = {
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""
 FILES = {"list": "about", "doctor": "about", "export": "deploy", "serve": "deploy", "verify": "files", "push": "hub"}
 """Verbs whose file has another name than theirs."""
-SHELLS = ("bash", "zsh", "fish")
 REFUSED = 1
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -53,13 +52,10 @@ exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 
 'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which batch systems send before they kill: the same clean-up as after Ctrl-C."""
-
-
-def _terminate(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the clean-up
-    raise _Terminated
+def _terminate(*_: object) -> None:
+    """Clean up as after Ctrl-C; a second signal would stop that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(TERMINATED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,10 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         print(f"error: the output cannot be written: {error}", file=sys.stderr)
         return REFUSED
-    except KeyboardInterrupt as end:
-        terminated = isinstance(end, _Terminated)
-        print("terminated" if terminated else "interrupted", file=sys.stderr)
-        return TERMINATED if terminated else INTERRUPTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,10 +105,6 @@ def parser() -> argparse.ArgumentParser:
         "--import", dest="imports", action="append", default=[], metavar="MODULE",
         help="module or Python file to import first, such as one that registers heads of your own; may be repeated",
     )  # fmt: skip
-    top.add_argument(
-        "--print-completion", choices=SHELLS, metavar="SHELL",
-        help=f"print the script that makes a shell ({', '.join(SHELLS)}) complete this command, and exit",
-    )  # fmt: skip
     top.add_argument("verb", metavar="VERB", nargs="?", help="see below")
     top.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
     return top
@@ -129,10 +120,6 @@ def _run(arguments: list[str]) -> int:
     """Parse, run and report: a refusal is one line on stderr, and with --json in the document too."""
     options = parser().parse_args(arguments)
     verb, words = options.verb, [word for word in options.words if word != "--json"]
-    if options.print_completion:
-        from dinoneck.cli.arguments import print_completion
-
-        return print_completion({name: load(name) for name in VERBS}, options.print_completion)
     if verb not in VERBS:
         what = f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
         return _wrong_usage(f"{what} 'dinoneck --help' lists them")

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction, arg
 
 from dinoneck.atomic import write_text
 from dinoneck.cli import detect
-from dinoneck.cli.arguments import HeadBackbone, Images, Views, check_output, list_images, refuse_unused, whole
+from dinoneck.cli.arguments import (
+    HeadBackbone,
+    Images,
+    Views,
+    check_output,
+    list_images,
+    names_below,
+    refuse_unused,
+    whole,
+)
 from dinoneck.cli.text import save_picture, show, whole_folder
-from dinoneck.cli.train_text import describe_size
 from dinoneck.errors import ConfigError, DataError, counted
 from dinoneck.training.config_flags import SIZE
 
 if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
-    from dinoneck.tasks import Task
 
 _KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)
-Results = Mapping[str, Mapping[str, Any]]
-
-
-class Heads(NamedTuple):
-    """Heads that were named on the command line.
-
-    Attributes:
-        opened: what was read and checked, without keys.
-        given: what a Predictor takes: a list, or a mapping of lists.
-    """
-
-    opened: list[Any]
-    given: Any
 
 
 @dataclass(frozen=True)
@@ -66,8 +59,6 @@ def predict(
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     skip_unusable: bool = False,
-    head_weights: tuple[float, ...] | None = None,
-    reduce: Literal["mean", "median"] = "mean",
     tiles: Annotated[Tiles, arg(name="")] = Tiles(),
     views: Annotated[Views, arg(name="")] = Views(),
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
@@ -88,8 +79,6 @@ def predict(
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
         skip_unusable: list and leave out unusable images.
-        head_weights: one per head, in order (files of a folder by name).
-        reduce: over heads of the same task.
         tiles: how larger images are cut.
         views: how images are predicted.
         backbone: where the weights come from.
@@ -100,54 +89,70 @@ def predict(
     if csv is None:
         refuse_unused(predict, "a feature store" if store else "images that are named", options)
     named = {} if store else _named(images, csv, image_folder, image_column)
-    named_heads = _by_key([*chain(*heads)])
-    weights, words = backbone.weights, chain(*named_heads.values())
-    check_output(out, [*named.values(), *words, csv, weights, backbone.backbone_file], (".csv",))
-    places = _places(list(named.values()), {"--maps": maps, "--overlay": overlay})
-    read = read_heads(named_heads, views.revision, weights)
-    if read.opened[0].head_type == "detector":
-        refuse_unused(predict, "a detector", options)
-        return detect.predict(read.opened, named, out, overlay, places, backbone, views, skip_unusable)
-    refuse_unused(predict, "heads", options)
-    predictor, commits = open_predictor(read, views, backbone, **asdict(tiles), weights=head_weights, reduce=reduce)
-    if store is not None:
-        return _predict_stored(predictor, store, out) | {"revisions": commits}
-    return _predict_images(predictor, named, out, maps, overlay, places, skip_unusable) | {"revisions": commits}
+    words = _by_key([*chain(*heads)])
+    weights = backbone.weights
+    check_output(out, [*named.values(), *chain(*words.values()), csv, weights, backbone.backbone_file], (".csv",))
+    places = _places([*named.values()], {"--maps": maps, "--overlay": overlay})
+    model, predicting = _open(words, options, bool(places))
+    is_detector = not hasattr(model, "tasks")
+    left_out: dict[str, str] = {}
+    if store is None:
+        found, left_out = _predict_images(predicting, named, 4 * views.batch_size, skip_unusable)
+        results = {name: row for name, _, row in found}
+        if places:
+            _draw(model, [(named[name], places[i], row) for name, i, row in found], maps, overlay)
+    else:
+        results = _predict_stored(model, store)
+    document = detect.write(out, results) if is_detector else _write(out, results, model.tasks)
+    written = [path for path in (out, maps, overlay) if path is not None]
+    show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
+    return {**document, "written": written, "unusable": left_out, "revisions": getattr(model, "revisions", {})}
+
+
+def _open(words: Mapping[str, Sequence[str]], options: Mapping[str, Any], maps: bool) -> tuple[Any, Any]:
+    """The predictor or detector, and the function that predicts from images."""
+    from dinoneck.inference.sources import opened
+
+    views, backbone = options["views"], options["backbone"]
+    read: Any = opened(words.get("", words), views.revision, backbone.weights)
+    is_detector = next(iter(read.values()))[0].head_type == "detector"
+    refuse_unused(predict, "a detector" if is_detector else "heads", options)
+    if is_detector:
+        detector = detect.open_detector(read, views, backbone)
+        return detector, partial(detector.predict, **views.of_boxes)
+    predictor = open_predictor(read, views, backbone, **asdict(options["tiles"]))
+    return predictor, partial(predictor, maps="patch") if maps else predictor
+
+
+def _predict_stored(predictor: Predictor, folder: Path) -> dict[str, Any]:
+    """The predictions for everything in a feature store, by id."""
+    from dinoneck.store.feature_store import FeatureStore
+
+    store = FeatureStore.open(folder)
+    return dict(zip(store.ids, predictor.predict(store), strict=True))
+
+
+def _draw(model: Any, images: Sequence[tuple[Path, Path, Any]], maps: Path | None, overlay: Path | None) -> None:
+    """Write maps and pictures of images; folders appear whole or not at all."""
+    draw = _write_pictures if hasattr(model, "tasks") else detect.write_pictures
+    with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
+        draw(model, images, new_maps, new_overlay)
 
 
 def _predict_images(
-    predictor: Predictor,
-    images: Mapping[str, Path],
-    out: Path,
-    maps: Path | None,
-    overlay: Path | None,
-    places: Sequence[Path],
-    skip: bool,
-) -> dict[str, Any]:
-    """Write the predictions for images, given by their names in the output, and maps and pictures of them."""
+    predict: Any, named: Mapping[str, Path], at_once: int, skip: bool
+) -> tuple[list[tuple[str, int, Any]], dict[str, str]]:
+    """The name, place and predictions of each image, and why others are left out."""
     from dinoneck.inference.results import predict_many
 
-    names, files = [*images], [*images.values()]
-    if not skip:
-        _describe(predictor, files[0])
-    unusable: dict[int, str] | None = {} if skip else None
-    predicting = partial(predictor, maps="patch") if maps or overlay else predictor
-    results = predict_many(predicting, files, at_once=4 * predictor.batch_size, unusable=unusable)
-    if not results:
-        raise DataError(f"none of the {len(files)} images can be used; the first: {(unusable or {})[0]}")
-    written = [out]
-    if maps or overlay:
-        named = {place: (files[place], places[place], row) for place, row in results.items()}
-        with whole_folder(maps) as new_maps, whole_folder(overlay) as new_overlay:
-            _write_pictures(predictor, [*named.values()], new_maps, new_overlay)
-        written += [folder for folder in (maps, overlay) if folder is not None]
-    results, tasks = _flat(results, predictor.tasks)
-    document = _write(out, {names[place]: result for place, result in results.items()}, tasks)
+    names, unusable = [*named], dict[int, str]() if skip else None
+    found = predict_many(predict, [*named.values()], at_once=at_once, unusable=unusable)
+    if not found:
+        raise DataError(f"none of the {len(names)} images can be used; the first: {(unusable or {})[0]}")
     left_out = {names[place]: reason for place, reason in (unusable or {}).items()}
     for name, reason in left_out.items():
         show(f"left out: {name}: {reason}")
-    show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
-    return {**document, "written": written, "unusable": left_out}
+    return [(names[place], place, row) for place, row in found.items()], left_out
 
 
 def _write_pictures(
@@ -173,36 +178,18 @@ def _write_pictures(
 def _places(files: Sequence[Path], folders: Mapping[str, Path | None]) -> list[Path]:
     """Where the files of images go in folders of outputs: their paths below their common folder, without suffix."""
     for option, folder in folders.items():
-        if folder is not None:
-            _check_new(option, folder)
+        if folder is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
+        if folder is not None and not folder.parent.is_dir():
+            raise ConfigError(f"{option} {folder}: the folder {folder.parent} does not exist; create it first")
     if not any(folders.values()):
         return []
-    whole = [file.absolute() for file in files]
-    root = os.path.commonpath([file.parent for file in whole])
-    places = [file.relative_to(root).with_suffix("") for file in whole]
+    places = [Path(name).with_suffix("") for name in names_below(files)]
     first: dict[Path, Path] = {}
     for file, place in zip(files, places, strict=True):
         if first.setdefault(place, file) != file:
             raise DataError(f"{first[place]} and {file} differ in their suffix only; predict them one after the other")
     return places
-
-
-def _check_new(option: str, folder: Path) -> None:
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
-    if not folder.parent.is_dir():
-        raise ConfigError(f"{option} {folder}: the folder {folder.parent} does not exist; create it first")
-
-
-def _predict_stored(predictor: Predictor, folder: Path, out: Path) -> dict[str, Any]:
-    """Write the predictions for everything in a feature store."""
-    from dinoneck.store.feature_store import FeatureStore
-
-    store = FeatureStore.open(folder)
-    results, tasks = _flat(dict(zip(store.ids, predictor.predict(store), strict=True)), predictor.tasks)
-    document = _write(out, results, tasks)
-    show(f"{counted(len(results), 'image')} predicted; written: {out}")
-    return {**document, "written": [out]}
 
 
 def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
@@ -227,93 +214,56 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     return named
 
 
-def read_heads(words: Mapping[str, Sequence[str]], revision: str | None, weights: str | None) -> Heads:
-    """Read and check heads that are named by their keys; the key of heads that are not in a mapping is empty."""
-    from dinoneck.inference.sources import opened
-
-    read = opened(words.get("", words), revision, weights)
-    return Heads([head for own in read.values() for head in own], read.get("", read))
-
-
-def open_predictor(
-    read: Heads, views: Views, backbone: HeadBackbone, **settings: Any
-) -> tuple[Predictor, dict[str, str]]:
-    """Return a predictor, and Hub repository -> commit; print what a user should know."""
+def open_predictor(read: Mapping[str, Any], views: Views, backbone: HeadBackbone, **settings: Any) -> Predictor:
+    """Return a predictor; print what a user should know."""
     from dinoneck.devices import local_device
     from dinoneck.inference.predictor import Predictor
 
     settings |= {"batch_size": views.batch_size, "probe": views.probe}
-    own = backbone.given(read.opened[0])
-    predictor = Predictor(read.given, own, views.tta, local_device(views.device), **settings)
+    own = backbone.given(next(iter(read.values()))[0])
+    predictor = Predictor(read.get("", read), own, views.tta, local_device(views.device), **settings)
     if views.tta is None and predictor.tta != "none":
         show(f"Views: {predictor.tta}, as the heads record (--tta none: the image alone).")
     if len(predictor.passes) > 1:
         show(f"The heads need {len(predictor.passes)} passes of a backbone.")
     for repo, commit in predictor.revisions.items():
         show(f"{repo} is commit {commit}.")
-    return predictor, predictor.revisions
-
-
-def _flat(results: Mapping[Any, dict[str, Any]], tasks: Any) -> tuple[dict[Any, dict[str, Any]], list[Task]]:
-    """The results of a mapping of heads as those of one head, whose tasks are named ``key/task``."""
-    if not isinstance(tasks, Mapping):
-        return dict(results), [*tasks]
-    names = {(key, task.name): f"{key}/{task.name}" for key, own in tasks.items() for task in own}
-    flat: dict[Any, dict[str, Any]] = {}
-    for image, rows in results.items():
-        flat[image] = {name: rows[key][task] for (key, task), name in names.items()}
-    renamed = []
-    for key, own in tasks.items():
-        for task in own:
-            cells = None if task.from_map is None else names[key, task.from_map]
-            are_names = hasattr(task, "parts_of") or (task.is_map and task.dim > 1)  # of columns
-            labels = tuple(f"{key}/{label}" for label in task.labels) if are_names else task.labels
-            renamed.append(replace(task, name=names[key, task.name], from_map=cells, labels=labels))
-    return flat, renamed
+    return predictor
 
 
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> dict[str, Path]:
     """Names for the output -> files to read."""
     if csv is None:
-        files = list_images(images)
-        _check_text(files)
-        return {str(file): file for file in files}
+        return {str(file): file for file in list_images(images)}
     from dinoneck.data.tables import existing_files, read_cells
 
     names = list(dict.fromkeys(read_cells(csv, [column])[column]))
     return dict(zip(names, existing_files(names, folder or csv.parent, f"images named in {csv}"), strict=True))
 
 
-def _check_text(files: Iterable[Path]) -> None:
-    for path in files:
-        try:
-            str(path).encode("utf-8")
-        except UnicodeEncodeError:
-            raise DataError(f"the name {str(path)!r} is not Unicode text, which --out holds; rename the file") from None
+def _write(out: Path, results: Mapping[str, Mapping[str, Any]], tasks: Any) -> dict[str, Any]:
+    """Write the CSV, one row per image; return the same for programs. Columns of keyed heads are ``key/column``."""
+    import numpy as np
 
-
-def _describe(predictor: Predictor, image: Path) -> None:
-    """Print what an image is prepared to."""
-    down, across = predictor.tiles(image)
-    if down * across == 1:
-        print("\n".join(describe_size(predictor.preprocess, image)))
-    else:
-        height, width = predictor.picture(image).shape[-2:]
-        print(f"The first image becomes {height}x{width} px (height x width), cut into {down}x{across} tiles.")
-
-
-def _write(out: Path, results: Results, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Write the CSV, one row per image; return the same for programs."""
     from dinoneck.data.cells import csv_text
     from dinoneck.inference.results import table_row
 
-    rows = [table_row(result, tasks, image=name) for name, result in results.items()]
-    cells = [[value if isinstance(value, str) else f"{value:.6g}" for value in row.values()] for row in rows]
-    write_text(out, csv_text([*rows[0]], cells))
-    described = [{"name": t.name, "kind": t.kind, "unit": t.unit, "labels": list(t.labels)} for t in tasks]
-    predictions = []
+    keyed = {f"{key}/": own for key, own in tasks.items()} if isinstance(tasks, Mapping) else {"": tasks}
+    rows, predictions = list[list[Any]](), list[dict[str, Any]]()
+    header = ["image"]
     for image, result in results.items():
-        values = {task.name: result[task.name] for task in tasks}
-        plain = {name: value if isinstance(value, float) else value.tolist() for name, value in values.items()}
-        predictions.append({"image": image, "values": plain})
+        cells, values = dict[str, Any](), dict[str, Any]()
+        for key, own in keyed.items():
+            given = result[key[:-1]] if key else result
+            cells |= {key + name: cell for name, cell in table_row(given, own, image=image).items() if name != "image"}
+            values |= {key + task.name: np.asarray(given[task.name]).tolist() for task in own}
+        header = ["image", *cells]
+        rows.append([image, *(cell if isinstance(cell, str) else f"{cell:.6g}" for cell in cells.values())])
+        predictions.append({"image": image, "values": values})
+    write_text(out, csv_text(header, rows))
+    described = [
+        {"name": key + task.name, "kind": task.kind, "unit": task.unit, "labels": list(task.labels)}
+        for key, own in keyed.items()
+        for task in own
+    ]
     return {"tasks": described, "predictions": predictions}

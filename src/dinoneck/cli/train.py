@@ -24,8 +24,6 @@ def train(
     run: Annotated[TrainConfig, arg(name="")] = TrainConfig(),
     heads: Annotated[tuple[str, ...], arg(metavar="HEAD ...")] = (),
     hidden_dim: int | None = None,
-    dropout: float | None = None,
-    gate_mode: str | None = None,
     overwrite: bool = False,
     resume: bool = True,
 ) -> dict[str, Any]:
@@ -51,8 +49,6 @@ def train(
         run: the run.
         heads: train each of these heads on the same tokens and folds, and compare them.
         hidden_dim: width of the head, neck or pyramid.
-        dropout: dropout of the head's hidden units, where it has any.
-        gate_mode: argument mode of --head cls_gating.
         overwrite: replace the results of an earlier run.
         resume: continue an interrupted run of the same config (default: on).
     """
@@ -62,7 +58,7 @@ def train(
     if run.data.boxes is not None and heads:
         raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; a detector takes one neck, --head NAME")
     if run.data.boxes is not None:
-        report = detect.train(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite, resume)
+        report = detect.train(with_width(run, hidden_dim), out, overwrite, resume)
         return {"out": out, "report": report}
     if heads:
         return _compared(run, heads, out, overwrite, resume)
@@ -70,7 +66,7 @@ def train(
     from dinoneck.training.run import prepare, train_folds
 
     check_folder(out, overwrite=overwrite)
-    prepared = prepare(with_head_flags(run, hidden_dim, dropout, gate_mode), out, overwrite=overwrite)
+    prepared = prepare(with_width(run, hidden_dim), out, overwrite=overwrite)
     print("\n".join(train_text.describe(prepared)), flush=True)
     report, _ = train_folds(prepared, resume=resume)
     print("\n".join(train_text.comparison(report)))
@@ -119,23 +115,19 @@ def _check_names(run: TrainConfig) -> None:
     read_cells(data.csv, [column for column in (*named, folds.column) if column is not None])
 
 
-def with_head_flags(
-    run: TrainConfig, hidden_dim: int | None, dropout: float | None, gate_mode: str | None
-) -> TrainConfig:
-    """Return the config with the arguments of the head that have flags of their own; None = as in the config."""
+def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
+    """Return the config with the width of its head, neck or pyramid; None = as in the config."""
     from dinoneck.registry import import_modules, resolve
     from dinoneck.training.building import head_type
 
+    if hidden_dim is None:
+        return run
     import_modules(run.imports)
-    flags: dict[str, Any] = {"dropout": dropout, "mode": gate_mode}
-    if hidden_dim is not None:
-        kind = head_type(run, "segmentation" if run.data.labels and not run.data.targets else None)
-        if run.data.boxes is not None:
-            from dinoneck.detection.building import NECK
+    kind = head_type(run, "segmentation" if run.data.labels and not run.data.targets else None)
+    if run.data.boxes is not None:
+        from dinoneck.detection.building import NECK
 
-            kind = run.head.get("type", NECK)
-        takes = inspect.signature(resolve(kind)).parameters
-        widths = [name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes]
-        flags[widths[0] if widths else "hidden_dim"] = hidden_dim
-    given = {name: value for name, value in flags.items() if value is not None}
-    return run.changed(head={**run.head, **given}) if given else run
+        kind = run.head.get("type", NECK)
+    takes = inspect.signature(resolve(kind)).parameters
+    name = next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")
+    return run.changed(head={**run.head, name: hidden_dim})

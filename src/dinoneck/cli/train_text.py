@@ -68,19 +68,17 @@ def describe_size(preprocess: Preprocessing, image: ImageInput) -> list[str]:
     """Return what an image is prepared to, and what is lost on the way."""
     from dinoneck.data.decoding import read_image_size
 
-    before = read_image_size(image)
-    prepared = preprocess.prepare(image)
-    after, grid = prepared.images.shape[-2:], prepared.grid
+    (height, width), prepared = read_image_size(image), preprocess.prepare(image)
+    rows, cols = prepared.images.shape[-2:]
     lines = [
-        f"The first image, {before[0]}x{before[1]} px (height x width), becomes {after[0]}x{after[1]} px, "
-        f"{grid.rows}x{grid.cols} patches."
+        f"The first image, {height}x{width} px (height x width), becomes {rows}x{cols} px, "
+        f"{prepared.grid.rows}x{prepared.grid.cols} patches."
     ]
-    if tuple(after) != (preprocess.size or before):
+    if (rows, cols) != (preprocess.size or (height, width)):
         lines.append(
             f"The patch of {preprocess.patch_size} px does not divide it: --resize {preprocess.resize} applies."
         )
-    if preprocess.size is not None:
-        bent = (after[0] / before[0]) / (after[1] / before[1])
-        if preprocess.resize == "stretch" and not 1 / _BENT < bent < _BENT:
-            lines.append(f"--resize stretch changes its proportions by {abs(bent - 1):.0%}; crop and pad would not.")
+    bent = (rows / height) / (cols / width)
+    if preprocess.size and preprocess.resize == "stretch" and not 1 / _BENT < bent < _BENT:
+        lines.append(f"--resize stretch changes its proportions by {abs(bent - 1):.0%}; crop and pad would not.")
     return lines

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,12 +19,13 @@ from dinoneck.cli.arguments import (
     check_backbone_name,
     check_output,
     list_images,
+    names_below,
     refuse_unused,
     whole,
 )
-from dinoneck.cli.predict import open_predictor, read_heads
+from dinoneck.cli.predict import open_predictor
 from dinoneck.cli.text import file_size, save_picture, show
-from dinoneck.cli.viz_known import box_entries, held_out, known_values, names_below
+from dinoneck.cli.viz_known import box_entries, known_values
 from dinoneck.errors import DataError, counted
 from dinoneck.regular_files import read_regular
 from dinoneck.training.config import BackboneConfig
@@ -32,13 +34,12 @@ from dinoneck.training.config_flags import SIZE
 if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor
     from dinoneck.tasks import Task
+    from dinoneck.tokens import Tokens
     from dinoneck.viz.scales import ReportEntry
 
-_FORMATS = (".png", ".jpg", ".pdf")
+_FORMATS, _PAGES = (".png", ".jpg", ".pdf"), (".html", ".htm")
 _MOST = 48  # images of one figure
-_HEADS = 50  # that the report describes one by one
-_AT_ONCE = 4  # images of one pass of the backbone
-_FITTED, _PATCHES = 24, 20_000  # images, and their patches, that the colours of tokens are fitted on
+_FITTED = 24  # images that the colours of tokens are fitted on
 
 
 def report(
@@ -73,55 +74,54 @@ def report(
         backbone: where the weights come from.
     """
     options, files = locals(), list(dict.fromkeys(list_images(images) if images else []))
-    check_output(out, [*files, head, truth, scores], (".html", ".htm"))
+    check_output(out, [*files, head, truth, scores], _PAGES)
     training = _training_report(scores or (None if images else _report_of(head)))
-    read = read_heads({"": (head,)}, views.revision, backbone.weights)
+    from dinoneck.inference.sources import opened
+
+    read: Any = opened(head, views.revision, backbone.weights)
+    heads = read[""]
     tasks: Sequence[Task] = ()
-    if read.opened[0].head_type == "detector":
+    if heads[0].head_type == "detector":
         refuse_unused(report, "a detector", options)
-        entries, left_out = box_entries(read.opened[0], images, truth, training, max_images, views, backbone)
-        lowest = views.min_score if views.min_score is not None else read.opened[0].config["min_score"]
+        entries, left_out = box_entries(heads[0], images, truth, training, max_images, views, backbone)
+        lowest = views.min_score if views.min_score is not None else heads[0].config["min_score"]
         device, how = views.device or "the default", f"boxes of a score of {lowest:.2g} or more"
     else:
         refuse_unused(report, "heads", options)
         files = files or list_images(images)
-        predictor, _ = open_predictor(read, views, backbone)
+        predictor = open_predictor(read, views, backbone)
         tasks = predictor.tasks
-        _check_scores(scores, training, tasks)
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
-    facts = _head_facts(head, read.opened)
-    facts["How it was run"] = _run_facts(len(entries), len(left_out), how, device, truth)
+    run = {"views": how, "device": device, "known values": str(truth or "none"), "made": f"{date.today()}"}
+    facts = {"The head": _head_facts(head, heads), "How it was run": run}
     title = f"Predictions of {'/'.join(Path(head).parts[-2:])}"
-    shown = {"title": title, "facts": facts, "training": training}
-    return {"ok": not (left_out and strict), **_write_report(out, entries, tasks, left_out, shown)}
+    document = _write(out, entries, tasks, title=title, facts=facts, training=training, unread=left_out)
+    return {"ok": not (left_out and strict), **document}
+
+
+def _write(out: Path, entries: Sequence[ReportEntry], tasks: Sequence[Task], **shown: Any) -> dict[str, Any]:
+    """Write the page, and print what it holds."""
+    from dinoneck.atomic import write_text
+    from dinoneck.version import versions
+    from dinoneck.viz.report import agreement, html_report
+
+    shown["facts"]["How it was run"]["versions"] = ", ".join(f"{name} {own}" for name, own in versions().items())
+    page = html_report(entries, tasks, **shown)
+    write_text(out, page)
+    size, drawn, left_out = out.stat().st_size, page.count("<article "), shown["unread"]
+    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
+    for name, reason in left_out.items():
+        show(f"left out: {name}: {reason}")
+    counts = {"bytes": size, "images": len(entries), "drawn": drawn, "unread": left_out}
+    return {"written": [out], **counts, "scores": agreement(entries, tasks)}
 
 
 def _report_of(head: str) -> Path | None:
     """The report of the training run in whose folder a head lies, if it is there."""
     path = (Path(head) if Path(head).is_dir() else Path(head).parent) / "report.json"
     return path if path.is_file() else None
-
-
-def _write_report(
-    out: Path,
-    entries: Sequence[ReportEntry],
-    tasks: Sequence[Task],
-    left_out: Mapping[str, str],
-    shown: Mapping[str, Any],
-) -> dict[str, Any]:
-    from dinoneck.atomic import write_text
-    from dinoneck.viz.report import agreement, html_report
-
-    page = html_report(entries, tasks, unread=left_out, **shown)
-    write_text(out, page)
-    size, drawn = out.stat().st_size, page.count("<article ")
-    print(f"{counted(len(entries), 'image')} predicted, {drawn} drawn; written: {out} ({file_size(size)})")
-    for name, reason in left_out.items():
-        show(f"left out: {name}: {reason}")
-    counts = {"bytes": size, "images": len(entries), "drawn": drawn, "unread": left_out}
-    return {"written": [out], **counts, "scores": agreement(entries, tasks)}
 
 
 def tokens(
@@ -142,33 +142,13 @@ def tokens(
         size: resize images to this size (default: their own).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
-    files = list_images(images)
-    check_output(out, [*images, *files], _FORMATS)
-    if len(files) > _MOST:
-        raise DataError(f"{len(files)} images; one figure takes {_MOST} at most. Name fewer, such as images/*1.jpg")
-    check_backbone_name(backbone.name, backbone.source)
-    import torch
-
-    from dinoneck.data.decoding import read_image_size
+    names, pictures, features, about = _features(images, out, _FORMATS, backbone, size, device)
     from dinoneck.tokens import Tokens
-    from dinoneck.training.source import open_backbone
     from dinoneck.viz.panels import pca_panels
 
-    model = open_backbone(backbone, device)
-    recipe = model.preprocess.changed(size=size, resize="crop" if size is None else None)
-    prepared = recipe.prepare(files)
-    with torch.no_grad():
-        parts = [model(batch.to(next(model.parameters()).device)) for batch in torch.split(prepared.images, _AT_ONCE)]
-    pictures = [recipe.picture(file) for file in files]
-    whole_size, kept = size or read_image_size(files[0]), pictures[0].shape[-2:]
-    if whole_size != tuple(kept):
-        become = f"{whole_size[0]}x{whole_size[1]} px become {kept[0]}x{kept[1]}"
-        show(f"{files[0]}: {become}, as the patch does not divide them (--size HxW resizes images).")
-    features = Tokens.cat([part.to("cpu", torch.float32) for part in parts])
-    note = "(random weights)" if model.weights["kind"] == "seeded" else ""
-    save_picture(out, pca_panels(pictures, features, names=[file.name for file in files], note=note))
-    print(f"{counted(len(files), 'image')} drawn; written: {out}")
-    return {"written": [out], "images": len(files)}
+    save_picture(out, pca_panels(pictures, Tokens.cat(features), names=names, note=about))
+    print(f"{counted(len(names), 'image')} drawn; written: {out}")
+    return {"written": [out], "images": len(names)}
 
 
 def similarity(
@@ -189,36 +169,45 @@ def similarity(
         size: resize images to this size (default: their own).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
+    names, pictures, features, about = _features(images, out, _PAGES, backbone, size, device)
+    from dinoneck.atomic import write_text
+    from dinoneck.viz.similarity import similarity_page
+
+    title = f"Similar patches, block {features[0].layers[-1] if features[0].layers else '?'} {about}".rstrip()
+    write_text(out, similarity_page(features, pictures, names=names, title=title))
+    print(f"{counted(len(names), 'image')} compared; written: {out} ({file_size(out.stat().st_size)})")
+    return {"written": [out], "images": len(names)}
+
+
+def _features(
+    images: Sequence[Path],
+    out: Path,
+    suffixes: Sequence[str],
+    backbone: BackboneConfig,
+    size: tuple[int, int] | None,
+    device: str | None,
+) -> tuple[list[str], list[Any], list[Tokens], str]:
+    """The names of images, their pixels as the backbone sees them, their tokens, and a note on random weights."""
     files = list_images(images)
-    check_output(out, [*images, *files], (".html", ".htm"))
+    check_output(out, files, suffixes)
     if len(files) > _MOST:
-        raise DataError(f"{len(files)} images; one page takes {_MOST} at most. Name fewer, such as images/*1.jpg")
+        raise DataError(f"{len(files)} images; one picture takes {_MOST} at most. Name fewer, such as images/*1.jpg")
     check_backbone_name(backbone.name, backbone.source)
     import torch
 
-    from dinoneck.atomic import write_text
     from dinoneck.training.source import open_backbone
-    from dinoneck.viz.similarity import similarity_page
 
     model = open_backbone(backbone, device)
     recipe = model.preprocess.changed(size=size, resize="crop" if size is None else None)
     place = next(model.parameters()).device
     with torch.no_grad():
         features = [model(recipe(file).to(place)).to("cpu", torch.float32) for file in files]
-    note = ", random weights" if model.weights["kind"] == "seeded" else ""
-    title = f"Similar patches: {model.name}, block {features[0].layers[-1] if features[0].layers else '?'}{note}"
-    pictures = [recipe.picture(file) for file in files]
-    write_text(out, similarity_page(features, pictures, names=[file.name for file in files], title=title))
-    print(f"{counted(len(files), 'image')} compared; written: {out} ({file_size(out.stat().st_size)})")
-    return {"written": [out], "images": len(files)}
-
-
-viz = {"report": report, "tokens": tokens, "similarity": similarity}
+    note = "(random weights)" if model.weights["kind"] == "seeded" else ""
+    return [file.name for file in files], [recipe.picture(file) for file in files], features, note
 
 
 def _training_report(path: Path | None) -> dict[str, Any]:
-    """The report of a training run with the held-out values next to it, checked before any work like matplotlib."""
-    from dinoneck.data.tables import read_cells
+    """The report of a training run, with what the other files of the run hold for the page."""
     from dinoneck.viz.drawing import new_figure
     from dinoneck.viz.score_tables import all_tables
 
@@ -231,28 +220,21 @@ def _training_report(path: Path | None) -> dict[str, Any]:
             raise DataError("it holds no scores; expected the report.json of a training run")
     except (OSError, RecursionError, ValueError) as error:
         raise DataError(f"--scores {path} cannot be used: {error}") from error
-    table, log = path.with_name("out_of_fold.csv"), path.with_name("log.jsonl")
-    columns = read_cells(table).columns if table.is_file() else ()  # of numbers and classes, without maps
-    numeric = [name for name, methods in found.get("scores", {}).items() if "r2" in methods["head"]]
-    targets = [name for name in numeric if name in columns and found["scores"][name]["head"]["images"]]
     if "groups_predicted" in found:
         found["remarks"] = [found["verdict"]]
-    if "best" in found and log.is_file():
+    if "best" in found and (log := path.with_name("log.jsonl")).is_file():
         found["log"] = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    found["folder"] = path.parent
-    return found | {"held_out": {name: held_out(table, name) for name in targets}}
+    held_out, table = {}, path.with_name("out_of_fold.csv")
+    if table.is_file():
+        from dinoneck.data.tables import read_cells, read_table
 
-
-def _check_scores(path: Path | None, training: Mapping[str, Any], tasks: Sequence[Task]) -> None:
-    """Refuse the scores of a run that trained heads for other targets."""
-    scored = [name for name in training.get("scores", {}) if name != "overall"]
-    predicted = {name for task in tasks for name in (task.name, *task.columns, *task.labels)}
-    predicted |= {f"{task.name} {label}" for task in tasks for label in task.labels or range(task.dim)}  # of maps
-    if training and predicted.isdisjoint(scored):
-        raise DataError(
-            f"--scores {path} holds the scores of {', '.join(scored) or 'boxes'}, and the head predicts "
-            f"{', '.join(task.name for task in tasks)}; name the report.json of the run that trained the head"
-        )
+        numeric = {
+            name for name, own in found.get("scores", {}).items() if "r2" in own["head"] and own["head"]["images"]
+        }
+        for name in numeric.intersection(read_cells(table).columns):
+            both = [name, f"{name} (head)"]
+            held_out[name] = read_table(table, None, both)[both].dropna().to_numpy().T
+    return {**found, "folder": path.parent, "held_out": dict(sorted(held_out.items()))}
 
 
 def _columns(tasks: Sequence[Task]) -> dict[str, Sequence[str]]:
@@ -270,77 +252,48 @@ def _entries(
     most: int,
     with_tokens: bool,
 ) -> tuple[list[ReportEntry], dict[str, str]]:
-    """An entry per image that can be used, with pixels and maps for those that are drawn; why others cannot."""
+    """An entry per image that can be used, with pixels for those that are drawn; why others cannot."""
     from dinoneck.inference.results import predict_many
     from dinoneck.viz.report import worst_first
     from dinoneck.viz.scales import ReportEntry
 
-    def entry(place: int, **drawn: Any) -> ReportEntry:
-        return ReportEntry(names[place], results[place], known=known[place] if known else {}, **drawn)
-
-    names, order, some = names_below(files), list(range(len(files))), 4 * predictor.batch_size
-    results, unusable = dict[int, dict[str, Any]](), dict[int, str]()
-    if known is not None and len(files) > most:
-        results = predict_many(predictor, files, at_once=some, unusable=unusable)
-        order = [[*results][i] for i in worst_first([entry(place) for place in results], predictor.tasks)]
-    drawn = predict_many(partial(predictor, maps="patch"), files, order[:most], at_once=some, unusable=unusable)
-    rest = [place for place in order[most:] if place not in results]
-    results |= drawn | predict_many(predictor, files, rest, at_once=some, unusable=unusable)
+    names, unusable = names_below(files), dict[int, str]()
+    predicting = partial(predictor, maps="patch")
+    results = predict_many(predicting, files, at_once=4 * predictor.batch_size, unusable=unusable)
     if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {unusable[0]}")
-    colours = _token_colours(predictor, files, list(drawn)) if with_tokens and drawn else {}
-    pixels = {place: partial(predictor.picture, files[place]) for place in drawn}
-    entries = [entry(place, image=pixels.get(place), tokens=colours.get(place)) for place in sorted(results)]
+    places = sorted(results)
+    entries = [ReportEntry(names[place], results[place], known=known[place] if known else {}) for place in places]
+    order = worst_first(entries, predictor.tasks)[:most]
+    colours = _token_colours(predictor, [files[places[i]] for i in order]) if with_tokens else [None] * len(order)
+    for i, tokens in zip(order, colours, strict=True):
+        entries[i] = replace(entries[i], image=partial(predictor.picture, files[places[i]]), tokens=tokens)
     return entries, {names[place]: reason for place, reason in unusable.items()}
 
 
-def _token_colours(predictor: Predictor, files: Sequence[Path], places: Sequence[int]) -> dict[int, Any]:
+def _token_colours(predictor: Predictor, files: Sequence[Path]) -> list[Any]:
     """The last layer's patches as colours, whose directions all images share: those of the first ones."""
     import torch
 
     from dinoneck.backbones.adapter import evaluating
     from dinoneck.viz.pca import PCABasis, pca_rgb
 
-    def patches(place: int) -> Any:
-        tokens = predictor.backbone(predictor.preprocess(files[place]).to(predictor.device))
-        return tokens.last.maps()[0].float().cpu()
-
+    maps = []
     with torch.no_grad(), evaluating(predictor.backbone):
-        maps = map(patches, places)
-        first = list(islice(maps, _FITTED))
-        share = -(-sum(m.shape[-2] * m.shape[-1] for m in first) // _PATCHES)
-        basis = PCABasis.fit(torch.cat([m[0].flatten(1).T[::share] for m in first]))
-        return {place: pca_rgb(m, basis=basis)[0] for place, m in zip(places, chain(first, maps), strict=True)}
+        for file in files:
+            tokens = predictor.backbone(predictor.preprocess(file).to(predictor.device))
+            maps.append(tokens.last.maps()[0].float().cpu())
+    rows = [patches[0].flatten(1).T for patches in maps[:_FITTED]]
+    basis = PCABasis.fit(torch.cat(rows)) if rows else None
+    return [pca_rgb(patches, basis=basis)[0] for patches in maps]
 
 
-def _head_facts(head: str, heads: Sequence[Any]) -> dict[str, dict[str, str]]:
-    """What the heads are, in the words of ``dinoneck inspect``; of several what they share, then what differs."""
+def _head_facts(head: str, heads: Sequence[Any]) -> dict[str, str]:
+    """What the first head is, in the words of ``dinoneck inspect``, and where the heads come from."""
     from dinoneck.cli.inspect import entries
 
-    found = {one.source: entries(one.meta) for one in heads}
-    first = next(iter(found.values()))
-    shared = {key: text for key, text in first.items() if all(own.get(key) == text for own in found.values())}
-    if len(found) == 1:
-        commits = {f"commit of {one.source}": one.revision for one in heads if one.revision}
-        return {"The head": {"from": head, **commits, **first}}
-    own = {
-        name: "; ".join(f"{key} {text}" for key, text in one.items() if key not in shared)
-        for name, one in list(found.items())[:_HEADS]
-    }
-    more = {"more": f"{len(found) - _HEADS} other heads"} if len(found) > _HEADS else {}
-    return {"The heads": {"from": f"{head}, {len(found)} heads", **shared, **own, **more}}
+    commits = {f"commit of {one.source}": one.revision for one in heads if one.revision}
+    return {"from": f"{head}, {counted(len(heads), 'head')}", **commits, **entries(heads[0].meta)}
 
 
-def _run_facts(used: int, left_out: int, how: str, device: str, truth: Path | None) -> dict[str, str]:
-    from datetime import UTC, datetime
-
-    from dinoneck.version import versions
-
-    return {
-        "images": f"{used + left_out} given, {used} used",
-        "views": how,
-        "device": device,
-        "known values": str(truth or "none"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "made": f"{datetime.now(UTC):%Y-%m-%d}",
-    }
+viz = {"report": report, "tokens": tokens, "similarity": similarity}

@@ -1,16 +1,14 @@
-"""What ``dinoneck viz`` compares predictions with: known values of images, held-out predictions and boxes."""
+"""What ``dinoneck viz`` compares predictions with: known values of images, and known boxes."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from dinoneck.cli.arguments import HeadBackbone, Views, list_images
+from dinoneck.cli.arguments import HeadBackbone, Views, list_images, names_below
 from dinoneck.errors import ConfigError, DataError, some_of
 
 if TYPE_CHECKING:
@@ -24,8 +22,8 @@ def known_values(
 ) -> list[dict[str, float | str]]:
     """Return column -> known value, or class, for every image; an empty dict where the table has no row for it.
 
-    A row belongs to the image of the same file name, whatever its folder. Where several rows or images have one name,
-    the row's path must be the end of the image's. The table is read as by :func:`dinoneck.data.read_table`.
+    A row belongs to the image of the same file name, whatever its folder. The table is read as by
+    :func:`dinoneck.data.read_table`.
 
     Args:
         table: a CSV with one row per image and columns named like the predictions.
@@ -35,8 +33,10 @@ def known_values(
 
     Raises:
         DataError: if the table has none of the columns or none of the images, a cell is neither a number nor a class,
-            or a name stands for several images.
+            or a name stands for several rows or images.
     """
+    import pandas as pd
+
     from dinoneck.data.tables import read_cells, read_table
 
     header = list(read_cells(table, [image_column]).columns)
@@ -44,48 +44,21 @@ def known_values(
     if not shared:
         raise DataError(f"{table} has none of the columns {', '.join(columns)}; it has: {', '.join(header)}")
     classes = {column: columns[column] for column in shared if columns[column]}
-    values = read_table(table, None, shared, image_column=image_column, classes=classes)[shared]
-    if words := [column for column in shared if column not in classes and values[column].dtype != float]:
-        raise DataError(f"{table}: {words[0]} holds words; the head predicts a number, so expected numbers")
-    rows = [(PurePath(name), row.dropna().to_dict()) for name, row in values.iterrows()]
-    counts = Counter(path.name for path, _ in rows) | Counter(image.name for image in images)
-    found, owners = list[dict[str, Any]](), dict[PurePath, Path]()
-    for image in images:
-        near = [(path, row) for path, row in rows if path.name == image.name]
-        fits = [pair for pair in near if counts[image.name] == 1 or image.parts[-len(pair[0].parts) :] == pair[0].parts]
-        if fits and owners.setdefault(fits[0][0], image) != image:
-            raise DataError(f"{table}: {fits[0][0]} stands for several images; name images with their folders")
-        found.append(fits[0][1] if fits else {})
-    if not any(found):
+    values = read_table(table, None, shared, image_column=image_column, classes=classes)[shared].astype(object)
+    for column in shared:
+        if words := [each for each in values[column].dropna() if column not in classes and isinstance(each, str)]:
+            raise DataError(f"{table}: {column} is {words[0]!r}; the head predicts a number, so expected numbers")
+    values.index = pd.Index([PurePath(name).name for name in values.index])
+    names = pd.Index([image.name for image in images])
+    if not names.isin(values.index).any():
         raise DataError(
             f"{table} has known values for none of the {len(images)} images; it names "
-            f"{some_of([str(path) for path, _ in rows], 3)}, the images are {some_of(map(str, images), 3)}"
+            f"{some_of(values.index, 3)}, the images are {some_of(map(str, images), 3)}"
         )
-    return found
-
-
-def names_below(files: Sequence[Path]) -> list[str]:
-    """Return the names of images below the folder that they share."""
-    try:
-        shared = Path(os.path.commonpath([file.parent for file in files]))
-    except ValueError:  # some absolute, some not
-        return [str(file) for file in files]
-    return [str(file.relative_to(shared)) for file in files]
-
-
-def held_out(table: Path, target: str) -> tuple[list[float], list[float]]:
-    """Return the known values of a target and the head's predictions, from out_of_fold.csv, where both are known.
-
-    Raises:
-        DataError: if the table lacks a column, or one holds no numbers.
-    """
-    from dinoneck.data.tables import read_table
-
-    columns = [target, f"{target} (head)"]
-    rows = read_table(table, None, columns)[columns].dropna()
-    if not all(rows[column].dtype == float for column in columns):
-        raise DataError(f"{table}: the columns of {target!r} hold words; only numbers have residuals")
-    return rows[target].tolist(), rows[columns[1]].tolist()
+    for one, other in ((names, values.index), (values.index, names)):
+        if len(twice := one[one.duplicated() & one.isin(other)]):
+            raise DataError(f"{table}: {twice[0]} is the name of several rows or images; give each a name of its own")
+    return [values.loc[name].dropna().to_dict() if name in values.index else {} for name in names]
 
 
 def box_entries(
@@ -116,31 +89,28 @@ def box_entries(
 
     detector = Detector.from_checkpoint(checkpoint, backbone.given(checkpoint), local_device(views.device))
     known = _known_boxes(images, truth, training, detector.classes)
-    boxes: dict[int, dict[str, Any]] = {}
+    files = list_images(images) if known is None else [*known.paths]
+    names, unusable = names_below(files), dict[int, str]()
 
-    def predict_known(places: Sequence[int]) -> list[dict[str, Any]]:
-        samples = [known[place] for place in places]  # type: ignore[index]
-        for place, (_, target) in zip(places, samples, strict=True):
-            labels = [detector.classes[label] for label in target["labels"].tolist()]
-            boxes[place] = {"boxes": target["boxes"].numpy(), "names": labels}
-        return detector.predict([image for image, _ in samples], **views.of_boxes)
+    def pixels(place: int) -> Any:
+        return files[place] if known is None else known.original(place)[0]
 
-    sources: Any
-    if known is None:
-        files = list_images(images)
-        names, sources = names_below(files), (partial(detector.predict, **views.of_boxes), files)
-    else:
-        names = [image["file_name"] for image in known.ground_truth()["images"]]
-        sources = predict_known, range(len(known))
-    unusable: dict[int, str] = {}
-    results = predict_many(*sources, at_once=4 * views.batch_size, unusable=unusable)
+    def predict(places: Any) -> list[dict[str, Any]]:
+        return detector.predict([pixels(place) for place in places], **views.of_boxes)
+
+    def boxes(place: int) -> dict[str, Any]:
+        target = {} if known is None else known[place][1]
+        labels = [detector.classes[label] for label in target["labels"].tolist()] if target else []
+        return {"boxes": target["boxes"].numpy(), "names": labels} if target else {}
+
+    places: Any = range(len(files))
+    results = predict_many(predict, places, at_once=4 * views.batch_size, unusable=unusable)
     if not results:
         raise DataError(f"none of the {len(names)} images can be used; the first: {unusable[0]}")
     places = sorted(results)
-    entries = [ReportEntry(names[place], results[place], known=boxes.get(place, {})) for place in places]
+    entries = [ReportEntry(names[place], results[place], known=boxes(place)) for place in places]
     for i in worst_first(entries, ())[:most]:
-        pixels = files[places[i]] if known is None else partial(_pixels, known, places[i])
-        entries[i] = replace(entries[i], image=pixels)
+        entries[i] = replace(entries[i], image=partial(pixels, places[i]))
     return entries, {names[place]: reason for place, reason in unusable.items()}
 
 
@@ -169,11 +139,5 @@ def _known_boxes(
 
 def _found_from(run: Path, value: Any) -> Any:
     """A path of the run's configuration where it exists: here, or below a folder that holds the run."""
-    if not isinstance(value, str) or not value:
-        return value
-    places = (Path(value), *(parent / value for parent in run.resolve().parents))
-    return next((str(place) for place in places if place.exists()), value)
-
-
-def _pixels(known: BoxImages, place: int) -> Any:
-    return known.original(place)[0]
+    places = (Path(value), *(parent / value for parent in run.resolve().parents)) if isinstance(value, str) else ()
+    return next((str(place) for place in places if value and place.exists()), value)

@@ -1,14 +1,10 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
-from dinoneck.viz.drawing import residual_figure as residual_figure
 from dinoneck.viz.map_files import write_maps as write_maps
 from dinoneck.viz.overlay import overlay_panel as overlay_panel
 from dinoneck.viz.panels import boxes_panel as boxes_panel
-from dinoneck.viz.panels import gate_panels as gate_panels
 from dinoneck.viz.panels import heat as heat
 from dinoneck.viz.panels import pca_panels as pca_panels
-from dinoneck.viz.panels import prediction_panels as prediction_panels
-from dinoneck.viz.panels import pyramid_panels as pyramid_panels
 from dinoneck.viz.pca import PCABasis as PCABasis
 from dinoneck.viz.pca import pca_rgb as pca_rgb
 from dinoneck.viz.report import html_report as html_report

@@ -6,14 +6,14 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from dinoneck.errors import DataError, ShapeError, missing_extra, printable
-from dinoneck.viz.style import DPI, GROUP_IN, PALETTE, PLOT_IN
+from dinoneck.viz.style import DPI, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,59 +127,7 @@ def chart(figure: Figure, name: str, what: str) -> Chart:
     return {"name": name, "what": what, "svg": re.sub("#000000|#4d4d4d", "currentColor", content)}
 
 
-def residual_figure(
-    truth: Any,
-    prediction: Any,
-    *,
-    groups: Sequence[Hashable] | None = None,
-    unit: str = "",
-    name: str = "",
-) -> Figure:
-    """Draw predicted against true values and residuals against true values; by group, such as site or state, too.
-
-    On the left, the dashed line is where prediction equals truth, and the title gives R² = 1 - SSE / SST and the root
-    mean squared error. On the right, a residual is prediction minus truth. With groups there is a row below: every
-    residual of a group, and their mean as a bar: a bar away from zero is a bias of that site.
-
-    Args:
-        truth: (n,) known values; NaN = not known, left out.
-        prediction: (n,) in the same units.
-        groups: one per value; drawn in order of first appearance.
-        unit: of the values.
-        name: of what is predicted.
-
-    Returns:
-        a ``matplotlib.figure.Figure`` of two plots, or three with groups.
-
-    Raises:
-        ShapeError: if no value is known.
-        DataError: if a prediction is not finite, or truths, predictions and groups differ in number.
-        ImportError: if matplotlib is missing.
-
-    Examples:
-        >>> figure = residual_figure([10.0, 20.0, 30.0], [12.0, 18.0, 30.0], unit="g", name="mass")
-        >>> figure.axes[0].get_title(), figure.axes[1].get_ylabel()
-        ('R² 0.960, RMSE 1.63 g, n = 3', 'residual [g]')
-    """
-    given, labels = np.asarray(truth, np.float64), [""] * len(truth) if groups is None else [*groups]
-    there = ~np.isnan(given)
-    if not len(given) == len(prediction) == len(labels):
-        raise DataError(f"{len(given)} true values, {len(prediction)} predictions, {len(labels)} groups do not match")
-    known = numbers(given[there], "known true values", "n")
-    predicted = numbers(np.asarray(prediction)[there], "predictions", "n")
-    order = list(dict.fromkeys(label for label, kept in zip(labels, there, strict=True) if kept))
-    places = np.array([order.index(label) for label, kept in zip(labels, there, strict=True) if kept])
-    below = 0.7 + GROUP_IN * len(order) if groups is not None else 0.0
-    figure = new_figure(2 * PLOT_IN, PLOT_IN + 0.3 + below)
-    grid = figure.add_gridspec(2 if below else 1, 2, height_ratios=[PLOT_IN, below] if below else None)
-    _agreement_plot(figure.add_subplot(grid[0, 0]), known, predicted, unit, name)
-    _residual_plot(figure.add_subplot(grid[0, 1]), known, predicted, unit, name)
-    if below:
-        _by_group(figure.add_subplot(grid[1, :]), predicted - known, places, order, unit)
-    return figure
-
-
-def _agreement_plot(axes: Axes, known: Floats, predicted: Floats, unit: str, name: str = "") -> None:
+def _agreement_plot(axes: Axes, known: Floats, predicted: Floats, unit: str) -> None:
     """Draw predicted over known values with the line of equality; the title holds R² and RMSE."""
     axes.scatter(known, predicted, **_DOTS)
     low, high = span([known, predicted])
@@ -188,35 +136,17 @@ def _agreement_plot(axes: Axes, known: Floats, predicted: Floats, unit: str, nam
     axes.axline((low, low), (high, high), **_LINE)
     found = scores(predicted, known)
     r2 = "R² needs truths that differ" if np.isnan(found["r2"]) else minus(f"R² {found['r2']:.3f}")
-    rmse = f"{found['rmse']:.3g} {unit}".strip()
-    title = f"{r2}, RMSE {rmse}, n = {found['images']}"
-    describe(axes, title, _label(f"true {name}", unit), _label(f"predicted {name}", unit))
+    title = f"{r2}, RMSE {found['rmse']:.3g} {unit}, n = {found['images']}"
+    describe(axes, title.replace(" ,", ","), f"true {unit}", f"predicted {unit}")
 
 
-def _residual_plot(axes: Axes, known: Floats, predicted: Floats, unit: str, name: str = "") -> None:
+def _residual_plot(axes: Axes, known: Floats, predicted: Floats, unit: str) -> None:
     """Draw predicted minus known over known values, with the line of none."""
     axes.scatter(known, predicted - known, **_DOTS)
     axes.axhline(0.0, **_LINE)
     axes.set_box_aspect(1.0)
     axes.set_anchor("N")  # its title stands as high as that of the other plot
-    describe(axes, "prediction \N{MINUS SIGN} truth", _label(f"true {name}", unit), _label("residual", unit))
-
-
-def _by_group(axes: Axes, residuals: Floats, places: Floats, order: Sequence[Hashable], unit: str) -> None:
-    """Draw every residual in the row of its group, and their mean as a bar; ``places`` are the groups' numbers."""
-    counts = np.bincount(places)
-    axes.barh(range(len(order)), np.bincount(places, residuals) / counts, height=0.6, color=PALETTE[0], alpha=0.35)
-    axes.scatter(residuals, places, **_DOTS)
-    axes.axvline(0.0, **_LINE)
-    names = [f"{fitted(str(own), 1.6, 1)} ({count})" for own, count in zip(order, counts, strict=True)]
-    axes.set_yticks(range(len(order)), names, parse_math=False)
-    axes.invert_yaxis()
-    describe(axes, x=_label("residual", unit))
-
-
-def _label(name: str, unit: str) -> str:
-    """The label of an axis."""
-    return f"{name.strip()} [{unit}]" if unit else name.strip()
+    describe(axes, "prediction \N{MINUS SIGN} truth", f"true {unit}", f"residual {unit}")
 
 
 def agreement_charts(

@@ -42,7 +42,7 @@ def html_report(
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing. All text is escaped.
 
-    Maps are drawn as by :func:`prediction_panels`. Where values are known, images come in the order of their error: the
+    All images share the scales of their maps. Where values are known, images come in the order of their error: the
     mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the probability of the known
     class; for a detector the number of boxes that are missed, false or of a wrong class.
 

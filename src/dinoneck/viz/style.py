@@ -24,12 +24,11 @@ INK: RGB = (30, 30, 30)
 SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
 
 WIDTH_PX, GAP_PX = 320, 6  # of a picture in a sheet, and between pictures
-BAR_PX, LINE_PX, FONT_PX, LETTER_PX = 10, 20, 13, 7  # colour bar, line of text, its letters: height and width
+LINE_PX, FONT_PX = 20, 13  # line of text, its letters
 SIDE_PX = 900  # longer side of an image with boxes
 OVERLAY_PX, CAPTION_PX = 1200, 28  # longer side of an overlay, and the height of its letters: 11 px at a width of 480
 SIMILARITY_PX = 960  # longer side of an image of the similarity page
 DPI = 120
-PLOT_IN, GROUP_IN = 3.6, 0.24  # a plot, and the row of a group
 OPACITY, SHARE_OPACITY, SHARE_POWER = 0.65, 0.85, 0.8  # of amounts, and of shares: 0.85 * share ** 0.8
 
 

@@ -12,7 +12,6 @@ import pytest
 from examples.biomass import layouts
 from examples.biomass.drawn import write_csiro
 from PIL import Image
-from tests.unit.training.meadow import one_image_only
 
 from dinoneck import HeadCheckpoint, load_head
 from dinoneck.cli.main import main
@@ -157,34 +156,6 @@ def test_a_run_that_is_refused_keeps_the_earlier_one(tmp_path: Path) -> None:
     assert after[tmp_path / "run" / "report.json"] != before[tmp_path / "run" / "report.json"]
 
 
-def test_what_must_fail_fails_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from dinoneck.training import MemoryTokens
-
-    monkeypatch.setattr(MemoryTokens, "extract", one_image_only(MemoryTokens.extract))
-    command = image_folder(tmp_path)
-    text = (tmp_path / "t.csv").read_text()
-    for change, message in (
-        (("green", "dry mass: g"), "rename it"),
-        (("green", "image2"), None),
-        (("green", "fold"), "is named 'fold'"),
-    ):
-        (tmp_path / "t.csv").write_text(text.replace(*change))
-        if message is not None:
-            assert main([*command, "--targets", change[1]]) == 1
-            assert message in capsys.readouterr().err
-    constant = [f"{line.split(',')[0]},7,0" for line in text.splitlines()[1:]]
-    (tmp_path / "t.csv").write_text("image,green,field\n" + "\n".join(constant))
-    assert main(command) == 1
-    assert "'green'" in capsys.readouterr().err
-    (tmp_path / "t.csv").write_text(text)
-    assert main([*command, "--folds", "9"]) == 1
-    (tmp_path / "file").write_text("x")
-    assert main([*command, "--out", str(tmp_path / "file" / "run")]) == 1
-    assert "cannot be written to" in capsys.readouterr().err
-
-
 def test_advice_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(image_folder(tmp_path)) == 0
     printed = capsys.readouterr().out
@@ -192,10 +163,3 @@ def test_advice_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "--minimum 0 keeps predictions so" in printed
     assert "overall: mean over targets" in printed
     assert "The first image, 16x32 px" in printed
-
-
-def test_options_that_would_be_ignored_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--out", str(tmp_path / "r"), *TRAIN, "--minimum", "0"]) == 1
-    assert "data.minimum is 0.0, and needs data.csv" in capsys.readouterr().err
-    assert main(["train", "--out", str(tmp_path / "r"), "--backbone-seed", "1", "--pasture", "2"]) == 1
-    assert "--random-backbone" in capsys.readouterr().err

@@ -87,13 +87,6 @@ def test_a_size_that_the_patch_does_not_divide_is_rounded_and_reported(
     assert not (tmp_path / "no").exists()
 
 
-def test_a_divided_size_is_not_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_images(tmp_path, ["p/a.png"])
-    assert main(["extract", str(tmp_path / "p"), "--out", str(tmp_path / "s"), "--backbone", "dinoneck_tiny",
-                 "--size", "32x48"]) == 0  # fmt: skip
-    assert "--resize" not in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("images", "wrong", "message"),
     [

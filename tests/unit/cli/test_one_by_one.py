@@ -50,13 +50,9 @@ def tensor(meta: dict[str, Any], state: dict[str, Any]) -> None:
     "change",
     [
         inputs(mean=STEERING),
-        inputs(blur=STEERING),
         base(kind="hub", repo=STEERING, revision=STEERING),
-        base(kind="seeded", seed=STEERING),
         tensor,
         lambda meta, state: meta["extra"].update({STEERING: STEERING}),
-        lambda meta, state: meta["extra"].update(tta=STEERING),
-        lambda meta, state: meta["backbone"].update({STEERING: STEERING}),
         lambda meta, state: meta["config"].update({STEERING: STEERING}),
         lambda meta, state: meta["tasks"][0].update(labels=[STEERING]),
     ],

@@ -70,10 +70,8 @@ def test_options_reach_the_predictor(place: Path, capsys: pytest.CaptureFixture[
     tiles = ["--tile", "40x60", "--overlap", "15"]
     found = predicted(place, *tiles)
     assert found == expected(tile=(40, 60), overlap=15) != expected()
-    assert "becomes 48x128 px (height x width), cut into 2x4 tiles" in capsys.readouterr().out
     assert predicted(place, *tiles[:2], "--overlap", "10") == expected(tile=(40, 60), overlap=10)
-    assert predicted(place, "--head-weights", "1", "0") == expected(weights=[1.0, 0.0])
-    assert predicted(place, "--reduce", "median", "--tta", "flip4") == expected(reduce="median", tta="flip4")
+    assert predicted(place, "--tta", "flip4") == expected(tta="flip4")
 
 
 def test_programs_get_every_value(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,9 +149,6 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--head-weights", "1"], "weights are (1.0,): 1 for 2 heads"),
-        (["--head-weights", "1", "-1"], "weights"),
-        (["--head-weights", "1", "2", "--reduce", "median"], "reduce='median'"),
         (["--overlap", "8"], "tile is None"),
         (["--tile", "32", "--overlap", "40"], "overlap is 40"),
         (["--out", "x.jpg"], "ends in .csv"),

@@ -40,7 +40,7 @@ def written(folder: Path, text: str) -> str:
 
 def parsed(*arguments: str) -> TrainConfig:
     given = command("train", [*arguments, "--out", "x"]).keywords
-    config: TrainConfig = train.with_head_flags(given["run"], given["hidden_dim"], given["dropout"], given["gate_mode"])
+    config: TrainConfig = train.with_width(given["run"], given["hidden_dim"])
     return config
 
 
@@ -63,21 +63,6 @@ def test_a_training_file_that_is_not_first_is_refused(tmp_path: Path, capsys: py
         assert f"{path}: one training file stands first" in capsys.readouterr().err
 
 
-def test_flags_in_their_spellings(tmp_path: Path) -> None:
-    assert parsed() == TrainConfig()
-    flags = "--images p --store s --views 3 --size 32x64 --amp bf16 --optimizer sam --layers 1 -3 --clip-norm 2"
-    config = parsed(*flags.split())
-    assert (config.data.images, config.data.views, config.data.size) == ("p", 3, (32, 64))
-    assert config.optim == Recipe(amp="bf16", optimizer="sam", clip_norm=2.0)
-    assert config.backbone.layers == (1, -3)
-    flags = "--ema-decay 0.9 --size 32 --unit none --minimum -1"
-    config = parsed(*flags.split())
-    assert (config.optim.ema_decay, config.data.size, config.data.minimum) == (0.9, (32, 32), -1.0)
-    assert config.data.unit == "none"
-    config = parsed(written(tmp_path, "optim: {ema_decay: 0.9, patience: 3}"), "--ema-decay", "0.5")
-    assert (config.optim.ema_decay, config.optim.patience) == (0.5, 3)
-
-
 @pytest.mark.parametrize(
     ("flags", "head"),
     [
@@ -86,9 +71,8 @@ def test_flags_in_their_spellings(tmp_path: Path) -> None:
          {"type": "fpn", "fpn_dim": 8, "layer_groups": [[0], [1]]}),
         (["--head", "fpn", "--hidden-dim", "8"], {"type": "fpn", "fpn_dim": 8}),
         (["--head", "vit_fpn", "--hidden-dim", "8"], {"type": "vit_fpn", "fpn_dim": 8}),
-        (["--hidden-dim", "8", "--dropout", "0.2"], {"hidden_dim": 8, "dropout": 0.2}),
+        (["--hidden-dim", "8"], {"hidden_dim": 8}),
         (["--boxes", "boxes.json", "--hidden-dim", "8"], {"out_channels": 8}),
-        (["--head", "cls_gating", "--gate-mode", "query"], {"type": "cls_gating", "mode": "query"}),
     ],
 )  # fmt: skip
 def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
@@ -222,7 +206,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
         ("", ["--interpolation", "area"], "made with interpolation bilinear"),
         ("", ["--backbone", "vit_small_patch16_dinov3"], "made with backbone dinoneck_tiny"),
         ("", ["--head", "fpn", "--layers", "1", "3"], r"made with layers \(5,\)"),
-        ("", ["--head", "fpn", "--gate-mode", "query"], "FPNHead has no argument 'mode'"),
+        ("", ["--head", "{type: fpn, mode: query}"], "FPNHead has no argument 'mode'"),
         ("", ["--head", "patch_maen"], "'patch_maen' is not registered. Did you mean 'patch_mean'"),
         ("device: 3\n", [], "device is 3"),
         ("trainr: 1\n", [], "unknown key 'trainr'"),
@@ -237,23 +221,6 @@ def test_what_does_not_fit_is_refused_before_the_work(
     assert main(["train", path, *flags, "--out", str(tmp_path / "run")]) == 1
     shown = capsys.readouterr().err
     assert re.search(message, shown), shown
-    assert not (tmp_path / "run").exists()
-
-
-def test_stores_that_cannot_be_used(csiro: Path, store: Path, tmp_path: Path, capsys: Any) -> None:
-    """Feature files in place of a store, no folder, and features that name no backbone."""
-    flags = ["--csv", str(csiro / "table.csv"), "--targets", "GDM_g", "--out", str(tmp_path / "run"), "--store"]
-    (tmp_path / "ID1.npz").write_bytes(b"")
-    (tmp_path / "npz").mkdir()
-    for image_id in FeatureStore.open(store).ids:
-        np.savez(tmp_path / "npz" / f"{Path(image_id).name}.npz", patches_0=np.zeros((8, 64)))
-    FeatureStore.from_npz(tmp_path / "npz", tmp_path / "s", grid=(2, 4), patch_size=16)
-    for folder, message in (
-        (tmp_path / "no", "does not exist"),
-        (tmp_path / "s", "converted from files that name no backbone and no layers"),
-    ):
-        assert main(["train", *flags, str(folder)]) == 1
-        assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

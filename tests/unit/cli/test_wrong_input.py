@@ -28,7 +28,7 @@ USAGE = [
     ("--nothing", "--nothing", "dinoneck"),
     (f"train --csv t.csv {TINY} --out r --target cover", "--target", "'--targets'"),
     (f"train --csv t.csv {TINY} --out r --lables mask", "--lables", "'--labels'"),
-    (f"{PREDICT} {GOOD} --reduec mean", "--reduec", "'--reduce'"),
+    (f"{PREDICT} {GOOD} --overlpa 3", "--overlpa", "'--overlay'"),
     (f"{PREDICT} {GOOD} --tta flip", "'flip'", "flip4"),
     (f"{PREDICT} {GOOD} --out ''", "an argument is empty", "name a file"),
     (f"{PREDICT} {GOOD} --overlap 1.5", "'1.5'", "whole number"),

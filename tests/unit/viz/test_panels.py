@@ -9,17 +9,14 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dinoneck import DataError, FeaturePyramid, ShapeError, Task, Tokens, load_backbone
+from dinoneck import DataError, ShapeError, Tokens, load_backbone
 from dinoneck.data import Preprocessing
 from dinoneck.viz import (
     PCABasis,
     boxes_panel,
-    gate_panels,
     heat,
     pca_panels,
     pca_rgb,
-    prediction_panels,
-    pyramid_panels,
 )
 
 WIDTH = 320  # of one picture
@@ -81,44 +78,6 @@ def test_other_shapes_and_missing_numbers_are_no_heat_map(values: np.ndarray) ->
         heat(values, 0, 1)
 
 
-def test_predictions_show_image_and_maps_next_to_each_other(texts: list[str]) -> None:
-    red = np.zeros((20, 40, 3), np.uint8)
-    red[..., 0] = 255
-    cells = np.array([[0.0, 1.0], [2.0, 3.0]])
-    tasks = [Task("a", kind="dense", unit="g"), Task("b", kind="dense")]
-    results = [{"a": 1.5, "b": 2.0, "maps": {"a": cells[None], "b": np.ones((1, 2, 2))}}] * 2
-    sheet = prediction_panels([red, red], results, tasks, truths=[{"a": 1.0}, {"a": 2.0}], names=["x.jpg", "y.jpg"])
-    for row in range(2):
-        assert (picture(sheet, row, 0, (20, 40), 2) == [1.0, 0.0, 0.0]).all()
-        check_cells(picture(sheet, row, 1, (20, 40), 2), np.asarray(heat(cells, 0.0, 3.0)) / 255.0)
-    written = " ".join(texts)
-    for text in ("x.jpg", "y.jpg", "a 1.5 g (true 1 g)", "a 1.5 g (true 2 g)", "0 g … 3 g"):
-        assert text in written
-    bar = np.asarray(sheet)[-8]
-    assert bar[6 + WIDTH + 6].tolist() == [68, 1, 84]
-    assert bar[6 + WIDTH + 6 + WIDTH - 1].tolist() == [253, 231, 37]
-
-
-@pytest.mark.parametrize("results", [[{"a": 1.0}], []])
-def test_results_without_maps_are_refused(results: list[Any]) -> None:
-    with pytest.raises(DataError):
-        prediction_panels([BLACK_IMAGE], results, [Task("a")])
-
-
-def test_gates_share_one_scale_and_let_the_image_through(texts: list[str]) -> None:
-    weights = np.random.default_rng(0).random((3, 3, 5)) ** 2
-    weights /= weights.sum(axis=(1, 2), keepdims=True)
-    grey = np.full((48, 80, 3), 200, np.uint8)
-    sheet = gate_panels([grey] * 3, weights)
-    colours = np.asarray(heat(weights[0], 0.0, float(weights.max()))) / 255.0
-    check_cells(picture(sheet, 0, 1, (48, 80), 3), 0.65 * colours + 0.35 * 200 / 255)
-    assert all(any(f"{gate.max() * 15:.3g}" in text for text in texts) for gate in weights)
-    with pytest.raises(DataError, match="1 images"):
-        gate_panels(grey, weights)
-    with pytest.raises(ShapeError):
-        gate_panels(grey, weights[:1].reshape(1, -1))
-
-
 def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (4, 3, 3), dtype=np.uint8)
     recipe = Preprocessing(size=(64, 96), resize="pad")
@@ -144,34 +103,6 @@ def test_all_images_of_a_batch_share_their_colours() -> None:
     for names in (None, ["a"]):
         with pytest.raises(DataError):
             pca_panels(images[0], tokens, names=names)
-
-
-def levels(rows: int, cols: int) -> FeaturePyramid:
-    generator = torch.Generator().manual_seed(0)
-    sizes = [(rows, cols), (-(-rows // 2), -(-cols // 2)), (-(-rows // 4), -(-cols // 4))]
-    return FeaturePyramid(tuple(torch.randn(1, 6, *size, generator=generator) for size in sizes), (16.0, 32.0, 64.0))
-
-
-def test_cells_of_a_level_cover_the_pixels_of_their_stride() -> None:
-    pyramid = levels(5, 7)
-    sheet = pyramid_panels(pyramid, np.zeros((80, 112, 3), np.uint8))
-    for column, (level, stride) in enumerate(zip(pyramid.maps, pyramid.strides, strict=True), start=1):
-        seen, expected = picture(sheet, 0, column, (80, 112)), pca_rgb(level)[0]
-        for r in range(level.shape[2]):
-            for c in range(level.shape[3]):
-                right, bottom = min((c + 1) * stride, 112), min((r + 1) * stride, 80)
-                for x, y in ((c * stride + 1, r * stride + 1), (right - 1, bottom - 1)):
-                    place = int(y * seen.shape[0] / 80), int(x * WIDTH / 112)
-                    np.testing.assert_allclose(seen[place], expected[r, c], atol=2.5 / 255)
-
-
-def test_levels_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ShapeError, match="32x64"):
-        pyramid_panels(levels(3, 4), np.zeros((32, 64, 3), np.uint8))
-    with pytest.raises(ShapeError):
-        pyramid_panels(FeaturePyramid((torch.zeros(2, 3, 2, 2),), (16.0,)), np.zeros((32, 32, 3), np.uint8))
-    with pytest.raises(DataError, match="nan"):
-        pyramid_panels(FeaturePyramid((torch.full((1, 3, 2, 2), torch.nan),), (16.0,)), np.zeros((32, 32, 3), np.uint8))
 
 
 # -- boxes -----------------------------------------------------------------------------------------------

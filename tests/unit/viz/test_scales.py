@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from PIL import ImageDraw
 
 from dinoneck import Backbone, FPNHead, Predictor, Task
 from dinoneck.inference import to_frame
-from dinoneck.viz import ReportEntry, html_report, prediction_panels
-from dinoneck.viz import panels as panels_module
-from dinoneck.viz import report as report_module
+from dinoneck.viz import ReportEntry, html_report
+from dinoneck.viz import report as module
 
 SIZE = (2, 3)  # rows, cols of the maps below
 IMAGE = np.zeros((32, 48, 3), np.uint8)
@@ -33,31 +31,22 @@ class Drawn(NamedTuple):
     text: str
 
 
-@pytest.fixture(params=["panels", "report"])
-def draw(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Draw results of tasks, as panels or as a report; return the heat maps and the text."""
-    module: Any = panels_module if request.param == "panels" else report_module
-    maps, texts, heat, write = list[Map](), list[str](), module.heat, ImageDraw.ImageDraw.text
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Draw results of tasks as a report; return the heat maps and the text."""
+    pytest.importorskip("matplotlib", reason="the charts need matplotlib, the extra [viz]")
+    maps, heat = list[Map](), module.heat
 
     def spy(cells: Any, low: float, high: float) -> Any:
         if np.shape(cells) == SIZE:
             maps.append(Map(np.asarray(cells), (low, high)))
         return heat(cells, low, high)
 
-    def write_and_keep(self: Any, place: Any, text: str, *more: Any, **how: Any) -> None:
-        texts.append(text)
-        write(self, place, text, *more, **how)
-
     monkeypatch.setattr(module, "heat", spy)
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", write_and_keep)
 
-    def run(results: list[dict[str, Any]], tasks: list[Task], **more: Any) -> Drawn:
-        if request.param == "panels":
-            prediction_panels([IMAGE] * len(results), results, tasks=tasks, **more)
-        else:
-            pytest.importorskip("matplotlib", reason="the charts need matplotlib, the extra [viz]")
-            texts.append(html_report([ReportEntry(f"{i}", one, IMAGE) for i, one in enumerate(results)], tasks))
-        return Drawn(maps, "\n".join(texts))
+    def run(results: list[dict[str, Any]], tasks: list[Task]) -> Drawn:
+        text = html_report([ReportEntry(f"{i}", one, IMAGE) for i, one in enumerate(results)], tasks)
+        return Drawn(maps, text)
 
     return run
 
@@ -194,15 +183,12 @@ def test_pictures_name_each_class_once_and_never_its_map(draw: Any) -> None:
         assert label in drawn.text
 
 
-def test_known_values_stand_next_to_the_predicted_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts: list[str] = []
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, *more, **how: texts.append(text))
+def test_known_values_stand_next_to_the_predicted_ones() -> None:
     cells, kind = shares_task("soil", "crop"), Task("kind", 2, kind="classification", labels=("wet", "dry"))
     tasks = [Task("soil", from_map="cells"), Task("mass", unit="g"), kind, cells]
     maps = np.stack([np.full(SIZE, 0.75), np.full(SIZE, 0.25)])
     predicted = result(cells, maps, soil=0.75, mass=-66.0) | {"kind": np.array([0.2, 0.8])}
     known = {"soil": 0.5, "mass": 71.0, "crop": 0.5}
-    prediction_panels([IMAGE], [predicted], tasks=tasks, truths=[known], names=["a.jpg"])
-    written = " ".join(texts)
-    for text in ("soil 75 % (true 50 %)", "crop 25 % (true 50 %)", "mass -66 g (true 71 g)", "kind: dry 80 %"):
+    written = html_report([ReportEntry("a.jpg", predicted, IMAGE, known=known)], tasks)
+    for text in ("soil 75 % (true 50 %)", "crop 25 % (true 50 %)", "mass −66 g (true 71 g)", "kind: dry 80 %"):
         assert text in written
