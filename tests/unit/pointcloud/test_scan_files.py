@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from examples.pointcloud.room_batches import IGNORED
 from examples.pointcloud.scans import check_names, read_cloud
 
 from dinoneck import DataError
