@@ -15,8 +15,6 @@ from examples.pointcloud.scans import normals_of, read_cloud
 from PIL import Image
 from tests.unit.pointcloud.frame_samples import run_verb
 
-from dinoneck import DataError
-
 NAMES = [f"{place + 10}={name}" for place, name in enumerate(CLASSES)]
 
 
