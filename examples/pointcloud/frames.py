@@ -110,12 +110,9 @@ def read_frames(
             Units of 0 and 65535 are unknown depth.
 
     Raises:
-        ConfigError: for a limit or a step below 1, or a scale that is not positive.
+        ConfigError: for a scale that is not positive.
         DataError: naming the file that is missing or wrong.
     """
-    for name, number in (("limit", limit), ("every", every)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} is {number}; expected 1 or more")
     if depth_scale is not None and not 0 < depth_scale < math.inf:
         raise ConfigError(f"depth_scale is {depth_scale}; expected units per metre, above 0")
     root = Path(folder)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.points import PlainSparse, VoxelGrid
 from examples.pointcloud.sparse_conv import DownConv, LevelSparse, SubmanifoldConv, UpConv, sparse
 
@@ -69,9 +68,6 @@ class Res16UNet(nn.Module):
         layers: residual blocks in each.
         init_dim: channels of the stem, stride 1.
 
-    Raises:
-        ConfigError: for a size that is not positive, lists that have not 8 entries.
-
     Examples:
         >>> grid = VoxelGrid.from_coords(torch.randint(-9, 9, (200, 3)))
         >>> net = Res16UNet(3, planes=(4,) * 8, layers=(1,) * 8, init_dim=4).eval()
@@ -91,11 +87,6 @@ class Res16UNet(nn.Module):
         init_dim: int = 32,
     ) -> None:
         super().__init__()
-        for name, numbers in (("planes", planes), ("layers", layers)):
-            if len(numbers) != 8:
-                raise ConfigError(f"{name} has {len(numbers)} entries; expected 8, of block1 ... block8")
-            at_least(1, **{f"{name}[{i}]": number for i, number in enumerate(numbers)})
-        at_least(1, in_channels=in_channels, init_dim=init_dim)
         self.in_channels, self.init_dim, self.planes = in_channels, init_dim, tuple(planes)
         self.stem = ConvNormReLU(SubmanifoldConv(in_channels, init_dim, 5), init_dim)
         skips, width = [init_dim, *planes[:3]], init_dim
@@ -114,16 +105,9 @@ class Res16UNet(nn.Module):
         """Channels of the result."""
         return self.planes[7]
 
-    def levels(self, target: Literal["up", "skip"] = "up") -> dict[int, int]:
-        """Return stride -> channels of the part of [up, skip] that is injected into: DecoderInjection's ``levels``.
-
-        Raises:
-            ConfigError: for another target.
-        """
-        if target not in ("up", "skip"):
-            raise ConfigError(f"target is {target!r}; expected 'up' or 'skip'")
-        widths = self.planes[4:] if target == "up" else (*self.planes[2::-1], self.init_dim)
-        return dict(zip(self.BLOCKS, widths, strict=True))
+    def levels(self) -> dict[int, int]:
+        """Return stride -> channels of the branch up, which is injected into: DecoderInjection's ``levels``."""
+        return dict(zip(self.BLOCKS, self.planes[4:], strict=True))
 
     def sparse(self, grid: VoxelGrid, feats: Tensor) -> PlainSparse:
         """Return what the network takes.

@@ -93,7 +93,6 @@ def test_the_defaults_are_res16unet34c() -> None:
     assert net.out_channels == 96
     assert net.BLOCKS == {8: "block5", 4: "block6", 2: "block7", 1: "block8"}
     assert net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}
-    assert net.levels("skip") == {8: 128, 4: 64, 2: 32, 1: 32}
 
 
 def test_samples_do_not_see_each_other() -> None:
