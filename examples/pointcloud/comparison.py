@@ -49,8 +49,6 @@ PAIRS = (
     ("BiFusion", "3D only"),
     ("both", "3D only"),
     ("inject", "BiFusion"),
-    ("both", "BiFusion"),
-    ("both", "inject"),
     ("both, wrong images", "3D only"),
 )
 # two-sided 95 % of Student's t, by degrees of freedom
@@ -235,8 +233,6 @@ def markdown(results: Mapping[str, Any]) -> str:
             "| mIoU | difference | 95 % interval | exceeds seed noise |",
             "|---|---|---|---|",
             *(_difference(name, one) for name, one in stats["differences"].items()),
-            "",
-            f"Before its first step inject is the 3D network: {_yes(stats['injection_at_step_0_is_3d_only'])}.",
             "",
         ]
     return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
