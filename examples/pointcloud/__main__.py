@@ -1,4 +1,4 @@
-"""``python -m examples.pointcloud VERB``: features, packing, checks, training. See README.md."""
+"""``python -m examples.pointcloud VERB``: camera checks, features, training. See README.md."""
 
 from __future__ import annotations
 
@@ -12,12 +12,8 @@ from dinoneck.errors import DinoneckError
 
 # verb -> module of this folder, with HELP, add_arguments and run
 VERBS = {
-    "extract": "extraction",
-    "layout": "layout",
-    "pack": "packing",
     "check": "checking",
-    "picture": "pictures",
-    "train": "training",
+    "extract": "extraction",
     "compare": "comparison",
 }
 

@@ -22,7 +22,7 @@ from examples import kinds
 from examples.pointcloud.instances import AP_OF
 from examples.pointcloud.room_batches import STAND_IN
 from examples.pointcloud.rooms import FLAT
-from examples.pointcloud.training import WEIGHTS, check_same, train
+from examples.pointcloud.training import RESULT, WEIGHTS, train
 from examples.pointcloud.training_plan import Plan, Rooms, add_plan, plan_of, rooms_of
 
 HELP = "train all variants over seeds from one 3D file each, and compare differences with the seeds' noise"
@@ -49,17 +49,14 @@ PAIRS = (
     ("BiFusion", "3D only"),
     ("both", "3D only"),
     ("inject", "BiFusion"),
-    ("both", "BiFusion"),
-    ("both", "inject"),
     ("both, wrong images", "3D only"),
 )
 # two-sided 95 % of Student's t, by degrees of freedom
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 INJECTED = ("hit_rate", "ratio")
-PRECISIONS = {**{name: name for name in AP_OF}, "given_masks": "AP of given masks"}  # of scenes with instance masks
 _OF_INSTANCES = (
     "AP, AP50 and AP25 are of predicted instances: connected voxels of one predicted class, matched with the true ones "
-    "by IoU. AP of given masks is that of classifying the true masks."
+    "by IoU."
 )
 _RULE = "a difference exceeds seed noise if the 95 % interval of its paired mean over seeds (Student's t) leaves out 0"
 _logger = logging.getLogger("examples.pointcloud")
@@ -75,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and images show"
     )
-    parser.add_argument("--load-from", type=Path, metavar="FILE", help="weights that the 3D network starts from")
     parser.add_argument("--pretrain-steps", type=kinds.count, default=240, metavar="N", help="of the 3D network alone")
     add_plan(parser)
 
@@ -89,9 +85,9 @@ def run(options: argparse.Namespace) -> int:
     found: dict[str, dict[str, dict[str, Any]]] = {block: {} for block in options.blocks}
     for seed in options.seeds:
         plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_images=False)
-        drawn = _Drawn(options)
+        rooms: dict[str, Rooms] = {}  # by the backbone of their features
         for block in options.blocks:
-            found[block][str(seed)] = _seed(plan, block, options.pretrain_steps, drawn, options.out, options.load_from)
+            found[block][str(seed)] = _seed(plan, block, rooms, options)
     results = {
         "rule": _RULE,
         "pretrain_steps": options.pretrain_steps,
@@ -106,23 +102,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Drawn:
-    """A seed's rooms, drawn when the first run asks for them."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.cache, self.device = options.cache, options.device
-        self.rooms: dict[str, Rooms] = {}
-
-    def of(self, plan: Plan) -> Rooms:
-        """Return them, with the features of the plan's backbone."""
-        if plan.backbone not in self.rooms:
-            self.rooms[plan.backbone] = rooms_of(plan, self.cache, images=True, device=self.device)
-        return self.rooms[plan.backbone]
-
-
-def _seed(
-    plan: Plan, block: str, pretrain_steps: int, drawn: _Drawn, out: Path, load_from: Path | None
-) -> dict[str, Any]:
+def _seed(plan: Plan, block: str, rooms: dict[str, Rooms], options: argparse.Namespace) -> dict[str, Any]:
     """Train the 3D network and then every row from its file, or read what is there."""
     of_points, of_images = BLOCKS[block]
     plan = replace(plan, **of_points)
@@ -130,22 +110,32 @@ def _seed(
     first = next(name for name, (changes, _) in BLOCKS.items() if changes == of_points)
 
     def result(own: Plan, folder: Path, start: Path | None) -> dict[str, Any]:
-        done = check_same(own, start, folder)
-        if done is None:
-            _logger.info("%s", folder)
-            done = train(own, drawn.of(own), folder, start, drawn.device)
-        return done
+        if (folder / RESULT).exists():
+            return _finished(own, folder)
+        _logger.info("%s", folder)
+        if own.backbone not in rooms:
+            rooms[own.backbone] = rooms_of(own, images=True, device=options.device)
+        return train(own, rooms[own.backbone], folder, start, options.device)
 
-    begun = out / first / f"seed{plan.seed}" / "pretrained"
-    rows = {"pretrained": result(replace(plan, steps=pretrain_steps, new_only=False), begun, load_from)}
+    begun = options.out / first / f"seed{plan.seed}" / "pretrained"
+    rows = {"pretrained": result(replace(plan, steps=options.pretrain_steps), begun, None)}
     for name, changes in ROWS.items():
-        if plan.new_only and name == "3D only":
-            rows[name] = rows["pretrained"]  # nothing of it is new
-            continue
         own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_images), block)
-        folder = out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
+        folder = options.out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
         rows[name] = result(own, folder, begun / WEIGHTS)
     return rows
+
+
+def _finished(plan: Plan, folder: Path) -> dict[str, Any]:
+    """Return the result in a folder, which must be that of the plan.
+
+    Raises:
+        ConfigError: if the folder holds another run.
+    """
+    found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if other := [key for key, value in plan.to_json().items() if value != found["plan"].get(key)]:
+        raise ConfigError(f"{folder} holds a run with other {', '.join(other)}; take another --out or remove it")
+    return found
 
 
 def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -162,8 +152,7 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         tests = [runs[row]["test"] for runs in seeds.values()]
         if not all("instances" in one for one in tests):
             return {}
-        known = {"given_masks": [one["given_masks"]["AP"] for one in tests]}
-        known |= {name: [one["instances"][name] for one in tests] for name in AP_OF}
+        known = {name: [one["instances"][name] for one in tests] for name in AP_OF}
         return {name: _spread([value for value in each if value is not None]) for name, each in known.items()}
 
     rows = {
@@ -221,11 +210,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     source = f"{plan['backbone']} ({'seeded random' if random else 'published'} weights)"
     if plan.get("features"):
         source = f"features of the store {Path(plan['features']).name}"
-    shown = (
-        FLAT
-        if not plan.get("data")
-        else list(dict.fromkeys(name.partition("=")[2] or name for name in plan["classes"]))
-    )
+    shown = list(dict.fromkeys(name.partition("=")[2] for name in plan["classes"])) if plan.get("data") else FLAT
     lines = [
         f"{rooms}, voxels of {100 * plan['voxel']:.0f} cm, network "
         f"{plan['network']}, {source}, "
@@ -235,7 +220,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     for block, found in results["blocks"].items():
         stats, seeds = found["summary"], found["seeds"]
-        precisions = [title for name, title in PRECISIONS.items() if name in stats["rows"]["pretrained"]]
+        precisions = [name for name in AP_OF if name in stats["rows"]["pretrained"]]
         columns = ["mIoU", *precisions, *shown, "other classes", "trainable parameters"]
         lines += [
             f"**{TITLES[block]}** ({len(seeds)} seeds, mean ± deviation)",
@@ -249,17 +234,13 @@ def markdown(results: Mapping[str, Any]) -> str:
             "|---|---|---|---|",
             *(_difference(name, one) for name, one in stats["differences"].items()),
             "",
-            _stats(stats),
-            "",
-            f"Before its first step inject is the 3D network: {_yes(stats['injection_at_step_0_is_3d_only'])}.",
-            "",
         ]
     return "\n".join([*lines, f"Rule: {results['rule']}.", ""])
 
 
 def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
     others = [one["mean"] for name, one in row["iou"].items() if name not in shown and one["each"]]
-    measured = [row["miou"], *(row[one] for one in PRECISIONS if one in row), *(row["iou"][one] for one in shown)]
+    measured = [row["miou"], *(row[one] for one in AP_OF if one in row), *(row["iou"][one] for one in shown)]
     rest = f"{statistics.fmean(others):.3f}" if others else "–"
     new = sum(number for part, number in row["parameters"].items() if part in ("fusion", "injection"))
     total = sum(row["parameters"].values())
@@ -270,14 +251,6 @@ def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
 def _difference(name: str, found: Mapping[str, Any]) -> str:
     low, high = found["mean"] - found["half_width"], found["mean"] + found["half_width"]
     return f"| {name} | {found['mean']:+.3f} | {low:+.3f} ... {high:+.3f} | {_yes(found['exceeds_noise'])} |"
-
-
-def _stats(stats: Mapping[str, Any]) -> str:
-    hits = ", ".join(
-        f"{stride}: {one['hit_rate']:.2f} ({one['ratio']:.2f})" for stride, one in stats["injection"].items()
-    )
-    gates = ", ".join(f"{row} {_plus_minus(one)}" for row, one in stats["fusion_2d_ratio"].items())
-    return f"inject, hit rate per stride (norm added / had): {hits}. Mean gate where an image looks: {gates}."
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

@@ -41,25 +41,6 @@ def input_size(image: tuple[int, int], patch: PatchSize) -> tuple[int, int]:
     return rows * down, max(1, round(rows * down * width / height / right)) * right
 
 
-def device_of(name: str | None) -> torch.device:
-    """Return a device that is there; None = a GPU if there is one, else the CPU.
-
-    Raises:
-        ConfigError: if it is not.
-    """
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device is {name!r}; expected cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device is {name}, and torch sees {torch.cuda.device_count()} GPUs here; try --device cpu")
-    return device
-
-
 @torch.no_grad()
 def frame_maps(
     backbone: Backbone, frames: Frames, size: tuple[int, int] | None = None, batch: int = 4
@@ -77,10 +58,7 @@ def frame_maps(
 
     Raises:
         GridError: if the patch does not divide ``size``.
-        ConfigError: for a batch below 1.
     """
-    if batch < 1:
-        raise ConfigError(f"batch is {batch}; expected 1 or more images")
     size = size or input_size(frames.cameras.size, backbone.patch_size)
     TokenGrid(backbone.patch_size).size(size)
     device = next(backbone.parameters()).device
@@ -115,11 +93,7 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
         )
     tokens = store.batch(names, views=0).last
     prepare, seen = store.preprocess, tokens.image_size
-    if store.backbone_record.get("name") == "unknown":  # a clip_feat tree: the aspect of its grids is all there is
-        whole = same_aspect(seen, cameras.size)
-    else:
-        whole = prepare.placement(cameras.size).resized == seen
-    if not whole:
+    if prepare.placement(cameras.size).resized != seen:
         raise ConfigError(
             f"{store} was extracted with resize={prepare.resize!r}: of images of {pixels(cameras.size)} px the ViT saw "
             f"{pixels(seen)}, which is not the whole image; depth shows all of it. Extract whole images, as the verb "

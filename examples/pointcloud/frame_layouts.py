@@ -1,29 +1,24 @@
-"""Where the frames of a scene are: ScanNet's folders, 7-Scenes' and TUM's files, or a frames.json."""
+"""Where the frames of a scene are: ScanNet's folders or a frames.json."""
 
 from __future__ import annotations
 
-import json
+import math
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
+import msgspec
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError, some_of
+from dinoneck.errors import DataError
 
 JSON = "frames.json"
-POSE, AXES = "camera to world", "x right, y down, z forward"
 INTRINSICS = ("intrinsic/intrinsic_color.txt", "intrinsics.txt", "intrinsic.txt")
 SUFFIXES = (".jpg", ".jpeg", ".png")
-MILLIMETRE = 0.001
-_APART_S = 0.02  # between an image of TUM's and its depth or pose, as in their own tools
 _UNIT = 1e-3  # a quaternion written with four digits passes
-_LARGEST = sys.float_info.max
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -36,14 +31,50 @@ class Entry:
     pose: Tensor
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A ``frames.json``: its frames, intrinsics (3, 3), the images' (height, width) and metres per unit of depth."""
+class _Intrinsics(msgspec.Struct):
+    fx: float
+    fy: float
+    cx: float
+    cy: float
 
-    entries: list[Entry]
-    K: Tensor
-    size: tuple[int, int]
-    unit: float
+
+class _Frame(msgspec.Struct):
+    color: str
+    depth: str
+    translation_m: tuple[float, float, float]
+    quaternion_xyzw: tuple[float, float, float, float]
+
+
+class Listed(msgspec.Struct):
+    """A ``frames.json``: its frames, intrinsics, the images' (height, width) and metres per unit of depth."""
+
+    intrinsics: _Intrinsics
+    image_size: tuple[Annotated[int, msgspec.Meta(ge=1)], Annotated[int, msgspec.Meta(ge=1)]]
+    depth_unit_m: Annotated[float, msgspec.Meta(gt=0)]
+    frames: list[_Frame]
+    pose: Literal["camera to world"] = "camera to world"
+    axes: Literal["x right, y down, z forward"] = "x right, y down, z forward"
+
+    @property
+    def K(self) -> Tensor:
+        """The intrinsics (3, 3)."""
+        own = self.intrinsics
+        return torch.tensor([[own.fx, 0, own.cx], [0, own.fy, own.cy], [0, 0, 1]], dtype=torch.float64)
+
+    def entries(self, root: Path) -> list[Entry]:
+        """Return the frames with their files in ``root`` and their poses.
+
+        Raises:
+            DataError: if two frames have one image, or a quaternion is not a rotation.
+        """
+        poses = [rigid(frame.translation_m, frame.quaternion_xyzw, frame.color) for frame in self.frames]
+        entries = [
+            Entry(Path(frame.color).stem, root / frame.color, root / frame.depth, pose)
+            for frame, pose in zip(self.frames, poses, strict=True)
+        ]
+        if len({entry.name for entry in entries}) < len(entries):
+            raise DataError(f"{root / JSON} names an image more than once; frames are known by that name")
+        return entries
 
 
 def of_json(path: Path) -> Listed:
@@ -53,27 +84,9 @@ def of_json(path: Path) -> Listed:
         DataError: naming what is missing or wrong.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error})") from error
-    listed = _value(table, "frames", path, list)
-    for key, expected in (("pose", POSE), ("axes", AXES)):
-        if table.get(key, expected) != expected:
-            raise DataError(f"{path}: {key} is {table[key]!r}; this reader takes {expected!r} only")
-    intrinsics = _value(table, "intrinsics", path, dict)
-    fx, fy, cx, cy = (_number(intrinsics, key, path) for key in ("fx", "fy", "cx", "cy"))
-    size = _value(table, "image_size", path, list)
-    if len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        raise DataError(f"{path}: image_size is {size}; expected [height, width] in pixels")
-    unit = _number(table, "depth_unit_m", path)
-    if unit <= 0:
-        raise DataError(f"{path}: depth_unit_m is {unit}; expected metres per step, such as {MILLIMETRE}")
-    entries = [_entry(path.parent, frame, f"{path}: frame {place}") for place, frame in enumerate(listed)]
-    names = [entry.name for entry in entries]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{path} names images {some_of(twice, _SHOWN)} more than once; frames are known by that name")
-    K = torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
-    return Listed(entries, K, (size[0], size[1]), unit)
+        return msgspec.json.decode(path.read_bytes(), type=Listed)
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
 
 
 def of_folders(root: Path, every: int) -> Iterator[Entry]:
@@ -82,30 +95,6 @@ def of_folders(root: Path, every: int) -> Iterator[Entry]:
         pose = matrix(root / "pose" / f"{path.stem}.txt", ((4, 4),))
         name = f"{_name(root)}/color/{path.stem}"
         yield Entry(name, path, root / "depth" / f"{path.stem}.png", pose)
-
-
-def of_seven_scenes(root: Path, every: int) -> Iterator[Entry]:
-    """Yield the frames of 7-Scenes' ``frame-<n>.color.png``, ``.depth.png`` and ``.pose.txt``, by number."""
-    for path in _every(numbered(root.glob("frame-*.color.*"), "frame-"), every):
-        stem = path.name.partition(".")[0]
-        pose = matrix(root / f"{stem}.pose.txt", ((4, 4),))
-        yield Entry(f"{_name(root)}/{stem}", path, root / f"{stem}.depth.png", pose)
-
-
-def of_tum(root: Path, every: int) -> Iterator[Entry]:
-    """Yield the frames of TUM's ``rgb.txt``, ``depth.txt`` and ``groundtruth.txt``, each with the nearest in time.
-
-    A frame without depth or pose within 0.02 s has a pose that is not finite.
-    """
-    depths, poses = _stamped(root / "depth.txt", 1), _stamped(root / "groundtruth.txt", 7)
-    for stamp, (name,) in list(_stamped(root / "rgb.txt", 1).items())[::every]:
-        pose = torch.full((4, 4), torch.nan, dtype=torch.float64)
-        at, depth = (min(table, key=lambda other: abs(other - stamp)) for table in (poses, depths))
-        if max(abs(at - stamp), abs(depth - stamp)) <= _APART_S:
-            where = f"{root / 'groundtruth.txt'}, {at}"
-            numbers = torch.tensor([_float(word, where) for word in poses[at]], dtype=torch.float64)
-            pose = rigid(numbers[:3], numbers[3:], where)
-        yield Entry(f"{_name(root)}/{Path(name).with_suffix('')}", root / name, root / depths[depth][0], pose)
 
 
 def intrinsics_of(root: Path) -> Tensor:
@@ -117,10 +106,7 @@ def intrinsics_of(root: Path) -> Tensor:
     for name in INTRINSICS:
         if (root / name).is_file():
             return matrix(root / name, ((3, 3), (4, 4)))[:3, :3]
-    raise DataError(
-        f"{root} has none of {', '.join(INTRINSICS)}, the intrinsics of the images: 3 rows of 3 numbers. 7-Scenes and "
-        "TUM come without such a file; write the numbers of their pages there"
-    )
+    raise DataError(f"{root} has none of {', '.join(INTRINSICS)}, the intrinsics of the images: 3 rows of 3 numbers")
 
 
 def _name(root: Path) -> str:
@@ -151,60 +137,21 @@ def _every(images: dict[int, Path], every: int) -> list[Path]:
     return [path for number, path in images.items() if number % every == 0]
 
 
-def _stamped(path: Path, columns: int) -> dict[float, list[str]]:
-    """Read lines ``time word ...`` of TUM's lists, comments left out.
-
-    Raises:
-        DataError: for a file that is missing, empty or has lines of another length.
-    """
-    try:
-        lines = [line.split() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
-    lines = [words for words in lines if words and not words[0].startswith("#")]
-    if wrong := [words for words in lines if len(words) != columns + 1]:
-        raise DataError(f"{path} has a line {' '.join(wrong[0])!r}; expected a time and {columns} more")
-    if not lines:
-        raise DataError(f"{path} lists nothing")
-    return {_float(words[0], path): words[1:] for words in lines}
-
-
-def _float(word: str, where: Any) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise DataError(f"{where} holds {word!r}; expected a number") from None
-
-
-def _entry(root: Path, frame: Any, where: str) -> Entry:
-    colour, depth = _value(frame, "color", where, str), _value(frame, "depth", where, str)
-    translation = _vector(frame, "translation_m", 3, where)
-    quaternion = _vector(frame, "quaternion_xyzw", 4, where)
-    pose = rigid(translation, quaternion, where)
-    return Entry(Path(colour).stem, root / colour, root / depth, pose)
-
-
-def rigid(translation: Tensor, quaternion: Tensor, where: str) -> Tensor:
-    """Return the pose (4, 4) of a position (3,) and a quaternion (x, y, z, w).
+def rigid(translation: Sequence[float], quaternion: Sequence[float], name: str) -> Tensor:
+    """Return the pose (4, 4) of a position and a quaternion (x, y, z, w).
 
     Raises:
         DataError: if the quaternion does not have the norm 1.
     """
-    norm = float(quaternion.norm())
+    norm = math.hypot(*quaternion)
     if not abs(norm - 1) <= _UNIT:
-        raise DataError(f"{where}: quaternion_xyzw has the norm {norm:.4g}; expected 1 (a rotation)")
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3], pose[:3, 3] = _rotation(quaternion / norm), translation
-    return pose
-
-
-def _rotation(quaternion: Tensor) -> Tensor:
-    """Return the matrix of a unit quaternion (x, y, z, w)."""
-    x, y, z, w = quaternion.tolist()
+        raise DataError(f"{name}: quaternion_xyzw has the norm {norm:.4g}; expected 1 (a rotation)")
+    x, y, z, w = (value / norm for value in quaternion)
     rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), translation[0]],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w), translation[1]],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y), translation[2]],
+        [0, 0, 0, 1],
     ]
     return torch.tensor(rows, dtype=torch.float64)
 
@@ -223,27 +170,3 @@ def matrix(path: Path, shapes: tuple[tuple[int, int], ...]) -> Tensor:
             f"{path} has {len(rows)} rows of {sorted({len(row) for row in rows})} numbers; expected {expected}"
         )
     return torch.tensor(rows, dtype=torch.float64)
-
-
-def _value(table: Any, key: str, where: Any, kind: Callable[[Any], Any]) -> Any:
-    if not isinstance(table, Mapping) or key not in table:
-        raise DataError(f"{where} has no {key!r}")
-    if not isinstance(table[key], kind):  # type: ignore[arg-type]
-        raise DataError(f"{where}: {key} is {table[key]!r}; expected a {kind.__name__}")
-    return table[key]
-
-
-def _number(table: Any, key: str, where: Any) -> float:
-    if not isinstance(table, Mapping) or key not in table:
-        raise DataError(f"{where} has no {key!r}")
-    if isinstance(table[key], bool) or not isinstance(table[key], int | float) or not abs(table[key]) <= _LARGEST:
-        raise DataError(f"{where}: {key} is {table[key]!r}; expected a finite number")
-    return float(table[key])
-
-
-def _vector(table: Any, key: str, length: int, where: Any) -> Tensor:
-    values = _value(table, key, where, list)
-    if len(values) != length:
-        raise DataError(f"{where}: {key} has {len(values)} numbers; expected {length}")
-    named = {str(place): value for place, value in enumerate(values)}
-    return torch.tensor([_number(named, place, f"{where}: {key}") for place in named], dtype=torch.float64)

@@ -25,13 +25,11 @@ from examples.pointcloud.frame_layouts import (
     matrix,
     of_folders,
     of_json,
-    of_seven_scenes,
-    of_tum,
 )
 
 DEPTH_INTRINSICS = "intrinsic/intrinsic_depth.txt"
-DEPTH_SCALE, TUM_SCALE = 1000.0, 5000.0  # units per metre
-_NO_DEPTH = 65535.0  # what 7-Scenes writes where it has none; others write 0
+DEPTH_SCALE = 1000.0  # units per metre
+_NO_DEPTH = 65535.0  # what some cameras write where they have none; others write 0
 _LARGEST_M = 100.0  # of a room's depth
 _SAME_VIEW = 0.05  # of the image's width: ScanNet's own colour and depth cameras differ by 1 %
 _OFF_CENTRE = 0.2  # of the sides: cameras' own are off by a few per cent
@@ -93,50 +91,38 @@ def read_frames(
 ) -> Frames:
     """Read a scene.
 
-    Four forms are known:
+    Two forms are known:
 
     * ``frames.json`` with ``intrinsics`` (fx, fy, cx, cy), ``image_size`` [height, width], ``depth_unit_m`` and
       ``frames``, each with ``color``, ``depth`` (files), ``translation_m`` and ``quaternion_xyzw`` (camera to world);
       a frame is named after its image;
     * ScanNet's folders: ``color/<n>.jpg``, ``depth/<n>.png`` (16 bit), ``pose/<n>.txt`` (camera to world); a frame is
-      named ``<folder>/color/<n>``, as in a feature store;
-    * 7-Scenes' files ``frame-<n>.color.png``, ``.depth.png``, ``.pose.txt``;
-    * TUM's ``rgb.txt``, ``depth.txt``, ``groundtruth.txt``, matched in time; 5000 units of depth per metre.
+      named ``<folder>/color/<n>``, as in a feature store.
 
-    The last three need ``intrinsic/intrinsic_color.txt`` (or ``intrinsics.txt``, ``intrinsic.txt``) for the images.
-    Frames whose pose is not finite, or missing at TUM's time, are left out and counted.
+    Folders need ``intrinsic/intrinsic_color.txt`` (or ``intrinsics.txt``, ``intrinsic.txt``) for the images.
+    Frames whose pose is not finite are left out and counted.
 
     Args:
         folder: of the scene.
         limit: frames to read at most; None = all.
-        every: take the frames whose number it divides (``frames.json`` and TUM have no numbers: each n-th in order).
-        depth_scale: units of the depth files per metre; None = what ``frames.json`` records, 5000 for TUM, else 1000.
+        every: take the frames whose number it divides (``frames.json`` has no numbers: each n-th in order).
+        depth_scale: units of the depth files per metre; None = what ``frames.json`` records, else 1000.
             Units of 0 and 65535 are unknown depth.
 
     Raises:
-        ConfigError: for a limit or a step below 1, or a scale that is not positive.
+        ConfigError: for a scale that is not positive.
         DataError: naming the file that is missing or wrong.
     """
-    for name, number in (("limit", limit), ("every", every)):
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} is {number}; expected 1 or more")
     if depth_scale is not None and not 0 < depth_scale < math.inf:
         raise ConfigError(f"depth_scale is {depth_scale}; expected units per metre, above 0")
     root = Path(folder)
     if (root / JSON).is_file():
         listed = of_json(root / JSON)
-        unit = 1 / depth_scale if depth_scale else listed.unit
-        return _frames(listed.entries[::every][:limit], listed.K, listed.size, unit, root / JSON)
+        unit = 1 / depth_scale if depth_scale else listed.depth_unit_m
+        return _frames(listed.entries(root)[::every][:limit], listed.K, listed.image_size, unit, root / JSON)
     if (root / "color").is_dir():
         return _of_files(root, of_folders(root, every), limit, 1 / (depth_scale or DEPTH_SCALE))
-    if (root / "groundtruth.txt").is_file():
-        return _of_files(root, of_tum(root, every), limit, 1 / (depth_scale or TUM_SCALE))
-    if any(root.glob("frame-*.color.*")):
-        return _of_files(root, of_seven_scenes(root, every), limit, 1 / (depth_scale or DEPTH_SCALE))
-    raise DataError(
-        f"{root} has none of {JSON}, a folder color, groundtruth.txt and frame-<n>.color.png; expected one of the "
-        "forms of read_frames"
-    )
+    raise DataError(f"{root} has neither {JSON} nor a folder color; expected one of the forms of read_frames")
 
 
 def _of_files(root: Path, found: Iterator[Entry], limit: int | None, unit: float) -> Frames:

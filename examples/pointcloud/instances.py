@@ -1,4 +1,4 @@
-"""Average precision of instances: of given masks, and of those that connected voxels of one predicted class form."""
+"""Average precision of instances that connected voxels of one predicted class form."""
 
 from __future__ import annotations
 
@@ -62,15 +62,12 @@ def connected_masks(grid: VoxelGrid, probabilities: Tensor) -> Masks:
     Raises:
         ImportError: without scipy.
     """
-    try:
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-    except ImportError as error:
-        raise ImportError("AP of predicted instances needs scipy: pip install scipy") from error
+    from scipy.sparse import coo_array  # of the extra "train"
+    from scipy.sparse.csgraph import connected_components
+
     best, predicted = probabilities.max(1)
-    entries = Level(grid.keys).neighbours(3).entries  # the first pairs each voxel with itself
-    pairs = [torch.stack((a, b)) for _, a, b in entries if a is not None and b is not None]
-    rows, cols = torch.cat([grid.keys.new_zeros(2, 0), *pairs], dim=1)
+    entries = Level(grid.keys).neighbours(3).entries
+    rows, cols = torch.cat([torch.stack((a, b)) for _, a, b in entries], dim=1)
     alike = predicted[rows] == predicted[cols]
     edges = torch.stack((rows, cols))[:, alike].cpu().numpy()
     graph = coo_array((np.ones(edges.shape[1], bool), tuple(edges)), (len(grid), len(grid)))
@@ -79,23 +76,6 @@ def connected_masks(grid: VoxelGrid, probabilities: Tensor) -> Masks:
     sums = best.new_zeros(count).index_add_(0, part, best)
     classes = predicted.new_zeros(count).index_copy(0, part, predicted)
     return Masks(part[grid.inverse], classes, sums / part.bincount(minlength=count))
-
-
-def given_precision(probabilities: Sequence[Tensor], true: Sequence[Masks], names: Sequence[str]) -> dict[str, Any]:
-    """Return the AP of *given* masks: each gets its mean probabilities (N, K), and they rank the masks of a class.
-
-    This measures classification alone. Finding the masks is :func:`instance_precision`'s.
-    """
-    scores, classes = [], []
-    for own, masks in zip(probabilities, true, strict=True):
-        inside = masks.place >= 0
-        place = masks.place[inside]
-        sums = own.new_zeros(len(masks.classes), own.shape[1]).index_add_(0, place, own[inside])
-        scores.append(sums / place.bincount(minlength=len(masks.classes))[:, None])
-        classes.append(masks.classes)
-    ranked, truth = torch.cat(scores), torch.cat(classes)
-    each = {name: average_precision(ranked[:, k], truth == k, int((truth == k).sum())) for k, name in enumerate(names)}
-    return {"AP": _mean(each.values()), "per_class": each}
 
 
 def instance_precision(scenes: Sequence[tuple[Masks, Masks]], names: Sequence[str]) -> dict[str, Any]:

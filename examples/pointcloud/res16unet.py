@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from importlib import import_module
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.codec import at_least
-from dinoneck.errors import ConfigError, DataError, ShapeError
+from dinoneck.errors import DataError, ShapeError
 from dinoneck.points import PlainSparse, VoxelGrid
-from examples.pointcloud import sparse_conv
+from examples.pointcloud.sparse_conv import DownConv, LevelSparse, SubmanifoldConv, UpConv, sparse
 
-Engine = Literal["auto", "torch", "spconv"]
 PLANES = (32, 64, 128, 256, 256, 128, 96, 96)
 LAYERS = (2, 3, 4, 6, 2, 2, 2, 2)
 
@@ -47,10 +43,10 @@ class ConvNormReLU(nn.Module):
 class BasicBlock(nn.Module):
     """Two convolutions of 3x3x3 and a shortcut, which is linear where channels change."""
 
-    def __init__(self, c_in: int, c_out: int, layers: Any) -> None:
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.first = ConvNormReLU(layers.SubmanifoldConv(c_in, c_out), c_out)
-        self.conv, self.norm = layers.SubmanifoldConv(c_out, c_out), nn.BatchNorm1d(c_out)
+        self.first = ConvNormReLU(SubmanifoldConv(c_in, c_out), c_out)
+        self.conv, self.norm = SubmanifoldConv(c_out, c_out), nn.BatchNorm1d(c_out)
         linear = nn.Linear(c_in, c_out, bias=False)
         self.shortcut = nn.Identity() if c_in == c_out else nn.Sequential(linear, nn.BatchNorm1d(c_out))
 
@@ -63,21 +59,14 @@ class BasicBlock(nn.Module):
 class Res16UNet(nn.Module):
     """Four levels down, four up; each level up sees [up, skip], which is where injections go.
 
-    The defaults are Res16UNet34C: 37.85 M parameters. Modules and ``state_dict`` are the same on either engine, and a
-    file of one loads into the other. Blocks take :class:`dinoneck.points.PlainSparse` with coordinates in base units,
-    on spconv too, so ``injection.wrap(net, net.BLOCKS)`` needs no adapter.
+    The defaults are Res16UNet34C: 37.85 M parameters. Blocks take :class:`dinoneck.points.PlainSparse` with
+    coordinates in base units, so ``injection.wrap(net, net.BLOCKS)`` needs no adapter.
 
     Args:
         in_channels: of the voxels' features.
-        engine: ``"torch"`` runs anywhere, on CPUs nearly as fast; ``"spconv"`` has kernels for GPUs; ``"auto"`` takes
-            spconv where it can be imported. ``net.engine`` tells which it is.
         planes: channels of block1 ... block8, strides 2, 4, 8, 16, 8, 4, 2, 1.
         layers: residual blocks in each.
         init_dim: channels of the stem, stride 1.
-
-    Raises:
-        ConfigError: for a size that is not positive, lists that have not 8 entries, or an unknown engine.
-        ImportError: for ``engine="spconv"`` where it cannot be imported.
 
     Examples:
         >>> grid = VoxelGrid.from_coords(torch.randint(-9, 9, (200, 3)))
@@ -93,30 +82,22 @@ class Res16UNet(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        engine: Engine = "torch",
         planes: Sequence[int] = PLANES,
         layers: Sequence[int] = LAYERS,
         init_dim: int = 32,
     ) -> None:
         super().__init__()
-        for name, numbers in (("planes", planes), ("layers", layers)):
-            if len(numbers) != 8:
-                raise ConfigError(f"{name} has {len(numbers)} entries; expected 8, of block1 ... block8")
-            at_least(1, **{f"{name}[{i}]": number for i, number in enumerate(numbers)})
-        at_least(1, in_channels=in_channels, init_dim=init_dim)
-        self.engine = _chosen(engine)
-        found = _layers(self.engine)
         self.in_channels, self.init_dim, self.planes = in_channels, init_dim, tuple(planes)
-        self.stem = ConvNormReLU(found.SubmanifoldConv(in_channels, init_dim, 5), init_dim)
+        self.stem = ConvNormReLU(SubmanifoldConv(in_channels, init_dim, 5), init_dim)
         skips, width = [init_dim, *planes[:3]], init_dim
         for i, (channels, number) in enumerate(zip(planes, layers, strict=True), start=1):
             if i <= 4:
-                self.add_module(f"down{i}", ConvNormReLU(found.DownConv(width, width), width))
+                self.add_module(f"down{i}", ConvNormReLU(DownConv(width, width), width))
             else:
-                self.add_module(f"up{i}", ConvNormReLU(found.UpConv(width, channels), channels))
+                self.add_module(f"up{i}", ConvNormReLU(UpConv(width, channels), channels))
                 width = channels + skips.pop()
             widths = [width] + [channels] * number
-            self.add_module(f"block{i}", nn.Sequential(*(BasicBlock(a, b, found) for a, b in pairwise(widths))))
+            self.add_module(f"block{i}", nn.Sequential(*(BasicBlock(a, b) for a, b in pairwise(widths))))
             width = channels
 
     @property
@@ -124,16 +105,9 @@ class Res16UNet(nn.Module):
         """Channels of the result."""
         return self.planes[7]
 
-    def levels(self, target: Literal["up", "skip"] = "up") -> dict[int, int]:
-        """Return stride -> channels of the part of [up, skip] that is injected into: DecoderInjection's ``levels``.
-
-        Raises:
-            ConfigError: for another target.
-        """
-        if target not in ("up", "skip"):
-            raise ConfigError(f"target is {target!r}; expected 'up' or 'skip'")
-        widths = self.planes[4:] if target == "up" else (*self.planes[2::-1], self.init_dim)
-        return dict(zip(self.BLOCKS, widths, strict=True))
+    def levels(self) -> dict[int, int]:
+        """Return stride -> channels of the branch up, which is injected into: DecoderInjection's ``levels``."""
+        return dict(zip(self.BLOCKS, self.planes[4:], strict=True))
 
     def sparse(self, grid: VoxelGrid, feats: Tensor) -> PlainSparse:
         """Return what the network takes.
@@ -144,15 +118,13 @@ class Res16UNet(nn.Module):
 
         Raises:
             ShapeError: if features and voxels do not fit.
-            DataError: if spconv cannot tell the voxels apart, see ``spconv_layers``.
         """
         if tuple(feats.shape) != (len(grid), self.in_channels) or feats.device != grid.keys.device:
             raise ShapeError(
                 f"feats are {tuple(feats.shape)} on {feats.device}; expected ({len(grid)}, {self.in_channels}) on "
                 f"{grid.keys.device}, one row per voxel in the grid's order"
             )
-        x: PlainSparse = _layers(self.engine).sparse(grid, feats)
-        return x
+        return sparse(grid, feats)
 
     def forward(self, x: PlainSparse) -> Tensor:
         """Return (M, out_channels), rows as in the grid.
@@ -161,8 +133,8 @@ class Res16UNet(nn.Module):
             ShapeError: for a tensor that this network's ``sparse`` has not made.
             DataError: in training, for a cloud within a single cell of stride 16, which has no statistics.
         """
-        if not isinstance(x, _layers(self.engine).Sparse):
-            raise ShapeError(f"x is a {type(x).__name__}; on engine {self.engine!r} pass net.sparse(grid, feats)")
+        if not isinstance(x, LevelSparse):
+            raise ShapeError(f"x is a {type(x).__name__}; expected what net.sparse(grid, feats) returns")
         out, skips = self.stem(x), []
         for i in range(1, 9):
             if i <= 4:
@@ -175,39 +147,3 @@ class Res16UNet(nn.Module):
             out = self.get_submodule(f"block{i}")(out)
         feats: Tensor = out.feats
         return feats
-
-
-def _layers(engine: Literal["torch", "spconv"]) -> Any:
-    """Return the module with an engine's layers.
-
-    Raises:
-        ImportError: where spconv cannot be imported.
-    """
-    if engine == "torch":
-        return sparse_conv
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # spconv's own, while it is imported
-            return import_module("examples.pointcloud.spconv_layers")
-    except ImportError as error:
-        raise ImportError(
-            f"engine='spconv' needs spconv, which cannot be imported ({error}); for CPUs: pip install spconv, for "
-            "NVIDIA GPUs: pip install 'dinoneck[spconv]', one of them, not both; or take engine='torch'"
-        ) from error
-
-
-def _chosen(engine: Engine) -> Literal["torch", "spconv"]:
-    """Return what ``"auto"`` comes to.
-
-    Raises:
-        ConfigError: for an unknown engine.
-    """
-    if engine not in get_args(Engine):
-        raise ConfigError(f"engine is {engine!r}; expected one of {', '.join(get_args(Engine))}")
-    if engine != "auto":
-        return engine
-    try:
-        _layers("spconv")
-    except ImportError:
-        return "torch"
-    return "spconv"

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinoneck.atomic import write_whole
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
 from dinoneck.points import Links, PointProjector, SparseFeatures, SparsePyramid, VoxelGrid, lift
-from dinoneck.weight_files import read_state
 from examples.pointcloud.features import frame_maps
-from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import CLASSES, Room, room
 
-STAND_IN: Literal["labels"] = (
-    "labels"  # in a backbone's place: what an image shows, patch by patch, mixed into channels with noise
-)
+# in a backbone's place: what an image shows, patch by patch, mixed into channels with noise
+STAND_IN: Literal["labels"] = "labels"
 IGNORED = -1  # label of points that are not learned
 PATCH, STAND_IN_CHANNELS, STAND_IN_NOISE = 16, 32, 1.5
 
@@ -62,21 +55,19 @@ class Batch:
         feats: float32 (M, C), of every voxel.
         labels: int64 (N,), of every point; ``grid.inverse`` leads from points to voxels.
         pyramid: stride -> float32 features of the images, or None.
-        seen: bool (N,), points that an image shows.
     """
 
     grid: VoxelGrid
     feats: Tensor
     labels: Tensor
     pyramid: dict[int, SparseFeatures] | None
-    seen: Tensor
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on a device."""
         pyramid = None
         if self.pyramid is not None:
             pyramid = {stride: level.to(device) for stride, level in self.pyramid.items()}
-        tensors = {name: getattr(self, name).to(device) for name in ("feats", "labels", "seen")}
+        tensors = {name: getattr(self, name).to(device) for name in ("feats", "labels")}
         return Batch(self.grid.to(device), pyramid=pyramid, **tensors)
 
 
@@ -107,7 +98,6 @@ def scene(
     size: tuple[int, int],
     points: int,
     backbone: Backbone | Literal["labels"] | None = None,
-    cache: Path | None = None,
 ) -> Scene:
     """Draw a room and, with a backbone, run it over its images.
 
@@ -118,14 +108,13 @@ def scene(
         points: to draw.
         backbone: of the images' features; ``"labels"`` = a stand-in for one that is trained: :func:`label_maps`;
             None = without images.
-        cache: folder that keeps the maps; None = they are computed each time.
     """
     made = room(seed, views, size, points)
     if backbone is None:
         return Scene(made.points, made.normals, made.colours, made.labels)
     frames = made.frames
     # maps cover the whole images, whatever size the ViT saw them in: links need no resize
-    maps = label_maps(made, seed) if isinstance(backbone, str) else cached_maps(backbone, frames, cache)
+    maps = label_maps(made, seed) if isinstance(backbone, str) else frame_maps(backbone, frames)[0].half().cpu()
     links = PointProjector()(made.points, frames.cameras, frames.depth)
     return Scene(made.points, made.normals, made.colours, made.labels, maps, links)
 
@@ -169,11 +158,11 @@ def batch_of(scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator
     feats = sums / grid.inverse.bincount(minlength=len(grid))[:, None]
     labels = torch.cat([one.labels for one in scenes])
     if not voxels.strides:
-        return Batch(grid, feats, labels, None, torch.zeros_like(labels, dtype=torch.bool))
+        return Batch(grid, feats, labels, None)
     maps, links = _joined(scenes)
     lifted = lift(maps, links, grid).to(dtype=torch.float32)
     pyramid = SparsePyramid(sorted({1, *voxels.strides}))(lifted)
-    return Batch(grid, feats, labels, pyramid, links.n_views > 0)
+    return Batch(grid, feats, labels, pyramid)
 
 
 def _joined(scenes: Sequence[Scene]) -> tuple[Tensor, Links]:
@@ -211,17 +200,3 @@ def _drawn(generator: torch.Generator) -> tuple[Tensor, float, Tensor]:
     turn[:, 0] *= 1 - 2 * (mirror % 2)
     numbers = torch.rand(4, dtype=torch.float64, generator=generator)
     return turn, 0.9 + 0.2 * float(numbers[0]), numbers[1:]
-
-
-def cached_maps(backbone: Backbone, frames: Frames, cache: Path | None) -> Tensor:
-    """Return maps in half precision; the cache's key is the backbone and the images themselves."""
-    if cache is None:
-        return frame_maps(backbone, frames)[0].half().cpu()
-    key = hashlib.sha256(repr(sorted(backbone.record().items())).encode())
-    key.update(repr(tuple(frames.images.shape)).encode() + frames.images.numpy().tobytes())
-    path = cache / f"{key.hexdigest()[:24]}.safetensors"
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        maps = frame_maps(backbone, frames)[0].half().cpu().contiguous()
-        write_whole(path, safetensors.torch.save({"maps": maps}))
-    return read_state(path)["maps"]

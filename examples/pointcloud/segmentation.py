@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
-from dinoneck.errors import CheckpointError, ConfigError, some_of
 from dinoneck.points import DecoderInjection, GatedFusion, InjectedUNet, SparseFeatures, VoxelGrid
 from dinoneck.weight_files import read_state
-from examples.pointcloud.minkowski import is_minkowski, own_weights
 from examples.pointcloud.res16unet import Res16UNet
 
 Variant = Literal["3d", "bifusion", "inject", "both"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
-NEW = ("fusion", "injection", "classifier")  # all else must be in a file that training starts from
 NETWORKS: dict[str, dict[str, Any]] = {
     "34c": {},
     "small": {"planes": (16, 32, 48, 64, 64, 48, 32, 32), "layers": (1,) * 8, "init_dim": 16},
 }
-_SHOWN = 4
-_CLASSES = "classes"  # key of a file's metadata
 
 
 class Segmenter(nn.Module):
@@ -107,16 +100,7 @@ class Segmenter(nn.Module):
         return stats
 
 
-def build(
-    variant: Variant,
-    *,
-    network: str,
-    in_channels: int,
-    classes: int,
-    c_dino: int,
-    engine: Literal["auto", "torch", "spconv"] = "auto",
-    target: Literal["up", "skip"] = "up",
-) -> Segmenter:
+def build(variant: Variant, *, network: str, in_channels: int, classes: int, c_dino: int) -> Segmenter:
     """Build a variant with fresh weights.
 
     Args:
@@ -125,90 +109,30 @@ def build(
         in_channels: of the voxels' features.
         classes: how many.
         c_dino: channels of the images' features.
-        engine: of the sparse convolutions.
-        target: the branch that is injected into.
-
-    Raises:
-        ConfigError: for an unknown variant or network.
     """
-    if variant not in VARIANTS or network not in NETWORKS:
-        raise ConfigError(
-            f"variant is {variant!r}, network {network!r}; expected one of {', '.join(VARIANTS)} and one of "
-            f"{', '.join(NETWORKS)}"
-        )
-    unet = Res16UNet(in_channels, engine, **NETWORKS[network])
+    unet = Res16UNet(in_channels, **NETWORKS[network])
     width = unet.out_channels
     fusion = GatedFusion(c_dino, width, width) if variant in ("bifusion", "both") else None
-    injection = None
-    if variant in ("inject", "both"):
-        injection = DecoderInjection(c_dino, unet.levels(target), target=target)
+    injection = DecoderInjection(c_dino, unet.levels()) if variant in ("inject", "both") else None
     return Segmenter(unet, classes, fusion, injection)
 
 
-def save_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> None:
-    """Write all weights, and the classes' names, to a ``.safetensors`` file, whole or not at all."""
+def save_weights(model: Segmenter, path: Path) -> None:
+    """Write all weights to a ``.safetensors`` file, whole or not at all."""
     state = {name: value.detach().cpu().contiguous() for name, value in model.weights().items()}
-    write_whole(path, safetensors.torch.save(state, {_CLASSES: json.dumps(list(classes))}))
+    write_whole(path, safetensors.torch.save(state))
 
 
-def load_weights(model: Segmenter, path: Path, classes: Sequence[str] = ()) -> tuple[str, ...]:
-    """Start from a file: all it holds must fit, and it must hold all but whole new parts.
-
-    The classifier is new where the file's is of another number of classes, or names others than ``classes``. Of a file
-    of MinkowskiEngine the layers that fit are taken, and listed in the log.
-
-    Args:
-        model: gets the weights.
-        path: a file of :func:`save_weights`, or a state dict of ``torch.save``, which is read weights-only.
-        classes: names of the model's classes.
-
-    Returns:
-        Names of the parts with fresh weights, in all of their layers or in some; the others are the file's.
+def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
+    """Read the weights that :func:`save_weights` wrote of this network; return the parts that the file lacks.
 
     Raises:
         BackboneError: if the file is missing or holds something else than tensors.
-        CheckpointError: naming weights the model has no place for, those missing, or of other shapes; for a file of
-            MinkowskiEngine if no layer fits.
+        RuntimeError: naming weights that are missing, unexpected, or of other shapes.
     """
-    given, own = read_state(path), model.weights()
-    if is_minkowski(given):
-        weights = own_weights(given, model.unet.state_dict(), path)
-        unknown = model.unet.load_state_dict(weights, strict=False).missing_keys
-        return tuple(part for part in model.parts() if part != "unet" or unknown)
-    head, names = given.get("classifier.weight"), []
-    if path.suffix == ".safetensors":
-        with safetensors.safe_open(path, "pt") as file:
-            names = json.loads((file.metadata() or {}).get(_CLASSES, "[]"))
-    others = bool(names and classes) and names != list(classes)
-    if head is not None and (others or len(head) != len(own["classifier.weight"])):
-        given = {key: value for key, value in given.items() if not key.startswith("classifier.")}
-    absent = tuple(part for part in NEW if part in model.parts() and not any(k.startswith(f"{part}.") for k in given))
-    strange = given.keys() - own.keys()
-    if strange:
-        raise CheckpointError(
-            f"{path} holds {some_of(strange, _SHOWN)}, which this model has no place for; start from a file of the "
-            "same --network, and of a variant that has no more parts",
-            step="tensors",
-        )
-    missing = {key for key in own.keys() - given.keys() if key.partition(".")[0] not in absent}
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks {some_of(missing, _SHOWN)}; only a whole {' or '.join(NEW)} may be new", step="tensors"
-        )
-    for key, value in given.items():
-        if value.shape != own[key].shape:
-            raise CheckpointError(
-                f"{path}: {key} is {tuple(value.shape)}, this model's {tuple(own[key].shape)}; the file belongs to "
-                "another --network, --backbone or --point-colours",
-                step="tensors",
-            )
-    for part, module in model.parts().items():
-        if part not in absent:
-            found = {key.partition(".")[2]: value for key, value in given.items() if key.partition(".")[0] == part}
-            module.load_state_dict(found)
-    return absent
-
-
-def count(module: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    state = read_state(path)
+    held = {name.partition(".")[0] for name in state}
+    for part in sorted(held):
+        own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{part}.")}
+        model.parts()[part].load_state_dict(own)
+    return tuple(part for part in model.parts() if part not in held)

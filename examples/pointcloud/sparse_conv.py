@@ -1,8 +1,8 @@
 """Convolutions on occupied voxels in plain PyTorch: per kernel position gather rows, multiply, add.
 
 A level is a list of cells sorted by Morton key; who neighbours whom is found by binary search once per level and kernel
-size, and shared by all convolutions of that level. Under autocast products are in its dtype, as for ``conv3d``, and
-sums in float32. It runs on any device; on GPUs it is many small launches, so take spconv there.
+size, and shared by all convolutions of that level. It runs on any device, in float32; on GPUs it means many launches:
+training on large scans needs a library such as spconv.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ _AXES = tuple(int("1" * AXIS_BITS, 8) << shift for shift in (2, 1, 0))  # every 
 
 
 class Pairs(NamedTuple):
-    """Which row feeds which: (kernel position, rows of the input, rows of the output); None = all, in order."""
+    """Which row feeds which: (kernel position, rows of the input, rows of the output)."""
 
     rows: int  # of the output
-    entries: Sequence[tuple[int, Tensor | None, Tensor | None]]
+    entries: Sequence[tuple[int, Tensor, Tensor]]
 
 
 class Level:
@@ -61,7 +61,8 @@ class Level:
 
     def _found(self, size: int) -> Pairs:
         centre, rows = size**3 // 2, len(self.keys)
-        entries: list[tuple[int, Tensor | None, Tensor | None]] = [(centre, None, None)]
+        every = torch.arange(rows, device=self.keys.device)
+        entries = [(centre, every, every)]
         moved = [self.coords + (step - size // 2) * self.stride for step in range(size)]
         codes = [encode(places.clamp(-REACH, REACH - 1)) for places in moved]
         beyond = [(places < -REACH) | (places >= REACH) for places in moved]
@@ -88,53 +89,28 @@ class LevelSparse(PlainSparse):
     level: Level
 
 
-Sparse = LevelSparse
-
-
 def sparse(grid: VoxelGrid, feats: Tensor) -> LevelSparse:
     """Return features (M, C) on the voxels of a grid."""
     level = Level(grid.keys)
     return LevelSparse(level.coords, level.batch, feats, level)
 
 
-def draw(weight: Tensor) -> None:
-    """Give a kernel (C_out, k, k, k, C_in) its first values."""
-    with torch.no_grad():
-        nn.init.kaiming_normal_(weight.flatten(1), nonlinearity="relu")
-
-
-def check_centred(kernel_size: int) -> None:
-    """Refuse kernels without a centre, or with nothing else.
-
-    Raises:
-        ConfigError: naming the size.
-    """
-    if kernel_size < 3 or kernel_size % 2 == 0:
-        raise ConfigError(f"kernel_size is {kernel_size}; expected an odd number, 3 or more (1 is nn.Linear on feats)")
-
-
 class _Convolution(nn.Module):
     def __init__(self, c_in: int, c_out: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(c_out, size, size, size, c_in))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw new weights."""
-        draw(self.weight)
+        with torch.no_grad():
+            nn.init.kaiming_normal_(self.weight.flatten(1), nonlinearity="relu")
 
     def convolved(self, feats: Tensor, pairs: Pairs) -> Tensor:
-        """Return the output's features; autocast casts as it does for ``conv3d``, sums stay in float32."""
-        weight: Tensor = self.weight
-        device = feats.device.type
-        if feats.shape[1] != weight.shape[-1]:
-            raise ShapeError(f"the voxels have {feats.shape[1]} channels; this convolution takes {weight.shape[-1]}")
-        if torch.is_autocast_enabled(device) and feats.dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(device)
-            feats, weight = feats.to(dtype), weight.to(dtype)
-        if feats.dtype != weight.dtype:
-            raise ShapeError(f"the voxels' features are {feats.dtype}, the weights {weight.dtype}; convert one of them")
-        out: Tensor = _GatherMultiplyAdd.apply(feats, weight, pairs)
+        """Return the output's features: per kernel position gather rows, multiply, add."""
+        if feats.shape[1] != self.weight.shape[-1]:
+            raise ShapeError(f"the voxels have {feats.shape[1]} channels; expected {self.weight.shape[-1]}")
+        kernels = self.weight.flatten(1, 3)  # (C_out, k^3, C_in)
+        out = feats.new_zeros(pairs.rows, len(kernels))
+        for position, source, target in pairs.entries:
+            # no row occurs twice in target, so the sum does not depend on the order of threads
+            out = out.index_add(0, target, feats[source] @ kernels[:, position].T)
         return out
 
 
@@ -145,11 +121,12 @@ class SubmanifoldConv(_Convolution):
 
     Raises:
         ConfigError: for an even ``kernel_size``, or 1.
-        ShapeError: if channels or dtypes do not fit.
+        ShapeError: if channels do not fit.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel_size: int = 3) -> None:
-        check_centred(kernel_size)
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size is {kernel_size}; expected an odd number, 3 or more")
         super().__init__(c_in, c_out, kernel_size)
 
     def forward(self, x: LevelSparse) -> LevelSparse:
@@ -189,54 +166,3 @@ class UpConv(_Convolution):
             )
         back = Pairs(len(finer.feats), [(position, cell, rows) for position, rows, cell in pairs.entries])
         return replace(finer, feats=self.convolved(x.feats, back))
-
-
-class _GatherMultiplyAdd(torch.autograd.Function):
-    """One node for all positions: autograd's own keeps every gathered row, and adds 27 full-sized gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, feats: Tensor, weight: Tensor, pairs: Pairs) -> Tensor:
-        """Add up what every position brings."""
-        ctx.save_for_backward(feats, weight)
-        ctx.pairs, kernels = pairs, weight.flatten(1, 3)
-        out = _wide_zeros(pairs.rows, feats, len(weight))
-        for position, source, target in pairs.entries:
-            _add(out, target, _taken(feats, source) @ kernels[:, position].T)
-        return out.to(feats.dtype)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        """Go the same ways back."""
-        feats, weight = ctx.saved_tensors
-        kernels, (to_feats, to_weight) = weight.flatten(1, 3), ctx.needs_input_grad[:2]
-        d_feats = _wide_zeros(len(feats), feats, feats.shape[1]) if to_feats else None
-        d_kernels = torch.zeros_like(kernels) if to_weight else None
-        with torch.autocast(feats.device.type, enabled=False):  # backward() may be called under another setting
-            for position, source, target in ctx.pairs.entries:
-                own = _taken(grad, target)
-                if d_feats is not None:
-                    _add(d_feats, source, own @ kernels[:, position])
-                if d_kernels is not None:
-                    d_kernels[:, position] = own.T @ _taken(feats, source)
-        return (
-            None if d_feats is None else d_feats.to(feats.dtype),
-            None if d_kernels is None else d_kernels.view_as(weight),
-            None,
-        )
-
-
-def _wide_zeros(rows: int, like: Tensor, columns: int) -> Tensor:
-    return torch.zeros(rows, columns, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
-
-
-def _taken(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x if rows is None else x.index_select(0, rows)
-
-
-def _add(total: Tensor, rows: Tensor | None, values: Tensor) -> None:
-    """Add values to rows; no row occurs twice, so the result does not depend on the order of threads."""
-    if rows is None:
-        total.add_(values)
-    else:
-        total.index_add_(0, rows, values.to(total.dtype))

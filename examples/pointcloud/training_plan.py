@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dinoneck import FeatureStore, load_backbone
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
 from examples import kinds
-from examples.pointcloud.features import device_of, store_maps
-from examples.pointcloud.frame_tree import images_folder
+from examples.pointcloud.features import frame_maps, store_maps
+from examples.pointcloud.frame_tree import images_folder, scene_names
 from examples.pointcloud.frames import read_frames
-from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, cached_maps, scene
+from examples.pointcloud.room_batches import STAND_IN, Scene, Voxels, scene
 from examples.pointcloud.rooms import CLASSES
-from examples.pointcloud.scans import GEOMETRY, SURFACES, check_names, scan, scene_names
+from examples.pointcloud.scans import check_names, scan
 from examples.pointcloud.segmentation import NETWORKS, Segmenter, Variant, build
 
 _ROOMS_APART = 1000  # room seeds of two runs
 _HELD_OUT = 500
-_OF_FILES = ("classes", "clouds")
-_OF_SCANS = ("labels", "held_out", "features", "frames", "every", "depth_scale", *_OF_FILES)
-_logger = logging.getLogger("examples.pointcloud")
 
 
 @dataclass(frozen=True)
@@ -48,23 +43,17 @@ class Plan:
         backbone: of the images' features.
         random_backbone: seeded random weights instead of published ones.
         network: ``34c`` or ``small``.
-        engine: of the sparse convolutions.
-        target: the branch that is injected into.
         wrong_images: every room is given the images' features of another one: a control that has all the parameters
             and nothing to see.
         steps: optimizer steps.
         batch: rooms per step.
         lr: the highest learning rate.
         data: tree of scans in place of rooms; empty = rooms.
-        labels: folder of label files, or ``geometry``.
+        labels: folder of label files.
         classes: names; of scans ``ID=NAME`` with the label in the files.
         held_out: scenes to test on.
-        clouds: folder of the scans' clouds; empty = the label files' points.
         features: feature store of the scans' images; empty = the backbone runs.
-        frames: of a scan at most; 0 = all.
         every: frames of a scan whose number it divides.
-        depth_scale: units of depth files per metre; 0 = as their layout has them.
-        new_only: train the layers that are new and leave the loaded ones as they are.
     """
 
     variant: Variant
@@ -79,22 +68,16 @@ class Plan:
     backbone: str
     random_backbone: bool
     network: str
-    engine: Literal["auto", "torch", "spconv"]
-    target: Literal["up", "skip"]
     wrong_images: bool
     steps: int
     batch: int
     lr: float
     data: str = ""
-    labels: str = GEOMETRY
+    labels: str = ""
     classes: tuple[str, ...] = CLASSES
     held_out: tuple[str, ...] = ()
-    clouds: str = ""
     features: str = ""
-    frames: int = 0
     every: int = 1
-    depth_scale: float = 0.0
-    new_only: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,12 +102,10 @@ class Rooms:
     Attributes:
         train: to learn from.
         test: held out.
-        backbone: what looked at the images; None = nothing did, or its stand-in.
     """
 
     train: tuple[Scene, ...]
     test: tuple[Scene, ...]
-    backbone: Backbone | None
 
     @property
     def channels(self) -> int:
@@ -143,91 +124,49 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--points", type=kinds.count, default=40_000, metavar="N", help="drawn per room")
     data.add_argument("--voxel", type=kinds.positive, default=0.1, metavar="M", help="metres")
     scans = parser.add_argument_group("scans in place of rooms")
-    scans.add_argument("--data", default="", metavar="TREE", help="a folder per scene, each as the verb check reads it")
-    scans.add_argument(
-        "--labels", default=GEOMETRY, metavar="FOLDER", help=f"<scene>.npy or .ply; {GEOMETRY}: surfaces of the depth"
-    )
+    scans.add_argument("--data", default="", metavar="TREE", help="a folder 2D/<scene> per scene")
+    scans.add_argument("--labels", default="", metavar="FOLDER", help="<scene>.npy or .ply: x, y, z, label, instance")
     scans.add_argument("--classes", nargs="+", default=[], type=labelled, metavar="ID=NAME", help="labels to learn")
     scans.add_argument("--held-out", nargs="+", default=[], metavar="SCENE", help="to test on")
-    scans.add_argument("--clouds", default="", metavar="FOLDER", help="<scene>.ply with colours or normals")
     scans.add_argument("--features", default="", metavar="STORE", help="maps of the images, as extract writes them")
-    scans.add_argument("--frames", type=kinds.whole, default=0, metavar="N", help="of a scene at most; 0: all")
     scans.add_argument("--every", type=kinds.count, default=1, metavar="K", help="frames whose number K divides")
-    scans.add_argument(
-        "--depth-scale", type=kinds.positive, default=0.0, metavar="N", help="units per metre; 0: as the layout has it"
-    )
     model = parser.add_argument_group("model")
     model.add_argument(
         "--backbone", default="vit_small_patch16_dinov3", metavar="NAME", help=f"or {STAND_IN}: a stand-in"
     )
     model.add_argument("--random-backbone", action="store_true", help="seeded random weights, no download")
     model.add_argument("--network", choices=tuple(NETWORKS), default="34c", help="the 3D U-Net")
-    model.add_argument("--engine", choices=("auto", "torch", "spconv"), default="auto", help="of sparse convolutions")
-    model.add_argument("--target", choices=("up", "skip"), default="up", help="the branch that is injected into")
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=kinds.count, default=240, metavar="N")
     training.add_argument("--batch", type=kinds.count, default=2, metavar="N", help="rooms per step")
     training.add_argument("--lr", type=kinds.positive, default=2e-3, help="the highest; one cosine, AdamW")
-    training.add_argument("--new-only", action="store_true", help="train the new layers alone, not the loaded ones")
     training.add_argument("--device", default="cpu", metavar="NAME", help="of the networks, such as cuda")
-    training.add_argument("--cache", type=Path, metavar="FOLDER", help="keep the images' features there")
 
 
 def plan_of(options: argparse.Namespace, **changes: Any) -> Plan:
     """Return the plan of parsed options, with changes.
 
     Raises:
-        ConfigError: for an option that has no effect with the others, or classes that contradict each other.
+        ConfigError: for scans without labels or classes, or labels that contradict each other.
     """
-    device_of(options.device)
-    _check_used(options)
     given: dict[str, Any] = {**vars(options), **changes}
     if not options.data:
         given["classes"] = CLASSES
-    elif options.labels == GEOMETRY:
-        given["classes"] = SURFACES
-    elif not options.classes:
-        raise ConfigError("--labels needs --classes: labels of the files and their names, such as 1=wall 2=floor")
+    elif not (options.labels and options.classes):
+        raise ConfigError("--data needs --labels and --classes: labels of the files and names, such as 1=wall 2=floor")
     elif len({name.partition("=")[0] for name in options.classes}) < len(options.classes):
         raise ConfigError(f"--classes gives a label twice: {' '.join(options.classes)}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     return Plan(**{field.name: given[field.name] for field in fields(Plan)})
 
 
-def _check_used(options: argparse.Namespace) -> None:
-    """Refuse options of rooms with ``--data``, those of scans without, and those of label files without such files.
-
-    Raises:
-        ConfigError: naming them.
-    """
-    parser = argparse.ArgumentParser()
-    add_plan(parser)
-    defaults = parser.parse_args([])
-    unused: tuple[str, ...] = ("rooms", "test_rooms", "views", "image_size") if options.data else _OF_SCANS
-    unused += _OF_FILES if options.labels == GEOMETRY else ()
-    unused += ("backbone", "random_backbone", "cache") if options.features else ()
-    if wrong := [name for name in unused if getattr(options, name) != getattr(defaults, name)]:
-        names = ", ".join("--" + name.replace("_", "-") for name in dict.fromkeys(wrong))
-        raise ConfigError(
-            f"{names}: without effect; --rooms, --test-rooms, --views and --image-size belong to drawn rooms, the "
-            "options of scans to --data, --classes and --clouds to --labels FOLDER; --features brings its own backbone"
-        )
-
-
-def rooms_of(plan: Plan, cache: Path | None, *, images: bool, device: str = "cpu") -> Rooms:
-    """Draw a plan's rooms.
-
-    Args:
-        plan: whose.
-        cache: folder that keeps the images' features.
-        images: compute their features too, which takes longest.
-        device: of the backbone.
-    """
-    if plan.data:
-        return _scans_of(plan, cache, images, device)
+def rooms_of(plan: Plan, *, images: bool, device: str = "cpu") -> Rooms:
+    """Draw a plan's rooms, or read its scans; with ``images`` run the backbone too, which takes longest."""
     backbone = None
-    if images and plan.backbone != STAND_IN:
+    if images and not plan.features and plan.backbone != STAND_IN:
         backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
+    if plan.data:
+        return _scans_of(plan, images, backbone)
 
     def drawn(first: int, number: int) -> tuple[Scene, ...]:
         return tuple(
@@ -237,36 +176,30 @@ def rooms_of(plan: Plan, cache: Path | None, *, images: bool, device: str = "cpu
                 size=plan.image_size,
                 points=plan.points,
                 backbone=STAND_IN if images and backbone is None else backbone,
-                cache=cache,
             )
             for index in range(number)
         )
 
-    _logger.info("%d + %d rooms%s", plan.rooms, plan.test_rooms, f", {plan.backbone}" if images else "")
-    return Rooms(drawn(0, plan.rooms), drawn(_HELD_OUT, plan.test_rooms), backbone)
+    return Rooms(drawn(0, plan.rooms), drawn(_HELD_OUT, plan.test_rooms))
 
 
-def _scans_of(plan: Plan, cache: Path | None, images: bool, device: str) -> Rooms:
+def _scans_of(plan: Plan, images: bool, backbone: Backbone | None) -> Rooms:
     """Read the scenes of a tree, and run the backbone over their images or read its maps from a store."""
     tree = Path(plan.data)
     names = scene_names(tree)
     check_names(plan.held_out, names)
     store = FeatureStore.open(plan.features) if images and plan.features else None
-    backbone = None
-    if images and store is None:
-        backbone = load_backbone(plan.backbone, pretrained=not plan.random_backbone).to(device)
-    clouds = Path(plan.clouds) if plan.clouds else None
 
     def read(name: str) -> Scene:
-        frames = read_frames(images_folder(tree) / name, plan.frames or None, plan.every, plan.depth_scale or None)
-        one = scan(name, frames, plan.labels, plan.ids, clouds, plan.points, plan.seed)
+        frames = read_frames(images_folder(tree) / name, every=plan.every)
+        one = scan(name, frames, Path(plan.labels), plan.ids, plan.points, plan.seed)
         if store is not None:
             return replace(one, maps=store_maps(store, frames.names, frames.cameras)[0].half())
-        return one if backbone is None else replace(one, maps=cached_maps(backbone, frames, cache))
+        return one if backbone is None else replace(one, maps=frame_maps(backbone, frames)[0].half().cpu())
 
-    scenes = {name: read(name) for name in tqdm(names, "scenes", disable=None)}
+    scenes = {name: read(name) for name in names}
     learned = tuple(scenes[name] for name in names if name not in plan.held_out)
-    return Rooms(learned, tuple(scenes[name] for name in plan.held_out), backbone)
+    return Rooms(learned, tuple(scenes[name] for name in plan.held_out))
 
 
 def misled(rooms: Rooms) -> Rooms:
@@ -297,8 +230,6 @@ def model_of(plan: Plan, rooms: Rooms) -> tuple[Segmenter, Voxels]:
         in_channels=plain.channels,
         classes=len(plan.names),
         c_dino=rooms.channels,
-        engine=plan.engine,
-        target=plan.target,
     )
     return model, Voxels(plan.voxel, plan.point_colours, model.strides)
 

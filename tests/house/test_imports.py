@@ -74,11 +74,10 @@ def test_a_circle_of_files_is_seen() -> None:
 
 DEVELOPERS = ("bench", "docs", "lint", "test")  # extras of those who work on dinoneck; dev is their sum
 # declared for users and imported by an example, with the folder that imports it
-IMPORTED_BY_EXAMPLES = {
-    "spconv-cu126": "pointcloud",
-}
+IMPORTED_BY_EXAMPLES: dict[str, str] = {}
 # declared and imported by no file, with the reason
 NOT_IMPORTED = {
+    "spconv-cu126": "networks of users run on it, and dinoneck.points reads their tensors",
     "supervision": "the page on boxes reads and writes VOC and YOLO with it",
     "import-linter": "make layers runs it",
     "lightning": "a page of docs/integrations runs it",

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import warnings
-from typing import Any
-
-import pytest
 import torch
 from torch import Tensor
 
 from dinoneck.points import PlainSparse, VoxelGrid
-
-needs_spconv = pytest.mark.skipif(importlib.util.find_spec("spconv") is None, reason="spconv is not installed")
-ENGINES = ("torch", pytest.param("spconv", marks=needs_spconv))
-
-
-def layers_of(engine: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # spconv's own, while it is imported
-        return importlib.import_module(f"examples.pointcloud.{'sparse_conv' if engine == 'torch' else 'spconv_layers'}")
 
 
 def cloud(seed: int = 0, share: float = 0.3, shift: tuple[int, int, int] = (0, 0, 0)) -> VoxelGrid:

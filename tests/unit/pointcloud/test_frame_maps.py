@@ -12,7 +12,7 @@ from examples.pointcloud.frames import Frames
 from PIL import Image
 from tests.unit.pointcloud.analytic_scene import bare_room
 
-from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridError
+from dinoneck import Backbone, DataError, FeatureStore, GridError
 from dinoneck.points import PointProjector, lift
 
 
@@ -51,8 +51,6 @@ def test_maps_are_the_backbones_own(room: Frames, tiny: Backbone) -> None:
     assert torch.allclose(cameras.K, room.cameras.resize((96, 160)).K)
     with pytest.raises(GridError):
         frame_maps(tiny, room, size=(50, 64))
-    with pytest.raises(ConfigError, match="batch is 0"):
-        frame_maps(tiny, room, batch=0)
 
 
 def test_a_point_finds_its_place_at_any_size(room: Frames) -> None:

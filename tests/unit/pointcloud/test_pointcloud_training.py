@@ -34,8 +34,6 @@ PLAN = Plan(
     backbone="dinoneck_tiny",
     random_backbone=False,
     network="small",
-    engine="torch",
-    target="up",
     wrong_images=False,
     steps=3,
     batch=2,
@@ -43,7 +41,7 @@ PLAN = Plan(
 )
 WORDS = [
     *("--rooms", "2", "--test-rooms", "1", "--views", "3", "--image-size", "96x128", "--points", "3000"),
-    *("--voxel", "0.25", "--backbone", "dinoneck_tiny", "--network", "small", "--engine", "torch", "--steps", "2"),
+    *("--voxel", "0.25", "--backbone", "dinoneck_tiny", "--network", "small", "--steps", "2"),
 ]
 
 
@@ -54,20 +52,12 @@ def seen(seed: int = 0) -> Scene:
 
 @cache
 def rooms() -> Rooms:
-    return rooms_of(PLAN, None, images=True)
+    return rooms_of(PLAN, images=True)
 
 
-def made(variant: Variant, network: str = "small", target: Any = "up", in_channels: int = 4) -> Segmenter:
+def made(variant: Variant) -> Segmenter:
     torch.manual_seed(0)
-    return build(
-        variant,
-        network=network,
-        in_channels=in_channels,
-        classes=len(CLASSES),
-        c_dino=64,
-        engine="torch",
-        target=target,
-    ).eval()
+    return build(variant, network="small", in_channels=4, classes=len(CLASSES), c_dino=64).eval()
 
 
 def scores(model: Segmenter, scenes: list[Scene], **options: Any) -> torch.Tensor:
@@ -93,7 +83,7 @@ def test_features_follow_points_that_are_deformed_after_projection() -> None:
         assert still.pyramid is not None and moved.pyramid is not None
         own, other = (batch.pyramid[1].feats[batch.grid.inverse] for batch in (still, moved))  # type: ignore[index]
         assert torch.equal(own, other) and own.any()
-        assert torch.equal(still.labels, moved.labels) and torch.equal(still.seen, moved.seen)
+        assert torch.equal(still.labels, moved.labels)
         # normals turn with the surfaces they belong to: distances along them stay, up to the factor
         flat = (moved.feats[moved.grid.inverse, 1:4] * moved.grid.centers()[moved.grid.inverse]).sum(1)
         before = (alone.normals * alone.points).sum(1)
@@ -121,20 +111,18 @@ def test_rooms_of_a_batch_are_what_they_are_alone() -> None:
         assert torch.equal(level.batch, torch.cat([part.batch + i for i, part in enumerate(parts)]))
         assert torch.equal(level.coords, torch.cat([part.coords for part in parts]))
         torch.testing.assert_close(level.feats, torch.cat([part.feats for part in parts]))
-    assert both.seen.tolist() == alone[0].seen.tolist() + alone[1].seen.tolist()
 
 
 def test_before_its_first_step_inject_is_the_3d_network_bit_for_bit(tmp_path: Path) -> None:
     plain = made("3d")
     save_weights(plain, tmp_path / "3d.safetensors")
-    for target in ("up", "skip"):
-        model = made("inject", target=target)
-        torch.nn.init.ones_(model.classifier.weight)  # the file overwrites it
-        assert load_weights(model, tmp_path / "3d.safetensors") == ("injection",)
-        assert torch.equal(scores(model, [seen()]), scores(plain, [seen()]))
-        assert model.injection is not None
-        torch.nn.init.ones_(model.injection.levels["2"].proj.weight)  # type: ignore[union-attr,arg-type]
-        assert not torch.equal(scores(model, [seen()]), scores(plain, [seen()]))
+    model = made("inject")
+    torch.nn.init.ones_(model.classifier.weight)  # the file overwrites it
+    assert load_weights(model, tmp_path / "3d.safetensors") == ("injection",)
+    assert torch.equal(scores(model, [seen()]), scores(plain, [seen()]))
+    assert model.injection is not None
+    torch.nn.init.ones_(model.injection.levels["2"].proj.weight)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(scores(model, [seen()]), scores(plain, [seen()]))
 
 
 def test_where_no_image_looks_every_variant_is_the_3d_network(tmp_path: Path) -> None:
@@ -193,28 +181,22 @@ def test_a_run_is_its_seed_and_writes_all_of_it_down(tmp_path: Path) -> None:
     assert 0.1 < one["test"]["fusion"]["coverage"] < 1
     assert one["test"]["injection"]["8"]["hit_rate"] > one["test"]["injection"]["1"]["hit_rate"] > 0.1
     assert one["untrained"]["injection"]["8"]["ratio"] == 0 < one["test"]["injection"]["8"]["ratio"]
-    assert one["fresh"] == ["unet", "classifier", "fusion", "injection"] and one["load_from"] is None
+    assert one["fresh"] == ["unet", "classifier", "fusion", "injection"]
 
 
-def options_of(verb: Any, words: list[str]) -> argparse.Namespace:
+def test_compare_starts_every_variant_from_the_3d_file_and_reads_finished_runs(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
-    verb.add_arguments(parser)
-    return parser.parse_args(words)
-
-
-def test_the_verb_trains_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = ["--variant", "3d", "--out", str(tmp_path / "3d"), *WORDS]
-    assert training.run(options_of(training, first)) == 0
-    start = tmp_path / "3d" / "weights.safetensors"
-    second = ["--variant", "inject", "--out", str(tmp_path / "inject"), "--load-from", str(start), *WORDS]
-    assert training.run(options_of(training, second)) == 0
-    assert "mIoU" in capsys.readouterr().out
-    plain, injected = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("3d", "inject"))
-    assert injected["fresh"] == ["injection"] and injected["load_from"] == training.digest(start)
-    assert injected["untrained"]["iou"] == plain["test"]["iou"]
-    assert (tmp_path / "inject" / "injection.safetensors").exists()
-    with pytest.raises(ConfigError, match="holds a run, which others may have been started from"):
-        training.run(options_of(training, first))
+    comparison.add_arguments(parser)
+    words = ["--out", str(tmp_path), "--seeds", "0", "1", "--pretrain-steps", "2", *WORDS]
+    assert comparison.run(parser.parse_args(words)) == 0
+    written = (tmp_path / "point_segmentation.json").read_text()
+    found = json.loads(written)["blocks"]["geometry"]
+    assert found["summary"]["injection_at_step_0_is_3d_only"]
+    assert found["seeds"]["0"]["inject"]["fresh"] == ["injection"]
+    assert comparison.run(parser.parse_args(words)) == 0
+    assert (tmp_path / "point_segmentation.json").read_text() == written
+    with pytest.raises(ConfigError, match="steps"):
+        comparison.run(parser.parse_args([*words, "--steps", "3"]))
 
 
 def test_the_stored_page_is_made_of_the_stored_numbers() -> None:
@@ -228,7 +210,7 @@ def test_images_tell_what_points_cannot(tmp_path: Path) -> None:
     plan = replace(
         PLAN, rooms=6, test_rooms=2, views=6, image_size=(192, 256), points=8_000, voxel=0.2, steps=40, lr=3e-3
     )
-    drawn = rooms_of(plan, None, images=True)
+    drawn = rooms_of(plan, images=True)
     plain = training.train(plan, drawn, tmp_path / "3d")
     start = tmp_path / "3d" / training.WEIGHTS
     again = training.train(plan, drawn, tmp_path / "again", start)

@@ -1,26 +1,24 @@
-"""The sparse U-Net: against a dense one, one engine against the other, with injections, at its limits."""
+"""The sparse U-Net against a dense one."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from examples.pointcloud.res16unet import Res16UNet
-from tests.unit.pointcloud.sparse_clouds import ENGINES, Dense, cloud, features, kernel, needs_spconv
+from tests.unit.pointcloud.sparse_clouds import Dense, cloud, features, kernel
 from torch import Tensor, nn
 
-from dinoneck.points import DecoderInjection, PlainSparse, SparseFeatures, SparsePyramid, VoxelGrid
+from dinoneck.points import PlainSparse, VoxelGrid
 
-C_IN, C_DINO = 3, 5
+C_IN = 3
 SMALL: dict[str, Any] = {"planes": (5, 6, 7, 8, 9, 10, 11, 12), "layers": (1, 2, 1, 1, 2, 1, 1, 1), "init_dim": 4}
-SHIFTED = (-1000, 70000, 33)
 
 
-def small(engine: Any = "torch", seed: int = 0, **options: Any) -> Res16UNet:
-    torch.manual_seed(seed)
-    net = Res16UNet(C_IN, engine, **{**SMALL, **options}).double()
+def small() -> Res16UNet:
+    torch.manual_seed(0)
+    net = Res16UNet(C_IN, **SMALL).double()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm1d):  # as after some training
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -28,26 +26,6 @@ def small(engine: Any = "torch", seed: int = 0, **options: Any) -> Res16UNet:
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     return net
-
-
-def run(net: Res16UNet, grid: VoxelGrid, dtype: torch.dtype = torch.float64) -> Tensor:
-    out: Tensor = net(net.sparse(grid, features(grid, C_IN, dtype=dtype)))
-    return out
-
-
-def injected(net: Res16UNet, target: Literal["up", "skip"]) -> nn.Module:
-    torch.manual_seed(3)
-    injection = DecoderInjection(C_DINO, net.levels(target), target=target, zero_init=False).double()
-    return injection.wrap(net, net.BLOCKS)
-
-
-def pyramid_of(grid: VoxelGrid) -> dict[int, SparseFeatures]:
-    seen = torch.rand(len(grid), generator=torch.Generator().manual_seed(4)) < 0.7
-    feats = features(grid, C_DINO, seed=5) * seen[:, None]
-    return SparsePyramid((1, 2, 4, 8))(SparseFeatures(grid.coords, grid.batch, feats, seen))
-
-
-# -- what it computes --------------------------------------------------------------------------------------------
 
 
 class Masked:
@@ -101,9 +79,8 @@ class Masked:
         return self.boxes[0].read(out, x)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_it_is_the_dense_network_with_zeros_outside(engine: str) -> None:
-    net, grid = small(engine).eval(), cloud()
+def test_it_is_the_dense_network_with_zeros_outside() -> None:
+    net, grid = small().eval(), cloud()
     x = net.sparse(grid, features(grid, C_IN))
     with torch.no_grad():
         torch.testing.assert_close(net(x), Masked(net, grid)(x), rtol=0, atol=1e-11)
@@ -116,63 +93,13 @@ def test_the_defaults_are_res16unet34c() -> None:
     assert net.out_channels == 96
     assert net.BLOCKS == {8: "block5", 4: "block6", 2: "block7", 1: "block8"}
     assert net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}
-    assert net.levels("skip") == {8: 128, 4: 64, 2: 32, 1: 32}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_samples_do_not_see_each_other(engine: str) -> None:
-    net, grid = small(engine).eval(), cloud()
+def test_samples_do_not_see_each_other() -> None:
+    net, grid = small().eval(), cloud()
     feats = features(grid, C_IN)
     both = net(net.sparse(grid, feats))
     for sample in (0, 1):
         own = grid.batch == sample
         alone = VoxelGrid.from_coords(grid.coords[own])
         torch.testing.assert_close(both[own], net(net.sparse(alone, feats[own])), rtol=0, atol=1e-12)
-
-
-# -- two engines ---------------------------------------------------------------------------------------------------
-
-
-@needs_spconv
-@pytest.mark.parametrize("shift", [(0, 0, 0), SHIFTED])
-def test_both_engines_give_the_same_numbers_from_the_same_weights(shift: tuple[int, int, int]) -> None:
-    ours, theirs, grid = small(), small("spconv", seed=9), cloud(shift=shift)
-    assert not torch.equal(run(ours.eval(), grid), run(theirs.eval(), grid))
-    theirs.load_state_dict(ours.state_dict())
-    torch.testing.assert_close(run(theirs, grid), run(ours, grid), rtol=0, atol=1e-12)
-    weights = features(grid, 12, seed=6)
-    for net in (ours.train(), theirs.train()):
-        (run(net, grid) * weights).sum().backward()
-    for (name, own), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
-        assert own.grad is not None, name
-        scale = own.grad.abs().max().item()
-        assert scale > 0, name
-        torch.testing.assert_close(other.grad, own.grad, rtol=0, atol=1e-9 * scale, msg=name)
-    for name, value in ours.state_dict().items():  # batch statistics
-        torch.testing.assert_close(theirs.state_dict()[name], value, rtol=1e-10, atol=1e-12, msg=name)
-
-
-@needs_spconv
-@pytest.mark.parametrize("target", ["up", "skip"])
-@pytest.mark.parametrize("shift", [(0, 0, 0), SHIFTED])
-def test_an_injection_is_the_same_on_both(target: Literal["up", "skip"], shift: tuple[int, int, int]) -> None:
-    grid = cloud(shift=shift)
-    outs, grads, pyramid = [], [], pyramid_of(grid)
-    for engine in ("torch", "spconv"):
-        net = small(engine).eval()
-        model = injected(net, target)
-        x = net.sparse(grid, features(grid, C_IN))
-        out = model(x, pyramid=pyramid)
-        assert not torch.allclose(out, model(x, pyramid=None), atol=1e-3)
-        out.square().sum().backward()
-        outs.append(out)
-        grads.append([p.grad for p in model.injection.parameters()])
-        for stride, stats in model.injection.stats.items():
-            assert stats.hit_rate == pytest.approx(pyramid[stride].valid.double().mean().item())
-    torch.testing.assert_close(outs[1], outs[0], rtol=0, atol=1e-11)
-    for own, other in zip(*grads, strict=True):
-        assert own.abs().max() > 0
-        torch.testing.assert_close(other, own, rtol=1e-8, atol=1e-9)
-
-
-# -- limits --------------------------------------------------------------------------------------------------------

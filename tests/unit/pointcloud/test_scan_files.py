@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from examples.pointcloud.room_batches import IGNORED
-from examples.pointcloud.scans import Cloud, check_names, matched, read_cloud
+from examples.pointcloud.scans import check_names, read_cloud
 
 from dinoneck import DataError
 
@@ -37,23 +35,7 @@ def test_doubles_keep_their_digits_in_both_byte_orders(tmp_path: Path, order: st
     write_ply(tmp_path / "a.ply", columns, table, newline)
     cloud = read_cloud(tmp_path / "a.ply")
     assert cloud.points.tolist() == [[500_000.125, -2.25, 1.5], [7.0, 1e-9, 0.0]]
-    assert cloud.labels is not None and cloud.labels.tolist() == [3, 4]
-
-
-def test_points_at_one_place_with_two_labels_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    points = torch.tensor([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [2, 0, 0], [2, 0, 0]]).double()
-    labelled = Cloud(points, labels=torch.tensor([5, 6, 7, 8, 8]), instances=torch.tensor([1, 1, 2, 3, 4]))
-    with caplog.at_level(logging.WARNING):
-        cloud = matched(labelled, Cloud(points.flip(0)), "a")
-    assert cloud.labels is not None and cloud.labels.tolist() == [8, 8, 7, IGNORED, IGNORED]
-    assert cloud.instances is not None and cloud.instances.tolist() == [IGNORED, IGNORED, 2, 1, 1]
-    assert "2 points share their coordinates" in caplog.text
-
-
-def test_points_far_from_the_origin_are_matched_in_double_precision() -> None:
-    points = FAR + torch.arange(10).double()[:, None] * 0.001  # one and the same in float32
-    cloud = matched(Cloud(points, labels=torch.arange(10)), Cloud(points.flip(0)), "a")
-    assert cloud.labels is not None and cloud.labels.tolist() == list(range(9, -1, -1))
+    assert cloud.labels.tolist() == [3, 4]
 
 
 def test_no_room_is_both_learned_from_and_tested_on() -> None:

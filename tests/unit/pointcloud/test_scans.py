@@ -1,29 +1,19 @@
-"""Scans as training data: labels follow coordinates, wrong scales are refused, new layers learn alone."""
+"""Scans as training data: files of every form, a tree from images to instance AP, normals."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from examples.pointcloud import comparison, extraction
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import CLASSES, Room, room
-from examples.pointcloud.scans import (
-    FLOOR,
-    GEOMETRY,
-    SURFACES,
-    UPRIGHT,
-    Cloud,
-    matched,
-    normals_of,
-    read_cloud,
-    scan,
-)
+from examples.pointcloud.scans import normals_of, read_cloud
 from PIL import Image
-
-from dinoneck import DataError
+from tests.unit.pointcloud.frame_samples import run_verb
 
 NAMES = [f"{place + 10}={name}" for place, name in enumerate(CLASSES)]
 
@@ -71,12 +61,17 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def words(tree: Path, *more: str) -> list[str]:
-    return [
-        *("--data", str(tree / "tree"), "--labels", str(tree / "labels"), "--classes", *NAMES, "--held-out", "scene2"),
-        *("--voxel", "0.25", "--backbone", "dinoneck_tiny", "--network", "small", "--engine", "torch"),
-        *("--points", "1000", "--steps", "1", "--batch", "1", *more),
+def test_a_tree_is_extracted_trained_on_and_scored_by_instances(tree: Path) -> None:
+    assert run_verb(extraction, tree / "tree", "--out", tree / "store", "--backbone", "dinoneck_tiny") == 0
+    words = [
+        *("--data", tree / "tree", "--labels", tree / "labels", "--features", tree / "store", "--classes", *NAMES),
+        *("--held-out", "scene2", "--voxel", "0.25", "--network", "small", "--points", "1000", "--steps", "1"),
+        *("--pretrain-steps", "1", "--batch", "1", "--seeds", "0", "1", "--out", tree / "runs"),
     ]
+    assert run_verb(comparison, *words) == 0
+    found = json.loads((tree / "runs" / "point_segmentation.json").read_text())["blocks"]["geometry"]
+    assert {"AP", "AP50", "AP25"} <= found["summary"]["rows"]["inject"].keys()
+    assert found["seeds"]["0"]["inject"]["test"]["injection"]["1"]["hit_rate"] > 0.1
 
 
 def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
@@ -87,42 +82,8 @@ def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
     clouds = [read_cloud(tmp_path / name) for name in ("binary.ply", "text.ply", "array.npy")]
     for cloud in clouds:
         assert torch.allclose(cloud.points, made.points[rows], atol=1e-6)
-        assert cloud.labels is not None and torch.equal(cloud.labels, made.labels[rows] + 10)
+        assert torch.equal(cloud.labels, made.labels[rows] + 10)
         assert cloud.instances is not None and torch.equal(cloud.instances, made.labels[rows])
-
-
-def test_labels_follow_coordinates_in_any_order() -> None:
-    made = drawn()
-    rows = torch.randperm(len(made.points), generator=torch.Generator().manual_seed(1))
-    labelled = Cloud(made.points[rows], labels=made.labels[rows], instances=rows)
-    found = matched(labelled, Cloud(made.points, made.colours), "a")
-    assert found.labels is not None and torch.equal(found.labels, made.labels)
-    assert found.instances is not None and torch.equal(found.instances, torch.arange(len(rows)))
-    assert found.colours is made.colours
-    with pytest.raises(DataError, match=r"a: \d+ labels for \d+ points"):
-        matched(replace(labelled, points=made.points[rows[1:]]), Cloud(made.points), "a")
-    moved = made.points.clone()
-    moved[7] += 0.01
-    with pytest.raises(DataError, match="1 of .* points are not at the coordinates of a label"):
-        matched(labelled, Cloud(moved), "a")
-
-
-def test_surfaces_of_depth_are_the_rooms_own() -> None:
-    """Walls are upright and the floor is the lowest level surface, wherever the world's axes point."""
-    made = drawn()
-    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double())[0]
-    turn *= torch.linalg.det(turn).sign()
-    poses = made.frames.cameras.cam_to_world.clone()
-    poses[:, :3] = turn @ poses[:, :3]
-    frames = replace(made.frames, cameras=replace(made.frames.cameras, cam_to_world=poses))
-    one = scan("a", frames, GEOMETRY, {}, None, 4000, 0)
-    assert SURFACES[FLOOR] == "floor"
-    back = one.points @ turn
-    size = made.interior.size
-    wall = ((back[:, :2] < 0.01) | (back[:, :2] > size[:2] - 0.01)).any(1) & (back[:, 2] > 0.3) & (back[:, 2] < 2)
-    floor = (back[:, 2] < 0.01) & (back[:, :2] > 0.3).all(1) & (back[:, :2] < size[:2] - 0.3).all(1)
-    assert float((one.labels[wall] == UPRIGHT).double().mean()) > 0.9
-    assert float((one.labels[floor] == FLOOR).double().mean()) > 0.75  # the others are next to furniture
 
 
 def test_normals_are_those_of_planes_towards_the_camera() -> None:
