@@ -6,7 +6,7 @@ PYTEST = $(BIN)/python -m pytest
 # two workers with one torch thread each suit two cores; change with WORKERS=...
 WORKERS ?= 2
 
-.PHONY: demo test test-slow check lint types layers docs bench bench-gpu evidence wheel first-prediction matrix clean
+.PHONY: demo test test-slow check lint types layers docs bench bench-gpu results-check evidence wheel first-prediction matrix clean
 
 demo: $(VENV)/installed
 	$(BIN)/dinoneck demo --out dinoneck-demo
@@ -39,6 +39,10 @@ bench: $(VENV)/installed-bench
 # eight minutes on one GPU, to benchmarks/results; installs nothing: without .venv the PYTHON that is there, with torch
 bench-gpu:
 	PYTHONPATH=src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu
+
+# fails where a stored CPU result measured other sources than those that are here
+results-check:
+	$(PYTHON) -m benchmarks.sources
 
 # results with published weights, see docs/explanation/results.md; DINONECK_WEIGHTS is hub or a folder
 evidence: $(VENV)/installed-dev

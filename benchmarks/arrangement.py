@@ -12,7 +12,6 @@ weights and order. Writes benchmarks/results/arrangement.json and the table of d
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.predictions import predicted
+from benchmarks.sources import store
 from benchmarks.timing import machine
 from dinoneck import FPNHead, PatchMeanHead, TargetTransform, Task, load_backbone
 from dinoneck.heads import Head
@@ -113,7 +113,7 @@ def main() -> None:
         print(name, chosen[name], rows[name], flush=True)
     report = {"rows": rows, "lr": chosen, "scenes": options.scenes, "epochs": options.epochs, "machine": machine()}
     options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    store(options.out, report)
     print(markdown(rows))
 
 

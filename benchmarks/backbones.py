@@ -17,7 +17,6 @@ Writes benchmarks/results/backbones.json and .md; on CUDA backbones_cuda.json an
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
@@ -30,6 +29,7 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import devices
+from benchmarks.sources import store
 from benchmarks.timing import compare, machine
 from dinoneck import Backbone, load_backbone
 
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report["results"] = measure(options)
     options.out.mkdir(exist_ok=True)
     stem = devices.stem("backbones", options.device)
-    (options.out / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
+    store(options.out / f"{stem}.json", report)
     (options.out / f"{stem}.md").write_text(page(report))
 
 

@@ -10,13 +10,13 @@ of docs/explanation/results.md.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.sources import store
 from benchmarks.timing import machine
 from dinoneck import load_backbone
 from dinoneck.data import read_table
@@ -44,7 +44,7 @@ def main() -> None:
         print(seed, markdown({seed: runs[seed]}), flush=True)
     report = {"runs": runs, "photos": len(table), "backbone": backbone.record(), "machine": machine()}
     options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    store(options.out, report)
     print(markdown(runs))
 
 

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.predictions import predicted
+from benchmarks.sources import source_hash, store
 from benchmarks.timing import machine
 from dinoneck import Backbone, DenseHead, FPNHead, TargetTransform, Task, Tokens, load_backbone
 from dinoneck.data import Preprocessing, Views, read_table
@@ -93,11 +94,14 @@ def main() -> None:
     options = _options()
     table = read_table(options.data / "cover.csv", options.data, CLASSES, group="group", labels="mask")
     if options.merge:
-        report = merged([json.loads(path.read_text()) for path in options.merge])
+        parts = [json.loads(path.read_text()) for path in options.merge]
+        if any(part.get("sources") != source_hash("dense_cover") for part in parts):
+            raise SystemExit("--merge: a file measured other source files than those that are here; measure it again")
+        report = merged(parts)
     else:
-        report = measured(options, table)
+        report = {**measured(options, table), "sources": source_hash("dense_cover")}
     options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    store(options.out, report)
     print(markdown(report["runs"]))
 
 

@@ -17,7 +17,6 @@ Writes benchmarks/results/detection_necks.json and .md; on CUDA detection_necks_
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,6 +30,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from benchmarks import devices
 from benchmarks.backbones import peak_mib
+from benchmarks.sources import store
 from benchmarks.speed.peers_detection import DETAIL, OUT, WIDTH, Source, deim_encoder
 from benchmarks.timing import compare, machine, ratios, turns
 from dinoneck import SpatialTuningAdapter, STAPyramid, Tokens, load_backbone
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report["end_to_end"] = end_to_end(options.size, options.end_rounds, options.device)
     options.out.mkdir(exist_ok=True)
     stem = devices.stem("detection_necks", options.device)
-    (options.out / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
+    store(options.out / f"{stem}.json", report)
     (options.out / f"{stem}.md").write_text(page(report))
     print(page(report))
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
 import random
 import statistics
@@ -42,6 +41,7 @@ from benchmarks.feature_files import (
     prepare,
     read_as_stored,
 )
+from benchmarks.sources import store
 from benchmarks.timing import compare, machine
 from dinoneck import CLSGatingHead, FeatureStore, PatchMeanHead, Task, Tokens, load_backbone
 from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset
@@ -291,7 +291,7 @@ def write(report: dict[str, Any], folder: Path, stem: str = "feature_store") -> 
     """Write what was measured so far."""
     report["goals"] = goals(report)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n")
+    store(folder / f"{stem}.json", report)
     (folder / f"{stem}.md").write_text(text(report))
 
 

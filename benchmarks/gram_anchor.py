@@ -11,7 +11,6 @@ docs/explanation/gram-anchoring.md.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.sources import store
 from benchmarks.timing import machine
 from dinoneck import Backbone, Tokens, load_backbone
 from dinoneck.data import Pasture
@@ -67,7 +67,7 @@ def main() -> None:
         "machine": machine(),
     }
     options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    store(options.out, report)
     print(markdown(report))
 
 

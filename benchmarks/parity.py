@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 import tempfile
 import warnings
@@ -28,6 +27,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from benchmarks.sources import store
 from benchmarks.timing import machine
 from dinoneck import Tokens, load_backbone, wrap_backbone
 from dinoneck.backbones import transformers
@@ -284,7 +284,7 @@ def main() -> None:
     out = options.out or (RESULTS / "parity.json" if full else None)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(report, indent=2) + "\n")
+        store(out, report)
     print(markdown(report), slips_markdown(report), sep="\n\n")
     raise SystemExit(any(row["holds"] is False for row in found))
 

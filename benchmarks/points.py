@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import devices
+from benchmarks.sources import store
 from benchmarks.timing import machine, markdown, ratios, turns
 from dinoneck.points import Cameras, Links, PointProjector, SparsePyramid, VoxelGrid, lift
 from dinoneck.points.keys import distinct
@@ -299,12 +300,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(exist_ok=True)
     if options.scenes:
         found = {"machine": report["machine"], "scenes": [per_scene(*size, options.channels) for size in SCENES]}
-        (options.out / "points_scenes.json").write_text(json.dumps(found, indent=2) + "\n")
+        store(options.out / "points_scenes.json", found)
         print(json.dumps(found["scenes"], indent=2))
         return
     report["points"] = measure(options)
     name = devices.stem("points", options.device)
-    (options.out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    store(options.out / f"{name}.json", report)
     (options.out / f"{name}.md").write_text(page(report))
     print(page(report))
 

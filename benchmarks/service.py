@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.sources import store
 from benchmarks.timing import machine
 from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 
@@ -342,7 +343,7 @@ def main() -> None:
     here = machine()
     here["versions"] |= {name: metadata.version(name) for name in ("fastapi", "starlette", "uvicorn", "pillow")}
     stored = {"rows": rows, "late_upload": late, "machine": here, "load_average": os.getloadavg()}
-    options.out.write_text(json.dumps(stored, indent=2) + "\n")
+    store(options.out, stored)
     print(table(rows))
 
 

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.sources import store
 from benchmarks.timing import machine
 from dinoneck import FeatureStore, load_backbone
 from dinoneck.data import Views
@@ -235,7 +236,7 @@ def write(report: dict[str, Rows], command: str, out: Path) -> None:
     """Write the tables, and print them."""
     about = machine()
     stored = {"machine": about, "command": command, **report}
-    (out / "store_growth.json").write_text(json.dumps(stored, indent=2) + "\n")
+    store(out / "store_growth.json", stored)
     lines = [f"`{command}`, {about['cpu']}, {about['cores']} cores, {about['versions']}."]
     for title, table in report.items():
         columns = list(next(iter(table.values())))

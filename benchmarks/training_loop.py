@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
 from benchmarks import timing
+from benchmarks.sources import store
 from dinoneck import PatchMeanHead, Task, load_backbone
 from dinoneck.tasks import TargetTransform
 from dinoneck.tokens import Tokens
@@ -150,7 +151,7 @@ def main() -> None:
         "live": epochs_of_files,
         "per_step": per_step,
     }
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    store(arguments.out, result)
     print(json.dumps(result, indent=1))
 
 

@@ -26,6 +26,7 @@ import torch
 from benchmarks.peers.data import BACKBONE, LAYERS, Boxes, Masks
 from benchmarks.peers.rows import BATCH, PEERS, RATES, Peer
 from benchmarks.points import resident
+from benchmarks.sources import source_hash, store
 from benchmarks.timing import machine
 from dinoneck import load_backbone
 
@@ -105,7 +106,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    tables = json.loads(options.out.read_text())["tables"] if options.out.exists() else {}
+    earlier = json.loads(options.out.read_text()) if options.out.exists() else {}
+    # rows that measured other source files are dropped
+    tables = earlier["tables"] if earlier.get("sources") == source_hash("peers") else {}
     backbone = load_backbone(BACKBONE, pretrained=False, seed=0, layers=LAYERS)
     for name in options.only:
         if name == "blood_cells":
@@ -116,7 +119,7 @@ def main() -> None:
             tables.setdefault("crop_cover", {}).update(measure(data, PEERS[name], "mIoU", options))
     used = machine()
     used["versions"] |= {name: version(name) for name in ("segmentation_models_pytorch", "torchvision", "transformers")}
-    options.out.write_text(json.dumps({"tables": tables, "machine": used}, indent=2) + "\n")
+    store(options.out, {"tables": tables, "machine": used})
     print(markdown(tables))
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import devices
+from benchmarks.sources import source_hash
 from benchmarks.speed import page
 from benchmarks.speed.checks import check
 from benchmarks.speed.measure import measured
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     limits = ceilings(options.device, options.dtypes)
     report: dict[str, Any] = {
         "machine": described(options), "threads": options.threads, "device": options.device,
-        "ceilings": limits, "rows": {},
+        "ceilings": limits, "rows": {}, "sources": source_hash("speed"),
     }  # fmt: skip
     stem, skipped = stem_of(options.device, options.threads, options.graphs), {}
     for row in rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import devices
+from benchmarks.sources import store
 
 RESULTS = Path(__file__).parents[1] / "results"
 Report = dict[str, Any]
@@ -36,12 +37,14 @@ def merged(old: Report | None, new: Report, *, second: bool = False) -> Report:
         second: keep the old medians and write the new ones next to them, as the second run's.
 
     Raises:
-        SystemExit: if they are of different machines or versions, which one table must not mix.
+        SystemExit: if they are of different machines, versions or source files, which one table must not mix.
     """
     if old is None:
         if second:
             raise SystemExit("nothing is stored that this run could repeat: run without --repeat first")
         return new
+    if old.get("sources") != new.get("sources"):
+        raise SystemExit("stored results measured other source files: choose another --out, or remove them")
     machine = _same(old["machine"], new["machine"])
     rows = dict(old["rows"])
     for name, found in new["rows"].items():
@@ -84,5 +87,5 @@ def versions_of(machine: Report) -> str:
 def save(report: Report, folder: Path, stem: str, text: str) -> None:
     """Write the .json and the .md file."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    store(folder / f"{stem}.json", report)
     (folder / f"{stem}.md").write_text(text)
