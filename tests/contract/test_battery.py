@@ -13,7 +13,9 @@ from torch import nn
 
 from dinoneck import ConfigError, ShapeError, Tokens, load_head, registry, save_head
 from dinoneck.heads import Head
-from tests.contract.cases import CASES, Case, outputs
+from tests.contract.cases import CASES, Case
+from tests.kit import leaves as outputs
+from tests.kit import same
 
 GRIDS = [(1, 1), (1, 7), (2, 2), (3, 5), (15, 31), (9, 16)]
 each = pytest.mark.parametrize("case", CASES, ids=str)
@@ -22,11 +24,6 @@ each = pytest.mark.parametrize("case", CASES, ids=str)
 def built(case: Case, **factory: object) -> nn.Module:
     torch.manual_seed(0)
     return case.build(**factory).eval()
-
-
-def same(one: object, other: object, atol: float = 0.0) -> bool:
-    pairs = list(zip(outputs(one), outputs(other), strict=True))
-    return bool(pairs) and all(torch.allclose(a.float(), b.float(), rtol=0, atol=atol) for a, b in pairs)
 
 
 def test_every_registered_class_has_a_case() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contract.cases import WIDTH, tokens_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 
 from dinoneck import (
     CheckpointError,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contract.cases import WIDTH, tokens_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
