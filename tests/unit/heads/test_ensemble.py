@@ -64,39 +64,6 @@ def test_maps_and_several_tasks() -> None:
     assert torch.allclose(ensemble.predict(tokens)["b"], heads[0].predict(tokens)["b"], atol=1e-6)
 
 
-MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"members": []}, "no members"),
-        ({"members": [{"type": "patch_mean"}]}, "expected a registered Head, or its {'type'"),
-        ({"members": [MEMBER | {"type": "patch_maen"}]}, r"Did you mean 'patch_mean'\?"),
-        ({"members": [MEMBER], "weights": [1.0, 2.0]}, "2 for 1 heads"),
-        ({"members": [MEMBER], "weights": [0.0]}, "0 or more"),
-        ({"members": [MEMBER], "weights": [1.0], "reduce": "median"}, "no meaning"),
-        ({"members": [MEMBER, {**MEMBER, "config": {**MEMBER["config"], "embed_dim": 9}}]}, r"\[8, 9\] channels"),
-    ],
-)
-def test_impossible_ensembles(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        HeadEnsemble(**arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("one", "other"), [(0.25, 1.0), (None, 0.25)])
-def test_members_whose_values_are_of_different_areas_are_refused(one: float | None, other: float | None) -> None:
-    """Grams on 0.25 m² and grams on 1 m² have no mean."""
-    small, large = (
-        PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=area))]) for area in (one, other)
-    )
-    HeadEnsemble.from_heads([large, PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=other))])])
-    for members in ([small, large], [HeadEnsemble([small]), large], [small, HeadEnsemble([HeadEnsemble([large])])]):
-        for build in (HeadEnsemble, HeadEnsemble.from_heads):
-            with pytest.raises(ConfigError, match=rf"'mass'.*area.*({one}|{other}).*({one}|{other})"):
-                build(members)
-
-
 def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None:
     for kind in ("classification", "ratio"):
         heads = [PatchMeanHead(8, [Task("c", dim=3, kind=kind)]) for _ in range(3)]  # type: ignore[arg-type]

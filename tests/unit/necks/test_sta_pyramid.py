@@ -145,15 +145,6 @@ def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def changed(**options: Any) -> list[bool]:
-    """Which of the three levels another option changes, all weights and tokens being equal."""
-    base, other = STAPyramid(WIDTH, 8, patch_size=14), STAPyramid(WIDTH, 8, patch_size=14, **options)
-    other.load_state_dict(awake(other).state_dict() | base.state_dict())
-    tokens = tokens_of(2, 6, 8, patch=14)
-    pairs = zip(base(tokens).maps, other(tokens).maps, strict=True)
-    return [a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in pairs]
-
-
 def test_positions_start_at_zero_and_spread_over_any_grid() -> None:
     neck = copying(pos_embed=True, upsample="bilinear", downsample="avgpool", patch_size=16)
     assert neck.places is not None
