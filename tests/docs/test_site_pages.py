@@ -77,12 +77,6 @@ def defined(path: Path) -> set[str]:
     return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
-def test_what_lies_between_rooms_has_its_own_file() -> None:
-    assert {"Tokens", "FeaturePyramid"} <= defined(SOURCE / "tokens.py")
-    assert "Task" in defined(SOURCE / "tasks.py")
-    assert "TokenGrid" in defined(SOURCE / "grid.py")
-
-
 def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
     text = (DOCS / "choose.md").read_text()
     claims = [part for part in re.split(r"\n(?=\|)|\n\n", text) if re.search(r"\b0\.\d", part)]
