@@ -127,6 +127,7 @@ def test_a_training_step_is_one_copy_that_nothing_waits_for(
     assert events == {"to device": BATCHES, "read": 1, "wait": 1}  # the losses of an epoch are read at its end
 
 
+@pytest.mark.slow
 def test_mixing_takes_no_copy_more(stores: dict[str, FeatureStore]) -> None:
     events = events_of_an_epoch(stores["fp16"], maps, Recipe(batch_size=3, mixup_alpha=0.5, mixup_off_last=0.0))
     assert events == {"to device": BATCHES, "read": 1, "wait": 1}

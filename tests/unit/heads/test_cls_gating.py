@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.kit import tokens_from as tokens_of
 
 from dinoneck import CLSGating, CLSGatingHead, Task, Tokens
 
@@ -15,10 +16,6 @@ TASKS = (
     Task("parts", dim=3, kind="ratio"),
     Task("state", dim=4, kind="classification"),
 )
-
-
-def tokens_of(x: torch.Tensor, rows: int, cols: int, prefix: int = 5) -> Tokens:
-    return Tokens.from_sequence(x, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=prefix)
 
 
 def head_of(mode: str, num_patches: Any = None, width: int = 16, seed: int = 0, **options: Any) -> CLSGatingHead:

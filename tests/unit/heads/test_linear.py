@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests import kit
 
 from dinoneck import Bins, LinearHead, Task, Tokens
 
@@ -14,9 +15,8 @@ STATE = Task("state", dim=3, kind="classification")
 SOIL = Task("soil", dim=2, kind="segmentation")
 
 
-def tokens_of(layers: int, batch: int = 2) -> Tokens:
-    sequence = [torch.randn(batch, 1 + 4 + 15, 8, dtype=torch.float64) for _ in range(layers)]
-    return Tokens.from_sequence(sequence, image_size=(48, 80), patch_size=16, num_prefix_tokens=5)
+def tokens_of(layers: int) -> Tokens:
+    return kit.tokens(width=8, layers=layers, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("pool", "layers"), [("cls", 1), ("cls", 4), ("mean", 4), ("cls+mean", 1), ("cls+mean", 4)])

@@ -14,15 +14,11 @@ from dinoneck import (
     CheckpointError,
     DenseHead,
     FPNHead,
-    HeadCheckpoint,
     Predictor,
-    PyramidHead,
     TargetTransform,
     Task,
     Tokens,
-    ViTFPN,
     load_backbone,
-    load_head,
     save_head,
 )
 
@@ -34,33 +30,6 @@ MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=T
 def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:
     torch.manual_seed(0)
     return FPNHead(WIDTH, tasks, layers, fpn_dim=8, **options).eval()
-
-
-def test_it_is_the_preset_of_the_pyramid_head() -> None:
-    flat = fpn(REG, RATIO, DENSE, layers=3, num_levels=2, fusion="softmax")
-    neck = {key: value for key, value in flat.neck.config.items() if key != "embed_dim"}
-    general = PyramidHead(WIDTH, flat.tasks, {"type": "vit_fpn", **neck}).eval()
-    general.load_state_dict(flat.state_dict())
-    tokens = tokens_of(2, 3, 4, layers=3)
-    for name, answer in flat(tokens).items():
-        assert torch.equal(answer, general(tokens)[name])
-
-
-def test_a_neck_module_is_taken_with_its_weights(tmp_path: Path) -> None:
-    neck = ViTFPN(WIDTH, 3, fpn_dim=8, num_levels=2, fusion="softmax")
-    before = {name: value.clone() for name, value in neck.state_dict().items()}
-    head = PyramidHead(neck=neck, tasks=[REG, DENSE]).eval()
-    assert head.neck is neck
-    assert head.embed_dim == WIDTH
-    assert all(torch.equal(before[name], value) for name, value in head.neck.state_dict().items())
-    arguments = {"type": "vit_fpn", "num_layers": 3, "fpn_dim": 8, "num_levels": 2, "fusion": "softmax"}
-    by_dict = PyramidHead(WIDTH, [REG, DENSE], arguments)
-    nested = {"type": "vit_fpn", "config": neck.config}
-    assert head.config == by_dict.config == PyramidHead(tasks=[REG, DENSE], neck=nested).config
-    HeadCheckpoint.from_module(head).save(tmp_path / "head.safetensors")
-    tokens = tokens_of(2, 3, 4, layers=3)
-    for name, value in load_head(tmp_path / "head.safetensors")(tokens).items():
-        assert torch.equal(value, head(tokens)[name])
 
 
 def test_pooled_tasks_read_the_means_of_all_levels() -> None:

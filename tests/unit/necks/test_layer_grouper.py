@@ -90,16 +90,6 @@ def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: i
         assert all(len(group) == 1 for group in found)
 
 
-def test_explicit_groups_read_what_they_name() -> None:
-    grouper = LayerGrouper(C, 4, D, 2, [[3], [0, 1]], dtype=torch.float64)
-    xs = [x.requires_grad_() for x in layers_of(4)]
-    first, second = grouper(xs)
-    assert [x is not None for x in torch.autograd.grad(first.sum(), xs, allow_unused=True)] == [False] * 3 + [True]
-    grads = torch.autograd.grad(second.square().sum(), xs, allow_unused=True)
-    assert [x is not None for x in grads] == [True, True, False, False]
-    assert set(grouper.bottlenecks) == {"0", "1", "3"}
-
-
 @pytest.mark.parametrize("separate", [True, False])
 def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> None:
     grouper = LayerGrouper(C, 2, D, 2, "auto", separate)
