@@ -111,7 +111,7 @@ def uncertain(head: Head) -> TaskLoss:
     [
         ("fp16", patch_mean(MASS, STATE), {}, {"loss": uncertain}),
         ("bf16", patch_mean(MASS, SHARES, compositions=[PARTS]), {"amp": "bf16"}, {}),
-        ("int8", maps, {"clip_norm": 1.0, "ema_decay": 0.9}, {}),
+        pytest.param("int8", maps, {"clip_norm": 1.0, "ema_decay": 0.9}, {}, marks=pytest.mark.slow),
         ("fp16", patch_mean(MASS, STATE), {"clip_norm": 1.0}, {"kept": True}),
         ("int8", patch_mean(MASS), {}, {"kept": True}),
     ],

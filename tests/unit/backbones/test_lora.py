@@ -116,15 +116,6 @@ def test_blocks_that_do_not_run_get_none() -> None:
     assert backbone.record()["adapter"]["blocks"] == 2
 
 
-def test_lora_together_with_thawed_blocks_and_frozen_again() -> None:
-    backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
-    assert backbone.trainable_blocks == tuple(range(6))
-    assert backbone.adapter.blocks[5].mlp.fc1.weight.requires_grad
-    backbone.freeze(keep_lora=True)
-    assert all(p.requires_grad for p in lora.parameters(backbone.adapter))
-    assert not backbone.adapter.blocks[5].mlp.fc1.weight.requires_grad
-    backbone.freeze()
-    assert backbone.frozen
 
 
 def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
