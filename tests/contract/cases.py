@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dinoneck
 from dinoneck import (
@@ -32,12 +32,13 @@ from dinoneck import (
     STAPyramid,
     TargetTransform,
     Task,
-    Tokens,
     ViTFPN,
 )
 from dinoneck.points import DecoderInjection, GatedFusion
+from tests import kit
+from tests.kit import WIDTH
 
-WIDTH, POINT_WIDTH = 24, 8
+POINT_WIDTH = 8
 TASKS = (
     Task("mass", unit="g", activation="softplus", transform=TargetTransform(area=0.21)),
     Task("parts", dim=3, kind="ratio"),
@@ -49,21 +50,6 @@ MAPS = (
     Task("cover", kind="density", aggregate="mean"),
     Task("class", dim=3, kind="segmentation"),
 )
-
-
-def tokens_of(
-    batch: int = 2, rows: int = 3, cols: int = 5, *, registers: int = 4, layers: int = 1, patch: int = 16, **to: Any
-) -> Tokens:
-    """Random tokens of a grid."""
-    shape = (batch, 1 + registers + rows * cols, WIDTH)
-    return Tokens.from_sequence(
-        [torch.randn(shape) for _ in range(layers)],
-        image_size=(rows * patch, cols * patch),
-        patch_size=patch,
-        num_prefix_tokens=1 + registers,
-        layers=range(layers),
-        normed=True,
-    ).to(**to)
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ class Case:
     def inputs(self, **how: Any) -> Any:
         """What the module is called with, see :meth:`args`."""
         own = {} if self.grid is None else {"rows": self.grid[0], "cols": self.grid[1]}
-        tokens = tokens_of(**{"layers": self.layers, **how, **own})
+        tokens = kit.tokens(**{"layers": self.layers, **how, **own})
         if self.takes == "tokens":
             return tokens
         if self.takes == "tokens+images":
@@ -121,11 +107,6 @@ class Case:
 
     def __str__(self) -> str:
         return self.name
-
-
-def outputs(result: Any) -> list[Tensor]:
-    """The tensors of a result, in a fixed order."""
-    return torch.utils._pytree.tree_leaves(result)
 
 
 def member(seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from torch import nn
 
 from dinoneck import ConfigError, ShapeError, Tokens, load_head, registry, save_head
 from dinoneck.heads import Head
-from tests.contract.cases import CASES, Case, outputs
+from dinoneck.necks import Neck
+from tests.contract.cases import CASES, Case
+from tests.kit import leaves as outputs
+from tests.kit import same
 
 GRIDS = [(1, 1), (1, 7), (2, 2), (3, 5), (15, 31), (9, 16)]
 each = pytest.mark.parametrize("case", CASES, ids=str)
@@ -22,11 +26,6 @@ each = pytest.mark.parametrize("case", CASES, ids=str)
 def built(case: Case, **factory: object) -> nn.Module:
     torch.manual_seed(0)
     return case.build(**factory).eval()
-
-
-def same(one: object, other: object, atol: float = 0.0) -> bool:
-    pairs = list(zip(outputs(one), outputs(other), strict=True))
-    return bool(pairs) and all(torch.allclose(a.float(), b.float(), rtol=0, atol=atol) for a, b in pairs)
 
 
 def test_every_registered_class_has_a_case() -> None:
@@ -42,6 +41,22 @@ def test_any_grid_gives_finite_outputs(case: Case, grid: tuple[int, int], regist
     for tensor in outputs(module(*case.args(case.inputs(rows=grid[0], cols=grid[1], registers=registers)))):
         assert tensor.shape[0] == 2
         assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if isinstance(case.build(), Neck)], ids=str)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_levels_of_a_pyramid_cover_the_image(case: Case, grid: tuple[int, int]) -> None:
+    """A level of stride s has ceil(side / s) cells, and its channels lie next to each other."""
+    neck = built(case)
+    args = case.args(case.inputs(rows=grid[0], cols=grid[1]))
+    pyramid = neck(*args)
+    assert pyramid.strides == neck.strides
+    size = args[1].shape[-2:] if getattr(neck, "grid_from", "") == "image" else [16 * side for side in grid]
+    for level, stride in zip(pyramid.maps, pyramid.strides, strict=True):
+        cells = tuple(math.ceil(side / stride) for side in size)
+        assert level.shape[2:] == cells or getattr(neck, "upsample", "") == "double"  # as published: even sides
+        assert level.shape[1] == neck.out_channels
+        assert level.stride(1) == 1
 
 
 @each

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))
@@ -59,32 +58,6 @@ def test_notebooks_run_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], input=sources, cwd=tmp_path, env=no_display, text=True, check=True)
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["report.json"]
     assert (tmp_path / "notebook-run" / "report.json").is_file()
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_replace_no_results(path: Path) -> None:
-    code = "\n".join(cells(path, "code"))
-    assert "overwrite" not in code
-    assert re.findall(r"^RUN = (.+?)(?:  #.*)?$", code, re.MULTILINE) == ['Path("notebook-run")']
-
-
-@pytest.mark.parametrize("wheels", [False, True])
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_first_cell_installs_from_the_repository_or_from_wheels(
-    path: Path, wheels: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands: list[list[str]] = []
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("subprocess.run", lambda words, **_: commands.append(words))
-    monkeypatch.setattr(Path, "is_dir", lambda self: wheels)
-    exec(cells(path, "code")[0], {})
-    [words] = commands
-    assert words[:4] == [sys.executable, "-m", "pip", "install"]
-    [package] = [Requirement(word) for word in words if word.startswith("dinoneck")]
-    assert "viz" in package.extras
-    [repository] = re.findall(r"^repo_url: (\S+)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert package.url == (None if wheels else f"git+{repository}")
-    assert ("--no-index" in words) == wheels
 
 
 def test_the_page_links_every_notebook() -> None:

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import dinoneck
-
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "dinoneck"
@@ -55,12 +53,6 @@ def answers() -> list[tuple[str, str, str]]:
     ]
 
 
-def test_ten_questions_are_asked() -> None:
-    text = (DOCS / "explanation" / "data-flow.md").read_text()
-    assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == [str(i) for i in range(1, 11)]
-    assert len({room for room, _, _ in answers()}) == 10
-
-
 @pytest.mark.parametrize(("room", "file", "named"), answers())
 def test_a_newcomer_finds_it_there_and_nowhere_else(room: str, file: str, named: str) -> None:
     assert (SOURCE / room / file).is_file()
@@ -77,12 +69,6 @@ def defined(path: Path) -> set[str]:
     return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
-def test_what_lies_between_rooms_has_its_own_file() -> None:
-    assert {"Tokens", "FeaturePyramid"} <= defined(SOURCE / "tokens.py")
-    assert "Task" in defined(SOURCE / "tasks.py")
-    assert "TokenGrid" in defined(SOURCE / "grid.py")
-
-
 def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
     text = (DOCS / "choose.md").read_text()
     claims = [part for part in re.split(r"\n(?=\|)|\n\n", text) if re.search(r"\b0\.\d", part)]
@@ -93,14 +79,3 @@ def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
             assert number in shown, f"{number} is on none of the pages that this links: {claim}"
 
 
-def test_the_logo_and_the_drawings_load_nothing() -> None:
-    for drawing in (DOCS / "images").glob("*.svg"):
-        text = drawing.read_text().replace("http://www.w3.org/2000/svg", "")
-        assert not re.search(r"https?:|<script|<image|@import|url\((?!#)", text), drawing
-
-
-def test_the_site_names_the_package() -> None:
-    about = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    assert about["site_name"] == dinoneck.__name__
-    assert about["theme"]["font"] is False
-    assert about["strict"] is True

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
-from tests.contract.cases import CASES, Case, outputs
+from tests.contract.cases import CASES, Case
+from tests.kit import leaves as outputs
 from torch import nn
 
 pytestmark = pytest.mark.slow

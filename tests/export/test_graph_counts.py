@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch._dynamo.testing
-from tests.contract.cases import CASES, Case, outputs
+from tests.contract.cases import CASES, Case
+from tests.kit import leaves as outputs
 
 pytestmark = pytest.mark.slow
 # no square maps: where rows, cols and channels are one number, the layouts have the same strides, which AOT autograd

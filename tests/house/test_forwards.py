@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from dinoneck import ViTFPN
-from tests.contract.cases import WIDTH, tokens_of
 from tests.house.source import SOURCE
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 
 MOST_CALLS, MOST_FILES = 60, 5
 

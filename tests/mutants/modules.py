@@ -59,7 +59,7 @@ MODULES = (
         "necks/dpt.py",
         "align_corners=self.align_corners, **to",
         "align_corners=True, **to",
-        "unit/necks/test_dpt.py::test_it_is_the_formula",
+        "unit/necks/test_dpt.py::test_it_is_transformers_neck",
     ),
     Mutant(
         "Extra maps are lost in the pyramid's top-down path.",

@@ -68,7 +68,7 @@ PUBLISHED = (
         "necks/dpt.py",
         'if levels and self.upsample == "next":',
         "if levels:",
-        "unit/necks/test_dpt.py::test_doubling_is_transformers_neck_as_published",
+        "unit/necks/test_dpt.py::test_it_is_transformers_neck",
     ),
     Mutant(
         "A published head takes a backbone with any weights.",

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
-from dinoneck import ConfigError, TargetTransform, Task
+from dinoneck import TargetTransform, Task
 from dinoneck.configured import Configured
 
 
@@ -65,41 +64,6 @@ def test_the_body_sees_normal_forms() -> None:
     assert module.got == (4, 0.25, (7,), {8: "x"}, (), 3, ((0,), (1,)))
     assert type(module.got[0]) is int
     assert type(module.got[1]) is float
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"width": "4"}, r"Example\(width=\) is '4' \(str\); expected int"),
-        ({"width": 4.0}, "expected int"),
-        ({"rate": float("nan")}, "finite"),
-        ({"mode": "c"}, "mode"),
-        ({"wide": 1}, "expected bool"),
-        ({"sizes": [1, "2"]}, r"sizes=\)\[1\]"),
-        ({"levels": [[8, "a"], [8, "b"]]}, "twice"),
-        ({"either": (1, 2, 3)}, "either"),
-        ({"tasks": [{"name": "a"}]}, "Task"),
-        ({"tasks": [{"$": "Task", "name": "a", "colour": 1}]}, "no field 'colour'"),
-        ({"anything": object()}, "plain value"),
-        ({"anything": [float("inf")]}, "finite"),
-    ],
-)
-def test_mistyped_values_are_refused_by_name(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Example.from_config({"width": 4} | change)
-    with pytest.raises(ConfigError, match=message):
-        Example(**({"width": 4} | change))
-
-
-def test_unknown_and_missing_keys() -> None:
-    with pytest.raises(ConfigError, match=r"no argument 'widht'. Did you mean 'width'\?"):
-        Example.from_config({"widht": 4})
-    with pytest.raises(ConfigError, match="lacks width"):
-        Example.from_config({"rate": 1.0})
-    with pytest.raises(ConfigError, match="expected a dict"):
-        Example.from_config([1])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="Example"):
-        Example(4, colour=1)  # type: ignore[call-arg]
 
 
 def test_factory_arguments_travel_outside_the_config() -> None:

@@ -111,7 +111,7 @@ def uncertain(head: Head) -> TaskLoss:
     [
         ("fp16", patch_mean(MASS, STATE), {}, {"loss": uncertain}),
         ("bf16", patch_mean(MASS, SHARES, compositions=[PARTS]), {"amp": "bf16"}, {}),
-        ("int8", maps, {"clip_norm": 1.0, "ema_decay": 0.9}, {}),
+        pytest.param("int8", maps, {"clip_norm": 1.0, "ema_decay": 0.9}, {}, marks=pytest.mark.slow),
         ("fp16", patch_mean(MASS, STATE), {"clip_norm": 1.0}, {"kept": True}),
         ("int8", patch_mean(MASS), {}, {"kept": True}),
     ],
@@ -127,6 +127,7 @@ def test_a_training_step_is_one_copy_that_nothing_waits_for(
     assert events == {"to device": BATCHES, "read": 1, "wait": 1}  # the losses of an epoch are read at its end
 
 
+@pytest.mark.slow
 def test_mixing_takes_no_copy_more(stores: dict[str, FeatureStore]) -> None:
     events = events_of_an_epoch(stores["fp16"], maps, Recipe(batch_size=3, mixup_alpha=0.5, mixup_off_last=0.0))
     assert events == {"to device": BATCHES, "read": 1, "wait": 1}

@@ -19,7 +19,7 @@ from tests.unit.detection.test_detector import detector_of
 from dinoneck import Backbone, DataError, FeatureStore, PatchMeanHead, Predictor, Task, load_backbone, save_head
 from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, to_image_pixels
 from dinoneck.detection import Detector
-from dinoneck.training import LiveTokens, MemoryTokens, TrainConfig, train
+from dinoneck.training import LiveTokens, MemoryTokens
 
 Pixels = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 32, 64
@@ -248,30 +248,3 @@ def test_a_detector_gives_boxes_of_the_upright_image(detector: Detector, files: 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     return detector_of("fcos", size=(64, 64))
-
-
-def trained(folder: Path, tagged: bool) -> dict[str, Any]:
-    """Train on eight images and their masks; the files show the same and have the same names, tagged or not."""
-    folder.mkdir()
-    random = np.random.RandomState(0)
-    lines = ["image,mask,part"]
-    for i in ORIENTATIONS:
-        classes = random.randint(0, 3, (HEIGHT // 16, WIDTH // 16)).repeat(16, axis=0).repeat(16, axis=1)
-        shown = np.array([(120, 80, 40), (20, 220, 30), (240, 240, 20)], np.uint8)[classes]
-        write(folder / f"{i}.tif", shown, i if tagged else None, {})
-        write(folder / f"{i}-mask.tif", classes.astype(np.uint8), i if tagged else None, {})
-        lines.append(f"{i}.tif,{i}-mask.tif,{i % 2}")
-    (folder / "t.csv").write_text("\n".join(lines))
-    config = {
-        "data": {"csv": str(folder / "t.csv"), "labels": "mask"},
-        "backbone": {"name": "dinoneck_tiny"},
-        "optim": {"epochs": 2, "batch_size": 4},
-        "folds": {"column": "part"},
-    }
-    train(TrainConfig.from_dict(config), folder / "run")
-    report = json.loads((folder / "run" / "report.json").read_text())
-    return {"scores": report["scores"], "held out": (folder / "run" / "out_of_fold.csv").read_text()}
-
-
-def test_training_on_masks_is_the_same_with_and_without_tags(tmp_path: Path) -> None:
-    assert trained(tmp_path / "tagged", tagged=True) == trained(tmp_path / "upright", tagged=False)

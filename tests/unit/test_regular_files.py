@@ -6,7 +6,6 @@ Every call runs in a thread with a limit of time, so that one that waits fails i
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -26,13 +25,9 @@ from dinoneck import (
     DinoneckError,
     FeatureStore,
     HeadCheckpoint,
-    PatchMeanHead,
     Predictor,
-    Task,
     load_backbone,
-    save_head,
 )
-from dinoneck.cli.main import main
 from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, read_masks, read_table
 from dinoneck.training import TrainConfig
 
@@ -183,55 +178,3 @@ def test_a_file_of_a_store_that_became_a_pipe_is_refused(
     found = bounded(lambda: opened.batch(["a"]), place)
     assert isinstance(found, DataError) and "'a'" in str(found), found
     assert shard.name in caplog.text  # the index goes on without it
-
-
-# The command line -------------------------------------------------------------------------------------------
-
-COMMANDS: dict[str, tuple[str, str]] = {
-    "extract IMAGE": ("x.png", "extract {path} --out s --size 32 --backbone dinoneck_tiny"),
-    "extract FOLDER": ("images/x.png", "extract images --out s --size 32 --backbone dinoneck_tiny"),
-    "train --csv": ("x.csv", "train --csv {path} --targets y --out r --backbone dinoneck_tiny"),
-    "train --boxes": ("x.json", "train --boxes {path} --out r --backbone dinoneck_tiny"),
-    "train RUN.yaml": ("x.yaml", "train {path} --out r"),
-    "train --labels": ("masks/a.png", "train --images images --labels masks --out r --backbone dinoneck_tiny"),
-    "predict IMAGE": ("x.png", "predict {path} --heads h.safetensors --out p.csv"),
-    "predict FOLDER": ("images/x.png", "predict images --heads h.safetensors --out p.csv"),
-    "predict --csv": ("x.csv", "predict --csv {path} --heads h.safetensors --out p.csv"),
-    "predict --heads": ("x.safetensors", "predict images --heads {path} --out p.csv"),
-    "predict --backbone-file": ("x.pth", "predict images --heads h.safetensors --backbone-file {path} --out p.csv"),
-    "viz report --truth": ("x.csv", "viz report h.safetensors images --truth {path} --out r.html"),
-    "viz report --scores": ("x.json", "viz report h.safetensors images --scores {path} --out r.html"),
-    "inspect": ("x.safetensors", "inspect {path}"),
-    "verify": ("x.safetensors", "verify {path}"),
-}
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_verb_refuses_a_pipe_in_one_line(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    name, line = COMMANDS[command]
-    monkeypatch.chdir(tmp_path)
-    write_images(tmp_path, ["images/a.png"])
-    (tmp_path / "masks").mkdir()
-    backbone = load_backbone("dinoneck_tiny")
-    prepare = backbone.preprocess.changed(size=(32, 32))
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("y")]), backbone=backbone, preprocess=prepare)
-    place = Place(tmp_path / name, "pipe")
-    assert bounded(lambda: main(line.format(path=name).split()), place) == 1
-    errors = capsys.readouterr().err
-    assert [Path(name).name in line for line in errors.splitlines()].count(True) == 1, errors
-    assert "Traceback" not in errors
-
-
-def test_predict_leaves_out_a_pipe_that_is_named_like_an_image(
-    mixed: tuple[Path, Place], capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, place = mixed
-    backbone = load_backbone("dinoneck_tiny")
-    prepare = backbone.preprocess.changed(size=(32, 32))
-    save_head(folder.parent / "h.safetensors", PatchMeanHead(64, [Task("y")]), backbone=backbone, preprocess=prepare)
-    words = ["predict", folder, "--heads", folder.parent / "h.safetensors", "--out", folder.parent / "p.csv"]
-    assert bounded(lambda: main([*map(str, words), "--skip-unusable", "--json"]), place) == 0
-    [left_out] = json.loads(capsys.readouterr().out)["unusable"]
-    assert left_out == str(place.path)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
-from dinoneck import ConfigError, DataError, ShapeError, TargetTransform, Task
-from dinoneck.tasks import check_tasks, columns_of
+from dinoneck import ConfigError, ShapeError, TargetTransform, Task
+from dinoneck.tasks import columns_of
 
 
 @pytest.mark.parametrize("area", [None, 0.21])
@@ -42,45 +41,11 @@ def test_fit_takes_population_statistics_and_skips_nan() -> None:
     assert first.mean == 9.0
 
 
-@pytest.mark.parametrize("values", [[2.0, 2.0], [3.0], [[1.0, 5.0], [1.0, 5.0]], [0.1] * 7, [4.0, torch.nan, 4.0]])
-@pytest.mark.parametrize("transform", [TargetTransform(), TargetTransform(area=0.3, log1p=True)])
-def test_values_that_do_not_vary_have_no_standard_deviation(transform: TargetTransform, values: Any) -> None:
-    with pytest.raises(DataError, match="equal"):
-        transform.fit(values)
-
-
 def test_an_output_that_does_not_vary_among_others_is_centred(caplog: pytest.LogCaptureFixture) -> None:
     fitted = TargetTransform().fit([[1.0, 5.0, 2.0], [3.0, 5.0, torch.nan], [5.0, 5.0, 2.0]])
     assert fitted.mean == (3.0, 5.0, 2.0)
     assert fitted.std == pytest.approx((math.sqrt(8 / 3), 1.0, 1.0))
     assert "[1, 2]" in caplog.text
-
-
-def test_values_beyond_float32_are_named() -> None:
-    for value in (1e200, -1e39, math.inf):
-        with pytest.raises(DataError, match=rf"{value:g} is beyond".replace("+", "[+]")):
-            TargetTransform().fit([0.0, value, 1.0])
-
-
-def test_fit_and_forward_refuse_what_has_no_transform() -> None:
-    with pytest.raises(DataError, match="every one is NaN"):
-        TargetTransform().fit([[1.0, torch.nan], [2.0, torch.nan]])
-    with pytest.raises(DataError, match="inf"):
-        TargetTransform().fit([1.0, torch.inf])
-    with pytest.raises(DataError, match="above -1; the smallest is -2"):
-        TargetTransform(log1p=True).fit([1.0, -2.0])
-    with pytest.raises(ShapeError, match="2 outputs"):
-        TargetTransform(mean=(1.0, 2.0)).forward(torch.zeros(4, 3))
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"area": 0.0},  {"area": (1.0, 2.0)}, {"std": 0.0},  {"mean": math.nan},
-      {"log1p": 1}, ],
-)  # fmt: skip
-def test_impossible_transforms(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        TargetTransform(**wrong)  # type: ignore[arg-type]
 
 
 def test_inverse_never_clamps_but_minimum_does() -> None:
@@ -98,51 +63,12 @@ def test_logits_become_probabilities() -> None:
     assert halved.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [{"name": ""}, {"name": "a:b"}, {"dim": 0}, {"kind": "regresion"}, {"activation": "gelu"},
-     {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")},
-     {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0}, {"ignore_index": "0"}],
-)  # fmt: skip
-def test_impossible_tasks(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"Task|kind"):
-        Task(**({"name": "a"} | wrong))  # type: ignore[arg-type]
-
-
-def test_check_tasks() -> None:
-    with pytest.raises(ConfigError, match="no tasks"):
-        check_tasks([], kinds=("regression",), owner="H")
-    with pytest.raises(ConfigError, match="several tasks named 'a'"):
-        check_tasks([Task("a"), Task("a")], kinds=("regression",), owner="H")
-    with pytest.raises(ConfigError, match="'a' is 'dense'"):
-        check_tasks([Task("a", kind="dense")], kinds=("regression",), owner="H")
-
-
 def test_a_maximum_bounds_values_and_dense_cells() -> None:
     task = Task("height", kind="dense", transform=TargetTransform(mean=0.0, std=2.0), minimum=0.5, maximum=3.0)
     cells = torch.tensor([[[[-1.0, 1.0, 4.0]]]])
     assert task.natural_map(cells).flatten().tolist() == [-2.0, 2.0, 8.0]
     assert task.predict_map(cells).flatten().tolist() == [0.5, 2.0, 3.0]
     assert Task("height", maximum=3.0).predict(torch.tensor([[4.0]])).item() == 3.0
-
-
-def test_probabilities_take_no_transform_activation_or_minimum() -> None:
-    for kind in ("classification", "ratio"):
-        for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"}):
-            with pytest.raises(ConfigError, match="are probabilities"):
-                Task("c", dim=3, kind=kind, **given)
-
-
-def test_transforms_fit_their_task_and_themselves() -> None:
-    with pytest.raises(ConfigError, match="one fitted on 2 outputs, not 3"):
-        Task("a", dim=2, transform=TargetTransform(mean=(1.0, 2.0, 3.0)))
-    for wrong in ({"mean": (1.0, 2.0), "std": (1.0,)}, {"mean": ((1.0,),)}):
-        with pytest.raises(ConfigError):
-            TargetTransform(**wrong)
-    for nothing in ([], "abc", ["a"], torch.zeros(0, 2)):
-        with pytest.raises(DataError, match="cannot be fitted"):
-            TargetTransform().fit(nothing)
-    assert TargetTransform(area=0.5).inverse(torch.tensor([1, 3])).tolist() == [0.5, 1.5]
 
 
 MAP = torch.randn(2, 3, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -200,9 +126,9 @@ def test_the_output_of_a_map_task_is_a_map() -> None:
 
 def test_what_cannot_add_up_is_refused() -> None:
     for aggregate in ("sum", "mean"):
-        with pytest.raises(ConfigError, match="transform.*without log1p"):
+        with pytest.raises(ConfigError, match="transform has log1p.*logarithms do not keep"):
             Task("m", kind="density", aggregate=aggregate, transform=TargetTransform(log1p=True))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="only kind 'density'"):
+    with pytest.raises(ConfigError, match="only tasks of kind 'density'"):
         Task("m", kind="dense", aggregate="mean")
     with pytest.raises(ConfigError, match=r"aggregate is 'men'.*Did you mean 'mean'"):
         Task("m", kind="density", aggregate="men")  # type: ignore[arg-type]

@@ -96,23 +96,6 @@ def test_the_page_has_the_stored_numbers_or_names_the_command() -> None:
     assert "make evidence" in page
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "set DINONECK_WEIGHTS to hub or to a folder"),
-        (["--random", "--push", "me"], "--push is for heads that were trained in full with published weights"),
-        (["--random", "--data", "nowhere"], "nowhere holds no crop_cover/cover.csv; pass --data"),
-    ],
-)
-def test_refusals(
-    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(evidence, "WEIGHTS", "")
-    with pytest.raises(SystemExit):
-        evidence.main(words)
-    assert message in capsys.readouterr().err
-
-
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the Hub's client
 def test_push_sends_what_was_trained(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)

@@ -12,17 +12,16 @@ from torch import Tensor
 
 from dinoneck import Backbone, BackboneError, ConfigError, load_backbone, wrap_backbone
 from dinoneck.backbones.adapter import official_positions
-from dinoneck.backbones.transformers import from_timm
 
 LAYERS = [-1, 2, 5, 5]
 BOUNDS = {"tiny": 1e-5, "dinov3": 1e-5, "dinov2": 1e-5, "reg4": 0.0}
 CASES = [
-    ("vit_small_patch16_dinov3", (112, 336), "native"),
+    ("vit_small_patch16_dinov3", (48, 80), "native"),
     pytest.param("vit_small_plus_patch16_dinov3_qkvb", (144, 256), "native", marks=pytest.mark.slow),
     ("dinoneck_tiny", (32, 48), "native"),
-    ("vit_small_patch14_reg4_dinov2", (238, 476), "native"),
+    ("vit_small_patch14_reg4_dinov2", (70, 126), "native"),
     pytest.param("vit_small_patch14_dinov2", (518, 518), "native", marks=pytest.mark.slow),
-    ("vit_small_patch14_dinov2", (238, 476), "official"),
+    ("vit_small_patch14_dinov2", (70, 126), "official"),
 ]
 
 
@@ -39,9 +38,9 @@ def gap(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> float:
 def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: str) -> None:
     bound = BOUNDS[next(key for key in ("reg4", "dinov2", "dinov3", "tiny") if key in name)]
     images = torch.randn(1, 3, *size)
+    one, other = both(name, pos_embed=recipe)
     for norm in (True, False):
-        one, other = both(name, layers=LAYERS, norm=norm, pos_embed=recipe)
-        a, b = one(images), other(images)
+        a, b = (backbone.with_layers(LAYERS, norm=norm)(images) for backbone in (one, other))
         assert (a.grid, a.layers, a.normed, a.num_registers) == (b.grid, b.layers, b.normed, b.num_registers)
         assert gap(a.patches, b.patches) <= bound
         assert gap(a.cls_token, b.cls_token) <= bound
@@ -59,8 +58,6 @@ def test_native_position_recipes_of_plain_dinov2_differ_and_are_distinguished() 
         load_backbone("vit_small_patch14_dinov2", pretrained=False, pos_embed="official").record()["pos_embed"]
         == "official"
     )
-    with pytest.raises(ConfigError, match="pos_embed is 'antialias'"):
-        load_backbone("dinoneck_tiny", pos_embed="antialias")  # type: ignore[arg-type]
 
 
 def test_hidden_states_are_counted_from_the_embeddings() -> None:
@@ -95,33 +92,6 @@ def test_frozen_transformers_do_not_move_their_rotary_positions() -> None:
         assert not torch.equal(model(images).last_hidden_state, first)
     backbone.unfreeze_last(2).train()
     assert torch.equal(backbone(images).sequence[0], backbone(images).sequence[0])
-
-
-def test_patch_r_c_is_the_token_at_its_place() -> None:
-    for model in (
-        tiny_dinov3(),
-        transformers.Dinov2Model(tiny_dinov2()),
-        from_timm(load_backbone("dinoneck_tiny").adapter.model),
-    ):
-        backbone = wrap_backbone(model)
-        with torch.no_grad():
-            for key, parameter in model.named_parameters():
-                if "layer_scale" in key:
-                    parameter.zero_()
-        patch, rows, cols = backbone.adapter.patch_size[0], 2, 5
-        images = torch.randn(1, 3, rows * patch, cols * patch)
-        before = backbone(images).maps()[0]
-        for r, c in ((0, 0), (0, 4), (1, 2)):
-            painted = images.clone()
-            painted[..., r * patch : (r + 1) * patch, c * patch : (c + 1) * patch] += 1.0
-            changed = (backbone(painted).maps()[0] - before).abs().amax(dim=1)[0] > 1e-6
-            assert changed.nonzero().tolist() == [[r, c]]
-
-
-def tiny_dinov2() -> transformers.Dinov2Config:
-    return transformers.Dinov2Config(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14, layerscale_value=0.2
-    )
 
 
 def test_folders_load_and_every_key_must_land(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from dinoneck import BackboneError, ConfigError, load_backbone
+from dinoneck import load_backbone
 from dinoneck.backbones import timm as adapter
 from dinoneck.backbones.known import family_of
 
@@ -51,29 +51,6 @@ def test_every_name_gives_tokens_of_the_right_shape(name: str) -> None:
 def test_names_with_a_tag() -> None:
     backbone = load_backbone("vit_small_patch16_dinov3.lvd1689m", pretrained=False)
     assert backbone.name == "vit_small_patch16_dinov3.lvd1689m"
-    with pytest.raises(BackboneError, match=r"lvd9.* vit_small_patch16_dinov3.lvd1689m"):
-        load_backbone("vit_small_patch16_dinov3.lvd9", pretrained=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("dinov3_small", r"'dinov3_small' is unknown.*'dinoneck list backbones' lists"),
-        ("vit_smal_patch16_dinov3", r"Did you mean 'vit_small_patch16_dinov3'\?"),
-        ("convnext_tiny.dinov3_lvd1689m", "convnext_tiny"),
-        ("vit_base_patch16_224", "wrap_backbone"),
-    ],
-)
-def test_other_names_are_refused(name: str, message: str) -> None:
-    with pytest.raises(BackboneError, match=message):
-        load_backbone(name, pretrained=False)
-
-
-def test_arguments_that_contradict(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="seed=3"):
-        load_backbone("vit_small_patch16_dinov3", seed=3)
-    with pytest.raises(ConfigError, match="seed=3"):
-        load_backbone("dinoneck_tiny", checkpoint=tmp_path / "x.pth", seed=3)
 
 
 def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

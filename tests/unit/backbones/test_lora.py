@@ -15,7 +15,6 @@ from dinoneck import (
     Backbone,
     BackboneError,
     CheckpointError,
-    ConfigError,
     HeadCheckpoint,
     PatchMeanHead,
     Predictor,
@@ -117,18 +116,9 @@ def test_blocks_that_do_not_run_get_none() -> None:
     assert backbone.record()["adapter"]["blocks"] == 2
 
 
-def test_lora_together_with_thawed_blocks_and_frozen_again() -> None:
-    backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
-    assert backbone.trainable_blocks == tuple(range(6))
-    assert backbone.adapter.blocks[5].mlp.fc1.weight.requires_grad
-    backbone.freeze(keep_lora=True)
-    assert all(p.requires_grad for p in lora.parameters(backbone.adapter))
-    assert not backbone.adapter.blocks[5].mlp.fc1.weight.requires_grad
-    backbone.freeze()
-    assert backbone.frozen
 
 
-def test_seeds_options_and_refusals() -> None:
+def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
     def a_of(seed: int) -> torch.Tensor:
         return next(iter(lora.state(load_backbone("dinoneck_tiny").add_lora(2, seed=seed).adapter).values()))
 
@@ -138,16 +128,7 @@ def test_seeds_options_and_refusals() -> None:
     assert not torch.equal(a_of(0), a_of(1))
     assert torch.equal(torch.get_rng_state(), state)
     backbone = load_backbone("dinoneck_tiny")
-    for wrong in ({"rank": 0}, {"rank": 2.0}, {"rank": 2, "alpha": -1}, {"rank": 65}):
-        with pytest.raises(BackboneError, match="expected"):
-            backbone.add_lora(**wrong)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="targets is 'mlp'"):
-        backbone.add_lora(2, targets="mlp")  # type: ignore[arg-type]
-    with pytest.raises(BackboneError, match="no LoRA weights to merge"):
-        backbone.merge_lora()
     backbone.add_lora(2)
-    with pytest.raises(BackboneError, match="has LoRA weights already"):
-        backbone.add_lora(2)
 
 
 def trained_pair(source: str) -> tuple[Backbone, PatchMeanHead]:

@@ -7,7 +7,7 @@ import torch
 from tests.unit.backbones.official_objects import Dinov2Like, Dinov3Like, Official
 from torch import nn
 
-from dinoneck import BackboneError, load_backbone, wrap_backbone
+from dinoneck import wrap_backbone
 
 IMAGES = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0))
 OBJECTS = {
@@ -51,16 +51,3 @@ def test_rotary_positions_do_not_move_in_training() -> None:
     assert model.flat[-1].training
     assert not model.rope_embed.training
     assert torch.equal(backbone(IMAGES).sequence[0], backbone(IMAGES).sequence[0])
-
-
-def test_objects_of_other_kinds_and_names_are_refused() -> None:
-    with pytest.raises(BackboneError, match=r"Linear .* expected a timm .* a DINO model of transformers, or an object"):
-        wrap_backbone(nn.Linear(1, 1))
-    with pytest.raises(BackboneError, match="DataParallel"):
-        wrap_backbone(nn.DataParallel(Dinov2Like()))
-    with pytest.raises(BackboneError, match=r"'official'.*torch\.hub\.load"):
-        load_backbone("dinov2_vits14", source="official")  # type: ignore[arg-type]
-    lame = Dinov2Like()
-    del lame.patch_size
-    with pytest.raises(BackboneError, match="lacks patch_size"):
-        wrap_backbone(lame)

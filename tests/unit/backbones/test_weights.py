@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 from dinoneck import Backbone, BackboneError, load_backbone
-from dinoneck.weight_files import read_state
 
 State = dict[str, torch.Tensor]
 
@@ -144,31 +143,3 @@ def test_files_that_do_not_fit_are_refused_by_key(
     torch.save(damage(small_state), tmp_path / "w.pth")
     with pytest.raises(BackboneError, match=message):
         load_backbone("vit_small_patch16_dinov3_qkvb", checkpoint=tmp_path / "w.pth")
-
-
-class Trap:
-    """An object whose unpickling would run code."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("code from a file ran",)
-
-
-def test_files_that_are_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(BackboneError, match="the path of the weights file is empty"):
-        load_backbone("dinoneck_tiny", checkpoint="")
-    with pytest.raises(BackboneError, match="weights file"):
-        read_state(tmp_path / "no.pth")
-    for name, content in (("a.pth", b""), ("a.safetensors", b"12345"), ("b.pth", b"<html>")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(BackboneError, match="cannot be read as weights"):
-            read_state(tmp_path / name)
-    torch.save({"weight": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(BackboneError, match="cannot be read as weights"):
-        read_state(tmp_path / "trap.pth")
-    assert "ran" not in capsys.readouterr().out
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(BackboneError, match="holds list"):
-        read_state(tmp_path / "list.pth")
-    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(BackboneError, match="epoch are no tensors"):
-        read_state(tmp_path / "epoch.pth")

@@ -7,18 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.kit import tokens_from as tokens_of
 
-from dinoneck import CLSGating, CLSGatingHead, ConfigError, Task, Tokens
+from dinoneck import CLSGating, CLSGatingHead, Task, Tokens
 
 TASKS = (
     Task("mass", unit="g", activation="softplus"),
     Task("parts", dim=3, kind="ratio"),
     Task("state", dim=4, kind="classification"),
 )
-
-
-def tokens_of(x: torch.Tensor, rows: int, cols: int, prefix: int = 5) -> Tokens:
-    return Tokens.from_sequence(x, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=prefix)
 
 
 def head_of(mode: str, num_patches: Any = None, width: int = 16, seed: int = 0, **options: Any) -> CLSGatingHead:
@@ -73,35 +70,6 @@ def test_pooling_the_whole_sequence_equals_slicing_the_patches_off(mode: str, pr
         assert head.gate(tokens).sum().item() == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("mode", ["mlp", "resized"])
-@pytest.mark.parametrize("place", [(0, 0), (1, 3), (2, 4)])
-def test_a_one_hot_gate_picks_exactly_that_patch(mode: str, place: tuple[int, int]) -> None:
-    """Patch (r, c) holds r and c; the gate of place (r, c) gives them back, and its map is 1 there."""
-    rows, cols = 3, 5
-    head = head_of(mode, {"mlp": rows * cols, "resized": (rows, cols)}[mode], width=4)
-    with torch.no_grad():
-        head.gating.out.weight.zero_()
-        head.gating.out.bias.fill_(-1e4)
-        head.gating.out.bias[place[0] * cols + place[1]] = 1e4
-    where = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij"), dim=-1).float()
-    patches = torch.cat((where, where), dim=-1).reshape(1, rows * cols, 4)
-    x = torch.cat((torch.full((1, 5, 4), 99.0), patches), dim=1)
-    gate = head.gate(tokens_of(x, rows, cols))
-    assert gate.shape == (1, rows, cols)
-    assert gate[0, place[0], place[1]] == 1.0 and gate.sum() == 1.0
-    pooled, _ = head.gating(x[:, 0], patches)
-    assert torch.equal(pooled, torch.tensor([[*place, *place]]).float())
-
-
-def test_resized_is_mlp_at_its_own_grid_and_a_bilinear_map_elsewhere() -> None:
-    mlp, resized = head_of("mlp", 12), head_of("resized", (3, 4), seed=1)
-    resized.load_state_dict(mlp.state_dict())
-    tokens = tokens_of(torch.randn(2, 17, 16), 3, 4)
-    for name, predicted in mlp(tokens).items():
-        assert torch.equal(predicted, resized(tokens)[name])
-    assert torch.equal(mlp.gate(tokens), resized.gate(tokens))
-
-
 def test_the_resized_logits_keep_their_places() -> None:
     """Logits that are r + 10 c at cell centres: at twice the grid they are so at the finer centres, edges held."""
     gating = CLSGating(4, (3, 5), "resized")
@@ -115,18 +83,3 @@ def test_the_resized_logits_keep_their_places() -> None:
     weights = gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(6, 10))[1]
     assert torch.allclose(weights, logits.flatten().softmax(0)[None], atol=1e-6)
     assert not torch.allclose(weights, gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(10, 6))[1], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        ({}, "num_patches is None; mode 'mlp' needs one number"),
-        ({"num_patches": (3, 4)}, r"\(3, 4\); mode 'mlp' needs one number"),
-        ({"num_patches": 12, "mode": "resized"}, r"12; mode 'resized' needs \(rows, cols\)"),
-        ({"mode": "quary"}, "Did you mean 'query'"),
-        ({"mode": "query", "reduction": 17}, "leaves none"),
-    ],
-)
-def test_gates_that_cannot_be_built(arguments: dict[str, Any], match: str) -> None:
-    with pytest.raises(ConfigError, match=match):
-        CLSGating(16, **arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests import kit
 
 from dinoneck import ConfigError, FPNHead, HeadEnsemble, LinearHead, PatchMeanHead, TargetTransform, Task, Tokens
 
@@ -11,8 +12,7 @@ TARGETS = ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g", "Dry_Total_g", "GDM_g")
 
 
 def tokens_of(batch: int = 6, rows: int = 4, cols: int = 8, width: int = 48) -> Tokens:
-    x = torch.randn(batch, 1 + rows * cols, width)
-    return Tokens.from_sequence(x, image_size=(rows * 14, cols * 14), patch_size=14, num_prefix_tokens=1)
+    return kit.tokens(batch, rows, cols, width=width, registers=0, patch=14)
 
 
 def heads_25(width: int = 48) -> list[PatchMeanHead]:
@@ -20,7 +20,7 @@ def heads_25(width: int = 48) -> list[PatchMeanHead]:
 
 
 def test_25_heads_over_6_views_are_one_call_equal_to_the_loop() -> None:
-    heads, tokens = heads_25(1536), tokens_of(6, 16, 16, 1536)
+    heads, tokens = heads_25(), tokens_of()
     ensemble = HeadEnsemble.from_heads(heads)
     together = ensemble.predict(tokens)
     assert list(together) == list(TARGETS)
@@ -51,50 +51,6 @@ def test_members_are_averaged_in_natural_units() -> None:
     )
     weighted = HeadEnsemble.from_heads(heads, weights=[1.0, 0.0, 3.0])
     assert torch.allclose(weighted.predict(tokens)["a"], (expected[0] + 3 * expected[2]) / 4, rtol=1e-6)
-
-
-def test_maps_and_several_tasks() -> None:
-    heads = [PatchMeanHead(8, [Task("a"), Task("b")]), PatchMeanHead(8, [Task("a")])]
-    tokens = tokens_of(width=8)
-    ensemble = HeadEnsemble.from_heads(heads)
-    maps = ensemble.predict_maps(tokens)
-    expected = (heads[0].predict_maps(tokens)["a"] + heads[1].predict_maps(tokens)["a"]) / 2
-    assert torch.allclose(maps["a"], expected, atol=1e-6)
-    assert torch.allclose(maps["b"], heads[0].predict_maps(tokens)["b"], atol=1e-6)
-    assert torch.allclose(ensemble.predict(tokens)["b"], heads[0].predict(tokens)["b"], atol=1e-6)
-
-
-MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"members": []}, "no members"),
-        ({"members": [{"type": "patch_mean"}]}, "expected a registered Head, or its {'type'"),
-        ({"members": [MEMBER | {"type": "patch_maen"}]}, r"Did you mean 'patch_mean'\?"),
-        ({"members": [MEMBER], "weights": [1.0, 2.0]}, "2 for 1 heads"),
-        ({"members": [MEMBER], "weights": [0.0]}, "0 or more"),
-        ({"members": [MEMBER], "weights": [1.0], "reduce": "median"}, "no meaning"),
-        ({"members": [MEMBER, {**MEMBER, "config": {**MEMBER["config"], "embed_dim": 9}}]}, r"\[8, 9\] channels"),
-    ],
-)
-def test_impossible_ensembles(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        HeadEnsemble(**arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("one", "other"), [(0.25, 1.0), (None, 0.25)])
-def test_members_whose_values_are_of_different_areas_are_refused(one: float | None, other: float | None) -> None:
-    """Grams on 0.25 m² and grams on 1 m² have no mean."""
-    small, large = (
-        PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=area))]) for area in (one, other)
-    )
-    HeadEnsemble.from_heads([large, PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=other))])])
-    for members in ([small, large], [HeadEnsemble([small]), large], [small, HeadEnsemble([HeadEnsemble([large])])]):
-        for build in (HeadEnsemble, HeadEnsemble.from_heads):
-            with pytest.raises(ConfigError, match=rf"'mass'.*area.*({one}|{other}).*({one}|{other})"):
-                build(members)
 
 
 def test_classes_leave_forward_as_logarithms_whose_softmax_is_the_mean() -> None:

@@ -7,19 +7,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from tests import kit
 
 from dinoneck import Bins, LinearHead, Task, Tokens
-from dinoneck.errors import ConfigError
 
 STATE = Task("state", dim=3, kind="classification")
 SOIL = Task("soil", dim=2, kind="segmentation")
 
 
-def tokens_of(layers: int, batch: int = 2) -> Tokens:
-    sequence = [torch.randn(batch, 1 + 4 + 15, 8, dtype=torch.float64) for _ in range(layers)]
-    return Tokens.from_sequence(sequence, image_size=(48, 80), patch_size=16, num_prefix_tokens=5)
+def tokens_of(layers: int) -> Tokens:
+    return kit.tokens(width=8, layers=layers, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("pool", "layers"), [("cls", 1), ("cls", 4), ("mean", 4), ("cls+mean", 1), ("cls+mean", 4)])
@@ -61,48 +58,3 @@ def test_bins_without_a_positive_logit_give_their_mean(spacing: Any, middle: flo
     logits = torch.tensor([[-1.0, 2.0], [-1.0, 0.0], [-1.0, 6.0]], dtype=torch.float64).reshape(1, 3, 1, 2)
     expected = [(1 + middle + 8) / 3, (2 * 1 + 6 * 8) / 8]
     assert bins(logits).flatten().tolist() == pytest.approx(expected, rel=1e-7)
-
-
-@pytest.mark.parametrize("wrong", [{"high": 0.5}, {"eps": 0.0}, {"low": 0.0, "spacing": "log"}, {"count": 1}])
-def test_bins_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Bins(**{"low": 1.0, "high": 2.0, **wrong})
-
-
-@pytest.mark.parametrize("options", [{"use_cls": True}, {"upsample": 2}, {"bins": Bins(0.0, 1.0)}])
-def test_what_is_for_maps_is_refused_where_tokens_are_pooled(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="pool"):
-        LinearHead(8, [STATE], **options)
-    if "bins" in options:
-        with pytest.raises(ConfigError, match="soil"):
-            LinearHead(8, [SOIL], pool=None, **options)
-
-
-def test_it_learns_what_logistic_regression_learns() -> None:
-    """Without a penalty both have one optimum on classes that overlap."""
-    torch.manual_seed(0)
-    tokens = tokens_of(1, batch=90)
-    x = torch.cat([tokens.sequence[0][:, 0], tokens.sequence[0][:, 5:].mean(dim=1)], dim=1)
-    y = (x[:, :3] + torch.randn(90, 3, dtype=torch.float64)).argmax(dim=1)
-    head = LinearHead(8, [STATE], dtype=torch.float64)
-    solver = torch.optim.LBFGS(head.parameters(), max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        value = torch.nn.functional.cross_entropy(head(tokens)["state"], y)
-        value.backward()
-        return value
-
-    solver.step(loss)  # type: ignore[arg-type]
-    peer = LogisticRegression(C=float("inf"), tol=1e-9, max_iter=5000).fit(x.numpy(), y.numpy())
-    expected = torch.from_numpy(peer.predict_proba(x.numpy()))
-    assert torch.allclose(head.predict(tokens)["state"], expected, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("pool", "task", "named"),
-    [("mean", SOIL, "segmentation"), (None, STATE, "classification"), ("max", STATE, "max")],
-)
-def test_kinds_that_the_pooling_does_not_give_are_refused(pool: Any, task: Task, named: str) -> None:
-    with pytest.raises(ConfigError, match=named):
-        LinearHead(8, [task], pool=pool)

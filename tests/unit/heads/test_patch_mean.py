@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.kit import tokens_from as tokens_of
 
 from dinoneck import PatchMeanHead, PatchMeanMLP, TargetTransform, Task, Tokens
-
-
-def tokens_of(x: torch.Tensor, rows: int, cols: int, prefix: int = 5) -> Tokens:
-    return Tokens.from_sequence(x, image_size=(rows * 16, cols * 16), patch_size=16, num_prefix_tokens=prefix)
 
 
 def plain(mlp: PatchMeanMLP, x: torch.Tensor) -> torch.Tensor:

@@ -88,22 +88,6 @@ def test_any_parts_and_sums_and_their_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"parts": ()}, "empty"),
-        ({"parts": ("a", "a"), "sums": ()}, "repeated"),
-        ({"parts": ("a", "b:1"), "sums": ()}, "holds .:."),
-        ({"sums": {"GDM": ("clovr", "green")}}, r"'clovr'"),
-        ({"sums": {"GDM": ()}}, "adds up"),
-        ({"sums": {"GDM": ("green", "green")}}, "each once"),
-    ],
-)
-def test_impossible_compositions(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Composition(**({"parts": PARTS, "sums": SUMS} | wrong))
-
-
-@pytest.mark.parametrize(
     "options",
     [{}, {"weights": WEIGHTS}, {"scale": SCALE}, {"scale": None, "loss": "smooth_l1", "beta": 20.0},
      {"weights": WEIGHTS, "scale": SCALE, "loss": "smooth_l1", "beta": 0.3}],
@@ -153,25 +137,6 @@ def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
     each[1:, 4] = False
     last = CompositionLoss(FIVE, (0, 0, 0, 0, 1), scale=SCALE)
     assert run(last, {"five": each}, five=own).item() == pytest.approx(plain(last, [0], own.tolist()), rel=1e-10)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"weights": (1.0, 2.0)}, "weights are"),
-        ({"weights": (1.0, 1.0, 1.0, 1.0, -1.0)}, "0 or more"),
-        ({"scale": (1.0, 1.0, 1.0, 1.0, 0.0)}, "above 0"),
-        ({"beta": 0.0}, "beta is 0"),
-        ({"composition": Composition(PARTS, SUMS)}, "name the output and its two tasks"),  # type: ignore[arg-type]
-        ({"composition": replace(FIVE, total="totl")}, r"needs task 'totl'; there are total, ratio.*mean 'total'"),
-        ({"composition": replace(FIVE, total="ratio")}, "regression or density with dim 1; it is 'ratio' with dim 3"),
-        ({"composition": replace(FIVE, ratio="total")}, "kind ratio with dim 3; it is 'regression' with dim 1"),
-        ({"composition": replace(FIVE, name="total")}, "several parts named 'total'"),
-    ],
-)
-def test_impossible_composition_losses(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        TaskLoss(TASKS, [CompositionLoss(**({"composition": FIVE} | wrong))])
 
 
 def test_a_ratio_labelled_with_the_parts_has_their_order() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import ConfigError, ShapeError, Task
+from dinoneck import Task
 from dinoneck.losses import TaskLoss, masked_cross_entropy, masked_mse, masked_smooth_l1, ratio_mse, scale_invariant_log
 
 torch.manual_seed(0)
@@ -55,45 +55,6 @@ def test_everything_masked_is_zero_with_zero_gradient() -> None:
     assert masked_cross_entropy(PRED, torch.full((4,), 255), ignore_index=255).item() == 0
 
 
-def test_shapes_that_do_not_fit() -> None:
-    with pytest.raises(ShapeError, match=r"\(4, 3\) and target \(4,\)"):
-        masked_mse(PRED, TRUE[:, 0])
-    with pytest.raises(ShapeError, match="mask"):
-        masked_mse(PRED, TRUE, torch.ones(3))
-    with pytest.raises(ShapeError, match="mask"):
-        masked_cross_entropy(PRED, torch.zeros(4, dtype=torch.long), torch.ones(3))
-    with pytest.raises(ShapeError, match="reach 3"):
-        masked_cross_entropy(PRED, torch.tensor([0, 1, 2, 3]))
-    with pytest.raises(ShapeError, match=r"expected \(B, K\)"):
-        masked_cross_entropy(PRED[0], torch.tensor(1))
-    with pytest.raises(ConfigError, match="beta is 0"):
-        masked_smooth_l1(PRED, TRUE, beta=0)
-
-
-def test_task_loss_is_the_sum_of_weighted_parts() -> None:
-    tasks = [
-        Task("main", dim=3, loss="smooth_l1", weight=(1.0, 0.6, 0.3)),
-        Task("state", dim=4, kind="classification", weight=0.1),
-        Task("aux", dim=2, loss="smooth_l1", weight=0.1),
-        Task("ratio", dim=3, kind="ratio", weight=2.0),
-    ]
-    outputs = {"main": PRED, "state": torch.randn(4, 4).double(), "aux": PRED[:, :2], "ratio": PRED}
-    shares = TRUE.softmax(dim=-1)
-    targets = {"main": TRUE, "state": torch.tensor([3, 0, 1, 1]), "aux": TRUE[:, :2], "ratio": shares}
-    total, parts = TaskLoss(tasks)(outputs, targets)
-    main = sum(w * F.smooth_l1_loss(PRED[:, i], TRUE[:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
-    assert torch.allclose(parts["main"], main)  # type: ignore[arg-type]
-    assert torch.allclose(parts["state"], 0.1 * F.cross_entropy(outputs["state"], targets["state"]))
-    assert torch.allclose(parts["aux"], 0.1 * F.smooth_l1_loss(PRED[:, :2], TRUE[:, :2]))
-    assert torch.allclose(parts["ratio"], 2 * F.mse_loss(PRED.softmax(dim=-1), shares))
-    assert torch.allclose(total, sum(parts.values()))  # type: ignore[arg-type]
-    masks = {"main": torch.tensor([True, False, True, True]), "aux": torch.rand(4, 2) > 0.3}
-    _, masked = TaskLoss(tasks)(outputs, targets, masks)
-    kept = sum(w * F.smooth_l1_loss(PRED[[0, 2, 3], i], TRUE[[0, 2, 3], i]) for i, w in enumerate((1.0, 0.6, 0.3)))
-    assert torch.allclose(masked["main"], kept)  # type: ignore[arg-type]
-    assert torch.equal(masked["ratio"], parts["ratio"])
-
-
 def test_a_weight_per_output_of_a_ratio_task_weighs_its_own_softmax() -> None:
     logits, shares = PRED.clone().requires_grad_(), TRUE.softmax(dim=-1)
     for batch in (4, 1):
@@ -132,19 +93,13 @@ def test_the_depth_loss_is_equation_4_of_the_paper(lam: float) -> None:
     assert torch.allclose(scaled, total) == (lam == 1)
 
 
-def test_the_depth_loss_without_depth_is_zero_and_refuses_what_does_not_fit() -> None:
+def test_the_depth_loss_without_depth_is_zero() -> None:
     pred = torch.ones(2, 3, 3, requires_grad=True)
     nothing = scale_invariant_log(pred, torch.zeros(2, 3, 3), torch.zeros(2, 3, 3, dtype=torch.bool))
     nothing.backward()
     assert nothing == 0
     assert (pred.grad == 0).all()  # type: ignore[union-attr]
     assert scale_invariant_log(torch.full((1, 2), 6e4).half(), torch.ones(1, 2).half()).dtype == torch.float32
-    with pytest.raises(ShapeError, match="expected"):
-        scale_invariant_log(torch.ones(4), torch.ones(4))
-    with pytest.raises(ShapeError, match="expected"):
-        scale_invariant_log(torch.ones(1, 4, 4), torch.ones(4, 4))
-    with pytest.raises(ConfigError, match="lam is 2"):
-        scale_invariant_log(torch.ones(1, 4), torch.ones(1, 4), lam=2)
 
 
 def test_half_precision_is_compared_in_float32() -> None:

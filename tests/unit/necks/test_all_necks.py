@@ -4,15 +4,14 @@ norms, exports that take any batch."""
 from __future__ import annotations
 
 import pytest
-import torch
-from tests.contract.cases import WIDTH, tokens_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 from torch import nn
 
 from dinoneck import (
     SpatialTuningAdapter,
     ViTFPN,
 )
-from dinoneck.layers import map_norm
 
 
 def group_norms(module: nn.Module) -> list[nn.GroupNorm]:
@@ -33,15 +32,6 @@ def test_group_norms_have_the_most_groups_of_at_least_eight_channels(width: int,
         (48, 6),
         (48, 6),
     ]
-
-
-def test_a_group_norm_is_the_formula() -> None:
-    """Mean and variance over 8 channels and all cells of one image."""
-    torch.manual_seed(0)
-    norm, maps = map_norm("group", 24), torch.randn(2, 24, 3, 5)
-    groups = maps.reshape(2, 3, 8 * 15)
-    expected = (groups - groups.mean(2, keepdim=True)) / (groups.var(2, keepdim=True, correction=0) + 1e-5).sqrt()
-    assert torch.allclose(norm(maps), expected.reshape_as(maps), atol=1e-5)
 
 
 def test_one_cell_of_one_image_is_normalised() -> None:

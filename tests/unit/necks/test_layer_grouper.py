@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinoneck import ConfigError, LayerGrouper
+from dinoneck import LayerGrouper
 from dinoneck.necks.layer_grouper import Fusion
 
 C, D, N = 12, 8, 5
@@ -88,30 +88,6 @@ def test_auto_groups_are_contiguous_even_and_shallow_first(count: int, groups: i
         assert max(map(len, found)) - min(map(len, found)) <= 1
     else:
         assert all(len(group) == 1 for group in found)
-
-
-def test_explicit_groups_read_what_they_name() -> None:
-    grouper = LayerGrouper(C, 4, D, 2, [[3], [0, 1]], dtype=torch.float64)
-    xs = [x.requires_grad_() for x in layers_of(4)]
-    first, second = grouper(xs)
-    assert [x is not None for x in torch.autograd.grad(first.sum(), xs, allow_unused=True)] == [False] * 3 + [True]
-    grads = torch.autograd.grad(second.square().sum(), xs, allow_unused=True)
-    assert [x is not None for x in grads] == [True, True, False, False]
-    assert set(grouper.bottlenecks) == {"0", "1", "3"}
-
-
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        ([[0], [1]], "2 groups; expected 3"),
-        ([[0], [1], []], "group 2 is empty"),
-        ([[0], [1, 1], [2]], "position 1 appears twice"),
-        ([[0], [1], [4]], "position 4 does not exist"),
-    ],
-)
-def test_groups_that_do_not_fit_are_refused(groups: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        LayerGrouper(C, 4, D, 3, groups)
 
 
 @pytest.mark.parametrize("separate", [True, False])

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
-from tests.contract.cases import WIDTH, tokens_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 from torch import Tensor
 
 from dinoneck import SimplePyramid, Tokens

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.contract.cases import WIDTH, tokens_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 from torch import Tensor, nn
 
 from dinoneck import SpatialTuningAdapter, Tokens

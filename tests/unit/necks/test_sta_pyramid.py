@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.contract.cases import WIDTH, tokens_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 from torch import Tensor, nn
 
 from dinoneck import STAPyramid, Tokens
@@ -142,15 +143,6 @@ def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
             column, row = (xy // patch).long().movedim(-1, 0)
             expected = maps[:, :, row.clamp(max=8), column.clamp(max=13)]
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
-
-
-def changed(**options: Any) -> list[bool]:
-    """Which of the three levels another option changes, all weights and tokens being equal."""
-    base, other = STAPyramid(WIDTH, 8, patch_size=14), STAPyramid(WIDTH, 8, patch_size=14, **options)
-    other.load_state_dict(awake(other).state_dict() | base.state_dict())
-    tokens = tokens_of(2, 6, 8, patch=14)
-    pairs = zip(base(tokens).maps, other(tokens).maps, strict=True)
-    return [a.shape != b.shape or not torch.allclose(a, b, atol=1e-4) for a, b in pairs]
 
 
 def test_positions_start_at_zero_and_spread_over_any_grid() -> None:

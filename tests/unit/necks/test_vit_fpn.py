@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contract.cases import WIDTH, tokens_of
+from tests.kit import WIDTH
+from tests.kit import tokens as tokens_of
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
@@ -26,17 +27,6 @@ def neck_of(layers: int = 3, seed: int = 0, **options: Any) -> ViTFPN:
             if "gains" in name or "fusion_weights" in name:
                 parameter.copy_(torch.randn_like(parameter))
     return neck
-
-
-@pytest.mark.parametrize("downsample", ["conv", "pool", "interpolate"])
-@pytest.mark.parametrize("grid", [(1, 1), (1, 7), (15, 31)])
-def test_levels_have_their_sizes_on_any_grid(downsample: Any, grid: tuple[int, int]) -> None:
-    neck = neck_of(2, num_levels=4, downsample=downsample, use_coords=True, residual_init="zero")
-    pyramid = neck(tokens_of(1, *grid, layers=2, dtype=DOUBLE))
-    sizes = [tuple(level.shape[1:]) for level in pyramid.maps]
-    assert sizes == [(16, -(-grid[0] // 2**i), -(-grid[1] // 2**i)) for i in range(4)]
-    assert pyramid.strides == neck.strides == (16.0, 32.0, 64.0, 128.0)
-    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in pyramid.maps)
 
 
 def coordinate_tokens(rows: int, cols: int, layers: int, prefix: int = 5) -> Tokens:
@@ -104,33 +94,6 @@ def test_the_top_down_part_equals_torchvision(grid: tuple[int, int]) -> None:
     wanted = peer({str(i): level for i, level in enumerate(maps)})
     for a, b in zip(own(maps), wanted.values(), strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-12)
-
-
-def shuffled_inside(tokens: Tokens) -> Tokens:
-    """Interior patches moved within their (row mod 4, column mod 4) class; borders stay."""
-    rows, cols = tokens.grid
-    order = torch.arange(rows * cols).reshape(rows, cols)
-    for a in range(4):
-        for b in range(4):
-            r = [i for i in range(8, rows - 8) if i % 4 == a]
-            c = [j for j in range(8, cols - 8) if j % 4 == b]
-            block = order[r][:, c]
-            order[torch.tensor(r)[:, None], torch.tensor(c)[None]] = block.flatten()[
-                torch.randperm(block.numel())
-            ].reshape(block.shape)
-    moved = [x[:, order.flatten()] for x in tokens.patches]
-    assert (order.flatten() != torch.arange(rows * cols)).float().mean() > 0.3
-    return Tokens.from_patches(moved, grid=tokens.grid, patch_size=16)
-
-
-@pytest.mark.parametrize("layers", [1, 3])
-def test_without_a_nonlinearity_it_is_a_linear_probe_and_by_default_it_is_not(layers: int) -> None:
-    tokens = tokens_of(1, 40, 44, layers=layers, registers=0, dtype=DOUBLE)
-    moved = shuffled_inside(tokens)
-    linear = neck_of(layers, norm=None, activation=None)
-    assert (linear.pooled(tokens) - linear.pooled(moved)).abs().max() < 1e-12
-    default = neck_of(layers)
-    assert (default.pooled(tokens) - default.pooled(moved)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("grid", [(1, 5), (2, 2), (15, 31)])

@@ -246,13 +246,6 @@ def serving_port() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-@pytest.mark.parametrize("name", ["concurrency", "queue", "timeout", "max_upload_mb", "max_pixels", "batch"])
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
-def test_a_limit_out_of_range_is_named(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {value}"):
-        Settings(**{name: value})  # type: ignore[arg-type]
-
-
 @pytest.fixture(scope="module")
 def free_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head that takes images in their own size."""

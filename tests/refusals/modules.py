@@ -1,0 +1,238 @@
+"""What necks, heads and losses refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dinoneck import (
+    Bins,
+    CLSGating,
+    CLSGatingHead,
+    Composition,
+    ConfigError,
+    DataError,
+    DPTHead,
+    DPTNeck,
+    FPNHead,
+    GridError,
+    HeadEnsemble,
+    LayerGrouper,
+    LinearHead,
+    MaskHead,
+    PatchMeanHead,
+    PyramidHead,
+    ShapeError,
+    SimplePyramid,
+    SpatialTuningAdapter,
+    STAPyramid,
+    TargetTransform,
+    Task,
+    Tokens,
+)
+from dinoneck.losses import (
+    CompositionLoss,
+    DensityRegulariser,
+    GramAnchor,
+    TaskLoss,
+    UncertaintyWeighting,
+    dense_masked_mse,
+    map_cross_entropy,
+    masked_cross_entropy,
+    masked_mse,
+    masked_smooth_l1,
+    scale_invariant_log,
+)
+from tests import kit
+from tests.refusals import Row
+
+A, B = Task("a"), Task("b")
+SEGMENTED, STATE = Task("soil", dim=2, kind="segmentation"), Task("state", dim=3, kind="classification")
+DEPTH, LEAF = Task("depth", kind="dense"), Task("leaf", dim=2, kind="instances")
+MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task", "name": "a"}]}}
+FIVE = Composition(("x", "y"), {"both": ("x", "y")}, "five", total="mass", ratio="shares")
+TWO = (Task("mass"), Task("shares", dim=2, kind="ratio"))
+X, MAPS = torch.randn(2, 12, 16), torch.zeros(2, 3, 2, 4)
+
+
+def tokens(rows: int = 3, cols: int = 4, layers: int = 1, batch: int = 2) -> Tokens:
+    return kit.tokens(batch, rows, cols, width=16, layers=layers)
+
+
+def adapter(images: Any, **options: Any) -> Any:
+    return SpatialTuningAdapter(16, 8, 1, **options)(tokens(5, 7), images)
+
+
+def loss(outputs: dict[str, Any], targets: dict[str, Any] | None = None, masks: Any = None, task: Task = A) -> Any:
+    return TaskLoss([task])(outputs, outputs if targets is None else targets, masks)
+
+
+def composed(**targets: Any) -> Any:
+    two = {"mass": torch.zeros(4, 1), "shares": torch.ones(4, 2)}
+    return TaskLoss(TWO, [CompositionLoss(FIVE)])(two, {**two, **targets})
+
+
+def of_area(area: float | None) -> PatchMeanHead:
+    return PatchMeanHead(8, [Task("mass", unit="g", transform=TargetTransform(area=area))])
+
+
+def mask_head(**options: Any) -> MaskHead:
+    return MaskHead(32, [SEGMENTED], **{"num_layers": 2, "num_heads": 2, **options})
+
+
+def composition(**changed: Any) -> Composition:
+    return Composition(**{"parts": ("x", "y"), "sums": {"both": ("x", "y")}, **changed})
+
+
+def composed_of(loss: Any = None, **changed: Any) -> Any:
+    return TaskLoss(TWO, [CompositionLoss(replace(FIVE, **changed), **(loss or {}))])
+
+
+ROWS: list[Row] = [
+    (lambda: CLSGating(16), ConfigError, "num_patches"),
+    (lambda: CLSGating(16, (3, 4)), ConfigError, ("(3, 4)", "'mlp'")),
+    (lambda: CLSGating(16, 12, "resized"), ConfigError, ("12", "'resized'")),
+    (lambda: CLSGating(16, mode="quary"), ConfigError, ("'quary'", "'query'")),  # type: ignore[arg-type]
+    (lambda: CLSGating(16, mode="query", reduction=17), ConfigError, "17"),
+    (lambda: DPTHead(24, [A], DPTNeck(24, 4, 8)), ConfigError, "'a'"),
+    (
+        lambda: DPTHead(24, [Task("rgb", dim=3, kind="dense")], DPTNeck(24, 4, 8), bins=Bins(0.0, 1.0, 4)),
+        ConfigError,
+        "rgb",
+    ),
+    (lambda: DPTHead(24, [DEPTH], SimplePyramid(24, 8)), ConfigError, "SimplePyramid"),
+    (lambda: DPTHead(24, [DEPTH], {"type": "vit_fpn", "num_layers": 4}), ConfigError, "ViTFPN"),
+    (lambda: DPTHead(24, [DEPTH], DPTNeck(24, 4, 8), hidden_dim=0), ConfigError, "hidden_dim"),
+    (lambda: HeadEnsemble([]), ConfigError, "members"),
+    (lambda: HeadEnsemble([{"type": "patch_mean"}]), ConfigError, "{'type': 'patch_mean'}"),
+    (lambda: HeadEnsemble([MEMBER | {"type": "patch_maen"}]), ConfigError, ("'patch_maen'", "'patch_mean'")),
+    (lambda: HeadEnsemble([MEMBER], weights=[1.0, 2.0]), ConfigError, ("2", "1")),
+    (lambda: HeadEnsemble([MEMBER], weights=[0.0]), ConfigError, "0.0"),
+    (lambda: HeadEnsemble([MEMBER], weights=[1.0], reduce="median"), ConfigError, "median"),
+    (lambda: HeadEnsemble([MEMBER, PatchMeanHead(9, [A])]), ConfigError, "[8, 9]"),
+    # grams on 0.25 m2 and grams on 1 m2 have no mean, also in nested ensembles
+    (lambda: HeadEnsemble.from_heads([of_area(0.25), of_area(1.0)]), ConfigError, ("'mass'", "0.25", "1.0")),
+    (
+        lambda: HeadEnsemble([of_area(None), HeadEnsemble([HeadEnsemble([of_area(0.25)])])]),
+        ConfigError,
+        ("None", "0.25"),
+    ),
+    (lambda: HeadEnsemble.from_heads([MaskHead(32, [LEAF], 2, 6, 1, 2)]), ConfigError, "predict_instances"),
+    (lambda: Bins(1.0, 0.5), ConfigError, "high"),
+    (lambda: Bins(1.0, 2.0, eps=0.0), ConfigError, "eps"),
+    (lambda: Bins(0.0, 2.0, spacing="log"), ConfigError, "low"),
+    (lambda: Bins(1.0, 2.0, 1), ConfigError, "count"),
+    (lambda: LinearHead(8, [STATE], use_cls=True), ConfigError, "pool"),
+    (lambda: LinearHead(8, [STATE], upsample=2), ConfigError, "pool"),
+    (lambda: LinearHead(8, [STATE], bins=Bins(0.0, 1.0)), ConfigError, "pool"),
+    (lambda: LinearHead(8, [SEGMENTED], pool=None, bins=Bins(0.0, 1.0)), ConfigError, "soil"),
+    (lambda: LinearHead(8, [SEGMENTED], pool="mean"), ConfigError, "segmentation"),
+    (lambda: LinearHead(8, [STATE], pool=None), ConfigError, "classification"),
+    (lambda: LinearHead(8, [STATE], pool="max"), ConfigError, "max"),  # type: ignore[arg-type]
+    (lambda: mask_head(dim=18), ConfigError, "18"),
+    (lambda: mask_head(num_heads=3), ConfigError, "3"),
+    (lambda: mask_head(num_queries=-1), ConfigError, "-1"),
+    (lambda: mask_head(num_queries=0), ConfigError, "num_queries"),
+    (lambda: mask_head(num_layers=0), ConfigError, "num_layers"),
+    (lambda: MaskHead(32, [SEGMENTED, Task("b", dim=2, kind="segmentation")]), ConfigError, "b"),
+    (lambda: MaskHead(32, [A]), ConfigError, "regression"),
+    (lambda: MaskHead(32, [LEAF]), ConfigError, "num_queries"),
+    (lambda: PyramidHead(16, [SEGMENTED], DPTNeck(16, 2, 8)).predict_instances(tokens(layers=2)), ConfigError, "0"),
+    (lambda: PyramidHead(32, [Task("p", dim=2, kind="panoptic")], DPTNeck(32, 2, 8)), ConfigError, "panoptic"),
+    (lambda: PyramidHead(24, [A], {"type": "vit_fpm", "num_layers": 1}), ConfigError, ("vit_fpm", "vit_fpn")),
+    (lambda: PyramidHead(24, [A], {"type": "patch_mean"}), ConfigError, ("PatchMeanHead", "Neck")),
+    (lambda: PyramidHead(24, [A], {"type": "vit_fpn", "num_layers": 1, "embed_dim": 7}), ConfigError, ("7", "24")),
+    (lambda: FPNHead(24, [A], 2, (1, 2, 3)), ConfigError, ("3", "2")),
+    (lambda: FPNHead(24, [A], 2, (1, -1)), ConfigError, "-1"),
+    (lambda: FPNHead(16, [A], 2, (0, 7))(tokens(layers=2)), ConfigError, "[7]"),
+    (lambda: FPNHead(16, [A], 2)(tokens(layers=4)), ShapeError, "4"),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1]]), ConfigError, ("2", "3")),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], []]), ConfigError, "2"),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1, 1], [2]]), ConfigError, "1"),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], [4]]), ConfigError, "4"),
+    (lambda: composition(parts=()), ConfigError, "parts"),
+    (lambda: composition(parts=("a", "a"), sums=()), ConfigError, "a"),
+    (lambda: composition(parts=("a", "b:1"), sums=()), ConfigError, "b:1"),
+    (lambda: composition(sums={"both": ("xx", "y")}), ConfigError, "'xx'"),
+    (lambda: composition(sums={"both": ()}), ConfigError, "both"),
+    (lambda: composition(sums={"both": ("x", "x")}), ConfigError, "both"),
+    (lambda: composed_of({"weights": (1.0, 2.0)}), ConfigError, ("2", "3")),
+    (lambda: composed_of({"weights": (1.0, 1.0, -1.0)}), ConfigError, "-1.0"),
+    (lambda: composed_of({"scale": (1.0, 1.0, 0.0)}), ConfigError, "0.0"),
+    (lambda: composed_of({"beta": 0.0}), ConfigError, "beta"),
+    (lambda: TaskLoss(TWO, [CompositionLoss(composition())]), ConfigError, "total"),
+    (lambda: composed_of(total="mas"), ConfigError, ("'mas'", "'mass'")),
+    (lambda: composed_of(total="shares"), ConfigError, ("'ratio'", "2")),
+    (lambda: composed_of(ratio="mass"), ConfigError, "'regression'"),
+    (lambda: composed_of(name="mass"), ConfigError, "'mass'"),
+    (lambda: masked_mse(X[:, 0], X[:, 0, :3]), ShapeError, ("(2, 16)", "(2, 3)")),
+    (lambda: masked_mse(X[:, 0], X[:, 0], torch.ones(3)), ShapeError, "mask"),
+    (lambda: masked_cross_entropy(X[:, 0], torch.zeros(2).long(), torch.ones(3)), ShapeError, "mask"),
+    (lambda: masked_cross_entropy(X[:, 0, :3], torch.tensor([0, 3])), ShapeError, "3"),
+    (lambda: masked_smooth_l1(X, X, beta=0), ConfigError, "beta"),
+    (lambda: scale_invariant_log(torch.ones(4), torch.ones(4)), ShapeError, "(4,)"),
+    (lambda: scale_invariant_log(torch.ones(1, 4, 4), torch.ones(4, 4)), ShapeError, "(4, 4)"),
+    (lambda: scale_invariant_log(torch.ones(1, 4), torch.ones(1, 4), lam=2), ConfigError, "2"),
+    (lambda: dense_masked_mse(MAPS, torch.zeros(2, 3, 32, 64)), ShapeError, ("(2, 3, 2, 4)", "(2, 3, 32, 64)")),
+    (lambda: dense_masked_mse(MAPS[0], MAPS[0]), ShapeError, "(3, 2, 4)"),
+    (lambda: dense_masked_mse(MAPS, MAPS, torch.ones(2, 4, 2)), ShapeError, "(2, 4, 2)"),
+    (lambda: dense_masked_mse(MAPS, MAPS, torch.full((2, 2, 4), -1.0)), DataError, "-1"),
+    (lambda: dense_masked_mse(MAPS, MAPS, torch.full((2, 2, 4), torch.nan)), DataError, "nan"),
+    (lambda: DensityRegulariser("m", smoothness=1.0).parts(MAPS[0]), ShapeError, "(3, 2, 4)"),
+    (lambda: CLSGating(16, 20)(X[:, 0], X), ShapeError, ("12", "20")),
+    (lambda: CLSGating(16, (5, 4), "resized")(X[:, 0], X), ShapeError, ("12", "(5, 4)")),
+    (lambda: CLSGating(16, (3, 4), "resized")(X[:, 0], X, (5, 4)), ShapeError, ("12", "5 rows x 4 cols")),
+    (lambda: CLSGating(16, 12)(X[:, 0], X[:, :, :8]), ShapeError, "(2, 12, 8)"),
+    (lambda: CLSGatingHead(16, [A], "query", dropout=1.0), ConfigError, "1.0"),
+    (
+        lambda: HeadEnsemble.from_heads([PatchMeanHead(8, [A]), PatchMeanHead(8, [B])], weights=[0.0, 1.0]),
+        ConfigError,
+        "'a'",
+    ),
+    (lambda: PyramidHead(tasks=[A], neck={"type": "simple_pyramid"}), ConfigError, "embed_dim"),
+    (lambda: PyramidHead(16, [A]), ConfigError, "neck"),
+    (lambda: PyramidHead(16, [A], SimplePyramid(8)), ConfigError, ("8", "16")),
+    (lambda: PyramidHead(tasks=[A], neck=SpatialTuningAdapter(16)), ConfigError, "SpatialTuningAdapter"),
+    (lambda: DPTNeck(16, 5), ConfigError, "5"),
+    (lambda: DPTNeck(16, hidden_sizes=(1, 2, 3)), ConfigError, "(1, 2, 3)"),
+    (lambda: LayerGrouper(16, 3, 8, 3, fusion="pixel"), ConfigError, ("pixel", "num_layers=3")),
+    (lambda: LayerGrouper(16, 4, 8, 3, fusion="pixel").layer_weights(), ConfigError, "pixel"),
+    (lambda: LayerGrouper(16, 3, 8)([X, X]), ShapeError, "2"),
+    (lambda: SimplePyramid(16, 8, (3.0,)), ConfigError, "(3.0,)"),
+    (lambda: SimplePyramid(16, 8, (1.0, 2.0)), ConfigError, "(1.0, 2.0)"),
+    (lambda: STAPyramid(16, strides=(8, 16, 31)), ConfigError, "(8, 16, 31)"),
+    (lambda: SpatialTuningAdapter(16, 8, 1, detail=None, grid_from="image"), ConfigError, "detail=None"),
+    (lambda: adapter(None), ShapeError, "images"),
+    (lambda: adapter(torch.zeros(2, 4, 80, 112)), ShapeError, "(2, 4, 80, 112)"),
+    (lambda: adapter(torch.zeros(2, 3, 80, 112, dtype=torch.uint8)), DataError, "uint8"),
+    (lambda: adapter(torch.zeros(3, 3, 80, 112)), ShapeError, ("3", "2")),
+    (lambda: adapter(torch.zeros(2, 3, 8, 11)), ShapeError, "8x11"),
+    (lambda: adapter(torch.zeros(2, 3, 112, 80)), ShapeError, "112x80"),
+    (lambda: adapter(torch.zeros(2, 3, 100, 140), image_resize="error"), ShapeError, ("100x140", "80x112")),
+    (lambda: GramAnchor(resize="nearest"), ConfigError, "'nearest'"),  # type: ignore[arg-type]
+    (lambda: GramAnchor()(tokens(layers=2), tokens()), ShapeError, ("2 layers", "1")),
+    (lambda: GramAnchor()(X, X[:, :5]), ShapeError, ("(2, 12, 16)", "(2, 5, 16)")),
+    (lambda: GramAnchor()(tokens(), tokens(4, 3)), GridError, ("3 x 4", "4 x 3")),
+    (lambda: GramAnchor(resize="bicubic")(tokens(), tokens(4, 3)), GridError, ("3 x 4", "4 x 3")),
+    (lambda: GramAnchor()([X], X), ShapeError, "list"),  # type: ignore[arg-type]
+    (lambda: FIVE(torch.zeros(4), torch.zeros(4, 2)), ShapeError, "(4,)"),
+    (lambda: composed(five=torch.zeros(4, 2)), ShapeError, ("'five'", "(4, 2)")),
+    (lambda: masked_cross_entropy(X[0], torch.zeros(12)), ShapeError, "float32"),
+    (lambda: map_cross_entropy(MAPS, torch.zeros(2, 3, 8).long()), ShapeError, "3 x 8"),
+    (lambda: map_cross_entropy(MAPS, torch.zeros(2, 2, 4)), ShapeError, ("(2, 2, 4)", "float32")),
+    (lambda: map_cross_entropy(MAPS, torch.zeros(2, 4, 8).long(), torch.ones(2, 4)), ShapeError, "(2, 4)"),
+    (lambda: DensityRegulariser("mass", smoothness=-1.0), ConfigError, ("smoothness", "-1.0")),
+    (lambda: loss({"b": X[:, 0, :1]}), ShapeError, "'a'"),
+    (lambda: loss({"a": X[:, 0, :1]}, {}), ShapeError, "'a'"),
+    (lambda: loss({"a": X[:, 0]}), ShapeError, "(2, 16)"),
+    (lambda: loss({"a": X[:, 0, :1]}, {"a": X[:, 0]}), ShapeError, ("(2, 1)", "(2, 16)")),
+    (lambda: loss({"a": X[:, 0, :1]}, masks={"c": X}), ShapeError, "['c']"),
+    (lambda: TaskLoss([A], weighting=UncertaintyWeighting(["b"])), ConfigError, "['b']"),
+    (lambda: TaskLoss([Task("a", weight=0.5)], weighting=UncertaintyWeighting(["a"])), ConfigError, "0.5"),
+    (lambda: TaskLoss([A], regularisers=[DensityRegulariser("a", 1.0)]), ConfigError, "a (regression)"),
+    (lambda: UncertaintyWeighting(["a", "a"]), ConfigError, "('a', 'a')"),
+    (lambda: UncertaintyWeighting(["a"])({"b": X.sum()}), ShapeError, ("['a']", "['b']")),
+    (lambda: UncertaintyWeighting(["a"])({"a": X}), ShapeError, "(2, 12, 16)"),
+]
