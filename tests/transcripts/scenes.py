@@ -118,8 +118,8 @@ FAST = {
     """,
     "scores": """
         evaluate --heads heads/fold-0.safetensors heads/fold-1.safetensors --truth truth.csv --image-column image
-        evaluate . --heads head.safetensors --truth truth.csv
-        evaluate . --heads head.safetensors other.safetensors --truth truth.csv
+        evaluate . --heads head.safetensors --truth truth.csv --at-least mass=-1e9
+        evaluate . --heads head.safetensors other.safetensors --truth truth.csv --at-least mass=0.9
         evaluate . --heads head.safetensors --truth table.csv
         evaluate . --heads none.safetensors --truth truth.csv
         evaluate . --heads head.safetensors --truth none.csv

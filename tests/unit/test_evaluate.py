@@ -118,13 +118,19 @@ def test_what_cannot_be_compared_is_refused(meadow: Path, tiny: Backbone, tmp_pa
         evaluate(predictor(tiny), meadow.parent, pd.read_csv(meadow).replace("weedy", "purple"))
 
 
-def test_the_verb_prints_the_scores_as_json(
-    meadow: Path, tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("least", "code", "word"), [("soil=-1e9", 0, ""), ("soil=0.99", 1, "below 0.99"),
+                                                     ("sol=0", 1, "sol"), ("soil", 1, "TARGET=VALUE")])  # fmt: skip
+def test_a_score_that_is_too_low_is_exit_code_1(
+    meadow: Path, tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str], least: str, code: int, word: str
 ) -> None:
     file = tmp_path / "head.safetensors"
     save_head(file, PatchMeanHead(64, TASKS, hidden_dim=4), backbone=tiny, preprocess=tiny.preprocess)
-    assert main(["evaluate", str(meadow.parent), "--heads", str(file), "--truth", str(meadow), "--json"]) == 0
-    assert [*json.loads(capsys.readouterr().out)["scores"]] == ["soil", "kind", "overall"]
+    words = ["evaluate", str(meadow.parent), "--heads", str(file), "--truth", str(meadow), "--json"]
+    assert main([*words, "--at-least", least]) == code
+    printed = capsys.readouterr()
+    assert word in "".join(printed)
+    if not code:
+        assert [*json.loads(printed.out)["scores"]] == ["soil", "kind", "overall"]
 
 
 def test_heads_and_detectors_are_evaluated_apart(tiny: Backbone, meadow: Path) -> None:

@@ -226,6 +226,8 @@ def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, "PNG", "TIFF"):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
+    if getattr(image, "n_frames", 1) > 1:
+        raise DataError(f"{name} has several pages; expected one: pass them as an array (H, W, K)")
     bits = str(getattr(image, "tile", ()))  # the tile is gone once the image is decoded
     if (";16" in bits and image.mode[0] not in "IF") or (image.mode in ("1", "L") and ("L;" in bits or "1;" in bits)):
         raise DataError(f"{name} stores its numbers in a form that Pillow changes; pass them as an array (H, W, K)")

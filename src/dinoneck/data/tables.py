@@ -209,6 +209,8 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     for (row, text), number in zip(texts.items(), numbers, strict=True):
         if not is_number(number) or abs(float(number)) > cells.LARGEST:
             raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
+        if number.lstrip("+-").isdigit() and int(number) != float(number):
+            raise _misfit(what, row, text, "a whole number that float64 holds, or a class that classes= lists")
     return numbers.astype("float64")
 
 

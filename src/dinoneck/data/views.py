@@ -170,10 +170,13 @@ class Views:
             (3, H, W), after an odd number of quarter turns (3, W, H), of the same dtype in 0 ... 1.
 
         Raises:
-            DataError: if view i does not exist.
+            DataError: if view i does not exist, or the image holds other values.
         """
         if not 0 <= i < len(self):
             raise DataError(f"view {i} does not exist; there are 0 ... {len(self) - 1}")
+        low, high = (bound.item() for bound in torch.aminmax(image))
+        if not (image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
+            raise DataError(f"an image has {image.dtype} values {low:g} ... {high:g}; expected floats in 0 ... 1")
         x = self.place(image, i)
         for name, drawn in draws(self.views[i], i, image_id).items():
             x = getattr(transforms(), f"adjust_{name}")(x, drawn)
