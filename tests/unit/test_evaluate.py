@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of
 
 from dinoneck import (
@@ -23,9 +24,7 @@ from dinoneck import (
     STAPyramid,
     Task,
     evaluate,
-    save_head,
 )
-from dinoneck.cli.main import main
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
@@ -120,14 +119,11 @@ def test_what_cannot_be_compared_is_refused(meadow: Path, tiny: Backbone, tmp_pa
 
 @pytest.mark.parametrize(("least", "code", "word"), [("soil=-1e9", 0, ""), ("soil=0.99", 1, "below 0.99"),
                                                      ("sol=0", 1, "soil"), ("soil", 1, "TARGET=VALUE")])  # fmt: skip
-def test_a_score_that_is_too_low_is_exit_code_1(
-    meadow: Path, tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str], least: str, code: int, word: str
-) -> None:
-    file, out = tmp_path / "head.safetensors", tmp_path / "scores.json"
-    save_head(file, PatchMeanHead(64, TASKS, hidden_dim=4), backbone=tiny, preprocess=tiny.preprocess)
-    words = ["evaluate", str(meadow.parent), "--heads", str(file), "--truth", str(meadow), "--out", str(out)]
-    assert main([*words, "--at-least", least]) == code
-    assert word in "".join(capsys.readouterr())
+def test_a_score_that_is_too_low_is_exit_code_1(meadow: Path, tmp_path: Path, least: str, code: int, word: str) -> None:
+    file, out = kit.saved_head(tmp_path / "head.safetensors", kit.head(*TASKS)), tmp_path / "scores.json"
+    ran = kit.cli("evaluate", meadow.parent, "--heads", file, "--truth", meadow, "--out", out, "--at-least", least)
+    assert ran.code == code
+    assert word in ran.out + ran.err
     if not code:
         assert [*json.loads(out.read_text())["scores"]] == ["soil", "kind", "overall"]
 

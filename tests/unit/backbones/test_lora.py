@@ -116,8 +116,6 @@ def test_blocks_that_do_not_run_get_none() -> None:
     assert backbone.record()["adapter"]["blocks"] == 2
 
 
-
-
 def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
     def a_of(seed: int) -> torch.Tensor:
         return next(iter(lora.state(load_backbone("dinoneck_tiny").add_lora(2, seed=seed).adapter).values()))
