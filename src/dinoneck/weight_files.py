@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,20 @@ def without_wrapper(state: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
     return found, taken
 
 
-def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_state(path: str | os.PathLike[str], max_bytes: int | None = None) -> dict[str, Tensor]:
     """Read a state dict from ``.safetensors`` or, through the weights-only loader, ``.pth``/``.pt``/``.bin``.
 
     Nothing in the file can run: a pickle that wants to import or call anything is refused.
 
     Args:
         path: the file; a dict that holds the state dict under ``model`` or ``state_dict`` is fine.
+        max_bytes: larger files are refused, and files that would be larger unpacked; None = no limit.
 
     Raises:
-        BackboneError: if the file is missing, damaged, a pickle that would run code, or holds something
+        BackboneError: if the file is missing, damaged, too large, a pickle that would run code, or holds something
             else than named tensors.
     """
-    file, loaded = Path(path), read_any(path)
+    file, loaded = Path(path), read_any(path, max_bytes)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -110,7 +112,7 @@ def read_tensor(path: str | os.PathLike[str]) -> Tensor:
     return loaded
 
 
-def read_any(path: str | os.PathLike[str]) -> Any:
+def read_any(path: str | os.PathLike[str], max_bytes: int | None = None) -> Any:
     """Return what a file holds: tensors, plain values and dicts of them; a pickle that wants to call is refused."""
     file = Path(path)
     if file == Path():
@@ -121,6 +123,7 @@ def read_any(path: str | os.PathLike[str]) -> Any:
         raise BackboneError(f"the weights file {file} does not exist") from None
     except (OSError, ValueError) as error:
         raise BackboneError(f"the weights file {file} cannot be read: {reason_of(error)}") from error
+    _check_size(file, max_bytes)
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
@@ -135,6 +138,27 @@ def read_any(path: str | os.PathLike[str]) -> Any:
             f"{file} cannot be read as weights ({_reason(error)}); expected .safetensors, or a .pth state dict "
             "of tensors only"
         ) from error
+
+
+def _check_size(file: Path, max_bytes: int | None) -> None:
+    """Refuse what is too large, packed or unpacked; torch writes its zip files unpacked."""
+    if max_bytes is None:
+        return
+    size = file.stat().st_size
+    if size > max_bytes:
+        raise BackboneError(f"{file} has {size} bytes; at most {max_bytes} were expected")
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as listing:
+            entries = listing.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise BackboneError(f"{file} is a damaged zip file ({first_line(error)})") from error
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > size:
+        raise BackboneError(
+            f"{file} is a compressed zip file, or one that lists more than it holds; torch.save writes neither"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.unit.training.meadow import COUNT, a_run, rows_of
 
 from dinoneck import (
@@ -23,9 +24,7 @@ from dinoneck import (
     STAPyramid,
     Task,
     evaluate,
-    save_head,
 )
-from dinoneck.cli.main import main
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.training import train
 from dinoneck.viz.score_tables import all_tables
@@ -120,17 +119,13 @@ def test_what_cannot_be_compared_is_refused(meadow: Path, tiny: Backbone, tmp_pa
 
 @pytest.mark.parametrize(("least", "code", "word"), [("soil=-1e9", 0, ""), ("soil=0.99", 1, "below 0.99"),
                                                      ("sol=0", 1, "sol"), ("soil", 1, "TARGET=VALUE")])  # fmt: skip
-def test_a_score_that_is_too_low_is_exit_code_1(
-    meadow: Path, tiny: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str], least: str, code: int, word: str
-) -> None:
-    file = tmp_path / "head.safetensors"
-    save_head(file, PatchMeanHead(64, TASKS, hidden_dim=4), backbone=tiny, preprocess=tiny.preprocess)
-    words = ["evaluate", str(meadow.parent), "--heads", str(file), "--truth", str(meadow), "--json"]
-    assert main([*words, "--at-least", least]) == code
-    printed = capsys.readouterr()
-    assert word in "".join(printed)
+def test_a_score_that_is_too_low_is_exit_code_1(meadow: Path, tmp_path: Path, least: str, code: int, word: str) -> None:
+    file = kit.saved_head(tmp_path / "head.safetensors", kit.head(*TASKS))
+    ran = kit.cli("evaluate", meadow.parent, "--heads", file, "--truth", meadow, "--at-least", least, "--json")
+    assert ran.code == code
+    assert word in ran.out + ran.err
     if not code:
-        assert [*json.loads(printed.out)["scores"]] == ["soil", "kind", "overall"]
+        assert [*ran.json["scores"]] == ["soil", "kind", "overall"]
 
 
 def test_heads_and_detectors_are_evaluated_apart(tiny: Backbone, meadow: Path) -> None:

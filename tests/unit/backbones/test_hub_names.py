@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save
 from tests.hub_server import READER, Hub
+from tests.kit import cli
 
 from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
-from dinoneck.cli.main import main
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
 
@@ -32,15 +32,15 @@ def test_the_names_people_use_are_those_of_timms_models(name: str, timm_name: st
     assert resolve_name(name) == timm_name
 
 
-def test_every_name_in_torch_hub_is_resolved(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_name_in_torch_hub_is_resolved() -> None:
     dinov2 = {f"dinov2_vit{size}14{registers}" for size in "sblg" for registers in ("", "_reg")}
     dinov3 = {f"dinov3_vit{size}" for size in ("s16", "s16plus", "b16", "l16", "h16plus", "7b16")}
     assert {model.official for model in KNOWN} - {None} == dinov2 | dinov3
     for model in KNOWN:
         if model.official is not None:
             assert resolve_name(model.official) == f"{model.name}.{next(iter(model.hubs))}"
-    assert main(["list", "backbones", "dinov3_vitl16"]) == 0
-    [row] = [line for line in capsys.readouterr().out.splitlines() if "dinov3_vitl16" in line]
+    ran = cli("list", "backbones", "dinov3_vitl16")
+    [row] = [line for line in ran.out.splitlines() if "dinov3_vitl16" in line]
     assert row.startswith("vit_large_patch16_dinov3.lvd1689m ")
 
 
