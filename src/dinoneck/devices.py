@@ -78,3 +78,11 @@ def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Ten
     """Views of a uint8 buffer in the dtypes and shapes of other tensors."""
     spans = zip(places, like, strict=True)
     return [buffer[begin : begin + x.nbytes].view(x.dtype).view(x.shape) for (begin, _), x in spans]
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured there, during which no value can be read."""
+    if device.type == "cpu":
+        return False
+    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
+    return asked is not None and bool(asked())

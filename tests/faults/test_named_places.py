@@ -28,12 +28,12 @@ def linked(path: Path, to: str) -> None:
 
 
 PLACES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "nothing": (lambda path: None, "does not exist", ""),
+    "nothing": (lambda path: None, "No such file", ""),
     "a folder without a head": (Path.mkdir, "holds no head files", "is a folder"),
     "a pipe": (os.mkfifo, "regular file", "device or pipe"),
     "a socket": (bound, "regular file", "device or pipe"),
     "a link to itself": (partial(linked, to="h"), "cannot be opened", "leads to itself"),
-    "a link to nothing in a missing folder": (partial(linked, to="no/h"), "does not exist", "does not exist"),
+    "a link to nothing in a missing folder": (partial(linked, to="no/h"), "No such file", "does not exist"),
     "a write-protected file": (lambda path: (path.write_bytes(sound()), path.chmod(0o444)), "", "write-protected"),
 }
 

@@ -128,7 +128,7 @@ def test_what_cannot_add_up_is_refused() -> None:
     for aggregate in ("sum", "mean"):
         with pytest.raises(ConfigError, match="transform.*without log1p"):
             Task("m", kind="density", aggregate=aggregate, transform=TargetTransform(log1p=True))  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="only tasks of kind 'density'"):
+    with pytest.raises(ConfigError, match="only kind 'density'"):
         Task("m", kind="dense", aggregate="mean")
     with pytest.raises(ConfigError, match=r"aggregate is 'men'.*Did you mean 'mean'"):
         Task("m", kind="density", aggregate="men")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from dinoneck.backbones import lora, weight_hashes, weights
 from dinoneck.backbones.adapter import Adapter, WeightHashes, is_trainable
 from dinoneck.backbones.known import LICENSES, family_of, has_other_recipe
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.devices import is_capturing
 from dinoneck.errors import BackboneError, ConfigError, DataError, ShapeError
 from dinoneck.grid import PatchSize, TokenGrid
 from dinoneck.tokens import Tokens
@@ -336,8 +337,7 @@ class Backbone(nn.Module):
                 f"this model takes {fixed[0]}x{fixed[1]} px only, the image is {images.shape[-2]}x{images.shape[-1]}; "
                 "build it with dynamic_img_size=True"
             )
-        captured = images.is_cuda and torch.cuda.is_current_stream_capturing()
-        if torch.compiler.is_compiling() or images.is_meta or captured:
+        if torch.compiler.is_compiling() or images.is_meta or is_capturing(images.device):
             return
         # written so that NaN fails too; one reduction, negligible compared with a ViT
         if images.numel() and not bool(images.abs().amax() <= LARGEST_NORMALISED):

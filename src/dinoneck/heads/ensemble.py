@@ -71,7 +71,7 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        self.weights, self.reduce, self.layers = weights, reduce, layers
+        self._weights, self._reduce, self._layers = weights, reduce, layers
         self.heads = nn.ModuleList(members)
         if (device, dtype) != (None, None):
             self.heads.to(device=device, dtype=dtype)
@@ -103,6 +103,21 @@ class HeadEnsemble(Head):
     ) -> Self:
         """Return ``HeadEnsemble(heads, weights, reduce, layers)``."""
         return cls(heads, weights, reduce, layers)
+
+    @property
+    def weights(self) -> Sequence[float] | None:
+        """The members' weights, as constructed."""
+        return self._weights
+
+    @property
+    def reduce(self) -> Reduce:
+        """How members with one task are combined, as constructed."""
+        return self._reduce
+
+    @property
+    def layers(self) -> Sequence[Sequence[int]] | None:
+        """The block indices that each member reads, as constructed."""
+        return self._layers
 
     @property
     def layer_indices(self) -> tuple[int, ...] | None:

@@ -105,7 +105,7 @@ def test_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = str(tmp_path / "no.safetensors")
     assert main(["inspect", path, "--json"]) == 1
     printed = capsys.readouterr()
-    message = f"the head file {path} does not exist, nor a folder of that name"
+    message = f"the head file {path!r} cannot be opened: No such file or directory; expected a .safetensors file"
     assert json.loads(printed.out) == {
         "verb": "inspect", "ok": False, "dinoneck": __version__,
         "error": {"type": "CheckpointError", "message": message, "step": "file"},

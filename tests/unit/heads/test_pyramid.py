@@ -102,7 +102,7 @@ def test_a_relu_head_is_not_dead_at_the_start() -> None:
 def test_heads_of_other_layers_are_not_saved_and_bare_ones_find_theirs(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny", layers=(5,))
     head = FPNHead(64, [REG], 2, (0, 1), fpn_dim=8)
-    with pytest.raises(CheckpointError, match=r"reads blocks \(0, 1\), the backbone gives blocks \(5,\)"):
+    with pytest.raises(CheckpointError, match=r"reads 2 layers.* blocks \[5\]"):
         save_head(tmp_path / "h", head, backbone=backbone)
     with pytest.raises(CheckpointError, match="reads 2 layers"):
         save_head(tmp_path / "h", FPNHead(64, [REG], 2, fpn_dim=8), backbone=backbone)

@@ -124,7 +124,6 @@ def test_extraction(tiny: Backbone) -> None:
     source = MemoryTokens.extract(tiny, images, list("abcde"), batch_size=2)
     direct = tiny(tiny.preprocess(images))
     assert torch.allclose(source.batch(list("abcde")).sequence[0], direct.sequence[0], atol=2e-3)
-    assert torch.allclose(source.colours, tiny.preprocess(images).mean(dim=(2, 3)), atol=1e-6)  # type: ignore[arg-type]
     kept = source.batch(["e", "a", "e"]).sequence[0]
     assert kept.dtype == torch.float32
     assert torch.equal(kept, source.tokens.sequence[0][[4, 0, 4]].float())
