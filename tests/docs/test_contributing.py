@@ -45,7 +45,7 @@ def test_one_file_and_three_lines(arguments: list[str], tmp_path: Path) -> None:
     assert list(lines) == ["src/dinoneck/registry.py", "tests/contract/cases.py", "docs/reference/necks.md"]
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "tests" / "contract", tmp_path / "tests" / "contract")
-    for name in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py"):
+    for name in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py", "tests/kit.py"):
         shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / "src/dinoneck/necks/token_map.py").write_text(source)
     inserted(tmp_path / "src/dinoneck/registry.py", "_HOMES: dict[str, str] = {\n", lines["src/dinoneck/registry.py"])
