@@ -327,15 +327,12 @@ class Backbone(nn.Module):
         if images.ndim != 4 or images.shape[1] != channels:
             raise ShapeError(f"images have shape {tuple(images.shape)}; expected (batch, {channels}, height, width)")
         if not images.is_floating_point():
-            raise DataError(
-                f"images are {images.dtype}; the backbone takes normalised floats: use backbone.preprocess(images)"
-            )
+            raise DataError(f"images are {images.dtype}, not normalised floats: use backbone.preprocess(images)")
         TokenGrid(self.patch_size).size(images.shape[-2:])
         fixed = self.adapter.fixed_size
         if fixed is not None and tuple(images.shape[-2:]) != fixed:
             raise BackboneError(
-                f"this model takes {fixed[0]}x{fixed[1]} px only, the image is {images.shape[-2]}x{images.shape[-1]}; "
-                "build it with dynamic_img_size=True"
+                f"this model takes {fixed} px only, the image is {tuple(images.shape[-2:])}; use dynamic_img_size=True"
             )
         if torch.compiler.is_compiling() or images.is_meta or is_capturing(images.device):
             return

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
-from dinoneck.errors import ConfigError, ShapeError, did_you_mean
+from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
 from dinoneck.tasks import Task
 from dinoneck.transforms import TargetTransform, constants, each
@@ -146,20 +146,17 @@ class Composition:
         for place, name in enumerate(self.inputs):
             is_ratio = place == 1 and not self.adds_tasks
             kinds, dim = (("ratio",), len(self.parts)) if is_ratio else (("regression", "density"), 1)
-            where = f"composition {self.name!r} needs task {name!r}"
-            if name not in known:
-                raise ConfigError(f"{where}; there are {', '.join(known)}.{did_you_mean(name, known)}")
-            task = known[name]
-            if task.kind not in kinds or task.dim != dim:
+            task = known.get(name)
+            if task is None or task.kind not in kinds or task.dim != dim:
+                there = ", ".join(f"{own.name} ({own.kind}, dim {own.dim})" for own in tasks)
                 raise ConfigError(
-                    f"{where} of kind {' or '.join(kinds)} with dim {dim}; it is {task.kind!r} with dim {task.dim}"
+                    f"composition {self.name!r} needs task {name!r} of kind {' or '.join(kinds)} with dim {dim}; there "
+                    f"are {there}"
                 )
         used = tuple(known[name] for name in self.inputs)
         if self.adds_tasks and len({task.unit for task in used}) > 1:
             units = ", ".join(f"{task.name} ({task.unit or 'no unit'})" for task in used)
-            raise ConfigError(
-                f"composition {self.name!r} adds up tasks of different units: {units}; give them one unit"
-            )
+            raise ConfigError(f"composition {self.name!r} adds up {units}; expected tasks of one unit")
         labels = used[1].labels if not self.adds_tasks else ()
         if labels != self.parts and set(labels) == set(self.parts):
             raise ConfigError(

@@ -97,10 +97,9 @@ def masks_of_classes(
         shares = own if own.ndim == 3 else (own == torch.arange(count, device=own.device)[:, None, None])
         valid = (shares.sum(dim=0) > 0) if mask is None else (shares.sum(dim=0) > 0) & mask[i].bool()
         held = (shares.float() * valid).flatten(1).sum(dim=1).nonzero().flatten()  # classes of the image
-        counts = F.adaptive_avg_pool2d(valid[None].float(), cells)
-        means = F.adaptive_avg_pool2d(shares[held].float() * valid, cells) / counts.clamp_min(1e-12)
+        means, weight = _pooled(shares[held].float(), valid.float(), cells)
         known.append((held, means))
-        weights.append(counts[0])
+        weights.append(weight)
     return known, torch.stack(weights)
 
 
@@ -125,10 +124,16 @@ def masks_of_objects(
             masks, labels = own["masks"].float(), own["labels"]
             valid = torch.ones_like(masks.sum(dim=0))
         valid = valid if mask is None else valid * mask[i]
-        counts = F.adaptive_avg_pool2d(valid[None], cells)
-        known.append((labels, F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12)))
-        weights.append(counts[0])
+        means, weight = _pooled(masks, valid, cells)
+        known.append((labels, means))
+        weights.append(weight)
     return known, torch.stack(weights)
+
+
+def _pooled(masks: Tensor, valid: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The shares of cells (n, h, w) that masks (n, H, W) cover, of the pixels that count, and the shares of those."""
+    counts = F.adaptive_avg_pool2d(valid[None], cells)
+    return F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12), counts[0]
 
 
 def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Tensor) -> Tensor:

@@ -312,8 +312,8 @@ class DensityRegulariser:
         maps = exact(maps)
         pairs = torch.cat([maps.diff(dim=axis).square().flatten() for axis in (2, 3)])
         terms = {"smoothness": pairs, "sparsity": maps.abs(), "negativity": F.relu(-maps)}
-        weights = {name: getattr(self, name) for name in _PENALTIES}
-        return {f"{self.task}.{k}": w * terms[k].sum() / max(terms[k].numel(), 1) for k, w in weights.items() if w}
+        means = {name: term.sum() / max(term.numel(), 1) for name, term in terms.items()}
+        return {f"{self.task}.{name}": getattr(self, name) * means[name] for name in _PENALTIES if getattr(self, name)}
 
 
 _PENALTIES = ("smoothness", "sparsity", "negativity")

@@ -95,7 +95,8 @@ class UncertaintyWeighting(Configured, nn.Module):
         keep = None if counts is None else self._stacked("counts", counts) > 0
         if self.training:  # without a branch on is_set, which would wait for the device
             first, counted = _over_processes(values.detach(), torch.ones_like(self.is_set) if keep is None else keep)
-            initial = _logarithms(first, counted).to(self.log_variance.dtype)
+            known = (first > 0) & counted  # else s begins at 0
+            initial = torch.where(known, first, 1.0).log().to(self.log_variance.dtype)
             self.log_variance.data.copy_(torch.where(self.is_set, self.log_variance.data, initial))
             self.is_set.logical_or_(counted)
         s = self._bounded()
@@ -132,9 +133,3 @@ def _over_processes(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     table = torch.stack([torch.where(keep, values, 0.0), keep.to(values.dtype)])
     dist.all_reduce(table)
     return table[0] / table[1].clamp_min(1.0), table[1] > 0
-
-
-def _logarithms(values: Tensor, keep: Tensor) -> Tensor:
-    """Return the logarithms of the losses; 0 where nothing counts or a loss is 0."""
-    known = (values > 0) & keep
-    return torch.where(known, values, 1.0).log()

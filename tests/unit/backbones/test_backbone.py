@@ -123,7 +123,7 @@ def test_wrapping_other_models() -> None:
     fixed = timm.create_model("vit_tiny_patch16_224", num_classes=0)
     backbone = wrap_backbone(fixed)
     assert backbone.adapter.fixed_size == (224, 224)
-    with pytest.raises(BackboneError, match=r"224x224 px only.*dynamic_img_size"):
+    with pytest.raises(BackboneError, match=r"\(224, 224\) px only.*dynamic_img_size"):
         backbone(torch.zeros(1, 3, 224, 240))
     assert backbone(torch.zeros(1, 3, 224, 224)).grid == (14, 14)
     pooled = timm.create_model("vit_tiny_patch16_224", num_classes=0, global_pool="avg")
