@@ -52,10 +52,13 @@ exit codes: 0 done, 1 refused, or no (damaged), 2 wrong usage, 130 interrupted, 
 'dinoneck VERB --help' shows the options of a verb and an example; a first look: dinoneck demo"""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send before they kill: the same clean-up as after Ctrl-C."""
+
+
 def _terminate(*_: object) -> None:
-    """Clean up as after Ctrl-C; a second signal would stop that."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(TERMINATED)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would stop the clean-up
+    raise _Terminated
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_stdout()
         print(f"error: the output cannot be written: {error}", file=sys.stderr)
         return REFUSED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(end, _Terminated) else INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
