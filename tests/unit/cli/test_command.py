@@ -173,7 +173,7 @@ def test_sigterm_is_cleaned_up_after() -> None:
         "about.doctor, sys.argv = work, ['dinoneck', 'doctor']\nsys.exit(main.main())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (143, "in order\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (143, "in order\n", "interrupted\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell closes the streams")
