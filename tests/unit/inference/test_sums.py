@@ -93,7 +93,7 @@ def test_what_cannot_be_added_is_refused() -> None:
     for parts, sums, message in (
         (("a", "x"), {"s": ("a",)}, "needs task 'x'"),
         (("a", "c"), {"s": ("a",)}, "needs task 'c' of kind regression or density with dim 1"),
-        (("a", "b"), {"s": ("a", "b")}, r"tasks of different units: a \(g\), b \(cm\)"),
+        (("a", "b"), {"s": ("a", "b")}, r"adds up a \(g\), b \(cm\)"),
         (("a", "d"), {"b": ("a", "d")}, "outputs named b"),
     ):
         with pytest.raises(ConfigError, match=message):
