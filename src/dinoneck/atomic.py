@@ -62,7 +62,14 @@ def write_whole(
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    flush_folder(target.parent)
+    try:
+        flush_folder(target.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{target} is the new file, but its folder could not be flushed to the disk ({error.strerror}): after a "
+            "power cut the old one may be back. Check the disk",
+        ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

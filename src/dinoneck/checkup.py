@@ -73,12 +73,17 @@ def _package(needed: Requirement, extra: str) -> Finding:
 def _device() -> Iterator[Finding]:
     import torch
 
-    if torch.version.cuda and not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield Finding(f"cuda:{index}", "ok", f"{torch.cuda.get_device_name(index)}, CUDA {torch.version.cuda}")
+    elif torch.version.cuda:
         text = f"torch is built for CUDA {torch.version.cuda} and finds no device; everything runs on the CPU"
         yield Finding("cuda", "note", text, "'nvidia-smi' shows whether the driver sees one, and its CUDA version")
+    elif torch.backends.mps.is_available():
+        yield Finding("mps", "ok", "usable by --device mps")
     else:
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        yield Finding("device", "ok", ", ".join(names) or ("mps" if torch.backends.mps.is_available() else "cpu"))
+        text = "this torch is built without CUDA; everything runs on the CPU"
+        yield Finding("cuda", "note", text, "for an NVIDIA GPU, install a torch that is built for CUDA")
 
 
 def _head() -> Iterator[Finding]:

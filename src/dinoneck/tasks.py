@@ -127,11 +127,7 @@ class Task:
         yield "loss", self.loss in (None, *_LOSSES[kind]), f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}"
         yield "weight", all(weight >= 0 for weight in each(self.weight)), "numbers of 0 or more"
         yield "weight", single or not self.is_categorical, "one number, since classes share one loss"
-        yield (
-            "weight",
-            single or len(each(self.weight)) == self.dim,
-            f"one number, or one for each of {self.dim} outputs",
-        )
+        yield "weight", single or len(each(self.weight)) == self.dim, f"one number, or {self.dim}: one for each output"
         yield "beta", self.beta > 0, "a positive number"
         yield "minimum", abs(self.minimum or 0.0) <= largest, "a number within float32"
         yield "maximum", abs(self.maximum or 0.0) <= largest, "a number within float32"
@@ -144,15 +140,10 @@ class Task:
         if transform is not None:
             fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
             yield "transform", transform.outputs in (None, self.dim), fitted
-            by_cells = kind == "density" or self.from_map is not None
-            yield (
-                "transform",
-                transform.is_affine or not by_cells,
-                "one without log1p, which keeps sums and means of cells",
-            )
-        for field in (
-            ("transform", "activation", "minimum", "maximum") if self.is_categorical or kind == "ratio" else ()
-        ):
+            adds_up = transform.is_affine or not (kind == "density" or self.from_map is not None)
+            yield "transform", adds_up, "one without log1p, which keeps sums and means of cells"
+        of_numbers = ("transform", "activation", "minimum", "maximum")
+        for field in of_numbers if self.is_categorical or kind == "ratio" else ():
             yield field, getattr(self, field) is None, f"None: outputs of kind {kind!r} are probabilities"
         yield "unit", self.unit.isprintable(), "printable characters"
         yield "labels", all(label.isprintable() for label in self.labels), "printable characters"

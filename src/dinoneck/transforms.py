@@ -50,10 +50,9 @@ class TargetTransform:
         for name, values in (("area", self.area), ("std", self.std)):
             if any(value <= 0 for value in each(values)):
                 raise ConfigError(f"TargetTransform: {name} is {values!r}; expected positive numbers")
-        if len(lengths := {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}) > 1:
-            raise ConfigError(
-                f"TargetTransform: mean has {lengths.pop()} and std {lengths.pop()} numbers; expected one length"
-            )
+        lengths = {len(values) for values in (self.mean, self.std) if isinstance(values, tuple)}
+        if len(lengths) > 1 or 0 in lengths:
+            raise ConfigError(f"TargetTransform: mean is {self.mean} and std {self.std}; expected one length, not 0")
 
     @property
     def is_affine(self) -> bool:
@@ -77,10 +76,13 @@ class TargetTransform:
         Raises:
             DataError: if an output has no finite value, a value is beyond float32, or no output varies.
         """
+        if np.ma.is_masked(values):
+            values = values.astype(np.float64).filled(np.nan)
         try:
-            values = values.detach().cpu() if isinstance(values, Tensor) else np.ma.filled(values, np.nan)
-            table = torch.as_tensor(np.asarray(values, np.float64).copy())
-        except (TypeError, ValueError) as error:
+            values = values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values  # a pandas Series
+            plain = values.detach().cpu() if isinstance(values, Tensor) else values
+            table = torch.as_tensor(plain, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
         if not table.numel():
             raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")

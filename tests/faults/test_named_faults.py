@@ -180,6 +180,11 @@ SIGNED: dict[str, tuple[str, str, Callable[[], bytes]]] = {
         lambda state: state.update({HIDDEN: state[HIDDEN].T.contiguous()}), sign=False)),
     "two matrices exchanged, the old digest": ("digest", "", lambda: tensors(
         lambda state: state.update({HIDDEN: state[OUT], OUT: state[HIDDEN]}), sign=False)),
+    "weights as int64": ("tensors", "", partial(retyped, HIDDEN, torch.int64, "I64")),
+    "weights as float8": ("tensors", "", partial(retyped, HIDDEN, torch.float8_e4m3fn, "F8_E4M3")),
+    "true in place of 1 in the list of tasks": ("config", "", lambda: listed(
+        lambda meta, state: meta["tasks"][0].update(weight=True))),
+    "a future schema": ("schema", "", lambda: listed(lambda meta, state: meta.update(schema=99))),
     "one weight as bfloat16": ("tensors", "", partial(retyped, HIDDEN, torch.bfloat16, "BF16")),
     "names of DataParallel": ("tensors", "lacks", partial(renamed, "module.{}".format)),
     "names of a compiled module": ("tensors", "lacks", partial(renamed, "_orig_mod.{}".format)),

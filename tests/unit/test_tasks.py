@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from dinoneck import ConfigError, ShapeError, TargetTransform, Task
+from dinoneck import ConfigError, DataError, ShapeError, TargetTransform, Task
 from dinoneck.tasks import columns_of
 
 
@@ -172,3 +174,14 @@ def test_only_dense_tasks_are_marked_as_shares() -> None:
     for wrong in ({"shares": True}, {"kind": "ratio", "shares": True}, {"kind": "dense", "shares": 1}):
         with pytest.raises(ConfigError, match="shares is"):
             Task("x", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("values", [["1", "2"], np.array(["2026-01-01", "2026-01-02"], "M8[D]"), [1 + 2j, 2.0]])
+def test_a_transform_is_fitted_on_numbers_alone(values: Any) -> None:
+    with pytest.raises(DataError, match="no numbers"):
+        TargetTransform().fit(values)
+
+
+def test_masked_integers_are_missing_targets() -> None:
+    values = np.ma.masked_equal(np.array([1, 3, 99]), 99)
+    assert TargetTransform().fit(values).mean == 2.0

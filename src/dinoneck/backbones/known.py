@@ -74,10 +74,6 @@ KNOWN = (
 )
 
 
-SIZES = {192: "ViT-Ti", 384: "ViT-S", 768: "ViT-B", 1024: "ViT-L", 1280: "ViT-H+", 1536: "ViT-g", 4096: "ViT-7B"}
-"""Width (channels of a token) -> name of the size."""
-
-
 def resolve_name(name: str) -> str:
     """Return timm's name of the model that ``name`` stands for; an unknown name is returned unchanged.
 

@@ -16,6 +16,7 @@ from dinoneck.checkpoint.card import REPO_ID, check_repo_id, config_json, model_
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
 from dinoneck.errors import CheckpointError
 from dinoneck.hub_errors import cache_folder, refusal, unreachable
+from dinoneck.regular_files import read_regular
 from dinoneck.version import __version__
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
         if (name := f"figures/{path.name}") in pictures:
             raise CheckpointError(f"two figures are called {path.name}; rename one", step="hub")
         try:
-            pictures[name] = path.read_bytes()
+            pictures[name] = read_regular(path)
             Image.open(io.BytesIO(pictures[name]), formats=_PICTURES).verify()
         except Exception as error:  # Pillow raises many types for a file that is not a picture
             expected = ", ".join(_PICTURES)

@@ -75,7 +75,7 @@ def bench(
         "batch_size": batch_size,
         "dtype": dtype,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
-        "device": str(place),
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
         "versions": versions(),
     }
     show(about)

@@ -234,7 +234,10 @@ def open_predictor(read: Mapping[str, Any], views: Views, backbone: HeadBackbone
 def _named(images: Sequence[Path], csv: Path | None, folder: Path | None, column: str) -> dict[str, Path]:
     """Names for the output -> files to read."""
     if csv is None:
-        return {str(file): file for file in list_images(images)}
+        named = {str(file): file for file in list_images(images)}
+        if odd := [name for name in named if any("\ud800" <= sign <= "\udfff" for sign in name)]:
+            raise DataError(f"the name {odd[0]!r} is not Unicode text, which --out holds; rename the file")
+        return named
     from dinoneck.data.tables import existing_files, read_cells
 
     names = list(dict.fromkeys(read_cells(csv, [column])[column]))

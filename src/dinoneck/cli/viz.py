@@ -91,6 +91,7 @@ def report(
         files = files or list_images(images)
         predictor = open_predictor(read, views, backbone)
         tasks = predictor.tasks
+        _check_scores(scores, training, tasks)
         known = None if truth is None else known_values(truth, image_column, files, _columns(tasks))
         entries, left_out = _entries(predictor, files, known, max_images, not no_tokens)
         device, how = str(predictor.device), f"{predictor.tta}, the mean of {len(predictor.views)} views"
@@ -237,6 +238,18 @@ def _training_report(path: Path | None) -> dict[str, Any]:
     return {**found, "folder": path.parent, "held_out": dict(sorted(held_out.items()))}
 
 
+def _check_scores(path: Path | None, training: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+    """Refuse the scores of a run that trained heads for other targets."""
+    scored = [name for name in training.get("scores", {}) if name != "overall"]
+    predicted = {name for task in tasks for name in (task.name, *task.columns, *task.labels)}
+    predicted |= {f"{task.name} {label}" for task in tasks for label in task.labels or range(task.dim)}  # of maps
+    if training and predicted.isdisjoint(scored):
+        raise DataError(
+            f"--scores {path} holds the scores of {', '.join(scored) or 'boxes'}, and the head predicts "
+            f"{', '.join(task.name for task in tasks)}; name the report.json of the run that trained the head"
+        )
+
+
 def _columns(tasks: Sequence[Task]) -> dict[str, Sequence[str]]:
     """The columns that may hold known values -> the classes of those that hold classes."""
     from dinoneck.tasks import columns_of
@@ -258,16 +271,19 @@ def _entries(
     from dinoneck.viz.scales import ReportEntry
 
     names, unusable = names_below(files), dict[int, str]()
-    predicting = partial(predictor, maps="patch")
-    results = predict_many(predicting, files, at_once=4 * predictor.batch_size, unusable=unusable)
+    with_maps, some, is_many = partial(predictor, maps="patch"), 4 * predictor.batch_size, len(files) > most
+    results = predict_many(predictor if is_many else with_maps, files, at_once=some, unusable=unusable)
     if not results:
         raise DataError(f"none of the {len(files)} images can be used; the first: {unusable[0]}")
     places = sorted(results)
     entries = [ReportEntry(names[place], results[place], known=known[place] if known else {}) for place in places]
     order = worst_first(entries, predictor.tasks)[:most]
     colours = _token_colours(predictor, [files[places[i]] for i in order]) if with_tokens else [None] * len(order)
+    if is_many:  # the maps of all images would not fit
+        results |= predict_many(with_maps, files, [places[i] for i in order], at_once=some)
     for i, tokens in zip(order, colours, strict=True):
-        entries[i] = replace(entries[i], image=partial(predictor.picture, files[places[i]]), tokens=tokens)
+        picture = partial(predictor.picture, files[places[i]])
+        entries[i] = replace(entries[i], result=results[places[i]], image=picture, tokens=tokens)
     return entries, {names[place]: reason for place, reason in unusable.items()}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError, DataError, ShapeError
 
 Flip = Literal["horizontal", "both"]
 
@@ -86,12 +86,15 @@ def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> 
         (..., 4) -> (..., 4).
 
     Raises:
+        ShapeError: if the last axis has another length than 4.
         DataError: if boxes are integers.
 
     Examples:
         >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
         [[10.0, 3.0, 20.0, 9.0]]
     """
+    if not boxes.ndim or boxes.shape[-1] != 4:
+        raise ShapeError(f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom")
     if not boxes.is_floating_point():
         raise DataError(f"boxes are {boxes.dtype}; expected floating-point pixels, which scaling does not round")
     x, y = original[1] / size[1], original[0] / size[0]

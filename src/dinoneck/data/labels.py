@@ -68,6 +68,8 @@ class DenseLabels:
     def __post_init__(self) -> None:
         nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
         normalize_fields(self, nodata=[value for value in nodata if value is not None and value == value])  # no NaN
+        if self.scale == 0:
+            raise ConfigError("scale is 0; expected another number")
         if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
             raise ConfigError(
                 f"classes is {self.classes} with scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
@@ -226,11 +228,14 @@ def _from_pil(image: Image.Image, name: str) -> Raw:
     """The numbers (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, "PNG", "TIFF"):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{name} has several pages; expected one: pass them as an array (H, W, K)")
-    bits = str(getattr(image, "tile", ()))  # the tile is gone once the image is decoded
+    first, bits = image.size, str(getattr(image, "tile", ()))  # the tile is gone once the image is decoded
     if (";16" in bits and image.mode[0] not in "IF") or (image.mode in ("1", "L") and ("L;" in bits or "1;" in bits)):
         raise DataError(f"{name} stores its numbers in a form that Pillow changes; pass them as an array (H, W, K)")
+    if getattr(image, "n_frames", 1) > 1:
+        image.seek(1)
+        if image.size == first:  # smaller pages are overviews
+            raise DataError(f"{name} has several pages; expected one: pass them as an array (H, W, K)")
+        image.seek(0)
     return _native(np.asarray(upright(image)))
 
 

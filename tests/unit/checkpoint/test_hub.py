@@ -236,7 +236,7 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     assert files["README.md"].decode() == model_card(checkpoint.meta, "me/one", figures=["figures/gate_map.png"])
     assert files[HEAD] == head.read_bytes(), "byte for byte"
     first, again = (push_to_hub(head, "me/two") for _ in range(2))
-    assert first.commit == again.commit, "nothing has changed, so there is no second commit"
+    assert first.commit == again.commit, "nothing has changed, so both pushes are one commit"
 
 
 def test_names_and_files_are_checked_before_anything_is_sent(writer: Hub, head: Path, tmp_path: Path) -> None:

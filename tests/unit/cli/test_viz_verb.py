@@ -140,6 +140,10 @@ def test_known_values_bring_residuals_and_the_worst_images(
         (["report", "{head}", "{images}", "--out", "r.html", "--scores", "gone.json"], "--scores gone.json cannot"),
         (["report", "{head}", "{images}", "--out", "r.html", "--scores", "{images}/page.html"], "cannot be used"),
         (
+            ["report", "{head}", "{images}", "--out", "r.html", "--scores", "{images}/report.json"],
+            "holds the scores of weed, and the head predicts mass, cover",
+        ),
+        (
             ["report", "{head}", "{images}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
             "exclude each other",
         ),
@@ -154,6 +158,10 @@ def test_refusals_come_before_any_work(
     folder = tmp_path / "field"
     shutil.copytree(images, folder)
     (folder / "page.html").write_text("image,mass\n")
+    score = {"pooled": 0.5, "interval": None, "folds": [0.5]}
+    scores = {"weed": {"head": {"r2": score, "mae": score, "images": 5}}}
+    run = {"scores": scores, "spread": {"weed": {"all": 1, "folds": [1]}}, "auxiliary": []}
+    (folder / "report.json").write_text(json.dumps(run))
     monkeypatch.chdir(tmp_path)
     places = {"head": str(heads / "fold-0.safetensors"), "images": str(folder)}
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -255,6 +255,7 @@ def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"scale": 0}, "scale is 0"),
         ({"offset": float("nan")}, "offset is nan"),
         ({"nodata": "255"}, "nodata.*'255'"),
         ({"classes": 0}, "classes is 0"),
@@ -264,3 +265,12 @@ def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
 def test_impossible_records(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DenseLabels(**wrong)
+
+
+def test_a_tiff_of_several_pages_is_refused_and_overviews_are_not(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((size, size), i, np.uint8)) for i, size in enumerate((4, 4, 2))]
+    pages[0].save(tmp_path / "overview.tif", save_all=True, append_images=[pages[2]])
+    assert DenseLabels().read(tmp_path / "overview.tif")[0].shape == (1, 4, 4)
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=[pages[1]])
+    with pytest.raises(DataError, match=r"pages\.tif has several pages"):
+        DenseLabels().read(tmp_path / "pages.tif")
