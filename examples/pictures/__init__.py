@@ -1,1 +1,1 @@
-"""The pictures of docs/how-to/pictures.md: drawn pastures, their features as colours, a head's heat maps."""
+"""The pictures of README and docs: held-out field images with predictions, tokens as colours."""

@@ -1,36 +1,161 @@
-"""``python -m examples.pictures FOLDER``: draw the picture of docs/how-to/pictures.md into a folder."""
+"""``python -m examples.pictures FOLDER [--data CROP_COVER]``: draw the pictures of README and docs into a folder.
+
+With the images of crop_cover, a head is trained in four folds by group. Each image is predicted by the fold that held
+it out. Among images with both plants, those at four quantiles of the error are drawn. Their licence is CC BY-SA 4.0.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import base64
+import io
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import pandas
+import torch
+from PIL import Image, ImageDraw, ImageFont
 
-from dinoneck import load_backbone
+from dinoneck import Predictor, load_backbone
 from dinoneck.data import Pasture
-from dinoneck.viz import pca_panels
+from dinoneck.training import TrainConfig, train
+from dinoneck.viz import heat, overlay_panel, pca_panels
+
+PLANTS = ("crop", "weed")
+QUANTILES = (0.1, 0.3, 0.5, 0.7)  # of the summed error of both shares
+CONFIG = {
+    "data": {"targets": ["soil", *PLANTS], "labels": "mask", "classes": ["soil", *PLANTS], "minimum": 0,
+             "size": [360, 480], "resize": "crop"},
+    "backbone": {"name": "dinoneck_tiny", "layers": [1, 3, 5]},
+    "head": {"type": "fpn", "fpn_dim": 64},
+    "optim": {"epochs": 15, "lr": 3e-3},
+    "folds": {"count": 4, "group": ["group"]},
+}  # fmt: skip
+WIDTH = 420  # of a field image in the picture of README
+STYLE = """text { font-family: system-ui, sans-serif; fill: #1e1e1e }
+.note { fill: #5f6b73 } .box { fill: none; stroke: #9aa3ab } .arrow { stroke: #c2461f; stroke-width: 3; fill: none }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf0 } .note { fill: #a9b4bb } }"""
 
 
-def main(arguments: list[str]) -> int:
-    """Draw and write; return the exit code."""
-    if len(arguments) != 1:
-        print("usage: python -m examples.pictures FOLDER", file=sys.stderr)
-        return 2
-    folder = Path(arguments[0])
-    folder.mkdir(parents=True, exist_ok=True)
+def main() -> None:
+    """Draw and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, help="the folder of crop_cover, for hero.webp and what.svg")
+    parser.add_argument("--run", type=Path, help="the folder of a finished run; None = train: 3 CPU minutes")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write(pasture_colours(), options.folder / "pictures_pca.png", optimize=True)
+    if options.data is None:
+        return
+    if options.run is None:
+        options.run = options.folder / "run"
+        data = {**CONFIG["data"], "csv": str(options.data / "cover.csv")}
+        train(TrainConfig.from_dict({**CONFIG, "data": data}), options.run)
+    images, overlays, rows = held_out(options.data, options.run)
+    write(sheet(images, overlays, rows), options.folder / "hero.webp", quality=70)
+    (options.folder / "what.svg").write_text(what_is_it(images[0], overlays[0], rows[0]), encoding="utf-8")
+
+
+def pasture_colours() -> Image.Image:
+    """Return two generated pastures, each next to its patches as colours."""
     images = Pasture(seed=0, size=(128, 256)).table(range(2)).images
     backbone = load_backbone("dinoneck_tiny")
     pictures = [backbone.preprocess.picture(image) for image in images]
-    write(pca_panels(pictures, backbone(backbone.preprocess(images))), folder / "pictures_pca.png")
-    return 0
+    return pca_panels(pictures, backbone(backbone.preprocess(images)))
 
 
-def write(picture: Image.Image, path: Path) -> None:
+def held_out(data: Path, run: Path) -> tuple[list[Image.Image], list[Image.Image], list[dict[str, Any]]]:
+    """Return images, overlays and numbers, each of the fold that did not train on the image."""
+    images, overlays, rows = [], [], []
+    table = pandas.read_csv(run / "out_of_fold.csv", index_col="image")
+    both = table[(table[[*PLANTS]] > 0.02).all(axis=1)]
+    errors = sum((both[name] - both[f"{name} (head)"]).abs() for name in PLANTS).sort_values()
+    for quantile in QUANTILES:
+        name = errors.index[round(quantile * (len(errors) - 1))]
+        predictor = Predictor(run / "heads" / f"fold-{table['fold'][name]}.safetensors")
+        [row] = predictor(data / name, maps="patch")
+        known = {plant: float(table[plant][name]) for plant in PLANTS}
+        shown = {**row, "maps": {"cells": row["maps"]["cells"]}}
+        tasks = [task for task in predictor.tasks if task.name == "cells"]
+        overlay = overlay_panel(data / name, shown, tasks, predictor.preprocess)
+        images.append(Image.open(data / name).convert("RGB"))
+        overlays.append(overlay.crop((0, 0, overlay.width, overlay.width * images[-1].height // images[-1].width)))
+        rows.append({"predicted": dict(zip(PLANTS, row["cells"][1:].tolist(), strict=True)), "known": known})
+    return images, overlays, rows
+
+
+def sheet(images: list[Image.Image], overlays: list[Image.Image], rows: list[dict[str, Any]]) -> Image.Image:
+    """Return the images in a row, below each the overlay, and the predicted and the true shares."""
+    columns = [(fitted(image), fitted(overlay)) for image, overlay in zip(images, overlays, strict=True)]
+    high = columns[0][0].height + 8
+    picture = Image.new("RGB", (len(columns) * (WIDTH + 12) - 12, 2 * high + 68), "white")
+    draw = ImageDraw.Draw(picture)
+    for place, ((image, overlay), row) in enumerate(zip(columns, rows, strict=True)):
+        left = place * (WIDTH + 12)
+        picture.paste(image, (left, 0))
+        picture.paste(overlay, (left, high))
+        for line, (name, colour) in enumerate(zip(PLANTS, ("#009e73", "#d55e00"), strict=True)):
+            top = 2 * high + 34 * line
+            draw.rectangle((left, top + 4, left + 20, top + 24), fill=colour)
+            text = f"{name} {100 * row['predicted'][name]:.1f} %"
+            draw.text((left + 32, top), text, "#1e1e1e", ImageFont.load_default(26))
+            draw.text(
+                (left + 220, top + 2), f"true {100 * row['known'][name]:.1f} %", "#5f6b73", ImageFont.load_default(22)
+            )
+    return picture
+
+
+def fitted(picture: Image.Image) -> Image.Image:
+    """Return a picture of the common width."""
+    return picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+
+
+def what_is_it(image: Image.Image, overlay: Image.Image, row: dict[str, Any]) -> str:
+    """Return image, similarity of tokens, map and numbers as one SVG, which follows the reader's colour scheme."""
+    steps = [
+        (image, "image", "any size, here 22 × 30 patches"),
+        (similarity(image), "tokens", "similarity to one patch"),
+        (overlay, "map", "neck and head, trained"),
+        (None, "numbers", "one file: units, checks"),
+    ]
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1180 270" role="img"><style>{STYLE}</style>']
+    for place, (picture, title, note) in enumerate(steps):
+        left = place * 300
+        if picture is not None:
+            shown = picture.resize((264, picture.height * 264 // picture.width)).crop((0, 0, 264, 194))
+            file = io.BytesIO()
+            shown.save(file, "JPEG", quality=80)
+            data = base64.b64encode(file.getvalue()).decode()
+            parts.append(f'<image x="{left}" width="264" height="194" href="data:image/jpeg;base64,{data}"/>')
+            parts.append(f'<path class="arrow" d="M{left + 272} 97h18m-7-7l7 7l-7 7"/>')
+        parts.append(f'<text x="{left}" y="226" font-size="24" font-weight="600">{title}</text>')
+        parts.append(f'<text x="{left}" y="254" font-size="18" class="note">{note}</text>')
+    parts.append('<rect class="box" x="901" y="1" width="264" height="192" rx="8"/>')
+    for line, name in enumerate(PLANTS):
+        parts.append(
+            f'<text x="924" y="{52 + 80 * line}" font-size="28">{name} {100 * row["predicted"][name]:.1f} %</text>'
+        )
+        true = f"by the mask {100 * row['known'][name]:.1f} %"
+        parts.append(f'<text x="924" y="{80 + 80 * line}" font-size="18" class="note">{true}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def similarity(image: Image.Image) -> Image.Image:
+    """Return the cosine similarity of all patches to one patch of a weed, over centred tokens, as colours."""
+    backbone = load_backbone("dinoneck_tiny")
+    tokens = backbone(backbone.preprocess(image, (352, 480))).maps()[0][0]  # (C, rows, cols)
+    patch = (3, 18)  # row and column of a weed
+    unit = torch.nn.functional.normalize(tokens - tokens.mean(dim=(1, 2), keepdim=True), dim=0)
+    cosine = torch.einsum("c,crk->rk", unit[:, *patch], unit)
+    return heat(cosine.numpy(), 0.0, 1.0).resize(image.size, Image.Resampling.NEAREST)
+
+
+def write(picture: Image.Image, path: Path, **options: Any) -> None:
     """Save a small picture."""
-    picture.save(path, optimize=True)
+    picture.save(path, **options)
     print(f"{path}, {path.stat().st_size // 1024} KiB")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from tests.docs import sentences
 from tests.hub_server import WRITER
 
 import dinoneck
@@ -163,14 +164,26 @@ def test_docstring_examples(name: str) -> None:
     assert failed == 0
 
 
-def test_the_readme_begins_with_a_short_block_and_has_the_two_commands() -> None:
+def test_the_first_screen_of_the_readme_installs_predicts_and_trains() -> None:
     text = (ROOT / "README.md").read_text()
-    first = BLOCK.search(text)
-    assert first is not None
-    assert len([line for line in first.group(1).splitlines() if line.strip()]) <= 16
+    first = re.search(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert first is not None and text[: first.end()].count("\n") <= 40
+    assert [line.split()[1:3] for line in first.group(1).splitlines()][:3] == [
+        ["pip", "install"], ["dinoneck", "predict"], ["dinoneck", "train"],
+    ]  # fmt: skip
     assert "make demo" in text
     assert "make test" in text
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 70
+
+
+@pytest.mark.parametrize("page", sentences.PAGES, ids=named)
+def test_pages_for_new_users_have_no_long_sentences(page: Path) -> None:
+    assert not list(sentences.long_sentences(page.read_text(encoding="utf-8")))
+
+
+def test_long_sentences_are_found_and_code_is_not_prose() -> None:
+    text = "word " * 29 + "end.\n\n```\n" + "code " * 40 + "\n```\nShort one.\n" + "| cell " * 30
+    assert [count for count, _ in sentences.long_sentences(text)] == [30]
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -77,5 +77,3 @@ def test_choices_rest_on_numbers_of_the_pages_they_link() -> None:
         shown = "".join((DOCS / page).read_text() for page in re.findall(r"\]\(([\w/-]+\.md)", claim))
         for number in re.findall(r"(?<![\w.])0\.\d+", claim):
             assert number in shown, f"{number} is on none of the pages that this links: {claim}"
-
-
