@@ -1,6 +1,6 @@
-"""Python calls of dinoneck and changes of file while a head is loaded: ``python -m benchmarks.calls``.
+"""Code lines of the packages, and Python calls and changes of file while a head is loaded: ``python -m benchmarks size``.
 
-``sys.setprofile`` counts the calls of functions of the package; a change of file is a call into another file than that
+Code lines are those without blank lines, comments and docstrings. ``sys.setprofile`` counts the calls of functions of the package; a change of file is a call into another file than that
 of the call before. Of ``HeadCheckpoint.load`` the script also prints how often each step is called, and the functions
 of ``checkpoint/`` that are called twice with the same values; it fails unless every step is called once, there is no
 such function, and the file changes at most 30 times.
@@ -8,10 +8,13 @@ such function, and the file changes at most 30 times.
 
 from __future__ import annotations
 
+import argparse
+import ast
 import sys
 import tempfile
+import tokenize
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
@@ -20,10 +23,13 @@ from typing import Any, NamedTuple
 import torch
 
 import dinoneck
+from benchmarks.measure import Row
 from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, Task, load_backbone, save_head
 
+ROUNDS = 1
 ROOT = Path(dinoneck.__file__).parent
 MOST_CHANGES = 30  # of file, in HeadCheckpoint.load
+LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
 STEPS = ("hub.resolve", "format.read", "schema.check", "contents.check")
 
 
@@ -86,30 +92,52 @@ def _equal(one: Any, other: Any) -> bool:
         return False
 
 
-def main() -> None:
-    """Print the table."""
-    torch.manual_seed(0)
+def code_lines(path: Path) -> int:
+    """Return how many lines of a file hold code."""
+    text = path.read_text()
+    documented: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        documentable = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        if documentable and ast.get_docstring(node) is not None:
+            documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    with path.open("rb") as file:
+        tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in LAYOUT and token.string]
+    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - documented)
+
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield both tables; fail if loading repeats a step.
+
+    Raises:
+        SystemExit: for a step that is not called once, or more changes of file than allowed.
+    """
+    packages: dict[str, Row] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        row = packages.setdefault(path.relative_to(ROOT.parent).parent.as_posix(), {"files": 0, "code lines": 0})
+        row["files"] += 1
+        row["code lines"] += code_lines(path)
+    yield "code lines", packages
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "head.safetensors")
         save_head(file, PatchMeanHead(64, [Task("mass", unit="g")]), backbone=load_backbone("dinoneck_tiny"))
         image, predictor = torch.rand(3, 64, 96), Predictor(file)
         loading = calls_of(lambda: HeadCheckpoint.load(file))
-        rows = {
+        found = {
             "HeadCheckpoint.load(path)": loading,
             "Predictor(path)": calls_of(lambda: Predictor(file)),
             "predictor(image)": calls_of(lambda: predictor(image)),
         }
-    print(f"{'':28}{'calls':>8}{'functions':>11}{'files':>7}{'changes of file':>17}")
-    for name, calls in rows.items():
-        functions, files = {call[:2] for call in calls}, {call.file for call in calls}
-        print(f"{name:28}{len(calls):8}{len(functions):11}{len(files):7}{changes(calls):17}")
+    yield "calls", {
+        name: {
+            "calls": len(calls),
+            "functions": len({call[:2] for call in calls}),
+            "files": len({call.file for call in calls}),
+            "changes of file": changes(calls),
+        }
+        for name, calls in found.items()
+    }
     counts = Counter(f"{Path(call.file).stem}.{call.name}" for call in loading)
-    print("steps of load: " + ", ".join(f"{step} {counts[step]}x" for step in STEPS))
-    twice = repeated(loading)
-    print("called twice with the same values: " + (", ".join(twice) or "none"))
-    if twice or any(counts[step] != 1 for step in STEPS) or changes(loading) > MOST_CHANGES:
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
+    wrong = [f"{step} is called {counts[step]} times" for step in STEPS if counts[step] != 1]
+    wrong += [f"{name} is called twice with the same values" for name in repeated(loading)]
+    if wrong or changes(loading) > MOST_CHANGES:
+        raise SystemExit("; ".join(wrong) or f"HeadCheckpoint.load changes the file {changes(loading)} times")

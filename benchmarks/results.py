@@ -1,0 +1,151 @@
+"""The stored results: one JSON per benchmark, its tables, and whether the code that it measured has changed since.
+
+    python -m benchmarks.results
+
+lists every stored CPU result whose sources differ from those that it measured; the exit status is then 1.
+A result holds ``command``, ``date``, ``commit``, ``machine``, ``sources`` (the hash of the measured modules) and
+``tables``: title -> row -> column -> number, text, or [low, high]. The documentation's tables are made of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).with_name("results")
+HEADS = ("heads", "necks", "layers", "losses", "training")
+SOURCES = {  # benchmark -> folders and files of src/dinoneck
+    "images": ("backbones", "data", "inference"),
+    "extraction": ("backbones", "data", "store"),
+    "training_loop": ("heads", "layers", "losses", "training"),
+    "store": ("store",),
+    "speed": ("backbones", "heads", "interop", "layers", "necks", "points", "tokens.py"),
+    "service": ("serve", "inference"),
+    "parity": ("backbones", "export"),
+    "size": (".",),
+    "evidence": ("backbones", "data", "detection", "interop", "points", *HEADS),
+}
+MARK = re.compile(r"<!-- table: (\w+)(?:, (.+?))? -->")
+Table = Mapping[str, Mapping[str, Any]]
+
+
+def source_hash(name: str) -> str:
+    """Return the SHA-256 of the files, with their paths, that the benchmark of this name measures."""
+    total = hashlib.sha256()
+    for part in sorted(SOURCES[name]):
+        place = ROOT / "src" / "dinoneck" / part
+        if not place.exists():
+            raise FileNotFoundError(f"benchmarks/results.py names {part} for {name}, which is not in src/dinoneck")
+        for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            total.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def commit() -> str | None:
+    """Return the commit that is checked out, with a plus if files differ from it; None outside of a clone."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def write(path: Path, name: str, command: str, machine: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
+    """Write a result; tables of the same machine and the same sources that are stored and not given stay.
+
+    Raises:
+        SystemExit: if those that are stored are of another machine or of other sources, which one file must not mix.
+    """
+    about = {"command": command, "date": date.today().isoformat(), "commit": commit(), "machine": dict(machine)}
+    report = {"benchmark": name, **about, "sources": source_hash(name), "tables": dict(tables)}
+    if path.exists() and (kept := {k: v for k, v in read(path)["tables"].items() if k not in tables}):
+        old = read(path)
+        if (old["machine"], old["sources"]) != (report["machine"], report["sources"]):
+            raise SystemExit(f"{path} holds {', '.join(kept)} of another machine or code: choose --out, or remove it")
+        report["tables"] = {**old["tables"], **tables}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return a stored result."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def is_stale(report: Mapping[str, Any]) -> bool:
+    """Whether the measured code has changed since."""
+    return bool(report["sources"] != source_hash(report["benchmark"]))
+
+
+def stale(folder: Path = RESULTS) -> list[str]:
+    """Return the names of stored CPU results without the hash of the present sources."""
+    reports = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    return [name for name, report in reports.items()
+            if "tables" in report and "gpu" not in report["machine"] and is_stale(report)]  # fmt: skip
+
+
+def markdown(table: Table) -> str:
+    """Return one table."""
+    columns = list(dict.fromkeys(column for row in table.values() for column in row))
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, row in table.items():
+        lines.append(f"| {name} | {' | '.join(shown(row.get(column)) for column in columns)} |")
+    return "\n".join(lines)
+
+
+def shown(value: Any) -> str:
+    """Return a cell: numbers to three digits, a pair as its ends."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        ends = list(dict.fromkeys(map(shown, value)))
+        return " … ".join(ends)
+    if isinstance(value, str | int):
+        return f"{value:,}" if isinstance(value, int) else value
+    if value and abs(value) < 0.005:
+        return f"{value:.1e}"
+    return f"{value:,.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
+
+
+def caption(report: Mapping[str, Any]) -> str:
+    """Return the machine, threads, cores, versions and date of a result, and that it is old where it is."""
+    machine = report["machine"]
+    place = f"{machine['gpu']}, commit {report['commit']}" if "gpu" in machine else machine["cpu"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    text = (
+        f"`{report['command']}`, {report['date']}: {place}; {machine['cores']} cores, threads: {machine['threads']}; "
+        f"{machine['system']}, {versions}."
+    )
+    if is_stale(report):
+        text += f" **The measured code has changed since**: the numbers are of dinoneck {machine['versions']['dinoneck']}."
+    return f"*{text}*"
+
+
+def section(stem: str, titles: str | None = None, folder: Path = RESULTS) -> str:
+    """Return stored tables with their caption, all or those of these titles; else the command that measures them."""
+    path = folder / f"{stem}.json"
+    if not path.exists():
+        name = stem.split("_cuda")[0]
+        return f"*Not measured yet: `{'make bench-gpu' if name != stem else f'python -m benchmarks {name}'}`.*"
+    report = read(path)
+    tables = {title: report["tables"][title] for title in (titles.split("; ") if titles else report["tables"])}
+    blocks = [f"**{title}**\n\n{markdown(table)}" if len(tables) > 1 else markdown(table)
+              for title, table in tables.items()]  # fmt: skip
+    return "\n\n".join([*blocks, caption(report)])
+
+
+def filled(page: str, folder: Path = RESULTS) -> str:
+    """Return a page of the documentation with stored tables in the place of its marks."""
+    return MARK.sub(lambda mark: section(mark[1], mark[2], folder), page)
+
+
+if __name__ == "__main__":
+    old = stale()
+    print("\n".join(f"{name}: its sources have changed since it was measured" for name in old))
+    raise SystemExit(int(bool(old)))
