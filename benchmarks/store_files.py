@@ -1,4 +1,4 @@
-"""What ``benchmarks.feature_store`` reads: the same features in every layout, and the datasets over them.
+"""What ``benchmarks.store`` reads: the same features in every layout, and stores of many made-up images.
 
 Their size is that of a published pipeline (3600 patches of 1280 channels); their values are a stand-in for those of a
 large backbone: a seeded, untrained ViT-S sees generated pasture images, the patches of four views make one image,
@@ -18,9 +18,13 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dinoneck import Backbone, FeatureStore
-from dinoneck.data import Pasture
-from dinoneck.store import QuantisedTokens
+from dinoneck import Backbone, FeatureStore, load_backbone
+from dinoneck.data import Pasture, Views
+from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.grid import GridSize
+from dinoneck.store import shards
+from dinoneck.store.description import Description, make_folder
+from dinoneck.store.files import LocalFiles
 from dinoneck.tokens import Tokens
 
 GRID = (60, 60)
@@ -35,7 +39,7 @@ class Files:
 
     root: Path
     backbone: Backbone
-    photos: Path
+    images: Path
     small: FeatureStore
     ids: tuple[str, ...]
 
@@ -54,11 +58,11 @@ class Files:
         return FeatureStore.open(self.root / dtype)
 
 
-def prepare(root: Path, backbone: Backbone, photos: int, size: tuple[int, int]) -> Files:
-    """Draw photos, extract them, and write the features in every layout."""
-    folder = root / "photos"
+def prepare(root: Path, backbone: Backbone, count: int, size: tuple[int, int]) -> Files:
+    """Draw images, extract them, and write the features in every layout."""
+    folder = root / "images"
     folder.mkdir()
-    for i in range(photos):
+    for i in range(count):
         Image.fromarray(Pasture(seed=0, size=(256, 256)).sample(i).image).save(folder / f"p{i:03d}.png")
     small = FeatureStore.create(root / "small", backbone=backbone, views="flips4", image_size=size)
     small.extract(folder)
@@ -117,8 +121,26 @@ class NpzDataset(Dataset[dict[str, Any]]):
             }
 
 
-def read_as_stored(store: Any, ids: Sequence[str], patterns: Sequence[int]) -> Tokens | QuantisedTokens:
-    """Read without converting."""
-    if store.dtype == "int8":
-        return store.quantised(ids, patterns)
-    return store.batch(ids, patterns, dtype=None)
+def description(shape: tuple[int, int, int]) -> Description:
+    """Describe a store of (layers, tokens, channels) per image; of several tokens 5 are CLS and registers."""
+    layers, tokens, channels = shape
+    kept = {"embed_dim": channels, "num_cls": int(tokens > 1), "num_registers": 4 * (tokens > 1)}
+    record = {**load_backbone("dinoneck_tiny").record(), **kept, "layers": list(range(layers))}
+    return Description(record, Preprocessing(), Views.named("none"), "fp16")
+
+
+def write_store(folder: Path, count: int, shape: tuple[int, int, int], shard_bytes: int) -> None:
+    """Write a store of made-up tokens, without flushing every file to the disk."""
+    own, (layers, tokens, channels) = description(shape), shape
+    make_folder(folder, own)
+    writer = shards.Writer(shards.Shards(LocalFiles(folder), own.digest, own.layout), "/", shard_bytes)
+    safe = shards.write_whole
+    shards.write_whole = lambda path, content, check=None: Path(path).write_bytes(content)  # type: ignore[assignment]
+    try:
+        for number in range(count):
+            x = torch.full((1, layers, tokens, channels), number % 1000, dtype=torch.float16)
+            grid = GridSize(1, tokens - 5 * (tokens > 1))
+            writer.add(f"images/{number:09d}", {"tokens": x}, grid, (f"{number:032x}", 900_000, 10**18 + number))
+        writer.flush()
+    finally:
+        shards.write_whole = safe
