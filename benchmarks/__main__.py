@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = words[0]
     module = importlib.import_module(f"benchmarks.{name}")
     parser = argparse.ArgumentParser(
-        f"python -m benchmarks {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        f"python -m benchmarks {name}",
+        description=sys.modules[module.measure.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--short", action="store_true", help="few rounds and small sizes: checks the code")
     parser.add_argument("--rounds", type=int, help="turns of every variant")
@@ -45,7 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     folder = options.out or (Path("bench-results") if options.short else RESULTS)
     stem = getattr(module, "stem", lambda _: name)(options)
-    path = folder / f"{stem}_{torch.device(options.device).type}.json" if is_gpu(options.device) else folder / f"{stem}.json"
+    path = (
+        folder / f"{stem}_{torch.device(options.device).type}.json"
+        if is_gpu(options.device)
+        else folder / f"{stem}.json"
+    )
     command, tables = shlex.join(["python", "-m", "benchmarks", *words]), {}
     for title, table in module.measure(options):  # what was measured is kept if a later part fails
         tables[title] = table

@@ -250,7 +250,9 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
     table: dict[str, Row] = {}
     for row in rows:
         name = f"`{row['model']}`, {row['pos_embed']}{'' if row['bound'] is not None else ', free'}"
-        line = table.setdefault(name, {"images": "", **dict.fromkeys(PAIRS), "largest value": 0.0, "bound": row["bound"]})
+        line = table.setdefault(
+            name, {"images": "", **dict.fromkeys(PAIRS), "largest value": 0.0, "bound": row["bound"]}
+        )
         size = "x".join(map(str, row["size"]))
         if size not in line["images"]:
             line["images"] += f"{', ' if line['images'] else ''}{size}"

@@ -123,7 +123,9 @@ def caption(report: Mapping[str, Any]) -> str:
         f"{machine['system']}, {versions}."
     )
     if is_stale(report):
-        text += f" **The measured code has changed since**: the numbers are of dinoneck {machine['versions']['dinoneck']}."
+        text += (
+            f" **The measured code has changed since**: the numbers are of dinoneck {machine['versions']['dinoneck']}."
+        )
     return f"*{text}*"
 
 

@@ -263,7 +263,7 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
     expected, bad = expected_values(head, images), bad_requests()
     wrong: list[str] = []
     seconds: list[float] = []
-    options = ("--queue", str(2 * count), "--timeout", "3600", "--batch", str(batch), *LIMITS)
+    options = ("--queue", str(2 * count + 200), "--timeout", "3600", "--batch", str(batch), *LIMITS)
 
     def good(number: int) -> None:
         reply = service.predict(("a.jpg", images[number % 20]))

@@ -1,9 +1,11 @@
-"""Code lines of the packages, and Python calls and changes of file while a head is loaded: ``python -m benchmarks size``.
+"""Code lines of the packages, and Python calls and changes of file while a head is loaded.
 
-Code lines are those without blank lines, comments and docstrings. ``sys.setprofile`` counts the calls of functions of the package; a change of file is a call into another file than that
-of the call before. Of ``HeadCheckpoint.load`` the script also prints how often each step is called, and the functions
-of ``checkpoint/`` that are called twice with the same values; it fails unless every step is called once, there is no
-such function, and the file changes at most 30 times.
+    python -m benchmarks size
+
+Code lines are those without blank lines, comments and docstrings. ``sys.setprofile`` counts the calls of functions of
+the package; a change of file is a call into another file than that of the call before. It fails unless every step of
+``HeadCheckpoint.load`` is called once, no function of ``checkpoint/`` is called twice with the same values, and the
+file changes at most 30 times.
 """
 
 from __future__ import annotations
@@ -127,15 +129,18 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
             "Predictor(path)": calls_of(lambda: Predictor(file)),
             "predictor(image)": calls_of(lambda: predictor(image)),
         }
-    yield "calls", {
-        name: {
-            "calls": len(calls),
-            "functions": len({call[:2] for call in calls}),
-            "files": len({call.file for call in calls}),
-            "changes of file": changes(calls),
-        }
-        for name, calls in found.items()
-    }
+    yield (
+        "calls",
+        {
+            name: {
+                "calls": len(calls),
+                "functions": len({call[:2] for call in calls}),
+                "files": len({call.file for call in calls}),
+                "changes of file": changes(calls),
+            }
+            for name, calls in found.items()
+        },
+    )
     counts = Counter(f"{Path(call.file).stem}.{call.name}" for call in loading)
     wrong = [f"{step} is called {counts[step]} times" for step in STEPS if counts[step] != 1]
     wrong += [f"{name} is called twice with the same values" for name in repeated(loading)]

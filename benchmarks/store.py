@@ -66,6 +66,7 @@ for _ in range(50):
 print(json.dumps({**row, "16 look-ups, ms": sorted(times)[25]}))
 """
 
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--images", type=int, default=8)

@@ -123,11 +123,14 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
     targets = whole[:, 1:].float().mean(dim=1)[:, :2] * 10
     targets = (targets - targets.mean(dim=0)) / targets.std(dim=0)
     # before any other gradient: autograd counts the kinds of devices when it starts
-    yield "a step on the pretend device", {
-        "float32": counts(source, targets),
-        "bf16": counts(source, targets, amp="bf16"),
-        "mixup": counts(source, targets, mixup_alpha=0.5, mixup_off_last=0.0),
-    }
+    yield (
+        "a step on the pretend device",
+        {
+            "float32": counts(source, targets),
+            "bf16": counts(source, targets, amp="bf16"),
+            "mixup": counts(source, targets, mixup_alpha=0.5, mixup_off_last=0.0),
+        },
+    )
     variants: dict[str, Callable[[], list[float]]] = {
         "plain loop": lambda: plain(whole, targets, in_float32=False)[1:],
         "plain loop, standardised float32 copy": lambda: plain(whole, targets, in_float32=True)[1:],

@@ -1,5 +1,5 @@
 """Speed of necks, heads, backbones and points; see ``run``."""
 
-from benchmarks.speed.run import ROUNDS, __doc__, arguments, measure, stem
+from benchmarks.speed.run import ROUNDS, arguments, measure, stem
 
-__all__ = ["ROUNDS", "__doc__", "arguments", "measure", "stem"]
+__all__ = ["ROUNDS", "arguments", "measure", "stem"]

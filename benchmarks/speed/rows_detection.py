@@ -64,9 +64,7 @@ def aligned(setting: Setting) -> dict[str, Variant]:
         'SpatialTuningAdapter(detail="aligned")': Variant(
             "ours", lambda: neck(tokens, images).maps, neck, (*given, images), same=False
         ),
-        "SpatialTuningAdapter(detail=None)": Variant(
-            "option", lambda: plain(tokens).maps, plain, given, same=False
-        ),
+        "SpatialTuningAdapter(detail=None)": Variant("option", lambda: plain(tokens).maps, plain, given, same=False),
     }
 
 

@@ -105,7 +105,9 @@ def scattered(coords: Tensor, feats: Tensor, valid: Tensor, reduce: str) -> list
 def voxels_of(setting: Setting) -> tuple[VoxelGrid, SparseFeatures, Tensor, Links]:
     """Return the voxels of the scene, their lifted features, the maps and the links."""
     points, links = scene(setting)
-    grid = VoxelGrid.from_points(points, VOXEL_M, 0.0, torch.zeros(len(points), dtype=torch.int64, device=points.device))
+    grid = VoxelGrid.from_points(
+        points, VOXEL_M, 0.0, torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    )
     maps = setting.tokens(prefix=0).maps()[0].contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         return grid, lift(maps, links, grid), maps, links
@@ -139,7 +141,7 @@ def lifting(setting: Setting) -> dict[str, Variant]:
 
 def keys(setting: Setting) -> dict[str, Variant]:
     """Which points share a voxel; rows of the same voxels, in whatever order."""
-    grid, _, _, links = voxels_of(setting)
+    grid = voxels_of(setting)[0]
     points = scene(setting)[0]
     batch = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     coords = torch.cat((batch[:, None], grid.coords[grid.inverse]), dim=1)

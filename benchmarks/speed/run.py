@@ -6,8 +6,9 @@
 Variants of a row share weights and tokens and take turns, in another order each round. Before anything is timed their
 results and gradients are checked equal in float64 (1e-9), and their results in the dtype measured. One CPU thread is
 timed by CPU time, several by the wall clock, a GPU by events with the second-level cache overwritten before each turn.
-Ratios are medians, of the peer as published and of the peer with its layout fixed. Rows whose peer is not installed are
-skipped and listed. "% of roofline" is the least time for the operations and bytes of a forward at the measured ceilings.
+Ratios are medians, of the peer as published and of the peer with its layout fixed. Rows whose peer is not installed
+are skipped and listed. "% of roofline" is the least time for a forward at the measured ceilings: its operations, or its
+weights, inputs and results moved once.
 With --graphs a GPU replays forwards as CUDA graphs (to speed_graphs_cuda).
 """
 
@@ -109,7 +110,9 @@ def summary(table: Mapping[str, Numbers]) -> Numbers:
     return found
 
 
-def measured(row: Row, setting: Setting, options: argparse.Namespace, limits: Mapping[str, float]) -> dict[str, Numbers]:
+def measured(
+    row: Row, setting: Setting, options: argparse.Namespace, limits: Mapping[str, float]
+) -> dict[str, Numbers]:
     """Return variant -> numbers of one row at one setting."""
     found: dict[str, Numbers] = {}
     variants: Mapping[str, Variant] = {}
