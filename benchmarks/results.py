@@ -3,8 +3,9 @@
     python -m benchmarks.results
 
 lists every stored CPU result whose sources differ from those that it measured; the exit status is then 1.
-A result holds ``command``, ``date``, ``commit``, ``machine``, ``sources`` (the hash of the measured modules) and
-``tables``: title -> row -> column -> number, text, or [low, high]. The documentation's tables are made of it.
+A result holds ``benchmark``, its name, and ``tables``: title -> ``command``, ``date``, ``commit``, ``machine``,
+``sources`` (the hash of the measured modules) and ``rows``: row -> column -> number, text, or [low, high]. The tables
+of the documentation are made of it.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "service": ("serve", "inference"),
     "parity": ("backbones", "export"),
     "size": (".",),
+    "matrix": (".",),
     "evidence": ("backbones", "data", "detection", "interop", "points", *HEADS),
 }
 MARK = re.compile(r"<!-- table: (\w+)(?:, (.+?))? -->")
-Table = Mapping[str, Mapping[str, Any]]
+Table = Mapping[str, Mapping[str, Any]]  # rows
 
 
 def source_hash(name: str) -> str:
@@ -56,38 +58,36 @@ def commit() -> str | None:
 
 
 def write(path: Path, name: str, command: str, machine: Mapping[str, Any], tables: Mapping[str, Table]) -> None:
-    """Write a result; tables of the same machine and the same sources that are stored and not given stay.
-
-    Raises:
-        SystemExit: if those that are stored are of another machine or of other sources, which one file must not mix.
-    """
+    """Write tables, in place of those of the same title that are stored."""
     about = {"command": command, "date": date.today().isoformat(), "commit": commit(), "machine": dict(machine)}
-    report = {"benchmark": name, **about, "sources": source_hash(name), "tables": dict(tables)}
-    if path.exists() and (kept := {k: v for k, v in read(path)["tables"].items() if k not in tables}):
-        old = read(path)
-        if (old["machine"], old["sources"]) != (report["machine"], report["sources"]):
-            raise SystemExit(f"{path} holds {', '.join(kept)} of another machine or code: choose --out, or remove it")
-        report["tables"] = {**old["tables"], **tables}
+    about["sources"] = source_hash(name)
+    stored = read(path) if path.exists() else {}
+    new = {title: {**about, "rows": rows} for title, rows in tables.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
+    report = {"benchmark": name, "tables": {**stored, **new}}
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return a stored result."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    """Return the tables of a stored result, each with the name of its benchmark."""
+    found = json.loads(path.read_text())
+    tables: dict[str, Any] = found.get("tables", {})
+    return {title: {**table, "benchmark": found["benchmark"]} for title, table in tables.items()}
 
 
-def is_stale(report: Mapping[str, Any]) -> bool:
+def is_stale(table: Mapping[str, Any]) -> bool:
     """Whether the measured code has changed since."""
-    return bool(report["sources"] != source_hash(report["benchmark"]))
+    return bool(table["sources"] != source_hash(table["benchmark"]))
 
 
 def stale(folder: Path = RESULTS) -> list[str]:
-    """Return the names of stored CPU results without the hash of the present sources."""
-    reports = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
-    return [name for name, report in reports.items()
-            if "tables" in report and "gpu" not in report["machine"] and is_stale(report)]  # fmt: skip
+    """Return the stored CPU tables without the hash of the present sources."""
+    return [
+        f"{path.stem}, {title}"
+        for path in sorted(folder.glob("*.json"))
+        for title, table in read(path).items()
+        if "gpu" not in table["machine"] and is_stale(table)
+    ]
 
 
 def markdown(table: Table) -> str:
@@ -113,33 +113,34 @@ def shown(value: Any) -> str:
     return f"{value:,.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
 
 
-def caption(report: Mapping[str, Any]) -> str:
-    """Return the machine, threads, cores, versions and date of a result, and that it is old where it is."""
-    machine = report["machine"]
-    place = f"{machine['gpu']}, commit {report['commit']}" if "gpu" in machine else machine["cpu"]
+def caption(table: Mapping[str, Any]) -> str:
+    """Return the machine, threads, cores, versions and date of a table, and that it is old where it is."""
+    machine = table["machine"]
+    place = f"{machine['gpu']}, commit {table['commit']}" if "gpu" in machine else machine["cpu"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     text = (
-        f"`{report['command']}`, {report['date']}: {place}; {machine['cores']} cores, threads: {machine['threads']}; "
+        f"`{table['command']}`, {table['date']}: {place}, cores: {machine['cores']}, threads: {machine['threads']}; "
         f"{machine['system']}, {versions}."
     )
-    if is_stale(report):
-        text += (
-            f" **The measured code has changed since**: the numbers are of dinoneck {machine['versions']['dinoneck']}."
-        )
+    if is_stale(table):
+        text += f" **The code has changed since: these are numbers of dinoneck {machine['versions']['dinoneck']}.**"
     return f"*{text}*"
 
 
 def section(stem: str, titles: str | None = None, folder: Path = RESULTS) -> str:
-    """Return stored tables with their caption, all or those of these titles; else the command that measures them."""
+    """Return stored tables, all or those of these titles, with captions; else the command that measures them."""
     path = folder / f"{stem}.json"
     if not path.exists():
         name = stem.split("_cuda")[0]
         return f"*Not measured yet: `{'make bench-gpu' if name != stem else f'python -m benchmarks {name}'}`.*"
-    report = read(path)
-    tables = {title: report["tables"][title] for title in (titles.split("; ") if titles else report["tables"])}
-    blocks = [f"**{title}**\n\n{markdown(table)}" if len(tables) > 1 else markdown(table)
-              for title, table in tables.items()]  # fmt: skip
-    return "\n\n".join([*blocks, caption(report)])
+    tables, blocks = read(path), []
+    chosen = titles.split("; ") if titles else list(tables)
+    for title, after in zip(chosen, [*chosen[1:], None], strict=True):
+        table, text = tables[title], markdown(tables[title]["rows"])
+        blocks.append(f"**{title[0].upper()}{title[1:]}**\n\n{text}" if len(chosen) > 1 else text)
+        if after is None or caption(tables[after]) != caption(table):  # once below several of one run
+            blocks.append(caption(table))
+    return "\n\n".join(blocks)
 
 
 def filled(page: str, folder: Path = RESULTS) -> str:
@@ -149,5 +150,5 @@ def filled(page: str, folder: Path = RESULTS) -> str:
 
 if __name__ == "__main__":
     old = stale()
-    print("\n".join(f"{name}: its sources have changed since it was measured" for name in old))
+    print("\n".join(f"{name}: the code has changed since it was measured" for name in old))
     raise SystemExit(int(bool(old)))

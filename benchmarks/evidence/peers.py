@@ -1,8 +1,8 @@
 """Heads of other libraries on the tokens of one frozen backbone, trained by the same ``fit``.
 
 The ViT runs once over all images of crop_cover at 128 x 160 px; every head has the same tokens, training images,
-epochs, batches, optimizer, schedule and loss. A row's learning rate is the one with the best score on the validation images,
-with the first seed.
+epochs, batches, optimizer, schedule and loss. A row's learning rate is the one with the best score on the validation
+images, with the first seed.
 """
 
 from __future__ import annotations
@@ -31,47 +31,54 @@ HIDDEN, WIDTH = (32, 32, 64, 64), 32  # of every DPT decoder
 TASK = Task("class", dim=3, kind="segmentation", labels=CLASSES)
 
 
-class Decoder(Head):
-    """A decoder of another library as a head."""
-
-    def __init__(self, embed_dim: int, decoder: nn.Module, run: Callable[[nn.Module, Tokens], Tensor]) -> None:
-        super().__init__()
-        self.embed_dim, self.tasks, self.decoder, self.run = embed_dim, (TASK,), decoder, run
-
-    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Tokens -> class maps."""
-        return {TASK.name: self.run(self.decoder, tokens)}
+Run = Callable[[Tokens], Tensor]
 
 
-def smp_dpt(dim: int) -> Head:
+def smp_dpt(dim: int) -> tuple[nn.Module, Run]:
     """DPT of segmentation_models_pytorch: half the image's size."""
     from segmentation_models_pytorch.base import SegmentationHead
     from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder
 
     decoder = DPTDecoder([dim] * 4, [16] * 4, True, "ignore", list(HIDDEN), WIDTH)
-    parts = nn.ModuleDict({"decoder": decoder, "head": SegmentationHead(WIDTH, 3, kernel_size=3, upsampling=1)})
+    parts = nn.ModuleList([decoder, SegmentationHead(WIDTH, 3, kernel_size=3, upsampling=1)])
 
-    def run(parts: Any, tokens: Tokens) -> Tensor:
+    def run(tokens: Tokens) -> Tensor:
         prefix = [x[:, : tokens.num_prefix_tokens] for x in tokens.sequence]
-        return parts["head"](parts["decoder"](tokens.maps(), prefix))  # type: ignore[no-any-return]
+        return parts[1](parts[0](tokens.maps(), prefix))  # type: ignore[no-any-return]
 
-    return Decoder(dim, parts, run)
+    return parts, run
 
 
-def transformers_dpt(dim: int) -> Head:
+def transformers_dpt(dim: int) -> tuple[nn.Module, Run]:
     """DPT neck and head of transformers, which know no registers."""
     from transformers import DPTConfig
     from transformers.models.dpt.modeling_dpt import DPTNeck, DPTSemanticSegmentationHead
 
     sizes = {"neck_hidden_sizes": HIDDEN, "fusion_hidden_size": WIDTH, "hidden_size": dim}
     config = DPTConfig(readout_type="ignore", num_labels=3, **sizes)
-    parts = nn.ModuleDict({"neck": DPTNeck(config), "head": DPTSemanticSegmentationHead(config)})
+    parts = nn.ModuleList([DPTNeck(config), DPTSemanticSegmentationHead(config)])
 
-    def run(parts: Any, tokens: Tokens) -> Tensor:
+    def run(tokens: Tokens) -> Tensor:
         layers = [torch.cat((x[:, :1], x[:, tokens.num_prefix_tokens :]), dim=1) for x in tokens.sequence]
-        return parts["head"](parts["neck"](layers, *tokens.grid))  # type: ignore[no-any-return]
+        return parts[1](parts[0](layers, *tokens.grid))  # type: ignore[no-any-return]
 
-    return Decoder(dim, parts, run)
+    return parts, run
+
+
+DECODERS = {"smp": smp_dpt, "transformers": transformers_dpt}
+
+
+class Decoder(Head):
+    """A decoder of another library as a head."""
+
+    def __init__(self, embed_dim: int, library: str) -> None:
+        super().__init__()
+        self.embed_dim, self.tasks = embed_dim, (TASK,)
+        self.parts, self.run = DECODERS[library](embed_dim)
+
+    def forward(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Tokens -> class maps."""
+        return {TASK.name: self.run(tokens)}
 
 
 def dinoneck_dpt(dim: int) -> Head:
@@ -83,8 +90,8 @@ def dinoneck_dpt(dim: int) -> Head:
 PEERS: dict[str, Callable[[int], Head]] = {
     "dinoneck, DPT neck": dinoneck_dpt,
     "dinoneck, FPN head": lambda dim: FPNHead(dim, [TASK], 4, fpn_dim=64, tower_depth=1),
-    "segmentation_models_pytorch, DPT": smp_dpt,
-    "transformers, DPT neck and head": transformers_dpt,
+    "segmentation_models_pytorch, DPT": lambda dim: Decoder(dim, "smp"),
+    "transformers, DPT neck and head": lambda dim: Decoder(dim, "transformers"),
 }
 
 
@@ -94,7 +101,8 @@ class TorchvisionPyramid(Neck):
 
     def __init__(self, embed_dim: int, out_channels: int = 256, num_layers: int = 3, patch_size: int = 16) -> None:
         super().__init__()
-        self.embed_dim, self.out_channels, self.num_layers = embed_dim, out_channels, num_layers
+        self.embed_dim, self.out_channels = embed_dim, out_channels
+        self.num_layers, self.patch_size = num_layers, patch_size
         self.strides = tuple(patch_size * scale for scale in (0.5, 1.0, 2.0))
         self.fpn = FeaturePyramidNetwork([embed_dim] * 3, out_channels)
 

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.measure import Row
 from dinoneck.backbones.known import KNOWN
 from dinoneck.cli.main import main as dinoneck
-from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, Recipe, TrainConfig, train
+from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, train
 from dinoneck.training.comparing import prepare_heads, train_heads
 
 CLASSES = ("soil", "crop", "weed")
@@ -62,13 +62,13 @@ def config_of(options: Namespace, seed: int, **changes: Any) -> TrainConfig:
         table.parent.mkdir(parents=True, exist_ok=True)
         table.write_text("\n".join([head, *rows[::20]]) + "\n")
     layers = changes.pop("layers", layers_of(options.backbone)[-1:])
-    more = changes.pop("data", {})
+    more, folds = changes.pop("data", {}), changes.pop("folds", 5)
     recipe = {"seed": seed, **changes.pop("optim", {}), **({"epochs": 1} if options.short else {})}
     size = {"size": SHORT_SIZE} if options.short else {}
     return TrainConfig(
         data=DataConfig(csv=str(table), images=str(data), **{"targets": CLASSES, "minimum": 0.0, **size, **more}),
         backbone=BackboneConfig(name=options.backbone, random=options.random, layers=layers),
-        folds=FoldsConfig(count=2 if options.short else changes.pop("folds", 5), group=("group",)),
+        folds=FoldsConfig(count=2 if options.short else folds, group=("group",)),
         optim=Recipe(**recipe),
         device=options.device,
         **changes,
@@ -90,12 +90,13 @@ def cover(options: Namespace) -> dict[str, Row]:
 def cells(options: Namespace) -> dict[str, Row]:
     """Return R² of the cover of patches, and of images as the mean over their patches."""
     table: dict[str, Row] = {}
+    tasks = {name: TaskConfig(from_map="cells") for name in CLASSES}
     for title, (head, last_only) in CELLS.items():
         layers = layers_of(options.backbone)[-1 if last_only else 0 :]
         data = {"labels": "mask", "classes": CLASSES}
         runs = [
             train(
-                config_of(options, seed, layers=layers, data=data, head=head),
+                config_of(options, seed, layers=layers, data=data, head=head, tasks=tasks),
                 options.runs / "cells" / f"{title}-{seed}",
                 overwrite=True,
             )["scores"]

@@ -5,8 +5,8 @@
     python -m benchmarks evidence --random --short        # checks the code: few images and epochs
 
 ``make evidence`` calls it. DATA holds crop_cover, blood_cells and rgbd_room; ``DINONECK_WEIGHTS`` is ``hub`` or a
-folder (see ``weights``). With --random weights are seeded random ones, and the result is evidence_random.json. Interrupted
-trainings in --runs are continued. A step that fails is named, and the others run.
+folder (see ``weights``). With --random weights are seeded random ones, and the result is evidence_random.json. A step
+that fails is named, and the others run.
 """
 
 from __future__ import annotations
