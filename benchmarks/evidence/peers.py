@@ -11,7 +11,6 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from statistics import fmean
-from typing import Any
 
 import torch
 import torch.nn.functional as F
