@@ -110,7 +110,8 @@ def shown(value: Any) -> str:
         return f"{value:,}" if isinstance(value, int) else value
     if value and abs(value) < 0.005:
         return f"{value:.1e}"
-    return f"{value:,.{0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2}f}"
+    size = abs(value)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 or not size else 3}f}"
 
 
 def caption(table: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ def heads(options: Namespace) -> dict[str, Row]:
         best = max(tried, key=lambda lr: scored(tried[lr][0], valid)[0])
         runs = [tried[best], *(trained(make, best, seed) for seed in range(1, options.rounds))]
         scores = [scored(head, test) for head, _ in runs]
-        found[name] = {"mIoU": spread([own[0] for own in scores])}
+        found[name] = {"mIoU": spread([own[0] for own in scores], digits=3)}
         found[name] |= {each: fmean(own[place] for own in scores) for place, each in enumerate(CLASSES, 1)}
         found[name] |= {"CPU minutes": fmean(minutes for _, minutes in runs)}
     return found

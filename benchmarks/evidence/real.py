@@ -40,10 +40,10 @@ DETECTORS = {
 TRAINED_TOO = "--backbone dinoneck_tiny --layers 1 3 5 --freeze 0=none --backbone-lr 1e-3"
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return the mean, and the lowest and highest where there are several."""
-    ends = f" ({min(values):z.2f} … {max(values):z.2f})" if len(values) > 1 else ""
-    return f"{fmean(values):z.2f}{ends}"
+    mean, low, high = (f"{value:z.{digits}f}" for value in (fmean(values), min(values), max(values)))
+    return f"{mean} ({low} … {high})" if len(values) > 1 else mean
 
 
 def layers_of(backbone: str) -> tuple[int, ...]:
