@@ -46,11 +46,13 @@ def generated(path: Path, width: int, height: int) -> Path:
 
 def script_of(recipe: Preprocessing) -> transforms.Compose:
     """Return how a plain script prepares an image."""
-    return transforms.Compose([
-        transforms.Resize(SIZE, transforms.InterpolationMode.BICUBIC),
-        transforms.ToTensor(),
-        transforms.Normalize(recipe.mean, recipe.std),
-    ])  # fmt: skip
+    return transforms.Compose(
+        [
+            transforms.Resize(SIZE, transforms.InterpolationMode.BICUBIC),
+            transforms.ToTensor(),
+            transforms.Normalize(recipe.mean, recipe.std),
+        ]
+    )
 
 
 def rows_of(image: Path, folder: Path, batch: int) -> dict[str, Variants]:

@@ -85,9 +85,19 @@ class Case(NamedTuple):
         return 1e-5 if size == (518, 518) or recipe == "official" else None
 
 
-GIANT = {"img_size": 518, "patch_size": 14, "embed_dim": 1536, "num_heads": 24, "depth": 3, "ffn_layer": "swiglufused",
-         "init_values": 1.0, "block_chunks": 0, "num_register_tokens": 4, "interpolate_antialias": True,
-         "interpolate_offset": 0.0}  # fmt: skip
+GIANT = {
+    "img_size": 518,
+    "patch_size": 14,
+    "embed_dim": 1536,
+    "num_heads": 24,
+    "depth": 3,
+    "ffn_layer": "swiglufused",
+    "init_values": 1.0,
+    "block_chunks": 0,
+    "num_register_tokens": 4,
+    "interpolate_antialias": True,
+    "interpolate_offset": 0.0,
+}
 CASES = (
     Case("vit_small_patch16_dinov3", "dinov3_vits16", SIZES_16, official="vit_small_patch16_dinov3_qkvb"),
     Case("vit_small_plus_patch16_dinov3_qkvb", "dinov3_vits16plus", SIZES_16),

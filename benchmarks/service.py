@@ -79,8 +79,11 @@ class Service:
     def __init__(self, head: Path, *options: str, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dinoneck", "serve", str(head), "--port", "0", *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
         self.log: list[str] = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
         self._reader.start()
@@ -297,10 +300,16 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
     health = {"asked": len(seconds), "p50_ms": 1e3 * statistics.median(seconds)}
     health |= {"p95_ms": 1e3 * statistics.quantiles(seconds, n=20)[-1], "max_ms": 1e3 * max(seconds)}
     return {
-        "images": count, "refused": 5 * len(bad), "kinds": [(one.kind, one.status) for one in bad], "wrong": wrong[:20],
-        "per_s": count / took, "peak_mb": int(peak.split()[1]) / 1e3, "idle": IDLE, "health": health,
+        "images": count,
+        "refused": 5 * len(bad),
+        "kinds": [(one.kind, one.status) for one in bad],
+        "wrong": wrong[:20],
+        "per_s": count / took,
+        "peak_mb": int(peak.split()[1]) / 1e3,
+        "idle": IDLE,
+        "health": health,
         "tracebacks": sum("Traceback" in line for line in service.log),
-    }  # fmt: skip
+    }
 
 
 def late_upload(head: Path) -> tuple[int, str]:

@@ -83,8 +83,10 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     if one.keys() != other.keys():
         return False
     plain = (str, int, bytes, dict, list, tuple, Path)
-    return all(a is b or (isinstance(a, plain) and type(a) is type(b) and _equal(a, b))
-               for a, b in zip(one.values(), other.values(), strict=True))  # fmt: skip
+    return all(
+        a is b or (isinstance(a, plain) and type(a) is type(b) and _equal(a, b))
+        for a, b in zip(one.values(), other.values(), strict=True)
+    )
 
 
 def _equal(one: Any, other: Any) -> bool:

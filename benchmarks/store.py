@@ -78,8 +78,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def sizes(files: Files) -> Rows:
     """Bytes on disk, indices and headers included."""
-    folders = {PEER: files.npz, "npz, float16": files.half, "fp16 store": files.root / "fp16",
-               "int8 store": files.root / "int8"}  # fmt: skip
+    folders = {
+        PEER: files.npz,
+        "npz, float16": files.half,
+        "fp16 store": files.root / "fp16",
+        "int8 store": files.root / "int8",
+    }
     count = len(files.ids) * PATTERNS
     total = {k: sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) for k, folder in folders.items()}
     return {name: {"MiB": size / count / 2**20, "times smaller": total[PEER] / size} for name, size in total.items()}
@@ -298,10 +302,13 @@ def batches(folder: Path, count: int, rounds: int) -> Rows:
     rows: Rows = {}
     for workers in (0, 2):
         options: dict[str, Any] = {"batch_size": None, "num_workers": workers, "persistent_workers": workers > 0}
-        loaders = {check: DataLoader(Batches(folder, check, count), **options)  # type: ignore[arg-type]
-                   for check in ("never", "first", "always")}  # fmt: skip
-        passes = {check: functools.partial(lambda loader: sum(1 for _ in loader), loader)
-                  for check, loader in loaders.items()}  # fmt: skip
+        loaders = {
+            check: DataLoader(Batches(folder, check, count), **options)  # type: ignore[arg-type]
+            for check in ("never", "first", "always")
+        }
+        passes = {
+            check: functools.partial(lambda loader: sum(1 for _ in loader), loader) for check, loader in loaders.items()
+        }
         seconds = turns(passes, rounds=rounds, timer=per_sample, warmup=3)
         for check, row in ratios(seconds, "never").items():
             rows.setdefault(f'check="{check}"', {})[f"{workers} workers, batches / s"] = 1e3 / row["ms"]

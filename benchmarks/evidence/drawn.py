@@ -196,8 +196,17 @@ def arrangement(options: Namespace) -> dict[str, Row]:
         tasks = [Task(t, transform=TargetTransform().fit(own[train])) for t, own in values.items()]
         torch.manual_seed(seed)
         head = make(tasks)
-        fit(head, source, values, target_ids=ids, ids=[ids[i] for i in train], epochs=epochs, batch_size=16, lr=lr,
-            seed=seed)  # fmt: skip
+        fit(
+            head,
+            source,
+            values,
+            target_ids=ids,
+            ids=[ids[i] for i in train],
+            epochs=epochs,
+            batch_size=16,
+            lr=lr,
+            seed=seed,
+        )
         predictions = [head.eval().predict(source.batch([ids[i]])) for i in rows]
         return {t: r2(values[t][rows], np.array([float(one[t]) for one in predictions])) for t in TARGETS}
 

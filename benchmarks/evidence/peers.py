@@ -144,8 +144,18 @@ def heads(options: Namespace) -> dict[str, Row]:
     def trained(make: Callable[[int], Head], lr: float, seed: int) -> tuple[Head, float]:
         torch.manual_seed(seed)
         head, begin = make(backbone.embed_dim), time.process_time()
-        fit(head, source, {TASK.name: masks}, target_ids=source.ids, ids=[source.ids[row] for row in train],
-            epochs=1 if options.short else EPOCHS, batch_size=BATCH, lr=lr, seed=seed, ema_decay=None)  # fmt: skip
+        fit(
+            head,
+            source,
+            {TASK.name: masks},
+            target_ids=source.ids,
+            ids=[source.ids[row] for row in train],
+            epochs=1 if options.short else EPOCHS,
+            batch_size=BATCH,
+            lr=lr,
+            seed=seed,
+            ema_decay=None,
+        )
         return head, (time.process_time() - begin) / 60
 
     found: dict[str, Row] = {}

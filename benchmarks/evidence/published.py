@@ -79,8 +79,11 @@ def golden(options: Namespace) -> dict[str, Row]:
             continue
         rows = Predictor(load_published(head.name), device=options.device)(images)
         values = torch.stack([torch.cat([torch.as_tensor(x).flatten() for x in row.values()]) for row in rows]).float()
-        table[f"`{head.name}`"] = {"mean": values.mean().item(), "deviation": values.std().item(),
-                                   "largest": values.max().item()}  # fmt: skip
+        table[f"`{head.name}`"] = {
+            "mean": values.mean().item(),
+            "deviation": values.std().item(),
+            "largest": values.max().item(),
+        }
     return table
 
 

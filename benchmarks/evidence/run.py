@@ -28,10 +28,18 @@ from benchmarks.results import ROOT
 ROUNDS = 3  # seeds
 DATA = Path(os.environ.get("DINONECK_DATA", ROOT.parent / "shared" / "data"))
 STEPS = {
-    "parity": published.parity, "published": published.golden, "points": published.points,
-    "cover": real.cover, "cells": real.cells, "masks": real.masks, "boxes": real.boxes, "heads": heads,
-    "gram": gram, "arrangement": arrangement, "rooms": rooms,
-}  # fmt: skip
+    "parity": published.parity,
+    "published": published.golden,
+    "points": published.points,
+    "cover": real.cover,
+    "cells": real.cells,
+    "masks": real.masks,
+    "boxes": real.boxes,
+    "heads": heads,
+    "gram": gram,
+    "arrangement": arrangement,
+    "rooms": rooms,
+}
 NEED_WEIGHTS, NEED_NONE = ("published",), ("gram", "arrangement", "rooms")
 PUSHED = {"cover/0/head.safetensors": "crop-cover", "boxes/FCOS-adapter-0/detector.safetensors": "blood-cells"}
 

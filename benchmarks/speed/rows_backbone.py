@@ -50,10 +50,12 @@ def timm(setting: Setting, early: bool = False) -> dict[str, Variant]:
     forms = ("published", "fixed", "fixed")
     return {
         # timm makes the positions of every forward on the host
-        **{name: Variant(form, without_autograd(run), own, [images], capturable=False)  # type: ignore[arg-type]
-           for form, (name, run) in zip(forms, runs.items(), strict=True)},
+        **{
+            name: Variant(form, without_autograd(run), own, [images], capturable=False)  # type: ignore[arg-type]
+            for form, (name, run) in zip(forms, runs.items(), strict=True)
+        },
         "dinoneck": Variant("ours", without_autograd(lambda: own(images).maps()), own, [images]),
-    }  # fmt: skip
+    }
 
 
 def transformers(setting: Setting, early: bool = False) -> dict[str, Variant]:
@@ -75,7 +77,13 @@ def transformers(setting: Setting, early: bool = False) -> dict[str, Variant]:
 
 SETTINGS = [Setting(2, (14, 28), 384, layers) for layers in (1, 4, 12)]
 ROWS = [
-    Row(f"backbone of {build.__name__}{', early layers' if early else ''}", partial(build, early=early),
-        SETTINGS[1:2] if early else SETTINGS, "backbones", steps=("forward",))
-    for build in (timm, transformers) for early in (False, True)
-]  # fmt: skip
+    Row(
+        f"backbone of {build.__name__}{', early layers' if early else ''}",
+        partial(build, early=early),
+        SETTINGS[1:2] if early else SETTINGS,
+        "backbones",
+        steps=("forward",),
+    )
+    for build in (timm, transformers)
+    for early in (False, True)
+]

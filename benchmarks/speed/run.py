@@ -55,8 +55,12 @@ COPY_BYTES, SIDE = 1 << 28, 1536
 GPU_COPY_BYTES, GPU_SIDE = 1 << 30, 8192
 BACKBONES = {384: "vit_small_patch16_dinov3", 768: "vit_base_patch16_dinov3", 1280: "vit_huge_plus_patch16_dinov3"}
 PEERS = {"published": "× published", "fixed": "× layout fixed"}
-SUMMARY = ((STEPS[0], "float32", "published"), (STEPS[0], "bfloat16", "published"), (STEPS[1], "float32", "published"),
-           (STEPS[0], "float32", "fixed"))  # fmt: skip
+SUMMARY = (
+    (STEPS[0], "float32", "published"),
+    (STEPS[0], "bfloat16", "published"),
+    (STEPS[1], "float32", "published"),
+    (STEPS[0], "float32", "fixed"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
