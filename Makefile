@@ -32,7 +32,7 @@ layers: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# a few minutes on a CPU: one setting per row, float32, not compiled; to a folder that git ignores
+# a few minutes on a CPU: one setting per row, float32; to bench-results, which git ignores
 bench: $(VENV)/installed-bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks speed --short --dtypes float32 --rounds 5
 
@@ -40,12 +40,12 @@ bench: $(VENV)/installed-bench
 bench-gpu:
 	PYTHONPATH=src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks gpu
 
-# fails where a stored CPU result measured other sources than those that are here
+# fails where a stored CPU table measured other sources than those that are here
 results-check:
 	$(PYTHON) -m benchmarks.results
 
 # results with published weights, see docs/explanation/results.md; DINONECK_WEIGHTS is hub or a folder
-evidence: $(VENV)/installed-dev
+evidence: $(VENV)/installed-dev $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks evidence $(EVIDENCE)
 
 # the built wheel, in an environment of its own that shares only the heavy dependencies, must run the demo
