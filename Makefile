@@ -32,21 +32,21 @@ layers: $(VENV)/installed-dev
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# a few minutes on a CPU: one setting per row, float32, not compiled; to a folder that git ignores
+# a few minutes on a CPU: one setting per row, float32; to bench-results, which git ignores
 bench: $(VENV)/installed-bench
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.speed --short --no-compile --dtypes float32 --rounds 5 --out bench-results
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks speed --short --dtypes float32 --rounds 5
 
 # eight minutes on one GPU, to benchmarks/results; installs nothing: without .venv the PYTHON that is there, with torch
 bench-gpu:
-	PYTHONPATH=src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu
+	PYTHONPATH=src:. $(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks gpu
 
-# fails where a stored CPU result measured other sources than those that are here
+# fails where a stored CPU table measured other sources than those that are here
 results-check:
-	$(PYTHON) -m benchmarks.sources
+	$(PYTHON) -m benchmarks.results
 
 # results with published weights, see docs/explanation/results.md; DINONECK_WEIGHTS is hub or a folder
-evidence: $(VENV)/installed-dev
-	$(BIN)/python -m benchmarks.evidence $(EVIDENCE)
+evidence: $(VENV)/installed-dev $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks evidence $(EVIDENCE)
 
 # the built wheel, in an environment of its own that shares only the heavy dependencies, must run the demo
 wheel: $(VENV)/installed-dev
@@ -86,4 +86,4 @@ $(VENV)/installed-matrix: $(VENV)/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) .nox dist site dinoneck-demo bench-results matrix-results
+	rm -rf $(VENV) .nox dist site dinoneck-demo bench-results

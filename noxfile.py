@@ -2,17 +2,22 @@
 
 uv resolves both ends from ``pyproject.toml``: *oldest* takes the lowest release of every direct dependency that has a
 wheel for the Python, *newest* the highest. Interpreters are found on the machine; those that are missing are left out.
-Each cell writes what it found to ``matrix-results/``; ``python -m benchmarks.matrix`` puts them on the page.
+Each cell writes its row of ``benchmarks/results/matrix.json``, of which the page's table is made.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import platform
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import nox
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from benchmarks.results import RESULTS, read, write
 
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "uv"
@@ -20,7 +25,7 @@ nox.options.error_on_missing_interpreters = False
 
 PYTHONS = ("3.11", "3.12", "3.13")
 RESOLUTIONS = {"oldest": "lowest-direct", "newest": "highest"}
-FOUND = Path("matrix-results")
+SHOWN = ("torch", "torchvision", "timm", "transformers", "numpy", "huggingface_hub", "onnxruntime")
 
 
 @nox.session(python=PYTHONS)
@@ -34,16 +39,19 @@ def matrix(session: nox.Session, dependencies: str) -> None:
                 external=True)  # fmt: skip
     session.install("--requirement", str(wanted))
     session.install("--no-deps", "--editable", ".")
-    FOUND.mkdir(exist_ok=True)
-    name = f"{session.python}-{dependencies}"
-    report = (FOUND / f"{name}.xml").resolve()
+    report = Path(session.create_tmp(), f"{dependencies}.xml").resolve()
     session.run("python", "-m", "pytest", "-n", "2", "-m", "not slow", f"--junitxml={report}", *session.posargs,
                 env={"OMP_NUM_THREADS": "1"}, success_codes=[0, 1])  # fmt: skip
-    cell = {"python": session.python, "dependencies": dependencies, "machine": platform.machine()}
-    cell |= counts(report) | {"versions": versions(wanted)}
-    (FOUND / f"{name}.json").write_text(json.dumps(cell, indent=1, sort_keys=True) + "\n")
-    if cell["failed"]:
-        session.error(f"{name}: {cell['failed']} tests failed")
+    found, name = versions(wanted), f"Python {session.python}, {dependencies}"
+    row = {library: found[library] for library in SHOWN} | counts(report)
+    path = RESULTS / "matrix.json"
+    rows = read(path)["first tier"]["rows"] if path.exists() else {}
+    machine = {"cpu": platform.machine(), "cores": os.cpu_count(), "threads": 1, "system": platform.system()}
+    own = session.run("python", "-c", "from dinoneck.version import __version__; print(__version__)", silent=True)
+    machine["versions"] = {"dinoneck": str(own).strip()}
+    write(path, "matrix", "make matrix", machine, {"first tier": dict(sorted({**rows, name: row}.items()))})
+    if row["failed"]:
+        session.error(f"{name}: {row['failed']} tests failed")
 
 
 def counts(report: Path) -> dict[str, int]:

@@ -1,10 +1,9 @@
 """Extraction compared with a plain script: PIL, torchvision's transforms, the same model, one npy file per image.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.extraction FOLDER [--images 64] [--rounds 5] [--out FOLDER]
+    python -m benchmarks extraction [--images FOLDER] [--count 64] [--rounds 5]
 
-FOLDER holds the images. The script runs image by image, as most do, or in batches of 16. Variants take turns;
-ratios are medians over the rounds, of the wall clock and of the CPU time of the process, with one thread for torch.
-Writes benchmarks/results/extraction.json and .md.
+Images are generated ones of 0.2 and 12 megapixels, unless FOLDER is given. The script runs image by image, as most do,
+or in batches of 16. Ratios are of the wall clock and of the CPU time of the process, with one thread of torch.
 """
 
 from __future__ import annotations
@@ -12,33 +11,33 @@ from __future__ import annotations
 import argparse
 import functools
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import transforms
 
-from benchmarks.speed.results import RESULTS, save
-from benchmarks.timing import machine, ratios
+from benchmarks.images import SIZE, generated, script_of
+from benchmarks.measure import Row, cpu, ratios, turns, wall
 from dinoneck import Backbone, FeatureStore, load_backbone
 
-SIZE = (224, 224)
+ROUNDS = 5
 PEER = "plain script, batch 1"
 NAMES = ("dinoneck_tiny", "vit_small_patch16_dinov3")
+SIDES = {"0.2 megapixels": (480, 360), "12 megapixels": (4000, 3000)}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.add_argument("--images", type=Path, metavar="FOLDER")
+    parser.add_argument("--count", type=int, default=64)
 
 
 def plain(backbone: Backbone, paths: Sequence[Path], batch: int, folder: Path) -> None:
     """What a user writes: open, resize, normalise, run, save."""
-    recipe = backbone.preprocess
-    prepare = transforms.Compose([
-        transforms.Resize(SIZE, transforms.InterpolationMode.BICUBIC),
-        transforms.ToTensor(),
-        transforms.Normalize(recipe.mean, recipe.std),
-    ])  # fmt: skip
+    prepare = script_of(backbone.preprocess)
     for begin in range(0, len(paths), batch):
         some = paths[begin : begin + batch]
         with torch.inference_mode():
@@ -53,7 +52,7 @@ def ours(backbone: Backbone, paths: Sequence[Path], folder: Path) -> None:
     FeatureStore.create(folder / "store", backbone=backbone, image_size=SIZE).extract(list(paths))
 
 
-def measure(name: str, paths: Sequence[Path], rounds: int) -> dict[str, Any]:
+def compared(name: str, paths: Sequence[Path], rounds: int) -> dict[str, Row]:
     """Return variant -> ratios to the peer, by the wall clock and by CPU time."""
     backbone = load_backbone(name, pretrained=False, seed=0)
     runs: dict[str, Callable[[Path], None]] = {
@@ -61,45 +60,34 @@ def measure(name: str, paths: Sequence[Path], rounds: int) -> dict[str, Any]:
         "plain script, batch 16": functools.partial(plain, backbone, paths, 16),
         "FeatureStore.extract": functools.partial(ours, backbone, paths),
     }
-    wall: dict[str, list[float]] = {variant: [] for variant in runs}
-    cpu: dict[str, list[float]] = {variant: [] for variant in runs}
-    for turn in range(rounds + 1):
-        for variant, run in runs.items():
-            with tempfile.TemporaryDirectory() as folder:
-                begin, spent = time.perf_counter(), time.process_time()
-                run(Path(folder))
-                if turn:
-                    wall[variant].append(time.perf_counter() - begin)
-                    cpu[variant].append(time.process_time() - spent)
-    return {"wall": ratios(wall, PEER), "cpu": ratios(cpu, PEER)}
+    spent: list[float] = []
+
+    def in_new_folder(run: Callable[[Path], None]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            spent.append(cpu(lambda: run(Path(folder))))
+
+    def both(run: Callable[[], Any]) -> float:
+        seconds = wall(run)
+        spent_by[run].append(spent.pop())
+        return seconds
+
+    variants = {variant: functools.partial(in_new_folder, run) for variant, run in runs.items()}
+    spent_by: dict[Any, list[float]] = {run: [] for run in variants.values()}
+    rows = ratios(turns(variants, rounds=rounds, timer=both), PEER, f"× {PEER}")
+    by_cpu = ratios({variant: spent_by[run] for variant, run in variants.items()}, PEER, "× by CPU time")
+    return {variant: {**row, "× by CPU time": by_cpu[variant]["× by CPU time"]} for variant, row in rows.items()}
 
 
-def page(report: dict[str, Any]) -> str:
-    """The table."""
-    lines = ["| model | variant | × plain script by the wall clock (quartiles) | by CPU time |", "|---|---|---|---|"]
-    for name, clocks in report["models"].items():
-        for variant, row in clocks["wall"].items():
-            spread = f"{row['ratio']:.2f} ({row['ratio_q1']:.2f} … {row['ratio_q3']:.2f})"
-            lines.append(f"| {name} | {variant} | {spread} | {clocks['cpu'][variant]['ratio']:.2f} |")
-    return "\n".join(lines) + "\n"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--models", nargs="+", default=NAMES)
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    paths = sorted(path for path in options.folder.iterdir() if path.suffix.lower() in (".jpg", ".png"))
-    paths = paths[: options.images]
-    rows = {name: measure(name, paths, options.rounds) for name in options.models}
-    report = {"machine": machine(), "images": len(paths), "rounds": options.rounds, "models": rows}
-    save(report, options.out, "extraction", page(report))
-    print(page(report))
-
-
-if __name__ == "__main__":
-    main()
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield a table per model and size of images."""
+    count = 2 if options.short else options.count
+    with tempfile.TemporaryDirectory() as name:
+        folders = {"own images": sorted(options.images.iterdir())[:count]} if options.images else {}
+        for title, sides in {} if options.images else SIDES.items():
+            image = generated(Path(name, f"{title}.jpg"), *sides)
+            folders[title] = [Path(name, f"{title} {number}.jpg") for number in range(count)]
+            for path in folders[title]:
+                path.symlink_to(image)
+        for model in NAMES[: 1 if options.short else None]:
+            for title, paths in folders.items():
+                yield f"{model}, {title}", compared(model, paths, options.rounds)

@@ -1,12 +1,12 @@
 """Run every benchmark that a GPU can run, in at most eight minutes, and store what they measure.
 
-    python -m benchmarks.gpu [--device cuda] [--minutes 8] [--only NAME ...] [--out FOLDER]
+    python -m benchmarks gpu [--device cuda] [--minutes 8] [--only NAME ...] [--out FOLDER]
 
-``make bench-gpu`` calls it. Each benchmark is a process of its own; if one fails, the next begins, and the exit status
-names those that failed. When the time is up, the one that runs is stopped and the others are listed as not run: the
-most important come first. Needs torch, timm, einops and what dinoneck itself depends on; rows whose peer is not
-installed (transformers, segmentation_models_pytorch) are skipped and listed. Results lie in benchmarks/results
-as ``*_cuda.json`` and ``*_cuda.md``, with the GPU's name and all versions.
+``make bench-gpu`` calls it. Each job is a process of its own; if one fails, the next begins, and the exit status names
+those that failed. When the time is up, the one that runs is stopped and the others are listed as not run: the most
+important come first. Needs torch, timm, einops and what dinoneck itself depends on; rows whose peer is not installed
+(transformers, segmentation_models_pytorch) are skipped and listed. Results lie in benchmarks/results as
+``*_cuda.json``, with the GPU's name, the commit and all versions.
 """
 
 from __future__ import annotations
@@ -15,83 +15,54 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
-from benchmarks import devices
-from benchmarks.speed.results import RESULTS
+from benchmarks.measure import Row, gpu
+from benchmarks.results import RESULTS
 
-
-@dataclass(frozen=True)
-class Job:
-    """One benchmark.
-
-    Attributes:
-        name: of the job.
-        module: that runs.
-        arguments: that keep it short.
-    """
-
-    name: str
-    module: str
-    arguments: tuple[str, ...] = ()
+ROUNDS = 5
+# job -> command. Estimated seconds on one H100, 385 in all, none of them measured yet; each job takes about 6 to import
+# torch. necks and heads: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each called 34 times or for 0.5 s and 5 rounds:
+# 9 s a row, and 25 for whole backbones. Forwards alone as graphs in one dtype: 3 s a row.
+SHORT = ("speed", "--short", "--rounds", "5", "--only", "necks", "heads", "parts", "detection")
+JOBS = {
+    "speed": SHORT,  # 205
+    "backbones": ("speed", "--rounds", "7", "--only", "backbones"),  # 40
+    "graphs": (*SHORT, "--graphs", "--steps", "forward", "--dtypes", "bfloat16"),  # 65
+    "detection_necks": ("speed", "--rounds", "11", "--only", "detection"),  # 30
+    "feature_store": ("store", "--images", "1", "--batch", "4"),  # 25
+    "points": ("speed", "--rounds", "5", "--only", "points"),  # 20
+}
 
 
-SPEED = ("--short", "--no-compile", "--rounds", "5")
-# Estimated seconds on one H100, 385 in all, none of them measured yet; each job takes about 6 to import torch.
-# speed: 20 rows x 2 dtypes x 2 steps x 3.3 variants, each called 34 times or for 0.5 s and 5 rounds: 9 s a row, and 25
-# for whole backbones. Forwards alone as graphs in one dtype: 3 s a row.
-JOBS = (
-    Job("speed", "benchmarks.speed", (*SPEED, "--steps", "forward", "step")),  # 205
-    Job("backbones", "benchmarks.backbones", ("--batch", "32", "--rounds", "7")),  # 40
-    Job("graphs", "benchmarks.speed", (*SPEED, "--graphs", "--steps", "forward", "--dtypes", "bfloat16")),  # 65
-    Job("detection_necks", "benchmarks.detection_necks", ("--batches", "1", "16", "--rounds", "11")),  # 30
-    Job("feature_store", "benchmarks.feature_store", ("--images", "1", "--batch", "4")),  # 25
-    Job("points", "benchmarks.points", ("--rounds", "5")),  # 20
-)  # fmt: skip
-
-
-def run(jobs: Sequence[Job], device: str, out: Path, seconds: float) -> dict[str, str]:
-    """Run jobs one after the other; return what came of each: ``ok``, ``failed ...``, ``not run``.
-
-    Args:
-        jobs: in their order.
-        device: such as ``cuda``.
-        out: folder of the result files.
-        seconds: for all of them.
-    """
-    end, found = time.monotonic() + seconds, {}
-    for job in jobs:
-        begin = time.monotonic()
-        if begin >= end:
-            found[job.name] = "not run: the time was up"
-            continue
-        print(f"== {job.name}", flush=True)
-        command = [sys.executable, "-m", job.module, *job.arguments, "--device", device, "--out", str(out)]
-        try:
-            status = subprocess.run(command, timeout=end - begin, check=False).returncode
-            found[job.name] = "ok" if status == 0 else f"failed with exit status {status}"
-        except subprocess.TimeoutExpired:
-            found[job.name] = "failed: stopped, the time was up"
-        found[job.name] += f" ({time.monotonic() - begin:.0f} s)"
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda")
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
+    parser.set_defaults(device="cuda")
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything")
-    parser.add_argument("--only", nargs="+", choices=[job.name for job in JOBS], help="default: all")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
-    devices.gpu(options.device)
-    jobs = [job for job in JOBS if not options.only or job.name in options.only]
-    found = run(jobs, options.device, options.out, 60 * options.minutes)
-    print("\n".join(f"{name}: {what}" for name, what in found.items()))
-    if failed := [name for name, what in found.items() if what.startswith(("failed", "not run"))]:
+
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Run the jobs and print what came of each; they write their own results.
+
+    Raises:
+        SystemExit: if one failed or was not run.
+    """
+    gpu(options.device)
+    found: dict[str, str] = {}
+    end = time.monotonic() + 60 * options.minutes
+    for name in options.only or JOBS:
+        begin = time.monotonic()
+        print(f"== {name}", flush=True)
+        words = [*JOBS[name], "--device", options.device, "--out", str(options.out or RESULTS)]
+        try:
+            status = subprocess.run(
+                [sys.executable, "-m", "benchmarks", *words], timeout=max(0.0, end - begin), check=False
+            ).returncode
+            result = "ok" if status == 0 else f"failed with exit status {status}"
+        except subprocess.TimeoutExpired:
+            result = "not run to its end: the time was up"
+        found[name] = result
+        print(f"{name}: {result} ({time.monotonic() - begin:.0f} s)", flush=True)
+    yield from ()
+    if failed := [name for name, result in found.items() if result != "ok"]:
         raise SystemExit(f"not measured in full: {', '.join(failed)}")
-
-
-if __name__ == "__main__":
-    main()

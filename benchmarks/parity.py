@@ -1,12 +1,12 @@
 """The same tokens from timm, transformers and the official code: largest differences, with the bounds they must keep.
 
-    python -m benchmarks.parity [--official-dinov2 DIR] [--official-dinov3 DIR] [--models ...] [--out FILE]
+    python -m benchmarks parity [--official-dinov2 DIR] [--official-dinov3 DIR] [--only MODEL ...]
 
 DIR is a checkout of facebookresearch/dinov2 or dinov3. Between timm and transformers both get one seeded set of
 weights by name; for the official code, the repository's own model is filled at random, its state dict saved,
 and that file loaded through ``checkpoint=``. Compared are layers 11, 2, 5, 5 in this order, with and without the
-final norm. A full run (both checkouts, all models) writes benchmarks/results/parity.json, a partial one only what
---out names; the tables of docs/reference/parity.md are printed. Exit code 1 if a row is above its bound.
+final norm. Then common slips, and exported models next to the eager ones: ONNX in float32 and half, at sizes that the
+export never saw, relative to the largest prediction of a patch. Exit code 1 if a row is above its bound.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,17 +26,19 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks.sources import store
-from benchmarks.timing import machine
-from dinoneck import Tokens, load_backbone, wrap_backbone
+from benchmarks.measure import Row
+from dinoneck import PatchMeanHead, Predictor, Task, Tokens, load_backbone, wrap_backbone
 from dinoneck.backbones import transformers
 from dinoneck.backbones.adapter import PosEmbed
 from dinoneck.backbones.known import family_of
 from dinoneck.backbones.load import fill_seeded
 from dinoneck.backbones.weights import load_file
 
-RESULTS = Path(__file__).with_name("results")
+ROUNDS = 1
 PARTS = ("patches", "cls", "registers")
+PAIRS = ("timm - transformers", "official - timm", "official - transformers")
+EXPORTED = ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3", "vit_small_patch14_dinov2")
+GRIDS = ((1, 14, 14), (2, 7, 21), (1, 37, 37))  # batch, rows, cols
 SIZES_16 = ((224, 224), (240, 480), (112, 336))
 SIZES_14 = ((518, 518), (224, 224), (238, 476), (126, 336))
 
@@ -84,9 +85,19 @@ class Case(NamedTuple):
         return 1e-5 if size == (518, 518) or recipe == "official" else None
 
 
-GIANT = {"img_size": 518, "patch_size": 14, "embed_dim": 1536, "num_heads": 24, "depth": 3, "ffn_layer": "swiglufused",
-         "init_values": 1.0, "block_chunks": 0, "num_register_tokens": 4, "interpolate_antialias": True,
-         "interpolate_offset": 0.0}  # fmt: skip
+GIANT = {
+    "img_size": 518,
+    "patch_size": 14,
+    "embed_dim": 1536,
+    "num_heads": 24,
+    "depth": 3,
+    "ffn_layer": "swiglufused",
+    "init_values": 1.0,
+    "block_chunks": 0,
+    "num_register_tokens": 4,
+    "interpolate_antialias": True,
+    "interpolate_offset": 0.0,
+}
 CASES = (
     Case("vit_small_patch16_dinov3", "dinov3_vits16", SIZES_16, official="vit_small_patch16_dinov3_qkvb"),
     Case("vit_small_plus_patch16_dinov3_qkvb", "dinov3_vits16plus", SIZES_16),
@@ -195,7 +206,7 @@ def _parts(what: str, *both: Tokens) -> list[Sequence[Tensor]]:
 
 
 @torch.no_grad()
-def slips(case: Case) -> dict[str, Any]:
+def slips(case: Case) -> Row:
     """By how much the patches of layers 2, 5, 8 would be off after each of the common slips, at 224 x 224."""
     model = load_backbone(case.name, source="transformers", pretrained=False).adapter.model
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2))
@@ -209,85 +220,76 @@ def slips(case: Case) -> dict[str, Any]:
         return max((a - b).abs().max().item() for a, b in zip(wrong, right, strict=True))
 
     return {
-        "model": case.name,
-        "hidden_states[i + 1]": off([states[i + 1][:, prefix:] for i in layers], raw.patches),
-        "hidden_states[i]": off([states[i][:, prefix:] for i in layers], raw.patches),
-        "norm": off(raw.patches, normed.patches),
-        "registers": off(shifted, normed.patches) if prefix > 1 else None,
-        "scale": max(x.abs().max().item() for x in normed.patches),
+        "`hidden_states[i + 1]` (right)": off([states[i + 1][:, prefix:] for i in layers], raw.patches),
+        "`hidden_states[i]`": off([states[i][:, prefix:] for i in layers], raw.patches),
+        "no final norm": off(raw.patches, normed.patches),
+        "registers taken as patches": off(shifted, normed.patches) if prefix > 1 else None,
+        "largest value": max(x.abs().max().item() for x in normed.patches),
     }
 
 
-def markdown(report: Mapping[str, Any]) -> str:
-    """The table: a row per model and recipe, with the largest difference of each pair over parts and image sizes."""
-    pairs = ("timm - transformers", "official - timm", "official - transformers")
-    lines = [
-        f"| model | images | `pos_embed` | {' | '.join(pairs)} | largest value | bound |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in report["rows"]:
-        groups.setdefault(tuple(row[key] for key in ("model", "pos_embed", "bound")), []).append(row)
-    for (model, recipe, bound), rows in groups.items():
-        sizes = ", ".join(dict.fromkeys("x".join(map(str, row["size"])) for row in rows))
-        parts = [
-            max(
-                (row[part] for row in rows for part in PARTS if row["pair"] == pair and row[part] is not None),
-                default=None,
-            )
-            for pair in pairs
-        ]
-        scale = max(row["scale"] for row in rows)
-        above = "" if bound is None or all(row["holds"] for row in rows) else " **above**"
-        cells = [f"`{model}`", sizes, recipe, *map(_short, parts), f"{scale:.1f}", _short(bound) + above]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def exported(name: str) -> Row:
+    """Size of the ONNX file, and the largest difference of its predictions, in float32 and in half."""
+    import onnxruntime
+
+    from dinoneck.export import export_model
+
+    backbone = load_backbone(name, pretrained=False)
+    head = PatchMeanHead(backbone.embed_dim, [Task("mass")])
+    predictor, side, row = Predictor(head, backbone), backbone.patch_size, Row()
+    for half in (False, True):
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            done = export_model(head, Path(folder, "m.onnx"), backbone=backbone, maps=True, half=half)
+            session = onnxruntime.InferenceSession(done.files[0], providers=["CPUExecutionProvider"])
+            size = sum(file.stat().st_size for file in done.files)
+        gaps = []
+        for batch, rows, cols in GRIDS:
+            draw = torch.Generator().manual_seed(rows)
+            images = torch.rand(batch, 3, rows * side, cols * side, generator=draw)
+            found = torch.tensor(session.run(["mass.map"], {"images": images.numpy()})[0])
+            each = [torch.as_tensor(one["maps"]["mass"]) for one in predictor(list(images), maps="patch")]
+            gaps.append(float((found - torch.stack(each)).abs().max() / torch.stack(each).abs().max()))
+        title = "half" if half else "float32"
+        row |= {f"{title}, MB": size / 1e6, f"{title}, difference": max(gaps)}
+    return row
 
 
-def slips_markdown(report: Mapping[str, Any]) -> str:
-    """The table of what common slips would cost."""
-    lines = [
-        "| model | `hidden_states[i + 1]` (right) | `hidden_states[i]` | no final norm | registers taken as patches "
-        "| largest value |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in report["slips"]:
-        cells = [_short(row[key]) for key in ("hidden_states[i + 1]", "hidden_states[i]", "norm", "registers")]
-        lines.append(f"| `{row['model']}` | {' | '.join(cells)} | {row['scale']:.1f} |")
-    return "\n".join(lines)
+def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
+    """Return a row per model, recipe and bound: the largest difference of each pair over parts and image sizes."""
+    table: dict[str, Row] = {}
+    for row in rows:
+        name = f"`{row['model']}`, {row['pos_embed']}{'' if row['bound'] is not None else ', free'}"
+        line = table.setdefault(
+            name, {"images": "", **dict.fromkeys(PAIRS), "largest value": 0.0, "bound": row["bound"]}
+        )
+        size = "x".join(map(str, row["size"]))
+        if size not in line["images"]:
+            line["images"] += f"{', ' if line['images'] else ''}{size}"
+        gaps = [row[part] for part in PARTS if row[part] is not None]
+        line[row["pair"]] = max([*gaps, line[row["pair"]] or 0.0])
+        line["largest value"] = max(line["largest value"], row["scale"])
+    return table
 
 
-def _short(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.1e}" if 0 < abs(value) < 1e-2 else f"{value:.2f}" if value else "0.0"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     parser.add_argument("--official-dinov2", type=Path, metavar="DIR")
     parser.add_argument("--official-dinov3", type=Path, metavar="DIR")
-    parser.add_argument("--models", nargs="+", choices=[case.name for case in CASES], metavar="NAME")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield the differences, the slips and the exports.
+
+    Raises:
+        SystemExit: if a row is above its bound.
+    """
     given = {"dinov2": options.official_dinov2, "dinov3": options.official_dinov3}
     checkouts = {family: path.resolve() for family, path in given.items() if path}
-    cases = [case for case in CASES if not options.models or case.name in options.models]
-    full = len(checkouts) == 2 and len(cases) == len(CASES)
-    found = []
-    for case in cases:
-        for row in rows(case, checkouts):
-            found.append(row)
-            print(row, file=sys.stderr, flush=True)
-    report = {"rows": found, "slips": [slips(case) for case in cases if case.depth is None], "machine": machine()}
-    report["machine"]["versions"]["transformers"] = metadata.version("transformers")
-    out = options.out or (RESULTS / "parity.json" if full else None)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        store(out, report)
-    print(markdown(report), slips_markdown(report), sep="\n\n")
-    raise SystemExit(any(row["holds"] is False for row in found))
-
-
-if __name__ == "__main__":
-    main()
+    cases = [case for case in CASES if not options.only or case.name in options.only][: 1 if options.short else None]
+    found = [row for case in cases for row in rows(case, checkouts)]
+    yield "differences", table_of(found)
+    yield "slips", {f"`{case.name}`": slips(case) for case in cases if case.depth is None}
+    yield "exports", {f"`{name}`": exported(name) for name in EXPORTED[: 1 if options.short else None]}
+    if above := [f"{row['model']}, {row['pair']}" for row in found if row["holds"] is False]:
+        raise SystemExit(f"above the bound: {'; '.join(above)}")

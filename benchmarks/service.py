@@ -1,4 +1,4 @@
-"""``python -m benchmarks.service``: a thousand requests at once, and bad uploads, while 200 connections idle.
+"""A thousand requests at once, and bad uploads, while 200 connections idle: ``python -m benchmarks service``.
 
 The service is a process of its own; the clients are threads of this process, on the same machine. Predictions are
 compared with those of the same head in this process. Meanwhile ``/health`` is requested again and again.
@@ -24,7 +24,6 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,16 +31,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.sources import store
-from benchmarks.timing import machine
+from benchmarks.measure import Row
 from dinoneck import PatchMeanHead, Predictor, Task, load_backbone, save_head
 
-OUT = Path(__file__).parent / "results" / "service.json"
+ROUNDS = 1
 BOUNDARY = "a-boundary-that-no-image-holds"
 HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 VIT = "vit_small_patch16_dinov3.lvd1689m"
 RUNS = (("dinoneck_tiny", (64, 64), 1), ("dinoneck_tiny", (64, 64), 8), (VIT, (224, 224), 1), (VIT, (224, 224), 8))
 MAX_UPLOAD_MB, MAX_IMAGES, IDLE = 2, 4, 200
+PROBE = """
+import http.client, sys, time
+
+while True:
+    connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=600)
+    begin = time.perf_counter()
+    connection.request("GET", "/health")
+    status = connection.getresponse().status
+    print(time.perf_counter() - begin if status == 200 else "inf")
+    connection.close()
+    time.sleep(0.05)
+"""
 LIMITS = ("--max-upload-mb", str(MAX_UPLOAD_MB), "--max-images", str(MAX_IMAGES), "--max-pixels", "4000000")
 
 
@@ -69,8 +79,11 @@ class Service:
     def __init__(self, head: Path, *options: str, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dinoneck", "serve", str(head), "--port", "0", *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment},
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
         self.log: list[str] = []
         self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()))
         self._reader.start()
@@ -236,8 +249,8 @@ def expected_values(head: Path, images: Sequence[bytes]) -> list[dict[str, Any]]
 @contextlib.contextmanager
 def probed(service: Service, seconds: list[float]) -> Iterator[None]:
     """Request ``/health`` inside the block, 20 times a second, from a process without other work; keep the times."""
-    command = [sys.executable, "-m", "benchmarks.service", "--probe", *map(str, service.address)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+    command = [sys.executable, "-u", "-c", PROBE, *map(str, service.address)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         try:
@@ -247,25 +260,13 @@ def probed(service: Service, seconds: list[float]) -> Iterator[None]:
             seconds += map(float, process.stdout.read().split())
 
 
-def probe(host: str, port: str) -> None:
-    """Print the seconds of one request after the other; inf for one that failed."""
-    while True:
-        connection = http.client.HTTPConnection(host, int(port), timeout=600)
-        begin = time.perf_counter()
-        connection.request("GET", "/health")
-        status = connection.getresponse().status
-        print(time.perf_counter() - begin if status == 200 else "inf", flush=True)
-        connection.close()
-        time.sleep(0.05)
-
-
 def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
     """Send ``count`` images at once, and every bad upload five times, to a service that holds 200 idle connections."""
     images = [scene(seed=seed) for seed in range(20)]
     expected, bad = expected_values(head, images), bad_requests()
     wrong: list[str] = []
     seconds: list[float] = []
-    options = ("--queue", str(2 * count), "--timeout", "3600", "--batch", str(batch), *LIMITS)
+    options = ("--queue", str(2 * count + 200), "--timeout", "3600", "--batch", str(batch), *LIMITS)
 
     def good(number: int) -> None:
         reply = service.predict(("a.jpg", images[number % 20]))
@@ -299,10 +300,16 @@ def load(head: Path, count: int, batch: int = 1) -> dict[str, Any]:
     health = {"asked": len(seconds), "p50_ms": 1e3 * statistics.median(seconds)}
     health |= {"p95_ms": 1e3 * statistics.quantiles(seconds, n=20)[-1], "max_ms": 1e3 * max(seconds)}
     return {
-        "images": count, "refused": 5 * len(bad), "kinds": [(one.kind, one.status) for one in bad], "wrong": wrong[:20],
-        "per_s": count / took, "peak_mb": int(peak.split()[1]) / 1e3, "idle": IDLE, "health": health,
+        "images": count,
+        "refused": 5 * len(bad),
+        "kinds": [(one.kind, one.status) for one in bad],
+        "wrong": wrong[:20],
+        "per_s": count / took,
+        "peak_mb": int(peak.split()[1]) / 1e3,
+        "idle": IDLE,
+        "health": health,
         "tracebacks": sum("Traceback" in line for line in service.log),
-    }  # fmt: skip
+    }
 
 
 def late_upload(head: Path) -> tuple[int, str]:
@@ -312,40 +319,36 @@ def late_upload(head: Path) -> tuple[int, str]:
         return reply.status, reply.json()["code"]
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the runs as a table in Markdown."""
-    lines = ["| model | images in a pass | images | wrong | refused | images/s | `/health` p50, p95 | peak memory |"]
-    lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
-    for row in rows:
-        name, (height, width), health = row["model"].split(".")[0], row["size"], row["health"]
-        cells = [f"`{name}`, {height} × {width} px", row["batch"], row["images"], len(row["wrong"]), row["refused"]]
-        cells += [f"{row['per_s']:.0f}", f"{health['p50_ms']:.0f} ms, {health['p95_ms']:.0f} ms"]
-        lines.append(f"| {' | '.join(map(str, cells))} | {row['peak_mb']:.0f} MB |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Measure, print and store."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--runs", type=int, nargs="+", default=range(len(RUNS)), help="numbers of the models to run")
-    parser.add_argument("--probe", nargs=2, metavar=("HOST", "PORT"), help=argparse.SUPPRESS)
-    options, rows = parser.parse_args(), []
-    if options.probe:
-        probe(*options.probe)
-    for name, size, batch in (RUNS[number] for number in options.runs):
+
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield the runs, one row per model and images in a pass.
+
+    Raises:
+        SystemExit: for a prediction, a status or a code that is wrong.
+    """
+    table: dict[str, Row] = {}
+    wrong: list[str] = []
+    runs = RUNS[:1] if options.short else RUNS
+    for name, size, batch in runs:
         with tempfile.TemporaryDirectory() as folder:
             head = saved_head(Path(folder), name, size)
-            rows.append({"model": name, "size": size, "batch": batch, **load(head, options.images, batch)})
-            late = late_upload(head)
-        print(json.dumps(rows[-1]), late, flush=True)
-    here = machine()
-    here["versions"] |= {name: metadata.version(name) for name in ("fastapi", "starlette", "uvicorn", "pillow")}
-    stored = {"rows": rows, "late_upload": late, "machine": here, "load_average": os.getloadavg()}
-    store(options.out, stored)
-    print(table(rows))
-
-
-if __name__ == "__main__":
-    main()
+            found = load(head, 20 if options.short else options.images, batch)
+            if (late := late_upload(head)) != (408, "too_slow"):
+                found["wrong"].append(f"an upload that stops: {late}")
+        wrong += found["wrong"]
+        table[f"`{name.split('.')[0]}`, {size[0]} × {size[1]} px, {batch} in a pass"] = {
+            "images": found["images"],
+            "wrong": len(found["wrong"]),
+            "refused": found["refused"],
+            "images / s": found["per_s"],
+            "`/health` p50, ms": found["health"]["p50_ms"],
+            "p95, ms": found["health"]["p95_ms"],
+            "peak MB": found["peak_mb"],
+        }
+    yield "load", table
+    if wrong:
+        raise SystemExit("\n".join(wrong))

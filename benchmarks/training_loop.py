@@ -1,25 +1,24 @@
 """An epoch of ``fit`` on stored tokens next to a plain loop, and what a step copies to a device that logs it.
 
+    python -m benchmarks training_loop [--rounds 9]
+
 Both train the same head on the same float16 tokens in memory, batches of 32, AdamW with a cosine: ``plain`` casts and
 standardises each batch, as ``fit`` does; ``float32`` keeps a standardised copy, twice as large, and only picks rows.
-An epoch is the median of a run's epochs but the first; variants take turns. The counts are those of the pretend device
-of the tests, per step of an epoch; ``wait`` is how often the host waits. ``live`` is an epoch of JPEG files through a
-backbone at every step, whose images are decoded ahead, next to one whose images are decoded within the step.
-
-Usage: python -m benchmarks.training_loop [--rounds 9] [--out benchmarks/results/training_loop.json]
+An epoch is the median of a run's epochs but the first. The counts are those of the pretend device of the tests, per
+step of an epoch; ``wait`` is how often the host waits. ``live`` is an epoch of JPEG files through a backbone at every
+step, whose images are decoded ahead, next to one whose images are decoded within the step.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,13 @@ from tests.pretend_device import NAME, pretend_device
 from torch import Tensor, nn
 from torchvision.io import write_jpeg
 
-from benchmarks import timing
-from benchmarks.sources import store
+from benchmarks.measure import Row, ratios, turns
 from dinoneck import PatchMeanHead, Task, load_backbone
 from dinoneck.tasks import TargetTransform
 from dinoneck.tokens import Tokens
 from dinoneck.training import LiveTokens, MemoryTokens, Recipe, TokenSource, fit
 
+ROUNDS = 9
 IMAGES, GRID, CHANNELS, BATCH, EPOCHS = 256, (10, 20), 384, 32, 4
 LIVE_IMAGES = 16
 IDS = [f"image{i}" for i in range(IMAGES)]
@@ -98,7 +97,7 @@ class InTheStep:
         self.ids, self.batch = source.ids, source.batch
 
 
-def live(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+def live(folder: Path, rounds: int) -> dict[str, Row]:
     """Return the times of an epoch of live tokens of JPEG files, and of one that reads each batch in its step."""
     generator, files = torch.Generator().manual_seed(0), [folder / f"{i}.jpg" for i in range(LIVE_IMAGES)]
     for file in files:
@@ -107,53 +106,37 @@ def live(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     backbone = load_backbone("dinoneck_tiny")
     source = LiveTokens(backbone, files, IDS[:LIVE_IMAGES], backbone.preprocess.changed(size=(224, 288)))
     targets = torch.linspace(-1, 1, LIVE_IMAGES)[:, None]
-    seconds: dict[str, list[float]] = {"in the step": [], "ahead": []}
-    for order in timing.drawn_order(list(seconds), rounds, seed=0):
-        for name in order:
-            read: TokenSource = source if name == "ahead" else InTheStep(source)
-            seconds[name].append(statistics.median(fitted(read, targets, batch_size=4)))
-    return timing.ratios(seconds, "in the step")
+    sources: dict[str, TokenSource] = {"in the step": InTheStep(source), "ahead": source}
+    runs = {name: partial(fitted, read, targets, batch_size=4) for name, read in sources.items()}
+    return ratios(turns(runs, rounds=rounds, warmup=0, timer=median_epoch), "in the step", "× in the step")
 
 
-def main() -> None:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training_loop.json"))
-    arguments = parser.parse_args()
-    torch.manual_seed(0)
+def median_epoch(run: Callable[[], list[float]]) -> float:
+    """Return the median seconds of a run's epochs."""
+    return statistics.median(run())
+
+
+def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
+    """Yield the counts of a step, epochs on stored tokens and epochs on files."""
     whole = torch.randn(IMAGES, 1 + GRID[0] * GRID[1], CHANNELS).half()
     source = MemoryTokens(IDS, Tokens.from_patches(whole[:, 1:], grid=GRID, patch_size=16, cls_token=whole[:, 0]))
     targets = whole[:, 1:].float().mean(dim=1)[:, :2] * 10
     targets = (targets - targets.mean(dim=0)) / targets.std(dim=0)
     # before any other gradient: autograd counts the kinds of devices when it starts
-    per_step = {
-        "float32": counts(source, targets),
-        "bf16": counts(source, targets, amp="bf16"),
-        "mixup": counts(source, targets, mixup_alpha=0.5, mixup_off_last=0.0),
-    }
+    yield (
+        "a step on the pretend device",
+        {
+            "float32": counts(source, targets),
+            "bf16": counts(source, targets, amp="bf16"),
+            "mixup": counts(source, targets, mixup_alpha=0.5, mixup_off_last=0.0),
+        },
+    )
     variants: dict[str, Callable[[], list[float]]] = {
-        "plain": lambda: plain(whole, targets, in_float32=False)[1:],
-        "float32": lambda: plain(whole, targets, in_float32=True)[1:],
+        "plain loop": lambda: plain(whole, targets, in_float32=False)[1:],
+        "plain loop, standardised float32 copy": lambda: plain(whole, targets, in_float32=True)[1:],
         "fit": lambda: fitted(source, targets),
+        "fit, ema_decay=None": lambda: fitted(source, targets, ema_decay=None),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for order in timing.drawn_order(list(variants), arguments.rounds + 1, seed=0):
-        for name in order:
-            seconds[name].append(statistics.median(variants[name]()))
-    seconds = {name: values[1:] for name, values in seconds.items()}
+    yield "an epoch", ratios(turns(variants, rounds=options.rounds, timer=median_epoch), "plain loop", "× plain loop")
     with tempfile.TemporaryDirectory() as folder:
-        epochs_of_files = live(Path(folder), arguments.rounds)
-    result = {
-        "machine": {**timing.machine(), "load": os.getloadavg()[0], "threads": torch.get_num_threads()},
-        "rounds": arguments.rounds,
-        "epoch": timing.ratios(seconds, "plain"),
-        "live": epochs_of_files,
-        "per_step": per_step,
-    }
-    store(arguments.out, result)
-    print(json.dumps(result, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+        yield "an epoch of JPEG files", live(Path(folder), options.rounds)

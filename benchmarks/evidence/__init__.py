@@ -1,11 +1,6 @@
-"""What dinoneck reaches with published weights: parity of libraries, reference heads, points; see ``__main__``.
+"""What dinoneck reaches on real data and on generated images; see ``run``."""
 
-``DINONECK_WEIGHTS`` is ``hub``, or a folder laid out as the Hub's cache (``hf download NAME --cache-dir FOLDER``) and
-torch.hub's, which is then used without a network.
-"""
+from benchmarks.evidence.weights import WEIGHTS  # isort: skip - before anything imports huggingface_hub
+from benchmarks.evidence.run import ROUNDS, arguments, measure, stem
 
-import os
-
-WEIGHTS = os.environ.get("DINONECK_WEIGHTS", "")
-if WEIGHTS not in ("", "hub"):  # set here, as huggingface_hub reads its variables once, when it is imported
-    os.environ |= {"HF_HUB_CACHE": WEIGHTS, "HF_HUB_OFFLINE": "1", "TORCH_HOME": WEIGHTS}
+__all__ = ["ROUNDS", "WEIGHTS", "arguments", "measure", "stem"]

@@ -1,1 +1,5 @@
-"""Every neck and head next to the usual formulations of the same work, with the same weights, in one run."""
+"""Speed of necks, heads, backbones and points; see ``run``."""
+
+from benchmarks.speed.run import ROUNDS, arguments, measure, stem
+
+__all__ = ["ROUNDS", "arguments", "measure", "stem"]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import devices
+from benchmarks.measure import is_gpu
 from dinoneck import Tokens
 
 Form = Literal["published", "fixed", "ours", "option"]
 PREFIX, PATCH = 5, 16
-# without autograd; forward and backward on frozen or stored tokens; the same with gradients to the tokens
-STEPS = ("forward", "step", "step, tokens learn")
+STEPS = ("forward", "forward + backward")  # without autograd; in train mode, on frozen or stored tokens
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Setting:
         dtype: of weights and tokens.
         device: where.
         learns: tokens need gradients, as when the backbone is tuned; False = they are frozen, or stored.
+        points: of a cloud, where the work has one; the batch is then its views.
     """
 
     batch: int
@@ -41,18 +41,15 @@ class Setting:
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     learns: bool = False
+    points: int = 0
 
     @property
     def title(self) -> str:
         """How tables name it."""
         rows, cols = self.grid
         layers = f", {self.layers} layers" if self.layers > 1 else ""
-        return f"B{self.batch} {rows}×{cols} C{self.channels}{layers}"
-
-    @property
-    def patches(self) -> int:
-        """B · N."""
-        return self.batch * self.grid[0] * self.grid[1]
+        points = f", {self.points:,} points" if self.points else ""
+        return f"B{self.batch} {rows}×{cols} C{self.channels}{layers}{points}"
 
     def of(self, **changes: Any) -> Setting:
         """Return it with other values."""
@@ -105,33 +102,28 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One piece of work.
 
     Attributes:
         name: of the work.
         build: setting -> variants by name; the first ``published`` one is the peer, the first ``fixed`` one its
             layout-fixed form. They share weights and tokens.
         settings: sizes to measure.
-        goals: ``"forward float32"``, ``"step bfloat16"``, ``"saved float32"`` ... -> least ratio to the peer as
-            published, on a CPU.
+        group: of the tables: parts, necks, heads, detection, backbones or points.
         steps: what is timed; see ``STEPS``.
-        work: setting -> (FLOPs, least bytes moved) of a forward, for the share of the roofline.
-        gpu_goals: the same as goals, on a GPU.
         gpu_batch: B of all settings on a GPU, which small batches leave idle; None = as they are.
         neck: is a neck, which on a GPU is measured next to its whole backbone.
-        why: what stands behind a goal that is missed, one sentence.
+        only_float32: no other dtype is measured.
     """
 
     name: str
     build: Callable[[Setting], Mapping[str, Variant]]
     settings: Sequence[Setting]
-    goals: Mapping[str, float] = field(default_factory=dict)
+    group: str = "necks"
     steps: Sequence[str] = STEPS
-    work: Callable[[Setting], tuple[float, float]] | None = None
-    gpu_goals: Mapping[str, float] = field(default_factory=dict)
     gpu_batch: int | None = 32
     neck: bool = False
-    why: str = ""
+    only_float32: bool = False
 
     def settings_on(self, device: str) -> list[Setting]:
         """Sizes to measure on a device, each once."""
@@ -142,7 +134,7 @@ class Row:
 
 def drawn(shapes: Sequence[Sequence[int]], seed: int, device: str | torch.device) -> list[Tensor]:
     """Draw normal float32 numbers, the same for the same seed; on a GPU there, as the host takes seconds for them."""
-    if devices.is_gpu(device):
+    if is_gpu(device):
         torch.manual_seed(seed)
         return [torch.randn(*shape, device=device) for shape in shapes]
     generator = torch.Generator().manual_seed(seed)

@@ -1,59 +1,89 @@
-"""The row of early layers: a frozen backbone next to what timm does by default."""
+"""Rows of whole frozen backbones: maps of one or several blocks, next to the plain use of timm and transformers."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.speed import work
-from benchmarks.speed.rows import Row, Setting, Variant, nhwc
-from dinoneck import load_backbone
+from benchmarks.speed.rows import Row, Setting, Variant, nchw, nhwc
+from dinoneck import Backbone, load_backbone
 
-MODEL, LAYERS, TINY = "vit_small_patch16_dinov3", (3, 5, 8), 64
+MODEL, TINY = "vit_small_patch16_dinov3", 64
 
 
-def early_layers(setting: Setting) -> dict[str, Variant]:
-    """Final-normed maps of three of twelve blocks; the peer as published computes in float32 whatever is asked.
+def frozen(setting: Setting, source: str, early: bool = False) -> Backbone:
+    """Return the backbone with evenly spaced blocks, the last one among them, or with the first two of those.
 
     The widths that ``setting`` may ask for are those of a ViT-S and, for quick checks, of the built-in tiny model.
     """
-    tiny = setting.channels == TINY
-    name, layers, dtype = ("dinoneck_tiny", (1, 2), setting.dtype) if tiny else (MODEL, LAYERS, setting.dtype)
-    exact = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-    full, own = (
-        load_backbone(name, pretrained=False, layers=layers, dtype=kind).to(setting.device) for kind in (exact, dtype)
-    )
-    images = setting.images()
-    wide, grid = images.to(exact), setting.grid
+    name = "dinoneck_tiny" if setting.channels == TINY else MODEL
+    made = load_backbone(name, source=source, pretrained=False, dtype=setting.dtype)  # type: ignore[arg-type]
+    four = [made.depth * k // 4 - 1 for k in (1, 2, 3, 4)]
+    layers = {1: four[3:], 4: four}.get(setting.layers, list(range(made.depth)))
+    return made.with_layers(four[:2] if early else layers).to(setting.device)
 
-    def default() -> list[Tensor]:
-        with torch.no_grad():
-            return list(full.adapter.model.forward_intermediates(wide, indices=list(layers), norm=True)[1])
 
-    def best() -> list[Tensor]:
-        options = {"norm": True, "output_fmt": "NLC", "intermediates_only": True, "stop_early": True}
-        with torch.no_grad():
-            found = own.adapter.model.forward_intermediates(images, indices=list(layers), **options)
+def without_autograd(run: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
+    """Return a call without autograd, whatever the mode of its caller."""
+    return torch.no_grad()(run)
+
+
+def timm(setting: Setting, early: bool = False) -> dict[str, Variant]:
+    """``forward_intermediates`` as it comes (all blocks, NCHW copies), with views, and stopped at the last block."""
+    own, images = frozen(setting, "timm", early), setting.images()
+    model, layers, grid = own.adapter.model, list(own.layers), setting.grid
+
+    def plain() -> Sequence[Tensor]:
+        return list(model.forward_intermediates(images, indices=layers, norm=True)[1])  # type: ignore[operator]
+
+    def viewed(stop_early: bool) -> Sequence[Tensor]:
+        options: dict[str, Any] = {"norm": True, "output_fmt": "NLC", "intermediates_only": True}
+        found = model.forward_intermediates(images, indices=layers, stop_early=stop_early, **options)  # type: ignore[operator]
         return [nhwc(x, grid) for x in found]
 
+    runs = {"timm, plain": plain, "timm, layout fixed": partial(viewed, False)}
+    runs |= {"timm, layout fixed, stop_early": partial(viewed, True)}
+    forms = ("published", "fixed", "fixed")
     return {
         # timm makes the positions of every forward on the host
-        "timm, as it comes, float32": Variant("published", default, full, [wide], capturable=False),
-        "timm, stop_early, NLC, views": Variant("fixed", best, own, [images], capturable=False),
-        "load_backbone(layers=...)": Variant("ours", lambda: own(images).maps(), own, [images]),
+        **{
+            name: Variant(form, without_autograd(run), own, [images], capturable=False)  # type: ignore[arg-type]
+            for form, (name, run) in zip(forms, runs.items(), strict=True)
+        },
+        "dinoneck": Variant("ours", without_autograd(lambda: own(images).maps()), own, [images]),
     }
 
 
-def vit_work(setting: Setting) -> work.Work:
-    """Blocks up to the last one asked for."""
-    return work.vit(setting, LAYERS[-1] + 1, prefix=5)
+def transformers(setting: Setting, early: bool = False) -> dict[str, Variant]:
+    """``output_hidden_states=True``, then norm, prefix off and NCHW copies, or views; it cannot stop early."""
+    own, images = frozen(setting, "transformers", early), setting.images()
+    model, norm, prefix = own.adapter.model, own.adapter.norms[0], own.num_prefix_tokens
+
+    def states(to_map: Callable[..., Tensor]) -> Sequence[Tensor]:
+        hidden = model(images, output_hidden_states=True).hidden_states  # type: ignore[operator]
+        return [to_map(norm(hidden[layer + 1])[:, prefix:], setting.grid) for layer in own.layers]
+
+    plain, viewed = partial(states, nchw), partial(states, nhwc)
+    return {
+        "transformers, plain": Variant("published", without_autograd(plain), own, [images], capturable=False),
+        "transformers, layout fixed": Variant("fixed", without_autograd(viewed), own, [images], capturable=False),
+        "dinoneck": Variant("ours", without_autograd(lambda: own(images).maps()), own, [images], capturable=False),
+    }
 
 
+SETTINGS = [Setting(2, (14, 28), 384, layers) for layers in (1, 4, 12)]
 ROWS = [
     Row(
-        "backbone, early layers, frozen", early_layers, [Setting(1, (30, 30), 384)], {"forward bfloat16": 2.4},
-        steps=("forward",), work=vit_work,
-        why="Against timm told to stop early in the same dtype nothing is left to gain, and bfloat16 pays as much as "
-        "the machine's arithmetic for it.",
+        f"backbone of {build.__name__}{', early layers' if early else ''}",
+        partial(build, early=early),
+        SETTINGS[1:2] if early else SETTINGS,
+        "backbones",
+        steps=("forward",),
     )
-]  # fmt: skip
+    for build in (timm, transformers)
+    for early in (False, True)
+]

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.speed import work
 from benchmarks.speed.peers_detection import dpt_neck, dpt_viewed, dpt_weights
 from benchmarks.speed.rows import Row, Setting, Variant, nchw, nhwc, stirred
 from dinoneck import DPTNeck
@@ -66,19 +65,5 @@ def smp(setting: Setting, given: list[Tensor]) -> dict[str, Variant]:
     }
 
 
-def dpt_work(setting: Setting) -> work.Work:
-    """Of the widths measured here."""
-    return work.dpt(setting, widths(setting))
-
-
-ROWS = [
-    Row(
-        "DPT",
-        dpt,
-        [Setting(1, (24, 24), 384, 4)],
-        work=dpt_work,
-        gpu_batch=8,  # its maps have 16 times the cells of the others
-        neck=True,
-        why="The 3x3 convolutions at four times the grid are the same in all forms and make up most of the time.",
-    )
-]
+# on a GPU a smaller batch: its maps have 16 times the cells of the others
+ROWS = [Row("DPT", dpt, [Setting(1, (24, 24), 384, 4)], gpu_batch=8, neck=True)]

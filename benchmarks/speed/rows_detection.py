@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from benchmarks.speed import work
 from benchmarks.speed.peers_detection import DETAIL, Source, deim_encoder
-from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, nchw, nhwc, stirred
-from dinoneck import SpatialTuningAdapter, STAPyramid
+from benchmarks.speed.rows import PREFIX, Form, Row, Setting, Variant, nchw, nhwc, stirred
+from dinoneck import SpatialTuningAdapter, STAPyramid, load_backbone
+from dinoneck.interop import PyramidEncoder
+
+BACKBONES = {384: "vit_small_patch16_dinov3", 64: "dinoneck_tiny"}
 
 
 def sta_simple(setting: Setting) -> dict[str, Variant]:
@@ -19,18 +23,26 @@ def sta_simple(setting: Setting) -> dict[str, Variant]:
     published = stirred(Source(setting.channels, setting.out).to(**setting.like))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
     neck = STAPyramid(setting.channels, setting.out, **setting.like)
+    others = {
+        "bilinear": STAPyramid(setting.channels, setting.out, upsample="bilinear", **setting.like),
+        "avgpool": STAPyramid(setting.channels, setting.out, downsample="avgpool", **setting.like),
+    }
     flat = ("p8.weight", "p16.weight")
     neck.load_state_dict({k: v.flatten(1) if k in flat else v for k, v in published.state_dict().items()})
     tokens = setting.tokens()
     given, grid = tokens.sequence, tokens.grid
 
-    def run(module: torch.nn.Module, to_map: object) -> list[Tensor]:
+    def run(module: nn.Module, to_map: object) -> list[torch.Tensor]:
         return list(module(to_map(given[-1][:, PREFIX:], grid)))  # type: ignore[operator]
 
     return {
         "plain pyramid, as published": Variant("published", lambda: run(published, nchw), published, given),
         "plain pyramid, layout fixed": Variant("fixed", lambda: run(fixed, nhwc), fixed, given),
         "STAPyramid": Variant("ours", lambda: neck(tokens).maps, neck, given),
+        **{
+            f"STAPyramid, {name}": Variant("option", lambda own=own: own(tokens).maps, own, given, same=False)
+            for name, own in others.items()
+        },
     }
 
 
@@ -40,6 +52,7 @@ def aligned(setting: Setting) -> dict[str, Variant]:
     published = stirred(deim_encoder(setting.channels, setting.out).to(**setting.like))
     fixed = copy.deepcopy(published).to(memory_format=torch.channels_last)
     neck = SpatialTuningAdapter(setting.channels, setting.out, 3, "aligned", DETAIL, **setting.like)
+    plain = SpatialTuningAdapter(setting.channels, setting.out, 3, None, DETAIL, **setting.like)
     tokens, images = setting.tokens(), setting.images()
     last = images.contiguous(memory_format=torch.channels_last)
     for module, to_map in ((published, nchw), (fixed, nhwc)):
@@ -51,19 +64,37 @@ def aligned(setting: Setting) -> dict[str, Variant]:
         'SpatialTuningAdapter(detail="aligned")': Variant(
             "ours", lambda: neck(tokens, images).maps, neck, (*given, images), same=False
         ),
+        "SpatialTuningAdapter(detail=None)": Variant("option", lambda: plain(tokens).maps, plain, given, same=False),
+    }
+
+
+def end_to_end(setting: Setting) -> dict[str, Variant]:
+    """One image through ViT-S and adapter, the ViT alone, the neck alone, and the ViT at half the size."""
+    torch.manual_seed(0)
+    backbone = load_backbone(BACKBONES[setting.channels], pretrained=False, dtype=setting.dtype).to(setting.device)
+    backbone = backbone.with_layers(list(range(backbone.depth))[-setting.layers :])
+    sizes = (setting.channels, setting.out, setting.layers, "aligned", DETAIL)
+    neck = SpatialTuningAdapter(*sizes, **setting.like)
+    at_image = SpatialTuningAdapter(*sizes, grid_from="image", **setting.like)
+    whole, half = PyramidEncoder(backbone, neck), PyramidEncoder(backbone, at_image, 0.5)
+    images = setting.images()
+    tokens = backbone(images)
+
+    def parts(work: Callable[[], Any], module: nn.Module, form: Form = "option") -> Variant:
+        return Variant(form, lambda: list(work()), module, [images], same=False, capturable=False)
+
+    return {
+        "ViT and adapter": parts(lambda: whole(images), whole, "published"),
+        "the ViT alone": parts(lambda: backbone(images).maps(), backbone),
+        "the adapter alone": parts(lambda: neck(tokens, images).maps, neck),
+        "the ViT at half the size": parts(lambda: half(images), half),
     }
 
 
 SETTINGS = [Setting(1, (40, 40), 384, 3), Setting(4, (40, 40), 384, 3)]
-WHY = "The convolutions on the image are the same on both sides and take a good part of the time."
+SIMPLE = [Setting(batch, (40, 40), 384) for batch in (1, 4)]
 ROWS = [
-    Row(
-        "STA simple", sta_simple, [Setting(1, (40, 40), 384), Setting(1, (60, 60), 768)],
-        {"forward float32": 2.0, "forward bfloat16": 2.0}, work=work.sta_simple, neck=True,
-        why="The strided 3x3 convolution at full width is the same work in both forms.",
-    ),
-    Row(
-        "STA, aligned (other function)", aligned, SETTINGS, {"forward float32": 3.0, "forward bfloat16": 3.0},
-        work=work.aligned, neck=True, why=WHY,
-    ),
-]  # fmt: skip
+    Row("STA simple", sta_simple, [*SIMPLE, Setting(1, (60, 60), 768)], "detection", neck=True),
+    Row("STA, aligned", aligned, SETTINGS, "detection", neck=True),
+    Row("end to end", end_to_end, SETTINGS[:1], "detection", steps=("forward",), gpu_batch=None),
+]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed import work
 from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, stirred
 from dinoneck import HeadEnsemble, PatchMeanHead, Task
 from dinoneck.heads import CLSGating
@@ -87,17 +86,6 @@ def ensemble(setting: Setting) -> dict[str, Variant]:
 
 
 ROWS = [
-    Row(
-        "CLS gate pool", gate_pool, [Setting(4, (60, 60), 1280), Setting(16, (30, 60), 768)],
-        {"forward float32": 8.0, "step float32": 6.0}, work=work.gate_pool,
-        why="Pooling reads every token once in all forms but the published one, which writes a second set of them. "
-        "What that costs hangs on whether the system hands out the pages anew at every call: 14 or 55 ms for the same "
-        "74 MB here.",
-    ),
-    Row(
-        "25 heads × 6 views", ensemble, [Setting(6, (16, 16), 1536)], {"forward float32": 1.1}, work=work.ensemble,
-        steps=("forward", "step"), gpu_goals={"forward float32": 5.0},
-        gpu_batch=None,
-        why="On a CPU the products are the same whether one head after the other or all at once.",
-    ),
-]  # fmt: skip
+    Row("CLS gate pool", gate_pool, [Setting(4, (60, 60), 1280), Setting(16, (30, 60), 768)], "heads"),
+    Row("25 heads × 6 views", ensemble, [Setting(6, (16, 16), 1536)], "heads", gpu_batch=None),
+]

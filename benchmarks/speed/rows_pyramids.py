@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.speed import work
 from benchmarks.speed.peers import PlainFPN, PlainPyramid
 from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, nchw, nhwc, stirred
 from dinoneck import SimplePyramid, ViTFPN
@@ -165,56 +163,12 @@ def terratorch_necks(setting: Setting) -> dict[str, Variant]:
     }
 
 
-FPN_GOALS = {"forward float32": 1.3, "forward bfloat16": 1.5}
-FPN_SETTINGS = [Setting(2, (30, 60), 384, 3), Setting(1, (60, 60), 768, 6)]
-CONV_WHY = (
-    "The 3x3 convolutions of D channels are the same in all forms and make up most of the time; what differs is the "
-    "part before them, and there the layout-fixed peer is as quick as ours in bfloat16."
-)
+SETTINGS = [Setting(2, (30, 60), 384, 3), Setting(1, (60, 60), 768, 6)]
 ROWS = [
-    Row(
-        "ViT-FPN, linear",
-        vit_fpn,
-        [*FPN_SETTINGS, Setting(1, (60, 60), 1280, 6)],
-        {**FPN_GOALS, "saved float32": 6.0},
-        work=work.vit_fpn,
-        neck=True,
-        why=f"{CONV_WHY} What is kept for the backward pass is what those convolutions read, in all forms; with few or "
-        "narrow layers the peer's copies of the tokens, which ours leaves out, are not much more than that.",
-    ),
-    Row(
-        "ViT-FPN, norms and GELU", vit_fpn_default, FPN_SETTINGS, FPN_GOALS, work=work.vit_fpn, neck=True, why=CONV_WHY
-    ),
-    Row(
-        "ViT-FPN, linear, pooled vector",
-        pooled,
-        FPN_SETTINGS,
-        {"forward float32": 1.6},
-        work=work.pooled_fpn,
-        neck=True,
-        why=CONV_WHY,
-    ),
-    Row(
-        "ViT-FPN on pooled maps",
-        pooled_maps,
-        FPN_SETTINGS,
-        FPN_GOALS,
-        work=work.pool_fpn,
-        neck=True,
-        why=CONV_WHY,
-    ),
-    Row(
-        "SimplePyramid",
-        simple_pyramid,
-        [Setting(1, (40, 40), 384), Setting(1, (60, 60), 768)],
-        {"forward float32": 1.3},
-        work=work.simple_pyramid,
-        neck=True,
-        why=CONV_WHY,
-    ),
+    Row("ViT-FPN, linear", vit_fpn, [*SETTINGS, Setting(1, (60, 60), 1280, 6)], neck=True),
+    Row("ViT-FPN, norms and GELU", vit_fpn_default, SETTINGS, neck=True),
+    Row("ViT-FPN, linear, pooled vector", pooled, SETTINGS, neck=True),
+    Row("ViT-FPN on pooled maps", pooled_maps, SETTINGS, neck=True),
+    Row("SimplePyramid", simple_pyramid, [Setting(1, (40, 40), 384), Setting(1, (60, 60), 768)], neck=True),
+    Row("terratorch's necks", terratorch_necks, [Setting(1, (40, 40), 384, 4)]),
 ]
-if find_spec("terratorch") is not None:
-    ROWS.append(
-        Row("terratorch's necks (other function)", terratorch_necks, [Setting(1, (40, 40), 384, 4)],
-            why="Another function: terratorch's necks read four layers and norm by batch, SimplePyramid reads one.")
-    )  # fmt: skip

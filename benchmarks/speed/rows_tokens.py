@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from benchmarks.speed import work
 from benchmarks.speed.peers import ChannelNorms, Projections
 from benchmarks.speed.rows import PREFIX, Row, Setting, Variant, nhwc, stirred
 from dinoneck import LayerGrouper
@@ -70,44 +69,11 @@ def channel_norm(setting: Setting) -> dict[str, Variant]:
 
 SMALL, WIDE = Setting(4, (60, 60), 384), Setting(2, (60, 60), 1280)
 FOUR, SIX, TWELVE = Setting(2, (30, 60), 384, 4), Setting(1, (60, 60), 1280, 6), Setting(1, (30, 60), 768, 12)
-GOALS = {"forward float32": 1.3, "forward bfloat16": 1.8}
-CPU_WHY = (
-    "Both forms spend their time in the same matrix products; what can be gained is the copy, and it is a smaller "
-    "share the faster the machine's memory is beside its arithmetic."
-)
-SUMS_WHY = (
-    f"{CPU_WHY} In half precision ours sums the layers up in float32 and rounds once, which costs a few per cent; the "
-    "peers round after every layer and norm."
-)
 ROWS = [
-    Row("tokens → map → 1×1", grouped, [SMALL, WIDE], GOALS, work=work.projections, why=CPU_WHY, neck=True),
-    Row(
-        "LayerGrouper, learned scalars",
-        grouped,
-        [FOUR, SIX, TWELVE],
-        GOALS,
-        work=work.projections,
-        why=SUMS_WHY,
-        neck=True,
-    ),
-    Row("LayerGrouper, mean", averaged, [FOUR, TWELVE], GOALS, work=work.projections, why=SUMS_WHY, neck=True),
-    Row(
-        "LayerGrouper, LayerNorm, learned scalars",
-        normed,
-        [FOUR, SIX, TWELVE],
-        GOALS,
-        work=work.projections,
-        why=SUMS_WHY,
-        neck=True,
-    ),
-    Row(
-        "LayerGrouper, LayerNorm, mean",
-        normed_averaged,
-        [FOUR, TWELVE],
-        GOALS,
-        work=work.projections,
-        why=SUMS_WHY,
-        neck=True,
-    ),
-    Row("LayerNorm of a map", channel_norm, [Setting(2, (60, 60), 384)], work=work.norm),
+    Row("tokens → map → 1×1", grouped, [SMALL, WIDE], "parts", neck=True),
+    Row("LayerGrouper, learned scalars", grouped, [FOUR, SIX, TWELVE], "parts", neck=True),
+    Row("LayerGrouper, mean", averaged, [FOUR, TWELVE], "parts", neck=True),
+    Row("LayerGrouper, LayerNorm, learned scalars", normed, [FOUR, SIX, TWELVE], "parts", neck=True),
+    Row("LayerGrouper, LayerNorm, mean", normed_averaged, [FOUR, TWELVE], "parts", neck=True),
+    Row("LayerNorm of a map", channel_norm, [Setting(2, (60, 60), 384)], "parts"),
 ]

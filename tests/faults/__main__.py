@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import machine
+from benchmarks.measure import machine
 from tests.faults import forge, kill, mutate
 from tests.faults.page import PAGE, REPORT, written
 

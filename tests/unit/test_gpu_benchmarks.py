@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import argparse
 from typing import Any
 
 import pytest
 import torch
-from benchmarks import backbones, detection_necks, devices, points
-from benchmarks.speed import clocks, roofline
+from benchmarks import measure
+from benchmarks.gpu import JOBS
+from benchmarks.measure import GpuTimer
+from benchmarks.speed import run
 from benchmarks.speed.rows import Row
-from benchmarks.speed.table_rows import ROWS
 from tests.pretend_device import NAME, Graph, graph, pretend_device
 from tests.unit.test_speed_benchmark import HEAVY, tiny
+
+ROWS = [row for row in run.ROWS if not row.name.startswith("terratorch")]
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    shrink(monkeypatch)
-
-
-def shrink(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(clocks, "FLUSH_BYTES", 1 << 10)
-    patch.setattr(roofline, "GPU_COPY", 1 << 12)
-    patch.setattr(roofline, "GPU_SIDE", 8)
-
-
-def on_device(out: Path, *words: str) -> list[str]:
-    return [*words, "--device", NAME, "--out", str(out)]
+    monkeypatch.setattr(measure, "FLUSH_BYTES", 1 << 10)
+    monkeypatch.setattr(measure, "GPU_WARMUP", 1)
+    monkeypatch.setattr(run, "GPU_COPY_BYTES", 1 << 12)
+    monkeypatch.setattr(run, "GPU_SIDE", 8)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +32,8 @@ def on_device(out: Path, *words: str) -> list[str]:
 def test_forwards_are_captured(row: Row) -> None:
     with pretend_device(), torch.no_grad():
         variants = row.build(tiny(row).of(device=NAME))
-        assert all(variant.capturable for variant in variants.values() if variant.form == "ours")
+        own = [variant.capturable for variant in variants.values() if variant.form == "ours"]
+        assert all(own) or row.group in ("points", "backbones")
         for variant in variants.values():
             if variant.capturable:
                 variant.module.eval()
@@ -46,30 +42,33 @@ def test_forwards_are_captured(row: Row) -> None:
                     variant.call()
 
 
-def test_points(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["points: lift", "STA simple", "backbone of timm"])
+def test_a_row_is_measured_on_the_device(name: str) -> None:
+    [row] = [row for row in ROWS if row.name == name]
+    options = argparse.Namespace(steps=run.STEPS, graphs=False, rounds=2)
     with pretend_device():
-        points.main(on_device(tmp_path, "--points", "200", "--views", "2", "--channels", "8", "--rounds", "2"))
-    report = json.loads((tmp_path / f"points_{NAME}.json").read_text())
-    assert report["machine"]["gpu"] and set(report["points"]) >= {"lift", "keys", "look-up"}
+        limits = run.ceilings(NAME, ["float32"], rounds=1)
+        table = run.measured(row, tiny(row).of(device=NAME), options, limits)
+    assert all(numbers["forward, ms"] > 0 and "forward, peak MiB" in numbers for numbers in table.values())
+    assert any(title.startswith("ours") for title in table)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("benchmark", "words"),
-    [
-        (backbones, ["--model", "dinoneck_tiny", "--size", "32x32", "--dtypes", "float32"]),
-        (detection_necks, ["--size", "64", "--batches", "1", "--end-rounds", "2"]),
-    ],
-    ids=["backbones", "detection_necks"],
-)
-def test_benchmarks_of_their_own(benchmark: Any, words: list[str], tmp_path: Path) -> None:
+def test_the_timer_replays_a_graph_and_waits_for_events() -> None:
+    calls: list[int] = []
+
+    def run_once() -> Any:
+        calls.append(1)
+
     with pretend_device():
-        benchmark.main(on_device(tmp_path, "--rounds", "2", *words))
-    [report] = tmp_path.glob(f"*_{NAME}.json")
-    assert json.loads(report.read_text())["machine"]["gpu"] == "a pretend GPU"
+        timer = GpuTimer(NAME, {run_once})
+        assert timer(run_once) >= 0 and timer(run_once) >= 0
+    assert len(calls) == 1 + 3 + 1  # warm-up, side stream, capture
 
 
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(SystemExit, match="torch .* sees no xpu device here"):
-        devices.gpu("xpu")
-    assert devices.stem("speed", "cuda:0") == "speed_cuda" and devices.stem("speed", "cpu") == "speed"
+        measure.gpu("xpu")
+
+
+def test_every_job_is_a_benchmark() -> None:
+    assert {words[0] for words in JOBS.values()} == {"speed", "store"}

@@ -15,14 +15,15 @@ pytest.importorskip("torchvision")
 
 from benchmarks.speed.checks import Unequal, check
 from benchmarks.speed.rows import Row, Setting, Variant
-from benchmarks.speed.table_rows import ROWS
+from benchmarks.speed.run import ROWS
 
-TINY = {"batch": 2, "grid": (4, 6), "channels": 64, "out": 16}
-HEAVY = ("DPT", "STA, aligned (other function)", "25 heads × 6 views")
+TINY = {"batch": 2, "grid": (4, 6), "channels": 64, "out": 16}  # the width of dinoneck_tiny
+HEAVY = ("DPT", "STA, aligned", "25 heads × 6 views")
 
 
 def tiny(row: Row, **changes: Any) -> Setting:
-    return row.settings[0].of(**{**TINY, **changes})
+    points = {"points": 300} if row.group == "points" else {}
+    return row.settings[0].of(**{**TINY, **points, **changes})
 
 
 def parametrized(rows: list[Row]) -> Any:
@@ -32,6 +33,8 @@ def parametrized(rows: list[Row]) -> Any:
 
 @parametrized(ROWS)
 def test_variants_of_a_row_are_equal_in_float64(row: Row) -> None:
+    if row.name.startswith("terratorch"):
+        pytest.importorskip("terratorch")
     check(row, tiny(row))
 
 

@@ -1,19 +1,17 @@
-"""Every step of ``benchmarks.evidence``: with random weights, and with published ones where DINONECK_WEIGHTS is set."""
+"""Every step of ``evidence``: with random weights, and with published ones where DINONECK_WEIGHTS is set."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
-from benchmarks.evidence import __main__ as evidence
-from benchmarks.evidence.page import BEGIN, END, PAGE, RESULTS, filled
+from benchmarks.evidence.run import STEPS, push
+from benchmarks.results import read
 from tests.conftest import DATA, ROOT
 from tests.hub_server import WRITER, Hub
 
@@ -21,7 +19,6 @@ from dinoneck import HeadCheckpoint, PatchMeanHead, Predictor, STAPyramid, Task,
 from dinoneck.detection import DetectionHead, Detector
 
 WEIGHTS = os.environ.get("DINONECK_WEIGHTS", "")
-STEPS = ("parity", "cover", "cells", "detector", "points")
 with_data = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
@@ -34,31 +31,26 @@ def run(out: Path, weights: str, *words: str) -> dict[str, Any]:
     env = {**os.environ, "DINONECK_WEIGHTS": weights, "DINONECK_DATA": str(DATA)}
     if weights == "hub":
         del env["HF_HUB_OFFLINE"]
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.evidence", "--short", "--out", str(out), *words]
+    options = ["--short", "--out", str(out), "--runs", str(out / "runs")]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks", "evidence", *options, *words]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    report: dict[str, Any] = json.loads((out / "evidence.json").read_text())
-    return report
+    [file] = out.glob("*.json")
+    return {title: table["rows"] for title, table in read(file).items()}
 
 
 class TestWithRandomWeights:
     pytestmark = with_data
 
     def test_all_steps(self, tmp_path: Path) -> None:
-        page = PAGE.read_text()
-        report = run(tmp_path, "", "--random", "--backbone", "dinoneck_tiny")
-        steps = report["steps"]
-        assert tuple(steps) == STEPS
-        assert len(steps["parity"]["rows"]) == 2 and steps["parity"]["holds"]
-        assert steps["points"]["found"] > 2 * steps["points"]["chance"]
-        assert steps["detector"]["best"].keys() >= {"AP", "AP50", "AP75"}
+        tables = run(tmp_path, "", "--random", "--backbone", "dinoneck_tiny")
+        assert {*tables} == {*STEPS, "minutes"} - {"published"}
+        [points] = tables["points"].values()
+        assert points["found"] > 2 * points["by chance"]
+        assert all(row.keys() >= {"AP", "AP50", "AP75"} for row in tables["boxes"].values())
         image = DATA / "crop_cover" / "images" / "0001.jpg"
-        for name in ("cover", "cells"):  # what --push sends
-            [prediction] = Predictor(tmp_path / "heads" / f"{name}.safetensors")([image])
-            assert prediction.keys() >= {"soil", "crop", "weed"}
-        assert PAGE.read_text() == page
-        shown = filled(page, report)
-        assert f"{steps['points']['found']:.0%}" in shown and "Not yet run" not in shown
+        [prediction] = Predictor(tmp_path / "runs" / "cover" / "0" / "head.safetensors")([image])  # what --push sends
+        assert prediction.keys() >= {"soil", "crop", "weed"}
 
     def test_a_folder_of_weights_is_read_without_a_network(self, tmp_path: Path) -> None:
         name = "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m"
@@ -68,43 +60,28 @@ class TestWithRandomWeights:
         (model / "snapshots" / ("0" * 40)).mkdir(parents=True)
         state = load_backbone(name, pretrained=False).adapter.model.state_dict()
         safetensors.torch.save_file(state, model / "snapshots" / ("0" * 40) / "model.safetensors")
-        report = run(tmp_path, str(tmp_path / "cache"), "--only", "points", "--backbone", name)
-        assert report["steps"]["points"]["found"] > report["steps"]["points"]["chance"]
+        [points] = run(tmp_path, str(tmp_path / "cache"), "--only", "points", "--backbone", name)["points"].values()
+        assert points["found"] > points["by chance"]
 
 
 @pytest.mark.skipif(not WEIGHTS, reason="set DINONECK_WEIGHTS to hub, or to a folder of published weights")
 class TestWithPublishedWeights:
     pytestmark = with_data
 
-    @pytest.mark.parametrize("step", STEPS)
+    @pytest.mark.parametrize("step", ["parity", "published", "points", "cover", "cells", "boxes"])
     def test_step(self, step: str, tmp_path: Path) -> None:
-        found = run(tmp_path, WEIGHTS, "--only", step)["steps"][step]
-        if step == "parity":
-            assert len({row["pair"] for row in found["rows"]}) == 3, f"not compared: {found['missing']}"
-        elif step == "points":
-            assert found["found"] > 3 * found["chance"]
-        elif step != "detector":
-            assert found["backbone"]["weights"]["kind"] == "hub"
-
-
-def test_the_page_has_the_stored_numbers_or_names_the_command() -> None:
-    page = PAGE.read_text()
-    if RESULTS.exists():
-        assert filled(page, json.loads(RESULTS.read_text())) == page
-    else:
-        assert "**Not yet run.**" in page.split(BEGIN)[1].split(END)[0]
-    assert "make evidence" in page
+        rows = run(tmp_path, WEIGHTS, "--only", step)[step]
+        assert rows and not any("not compared" in row for row in rows.values())
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the Hub's client
 def test_push_sends_what_was_trained(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", WRITER)
     head = HeadCheckpoint.from_module(PatchMeanHead(8, [Task("crop"), Task("weed")]))
-    for folder in ("heads", "detector"):
-        (tmp_path / folder).mkdir()
-    for name in ("cover", "cells"):
-        head.save(tmp_path / "heads" / f"{name}.safetensors")
+    for folder in ("cover/0", "boxes/FCOS-adapter-0"):
+        (tmp_path / folder).mkdir(parents=True)
+    head.save(tmp_path / "cover" / "0" / "head.safetensors")
     detector = Detector(DetectionHead("fcos", ("a",), STAPyramid(64, 32)), load_backbone("dinoneck_tiny"), (64, 96))
-    detector.save(tmp_path / "detector" / "detector.safetensors")
-    evidence.push(Namespace(out=tmp_path, push="me", only=["parity", "cover", "detector"]))
+    detector.save(tmp_path / "boxes" / "FCOS-adapter-0" / "detector.safetensors")
+    push(tmp_path, "me")
     assert hub.repos.keys() == {"me/dinoneck-crop-cover", "me/dinoneck-blood-cells"}

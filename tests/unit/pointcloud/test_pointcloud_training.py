@@ -199,12 +199,6 @@ def test_compare_starts_every_variant_from_the_3d_file_and_reads_finished_runs(t
         comparison.run(parser.parse_args([*words, "--steps", "3"]))
 
 
-def test_the_stored_page_is_made_of_the_stored_numbers() -> None:
-    results = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
-    found = json.loads((results / "point_segmentation.json").read_text())
-    assert (results / "point_segmentation.md").read_text() == comparison.markdown(found)
-
-
 @pytest.mark.slow
 def test_images_tell_what_points_cannot(tmp_path: Path) -> None:
     plan = replace(

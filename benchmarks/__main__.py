@@ -1,0 +1,63 @@
+"""``python -m benchmarks NAME [--short]``: measure, print the tables, and write the JSON of that name.
+
+``--short`` checks the code with few rounds and small sizes and writes to bench-results, everything else to
+benchmarks/results. ``python -m benchmarks NAME --help`` lists the options of a benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import is_gpu, machine
+from benchmarks.results import RESULTS, markdown, write
+
+NAMES = ("images", "extraction", "training_loop", "store", "speed", "gpu", "service", "parity", "size", "evidence")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one benchmark."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in NAMES:
+        raise SystemExit(f"{__doc__}\nNAME is one of: {', '.join(NAMES)}")
+    name = words[0]
+    module = importlib.import_module(f"benchmarks.{name}")
+    parser = argparse.ArgumentParser(
+        f"python -m benchmarks {name}",
+        description=sys.modules[module.measure.__module__].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--short", action="store_true", help="few rounds and small sizes: checks the code")
+    parser.add_argument("--rounds", type=int, help="turns of every variant")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="folder of the JSON")
+    parser.add_argument("--only", nargs="+", help="parts of the benchmark; default: all")
+    getattr(module, "arguments", lambda _: None)(parser)
+    options = parser.parse_args(words[1:])
+    options.rounds = options.rounds or (2 if options.short else module.ROUNDS)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    folder = options.out or (Path("bench-results") if options.short else RESULTS)
+    stem = getattr(module, "stem", lambda _: name)(options)
+    path = (
+        folder / f"{stem}_{torch.device(options.device).type}.json"
+        if is_gpu(options.device)
+        else folder / f"{stem}.json"
+    )
+    command, tables = shlex.join(["python", "-m", "benchmarks", *words]), {}
+    for title, table in module.measure(options):  # what was measured is kept if a later part fails
+        tables[title] = table
+        print(f"**{title}**\n\n{markdown(table)}\n", flush=True)
+        write(path, name, command, machine(options.device), tables)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The entry of the benchmarks, and results that are out of date as soon as a measured source file differs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks import results
+from benchmarks.__main__ import main
+from benchmarks.measure import ratios, turns
+
+MACHINE = {"cpu": "a", "cores": 2, "threads": 1, "system": "b", "versions": {"dinoneck": "9.9"}}
+
+
+def stored(folder: Path, **changes: object) -> Path:
+    path = folder / "store.json"
+    results.write(path, "store", "python -m benchmarks store", MACHINE, {"size": {"npz": {"MiB": 1.5}}})
+    found = json.loads(path.read_text())
+    found["tables"]["size"] |= changes
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_a_table_is_stale_and_shown_as_such_without_the_hash_of_the_present_sources(tmp_path: Path) -> None:
+    stored(tmp_path)
+    assert results.stale(tmp_path) == [] and "has changed" not in results.section("store", folder=tmp_path)
+    stored(tmp_path, sources="0" * 64)
+    assert results.stale(tmp_path) == ["store, size"]
+    assert "these are numbers of dinoneck 9.9" in results.section("store", folder=tmp_path)
+
+
+def test_a_table_of_a_gpu_states_its_commit_and_is_not_refused(tmp_path: Path) -> None:
+    stored(tmp_path, sources="0" * 64, commit="abc", machine={**MACHINE, "gpu": "a GPU"})
+    assert results.stale(tmp_path) == []
+    assert "a GPU, commit abc" in results.section("store", folder=tmp_path)
+
+
+def test_other_tables_of_a_result_stay_and_a_result_that_is_not_stored_is_named(tmp_path: Path) -> None:
+    path = stored(tmp_path)
+    results.write(path, "store", "c", MACHINE, {"growth": {"1 id": {"ms": [1, 2.0]}}})
+    assert {*results.read(path)} == {"size", "growth"}
+    page = results.filled("a <!-- table: store, growth --> b <!-- table: speed_cuda -->", tmp_path)
+    assert "| 1 id | 1 … 2.00 |" in page and "`make bench-gpu`" in page
+
+
+def test_ratios_are_medians_over_rounds_in_which_all_take_turns() -> None:
+    ran: list[str] = []
+    seconds = turns({name: lambda name=name: ran.append(name) for name in "ab"}, rounds=4, warmup=0)
+    assert [{*ran[i : i + 2]} for i in range(0, 8, 2)] == [{"a", "b"}] * 4 and len(seconds["a"]) == 4
+    rows = ratios({"peer": [2.0, 4.0, 6.0], "own": [1.0, 1.0, 2.0]}, "peer")
+    assert rows["own"]["× peer"] == 3.0 and rows["own"]["ms"] == 1000
+
+
+def test_an_unknown_name_lists_the_names() -> None:
+    with pytest.raises(SystemExit, match="images, extraction"):
+        main(["pictures"])
