@@ -1,0 +1,83 @@
+"""Run the fault campaigns at full size, and write the report and ``docs/reliability.md``.
+
+python -m tests.faults                          # everything: about an hour on two cores
+python -m tests.faults --parts forge kill       # some parts; the others keep their stored results
+python -m tests.faults --share 0.01 --out x     # a glance, written elsewhere; the page is left alone
+python -m tests.faults --parts                  # only the page
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import json
+import multiprocessing
+import platform
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from tests.faults.judge import OUTCOMES
+
+from dinoneck.version import versions
+
+PARTS = ("forge", "mutate", "kill", "store", "pairing")
+HERE = Path(__file__).parent
+REPORT, PAGE = HERE / "report.json", HERE.parents[1] / "docs" / "reliability.md"
+
+
+def campaign(part: str, mode: str, share: float) -> tuple[dict[str, int], list[str]]:
+    """The number of cases and of their outcomes, and every fault, which counts as silent."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = list(importlib.import_module(f"tests.faults.{part}").outcomes(mode, share, Path(folder)))
+    faults = [f"{mode}: {outcome}" for outcome in found if outcome not in OUTCOMES]
+    counts = Counter(found)
+    return {"cases": len(found), **{kind: counts[kind] for kind in OUTCOMES}, "silent": len(faults)}, faults
+
+
+def run(part: str, share: float) -> dict[str, Any]:
+    """All modes of a part, each in a process of its own."""
+    modes = list(importlib.import_module(f"tests.faults.{part}").MODES)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context) as pool:
+        found = list(pool.map(campaign, [part] * len(modes), modes, [share] * len(modes)))
+    libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
+    measured = f"{datetime.date.today().isoformat()}, {platform.system()}, {platform.machine()}; {libraries}."
+    counts = {mode: counts for mode, (counts, _) in zip(modes, found, strict=True)}
+    return {"measured": measured, "share": share, "modes": counts, "faults": [line for _, own in found for line in own]}
+
+
+def total(modes: dict[str, dict[str, int]]) -> Counter[str]:
+    """The sums over all modes of a part."""
+    return sum(map(Counter, modes.values()), Counter())
+
+
+def page(report: dict[str, Any]) -> str:
+    """``docs/reliability.md``, from the stored report alone."""
+    loader, undefined = jinja2.FileSystemLoader(HERE), jinja2.StrictUndefined
+    environment = jinja2.Environment(loader=loader, undefined=undefined, trim_blocks=True, autoescape=False)
+    environment.filters |= {"total": total, "number": "{:,}".format}
+    return environment.get_template("page.md.j2").render(report, parts=report) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--share", type=float, default=1.0, help="of all forgeries, mutations, kills and flipped bits")
+    parser.add_argument("--out", type=Path, default=REPORT)
+    options = parser.parse_args()
+    report = json.loads(options.out.read_text()) if options.out.exists() else {}
+    for part in options.parts:
+        report[part] = run(part, options.share)
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        counts = ", ".join(f"{count:,} {name}" for name, count in total(report[part]["modes"]).items())
+        print(f"{part}: {counts}", flush=True)
+    if options.out == REPORT:
+        PAGE.write_text(page(report))
+    if faults := [line for part in options.parts for line in report[part]["faults"]]:
+        sys.exit("\n".join(faults[:50]))
