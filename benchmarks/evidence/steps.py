@@ -156,7 +156,8 @@ def points(options: Namespace) -> dict[str, Any]:
     backbone = load_backbone(options.backbone, pretrained=not options.random).to(options.device)
     maps, cameras = frame_maps(backbone, frames, size=(96, 128) if options.short else None)
     draw = torch.Generator().manual_seed(0)
-    cloud, project, found, chance = frames.cameras[:1].unproject(frames.depth[:1]).reshape(-1, 3), PointProjector(), [], []
+    cloud = frames.cameras[:1].unproject(frames.depth[:1]).reshape(-1, 3)
+    project, found, chance = PointProjector(), [], []
     cloud = cloud[cloud.isfinite().all(1)]
     cloud = cloud[torch.randperm(len(cloud), generator=draw)[:2000]]
 
