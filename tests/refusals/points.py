@@ -153,7 +153,8 @@ ROWS: list[Row] = [
         (lambda at=at, of=of: VoxelGrid.from_coords(torch.tensor(at), of and torch.tensor(of)), DataError, named)
         for at, of, named in COORDS
     ),
-    *((lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))), ShapeError, "63") for at in range(4)),
+    *((lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))), ShapeError, "63")
+      for at in range(4)),
     (lambda: SparseFeatures(*ROWS_OF[:3], torch.zeros(len(GRID))), ShapeError, "torch.float32"),
     (lambda: SparseFeatures(*FLIPPED).at(GRID.coords), DataError, "sorted"),
     (lambda: SparseFeatures(*TWICE).at(GRID.coords), DataError, "repeats"),

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tests import kit
-from tests.process_group import ROOT, told_by
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import logged
 
@@ -156,23 +151,3 @@ def test_a_pair_of_images_is_learned_by_heart(
     report = train_detector(config_of(boxes, data=data, detector=detector, optim=optim), tmp_path)
     assert report["untrained"]["AP"] < 0.1
     assert report["best"]["AP"] >= 0.75  # 0.81 to 1.0 from one CPU to another
-
-
-@pytest.mark.slow
-def test_two_processes_hold_the_same_weights_past_the_thaw(boxes: Path, tmp_path: Path) -> None:
-    detector = {"freeze": ["0=all", "1=last:2", "2=none"]}
-    config = config_of(boxes, detector=detector, optim={"epochs": 3})
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    torchrun = [shutil.which("torchrun", path=Path(sys.executable).parent) or "torchrun", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    words = ["--nproc_per_node=2", "-m", "tests.unit.detection.two_processes", str(tmp_path)]
-    told_by([*torchrun, *words], 240, environment)
-    for epoch in range(3):
-        one, other = (load_file(tmp_path / f"{rank}-{epoch}") for rank in (0, 1))
-        assert any(name.endswith("running_var") for name in one)
-        assert all(torch.equal(value, other[name]) for name, value in one.items())
-        first = load_file(tmp_path / "0-0")
-        moved = [
-            not torch.equal(one[name], first[name]) for name in one if ".blocks.5." in name and "tested" not in name
-        ]
-        assert any(moved) == (epoch > 0)

@@ -21,21 +21,16 @@ def frames() -> Frames:
     return room(0, views=4, size=(48, 64), points=100).frames
 
 
-@pytest.mark.parametrize(
-    ("image", "patch", "expected"),
-    [
+def test_sizes_keep_the_sides_ratio() -> None:
+    for image, patch, expected in (
         ((480, 640), 16, (480, 640)),
         ((480, 640), 14, (504, 672)),
         ((968, 1296), 14, (980, 1316)),
         ((100, 100), 16, (112, 112)),
         ((48, 64), (8, 16), (48, 64)),
         ((5, 90), 16, (16, 288)),
-    ],
-)
-def test_sizes_keep_the_sides_ratio(
-    image: tuple[int, int], patch: int | tuple[int, int], expected: tuple[int, int]
-) -> None:
-    assert input_size(image, patch) == expected
+    ):
+        assert input_size(image, patch) == expected
 
 
 def test_maps_are_the_backbones_own(frames: Frames, tiny: Backbone) -> None:

@@ -53,20 +53,6 @@ def test_a_perfect_prediction_has_ap_1() -> None:
     assert found["per_class"]["floor"] == {"AP": None, "AP50": None, "AP25": None}  # no object is a floor
 
 
-@pytest.mark.parametrize(
-    ("sides", "expected"),
-    [
-        (((3, 3, 3), (3, 3, 3)), {"AP": 0.0, "AP50": 0.0, "AP25": 0.5}),  # IoU 1/2 with each
-        (((9, 3, 3), (3, 3, 3)), {"AP": 0.5 * 5 / 9, "AP50": 0.5, "AP25": 0.5}),  # 3/4: above 0.5 ... 0.70
-    ],
-)
-def test_touching_objects_are_found_as_one(sides: tuple[tuple[int, ...], ...], expected: dict[str, float]) -> None:
-    """They merge at a corner, too: the one prediction finds one of two, as far as its IoU reaches."""
-    (a, b, c), other = sides
-    grid, labels, instances = scene((((0, 0, 1), (a, b, c), BOX), ((a, b, 1), other, BOX)))
-    assert of(sure(labels), grid, labels, instances) == pytest.approx(expected)
-
-
 def test_points_of_no_object_and_small_objects_are_ignored() -> None:
     grid, labels, instances = scene((*OBJECTS, ((0, 13, 1), (2, 2, 2), BOX)))
     assert LEAST_POINTS > 8

@@ -144,13 +144,3 @@ def test_the_defaults_are_res16unet34c() -> None:
         net = Res16UNet(3)
     assert sum(p.numel() for p in net.parameters()) == 37_854_112
     assert net.out_channels == 96 and net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}
-
-
-def test_samples_do_not_see_each_other() -> None:
-    net, grid = small().eval(), cloud()
-    feats = features(grid, C_IN)
-    both = net(net.sparse(grid, feats))
-    for sample in (0, 1):
-        own = grid.batch == sample
-        alone = VoxelGrid.from_coords(grid.coords[own])
-        torch.testing.assert_close(both[own], net(net.sparse(alone, feats[own])), rtol=0, atol=1e-12)

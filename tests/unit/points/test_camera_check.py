@@ -77,10 +77,7 @@ def test_the_reading_is_told_from_a_scan_and_from_the_views_own_depth(
     for check in (scan, own):
         assert (check.best, check.clear) == (reading, True)
         assert check.scores[reading] >= 3 * max(check.scores[other] for other in READINGS if other != reading)
-    assert 0.4 < scan.scores[reading] < 0.8
     assert REMEDIES[reading] in str(scan)
-    room = rooms.ring(6, SMALL)
-    assert check_cameras(None, misread(room, reading), rooms.depth(room), max_points=1000).best == reading
 
 
 def test_own_depth_stays_within_its_sample() -> None:
@@ -102,8 +99,6 @@ def test_it_says_so_when_nothing_fits_or_nothing_stands_out() -> None:
     scores = {**dict.fromkeys(READINGS, 0.0), "opengl": 0.5, "inverse": 0.4}
     close = CameraCheck(scores, dict.fromkeys(READINGS, 1.0), best="opengl")
     assert not close.clear and "inverse 0.40, opengl 0.50" in str(close)
-    for nothing in (check_cameras(points[:0], cameras, depth), check_cameras(points, cameras[:0], depth[:0])):
-        assert set(nothing.scores.values()) == {0.0} and not nothing.clear
 
 
 def test_a_cloud_and_depth_in_millimetres_are_told_together(
@@ -168,10 +163,9 @@ def test_right_scales_of_real_frames_fit_and_wrong_positions_do_not(frames: tupl
 
 
 def test_scales_of_an_exact_room() -> None:
-    cameras, points = rooms.ring(6, SMALL), rooms.surface(5000)
+    cameras = rooms.ring(6, SMALL)
     depth = rooms.depth(cameras)
-    for cloud in (None, points):
-        assert check_cameras(cloud, cameras, depth, max_points=1000).fits
-        check = check_cameras(cloud, misread(cameras, "opengl"), depth / 3, max_points=1000)
-        assert check.best == "opengl" and not check.fits
-        assert check.factor is not None and check.factor[1] == pytest.approx(3, rel=0.06)
+    assert check_cameras(None, cameras, depth, max_points=1000).fits
+    check = check_cameras(None, misread(cameras, "opengl"), depth / 3, max_points=1000)
+    assert check.best == "opengl" and not check.fits
+    assert check.factor is not None and check.factor[1] == pytest.approx(3, rel=0.06)

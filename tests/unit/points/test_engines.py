@@ -21,6 +21,8 @@ from dinoneck.points import (
     adapter_of,
 )
 
+addict = pytest.importorskip("addict")
+
 
 @dataclasses.dataclass
 class Indexed:
@@ -54,13 +56,7 @@ class MappedAdapter:
         return Mapped(feats, x.C)
 
 
-try:
-    from addict import Dict as AnyAttribute
-except ImportError:
-    AnyAttribute = None
-
-
-class Point(AnyAttribute or dict):
+class Point(addict.Dict):
     """What Pointcept's is: an ``addict.Dict``, which has any attribute, in level units, batch or offset."""
 
 
@@ -133,32 +129,28 @@ def spconv(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def spconv_unet(engine: Any) -> nn.Module:
     """The arrangement of common networks: down by 2, up by its inverse, concatenation, block."""
-    native = engine.ConvAlgo.Native
+    options = {"bias": False, "algo": engine.ConvAlgo.Native}
 
     class UNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            options = {"bias": False, "algo": native}
             self.stem = engine.SubMConv3d(3, 6, 3, indice_key="s1", **options)
             self.down = engine.SparseConv3d(6, 10, 2, 2, indice_key="d2", **options)
-            self.middle = engine.SubMConv3d(10, 10, 3, indice_key="s2", **options)
             self.down4 = engine.SparseConv3d(10, 12, 2, 2, indice_key="d4", **options)
             self.up4 = engine.SparseInverseConv3d(12, 8, 2, indice_key="d4", **options)
             self.block2 = engine.SubMConv3d(18, 9, 3, indice_key="s2", **options)
             self.up = engine.SparseInverseConv3d(9, 7, 2, indice_key="d2", **options)
             self.block1 = engine.SubMConv3d(13, 5, 3, indice_key="s1", **options)
-            self.edit: Any = None
+            self.edit: Any = lambda up, stride: up.features
 
         def forward(self, x: Any) -> Any:
             fine = self.stem(x)
-            middle = self.middle(self.down(fine))
-            up = self.merged(self.up4(self.down4(middle)), middle, 2)
-            up = self.up(self.block2(up))
-            return self.block1(self.merged(up, fine, 1))
+            middle = self.down(fine)
+            middle = self.block2(self.merged(self.up4(self.down4(middle)), middle, 2))
+            return self.block1(self.merged(self.up(middle), fine, 1))
 
         def merged(self, up: Any, skip: Any, stride: int) -> Any:
-            feats = up.features if self.edit is None else self.edit(up, stride)
-            return up.replace_feature(torch.cat((feats, skip.features), dim=1))
+            return up.replace_feature(torch.cat((self.edit(up, stride), skip.features), dim=1))
 
     return UNet()
 

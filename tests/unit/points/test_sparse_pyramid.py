@@ -130,14 +130,6 @@ def test_every_dtype(reduce: Any, dtype: torch.dtype) -> None:
     assert torch.allclose(mean.double(), torch.tensor(3e4, dtype=torch.float64), rtol=max(torch.finfo(dtype).eps, 1e-5))
 
 
-@pytest.mark.parametrize(("reduce", "masked"), KINDS)
-def test_what_unseen_rows_hold_does_not_matter(reduce: Any, masked: bool) -> None:
-    features, pyramid = cloud(), SparsePyramid((2, 8), reduce, masked)
-    dirty = replace(features, feats=torch.where(features.valid[:, None], features.feats, 1e6))
-    for a, b in zip(pyramid(dirty).values(), pyramid(features).values(), strict=True):
-        assert torch.equal(a.feats, b.feats)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_more_equal_maxima_than_halves_count_share_one_gradient(dtype: torch.dtype) -> None:
     grid = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(42)] * 3))
