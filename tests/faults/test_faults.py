@@ -41,22 +41,22 @@ def test_foreign_files_and_tokens_are_refused(part: ModuleType, mode: str, tmp_p
 load = HeadCheckpoint.load
 
 
-def forgetful(path: Path) -> HeadCheckpoint:
+def forgetful(path: Path, **options: str) -> HeadCheckpoint:
     """A reader that loses a transform."""
-    head = load(path)
+    head = load(path, **options)
     head.meta["config"]["tasks"][0]["transform"] = head.meta["tasks"][0]["transform"] = None
     return head
 
 
-def without_digest(path: Path) -> HeadCheckpoint:
+def without_digest(path: Path, **options: str) -> HeadCheckpoint:
     """A reader that loads whatever has another digest than its own."""
     try:
-        return load(path)
+        return load(path, **options)
     except CheckpointError as error:
         if error.step != "digest":
             raise
         path.write_bytes(signed.write(*signed.read(path.read_bytes())))
-        return load(path)
+        return load(path, **options)
 
 
 def test_the_judge_sees_a_reader_with_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

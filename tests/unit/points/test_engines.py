@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from addict import Dict
 from tests.unit.points.plain_unet import C_DINO, cloud, halved, pyramid_of
 from torch import Tensor, nn
 
@@ -20,8 +21,6 @@ from dinoneck.points import (
     SpconvAdapter,
     adapter_of,
 )
-
-addict = pytest.importorskip("addict")
 
 
 @dataclasses.dataclass
@@ -56,7 +55,7 @@ class MappedAdapter:
         return Mapped(feats, x.C)
 
 
-class Point(addict.Dict):
+class Point(Dict):
     """What Pointcept's is: an ``addict.Dict``, which has any attribute, in level units, batch or offset."""
 
 
