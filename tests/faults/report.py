@@ -36,8 +36,7 @@ def campaign(part: str, mode: str, share: str) -> tuple[dict[str, int], list[str
     with tempfile.TemporaryDirectory() as folder:
         found = list(importlib.import_module(f"tests.faults.{part}").outcomes(mode, float(share), Path(folder)))
     faults = [f"{mode}: {outcome}" for outcome in found if outcome not in OUTCOMES]
-    counts = Counter(found)
-    return {"cases": len(found), **{kind: counts[kind] for kind in OUTCOMES}, "silent": len(faults)}, faults
+    return {"cases": len(found), **{kind: found.count(kind) for kind in OUTCOMES}, "silent": len(faults)}, faults
 
 
 ALONE = "import json, sys; from tests.faults.report import campaign as c; print(json.dumps(c(*sys.argv[1:])))"
@@ -55,8 +54,13 @@ def run(part: str, share: float) -> dict[str, Any]:
         found = list(pool.map(alone, modes))
     libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
     measured = f"{datetime.date.today().isoformat()}, {platform.system()}, {platform.machine()}; {libraries}."
-    counts = {mode: counts for mode, (counts, _) in zip(modes, found, strict=True)}
-    return {"measured": measured, "share": share, "modes": counts, "faults": [line for _, own in found for line in own]}
+    counts, faults = zip(*found, strict=True)
+    return {
+        "measured": measured,
+        "share": share,
+        "modes": dict(zip(modes, counts, strict=True)),
+        "faults": sum(faults, []),
+    }
 
 
 def total(modes: dict[str, dict[str, int]]) -> Counter[str]:
