@@ -256,6 +256,5 @@ def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
         return
     campaign, rng = Campaign(job, folder), random.Random(0)
     for number in range(count):
-        place = (number + rng.random()) / count
-        verdict = campaign.case(number, how, place)
-        yield verdict if " " not in verdict else f"{place:.3f}: {verdict}"
+        verdict = campaign.case(number, how, (number + rng.random()) / count)
+        yield verdict if " " not in verdict else f"{number} of {count}: {verdict}"

@@ -12,7 +12,6 @@ import argparse
 import datetime
 import importlib
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -53,14 +52,10 @@ def run(part: str, share: float) -> dict[str, Any]:
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(alone, modes))
     libraries = ", ".join(f"{name} {version}" for name, version in versions().items())
-    measured = f"{datetime.date.today().isoformat()}, {platform.system()}, {platform.machine()}; {libraries}."
+    measured = f"{datetime.date.today().isoformat()}; {libraries}."
     counts, faults = zip(*found, strict=True)
-    return {
-        "measured": measured,
-        "share": share,
-        "modes": dict(zip(modes, counts, strict=True)),
-        "faults": sum(faults, []),
-    }
+    modes = dict(zip(modes, counts, strict=True))
+    return {"measured": measured, "share": share, "modes": modes, "faults": [line for own in faults for line in own]}
 
 
 def total(modes: dict[str, dict[str, int]]) -> Counter[str]:
@@ -70,10 +65,9 @@ def total(modes: dict[str, dict[str, int]]) -> Counter[str]:
 
 def page(report: dict[str, Any]) -> str:
     """``docs/reliability.md``, from the stored report alone."""
-    loader, undefined = jinja2.FileSystemLoader(HERE), jinja2.StrictUndefined
-    environment = jinja2.Environment(loader=loader, undefined=undefined, trim_blocks=True, autoescape=False)
-    environment.filters |= {"total": total, "number": "{:,}".format}
-    return environment.get_template("page.md.j2").render(report, parts=report) + "\n"
+    pages = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined, trim_blocks=True)
+    pages.filters |= {"total": total, "number": "{:,}".format}
+    return pages.get_template("page.md.j2").render(report, parts=report) + "\n"
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 from tests.faults import mutate, pairing, signed, store
@@ -34,7 +34,7 @@ def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_
 
 
 @pytest.mark.parametrize(("part", "mode"), [(mutate, "another format"), (pairing, "another seed")])
-def test_foreign_files_and_tokens_are_refused(part: ModuleType, mode: str, tmp_path: Path) -> None:
+def test_foreign_files_and_tokens_are_refused(part: Any, mode: str, tmp_path: Path) -> None:
     assert set(part.outcomes(mode, 1.0, tmp_path)) == {REFUSED}
 
 
