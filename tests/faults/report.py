@@ -42,12 +42,12 @@ ALONE = "import json, sys; from tests.faults.report import campaign as c; print(
 
 
 def run(part: str, share: float) -> dict[str, Any]:
-    """All modes of a part, each in a process of its own, which may fork: two at a time."""
+    """All modes of a part, two at a time, each in a process of its own: it may fork, and limit the size of files."""
     modes = list(importlib.import_module(f"tests.faults.{part}").MODES)
 
     def alone(mode: str) -> Any:
         words = [sys.executable, "-c", ALONE, part, mode, str(share)]
-        return json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(alone, modes))
