@@ -93,8 +93,7 @@ class Extract:
                 yield f"{name} differs"
 
 
-SAM = Recipe(optimizer="sam", rho=0.5, ema_decay=0.9)
-RECIPES = {"adamw": Recipe(mixup_alpha=0.5, patience=8), "sam": SAM, "bf16": Recipe(amp="bf16")}
+RECIPES = {"adamw": Recipe(mixup_alpha=0.5, patience=8), "sam": Recipe(optimizer="sam"), "bf16": Recipe(amp="bf16")}
 
 
 class Train:

@@ -46,16 +46,13 @@ RECORDS: dict[str, list[Any]] = {
     "weights_sha256": ["0" * 64],
     "weights": ["seeded"],
 }
-MODES = (*TOKENS, *RECORDS)
-
-
-OTHER = "it predicts something else"
+MODES = ("tokens of another backbone", "another record of the backbone")
 
 
 def judged(predict: Callable[[], Any], right: Any, atol: float = 0.0) -> str:
     """Refused, harmless where the prediction is the right one, or another prediction."""
     try:
-        return HARMLESS if kit.same(predict(), right, atol) else OTHER
+        return HARMLESS if kit.same(predict(), right, atol) else "it predicts something else"
     except DinoneckError:
         return REFUSED
 
@@ -83,6 +80,9 @@ def with_record(path: Path, key: str) -> Iterator[str]:
 
 def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
     """Judge all cases of one mode; another outcome than the expected one is a fault."""
-    expected, *how = TOKENS.get(mode, (REFUSED,))
-    for found in on_tokens(folder / "head", *how) if how else with_record(folder / "head", mode):
-        yield found if found == expected else f"{found}, not {expected}"
+    if mode == MODES[0]:
+        cases = [(name, expected, on_tokens(folder / "head", *how)) for name, (expected, *how) in TOKENS.items()]
+    else:
+        cases = [(key, REFUSED, with_record(folder / "head", key)) for key in RECORDS]
+    for name, expected, found in cases:
+        yield from (outcome if outcome == expected else f"{name}: {outcome}, not {expected}" for outcome in found)

@@ -22,7 +22,6 @@ from torch import Tensor
 from dinoneck import HeadCheckpoint
 
 Meta = dict[str, Any]
-Chunks = dict[str, bytes]
 Change = Callable[[Meta, dict[str, Tensor]], object]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
 TWICE, RAW = "\ue000", "\ue001"  # a second key of this name; a value that is spelled as exactly the text behind it
@@ -35,7 +34,7 @@ def canonical(value: Any) -> str:
     return _RAW.sub(lambda match: str(json.loads(f'"{match[1]}"')), text.replace(TWICE, ""))
 
 
-def digest(meta: Meta, chunks: Chunks) -> str:
+def digest(meta: Meta, chunks: dict[str, bytes]) -> str:
     """The digest that belongs to this content."""
     text = canonical({key: value for key, value in meta.items() if key != "digest"}).encode("utf-8", "surrogatepass")
     return f"sha256:{hashlib.sha256(text + bytes(1) + b''.join(chunks.values())).hexdigest()}"
@@ -48,7 +47,7 @@ def framed(text: str, body: bytes = b"") -> bytes:
     return len(header).to_bytes(8, "little") + header + body
 
 
-def write(meta: Meta, chunks: Chunks, *, sign: bool = True) -> bytes:
+def write(meta: Meta, chunks: dict[str, bytes], *, sign: bool = True) -> bytes:
     """The file of this metadata and these tensors; with ``sign`` the digest is the valid one, else that of ``meta``."""
     meta = {**meta, "digest": digest(meta, chunks)} if sign and "digest" in meta else meta
     header: Meta = {"__metadata__": {"dinoneck": canonical(meta)}}
@@ -71,7 +70,7 @@ def body_at(content: bytes) -> int:
     return 8 + int.from_bytes(content[:8], "little")
 
 
-def read(content: bytes) -> tuple[Meta, Chunks]:
+def read(content: bytes) -> tuple[Meta, dict[str, bytes]]:
     """The metadata of a sound file, and the bytes of every tensor by its name, in file order."""
     header = json.loads(content[8 : body_at(content)])
     meta = json.loads(header["__metadata__"]["dinoneck"])
