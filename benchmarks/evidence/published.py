@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from examples.pointcloud.features import frame_maps
-from examples.pointcloud.frames import cloud_of, read_frames
+from examples.pointcloud.frames import read_frames
 from torch import Tensor, nn
 
 from benchmarks.evidence.weights import WEIGHTS
@@ -96,7 +96,9 @@ def points(options: Namespace) -> dict[str, Row]:
     backbone = load_backbone(options.backbone, pretrained=not options.random).to(options.device)
     maps, cameras = frame_maps(backbone, frames, size=(96, 128) if options.short else None)
     draw = torch.Generator().manual_seed(0)
-    cloud, project, found, chance = cloud_of(frames, 0)[0], PointProjector(), [], []
+    cloud = frames.cameras[:1].unproject(frames.depth[:1]).reshape(-1, 3)
+    project, found, chance = PointProjector(), [], []
+    cloud = cloud[cloud.isfinite().all(1)]
     cloud = cloud[torch.randperm(len(cloud), generator=draw)[:2000]]
 
     def features(view: int) -> tuple[Tensor, Tensor]:

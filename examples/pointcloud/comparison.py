@@ -6,36 +6,32 @@ and order of rooms. Runs that are finished are read, so that the verb may be sto
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from dinoneck.atomic import write_text
 from dinoneck.backbones.known import TINY
 from dinoneck.errors import ConfigError
-from examples import kinds
 from examples.pointcloud.instances import AP_OF
 from examples.pointcloud.room_batches import STAND_IN
 from examples.pointcloud.rooms import FLAT
 from examples.pointcloud.training import RESULT, WEIGHTS, train
-from examples.pointcloud.training_plan import Plan, Rooms, add_plan, plan_of, rooms_of
+from examples.pointcloud.training_plan import Plan, Rooms, rooms_of
 
-HELP = "train all variants over seeds from one 3D file each, and compare differences with the seeds' noise"
-# what differs from the options: in the 3D network's runs, and beyond that in those with images
-BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "geometry": ({}, {}),
-    "stand-in": ({}, {"backbone": STAND_IN}),
-    "colours": ({"point_colours": True}, {}),
-}
-TITLES = {
-    "geometry": "The points hold positions and normals",
-    "stand-in": "The same, and a stand-in for a trained backbone: features that name what an image shows, in noise",
-    "colours": "The points hold positions, normals and colours",
+_STAND_IN = "The same, and a stand-in for a trained backbone: features that name what an image shows, in noise"
+Block = Literal["geometry", "stand-in", "colours"]
+# what differs from the options: in the 3D network's runs, beyond that in those with images; a title
+BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "geometry": ({}, {}, "The points hold positions and normals"),
+    "stand-in": ({}, {"backbone": STAND_IN}, _STAND_IN),
+    "colours": ({"point_colours": True}, {}, "The points hold positions, normals and colours"),
 }
 ROWS: dict[str, dict[str, Any]] = {
     "3D only": {"variant": "3d"},
@@ -44,84 +40,74 @@ ROWS: dict[str, dict[str, Any]] = {
     "both": {"variant": "both"},
     "both, wrong images": {"variant": "both", "wrong_images": True},
 }
-PAIRS = (
-    ("inject", "3D only"),
-    ("BiFusion", "3D only"),
-    ("both", "3D only"),
-    ("inject", "BiFusion"),
-    ("both, wrong images", "3D only"),
-)
+PAIRS = (*((row, "3D only") for row in ROWS if row != "3D only"), ("inject", "BiFusion"))
 # two-sided 95 % of Student's t, by degrees of freedom
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-INJECTED = ("hit_rate", "ratio")
-_OF_INSTANCES = (
-    "AP, AP50 and AP25 are of predicted instances: connected voxels of one predicted class, matched with the true ones "
-    "by IoU."
-)
+_OF_INSTANCES = "AP, AP50 and AP25 are of instances: connected voxels of one predicted class, matched by IoU."
 _RULE = "a difference exceeds seed noise if the 95 % interval of its paired mean over seeds (Student's t) leaves out 0"
 _logger = logging.getLogger("examples.pointcloud")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the verb's options."""
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the runs")
-    parser.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="of point_segmentation.json and .md (default: --out)"
-    )
-    parser.add_argument("--seeds", type=kinds.whole, nargs="+", default=[0, 1, 2], metavar="N")
-    parser.add_argument(
-        "--blocks", nargs="+", choices=tuple(BLOCKS), default=["geometry"], help="what points and images show"
-    )
-    parser.add_argument("--pretrain-steps", type=kinds.count, default=240, metavar="N", help="of the 3D network alone")
-    add_plan(parser)
+def compare(
+    out: Path,
+    plan: Annotated[Plan, tyro.conf.arg(name="")],
+    results: Path | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    blocks: tuple[Block, ...] = ("geometry",),
+    pretrain_steps: int = 240,
+    device: str = "cpu",
+) -> None:
+    """Train all variants over seeds from one 3D file each, and compare differences with the seeds' noise.
 
-
-def run(options: argparse.Namespace) -> int:
-    """Train or read all runs; write and print the tables."""
-    if len(set(options.seeds)) < len(options.seeds) or not 2 <= len(options.seeds) <= len(_STUDENT) + 1:
-        raise ConfigError(f"--seeds is {options.seeds}; expected 2 to {len(_STUDENT) + 1} different ones")
-    if options.data and STAND_IN in (options.backbone, *(BLOCKS[block][1].get("backbone") for block in options.blocks)):
+    Args:
+        out: folder of the runs.
+        plan: what all variants share.
+        results: folder of point_segmentation.json and .md; that of the runs if it is not given.
+        seeds: of rooms, weights and order.
+        blocks: what points and images show.
+        pretrain_steps: of the 3D network alone.
+        device: of the networks, such as cuda.
+    """
+    if len(set(seeds)) < len(seeds) or not 2 <= len(seeds) <= len(_STUDENT) + 1:
+        raise ConfigError(f"--seeds is {seeds}; expected 2 to {len(_STUDENT) + 1} different ones")
+    if plan.data and STAND_IN in (plan.backbone, *(BLOCKS[block][1].get("backbone") for block in blocks)):
         raise ConfigError("a stand-in for a backbone needs rooms, whose images are known pixel by pixel; not --data")
-    found: dict[str, dict[str, dict[str, Any]]] = {block: {} for block in options.blocks}
-    for seed in options.seeds:
-        plan = plan_of(options, variant="3d", seed=seed, point_colours=False, wrong_images=False)
+    found: dict[str, dict[str, dict[str, Any]]] = {block: {} for block in blocks}
+    for seed in seeds:
         rooms: dict[str, Rooms] = {}  # by the backbone of their features
-        for block in options.blocks:
-            found[block][str(seed)] = _seed(plan, block, rooms, options)
-    results = {
-        "rule": _RULE,
-        "pretrain_steps": options.pretrain_steps,
-        "blocks": {block: {"summary": summary(seeds), "seeds": seeds} for block, seeds in found.items()},
-    }
-    folder = options.results or options.out
+        for block in blocks:
+            found[block][str(seed)] = _seed(replace(plan, seed=seed), block, rooms, out, pretrain_steps, device)
+    tables = {block: {"summary": summary(runs), "seeds": runs} for block, runs in found.items()}
+    measured = {"rule": _RULE, "pretrain_steps": pretrain_steps, "blocks": tables}
+    folder = results or out
     folder.mkdir(parents=True, exist_ok=True)
-    text = markdown(results)
-    write_text(folder / "point_segmentation.json", json.dumps(results, indent=2) + "\n")
-    write_text(folder / "point_segmentation.md", text)
-    print(text)
-    return 0
+    write_text(folder / "point_segmentation.json", json.dumps(measured, indent=2) + "\n")
+    write_text(folder / "point_segmentation.md", markdown(measured))
+    print(markdown(measured))
 
 
-def _seed(plan: Plan, block: str, rooms: dict[str, Rooms], options: argparse.Namespace) -> dict[str, Any]:
+def _seed(
+    plan: Plan, block: str, rooms: dict[str, Rooms], out: Path, pretrain_steps: int, device: str
+) -> dict[str, Any]:
     """Train the 3D network and then every row from its file, or read what is there."""
-    of_points, of_images = BLOCKS[block]
+    of_points, of_images, _ = BLOCKS[block]
     plan = replace(plan, **of_points)
     # blocks that give the points alike share the runs without images
-    first = next(name for name, (changes, _) in BLOCKS.items() if changes == of_points)
+    first = next(name for name, (changes, _, _) in BLOCKS.items() if changes == of_points)
 
     def result(own: Plan, folder: Path, start: Path | None) -> dict[str, Any]:
         if (folder / RESULT).exists():
             return _finished(own, folder)
         _logger.info("%s", folder)
         if own.backbone not in rooms:
-            rooms[own.backbone] = rooms_of(own, images=True, device=options.device)
-        return train(own, rooms[own.backbone], folder, start, options.device)
+            rooms[own.backbone] = rooms_of(own, images=True, device=device)
+        return train(own, rooms[own.backbone], folder, start, device)
 
-    begun = options.out / first / f"seed{plan.seed}" / "pretrained"
-    rows = {"pretrained": result(replace(plan, steps=options.pretrain_steps), begun, None)}
+    begun = out / first / f"seed{plan.seed}" / "pretrained"
+    rows = {"pretrained": result(replace(plan, steps=pretrain_steps), begun, None)}
     for name, changes in ROWS.items():
         own, home = (plan, first) if name == "3D only" else (replace(plan, **changes, **of_images), block)
-        folder = options.out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
+        folder = out / home / f"seed{plan.seed}" / name.lower().replace(",", "").replace(" ", "-")
         rows[name] = result(own, folder, begun / WEIGHTS)
     return rows
 
@@ -166,27 +152,7 @@ def summary(seeds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
     differences = {f"{a} - {b}": difference(each(a), each(b)) for a, b in PAIRS}
     same = all(runs["inject"]["untrained"]["iou"] == runs["pretrained"]["test"]["iou"] for runs in seeds.values())
-    return {
-        "rows": rows,
-        "differences": differences,
-        "injection_at_step_0_is_3d_only": same,
-        "injection": {
-            stride: {
-                key: statistics.fmean(one[stride][key] for one in _parts(seeds, "inject", "injection"))
-                for key in INJECTED
-            }
-            for stride in _parts(seeds, "inject", "injection")[0]
-        },
-        "fusion_2d_ratio": {
-            row: _spread([one["fusion_2d_ratio"] for one in _parts(seeds, row, "fusion")])
-            for row, changes in ROWS.items()
-            if changes["variant"] in ("bifusion", "both")
-        },
-    }
-
-
-def _parts(seeds: Mapping[str, Mapping[str, Any]], row: str, part: str) -> list[dict[str, Any]]:
-    return [runs[row]["test"][part] for runs in seeds.values()]
+    return {"rows": rows, "differences": differences, "injection_at_step_0_is_3d_only": same}
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
@@ -223,7 +189,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         precisions = [name for name in AP_OF if name in stats["rows"]["pretrained"]]
         columns = ["mIoU", *precisions, *shown, "other classes", "trainable parameters"]
         lines += [
-            f"**{TITLES[block]}** ({len(seeds)} seeds, mean ± deviation)",
+            f"**{BLOCKS[block][2]}** ({len(seeds)} seeds, mean ± deviation)",
             "",
             f"| | {' | '.join(columns)} |",
             f"|---|{'---|' * len(columns)}",
@@ -250,7 +216,8 @@ def _row(name: str, row: Mapping[str, Any], shown: Sequence[str]) -> str:
 
 def _difference(name: str, found: Mapping[str, Any]) -> str:
     low, high = found["mean"] - found["half_width"], found["mean"] + found["half_width"]
-    return f"| {name} | {found['mean']:+.3f} | {low:+.3f} ... {high:+.3f} | {_yes(found['exceeds_noise'])} |"
+    shown = "yes" if found["exceeds_noise"] else "no"
+    return f"| {name} | {found['mean']:+.3f} | {low:+.3f} ... {high:+.3f} | {shown} |"
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -263,7 +230,3 @@ def _plus_minus(found: Mapping[str, Any]) -> str:
     if found["deviation"] is None:
         return "–" if found["mean"] is None else f"{found['mean']:.3f}"
     return f"{found['mean']:.3f} ± {found['deviation']:.3f}"
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError
 from dinoneck.grid import PatchSize, TokenGrid, patch_pair
 from dinoneck.points import Cameras
 from dinoneck.store import FeatureStore
@@ -81,16 +81,9 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
         As :func:`frame_maps`, float32 on the CPU.
 
     Raises:
-        DataError: if a frame is not in the store, or the store does not record what its ViT saw.
+        DataError: if a frame is not in the store.
         ConfigError: for a store of padded or cropped images: depth shows what whole ones do.
     """
-    missing = [name for name in names if name not in store]
-    if missing:
-        known = f"; it has {store.ids[0]!r} and {len(store) - 1} more" if len(store) else ", which is empty"
-        raise DataError(
-            f"{len(missing)} of {len(names)} frames are not in {store}: {missing[0]!r}{known}. --every chooses frames "
-            "as it does for extract"
-        )
     tokens = store.batch(names, views=0).last
     prepare, seen = store.preprocess, tokens.image_size
     if prepare.placement(cameras.size).resized != seen:
@@ -100,11 +93,6 @@ def store_maps(store: FeatureStore, names: Sequence[str], cameras: Cameras) -> t
             "extract does"
         )
     return tokens.maps()[0], cameras.resize(seen)
-
-
-def same_aspect(first: tuple[int, int], second: tuple[int, int]) -> bool:
-    """Whether two (height, width) have the same ratio of sides, exactly."""
-    return first[0] * second[1] == first[1] * second[0]
 
 
 def pixels(size: tuple[int, int]) -> str:

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinoneck.errors import DataError, ShapeError
 from dinoneck.points import PlainSparse, VoxelGrid
-from examples.pointcloud.sparse_conv import DownConv, LevelSparse, SubmanifoldConv, UpConv, sparse
+from examples.pointcloud.sparse_conv import DownConv, SubmanifoldConv, UpConv, sparse
 
 PLANES = (32, 64, 128, 256, 256, 128, 96, 96)
 LAYERS = (2, 3, 4, 6, 2, 2, 2, 2)
@@ -26,17 +25,8 @@ class ConvNormReLU(nn.Module):
         self.conv, self.norm = conv, nn.BatchNorm1d(channels)
 
     def forward(self, x: PlainSparse, *finer: PlainSparse) -> PlainSparse:
-        """Return features where the convolution puts them.
-
-        Raises:
-            DataError: in training, if these are fewer than two rows.
-        """
+        """Return features where the convolution puts them."""
         out: PlainSparse = self.conv(x, *finer)
-        if self.norm.training and len(out.feats) < 2:
-            raise DataError(
-                f"the cloud comes to {len(out.feats)} cell(s) at one of the strides; batch statistics need two: train "
-                "on larger clouds or more of them at once, or call eval()"
-            )
         return out.with_feats(F.relu(self.norm(out.feats), inplace=True))
 
 
@@ -115,26 +105,11 @@ class Res16UNet(nn.Module):
         Args:
             grid: voxels, anywhere within reach of their keys; of several samples, which never see each other.
             feats: (M, in_channels), rows as in the grid.
-
-        Raises:
-            ShapeError: if features and voxels do not fit.
         """
-        if tuple(feats.shape) != (len(grid), self.in_channels) or feats.device != grid.keys.device:
-            raise ShapeError(
-                f"feats are {tuple(feats.shape)} on {feats.device}; expected ({len(grid)}, {self.in_channels}) on "
-                f"{grid.keys.device}, one row per voxel in the grid's order"
-            )
         return sparse(grid, feats)
 
     def forward(self, x: PlainSparse) -> Tensor:
-        """Return (M, out_channels), rows as in the grid.
-
-        Raises:
-            ShapeError: for a tensor that this network's ``sparse`` has not made.
-            DataError: in training, for a cloud within a single cell of stride 16, which has no statistics.
-        """
-        if not isinstance(x, LevelSparse):
-            raise ShapeError(f"x is a {type(x).__name__}; expected what net.sparse(grid, feats) returns")
+        """Return (M, out_channels) of what ``sparse`` made, rows as in the grid."""
         out, skips = self.stem(x), []
         for i in range(1, 9):
             if i <= 4:

@@ -159,33 +159,18 @@ def batch_of(scenes: Sequence[Scene], voxels: Voxels, generator: torch.Generator
     labels = torch.cat([one.labels for one in scenes])
     if not voxels.strides:
         return Batch(grid, feats, labels, None)
-    maps, links = _joined(scenes)
-    lifted = lift(maps, links, grid).to(dtype=torch.float32)
-    pyramid = SparsePyramid(sorted({1, *voxels.strides}))(lifted)
-    return Batch(grid, feats, labels, pyramid)
-
-
-def _joined(scenes: Sequence[Scene]) -> tuple[Tensor, Links]:
-    """The maps and links of several scenes as those of one cloud."""
-    maps, links = [], []
-    for one in scenes:
-        if one.maps is None or one.links is None:
-            raise ConfigError("this variant reads images and the scene has no maps; give scene() a backbone")
-        maps.append(one.maps)
-        links.append(one.links)
-    if len({(part.image_size, shown.shape[1:]) for part, shown in zip(links, maps, strict=True)}) > 1:
-        raise ConfigError("the scenes have images or maps of different sizes, which do not join: take --batch 1")
-    views = torch.tensor([0, *(part.num_views for part in links)]).cumsum(0).tolist()
-    points = torch.tensor([0, *(part.num_points for part in links)]).cumsum(0).tolist()
-    return torch.cat(maps), Links(
-        torch.cat([part.view + first for part, first in zip(links, views, strict=False)]),
-        torch.cat([part.point + first for part, first in zip(links, points, strict=False)]),
-        torch.cat([part.uv for part in links]),
-        torch.cat([part.z for part in links]),
-        points[-1],
-        views[-1],
-        links[0].image_size,
-    )
+    # per scene: (N, C) features of its points, and which of them an image shows
+    parts = [lift(one.maps, one.links) for one in scenes if one.maps is not None and one.links is not None]
+    seen = torch.cat([valid for _, valid in parts])
+    if len(seen) < len(number):
+        raise ConfigError("this variant reads images and a scene has no maps; give scene() a backbone")
+    shown = torch.cat([own for own, _ in parts]).float()[seen]
+    # the mean over a voxel's seen points: (M, C)
+    voxel = grid.inverse[seen]
+    count = voxel.bincount(minlength=len(grid))
+    means = shown.new_zeros(len(grid), shown.shape[1]).index_add_(0, voxel, shown) / count.clamp_min(1)[:, None]
+    lifted = SparseFeatures(grid.coords, grid.batch, means, count > 0)
+    return Batch(grid, feats, labels, SparsePyramid(sorted({1, *voxels.strides}))(lifted))
 
 
 def _still() -> tuple[Tensor, float, Tensor]:

@@ -38,14 +38,12 @@ class Cloud:
         points: float64 (N, 3), metres.
         labels: int64 (N,), as in the file.
         colours: uint8 (N, 3), or None.
-        normals: float32 (N, 3), or None.
         instances: int64 (N,), or None.
     """
 
     points: Tensor
     labels: Tensor
     colours: Tensor | None = None
-    normals: Tensor | None = None
     instances: Tensor | None = None
 
 
@@ -68,7 +66,7 @@ def scan(name: str, frames: Frames, labels: Path, classes: Mapping[int, int], po
     check = check_cameras(cloud.points, frames.cameras, frames.depth, max_points=_CHECKED)
     if (check.clear and check.best != "camera_to_world") or not check.fits:
         raise DataError(f"{name}: {check}. The verb check shows more")
-    normals = normals_of(cloud.points, frames.cameras) if cloud.normals is None else cloud.normals
+    normals = normals_of(cloud.points, frames.cameras)
     colours = torch.full_like(cloud.points, 128, dtype=torch.uint8) if cloud.colours is None else cloud.colours
     key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     drawn = torch.randperm(len(cloud.points), generator=torch.Generator().manual_seed(key + seed))[:points]
@@ -121,7 +119,7 @@ def _check_instances(instances: Tensor, labels: Tensor, path: Path) -> None:
 def read_cloud(path: Path) -> Cloud:
     """Read points of a ``.npy`` (N, 4 or 5: x, y, z, label, instance) or a ``.ply``.
 
-    Of a ``.ply`` x, y, z, nx, ny, nz, red, green, blue, label and instance are taken, ascii or binary.
+    Of a ``.ply`` x, y, z, red, green, blue, label and instance are taken, ascii or binary.
 
     Raises:
         DataError: if the file has another form, a coordinate is not finite, colours are not 0 ... 255, or labels or
@@ -140,20 +138,16 @@ def read_cloud(path: Path) -> Cloud:
     points, labels = columns("x", "y", "z"), columns("label")
     if points is None or labels is None or not len(points) or not bool(points.isfinite().all()):
         raise DataError(f"{path} has {sorted(table)}; expected finite x, y, z and a label of some points")
-    colours, normals = columns("red", "green", "blue"), columns("nx", "ny", "nz")
-    instances = columns("instance")
+    colours, instances = columns("red", "green", "blue"), columns("instance")
     for what, values in (("colours", colours), ("labels", labels), ("instances", instances)):
         if values is not None and not torch.equal(values, values.long().double()):
-            raise DataError(
-                f"{path}: {what} are not whole numbers, such as {float(values[values != values.long()][0])}"
-            )
+            raise DataError(f"{path}: {what} are not whole numbers")
     if colours is not None and not 0 <= float(colours.min()) <= float(colours.max()) <= 255:
         raise DataError(f"{path}: colours reach {float(colours.max()):g}; expected 0 ... 255")
     return Cloud(
         points,
         labels[:, 0].long(),
         None if colours is None else colours.to(torch.uint8),
-        None if normals is None else normals.float(),
         None if instances is None else instances[:, 0].long(),
     )
 
@@ -210,8 +204,6 @@ def check_names(held_out: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         DataError: naming them.
     """
-    if len(set(held_out)) < len(held_out):
-        raise DataError(f"--held-out names a scene twice: {', '.join(held_out)}")
     if missing := set(held_out) - set(names):
         raise DataError(f"--held-out names {some_of(missing, _SHOWN)}; the tree has {some_of(names, _SHOWN)}")
     if not held_out or set(held_out) == set(names):

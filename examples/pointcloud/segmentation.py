@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from dinoneck.atomic import write_whole
-from dinoneck.points import DecoderInjection, GatedFusion, InjectedUNet, SparseFeatures, VoxelGrid
+from dinoneck.points import DecoderInjection, GatedFusion, SparseFeatures, VoxelGrid
 from dinoneck.weight_files import read_state
 from examples.pointcloud.res16unet import Res16UNet
 
@@ -33,28 +34,13 @@ class Segmenter(nn.Module):
     """
 
     def __init__(
-        self,
-        unet: Res16UNet,
-        classes: int,
-        fusion: GatedFusion | None = None,
-        injection: DecoderInjection | None = None,
+        self, unet: Res16UNet, classes: int, fusion: GatedFusion | None, injection: DecoderInjection | None
     ) -> None:
         super().__init__()
-        self.network: Res16UNet | InjectedUNet = unet
+        self.unet, self.classifier = unet, nn.Linear(unet.out_channels, classes)
+        self.fusion, self.injection = fusion, injection
         if injection is not None:
-            self.network = injection.wrap(unet, {stride: Res16UNet.BLOCKS[stride] for stride in injection.strides})
-        self.fusion = fusion
-        self.classifier = nn.Linear(unet.out_channels, classes)
-
-    @property
-    def unet(self) -> Res16UNet:
-        """The 3D network."""
-        return self.network if isinstance(self.network, Res16UNet) else self.network.get_submodule("unet")  # type: ignore[return-value]
-
-    @property
-    def injection(self) -> DecoderInjection | None:
-        """What is added in the decoder."""
-        return self.network.injection if isinstance(self.network, InjectedUNet) else None
+            injection.attach(unet, {stride: Res16UNet.BLOCKS[stride] for stride in injection.strides})
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -70,25 +56,12 @@ class Segmenter(nn.Module):
             feats: (M, C) of each.
             pyramid: the images' features at ``strides``; None = as if no image had seen anything.
         """
-        x = self.unet.sparse(grid, feats)
-        found: Tensor = self.network(x, pyramid=pyramid) if isinstance(self.network, InjectedUNet) else self.network(x)
+        with nullcontext() if self.injection is None else self.injection.using(pyramid):
+            found: Tensor = self.unet(self.unet.sparse(grid, feats))  # (M, C')
         if self.fusion is not None and pyramid is not None:
             found = self.fusion(found, *pyramid[1].at(grid.coords, grid.batch))
         scores: Tensor = self.classifier(found)
         return scores
-
-    def parts(self) -> dict[str, nn.Module]:
-        """The 3D network, the classifier and what images bring, by name."""
-        parts = {"unet": self.unet, "classifier": self.classifier, "fusion": self.fusion, "injection": self.injection}
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def weights(self) -> dict[str, Tensor]:
-        """All weights by part, named alike whether or not there is an injection."""
-        return {
-            f"{part}.{key}": value
-            for part, module in self.parts().items()
-            for key, value in module.state_dict().items()
-        }
 
     def stats(self) -> dict[str, Any]:
         """What fusion and injection did in the last pass."""
@@ -119,7 +92,7 @@ def build(variant: Variant, *, network: str, in_channels: int, classes: int, c_d
 
 def save_weights(model: Segmenter, path: Path) -> None:
     """Write all weights to a ``.safetensors`` file, whole or not at all."""
-    state = {name: value.detach().cpu().contiguous() for name, value in model.weights().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_whole(path, safetensors.torch.save(state))
 
 
@@ -130,9 +103,8 @@ def load_weights(model: Segmenter, path: Path) -> tuple[str, ...]:
         BackboneError: if the file is missing or holds something else than tensors.
         RuntimeError: naming weights that are missing, unexpected, or of other shapes.
     """
-    state = read_state(path)
+    state, own = read_state(path), model.state_dict()
     held = {name.partition(".")[0] for name in state}
-    for part in sorted(held):
-        own = {name.partition(".")[2]: value for name, value in state.items() if name.startswith(f"{part}.")}
-        model.parts()[part].load_state_dict(own)
-    return tuple(part for part in model.parts() if part not in held)
+    fresh = tuple(name for name, _ in model.named_children() if name not in held)
+    model.load_state_dict({**{name: own[name] for name in own if name.partition(".")[0] in fresh}, **state})
+    return fresh

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points import PlainSparse, VoxelGrid
 from dinoneck.points.keys import AXIS_BITS, REACH, at_stride, decode, encode
 
@@ -104,8 +103,6 @@ class _Convolution(nn.Module):
 
     def convolved(self, feats: Tensor, pairs: Pairs) -> Tensor:
         """Return the output's features: per kernel position gather rows, multiply, add."""
-        if feats.shape[1] != self.weight.shape[-1]:
-            raise ShapeError(f"the voxels have {feats.shape[1]} channels; expected {self.weight.shape[-1]}")
         kernels = self.weight.flatten(1, 3)  # (C_out, k^3, C_in)
         out = feats.new_zeros(pairs.rows, len(kernels))
         for position, source, target in pairs.entries:
@@ -117,16 +114,10 @@ class _Convolution(nn.Module):
 class SubmanifoldConv(_Convolution):
     """A convolution at the occupied voxels: what ``conv3d`` with zeros elsewhere gives, read there. No bias.
 
-    ``weight`` is (C_out, k, k, k, C_in), kernel axes in the order of the coordinates: spconv's own layout.
-
-    Raises:
-        ConfigError: for an even ``kernel_size``, or 1.
-        ShapeError: if channels do not fit.
+    ``weight`` is (C_out, k, k, k, C_in), k odd, kernel axes in the order of the coordinates: spconv's own layout.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel_size: int = 3) -> None:
-        if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ConfigError(f"kernel_size is {kernel_size}; expected an odd number, 3 or more")
         super().__init__(c_in, c_out, kernel_size)
 
     def forward(self, x: LevelSparse) -> LevelSparse:
@@ -147,22 +138,13 @@ class DownConv(_Convolution):
 
 
 class UpConv(_Convolution):
-    """The way back: the transposed convolution, read at the voxels that were there.
-
-    Raises:
-        ShapeError: if the finer tensor is not one that the coarse one was made from.
-    """
+    """The way back: the transposed convolution, read at the voxels that were there."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 2)
 
     def forward(self, x: LevelSparse, finer: LevelSparse) -> LevelSparse:
         """Return features on the voxels of ``finer``."""
-        level, pairs = finer.level.coarser
-        if level is not x.level:
-            raise ShapeError(
-                f"{len(x.feats)} cells of stride {x.level.stride} do not come from these {len(finer.feats)} of stride "
-                f"{finer.level.stride}; pass the tensor that DownConv was given"
-            )
+        _, pairs = finer.level.coarser  # x is on these cells: DownConv made it of ``finer``
         back = Pairs(len(finer.feats), [(position, cell, rows) for position, rows, cell in pairs.entries])
         return replace(finer, feats=self.convolved(x.feats, back))

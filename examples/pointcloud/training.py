@@ -24,7 +24,6 @@ from examples.pointcloud.training_plan import Plan, Rooms, misled, model_of
 WEIGHTS, RESULT = "weights.safetensors", "result.json"
 WARMUP = 0.1  # of all steps
 CLIP = 5.0
-_EVERY = 20  # steps between two lines of the log
 _logger = logging.getLogger("examples.pointcloud")
 
 
@@ -47,7 +46,7 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     torch.manual_seed(plan.seed)
     model, voxels = model_of(plan, rooms)
     rooms = misled(rooms) if plan.wrong_images else rooms
-    fresh = tuple(model.parts()) if load_from is None else load_weights(model, load_from)
+    fresh = tuple(name for name, _ in model.named_children()) if load_from is None else load_weights(model, load_from)
     model.to(device)
     untrained = measure(model, voxels, rooms.test, plan.names)
     losses = learn(model, voxels, rooms.train, plan)
@@ -57,7 +56,7 @@ def train(plan: Plan, rooms: Rooms, out: Path, load_from: Path | None = None, de
     result = {
         "plan": plan.to_json(),
         "fresh": list(fresh),
-        "parameters": {name: sum(map(Tensor.numel, part.parameters())) for name, part in model.parts().items()},
+        "parameters": {name: sum(map(Tensor.numel, part.parameters())) for name, part in model.named_children()},
         "untrained": untrained,
         "test": found,
         "loss": {"first": losses[0], "last": sum(losses[-10:]) / len(losses[-10:])},
@@ -96,8 +95,6 @@ def learn(model: Segmenter, voxels: Voxels, scenes: tuple[Scene, ...], plan: Pla
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         schedule.step()
-        if (step + 1) % _EVERY == 0:
-            _logger.info("%s step %d of %d: loss %.3f", plan.variant, step + 1, plan.steps, losses[-1])
     return losses
 
 

@@ -37,7 +37,8 @@ def inserted(path: Path, before: str, line: str) -> None:
     path.write_text(text.replace(before, f"{before}    {line}\n", 1))
 
 
-@pytest.mark.parametrize("arguments", [USE, pytest.param(BATTERY, marks=pytest.mark.slow)], ids=["use", "contract"])
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [USE, BATTERY], ids=["use", "contract"])
 def test_one_file_and_three_lines(arguments: list[str], tmp_path: Path) -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     (source,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)

@@ -25,7 +25,11 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # a block, and what it prints where the page shows it: "..." stands for anything
 SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?', re.DOTALL | re.MULTILINE)
-SLOW_PAGES = {"docs/how-to/export.md"}  # these run in the second tier
+SLOW_PAGES = {  # these run in the second tier; tests of the same verbs and calls run in the first
+    *("docs/how-to/choose-layers.md", "docs/how-to/export.md", "docs/how-to/fine-tune.md", "docs/how-to/pictures.md"),
+    *("docs/tutorials/classify.md", "docs/tutorials/detect.md", "docs/tutorials/segment.md"),
+    *("docs/how-to/detectors.md", "docs/tutorials/point-cloud.md", "examples/biomass/README.md"),
+}
 HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback
 # packages of the test extra that no test needs: without them a page is skipped from the block on that imports them
 OPTIONAL = {"accelerate", "lightning", "prometheus_client", "segmentation_models_pytorch", "sklearn", "supervision"}

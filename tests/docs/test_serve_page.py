@@ -98,6 +98,7 @@ def post(path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         return Reply(response.status, response.read(), {})
 
 
+@pytest.mark.slow
 @needs_service
 def test_the_proxy_of_the_page_guards_the_service(tmp_path: Path) -> None:
     """The service has one slot; what nginx keeps away from it does not take the slot."""

@@ -8,34 +8,122 @@
   configuration and tensors predicts. If nothing that a prediction depends on was changed (:data:`INERT`), this is
   also the prediction of the original file, from tokens and from an image. A digest is not a signature: who
   writes another configuration or other weights and computes a valid digest has written a sound file of another head.
-* **silent**: it loads and is not harmless.
-* **uncaught**: anything but a ``CheckpointError`` while it is read, or but a ``DinoneckError`` while it predicts.
-* **slow**, **large**: more than 2 s of processor time, or more than 96 MiB of memory.
+* Anything else is a **fault**, a sentence: it loads and is not harmless; another error than a ``CheckpointError``
+  while it is read, or than a ``DinoneckError`` while it predicts; more than 2 s of processor time; more than 96 MiB.
 
-Of damage that leaves the digest as it was, every file that loads and is not a sound file byte for byte is *silent*:
+Of damage that leaves the digest as it was, every file that loads and is not a sound file byte for byte is a fault:
 no byte of a head file is free.
 """
 
 from __future__ import annotations
 
+import functools
 import resource
-import signal
+import tempfile
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import safetensors.torch
 import torch
-from tests.faults import signed, subjects
+from tests import kit
+from tests.faults import signed
 from torch import Tensor, nn
 
-from dinoneck import CheckpointError, HeadCheckpoint
+import dinoneck
+from dinoneck import CheckpointError, DinoneckError, HeadCheckpoint, PatchMeanHead, PatchMeanMLP, TargetTransform, Task
 from dinoneck.checkpoint import read_header
-from dinoneck.errors import DinoneckError
 
-REFUSED, HARMLESS, SILENT, UNCAUGHT, SLOW, LARGE = "refused", "harmless", "silent", "uncaught", "slow", "large"
+METRICS = {"R2": 0.75, "R2 over folds": {"mean": 0.7, "sd": 0.05}}
+DATA = {"name": "pasture", "revision": "2024-10"}
+TRAINING = {"seed": 7, "folds": 5, "fold": 0, "epochs": 40, "data": DATA, "metrics": METRICS}
+TOTAL = Task("total", unit="g", minimum=0.0, transform=TargetTransform(area=0.25, log1p=True, mean=2.0, std=0.5))
+SHARES = Task("shares", dim=3, kind="ratio", labels=("clover", "dead", "grün"))
+CLASSES = Task("kind", dim=3, kind="classification", labels=("a", "b", "c"))
+
+
+def recorded(head: nn.Module, layers: list[int]) -> HeadCheckpoint:
+    """A head with everything that a file can record."""
+    backbone = kit.backbone(layers=layers)
+    preprocess = backbone.preprocess.changed(size=(32, 64), resize="crop", blur=5)
+    records = {"training": TRAINING, "license": "Apache-2.0", "tta": "flip4", "extra": {"note": ["spring", 1, None]}}
+    return HeadCheckpoint.from_module(head, backbone=backbone, preprocess=preprocess, **records)
+
+
+def ensemble() -> dinoneck.HeadEnsemble:
+    members = [PatchMeanHead(64, [TOTAL], hidden_dim=width).eval() for width in (1, 2)]
+    return dinoneck.HeadEnsemble.from_heads(members, weights=[1.0, 3.0])
+
+
+def with_lora() -> HeadCheckpoint:
+    backbone = kit.backbone().add_lora(rank=1)
+    for parameter in backbone.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.1)
+    return HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total")], hidden_dim=2), backbone=backbone)
+
+
+FPN = {"layer_indices": (1, 3), "fpn_dim": 4, "num_levels": 2}
+PYRAMID = {"type": "simple_pyramid", "out_channels": 4, "scales": [1.0, 0.5]}
+DENSE = [TOTAL, Task("cover", kind="dense")]
+MADE: dict[str, Callable[[], HeadCheckpoint]] = {
+    "smallest": lambda: HeadCheckpoint.from_module(PatchMeanMLP(2, 1, 1)),
+    "all records": lambda: recorded(PatchMeanHead(64, [TOTAL, SHARES], hidden_dim=2), [2]),
+    "fpn": lambda: recorded(dinoneck.FPNHead(64, DENSE, num_layers=2, **FPN), [1, 3]),
+    "cls_gating": lambda: recorded(dinoneck.CLSGatingHead(64, [TOTAL, CLASSES], mode="query", hidden_dim=2), [5]),
+    "ensemble": lambda: recorded(ensemble(), [5]),
+    "LoRA": with_lora,
+    "pyramid": lambda: HeadCheckpoint.from_module(dinoneck.PyramidHead(8, [TOTAL], neck=PYRAMID)),
+}
+
+
+@functools.cache
+def files() -> dict[str, bytes]:
+    """Return name -> the bytes of a sound head file; the same bytes in every process."""
+    made = {}
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for name, make in MADE.items():
+            make().save(Path(folder, "head"))
+            made[name] = Path(folder, "head").read_bytes()
+    return made
+
+
+@functools.cache
+def _tokens(width: int, layers: tuple[int, ...] | None, count: int) -> dinoneck.Tokens:
+    """(B, 3 + 2 * 4, D) per layer, always the same; their source is unknown."""
+    values = [torch.sin(torch.arange(2 * 11 * width) * (1.0 + i)).reshape(2, 11, width) for i in range(count)]
+    return kit.tokens_from(values, 2, 4, 3, layers=layers)
+
+
+def predict(module: nn.Module) -> dict[str, Tensor]:
+    """What a module predicts from fixed tokens of its own width, or from a fixed (2, 4, 2) tensor."""
+    with torch.no_grad():
+        if isinstance(module, PatchMeanMLP):
+            return {"": module(torch.sin(torch.arange(16.0)).reshape(2, 4, 2))}
+        layers = getattr(module, "layer_indices", None)
+        count = getattr(module, "num_layers", None) or 1
+        return dict(module.predict(_tokens(module.embed_dim, layers and tuple(layers), count)))
+
+
+@functools.cache
+def _pairing() -> tuple[Any, Tensor]:
+    return kit.backbone(), kit.images(1, 32, 64)
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """What a Predictor of this file returns for a fixed image."""
+    backbone, image = _pairing()
+    return [
+        {key: np.asarray(value).tolist() for key, value in row.items()}
+        for row in dinoneck.Predictor(path, backbone)(image)
+    ]
+
+
+REFUSED, NOTICED, HARMLESS = OUTCOMES = ("refused", "noticed", "harmless")
 STEPS = ("file", "header", "json", "schema", "registry", "config", "tensors", "digest", "finite", "pairing")
 SECONDS, KIB, LONGEST = 2.0, 96 << 10, 2200
 INERT = frozenset({"created_by", "extra", "license", "training"})
@@ -43,200 +131,103 @@ INERT = frozenset({"created_by", "extra", "license", "training"})
 _RESTATED = ("head_type", "config", "tasks", "inputs", "training", "license", "tta", "extra")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What came of one file: a kind, the step that refused it, and the reason."""
-
-    kind: str
-    step: str = ""
-    why: str = ""
-
-    @property
-    def bad(self) -> bool:
-        """Whether this is a fault of the reader."""
-        return self.kind not in (REFUSED, HARMLESS)
-
-
-class TooLong(BaseException):
-    """Not an Exception: a reader that catches everything must not swallow it."""
-
-
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """End what takes more processor time than this."""
-
-    def end(*_: object) -> None:
-        raise TooLong
-
-    before = signal.signal(signal.SIGVTALRM, end)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
 def _memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Judge:
-    """Judges files that were made from sound ones.
-
-    Args:
-        folder: where the file under judgement is written.
-    """
+    """Judges files that were made from sound ones; ``folder`` is where the file under judgement is written."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "head.safetensors"
-        self.known = {raw: name for name, raw in subjects.files().items()}
         self._original: dict[str, tuple[dict[str, Tensor], list[dict[str, Any]] | None]] = {}
 
     def original(self, name: str) -> tuple[dict[str, Tensor], list[dict[str, Any]] | None]:
         """What a sound file predicts: from tokens, and from an image if it names the built-in backbone."""
         if name not in self._original:
-            self.path.write_bytes(subjects.files()[name])
+            self.path.write_bytes(files()[name])
             head = HeadCheckpoint.load(self.path)
-            record = head.meta["backbone"]
-            rows = subjects.rows(self.path) if record and not head.adapter_state else None
-            self._original[name] = subjects.predict(head.build(check_backbone=False)), rows
+            rows = rows_of(self.path) if head.meta["backbone"] and not head.adapter_state else None
+            self._original[name] = predict(head.build(check_backbone=False)), rows
         return self._original[name]
 
-    def damaged(self, content: bytes, both: bool = True) -> Verdict:
-        """Judge a file whose digest was left alone; ``both``: ``read_header`` has to agree."""
-        return self._limited(content, None, frozenset(), both)
-
-    def forged(self, content: bytes, name: str, changed: frozenset[str]) -> Verdict:
-        """Judge a file with a valid digest.
+    def verdict(self, content: bytes, name: str | None = None, changed: frozenset[str] = frozenset()) -> str:
+        """Judge a file whose digest was left alone, or one with a valid digest.
 
         Args:
             content: the file.
-            name: of the sound file that it was made from.
+            name: of the sound file that a file with a valid digest was made from.
             changed: the top-level keys that differ.
         """
-        self.original(name)
-        return self._limited(content, name, changed)
-
-    def _limited(self, content: bytes, name: str | None, changed: frozenset[str], both: bool = True) -> Verdict:
+        if name is not None:
+            self.original(name)
         self.path.write_bytes(content)
-        before = _memory()
+        seconds, memory = time.process_time(), _memory()
         try:
-            with limited(SECONDS), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                verdict = self._verdict(content, name, changed, both)
-        except TooLong:
-            return Verdict(SLOW, why=f"more than {SECONDS:g} s")
-        if (grown := _memory() - before) > KIB:
-            return Verdict(LARGE, why=f"{grown} KiB more memory")
-        return verdict
+                found = self._read(content, name, changed)
+        except Exception as error:  # whatever escapes is what is looked for
+            return f"{type(error).__name__}: {str(error)[:200]}"
+        seconds, memory = time.process_time() - seconds, _memory() - memory
+        return found if seconds <= SECONDS and memory <= KIB else f"it takes {seconds:.1f} s and {memory} KiB"
 
-    def _verdict(self, content: bytes, name: str | None, changed: frozenset[str], both: bool) -> Verdict:
+    def _read(self, content: bytes, name: str | None, changed: frozenset[str]) -> str:
         step = None
         try:
-            try:
-                _ = both and read_header(self.path)
-            except CheckpointError as error:
-                step = error.step
+            read_header(self.path)
+        except CheckpointError as error:
+            step = error.step
+        try:
             head = HeadCheckpoint.load(self.path)
             module = head.build(check_backbone=False)
         except CheckpointError as error:
             if step not in (None, error.step):
-                return Verdict(SILENT, why=f"read_header refuses by {step}, load by {error.step}")
+                return f"read_header refuses by {step}, load by {error.step}"
             return _refusal(error)
-        except Exception as error:  # whatever escapes is what is looked for
-            return Verdict(UNCAUGHT, why=f"{type(error).__name__}: {str(error)[:200]}")
         if step is not None:
-            return Verdict(SILENT, why=f"read_header refuses by {step}, load accepts")
-        try:
-            if name is None:
-                why = self._as_known(content, module)
-            else:
-                why = self._misstated(head, module, content, changed) or self._mispredicted(
-                    module, content, name, changed
-                )
-        except Exception as error:
-            return Verdict(UNCAUGHT, why=f"of a loaded head: {type(error).__name__}: {str(error)[:200]}")
-        return Verdict(SILENT, why=why) if why else Verdict(HARMLESS)
+            return f"read_header refuses by {step}, load accepts"
+        if name is None:
+            return HARMLESS if content in files().values() else "it loads with other bytes"
+        misstated = self._misstated(head, module, content)
+        return misstated or self._mispredicted(module, content, name, inert=changed <= INERT) or HARMLESS
 
-    def _as_known(self, content: bytes, module: nn.Module) -> str:
-        if content not in self.known:
-            return "it loads with other bytes"
-        wanted = self._original[self.known[content]][0] if self.known[content] in self._original else None
-        return "it predicts something else" if wanted and not same(subjects.predict(module), wanted) else ""
-
-    def _misstated(self, head: HeadCheckpoint, module: nn.Module, content: bytes, changed: frozenset[str]) -> str:
+    def _misstated(self, head: HeadCheckpoint, module: nn.Module, content: bytes) -> str:
         """Compare what was loaded with the file, and with the module's own description."""
-        if signed.canonical(head.meta) != signed.canonical(signed.read(content).meta):
+        if signed.canonical(head.meta) != signed.canonical(signed.read(content)[0]):
             return "the metadata is not the file's"
         records = {key: head.meta[key] for key in ("training", "license", "extra")}
         records["tta"] = (head.meta["tta"] or {"ops": None})["ops"]
-        try:
-            again = HeadCheckpoint.from_module(module, preprocess=head.meta["inputs"], **records).meta
-        except DinoneckError as error:
-            return f"it cannot be described again: {error}"
+        again = HeadCheckpoint.from_module(module, preprocess=head.meta["inputs"], **records).meta
         for key in _RESTATED:
-            if not alike(again[key], head.meta[key]):
+            if again[key] != head.meta[key]:
                 return f"{key} of what was loaded is {str(again[key])[:100]}"
         listed = [row for row in head.meta["tensors"] if not row[0].startswith("adapter/")]
         return "" if again["tensors"] == listed else "its tensors are others"
 
-    def _mispredicted(self, module: nn.Module, content: bytes, name: str, changed: frozenset[str]) -> str:
+    def _mispredicted(self, module: nn.Module, content: bytes, name: str, inert: bool) -> str:
         """Compare predictions with those of a head made by hand, and with the original's."""
         tokens, rows = self._original[name]
         try:
-            found = subjects.predict(module)
-        except DinoneckError:  # a head of another geometry than the fixed tokens
-            return "it no longer predicts" if changed <= INERT else ""
-        if not same(found, subjects.predict(by_hand(module, content))):
-            return "it predicts something else than a head made from its configuration and tensors"
-        if changed <= INERT and not same(found, tokens):
-            return "it predicts something else than the original"
-        if rows is None:
-            return ""
-        try:
-            seen = subjects.rows(self.path)
-        except DinoneckError:
-            return "Predictor refuses it" if changed <= INERT else ""
-        return "Predictor predicts something else than the original" if changed <= INERT and seen != rows else ""
+            found = predict(module)
+            if not kit.same(found, predict(by_hand(module, content))):
+                return "it predicts something else than a head made from its configuration and tensors"
+            seen = None if rows is None else rows_of(self.path)
+        except DinoneckError as error:  # a head of another geometry than the fixed tokens, or of another backbone
+            return f"it no longer predicts: {error}" if inert else ""
+        changed = inert and not (kit.same(found, tokens) and seen == rows)
+        return "it predicts something else than the original" if changed else ""
 
 
-def _refusal(error: CheckpointError) -> Verdict:
+def _refusal(error: CheckpointError) -> str:
     text = str(error)
-    if error.step not in STEPS:
-        return Verdict(SILENT, why=f"refused by an unknown step {error.step!r}: {text[:200]}")
-    if len(text) > LONGEST or not text.isprintable():
-        return Verdict(SILENT, why=f"not one printable line of at most {LONGEST} characters: {text[:100]!r}")
-    return Verdict(REFUSED, error.step, text)
+    sound = error.step in STEPS and len(text) <= LONGEST and text.isprintable()
+    return REFUSED if sound else f"it is refused by {error.step!r}, or not in one printable line: {text[:100]!r}"
 
 
 def by_hand(module: nn.Module, content: bytes) -> nn.Module:
     """The head that a file states: the class called with the file's configuration, the file's tensors copied in."""
-    stated = signed.read(content)
-    made: nn.Module = type(module).from_config(stated.meta["config"])  # type: ignore[attr-defined]
-    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-             "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}  # fmt: skip
-    state = {
-        row[0]: torch.frombuffer(bytearray(stated.chunks[row[0]]), dtype=kinds[row[1]]).reshape(row[2])
-        for row in stated.meta["tensors"]
-        if not row[0].startswith("adapter/")
-    }
-    made.load_state_dict(state, strict=True, assign=True)
+    made: nn.Module = type(module).from_config(signed.read(content)[0]["config"])
+    state = safetensors.torch.load(content)
+    made.load_state_dict({key: value for key, value in state.items() if not key.startswith("adapter/")}, assign=True)
     return made.eval()
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether two predictions are equal bit for bit."""
-    return one.keys() == other.keys() and all(
-        one[key].shape == other[key].shape and torch.allclose(one[key], other[key], rtol=0, atol=0, equal_nan=True)
-        for key in one
-    )
-
-
-def alike(one: Any, other: Any) -> bool:
-    """Whether two records are equal; a whole number and a float of its value are, true and 1 are not."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(alike, one, other))
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

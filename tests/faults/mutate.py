@@ -1,171 +1,91 @@
-"""Random damage to the bytes of sound head files, and every single bit and length of the smallest one.
+"""Random damage to the bytes of sound head files, every bit and length of the smallest one, and files of other formats.
 
-The digest is left alone, so that no damaged file may load. Each mutation follows from its seed file and its number.
+The digest is left alone, so that no damaged file may load. Each mutation follows from its number.
 """
 
 from __future__ import annotations
 
-import random
-import tempfile
-from collections.abc import Callable, Iterator
+import gzip
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-from tests.faults import signed, subjects
-from tests.faults.forge import Report
-from tests.faults.judge import Judge
+import torch
+from tests.faults import signed
+from tests.faults.judge import MADE, REFUSED, Judge, files
 
-WEIGHTS = {"smallest": 6, "patch_mean with all records": 2, "ensemble": 2, "LoRA": 1, "cls_gating": 1}
-"""How often each sound file is damaged; what is quick to read more often."""
-SPELLINGS = (
-    b" ",
-    b"\n",
-    b"0",
-    b"1",
-    b"[]",
-    b"{}",
-    b",",
-    b'"',
-    b"null",
-    b"true",
-    b"1e9",
-    b"\\u0000",
-    b"\xc3\xa9",
-    b"\xff",
-)
-Damage = Callable[[Random, bytes], bytes]
+MUTATIONS = 150_000  # of every file
+JSON = (b" ", b"\n", b"0", b"1", b"[]", b"{}", b",", b'"', b"null", b"true", b"1e9", b"\\u0000", b"\xc3\xa9", b"\xff")
 
 
-def _place(rng: Random, content: bytes) -> int:
+def place(rng: Random, content: bytes) -> int:
     """Anywhere; more often in the length, in the header, or at the edge between header and tensors."""
-    body = min(signed.body_at(content), len(content))
-    first, last = rng.choice(
-        ((0, len(content)), (0, 8), (8, body), (8, body), (body - 8, body + 8), (body, len(content)))
-    )
-    return max(0, min(rng.randrange(first, max(first + 1, last)), len(content) - 1))
+    body, end = min(signed.body_at(content), len(content)), len(content)
+    first, last = rng.choice(((0, end), (0, 8), (8, body), (8, body), (body - 8, body + 8), (body, end)))
+    return max(0, min(rng.randrange(first, max(first + 1, last)), end))
 
 
-def _size(rng: Random) -> int:
-    return rng.choice((1, 1, 1, 2, 4, 8, 8, 64, rng.randrange(1, 4096)))
+def damaged(rng: Random, content: bytes) -> bytes:
+    """Put nothing, noise, zeros, JSON, or a part of a sound file in the place of nothing, a piece, or all that follows.
 
-
-def flip(rng: Random, content: bytes) -> bytes:
-    """Turn over one bit, or several."""
-    data = bytearray(content)
-    for _ in range(rng.choice((1, 1, 1, 2, 8))):
-        data[_place(rng, content)] ^= 1 << rng.randrange(8)
-    return bytes(data)
-
-
-def replace(rng: Random, content: bytes) -> bytes:
-    """Put a digit or letter in the place of another one of the header, or a random byte anywhere."""
-    place = _place(rng, content)
-    signs = next(
-        (kind for kind in (b"0123456789", b"abcdefghijklmnopqrstuvwxyz") if content[place] in kind), bytes(range(256))
-    )
-    return content[:place] + bytes([rng.choice(signs)]) + content[place + 1 :]
-
-
-def insert(rng: Random, content: bytes) -> bytes:
-    """Add noise, zeros, JSON, or a piece of the file itself, and often correct the header's length."""
-    place, size = _place(rng, content), _size(rng)
-    new = rng.choice((rng.randbytes(size), bytes(size), rng.choice(SPELLINGS), content[place : place + size]))
-    return _measured(rng, content, content[:place] + new + content[place:])
-
-
-def delete(rng: Random, content: bytes) -> bytes:
-    """Take bytes out, and often correct the header's length."""
-    place = _place(rng, content)
-    return _measured(rng, content, content[:place] + content[place + _size(rng) :])
-
-
-def swap(rng: Random, content: bytes) -> bytes:
-    """Exchange two pieces of equal size."""
-    size = rng.choice((1, 2, 4, 4, 8, 16, 64))
-    one, other = sorted((_place(rng, content), _place(rng, content)))
-    if one + size > other or other + size > len(content):
-        return flip(rng, content)
-    a, b = content[one : one + size], content[other : other + size]
-    return content[:one] + b + content[one + size : other] + a + content[other + size :]
-
-
-def truncate(rng: Random, content: bytes) -> bytes:
-    """Cut off the end, or the beginning."""
-    cut = rng.choice((_place(rng, content), _place(rng, content) // 8 * 8))
-    return content[:cut] if rng.random() < 0.9 else content[cut + 1 :]
-
-
-def append(rng: Random, content: bytes) -> bytes:
-    """Add something behind the file."""
-    return content + rng.choice((bytes(_size(rng)), rng.randbytes(_size(rng)), content, b"\n", b" " * 8))
-
-
-def splice(rng: Random, content: bytes) -> bytes:
-    """Put a part of another sound file in: its end, its tensors, its header, or a piece."""
-    other = rng.choice([raw for raw in subjects.files().values() if raw != content])
-    place, size = _place(rng, content), _size(rng)
-    body, others = signed.body_at(content), signed.body_at(other)
-    return rng.choice((
-        content[:place] + other[place:],
-        content[:body] + other[others:],
-        other[:others] + content[body:],
-        content[:place] + other[place : place + size] + content[place + size :],
-    ))  # fmt: skip
-
-
-def several(rng: Random, content: bytes) -> bytes:
-    """Two or three kinds of damage, one after the other."""
-    for _ in range(rng.choice((2, 3))):
-        content = rng.choice(list(KINDS.values())[:-1])(rng, content) or b"\0"
+    This happens up to three times; in two of three cases the header's announced length follows.
+    """
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        body, begin = signed.body_at(content), place(rng, content)
+        size, other = rng.choice((1, 1, 2, 4, 8, 64, 4096)), rng.choice(list(files().values()))
+        parts = (other[begin : begin + size], other[begin:], other[signed.body_at(other) :])
+        new = rng.choice((b"", rng.randbytes(size), bytes(size), rng.choice(JSON), *parts))
+        end = begin + rng.choice((0, 1, 1, len(new), size, len(content)))
+        changed = content[:begin] + new + content[end:]
+        if begin >= 8 and rng.random() < 0.67:
+            length = body - 8 + len(changed) - len(content) & (1 << 64) - 1
+            changed = length.to_bytes(8, "little") + changed[8:]
+        content = changed
     return content
 
 
-KINDS: dict[str, Damage] = {
-    each.__name__: each for each in (flip, replace, insert, delete, swap, truncate, append, splice, several)
-}
-
-
-def _measured(rng: Random, old: bytes, new: bytes) -> bytes:
-    """In two of three cases the header's announced length follows what was inserted or taken out."""
-    if len(new) < 8 or rng.random() < 0.33:
-        return new
-    return (signed.body_at(old) - 8 + len(new) - len(old) & (1 << 64) - 1).to_bytes(8, "little") + new[8:]
-
-
-def mutations(count: int, seed: int = 0) -> Iterator[tuple[str, str, bytes]]:
-    """So many (name, kind, file); files that the damage left sound are not among them."""
-    sound, names, kinds = subjects.files(), list(WEIGHTS), list(KINDS)
-    known, made, number = set(sound.values()), 0, 0
-    while made < count:
-        number += 1
-        rng = random.Random(f"{seed}/{number}")
-        name, kind = rng.choices(names, list(WEIGHTS.values()))[0], kinds[number % len(kinds)]
-        content = KINDS[kind](rng, sound[name])
-        if content not in known:
-            made += 1
-            yield f"{kind} of {name}, seed {seed}/{number}", kind, content
-
-
-def campaign(folder: Path, count: int, seed: int = 0) -> dict[str, Report]:
-    """Judge so many mutations; a report per kind of damage. ``read_header`` is asked about every fourth as well."""
-    judge, reports = Judge(folder), {kind: Report() for kind in KINDS}
-    for number, (name, kind, content) in enumerate(mutations(count, seed)):
-        reports[kind].add(name, judge.damaged(content, both=number % 4 == 0))
-    return reports
-
-
-def part(count: int, seed: int) -> dict[str, Report]:
-    """A campaign in a folder of its own; for a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        return campaign(Path(folder), count, seed)
-
-
-def every_bit(folder: Path, every: int = 1) -> Report:
-    """Every n-th bit of the smallest file turned over, and every n-th length it can be cut to."""
-    judge, report, content = Judge(folder), Report(), subjects.files()["smallest"]
+def bits(every: int) -> Iterator[tuple[str, bytes]]:
+    """Every n-th bit of the smallest file turned over, and every n-th length that it can be cut to."""
+    content = files()["smallest"]
     for bit in range(0, 8 * len(content), every):
-        flipped = content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
-        report.add(f"bit {bit % 8} of byte {bit // 8}", judge.damaged(flipped))
+        yield f"bit {bit}", content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
     for length in range(0, len(content), every):
-        report.add(f"cut to {length} bytes", judge.damaged(content[:length]))
-    return report
+        yield f"length {length}", content[:length]
+
+
+def others(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Files of other formats, a bomb, and headers that announce or nest too much."""
+    sound, saved = files()["smallest"], io.BytesIO()
+    torch.save({"weight": torch.zeros(2)}, saved)
+    evil = f"cos\nmkdir\n(S'{folder}/run'\ntR.".encode()  # a pickle that makes a folder when it is loaded
+    lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a" * 16 + b"\nsize 80496\n"
+    page, bomb = b"<!DOCTYPE html>\n<html>404</html>\n", gzip.compress(bytes(64 << 20), 1)
+    formats = {"pickle": evil, "torch.save": saved.getvalue(), "LFS": lfs, "web page": page, "gzip": bomb}
+    yield from formats.items()
+    for length in (0, 1, 10_000, (1 << 20) + 1, 101_000_000, 1 << 32, (1 << 53) + 1, 1 << 63, (1 << 64) - 8):
+        yield f"header of {length} bytes", length.to_bytes(8, "little") + sound[8:]
+    nested = "[" * 100_000, '{"a":' * 100_000 + "0" + "}" * 100_000
+    for text in (*nested, "[]", "3", '{"__metadata__":{"dinoneck":"{}"}}'):
+        yield f"header {text[:40]}", signed.framed(text)
+    for code in ("utf-16", "utf-32", "utf-8-sig"):
+        text = sound[8 : signed.body_at(sound)].decode().encode(code)
+        yield code, len(text).to_bytes(8, "little") + text + sound[signed.body_at(sound) :]
+
+
+MODES = (*MADE, "every bit and length of the smallest", "another format")
+
+
+def outcomes(mode: str, share: float, folder: Path) -> Iterator[str]:
+    """Judge random damage of one file, or a share of the bits, or other formats; sound files are not among them."""
+    if mode in MADE:
+        sound, count = files()[mode], round(share * MUTATIONS)
+        cases = ((f"number {number}", damaged(Random(number), sound)) for number in range(count))
+    else:
+        cases = others(folder) if mode == "another format" else bits(max(1, round(1 / share)))
+    judge, known = Judge(folder), set(files().values())
+    for case, content in cases:
+        if content not in known:
+            verdict = judge.verdict(content)
+            verdict = "what it holds was run" if (folder / "run").exists() else verdict
+            yield verdict if verdict == REFUSED else f"{case}: {verdict}"

@@ -14,7 +14,6 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,25 +24,12 @@ from dinoneck import HeadCheckpoint
 Meta = dict[str, Any]
 Change = Callable[[Meta, dict[str, Tensor]], object]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-TWICE, RAW = "\ue000", "\ue001"
+TWICE, RAW = "\ue000", "\ue001"  # a second key of this name; a value that is spelled as exactly the text behind it
 _RAW = re.compile(rf'"{RAW}((?:[^"\\]|\\.)*)"')
 
 
-@dataclass(frozen=True)
-class Content:
-    """Metadata and the bytes of every tensor by its name, in file order."""
-
-    meta: Meta
-    chunks: dict[str, bytes]
-
-
-def raw(text: str) -> str:
-    """A value that is spelled as exactly this JSON text: ``NaN``, or a thousand brackets."""
-    return RAW + text
-
-
 def canonical(value: Any) -> str:
-    """One line of JSON with sorted keys; a key that ends in ``TWICE`` is a second one of its name."""
+    """One line of JSON with sorted keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return _RAW.sub(lambda match: str(json.loads(f'"{match[1]}"')), text.replace(TWICE, ""))
 
@@ -62,13 +48,7 @@ def framed(text: str, body: bytes = b"") -> bytes:
 
 
 def write(meta: Meta, chunks: dict[str, bytes], *, sign: bool = True) -> bytes:
-    """The file of this content.
-
-    Args:
-        meta: the metadata; the list of tensors in it may be anything.
-        chunks: written in this order.
-        sign: put the valid digest in; else the one in ``meta`` stays.
-    """
+    """The file of this metadata and these tensors; with ``sign`` the digest is the valid one, else that of ``meta``."""
     meta = {**meta, "digest": digest(meta, chunks)} if sign and "digest" in meta else meta
     header: Meta = {"__metadata__": {"dinoneck": canonical(meta)}}
     offset = 0
@@ -90,37 +70,19 @@ def body_at(content: bytes) -> int:
     return 8 + int.from_bytes(content[:8], "little")
 
 
-def read(content: bytes) -> Content:
-    """Read a file that is known to be sound."""
+def read(content: bytes) -> tuple[Meta, dict[str, bytes]]:
+    """The metadata of a sound file, and the bytes of every tensor by its name, in file order."""
     header = json.loads(content[8 : body_at(content)])
     meta = json.loads(header["__metadata__"]["dinoneck"])
-    body, chunks = content[body_at(content) :], {}
-    for name, *_ in meta["tensors"]:
-        begin, end = header[name]["data_offsets"]
-        chunks[name] = body[begin:end]
-    return Content(meta, chunks)
-
-
-def content_of(head: HeadCheckpoint) -> tuple[Meta, dict[str, Tensor]]:
-    """Copies of a checkpoint's metadata and of all its tensors, LoRA's under ``adapter/``."""
-    adapter = {f"adapter/{key}": value for key, value in head.adapter_state.items()}
-    return copy.deepcopy(head.meta), {key: value.clone() for key, value in (head.state_dict | adapter).items()}
-
-
-def written(meta: Meta, state: dict[str, Tensor], *, sign: bool = True) -> bytes:
-    """The file of this metadata and of the tensors that it lists."""
-    rows = meta["tensors"] if isinstance(meta.get("tensors"), list) else []
-    listed = [row[0] for row in rows if isinstance(row, list) and row and isinstance(row[0], str) and row[0] in state]
-    return write(meta, {name: bytes_of(state[name]) for name in listed}, sign=sign)
+    places = {name: header[name]["data_offsets"] for name, *_ in meta["tensors"]}
+    body = content[body_at(content) :]
+    return meta, {name: body[begin:end] for name, (begin, end) in places.items()}
 
 
 def forged(head: HeadCheckpoint, change: Change, *, sign: bool = True) -> bytes:
-    """The file of a checkpoint after ``change(meta, state)``."""
-    meta, state = content_of(head)
+    """The file of a checkpoint without an adapter after ``change(meta, state)``."""
+    meta, state = copy.deepcopy(head.meta), {key: value.clone() for key, value in head.state_dict.items()}
     change(meta, state)
-    return written(meta, state, sign=sign)
-
-
-def bytes_of(value: Tensor) -> bytes:
-    """The bytes of a tensor in row-major order."""
-    return value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    rows = [row[0] for row in meta["tensors"] if row[0] in state]
+    chunks = {name: state[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for name in rows}
+    return write(meta, chunks, sign=sign)

@@ -164,7 +164,7 @@ MODULES = (
     ),
     Mutant(
         "The voxels of one sample of a batch are found with the coordinates of another sample.",
-        "points/sparse.py",
+        "points/voxels.py",
         "wanted = at_stride(encode(coords, batch), self.stride)",
         "wanted = at_stride(encode(coords), self.stride)",
         "unit/points/test_voxels.py::test_looking_up_is_a_dictionary",

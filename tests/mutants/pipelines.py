@@ -193,7 +193,7 @@ PIPELINES = (
         "layers/inputs.py",
         '("source (fingerprint of the weights)", self.source, tokens.source),',
         "",
-        "faults/test_load_head_faults.py::test_a_head_names_both_values_and_the_remedy",
+        "faults/test_faults.py::test_foreign_files_and_tokens_are_refused",
     ),
     Mutant(
         "Images are normalised by the backbone's mean and std, not by those that the head's file records.",

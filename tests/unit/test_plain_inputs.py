@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from dinoneck import (
 PATCHES, MAPS, CLS = torch.randn(2, 15, 8), torch.randn(2, 8, 3, 5), torch.randn(2, 8)
 
 
+@pytest.mark.slow
 def test_compiled_and_exported_necks_take_plain_tensors() -> None:
     neck = ViTFPN(8, 2, 4).eval()
     layers = [torch.randn(2, 6 * 10, 8) for _ in range(2)]

@@ -125,7 +125,7 @@ def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
     import_modules(run.imports)
     kind = head_type(run, "segmentation" if run.data.labels and not run.data.targets else None)
     if run.data.boxes is not None:
-        from dinoneck.detection.building import NECK
+        from dinoneck.detection.training import NECK
 
         kind = run.head.get("type", NECK)
     takes = inspect.signature(resolve(kind)).parameters

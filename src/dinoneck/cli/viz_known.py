@@ -128,7 +128,7 @@ def _known_boxes(
         return None
     if "best" not in training:
         raise ConfigError("no images are named, and no report.json of a detector's training is there; name images")
-    from dinoneck.detection.building import open_images
+    from dinoneck.detection.training import open_images
     from dinoneck.training.config import TrainConfig
 
     data = {key: _found_from(training["folder"], value) for key, value in training["config"]["data"].items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
-from dinoneck.detection.levels import Levels, Target
+from dinoneck.detection.levels import Levels, Target, build_torchvision
 from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck
 
@@ -105,7 +105,6 @@ class DetectionHead(Configured, nn.Module):
             return build_detr(self.detector, levels, self.classes, variant, queries, encoder_layers)
         if (queries, encoder_layers) != (None, None):
             raise ConfigError(f"queries and encoder_layers are arguments of {' and '.join(DETRS)}, not {self.detector}")
-        from dinoneck.detection.torchvision_models import build_torchvision
 
         return build_torchvision(self.detector, levels, len(self.classes))
 

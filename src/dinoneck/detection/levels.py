@@ -1,11 +1,17 @@
-"""The levels that a detection head reads: a neck on an attached backbone."""
+"""The levels that a detection head reads, and torchvision's FCOS, RetinaNet and Faster R-CNN on them."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import MultiScaleRoIAlign
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.errors import ConfigError
@@ -14,6 +20,7 @@ from dinoneck.necks.neck import Neck
 from dinoneck.tokens import FeaturePyramid
 
 Target = Mapping[str, Any]
+ASPECTS = (0.5, 1.0, 2.0)
 
 
 class Levels(nn.Module):
@@ -37,3 +44,60 @@ class Levels(nn.Module):
             raise ConfigError("this detection head has no backbone; use Detector(head, backbone, size)")
         pyramid: FeaturePyramid = self._encoder[0](images)
         return pyramid
+
+
+class _Named(nn.Module):
+    """Levels by name, as torchvision's detectors read them."""
+
+    def __init__(self, levels: Levels) -> None:
+        super().__init__()
+        self.levels, self.out_channels = levels, levels.out_channels
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        """Return the levels, fine to coarse."""
+        return OrderedDict((str(i), level) for i, level in enumerate(self.levels(images).maps))
+
+
+class _Stacked(nn.Module):
+    """In place of torchvision's transform: images come normalised and of one size."""
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> tuple[ImageList, Any]:
+        """Stack the images."""
+        size = (images[0].shape[-2], images[0].shape[-1])
+        return ImageList(torch.stack(images), [size] * len(images)), targets
+
+    def postprocess(self, result: Any, *_: Any) -> Any:
+        """Leave the boxes in the pixels of the network's input."""
+        return result
+
+
+def build_torchvision(kind: str, levels: Levels, count: int) -> nn.Module:
+    """Return the detector for ``count`` classes.
+
+    Raises:
+        ConfigError: if the levels do not fit it.
+    """
+    strides = levels.strides
+    if any(stride % 1 for stride in strides):
+        raise ConfigError(f"the levels have strides {strides}; {kind} needs whole pixels. Leave the finest levels out")
+    body = _Named(levels)
+    plain = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
+    with torch.device("cpu"):  # anchors are plain tensors, which a module on the meta device would lose
+        cells = AnchorGenerator(tuple((int(stride),) for stride in strides), ((1.0,),) * len(strides))
+        octaves = tuple(tuple(int(4 * stride * 2 ** (third / 3)) for third in range(3)) for stride in strides)
+        thirds = AnchorGenerator(octaves, (ASPECTS,) * len(strides))
+        boxes = AnchorGenerator(tuple((int(4 * stride),) for stride in strides), (ASPECTS,) * len(strides))
+    if kind == "fcos":
+        model: nn.Module = FCOS(body, count, anchor_generator=cells, **plain)
+    elif kind == "retinanet":
+        model = RetinaNet(body, count, anchor_generator=thirds, **plain)
+    else:
+        if any(int(stride) & (int(stride) - 1) for stride in strides):
+            raise ConfigError(
+                f"the levels have strides {strides}; fasterrcnn pools as if they were powers of two. Take fcos or "
+                "retinanet, or a backbone of patch 16"
+            )
+        pool = MultiScaleRoIAlign([str(i) for i in range(len(strides))], output_size=7, sampling_ratio=2)
+        model = FasterRCNN(body, count + 1, rpn_anchor_generator=boxes, box_roi_pool=pool, **plain)
+    model.transform = _Stacked()
+    return model

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,21 +18,29 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from dinoneck.atomic import write_text
-from dinoneck.data.box_views import collate_boxes, to_original
+from dinoneck.configured import fields_of
+from dinoneck.data.box_views import box_transforms, collate_boxes, to_original
 from dinoneck.data.boxes import BoxImages
-from dinoneck.detection.building import build_detector, check_config, open_images
 from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
 from dinoneck.detection.evaluation import gather_predictions, score_boxes
+from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.devices import local_device, send
 from dinoneck.errors import ConfigError
+from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.registry import import_modules
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.engine import Engine, Row, own_random_numbers
 from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder
 from dinoneck.training.parameter_groups import FreezeSchedule
+from dinoneck.training.source import open_backbone
 from dinoneck.version import versions
 
 DETECTOR = "detector.safetensors"
+NECK = "spatial_tuning_adapter"
+SIZE = (640, 640)
+_DATA = {"boxes", "images", "val_boxes", "val_images", "classes", "size"}
+_OPTIM = {"epochs", "batch_size", "lr", "backbone_lr", "seed", "weight_decay", "warmup", "ema_decay", "amp"}
+_OPTIM |= {"clip_norm"}
 _logger = logging.getLogger(__name__)
 
 
@@ -214,3 +222,94 @@ class _Run:
             values[name] = {"ids": images.ids, "boxes_sha256": hashlib.sha256(boxes).hexdigest()}
         plain: dict[str, Any] = json.loads(json.dumps(values))
         return plain
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse values that have no effect on detectors.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    if config.data.boxes is None:
+        raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
+    groups: tuple[tuple[Any, set[str]], ...] = ((config.data, _DATA), (config.optim, _OPTIM), (config.folds, {"count"}))
+    given: list[tuple[Any, str]] = [(group, name) for group, used in groups for name in _changed(group) - used]
+    given += [(config, name) for name in _changed(config) & {"tasks", "compositions", "losses"}]
+    for group, name in sorted(given, key=lambda pair: pair[1]):
+        raise ConfigError(f"{name} is {getattr(group, name)!r}; it has no effect on detectors: leave it out")
+
+
+def _changed(group: Any) -> set[str]:
+    """The fields of a config's group that differ from their defaults."""
+    default = type(group)()
+    return {name for name in group.__struct_fields__ if getattr(group, name) != getattr(default, name)}
+
+
+def open_images(config: TrainConfig) -> tuple[BoxImages, BoxImages]:
+    """Return the training and the held-out images.
+
+    Raises:
+        DataError: if a file or a folder cannot be used, or there are too few images.
+    """
+    data, augment = config.data, config.detector.augment
+    size = data.size or SIZE
+    flip = None if augment == "none" else augment
+    plain: dict[str, Any] = {"mean": None, "std": None}
+    train_views = box_transforms(size, train=True, flip=flip, photometric=augment != "none", **plain)
+    val_views = box_transforms(size, train=False, **plain)
+    train = BoxImages(str(data.boxes), data.images, transform=train_views, classes=data.classes or None)
+    if data.val_boxes is not None:
+        folder = data.val_images or data.images
+        held_out = BoxImages(data.val_boxes, folder, transform=val_views, classes=train.classes)
+        _warn_of_shared(train, held_out)
+        return train, held_out
+    order = np.random.default_rng(config.optim.seed).permutation(len(train)).tolist()
+    count = len(train) // config.folds.count
+    if not count:
+        raise ConfigError(
+            f"{data.boxes} has {len(train)} images, too few to hold out one in {config.folds.count}; name held-out "
+            "images with data.val_boxes (--val-boxes)"
+        )
+    val = train.take(sorted(order[:count]))
+    val.transform = val_views
+    return train.take(sorted(order[count:])), val
+
+
+def _warn_of_shared(train: BoxImages, val: BoxImages) -> None:
+    both = {path.resolve() for path in train.paths} & {path.resolve() for path in val.paths}
+    if both:
+        shown = f"{len(both)} of the {len(val)} held-out images of {val.file} are training images too: {min(both)} ..."
+        _logger.warning("%s; their scores are too high. Leave them out of one of the files", shown)
+
+
+def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
+    """Return the detector of a config with its first weights, which the seed decides.
+
+    Raises:
+        ConfigError: if its parts do not fit.
+        BackboneError: if the backbone cannot be loaded.
+    """
+    own = config.detector
+    arguments = dict(config.head)
+    cls = neck_named(arguments.pop("type", NECK))
+    known = fields_of(cls)
+    backbone = open_backbone(config.backbone, config.device)
+    if config.backbone.layers is None and "num_layers" in known:
+        count = int(arguments.get("num_layers", 3))
+        last = backbone.depth - 1
+        backbone = backbone.with_layers([last - i * backbone.depth // (count + 1) for i in reversed(range(count))])
+    geometry = {"embed_dim": backbone.embed_dim, "patch_size": backbone.patch_size, "num_layers": len(backbone.layers)}
+    arguments = {**{key: value for key, value in geometry.items() if key in known}, **arguments}
+    if own.name in DETRS:
+        from dinoneck.detection.detr import width_of
+
+        arguments.setdefault("fpn_dim" if "fpn_dim" in known else "out_channels", width_of(own.name, own.variant))
+        if "scales" in known:
+            arguments.setdefault("scales", (2.0, 1.0, 0.5))
+    torch.manual_seed(config.optim.seed)
+    neck: Neck = cls.from_config(arguments)
+    head = DetectionHead(own.name, classes, neck, own.features_at, own.variant, own.queries, own.encoder_layers)
+    detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))
+    if own.checkpointing:
+        backbone.set_grad_checkpointing()
+    return detector

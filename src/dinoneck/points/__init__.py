@@ -4,10 +4,8 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    attachment=["Attached"],
-    camera_check=["CameraCheck", "check_cameras"],
-    cameras=["Cameras"],
-    engines=[
+    attachment=[
+        "Attached",
         "PlainAdapter",
         "PlainSparse",
         "PointceptAdapter",
@@ -15,13 +13,14 @@ _HOMES = homes(
         "SpconvAdapter",
         "adapter_of",
     ],
+    camera_check=["CameraCheck", "check_cameras"],
+    cameras=["Cameras"],
     fusion=["GatedFusion"],
     injection=["DecoderInjection", "InjectedUNet", "LevelStats"],
     lifting=["lift"],
     projection=["Links", "PointProjector"],
     pyramid=["SparsePyramid"],
-    sparse=["SparseFeatures"],
-    voxels=["VoxelGrid"],
+    voxels=["SparseFeatures", "VoxelGrid"],
 )
 
 __all__ = [*_HOMES]

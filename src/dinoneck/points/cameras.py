@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from dinoneck.errors import GridError, ShapeError
-from dinoneck.points.camera_matrices import (
+from dinoneck.points.checks import (
+    check_depth_sides,
+    check_index,
     check_intrinsics,
     check_poses,
+    check_tensor,
     checked,
     looks_swapped,
 )
-from dinoneck.points.checks import check_depth_sides, check_index, check_tensor
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What every function of this package refuses: other types, shapes and dtypes."""
+"""What every function of this package refuses: other types, shapes and dtypes, and matrices that are no cameras."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from torch import Tensor
 
 from dinoneck.errors import ConfigError, DataError, ShapeError
 
+ROTATION_TOLERANCE = 2e-3  # poses written with three decimals pass
+BOTTOM_TOLERANCE = 1e-6
+NORMALISED_FOCAL = 5.0  # a focal length of fewer pixels belongs to an image measured in its own width
+_NEAR_HALF, _OFF_HALF = 0.05, 0.1  # of a side: calibrations lie within the first, sides swapped beyond the second
+_SHOWN = 5
 _SAME_ASPECT = 0.03  # 480x640 depth of 968x1296 images differs by 0.004
 
 
@@ -99,3 +104,97 @@ def check_choice(name: str, value: object, literal: Any) -> None:
     """
     if value not in get_args(literal):
         raise ConfigError(f"{name} is {value!r}; expected one of {', '.join(get_args(literal))}")
+
+
+def checked(name: str, matrices: Tensor, shapes: tuple[str, ...]) -> Tensor:
+    """Return the matrices in float64; refuse another shape (``"3x4"``), kind or values that are not finite."""
+    check_tensor(name, matrices)
+    if matrices.ndim != 3 or f"{matrices.shape[1]}x{matrices.shape[2]}" not in shapes:
+        expected = " or ".join(f"(views, {shape.replace('x', ', ')})" for shape in shapes)
+        raise ShapeError(f"{name} has shape {tuple(matrices.shape)}; expected {expected}")
+    if not matrices.is_floating_point():
+        raise ShapeError(f"{name} is {matrices.dtype}; expected a floating dtype")
+    matrices = matrices.detach().double()
+    lost = ~matrices.flatten(1).isfinite().all(1)
+    if lost.any():
+        raise DataError(
+            f"{name} of {_views(lost)} is not finite; RGB-D scans mark frames that lost their track so: leave them out"
+        )
+    return matrices
+
+
+def check_intrinsics(intrinsics: Tensor, size: tuple[int, int]) -> None:
+    """Refuse intrinsics (V, 3, 3) that are no pinhole in pixels of an image of ``size``."""
+    lower = torch.stack([intrinsics[:, 1, 0], intrinsics[:, 2, 0], intrinsics[:, 2, 1], intrinsics[:, 2, 2] - 1], 1)
+    wrong = lower.abs().amax(1) > BOTTOM_TOLERANCE
+    if wrong.any():
+        upper = torch.stack([intrinsics[:, 0, 1], intrinsics[:, 0, 2], intrinsics[:, 1, 2]], 1)
+        transposed = bool((upper[wrong] == 0).all() and (intrinsics[wrong, 2, 2] == 1).all())
+        remedy = "it looks transposed: pass K.mT" if transposed else "divide by the last entry if that is not 1"
+        raise DataError(
+            f"K of {_views(wrong)} is {_row(intrinsics[wrong][0])}; expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]] "
+            f"({remedy})"
+        )
+    focal = torch.stack([intrinsics[:, 0, 0], intrinsics[:, 1, 1]], 1)
+    negative = focal.amin(1) <= 0
+    if negative.any():
+        raise DataError(
+            f"K of {_views(negative)} has focal lengths {_row(focal[negative][0])}; expected positive ones "
+            "(cameras that look along -z with y up: Cameras.from_opengl)"
+        )
+    relative = (focal.amax(1) < NORMALISED_FOCAL) & (intrinsics[:, :2, 2].abs().amax(1) <= 1.5)
+    if min(size) > 2 * NORMALISED_FOCAL and relative.any():
+        raise DataError(
+            f"K of {_views(relative)} has focal lengths {_row(focal[relative][0])} for an image of {size[0]}x{size[1]} "
+            "px; it looks relative to the image: multiply its rows by width and height"
+        )
+
+
+def looks_swapped(intrinsics: Tensor, size: tuple[int, int]) -> bool:
+    """Whether all principal points of K (V, 3, 3) lie at half of the other side of ``size``, and not of their own."""
+    sides = intrinsics.new_tensor([size[1], size[0]])  # width, height
+    own, other = ((intrinsics[:, :2, 2] / each - 0.5).abs().amax(1) for each in (sides, sides.flip(0)))
+    return len(intrinsics) > 0 and bool(((other < _NEAR_HALF) & (own > _OFF_HALF)).all())
+
+
+def check_poses(name: str, poses: Tensor) -> None:
+    """Refuse poses (V, 4, 4) that are not rigid, and name their likely form."""
+    bottom = (poses[:, 3] - poses.new_tensor([0.0, 0.0, 0.0, 1.0])).abs().amax(1) > BOTTOM_TOLERANCE
+    if bottom.any():
+        first = poses[bottom][0]
+        column = first[:, 3].tolist() == [0.0, 0.0, 0.0, 1.0]
+        remedy = f"it looks transposed: pass {name}.mT" if column else "a rigid 4x4 matrix ends so"
+        raise DataError(f"{name} of {_views(bottom)} ends in {_row(first[3])}; expected 0, 0, 0, 1 ({remedy})")
+    rotation = poses[:, :3, :3]
+    gram = rotation @ rotation.mT
+    unit = torch.eye(3, dtype=poses.dtype, device=poses.device)
+    error = (gram - unit).abs().flatten(1).amax(1)
+    bent = error > ROTATION_TOLERANCE
+    if bent.any():
+        first = gram[bent][0]
+        scale = float(first.diagonal().mean().sqrt())
+        scaled = scale > 0 and float((first / scale**2 - unit).abs().max()) <= ROTATION_TOLERANCE
+        millimetres = "; it looks in millimetres" if abs(scale - 1000) < 1 else ""
+        remedy = (
+            f"it is a rotation scaled by {scale:.4g}{millimetres}: divide the upper 3x4 by it if positions share it"
+            if scaled
+            else "its rows are not orthonormal"
+        )
+        raise DataError(f"{name} of {_views(bent)} is not a rotation, off by {float(error[bent][0]):.2g} ({remedy})")
+    mirrored = torch.linalg.det(rotation) < 0
+    if mirrored.any():
+        raise DataError(
+            f"{name} of {_views(mirrored)} is a mirror (determinant -1); a left-handed source (y or z flipped once) "
+            "has to be brought to right-handed axes first"
+        )
+
+
+def _views(wrong: Tensor) -> str:
+    """Return ``view 3`` or ``views 1, 2, 5 and 4 more``."""
+    places = [str(place) for place in wrong.nonzero()[:, 0].tolist()]
+    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+    return f"view{'s' if len(places) > 1 else ''} {', '.join(places[:_SHOWN])}{more}"
+
+
+def _row(values: Tensor) -> str:
+    return str([[round(x, 4) for x in row] if isinstance(row, list) else round(row, 4) for row in values.tolist()])

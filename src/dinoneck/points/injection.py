@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.points.attachment import Attached, Pyramid, Slot, hook_blocks
-from dinoneck.points.engines import SparseAdapter
-from dinoneck.points.sparse import SparseFeatures, check_stride
+from dinoneck.points.attachment import Attached, Pyramid, Slot, SparseAdapter, hook_blocks
+from dinoneck.points.voxels import SparseFeatures, check_stride
 
 Gate = Literal["scalar", "channel", "token"]
 

@@ -16,8 +16,7 @@ from dinoneck.points.checks import check_choice, check_tensor
 from dinoneck.points.projection import Links
 from dinoneck.points.pyramid import Reduce
 from dinoneck.points.reductions import cell_max, weighted_bags
-from dinoneck.points.sparse import SparseFeatures
-from dinoneck.points.voxels import VoxelGrid
+from dinoneck.points.voxels import SparseFeatures, VoxelGrid
 
 Sampling = Literal["bilinear", "nearest"]
 Views = Literal["mean", "random", "closest"]

@@ -13,7 +13,7 @@ from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.points.checks import check_choice
 from dinoneck.points.keys import at_stride, decode
 from dinoneck.points.reductions import cell_max, weighted_bags
-from dinoneck.points.sparse import SparseFeatures, check_stride
+from dinoneck.points.voxels import SparseFeatures, check_stride
 
 Reduce = Literal["max", "mean"]
 

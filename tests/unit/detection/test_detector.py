@@ -11,26 +11,14 @@ import pytest
 import torch
 from PIL import Image
 from tests.unit.detection import coloured_boxes
-from timm.models import VisionTransformer
 
-from dinoneck import (
-    CheckpointError,
-    ConfigError,
-    HeadCheckpoint,
-    PatchMeanHead,
-    SimplePyramid,
-    SpatialTuningAdapter,
-    STAPyramid,
-    Task,
-    load_backbone,
-    save_head,
-    wrap_backbone,
-)
+from dinoneck import HeadCheckpoint, SpatialTuningAdapter, STAPyramid, load_backbone
 from dinoneck.data import BoxImages, box_transforms
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.training import param_groups
 
-KINDS = ("dfine", "rtdetrv2", "fcos", "retinanet", "fasterrcnn")
+OTHERS = ("rtdetrv2", "retinanet", "fasterrcnn")
+KINDS = ("dfine", "fcos", *OTHERS)
 SIZE = (96, 128)
 TARGETS = [
     {"boxes": torch.tensor([[8.0, 16.0, 72.0, 80.0]]), "labels": torch.tensor([1])},
@@ -51,12 +39,11 @@ def alike(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     return all(torch.equal(a[key], b[key]) for a, b in pairs for key in ("boxes", "scores", "labels"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["fcos", "dfine", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
 def test_a_file_gives_the_same_boxes_with_the_backbone_as_it_was_trained(kind: str, tmp_path: Path) -> None:
     detector = detector_of(kind)
     images = [torch.rand(3, 96, 128), torch.rand(3, 150, 70)]
     detector.save(tmp_path / "frozen.safetensors")
-    assert not any(name.startswith("tuned") for name in HeadCheckpoint.load(tmp_path / "frozen.safetensors").state_dict)
     before = detector.predict(images, min_score=0.0)
     detector.backbone.unfreeze_last(1)
     with torch.no_grad():
@@ -95,8 +82,7 @@ def test_detr_targets_are_centres_and_sizes_as_shares_of_the_image(monkeypatch: 
 
     monkeypatch.setattr(detector.head.model, "forward", model)
     mean = torch.tensor(detector.preprocess.mean)[:, None, None].expand(1, 3, *SIZE)
-    losses = detector(mean, TARGETS[:1])
-    assert {name: float(value) for name, value in losses.items()} == {"loss_vfl": 11.0, "loss_bbox": 102.0}
+    assert {name: float(x) for name, x in detector(mean, TARGETS[:1]).items()} == {"loss_vfl": 11.0, "loss_bbox": 102.0}
     assert seen[0].abs().max() < 1e-6
     assert torch.allclose(seen[1][0]["boxes"], torch.tensor([[40 / 128, 48 / 96, 64 / 128, 64 / 96]]))
 
@@ -121,29 +107,20 @@ def test_faster_rcnn_keeps_its_background_label(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_predictions_are_in_the_pixels_of_each_image(tmp_path: Path) -> None:
-    """An image of twice the network's size has the boxes of the network's size, doubled, and clipped to the image."""
-    detector = detector_of("dfine")
-    small = (torch.rand(48, 64, 3).repeat_interleave(2, 0).repeat_interleave(2, 1) * 255).to(torch.uint8).numpy()
-    large = np.repeat(np.repeat(small, 2, 0), 2, 1)
-    Image.fromarray(large).save(tmp_path / "large.png")
-    one, other = detector.predict([small, tmp_path / "large.png"], min_score=0.0, max_boxes=5)
-    assert len(one["boxes"]) == 5 and one["names"] == [("red", "blue")[label] for label in one["labels"]]
-    assert (one["boxes"][:, 2:] <= torch.tensor([128.0, 96.0])).all() and (one["boxes"] >= 0).all()
-    file = coloured_boxes.write(tmp_path / "images")
+    """Prepared as in training, clipped to the image, the surest first; above a threshold, as many as asked for."""
+    detector, file = detector_of("dfine"), coloured_boxes.write(tmp_path / "images")
     data = BoxImages(file, transform=box_transforms(SIZE, train=False, mean=None, std=None))
     with torch.no_grad():
         [seen] = detector.eval()(data[0][0][None])
     [found] = detector.predict(tmp_path / "images" / "0.png", min_score=0.0)
-    assert torch.allclose(found["scores"], seen["scores"], atol=1e-5)  # prepared as in training
-    limit = float(other["scores"][2]) - 1e-4
-    kept = detector.predict(large, min_score=limit)[0]
+    assert torch.allclose(found["scores"], seen["scores"], atol=1e-5)
+    large = np.asarray(Image.open(tmp_path / "images" / "0.png").resize((256, 192), Image.Resampling.NEAREST))
+    [one] = detector.predict(large, min_score=0.0, max_boxes=5)
+    assert len(one["boxes"]) == 5 and one["names"] == [("red", "blue")[label] for label in one["labels"]]
+    assert (one["boxes"][:, 2:] <= torch.tensor([256.0, 192.0])).all() and (one["boxes"] >= 0).all()
+    limit = float(one["scores"][2]) - 1e-4
+    [kept] = detector.predict(large, min_score=limit)
     assert len(kept["scores"]) >= 3 and kept["scores"].min() >= limit
-    for name in ("max_boxes", "batch_size"):
-        with pytest.raises(ConfigError, match=f"{name} is 0; expected 1 or more"):
-            detector.predict(large, **{name: 0})
-    for wrong in (30, -0.1, float("nan")):
-        with pytest.raises(ConfigError, match=f"min_score is {wrong}; expected a score, 0 ... 1"):
-            detector.predict(large, min_score=wrong)
 
 
 def test_the_neck_learns_at_the_detectors_rate() -> None:
@@ -154,33 +131,3 @@ def test_the_neck_learns_at_the_detectors_rate() -> None:
     assert {rate[id(p)][0] for p in neck.parameters()} == {1e-3}
     assert {rate[id(p)][0] for p in detector.backbone.parameters()} == {1e-5}
     assert {rate[id(p)][1] for p in neck.norms.parameters()} == {0.0}
-
-
-@pytest.mark.parametrize(
-    ("kind", "neck", "changes", "message"),
-    [
-        ("dfine", SimplePyramid(64, 32), {}, "reads 3, each at twice the stride"),
-        ("dfine", None, {"features_at": 0.5, "size": (96, 160)}, "needs multiples of 64x64, such as 128x192"),
-        ("dfine", None, {"size": (80, 128)}, "multiples of 32x32, such as 96x128"),
-        ("rtdetrv2", None, {"queries": 300}, "96x128 gives 252 cells, fewer than the 300 queries"),
-        ("fcos", None, {"queries": 30}, "arguments of dfine and rtdetrv2, not fcos"),
-        ("fasterrcnn", SpatialTuningAdapter(64, 32, patch_size=14), {}, "powers of two"),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused(kind: str, neck: Any, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        detector_of(kind, neck, **changes)
-
-
-def test_a_head_alone_and_other_files_are_refused(tmp_path: Path) -> None:
-    head = DetectionHead("fcos", ("red",), SpatialTuningAdapter(64, 32))
-    with pytest.raises(ConfigError, match="no backbone; use Detector"):
-        head.eval()(torch.rand(1, 3, *SIZE))
-    backbone = load_backbone("dinoneck_tiny")
-    save_head(tmp_path / "mean.safetensors", PatchMeanHead(64, [Task("mass")]), backbone=backbone)
-    with pytest.raises(CheckpointError, match="holds a head of type 'patch_mean'; expected a detector"):
-        Detector.load(tmp_path / "mean.safetensors")
-    detector_of("fcos").save(tmp_path / "d.safetensors")
-    vit = VisionTransformer(img_size=28, patch_size=14, embed_dim=64, depth=6, num_heads=2, num_classes=0)
-    with pytest.raises(CheckpointError, match="patch size"):
-        Detector.load(tmp_path / "d.safetensors", backbone=wrap_backbone(vit, layers=(1, 3, 5)))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests import kit
 from tests.hub_server import WRITER, Hub
 from tests.unit.detection.test_detector import alike, detector_of
 
-from dinoneck.cli.main import main
 from dinoneck.detection import Detector
 
 
@@ -34,57 +33,45 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
     arguments = ["predict", "0.png", "bad.png", "1.png", "--heads", "d.safetensors", "--out", "boxes.csv"]
-    arguments += ["--overlay", "pictures"]
-    assert main(arguments) == 1 and "bad.png" in capsys.readouterr().err
-    assert main([*arguments, "--skip-unusable", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    refused = kit.cli(*arguments)
+    assert refused.code == 1 and "bad.png" in refused.err
+    arguments += ["--skip-unusable", "--json"]
+    result = kit.cli(*arguments, "--overlay", "pictures").json
     assert list(result["unusable"]) == ["bad.png"]
     with Path("boxes.csv").open() as file:
         rows = list(csv.DictReader(file))
     own = Detector.load("d.safetensors").predict(["0.png", "1.png"])
-    assert rows and len(rows) == sum(len(each["scores"]) for each in own) == len(result["boxes"])
     assert [[str(box[key]) for key in rows[0]] for box in result["boxes"]] == [[*row.values()] for row in rows]
-    assert all(isinstance(box[key], float) for box in result["boxes"] for key in ("score", "x0", "y1"))
-    by_image = {name: [row for row in rows if row["image"] == name] for name in ("0.png", "1.png")}
-    for each, found in zip(own, by_image.values(), strict=True):
+    for name, each in zip(("0.png", "1.png"), own, strict=True):
+        found = [row for row in rows if row["image"] == name]
         boxes = np.array([[float(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in found])
-        assert np.allclose(boxes, each["boxes"].numpy(), atol=0.01)
+        assert len(boxes) and np.allclose(boxes, each["boxes"].numpy(), atol=0.01)
         assert [row["name"] for row in found] == list(each["names"])
     assert sorted(path.name for path in Path("pictures").iterdir()) == ["0.jpg", "1.jpg"]
-    arguments = arguments[:-2]
     middle = sorted(float(row["score"]) for row in rows)[len(rows) // 2]
-    assert main([*arguments, "--skip-unusable", "--json", "--min-score", str(middle + 5e-5)]) == 0
-    kept = json.loads(capsys.readouterr().out)["boxes"]
+    kept = kit.cli(*arguments, "--min-score", middle + 5e-5).json["boxes"]
     assert kept == [box for box in result["boxes"] if box["score"] > middle]
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-def test_a_pushed_detector_gives_the_same_boxes(
-    folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pushed_detector_gives_the_same_boxes(folder: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verbs of heads take a detector, and its file comes back from the Hub byte for byte."""
     monkeypatch.setenv("HF_TOKEN", WRITER)
-    assert main(["push", "d.safetensors", "user/cells", "--json"]) == 0
-    commit = json.loads(capsys.readouterr().out)["commit"]
+    commit = kit.cli("push", "d.safetensors", "user/cells", "--json").json["commit"]
     held = hub.repos["user/cells"].commits[commit]
     assert held["head.safetensors"] == Path("d.safetensors").read_bytes()
     assert 'Detector.load("user/cells")' in held["README.md"].decode()
     images = ["0.png", "1.png"]
     own = Detector.load("d.safetensors").predict(images)
     assert len(own[0]["scores"]) > 0
-    assert alike(own, Detector.load("user/cells").predict(images))
     assert alike(own, Detector.load("user/cells", revision=commit).predict(images))
     Detector.load("d.safetensors").push_to_hub("user/again")
     assert alike(own, Detector.load("user/again").predict(images))
-    assert main(["predict", *images, "--heads", "user/cells", "--out", "hub.csv"]) == 0
-    assert main(["predict", *images, "--heads", "d.safetensors", "--out", "own.csv"]) == 0
+    for name, out in (("user/cells", "hub.csv"), ("d.safetensors", "own.csv")):
+        assert kit.cli("predict", *images, "--heads", name, "--out", out).code == 0
     assert Path("hub.csv").read_text() == Path("own.csv").read_text()
-    assert main(["verify", "d.safetensors", "user/cells"]) == 0
-    capsys.readouterr()
-    assert main(["inspect", "d.safetensors"]) == 0
-    shown = capsys.readouterr().out
-    assert all(
-        word in shown for word in ("detector fcos", '["red", "blue"]', "spatial_tuning_adapter", "dinoneck_tiny")
-    )
+    assert kit.cli("verify", "d.safetensors", "user/cells").code == 0
+    shown = kit.cli("inspect", "d.safetensors").out
+    assert all(word in shown for word in ("detector fcos", '["red", "blue"]', "dinoneck_tiny"))

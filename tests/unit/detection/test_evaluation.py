@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
 from tests.conftest import DATA
 from tests.unit.data.box_samples import content, write
 
-from dinoneck import DataError
 from dinoneck.data import BoxImages
 from dinoneck.detection import coco_results, evaluate_boxes, score_boxes
 
@@ -27,9 +25,7 @@ ZERO = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0, "AR100": 0.0}
 
 
 def totals(found: dict[str, Any]) -> dict[str, float]:
-    return {
-        name: round(value, 6) for name, value in found.items() if name not in ("per_class", "images", "F1", "min_score")
-    }
+    return {name: round(found[name], 6) for name in ZERO}
 
 
 @pytest.fixture
@@ -46,45 +42,39 @@ def data(tmp_path: Path) -> BoxImages:
 
 
 def perfect(data: BoxImages) -> Predictions:
-    found: Predictions = {}
-    for image_id, (_, target) in zip(data.ids, data, strict=True):
-        count = len(target["labels"])
-        found[image_id] = {"boxes": target["boxes"], "scores": torch.full((count,), 0.9), "labels": target["labels"]}
-    return found
+    return {
+        image_id: {**{key: own[key] for key in ("boxes", "labels")}, "scores": torch.full((len(own["labels"]),), 0.9)}
+        for image_id, (_, own) in zip(data.ids, data, strict=True)
+    }
 
 
 def test_perfect_boxes_score_one(data: BoxImages, capsys: pytest.CaptureFixture[str]) -> None:
     found = score_boxes(data, perfect(data))
-    assert totals(found) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
+    assert set(totals(found).values()) == {1.0}
     assert found["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
     assert capsys.readouterr() == ("", "")
 
 
 def test_boxes_of_low_scores_count(data: BoxImages) -> None:
     """The threshold of predictions is for pictures and tables: average precision ranks all boxes."""
-
     rows = iter(perfect(data).values())
 
-    class Unsure:
-        classes = data.classes
+    def predict(images: list[Any], min_score: float | None = None, **options: Any) -> list[dict[str, Any]]:
+        found = [next(rows) for _ in images]
+        return found if min_score <= 0.01 else [{key: value[:0] for key, value in row.items()} for row in found]
 
-        def predict(self, images: list[Any], min_score: float | None = None, **options: Any) -> list[dict[str, Any]]:
-            found = [next(rows) for _ in images]
-            return found if min_score <= 0.01 else [{key: value[:0] for key, value in row.items()} for row in found]
-
-    scores = evaluate_boxes(Unsure(), data.file, data.paths[0].parent)  # type: ignore[arg-type]
-    assert totals(scores) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "AR100": 1.0}
+    unsure = argparse.Namespace(classes=data.classes, predict=predict)
+    assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
 
 
 def test_the_first_box_counts_too(data: BoxImages) -> None:
     """Its id in the JSON is 0, which pycocotools takes for 'no match'."""
-    one = data.take(range(1))
-    assert score_boxes(one, perfect(one))["AR100"] == 1.0
+    assert score_boxes(data.take([0]), perfect(data.take([0])))["AR100"] == 1.0
 
 
 def test_nothing_found_scores_zero(data: BoxImages) -> None:
-    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0)}
-    for found in ({}, dict.fromkeys(data.ids, empty), {10: {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}}):
+    empty = {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}
+    for found in ({}, dict.fromkeys(data.ids, empty)):
         result = score_boxes(data, found)
         assert totals(result) == ZERO
         assert result["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
@@ -95,22 +85,16 @@ def test_a_class_without_boxes_has_no_precision(data: BoxImages) -> None:
     result = score_boxes(part, perfect(part))
     assert result["per_class"]["blue"] == {"AP": None, "AP50": None}
     assert result["AP"] == 1.0
-    with pytest.raises(DataError, match="none of the 1 images .* has a box"):
-        score_boxes(data.take([2]), {})
 
 
 def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:
-    plain = content()
-    plain["annotations"] += [
-        {"id": 9, "image_id": 12, "category_id": 2, "bbox": [0, 0, 20, 20], "iscrowd": 1},
-        {"id": 10, "image_id": 12, "category_id": 2, "bbox": [25, 5, 10, 10]},
-    ]
+    plain, own = content(), {"image_id": 12, "category_id": 2}
+    plain["annotations"].append({"id": 9, "bbox": [0, 0, 20, 20], "iscrowd": 1, **own})
+    plain["annotations"].append({"id": 10, "bbox": [25, 5, 10, 10], **own})
     data = BoxImages(write(tmp_path, plain))
-    found = perfect(data)
-    extra = {"boxes": [[25, 5, 35, 15], [2, 2, 8, 8]], "scores": [0.9, 0.99], "labels": [0, 0]}
-    assert score_boxes(data, {**found, 12: extra})["AP"] == pytest.approx(1.0)
-    outside = {**extra, "boxes": [[25, 5, 35, 15], [20, 20, 30, 30]]}
-    assert score_boxes(data, {**found, 12: outside})["AP"] < 0.95
+    for box, counts in (([2, 2, 8, 8], False), ([20, 20, 30, 30], True)):
+        extra = {"boxes": [[25, 5, 35, 15], box], "scores": [0.9, 0.99], "labels": [0, 0]}
+        assert (score_boxes(data, {**perfect(data), 12: extra})["AP"] < 0.95) == counts
 
 
 def noisy(data: BoxImages, seed: int) -> Predictions:
@@ -159,65 +143,29 @@ def test_real_boxes_score_as_pycocotools_does_from_files(tmp_path: Path) -> None
         assert ours["per_class"][name]["AP50"] == pytest.approx(precision[0].mean(), abs=1e-12)
 
 
-BOX = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
-
-
-@pytest.mark.parametrize(
-    ("found", "message"),
-    [
-        ({99: BOX}, "prediction for image 99, which is not in"),
-        ({"10": BOX}, "prediction for image '10'"),
-        ({10: [BOX]}, "for image 10 is list; expected a dict with boxes, scores, labels"),
-        ({10: {"boxes": [], "scores": []}}, "expected a dict with boxes, scores, labels"),
-        ({10: {**BOX, "scores": [0.5, 0.6]}}, r"shapes \[\(1, 4\), \(2,\), \(1,\)\]; expected \(n, 4\)"),
-        ({10: {**BOX, "boxes": [1.0, 2, 3, 4]}}, r"shapes \[\(4,\)"),
-        ({10: {**BOX, "labels": [2]}}, "has the label 2; expected 0 ... 1, 0-based"),
-        ({10: {**BOX, "labels": [-1]}}, "has the label -1"),
-        ({10: {**BOX, "labels": [0.0]}}, "torch.float32 labels; expected whole numbers"),
-        ({10: {**BOX, "scores": [math.nan]}}, "a score that is not finite"),
-        ({10: {**BOX, "boxes": [[1, 2, math.inf, 4]]}}, "a box or a score that is not finite"),
-        ({10: {**BOX, "boxes": [[10.0, 20, 3, 4]]}}, "expected XYXY in pixels"),
-    ],
-)
-def test_predictions_of_another_form_are_refused(found: Any, message: str, data: BoxImages) -> None:
-    with pytest.raises(DataError, match=message):
-        score_boxes(data, found)
-
-
 def test_the_best_threshold_is_that_of_a_plain_search(tmp_path: Path) -> None:
     """Every score is tried as the threshold, on boxes that are matched one by one, the highest score first."""
-    random = np.random.RandomState(0)
-    data = BoxImages(write(tmp_path, content()))
-    found: dict[int, Any] = {}
+    data, truth, found = BoxImages(write(tmp_path, content())), {}, {}
+    far = torch.tensor([[0.0, 20.0, 6.0, 28.0], [30.0, 0.0, 38.0, 6.0]])
     for i, image_id in enumerate(data.ids):
         true = data.original(i)[1].as_subclass(torch.Tensor)
-        near = true + torch.from_numpy(random.uniform(-1, 1, true.shape)).float()
-        far = torch.tensor([[0.0, 20.0, 6.0, 28.0], [30.0, 0.0, 38.0, 6.0]])
         labels = torch.cat([data[i][1]["labels"], torch.tensor([0, 1])])
-        found[image_id] = {
-            "boxes": torch.cat([near, far]),
-            "labels": labels,
-            "scores": torch.from_numpy(random.rand(len(labels))),
-        }
+        boxes = torch.cat([true + torch.rand(true.shape) * 2 - 1, far])
+        truth[image_id] = true, data[i][1]["labels"]
+        found[image_id] = {"boxes": boxes, "labels": labels, "scores": torch.rand(len(labels))}
     result = score_boxes(data, found)
 
     def f1(threshold: float) -> float:
         matched = predicted = 0
-        for i, image_id in enumerate(data.ids):
-            true, labels, free = data.original(i)[1].as_subclass(torch.Tensor), data[i][1]["labels"], set(range(9))
-            own = found[image_id]
+        for image_id, (true, labels) in truth.items():
+            own, free = found[image_id], torch.ones(len(true), dtype=torch.bool)
             for place in own["scores"].argsort(descending=True).tolist():
-                if own["scores"][place] < threshold:
-                    break
-                predicted += 1
-                ious = (
-                    torchvision.ops.box_iou(own["boxes"][place : place + 1], true)[0] if len(true) else torch.zeros(0)
-                )
-                fits = [
-                    k for k in range(len(true)) if ious[k] >= 0.5 and labels[k] == own["labels"][place] and k in free
-                ]
-                matched += bool(fits)
-                free -= set(fits[:1])
+                if own["scores"][place] >= threshold:
+                    predicted += 1
+                    ious = torchvision.ops.box_iou(own["boxes"][[place]], true)[0]
+                    fits = ((ious >= 0.5) & (labels == own["labels"][place]) & free).nonzero()[:1, 0]
+                    matched += len(fits)
+                    free[fits] = False
         return 2 * matched / (predicted + 4)
 
     scores = torch.cat([own["scores"] for own in found.values()]).tolist()

@@ -10,8 +10,6 @@ import pytest
 import torch
 from tests.unit.detection.test_detector import detector_of
 
-from dinoneck import ConfigError
-from dinoneck.cli.main import main
 from dinoneck.detection.onnx import dense_detections, unmatched
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs dinoneck[export]")
@@ -61,13 +59,3 @@ def test_other_boxes_are_found_out() -> None:
         [one[0][1:], one[1][1:], one[2][1:]],
     ):
         assert "in one of them only" in str(unmatched(one, other))
-
-
-def test_what_cannot_be_exported_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ConfigError, match="second stage has no fixed shape"):
-        detector_of("fasterrcnn").export_onnx(tmp_path / "d.onnx")
-    with pytest.raises(ConfigError, match="multiples of 32x32"):
-        detector_of("fcos").export_onnx(tmp_path / "d.onnx", size=(100, 100))
-    detector_of("fasterrcnn").save(tmp_path / "d.safetensors")
-    assert main(["export", str(tmp_path / "d.safetensors"), "--format", "onnx", "--out", str(tmp_path / "d.onnx")]) == 1
-    assert "fasterrcnn has no ONNX export" in capsys.readouterr().err

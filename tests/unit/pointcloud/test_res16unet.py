@@ -7,13 +7,53 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from examples.pointcloud.res16unet import Res16UNet
-from tests.unit.pointcloud.sparse_clouds import Dense, cloud, features, kernel
+from examples.pointcloud.sparse_conv import SubmanifoldConv, sparse
 from torch import Tensor, nn
 
 from dinoneck.points import PlainSparse, VoxelGrid
+from dinoneck.points.keys import REACH
 
 C_IN = 3
 SMALL: dict[str, Any] = {"planes": (5, 6, 7, 8, 9, 10, 11, 12), "layers": (1, 2, 1, 1, 2, 1, 1, 1), "init_dim": 4}
+
+
+def cloud(seed: int = 0, share: float = 0.3, shift: tuple[int, int, int] = (0, 0, 0)) -> VoxelGrid:
+    """Extents 13, 7 and 5 around 0; half the places of sample 1 are those of sample 0."""
+    made = torch.Generator().manual_seed(seed)
+    taken = torch.rand(2, 13, 7, 5, generator=made) < share
+    taken[1, ::2] = taken[0, ::2]
+    places = taken.nonzero()
+    return VoxelGrid.from_coords(places[:, 1:] - torch.tensor([7, 3, 2]) + torch.tensor(shift), places[:, 0])
+
+
+def features(grid: VoxelGrid, channels: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(len(grid), channels, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+class Dense:
+    """A box of cells of one stride with room around all voxels, beginning at a multiple of 16."""
+
+    LOW, SIZE = -16, 32
+
+    def __init__(self, stride: int) -> None:
+        self.stride, self.cells = stride, self.SIZE // stride
+
+    def at(self, coords: Tensor, batch: Tensor) -> tuple[Tensor, ...]:
+        return (batch, *((coords - self.LOW) // self.stride).T)
+
+    def filled(self, x: PlainSparse) -> Tensor:
+        """(2, C, cells, cells, cells), zeros where nothing is."""
+        box = x.feats.new_zeros(2, *[self.cells] * 3, x.feats.shape[1])
+        return box.index_put(self.at(x.coords, x.batch), x.feats).permute(0, 4, 1, 2, 3)
+
+    def read(self, box: Tensor, x: PlainSparse) -> Tensor:
+        """(M, C) at the voxels of x."""
+        return box.permute(0, 2, 3, 4, 1)[self.at(x.coords, x.batch)]
+
+
+def kernel(weight: Tensor, transposed: bool = False) -> Tensor:
+    """(C_out, k, k, k, C_in) as conv3d, or conv_transpose3d, takes it."""
+    return weight.permute(4, 0, 1, 2, 3) if transposed else weight.permute(0, 4, 1, 2, 3)
 
 
 def small() -> Res16UNet:
@@ -80,26 +120,27 @@ class Masked:
 
 
 def test_it_is_the_dense_network_with_zeros_outside() -> None:
+    """Values, and the gradients of all weights: of every kind of convolution, at every stride."""
     net, grid = small().eval(), cloud()
     x = net.sparse(grid, features(grid, C_IN))
-    with torch.no_grad():
-        torch.testing.assert_close(net(x), Masked(net, grid)(x), rtol=0, atol=1e-11)
+    own, dense = net(x), Masked(net, grid)(x)
+    torch.testing.assert_close(own, dense, rtol=0, atol=1e-11)
+    weights, loss = list(net.parameters()), torch.randn_like(own)
+    grads = (torch.autograd.grad((out * loss).sum(), weights) for out in (own, dense))
+    for got, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_voxels_at_the_ends_of_the_range_are_no_neighbours() -> None:
+    ends = torch.tensor([[-REACH, 0, 0], [REACH - 1, 0, 0], [REACH - 2, 0, 0], [0, -REACH, 5], [0, REACH - 1, 5]])
+    grid, conv = VoxelGrid.from_coords(ends), SubmanifoldConv(1, 1, 5)
+    nn.init.ones_(conv.weight)
+    out = conv(sparse(grid, torch.ones(5, 1))).feats.flatten()
+    assert out[grid.inverse].tolist() == [1, 2, 2, 1, 1]
 
 
 def test_the_defaults_are_res16unet34c() -> None:
     with torch.device("meta"):
         net = Res16UNet(3)
     assert sum(p.numel() for p in net.parameters()) == 37_854_112
-    assert net.out_channels == 96
-    assert net.BLOCKS == {8: "block5", 4: "block6", 2: "block7", 1: "block8"}
-    assert net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}
-
-
-def test_samples_do_not_see_each_other() -> None:
-    net, grid = small().eval(), cloud()
-    feats = features(grid, C_IN)
-    both = net(net.sparse(grid, feats))
-    for sample in (0, 1):
-        own = grid.batch == sample
-        alone = VoxelGrid.from_coords(grid.coords[own])
-        torch.testing.assert_close(both[own], net(net.sparse(alone, feats[own])), rtol=0, atol=1e-12)
+    assert net.out_channels == 96 and net.levels() == {8: 256, 4: 128, 2: 96, 1: 96}

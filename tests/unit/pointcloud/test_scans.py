@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from examples.pointcloud import comparison, extraction
+from examples.pointcloud.__main__ import main
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import CLASSES, Room, room
-from examples.pointcloud.scans import normals_of, read_cloud
+from examples.pointcloud.scans import check_names, normals_of, read_cloud
 from PIL import Image
-from tests.unit.pointcloud.frame_samples import run_verb
+
+from dinoneck import DataError, FeatureStore
 
 NAMES = [f"{place + 10}={name}" for place, name in enumerate(CLASSES)]
 
@@ -22,19 +23,24 @@ def drawn(seed: int = 0) -> Room:
     return room(seed, views=2, size=(96, 128), points=2000)
 
 
-def write_ply(path: Path, made: Room, rows: torch.Tensor, binary: bool = True) -> None:
+def write_ply(path: Path, table: np.ndarray, form: str = "binary_little_endian", newline: str = "\n") -> None:
+    words = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort", "i4": "int"}
+    head = ["ply", f"format {form} 1.0", "comment made here", f"element vertex {len(table)}"]
+    head += [f"property {words[table.dtype[name].str[1:]]} {name}" for name in table.dtype.names]
+    head += ["element face 0", "property list uchar int vertex_indices", "end_header", ""]
+    body = (
+        table.tobytes() if form != "ascii" else "\n".join(" ".join(map(repr, row.tolist())) for row in table).encode()
+    )
+    path.write_bytes(newline.join(head).encode() + body)
+
+
+def table_of(made: Room, rows: torch.Tensor) -> np.ndarray:
     columns = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("label", "<u2"), ("instance", "i4")]
     table = np.zeros(len(rows), columns)
     for axis, name in enumerate("xyz"):
         table[name] = made.points[rows, axis]
     table["label"], table["instance"] = made.labels[rows] + 10, made.labels[rows]
-    words = {"f4": "float", "u1": "uchar", "<u2": "ushort", "i4": "int"}
-    form = "binary_little_endian" if binary else "ascii"
-    head = [f"ply\nformat {form} 1.0\ncomment made here\nelement vertex {len(rows)}"]
-    head += [f"property {words[kind]} {name}" for name, kind in columns]
-    head += ["element face 0", "property list uchar int vertex_indices", "end_header\n"]
-    body = table.tobytes() if binary else "\n".join(" ".join(map(repr, row.tolist())) for row in table).encode()
-    path.write_bytes("\n".join(head).encode() + body)
+    return table
 
 
 def write_scene(tree: Path, name: str, frames: Frames) -> None:
@@ -49,41 +55,51 @@ def write_scene(tree: Path, name: str, frames: Frames) -> None:
     np.savetxt(scene / "intrinsics.txt", frames.cameras.K[0])
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
+@pytest.mark.slow
+def test_a_tree_is_extracted_trained_on_and_scored_by_instances(tmp_path: Path) -> None:
     """Three rooms as scans, with labels in other orders than the points."""
     (tmp_path / "labels").mkdir()
     for seed in range(3):
         made = drawn(seed)
         write_scene(tmp_path / "tree", f"scene{seed}", made.frames)
         rows = torch.randperm(len(made.points), generator=torch.Generator().manual_seed(seed))
-        write_ply(tmp_path / "labels" / f"scene{seed}.ply", made, rows)
-    return tmp_path
-
-
-def test_a_tree_is_extracted_trained_on_and_scored_by_instances(tree: Path) -> None:
-    assert run_verb(extraction, tree / "tree", "--out", tree / "store", "--backbone", "dinoneck_tiny") == 0
-    words = [
-        *("--data", tree / "tree", "--labels", tree / "labels", "--features", tree / "store", "--classes", *NAMES),
-        *("--held-out", "scene2", "--voxel", "0.25", "--network", "small", "--points", "1000", "--steps", "1"),
-        *("--pretrain-steps", "1", "--batch", "1", "--seeds", "0", "1", "--out", tree / "runs"),
-    ]
-    assert run_verb(comparison, *words) == 0
-    found = json.loads((tree / "runs" / "point_segmentation.json").read_text())["blocks"]["geometry"]
+        write_ply(tmp_path / "labels" / f"scene{seed}.ply", table_of(made, rows))
+    tree, store = str(tmp_path / "tree"), str(tmp_path / "store")
+    assert main(["extract", tree, "--out", store, "--backbone", "dinoneck_tiny"]) == 0
+    assert len(FeatureStore.open(store)) == 6
+    words = ["--data", tree, "--labels", str(tmp_path / "labels"), "--features", store, "--classes", *NAMES]
+    words += ["--held-out", "scene2", "--voxel", "0.25", "--network", "small", "--points", "1000", "--steps", "1"]
+    words += ["--batch", "1", "--seeds", "0", "1", "--pretrain-steps", "1", "--out", str(tmp_path / "runs")]
+    assert main(["compare", *words]) == 0
+    found = json.loads((tmp_path / "runs" / "point_segmentation.json").read_text())["blocks"]["geometry"]
     assert {"AP", "AP50", "AP25"} <= found["summary"]["rows"]["inject"].keys()
     assert found["seeds"]["0"]["inject"]["test"]["injection"]["1"]["hit_rate"] > 0.1
 
 
 def test_files_of_every_form_hold_the_same_cloud(tmp_path: Path) -> None:
     made, rows = drawn(), torch.arange(50)
-    write_ply(tmp_path / "binary.ply", made, rows)
-    write_ply(tmp_path / "text.ply", made, rows, binary=False)
+    table = table_of(made, rows)
+    write_ply(tmp_path / "binary.ply", table)
+    write_ply(tmp_path / "text.ply", table, "ascii")
     np.save(tmp_path / "array.npy", np.c_[made.points[rows].float(), made.labels[rows] + 10, made.labels[rows]])
-    clouds = [read_cloud(tmp_path / name) for name in ("binary.ply", "text.ply", "array.npy")]
-    for cloud in clouds:
+    for name in ("binary.ply", "text.ply", "array.npy"):
+        cloud = read_cloud(tmp_path / name)
         assert torch.allclose(cloud.points, made.points[rows], atol=1e-6)
         assert torch.equal(cloud.labels, made.labels[rows] + 10)
-        assert cloud.instances is not None and torch.equal(cloud.instances, made.labels[rows])
+        assert torch.equal(cloud.instances, made.labels[rows])
+    for order, form in (("<", "binary_little_endian"), (">", "binary_big_endian")):
+        for newline in ("\n", "\r\n"):  # no file has to begin with x
+            columns = [("label", f"{order}i4"), *((name, f"{order}f8") for name in "zyx")]
+            table = np.array([(3, 1.5, -2.25, 500_000.125), (4, 0.0, 1e-9, 7.0)], columns)
+            write_ply(tmp_path / "a.ply", table, form, newline)
+            assert read_cloud(tmp_path / "a.ply").points.tolist() == [[500_000.125, -2.25, 1.5], [7.0, 1e-9, 0.0]]
+
+
+def test_no_room_is_both_learned_from_and_tested_on() -> None:
+    names = ["scene0000_00", "scene0000_01", "scene0001_00", "office"]
+    with pytest.raises(DataError, match="scene0000_00"):
+        check_names(["scene0000_01"], names)
+    check_names(["scene0000_00", "scene0000_01", "office"], names)
 
 
 def test_normals_are_those_of_planes_towards_the_camera() -> None:

@@ -34,9 +34,11 @@ def halved(x: PlainSparse, stride: int) -> tuple[PlainSparse, Tensor]:
 
 
 class PlainUNet(nn.Module):
+    """Forward as published; ``edit(up, skip, stride)`` is what someone would write who edits the network."""
+
     def __init__(self, checkpointing: Checkpointing = None) -> None:
         super().__init__()
-        self.checkpointing = checkpointing
+        self.checkpointing, self.edit = checkpointing, lambda up, skip, stride: (up, skip.feats)
         self.enc1, self.enc2, self.enc4 = Block(3, SKIP[1]), Block(SKIP[1], SKIP[2]), Block(SKIP[2], 12)
         self.up2, self.up1 = nn.Linear(12, UP[2]), nn.Linear(11, UP[1])
         self.block2, self.block1 = Block(UP[2] + SKIP[2], 11), Block(UP[1] + SKIP[1], 8)
@@ -47,40 +49,18 @@ class PlainUNet(nn.Module):
         middle, cell2 = halved(fine, 2)
         middle = self.enc2(middle)
         coarse, cell4 = halved(middle, 4)
-        up = self.up2(self.enc4(coarse).feats)[cell4]
-        middle = self.run(self.block2, middle.with_feats(torch.cat((up, middle.feats), dim=1)))
-        up = self.up1(middle.feats)[cell2]
-        fine = self.run(self.block1, fine.with_feats(torch.cat((up, fine.feats), dim=1)))
+        middle = self.run(self.block2, self.up2(self.enc4(coarse).feats)[cell4], middle, 2)
+        fine = self.run(self.block1, self.up1(middle.feats)[cell2], fine, 1)
         scores: Tensor = self.head(fine.feats)
         return scores
 
-    def run(self, block: nn.Module, x: PlainSparse) -> PlainSparse:
+    def run(self, block: nn.Module, up: Tensor, skip: PlainSparse, stride: int) -> PlainSparse:
+        x = skip.with_feats(torch.cat(self.edit(up, skip, stride), dim=1))
         if self.checkpointing == "reentrant":  # it follows tensors only
             return x.with_feats(checkpoint(lambda feats: block(x.with_feats(feats)).feats, x.feats, use_reentrant=True))
         if self.checkpointing == "non-reentrant":
             return checkpoint(block, x, use_reentrant=False)
         return block(x)
-
-
-class EditedUNet(PlainUNet):
-    """What someone would write who edits the network: one more line before each concatenation."""
-
-    def forward(self, x: PlainSparse, injection: DecoderInjection, pyramid: dict[int, SparseFeatures]) -> Tensor:
-        def merged(up: Tensor, skip: PlainSparse, stride: int) -> PlainSparse:
-            if injection.target == "up":
-                up = injection.inject(up, pyramid[stride], skip.coords, skip.batch)
-                return skip.with_feats(torch.cat((up, skip.feats), dim=1))
-            feats = injection.inject(skip.feats, pyramid[stride], skip.coords, skip.batch)
-            return skip.with_feats(torch.cat((up, feats), dim=1))
-
-        fine = self.enc1(x)
-        middle, cell2 = halved(fine, 2)
-        middle = self.enc2(middle)
-        coarse, cell4 = halved(middle, 4)
-        middle = self.block2(merged(self.up2(self.enc4(coarse).feats)[cell4], middle, 2))
-        fine = self.block1(merged(self.up1(middle.feats)[cell2], fine, 1))
-        scores: Tensor = self.head(fine.feats)
-        return scores
 
 
 def cloud(seed: int = 0, voxels: int = 60) -> PlainSparse:

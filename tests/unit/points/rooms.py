@@ -6,7 +6,6 @@ The room is 5 x 4 x 3 m, z up, with a box on the floor; cameras stand on a ring 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,19 +14,10 @@ from dinoneck.points import Cameras
 
 ROOM = (torch.tensor([-2.5, -2.0, 0.0], dtype=torch.float64), torch.tensor([2.5, 2.0, 3.0], dtype=torch.float64))
 BOX = (torch.tensor([-0.7, -0.4, 0.0], dtype=torch.float64), torch.tensor([0.5, 0.6, 0.9], dtype=torch.float64))
-FACES = ("x-", "x+", "y-", "y+", "floor", "ceiling", "box x-", "box x+", "box y-", "box y+", "box top")
 
 
-@dataclass(frozen=True)
-class Surface:
-    """Points (N, 3) float64 m and the face (index into FACES) that each lies on."""
-
-    points: Tensor
-    face: Tensor
-
-
-def surface(number: int, seed: int = 0) -> Surface:
-    """Draw points evenly over all surfaces; the floor under the box is one of them, and never seen."""
+def surface(number: int, seed: int = 0) -> Tensor:
+    """Points (N, 3) drawn evenly over all surfaces; the floor under the box is one of them, and never seen."""
     generator = torch.Generator().manual_seed(seed)
     corners, areas = [], []
     for low, high in (ROOM, BOX):
@@ -41,7 +31,7 @@ def surface(number: int, seed: int = 0) -> Surface:
     del corners[10], areas[10]  # the box has no underside of its own
     face = torch.multinomial(torch.tensor(areas), number, replacement=True, generator=generator)
     low, high = (torch.stack(side)[face] for side in zip(*corners, strict=True))
-    return Surface(low + torch.rand(number, 3, dtype=torch.float64, generator=generator) * (high - low), face)
+    return low + torch.rand(number, 3, dtype=torch.float64, generator=generator) * (high - low)
 
 
 def first_hit(origins: Tensor, directions: Tensor) -> Tensor:

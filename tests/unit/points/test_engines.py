@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from addict import Dict
 from tests.unit.points.plain_unet import C_DINO, cloud, halved, pyramid_of
 from torch import Tensor, nn
 
@@ -35,21 +36,10 @@ class Indexed:
 
 
 class Mapped:
-    """A user's engine: base units at every stride, batch first, int32, a shared coordinate map."""
+    """A user's engine: base units at every stride, batch first, int32."""
 
-    def __init__(
-        self, feats: Tensor, coordinates: Tensor | None = None, stride: int = 1,
-        *, coordinate_map_key: Any = None, coordinate_manager: dict[Any, Any] | None = None,
-    ) -> None:  # fmt: skip
-        self.F = feats
-        self.coordinate_manager = {} if coordinate_manager is None else coordinate_manager
-        self.coordinate_map_key = coordinate_map_key or ((stride,) * 3, "")
-        if coordinates is not None:
-            self.coordinate_manager[self.coordinate_map_key] = coordinates
-
-    @property
-    def C(self) -> Tensor:
-        return self.coordinate_manager[self.coordinate_map_key]
+    def __init__(self, feats: Tensor, coordinates: Tensor) -> None:
+        self.F, self.C = feats, coordinates
 
 
 class MappedAdapter:
@@ -62,16 +52,10 @@ class MappedAdapter:
         return x.F
 
     def with_features(self, x: Mapped, feats: Tensor) -> Mapped:
-        return Mapped(feats, coordinate_map_key=x.coordinate_map_key, coordinate_manager=x.coordinate_manager)
+        return Mapped(feats, x.C)
 
 
-try:
-    from addict import Dict as AnyAttribute
-except ImportError:
-    AnyAttribute = None
-
-
-class Point(AnyAttribute or dict):
+class Point(Dict):
     """What Pointcept's is: an ``addict.Dict``, which has any attribute, in level units, batch or offset."""
 
 
@@ -95,14 +79,14 @@ def tensors() -> dict[str, tuple[Any, type]]:
     return {
         "plain": (x, PlainAdapter),
         "spconv": (sparse, SpconvAdapter),
-        "own": (Mapped(x.feats, with_batch(x, 1), STRIDE), MappedAdapter),
+        "own": (Mapped(x.feats, with_batch(x, 1)), MappedAdapter),
         "pointcept": (Point(grid_coord=grid, batch=x.batch, feat=x.feats, sparse_conv_feat=sparse), PointceptAdapter),
         "pointcept-offset": (Point(grid_coord=grid.int(), offset=offset, feat=x.feats), PointceptAdapter),
     }
 
 
 @pytest.mark.parametrize("name", tensors())
-def test_an_adapter_says_where_voxels_are_and_gives_them_other_features(name: str) -> None:
+def test_an_adapter_says_where_voxels_are_and_a_block_is_injected_into(name: str) -> None:
     torch.manual_seed(0)
     x, kind = tensors()[name]
     torch.manual_seed(0)
@@ -111,33 +95,19 @@ def test_an_adapter_says_where_voxels_are_and_gives_them_other_features(name: st
     assert type(adapter) is kind
     coords, batch = adapter.coords(x, STRIDE)
     assert coords.dtype == batch.dtype == torch.int64
-    assert torch.equal(coords, expected.coords)
-    assert torch.equal(batch, expected.batch)
-    before = adapter.features(x)
-    assert torch.equal(before, expected.feats)
-    again = adapter.with_features(x, before * 2)
+    assert torch.equal(coords, expected.coords) and torch.equal(batch, expected.batch)
+    again = adapter.with_features(x, adapter.features(x) * 2)
     assert type(again) is type(x)
-    assert torch.equal(adapter.features(again), before * 2)
+    assert torch.equal(adapter.features(again), expected.feats * 2)
     assert torch.equal(adapter.features(x), expected.feats)  # the first is as it was
     assert torch.equal(adapter.coords(again, STRIDE)[0], coords)
-
-
-@pytest.mark.parametrize("name", tensors())
-def test_a_block_of_every_engine_is_injected_into_alike(name: str) -> None:
-    torch.manual_seed(0)
-    x = tensors()[name][0]
-    torch.manual_seed(0)
-    plain = level()
-    torch.manual_seed(1)
     injection = DecoderInjection(C_DINO, {STRIDE: 3}, zero_init=False)
-    pyramid = pyramid_of(cloud())
-    model = nn.Sequential(nn.Identity())
-    adapter: SparseAdapter = MappedAdapter() if name == "own" else adapter_of(x)
+    pyramid, model = pyramid_of(cloud()), nn.Sequential(nn.Identity())
     injection.attach(model, {STRIDE: "0"}, adapter=adapter if name == "own" else None)
     with injection.using(pyramid):
         out = adapter.features(model(x))
-    expected = injection.inject(plain.feats[:, :3], pyramid[STRIDE], plain.coords, plain.batch)
-    assert torch.equal(out, torch.cat((expected, plain.feats[:, 3:]), dim=1))
+    injected = injection.inject(expected.feats[:, :3], pyramid[STRIDE], expected.coords, expected.batch)
+    assert torch.equal(out, torch.cat((injected, expected.feats[:, 3:]), dim=1))
     assert injection.stats[STRIDE].hit_rate == pytest.approx(pyramid[STRIDE].valid.float().mean().item())
 
 
@@ -158,65 +128,53 @@ def spconv(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def spconv_unet(engine: Any) -> nn.Module:
     """The arrangement of common networks: down by 2, up by its inverse, concatenation, block."""
-    native = engine.ConvAlgo.Native
+    options = {"bias": False, "algo": engine.ConvAlgo.Native}
 
     class UNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            options = {"bias": False, "algo": native}
             self.stem = engine.SubMConv3d(3, 6, 3, indice_key="s1", **options)
             self.down = engine.SparseConv3d(6, 10, 2, 2, indice_key="d2", **options)
-            self.middle = engine.SubMConv3d(10, 10, 3, indice_key="s2", **options)
             self.down4 = engine.SparseConv3d(10, 12, 2, 2, indice_key="d4", **options)
             self.up4 = engine.SparseInverseConv3d(12, 8, 2, indice_key="d4", **options)
             self.block2 = engine.SubMConv3d(18, 9, 3, indice_key="s2", **options)
             self.up = engine.SparseInverseConv3d(9, 7, 2, indice_key="d2", **options)
             self.block1 = engine.SubMConv3d(13, 5, 3, indice_key="s1", **options)
-            self.edit: Any = None
+            self.edit: Any = lambda up, stride: up.features
 
         def forward(self, x: Any) -> Any:
             fine = self.stem(x)
-            middle = self.middle(self.down(fine))
-            up = self.merged(self.up4(self.down4(middle)), middle, 2)
-            up = self.up(self.block2(up))
-            return self.block1(self.merged(up, fine, 1))
+            middle = self.down(fine)
+            middle = self.block2(self.merged(self.up4(self.down4(middle)), middle, 2))
+            return self.block1(self.merged(self.up(middle), fine, 1))
 
         def merged(self, up: Any, skip: Any, stride: int) -> Any:
-            feats = up.features if self.edit is None else self.edit(up, stride)
-            return up.replace_feature(torch.cat((feats, skip.features), dim=1))
+            return up.replace_feature(torch.cat((self.edit(up, stride), skip.features), dim=1))
 
     return UNet()
 
 
 def test_spconv_hooks_do_what_an_edited_network_does(spconv: Any) -> None:
     x = cloud()
-    x = dataclasses.replace(
-        x, coords=x.coords + 6
-    )  # indices begin at 0; the shape is a multiple of the coarsest stride
+    x = dataclasses.replace(x, coords=x.coords + 6)  # indices begin at 0; the shape is a multiple of the stride
     indices = torch.cat((x.batch[:, None], x.coords), dim=1).int()
     pyramid, unet = pyramid_of(x, seen=1.1), spconv_unet(spconv)
 
-    def run() -> Tensor:
-        return unet(spconv.SparseConvTensor(x.feats, indices, [16, 16, 16], 2)).features
+    def sparse() -> Any:
+        return spconv.SparseConvTensor(x.feats, indices, [16, 16, 16], 2)
 
-    injection = DecoderInjection(C_DINO, {2: 8, 1: 7})
-    before = run()
-    handle = injection.attach(unet, {2: "block2", 1: "block1"})
-    with injection.using(pyramid):
-        assert torch.equal(run(), before)
-    for level in injection.levels.values():
-        level.proj.reset_parameters()
-    with injection.using(pyramid):
-        injected = run()
+    injection, before = DecoderInjection(C_DINO, {2: 8, 1: 7}), unet(sparse()).features
+    wrapped = injection.wrap(unet, {2: "block2", 1: "block1"})
+    assert torch.equal(wrapped(sparse(), pyramid=pyramid).features, before)
+    for own in injection.levels.values():
+        own.proj.reset_parameters()
+    injected = wrapped(sparse(), pyramid=pyramid).features
     assert not torch.equal(injected, before)
-    assert [level.hit_rate for level in injection.stats.values()] == [1.0, 1.0]  # level units came out as base units
-    handle.remove()
+    assert [own.hit_rate for own in injection.stats.values()] == [1.0, 1.0]  # level units came out as base units
+    injected.square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in wrapped.parameters())
+    wrapped.remove()
     unet.edit = lambda up, stride: injection.inject(
         up.features, pyramid[stride], up.indices[:, 1:].long() * stride, up.indices[:, 0].long()
     )
-    assert torch.equal(run(), injected)
-    unet.edit = None
-    wrapped = injection.wrap(unet, {2: "block2", 1: "block1"})
-    sparse = spconv.SparseConvTensor(x.feats, indices, [16, 16, 16], 2)
-    wrapped(sparse, pyramid=pyramid).features.square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in wrapped.parameters())
+    assert torch.equal(unet(sparse()).features, injected)

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from tests.kit import same, tokens_from
 from torch import Tensor, nn
 
-from dinoneck import Tokens
-from dinoneck.errors import ConfigError, DataError, DinoneckError, ShapeError
 from dinoneck.points import Links, SparseFeatures, VoxelGrid, lift
 
 HEIGHT, WIDTH, ROWS, COLS, CHANNELS, VIEWS, POINTS = 48, 70, 3, 5, 4, 3, 40
@@ -91,62 +90,30 @@ def lifted(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize(("sampling", "views"), OPTIONS)
 @pytest.mark.parametrize("onto", ["points", "voxels"])
-@pytest.mark.parametrize("projected", [False, True])
-def test_it_is_the_plain_loop(sampling: str, views: str, onto: str, projected: bool) -> None:
-    maps, links = maps_of(), drawn(margin=3.0)
-    grid = voxels() if onto == "voxels" else None
-    project = nn.Linear(CHANNELS, 6, dtype=torch.float64) if projected else None
-    draw = [torch.Generator().manual_seed(7) for _ in range(2)]
-    with torch.no_grad():
-        feats, valid = lifted(maps, links, grid, sampling, views, project, draw[0])
-        expected, seen = by_hand(maps, links, grid, sampling, views, project, draw[1])
-    assert torch.allclose(feats, expected, rtol=0, atol=1e-10)
-    assert torch.equal(valid, seen)
-    assert not feats[~valid].any()
-    assert int(valid.sum()) > 0
-    assert onto == "voxels" or int(valid.sum()) < POINTS
-
-
-@pytest.mark.parametrize(("rows", "cols"), [(30, 40), (34, 45), (3, 5)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_ramp_gives_the_pixel_back(rows: int, cols: int, dtype: torch.dtype) -> None:
-    """Half pixels, scale, and sizes that are no multiple: the mean of a linear function is its value at the centre."""
-    height, width = 480, 640
-    x = (torch.arange(cols, dtype=torch.float64) + 0.5) * width / cols - 0.5  # the pixel at a cell's centre
-    y = (torch.arange(rows, dtype=torch.float64) + 0.5) * height / rows - 0.5
-    ramp = torch.stack((x.expand(rows, cols), y[:, None].expand(rows, cols)))[None].to(dtype)
-    low, high = torch.stack((x[0], y[0])), torch.stack((x[-1], y[-1]))
-    uv = low + torch.rand(500, 2, dtype=torch.float64) * (high - low)
-    each = torch.arange(500)
-    links = Links(torch.zeros_like(each), each, uv.to(dtype), torch.ones(500), 500, 1, (height, width))
-    feats, valid = lift(ramp, links)
-    assert bool(valid.all())
-    assert float((feats.double() - uv).abs().max()) < 1e-3
-    outside = replace(links, uv=uv.to(dtype) * 3 - 640)
-    assert torch.allclose(lift(ramp, outside)[0].amax(0), ramp.amax((0, 2, 3)), rtol=1e-6)
-    assert torch.allclose(lift(ramp, outside)[0].amin(0), ramp.amin((0, 2, 3)), rtol=1e-6)
+def test_it_is_the_plain_loop(sampling: str, views: str, onto: str) -> None:
+    maps, links, grid = maps_of(), drawn(margin=3.0, share=0.2), voxels() if onto == "voxels" else None
+    for project in (None, nn.Linear(CHANNELS, 6, dtype=torch.float64)):
+        draw = [torch.Generator().manual_seed(7) for _ in range(2)]
+        with torch.no_grad():
+            feats, valid = lifted(maps, links, grid, sampling, views, project, draw[0])
+            expected, seen = by_hand(maps, links, grid, sampling, views, project, draw[1])
+        assert torch.allclose(feats, expected, rtol=0, atol=1e-10)
+        assert torch.equal(valid, seen)
+        assert not feats[~valid].any()  # a projection's bias stays with what was seen
+        assert 0 < int(valid.sum()) < len(valid)
 
 
 def test_samples_of_a_batch_do_not_mix() -> None:
     """The same voxels in two samples, each lifted from its own views, are the two lifted alone."""
     coords, maps = torch.randint(-2, 2, (POINTS, 3)), maps_of(views=2 * VIEWS)
-    parts = [drawn(), drawn()]
-    both = Links(
-        torch.cat((parts[0].view, parts[1].view + VIEWS)),
-        torch.cat((parts[0].point, parts[1].point + POINTS)),
-        torch.cat([x.uv for x in parts]),
-        torch.cat([x.z for x in parts]),
-        2 * POINTS,
-        2 * VIEWS,
-        (HEIGHT, WIDTH),
-    )
-    grid = VoxelGrid.from_coords(coords.repeat(2, 1), torch.arange(2).repeat_interleave(POINTS))
-    found = lift(maps, both, grid)
-    for sample, (part, own) in enumerate(zip(parts, maps.chunk(2), strict=True)):
-        alone = lift(own, part, VoxelGrid.from_coords(coords))
-        rows = found.batch == sample
-        assert torch.equal(found.coords[rows], alone.coords)
-        assert torch.equal(found.valid[rows], alone.valid)
+    one, two = drawn(), drawn()
+    shifted = replace(two, view=two.view + VIEWS, point=two.point + POINTS)
+    parts = [torch.cat([getattr(x, name) for x in (one, shifted)]) for name in ("view", "point", "uv", "z")]
+    both = Links(*parts, 2 * POINTS, 2 * VIEWS, (HEIGHT, WIDTH))
+    found = lift(maps, both, VoxelGrid.from_coords(coords.repeat(2, 1), torch.arange(2).repeat_interleave(POINTS)))
+    for sample, (part, own) in enumerate(zip((one, two), maps.chunk(2), strict=True)):
+        alone, rows = lift(own, part, VoxelGrid.from_coords(coords)), found.batch == sample
+        assert torch.equal(found.coords[rows], alone.coords) and torch.equal(found.valid[rows], alone.valid)
         assert torch.allclose(found.feats[rows], alone.feats, rtol=0, atol=1e-12)
 
 
@@ -154,50 +121,31 @@ def test_samples_of_a_batch_do_not_mix() -> None:
 @pytest.mark.parametrize("onto", ["points", "voxels"])
 def test_gradients_reach_maps_and_projection(sampling: str, views: str, onto: str) -> None:
     links, grid = drawn(points=8), voxels(8) if onto == "voxels" else None
-    maps = maps_of().requires_grad_()
-    weight = torch.randn(2, CHANNELS, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    maps, project = maps_of().requires_grad_(), nn.Linear(CHANNELS, 2, dtype=torch.float64)
 
-    def run(*leaves: Tensor) -> Tensor:
-        project = nn.Linear(CHANNELS, 2, dtype=torch.float64)
-        del project.weight, project.bias
-        project.weight, project.bias = leaves[1], leaves[2]  # type: ignore[assignment]
-        return lifted(leaves[0], links, grid, sampling, views, project, torch.Generator().manual_seed(3))[0]
+    def run(own: Tensor, *_: Tensor, layer: nn.Linear | None = project) -> Tensor:
+        return lifted(own, links, grid, sampling, views, layer, torch.Generator().manual_seed(3))[0]
 
-    assert torch.autograd.gradcheck(run, (maps, weight, bias), fast_mode=True)
-    assert torch.autograd.gradcheck(
-        lambda x: lifted(x, links, grid, sampling, views, None, torch.Generator())[0], maps, fast_mode=True
-    )
-
-
-def test_projecting_first_is_projecting_last_and_the_bias_stays_with_what_was_seen() -> None:
-    maps, links, grid = maps_of(), drawn(share=0.1), voxels()
-    project = nn.Linear(CHANNELS, 6, dtype=torch.float64)
-    plain, ours = lift(maps, links, grid), lift(maps, links, grid, project=project)
-    assert torch.allclose(ours.feats, project(plain.feats) * plain.valid[:, None], rtol=0, atol=1e-12)
-    assert bool((~ours.valid).any())
-    assert not ours.feats[~ours.valid].any()
-    assert bool(project.bias.abs().min() > 0)
+    assert torch.autograd.gradcheck(run, (maps, project.weight, project.bias), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: run(x, layer=None), maps, fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("onto", ["points", "voxels"])
 def test_every_dtype_stays_and_is_right_to_its_rounding(dtype: torch.dtype, onto: str) -> None:
     maps, links, grid = maps_of(dtype), drawn(), voxels() if onto == "voxels" else None
-    exact, _ = lifted(maps.double(), links, grid)
-    leaf = maps.clone().requires_grad_()
-    bound = torch.finfo(dtype).eps * 4 * float(maps.double().abs().max())
+    leaf, wide = maps.clone().requires_grad_(), maps.double().requires_grad_()
+    exact, _ = lifted(wide, links, grid)
+    rounding = torch.finfo(dtype).eps * 4
     for own in (maps, leaf, maps.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)):
         feats, _ = lifted(own, links, grid)
         assert feats.dtype == dtype
-        assert float((feats.detach().double() - exact).abs().max()) < bound
-    feats, _ = lifted(leaf, links, grid)
-    seed = torch.randn_like(feats)
-    (grad,) = torch.autograd.grad(feats, leaf, seed)
-    wide = maps.double().requires_grad_()
-    (right,) = torch.autograd.grad(lifted(wide, links, grid)[0], wide, seed.double())
+        assert (feats.double() - exact).abs().max() < rounding * wide.abs().max()
+    seed = torch.randn_like(exact).to(dtype)
+    (grad,) = torch.autograd.grad(lifted(leaf, links, grid)[0], leaf, seed)
+    (right,) = torch.autograd.grad(exact, wide, seed.double())
     assert grad.dtype == dtype
-    assert float((grad.double() - right).abs().max()) < torch.finfo(dtype).eps * 4 * float(right.abs().max())
+    assert (grad.double() - right).abs().max() < rounding * right.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -210,95 +158,45 @@ def test_many_points_in_a_voxel_still_give_their_mean(dtype: torch.dtype) -> Non
     assert torch.allclose(found.double(), torch.tensor(3.0).double(), rtol=torch.finfo(dtype).eps)
 
 
-def test_maps_of_tokens_are_read_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Views whose tokens lie behind CLS and registers: the table is the sequence itself."""
+def test_maps_of_tokens_are_read_behind_cls_and_registers() -> None:
     sequence = torch.randn(VIEWS, 3 + ROWS * COLS, CHANNELS)
     sequence[:, :3] = torch.nan
-    tokens = Tokens.from_sequence(sequence, image_size=(ROWS * 16, COLS * 16), patch_size=16, num_prefix_tokens=3)
-    (maps,) = tokens.maps()
-    links, grid, seen = drawn(), voxels(), []
-    project = nn.Linear(CHANNELS, 2)
-    bag = torch.nn.functional.embedding_bag
-
-    def spying(token: Tensor, table: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        seen.append(table.data_ptr())
-        return bag(token, table, *arguments, **options)
-
-    monkeypatch.setattr(torch.nn.functional, "embedding_bag", spying)
+    (maps,) = tokens_from(sequence, ROWS, COLS, 3).maps()
     for own in (maps, maps[1:2], maps[:, :, :1], maps.contiguous()):
-        subset = replace(drawn(views=len(own)), num_views=len(own)) if len(own) < VIEWS else links
-        found, expected = lift(own, subset, grid), lift(own.clone(memory_format=torch.contiguous_format), subset, grid)
+        links, grid = replace(drawn(views=len(own)), num_views=len(own)), voxels()
+        found, expected = lift(own, links, grid), lift(own.clone(memory_format=torch.contiguous_format), links, grid)
         assert torch.allclose(found.feats, expected.feats, rtol=0, atol=1e-6)
-        with torch.no_grad():
-            ours = lift(own, subset, grid, project=project).feats
-        learning = lift(own, subset, grid, project=project).feats
-        assert torch.allclose(ours, learning, rtol=0, atol=1e-6)
-        learning.sum().backward()
-        assert project.weight.grad is not None
-        assert bool(project.weight.grad.isfinite().all())
-    assert seen[0] == maps.data_ptr()
 
 
-def test_nothing_to_lift() -> None:
-    project = nn.Linear(CHANNELS, 6, dtype=torch.float64)
-    no_links = drawn(share=0.0)
-    no_views = Links(*(x[:0] for x in (no_links.view, no_links.point, no_links.uv, no_links.z)), POINTS, 0, (8, 8))
-    for maps, links in ((maps_of(), no_links), (maps_of(views=0), no_views)):
-        for views in ("mean", "random", "closest"):
-            for grid in (None, voxels()):
-                for layer, width in ((None, CHANNELS), (project, 6)):
-                    feats, valid = lifted(maps, links, grid, views=views, project=layer)
-                    assert torch.equal(feats, maps.new_zeros(POINTS if grid is None else len(grid), width))
-                    assert not valid.any()
+@pytest.mark.parametrize("views", ["mean", "random", "closest"])
+def test_nothing_to_lift(views: str) -> None:
+    no_links, project = drawn(share=0.0), nn.Linear(CHANNELS, 6, dtype=torch.float64)
+    no_views = replace(no_links, num_views=0)
+    for maps, links in ((maps_of().requires_grad_(), no_links), (maps_of(views=0), no_views)):
+        for grid, layer in itertools.product((None, voxels()), (None, project)):
+            feats, valid = lifted(maps, links, grid, views=views, project=layer)
+            assert feats.shape == (POINTS if grid is None else len(grid), 6 if layer else CHANNELS)
+            assert not feats.any() and not valid.any()
+        if maps.requires_grad:
+            feats.sum().backward()
+            assert not maps.grad.any()
     nothing = replace(no_views, num_points=0)
-    assert lift(maps_of(views=0), nothing)[0].shape == (0, CHANNELS)
     assert lift(maps_of(views=0), nothing, VoxelGrid.from_points(torch.zeros(0, 3), 1.0)).feats.shape == (0, CHANNELS)
-    leaf = maps_of().requires_grad_()
-    lift(leaf, no_links)[0].sum().backward()
-    assert leaf.grad is not None
-    assert not leaf.grad.any()
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
-        ({"maps": torch.zeros(2, 4, 3, 5)}, ShapeError, "2 maps for links of 3 views"),
-        ({"maps": torch.zeros(3, 4, 3)}, ShapeError, r"\(3, 4, 3\); expected floats \(views"),
-        ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
-        ({"maps": torch.zeros(3, 4, 0, 5)}, ShapeError, "expected floats"),
-        ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "the grid has 5 points, the links 40"),
-        ({"sampling": "cubic"}, ConfigError, "sampling is 'cubic'; expected one of bilinear, nearest"),
-        ({"reduce": "sum"}, ConfigError, "reduce is 'sum'; expected one of max, mean"),
-        ({"chunk": 0}, ConfigError, "chunk is 0"),
-        ({"views": "first"}, ConfigError, "views is 'first'; expected one of mean, random, closest"),
-        ({"project": nn.Sequential(nn.Linear(4, 2), nn.ReLU())}, ConfigError, "Sequential; expected torch.nn.Linear"),
-    ],
-)
-def test_what_does_not_fit_is_refused(change: dict[str, Any], error: type[DinoneckError], message: str) -> None:
-    with pytest.raises(error, match=message):
-        lift(**{"maps": torch.zeros(3, 4, 3, 5), "links": drawn(), **change})
 
 
 @pytest.mark.parametrize("views", ["mean", "random", "closest"])
 @pytest.mark.parametrize(("onto", "reduce"), [("points", "mean"), ("voxels", "mean"), ("voxels", "max")])
 def test_the_chunk_changes_neither_result_nor_gradient(onto: str, reduce: str, views: str) -> None:
-    links, grid, weights = drawn(), voxels() if onto == "voxels" else None, torch.randn(CHANNELS, dtype=torch.float64)
+    links, grid, maps = drawn(), voxels() if onto == "voxels" else None, maps_of().requires_grad_()
     results = []
     for chunk in (1, 7, 10**6):
-        maps = maps_of().zero_().add_(torch.arange(VIEWS * CHANNELS * ROWS * COLS).reshape(VIEWS, CHANNELS, ROWS, COLS))
-        found = lift(maps.sin_().requires_grad_(), links, grid, views=views, reduce=reduce, chunk=chunk,
-                     generator=torch.Generator().manual_seed(0))  # fmt: skip
-        feats, valid = found if isinstance(found, tuple) else (found.feats, found.valid)
-        (feats.square() @ weights).sum().backward()
+        options = {"views": views, "reduce": reduce, "chunk": chunk}
+        feats, valid = lifted(maps, links, grid, **options, generator=torch.Generator().manual_seed(0))
+        results.append((feats, valid.double(), *torch.autograd.grad(feats.square().sum(), maps)))
         with torch.no_grad():
-            again = lift(maps, links, grid, views=views, reduce=reduce, chunk=chunk,
-                         generator=torch.Generator().manual_seed(0))  # fmt: skip
-        assert torch.equal(again[0] if isinstance(again, tuple) else again.feats, feats)
-        results.append((feats.detach(), valid, maps.grad))
-    for feats, valid, grad in results[:-1]:
-        assert torch.equal(valid, results[-1][1])
-        assert torch.allclose(feats, results[-1][0], rtol=0, atol=1e-12)
-        assert torch.allclose(grad, results[-1][2], rtol=0, atol=1e-12)
+            again, _ = lifted(maps, links, grid, **options, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(again, feats)
+    assert all(same(result, results[-1], 1e-12) for result in results)
 
 
 def test_the_maximum_is_over_the_seen_points_and_its_gradient_goes_to_them() -> None:
@@ -316,9 +214,3 @@ def test_the_maximum_is_over_the_seen_points_and_its_gradient_goes_to_them() -> 
     grad, by_points = (torch.autograd.grad((x * weights).sum(), maps)[0] for x in (voxel.feats, torch.stack(expected)))
     assert torch.allclose(grad, by_points, rtol=0, atol=1e-12)
     assert not torch.allclose(voxel.feats, lift(maps, links, grid).feats)
-
-
-def test_unsorted_links_are_refused() -> None:
-    links = drawn()
-    with pytest.raises(DataError, match="not sorted by point"):
-        lift(maps_of(), replace(links, point=links.point.flip(0)))

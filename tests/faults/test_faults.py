@@ -1,0 +1,83 @@
+"""The campaigns at a small share, and that the judges notice readers with a fault."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.faults import mutate, pairing, signed, store
+from tests.faults.judge import HARMLESS, REFUSED, Judge, files
+from tests.faults.report import PAGE, PARTS, REPORT, page
+from tests.process_group import told_by
+
+from dinoneck import CheckpointError, HeadCheckpoint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_no_case_is_silently_wrong(part: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.faults", "--parts", part, "--share", "0.002"]
+    told_by([*command, "--out", str(tmp_path / "report.json")], 280)
+    modes = json.loads((tmp_path / "report.json").read_text())[part]["modes"]
+    assert all(counts["cases"] > 0 == counts["silent"] for counts in modes.values())
+
+
+def test_sound_files_are_spelled_as_the_description_has_it_and_are_harmless(tmp_path: Path) -> None:
+    judge = Judge(tmp_path)
+    for name, raw in files().items():
+        assert signed.write(*signed.read(raw)) == raw, name
+        assert judge.verdict(raw, name) == judge.verdict(raw) == HARMLESS, name
+
+
+@pytest.mark.parametrize(("part", "mode"), [(mutate, "another format"), (pairing, pairing.MODES[0])])
+def test_foreign_files_and_tokens_are_refused(part: Any, mode: str, tmp_path: Path) -> None:
+    assert REFUSED in set(part.outcomes(mode, 1.0, tmp_path)) <= {REFUSED, HARMLESS}
+
+
+load = HeadCheckpoint.load
+
+
+def forgetful(path: Path, **options: str) -> HeadCheckpoint:
+    """A reader that loses a transform."""
+    head = load(path, **options)
+    head.meta["config"]["tasks"][0]["transform"] = head.meta["tasks"][0]["transform"] = None
+    return head
+
+
+def without_digest(path: Path, **options: str) -> HeadCheckpoint:
+    """A reader that loads whatever has another digest than its own."""
+    try:
+        return load(path, **options)
+    except CheckpointError as error:
+        if error.step != "digest":
+            raise
+        path.write_bytes(signed.write(*signed.read(path.read_bytes())))
+        return load(path, **options)
+
+
+def test_the_judge_sees_a_reader_with_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.faults.judge.read_header", lambda path: None)
+    monkeypatch.setattr(HeadCheckpoint, "load", forgetful)
+    assert "metadata" in Judge(tmp_path).verdict(files()["all records"], "all records")
+    monkeypatch.setattr(HeadCheckpoint, "load", without_digest)
+    found = list(mutate.outcomes("smallest", 0.002, tmp_path))
+    assert sum("loads with other bytes" in verdict for verdict in found) > 3
+
+
+def test_the_judge_sees_tokens_of_another_image(tmp_path: Path) -> None:
+    world = store.World(tmp_path, 0.0)
+    world.extracted(world.root, world.other)
+    assert " " in world.outcome()
+
+
+def test_the_page_shows_the_stored_report_which_has_no_fault() -> None:
+    report = json.loads(REPORT.read_text())
+    assert PAGE.read_text() == page(report), "python -m tests.faults --parts"
+    assert report.keys() == set(PARTS)
+    for part, found in report.items():
+        modes = importlib.import_module(f"tests.faults.{part}").MODES
+        assert list(found["modes"]) == list(modes) and not found["faults"], part

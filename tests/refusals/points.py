@@ -1,0 +1,179 @@
+"""What cameras, projection, voxels, lifting, pyramids and injection refuse."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoneck import ConfigError, DataError, GridError, ShapeError
+from dinoneck.points import (
+    Cameras,
+    DecoderInjection,
+    GatedFusion,
+    Links,
+    PointProjector,
+    SparseFeatures,
+    SparsePyramid,
+    VoxelGrid,
+    check_cameras,
+    lift,
+)
+from dinoneck.points.keys import BATCHES, REACH
+from tests.refusals import Row
+
+ONE, FOUR, EMPTY = torch.zeros(1).long(), torch.zeros(4).long(), torch.zeros(0)
+K = torch.tensor([[[50.0, 0.0, 31.5], [0.0, 52.0, 23.5], [0.0, 0.0, 1.0]]])
+
+
+def unit(**entries: float) -> Tensor:
+    """The unit pose with entries ``rRC=value``."""
+    pose = torch.eye(4)
+    for place, value in entries.items():
+        pose[int(place[1]), int(place[2])] = value
+    return pose[None]
+
+
+def lens(**entries: float) -> Tensor:
+    return unit(**{"r00": 50.0, "r11": 50.0, **entries})[:, :3, :3]
+
+
+def cameras(**changes: Any) -> Cameras:
+    return Cameras(**{"K": K, "cam_to_world": torch.eye(4)[None], "size": (48, 64), **changes})
+
+
+SCENE, BATCHED = cameras(), cameras(sample=ONE)
+CAMERAS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"cam_to_world": unit(r03=1.0, r13=2.0).mT}, DataError, "cam_to_world.mT"),
+    ({"cam_to_world": unit(r30=0.1, r03=1.0)}, DataError, "[0.1, 0.0"),
+    ({"cam_to_world": unit(r00=1e3, r11=1e3, r22=1e3)}, DataError, "1000"),
+    ({"cam_to_world": unit(r00=1.1)}, DataError, "0.21"),
+    ({"cam_to_world": unit(r11=-1.0)}, DataError, "determinant -1"),
+    ({"cam_to_world": unit(r03=-math.inf)}, DataError, "cam_to_world of view 0"),
+    ({"K": lens(r20=31.5)}, DataError, "K.mT"),
+    ({"K": lens(r22=2.0)}, DataError, "last entry"),
+    ({"K": lens(r11=-50.0)}, DataError, "[50.0, -50.0]"),
+    ({"K": lens(r00=0.8, r11=1.1, r02=0.5)}, DataError, "48x64"),
+    ({"K": lens(r00=math.nan)}, DataError, "K of view 0"),
+    ({"K": K[0]}, ShapeError, "(3, 3)"),
+    ({"K": K.long()}, ShapeError, "torch.int64"),
+    ({"K": [[1.0]]}, ShapeError, "list"),
+    ({"cam_to_world": torch.eye(4)[None, :3]}, ShapeError, "(1, 3, 4)"),
+    ({"cam_to_world": torch.eye(4).repeat(2, 1, 1)}, ShapeError, "K has 1 views"),
+    ({"sample": torch.zeros(2).long()}, ShapeError, "(2,)"),
+    ({"sample": torch.zeros(1)}, ShapeError, "torch.float32"),
+    ({"sample": 0}, ShapeError, "int"),
+    ({"size": (48, 64.0)}, GridError, "64.0"),
+    ({"size": 48}, GridError, "48"),
+    ({"size": (0, 4)}, GridError, "(0, 4)"),
+]
+POINTS = torch.zeros(4, 3)
+PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"points": torch.zeros(4, 2)}, ShapeError, "(4, 2)"),
+    ({"points": POINTS.half()}, ShapeError, "torch.float16"),
+    ({"points": POINTS.long()}, ShapeError, "torch.int64"),
+    ({"points": torch.tensor([[0.0, math.nan, 1.0]])}, DataError, "1 of 1 points"),
+    ({"depth": torch.ones(2, 6, 8)}, ShapeError, "(2, 6, 8)"),
+    ({"depth": torch.ones(1, 1, 6, 8)}, ShapeError, "(1, 1, 6, 8)"),
+    ({"depth": torch.ones(1, 0, 8)}, ShapeError, "(1, 0, 8)"),
+    ({"depth": torch.ones(1, 6, 8).int()}, ShapeError, "torch.int32"),
+    ({"depth": torch.ones(1, 64, 48)}, ShapeError, "64x48"),
+    ({"batch": FOUR}, ShapeError, "batch"),
+    ({"cameras": BATCHED}, ShapeError, "sample"),
+    ({"cameras": BATCHED, "batch": FOUR[:3]}, ShapeError, "(3,)"),
+]
+LINKS = Links(FOUR[:3], torch.arange(3), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
+BACKWARDS = Links(FOUR[:3], torch.arange(3).flip(0), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
+LIFTED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"maps": torch.zeros(2, 4, 3, 5)}, ShapeError, "2 maps"),
+    ({"maps": torch.zeros(3, 4, 3)}, ShapeError, "(3, 4, 3)"),
+    ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
+    ({"maps": torch.zeros(3, 4, 0, 5)}, ShapeError, "(3, 4, 0, 5)"),
+    ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "5 points"),
+    ({"sampling": "cubic"}, ConfigError, "'cubic'"),
+    ({"reduce": "sum"}, ConfigError, "'sum'"),
+    ({"chunk": 0}, ConfigError, "chunk is 0"),
+    ({"views": "first"}, ConfigError, "'first'"),
+    ({"project": nn.Sequential(nn.Linear(4, 2), nn.ReLU())}, ConfigError, "Sequential"),
+    ({"links": BACKWARDS}, DataError, "sorted"),
+]
+TWO = torch.zeros(2, 3)
+VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
+    ((torch.tensor([[0.0, 0, 0], [0, math.nan, 0]]), 1.0), DataError, "points[1] = [0.0, nan"),
+    ((torch.tensor([[math.inf, 0, 0]]), 1.0), DataError, "points[0] = [inf"),
+    ((torch.tensor([[1e5, 0, 0]]), 0.5), DataError, "[200000, 0, 0]"),
+    *(((torch.tensor([[x, 0, 0]]), 0.5), DataError, "coords[0]") for x in (1e30, -1e30)),
+    ((TWO[:, :2], 1.0), ShapeError, "(2, 2)"),
+    *(((TWO, size), ConfigError, f"size is {size}") for size in (0.0, -1.0, (1.0, 1.0), math.nan)),
+    ((TWO, 1.0, math.inf), ConfigError, "origin is inf"),
+    ((TWO, 1.0, 0.0, FOUR[:3]), ShapeError, "3 entries"),
+    ((TWO, 1.0, 0.0, torch.zeros(2)), ShapeError, "torch.float32"),
+]
+COORDS: list[tuple[list[list[int]], list[int] | None, str]] = [
+    ([[0, 0, 0], [0, REACH, 1]], None, f"coords[1] is [0, {REACH}, 1]"),
+    ([[0, -REACH - 1, 0]], None, f"coords[0] is [0, {-REACH - 1}, 0]"),
+    ([[0, 0, 0], [1, 1, 1]], [3, BATCHES], f"batch[1] is {BATCHES}"),
+    ([[0, 0, 0]], [-1], "batch[0] is -1"),
+]
+GRID = VoxelGrid.from_coords(torch.cartesian_prod(*[torch.arange(0, 8, 2)] * 3))
+ROWS_OF = (GRID.coords, GRID.batch, torch.zeros(len(GRID), 6), torch.ones(len(GRID), dtype=torch.bool))
+FLIPPED, TWICE = [x.flip(0) for x in ROWS_OF], [x[:1].expand(2, *x.shape[1:]) for x in ROWS_OF]
+COARSE = SparsePyramid((4,))(SparseFeatures(*ROWS_OF))[4]
+INJECTION, FUSION = DecoderInjection(6, {2: 10, 1: 9}), GatedFusion(6, 5, 5)
+X, F, SEEN = torch.zeros(4, 10), torch.zeros(4, 6), torch.ones(4, dtype=torch.bool)
+
+ROWS: list[Row] = [
+    *((lambda own=own: cameras(**own), error, named) for own, error, named in CAMERAS),
+    (lambda: cameras().crop(0, 10, 20, 60), GridError, "20x60 px from row 0, column 10"),
+    (lambda: Cameras.from_world_to_cam(K, unit(r03=1.0).mT, (48, 64)), DataError, "world_to_cam.mT"),
+    (lambda: SCENE[5], IndexError, "5"),
+    (lambda: SCENE.unproject(torch.ones(2, 48, 64)), ShapeError, "(2, 48, 64)"),
+    (lambda: SCENE.unproject(torch.ones(1, 64, 48)), ShapeError, "64x48"),
+    (lambda: check_cameras(POINTS, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
+    (lambda: check_cameras(None, SCENE, torch.ones(1, 64, 48)), ShapeError, "64x48"),
+    (lambda: check_cameras(None, BATCHED, torch.ones(1, 48, 64), FOUR), ShapeError, "batch"),
+    (lambda: check_cameras(None, SCENE, torch.ones(2, 48, 64)), ShapeError, "(1 views"),
+    *(
+        (lambda own=own: PointProjector()(**{"points": POINTS, "cameras": SCENE, **own}), error, named)
+        for own, error, named in PROJECTED
+    ),
+    *(
+        (lambda own=own: PointProjector(**own), ConfigError, f"{next(iter(own))} is {next(iter(own.values()))!r}")
+        for own in ({"near": 0.0}, {"far": 0.01}, {"depth_abs": -1.0}, {"depth_rel": math.nan}, {"chunk": 0},
+                    {"unknown_depth": "keep"})
+    ),
+    *(
+        (lambda own=own: lift(**{"maps": torch.zeros(3, 4, 3, 5), "links": LINKS, **own}), error, named)
+        for own, error, named in LIFTED
+    ),
+    *((lambda own=own: VoxelGrid.from_points(*own), error, named) for own, error, named in VOXELS),
+    *(
+        (lambda at=at, of=of: VoxelGrid.from_coords(torch.tensor(at), of and torch.tensor(of)), DataError, named)
+        for at, of, named in COORDS
+    ),
+    *((lambda at=at: SparseFeatures(*(x[i == at :] for i, x in enumerate(ROWS_OF))), ShapeError, "63")
+      for at in range(4)),
+    (lambda: SparseFeatures(*ROWS_OF[:3], torch.zeros(len(GRID))), ShapeError, "torch.float32"),
+    (lambda: SparseFeatures(*FLIPPED).at(GRID.coords), DataError, "sorted"),
+    (lambda: SparseFeatures(*TWICE).at(GRID.coords), DataError, "repeats"),
+    (lambda: SparseFeatures(*ROWS_OF, 8).at(GRID.coords), DataError, "stride 8"),
+    (lambda: SparseFeatures(*ROWS_OF).at(torch.tensor([[REACH, 0, 0]])), DataError, "coords"),
+    *((lambda own=own: SparsePyramid(own), ConfigError, "power") for own in
+      ((), (3,), (2, 2), (4, 2), (0, 1), (1, 2.0))),
+    (lambda: SparsePyramid(reduce="sum"), ConfigError, "'sum'"),
+    (lambda: SparsePyramid((2, 8))(COARSE), ConfigError, ("stride 4", "(2, 8)")),
+    (lambda: SparsePyramid((8,))(SparseFeatures(*FLIPPED)), DataError, "sorted"),
+    (lambda: INJECTION(X, F, SEEN), ConfigError, "2, 1"),
+    (lambda: INJECTION(X, F, SEEN, stride=8), ConfigError, "stride 8"),
+    (lambda: INJECTION(X[:, :8], F, SEEN, stride=2), ShapeError, "8 channels"),
+    (lambda: INJECTION(X, F[:3], SEEN, stride=2), ShapeError, "bool"),
+    (lambda: INJECTION(X, F, SEEN.float(), stride=2), ShapeError, "torch.float32"),
+    (lambda: INJECTION.inject(X, SparseFeatures(*ROWS_OF, 2), GRID.coords[:1], GRID.batch[:1]), ShapeError, "(1, 3)"),
+    (lambda: GatedFusion(6, 5, 4), ConfigError, "c_out is 4"),
+    (lambda: GatedFusion(6, 5, 5, 0), ConfigError, "hidden is 0"),
+    (lambda: FUSION(F, X[:, :5], SEEN), ShapeError, "6 channels"),
+    (lambda: FUSION(X[:, :5], F[:3], SEEN), ShapeError, "bool"),
+    (lambda: FUSION(X[:, :5], F, SEEN.long()), ShapeError, "torch.int64"),
+]  # fmt: skip
