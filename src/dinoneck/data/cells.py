@@ -31,7 +31,7 @@ def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: empty text, ``nan`` in any case, None, NaN, NaT or pandas.NA."""
     if isinstance(value, str):
         return value.strip().lower() in ("", "nan")
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    if value is None or type(value).__name__ == "NAType":
         return True
     return isinstance(value, Hashable) and bool(value != value)
 
@@ -89,10 +89,3 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
     texts = [cell_text(label) if isinstance(label, str | Real) else label for label in every]
     are_numbers = all(isinstance(text, str) and is_number(text) for text in texts)
     return [label_of(text, True) for text in texts] if are_numbers else texts
-
-
-def joined(columns: Sequence[Sequence[Hashable]]) -> list[str]:
-    """Return one label per row from the labels of one or more columns."""
-    if len(columns) == 1:
-        return [str(label) for label in columns[0]]
-    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*columns, strict=True)]

@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 Names = Sequence[str] | str
 PathLike = str | os.PathLike[str]
 _SHOWN = 5
-_CELLS = (str, Real, Decimal, np.bool_)
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -84,10 +83,8 @@ def read_table(
         raise DataError("no target columns are named; name them with targets= (--targets)")
     _check_roles((*wanted, *helping), classes)
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
-    rows = _rows(source, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    ids = _ids(rows[image_column], f"{name}: the {image_column}")
+    rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
     files = existing_files(rows[image_column], images, f"images named in {name}")
-    rows.index = pd.Index(ids, dtype=object)
     table = pd.DataFrame({IMAGES: pd.Series(files, rows.index, dtype=object)})
     for column in (*wanted, *helping):
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
@@ -99,10 +96,14 @@ def read_table(
             raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
-            each = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
-            table[role] = cells.joined(each)
-    if labels is not None:
-        table[LABELS] = _label_files(rows[labels], images, f"labels named in column {labels!r} of {name}")
+            table[role] = _labels(rows[[*named]], role)
+    for column in masks:
+        known = rows[column][[not is_missing(value) for value in rows[column]]]
+        if known.empty:
+            raise DataError(f"{name}: the column {column!r} names no labels; leave it out, or fill in some")
+        found = existing_files(known, images, f"labels named in column {column!r} of {name}")
+        file_of = dict(zip(known.index, found, strict=True))
+        table[LABELS] = pd.Series([file_of.get(row) for row in rows.index], rows.index, dtype=object)
     return table
 
 
@@ -127,38 +128,39 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
-    _check_header(str(path), header, columns)
-    if not rows:
-        raise DataError(f"{path} has a header and no rows")
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
     table = pd.DataFrame(rows, columns=header, dtype=object)
+    _check_header(str(path), table, columns)
     table.attrs["decimal"] = "." if separator == "," else ","
     return table
 
 
-def _rows(source: Any, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The cells of a CSV file, or the values of a DataFrame, whose index may stand for the column of images."""
+def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The cells of a CSV file, or the values of a DataFrame, by ids; its index may stand for the column of images."""
     if isinstance(source, str | os.PathLike):
-        return read_cells(source, (image_column, *columns))
-    if not isinstance(source, pd.DataFrame):
+        frame = read_cells(source, (image_column, *columns))
+    elif isinstance(source, pd.DataFrame):
+        frame = source.rename(columns=str)
+        if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
+            frame[image_column] = frame.index.map(str)
+        _check_header(name, frame, (*columns, image_column))
+    else:
         raise DataError(f"a table is {type(source).__name__}; expected the path of a CSV file or a pandas DataFrame")
-    frame = source.rename(columns=str)
-    if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
-        frame[image_column] = frame.index.map(str)
-    _check_header("the DataFrame", list(frame.columns), (*columns, image_column))
-    if frame.empty:
-        raise DataError("the DataFrame has no rows")
-    return frame
-
-
-def _ids(names: pd.Series, what: str) -> list[str]:
-    ids = [cell_text(value) for value in names]
+    ids = [cell_text(value) for value in frame[image_column]]
     if "" in ids:
-        raise DataError(f"{what} of row {ids.index('') + 2} is empty; name it, or remove the row")
-    _once(ids, what, "keep one row for each image")
-    return ids
+        raise DataError(f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove the row")
+    _once(ids, f"{name}: the {image_column}", "keep one row for each image")
+    return frame.set_axis(pd.Index(ids, dtype=object), axis=0)
+
+
+def _labels(columns: pd.DataFrame, role: str) -> list[str]:
+    """One label per row from one or more columns."""
+    each = [cells.same_labels(columns[name], columns.index, f"{role} in column {name!r}") for name in columns]
+    if len(each) == 1:
+        return [str(label) for label in each[0]]
+    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*each, strict=True)]
 
 
 def _once(names: Sequence[str], what: str, remedy: str) -> None:
@@ -167,17 +169,19 @@ def _once(names: Sequence[str], what: str, remedy: str) -> None:
         raise DataError(f"{what} {names[is_repeated.argmax()]!r} stands more than once; {remedy}")
 
 
-def _check_header(name: str, header: Sequence[str], columns: Sequence[str]) -> None:
+def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    header = list(table.columns)
     for column in columns:
         if column not in header:
             hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
             raise DataError(f"{name} has no column {column!r}.{hint} It has: {', '.join(header) or 'no header'}")
         if header.count(column) > 1:
             raise DataError(f"{name} has {header.count(column)} columns named {column!r}; give each its own name")
+    if table.empty:
+        raise DataError(f"{name} has no rows")
 
 
 def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
-    _once(columns, "the target or auxiliary column", "name it once, in one of the two roles")
     if own := [column for column in columns if column in cells.OWN_COLUMNS]:
         raise DataError(f"a target or auxiliary column is named {own[0]!r}, as a column of the result; rename it")
     if other := [column for column in classes if column not in columns]:
@@ -186,21 +190,19 @@ def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -
 
 def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        listed = [str(name) for name in column.dtype.categories] if listed is None else listed
-    elif foreign := [value for value in column.astype(object) if not (is_missing(value) or isinstance(value, _CELLS))]:
-        kind = f"{type(foreign[0]).__name__}, in a column of dtype {column.dtype}"
-        raise DataError(
-            f"{what} holds {foreign[0]!r} ({kind}); expected numbers, texts or categories: convert it first"
-        )
+    for row, value in column.items():
+        if not (is_missing(value) or isinstance(value, str | Real | Decimal | np.bool_)):
+            raise _misfit(what, row, value, f"a number or text, not {type(value).__name__}: convert it first")
+    if listed is None and isinstance(column.dtype, pd.CategoricalDtype):
+        listed = [str(name) for name in column.dtype.categories]
     texts = column.astype(object).map(cell_text)
     filled = texts[texts != ""]
     if len(filled) < len(texts):
         logger.info("%s is missing for %d of %d images", what, len(texts) - len(filled), len(texts))
-    words = filled[filled.map(_is_word).astype(bool)]
+    words = [text for text in filled if cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)]
     if listed is None and len(words) * 2 <= len(filled):
         return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
-    return _classes(filled, filled if listed is not None else words, what, listed).reindex(column.index)
+    return _classes(filled, words, what, listed).reindex(column.index)
 
 
 def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
@@ -214,25 +216,24 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     return numbers.astype("float64")
 
 
-def _classes(texts: pd.Series, named: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
+def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None) -> pd.Series:
+    """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
     are_numbers = all(map(is_number, texts))
     labels = texts.map(lambda text: label_of(text, are_numbers))
-    names = list(map(str, listed or ())) or sorted(labels[named.index].unique(), key=_in_order)
+    occurring = {label_of(text, are_numbers) for text in (words if listed is None else texts)}
+    names = list(map(str, listed or ())) or sorted(occurring, key=_in_order)
     name_of = {label_of(cell_text(name), are_numbers): name for name in names}
     if len(name_of) < max(len(names), 2) or "" in name_of:
         raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
-    if wrong := [row for row, label in labels.items() if label not in name_of]:
-        expected = f"one of {', '.join(names)}.{did_you_mean(texts[wrong[0]], names)}"
-        raise _misfit(what, wrong[0], texts[wrong[0]], expected)
+    for row, label in labels.items():
+        if label not in name_of:
+            hint = did_you_mean(texts[row], names)
+            raise _misfit(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
 
-def _misfit(what: str, row: Any, text: str, expected: str) -> DataError:
-    return DataError(f"{what} of {row!r} is {text!r}; expected an empty cell where it is unknown, or {expected}")
-
-
-def _is_word(text: str) -> bool:
-    return cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)
+def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
+    return DataError(f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}")
 
 
 def _in_order(text: str) -> tuple[bool, float, str]:
@@ -264,15 +265,6 @@ def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> 
     return [files[text] for text in texts]
 
 
-def _label_files(column: pd.Series, folder: PathLike | None, what: str) -> pd.Series:
-    """The file of each row's label, and None where the cell is empty."""
-    known = column[[not is_missing(value) for value in column]]
-    if known.empty:
-        raise DataError(f"there are no {what}; leave the column out, or fill in some")
-    file_of = dict(zip(known.index, existing_files(known, folder, what), strict=True))
-    return pd.Series([file_of.get(row) for row in column.index], column.index, dtype=object)
-
-
 def _listed(names: Names | None) -> tuple[str, ...]:
     return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
@@ -292,7 +284,7 @@ def read_folders(images: PathLike) -> pd.DataFrame:
     files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
     if loose := [name for name in files if "/" not in name]:
         raise DataError(f"{root} holds images next to the class folders: {some_of(loose, _SHOWN)}; move each into one")
-    if len(names) < 2 or _PARTS.issuperset(name.lower() for name in names):
+    if len(names) < 2 or _PARTS.issuperset(map(str.lower, names)):
         found = ", ".join(sorted(names)) or "none"
         raise DataError(f"the folders of {root} are {found}; expected two or more, one per class, and no parts")
     kept = {name: (path, cell_text(name.partition("/")[0])) for name, path in files.items() if name[0] != "."}
