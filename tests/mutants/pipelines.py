@@ -154,14 +154,14 @@ PIPELINES = (
     ),
     Mutant(
         "Cropping to a size keeps the upper left corner of an image, not its centre.",
-        "data/resizing.py",
+        "data/preprocessing.py",
         "return Placement(resized, canvas, (-(-free[0] // 2), -(-free[1] // 2)))",
         "return Placement(resized, canvas, (0, 0))",
         "unit/data/test_preparation.py::test_images_come_to_a_size_in_four_ways",
     ),
     Mutant(
         "A flipped training image keeps the boxes of the image before the flip.",
-        "data/box_views.py",
+        "data/boxes.py",
         "        steps.append(v2.RandomHorizontalFlip())",
         "        from torchvision import tv_tensors\n\n"
         "        steps.append(v2.RandomApply([v2.Lambda(lambda image: image.flip(-1), tv_tensors.Image)]))",

@@ -22,12 +22,10 @@ from torch import Tensor
 
 from dinoneck.codec import normalize_fields
 from dinoneck.data.decoding import as_list, read_picture, upright
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import Interpolation, resample
+from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import patch_pair
 
-Label = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Raw = np.ndarray[Any, Any]
 
 
@@ -36,8 +34,8 @@ class DenseLabels:
     """How stored label rasters become targets for the cells of a patch grid.
 
     A label belongs to the upright image and has its size. It is a path (PNG or TIFF: grey of 1 to 16 bit, 32-bit
-    integers or floats, several bands of 8 bit, or a palette, whose indices count), a PIL image, an array (H, W)
-    or (H, W, K), or a tensor (H, W) or (K, H, W). What Pillow cannot read whole, such as several bands of
+    integers or floats, several bands of 8 bit, or a palette, whose indices count), a PIL image, or an array
+    (H, W) or (H, W, K). What Pillow cannot read whole, such as several bands of
     floats, is refused: read it with a raster library and pass the array.
 
     Args:
@@ -69,19 +67,13 @@ class DenseLabels:
     def __post_init__(self) -> None:
         nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
         normalize_fields(self, nodata=[value for value in nodata if value is not None and value == value])  # no NaN
-        if self.scale == 0:
-            raise ConfigError("scale is 0; expected another number")
-        if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
-            raise ConfigError(
-                f"classes is {self.classes} with scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
-                "without scale and offset"
-            )
+        converts = (self.scale, self.offset) != (1.0, 0.0)
+        if self.scale == 0 or (self.classes is not None and (self.classes < 1 or converts)):
+            values = f"classes is {self.classes}, scale is {self.scale:g} and offset is {self.offset:g}"
+            raise ConfigError(f"{values}; expected 1 class or more without the others, or a scale that is not 0")
 
     def cells(
-        self,
-        labels: Label | Sequence[Label],
-        preprocess: Preprocessing,
-        image_sizes: Sequence[Sequence[int]] | None = None,
+        self, labels: Any, preprocess: Preprocessing, image_sizes: Sequence[Sequence[int]] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Average labels over the patches that ``preprocess`` makes of their images.
 
@@ -113,10 +105,7 @@ class DenseLabels:
         return _batch(every_values), torch.stack(every_weight)
 
     def indices(
-        self,
-        labels: Label | Sequence[Label],
-        preprocess: Preprocessing,
-        image_sizes: Sequence[Sequence[int]] | None = None,
+        self, labels: Any, preprocess: Preprocessing, image_sizes: Sequence[Sequence[int]] | None = None
     ) -> Tensor:
         """Return class maps (B, H, W), int64, at the size of the prepared images; -1 where invalid or padded.
 
@@ -163,7 +152,7 @@ class DenseLabels:
         return cast(Raw, np.any([np.isnan(raw), *marked], axis=(0, 3)))
 
 
-def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[float] | None = None) -> int:
+def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
     """Return how many classes masks have: 1 + their largest index.
 
     Args:
@@ -204,12 +193,10 @@ def _stored(label: Any, name: str) -> Raw:
     """The numbers (H, W) or (H, W, K) of a label in memory."""
     if isinstance(label, Image.Image):
         return _from_pil(label, name)
-    if isinstance(label, Tensor):
-        label = (label.permute(1, 2, 0) if label.ndim == 3 else label).detach().cpu().numpy()
     if isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif":
         return label
     held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
-    raise DataError(f"{name} is {held}; expected a path, a PIL image, or numbers (H, W) or of K bands")
+    raise DataError(f"{name} is {held}; expected a path, a PIL image or an array (H, W) or (H, W, K)")
 
 
 def _from_pil(image: Image.Image, name: str) -> Raw:
@@ -239,13 +226,8 @@ def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
 def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
     """Look up the label pixel under every prepared pixel's centre; -1 where there is none."""
     placement = recipe.placement((index.shape[0], index.shape[1]))
-    padded = F.pad(index, (0, 1, 0, 1), value=-1)
-    places = []
-    for side, resized, length, corner in zip(index.shape, *placement, strict=True):
-        there = torch.arange(length, dtype=torch.float64) + 0.5 - corner  # in pixels of the resampled label
-        source = (there * side / resized).floor().long()
-        places.append(torch.where((there > 0) & (there < resized), source.clamp_max(side - 1), side))
-    return padded[places[0][:, None], places[1]]
+    shown = F.interpolate(index[None, None].double() + 1, placement.resized, mode="nearest-exact")
+    return placement.on_canvas(shown)[0, 0].long() - 1
 
 
 def _batch(tensors: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,9 +19,6 @@ from PIL import Image, ImageDraw
 from dinoneck.atomic import write_text
 from dinoneck.data.cells import GROUP, IMAGES, LABELS, csv_text
 from dinoneck.errors import ConfigError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WEIGHTS = {"Dry_Clover_g": 0.1, "Dry_Dead_g": 0.1, "Dry_Green_g": 0.1, "GDM_g": 0.2, "Dry_Total_g": 0.5}
 SUMS = {"GDM_g": ("Dry_Green_g", "Dry_Clover_g"), "Dry_Total_g": ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g")}
@@ -89,18 +86,31 @@ class Pasture:
 
     def sample(self, index: int) -> PastureSample:
         """Draw sample ``index``."""
-        random = _random(self.seed, 1, index)
-        state = int(random.choice(len(_STATES), p=_STATE_SHARES))
-        date = int(random.randint(_DATES))
-        day = _Sampling(_random(self.seed, 2, state, date))
-        masses, height_cm = _masses(random, state, day)
-        places, kinds = _items(random, masses, self.size)
-        image, classes = _draw(random, places, kinds, height_cm, day, self.size)
-        clover, dead, green = masses.tolist()
+        random = np.random.RandomState([self.seed, 1, index])  # its stream is the same for ever, on every machine
+        state, date = int(random.choice(len(_STATES), p=_STATE_SHARES)), int(random.randint(_DATES))
+        # what all images of one state and date share
+        day = np.random.RandomState([self.seed, 2, state, date])
+        mass_scale, tilt = np.exp(day.normal(0.0, 0.35)), np.exp(day.normal(0.0, 0.4, 3))
+        hue, exposure = day.normal(0.0, 6.0, 3), np.exp(day.normal(0.0, 0.12))
+        height_scale = np.exp(day.normal(0.0, 0.2))
+        # the grams of clover, dead and green matter, and the height in cm
+        total = np.clip(_MEDIAN_G[state] * mass_scale * np.exp(random.normal(0.0, 0.5)), 1.0, 185.0)
+        mix = np.array(_MIX[state]) * tilt
+        parts = np.array([random.gamma(6.0 * share) if share > 0 else 0.0 for share in mix / mix.sum()])
+        if random.uniform() < 0.25 and parts[1:].sum() > 0:
+            parts[0] = 0.0
+        clover, dead, green = (total * parts / parts.sum()).tolist()
+        height = _HEIGHT_CM[state] * height_scale * (total / _MEDIAN_G[state]) ** 0.6
+        height_cm = float(np.clip(height * np.exp(random.normal(0.0, 0.2)), 1.0, 70.0))
+        places, kinds = _items(random, (clover, dead, green), self.size)
+        image, classes = _draw(random, places, kinds, height_cm, hue, self.size)
+        light = 1.0 + 0.12 * _smooth(random, (self.size[0] // _CELL_PX, self.size[1] // _CELL_PX), 2, self.size)
+        pixels = image * light[..., None] * exposure + random.normal(0.0, 4.0, image.shape)
+        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         grams = dict(zip(WEIGHTS, (clover, dead, green, clover + green, clover + green + dead), strict=True))
-        return PastureSample(image, classes, grams, _STATES[state], f"2015/{date + 1}/{3 * date + 1}", height_cm)
+        return PastureSample(pixels, classes, grams, _STATES[state], f"2015/{date + 1}/{3 * date + 1}", height_cm)
 
-    def table(self, indices: Iterable[int]) -> pd.DataFrame:
+    def table(self, indices: Iterable[int]) -> Any:
         """Return samples as :func:`dinoneck.data.read_table` gives them, with images in memory and the five targets.
 
         The labels are the class maps: 0 soil, 1 clover, 2 dead, 3 green.
@@ -136,36 +146,7 @@ class Pasture:
         write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *WEIGHTS), rows))
 
 
-class _Sampling:
-    """What all images of one state and date share."""
-
-    def __init__(self, random: np.random.RandomState) -> None:
-        self.mass_scale = np.exp(random.normal(0.0, 0.35))
-        self.tilt: _Array = np.exp(random.normal(0.0, 0.4, 3))
-        self.hue = random.normal(0.0, 6.0, 3)
-        self.exposure = np.exp(random.normal(0.0, 0.12))
-        self.height_scale = np.exp(random.normal(0.0, 0.2))
-
-
-def _random(*keys: int) -> np.random.RandomState:
-    """``RandomState`` and not ``default_rng``: NumPy guarantees its stream for ever, on every machine."""
-    return np.random.RandomState(list(keys))
-
-
-def _masses(random: np.random.RandomState, state: int, day: _Sampling) -> tuple[_Array, float]:
-    """Draw grams of clover, dead, green and the sward height in cm."""
-    median = _MEDIAN_G[state]
-    total = np.clip(median * day.mass_scale * np.exp(random.normal(0.0, 0.5)), 1.0, 185.0)
-    mix = _MIX[state] * day.tilt
-    mix /= mix.sum()
-    parts = np.array([random.gamma(6.0 * share) if share > 0 else 0.0 for share in mix])
-    if random.uniform() < 0.25 and parts[1:].sum() > 0:
-        parts[0] = 0.0
-    height = _HEIGHT_CM[state] * day.height_scale * (total / median) ** 0.6 * np.exp(random.normal(0.0, 0.2))
-    return total * parts / parts.sum(), float(np.clip(height, 1.0, 70.0))
-
-
-def _items(random: np.random.RandomState, masses: _Array, size: _Size) -> tuple[_Array, _Array]:
+def _items(random: np.random.RandomState, masses: Iterable[float], size: _Size) -> tuple[_Array, _Array]:
     """Scatter leaves and blades, denser in some cells: places (n, 2) as x, y; kinds (n,)."""
     rows, cols = size[0] // _CELL_PX, size[1] // _CELL_PX
     places, kinds = [], []
@@ -183,7 +164,7 @@ def _items(random: np.random.RandomState, masses: _Array, size: _Size) -> tuple[
 
 
 def _draw(
-    random: np.random.RandomState, places: _Array, kinds: _Array, height_cm: float, day: _Sampling, size: _Size
+    random: np.random.RandomState, places: _Array, kinds: _Array, height_cm: float, hue: _Array, size: _Size
 ) -> tuple[_Array, _Array]:
     """Paint items from the ground up; return the image and the map of what is visible."""
     scale = size[1] / 512.0
@@ -194,8 +175,9 @@ def _draw(
     bends = random.normal(0.0, 0.5, len(kinds))
     tints = random.normal(0.0, 7.0, (len(kinds), 3))
     shades = 0.65 + 0.3 * depth[:, None]
-    colours = np.clip((_COLOURS[kinds] + day.hue) * shades + tints, 0, 255).astype(int)
+    colours = np.clip((_COLOURS[kinds] + hue) * shades + tints, 0, 255).astype(int)
     length = (12.0 + 13.0 * np.log1p(height_cm) / np.log(10.0)) * scale
+    width = max(1, round(2.6 * scale))
     for i in np.argsort(depth, kind="stable"):
         colour = tuple(colours[i])
         if kinds[i] == 0:
@@ -204,11 +186,9 @@ def _draw(
         angles = turns[i] + bends[i] * np.arange(3)  # of a curved blade of three segments
         steps = length / 3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         points = [tuple(point) for point in np.cumsum([places[i], *steps], axis=0)]
-        for pen, fill in zip(pens, (colour, int(kinds[i]) + 1), strict=True):
-            pen.line(points, fill=fill, width=max(1, round(2.6 * scale)), joint="curve")
-    light = 1.0 + 0.12 * _smooth(random, (size[0] // _CELL_PX, size[1] // _CELL_PX), 2, size)[..., None]
-    pixels = np.asarray(image) * light * day.exposure + random.normal(0.0, 4.0, (*size, 3))
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8), np.array(seen)
+        pens[0].line(points, fill=colour, width=width, joint="curve")
+        pens[1].line(points, fill=int(kinds[i]) + 1, width=width, joint="curve")
+    return np.asarray(image), np.array(seen)
 
 
 def _clover(pens: _Pens, place: _Array, turn: float, radius: float, colour: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
+import math
 import os
 import re
 import unicodedata
@@ -22,11 +22,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dinoneck.data import cells
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, is_missing, is_number, label_of
-from dinoneck.data.loading import images_below
+from dinoneck.data.decoding import images_below
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.regular_files import read_regular
 
@@ -34,8 +32,6 @@ try:
     import pandas as pd
 except ImportError as error:
     raise missing_extra("pandas", "train") from error
-
-logger = logging.getLogger(__name__)
 
 Names = Sequence[str] | str
 PathLike = str | os.PathLike[str]
@@ -81,28 +77,28 @@ def read_table(
     wanted, helping, grouped, folded, masks = (_listed(x) for x in (targets, auxiliary, group, fold_column, labels))
     if not wanted and not masks:
         raise DataError("no target columns are named; name them with targets= (--targets)")
-    _check_roles((*wanted, *helping), classes)
+    if own := {*wanted, *helping}.intersection(cells.OWN_COLUMNS):
+        raise DataError(f"a target or auxiliary column is named {min(own)!r}, as a column of the result; rename it")
+    if other := set(classes).difference(wanted, helping):
+        raise DataError(f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary")
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
     rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
     files = existing_files(rows[image_column], images, f"images named in {name}")
-    table = pd.DataFrame({IMAGES: pd.Series(files, rows.index, dtype=object)})
+    table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
     for column in (*wanted, *helping):
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
-        if values.notna().any():
-            table[column] = values
-        elif column in helping:
-            logger.warning("%s: column %r is empty; training goes without it", name, column)
-        else:
-            raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
+        if values.isna().all():
+            raise DataError(f"{name}: the column {column!r} is empty; leave it out, or fill it in")
+        table[column] = values
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
             table[role] = _labels(rows[[*named]], role)
     for column in masks:
-        known = rows[column][[not is_missing(value) for value in rows[column]]]
-        if known.empty:
+        known = {row: value for row, value in rows[column].items() if not is_missing(value)}
+        if not known:
             raise DataError(f"{name}: the column {column!r} names no labels; leave it out, or fill in some")
-        found = existing_files(known, images, f"labels named in column {column!r} of {name}")
-        file_of = dict(zip(known.index, found, strict=True))
+        found = existing_files(known.values(), images, f"labels named in column {column!r} of {name}")
+        file_of = dict(zip(known, found, strict=True))
         table[LABELS] = pd.Series([file_of.get(row) for row in rows.index], rows.index, dtype=object)
     return table
 
@@ -124,8 +120,6 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         separator = max(",;\t", key=header_line.count)
         lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
     for number, row in enumerate(rows, 2):
@@ -172,33 +166,23 @@ def _once(names: Sequence[str], what: str, remedy: str) -> None:
 def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
     header = list(table.columns)
     for column in columns:
-        if column not in header:
+        if (count := header.count(column)) != 1:
             hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
-            raise DataError(f"{name} has no column {column!r}.{hint} It has: {', '.join(header) or 'no header'}")
-        if header.count(column) > 1:
-            raise DataError(f"{name} has {header.count(column)} columns named {column!r}; give each its own name")
+            shown = ", ".join(header) or "no header"
+            raise DataError(f"{name} has {count} columns named {column!r}, expected one.{hint} It has: {shown}")
     if table.empty:
         raise DataError(f"{name} has no rows")
-
-
-def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
-    if own := [column for column in columns if column in cells.OWN_COLUMNS]:
-        raise DataError(f"a target or auxiliary column is named {own[0]!r}, as a column of the result; rename it")
-    if other := [column for column in classes if column not in columns]:
-        raise DataError(f"classes= lists those of {other[0]!r}, which is neither a target nor auxiliary")
 
 
 def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
     for row, value in column.items():
-        if not (is_missing(value) or isinstance(value, str | Real | Decimal | np.bool_)):
+        if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
             raise _misfit(what, row, value, f"a number or text, not {type(value).__name__}: convert it first")
     if listed is None and isinstance(column.dtype, pd.CategoricalDtype):
         listed = [str(name) for name in column.dtype.categories]
     texts = column.astype(object).map(cell_text)
     filled = texts[texts != ""]
-    if len(filled) < len(texts):
-        logger.info("%s is missing for %d of %d images", what, len(texts) - len(filled), len(texts))
     words = [text for text in filled if cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)]
     if listed is None and len(words) * 2 <= len(filled):
         return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
@@ -209,10 +193,9 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     has_commas = decimal == "," and not texts.str.contains(".", regex=False).any()
     numbers = texts.str.replace(",", ".", regex=False) if has_commas else texts
     for (row, text), number in zip(texts.items(), numbers, strict=True):
-        if not is_number(number) or abs(float(number)) > cells.LARGEST:
-            raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
-        if number.lstrip("+-").isdigit() and int(number) != float(number):
-            raise _misfit(what, row, text, "a whole number that float64 holds, or a class that classes= lists")
+        is_exact = not number.lstrip("+-").isdigit() or int(number) == float(number)
+        if not (is_number(number) and is_exact and abs(float(number)) <= cells.LARGEST):
+            raise _misfit(what, row, text, "a number within +-3.4e38 that float64 holds, or a class of classes=")
     return numbers.astype("float64")
 
 
@@ -221,7 +204,8 @@ def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence
     are_numbers = all(map(is_number, texts))
     labels = texts.map(lambda text: label_of(text, are_numbers))
     occurring = {label_of(text, are_numbers) for text in (words if listed is None else texts)}
-    names = list(map(str, listed or ())) or sorted(occurring, key=_in_order)
+    size_of = {text: float(text) if is_number(text) else math.inf for text in occurring}  # numbers before words
+    names = list(map(str, listed or ())) or sorted(occurring, key=lambda text: (size_of[text], text))
     name_of = {label_of(cell_text(name), are_numbers): name for name in names}
     if len(name_of) < max(len(names), 2) or "" in name_of:
         raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
@@ -234,11 +218,6 @@ def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence
 
 def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
     return DataError(f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}")
-
-
-def _in_order(text: str) -> tuple[bool, float, str]:
-    """A key that sorts numbers by their size, before words."""
-    return (False, float(text), text) if is_number(text) else (True, 0.0, text)
 
 
 def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Path]:
@@ -307,12 +286,9 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     if image_root == label_root:
         raise DataError(f"images and masks are both in {image_root}; put the masks into a folder of their own")
     image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
-    for folder, own, other in ((label_root, mask_of, image_of), (image_root, image_of, mask_of)):
-        if missing := [stem for stem in other if stem not in own]:
-            raise DataError(
-                f"{folder} lacks {counted(len(missing), 'file')} that the other folder has: "
-                f"{some_of(missing, _SHOWN)}. An image and its mask have the same relative path, without the suffix"
-            )
+    if unpaired := image_of.keys() ^ mask_of.keys():
+        names = f"{some_of(unpaired, _SHOWN)}; an image and its mask have one relative path without suffix"
+        raise DataError(f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: {names}")
     pairs = {path.relative_to(image_root).as_posix(): (path, mask_of[stem]) for stem, path in image_of.items()}
     return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
 

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from torch import Tensor
 
 from dinoneck.data.preprocessing import transforms
-from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.errors import ConfigError, DataError
 
 Factor = Annotated[float, Meta(ge=0)]
 Turn = Annotated[float, Meta(ge=-0.5, le=0.5)]
@@ -120,8 +120,7 @@ class Views:
             ConfigError: if the list has another name.
         """
         if name not in _NAMED:
-            hint = did_you_mean(str(name), _NAMED)
-            raise ConfigError(f"views is {name!r}; expected {', '.join(_NAMED)}, or Views of your own.{hint}")
+            raise ConfigError(f"views is {name!r}; expected {', '.join(_NAMED)}, or Views of your own")
         return cls(_NAMED[name])
 
     def record(self) -> list[dict[str, Any]]:
@@ -140,23 +139,17 @@ class Views:
         """
         view = self.views[i]
         if view.turns:
-            raise ConfigError(
-                f"view {i} turns images by {90 * view.turns} degrees, and labels per cell follow flips alone; "
-                "train tasks with maps on views without turns"
-            )
+            turned = f"view {i} turns images by {90 * view.turns} degrees"
+            raise ConfigError(f"{turned}; maps follow flips alone: train tasks with maps on views without turns")
         return view.horizontal, view.vertical
-
-    def turns(self, i: int) -> int:
-        """Return the quarter turns of view i; an odd number swaps the rows and columns of its grid."""
-        return self.views[i].turns
 
     def place(self, x: Tensor, i: int) -> Tensor:
         """Flip and turn (..., H, W) as view i does; the result is a copy."""
-        return torch.rot90(x.flip(self.views[i].flipped), self.turns(i), dims=(-2, -1))
+        return torch.rot90(x.flip(self.views[i].flipped), self.views[i].turns, dims=(-2, -1))
 
     def undo(self, x: Tensor, i: int) -> Tensor:
         """Bring (..., H, W) of view i back upright: the inverse of :meth:`place`."""
-        return torch.rot90(x, -self.turns(i), dims=(-2, -1)).flip(self.views[i].flipped)
+        return torch.rot90(x, -self.views[i].turns, dims=(-2, -1)).flip(self.views[i].flipped)
 
     def apply(self, image: Tensor, i: int, image_id: str) -> Tensor:
         """Return an image under view i.

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from dinoneck.configured import fields_of
-from dinoneck.data.box_views import box_transforms
-from dinoneck.data.boxes import BoxImages
+from dinoneck.data.boxes import BoxImages, box_transforms
 from dinoneck.detection.detector import Detector
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.errors import ConfigError

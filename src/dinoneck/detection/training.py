@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from dinoneck.atomic import write_text
-from dinoneck.data.box_views import collate_boxes, to_original
-from dinoneck.data.boxes import BoxImages
+from dinoneck.data.boxes import BoxImages, collate_boxes, to_original
 from dinoneck.detection.building import build_detector, check_config, open_images
 from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
 from dinoneck.detection.evaluation import gather_predictions, score_boxes

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.loading import in_threads
+from dinoneck.data.decoding import in_threads
 from dinoneck.devices import fetch, send
 from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, missing_extra
 from dinoneck.grid import GridSize, TokenGrid
@@ -215,7 +215,7 @@ class Extractor:
             encoded = encode(tokens, self.reader.description.dtype, self.reader.scale)
             for row, (image_id, view) in enumerate(places):
                 parts[image_id, view] = {name: x[row] for name, x in encoded.items()}
-                grids[image_id] = GridSize(*tokens.grid[::-1]) if views.turns(view) % 2 else tokens.grid
+                grids[image_id] = GridSize(*tokens.grid[::-1]) if views.views[view].turns % 2 else tokens.grid
         new = [image_id for image_id in images if image_id not in stored]
         for image_id in new:
             own = [parts[image_id, view] for view in range(len(views))]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.resizing import Interpolation, Resize
+from dinoneck.data.preprocessing import Interpolation, Resize
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize

@@ -190,7 +190,7 @@ class Reader(StoredTokens):
 
     def _layout(self, entries: Sequence[Entry], views: Sequence[int]) -> Layout:
         """The layout of these images in these views; all must have one grid."""
-        turned = [self.description.views.turns(view) % 2 for view in range(len(self.description.views))]
+        turned = [view.turns % 2 for view in self.description.views.views]
         grids = {entry.grid[::-1] if turned[view] else entry.grid for entry, view in zip(entries, views, strict=True)}
         if len(grids) > 1:
             sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
