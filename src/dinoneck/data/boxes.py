@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -30,7 +30,6 @@ from dinoneck.errors import ConfigError, DataError, ShapeError, some_of
 logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
-Array = np.ndarray[Any, Any]
 Flip = Literal["horizontal", "both"]
 
 _SHOWN = 3
@@ -41,13 +40,13 @@ _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
 _SHORTEST_PX = 1  # side of a box
 
 
-class _Rows(NamedTuple):
-    """The boxes of one image: corners (n, 4), labels (n,), which are crowds (n,), and their masks."""
+class _Box(NamedTuple):
+    """A box that was kept: left, top, right, bottom; whether it is a crowd region; its mask."""
 
-    corners: Array
-    labels: Array
-    crowd: Array
-    shapes: list[Any]
+    corners: tuple[float, float, float, float]
+    label: int
+    crowd: bool
+    shape: Any
 
 
 class BoxImages(Dataset[Any]):
@@ -117,7 +116,7 @@ class BoxImages(Dataset[Any]):
         self.classes, self.category_ids = tuple(chosen), tuple(chosen.values())
         self._entries = tuple(coco.images)
         self._folder = _folder(self.file, images, self._entries)
-        self._rows = self._sorted(coco.annotations)
+        self._boxes = self._sorted(coco.annotations)
         if self.skipped:
             counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
             logger.warning("%s: boxes skipped: %s", self.file, counts)
@@ -135,19 +134,19 @@ class BoxImages(Dataset[Any]):
     @property
     def without_boxes(self) -> int:
         """How many images have no box."""
-        return sum(bool(rows.crowd.all()) for rows in self._rows)
+        return sum(all(box.crowd for box in boxes) for boxes in self._boxes)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
-        size, rows = boxes.canvas_size, self._rows[i]
-        labels = torch.from_numpy(rows.labels[~rows.crowd])
+        size, kept = boxes.canvas_size, [box for box in self._boxes[i] if not box.crowd]
+        labels = torch.tensor([box.label for box in kept], dtype=torch.int64)
         target: Target = {"boxes": boxes, "labels": labels, "image_id": self._entries[i].id, "size": size}
         if self.masks:
-            planes = [decoded(shape, *size) for shape in rows.shapes]
-            target["masks"] = tv_tensors.Mask(torch.from_numpy(np.array(planes, np.uint8).reshape(-1, *size)))
+            planes = [torch.from_numpy(decoded(box.shape, *size))[None] for box in kept]
+            target["masks"] = tv_tensors.Mask(torch.cat([image.new_zeros(0, *size), *planes]))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
@@ -156,21 +155,21 @@ class BoxImages(Dataset[Any]):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        entry, rows = self._entries[i], self._rows[i]
+        entry, kept = self._entries[i], [box.corners for box in self._boxes[i] if not box.crowd]
         path = self._folder / entry.file_name
         image = to_uint8(read_pixels(path))
         size = height, width = image.shape[-2], image.shape[-1]
         if size != (entry.height, entry.width):
             expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
             raise DataError(f"the upright image of {path} is {height}x{width} px (height x width); {expected}")
-        boxes = torch.from_numpy(rows.corners[~rows.crowd]).float()
+        boxes = torch.tensor(kept, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
     def take(self, rows: Iterable[int]) -> BoxImages:
         """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
         part, rows = copy.copy(self), list(rows)
         part._entries = tuple(self._entries[row] for row in rows)
-        part._rows = [self._rows[row] for row in rows]
+        part._boxes = [self._boxes[row] for row in rows]
         return part
 
     def ground_truth(self) -> dict[str, Any]:
@@ -179,65 +178,67 @@ class BoxImages(Dataset[Any]):
         Boxes are as clipped, with their category ids of the JSON and new ids from 1; crowd regions are back, marked
         by ``iscrowd``, since detections inside them count for nothing.
         """
-        boxes: list[dict[str, Any]] = []
-        for image_id, rows in zip(self.ids, self._rows, strict=True):
-            xywh = np.hstack([rows.corners[:, :2], rows.corners[:, 2:] - rows.corners[:, :2]]).tolist()
-            for box, label, crowd in zip(xywh, rows.labels, rows.crowd, strict=True):
+        listed: list[dict[str, Any]] = []
+        for image_id, boxes in zip(self.ids, self._boxes, strict=True):
+            for (left, top, right, bottom), label, crowd, _ in boxes:
                 about = {"image_id": image_id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
-                boxes.append({"id": len(boxes) + 1, **about, "bbox": box, "area": box[2] * box[3]})
+                width, height = right - left, bottom - top
+                box = {"bbox": [left, top, width, height], "area": width * height}
+                listed.append({"id": len(listed) + 1, **about, **box})
         names = zip(self.category_ids, self.classes, strict=True)
         categories = [{"id": category, "name": name} for category, name in names]
-        return {"images": msgspec.to_builtins(self._entries), "annotations": boxes, "categories": categories}
+        return {"images": msgspec.to_builtins(self._entries), "annotations": listed, "categories": categories}
 
-    def _sorted(self, boxes: Sequence[CocoBox]) -> list[_Rows]:
+    def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[_Box]]:
         """Clip the boxes, count what is left out, and sort the others to their images."""
-        image = _places([box.image_id for box in boxes], self.ids)
-        label = _places([box.category_id for box in boxes], self.category_ids)
-        crowd = np.array([box.iscrowd for box in boxes], bool)
-        sizes = [(entry.height, entry.width) for entry in self._entries]
-        xywh, limits = np.reshape([box.bbox for box in boxes], (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
-        ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
-        corners = np.hstack([ends[:, :2].clip(0), np.minimum(ends[:, 2:], limits)])
-        unusable = {
-            "not finite": ~np.isfinite(ends).all(axis=1),
-            "too small": (xywh[:, 2:] < _SHORTEST_PX).any(axis=1),
-            "outside": (corners[:, 2:] - corners[:, :2] < _SHORTEST_PX).any(axis=1),
-        }
-        left_out = {"other class": label < 0, "unknown image": image < 0, "crowd": crowd, **unusable}
-        kept, self.skipped = np.ones(len(boxes), bool), Counter[str]()
-        for reason, where in left_out.items():
-            self.skipped += Counter({reason: int((kept & where).sum())})
-            kept &= ~where
-        lost = np.any([*unusable.values()], axis=0)
-        over = (np.abs(ends - corners) > _ROUNDING_PX).any(axis=1)[image >= 0]
-        if (len(boxes) and lost.mean() > _MOST_LOST) or (len(over) >= _FEWEST and over.mean() > _MOST_OVER):
-            counts = f"{over.sum()} of {len(boxes)} boxes leave their image and {lost.sum()} show nothing"
-            raise DataError(f"{self.file}: {counts}, the first is {xywh[0]}; expected {BBOX}, cut at the edge")
-        usable = (image >= 0) & (label >= 0) & ~lost
-        self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
-        order = np.flatnonzero(usable)[np.argsort(image[usable], kind="stable")]
-        groups = np.split(order, np.searchsorted(image[order], np.arange(1, len(sizes))))
-        shapes = [
-            [shape_of(boxes[i], f"{self.file}: annotations[{i}]", size) for i in rows if self.masks and not crowd[i]]
-            for rows, size in zip(groups, sizes, strict=True)
-        ]
-        return [_Rows(corners[rows], label[rows], crowd[rows], own) for rows, own in zip(groups, shapes, strict=True)]
+        entry_of = {entry.id: entry for entry in self._entries}
+        label_of = {category: label for label, category in enumerate(self.category_ids)}
+        kept: dict[int, list[_Box]] = {image_id: [] for image_id in entry_of}
+        self.skipped, self.clipped, over, lost, count = Counter[str](), 0, 0, 0, 0
+        for i, box in enumerate(boxes):
+            entry, label = entry_of.get(box.image_id), label_of.get(box.category_id)
+            if label is None or entry is None:
+                self.skipped["other class" if label is None else "unknown image"] += 1
+                continue
+            x, y, width, height = box.bbox
+            corners = max(x, 0.0), max(y, 0.0), min(x + width, entry.width * 1.0), min(y + height, entry.height * 1.0)
+            cut = max(corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3])
+            reason = _why_unusable(box, corners)
+            over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
+            if not reason:
+                shape = (
+                    shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks and not box.iscrowd else None
+                )
+                kept[entry.id].append(_Box(corners, label, bool(box.iscrowd), shape))
+            if reason or box.iscrowd:
+                self.skipped["crowd" if box.iscrowd else reason] += 1
+            elif cut > 0:
+                self.clipped += 1
+        if lost > _MOST_LOST * count or (count >= _FEWEST and over > _MOST_OVER * count):
+            counts = f"{over} of {count} boxes leave their image and {lost} show nothing"
+            raise DataError(f"{self.file}: {counts}, the first is {boxes[0].bbox}; expected {BBOX}, cut at the edge")
+        return [*kept.values()]
 
 
-def _places(values: Sequence[int], known: Sequence[int]) -> Array:
-    """The place of every value among those known; -1 where it is not there."""
-    place_of = {value: place for place, value in enumerate(known)}
-    return np.array([place_of.get(value, -1) for value in values], np.int64)
+def _why_unusable(box: CocoBox, corners: tuple[float, float, float, float]) -> str:
+    """Why a box shows nothing; empty where it shows something."""
+    left, top, right, bottom = corners
+    if not all(map(math.isfinite, box.bbox)):
+        return "not finite"
+    if min(box.bbox[2:]) < _SHORTEST_PX:
+        return "too small"
+    return "outside" if min(right - left, bottom - top) < _SHORTEST_PX else ""
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
     """The folder of the images, where all of them are files with content."""
-    places = [Path(images)] if images is not None else [file.parent, file.parent / "images"]
-    folder = next((place for place in places if (place / entries[0].file_name).is_file()), places[0])
-    files = ((entry.file_name, folder / entry.file_name) for entry in entries)
-    if missing := [ascii(name) for name, path in files if not (path.is_file() and path.stat().st_size)]:
-        counts, where = f"{len(missing)} of the {len(entries)} images of {file}", " nor in ".join(map(str, places))
-        raise DataError(f"{counts} are missing or empty in {where}: {some_of(missing, _SHOWN)}; pass images=FOLDER")
+    folder = file.parent if images is None else Path(images)
+    if images is None and not (folder / entries[0].file_name).is_file():
+        folder = folder / "images"
+    names = [entry.file_name for entry in entries]
+    if missing := [ascii(name) for name in names if not ((folder / name).is_file() and (folder / name).stat().st_size)]:
+        counts = f"{len(missing)} of the {len(names)} images of {file}"
+        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, _SHOWN)}; pass images=FOLDER")
     return folder
 
 

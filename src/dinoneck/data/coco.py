@@ -119,8 +119,9 @@ def chosen_classes(coco: Coco, wanted: Sequence[str] | None, file: Path) -> dict
     return {name: id_of[name] for name in names}
 
 
-def shape_of(box: CocoBox, where: str, size: tuple[int, int]) -> Shape:
+def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
     """Return the segmentation of an entry; a run-length code has the height and width of its image."""
+    size = (image.height, image.width)
     shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
     if isinstance(shape, CocoMask):
         runs = math.prod(size) if isinstance(shape.counts, str) else sum(shape.counts)

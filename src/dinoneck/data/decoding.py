@@ -95,9 +95,9 @@ def read_pixels(image: ImageInput) -> Tensor:
         return read_picture(Path(image), _from_file)
     if isinstance(image, Image.Image):
         return _from_pil(image, "a PIL image")
-    if isinstance(image, np.ndarray) and image.dtype.kind in "uif" and (*image.shape[2:], 1)[0] in (1, 3, 4):
-        array = np.atleast_3d(image)[..., :3]
-        image = torch.tensor(np.ascontiguousarray(array, array.dtype.newbyteorder("="))).permute(2, 0, 1)
+    if isinstance(image, np.ndarray) and image.dtype.kind in "uif":
+        array = np.atleast_3d(image).astype(image.dtype.newbyteorder("="))  # (H, W, C), a copy
+        image = torch.from_numpy(array[..., :3] if array.shape[-1] == 4 else array).moveaxis(-1, 0)
     if isinstance(image, Tensor):
         return _from_tensor(image, "an image")
     held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +135,7 @@ class DenseLabels:
 
     def _index(self, raw: Raw, name: str) -> Tensor:
         """Class indices (H, W), int64; -1 where invalid."""
-        classes = cast(int, self.classes)
+        classes: Any = self.classes
         expected = f"expected one band of class indices 0 ... {classes - 1}"
         if raw.shape[2] != 1:
             raise DataError(f"{name} holds {raw.shape[2]} bands; {expected}: turn a mask of colours into numbers first")
@@ -148,8 +148,9 @@ class DenseLabels:
     def _is_unlabelled(self, raw: Raw) -> Raw:
         """Where any band of a pixel is nodata or NaN, (H, W) bool."""
         with np.errstate(over="ignore"):  # the lowest double, GDAL's habit, is -inf in a float32 file
-            marked = [raw == value for value in cast("tuple[float, ...]", self.nodata)]
-        return cast(Raw, np.any([np.isnan(raw), *marked], axis=(0, 3)))
+            marked: Any = [raw == value for value in self.nodata]  # type: ignore[union-attr]
+        unlabelled: Raw = np.any([np.isnan(raw), *marked], axis=(0, 3))
+        return unlabelled
 
 
 def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
@@ -181,22 +182,19 @@ def _all_stored(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Ite
     if not single or len(sizes) != len(single):
         raise DataError(f"there are {len(single)} labels and {len(sizes)} image sizes; expected one for each")
     for label, size in zip(single, sizes, strict=True):
-        is_file = isinstance(label, str | os.PathLike)
-        name = str(label) if is_file else f"a label {type(label).__name__}"
-        raw = read_picture(Path(label), _from_pil, "label") if is_file else _stored(label, name)
+        name = str(label) if isinstance(label, str | os.PathLike) else f"a label {type(label).__name__}"
+        if isinstance(label, str | os.PathLike):
+            raw = read_picture(Path(label), _from_pil, "label")
+        elif isinstance(label, Image.Image):
+            raw = _from_pil(label, name)
+        elif isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif":
+            raw = label
+        else:
+            held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
+            raise DataError(f"{name} is {held}; expected a path, a PIL image or an array (H, W) or (H, W, K)")
         if size is not None and raw.shape[:2] != tuple(size):
             raise DataError(f"the label {name} has the size {raw.shape[:2]} (height, width), its image {tuple(size)}")
         yield raw.astype(raw.dtype.newbyteorder("="), copy=False).reshape(*raw.shape[:2], -1), name
-
-
-def _stored(label: Any, name: str) -> Raw:
-    """The numbers (H, W) or (H, W, K) of a label in memory."""
-    if isinstance(label, Image.Image):
-        return _from_pil(label, name)
-    if isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif":
-        return label
-    held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
-    raise DataError(f"{name} is {held}; expected a path, a PIL image or an array (H, W) or (H, W, K)")
 
 
 def _from_pil(image: Image.Image, name: str) -> Raw:

@@ -102,10 +102,8 @@ class Pasture:
         clover, dead, green = (total * parts / parts.sum()).tolist()
         height = _HEIGHT_CM[state] * height_scale * (total / _MEDIAN_G[state]) ** 0.6
         height_cm = float(np.clip(height * np.exp(random.normal(0.0, 0.2)), 1.0, 70.0))
-        places, kinds = _items(random, (clover, dead, green), self.size)
-        image, classes = _draw(random, places, kinds, height_cm, hue, self.size)
-        light = 1.0 + 0.12 * _smooth(random, (self.size[0] // _CELL_PX, self.size[1] // _CELL_PX), 2, self.size)
-        pixels = image * light[..., None] * exposure + random.normal(0.0, 4.0, image.shape)
+        lit, classes = _draw(random, (clover, dead, green), height_cm, hue, self.size)
+        pixels = lit * exposure + random.normal(0.0, 4.0, lit.shape)
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
         grams = dict(zip(WEIGHTS, (clover, dead, green, clover + green, clover + green + dead), strict=True))
         return PastureSample(pixels, classes, grams, _STATES[state], f"2015/{date + 1}/{3 * date + 1}", height_cm)
@@ -146,28 +144,23 @@ class Pasture:
         write_text(root / "table.csv", csv_text(("image", "mask", "sampling", "cover", *WEIGHTS), rows))
 
 
-def _items(random: np.random.RandomState, masses: Iterable[float], size: _Size) -> tuple[_Array, _Array]:
-    """Scatter leaves and blades, denser in some cells: places (n, 2) as x, y; kinds (n,)."""
-    rows, cols = size[0] // _CELL_PX, size[1] // _CELL_PX
-    places, kinds = [], []
-    for kind, mass in enumerate(masses):
+def _draw(
+    random: np.random.RandomState, grams: Iterable[float], height_cm: float, hue: _Array, size: _Size
+) -> tuple[_Array, _Array]:
+    """Scatter leaves and blades and paint them from the ground up; return the lit image and what is visible."""
+    rows, cols, scale = size[0] // _CELL_PX, size[1] // _CELL_PX, size[1] / 512.0
+    each_places, each_kinds = [], []
+    for kind, mass in enumerate(grams):
         if mass <= 0:
             continue
         count = max(1, round(mass / _ITEM_G[kind]))
         random.gamma(4.0, size=count)  # unused; without it all later numbers of a seed would be others
-        share = np.exp(_smooth(random, (rows, cols), 3) * 1.2).ravel()
+        share = np.exp(_smooth(random, (rows, cols), 3) * 1.2).ravel()  # denser in some cells
         cells = np.searchsorted(np.cumsum(share) / share.sum(), random.uniform(size=count))
-        row, col = np.divmod(np.minimum(cells, rows * cols - 1), cols)
-        places.append((np.stack((col, row), axis=1) + random.uniform(size=(count, 2))) * _CELL_PX)
-        kinds.append(np.full(count, kind))
-    return np.concatenate(places), np.concatenate(kinds)
-
-
-def _draw(
-    random: np.random.RandomState, places: _Array, kinds: _Array, height_cm: float, hue: _Array, size: _Size
-) -> tuple[_Array, _Array]:
-    """Paint items from the ground up; return the image and the map of what is visible."""
-    scale = size[1] / 512.0
+        corners = np.stack(np.divmod(np.minimum(cells, rows * cols - 1), cols)[::-1], axis=1)
+        each_places.append((corners + random.uniform(size=(count, 2))) * _CELL_PX)
+        each_kinds.append(np.full(count, kind))
+    places, kinds = np.concatenate(each_places), np.concatenate(each_kinds)
     image, seen = Image.fromarray(_soil(random, size)), Image.new("L", size[::-1])
     pens = ImageDraw.Draw(image), ImageDraw.Draw(seen)
     depth = random.uniform(size=len(kinds)) + np.array((0.25, -0.35, 0.0))[kinds]
@@ -188,7 +181,8 @@ def _draw(
         points = [tuple(point) for point in np.cumsum([places[i], *steps], axis=0)]
         pens[0].line(points, fill=colour, width=width, joint="curve")
         pens[1].line(points, fill=int(kinds[i]) + 1, width=width, joint="curve")
-    return np.asarray(image), np.array(seen)
+    light = 1.0 + 0.12 * _smooth(random, (rows, cols), 2, size)[..., None]
+    return np.asarray(image) * light, np.array(seen)
 
 
 def _clover(pens: _Pens, place: _Array, turn: float, radius: float, colour: tuple[int, ...]) -> None:

@@ -263,16 +263,11 @@ class Preprocessing:
         mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         x = (image - mean) / std
         if self.blur is not None:
+            from torchvision.transforms.v2.functional import gaussian_blur  # it takes as long to import as torch
+
             sigma = 0.3 * ((self.blur - 1) / 2 - 1) + 0.8
-            x = transforms().gaussian_blur(x, [self.blur] * 2, [sigma] * 2)
+            x = gaussian_blur(x, [self.blur] * 2, [sigma] * 2)
         return x
-
-
-def transforms() -> Any:
-    """Return torchvision's functional transforms; importing torchvision takes almost as long as importing torch."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
 
 
 def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:

@@ -134,14 +134,14 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
 def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
     """The cells of a CSV file, or the values of a DataFrame, by ids; its index may stand for the column of images."""
     if isinstance(source, str | os.PathLike):
-        frame = read_cells(source, (image_column, *columns))
+        frame = read_cells(source)
     elif isinstance(source, pd.DataFrame):
         frame = source.rename(columns=str)
         if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
             frame[image_column] = frame.index.map(str)
-        _check_header(name, frame, (*columns, image_column))
     else:
         raise DataError(f"a table is {type(source).__name__}; expected the path of a CSV file or a pandas DataFrame")
+    _check_header(name, frame, (image_column, *columns))
     ids = [cell_text(value) for value in frame[image_column]]
     if "" in ids:
         raise DataError(f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove the row")
@@ -201,12 +201,11 @@ def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
 
 def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None) -> pd.Series:
     """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
-    are_numbers = all(map(is_number, texts))
-    labels = texts.map(lambda text: label_of(text, are_numbers))
-    occurring = {label_of(text, are_numbers) for text in (words if listed is None else texts)}
+    same = label_of if all(map(is_number, texts)) else str
+    labels, occurring = texts.map(same), {*map(same, words if listed is None else texts)}
     size_of = {text: float(text) if is_number(text) else math.inf for text in occurring}  # numbers before words
     names = list(map(str, listed or ())) or sorted(occurring, key=lambda text: (size_of[text], text))
-    name_of = {label_of(cell_text(name), are_numbers): name for name in names}
+    name_of = {same(cell_text(name)): name for name in names}
     if len(name_of) < max(len(names), 2) or "" in name_of:
         raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
     for row, label in labels.items():

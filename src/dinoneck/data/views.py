@@ -17,7 +17,6 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
-from dinoneck.data.preprocessing import transforms
 from dinoneck.errors import ConfigError, DataError
 
 Factor = Annotated[float, Meta(ge=0)]
@@ -125,8 +124,7 @@ class Views:
 
     def record(self) -> list[dict[str, Any]]:
         """Return the fields that are set as JSON-able values; equal lists have equal records."""
-        record: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(self.views))
-        return record
+        return list(msgspec.to_builtins(self.views))
 
     def __len__(self) -> int:
         return len(self.views)
@@ -170,9 +168,11 @@ class Views:
         low, high = (bound.item() for bound in torch.aminmax(image))
         if not (image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
             raise DataError(f"an image has {image.dtype} values {low:g} ... {high:g}; expected floats in 0 ... 1")
+        from torchvision.transforms.v2 import functional
+
         x = self.place(image, i)
         for name, drawn in draws(self.views[i], i, image_id).items():
-            x = getattr(transforms(), f"adjust_{name}")(x, drawn)
+            x = getattr(functional, f"adjust_{name}")(x, drawn)
         return x
 
 
