@@ -223,7 +223,7 @@ def killed(world: World) -> Iterator[str]:
     for step in itertools.count(1, 1 if world.every else 9):
         shutil.rmtree(world.root, ignore_errors=True)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shards, "FIRST_SHARD_SECONDS", 0.0)  # a shard per image
+            patch.setattr(shards, "SHARD_SECONDS", 0.0)  # a shard per image
             count = count_down(patch, step, Crash)
             try:
                 world.extracted(world.root, world.images)

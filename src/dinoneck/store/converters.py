@@ -11,7 +11,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,17 +23,17 @@ from dinoneck.errors import DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
 from dinoneck.regular_files import open_regular
-from dinoneck.store.description import Description, named_views, write_scale
-from dinoneck.store.encoding import StoreDtype, channel_rms, encode
+from dinoneck.store.description import Description, named_views
+from dinoneck.store.encoding import StoreDtype, encode
 from dinoneck.store.images import check_unchanged, image_file
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_tensor
 
-_SCALE_FILES = 16
 _EXPECTED = "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, cols) in a .pt"
 Read = Callable[[Path], Tokens]
+R = TypeVar("R", bound=Reader)
 
 
 def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = None) -> Tokens:
@@ -65,8 +65,8 @@ def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int)
 
 
 def convert(
-    make: Callable[[Description], Reader], folder: Path, suffix: str, read: Read, views: str | Views, dtype: StoreDtype
-) -> None:
+    make: Callable[[Description], R], folder: Path, suffix: str, read: Read, views: str | Views, dtype: StoreDtype
+) -> R:
     """Store the tokens of all files of a folder tree that the store does not hold yet; ids are their paths.
 
     Args:
@@ -90,9 +90,6 @@ def convert(
     reader = make(Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype))
     known = frozenset(reader.ids)
     check_unchanged((item for item in files.items() if item[0] in known), reader.entries)
-    if dtype == "int8" and reader.scale is None:
-        write_scale(reader.files, channel_rms([read(path) for path in list(files.values())[:_SCALE_FILES]]))
-        reader.refresh()
     writer = Writer(reader.shards, str(folder.absolute()))
     expected = len(reader.description.views), first.sequence[0].shape[2], first.num_cls
     try:
@@ -101,7 +98,8 @@ def convert(
             kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
             if kind != expected:
                 raise DataError(f"{path} holds (views, channels, CLS) {kind}; expected {expected}")
-            writer.add(image_id, encode(tokens, dtype, reader.scale), tokens.grid, file)
+            writer.add(image_id, encode(tokens, dtype), tokens.grid, file)
     finally:
         writer.flush()
     reader.refresh(write=True)
+    return reader

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,7 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 _STEPS = 127.0
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One tensor of a view.
 
     Attributes:
@@ -43,7 +42,7 @@ class Part:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
         """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
@@ -117,10 +116,8 @@ def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = Non
         if not math.isfinite(largest):
             raise StoreError(f"tokens of layer {layer} are not finite; is the backbone sound?")
         if dtype == "fp16" and largest > LARGEST_HALF:
-            raise StoreError(
-                f"tokens of layer {layer} reach {largest:g}, beyond float16 ({LARGEST_HALF:g}); create "
-                "the store with dtype='bf16' (or 'int8'), or load the backbone with norm=True"
-            )
+            reach = f"tokens of layer {layer} reach {largest:g}, beyond float16 ({LARGEST_HALF:g})"
+            raise StoreError(f"{reach}; create the store with dtype='bf16' or 'int8'")
     if dtype != "int8":
         return {"tokens": torch.stack([x.to(FLOATS[dtype]) for x in tokens.sequence], dim=1)}
     if channel_scale is None:

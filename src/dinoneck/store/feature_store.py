@@ -221,15 +221,14 @@ class FeatureStore(Reader):
             grid: (rows, cols); the files do not hold it.
             patch_size: in pixels.
             views: what view i was, such as ``flips4``.
-            dtype: of the store.
+            dtype: of the store, not int8.
 
         Raises:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
         read = functools.partial(converters.read_file, patch_size=patch_size, grid=grid)
-        converters.convert(functools.partial(cls._made, path), Path(folder), ".npz", read, views, dtype)
-        return cls.open(path)
+        return converters.convert(functools.partial(cls._made, path), Path(folder), ".npz", read, views, dtype)
 
     @classmethod
     def from_pt(cls, folder: PathLike, path: PathLike, *, patch_size: PatchSize, dtype: StoreDtype = "fp16") -> Self:
@@ -246,5 +245,4 @@ class FeatureStore(Reader):
             StoreError: if another store is there.
         """
         read = functools.partial(converters.read_file, patch_size=patch_size)
-        converters.convert(functools.partial(cls._made, path), Path(folder), ".pt", read, "none", dtype)
-        return cls.open(path)
+        return converters.convert(functools.partial(cls._made, path), Path(folder), ".pt", read, "none", dtype)

@@ -63,10 +63,8 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
         except ValueError:
             raise DataError(f"{file} does not lie in the root {base}; ids are paths relative to the root") from None
         if found.setdefault(image_id, file) != file:
-            raise DataError(
-                f"{found[image_id]} and {file} would both get the id {image_id!r}; an id is the path without suffix: "
-                "rename or leave out one of them"
-            )
+            both = f"{found[image_id]} and {file} would both get the id {image_id!r}"
+            raise DataError(f"{both}; an id is the path without suffix: rename or leave out one of them")
     return dict(sorted(found.items()))
 
 
@@ -97,32 +95,22 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
     changed: list[tuple[Entry, Path]] = []
     pending = iter(items)
     while some := dict(itertools.islice(pending, LOOKED_UP)):
-        known = (entry for _, entry in index.find(some))
-        changed += [
-            (entry, path) for entry, path in zip(known, some.values(), strict=True) if not _is_same(entry, path)
-        ]
+        pairs = zip((entry for _, entry in index.find(some)), some.values(), strict=True)
+        changed += [(entry, path) for entry, path in pairs if path.exists() and not _is_same(entry, path)]
     if changed:
         entry, path = changed[0]
         ids = some_of([repr(other.id) for other, _ in changed], _NAMED)
-        raise StoreError(
-            f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored "
-            f"as {entry.id!r}, which was read from {entry.root}, or it was changed. Extract into a new store, or with "
-            f"another root=, or delete the shards that hold them, such as {entry.shard}, and extract again"
-        )
+        stored = f"{path} is not what was read from {entry.root}. Extract into a new store or with another root="
+        remedy = f"{stored}, or delete the shards that hold them, such as {entry.shard}, and extract again"
+        raise StoreError(f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {remedy}")
 
 
 def _is_same(known: Entry, path: Path) -> bool:
-    try:
-        status = path.stat()
-        if status.st_size != known.nbytes:
-            return False
-        if status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root:
-            return True
-        return _hash_of(path) == known.blake2b
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    status = path.stat()
+    if status.st_size != known.nbytes:
+        return False
+    is_untouched = status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root
+    return is_untouched or _hash_of(path) == known.blake2b
 
 
 def root_of(image_id: str, path: Path) -> str:

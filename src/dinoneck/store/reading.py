@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 Check = Literal["first", "always", "never"]
 ViewNumbers = int | Sequence[int] | None
-_RECORD_IDS = 10_000
 
 
 class StoredTokens(ABC):
@@ -182,10 +180,8 @@ class Reader(StoredTokens):
                     continue
                 value = checksum(self.shards.made, entry.id, entry.grid, view, itertools.chain(*parts))
                 if value != entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]:
-                    raise StoreError(
-                        f"{self.files}/{entry.shard} is damaged: view {view} of {entry.id!r} has another checksum; "
-                        "delete that file and extract its images again"
-                    )
+                    problem = f"view {view} of {entry.id!r} has another checksum; delete that file and extract again"
+                    raise StoreError(f"{self.files}/{entry.shard} is damaged: {problem}")
         return columns
 
     def _layout(self, entries: Sequence[Entry], views: Sequence[int]) -> Layout:
@@ -194,9 +190,7 @@ class Reader(StoredTokens):
         grids = {entry.grid[::-1] if turned[view] else entry.grid for entry, view in zip(entries, views, strict=True)}
         if len(grids) > 1:
             sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
-            remedy = "extract them with one size (image_size=, --size), or batch those of one grid"
-            if any(turned):
-                remedy += f"; quarter turns need a square size, or stay out by --views {turned.index(1)}"
+            remedy = "extract with one size (image_size=, --size), square for quarter turns, or use views without these"
             raise DataError(f"the images have different grids ({sizes}); {remedy}")
         layout = self.description.layout(GridSize(*grids.pop()))
         for entry in entries:
@@ -239,8 +233,6 @@ class Reader(StoredTokens):
         Raises:
             DataError: if a view does not exist, or there is not one per id.
         """
-        if isinstance(ids, str) or not isinstance(ids, Sized):
-            raise DataError(f"ids is {ids!r}; expected a sequence of ids")
         asked = np.asarray(0 if views is None else views)
         if asked.dtype.kind not in "iu" or asked.shape not in ((), (len(ids),)) or not len(ids):
             raise DataError(f"views is {views!r} for {len(ids)} ids; expected whole numbers: one, or one per id")
@@ -284,14 +276,6 @@ class Reader(StoredTokens):
         for entry in self.entries.every():
             rows.setdefault(entry.shard, {})[entry.id] = hash(entry)
         return rows
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what identifies the tokens of these images, wherever the store lies; None = of all."""
-        ids, checksums = self.ids if ids is None else ids, hashlib.sha256()
-        for begin in range(0, len(ids), _RECORD_IDS):
-            for _, entry in self.entries.find(ids[begin : begin + _RECORD_IDS]):
-                checksums.update(repr((entry.id, entry.rows, entry.cols, entry.checksums)).encode())
-        return {"kind": "store", "made": self.shards.made, "records": checksums.hexdigest()}
 
 
 def _pieces(entry: Entry, view: int, parts: list[list[memoryview]], layout: Layout) -> list[Piece]:

@@ -40,7 +40,6 @@ SUFFIX = ".safetensors"
 SHARD_BYTES = 64 << 20
 SHARD_IMAGES = 4096  # of small images; a header has at most 100 MB
 SHARD_SECONDS = 30.0
-FIRST_SHARD_SECONDS = 1.0
 CHECKSUM_BYTES = 8
 _FIRST_READ = 1 << 16
 _OWN = ("store.json", "channel_scale", "index.sqlite", "w-")
@@ -129,7 +128,7 @@ class Shards:
             try:
                 self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
                 found = [(name, self._parsed(name, start, sizes[name], parts_on)) for name, start in starts.items()]
-            except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+            except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, struct.error) as error:
                 if len(starts) > 1:  # each is read alone, so that only the damaged ones are left out
                     found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
                 else:
@@ -161,10 +160,8 @@ class Shards:
                 tensor = header.pop(f"{image_id}/{part.name}")
                 begin, end = tensor["data_offsets"]
                 shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
-                if tensor["shape"] != shape or end - begin != shape[0] * part.nbytes:
-                    raise ValueError(f"{image_id!r} has a {part.name} of shape {tensor['shape']}; expected {shape}")
-                if not 0 <= begin <= end <= size - length:
-                    raise ValueError("it is cut short")
+                if tensor["shape"] != shape or not 0 <= begin <= end <= size - length:
+                    raise ValueError(f"it is cut short, or its {image_id}/{part.name} is not of shape {shape}")
                 begins.append(length + begin)
             offsets = struct.pack(f"<{len(begins)}Q", *begins)
             entries.append(Entry(image_id, rows, cols, sums, blake2b, nbytes, mtime, offsets, name, text["root"]))
@@ -182,14 +179,13 @@ class Writer:
         shards: of the store, in a local folder.
         root: the folder that the images' ids are relative to.
         shard_bytes: a shard is written once it holds this much; one image is never split. One is also written when an
-            image is added 30 s after the shard before it; the first ones sooner (1 s, 2 s, 4 s ...), so that a process
-            that is killed again and again makes progress.
+            image is added 30 s after the shard before it.
     """
 
     def __init__(self, shards: Shards, root: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.shards, self.root, self.shard_bytes = shards, root, shard_bytes
         self.name = f"w-{secrets.token_hex(12)}"
-        self._seconds, self._flushed = FIRST_SHARD_SECONDS, time.monotonic()
+        self._flushed = time.monotonic()
         self._count = self._bytes = 0
         self._images: list[_Listed] = []
         self._tensors: dict[str, Tensor] = {}
@@ -208,10 +204,8 @@ class Writer:
         self._images.append((image_id, *grid, b"".join(sums).hex(), *file))
         self._tensors |= {f"{image_id}/{name}": part for name, part in parts.items()}
         self._bytes += sum(part.nbytes for part in parts.values())
-        if self._bytes >= self.shard_bytes or len(self._images) >= SHARD_IMAGES:
-            self.flush()
-        elif time.monotonic() - self._flushed >= self._seconds:
-            self._seconds = min(2 * self._seconds, SHARD_SECONDS)
+        is_late = time.monotonic() - self._flushed >= SHARD_SECONDS
+        if is_late or self._bytes >= self.shard_bytes or len(self._images) >= SHARD_IMAGES:
             self.flush()
 
     def flush(self) -> None:
