@@ -26,7 +26,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
-from dinoneck.store.encoding import Columns, Layout, QuantisedTokens, StoreDtype
+from dinoneck.store.encoding import Columns, Part, QuantisedTokens, StoreDtype, parts_of
 from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -61,11 +61,11 @@ class Description:
         if self.dtype not in get_args(StoreDtype):
             raise ConfigError(f"dtype is {self.dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}")
 
-    def layout(self, grid: GridSize) -> Layout:
-        """Return the layout of a view on this grid."""
+    def parts(self, patches: int) -> tuple[Part, ...]:
+        """Return the parts of a view of so many patches."""
         record = self.backbone
         prefix = record["num_cls"] + record["num_registers"]
-        return Layout(self.dtype, self.num_layers, prefix, record["embed_dim"], grid)
+        return parts_of(self.dtype, self.num_layers, prefix, record["embed_dim"], patches)
 
     @property
     def num_layers(self) -> int:

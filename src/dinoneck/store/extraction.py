@@ -90,18 +90,6 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
-def share_of(units: Sequence[Unit], shard: tuple[int, int] | None) -> Sequence[Unit]:
-    """Return every n-th unit, beginning with the i-th; None = torchrun's RANK and WORLD_SIZE, or everything.
-
-    Raises:
-        ConfigError: if i is not in 0 ... n - 1.
-    """
-    part, count = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-    if not 0 <= part < count:
-        raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
-    return units[part::count]
-
-
 @dataclass(frozen=True)
 class Extractor:
     """Runs a backbone over images and writes what the store lacks; with its backbone on the CPU it can be pickled.
@@ -133,12 +121,16 @@ class Extractor:
             engine: see there.
 
         Raises:
+            ConfigError: if i of ``shard`` is not in 0 ... n - 1.
             StoreError: if the file of a stored image has changed, or the images do not fit on the disk; else as
                 :meth:`run`.
         """
         reader, folder = self.reader, Path(str(self.reader.files))
         units = units_of(items, reader.description, self.batch_size)
-        share = units if engine == "ray" else share_of(units, shard)
+        part, count = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        if not 0 <= part < count:
+            raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
+        share = units if engine == "ray" else units[part::count]
         remove_leftovers(folder)
         reader.refresh()
         known = frozenset(reader.ids)
@@ -285,10 +277,11 @@ class Extractor:
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0))
+        known = {image_id for unit in units for image_id, _ in unit if image_id in self.known}
         rows = [{"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])} for unit in units]
         stream = ray.data.from_items(rows).map_batches(
             _Actor,
-            fn_constructor_args=(replace(self, backbone=copy.deepcopy(self.backbone).cpu()),),
+            fn_constructor_args=(replace(self, backbone=copy.deepcopy(self.backbone).cpu(), known=known),),
             batch_size=UNITS_PER_CALL,
             compute=ray.data.ActorPoolStrategy(size=gpus or max(1, int(resources.get("CPU", 1)) // 2)),
             num_gpus=1 if gpus else None,

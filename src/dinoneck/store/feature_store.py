@@ -227,8 +227,9 @@ class FeatureStore(Reader):
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        read = functools.partial(converters.read_file, patch_size=patch_size, grid=grid)
-        return converters.convert(functools.partial(cls._made, path), Path(folder), ".npz", read, views, dtype)
+        make = functools.partial(cls._made, path)
+        converters.convert(make, Path(folder), ".npz", views, dtype, patch_size=patch_size, grid=grid)
+        return cls.open(path)
 
     @classmethod
     def from_pt(cls, folder: PathLike, path: PathLike, *, patch_size: PatchSize, dtype: StoreDtype = "fp16") -> Self:
@@ -244,5 +245,6 @@ class FeatureStore(Reader):
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        read = functools.partial(converters.read_file, patch_size=patch_size)
-        return converters.convert(functools.partial(cls._made, path), Path(folder), ".pt", read, "none", dtype)
+        make = functools.partial(cls._made, path)
+        converters.convert(make, Path(folder), ".pt", "none", dtype, patch_size=patch_size)
+        return cls.open(path)

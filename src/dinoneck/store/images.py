@@ -18,10 +18,9 @@ from dinoneck.data.decoding import ImageInput, images_below, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
-from dinoneck.grid import GridSize, patch_pair
+from dinoneck.grid import patch_pair
 from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description
-from dinoneck.store.encoding import Layout
 from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile
 
@@ -151,35 +150,40 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     Raises:
         StoreError: if they do not fit on the disk, naming the smallest change with which they do.
     """
-    layout, views = _typical_layout(items, description), len(description.views)
-    size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
+    views, patches = len(description.views), _typical_patches(items, description)
+    size, free = _bytes(description, patches) * views + ROW_BYTES, shutil.disk_usage(folder).free
     each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
     text = (
-        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(layout.num_layers, 'layer')} in "
-        f"{layout.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
+        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(description.num_layers, 'layer')} in "
+        f"{description.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
     )
     if size * missing > free:
-        raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")
+        raise StoreError(f"{text}. {_smaller(description, patches, free // missing - ROW_BYTES)}")
     return text
 
 
-def _typical_layout(items: Sequence[Item], description: Description) -> Layout:
-    """The layout of an image; where images keep their own sizes, of the mean of some."""
+def _bytes(description: Description, patches: int) -> int:
+    return sum(part.nbytes for part in description.parts(patches))
+
+
+def _typical_patches(items: Sequence[Item], description: Description) -> int:
+    """The patches of an image; where images keep their own sizes, the mean of some."""
     prepare = description.preprocess
     if (grid := prepare.grid()) is not None:
-        return description.layout(grid)
+        return grid.count
     counts, (down, across) = [], patch_pair(prepare.patch_size)
     for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
         with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
             height, width = prepare.placement(read_image_size(path)).canvas
             counts.append(height // down * (width // across))
-    return description.layout(GridSize(1, -(-sum(counts) // max(1, len(counts)))))
+    return -(-sum(counts) // max(1, len(counts)))
 
 
-def _smaller(layout: Layout, views: int, most: int) -> str:
+def _smaller(description: Description, patches: int, most: int) -> str:
     """Which fewer layers, views or bits make an image as small as this."""
-    changes = itertools.product(range(layout.num_layers, 0, -1), range(views, 0, -1), (layout.dtype, "int8"))
-    for layers, kept, dtype in changes:
-        if replace(layout, num_layers=layers, dtype=dtype).nbytes * kept <= most:
-            return f"They fit with dtype={dtype!r}, {kept} of {views} views and {layers} of {layout.num_layers} layers"
+    layers, views = description.num_layers, len(description.views)
+    for depth, kept, dtype in itertools.product(range(layers, 0, -1), range(views, 0, -1), (description.dtype, "int8")):
+        smaller = replace(description, backbone={**description.backbone, "layers": range(depth)}, dtype=dtype)
+        if _bytes(smaller, patches) * kept <= most:
+            return f"They fit with dtype={dtype!r}, {kept} of {views} views and {depth} of {layers} layers"
     return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"

@@ -191,8 +191,7 @@ def open_index(shards: Shards) -> Index:
             if index.times == times:
                 return index
             sizes, listed = shards.sizes(), index.listed()
-        except StoreError as error:  # damaged, or of another store
-            logger.info("%s", error)
+        except StoreError:  # damaged, or of another store
             continue
         new = {name: size for name, size in sizes.items() if listed.get(name) != size}
         gone = [name for name, size in listed.items() if sizes.get(name) != size]

@@ -32,7 +32,7 @@ from xxhash import xxh3_64
 from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
-from dinoneck.store.encoding import Layout, Part
+from dinoneck.store.encoding import Part
 from dinoneck.store.files import Files, failed_write
 from dinoneck.tensor_bytes import bytes_of
 
@@ -104,12 +104,12 @@ class Shards:
     Args:
         files: of the store.
         made: what the store's own shards begin with.
-        layout: gives the layout of the store's views on a grid.
+        parts: gives the parts of a view of so many patches.
     """
 
     files: Files
     made: str
-    layout: Callable[[GridSize], Layout]
+    parts: Callable[[int], tuple[Part, ...]]
 
     def sizes(self) -> dict[str, int]:
         """Return the shards, by their names relative to the store in sorted order, and their sizes in bytes."""
@@ -122,13 +122,13 @@ class Shards:
         Args:
             sizes: of the shards to read.
         """
-        names, parts_on = list(sizes), functools.cache(lambda grid: self.layout(grid).parts)
+        names, parts_on = list(sizes), functools.cache(self.parts)
         for first in range(0, len(names), self.files.at_once):
             starts = {n: bytearray(min(sizes[n], _FIRST_READ)) for n in names[first : first + self.files.at_once]}
             try:
                 self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
                 found = [(name, self._parsed(name, start, sizes[name], parts_on)) for name, start in starts.items()]
-            except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError, struct.error) as error:
+            except Exception as error:  # whatever a damaged header leads to
                 if len(starts) > 1:  # each is read alone, so that only the damaged ones are left out
                     found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
                 else:
@@ -137,9 +137,7 @@ class Shards:
                     found = [(names[first], [])]
             yield from found
 
-    def _parsed(
-        self, name: str, raw: bytearray, size: int, parts_on: Callable[[GridSize], tuple[Part, ...]]
-    ) -> list[Entry]:
+    def _parsed(self, name: str, raw: bytearray, size: int, parts_on: Callable[[int], tuple[Part, ...]]) -> list[Entry]:
         """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
         length = 8 + int.from_bytes(raw[:8], "little")
         if not 8 < length <= size:
@@ -155,8 +153,8 @@ class Shards:
         for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(
             text["images"], type=list[_Listed]
         ):
-            grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(digits)
-            for part in parts_on(grid):
+            begins, sums = [], bytes.fromhex(digits)
+            for part in parts_on(rows * cols):
                 tensor = header.pop(f"{image_id}/{part.name}")
                 begin, end = tensor["data_offsets"]
                 shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
