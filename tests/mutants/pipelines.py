@@ -129,14 +129,14 @@ PIPELINES = (
         "data/tables.py",
         'column.attrs.get("decimal", ".")).reindex(column.index)',
         'column.attrs.get("decimal", ".")).reindex(column.index, fill_value=0.0)',
-        "unit/data/test_read_table.py::test_numbers_words_and_gaps",
+        "unit/data/test_tables.py::test_numbers_words_and_gaps",
     ),
     Mutant(
         "An id of digits loses its leading zeros: 007 becomes 7.",
         "data/tables.py",
         "ids = [cell_text(value) for value in names]",
         "ids = [cell.lstrip('0') or cell for cell in map(cell_text, names)]",
-        "unit/data/test_read_table.py::test_ids_stay_text",
+        "unit/data/test_tables.py::test_ids_stay_text",
     ),
     Mutant(
         "The EXIF orientation of a file that Pillow decodes is ignored.",
@@ -165,7 +165,7 @@ PIPELINES = (
         "        steps.append(v2.RandomHorizontalFlip())",
         "        from torchvision import tv_tensors\n\n"
         "        steps.append(v2.RandomApply([v2.Lambda(lambda image: image.flip(-1), tv_tensors.Image)]))",
-        "unit/data/test_box_views.py::test_flips_in_plain_numbers",
+        "unit/data/test_boxes.py::test_flips_in_plain_numbers",
     ),
     Mutant(
         "A store gives the tokens of other images when ids are asked in another order than they are stored in.",

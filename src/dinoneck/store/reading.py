@@ -275,8 +275,7 @@ class Reader(StoredTokens):
 
 def _pieces(entry: Entry, view: int, buffers: list[list[memoryview]], parts: Sequence[Part]) -> list[Piece]:
     """What is to be read of a view: a range of the shard for each part, into one buffer per layer."""
-    begins = entry.begins()
-    if len(begins) != len(parts):
-        raise StoreError(f"the index lists {entry.id!r} with {len(begins)} parts; delete {FILE}")
-    places = zip(begins, parts, buffers, strict=True)
+    if len(entry.offsets) != 8 * len(parts):
+        raise StoreError(f"{FILE} is damaged where it lists {entry.id!r}; delete it")
+    places = zip(entry.begins(), parts, buffers, strict=True)
     return [(entry.shard, begin + view * part.nbytes, memory) for begin, part, memory in places if part.nbytes]
