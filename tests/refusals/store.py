@@ -121,7 +121,6 @@ READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[st
     (lambda store: store.extract(".", engine="rey"), ConfigError, "'rey'"),  # type: ignore[arg-type]
     (lambda store: store.extract(".", engine="ray", shard=(0, 2)), ConfigError, "(0, 2)"),
     (lambda store: FeatureStore.open(store.path).extract(["x.png"]), StoreError, "backbone"),
-    (lambda store: FeatureStore.open(store.path, check=True), ConfigError, "True"),  # type: ignore[arg-type]
 ]  # fmt: skip
 
 ROWS: list[Row] = [

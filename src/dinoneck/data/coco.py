@@ -19,13 +19,7 @@ Side = Annotated[int, Meta(ge=1)]
 Polygon = Annotated[list[float], Meta(min_length=6)]
 
 BBOX = "x, y of the upper left corner, width and height in pixels"
-_UNIQUE = (
-    ("images", "id"),
-    ("images", "file_name"),
-    ("annotations", "id"),
-    ("categories", "id"),
-    ("categories", "name"),
-)
+_UNIQUE = ("images id", "images file_name", "annotations id", "categories id", "categories name")
 
 
 class CocoImage(Struct):
@@ -86,10 +80,10 @@ def read_coco(file: Path) -> Coco:
             name = image.file_name[:60]
             raise DataError(f"{file}: images[{i}] has the file_name {name!r}; expected a path below the images' folder")
         image.file_name = str(PurePath(image.file_name))  # ./a.png is a.png
-    for kind, key in _UNIQUE:
-        values = Counter(getattr(entry, key) for entry in getattr(coco, kind))
-        [(value, count)] = values.most_common(1) or [(None, 1)]
-        if count > 1:
+    for kind, key in map(str.split, _UNIQUE):
+        values = [getattr(entry, key) for entry in getattr(coco, kind)]
+        if len(set(values)) < len(values):
+            [(value, _)] = Counter(values).most_common(1)
             raise DataError(f"{file}: {kind}: the {key} {value!r} is given several times; give every entry its own")
     known = {category.id for category in coco.categories}
     for i, box in enumerate(coco.annotations):
@@ -140,7 +134,6 @@ def decoded(shape: Shape, height: int, width: int) -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise missing_extra("pycocotools", "detection") from error
-    runs: Any = [msgspec.to_builtins(shape)] if isinstance(shape, CocoMask) else shape
-    if not isinstance(shape, CocoMask) or not isinstance(shape.counts, str):
-        runs = mask.frPyObjects(runs, height, width)
-    return mask.decode(mask.merge(runs))
+    runs: Any = shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
+    is_text = isinstance(shape, CocoMask) and isinstance(shape.counts, str)
+    return mask.decode(mask.merge(runs if is_text else mask.frPyObjects(runs, height, width)))

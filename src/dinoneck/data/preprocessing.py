@@ -7,7 +7,7 @@ as they were for training.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -68,12 +68,12 @@ def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
         return _area(x, size)
     if interpolation != "bilinear":
         x = to_unit_range(x)
-    options: dict[str, Any] = {"mode": "bicubic" if interpolation == "bicubic" else "bilinear", "antialias": True}
+    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
     if width == size[1] or (size[0] < height and size[1] > width):
         # torch widens first, so a thin image would get all its rows in full width; and it misplaces rows (as of 2.15)
         # where the width stays 1: they are resized as columns
-        x = F.interpolate(x.mT, size=(width, size[0]), **options).mT
-    return x if x.shape[-2:] == size else F.interpolate(x, size=size, **options)
+        x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, antialias=True).mT
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode=mode, antialias=True)
 
 
 def _area(x: Tensor, size: Size) -> Tensor:
@@ -253,8 +253,8 @@ class Preprocessing:
         Raises:
             ConfigError: if a field is unknown, missing or out of range.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(record, Mapping) or set(record) != known:
+        known = cls().record().keys()
+        if not isinstance(record, Mapping) or record.keys() != known:
             raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
         return cls(**record)
 

@@ -53,9 +53,8 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
-    A column with numbers gives numbers, one with words gives classes. An empty cell and ``nan`` are missing values; of
-    a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are
-    numbers, else as text. ``frame.pivot`` turns rows per image and target into a table.
+    A column with numbers gives numbers, one with words classes. An empty cell and ``nan`` are missing, of a DataFrame
+    also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are, else as text.
 
     Args:
         source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both: decimal commas too).
@@ -67,9 +66,6 @@ def read_table(
         image_column: the column with the file names; a DataFrame without it has them in its index.
         labels: the column with the file names of dense labels; an image whose cell is empty has none.
         classes: column -> class names in their order, which admits no others; empty = those that occur, also numbers.
-
-    Returns:
-        The table; its columns are listed above.
 
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a cell does not fit.

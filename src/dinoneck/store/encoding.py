@@ -23,7 +23,6 @@ StoreDtype = Literal["fp16", "bf16", "int8"]
 Columns = dict[str, tuple[Tensor, ...]]
 
 FLOATS: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-LARGEST_HALF = torch.finfo(torch.float16).max
 _STEPS = 127.0
 
 
@@ -95,9 +94,9 @@ def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = Non
         largest = x.abs().amax().item()
         if not math.isfinite(largest):
             raise StoreError(f"tokens of layer {layer} are not finite; is the backbone sound?")
-        if dtype == "fp16" and largest > LARGEST_HALF:
-            reach = f"tokens of layer {layer} reach {largest:g}, beyond float16 ({LARGEST_HALF:g})"
-            raise StoreError(f"{reach}; create the store with dtype='bf16' or 'int8'")
+        if dtype == "fp16" and largest > torch.finfo(torch.float16).max:
+            remedy = "create the store with dtype='bf16' or 'int8'"
+            raise StoreError(f"tokens of layer {layer} reach {largest:g}, beyond float16; {remedy}")
     if dtype != "int8":
         return {"tokens": torch.stack([x.to(FLOATS[dtype]) for x in tokens.sequence], dim=1)}
     if channel_scale is None:

@@ -122,11 +122,8 @@ class StoreDataset(Dataset[Sample]):
         tokens = self.store.batch([self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers])
         return tokens, torch.tensor(numbers)
 
-    @staticmethod
-    def collate(batch: Any) -> Any:
-        """Hand a batch on: :meth:`__getitems__` has collated it. Give it to a ``DataLoader`` as ``collate_fn``."""
-        return batch
-
     def loader(self, batch_size: int, **options: Any) -> DataLoader[Sample]:
         """Return a ``DataLoader`` over batches; ``options`` go to it."""
-        return DataLoader(self, batch_size=batch_size, collate_fn=self.collate, **options)
+        return DataLoader(
+            self, batch_size=batch_size, collate_fn=tuple, **options
+        )  # a batch is collated when it is read

@@ -68,17 +68,6 @@ def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
     assert torch.equal(filled.batch(["a", "b"], 2).sequence[1][1:], filled["b", 2].sequence[1])
 
 
-def test_every_option_changes_what_is_stored(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
-    plain = make(tmp_path / "plain", two_layers)
-    plain.extract(images / "b.png")
-    changes = {"image_size": (48, 48), "resize": "crop", "interpolation": "bicubic", "dtype": "bf16"}
-    for name, value in changes.items():
-        other = make(tmp_path / name, two_layers, **{name: value})
-        other.extract(images / "b.png")
-        x, y = (each["b"].sequence[0] for each in (plain, other))
-        assert x.shape != y.shape or not torch.equal(x, y), name
-
-
 def test_keep_gives_each_image_its_own_grid(two_layers: Backbone, tmp_path: Path) -> None:
     for name, size in (("a", (60, 40)), ("b", (60, 15)), ("c", (30, 20))):
         (tmp_path / "p").mkdir(exist_ok=True)
