@@ -133,7 +133,7 @@ def write_store(folder: Path, count: int, shape: tuple[int, int, int], shard_byt
     """Write a store of made-up tokens, without flushing every file to the disk."""
     own, (layers, tokens, channels) = description(shape), shape
     make_folder(folder, own)
-    writer = shards.Writer(shards.Shards(LocalFiles(folder), own.digest, own.layout), "/", shard_bytes)
+    writer = shards.Writer(shards.Shards(LocalFiles(folder), own.digest, own.parts), "/", shard_bytes)
     safe = shards.write_whole
     shards.write_whole = lambda path, content, check=None: Path(path).write_bytes(content)  # type: ignore[assignment]
     try:

@@ -130,7 +130,7 @@ def test_raw_tiffs_of_every_mode_are_turned(mode: str, tmp_path: Path) -> None:
         for given in (file, Image.open(file)):
             assert torch.equal(Preprocessing(16, **PLAIN)(given), upright), orientation
             if mode in ("L", "P", "I;16"):
-                assert np.array_equal(DenseLabels().read(given)[0][0], pixels), orientation
+                assert np.array_equal(DenseLabels().cells(given, Preprocessing(1))[0][0, 0], pixels), orientation
 
 
 # Masks and boxes --------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] 
     "image": ("a.png", lambda path: Preprocessing(16)(path), DataError),
     "size of an image": ("a.tif", read_image_size, DataError),
     "image to extract": ("a.png", extract, DataError),
-    "label": ("a.png", lambda path: DenseLabels().read(path), DataError),
+    "label": ("a.png", lambda path: DenseLabels().cells(path, Preprocessing(1)), DataError),
     "table": ("a.csv", lambda path: read_table(path, None, ["x"]), DataError),
     "boxes": ("a.json", BoxImages, DataError),
     "settings": ("a.yaml", TrainConfig.read, ConfigError),
@@ -159,7 +159,8 @@ def test_a_mask_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
     place = Place(tmp_path / "masks" / "b.png", "pipe")
 
     def first_mask() -> Any:
-        return DenseLabels().read(read_masks(tmp_path / "images", tmp_path / "masks")["labels"].iloc[0])
+        label = read_masks(tmp_path / "images", tmp_path / "masks")["labels"].iloc[0]
+        return DenseLabels().cells(label, Preprocessing(1))
 
     found = bounded(first_mask, place)
     assert isinstance(found, DataError) and "b.png" in str(found), found

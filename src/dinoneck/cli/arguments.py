@@ -270,7 +270,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if a head file is among them.
         DataError: if one does not exist, or a folder holds no images.
     """
-    from dinoneck.data.loading import SUFFIXES, images_below, other_images_below
+    from dinoneck.data.decoding import OTHER_SUFFIXES, SUFFIXES, images_below
 
     if not given:
         raise ConfigError("no images are named; name images, or folders of them, before the options")
@@ -278,7 +278,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         raise ConfigError(f"{heads[0]} is not an image; name head files after --heads, and images before the options")
     if missing := [path for path in given if not path.exists()]:
         raise DataError(f"{len(missing)} of {len(given)} images or folders do not exist, the first is {missing[0]}")
-    if others := [file for path in given for file in other_images_below(path)]:
+    if others := [file for path in given if path.is_dir() for file in images_below(path, OTHER_SUFFIXES)]:
         kinds = ", ".join(sorted({file.suffix.lower() for file in others}))
         show(
             f"left out: {counted(len(others), 'file')} of other formats ({kinds}), the first {others[0]}; convert them"

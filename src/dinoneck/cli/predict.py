@@ -198,7 +198,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         ConfigError: if one is an image, or some have a key and some have none.
     """
-    from dinoneck.data.loading import SUFFIXES
+    from dinoneck.data.decoding import SUFFIXES
 
     if wrong := [word for word in words if Path(word).suffix.lower() in SUFFIXES]:
         raise ConfigError(f"--heads lists {wrong[0]}, which is an image; images stand before the options")

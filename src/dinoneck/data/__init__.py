@@ -4,13 +4,12 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    box_views=["box_transforms", "collate_boxes", "to_original"],
-    boxes=["BoxImages"],
+    boxes=["BoxImages", "box_transforms", "collate_boxes", "to_original"],
     labels=["DenseLabels", "count_classes"],
     pasture=["Pasture"],
     views=["View", "Views"],
     decoding=["read_image_size"],
-    preprocessing=["Preprocessing", "to_image_pixels", "to_prepared_pixels"],
+    preprocessing=["Preprocessing", "to_image_pixels"],
     tables=["read_folders", "read_masks", "read_table"],
 )
 

@@ -1,49 +1,52 @@
 """Images with boxes and masks, read from COCO JSON: checked whole when opened, decoded one by one.
 
-:class:`BoxImages` is a torch dataset; :func:`dinoneck.data.box_transforms` brings its images and boxes to one size.
+:class:`BoxImages` is a torch dataset; :func:`box_transforms` brings its images and boxes to one size, for training with
+augmentation, and :func:`to_original` is the way back.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
-import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from dinoneck.data.coco import BBOX, CocoBox, CocoImage, chosen_classes, decoded, read_coco, shape_of
-from dinoneck.data.decoding import read_pixels
-from dinoneck.data.resizing import to_uint8
-from dinoneck.errors import DataError, some_of
+from dinoneck.data.decoding import read_pixels, to_uint8
+from dinoneck.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from dinoneck.errors import ConfigError, DataError, ShapeError, some_of
 
 logger = logging.getLogger(__name__)
 
 Target = dict[str, Any]
-Array = np.ndarray[Any, Any]
+Flip = Literal["horizontal", "both"]
 
 _SHOWN = 3
-_MOST_OVER = 0.1  # of the boxes; above it they are of another form
-_MOST_UNUSABLE = 0.99  # of the boxes; above it, as for shares of the sides, they are of another form
+_MOST_OVER = 0.1  # of 10 boxes or more may reach over the edge; else they are of another form, such as corners
+_FEWEST = 10
+_MOST_LOST = 0.99  # of the boxes may show nothing; else they are of another form, such as shares of the sides
 _ROUNDING_PX = 2  # by which a rounded box may reach over the edge
-_FEWEST = 10  # boxes; of fewer, the edge may cut so many by chance
 _SHORTEST_PX = 1  # side of a box
 
 
-class _Rows(NamedTuple):
-    """The boxes of one image: corners (n, 4), labels (n,), which are crowds (n,), and their masks."""
+class _Box(NamedTuple):
+    """A box that was kept: left, top, right, bottom; whether it is a crowd region; its mask."""
 
-    corners: Array
-    labels: Array
-    crowd: Array
-    shapes: list[Any]
+    corners: tuple[float, float, float, float]
+    label: int
+    crowd: bool
+    shape: Any
 
 
 class BoxImages(Dataset[Any]):
@@ -109,13 +112,14 @@ class BoxImages(Dataset[Any]):
     ) -> None:
         self.file, self.transform, self.masks = Path(annotations), transform, masks
         coco = read_coco(self.file)
-        self.classes, self.category_ids = chosen_classes(coco.categories, classes, self.file)
+        chosen = chosen_classes(coco, classes, self.file)
+        self.classes, self.category_ids = tuple(chosen), tuple(chosen.values())
         self._entries = tuple(coco.images)
         self._folder = _folder(self.file, images, self._entries)
-        self.skipped: Counter[str] = Counter()
-        self._rows = self._sorted(coco.annotations)
+        self._boxes = self._sorted(coco.annotations)
         if self.skipped:
-            logger.warning("%s: boxes skipped: %s", self.file, _listed(self.skipped))
+            counts = ", ".join(f"{count} {reason}" for reason, count in sorted(self.skipped.items()))
+            logger.warning("%s: boxes skipped: %s", self.file, counts)
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -130,19 +134,19 @@ class BoxImages(Dataset[Any]):
     @property
     def without_boxes(self) -> int:
         """How many images have no box."""
-        return sum(bool(rows.crowd.all()) for rows in self._rows)
+        return sum(all(box.crowd for box in boxes) for boxes in self._boxes)
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, i: int) -> Any:
         image, boxes = self.original(i)
-        size, rows = boxes.canvas_size, self._rows[i]
-        labels = torch.from_numpy(rows.labels[~rows.crowd])
+        size, kept = boxes.canvas_size, [box for box in self._boxes[i] if not box.crowd]
+        labels = torch.tensor([box.label for box in kept], dtype=torch.int64)
         target: Target = {"boxes": boxes, "labels": labels, "image_id": self._entries[i].id, "size": size}
         if self.masks:
-            planes = [decoded(shape, *size) for shape in rows.shapes]
-            target["masks"] = tv_tensors.Mask(torch.from_numpy(np.array(planes, np.uint8).reshape(-1, *size)))
+            planes = [torch.from_numpy(decoded(box.shape, *size))[None] for box in kept]
+            target["masks"] = tv_tensors.Mask(torch.cat([image.new_zeros(0, *size), *planes]))
         return (image, target) if self.transform is None else self.transform(image, target)
 
     def original(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.BoundingBoxes]:
@@ -151,24 +155,21 @@ class BoxImages(Dataset[Any]):
         Raises:
             DataError: if the image cannot be read, or has another size than in the JSON.
         """
-        entry, rows = self._entries[i], self._rows[i]
+        entry, kept = self._entries[i], [box.corners for box in self._boxes[i] if not box.crowd]
         path = self._folder / entry.file_name
         image = to_uint8(read_pixels(path))
         size = height, width = image.shape[-2], image.shape[-1]
         if size != (entry.height, entry.width):
-            raise DataError(
-                f"the upright image of {path} is {height}x{width} px (height x width), {self.file} has "
-                f"{entry.height}x{entry.width} for image {entry.id}; its boxes belong to another image: correct the "
-                "JSON or restore the file"
-            )
-        boxes = torch.from_numpy(rows.corners[~rows.crowd]).float()
+            expected = f"expected {entry.height}x{entry.width} of image {entry.id} in {self.file}"
+            raise DataError(f"the upright image of {path} is {height}x{width} px (height x width); {expected}")
+        boxes = torch.tensor(kept, dtype=torch.float32).reshape(-1, 4)
         return tv_tensors.Image(image), tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
 
     def take(self, rows: Iterable[int]) -> BoxImages:
         """Return the dataset of these images, in this order; the counts stay those of the whole JSON."""
         part, rows = copy.copy(self), list(rows)
         part._entries = tuple(self._entries[row] for row in rows)
-        part._rows = [self._rows[row] for row in rows]
+        part._boxes = [self._boxes[row] for row in rows]
         return part
 
     def ground_truth(self) -> dict[str, Any]:
@@ -177,78 +178,155 @@ class BoxImages(Dataset[Any]):
         Boxes are as clipped, with their category ids of the JSON and new ids from 1; crowd regions are back, marked
         by ``iscrowd``, since detections inside them count for nothing.
         """
-        boxes: list[dict[str, Any]] = []
-        for image_id, rows in zip(self.ids, self._rows, strict=True):
-            for (left, top, right, bottom), label, crowd in zip(*rows[:3], strict=True):
-                box = [float(left), float(top), float(right - left), float(bottom - top)]
+        listed: list[dict[str, Any]] = []
+        for image_id, boxes in zip(self.ids, self._boxes, strict=True):
+            for (left, top, right, bottom), label, crowd, _ in boxes:
                 about = {"image_id": image_id, "category_id": self.category_ids[label], "iscrowd": int(crowd)}
-                boxes.append({"id": len(boxes) + 1, **about, "bbox": box, "area": box[2] * box[3]})
+                width, height = right - left, bottom - top
+                box = {"bbox": [left, top, width, height], "area": width * height}
+                listed.append({"id": len(listed) + 1, **about, **box})
         names = zip(self.category_ids, self.classes, strict=True)
         categories = [{"id": category, "name": name} for category, name in names]
-        return {"images": msgspec.to_builtins(self._entries), "annotations": boxes, "categories": categories}
+        return {"images": msgspec.to_builtins(self._entries), "annotations": listed, "categories": categories}
 
-    def _sorted(self, boxes: Sequence[CocoBox]) -> list[_Rows]:
+    def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[_Box]]:
         """Clip the boxes, count what is left out, and sort the others to their images."""
-        image = _places([box.image_id for box in boxes], self.ids)
-        label = _places([box.category_id for box in boxes], self.category_ids)
-        crowd = np.array([box.iscrowd for box in boxes], bool)
-        sizes = [(entry.height, entry.width) for entry in self._entries]
-        xywh, limits = np.reshape([box.bbox for box in boxes], (-1, 4)), np.array(sizes, np.float64)[image, ::-1]
-        ends = np.hstack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]])
-        _check_form(ends[image >= 0], limits[image >= 0], self.file)
-        corners = np.hstack([ends[:, :2].clip(0), np.minimum(ends[:, 2:], limits)])
-        nowhere = {"other class": label < 0, "unknown image": image < 0}
-        unusable = {
-            "not finite": ~np.isfinite(ends).all(axis=1),
-            "too small": (xywh[:, 2:] < _SHORTEST_PX).any(axis=1),
-            "outside": (corners[:, 2:] - corners[:, :2] < _SHORTEST_PX).any(axis=1),
-        }
-        kept = np.ones(len(boxes), bool)
-        for reason, where in {**nowhere, "crowd": crowd, **unusable}.items():
-            self.skipped += Counter({reason: int((kept & where).sum())})
-            kept &= ~where
-        if len(boxes) and np.any([*unusable.values()], axis=0).mean() > _MOST_UNUSABLE:
-            raise DataError(f"{self.file}: boxes are left out ({_listed(self.skipped)}), such as {xywh[0]}; {BBOX}")
-        self.clipped = int((kept & (corners != ends).any(axis=1)).sum())
-        usable = ~np.any([*nowhere.values(), *unusable.values()], axis=0)
-        order = np.flatnonzero(usable)[np.argsort(image[usable], kind="stable")]
-        groups = np.split(order, np.searchsorted(image[order], np.arange(1, len(sizes))))
-        shapes = [
-            [shape_of(boxes[i], f"{self.file}: annotations[{i}]", size) for i in rows if self.masks and not crowd[i]]
-            for rows, size in zip(groups, sizes, strict=True)
-        ]
-        return [_Rows(corners[rows], label[rows], crowd[rows], own) for rows, own in zip(groups, shapes, strict=True)]
+        entry_of = {entry.id: entry for entry in self._entries}
+        label_of = {category: label for label, category in enumerate(self.category_ids)}
+        kept: dict[int, list[_Box]] = {image_id: [] for image_id in entry_of}
+        self.skipped, self.clipped, over, lost, count = Counter[str](), 0, 0, 0, 0
+        for i, box in enumerate(boxes):
+            entry, label = entry_of.get(box.image_id), label_of.get(box.category_id)
+            if label is None or entry is None:
+                self.skipped["other class" if label is None else "unknown image"] += 1
+                continue
+            x, y, width, height = box.bbox
+            corners = max(x, 0.0), max(y, 0.0), min(x + width, entry.width * 1.0), min(y + height, entry.height * 1.0)
+            cut = max(corners[0] - x, corners[1] - y, x + width - corners[2], y + height - corners[3])
+            reason = _why_unusable(box, corners)
+            over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
+            if not reason:
+                shape = (
+                    shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks and not box.iscrowd else None
+                )
+                kept[entry.id].append(_Box(corners, label, bool(box.iscrowd), shape))
+            if reason or box.iscrowd:
+                self.skipped["crowd" if box.iscrowd else reason] += 1
+            elif cut > 0:
+                self.clipped += 1
+        if lost > _MOST_LOST * count or (count >= _FEWEST and over > _MOST_OVER * count):
+            counts = f"{over} of {count} boxes leave their image and {lost} show nothing"
+            raise DataError(f"{self.file}: {counts}, the first is {boxes[0].bbox}; expected {BBOX}, cut at the edge")
+        return [*kept.values()]
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-
-
-def _places(values: Sequence[int], known: Sequence[int]) -> Array:
-    """The place of every value among those known; -1 where it is not there."""
-    place_of = {value: place for place, value in enumerate(known)}
-    return np.array([place_of.get(value, -1) for value in values], np.int64)
-
-
-def _check_form(ends: Array, limits: Array, file: Path) -> None:
-    """Refuse corners (n, 4) of boxes in another form; ``limits`` (n, 2) are the sides of their images."""
-    over = ((ends[:, :2] < -_ROUNDING_PX) | (ends[:, 2:] > limits + _ROUNDING_PX)).any(axis=1)
-    if len(ends) >= _FEWEST and over.mean() > _MOST_OVER:
-        raise DataError(
-            f"{file}: {over.sum()} of {len(ends)} boxes reach over the edge of their image, such as the box that ends "
-            f"at x, y = {ends[over][0, 2:].tolist()}; {BBOX} (cut them at the edge if they are right)"
-        )
+def _why_unusable(box: CocoBox, corners: tuple[float, float, float, float]) -> str:
+    """Why a box shows nothing; empty where it shows something."""
+    left, top, right, bottom = corners
+    if not all(map(math.isfinite, box.bbox)):
+        return "not finite"
+    if min(box.bbox[2:]) < _SHORTEST_PX:
+        return "too small"
+    return "outside" if min(right - left, bottom - top) < _SHORTEST_PX else ""
 
 
 def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence[CocoImage]) -> Path:
     """The folder of the images, where all of them are files with content."""
-    places = [Path(images)] if images is not None else [file.parent, file.parent / "images"]
-    folder = next((place for place in places if (place / entries[0].file_name).is_file()), places[0])
-    files = ((entry.file_name, folder / entry.file_name) for entry in entries)
-    if missing := [ascii(name) for name, path in files if not (path.is_file() and path.stat().st_size)]:
-        where = " nor in ".join(map(str, places))
-        raise DataError(
-            f"{len(missing)} of the {len(entries)} images of {file} are missing or empty in {where}: "
-            f"{some_of(missing, _SHOWN)}; pass images=FOLDER, restore them, or take their entries out of the JSON"
-        )
+    folder = file.parent if images is None else Path(images)
+    if images is None and not (folder / entries[0].file_name).is_file():
+        folder = folder / "images"
+    names = [entry.file_name for entry in entries]
+    if missing := [ascii(name) for name in names if not ((folder / name).is_file() and (folder / name).stat().st_size)]:
+        counts = f"{len(missing)} of the {len(names)} images of {file}"
+        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, _SHOWN)}; pass images=FOLDER")
     return folder
+
+
+def box_transforms(
+    size: int | tuple[int, int],
+    *,
+    train: bool,
+    flip: Flip | None = "horizontal",
+    photometric: bool = True,
+    mean: Sequence[float] | None = IMAGENET_MEAN,
+    std: Sequence[float] | None = IMAGENET_STD,
+) -> v2.Compose:
+    """Give the transform of :class:`dinoneck.data.BoxImages`: boxes follow their pixels.
+
+    Every image is stretched to ``size``, antialiased, so that batches stack and :func:`to_original` is one division.
+    Training draws from torch's global random state: the same seed gives the same images.
+
+    Args:
+        size: (height, width) in pixels of the result, or one number for both; a multiple of the patch.
+        train: augment, and drop boxes of which a side came out below 1 px. Otherwise only resize and
+            normalise, and keep every box.
+        flip: ``horizontal`` mirrors half of the images; ``both`` also turns half upside down, for images without
+            an up; None leaves them.
+        photometric: change brightness, contrast and saturation of half of the images. Hues stay and channels
+            are never exchanged: colours may be what tells classes apart.
+        mean: per channel in 0 ... 1, as in ``backbone.preprocess``; None (with ``std=None``) leaves the values in
+            0 ... 1, for detectors that normalise themselves.
+        std: per channel, given or None together with ``mean``.
+
+    Raises:
+        ConfigError: if a value is out of range.
+
+    Examples:
+        >>> from torchvision import tv_tensors
+        >>> image = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
+        >>> box = tv_tensors.BoundingBoxes([[10.0, 3.0, 20.0, 9.0]], format="XYXY", canvas_size=(30, 40))
+        >>> image, target = box_transforms((64, 96), train=False)(image, {"boxes": box, "labels": torch.tensor([0])})
+        >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
+        ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
+    """
+    if (mean is None) != (std is None) or flip not in (None, *get_args(Flip)):
+        raise ConfigError(f"mean is {mean}, std {std}, flip {flip!r}; expected mean and std or neither, a flip or None")
+    steps: list[Any] = []
+    if train and flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if train and flip == "both":
+        steps.append(v2.RandomVerticalFlip())
+    steps.append(v2.Resize([size, size] if isinstance(size, int) else list(size), antialias=True))
+    if train and photometric:
+        steps.append(v2.RandomApply([v2.ColorJitter(brightness=0.2, contrast=0.3, saturation=0.3)]))
+    if train:
+        steps += [v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=1.0)]
+    steps.append(v2.ToDtype(torch.float32, scale=True))
+    if mean is not None and std is not None:
+        steps.append(v2.Normalize(list(mean), list(std)))
+    return v2.Compose(steps)
+
+
+def to_original(boxes: Tensor, size: Sequence[int], original: Sequence[int]) -> Tensor:
+    """Bring boxes from pixels of the resized image back to pixels of the image itself.
+
+    It undoes what ``box_transforms(size, train=False)`` did.
+
+    Args:
+        boxes: XYXY in pixels of the image that the detector saw.
+        size: (height, width) of that image.
+        original: (height, width) of the image, ``target["size"]``.
+
+    Shape:
+        (..., 4) -> (..., 4).
+
+    Raises:
+        ShapeError: if the last axis has another length than 4.
+        DataError: if boxes are integers.
+
+    Examples:
+        >>> to_original(torch.tensor([[24.0, 6.4, 48.0, 19.2]]), (64, 96), (30, 40)).round().tolist()
+        [[10.0, 3.0, 20.0, 9.0]]
+    """
+    if not boxes.ndim or boxes.shape[-1] != 4:
+        raise ShapeError(f"boxes have shape {tuple(boxes.shape)}; expected (..., 4): left, top, right, bottom")
+    if not boxes.is_floating_point():
+        raise DataError(f"boxes are {boxes.dtype}; expected floating-point pixels, which scaling does not round")
+    x, y = original[1] / size[1], original[0] / size[0]
+    plain = boxes.as_subclass(Tensor)
+    return plain * plain.new_tensor([x, y, x, y])
+
+
+def collate_boxes(batch: Sequence[tuple[Tensor, dict[str, Any]]]) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Stack images of one size into (B, 3, H, W) and list their targets: the ``collate_fn`` of a DataLoader."""
+    return torch.stack([image.as_subclass(Tensor) for image, _ in batch]), [target for _, target in batch]

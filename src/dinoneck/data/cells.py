@@ -31,7 +31,7 @@ def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: empty text, ``nan`` in any case, None, NaN, NaT or pandas.NA."""
     if isinstance(value, str):
         return value.strip().lower() in ("", "nan")
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    if value is None or type(value).__name__ == "NAType":
         return True
     return isinstance(value, Hashable) and bool(value != value)
 
@@ -60,9 +60,9 @@ def is_number(text: str) -> bool:
     return number is not None and number.is_finite() and abs(number.adjusted()) < 308
 
 
-def label_of(text: str, are_numbers: bool) -> str:
-    """Return a label of :func:`cell_text`; of several spellings of a number one, where all labels are numbers."""
-    if not are_numbers or not is_number(text):
+def label_of(text: str) -> str:
+    """Return one of several spellings of a number; other texts as they are."""
+    if not is_number(text):
         return text
     number = Decimal(text).normalize(Context(prec=len(text)))  # no digit is lost
     return f"{number:f}" if number else "0"
@@ -88,11 +88,4 @@ def same_labels(labels: Iterable[Any], places: Iterable[Any], what: str) -> list
         raise DataError(f"the {what} is missing in {rows}. Fill it in, or remove the rows")
     texts = [cell_text(label) if isinstance(label, str | Real) else label for label in every]
     are_numbers = all(isinstance(text, str) and is_number(text) for text in texts)
-    return [label_of(text, True) for text in texts] if are_numbers else texts
-
-
-def joined(columns: Sequence[Sequence[Hashable]]) -> list[str]:
-    """Return one label per row from the labels of one or more columns."""
-    if len(columns) == 1:
-        return [str(label) for label in columns[0]]
-    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*columns, strict=True)]
+    return [*map(label_of, texts)] if are_numbers else texts

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PureWindowsPath
@@ -16,19 +15,17 @@ from msgspec import Meta, Struct
 from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of
 from dinoneck.regular_files import read_regular
 
-Id = Annotated[int, Meta(ge=1 - 2**63, le=2**63 - 1)]
-Side = Annotated[int, Meta(ge=1, le=1 << 30)]
+Side = Annotated[int, Meta(ge=1)]
 Polygon = Annotated[list[float], Meta(min_length=6)]
 
-BBOX = "expected x, y of the upper left corner, width and height in pixels"
-_SHOWN = 3
-_NAMES = (("images", "file_name"), ("categories", "name"))
+BBOX = "x, y of the upper left corner, width and height in pixels"
+_UNIQUE = ("images id", "images file_name", "annotations id", "categories id", "categories name")
 
 
 class CocoImage(Struct):
     """One entry of ``images``."""
 
-    id: Id
+    id: int
     file_name: str
     width: Side
     height: Side
@@ -37,16 +34,16 @@ class CocoImage(Struct):
 class CocoCategory(Struct):
     """One entry of ``categories``."""
 
-    id: Id
+    id: int
     name: Annotated[str, Meta(min_length=1)]
 
 
 class CocoBox(Struct):
     """One entry of ``annotations``."""
 
-    id: Id
-    image_id: Id
-    category_id: Id
+    id: int
+    image_id: int
+    category_id: int
     bbox: tuple[float, float, float, float]
     iscrowd: Literal[0, 1] = 0
     segmentation: Any = None
@@ -74,8 +71,6 @@ def read_coco(file: Path) -> Coco:
     """Read and check a COCO JSON: types, ids, references and names of files."""
     try:
         content = json.loads(read_regular(file))
-    except FileNotFoundError:
-        raise DataError(f"{file} does not exist; check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {reason_of(error)}; pass a complete COCO JSON file") from error
     coco: Coco = _converted(content, Coco, str(file))
@@ -85,12 +80,11 @@ def read_coco(file: Path) -> Coco:
             name = image.file_name[:60]
             raise DataError(f"{file}: images[{i}] has the file_name {name!r}; expected a path below the images' folder")
         image.file_name = str(PurePath(image.file_name))  # ./a.png is a.png
-    for kind, key in (*((kind, "id") for kind in ("images", "annotations", "categories")), *_NAMES):
-        values = Counter(getattr(entry, key) for entry in getattr(coco, kind))
-        if repeated := [value for value, count in values.items() if count > 1]:
-            raise DataError(
-                f"{file}: {kind}: the {key} {repeated[0]!r} is given several times; give every entry its own"
-            )
+    for kind, key in map(str.split, _UNIQUE):
+        values = [getattr(entry, key) for entry in getattr(coco, kind)]
+        if len(set(values)) < len(values):
+            [(value, _)] = Counter(values).most_common(1)
+            raise DataError(f"{file}: {kind}: the {key} {value!r} is given several times; give every entry its own")
     known = {category.id for category in coco.categories}
     for i, box in enumerate(coco.annotations):
         if box.category_id not in known:
@@ -101,40 +95,32 @@ def read_coco(file: Path) -> Coco:
 
 
 def _converted(content: Any, kind: Any, name: str) -> Any:
-    """The content as this type; an error names the value that does not fit."""
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        for key, place in re.findall(r"\.(\w+)|\[(\d+)\]", path):
-            content = content[int(place) if place else key]
-        expected = BBOX if ".bbox" in path else problem.lower()
-        raise DataError(f"{name}: {path.strip('.`') or 'it'} is {ascii(content)[:60]}; {expected}") from None
+        raise DataError(f"{name}: {error}") from None
 
 
-def chosen_classes(
-    categories: Sequence[CocoCategory], wanted: Sequence[str] | None, file: Path
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return names and ids of the classes, in the order of labels."""
-    id_of = {category.name: category.id for category in categories}
-    names = tuple(sorted(id_of, key=id_of.__getitem__)) if wanted is None else tuple(wanted)
+def chosen_classes(coco: Coco, wanted: Sequence[str] | None, file: Path) -> dict[str, int]:
+    """Return name -> id of the classes, in the order of labels."""
+    id_of = {category.name: category.id for category in sorted(coco.categories, key=lambda category: category.id)}
+    names = tuple(id_of if wanted is None else wanted)
     if not names or len(set(names)) < len(names):
-        raise DataError(f"classes is {wanted!r}; expected one or more names, each once, such as {[*id_of][:_SHOWN]}")
-    if missing := [name for name in names if name not in id_of]:
-        hint = did_you_mean(missing[0], id_of)
-        raise DataError(f"{file} has no category {missing[0]!r}; it has {', '.join(sorted(id_of))}.{hint}")
-    return names, tuple(id_of[name] for name in names)
+        raise DataError(f"classes is {wanted!r}; expected one or more names, each once, of {', '.join(id_of)}")
+    for name in names:
+        if name not in id_of:
+            raise DataError(f"{file} has no category {name!r}; it has {', '.join(id_of)}.{did_you_mean(name, id_of)}")
+    return {name: id_of[name] for name in names}
 
 
-def shape_of(box: CocoBox, where: str, size: tuple[int, int]) -> Shape:
+def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
     """Return the segmentation of an entry; a run-length code has the height and width of its image."""
+    size = (image.height, image.width)
     shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
     if isinstance(shape, CocoMask):
         runs = math.prod(size) if isinstance(shape.counts, str) else sum(shape.counts)
         if (shape.size, runs) != (size, math.prod(size)):
-            raise DataError(
-                f"{where} has a mask of the size {shape.size} and {runs} pixels; expected {size}, all pixels"
-            )
+            raise DataError(f"{where} has a mask of the size {shape.size}, {runs} pixels; expected {size}, all pixels")
     return shape
 
 
@@ -148,7 +134,6 @@ def decoded(shape: Shape, height: int, width: int) -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise missing_extra("pycocotools", "detection") from error
-    if isinstance(shape, CocoMask) and isinstance(shape.counts, str):
-        return mask.decode({"size": [height, width], "counts": shape.counts})
-    runs = shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
-    return mask.decode(mask.merge(mask.frPyObjects(runs, height, width)))
+    runs: Any = shape if isinstance(shape, list) else [{"size": [height, width], "counts": shape.counts}]
+    is_text = isinstance(shape, CocoMask) and isinstance(shape.counts, str)
+    return mask.decode(mask.merge(runs if is_text else mask.frPyObjects(runs, height, width)))

@@ -1,28 +1,71 @@
-"""Decoding of images: paths, PIL images, arrays and tensors -> RGB pixels, upright."""
+"""Images: those of a folder, their decoding to upright RGB pixels, and threads that decode them ahead."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from dinoneck.data.resizing import to_unit_range
 from dinoneck.errors import DataError, reason_of
 from dinoneck.regular_files import open_regular
 
 T = TypeVar("T")
+R = TypeVar("R")
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd")
 _RGB = 3  # torchvision's ImageReadMode.RGB
 _JPEG_END = b"\xff\xd9"
+
+
+def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Return the images in a folder and its subfolders, sorted, without hidden files; for a file, the file."""
+    if not top.is_dir():
+        return [top]
+    files = (path for path in top.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(path for path in files if not path.is_dir())
+
+
+def in_threads(
+    function: Callable[[T], R], items: Sequence[T], workers: int | None = None, ahead: int = 1
+) -> Generator[R, None, None]:
+    """Yield ``function(item)`` for all items in order, computed by threads a few items ahead of the one in use.
+
+    Decoding and resizing release Python's lock, so they run while the model computes.
+
+    Args:
+        function: called in a thread; what it raises is raised when its item's turn comes.
+        items: its arguments; a single one is computed without a thread.
+        workers: threads; None = one per core, at most 8; ``torchrun``'s processes share the cores of a machine.
+        ahead: how many results may wait; at least one per thread.
+    """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = workers or max(1, min(8, (os.cpu_count() or 1) // processes))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > max(workers, ahead):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def as_list(images: Any, noun: str = "images") -> list[Any]:
@@ -34,11 +77,6 @@ def as_list(images: Any, noun: str = "images") -> list[Any]:
     if not isinstance(images, Iterable):
         raise DataError(f"{noun} are {type(images).__name__}; expected paths, PIL images, arrays or tensors")
     return list(images)
-
-
-def decode(image: ImageInput) -> Tensor:
-    """Decode one image to (3, H, W) float32 RGB in 0 ... 1; see :func:`read_pixels`."""
-    return to_unit_range(read_pixels(image))
 
 
 def read_pixels(image: ImageInput) -> Tensor:
@@ -57,15 +95,13 @@ def read_pixels(image: ImageInput) -> Tensor:
         return read_picture(Path(image), _from_file)
     if isinstance(image, Image.Image):
         return _from_pil(image, "a PIL image")
-    if isinstance(image, np.ndarray) and image.dtype.kind in "uif" and (*image.shape[2:], 1)[0] in (1, 3, 4):
-        array = np.ascontiguousarray(np.atleast_3d(image)[..., :3], image.dtype.newbyteorder("="))
-        return _from_tensor(torch.tensor(array).permute(2, 0, 1))
+    if isinstance(image, np.ndarray) and image.dtype.kind in "uif":
+        array = np.atleast_3d(image).astype(image.dtype.newbyteorder("="))  # (H, W, C), a copy
+        image = torch.from_numpy(array[..., :3] if array.shape[-1] == 4 else array).moveaxis(-1, 0)
     if isinstance(image, Tensor):
-        return _from_tensor(image)
-    held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}".strip()
-    raise DataError(
-        f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or (H, W), a tensor (3, H, W)"
-    )
+        return _from_tensor(image, "an image")
+    held = f"{type(image).__name__} {getattr(image, 'shape', '')} {getattr(image, 'dtype', '')}"
+    raise DataError(f"an image is {held}; expected a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)")
 
 
 def read_image_size(image: ImageInput) -> tuple[int, int]:
@@ -77,11 +113,11 @@ def read_image_size(image: ImageInput) -> tuple[int, int]:
         DataError: if it is not an image, naming the file.
     """
     if isinstance(image, str | os.PathLike):
-        return read_picture(Path(image), lambda opened, _: _upright_size(opened))
+        return read_picture(Path(image), lambda opened, _: read_image_size(opened))
     if isinstance(image, Image.Image):
-        return _upright_size(image)
-    height, width = read_pixels(image).shape[-2:]
-    return height, width
+        is_turned = 5 <= read_orientation(image) <= 8
+        return image.size if is_turned else (image.height, image.width)
+    return read_pixels(image).shape[-2:]  # type: ignore[return-value]
 
 
 def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = "image") -> T:
@@ -98,8 +134,7 @@ def read_picture(path: Path, read: Callable[[Image.Image, str], T], noun: str = 
     except DataError:
         raise
     except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:  # AVIF: the fourth
-        reason = "its format is unknown" if isinstance(error, UnidentifiedImageError) else reason_of(error)
-        raise DataError(f"the {noun} {path} cannot be decoded: {reason}; remove or replace it") from error
+        raise DataError(f"the {noun} {path} cannot be decoded: {reason_of(error)}; remove or replace it") from error
 
 
 def _from_file(image: Image.Image, name: str) -> Tensor:
@@ -107,18 +142,17 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
 
     All give equal pixels. A PNG is not faster by the operators: unpacking takes its time.
     """
-    operator = fast_decoder() if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB") else None
-    if operator is None:
-        return _from_pil(image, name)
-    file: Any = image.fp  # type: ignore[attr-defined]
-    file.seek(0)
-    raw = np.fromfile(file, np.uint8)
-    exif = Image.Exif()
-    exif.load(image.info.get("exif", b""))
-    is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP
-    with contextlib.suppress(RuntimeError):  # damaged
-        if is_known and raw[-2:].tobytes() == _JPEG_END:  # else it is cut short or has an appendix
-            return operator(torch.from_numpy(raw))
+    operator = fast_decoder()
+    if operator is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+        file: Any = image.fp  # type: ignore[attr-defined]
+        file.seek(0)
+        raw = np.fromfile(file, np.uint8)
+        exif = Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP
+        with contextlib.suppress(RuntimeError):  # damaged
+            if is_known and raw[-2:].tobytes() == _JPEG_END:  # else it is cut short or has an appendix
+                return operator(torch.from_numpy(raw))
     return _from_pil(image, name)
 
 
@@ -160,11 +194,6 @@ def upright(image: Image.Image) -> Image.Image:
     return image if read_orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    is_turned = 5 <= read_orientation(image) <= 8
-    return image.size if is_turned else (image.height, image.width)
-
-
 def _from_pil(image: Image.Image, name: str) -> Tensor:
     is_deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # not known once it is decoded
     is_png = image.format == "PNG"
@@ -174,33 +203,40 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
     if image.mode in ("I", "F"):
         raise DataError(f"{name} holds 32-bit {image.mode!r} values; scale them to 0 ... 1 and pass an array")
     rgb = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-    pixels = np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB"))
-    _check_depth(int(pixels.max()) << 8 | 255 if is_deep else 0, name)  # the low bytes are lost
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(rgb if rgb.mode == "RGB" else rgb.convert("RGB")))
+    if is_deep:  # the low bytes are lost
+        _check_depth(int(pixels.max()) << 8 | 255, name)
+    return pixels.permute(2, 0, 1)
 
 
 def _check_depth(largest: int, name: str) -> None:
     """Refuse 16-bit values that fill 14 bits at most, naming the largest: such an image would be far too dark."""
     if 0 < largest < 1 << 14:
-        raise DataError(
-            f"{name} holds 16-bit values of at most {largest}, far too dark when scaled by 65535. Divide it by the "
-            "largest value that the camera gives, such as 4095, and pass the array of floats in 0 ... 1"
-        )
+        remedy = "divide it by the camera's largest value, such as 4095, and pass floats in 0 ... 1"
+        raise DataError(f"{name} holds 16-bit values of at most {largest}, too dark when scaled by 65535; {remedy}")
 
 
-def _from_tensor(x: Tensor, name: str = "an image") -> Tensor:
+def _from_tensor(x: Tensor, name: str) -> Tensor:
     """Check an image (1 or 3, H, W); values of 16 bits become floats."""
     if x.ndim != 3 or x.shape[0] not in (1, 3) or not x.numel():
-        raise DataError(f"an image has shape {tuple(x.shape)}; expected 1 or 3 channels, height and width")
+        raise DataError(f"{name} has shape {tuple(x.shape)}; expected 1 or 3 channels, height and width")
     if x.dtype == torch.uint16:
         _check_depth(int(x.int().max()), name)
         x = x.float() / 65535.0
     if x.dtype != torch.uint8:
         low, high = x.min().item(), x.max().item()
         if not (x.is_floating_point() and low >= 0.0 and high <= 1.0):  # also catches NaN
-            raise DataError(
-                f"an image holds {x.dtype} values {low:g} ... {high:g}; expected uint8, uint16 or floats in 0 ... 1, "
-                "not normalised (a normalised image goes to the backbone directly)"
-            )
+            expected = "expected uint8, uint16 or floats in 0 ... 1, not normalised"
+            raise DataError(f"{name} holds {x.dtype} values {low:g} ... {high:g}; {expected}")
         x = x.float()
     return x.expand(3, -1, -1).cpu()
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """Return uint8 pixels as float32 in 0 ... 1; others unchanged."""
+    return pixels.float() / 255.0 if pixels.dtype == torch.uint8 else pixels
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Return pixels in 0 ... 1 as uint8, rounded; uint8 ones unchanged."""
+    return pixels if pixels.dtype == torch.uint8 else (pixels * 255.0).round().to(torch.uint8)

@@ -8,10 +8,11 @@ the label covers what patch (r, c) of the prepared image shows.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,10 @@ from torch import Tensor
 
 from dinoneck.codec import normalize_fields
 from dinoneck.data.decoding import as_list, read_picture, upright
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import Interpolation, resample
+from dinoneck.data.preprocessing import Interpolation, Preprocessing, resample
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.grid import patch_pair
 
-Label = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 Raw = np.ndarray[Any, Any]
 
 
@@ -35,8 +34,8 @@ class DenseLabels:
     """How stored label rasters become targets for the cells of a patch grid.
 
     A label belongs to the upright image and has its size. It is a path (PNG or TIFF: grey of 1 to 16 bit, 32-bit
-    integers or floats, several bands of 8 bit, or a palette, whose indices count), a PIL image, an array (H, W)
-    or (H, W, K), or a tensor (H, W) or (K, H, W). What Pillow cannot read whole, such as several bands of
+    integers or floats, several bands of 8 bit, or a palette, whose indices count), a PIL image, or an array
+    (H, W) or (H, W, K). What Pillow cannot read whole, such as several bands of
     floats, is refused: read it with a raster library and pass the array.
 
     Args:
@@ -68,29 +67,13 @@ class DenseLabels:
     def __post_init__(self) -> None:
         nodata = self.nodata if isinstance(self.nodata, list | tuple) else (self.nodata,)
         normalize_fields(self, nodata=[value for value in nodata if value is not None and value == value])  # no NaN
-        if self.scale == 0:
-            raise ConfigError("scale is 0; expected another number")
-        if self.classes is not None and (self.classes < 1 or (self.scale, self.offset) != (1.0, 0.0)):
-            raise ConfigError(
-                f"classes is {self.classes} with scale {self.scale:g} and offset {self.offset:g}; expected 1 or more, "
-                "without scale and offset"
-            )
-
-    def read(self, label: Label) -> tuple[Tensor, Tensor]:
-        """Return the values (K, H, W), float32 and 0 where invalid, and the valid pixels (H, W), bool.
-
-        Raises:
-            DataError: if the label cannot be read, holds colours where class indices are expected, an index
-                outside 0 ... classes - 1 that is not nodata, or an infinite value, naming the file.
-        """
-        planes, valid = self._planes(*_stored(label))
-        return torch.stack([plane.float() for plane in planes]), valid
+        converts = (self.scale, self.offset) != (1.0, 0.0)
+        if self.scale == 0 or (self.classes is not None and (self.classes < 1 or converts)):
+            values = f"classes is {self.classes}, scale is {self.scale:g} and offset is {self.offset:g}"
+            raise ConfigError(f"{values}; expected 1 class or more without the others, or a scale that is not 0")
 
     def cells(
-        self,
-        labels: Label | Sequence[Label],
-        preprocess: Preprocessing,
-        image_sizes: Sequence[Sequence[int]] | None = None,
+        self, labels: Any, preprocess: Preprocessing, image_sizes: Sequence[Sequence[int]] | None = None
     ) -> tuple[Tensor, Tensor]:
         """Average labels over the patches that ``preprocess`` makes of their images.
 
@@ -107,23 +90,22 @@ class DenseLabels:
             prepared pixels a cell holds (a fraction where resizing mixes them). Both float32.
 
         Raises:
-            DataError: as :meth:`read`; and if a label has another size than its image, or labels come to
-                different grids or numbers of bands.
+            DataError: if a label cannot be read, holds colours where class indices are expected, an index outside
+                0 ... classes - 1 that is not nodata, or an infinite value, naming the file; if it has another size
+                than its image, or labels come to different grids or numbers of bands.
             GridError: if the patch leaves a remainder that ``resize="keep"`` refuses.
         """
-        done: list[tuple[Tensor, Tensor]] = []
+        every_values, every_weight = [], []
         for raw, name in _all_stored(labels, image_sizes):
             planes, valid = self._planes(raw, name)
             weight = _cell_sums(valid, preprocess)
             sums = torch.stack([_cell_sums(plane, preprocess) for plane in planes])
-            done.append((torch.where(weight > 0, sums / weight, 0.0).float(), weight.float()))
-        return _batch([values for values, _ in done]), torch.stack([weight for _, weight in done])
+            every_values.append(torch.where(weight > 0, sums / weight, 0.0).float())
+            every_weight.append(weight.float())
+        return _batch(every_values), torch.stack(every_weight)
 
     def indices(
-        self,
-        labels: Label | Sequence[Label],
-        preprocess: Preprocessing,
-        image_sizes: Sequence[Sequence[int]] | None = None,
+        self, labels: Any, preprocess: Preprocessing, image_sizes: Sequence[Sequence[int]] | None = None
     ) -> Tensor:
         """Return class maps (B, H, W), int64, at the size of the prepared images; -1 where invalid or padded.
 
@@ -147,31 +129,31 @@ class DenseLabels:
         with np.errstate(over="ignore", invalid="ignore"):
             exact = np.where(valid[..., None], raw, 0).astype(np.float64) * self.scale + self.offset
             values = np.where(valid[..., None], exact, 0.0).astype(np.float32)
-        if broken := int((~np.isfinite(values)).sum()):
+        if broken := np.isinf(values).sum():
             raise DataError(f"{name} holds {broken} values that are infinite in float32; name what it stores as nodata")
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1))), torch.from_numpy(valid)
+        return torch.from_numpy(values).permute(2, 0, 1).contiguous(), torch.from_numpy(valid)
 
     def _index(self, raw: Raw, name: str) -> Tensor:
         """Class indices (H, W), int64; -1 where invalid."""
-        expected = f"expected one band of class indices 0 ... {cast(int, self.classes) - 1}"
+        classes: Any = self.classes
+        expected = f"expected one band of class indices 0 ... {classes - 1}"
         if raw.shape[2] != 1:
             raise DataError(f"{name} holds {raw.shape[2]} bands; {expected}: turn a mask of colours into numbers first")
-        valid = ~self._is_unlabelled(raw)
-        index = np.where(valid, raw[..., 0].astype(np.float64 if raw.dtype.kind == "f" else np.int64), -1)
-        wrong = valid & ~((index >= 0) & (index < self.classes) & (index == np.floor(index)))
-        if wrong.any():
-            found = some_of([f"{value:.12g}" for value in np.unique(index[wrong]).tolist()], 5)
+        unlabelled, raw = self._is_unlabelled(raw), raw[..., 0]
+        if (wrong := ~unlabelled & ~((raw >= 0) & (raw < classes) & (raw == np.floor(raw)))).any():
+            found = some_of([f"{value:.12g}" for value in np.unique(raw[wrong]).tolist()], 5)
             raise DataError(f"{name} holds the class {found} ({wrong.sum()} pixels); {expected}, or name it as nodata")
-        return torch.from_numpy(index.astype(np.int64))
+        return torch.from_numpy(np.where(unlabelled, 0, raw).astype(np.int64) - unlabelled)
 
     def _is_unlabelled(self, raw: Raw) -> Raw:
         """Where any band of a pixel is nodata or NaN, (H, W) bool."""
         with np.errstate(over="ignore"):  # the lowest double, GDAL's habit, is -inf in a float32 file
-            marked = [raw == value for value in cast("tuple[float, ...]", self.nodata)]
-        return cast(Raw, np.any([np.isnan(raw), *marked], axis=(0, 3)))
+            marked: Any = [raw == value for value in self.nodata]  # type: ignore[union-attr]
+        unlabelled: Raw = np.any([np.isnan(raw), *marked], axis=(0, 3))
+        return unlabelled
 
 
-def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[float] | None = None) -> int:
+def count_classes(labels: Any, nodata: float | Sequence[float] | None = None) -> int:
     """Return how many classes masks have: 1 + their largest index.
 
     Args:
@@ -193,55 +175,41 @@ def count_classes(labels: Label | Sequence[Label], nodata: float | Sequence[floa
     return largest + 1
 
 
-def _all_stored(
-    labels: Label | Sequence[Label], image_sizes: Sequence[Sequence[int]] | None
-) -> Iterator[tuple[Raw, str]]:
+def _all_stored(labels: Any, image_sizes: Sequence[Sequence[int]] | None) -> Iterator[tuple[Raw, str]]:
     """Read label after label and compare each with its image's size."""
     single = as_list(labels, "labels")
     sizes = [None] * len(single) if image_sizes is None else [*image_sizes]
     if not single or len(sizes) != len(single):
         raise DataError(f"there are {len(single)} labels and {len(sizes)} image sizes; expected one for each")
     for label, size in zip(single, sizes, strict=True):
-        raw, name = _stored(label)
+        name = str(label) if isinstance(label, str | os.PathLike) else f"a label {type(label).__name__}"
+        if isinstance(label, str | os.PathLike):
+            raw = read_picture(Path(label), _from_pil, "label")
+        elif isinstance(label, Image.Image):
+            raw = _from_pil(label, name)
+        elif isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif":
+            raw = label
+        else:
+            held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
+            raise DataError(f"{name} is {held}; expected a path, a PIL image or an array (H, W) or (H, W, K)")
         if size is not None and raw.shape[:2] != tuple(size):
             raise DataError(f"the label {name} has the size {raw.shape[:2]} (height, width), its image {tuple(size)}")
-        yield raw, name
-
-
-def _stored(label: Label) -> tuple[Raw, str]:
-    """The stored numbers of one label as (H, W, K), and what to call it in messages."""
-    if isinstance(label, str | os.PathLike):
-        return read_picture(Path(label), _from_pil, "label"), str(Path(label))
-    name = f"a label {type(label).__name__}"
-    if isinstance(label, Image.Image):
-        return _from_pil(label, name), name
-    if isinstance(label, Tensor):
-        label = label.detach().cpu().to(torch.float32 if label.dtype == torch.bfloat16 else label.dtype).numpy()
-        label = label.transpose(1, 2, 0) if label.ndim == 3 else label
-    if isinstance(label, np.ndarray) and label.ndim in (2, 3) and label.size and label.dtype.kind in "buif":
-        return _native(label), name
-    held = f"{getattr(label, 'shape', label)!s:.60} {getattr(label, 'dtype', '')}"
-    raise DataError(f"{name} is {held}; expected a path, a PIL image, or numbers (H, W) or of K bands")
+        yield raw.astype(raw.dtype.newbyteorder("="), copy=False).reshape(*raw.shape[:2], -1), name
 
 
 def _from_pil(image: Image.Image, name: str) -> Raw:
-    """The numbers (H, W, K) as they are stored in the file, turned upright."""
+    """The numbers (H, W) or (H, W, K) as they are stored in the file, turned upright."""
     if image.format not in (None, "PNG", "TIFF"):
         raise DataError(f"{name} is a {image.format} picture; labels are PNG or TIFF, which keep every number")
     first, bits = image.size, str(getattr(image, "tile", ()))  # the tile is gone once the image is decoded
-    if (";16" in bits and image.mode[0] not in "IF") or (image.mode in ("1", "L") and ("L;" in bits or "1;" in bits)):
-        raise DataError(f"{name} stores its numbers in a form that Pillow changes; pass them as an array (H, W, K)")
+    is_other = image.mode[0] not in "IF" and re.search("[L1];|;16", bits) is not None
     if getattr(image, "n_frames", 1) > 1:
         image.seek(1)
-        if image.size == first:  # smaller pages are overviews
-            raise DataError(f"{name} has several pages; expected one: pass them as an array (H, W, K)")
+        is_other |= image.size == first  # smaller pages are overviews
         image.seek(0)
-    return _native(np.asarray(upright(image)))
-
-
-def _native(array: Raw) -> Raw:
-    """As (H, W, K), in this machine's byte order."""
-    return array.astype(array.dtype.newbyteorder("="), copy=False).reshape(*array.shape[:2], -1)
+    if is_other:
+        raise DataError(f"{name} has numbers that Pillow changes, or several pages; pass one as an array (H, W, K)")
+    return np.asarray(upright(image))
 
 
 def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
@@ -256,18 +224,12 @@ def _cell_sums(plane: Tensor, recipe: Preprocessing) -> Tensor:
 def _nearest(index: Tensor, recipe: Preprocessing) -> Tensor:
     """Look up the label pixel under every prepared pixel's centre; -1 where there is none."""
     placement = recipe.placement((index.shape[0], index.shape[1]))
-    places: list[Tensor] = []
-    for side, resized, length, corner in zip(index.shape, *placement, strict=True):
-        there = torch.arange(length, dtype=torch.float64) + 0.5 - corner  # in pixels of the resampled label
-        source = (there * side / resized).floor().long().clamp_max(side - 1)
-        places.append(torch.where((there > 0) & (there < resized), source, -1))
-    rows, cols = places
-    found = index[rows.clamp_min(0)[:, None], cols.clamp_min(0)]
-    return torch.where((rows >= 0)[:, None] & (cols >= 0), found, -1)
+    shown = F.interpolate(index[None, None].double() + 1, placement.resized, mode="nearest-exact")
+    return placement.on_canvas(shown)[0, 0].long() - 1
 
 
 def _batch(tensors: list[Tensor]) -> Tensor:
     sizes = {"x".join(map(str, x.shape)) for x in tensors}
     if len(sizes) > 1:
-        raise DataError(f"the labels come to different sizes: {some_of(sorted(sizes), 5)}; give preprocess a size=")
+        raise DataError(f"the labels come to different sizes: {some_of(sizes, 5)}; give preprocess a size=")
     return torch.stack(tensors)

@@ -7,26 +7,80 @@ as they were for training.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.codec import normalize_fields
-from dinoneck.data.decoding import ImageInput, as_list, read_image_size, read_pixels
-from dinoneck.data.loading import in_threads
-from dinoneck.data.resizing import Interpolation, Placement, Resize, Size, place, resample, to_unit_range
+from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels, to_unit_range
 from dinoneck.errors import ConfigError, DataError, ShapeError
-from dinoneck.grid import GridSize, PadTo, PatchSize, PreparedImages, TokenGrid, patch_pair
+from dinoneck.grid import GridSize, PadTo, PatchSize, PreparedImages, Remainder, TokenGrid, patch_pair
 
-LARGEST_SIDE_PX = 1 << 16
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-Images = ImageInput | Sequence[ImageInput]
-Sides = int | Sequence[int]
 RGB = tuple[float, ...]
+Resize = Literal["stretch", "keep", "crop", "pad"]
+Interpolation = Literal["bilinear", "bicubic", "area"]
+Size = tuple[int, int]  # (height, width) in pixels
+_REMAINDER: dict[Resize, Remainder] = {"stretch": "resize", "keep": "error", "crop": "crop", "pad": "pad"}
+
+
+class Placement(NamedTuple):
+    """Where an image lies on its canvas.
+
+    Attributes:
+        resized: (height, width) that the image is resampled to.
+        canvas: (height, width) of the prepared image, whole patches.
+        corner: (top, left) of the resampled image on the canvas; negative where it is cut.
+    """
+
+    resized: Size
+    canvas: Size
+    corner: tuple[int, int]
+
+    def on_canvas(self, x: Tensor) -> Tensor:
+        """Cut the resampled (..., height, width) to the canvas, and fill up what it leaves free with zeros."""
+        top, left = self.corner
+        right, bottom = self.canvas[1] - self.resized[1] - left, self.canvas[0] - self.resized[0] - top
+        return F.pad(x, (left, right, top, bottom)) if self.canvas != self.resized else x
+
+
+def _scaled(image: Size, size: Size, inside: bool) -> Size:
+    """The image's sides times the factor by which it fits inside ``size``, or covers it."""
+    ratios = size[0] / image[0], size[1] / image[1]
+    scale = min(ratios) if inside else max(ratios)
+    height, width = (
+        limit if ratio == scale else max(1, round(side * scale))
+        for side, limit, ratio in zip(image, size, ratios, strict=True)
+    )
+    return height, width
+
+
+def resample(x: Tensor, size: Size, interpolation: Interpolation) -> Tensor:
+    """Resample images (B, C, H, W) of floats or uint8; bilinear keeps uint8, other results are in 0 ... 1."""
+    height, width = x.shape[-2:]
+    if (height, width) == size:
+        return x
+    if interpolation == "area" and size[0] <= height and size[1] <= width:
+        return _area(x, size)
+    if interpolation != "bilinear":
+        x = to_unit_range(x)
+    mode = "bicubic" if interpolation == "bicubic" else "bilinear"
+    if width == size[1] or (size[0] < height and size[1] > width):
+        # torch widens first, so a thin image would get all its rows in full width; and it misplaces rows (as of 2.15)
+        # where the width stays 1: they are resized as columns
+        x = F.interpolate(x.mT, size=(width, size[0]), mode=mode, antialias=True).mT
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode=mode, antialias=True)
+
+
+def _area(x: Tensor, size: Size) -> Tensor:
+    """Equal ``F.interpolate(to_unit_range(x), size, mode="area")`` bit for bit, without the whole image as floats."""
+    height, rows = x.shape[-2], size[0]
+    windows = (x[..., row * height // rows : -(-(row + 1) * height // rows), :] for row in range(rows))
+    return torch.cat([F.adaptive_avg_pool2d(to_unit_range(window), (1, size[1])) for window in windows], dim=-2)
 
 
 @dataclass(frozen=True)
@@ -74,8 +128,8 @@ class Preprocessing:
             size=(size, size) if isinstance(size, int) else size,
             resize=self.resize or ("keep" if size is None else "stretch"),
         )
-        if self.size is not None and not all(1 <= side <= LARGEST_SIDE_PX for side in self.size):
-            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 ... {LARGEST_SIDE_PX}")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"size is {size}; expected (height, width) in pixels, each 1 or more")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(f"mean is {self.mean} and std is {self.std}; expected three numbers each, for R, G, B")
         if self.blur is not None and (self.blur < 1 or self.blur % 2 == 0):
@@ -83,25 +137,22 @@ class Preprocessing:
         if self.pad_to != "corner" and self.resize != "pad":
             raise ConfigError(f"pad_to is {self.pad_to!r}, and resize={self.resize!r} pads nothing; leave pad_to out")
 
-    def __call__(
-        self, images: Images, size: Sides | None = None, resize: Resize | None = None, **changes: Any
-    ) -> Tensor:
+    def __call__(self, images: Any, size: int | Sequence[int] | None = None, **changes: Any) -> Tensor:
         """Return the images as one batch (B, 3, H, W) of normalised float32 values.
 
         Args:
             images: one image or several: paths, PIL images, arrays (H, W, 3) or (H, W), tensors (3, H, W),
                 or a batch tensor (B, 3, H, W); uint8 spans 0 ... 255, uint16 0 ... 65535, floats 0 ... 1.
             size: (height, width) or one number for both, instead of the record's.
-            resize: instead of the record's.
-            **changes: other fields of this record to change for this call.
+            **changes: other fields of this record to change for this call, such as ``resize``.
 
         Raises:
             DataError: if an image cannot be read, or the images come to different sizes.
             GridError: if the patch leaves a remainder that ``keep`` refuses.
         """
-        return self.prepare(images, size, resize=resize, **changes).images
+        return self.prepare(images, size, **changes).images
 
-    def prepare(self, images: Images, size: Sides | None = None, **changes: Any) -> PreparedImages:
+    def prepare(self, images: Any, size: int | Sequence[int] | None = None, **changes: Any) -> PreparedImages:
         """Like calling, but with the grid, the cells that show images, and the way back to the resized images' pixels.
 
         The way back is NaN where images of one batch are padded differently; see :func:`to_image_pixels`.
@@ -115,7 +166,18 @@ class Preprocessing:
         Raises:
             GridError: if the patch leaves a remainder that ``keep`` refuses, or no whole patch is left.
         """
-        return place(image_size, self.patch_size, self.size, self.resize, self.pad_to)
+        (down, across), size, resize = patch_pair(self.patch_size), self.size, self.resize
+        if resize == "keep" and size is not None:
+            size, resize = _scaled(image_size, size, inside=True), "stretch"
+        rows, cols = TokenGrid(self.patch_size, _REMAINDER[resize]).size(size or image_size)
+        canvas = (rows * down, cols * across)
+        if resize in ("stretch", "keep"):
+            return Placement(canvas, canvas, (0, 0))
+        resized = image_size if size is None else _scaled(image_size, canvas, inside=resize == "pad")
+        free = (canvas[0] - resized[0], canvas[1] - resized[1])
+        if resize == "crop":
+            return Placement(resized, canvas, (-(-free[0] // 2), -(-free[1] // 2)))
+        return Placement(resized, canvas, (free[0] // 2, free[1] // 2) if self.pad_to == "center" else (0, 0))
 
     def grid(self) -> GridSize | None:
         """Return the patch grid of every prepared image; None where it depends on the image.
@@ -147,28 +209,21 @@ class Preprocessing:
             DataError: if there are none, or they come to different sizes.
         """
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        if not sizes:
-            raise DataError("there are no images")
         pads = self.resize == "pad"  # all else is whole patches already
         placements = [self.placement(size) if pads else Placement(size, size, (0, 0)) for size in sizes]
         canvases = sorted({placement.canvas for placement in placements})
-        if len(canvases) > 1:
-            shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5])
-            raise DataError(
-                f"the images come to different sizes (height x width): {shown}; pass size=(height, width) (--size on "
-                "the command line), or one image at a time"
-            )
+        if len(canvases) != 1:
+            shown = ", ".join(f"{height}x{width}" for height, width in canvases[:5]) or "there are no images"
+            raise DataError(f"the images come to different sizes: {shown}; pass size=(height, width) (--size)")
         pairs = zip(images, placements, strict=True)
         batch = torch.stack([placement.on_canvas(self._normalised(image)) for image, placement in pairs])
         prepared = TokenGrid(self.patch_size).prepare(batch)
         if not pads:
             return prepared
-        shows = batch.new_zeros(1, *canvases[0])
-        for placement in placements:
-            shows[0][placement.window] = 1.0
+        shows = torch.stack([placement.on_canvas(batch.new_ones(1, *placement.resized)) for placement in placements])
         corners = {placement.corner for placement in placements}
         top, left = corners.pop() if len(corners) == 1 else (float("nan"), float("nan"))
-        valid = F.max_pool2d(shows, patch_pair(self.patch_size))[0] > 0
+        valid = F.max_pool2d(shows.amax(dim=0), patch_pair(self.patch_size))[0] > 0
         return replace(prepared, valid=valid, offset=(float(left), float(top)))
 
     def picture(self, image: ImageInput) -> Tensor:
@@ -198,8 +253,8 @@ class Preprocessing:
         Raises:
             ConfigError: if a field is unknown, missing or out of range.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(record, Mapping) or set(record) != known:
+        known = cls().record().keys()
+        if not isinstance(record, Mapping) or record.keys() != known:
             raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
         return cls(**record)
 
@@ -207,24 +262,12 @@ class Preprocessing:
         """Normalise and blur one fitted (3, h, w) image."""
         mean, std = (image.new_tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
         x = (image - mean) / std
-        if self.blur is None:
-            return x
-        if self.blur // 2 >= min(x.shape[-2:]):
-            raise DataError(f"a blur of {self.blur} px does not fit an image of {x.shape[-2]}x{x.shape[-1]} px")
-        blurred: Tensor = transforms().gaussian_blur(x, [self.blur] * 2, [blur_sigma(self.blur)] * 2)
-        return blurred
+        if self.blur is not None:
+            from torchvision.transforms.v2.functional import gaussian_blur  # it takes as long to import as torch
 
-
-def transforms() -> Any:
-    """Return torchvision's functional transforms; importing torchvision takes almost as long as importing torch."""
-    from torchvision.transforms.v2 import functional
-
-    return functional
-
-
-def blur_sigma(kernel: int) -> float:
-    """Return the sigma in pixels that belongs to a kernel: 0.3 * ((kernel - 1) / 2 - 1) + 0.8."""
-    return 0.3 * ((kernel - 1) / 2 - 1) + 0.8
+            sigma = 0.3 * ((self.blur - 1) / 2 - 1) + 0.8
+            x = gaussian_blur(x, [self.blur] * 2, [sigma] * 2)
+        return x
 
 
 def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:
@@ -251,45 +294,13 @@ def to_image_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | S
         >>> to_image_pixels(torch.tensor([[0.0, 0.0], [64.0, 32.0]]), recipe, (120, 160)).tolist()
         [[0.0, 20.0], [160.0, 100.0]]
     """
-    scale, offset = _scale_and_offset(xy, preprocess, image)
-    return (xy - offset) / scale
-
-
-def to_prepared_pixels(xy: Tensor, preprocess: Preprocessing, image: ImageInput | Sequence[int]) -> Tensor:
-    """Bring points of an image to the prepared image; the inverse of :func:`to_image_pixels`, with its errors.
-
-    Args:
-        xy: points (x, y) in pixels of the upright image.
-        preprocess: how the image is prepared.
-        image: the image, or its (height, width) in pixels when upright.
-
-    Shape:
-        (..., 2) -> (..., 2).
-
-    Examples:
-        >>> recipe = Preprocessing(16, size=(32, 64), resize="pad")
-        >>> to_prepared_pixels(torch.tensor([160.0, 120.0]), recipe, (120, 160)).round(decimals=3).tolist()
-        [43.0, 32.0]
-    """
-    scale, offset = _scale_and_offset(xy, preprocess, image)
-    return xy * scale + offset
-
-
-def _scale_and_offset(xy: Tensor, recipe: Preprocessing, image: ImageInput | Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(x, y) scale and offset: prepared = image * scale + offset."""
     if not xy.ndim or xy.shape[-1] != 2:
         raise ShapeError(f"points have shape {tuple(xy.shape)}; expected (..., 2): x, y")
     if not xy.is_floating_point():
         raise DataError(f"points are {xy.dtype}; expected floating-point pixels, which scaling does not round")
-    size = _size_of(image)
-    placement = recipe.placement(size)
-    scale = [resized / side for resized, side in zip(placement.resized, size, strict=True)]
-    return xy.new_tensor(scale[::-1]), xy.new_tensor(placement.corner[::-1])
-
-
-def _size_of(image: ImageInput | Sequence[int]) -> tuple[int, int]:
-    if not isinstance(image, Sequence) or isinstance(image, str):
-        return read_image_size(image)
-    if len(image) != 2 or not all(isinstance(side, int) and side > 0 for side in image):
-        raise DataError(f"the image's size is {tuple(image)}; expected (height, width) in pixels, each positive")
-    return image[0], image[1]
+    size = image if isinstance(image, tuple | list) else read_image_size(image)  # type: ignore[arg-type]
+    if len(size) != 2 or min(size) < 1:
+        raise DataError(f"the image's size is {size}; expected (height, width) in pixels, each positive")
+    placement = preprocess.placement((size[0], size[1]))
+    scale = [side / resized for side, resized in zip(size, placement.resized, strict=True)]
+    return (xy - xy.new_tensor(placement.corner[::-1])) * xy.new_tensor(scale[::-1])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
+import math
 import os
 import re
 import unicodedata
@@ -22,11 +22,9 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dinoneck.data import cells
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, is_missing, is_number, label_of
-from dinoneck.data.loading import images_below
+from dinoneck.data.decoding import images_below
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.regular_files import read_regular
 
@@ -35,12 +33,9 @@ try:
 except ImportError as error:
     raise missing_extra("pandas", "train") from error
 
-logger = logging.getLogger(__name__)
-
 Names = Sequence[str] | str
 PathLike = str | os.PathLike[str]
 _SHOWN = 5
-_CELLS = (str, Real, Decimal, np.bool_)
 _PARTS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -58,9 +53,8 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a table with one row per image.
 
-    A column with numbers gives numbers, one with words gives classes. An empty cell and ``nan`` are missing values; of
-    a DataFrame also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are
-    numbers, else as text. ``frame.pivot`` turns rows per image and target into a table.
+    A column with numbers gives numbers, one with words classes. An empty cell and ``nan`` are missing, of a DataFrame
+    also None, NaN, NaT and NA. Groups, folds and classes are compared as numbers where all cells are, else as text.
 
     Args:
         source: a pandas DataFrame, or a CSV file: UTF-8, header row, ``,``, ``;`` or tab (both: decimal commas too).
@@ -73,36 +67,35 @@ def read_table(
         labels: the column with the file names of dense labels; an image whose cell is empty has none.
         classes: column -> class names in their order, which admits no others; empty = those that occur, also numbers.
 
-    Returns:
-        The table; its columns are listed above.
-
     Raises:
         DataError: if a column, a file, a group or a fold is missing, an image is named twice, or a cell does not fit.
     """
     wanted, helping, grouped, folded, masks = (_listed(x) for x in (targets, auxiliary, group, fold_column, labels))
     if not wanted and not masks:
         raise DataError("no target columns are named; name them with targets= (--targets)")
-    _check_roles((*wanted, *helping), classes)
+    if own := {*wanted, *helping}.intersection(cells.OWN_COLUMNS):
+        raise DataError(f"a target or auxiliary column is named {min(own)!r}, as a column of the result; rename it")
+    if other := set(classes).difference(wanted, helping):
+        raise DataError(f"classes= lists those of {min(other)!r}, which is neither a target nor auxiliary")
     name = "the DataFrame" if isinstance(source, pd.DataFrame) else str(source)
-    rows = _rows(source, image_column, (*wanted, *helping, *grouped, *folded, *masks))
-    ids = _ids(rows[image_column], f"{name}: the {image_column}")
+    rows = _rows(source, name, image_column, (*wanted, *helping, *grouped, *folded, *masks))
     files = existing_files(rows[image_column], images, f"images named in {name}")
-    rows.index = pd.Index(ids, dtype=object)
-    table = pd.DataFrame({IMAGES: pd.Series(files, rows.index, dtype=object)})
+    table = pd.DataFrame({IMAGES: files}, rows.index, dtype=object)
     for column in (*wanted, *helping):
         values = _values(rows[column], f"{name}: {column}", classes.get(column))
-        if values.notna().any():
-            table[column] = values
-        elif column in helping:
-            logger.warning("%s: column %r is empty; training goes without it", name, column)
-        else:
-            raise DataError(f"{name}: the column {column!r} is empty; leave it out of the targets, or fill it in")
+        if values.isna().all():
+            raise DataError(f"{name}: the column {column!r} is empty; leave it out, or fill it in")
+        table[column] = values
     for role, named in ((GROUP, grouped), (FOLD, folded)):
         if named:
-            each = [cells.same_labels(rows[own], rows.index, f"{role} in column {own!r}") for own in named]
-            table[role] = cells.joined(each)
-    if labels is not None:
-        table[LABELS] = _label_files(rows[labels], images, f"labels named in column {labels!r} of {name}")
+            table[role] = _labels(rows[[*named]], role)
+    for column in masks:
+        known = {row: value for row, value in rows[column].items() if not is_missing(value)}
+        if not known:
+            raise DataError(f"{name}: the column {column!r} names no labels; leave it out, or fill in some")
+        found = existing_files(known.values(), images, f"labels named in column {column!r} of {name}")
+        file_of = dict(zip(known, found, strict=True))
+        table[LABELS] = pd.Series([file_of.get(row) for row in rows.index], rows.index, dtype=object)
     return table
 
 
@@ -123,42 +116,41 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         separator = max(",;\t", key=header_line.count)
         lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
-    _check_header(str(path), header, columns)
-    if not rows:
-        raise DataError(f"{path} has a header and no rows")
     for number, row in enumerate(rows, 2):
         if len(row) != len(header):
             raise DataError(f"{path} row {number} has {counted(len(row), 'cell')}; the header has {len(header)}")
     table = pd.DataFrame(rows, columns=header, dtype=object)
+    _check_header(str(path), table, columns)
     table.attrs["decimal"] = "." if separator == "," else ","
     return table
 
 
-def _rows(source: Any, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The cells of a CSV file, or the values of a DataFrame, whose index may stand for the column of images."""
+def _rows(source: Any, name: str, image_column: str, columns: Sequence[str]) -> pd.DataFrame:
+    """The cells of a CSV file, or the values of a DataFrame, by ids; its index may stand for the column of images."""
     if isinstance(source, str | os.PathLike):
-        return read_cells(source, (image_column, *columns))
-    if not isinstance(source, pd.DataFrame):
+        frame = read_cells(source)
+    elif isinstance(source, pd.DataFrame):
+        frame = source.rename(columns=str)
+        if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
+            frame[image_column] = frame.index.map(str)
+    else:
         raise DataError(f"a table is {type(source).__name__}; expected the path of a CSV file or a pandas DataFrame")
-    frame = source.rename(columns=str)
-    if image_column not in frame and all(isinstance(own, str | os.PathLike) for own in frame.index):
-        frame[image_column] = frame.index.map(str)
-    _check_header("the DataFrame", list(frame.columns), (*columns, image_column))
-    if frame.empty:
-        raise DataError("the DataFrame has no rows")
-    return frame
-
-
-def _ids(names: pd.Series, what: str) -> list[str]:
-    ids = [cell_text(value) for value in names]
+    _check_header(name, frame, (image_column, *columns))
+    ids = [cell_text(value) for value in frame[image_column]]
     if "" in ids:
-        raise DataError(f"{what} of row {ids.index('') + 2} is empty; name it, or remove the row")
-    _once(ids, what, "keep one row for each image")
-    return ids
+        raise DataError(f"{name}: the {image_column} of row {ids.index('') + 2} is empty; name it, or remove the row")
+    _once(ids, f"{name}: the {image_column}", "keep one row for each image")
+    return frame.set_axis(pd.Index(ids, dtype=object), axis=0)
+
+
+def _labels(columns: pd.DataFrame, role: str) -> list[str]:
+    """One label per row from one or more columns."""
+    each = [cells.same_labels(columns[name], columns.index, f"{role} in column {name!r}") for name in columns]
+    if len(each) == 1:
+        return [str(label) for label in each[0]]
+    return [" | ".join(str(label).replace("|", "||") for label in row) for row in zip(*each, strict=True)]
 
 
 def _once(names: Sequence[str], what: str, remedy: str) -> None:
@@ -167,77 +159,60 @@ def _once(names: Sequence[str], what: str, remedy: str) -> None:
         raise DataError(f"{what} {names[is_repeated.argmax()]!r} stands more than once; {remedy}")
 
 
-def _check_header(name: str, header: Sequence[str], columns: Sequence[str]) -> None:
+def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    header = list(table.columns)
     for column in columns:
-        if column not in header:
+        if (count := header.count(column)) != 1:
             hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
-            raise DataError(f"{name} has no column {column!r}.{hint} It has: {', '.join(header) or 'no header'}")
-        if header.count(column) > 1:
-            raise DataError(f"{name} has {header.count(column)} columns named {column!r}; give each its own name")
-
-
-def _check_roles(columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> None:
-    _once(columns, "the target or auxiliary column", "name it once, in one of the two roles")
-    if own := [column for column in columns if column in cells.OWN_COLUMNS]:
-        raise DataError(f"a target or auxiliary column is named {own[0]!r}, as a column of the result; rename it")
-    if other := [column for column in classes if column not in columns]:
-        raise DataError(f"classes= lists those of {other[0]!r}, which is neither a target nor auxiliary")
+            shown = ", ".join(header) or "no header"
+            raise DataError(f"{name} has {count} columns named {column!r}, expected one.{hint} It has: {shown}")
+    if table.empty:
+        raise DataError(f"{name} has no rows")
 
 
 def _values(column: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
     """Float64 numbers, or classes; what most cells are decides where no classes are listed."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        listed = [str(name) for name in column.dtype.categories] if listed is None else listed
-    elif foreign := [value for value in column.astype(object) if not (is_missing(value) or isinstance(value, _CELLS))]:
-        kind = f"{type(foreign[0]).__name__}, in a column of dtype {column.dtype}"
-        raise DataError(
-            f"{what} holds {foreign[0]!r} ({kind}); expected numbers, texts or categories: convert it first"
-        )
+    for row, value in column.items():
+        if not (is_missing(value) or isinstance(value, str | Real | Decimal)):
+            raise _misfit(what, row, value, f"a number or text, not {type(value).__name__}: convert it first")
+    if listed is None and isinstance(column.dtype, pd.CategoricalDtype):
+        listed = [str(name) for name in column.dtype.categories]
     texts = column.astype(object).map(cell_text)
     filled = texts[texts != ""]
-    if len(filled) < len(texts):
-        logger.info("%s is missing for %d of %d images", what, len(texts) - len(filled), len(texts))
-    words = filled[filled.map(_is_word).astype(bool)]
+    words = [text for text in filled if cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)]
     if listed is None and len(words) * 2 <= len(filled):
         return _numbers(filled, what, column.attrs.get("decimal", ".")).reindex(column.index)
-    return _classes(filled, filled if listed is not None else words, what, listed).reindex(column.index)
+    return _classes(filled, words, what, listed).reindex(column.index)
 
 
 def _numbers(texts: pd.Series, what: str, decimal: str) -> pd.Series:
     has_commas = decimal == "," and not texts.str.contains(".", regex=False).any()
     numbers = texts.str.replace(",", ".", regex=False) if has_commas else texts
     for (row, text), number in zip(texts.items(), numbers, strict=True):
-        if not is_number(number) or abs(float(number)) > cells.LARGEST:
-            raise _misfit(what, row, text, "a finite number within +-3.4e38 (class names: list them with classes=)")
-        if number.lstrip("+-").isdigit() and int(number) != float(number):
-            raise _misfit(what, row, text, "a whole number that float64 holds, or a class that classes= lists")
+        is_exact = not number.lstrip("+-").isdigit() or int(number) == float(number)
+        if not (is_number(number) and is_exact and abs(float(number)) <= cells.LARGEST):
+            raise _misfit(what, row, text, "a number within +-3.4e38 that float64 holds, or a class of classes=")
     return numbers.astype("float64")
 
 
-def _classes(texts: pd.Series, named: pd.Series, what: str, listed: Sequence[str] | None) -> pd.Series:
-    are_numbers = all(map(is_number, texts))
-    labels = texts.map(lambda text: label_of(text, are_numbers))
-    names = list(map(str, listed or ())) or sorted(labels[named.index].unique(), key=_in_order)
-    name_of = {label_of(cell_text(name), are_numbers): name for name in names}
+def _classes(texts: pd.Series, words: Sequence[str], what: str, listed: Sequence[str] | None) -> pd.Series:
+    """Classes by their names: those that are listed, else all that occur; an empty list admits numbers too."""
+    same = label_of if all(map(is_number, texts)) else str
+    labels, occurring = texts.map(same), {*map(same, words if listed is None else texts)}
+    size_of = {text: float(text) if is_number(text) else math.inf for text in occurring}  # numbers before words
+    names = list(map(str, listed or ())) or sorted(occurring, key=lambda text: (size_of[text], text))
+    name_of = {same(cell_text(name)): name for name in names}
     if len(name_of) < max(len(names), 2) or "" in name_of:
         raise DataError(f"{what}: the classes are {names}; expected two or more that differ, none empty or nan")
-    if wrong := [row for row, label in labels.items() if label not in name_of]:
-        expected = f"one of {', '.join(names)}.{did_you_mean(texts[wrong[0]], names)}"
-        raise _misfit(what, wrong[0], texts[wrong[0]], expected)
+    for row, label in labels.items():
+        if label not in name_of:
+            hint = did_you_mean(texts[row], names)
+            raise _misfit(what, row, texts[row], f"one of {', '.join(names)}.{hint}")
     return labels.map(name_of).astype(pd.CategoricalDtype(names))
 
 
-def _misfit(what: str, row: Any, text: str, expected: str) -> DataError:
-    return DataError(f"{what} of {row!r} is {text!r}; expected an empty cell where it is unknown, or {expected}")
-
-
-def _is_word(text: str) -> bool:
-    return cells.as_decimal(text) is None and any(sign.isalpha() for sign in text)
-
-
-def _in_order(text: str) -> tuple[bool, float, str]:
-    """A key that sorts numbers by their size, before words."""
-    return (False, float(text), text) if is_number(text) else (True, 0.0, text)
+def _misfit(what: str, row: Any, value: Any, expected: str) -> DataError:
+    return DataError(f"{what} of {row!r} is {value!r}; expected an empty cell where it is unknown, or {expected}")
 
 
 def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> list[Path]:
@@ -264,15 +239,6 @@ def existing_files(names: Iterable[Any], folder: PathLike | None, what: str) -> 
     return [files[text] for text in texts]
 
 
-def _label_files(column: pd.Series, folder: PathLike | None, what: str) -> pd.Series:
-    """The file of each row's label, and None where the cell is empty."""
-    known = column[[not is_missing(value) for value in column]]
-    if known.empty:
-        raise DataError(f"there are no {what}; leave the column out, or fill in some")
-    file_of = dict(zip(known.index, existing_files(known, folder, what), strict=True))
-    return pd.Series([file_of.get(row) for row in column.index], column.index, dtype=object)
-
-
 def _listed(names: Names | None) -> tuple[str, ...]:
     return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
@@ -292,7 +258,7 @@ def read_folders(images: PathLike) -> pd.DataFrame:
     files = {path.relative_to(root).as_posix(): path for path in images_below(root)}
     if loose := [name for name in files if "/" not in name]:
         raise DataError(f"{root} holds images next to the class folders: {some_of(loose, _SHOWN)}; move each into one")
-    if len(names) < 2 or _PARTS.issuperset(name.lower() for name in names):
+    if len(names) < 2 or _PARTS.issuperset(map(str.lower, names)):
         found = ", ".join(sorted(names)) or "none"
         raise DataError(f"the folders of {root} are {found}; expected two or more, one per class, and no parts")
     kept = {name: (path, cell_text(name.partition("/")[0])) for name, path in files.items() if name[0] != "."}
@@ -315,12 +281,9 @@ def read_masks(images: PathLike, labels: PathLike) -> pd.DataFrame:
     if image_root == label_root:
         raise DataError(f"images and masks are both in {image_root}; put the masks into a folder of their own")
     image_of, mask_of = _by_stem(image_root, label_root), _by_stem(label_root, image_root)
-    for folder, own, other in ((label_root, mask_of, image_of), (image_root, image_of, mask_of)):
-        if missing := [stem for stem in other if stem not in own]:
-            raise DataError(
-                f"{folder} lacks {counted(len(missing), 'file')} that the other folder has: "
-                f"{some_of(missing, _SHOWN)}. An image and its mask have the same relative path, without the suffix"
-            )
+    if unpaired := image_of.keys() ^ mask_of.keys():
+        names = f"{some_of(unpaired, _SHOWN)}; an image and its mask have one relative path without suffix"
+        raise DataError(f"{image_root} or {label_root} lacks {counted(len(unpaired), 'file')} of the other: {names}")
     pairs = {path.relative_to(image_root).as_posix(): (path, mask_of[stem]) for stem, path in image_of.items()}
     return pd.DataFrame.from_dict(pairs, "index", columns=[IMAGES, LABELS])
 

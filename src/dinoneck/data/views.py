@@ -17,8 +17,7 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
-from dinoneck.data.preprocessing import transforms
-from dinoneck.errors import ConfigError, DataError, did_you_mean
+from dinoneck.errors import ConfigError, DataError
 
 Factor = Annotated[float, Meta(ge=0)]
 Turn = Annotated[float, Meta(ge=-0.5, le=0.5)]
@@ -120,14 +119,12 @@ class Views:
             ConfigError: if the list has another name.
         """
         if name not in _NAMED:
-            hint = did_you_mean(str(name), _NAMED)
-            raise ConfigError(f"views is {name!r}; expected {', '.join(_NAMED)}, or Views of your own.{hint}")
+            raise ConfigError(f"views is {name!r}; expected {', '.join(_NAMED)}, or Views of your own")
         return cls(_NAMED[name])
 
     def record(self) -> list[dict[str, Any]]:
         """Return the fields that are set as JSON-able values; equal lists have equal records."""
-        record: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(self.views))
-        return record
+        return list(msgspec.to_builtins(self.views))
 
     def __len__(self) -> int:
         return len(self.views)
@@ -140,23 +137,17 @@ class Views:
         """
         view = self.views[i]
         if view.turns:
-            raise ConfigError(
-                f"view {i} turns images by {90 * view.turns} degrees, and labels per cell follow flips alone; "
-                "train tasks with maps on views without turns"
-            )
+            turned = f"view {i} turns images by {90 * view.turns} degrees"
+            raise ConfigError(f"{turned}; maps follow flips alone: train tasks with maps on views without turns")
         return view.horizontal, view.vertical
-
-    def turns(self, i: int) -> int:
-        """Return the quarter turns of view i; an odd number swaps the rows and columns of its grid."""
-        return self.views[i].turns
 
     def place(self, x: Tensor, i: int) -> Tensor:
         """Flip and turn (..., H, W) as view i does; the result is a copy."""
-        return torch.rot90(x.flip(self.views[i].flipped), self.turns(i), dims=(-2, -1))
+        return torch.rot90(x.flip(self.views[i].flipped), self.views[i].turns, dims=(-2, -1))
 
     def undo(self, x: Tensor, i: int) -> Tensor:
         """Bring (..., H, W) of view i back upright: the inverse of :meth:`place`."""
-        return torch.rot90(x, -self.turns(i), dims=(-2, -1)).flip(self.views[i].flipped)
+        return torch.rot90(x, -self.views[i].turns, dims=(-2, -1)).flip(self.views[i].flipped)
 
     def apply(self, image: Tensor, i: int, image_id: str) -> Tensor:
         """Return an image under view i.
@@ -177,9 +168,11 @@ class Views:
         low, high = (bound.item() for bound in torch.aminmax(image))
         if not (image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
             raise DataError(f"an image has {image.dtype} values {low:g} ... {high:g}; expected floats in 0 ... 1")
+        from torchvision.transforms.v2 import functional
+
         x = self.place(image, i)
         for name, drawn in draws(self.views[i], i, image_id).items():
-            x = getattr(transforms(), f"adjust_{name}")(x, drawn)
+            x = getattr(functional, f"adjust_{name}")(x, drawn)
         return x
 
 

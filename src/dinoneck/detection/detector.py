@@ -14,9 +14,8 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.codec import at_least
-from dinoneck.data.box_views import to_original
-from dinoneck.data.decoding import ImageInput, as_list, read_pixels
-from dinoneck.data.loading import in_threads
+from dinoneck.data.boxes import to_original
+from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.head import DETRS, DetectionHead
 from dinoneck.detection.levels import Target

@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader, Subset
 
 from dinoneck.atomic import write_text
 from dinoneck.configured import fields_of
-from dinoneck.data.box_views import box_transforms, collate_boxes, to_original
-from dinoneck.data.boxes import BoxImages
+from dinoneck.data.boxes import BoxImages, box_transforms, collate_boxes, to_original
 from dinoneck.detection.detector import MOST_BOXES, Detector, best_of
 from dinoneck.detection.evaluation import gather_predictions, score_boxes
 from dinoneck.detection.head import DETRS, DetectionHead

@@ -13,8 +13,7 @@ from torch import Tensor
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.checkpoint.pairing import check_patch
-from dinoneck.data.decoding import ImageInput, as_list, read_pixels
-from dinoneck.data.loading import in_threads
+from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, counted

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import Size
+from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.grid import patch_pair
 from dinoneck.tasks import Task
 

@@ -23,17 +23,16 @@ from dinoneck.errors import DataError, DinoneckError
 from dinoneck.grid import PatchSize, patch_pair
 from dinoneck.progress import progress
 from dinoneck.regular_files import open_regular
-from dinoneck.store.description import Description, named_views, write_scale
-from dinoneck.store.encoding import StoreDtype, channel_rms, encode
+from dinoneck.store.description import Description, named_views
+from dinoneck.store.encoding import StoreDtype, encode
 from dinoneck.store.images import check_unchanged, image_file
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
 from dinoneck.weight_files import read_tensor
 
-_SCALE_FILES = 16
+Make = Callable[[Description], Reader]
 _EXPECTED = "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, cols) in a .pt"
-Read = Callable[[Path], Tokens]
 
 
 def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = None) -> Tokens:
@@ -64,18 +63,16 @@ def _stacked(content: Mapping[str, np.ndarray[Any, Any]], name: str, count: int)
     return torch.from_numpy(np.stack([content[f"{name}_{i}"] for i in range(count)])).float()
 
 
-def convert(
-    make: Callable[[Description], Reader], folder: Path, suffix: str, read: Read, views: str | Views, dtype: StoreDtype
-) -> None:
+def convert(make: Make, folder: Path, suffix: str, views: str | Views, dtype: StoreDtype, **known: Any) -> None:
     """Store the tokens of all files of a folder tree that the store does not hold yet; ids are their paths.
 
     Args:
         make: makes the store, or opens an equal one.
         folder: with the files.
         suffix: of their names.
-        read: returns the tokens of a file.
         views: of every file.
         dtype: of the store.
+        **known: what :func:`read_file` takes.
 
     Raises:
         DataError: if there are none, or a file's tokens are not like the first one's; what was converted is kept.
@@ -84,24 +81,21 @@ def convert(
     files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob(f"*{suffix}"))}
     if not files:
         raise DataError(f"the folder {folder} holds no {suffix} files")
-    first = read(next(iter(files.values())))
+    first = read_file(next(iter(files.values())), **known)
     sizes = {"patch_size": list(patch_pair(first.patch_size)), "embed_dim": first.sequence[0].shape[2]}
     record = {"name": "unknown", **sizes, "num_cls": first.num_cls, "num_registers": 0, "layers": None, "norm": None}
     reader = make(Description(record, Preprocessing(patch_size=first.patch_size), named_views(views), dtype))
-    known = frozenset(reader.ids)
-    check_unchanged((item for item in files.items() if item[0] in known), reader.entries)
-    if dtype == "int8" and reader.scale is None:
-        write_scale(reader.files, channel_rms([read(path) for path in list(files.values())[:_SCALE_FILES]]))
-        reader.refresh()
+    stored = frozenset(reader.ids)
+    check_unchanged((item for item in files.items() if item[0] in stored), reader.entries)
     writer = Writer(reader.shards, str(folder.absolute()))
     expected = len(reader.description.views), first.sequence[0].shape[2], first.num_cls
     try:
-        for image_id in progress(sorted(files.keys() - known), desc="convert", unit="image"):
-            file, tokens = image_file(path := files[image_id]), read(path)
+        for image_id in progress(sorted(files.keys() - stored), desc="convert", unit="image"):
+            file, tokens = image_file(path := files[image_id]), read_file(path, **known)
             kind = len(tokens), tokens.sequence[0].shape[2], tokens.num_cls
             if kind != expected:
                 raise DataError(f"{path} holds (views, channels, CLS) {kind}; expected {expected}")
-            writer.add(image_id, encode(tokens, dtype, reader.scale), tokens.grid, file)
+            writer.add(image_id, encode(tokens, dtype), tokens.grid, file)
     finally:
         writer.flush()
     reader.refresh(write=True)

@@ -26,7 +26,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
-from dinoneck.store.encoding import Columns, Layout, QuantisedTokens, StoreDtype
+from dinoneck.store.encoding import Columns, Part, QuantisedTokens, StoreDtype, parts_of
 from dinoneck.store.files import Files, failed_write, write_first
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
@@ -39,7 +39,6 @@ FORMAT = "dinoneck.store"
 SCHEMA = 1
 _COMPARED = ("name", "source", "patch_size", "embed_dim", "depth", "num_cls", "num_registers", "layers", "norm",
          "pos_embed", "dtype", "adapter", "weights_sha256")  # fmt: skip
-_NEEDED = ("patch_size", "embed_dim", "num_cls", "num_registers")
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,12 @@ class Description:
     def __post_init__(self) -> None:
         if self.dtype not in get_args(StoreDtype):
             raise ConfigError(f"dtype is {self.dtype!r}; a store holds one of {', '.join(get_args(StoreDtype))}")
-        missing = [key for key in _NEEDED if self.backbone.get(key) is None]
-        if missing:
-            raise StoreError(f"the backbone record of the store lacks {', '.join(missing)}")
 
-    def layout(self, grid: GridSize) -> Layout:
-        """Return the layout of a view on this grid."""
+    def parts(self, patches: int) -> tuple[Part, ...]:
+        """Return the parts of a view of so many patches."""
         record = self.backbone
         prefix = record["num_cls"] + record["num_registers"]
-        return Layout(self.dtype, self.num_layers, prefix, record["embed_dim"], grid)
+        return parts_of(self.dtype, self.num_layers, prefix, record["embed_dim"], patches)
 
     @property
     def num_layers(self) -> int:
@@ -126,10 +122,8 @@ class Description:
         """
         for (field, value), wanted in zip(self._fields().items(), asked._fields().values(), strict=True):
             if value != wanted:
-                raise StoreError(
-                    f"the store {name} was made with {field} = {value:.200}; asked for {wanted:.200}. Create another "
-                    "store for that, or use the values it was made with"
-                )
+                values = f"{field} = {value:.200}; asked for {wanted:.200}"
+                raise StoreError(f"the store {name} was made with {values}. Create another store for that")
 
     def _fields(self) -> dict[str, str]:
         """What decides whether tokens belong together, as JSON texts."""
@@ -149,10 +143,7 @@ def make_folder(root: Path, asked: Description) -> None:
     asked.preprocess.grid()
     if (root / FILE).exists():  # it may be on a read-only disk
         return
-    if root.exists() and not root.is_dir():
-        raise StoreError(f"{root} is a file; expected a folder for the store")
-    killed = (DATA, f".{FILE}", f"..{FILE}")  # what a killed creation leaves
-    others = sorted(path.name for path in root.glob("*") if not path.name.startswith(killed))
+    others = sorted(path.name for path in root.glob("[!.]*") if path.name != DATA)  # which a killed creation leaves
     if others and not (root / FILE).exists():
         raise StoreError(f"the folder {root} holds {others[0]!r} but no {FILE}: give a new folder")
     try:
@@ -175,22 +166,16 @@ def read_description(files: Files) -> Description:
         StoreError: if there is none, it cannot be read, is damaged or of a newer schema.
     """
     try:
-        raw = files.read(FILE)
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"{files} is not the folder of a feature store: it holds no {FILE}") from None
-    except OSError as error:
-        raise StoreError(f"{files} cannot be opened: {error}") from error
-    try:
-        content = json.loads(raw)
-        if (content["format"], content["schema"]) != (FORMAT, SCHEMA):
-            raise ValueError(
-                f"it has the format {content['format']}, schema {content['schema']}, not {FORMAT}, {SCHEMA}"
-            )
+        content = json.loads(files.read(FILE))
+        if (kind := (content["format"], content["schema"])) != (FORMAT, SCHEMA):
+            raise ValueError(f"it has the format and schema {kind}, not {(FORMAT, SCHEMA)}")
         prepare, views = Preprocessing.from_record(content["inputs"]), Views(content["views"])
         described = Description(content["backbone"], prepare, views, content["dtype"])
         if content.keys() != described.content().keys() or content["digest"] != described.digest:
             raise ValueError("its digest does not fit its content")
-    except (ValueError, KeyError, TypeError, AttributeError, DinoneckError) as error:
+    except OSError as error:
+        raise StoreError(f"{files} is not the folder of a feature store: {FILE} cannot be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DinoneckError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise StoreError(f"{files}/{FILE} does not describe a feature store, or is damaged: {problem}") from error
     return described

@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dinoneck.errors import StoreError
-from dinoneck.grid import GridSize
 from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
@@ -25,12 +23,10 @@ StoreDtype = Literal["fp16", "bf16", "int8"]
 Columns = dict[str, tuple[Tensor, ...]]
 
 FLOATS: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-LARGEST_HALF = torch.finfo(torch.float16).max
 _STEPS = 127.0
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One tensor of a view.
 
     Attributes:
@@ -43,53 +39,35 @@ class Part:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
-    @cached_property
+    @property
     def nbytes(self) -> int:
         """Size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The parts of one view of one image.
+def parts_of(dtype: StoreDtype, layers: int, prefix: int, width: int, patches: int) -> tuple[Part, ...]:
+    """Return the parts of one view of one image, in the order in which their bytes are hashed.
 
     Args:
         dtype: ``fp16``, ``bf16`` or ``int8``.
-        num_layers: stored layers.
-        num_prefix: CLS and register tokens.
-        channels: of a token.
-        grid: the patch grid.
+        layers: how many are stored.
+        prefix: CLS and register tokens.
+        width: channels of a token.
+        patches: of the image.
     """
+    if dtype != "int8":
+        return (Part("tokens", FLOATS[dtype], (layers, prefix + patches, width)),)
+    return (
+        Part("prefix", torch.float32, (layers, prefix, width)),
+        Part("scale", torch.float32, (layers, patches)),
+        Part("q", torch.int8, (layers, patches, width)),
+    )
 
-    dtype: StoreDtype
-    num_layers: int
-    num_prefix: int
-    channels: int
-    grid: GridSize
 
-    @cached_property
-    def parts(self) -> tuple[Part, ...]:
-        """The parts, in the order in which their bytes are hashed."""
-        layers, prefix, width, count = self.num_layers, self.num_prefix, self.channels, self.grid.count
-        if self.dtype != "int8":
-            return (Part("tokens", FLOATS[self.dtype], (layers, prefix + count, width)),)
-        return (
-            Part("prefix", torch.float32, (layers, prefix, width)),
-            Part("scale", torch.float32, (layers, count)),
-            Part("q", torch.int8, (layers, count, width)),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one view."""
-        return sum(part.nbytes for part in self.parts)
-
-    def allocate(self, count: int) -> Columns:
-        """Return empty tensors for ``count`` views: part name -> one (count, ...) tensor per layer."""
-        return {
-            part.name: tuple(torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(self.num_layers))
-            for part in self.parts
-        }
+def allocate(parts: Sequence[Part], count: int) -> Columns:
+    """Return empty tensors for ``count`` views: part name -> one (count, ...) tensor per layer."""
+    empty = {part.name: torch.empty(part.shape[0], count, *part.shape[1:], dtype=part.dtype) for part in parts}
+    return {name: tuple(x) for name, x in empty.items()}
 
 
 def row_buffers(columns: Columns, count: int) -> list[list[list[memoryview]]]:
@@ -116,11 +94,9 @@ def encode(tokens: Tokens, dtype: StoreDtype, channel_scale: Tensor | None = Non
         largest = x.abs().amax().item()
         if not math.isfinite(largest):
             raise StoreError(f"tokens of layer {layer} are not finite; is the backbone sound?")
-        if dtype == "fp16" and largest > LARGEST_HALF:
-            raise StoreError(
-                f"tokens of layer {layer} reach {largest:g}, beyond float16 ({LARGEST_HALF:g}); create "
-                "the store with dtype='bf16' (or 'int8'), or load the backbone with norm=True"
-            )
+        if dtype == "fp16" and largest > torch.finfo(torch.float16).max:
+            remedy = "create the store with dtype='bf16' or 'int8'"
+            raise StoreError(f"tokens of layer {layer} reach {largest:g}, beyond float16; {remedy}")
     if dtype != "int8":
         return {"tokens": torch.stack([x.to(FLOATS[dtype]) for x in tokens.sequence], dim=1)}
     if channel_scale is None:
@@ -171,9 +147,6 @@ class QuantisedTokens:
     prefix: tuple[Tensor, ...]
     channel_scale: tuple[Tensor, ...]
     like: Tokens
-
-    def __len__(self) -> int:
-        return self.q[0].shape[0]
 
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tokens:
         """Return ordinary Tokens."""

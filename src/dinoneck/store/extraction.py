@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.loading import in_threads
+from dinoneck.data.decoding import in_threads
 from dinoneck.devices import fetch, send
 from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError, missing_extra
 from dinoneck.grid import GridSize, TokenGrid
@@ -90,20 +90,6 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
-def share_of(units: Sequence[Unit], shard: tuple[int, int] | None) -> Sequence[Unit]:
-    """Return every n-th unit, beginning with the i-th; None = torchrun's RANK and WORLD_SIZE, or everything.
-
-    Raises:
-        ConfigError: if i is not in 0 ... n - 1.
-    """
-    if shard is None:
-        shard = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    pair = tuple(shard) if isinstance(shard, tuple | list) else ()
-    if [type(x) for x in pair] != [int, int] or not 0 <= pair[0] < pair[1]:
-        raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
-    return units[pair[0] :: pair[1]]
-
-
 @dataclass(frozen=True)
 class Extractor:
     """Runs a backbone over images and writes what the store lacks; with its backbone on the CPU it can be pickled.
@@ -115,9 +101,7 @@ class Extractor:
         skip_unusable: see there.
         workers: see there.
         shard_bytes: see there.
-
-    Raises:
-        ConfigError: if batch_size or workers is below 1.
+        known: ids that the store holds.
     """
 
     reader: Reader
@@ -126,11 +110,7 @@ class Extractor:
     skip_unusable: bool
     workers: int | None
     shard_bytes: int
-
-    def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise ConfigError(f"{name} is {value!r}; expected a whole number of 1 or more, or None")
+    known: Collection[str] = ()
 
     def extract(self, items: Sequence[Item], shard: tuple[int, int] | None, engine: str) -> Extracted:
         """Store the images of a share that the store lacks.
@@ -141,37 +121,39 @@ class Extractor:
             engine: see there.
 
         Raises:
+            ConfigError: if i of ``shard`` is not in 0 ... n - 1.
             StoreError: if the file of a stored image has changed, or the images do not fit on the disk; else as
                 :meth:`run`.
         """
         reader, folder = self.reader, Path(str(self.reader.files))
         units = units_of(items, reader.description, self.batch_size)
-        share = units if engine == "ray" else share_of(units, shard)
+        part, count = shard or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+        if not 0 <= part < count:
+            raise ConfigError(f"shard is {shard!r}; expected (i, n) with 0 <= i < n, such as (0, 4)")
+        share = units if engine == "ray" else units[part::count]
         remove_leftovers(folder)
         reader.refresh()
         known = frozenset(reader.ids)
         check_unchanged((item for unit in share for item in unit if item[0] in known), reader.entries)
-        if lacking := sum(image_id not in known for image_id, _ in items):
+        own = replace(self, known=known)
+        if lacking := own._new(items):
             announce(plan(items, lacking, reader.description, folder))
         if reader.description.dtype == "int8" and reader.scale is None:
             write_scale(reader.files, self.measure_scale(items))
             reader.refresh()
-        units = [unit for unit in share if any(image_id not in known for image_id, _ in unit)]
-        stored = {image_id for unit in units for image_id, _ in unit if image_id in known}
-        run = self.run_on_ray if engine == "ray" else self.run
+        units = [unit for unit in share if own._new(unit)]
         try:
-            done = run(units, stored) if units else Extracted()
+            done = Extracted() if not units else own.run_on_ray(units) if engine == "ray" else own.run(units)
         finally:
             reader.refresh(write=True)
-        done.present = sum(image_id in known for unit in share for image_id, _ in unit)
+        done.present = sum(len(unit) - own._new(unit) for unit in share)
         return done
 
-    def run(self, units: Sequence[Unit], stored: Collection[str]) -> Extracted:
+    def run(self, units: Sequence[Unit]) -> Extracted:
         """Extract the images of these units that are not stored.
 
         Args:
             units: one or more; all images of a unit go through the backbone.
-            stored: ids of their images that the store holds.
 
         Raises:
             DataError: for an image that cannot be used; everything finished before is kept.
@@ -181,13 +163,13 @@ class Extractor:
         writer = Writer(self.reader.shards, root_of(*items[0]), self.shard_bytes)
         on_cpu = next(self.backbone.parameters()).device.type == "cpu"
         size = self.batch_size or views_per_pass(self.reader.description, CPU_PASS_TOKENS if on_cpu else UNIT_TOKENS)
-        prepare = functools.partial(self.prepare, stored=stored, unusable=done.unusable)
+        prepare = functools.partial(self.prepare, unusable=done.unusable)
         prepared = in_threads(prepare, items, self.workers, max(map(len, units)))
         try:
             with (
                 contextlib.closing(prepared),
                 ThreadPoolExecutor(1, "dinoneck-writes") as writing,
-                progress(total=len(items) - len(stored), desc="images", unit="image") as bar,
+                progress(total=self._new(items), desc="images", unit="image") as bar,
             ):
                 before: Future[list[str]] = writing.submit(list)
                 for unit in units:
@@ -195,18 +177,17 @@ class Extractor:
                     images = {image_id: image for image_id, image in pairs if image is not None}
                     passes = self.passes(images, size)
                     done.written += before.result()
-                    before = writing.submit(self._write, writer, images, passes, stored)
-                    bar.update(sum(image_id not in stored for image_id, _ in unit))
+                    before = writing.submit(self._write, writer, images, passes)
+                    bar.update(self._new(unit))
                 done.written += before.result()
-        except (DinoneckError, KeyboardInterrupt):
+        finally:
             writer.flush()
-            raise
-        writer.flush()
         return done
 
-    def _write(
-        self, writer: Writer, images: Mapping[str, Prepared], passes: Sequence[Pass], stored: Collection[str]
-    ) -> list[str]:
+    def _new(self, items: Sequence[Item]) -> int:
+        return sum(image_id not in self.known for image_id, _ in items)
+
+    def _write(self, writer: Writer, images: Mapping[str, Prepared], passes: Sequence[Pass]) -> list[str]:
         """Hand the images of a unit that are not stored yet to the writer; return their ids."""
         views = self.reader.description.views
         grids: dict[str, GridSize] = {}
@@ -215,8 +196,8 @@ class Extractor:
             encoded = encode(tokens, self.reader.description.dtype, self.reader.scale)
             for row, (image_id, view) in enumerate(places):
                 parts[image_id, view] = {name: x[row] for name, x in encoded.items()}
-                grids[image_id] = GridSize(*tokens.grid[::-1]) if views.turns(view) % 2 else tokens.grid
-        new = [image_id for image_id in images if image_id not in stored]
+                grids[image_id] = GridSize(*tokens.grid[::-1]) if views.views[view].turns % 2 else tokens.grid
+        new = [image_id for image_id in images if image_id not in self.known]
         for image_id in new:
             own = [parts[image_id, view] for view in range(len(views))]
             whole = {name: torch.stack([part[name] for part in own]) for name in own[0]}  # (views, layers, ...)
@@ -246,19 +227,18 @@ class Extractor:
         Raises:
             DataError: if an image cannot be used and is not to be skipped, or none can.
         """
-        prepared = (self.prepare(item, (), {}) for item in items)
+        prepared = (self.prepare(item, {}) for item in items)
         first = itertools.islice((image for image in prepared if image is not None), SCALE_IMAGES)
         tokens = [each for image in first for _, each in self.passes({"": image}, LARGEST_BATCH)]
         if not tokens:
             raise DataError(f"none of {len(items)} images can be used")
         return channel_rms(tokens)
 
-    def prepare(self, item: Item, stored: Collection[str], unusable: dict[str, str]) -> Prepared | None:
+    def prepare(self, item: Item, unusable: dict[str, str]) -> Prepared | None:
         """Decode one image and make its views; None for one that cannot be used and is stored, or to be skipped.
 
         Args:
             item: its id and file.
-            stored: ids that the store holds.
             unusable: id -> why it is left out; filled.
 
         Raises:
@@ -270,17 +250,14 @@ class Extractor:
             return image_file(path), views_of(path, description.preprocess, description.views, image_id)
         except (DinoneckError, OSError) as error:
             problem = str(error) if str(path) in str(error) else f"{path}: {error}"
-        if image_id not in stored:
+        if image_id not in self.known:
             if not self.skip_unusable:
-                raise DataError(
-                    f"{problem}. Everything finished before is kept; fix or remove it and run again, or pass "
-                    "skip_unusable=True (--skip-unusable)"
-                )
+                raise DataError(f"{problem}. Fix or remove it and run again, or skip_unusable=True (--skip-unusable)")
             logger.warning("left out: %s", problem)
             unusable[image_id] = problem
         return None
 
-    def run_on_ray(self, units: Sequence[Unit], stored: Collection[str]) -> Extracted:
+    def run_on_ray(self, units: Sequence[Unit]) -> Extracted:
         """Do what :meth:`run` does with actors of Ray Data on machines that share a file system.
 
         There is an actor per GPU of the cluster, or per two CPUs where there is none. Each gets the backbone once.
@@ -300,16 +277,17 @@ class Extractor:
         ray.data.DataContext.get_current().enable_progress_bars = False
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0))
+        known = {image_id for unit in units for image_id, _ in unit if image_id in self.known}
         rows = [{"unit": json.dumps([(image_id, str(path)) for image_id, path in unit])} for unit in units]
         stream = ray.data.from_items(rows).map_batches(
             _Actor,
-            fn_constructor_args=(replace(self, backbone=copy.deepcopy(self.backbone).cpu()), stored),
+            fn_constructor_args=(replace(self, backbone=copy.deepcopy(self.backbone).cpu(), known=known),),
             batch_size=UNITS_PER_CALL,
             compute=ray.data.ActorPoolStrategy(size=gpus or max(1, int(resources.get("CPU", 1)) // 2)),
             num_gpus=1 if gpus else None,
         )
         try:
-            with progress(total=sum(map(len, units)) - len(stored), desc="images", unit="image") as bar:
+            with progress(total=sum(map(self._new, units)), desc="images", unit="image") as bar:
                 for row in stream.iter_rows():
                     part = json.loads(row["done"])
                     done.written += part["written"]
@@ -324,12 +302,11 @@ class Extractor:
 class _Actor:
     """Holds the backbone in one process of a Ray cluster."""
 
-    def __init__(self, extractor: Extractor, stored: Collection[str]) -> None:
+    def __init__(self, extractor: Extractor) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.extractor, self.stored = replace(extractor, backbone=extractor.backbone.to(device)), stored
+        self.extractor = replace(extractor, backbone=extractor.backbone.to(device))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         units = [[(image_id, Path(path)) for image_id, path in json.loads(str(text))] for text in batch["unit"]]
-        stored = {image_id for unit in units for image_id, _ in unit if image_id in self.stored}
-        done = self.extractor.run(units, stored)
+        done = self.extractor.run(units)
         return {"done": [json.dumps({"written": done.written, "unusable": done.unusable})]}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.resizing import Interpolation, Resize
+from dinoneck.data.preprocessing import Interpolation, Resize
 from dinoneck.data.views import Views
 from dinoneck.errors import ConfigError, StoreError
 from dinoneck.grid import PadTo, PatchSize
@@ -221,14 +221,14 @@ class FeatureStore(Reader):
             grid: (rows, cols); the files do not hold it.
             patch_size: in pixels.
             views: what view i was, such as ``flips4``.
-            dtype: of the store.
+            dtype: of the store, not int8.
 
         Raises:
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        read = functools.partial(converters.read_file, patch_size=patch_size, grid=grid)
-        converters.convert(functools.partial(cls._made, path), Path(folder), ".npz", read, views, dtype)
+        make = functools.partial(cls._made, path)
+        converters.convert(make, Path(folder), ".npz", views, dtype, patch_size=patch_size, grid=grid)
         return cls.open(path)
 
     @classmethod
@@ -245,6 +245,6 @@ class FeatureStore(Reader):
             DataError: if a file holds anything else, naming it.
             StoreError: if another store is there.
         """
-        read = functools.partial(converters.read_file, patch_size=patch_size)
-        converters.convert(functools.partial(cls._made, path), Path(folder), ".pt", read, "none", dtype)
+        make = functools.partial(cls._made, path)
+        converters.convert(make, Path(folder), ".pt", "none", dtype, patch_size=patch_size)
         return cls.open(path)

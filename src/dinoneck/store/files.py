@@ -137,7 +137,7 @@ class RemoteFiles:
         fetched = self._fs.cat_ranges(paths, starts, ends, on_error="return")
         for raw, (name, offset, buffers) in zip(fetched, pieces, strict=True):
             if isinstance(raw, Exception) or len(raw) != sum(map(len, buffers)):
-                problem = raw if isinstance(raw, Exception) else f"it is cut short and gave {len(raw)} bytes"
+                problem = raw if isinstance(raw, Exception) else "it is cut short"
                 raise StoreError(f"{self.url}/{name} cannot be read at byte {offset}: {problem}")
             source = io.BytesIO(raw)
             for buffer in buffers:
@@ -163,7 +163,6 @@ def files_at(path_or_url: str | os.PathLike[str]) -> Files:
     text = os.fspath(path_or_url)
     if not text:
         raise StoreError("the path of a feature store is ''; name its folder ('.' for the current one)")
-    text = text.removeprefix("file://")
     return RemoteFiles(text) if "://" in text else LocalFiles(Path(text))
 
 

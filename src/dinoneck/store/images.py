@@ -14,15 +14,13 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from dinoneck.data.decoding import ImageInput, read_image_size
-from dinoneck.data.loading import images_below
+from dinoneck.data.decoding import ImageInput, images_below, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of
-from dinoneck.grid import GridSize, patch_pair
+from dinoneck.grid import patch_pair
 from dinoneck.regular_files import open_regular
 from dinoneck.store.description import Description
-from dinoneck.store.encoding import Layout
 from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile
 
@@ -64,10 +62,8 @@ def image_ids(paths: PathLike | Sequence[PathLike], root: PathLike | None = None
         except ValueError:
             raise DataError(f"{file} does not lie in the root {base}; ids are paths relative to the root") from None
         if found.setdefault(image_id, file) != file:
-            raise DataError(
-                f"{found[image_id]} and {file} would both get the id {image_id!r}; an id is the path without suffix: "
-                "rename or leave out one of them"
-            )
+            both = f"{found[image_id]} and {file} would both get the id {image_id!r}"
+            raise DataError(f"{both}; an id is the path without suffix: rename or leave out one of them")
     return dict(sorted(found.items()))
 
 
@@ -98,32 +94,22 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
     changed: list[tuple[Entry, Path]] = []
     pending = iter(items)
     while some := dict(itertools.islice(pending, LOOKED_UP)):
-        known = (entry for _, entry in index.find(some))
-        changed += [
-            (entry, path) for entry, path in zip(known, some.values(), strict=True) if not _is_same(entry, path)
-        ]
+        pairs = zip((entry for _, entry in index.find(some)), some.values(), strict=True)
+        changed += [(entry, path) for entry, path in pairs if path.exists() and not _is_same(entry, path)]
     if changed:
         entry, path = changed[0]
         ids = some_of([repr(other.id) for other, _ in changed], _NAMED)
-        raise StoreError(
-            f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {path} is not the file stored "
-            f"as {entry.id!r}, which was read from {entry.root}, or it was changed. Extract into a new store, or with "
-            f"another root=, or delete the shards that hold them, such as {entry.shard}, and extract again"
-        )
+        stored = f"{path} is not what was read from {entry.root}. Extract into a new store or with another root="
+        remedy = f"{stored}, or delete the shards that hold them, such as {entry.shard}, and extract again"
+        raise StoreError(f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {remedy}")
 
 
 def _is_same(known: Entry, path: Path) -> bool:
-    try:
-        status = path.stat()
-        if status.st_size != known.nbytes:
-            return False
-        if status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root:
-            return True
-        return _hash_of(path) == known.blake2b
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    status = path.stat()
+    if status.st_size != known.nbytes:
+        return False
+    is_untouched = status.st_mtime_ns == known.mtime_ns and root_of(known.id, path) == known.root
+    return is_untouched or _hash_of(path) == known.blake2b
 
 
 def root_of(image_id: str, path: Path) -> str:
@@ -164,35 +150,40 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     Raises:
         StoreError: if they do not fit on the disk, naming the smallest change with which they do.
     """
-    layout, views = _typical_layout(items, description), len(description.views)
-    size, free = layout.nbytes * views + ROW_BYTES, shutil.disk_usage(folder).free
+    views, patches = len(description.views), _typical_patches(items, description)
+    size, free = _bytes(description, patches) * views + ROW_BYTES, shutil.disk_usage(folder).free
     each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
     text = (
-        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(layout.num_layers, 'layer')} in "
-        f"{layout.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
+        f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(description.num_layers, 'layer')} in "
+        f"{description.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
     )
     if size * missing > free:
-        raise StoreError(f"{text}. {_smaller(layout, views, free // missing - ROW_BYTES)}")
+        raise StoreError(f"{text}. {_smaller(description, patches, free // missing - ROW_BYTES)}")
     return text
 
 
-def _typical_layout(items: Sequence[Item], description: Description) -> Layout:
-    """The layout of an image; where images keep their own sizes, of the mean of some."""
+def _bytes(description: Description, patches: int) -> int:
+    return sum(part.nbytes for part in description.parts(patches))
+
+
+def _typical_patches(items: Sequence[Item], description: Description) -> int:
+    """The patches of an image; where images keep their own sizes, the mean of some."""
     prepare = description.preprocess
     if (grid := prepare.grid()) is not None:
-        return description.layout(grid)
+        return grid.count
     counts, (down, across) = [], patch_pair(prepare.patch_size)
     for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
         with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
             height, width = prepare.placement(read_image_size(path)).canvas
             counts.append(height // down * (width // across))
-    return description.layout(GridSize(1, -(-sum(counts) // max(1, len(counts)))))
+    return -(-sum(counts) // max(1, len(counts)))
 
 
-def _smaller(layout: Layout, views: int, most: int) -> str:
+def _smaller(description: Description, patches: int, most: int) -> str:
     """Which fewer layers, views or bits make an image as small as this."""
-    changes = itertools.product(range(layout.num_layers, 0, -1), range(views, 0, -1), (layout.dtype, "int8"))
-    for layers, kept, dtype in changes:
-        if replace(layout, num_layers=layers, dtype=dtype).nbytes * kept <= most:
-            return f"They fit with dtype={dtype!r}, {kept} of {views} views and {layers} of {layout.num_layers} layers"
+    layers, views = description.num_layers, len(description.views)
+    for depth, kept, dtype in itertools.product(range(layers, 0, -1), range(views, 0, -1), (description.dtype, "int8")):
+        smaller = replace(description, backbone={**description.backbone, "layers": range(depth)}, dtype=dtype)
+        if _bytes(smaller, patches) * kept <= most:
+            return f"They fit with dtype={dtype!r}, {kept} of {views} views and {depth} of {layers} layers"
     return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"

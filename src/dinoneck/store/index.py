@@ -27,7 +27,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ _TABLES = """
 _IMAGES = "select image.number, image.id, rows, cols, checksums, hash, bytes, mtime, offsets, shard.name, shard.root"
 _FIND = f"""{_IMAGES} from json_each(?) as wanted cross join image on image.id = wanted.value
     join shard on shard.number = image.shard"""
-_EVERY = f"{_IMAGES} from image join shard on shard.number = image.shard order by image.number"
+_EVERY = f"{_IMAGES} from image join shard on shard.number = image.shard"
 _ABOUT = "select made, ids, modified, changed, (select coalesce(max(number), 0) + 1 from image) from about"
 
 logger = logging.getLogger(__name__)
@@ -116,26 +116,23 @@ class Index:
             DataError: if an id is not in the store.
             StoreError: if different images were stored under one id, or the file is damaged.
         """
-        ids = list(ids)
-        found = self.lookup(image_id for image_id in ids if isinstance(image_id, str))
+        ids = [str(image_id) for image_id in ids]
+        found = self.lookup(ids)
         for image_id in ids:
-            several = found.get(image_id) if isinstance(image_id, str) else None
-            if several is None:
+            several = found.get(image_id, ())
+            if not several:
                 near = did_you_mean(image_id, (row[0] for row in self._rows("select id from image limit 1000")))
                 raise DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
             if len({entry.blake2b for _, entry in several}) > 1:
                 origins = " and ".join(f"{entry.shard} (from {entry.root})" for _, entry in several[:3])
-                raise StoreError(
-                    f"{self.store} holds different images under the id {image_id!r}, in {origins}. Delete the shards "
-                    "of one of them, and extract with a root= that all images share"
-                )
+                both = f"{self.store} holds different images under the id {image_id!r}, in {origins}"
+                raise StoreError(f"{both}. Delete the shards of one of them, and extract with a common root=")
         return [found[image_id][0] for image_id in ids]
 
     def every(self) -> Iterator[Entry]:
-        """Iterate over all entries, those of one shard together."""
+        """Iterate over all entries."""
         yield from (self._entry(row)[1] for row in self._rows(_EVERY))
-        later = (pair for several in self.later.values() for pair in several)
-        yield from (entry for _, entry in sorted(later, key=lambda pair: pair[0]))
+        yield from (entry for several in self.later.values() for _, entry in several)
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -193,10 +190,11 @@ def open_index(shards: Shards) -> Index:
             index = Index(shards, path)
             if index.times == times:
                 return index
-            new, gone = _changes(shards.sizes(), index.listed())
-        except StoreError as error:  # damaged, or of another store
-            logger.info("%s", error)
+            sizes, listed = shards.sizes(), index.listed()
+        except StoreError:  # damaged, or of another store
             continue
+        new = {name: size for name, size in sizes.items() if listed.get(name) != size}
+        gone = [name for name, size in listed.items() if sizes.get(name) != size]
         if path and times and not (new or gone) and time.time_ns() - times[0] > 2 * YOUNGEST_NS:
             with contextlib.suppress(StoreError):  # it cannot be written
                 return build_index(shards, path)  # the folder was too young before
@@ -204,7 +202,8 @@ def open_index(shards: Shards) -> Index:
             return index.laid_over(shards.entries(new))
         if gone:
             logger.warning("shards of %s have vanished or changed: %s", shards.files, some_of(gone, 3))
-        base = path or base
+        else:
+            base = path or base
     return build_index(shards, base)
 
 
@@ -213,7 +212,7 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
 
     Args:
         shards: of the store.
-        base: the index that is there, which is brought up to date; None = every header is read.
+        base: an index of some of the shards, to which the others are added; None = every header is read.
 
     Raises:
         StoreError: if it cannot be written anywhere.
@@ -226,16 +225,8 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
             return Index(shards, path)
         except OSError as error:
             problem = error
-    raise StoreError(
-        f"the index of {shards.files} cannot be written, nor kept in {path} ({problem}); set XDG_CACHE_HOME to a "
-        "folder that can be written"
-    )
-
-
-def _changes(sizes: Mapping[str, int], listed: Mapping[str, int]) -> tuple[dict[str, int], list[str]]:
-    """The shards that an index does not list so, and what it lists that is not there so."""
-    new = {name: size for name, size in sizes.items() if listed.get(name) != size}
-    return new, [name for name, size in listed.items() if sizes.get(name) != size]
+    remedy = f"set XDG_CACHE_HOME to a folder that can be written ({problem})"
+    raise StoreError(f"the index of {shards.files} cannot be written, nor kept in {path}; {remedy}")
 
 
 def _places(files: Files) -> list[Path]:
@@ -295,18 +286,16 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         database.executescript("pragma journal_mode = off; pragma synchronous = off")
         database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
-        new, gone = _changes(sizes, dict(database.execute("select name, size from shard").fetchall()))
-        if gone:
-            database.executemany("delete from shard where name = ?", ([name] for name in gone))
-            database.execute("delete from image where shard not in (select number from shard)")
-        for name, entries in shards.entries(new):
+        listed = dict(database.execute("select name, size from shard").fetchall())
+        for name, entries in shards.entries({name: size for name, size in sizes.items() if name not in listed}):
             if entries:
-                shard = database.execute("insert into shard values (null, ?, ?, ?)", [name, new[name], entries[0].root])
+                about = [name, sizes[name], entries[0].root]
+                shard = database.execute("insert into shard values (null, ?, ?, ?)", about)
                 rows = ((*astuple(entry)[:-2], shard.lastrowid) for entry in entries)  # its number for name and root
                 database.executemany("insert into image values (null, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         database.execute("create index if not exists by_id on image (id)")
-        [(listed,)] = database.execute("select count(*) from shard")
-        if clock - times[0] < YOUNGEST_NS or listed != len(sizes):
+        [(count,)] = database.execute("select count(*) from shard")
+        if clock - times[0] < YOUNGEST_NS or count != len(sizes):
             times = -1, -1
         database.execute(
             "insert into about values (?, (select count(distinct id) from image), ?, ?)", [shards.made, *times]

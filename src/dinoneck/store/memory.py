@@ -15,7 +15,7 @@ from dinoneck.errors import DataError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
+from dinoneck.store.reading import StoredTokens, ViewNumbers
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens, Tensor]
@@ -44,37 +44,18 @@ class MemoryStore(StoredTokens):
         pairs = [(image_id, view) for image_id in self.ids for view in range(len(store.views))]
         self._rows = {pair: row for row, pair in enumerate(pairs)}
         columns, self._grid = store.columns([i for i, _ in pairs], [view for _, view in pairs])
-        self._columns: Columns = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
-        self._device = next(iter(self._columns.values()))[0].device
-
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what identifies the tokens of these images; None = of all."""
-        return self.store.record(self.ids if ids is None else ids)
+        kept = {name: tuple(x.to(device) for x in part) for name, part in columns.items()}
+        self._scale: Columns = {"channel_scale": kept.pop("channel_scale")} if store.dtype == "int8" else {}
+        self._columns, self._device = kept, next(iter(kept.values()))[0].device
 
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored, see :meth:`FeatureStore.columns`."""
-        return self._chosen(self._places(ids, views)), self._grid
-
-    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
-        """Return what a batch is made of: the records, or on a device their row numbers; for training."""
-        if self._device.type == "cpu":
-            return super().stored(ids, views)
-        return [self._places(ids, views)], lambda moved: self.description.tokens(self._chosen(moved[0]), self._grid)
-
-    def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
-        """The rows of images in views."""
         pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
         if missing := [image_id for image_id, view in pairs if (image_id, view) not in self._rows]:
             raise DataError(f"the image {missing[0]!r} is not kept here")
-        return torch.tensor([self._rows[pair] for pair in pairs])
-
-    def _chosen(self, rows: Tensor) -> Columns:
-        """The records in these rows; the channel scale is all records'."""
-        [rows] = send([rows], self._device)
-        return {
-            name: part if name == "channel_scale" else tuple(x.index_select(0, rows) for x in part)
-            for name, part in self._columns.items()
-        }
+        [rows] = send([torch.tensor([self._rows[pair] for pair in pairs])], self._device)
+        chosen = {name: tuple(x.index_select(0, rows) for x in part) for name, part in self._columns.items()}
+        return chosen | self._scale, self._grid
 
 
 class StoreDataset(Dataset[Sample]):
@@ -141,11 +122,8 @@ class StoreDataset(Dataset[Sample]):
         tokens = self.store.batch([self.id_of(n) for n in numbers], [self.view_of(n) for n in numbers])
         return tokens, torch.tensor(numbers)
 
-    @staticmethod
-    def collate(batch: Any) -> Any:
-        """Hand a batch on: :meth:`__getitems__` has collated it. Give it to a ``DataLoader`` as ``collate_fn``."""
-        return batch
-
     def loader(self, batch_size: int, **options: Any) -> DataLoader[Sample]:
         """Return a ``DataLoader`` over batches; ``options`` go to it."""
-        return DataLoader(self, batch_size=batch_size, collate_fn=self.collate, **options)
+        return DataLoader(
+            self, batch_size=batch_size, collate_fn=tuple, **options
+        )  # a batch is collated when it is read

@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence, Sized
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
+from dinoneck.errors import DataError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.progress import progress
 from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
-from dinoneck.store.encoding import Columns, Layout, QuantisedTokens, row_buffers
+from dinoneck.store.encoding import Columns, Part, QuantisedTokens, allocate, row_buffers
 from dinoneck.store.files import Files, Piece
 from dinoneck.store.index import FILE, build_index, open_index
 from dinoneck.store.shards import CHECKSUM_BYTES, Entry, Shards, checksum
@@ -33,7 +32,6 @@ logger = logging.getLogger(__name__)
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
 Check = Literal["first", "always", "never"]
 ViewNumbers = int | Sequence[int] | None
-_RECORD_IDS = 10_000
 
 
 class StoredTokens(ABC):
@@ -91,12 +89,10 @@ class Reader(StoredTokens):
     Args:
         files: of the store.
         description: of the store.
-        check: compare a view with its checksum at its ``first`` read by this object, ``always`` or ``never``.
+        check: compare a view with its checksum at its ``first`` read by this object, or ``never``; else always.
     """
 
     def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
-        if check not in get_args(Check):
-            raise ConfigError(f"check is {check!r}; expected one of {', '.join(get_args(Check))}")
         self.files, self.description, self.check = files, description, check
         self.scale: Tensor | None = None  # of int8, (layers, channels); None before anything is stored
         self._lock = threading.Lock()
@@ -122,7 +118,7 @@ class Reader(StoredTokens):
                     raise StoreError(f"{self.files}/{SCALE_FILE} is missing: int8 needs it; copy it back")
                 self.scale, number = scale or (None, 0)
                 made = f"{made}-{number:016x}"
-            shards = Shards(self.files, made, own.layout)
+            shards = Shards(self.files, made, own.parts)
             entries = build_index(shards) if rebuild else open_index(shards)
             if write and entries.later:
                 entries = build_index(shards, entries.path)
@@ -160,49 +156,41 @@ class Reader(StoredTokens):
 
     def _read(self, ids: Sequence[str], views: Sequence[int]) -> tuple[Columns, GridSize]:
         entries = self.entries  # another thread may refresh meanwhile
-        found = entries.find(ids)
-        layout = self._layout([entry for _, entry in found], views)
-        rows = [row for row, _ in found]
+        rows, found = zip(*entries.find(ids), strict=True)
+        grid = self._grid_of(found, views)
         known = [self.check == "never"] * len(rows)
         if self.check == "first":
             known = entries.checked[rows, views].tolist()
-        columns = self._fill([entry for _, entry in found], views, layout, known)
+        columns = self._fill(found, views, known)
         entries.checked[rows, views] = True
-        return columns | ({} if self.scale is None else {"channel_scale": tuple(self.scale)}), layout.grid
+        return columns | ({} if self.scale is None else {"channel_scale": tuple(self.scale)}), grid
 
-    def _fill(self, entries: Sequence[Entry], views: Sequence[int], layout: Layout, known: Sequence[bool]) -> Columns:
+    def _fill(self, entries: Sequence[Entry], views: Sequence[int], known: Sequence[bool]) -> Columns:
         """Read views of images; those that are not ``known`` to be sound are compared with their checksums."""
-        columns = layout.allocate(len(entries))  # part -> L x (B, ...)
+        parts = self.description.parts(entries[0].grid.count)
+        columns = allocate(parts, len(entries))  # part -> L x (B, ...)
         places = list(zip(entries, views, row_buffers(columns, len(entries)), known, strict=True))
         for begin in range(0, len(places), self.files.at_once):
             some = places[begin : begin + self.files.at_once]
-            self.files.fill([piece for entry, view, parts, _ in some for piece in _pieces(entry, view, parts, layout)])
-            for entry, view, parts, is_known in some:
+            self.files.fill([piece for entry, view, rows, _ in some for piece in _pieces(entry, view, rows, parts)])
+            for entry, view, rows, is_known in some:
                 if is_known:
                     continue
-                value = checksum(self.shards.made, entry.id, entry.grid, view, itertools.chain(*parts))
+                value = checksum(self.shards.made, entry.id, entry.grid, view, itertools.chain(*rows))
                 if value != entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]:
-                    raise StoreError(
-                        f"{self.files}/{entry.shard} is damaged: view {view} of {entry.id!r} has another checksum; "
-                        "delete that file and extract its images again"
-                    )
+                    problem = f"view {view} of {entry.id!r} has another checksum; delete that file and extract again"
+                    raise StoreError(f"{self.files}/{entry.shard} is damaged: {problem}")
         return columns
 
-    def _layout(self, entries: Sequence[Entry], views: Sequence[int]) -> Layout:
-        """The layout of these images in these views; all must have one grid."""
-        turned = [self.description.views.turns(view) % 2 for view in range(len(self.description.views))]
+    def _grid_of(self, entries: Sequence[Entry], views: Sequence[int]) -> GridSize:
+        """The grid of these images in these views; all must have one."""
+        turned = [view.turns % 2 for view in self.description.views.views]
         grids = {entry.grid[::-1] if turned[view] else entry.grid for entry, view in zip(entries, views, strict=True)}
         if len(grids) > 1:
             sizes = ", ".join(f"{rows}x{cols}" for rows, cols in sorted(grids)[:5])
-            remedy = "extract them with one size (image_size=, --size), or batch those of one grid"
-            if any(turned):
-                remedy += f"; quarter turns need a square size, or stay out by --views {turned.index(1)}"
+            remedy = "extract with one size (image_size=, --size), square for quarter turns, or use views without these"
             raise DataError(f"the images have different grids ({sizes}); {remedy}")
-        layout = self.description.layout(GridSize(*grids.pop()))
-        for entry in entries:
-            if len(entry.offsets) != 8 * len(layout.parts) or len(entry.checksums) != CHECKSUM_BYTES * len(turned):
-                raise StoreError(f"the index of {self.files} is damaged where it lists {entry.id!r}; delete {FILE}")
-        return layout
+        return GridSize(*grids.pop())
 
     def check_grids(self, ids: Sequence[str], count: int) -> None:
         """Refuse images whose first ``count`` views have different grids: a quarter turn swaps rows and columns.
@@ -211,7 +199,7 @@ class Reader(StoredTokens):
             DataError: naming the grids and the remedy.
         """
         for _, entry in self.entries.find(ids):
-            self._layout([entry] * count, range(count))
+            self._grid_of([entry] * count, range(count))
 
     def _is_outdated(self, ids: Sequence[str]) -> bool:
         """Whether the index has other rows for these images than the headers of their shards."""
@@ -228,7 +216,7 @@ class Reader(StoredTokens):
         """Whether all views of an image are there and have their checksums."""
         views = range(len(self.description.views))
         try:
-            self._fill([entry] * len(views), views, self.description.layout(entry.grid), [False] * len(views))
+            self._fill([entry] * len(views), views, [False] * len(views))
         except StoreError:
             return False
         return True
@@ -239,8 +227,6 @@ class Reader(StoredTokens):
         Raises:
             DataError: if a view does not exist, or there is not one per id.
         """
-        if isinstance(ids, str) or not isinstance(ids, Sized):
-            raise DataError(f"ids is {ids!r}; expected a sequence of ids")
         asked = np.asarray(0 if views is None else views)
         if asked.dtype.kind not in "iu" or asked.shape not in ((), (len(ids),)) or not len(ids):
             raise DataError(f"views is {views!r} for {len(ids)} ids; expected whole numbers: one, or one per id")
@@ -268,33 +254,26 @@ class Reader(StoredTokens):
         for name, rows in progress(listed.items(), desc="verify", unit="shard"):
             [(_, entries)] = self.shards.entries({name: sizes.get(name, 0)})
             if not entries:
-                damaged |= dict.fromkeys(rows, name) or {name: name}
+                damaged |= {image_id: name for image_id, _ in rows} or {name: name}
                 continue
-            headers = {entry.id: hash(entry) for entry in entries}
-            wrong_rows |= {key for key in headers.keys() | rows.keys() if headers.get(key) != rows.get(key)}
+            wrong_rows |= {image_id for image_id, _ in rows ^ {(entry.id, hash(entry)) for entry in entries}}
             damaged |= {entry.id: name for entry in entries if not self._is_sound(entry)}
             damaged |= {e.id: name for e in entries if hashes.setdefault(e.id, e.blake2b) != e.blake2b}
         if wrong_rows:
             self.refresh(rebuild=True)
         return dict.fromkeys(wrong_rows, FILE) | damaged
 
-    def _rows_of(self, shards: Iterable[str]) -> dict[str, dict[str, int]]:
-        """The rows of the index: shard -> id -> hash of the row; also for shards without rows."""
-        rows: dict[str, dict[str, int]] = {name: {} for name in shards}
+    def _rows_of(self, shards: Iterable[str]) -> dict[str, set[tuple[str, int]]]:
+        """The rows of the index: shard -> id and hash of every row; also for shards without rows."""
+        rows: dict[str, set[tuple[str, int]]] = {name: set() for name in shards}
         for entry in self.entries.every():
-            rows.setdefault(entry.shard, {})[entry.id] = hash(entry)
+            rows.setdefault(entry.shard, set()).add((entry.id, hash(entry)))
         return rows
 
-    def record(self, ids: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what identifies the tokens of these images, wherever the store lies; None = of all."""
-        ids, checksums = self.ids if ids is None else ids, hashlib.sha256()
-        for begin in range(0, len(ids), _RECORD_IDS):
-            for _, entry in self.entries.find(ids[begin : begin + _RECORD_IDS]):
-                checksums.update(repr((entry.id, entry.rows, entry.cols, entry.checksums)).encode())
-        return {"kind": "store", "made": self.shards.made, "records": checksums.hexdigest()}
 
-
-def _pieces(entry: Entry, view: int, parts: list[list[memoryview]], layout: Layout) -> list[Piece]:
+def _pieces(entry: Entry, view: int, buffers: list[list[memoryview]], parts: Sequence[Part]) -> list[Piece]:
     """What is to be read of a view: a range of the shard for each part, into one buffer per layer."""
-    places = zip(entry.begins(), layout.parts, parts, strict=True)
+    if len(entry.offsets) != 8 * len(parts):
+        raise StoreError(f"{FILE} is damaged where it lists {entry.id!r}; delete it")
+    places = zip(entry.begins(), parts, buffers, strict=True)
     return [(entry.shard, begin + view * part.nbytes, memory) for begin, part, memory in places if part.nbytes]

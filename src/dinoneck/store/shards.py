@@ -32,7 +32,7 @@ from xxhash import xxh3_64
 from dinoneck.atomic import STALE_AFTER_S, write_whole
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
-from dinoneck.store.encoding import Layout, Part
+from dinoneck.store.encoding import Part
 from dinoneck.store.files import Files, failed_write
 from dinoneck.tensor_bytes import bytes_of
 
@@ -40,7 +40,6 @@ SUFFIX = ".safetensors"
 SHARD_BYTES = 64 << 20
 SHARD_IMAGES = 4096  # of small images; a header has at most 100 MB
 SHARD_SECONDS = 30.0
-FIRST_SHARD_SECONDS = 1.0
 CHECKSUM_BYTES = 8
 _FIRST_READ = 1 << 16
 _OWN = ("store.json", "channel_scale", "index.sqlite", "w-")
@@ -105,12 +104,12 @@ class Shards:
     Args:
         files: of the store.
         made: what the store's own shards begin with.
-        layout: gives the layout of the store's views on a grid.
+        parts: gives the parts of a view of so many patches.
     """
 
     files: Files
     made: str
-    layout: Callable[[GridSize], Layout]
+    parts: Callable[[int], tuple[Part, ...]]
 
     def sizes(self) -> dict[str, int]:
         """Return the shards, by their names relative to the store in sorted order, and their sizes in bytes."""
@@ -123,13 +122,13 @@ class Shards:
         Args:
             sizes: of the shards to read.
         """
-        names, parts_on = list(sizes), functools.cache(lambda grid: self.layout(grid).parts)
+        names, parts_on = list(sizes), functools.cache(self.parts)
         for first in range(0, len(names), self.files.at_once):
             starts = {n: bytearray(min(sizes[n], _FIRST_READ)) for n in names[first : first + self.files.at_once]}
             try:
                 self.files.fill([(name, 0, [memoryview(start)]) for name, start in starts.items()])
                 found = [(name, self._parsed(name, start, sizes[name], parts_on)) for name, start in starts.items()]
-            except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+            except Exception as error:  # whatever a damaged header leads to
                 if len(starts) > 1:  # each is read alone, so that only the damaged ones are left out
                     found = [pair for name in starts for pair in self.entries({name: sizes[name]})]
                 else:
@@ -138,9 +137,7 @@ class Shards:
                     found = [(names[first], [])]
             yield from found
 
-    def _parsed(
-        self, name: str, raw: bytearray, size: int, parts_on: Callable[[GridSize], tuple[Part, ...]]
-    ) -> list[Entry]:
+    def _parsed(self, name: str, raw: bytearray, size: int, parts_on: Callable[[int], tuple[Part, ...]]) -> list[Entry]:
         """The entries in a shard's header, of which ``raw`` is the first part; ValueError and the like if damaged."""
         length = 8 + int.from_bytes(raw[:8], "little")
         if not 8 < length <= size:
@@ -156,15 +153,13 @@ class Shards:
         for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(
             text["images"], type=list[_Listed]
         ):
-            grid, begins, sums = GridSize(rows, cols), [], bytes.fromhex(digits)
-            for part in parts_on(grid):
+            begins, sums = [], bytes.fromhex(digits)
+            for part in parts_on(rows * cols):
                 tensor = header.pop(f"{image_id}/{part.name}")
                 begin, end = tensor["data_offsets"]
                 shape = [len(sums) // CHECKSUM_BYTES, *part.shape]
-                if tensor["shape"] != shape or end - begin != shape[0] * part.nbytes:
-                    raise ValueError(f"{image_id!r} has a {part.name} of shape {tensor['shape']}; expected {shape}")
-                if not 0 <= begin <= end <= size - length:
-                    raise ValueError("it is cut short")
+                if tensor["shape"] != shape or not 0 <= begin <= end <= size - length:
+                    raise ValueError(f"it is cut short, or its {image_id}/{part.name} is not of shape {shape}")
                 begins.append(length + begin)
             offsets = struct.pack(f"<{len(begins)}Q", *begins)
             entries.append(Entry(image_id, rows, cols, sums, blake2b, nbytes, mtime, offsets, name, text["root"]))
@@ -182,14 +177,13 @@ class Writer:
         shards: of the store, in a local folder.
         root: the folder that the images' ids are relative to.
         shard_bytes: a shard is written once it holds this much; one image is never split. One is also written when an
-            image is added 30 s after the shard before it; the first ones sooner (1 s, 2 s, 4 s ...), so that a process
-            that is killed again and again makes progress.
+            image is added 30 s after the shard before it.
     """
 
     def __init__(self, shards: Shards, root: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.shards, self.root, self.shard_bytes = shards, root, shard_bytes
         self.name = f"w-{secrets.token_hex(12)}"
-        self._seconds, self._flushed = FIRST_SHARD_SECONDS, time.monotonic()
+        self._flushed = time.monotonic()
         self._count = self._bytes = 0
         self._images: list[_Listed] = []
         self._tensors: dict[str, Tensor] = {}
@@ -208,10 +202,8 @@ class Writer:
         self._images.append((image_id, *grid, b"".join(sums).hex(), *file))
         self._tensors |= {f"{image_id}/{name}": part for name, part in parts.items()}
         self._bytes += sum(part.nbytes for part in parts.values())
-        if self._bytes >= self.shard_bytes or len(self._images) >= SHARD_IMAGES:
-            self.flush()
-        elif time.monotonic() - self._flushed >= self._seconds:
-            self._seconds = min(2 * self._seconds, SHARD_SECONDS)
+        is_late = time.monotonic() - self._flushed >= SHARD_SECONDS
+        if is_late or self._bytes >= self.shard_bytes or len(self._images) >= SHARD_IMAGES:
             self.flush()
 
     def flush(self) -> None:

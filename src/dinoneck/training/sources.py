@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone, checked_backbone
-from dinoneck.data.decoding import ImageInput, read_image_size, read_pixels
-from dinoneck.data.loading import in_threads
+from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, read_pixels, to_uint8
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import to_uint8
 from dinoneck.devices import send
 from dinoneck.errors import DataError
 from dinoneck.progress import progress

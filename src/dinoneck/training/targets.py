@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dinoneck.data.cells import OWN_COLUMNS
-from dinoneck.data.loading import SUFFIXES
+from dinoneck.data.decoding import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.losses.mask import OBJECTS
 from dinoneck.losses.task_loss import TaskLoss

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, make_grid
 
-from dinoneck.data.decoding import ImageInput, as_list, decode
+from dinoneck.data.decoding import ImageInput, as_list, read_pixels, to_unit_range
 from dinoneck.errors import DataError, ShapeError, printable
 from dinoneck.tokens import Tokens
 from dinoneck.viz import style
@@ -175,7 +175,7 @@ def as_image(image: ImageInput) -> Image.Image:
     Raises:
         DataError: if it cannot be read.
     """
-    decoded: Image.Image = to_pil_image(decode(image))
+    decoded: Image.Image = to_pil_image(to_unit_range(read_pixels(image)))
     return decoded
 
 

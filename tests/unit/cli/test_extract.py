@@ -53,7 +53,7 @@ def test_extract_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_options_change_the_store(tmp_path: Path) -> None:
-    write_images(tmp_path, ["p/b.png", "p/x.png"])
+    write_images(tmp_path, ["p/b.png", "p/x.png"], height=48)
     common = ["extract", str(tmp_path / "p"), "--backbone", "dinoneck_tiny", "--size", "32x48"]
     stores = {}
     for name, more in {

@@ -16,7 +16,7 @@ from tests.unit.test_orientation import FORMS, HEIGHT, ORIENTATIONS, WIDTH, scen
 
 from dinoneck import DataError
 from dinoneck.data import decoding, read_image_size
-from dinoneck.data.decoding import decode, fast_decoder, read_pixels
+from dinoneck.data.decoding import fast_decoder, read_pixels
 
 Pixels = np.ndarray[Any, Any]
 ROADS = ("torchcodec", "torchvision", "pillow")
@@ -187,4 +187,4 @@ def test_a_decoder_is_chosen_without_a_warning(tmp_path: Path) -> None:
     assert fast_decoder() is not None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert decode(tmp_path / "a.jpg").dtype == torch.float32
+        assert read_pixels(tmp_path / "a.jpg").dtype == torch.uint8

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from dinoneck import DataError, GridError, ShapeError
-from dinoneck.data import Preprocessing, to_image_pixels, to_prepared_pixels
+from dinoneck.data import Preprocessing, to_image_pixels
 
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -45,20 +43,3 @@ def test_every_pixel_shows_its_place(size: Any, resize: Any, shape: tuple[int, i
     gaps = shown[inner] - home[inner]
     assert gaps.abs().max() < (0.25 if interpolation == "area" else 0.1) * step
     assert gaps.mean(dim=0).abs().max() < 0.02 * step
-    assert torch.allclose(to_prepared_pixels(home, recipe, shape), points)
-
-
-def test_what_is_no_point_or_image_is_refused(tmp_path: Path) -> None:
-    recipe, point = Preprocessing(16, size=(32, 48)), torch.zeros(2)
-    for function in (to_image_pixels, to_prepared_pixels):
-        with pytest.raises(ShapeError, match=r"\(4, 3\); expected \(..., 2\)"):
-            function(torch.zeros(4, 3), recipe, (10, 10))
-        with pytest.raises(DataError, match="int64"):
-            function(torch.zeros(2, dtype=torch.long), recipe, (10, 10))
-        for size in ((10,), (0, 10), (3, 10, 10)):
-            with pytest.raises(DataError, match="height, width"):
-                function(point, recipe, size)
-        with pytest.raises(DataError, match="there is no image"):
-            function(point, recipe, tmp_path / "no.jpg")
-        with pytest.raises(GridError, match="multiples"):
-            function(point, Preprocessing(16), (33, 48))

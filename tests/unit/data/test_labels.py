@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import ConfigError, DataError, GridError
+from dinoneck import DataError
 from dinoneck.data import DenseLabels, Preprocessing
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -22,6 +22,12 @@ MODES: list[dict[str, Any]] = [
     *({"resize": word} for word in ("stretch", "keep", "crop", "pad")),
     {"resize": "pad", "pad_to": "center"},
 ]
+
+
+def pixels(how: DenseLabels, label: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every pixel as a cell: values (K, H, W) and whether it is labelled (H, W)."""
+    values, weight = how.cells(label, Preprocessing(1))
+    return values[0], weight[0] > 0
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -74,10 +80,9 @@ def test_every_form_of_a_label_gives_the_same_values(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "d.tif", compression="tiff_lzw")
     expected = torch.tensor(deep.astype(np.float64) / 65535).float()[None]
     forms = [tmp_path / "d.png", str(tmp_path / "d.png"), tmp_path / "d.tif", Image.fromarray(deep), deep,
-             deep[..., None], deep.astype(">u2"), torch.from_numpy(deep), torch.from_numpy(deep)[None],
-             deep.astype(np.float32)]  # fmt: skip
+             deep[..., None], deep.astype(">u2"), deep.astype(np.float32)]  # fmt: skip
     for form in forms:
-        values, valid = DenseLabels(scale=1 / 65535).read(form)
+        values, valid = pixels(DenseLabels(scale=1 / 65535), form)
         assert values.dtype == torch.float32
         assert torch.allclose(values, expected, atol=1e-7), type(form)
         assert valid.all()
@@ -91,16 +96,15 @@ def test_float_tiffs_and_bands(tmp_path: Path) -> None:
     lowest = float(np.finfo(np.float64).min)  # what GDAL notes; float32 holds it as -inf
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        values, valid = DenseLabels(nodata=(-9999, float(ndvi[2, 2]), lowest)).read(tmp_path / "n.tif")
+        values, valid = pixels(DenseLabels(nodata=(-9999, float(ndvi[2, 2]), lowest)), tmp_path / "n.tif")
     assert (~valid).nonzero().tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
     assert values[0][~valid].tolist() == [0, 0, 0, 0]
     assert torch.equal(values[0][valid], torch.from_numpy(ndvi)[valid])
     bands = np.random.RandomState(0).randint(0, 255, (6, 8, 3), np.uint8)
     Image.fromarray(bands).save(tmp_path / "b.png")
-    values, valid = DenseLabels(offset=-1, nodata=bands[0, 0, 1].item()).read(tmp_path / "b.png")
+    values, valid = pixels(DenseLabels(offset=-1, nodata=bands[0, 0, 1].item()), tmp_path / "b.png")
     assert torch.equal(valid, torch.from_numpy((bands != bands[0, 0, 1]).all(axis=2)))
     assert torch.equal(values, torch.where(valid, torch.from_numpy(bands).permute(2, 0, 1).float() - 1, 0))
-    assert torch.equal(DenseLabels().read(torch.from_numpy(bands).permute(2, 0, 1))[0], DenseLabels().read(bands)[0])
 
 
 def test_a_palette_counts_by_its_indices(tmp_path: Path) -> None:
@@ -108,7 +112,7 @@ def test_a_palette_counts_by_its_indices(tmp_path: Path) -> None:
     mask = Image.frombytes("P", (8, 6), index.tobytes())
     mask.putpalette([200, 0, 0, 0, 200, 0, 7, 7, 7])
     mask.save(tmp_path / "p.png")
-    values, valid = DenseLabels(classes=4, nodata=2).read(tmp_path / "p.png")
+    values, valid = pixels(DenseLabels(classes=4, nodata=2), tmp_path / "p.png")
     assert torch.equal(values, torch.stack([torch.from_numpy((index == k) & (index != 2)) for k in range(4)]).float())
     assert torch.equal(valid, torch.from_numpy(index != 2))
 
@@ -124,13 +128,16 @@ def png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def test_one_bit_is_read_and_what_pillow_changes_is_refused(tmp_path: Path) -> None:
+def test_one_bit_and_overviews_are_read_and_what_pillow_changes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(png(1, 0, [b"\xa0"], 4))
-    assert DenseLabels().read(tmp_path / "one.png")[0].tolist() == [[[1, 0, 1, 0]]]
+    assert pixels(DenseLabels(), tmp_path / "one.png")[0].tolist() == [[[1, 0, 1, 0]]]
     for bits, colour, row in ((2, 0, b"\x1b"), (4, 0, b"\x01\x2f"), (16, 2, b"\x01\x02" * 12)):
         (tmp_path / "few.png").write_bytes(png(bits, colour, [row], 4))
         with pytest.raises(DataError, match="few.png.*array"):
-            DenseLabels().read(tmp_path / "few.png")
+            pixels(DenseLabels(), tmp_path / "few.png")
+    whole, smaller = (Image.fromarray(np.full((size, size), size, np.uint8)) for size in (4, 2))
+    whole.save(tmp_path / "overview.tif", save_all=True, append_images=[smaller])
+    assert pixels(DenseLabels(), tmp_path / "overview.tif")[0].tolist() == [[[4.0] * 4] * 4]
 
 
 # Classes ----------------------------------------------------------------------------------------------------
@@ -184,93 +191,3 @@ def test_indices_keep_nodata_and_exact_sizes() -> None:
     assert torch.equal(doubled, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
     thirds = labels.indices(np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48)))[0]
     assert torch.equal(thirds, expected)
-    with pytest.raises(ConfigError, match=r"DenseLabels\(classes="):
-        DenseLabels().indices(mask, recipe)
-
-
-# Batches and refusals ---------------------------------------------------------------------------------------
-
-
-def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
-    small, large, recipe = np.zeros((16, 32)), np.zeros((32, 32)), Preprocessing(16)
-    with pytest.raises(DataError, match=r"different sizes: 1x1x2, 1x2x2"):
-        DenseLabels().cells([small, large], recipe)
-    with pytest.raises(DataError, match=r"1x1x2, 3x1x2"):
-        DenseLabels().cells([small, np.zeros((16, 32, 3))], recipe)
-    with pytest.raises(DataError, match=r"16x32, 32x32"):
-        DenseLabels(classes=1).indices([small, large], recipe)
-    Image.fromarray(small.astype(np.uint8)).save(tmp_path / "s.png")
-    for sizes, message in (([(32, 16)], r"s.png.*\(16, 32\).*\(32, 16\)"), ([], "1 labels and 0 image")):
-        with pytest.raises(DataError, match=message):
-            DenseLabels().cells(tmp_path / "s.png", recipe, image_sizes=sizes)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="0 labels"):
-        DenseLabels().cells([], recipe)
-    with pytest.raises(GridError, match="17 % 16"):
-        DenseLabels().cells(np.zeros((16, 17)), recipe)
-
-
-def test_wrong_classes_are_named_with_their_file(tmp_path: Path) -> None:
-    mask = np.zeros((4, 4), np.uint8)
-    mask[1, 2], mask[3, 3] = 7, 5
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    with pytest.raises(DataError, match=r"m.png holds the class 5, 7 \(2 pixels\).*0 \.\.\. 2"):
-        DenseLabels(classes=3).read(tmp_path / "m.png")
-    assert not DenseLabels(classes=3, nodata=[5, 7]).read(tmp_path / "m.png")[1][1, 2]
-    for wrong in (np.full((2, 2), 0.5), np.full((2, 2), -1), np.full((2, 2), np.inf)):
-        with pytest.raises(DataError, match=r"holds the class (0\.5|-1|inf)"):
-            DenseLabels(classes=3).read(wrong)
-    Image.fromarray(mask).convert("RGB").save(tmp_path / "rgb.png")
-    with pytest.raises(DataError, match=r"rgb.png holds 3 bands"):
-        DenseLabels(classes=8).read(tmp_path / "rgb.png")
-    assert DenseLabels(classes=2).read(mask > 0)[0].sum(dim=(1, 2)).tolist() == [14, 2]
-
-
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
-        ("missing.png", "there is no label"),
-        (np.zeros((0, 4)), r"\(0, 4\)"),
-        (np.array([["a"]]), "<U1"),
-        (np.full((2, 2), np.inf), "4 values that are infinite"),
-        ([3], "a label int"),
-    ],
-)
-def test_what_is_no_label_is_refused(label: object, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        DenseLabels().cells(label, Preprocessing(1))  # type: ignore[arg-type]
-
-
-def test_files_that_change_their_numbers_are_refused(tmp_path: Path) -> None:
-    grey = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
-    grey.save(tmp_path / "g.jpg")
-    (tmp_path / "zero.png").write_bytes(b"")
-    for name, message in (("g.jpg", "JPEG"), ("zero.png", "cannot be decoded")):
-        with pytest.raises(DataError, match=rf"{name}.*{message}"):
-            DenseLabels().read(tmp_path / name)
-    grey.save(tmp_path / "inverted.tif", tiffinfo={262: 0})
-    with pytest.raises(DataError, match=r"inverted.tif.*array"):
-        DenseLabels().read(tmp_path / "inverted.tif")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"scale": 0}, "scale is 0"),
-        ({"offset": float("nan")}, "offset is nan"),
-        ({"nodata": "255"}, "nodata.*'255'"),
-        ({"classes": 0}, "classes is 0"),
-        ({"classes": 3, "scale": 2.0}, "classes is 3 with scale 2"),
-    ],
-)
-def test_impossible_records(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        DenseLabels(**wrong)
-
-
-def test_a_tiff_of_several_pages_is_refused_and_overviews_are_not(tmp_path: Path) -> None:
-    pages = [Image.fromarray(np.full((size, size), i, np.uint8)) for i, size in enumerate((4, 4, 2))]
-    pages[0].save(tmp_path / "overview.tif", save_all=True, append_images=[pages[2]])
-    assert DenseLabels().read(tmp_path / "overview.tif")[0].shape == (1, 4, 4)
-    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=[pages[1]])
-    with pytest.raises(DataError, match=r"pages\.tif has several pages"):
-        DenseLabels().read(tmp_path / "pages.tif")

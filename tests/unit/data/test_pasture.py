@@ -5,27 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from dinoneck import ConfigError
 from dinoneck.data import Pasture, read_table
-
-
-@pytest.fixture(scope="module")
-def samples():  # type: ignore[no-untyped-def]
-    pasture = Pasture(seed=0, size=(64, 128))
-    return [pasture.sample(i) for i in range(40)]
-
-
-def test_densities_sum_to_the_masses(samples) -> None:  # type: ignore[no-untyped-def]
-    for sample in samples:
-        parts = sample.density_g.sum(axis=(1, 2))
-        for part, name in zip(parts, ("Dry_Clover_g", "Dry_Dead_g", "Dry_Green_g"), strict=True):
-            assert part == pytest.approx(sample.grams[name], abs=1e-9)
-        assert sample.grams["GDM_g"] == sample.grams["Dry_Clover_g"] + sample.grams["Dry_Green_g"]
-        assert sample.grams["Dry_Total_g"] == pytest.approx(parts.sum(), abs=1e-9)
-        assert sample.density_g.shape == (3, 4, 8)
 
 
 def test_samples_do_not_depend_on_order_or_company() -> None:
@@ -37,8 +19,12 @@ def test_samples_do_not_depend_on_order_or_company() -> None:
     assert not np.array_equal(first.sample(3).image, Pasture(6, (32, 64)).sample(3).image)
 
 
-def test_the_numbers_of_a_sample_are_fixed_for_ever() -> None:
+def test_a_sample_is_fixed_for_ever() -> None:
     sample = Pasture(0).sample(0)
+    assert sample.grams["GDM_g"] == sample.grams["Dry_Clover_g"] + sample.grams["Dry_Green_g"]
+    shares = np.bincount(sample.classes.ravel()) / sample.classes.size  # Pillow may draw a rim otherwise
+    assert abs(shares - (0.6702, 0.1265, 0.2015, 0.0018)).max() < 0.01
+    assert abs(sample.image.mean(axis=(0, 1)) - (115.7, 96.7, 73.5)).max() < 1.0
     assert {name: round(grams, 6) for name, grams in sample.grams.items()} == {
         "Dry_Clover_g": 4.429199,
         "Dry_Dead_g": 35.490635,
@@ -47,8 +33,6 @@ def test_the_numbers_of_a_sample_are_fixed_for_ever() -> None:
         "Dry_Total_g": 40.131637,
     }
     assert (sample.state, sample.date, round(sample.height_cm, 6)) == ("Tas", "2015/7/19", 5.611976)
-    places = np.arange(sample.density_g.size).reshape(sample.density_g.shape)
-    assert (sample.density_g * places).sum() == pytest.approx(28137.390703593745, rel=1e-9)
 
 
 def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
@@ -67,10 +51,3 @@ def test_a_written_folder_is_read_as_the_pasture_it_is(tmp_path: Path) -> None:
         assert abs(row["cover"] - (mask > 0).mean()) <= 5.1e-5
         image = np.asarray(Image.open(str(row["images"]))).astype(float)
         assert abs(image - sample.image).mean() < 0.5 * abs(image - pasture.sample(1 - i).image).mean()  # JPEG
-    with pytest.raises(ConfigError, match="expected 1 or more"):
-        pasture.write(tmp_path, 0)
-
-
-def test_impossible_sizes() -> None:
-    with pytest.raises(ConfigError, match="multiples of 16"):
-        Pasture(0, (30, 64))  # type: ignore[arg-type]

@@ -11,11 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import ConfigError, DataError, GridError
 from dinoneck.data import Preprocessing
-from dinoneck.data.decoding import decode
-from dinoneck.data.preprocessing import blur_sigma
-from dinoneck.data.resizing import resample
+from dinoneck.data.decoding import read_pixels, to_unit_range
+from dinoneck.data.preprocessing import resample
 
 RGB = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
 PLAIN = Preprocessing(patch_size=2, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -32,33 +30,13 @@ def test_every_form_of_an_image_gives_the_same_tensor(tmp_path: Path) -> None:
     forms = [file, str(file), Image.fromarray(RGB), RGB, torch.from_numpy(RGB).permute(2, 0, 1), expected,
              expected.numpy().transpose(1, 2, 0)]  # fmt: skip
     for form in forms:
-        assert torch.equal(decode(form), expected), type(form)
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ("missing.jpg", "there is no image"),
-        ("", "it is a folder"),
-        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
-        (np.full((4, 4, 3), 2.0), "values 2 ... 2"),
-        (torch.zeros(4, 4, 3), r"\(4, 4, 3\)"),
-        (3, "int"),
-        (Image.new("I", (2, 2)), "32-bit"),
-        (np.zeros((4, 4, 3), np.int32), "int32"),
-        (np.zeros((0, 4, 3), np.uint8), r"\(3, 0, 4\)"),
-    ],
-)
-def test_what_is_no_image_is_refused(image: object, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        decode(image)  # type: ignore[arg-type]
+        assert torch.equal(to_unit_range(read_pixels(form)), expected), type(form)
 
 
 def test_normalisation_is_the_formula() -> None:
     prep = Preprocessing(patch_size=2)
-    expected = (decode(RGB) - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
-        :, None, None
-    ]
+    mean, std = (torch.tensor(x)[:, None, None] for x in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    expected = (torch.from_numpy(RGB).permute(2, 0, 1) / 255 - mean) / std
     assert torch.allclose(prep(RGB)[0], expected, atol=1e-6)
 
 
@@ -103,24 +81,15 @@ def test_images_come_to_a_size_in_four_ways() -> None:
 
 
 def test_remainders_and_batches() -> None:
-    with pytest.raises(GridError, match="6x8 px"):
-        Preprocessing(patch_size=4)(RGB)
     assert Preprocessing(patch_size=4)(RGB, resize="crop").shape == (1, 3, 4, 8)
     prepared = Preprocessing(patch_size=4).prepare([RGB, RGB], resize="pad")
     assert prepared.images.shape == (2, 3, 8, 8)
     assert prepared.grid == (2, 2)
     assert PLAIN(np.stack([RGB, RGB])).shape == (2, 3, 6, 8)
     assert PLAIN(torch.zeros(2, 3, 6, 8)).shape == (2, 3, 6, 8)
-    with pytest.raises(DataError, match=r"4x8, 6x8.*size="):
-        PLAIN([RGB, RGB[:4]])
-    with pytest.raises(DataError, match="no images"):
-        PLAIN([])
-    with pytest.raises(DataError, match="int"):
-        PLAIN(3)  # type: ignore[arg-type]
 
 
 def test_blur_has_the_fixed_sigma() -> None:
-    assert blur_sigma(5) == pytest.approx(1.1)
     spot = np.zeros((11, 11, 3), np.float32)
     spot[5, 5] = 1.0
     x = np.arange(-2, 3)
@@ -130,34 +99,13 @@ def test_blur_has_the_fixed_sigma() -> None:
     assert np.allclose(got, np.outer(kernel, kernel), atol=1e-6)
 
 
-def test_records_rebuild_and_refuse() -> None:
+def test_records_rebuild() -> None:
     prep = Preprocessing(patch_size=14, size=224, resize="crop", interpolation="bicubic", blur=5)  # type: ignore[arg-type]
     record = json.loads(json.dumps(prep.record()))
     assert (record["blur"], record["resize"], record["pad_to"]) == (5, "crop", "corner")
     assert Preprocessing.from_record(record) == prep
     assert Preprocessing.from_record(Preprocessing().record()) == Preprocessing()
-    for change in ({"colour": 1}, {"blur": {"kernel": 5}}, {"blur": 4}, {"resize": "x"}, {"std": [0, 1, 1]}):
-        with pytest.raises(ConfigError):
-            Preprocessing.from_record(record | change)
-    with pytest.raises(ConfigError):
-        Preprocessing.from_record({})
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"resize": "squash"}, {"pad_to": "x"}, {"pad_to": "center"}, {"interpolation": "nearest"}, {"mean": (1, 2)},
-     {"std": (1, 1, 0)}, {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4}, {"blur": 0},
-     {"patch_size": 0}],
-)  # fmt: skip
-def test_impossible_settings(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError):
-        Preprocessing(**wrong)  # type: ignore[arg-type]
-
-
-def test_changed() -> None:
-    prep = Preprocessing(patch_size=16)
-    assert prep.changed(size=(32, 64), blur=None).size == (32, 64)
-    assert prep.size is None
+    assert Preprocessing(patch_size=16).changed(size=(32, 64), blur=None) == Preprocessing(16, size=(32, 64))
 
 
 def test_padding_is_not_valid_and_the_picture_is_what_the_backbone_sees() -> None:

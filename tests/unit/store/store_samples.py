@@ -4,26 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
+from tests.kit import SIZE as SIZE
+from tests.kit import write_images as write_images
 
 from dinoneck import Backbone, FeatureStore
-
-SIZE = (32, 48)
-
-
-def write_images(folder: Path, names: list[str], seed: int = 0) -> list[Path]:
-    """Write small random images of differing shapes; return their files."""
-    paths = []
-    for i, name in enumerate(names):
-        rng = np.random.default_rng(seed + i)
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        small = rng.integers(0, 256, (5 + i % 3, 7, 3)).astype(np.uint8)
-        Image.fromarray(small).resize((60, 40 + 8 * (i % 2)), Image.Resampling.BICUBIC).save(path)
-        paths.append(path)
-    return paths
 
 
 def make(path: Path, backbone: Backbone, **changes: object) -> FeatureStore:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import pickle
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +16,9 @@ import torch
 from PIL import Image
 from tests.unit.store.store_samples import SIZE, make, same, write_images
 
-from dinoneck import Backbone, ConfigError, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
+from dinoneck import Backbone, DataError, FeatureStore, GridSize, StoreError, Tokens, load_backbone
 from dinoneck.store import MemoryStore, QuantisedTokens, StoreDataset, image_ids
-from dinoneck.store.encoding import channel_rms, encode, quantise
+from dinoneck.store.encoding import channel_rms, quantise
 
 NAMES = ["a.png", "b.png", "c.png"]
 
@@ -68,17 +66,6 @@ def test_a_batch_keeps_order_repeats_and_patterns(filled: FeatureStore) -> None:
     assert torch.equal(filled["c"].sequence[0], filled["c", 0].sequence[0])
     assert filled.batch(["a"], dtype=None).sequence[0].dtype == torch.float16
     assert torch.equal(filled.batch(["a", "b"], 2).sequence[1][1:], filled["b", 2].sequence[1])
-
-
-def test_every_option_changes_what_is_stored(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
-    plain = make(tmp_path / "plain", two_layers)
-    plain.extract(images / "b.png")
-    changes = {"image_size": (48, 48), "resize": "crop", "interpolation": "bicubic", "dtype": "bf16"}
-    for name, value in changes.items():
-        other = make(tmp_path / name, two_layers, **{name: value})
-        other.extract(images / "b.png")
-        x, y = (each["b"].sequence[0] for each in (plain, other))
-        assert x.shape != y.shape or not torch.equal(x, y), name
 
 
 def test_keep_gives_each_image_its_own_grid(two_layers: Backbone, tmp_path: Path) -> None:
@@ -135,88 +122,6 @@ def test_shares_make_the_same_store(images: Path, filled: FeatureStore, two_laye
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert store.extract(images).written == ["a", "c"]
     assert same(store, filled)
-    for wrong in ((2, 2), (-1, 2), (0, 0), (0.0, 1)):
-        with pytest.raises(ConfigError, match="shard is"):
-            store.extract(images, shard=wrong)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("changes", "field"),
-    [
-        ({"image_size": (48, 48)}, r"inputs.size = \[32, 48\]; asked for \[48, 48\]"),
-        ({"views": "none"}, "views = "),
-        ({"dtype": "bf16"}, 'dtype = "fp16"; asked for "bf16"'),
-        ({"resize": "crop"}, 'inputs.resize = "stretch"; asked for "crop"'),
-        ({"interpolation": "bicubic"}, "inputs.interpolation"),
-        ({"resize": "pad", "pad_to": "center"}, "inputs.resize"),
-    ],
-)
-def test_a_store_made_otherwise_is_refused(
-    filled: FeatureStore, two_layers: Backbone, changes: dict[str, object], field: str
-) -> None:
-    with pytest.raises(StoreError, match=field):
-        make(Path(filled.path), two_layers, **changes)
-
-
-def test_another_backbone_is_refused(filled: FeatureStore, two_layers: Backbone, images: Path) -> None:
-    with pytest.raises(StoreError, match=r"backbone.layers = \[0, \d+\]; asked for \[\d+\]"):
-        make(Path(filled.path), load_backbone("dinoneck_tiny"))
-    with pytest.raises(StoreError, match=r"backbone.weights_sha256"):
-        make(Path(filled.path), load_backbone("dinoneck_tiny", layers=[0, -1], seed=1))
-    changed = copy.deepcopy(two_layers)
-    store = make(Path(filled.path), changed)
-    with torch.no_grad():
-        next(changed.parameters()).add_(1.0)
-    with pytest.raises(StoreError, match=r"backbone.weights_sha256"):
-        store.extract(images)
-
-
-def test_what_is_no_store_is_refused(two_layers: Backbone, tmp_path: Path, filled: FeatureStore) -> None:
-    with pytest.raises(StoreError, match=r"holds no store.json"):
-        FeatureStore.open(tmp_path / "nothing")
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "thesis.txt").write_text("important")
-    with pytest.raises(StoreError, match=r"holds 'thesis.txt' but no store.json"):
-        make(tmp_path / "thesis", two_layers)
-    with pytest.raises(StoreError, match=r"thesis.txt .* holds no store.json"):
-        FeatureStore.open(tmp_path / "thesis" / "thesis.txt")
-    with pytest.raises(StoreError, match="is a file"):
-        make(tmp_path / "thesis" / "thesis.txt", two_layers)
-    with pytest.raises(StoreError, match="opened for reading"):
-        FeatureStore.open(filled.path).extract(["x.png"])
-    with pytest.raises(ConfigError, match=r"dtype is 'fp32'; a store holds one of fp16, bf16, int8"):
-        make(tmp_path / "x", two_layers, dtype="fp32")
-
-
-def test_a_newer_or_edited_description_is_refused(tmp_path: Path, two_layers: Backbone) -> None:
-    make(tmp_path / "s", two_layers)
-    path = tmp_path / "s" / "store.json"
-    text = path.read_text()
-    path.write_text(text.replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(StoreError, match="schema 2"):
-        FeatureStore.open(tmp_path / "s")
-    path.write_text(text.replace('"fp16"', '"bf16"'))
-    with pytest.raises(StoreError, match="damaged: .*digest"):
-        FeatureStore.open(tmp_path / "s")
-    path.write_text("{")
-    with pytest.raises(StoreError, match="store.json .* damaged"):
-        FeatureStore.open(tmp_path / "s")
-
-
-def test_unknown_ids_and_patterns_are_refused(filled: FeatureStore) -> None:
-    with pytest.raises(DataError, match="'d' is not among the 3 images"):
-        filled.batch(["a", "d"])
-    with pytest.raises(DataError, match=r"view 4 does not exist; .* holds 0 ... 3"):
-        filled["a", 4]
-    with pytest.raises(DataError, match=r"views is \[0, 1\] for 1 ids"):
-        filled.batch(["a"], [0, 1])
-    with pytest.raises(DataError, match="ids is 'abc'"):
-        filled.batch("abc")
-    with pytest.raises(DataError, match="for 0 ids"):
-        filled.batch([])
-    assert "a" in filled
-    assert "d" not in filled
-    assert len(filled) == 3
 
 
 def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
@@ -227,13 +132,6 @@ def test_ids_are_paths_below_the_root(tmp_path: Path) -> None:
     assert list(image_ids([tmp_path / "x" / "a.png"], root=tmp_path)) == ["x/a"]
     assert list(image_ids([tmp_path / "x" / "a.png", tmp_path / "y" / "a.png"])) == ["x/a", "y/a"]
     assert list(image_ids([tmp_path / "x" / "a.png"] * 2)) == ["a"]
-    write_images(tmp_path, ["x/a.jpg"])
-    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png would both get the id 'x/a'"):
-        image_ids(tmp_path)
-    with pytest.raises(DataError, match="does not lie in the root"):
-        image_ids([tmp_path / "x" / "a.png"], root=tmp_path / "y")
-    with pytest.raises(DataError, match="no images"):
-        image_ids([])
 
 
 def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: Backbone) -> None:
@@ -247,7 +145,7 @@ def test_another_image_of_the_same_name_is_refused(tmp_path: Path, two_layers: B
     moved = shutil.copytree(first, tmp_path / "moved")
     (first / "a.bmp").touch()  # another time, the same bytes
     assert store.extract(first).present == store.extract(moved).present == 2
-    message = r"files of 2 stored images have changed: 'a', 'b'\. .*, which was read from .*p1, .*delete the shards"
+    message = r"files of 2 stored images have changed: 'a', 'b'\. .* read from .*p1\. .*delete the shards"
     with pytest.raises(StoreError, match=message):  # equal names, sizes and times below another root
         store.extract(second)
     for name in ("a.bmp", "b.bmp"):
@@ -265,23 +163,12 @@ def test_unusable_images_are_named_or_left_out(
     folder, store = tmp_path / "p", make(tmp_path / "s", two_layers)
     (folder / "empty.png").touch()
     (folder / "text.jpg").write_text("no picture")
-    with pytest.raises(DataError, match=r"empty.png cannot be decoded.*--skip-unusable"):
-        store.extract(folder)
     with caplog.at_level(logging.WARNING, logger="dinoneck"):
         done = store.extract(folder, skip_unusable=True)
     assert set(done.unusable) == {"empty", "text"}
     assert "text.jpg" in caplog.text
     with pytest.raises(DataError, match="gone.png"):
         store.extract([folder / "gone.png"], root=folder)
-
-
-def test_overflow_is_refused_with_the_remedy() -> None:
-    tokens = Tokens.from_patches(torch.full((1, 4, 8), 7e4), grid=(2, 2), patch_size=16, layers=[5])
-    with pytest.raises(StoreError, match=r"layer 5 reach 70000, beyond float16 \(65504\).*dtype='bf16'"):
-        encode(tokens, "fp16")
-    assert encode(tokens, "bf16")
-    with pytest.raises(StoreError, match="not finite"):
-        encode(tokens._map(lambda x: x * float("nan")), "bf16")
 
 
 def test_any_safetensors_reader_opens_a_shard(filled: FeatureStore) -> None:
@@ -362,8 +249,6 @@ def test_an_int8_store(images: Path, filled: FeatureStore, two_layers: Backbone,
     for layer, (x, y) in enumerate(zip(given.patches, expected.patches, strict=True)):
         assert ((x - y).abs() <= 0.501 * packed.scale[layer][..., None] * packed.channel_scale[layer]).all()
     assert torch.equal(given.cls_token[0], expected.cls_token[0])
-    with pytest.raises(StoreError, match="only int8 stores"):
-        filled.quantised(["a"])
     split = make(tmp_path / "split", two_layers, dtype="int8")
     for share in ((1, 2), (0, 2)):
         split.extract(images, shard=share)
@@ -380,10 +265,6 @@ def test_in_memory_it_gives_the_same(images: Path, filled: FeatureStore, two_lay
         assert all(torch.equal(x, y) for x, y in zip(one.sequence, two.sequence, strict=True))
         assert one.layers == two.layers
     assert torch.equal(MemoryStore(int8).quantised(["a"]).pool()[0], int8.quantised(["a"]).pool()[0])
-    with pytest.raises(DataError, match="'a' is not kept"):
-        MemoryStore(filled, ["b"]).batch(["b", "a"])
-    with pytest.raises(DataError, match="'z'"):
-        MemoryStore(filled, ["z"])
 
 
 def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> None:
@@ -401,12 +282,6 @@ def test_a_dataset_draws_patterns_that_can_be_repeated(filled: FeatureStore) -> 
     views = StoreDataset(filled, ["b"], views=[0, 3])
     assert [(views.id_of(i), views.view_of(i)) for i in range(len(views))] == [("b", 0), ("b", 3)]
     assert torch.equal(views[-1][0].sequence[0], filled["b", 3].sequence[0])
-    with pytest.raises(DataError, match="views is 'all'"):
-        StoreDataset(filled, views="all")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="1 ids are not in the store, the first is 'z'"):
-        StoreDataset(filled, ["z"])
-    with pytest.raises(DataError, match="views is 9"):
-        StoreDataset(filled, views=9)
     with pytest.raises(IndexError):
         data[3]
 
@@ -419,24 +294,6 @@ def test_workers_read_the_same(filled: FeatureStore, context: str) -> None:
     assert sorted(seen) == list(range(12))
     for n, x in seen.items():
         assert torch.equal(x, filled[data.id_of(n), data.view_of(n)].sequence[1][0])
-
-
-def test_threads_share_one_store(filled: FeatureStore) -> None:
-    store = FeatureStore.open(filled.path)
-    expected = {i: filled[i, 1].sequence[0] for i in filled.ids}
-    wrong: list[str] = []
-
-    def read() -> None:
-        for _ in range(20):
-            wrong.extend(i for i in expected if not torch.equal(store[i, 1].sequence[0], expected[i]))
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=20)
-        assert not thread.is_alive()
-    assert not wrong
 
 
 def test_a_read_only_store_opens(images: Path, two_layers: Backbone, tmp_path: Path) -> None:
@@ -477,12 +334,8 @@ def test_remote_stores_fetch_only_what_is_asked_for(filled: FeatureStore, monkey
         assert torch.equal(batch.sequence[1], filled.batch(["c", "a"], [1, 3]).sequence[1])
         assert fetched == [2 * 9 * 64 * 2] * 2
         assert pickle.loads(pickle.dumps(store)).ids == store.ids
-        with pytest.raises(StoreError, match="is a URL"):
-            FeatureStore.create("memory://other", backbone=load_backbone("dinoneck_tiny"), image_size=SIZE)
     finally:
         fs.rm("/remote-store-test", recursive=True)
-    with pytest.raises(StoreError, match=r"holds no store.json"):
-        FeatureStore.open("memory://remote-store-test")
 
 
 def test_the_older_layouts_are_read(images: Path, tmp_path: Path) -> None:
@@ -504,15 +357,6 @@ def test_the_older_layouts_are_read(images: Path, tmp_path: Path) -> None:
         assert torch.equal(back["c", view].cls_token[0], store["c", view].cls_token[0])
     again = FeatureStore.from_npz(tmp_path / "npz", tmp_path / "back", grid=(2, 3), patch_size=16, views="flips4")
     assert again.ids == back.ids
-    small = FeatureStore.from_npz(
-        tmp_path / "npz", tmp_path / "int8", grid=(2, 3), patch_size=16, views="flips4", dtype="int8"
-    )
-    assert torch.allclose(small["a"].patches[0], store["a"].patches[0], atol=0.05)
     from_pt = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "back_pt", patch_size=16)
     assert torch.equal(from_pt["b"].patches[0], store["b"].patches[0])
     assert from_pt["b"].num_prefix_tokens == 0
-    with pytest.raises(DataError, match=r"a.npz cannot be converted.*do not fill a grid of 3 rows x 3 cols"):
-        FeatureStore.from_npz(tmp_path / "npz", tmp_path / "y", grid=(3, 3), patch_size=16)
-    np.savez(tmp_path / "npz" / "a.npz", patches_0=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(DataError, match=r"a.npz cannot be converted"):
-        FeatureStore.from_npz(tmp_path / "npz", tmp_path / "z", grid=(2, 3), patch_size=16)

@@ -1,0 +1,313 @@
+"""What tables, folders, boxes, masks, images, their preparation, views and the pasture refuse."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from dinoneck import ConfigError, DataError, GridError, ShapeError
+from dinoneck.data import (
+    BoxImages,
+    DenseLabels,
+    Pasture,
+    Preprocessing,
+    View,
+    Views,
+    box_transforms,
+    count_classes,
+    read_folders,
+    read_masks,
+    read_table,
+    to_image_pixels,
+    to_original,
+)
+from dinoneck.data.decoding import read_pixels
+from tests.refusals import Row
+from tests.unit.data import box_samples
+
+GOOD = "image,crop,weed,field,day\na.jpg,0.5,0.1,f1,1\nb.jpg,0.25,0,f1,2\nc.jpg,1e-3,0.9,f2,1\n"
+FRAME = pd.DataFrame({"image": ["a.jpg", "b.jpg", "c.jpg"], "y": [1.0, 2.0, 3.0]})
+Call = Callable[[Path], Any]
+
+
+def touched(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    return root
+
+
+def table(content: str | bytes, files: tuple[str, ...] = (), **options: Any) -> Call:
+    """Read a CSV file of this content, in a folder of these files where some are named."""
+
+    def call(folder: Path) -> Any:
+        (folder / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+        images = touched(folder, *files) if files else None
+        return read_table(folder / "t.csv", images, **{"targets": "crop", **options})
+
+    return call
+
+
+def column(*cells: str, **options: Any) -> Call:
+    """Read a target ``y`` with these cells, of the images 0.jpg, 1.jpg, ..."""
+    rows = "".join(f'{i}.jpg,"{cell}"\n' for i, cell in enumerate(cells))
+    return table("image,y\n" + rows, **{"targets": "y", **options})
+
+
+def frame(values: Any, **options: Any) -> Any:
+    own = pd.DataFrame({"image": ["a.jpg", "b.jpg"], "crop": values})
+    return lambda: read_table(own, targets="crop", **options)
+
+
+def folders(*names: str) -> Call:
+    return lambda folder: read_folders(touched(folder, *names))
+
+
+def masks(images: tuple[str, ...], labels: tuple[str, ...]) -> Call:
+    return lambda folder: read_masks(touched(folder / "x", *images), touched(folder / "y", *labels))
+
+
+def boxes(kind: str, place: int, **values: Any) -> Call:
+    """Open boxes of which one entry is changed; a value of None takes its key away."""
+
+    def call(folder: Path) -> Any:
+        content = box_samples.content()
+        entry = content[kind][place]
+        entry.update(values)
+        for key in [key for key, value in values.items() if value is None]:
+            del entry[key]
+        return BoxImages(box_samples.write(folder, content))
+
+    return call
+
+
+def coco(**content: Any) -> Call:
+    return lambda folder: BoxImages(box_samples.write(folder, box_samples.content() | content))
+
+
+def many(*bboxes: list[float]) -> Call:
+    entries = [{"id": i, "image_id": 10, "category_id": 5, "bbox": bbox} for i, bbox in enumerate(bboxes)]
+    return coco(annotations=entries)
+
+
+def segmented(mask: Any) -> Call:
+    """Open boxes with masks, of which the second is this one."""
+
+    def call(folder: Path) -> Any:
+        content = box_samples.content()
+        for entry in content["annotations"]:
+            entry["segmentation"] = [[2, 3, 12, 3, 12, 11]]
+        content["annotations"][1]["segmentation"] = mask
+        return BoxImages(box_samples.write(folder, content), masks=True)
+
+    return call
+
+
+def spoilt(name: str, content: bytes | Image.Image) -> Call:
+    """Take an image whose file was replaced after the dataset was opened."""
+
+    def call(folder: Path) -> Any:
+        data = BoxImages(box_samples.write(folder, box_samples.content()))
+        (folder / name).write_bytes(content) if isinstance(content, bytes) else content.save(folder / name)
+        return data[int(name[0])]
+
+    return call
+
+
+def written(content: str | bytes, length: int | None = None) -> Call:
+    """Open a JSON of this content, of which only the first bytes are there."""
+
+    def call(folder: Path) -> Any:
+        raw = content if isinstance(content, bytes) else content.encode()
+        (folder / "boxes.json").write_bytes(raw[:length])
+        return BoxImages(folder / "boxes.json")
+
+    return call
+
+
+def cells(label: Any, **options: Any) -> Callable[[], Any]:
+    return lambda: DenseLabels().cells(label, Preprocessing(16), **options)
+
+
+def saved(name: str, image: Image.Image, classes: int | None = None, **options: Any) -> Call:
+    def call(folder: Path) -> Any:
+        image.save(folder / name, **options)
+        return DenseLabels(classes=classes).cells(folder / name, Preprocessing(1))
+
+    return call
+
+
+WHOLE = json.dumps(box_samples.content())
+GREY = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
+PAGES = [Image.fromarray(np.full((4, 4), i, np.uint8)) for i in range(2)]
+SEVEN = np.zeros((4, 4), np.uint8)
+SEVEN[1, 2], SEVEN[3, 3] = 7, 5
+POINT = torch.zeros(2)
+MISFITS = [  # cells of a column of numbers or words, and the one that is named
+    (["1", "2", "wheat"], "'wheat'"), (["oats", "3", "wheat"], "'3'"), (["oats", "2-3", "wheat"], "'2-3'"),
+    (["1,5", "2,5", "3,5"], "'1,5'"), (["1", "inf", "2"], "'inf'"), (["1", "1_000", "2"], "'1_000'"),
+    (["1", "12%", "2"], "'12%'"), (["1", "٣", "2"], "'٣'"), (["1", "0x10", "2"], "'0x10'"),
+    (["1", "1e400", "2"], "'1e400'"),
+    (["oats", "oats", "oats"], "'oats'"), (["", "", "nan"], "'y'"), (["1", "1e200", "2"], "'1e200'"),
+    (["1", "-1e39", "2"], "'-1e39'"), (["1", str(2**53 + 1), "2"], str(2**53 + 1)),
+    *((["1", "2", word], f"'{word}'") for word in ("NA", "None", "n/a", "null", "-", "<NA>", "-nan", "inf")),
+]  # fmt: skip
+FOREIGN = [
+    (pd.to_timedelta([1, 2], "D"), "Timedelta"), (pd.period_range("2020-01", periods=2, freq="M"), "Period"),
+    (pd.to_datetime(["2020-01-01", "2020-01-02"]), "Timestamp"), (np.array([1 + 1j, 2]), "complex"),
+    (pd.Series([b"a", b"b"], dtype=object), "bytes"), ([datetime.date(2020, 1, day) for day in (1, 2)], "date"),
+]  # fmt: skip
+ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
+    (coco(images=[]), "images"), (coco(images={"a": 1}), "images"), (coco(categories=[]), "categories"),
+    (coco(images=["a.png"]), "images[0]"), (boxes("images", 1, id=None), "images[1]"),
+    (boxes("annotations", 2, bbox=None), "annotations[2]"), (boxes("images", 1, id="11"), "images[1].id"),
+    (boxes("images", 1, width=0), "images[1].width"), (boxes("images", 1, id=10), ("images", "10")),
+    (boxes("annotations", 1, id=0), ("annotations", "0")), (boxes("categories", 1, id=5), ("categories", "5")),
+    (boxes("annotations", 1, category_id=9), ("annotations[1]", "9")),
+    (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
+    (boxes("annotations", 1, bbox="1 2 3 4"), "annotations[1].bbox"),
+    (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
+    (boxes("images", 1, file_name="../1.png"), ("images[1]", "../1.png")),
+    (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
+    (boxes("images", 1, file_name="..\\1.png"), "1.png"), (boxes("images", 1, file_name=""), "''"),
+    (boxes("images", 1, file_name="9.png"), "9.png"), (boxes("images", 1, file_name="./0.png"), "0.png"),
+    (boxes("annotations", 1, iscrowd=2), "annotations[1].iscrowd"),
+    *((written(WHOLE, length), "boxes.json") for length in (0, 97, 388, len(WHOLE) - 2)),
+    (written(b"\xff\xfe" + WHOLE.encode()), "boxes.json"), (lambda folder: BoxImages(folder / "no.json"), "no.json"),
+    *((lambda folder, name=name: BoxImages(folder / name), "") for name in (".", "a\0.json", "a" * 5000)),
+    (spoilt("0.png", Image.new("RGB", (30, 40))), ("0.png", "40x30", "30x40")),
+    (spoilt("1.png", b"no picture"), "1.png"),
+    (many(*([[9000, 9000, 5, 5]] * 4)), "4 of 4"),  # nothing is left
+    (many(*([2.0 + 3 * (i % 12), 4.0, 12.0, 29.0] for i in range(60))), "60 of 60"),  # over the lower edge
+    (many(*([[2.0, 3.0, 12.0, 20.0]] * 8 + [[-5.0, 3.0, 12.0, 20.0]] * 2)), "2 of 10"),  # over the left edge
+    (many(*([x / 40, y / 30, 0.2, 0.3] for x, y in [(4, 3)] * 12)), "12"),  # shares of the sides
+    *((segmented(wrong), "annotations[1]") for wrong in (
+        None, {"size": [3, 4], "counts": [12]}, {"size": [30, 40], "counts": [5]}, {"counts": [1200]}, [[1, 2]])),
+    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=["blu"]), ("'blu'", "'blue'")),
+    *((lambda folder, own=own: BoxImages(box_samples.write(folder, box_samples.content()), classes=own), "classes")
+      for own in ([], ["red", "red"])),
+    (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), folder / "nowhere"), "nowhere"),
+]  # fmt: skip
+
+ROWS: list[Row] = [
+    # tables
+    *((column(*cells), DataError, named) for cells, named in MISFITS),
+    *((frame(values, **options), DataError, ("crop", kind)) for values, kind in FOREIGN
+      for options in ({}, {"classes": {"crop": ["1", "2"]}})),
+    (table(GOOD.replace("crop", "corp", 1)), DataError, ("'crop'", "'corp'")),
+    (table(GOOD, ("a.jpg", "b.jpg")), DataError, ("1 of 3", "'c.jpg'")),
+    (table(GOOD.replace("b.jpg", "a.jpg")), DataError, "'a.jpg'"),
+    (table(GOOD.replace("b.jpg", "./a.jpg"), ("a.jpg", "c.jpg")), DataError, "'./a.jpg'"),
+    (table(GOOD.replace("b.jpg", " ")), DataError, "row 3"),
+    (table("image,crop\n"), DataError, "t.csv"),
+    (table(""), DataError, "t.csv"),
+    (table(GOOD + "c.jpg,1\n"), DataError, "row 5"),
+    (table(GOOD + "c.jpg,1,2,3,4,5\n"), DataError, "row 5"),
+    (table(GOOD.replace("weed", "crop")), DataError, ("2", "'crop'")),
+    (table(GOOD, group="site"), DataError, "'site'"),
+    *((table(GOOD.replace("f1,1", f"{cell},1"), **{role: "field"}), DataError, ("'field'", "a.jpg"))
+      for cell in ("", " ", "nan", " NAN ") for role in ("group", "fold_column")),
+    (table(GOOD, targets=[]), DataError, "target"),
+    (table("image,images\na.jpg,1\n", targets="images"), DataError, "'images'"),
+    (table(GOOD, classes={"site": ("p", "q")}), DataError, "'site'"),
+    (table("image,crop,h\na,1,\nb,2,nan\n", auxiliary="h"), DataError, "'h'"),
+    (table("image,mask\na,\nb,nan\n", targets=(), labels="mask"), DataError, "'mask'"),
+    *((table(raw), DataError, "UTF-8") for raw in ("image,größe\n".encode("latin-1"), b"image,crop\na,1\n\xff,2\n")),
+    *((column("oats", "wheat", classes={"y": names}), DataError, named) for names, named in (
+        (("oats", "rye"), "'wheat'"), ("oats", "o, a, t, s"), (("oats", "nan"), "y"), (("oats", ""), "y"))),
+    *((column("1", "1", classes={"y": names}), DataError, "y") for names in (("1", "1.0"), ("1", "nan"))),
+    *((table(text), DataError, "'") for text in (  # commas that may mean something else
+        "image;crop\na;1,5\nb;2.5\n", "image;crop\na;1.000,5\nb;2,5\n", "image;crop\na;1,5,2\nb;1\n")),
+    (lambda folder: read_table(folder / "no.csv", targets="y"), DataError, "no.csv"),
+    (lambda folder: read_table(FRAME, folder / "no", "y"), DataError, "no"),
+    (lambda: read_table({"image": ["a"]}, None, "y"), DataError, "dict"),
+    (lambda: read_table(FRAME.drop(columns="image"), targets="y"), DataError, "'image'"),
+    (lambda: read_table(FRAME.assign(y=["1", "2", "oops"]), targets="y"), DataError, ("'c.jpg'", "'oops'")),
+    (lambda: read_table(pd.concat([FRAME, FRAME[["y"]]], axis=1), targets="y"), DataError, "'y'"),
+    (lambda: read_table(FRAME.iloc[:0], targets="y"), DataError, "no rows"),
+    # folders
+    (folders("a/1.jpg", "b/1.jpg", "2.jpg"), DataError, "2.jpg"),
+    (folders("a/1.jpg"), DataError, "a"),
+    (folders("a/1.jpg", "b/notes.txt", "c/1.jpg"), DataError, "b"),
+    (folders("train/a/1.jpg", "Val/a/2.jpg"), DataError, "Val"),
+    (lambda folder: read_folders(folder / "absent"), DataError, "absent"),
+    (masks(("1.jpg", "2.jpg", "3.jpg"), ("1.png",)), DataError, ("2, 3", "2 files")),
+    (masks(("1.jpg",), ("1.png", "4.png")), DataError, "4"),
+    (masks(("1.jpg", "1.png"), ("1.png",)), DataError, "'1'"),
+    (masks(("1.jpg",), ("notes.txt",)), DataError, "y"),
+    (lambda folder: read_masks(touched(folder, "1.jpg"), folder), DataError, "both"),
+    # boxes
+    *((call, DataError, named) for call, named in ENTRIES),
+    (lambda: box_transforms(64, train=True, flip="vertical"), ConfigError, "'vertical'"),  # type: ignore[arg-type]
+    (lambda: box_transforms(64, train=True, mean=None), ConfigError, "None"),
+    (lambda: to_original(torch.ones(1, 4, dtype=torch.int64), (64, 224), (30, 40)), DataError, "int64"),
+    (lambda: to_original(torch.ones(1, 5), (64, 224), (30, 40)), ShapeError, "(1, 5)"),
+    # masks
+    *((lambda own=own: DenseLabels(**own), ConfigError, named) for own, named in (
+        ({"scale": 0}, "scale is 0"), ({"offset": math.nan}, "offset"), ({"nodata": "255"}, "'255'"),
+        ({"classes": 0}, "classes is 0"), ({"classes": 3, "scale": 2.0}, "scale is 2"))),
+    (cells("missing.png"), DataError, "missing.png"),
+    (cells(np.zeros((0, 4))), DataError, "(0, 4)"),
+    (cells(np.array([["a"]])), DataError, "<U1"),
+    (cells(np.full((2, 2), np.inf)), DataError, "4"),
+    (cells([3]), DataError, "int"),
+    (cells([np.zeros((16, 32)), np.zeros((32, 32))]), DataError, "1x1x2, 1x2x2"),
+    (cells([np.zeros((16, 32)), np.zeros((16, 32, 3))]), DataError, "1x1x2, 3x1x2"),
+    (cells(np.zeros((16, 32)), image_sizes=[(32, 16)]), DataError, ("(16, 32)", "(32, 16)")),
+    (cells(np.zeros((16, 32)), image_sizes=[]), DataError, ("1", "0")),
+    (cells([]), DataError, "0 labels"),
+    (cells(np.zeros((16, 17))), GridError, "17 % 16"),
+    (lambda: DenseLabels().indices(SEVEN, Preprocessing(1)), ConfigError, "classes="),
+    (saved("m.png", Image.fromarray(SEVEN), 3), DataError, ("m.png", "5, 7", "2 pixels")),
+    *((lambda own=own: DenseLabels(classes=3).cells(np.full((2, 2), own), Preprocessing(1)), DataError, f"{own:g}")
+      for own in (0.5, -1, math.inf)),
+    (saved("rgb.png", GREY.convert("RGB"), 3), DataError, ("rgb.png", "3 bands")),
+    (saved("g.jpg", GREY), DataError, "JPEG"),
+    (saved("inverted.tif", GREY, tiffinfo={262: 0}), DataError, "inverted.tif"),
+    (saved("pages.tif", PAGES[0], save_all=True, append_images=PAGES[1:]), DataError, "pages.tif"),
+    (lambda: count_classes([np.full((4, 6), 255, np.uint8)]), DataError, "255"),
+    (lambda: count_classes([np.zeros((4, 6, 3), np.uint8)]), DataError, "3 bands"),
+    (lambda: count_classes([np.full((2, 2), -1)]), DataError, "-1"),
+    (lambda: count_classes([np.full((2, 2), 9)], nodata=[9]), DataError, "nodata"),
+    # images and their preparation
+    *((lambda image=image: read_pixels(image), DataError, named) for image, named in (
+        ("missing.jpg", "missing.jpg"), ("", "folder"), (np.zeros((4, 4, 2), np.uint8), "(2, 4, 4)"),
+        (np.full((4, 4, 3), 2.0), "2 ... 2"), (torch.zeros(4, 4, 3), "(4, 4, 3)"), (3, "int"),
+        (Image.new("I", (2, 2)), "'I'"), (np.zeros((4, 4, 3), np.int32), "int32"), (np.array([["a"]]), "<U1"),
+        (np.zeros((0, 4, 3), np.uint8), "(3, 0, 4)"), (np.zeros((4, 4, 5), np.uint8), "(5, 4, 4)"))),
+    *((lambda own=own: Preprocessing(**own), ConfigError, next(iter(own))) for own in (
+        {"resize": "squash"}, {"pad_to": "x"}, {"pad_to": "center"}, {"interpolation": "nearest"}, {"mean": (1, 2)},
+        {"std": (1, 1, 0)}, {"size": (0, 4)}, {"size": (1.5, 2)}, {"size": "16"}, {"blur": 4}, {"blur": 0},
+        {"patch_size": 0})),
+    *((lambda own=own: Preprocessing.from_record(own), ConfigError, "") for own in (
+        {}, Preprocessing().record() | {"colour": 1}, Preprocessing().record() | {"blur": {"kernel": 5}})),
+    (lambda: Preprocessing(4)(np.zeros((6, 8, 3), np.uint8)), GridError, "6x8"),
+    (lambda: Preprocessing(2)([np.zeros((6, 8, 3)), np.zeros((4, 8, 3))]), DataError, "4x8, 6x8"),
+    (lambda: Preprocessing(2)([]), DataError, "no images"),
+    (lambda: Preprocessing(2)(3), DataError, "int"),
+    (lambda: to_image_pixels(torch.zeros(4, 3), Preprocessing(), (16, 16)), ShapeError, "(4, 3)"),
+    (lambda: to_image_pixels(torch.zeros(2).long(), Preprocessing(), (16, 16)), DataError, "int64"),
+    *((lambda size=size: to_image_pixels(POINT, Preprocessing(), size), DataError, str(size))
+      for size in ((10,), (0, 10), (3, 10, 10))),
+    (lambda folder: to_image_pixels(POINT, Preprocessing(), folder / "no.jpg"), DataError, "no.jpg"),
+    (lambda: to_image_pixels(POINT, Preprocessing(), (33, 48)), GridError, "33"),
+    # views and the pasture
+    *((lambda own=own: Views(own), ConfigError, named) for own, named in (
+        ([{"brightnes": [0, 1]}], "brightnes"), ([View(gamma=(-1, 1))], "gamma"), ([{"hue": [0, 1]}], "hue"),
+        ([], "length >= 1"), (["horizontal"], "horizontal"), ([{"hue": 10}], "hue"), ([{"turns": 4}], "turns"),
+        ("flips4", "flips4"), ([object()], "object"))),
+    (lambda: Views.named("color21"), ConfigError, ("'color21'", "color20")),
+    *((lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i)) for i in (-1, 20)),
+    (lambda: Views.named("none").apply(torch.full((3, 4, 4), 2.0), 0, "a"), DataError, "2"),
+    (lambda: Views.named("d6").flips(4), ConfigError, ("view 4", "90")),
+    (lambda: Pasture(0, (30, 64)), ConfigError, "(30, 64)"),
+]  # fmt: skip

@@ -1,0 +1,155 @@
+"""What feature stores, their extraction and their readers refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dinoneck import ConfigError, DataError, FeatureStore, GridError, StoreError, Tokens, load_backbone
+from dinoneck.store import MemoryStore, StoreDataset, image_ids
+from dinoneck.store.encoding import encode
+from tests.refusals import Row
+from tests.unit.store.store_samples import make, write_images
+
+LARGE = Tokens.from_patches(torch.full((1, 4, 8), 7e4), grid=(2, 2), patch_size=16, layers=[5])
+Call = Callable[[Path], Any]
+
+
+def two_layers(**options: Any) -> Any:
+    return load_backbone("dinoneck_tiny", layers=[0, -1], **options)
+
+
+def opened(read: Callable[[FeatureStore], Any]) -> Call:
+    """Extract two images and read the store."""
+
+    def call(folder: Path) -> Any:
+        store = make(folder / "store", two_layers())
+        store.extract(write_images(folder / "images", ["a.png", "b.png"]))
+        return read(store)
+
+    return call
+
+
+def changed(backbone: Callable[[], Any] = two_layers, **options: Any) -> Call:
+    """Make a store, and ask for another one in the same folder."""
+
+    def call(folder: Path) -> Any:
+        make(folder / "store", two_layers())
+        return make(folder / "store", backbone(), **options)
+
+    return call
+
+
+def described(old: str, new: str | None) -> Call:
+    """Open a store whose description was edited, or is cut to one sign."""
+
+    def call(folder: Path) -> Any:
+        make(folder / "store", two_layers())
+        path = folder / "store" / "store.json"
+        path.write_text(old if new is None else path.read_text().replace(old, new))
+        return FeatureStore.open(folder / "store")
+
+    return call
+
+
+def other_weights(folder: Path) -> Any:
+    backbone = two_layers()
+    store = make(folder / "store", backbone)
+    with torch.no_grad():
+        next(backbone.parameters()).add_(1.0)
+    return store.extract(write_images(folder / "images", ["a.png"]))
+
+
+def images(*names: str, root: str | None = None, listed: tuple[str, ...] = ("",)) -> Call:
+    def call(folder: Path) -> Any:
+        write_images(folder, [*names])
+        return image_ids([folder / name for name in listed], root=None if root is None else folder / root)
+
+    return call
+
+
+def npz(**arrays: Any) -> Call:
+    def call(folder: Path) -> Any:
+        np.savez(folder / "a.npz", **arrays)
+        return FeatureStore.from_npz(folder, folder / "store", grid=(3, 3), patch_size=16)
+
+    return call
+
+
+def in_a_folder(folder: Path) -> Any:
+    (folder / "thesis.txt").write_text("important")
+    return make(folder, two_layers())
+
+
+def unusable(folder: Path) -> Any:
+    store = make(folder / "store", two_layers())
+    return store.extract([*write_images(folder / "images", ["m.png"]), touched(folder / "images" / "empty.png")])
+
+
+def touched(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+CHANGES: list[tuple[dict[str, Any], str | tuple[str, ...]]] = [
+    ({"image_size": (48, 48)}, ("inputs.size", "[32, 48]", "[48, 48]")), ({"views": "none"}, "views"),
+    ({"dtype": "bf16"}, ("dtype", "fp16", "bf16")), ({"resize": "crop"}, ("inputs.resize", "stretch", "crop")),
+    ({"interpolation": "bicubic"}, "inputs.interpolation"), ({"resize": "pad", "pad_to": "center"}, "inputs.resize"),
+    ({"backbone": lambda: load_backbone("dinoneck_tiny")}, ("backbone.layers", "[0, 5]", "[5]")),
+    ({"backbone": lambda: two_layers(seed=1)}, "backbone.weights_sha256"),
+]  # fmt: skip
+READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[str, ...]]] = [
+    (lambda store: store.batch(["a", "d"]), DataError, ("'d'", "2 images")),
+    (lambda store: store["a", 4], DataError, "view 4"),
+    (lambda store: store.batch(["a"], [0, 1]), DataError, ("[0, 1]", "1 ids")),
+    (lambda store: store.batch(["a"], 1.5), DataError, "1.5"),  # type: ignore[arg-type]
+    (lambda store: store.batch([]), DataError, "0 ids"),
+    (lambda store: store.batch("cd"), DataError, "'c'"),
+    (lambda store: store.quantised(["a"]), StoreError, "fp16"),
+    (lambda store: store.shard_of("z"), DataError, "'z'"),
+    (lambda store: MemoryStore(store, ["b"]).batch(["b", "a"]), DataError, "'a'"),
+    (lambda store: MemoryStore(store, ["z"]), DataError, "'z'"),
+    (lambda store: StoreDataset(store, views="all"), DataError, "'all'"),  # type: ignore[arg-type]
+    (lambda store: StoreDataset(store, ["z"]), DataError, "'z'"),
+    (lambda store: StoreDataset(store, views=9), DataError, "9"),
+    *((lambda store, own=own: store.extract(Path(store.path).parent / "images", shard=own), ConfigError, str(own))
+      for own in ((2, 2), (-1, 2), (0, 0))),
+    (lambda store: store.extract(".", engine="rey"), ConfigError, "'rey'"),  # type: ignore[arg-type]
+    (lambda store: store.extract(".", engine="ray", shard=(0, 2)), ConfigError, "(0, 2)"),
+    (lambda store: FeatureStore.open(store.path).extract(["x.png"]), StoreError, "backbone"),
+]  # fmt: skip
+
+ROWS: list[Row] = [
+    *((changed(**own), StoreError, named) for own, named in CHANGES),
+    (other_weights, StoreError, "backbone.weights_sha256"),
+    *((opened(read), error, named) for read, error, named in READS),
+    (lambda folder: FeatureStore.open(folder / "no"), StoreError, "store.json"),
+    (lambda folder: FeatureStore.open(touched(folder / "a.txt")), StoreError, ("a.txt", "store.json")),
+    (lambda: FeatureStore.open("memory://no-such-store"), StoreError, "store.json"),
+    (lambda: FeatureStore.open(""), StoreError, "''"),
+    (in_a_folder, StoreError, "'thesis.txt'"),
+    (lambda folder: make(touched(folder / "a.txt"), two_layers()), StoreError, "a.txt"),
+    (lambda folder: make(folder / "x", two_layers(), dtype="fp32"), ConfigError, ("'fp32'", "fp16, bf16, int8")),
+    (lambda folder: make(folder / "x", two_layers(), image_size=(10, 80), resize="crop"), GridError, "10 px"),
+    (lambda folder: make(folder / "x", "dinoneck_tiny"), ConfigError, "'dinoneck_tiny'"),  # type: ignore[arg-type]
+    (lambda folder: make(folder / "x", torch.nn.Linear(1, 1)), ConfigError, "Linear"),  # type: ignore[arg-type]
+    (lambda: FeatureStore.create("memory://x", backbone=two_layers(), image_size=32), StoreError, "memory://x"),
+    (described('"schema": 1', '"schema": 2'), StoreError, "2"),
+    (described('"fp16"', '"bf16"'), StoreError, "digest"),
+    (described("{", None), StoreError, "store.json"),
+    (described("[" * 100_000, None), StoreError, "store.json"),
+    (unusable, DataError, ("empty.png", "--skip-unusable")),
+    (lambda: encode(LARGE, "fp16"), StoreError, ("layer 5", "70000", "bf16")),
+    (lambda: encode(LARGE._map(lambda x: x * float("nan")), "bf16"), StoreError, "layer 5"),
+    (lambda: encode(LARGE, "int8"), StoreError, "int8"),
+    (images("x/a.png", "x/a.jpg"), DataError, ("a.jpg", "a.png", "'x/a'")),
+    (images("x/a.png", root="y", listed=("x/a.png",)), DataError, ("a.png", "y")),
+    (lambda: image_ids([]), DataError, "no images"),
+    (npz(patches_0=np.zeros((6, 8))), DataError, ("a.npz", "3 rows")),
+    (npz(patches_0=np.array([{"a": 1}], dtype=object)), DataError, "a.npz"),
+    (lambda folder: FeatureStore.from_pt(folder, folder / "s", patch_size=16), DataError, ".pt"),
+]  # fmt: skip

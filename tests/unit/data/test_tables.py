@@ -1,0 +1,257 @@
+"""Tables of images: what is read is what stands there; one rule says which cells are missing, numbers or equal."""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from tests.refusals.data import touched
+
+from dinoneck import DataError, PatchMeanHead, Task, Tokens
+from dinoneck.data import count_classes, read_folders, read_masks, read_table
+from dinoneck.data.cells import csv_text
+from dinoneck.training import MemoryTokens, fit, group_folds
+from dinoneck.training.table import column_folds
+
+TEXT = """image,Höhe der Narbe (cm),Art,% cover,site,part,count
+a.jpg,3.5,Weißklee,0.5,p,x,3
+b.jpg,,Gras,1e-3,p,y,1
+c.jpg,12,Gras,0,q,x,
+d.jpg,NaN,1a,1,q,y,2
+"""
+ROLES: dict[str, Any] = {
+    "targets": ["% cover", "Art"],
+    "auxiliary": ["Höhe der Narbe (cm)", "count"],
+    "group": "site",
+    "fold_column": "part",
+}
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "prés") for form in ("NFC", "NFD"))
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "t.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def columns(folder: Path, **cells: list[Any]) -> Path:
+    """A table of images a.jpg, b.jpg, ... with these columns."""
+    names = [f"{sign}.jpg" for sign in "abcdefghijkl"]
+    return written(folder, csv_text(["image", *cells], zip(names, *cells.values(), strict=False)))
+
+
+def partition(labels: Any) -> list[int]:
+    """The number of each label's first row."""
+    return [list(labels).index(label) for label in labels]
+
+
+def test_numbers_words_and_gaps(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path, TEXT), **ROLES)
+    assert table["% cover"].tolist() == [0.5, 0.001, 0.0, 1.0]
+    assert table["Art"].cat.categories.tolist() == ["1a", "Gras", "Weißklee"]
+    assert table["Art"].tolist() == ["Weißklee", "Gras", "Gras", "1a"]
+    np.testing.assert_array_equal(table["Höhe der Narbe (cm)"], [3.5, np.nan, 12.0, np.nan])
+    assert (table["group"].tolist(), table["fold"].tolist()) == (["p", "p", "q", "q"], ["x", "y", "x", "y"])
+    listed = {"Art": ("Weißklee", "Gras", "1a", "Klette"), "count": ("3", "2", "1")}
+    table = read_table(tmp_path / "t.csv", targets="Art", auxiliary="count", classes=listed)
+    assert table["Art"].cat.codes.tolist() == [0, 1, 1, 2]
+    assert table["count"].cat.codes.tolist() == [0, 2, -1, 1]
+    assert tuple(table["Art"].cat.categories) == listed["Art"]
+
+
+def test_files_masks_and_groups_of_several_columns(tmp_path: Path) -> None:
+    touched(tmp_path, "a.jpg", "b.jpg", "a.png")
+    path = written(tmp_path, "\ufeffimage,mask,y,g,h\na.jpg,a.png,1,p | q,r\nb.jpg,,2,p,q | r\n")
+    table = read_table(path, tmp_path, "y", group=["g", "h"], labels="mask")
+    assert table.columns.tolist() == ["images", "y", "group", "labels"]
+    assert table["images"].tolist() == [tmp_path / name for name in table.index]
+    assert table["labels"].tolist() == [tmp_path / "a.png", None]
+    assert table["group"].nunique() == 2
+    two = read_table(columns(tmp_path, y=[1, 2], field=["f1", "f1"], day=[1, 2]), targets="y", group=["field", "day"])
+    assert two["group"].tolist() == ["f1 | 1", "f1 | 2"]
+
+
+@pytest.mark.parametrize(("separator", "mark"), [(";", ","), (";", "."), ("\t", ","), ("\t", "."), (",", ".")])
+def test_separators_and_decimal_marks(tmp_path: Path, separator: str, mark: str) -> None:
+    cells = [["image", "y", "class"], ["a.jpg", "1.5", "x.1"], ["b.jpg", "-2e-3", "x.2"], ["c.jpg", "", "x.1"]]
+    lines = [separator.join([row[0], *(cell.replace(".", mark) for cell in row[1:])]) for row in cells]
+    table = read_table(written(tmp_path, "\n".join(lines)), targets=["y", "class"])
+    np.testing.assert_array_equal(table["y"], [1.5, -0.002, np.nan])
+    assert table["class"].tolist() == [f"x{mark}1", f"x{mark}2", f"x{mark}1"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,y\ra.jpg,1.5\rb.jpg,2.5\r",
+        "image,y\r\na.jpg,1.5\r\nb.jpg,2.5\r\n",
+        'image;"height, in cm, of b";y\na.jpg;1;1,5\nb.jpg;2;2,5\n',
+        'image,"of; two; lines;\n",y\na.jpg,1,1.5\nb.jpg,2,2.5\n',
+    ],
+)
+def test_line_ends_and_quoted_separators(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    table = read_table(tmp_path / "t.csv", targets="y")
+    assert (table.index.tolist(), table["y"].tolist()) == (["a.jpg", "b.jpg"], [1.5, 2.5])
+
+
+def test_a_frame_is_read_as_its_csv(tmp_path: Path) -> None:
+    path = written(tmp_path, TEXT)
+    frame, expected = pd.read_csv(path), read_table(path, **ROLES)
+    for other in (frame, frame.set_index("image"), frame.convert_dtypes()):
+        pd.testing.assert_frame_equal(read_table(other, **ROLES), expected)
+    exact = np.random.RandomState(0).randn(50)
+    numbers = pd.DataFrame({"image": [f"{i}.jpg" for i in range(50)], "y": exact, "single": exact.astype("f4")})
+    table = read_table(numbers, targets=["y", "single"])
+    assert (table["y"] == exact).all() and (table["single"] == exact.astype("f4").astype("f8")).all()
+    ordered = frame.assign(Art=pd.Categorical(frame["Art"], ["Gras", "Weißklee", "1a", "Klee"]))
+    assert read_table(ordered, targets="Art")["Art"].cat.codes.tolist() == [1, 0, 0, 2]
+    dated = frame.assign(when=pd.to_datetime(["2020-01-01", "2020-01-02"] * 2))
+    assert partition(read_table(dated, targets="Art", group="when")["group"]) == [0, 1, 0, 1]
+
+
+def test_a_long_table_comes_by_pivot(tmp_path: Path) -> None:
+    rows = [(f"{i}.jpg", name, i + j) for i, (j, name) in itertools.product(range(3), enumerate(("crop", "weed")))]
+    frame = pd.DataFrame(rows, columns=["image", "name", "value"]).astype(str)
+    table = read_table(frame.pivot(index="image", columns="name", values="value"), targets=["crop", "weed"])
+    assert table.index.tolist() == ["0.jpg", "1.jpg", "2.jpg"]
+    assert (table["crop"].tolist(), table["weed"].tolist()) == ([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+# Ids --------------------------------------------------------------------------------------------------------
+
+
+def test_ids_stay_text(tmp_path: Path) -> None:
+    ids = ("007", "7", "1.0", "1", "1e5", "NA", "None", "null")
+    path = written(tmp_path, "image,y\n" + "".join(f" {name},{row}\n" for row, name in enumerate(ids)))
+    source = MemoryTokens(ids, Tokens.from_patches(torch.randn(len(ids), 2, 8), grid=(1, 2), patch_size=16))
+    frame = pd.DataFrame({"y": range(len(ids))}, index=ids)
+    for table in (path, frame, frame.rename_axis("image").reset_index()):
+        read = read_table(table, targets="y")
+        assert tuple(read.index) == ids
+        # an id that changed has no tokens, or two rows
+        fit(PatchMeanHead(8, [Task("y")]), source, targets=read, epochs=1)
+
+
+def test_composed_and_decomposed_names_are_one_image(tmp_path: Path) -> None:
+    """File systems exchange the forms; a table finds the file, and training its tokens."""
+    composed, decomposed = f"{COMPOSED}.jpg", f"{DECOMPOSED}.jpg"
+    for there, here in ((composed, decomposed), (decomposed, composed)):
+        folder = touched(tmp_path / str(len(there)), there, "b.jpg")
+        table = read_table(written(folder, f"image,y\n{here},1\nb.jpg,2\n"), folder, "y")
+        assert table.index[0] == composed
+        assert table["images"].tolist()[0].is_file()
+        tokens = Tokens.from_patches(torch.randn(2, 2, 8), grid=(1, 2), patch_size=16)
+        fit(PatchMeanHead(8, [Task("y")]), MemoryTokens((there[:-4], "b"), tokens), targets=table, epochs=1)
+    with pytest.raises(DataError, match="stands more than once"):
+        read_table(written(tmp_path, f"image,y\n{composed},1\n{decomposed},2\n"), targets="y")
+
+
+def test_one_image_under_two_names_is_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "a.jpg")
+    (tmp_path / "d.jpg").symlink_to(tmp_path / "a.jpg")
+    for other in ("./a.jpg", "d.jpg", f"../{tmp_path.name}/a.jpg"):
+        with pytest.raises(DataError, match="are the same file"):
+            read_table(written(tmp_path, f"image,y\na.jpg,1\n{other},2\n"), tmp_path, ["y"])
+
+
+# Cells ------------------------------------------------------------------------------------------------------
+
+SPELLINGS = [
+    (["1", "1.0", " 1", "1 ", "01", "2", "2.00"], [0, 0, 0, 0, 0, 5, 5]),
+    (["1", "1.0", "a", " a", "1", "01"], [0, 1, 2, 2, 0, 5]),
+    (["1e2", "100", "0.10", ".1", "-0", "0"], [0, 0, 2, 2, 4, 4]),
+    (["NA", "None", "NA ", "null", "-"], [0, 1, 0, 3, 4]),
+    ([COMPOSED, DECOMPOSED, "pres"], [0, 0, 2]),
+    (["1152921504606846977", "1152921504606846978", "1152921504606846977.0"], [0, 1, 0]),
+    (["1e999999999999999999999999", "1e400", "1e400"], [0, 1, 1]),
+]
+
+
+@pytest.mark.parametrize(("cells", "expected"), SPELLINGS)
+def test_groups_and_folds_that_mean_the_same_are_one(tmp_path: Path, cells: list[str], expected: list[int]) -> None:
+    y, count = list(range(len(cells))), len(set(expected))
+    table = read_table(columns(tmp_path, y=y, g=cells), targets="y", group="g", fold_column="g")
+    assert partition(table["group"]) == partition(table["fold"]) == expected
+    pair = read_table(columns(tmp_path, y=y, g=cells, h=["x"] * len(y)), targets="y", group=["g", "h"])
+    assert partition(pair["group"]) == expected
+    frame = pd.DataFrame({"y": y, "g": cells}, index=[f"{i}.jpg" for i in y])
+    assert partition(read_table(frame, targets="y", group="g")["group"]) == expected
+    held_out = [valid.tolist() for _, valid in group_folds(cells, count, seed=0)]
+    assert sorted(held_out) == sorted([i for i, first in enumerate(expected) if first == own] for own in {*expected})
+    assert sorted(valid.tolist() for _, valid in column_folds(cells)) == sorted(held_out)
+
+
+def test_a_missing_group_or_fold_names_its_rows() -> None:
+    for nothing in ("", " NAN ", pd.NA, None, float("nan"), pd.NaT, np.datetime64("NaT"), np.float32("nan")):
+        for call in (lambda labels: group_folds(labels, 2, seed=0), column_folds):
+            with pytest.raises(DataError, match="row 1, row 3"):
+                call(["p", nothing, "q", nothing])
+        frame = pd.DataFrame({"y": [1, 2, 3], "g": ["p", nothing, "q"]}, index=["a.jpg", "b.jpg", "c.jpg"])
+        with pytest.raises(DataError, match=r"'g'.*b\.jpg"):
+            read_table(frame, targets="y", group="g")
+    assert len(group_folds([("field", 1), ("field", 2)], 2, seed=0)) == 2
+
+
+@pytest.mark.parametrize("role", ["targets", "auxiliary"])
+def test_classes_that_mean_the_same_are_one(tmp_path: Path, role: str) -> None:
+    other = {"targets": "y"} if role == "auxiliary" else {}
+
+    def classes(cells: list[str], **options: Any) -> tuple[list[int], tuple[str, ...]]:
+        path = columns(tmp_path, c=cells, y=list(range(len(cells))))
+        table = read_table(path, **{role: "c"}, **other, **options)
+        return table["c"].cat.codes.tolist(), tuple(table["c"].cat.categories)
+
+    assert classes([COMPOSED, DECOMPOSED, " pres ", "pres"]) == ([1, 1, 0, 0], ("pres", COMPOSED))
+    assert classes(["2", "02", "10.0", "10"], classes={"c": ()}) == ([0, 0, 1, 1], ("2", "10"))
+    assert classes(["2", "02", "10.0", "x"], classes={"c": ()}) == ([1, 0, 2, 3], ("02", "2", "10.0", "x"))
+    assert classes(["2.0", "01", " 3"], classes={"c": ("1", "2", "3")}) == ([1, 0, 2], ("1", "2", "3"))
+    assert classes([DECOMPOSED, "x"], classes={"c": ("x", COMPOSED)}) == ([1, 0], ("x", COMPOSED))
+    assert classes(["NA", "None", "", "nan"]) == ([0, 1, -1, -1], ("NA", "None"))
+
+
+def test_only_empty_cells_and_nan_are_missing_numbers(tmp_path: Path) -> None:
+    cells = ["1", "", " nan", "NaN ", " 2.5 ", str(2**53), "1e15"]
+    table = read_table(columns(tmp_path, y=cells), targets="y")
+    np.testing.assert_array_equal(table["y"], [1, np.nan, np.nan, np.nan, 2.5, 2.0**53, 1e15])
+
+
+# Folders ----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_per_class(tmp_path: Path) -> None:
+    names = ("wheat/2.jpg", "oats/a/1.PNG", "oats /1.jpg", f"{COMPOSED}/1.jpg", f"{DECOMPOSED}/1.jpg")
+    table = read_folders(touched(tmp_path, *names, "wheat/notes.txt", ".cache/x.jpg", "table.csv"))
+    assert table["class"].cat.categories.tolist() == ["oats", COMPOSED, "wheat"]
+    assert sorted(table.index) == sorted(names)
+    assert table["images"].tolist() == [tmp_path / name for name in table.index]
+    expected = {"wheat/2.jpg": "wheat", "oats/a/1.PNG": "oats", "oats /1.jpg": "oats"}
+    assert table["class"].to_dict() == expected | {f"{name}/1.jpg": COMPOSED for name in (COMPOSED, DECOMPOSED)}
+
+
+@pytest.mark.parametrize("labels", ["y", "x/masks"])
+def test_masks_match_by_path(tmp_path: Path, labels: str) -> None:
+    names = [f"{labels}/{name}" for name in ("a/1.png", "a/2.png", "b/1.tif")]
+    touched(tmp_path, "x/b/1.jpg", "x/a/1.jpg", "x/a/2.JPG", *names)
+    table = read_masks(tmp_path / "x", tmp_path / labels)
+    assert (table.index.tolist(), table.columns.tolist()) == (["a/1.jpg", "a/2.JPG", "b/1.jpg"], ["images", "labels"])
+    assert table["labels"].tolist() == [tmp_path / name for name in names]
+
+
+def test_the_number_of_classes(tmp_path: Path) -> None:
+    grey = np.zeros((4, 6), np.uint8)
+    grey[0, 0] = 2
+    palette = Image.fromarray(np.full((3, 5), 4, np.uint8), "L").convert("P")
+    palette.putpalette([200, 10, 30] * 256)
+    palette.putdata([4] * 15)
+    palette.save(tmp_path / "p.png")
+    assert (count_classes([grey]), count_classes([grey, tmp_path / "p.png"])) == (3, 5)
+    grey[1] = 255
+    assert count_classes([grey], nodata=255) == 3
