@@ -15,7 +15,7 @@ import pytest
 from tests.unit.store.store_samples import write_images
 
 from dinoneck import Backbone, PatchMeanHead, Task, save_head
-from dinoneck.cli import inspect as inspect_verb
+from dinoneck.cli import files as files_verbs
 from dinoneck.cli.main import command, main
 from dinoneck.errors import missing_extra
 from dinoneck.version import __version__
@@ -38,30 +38,12 @@ def test_lists_take_several_values_and_images_stand_first() -> None:
     """No second value of an option is an image, and no image is a value of an option."""
     words = given("predict a.png b --heads h1 h2 --tile 32x64 --out o.csv")
     assert [path.name for path in words["images"]] == ["a.png", "b"]
-    assert (words["heads"], words["tiles"].tile) == ((("h1", "h2"),), (32, 64))
+    assert (words["heads"], words["tile"]) == ((("h1", "h2"),), (32, 64))
     words = given("predict --heads h1 h2 --out o.csv a.png")
     assert (words["heads"], [path.name for path in words["images"]]) == ((("h1", "h2"),), ["a.png"])
     assert given("extract a.png --out s --size 32x48 --layers 2 -1")["backbone"].layers == (2, -1)
     run = given("train --out x --targets a b --layers 2 5")["run"]
     assert (run.data.targets, run.backbone.layers) == (("a", "b"), (2, 5))
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("a.safetensors a.png --heads h --out o.csv", "a.safetensors is not an image; name head files after --heads"),
-        ("p --heads h a.png --out o.csv", "--heads lists a.png, which is an image; images stand before the options"),
-        ("--heads h --out o.csv", "or --csv with their names, or --store"),
-        ("a.png --csv t.csv --heads h --out o.csv", "or --csv with their names, or --store"),
-    ],
-)
-def test_what_may_be_an_image_or_a_head_is_refused(
-    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_images(tmp_path, ["p/a.png"])
-    monkeypatch.chdir(tmp_path)
-    assert main(["predict", *words.split()]) == 1
-    assert message in capsys.readouterr().err
 
 
 def test_flags_win_over_the_training_file(tmp_path: Path) -> None:
@@ -127,7 +109,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
             raise value
         return value  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(inspect_verb, "inspect", work)
+    monkeypatch.setattr(files_verbs, "inspect", work)
     work.__annotations__ = {"file": Path}
 
 
@@ -166,11 +148,11 @@ def test_errors_end_in_one_line(
 def test_sigterm_is_cleaned_up_after() -> None:
     """The code is 143, and a second signal does not stop the clean-up."""
     script = (
-        "import os, signal, sys\nfrom dinoneck.cli import about, main\n"
+        "import os, signal, sys\nfrom dinoneck.cli import files, main\n"
         "def work():\n"
         "    try:\n        os.kill(os.getpid(), signal.SIGTERM)\n        signal.pause()\n"
         "    finally:\n        os.kill(os.getpid(), signal.SIGTERM)\n        print('in order')\n"
-        "about.doctor, sys.argv = work, ['dinoneck', 'doctor']\nsys.exit(main.main())\n"
+        "files.doctor, sys.argv = work, ['dinoneck', 'doctor']\nsys.exit(main.main())\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (143, "in order\n", "interrupted\n")

@@ -48,20 +48,3 @@ def test_a_half_model_is_written_and_compared(head: str, tmp_path: Path, capsys:
     assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2
 
 
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (["--format", "onnx", "--size", "32x48"], "--size"),
-        (["--format", "pt2", "--random-backbone"], "--random-backbone"),
-        (["--format", "state-dict", "--with-backbone"], "--with-backbone"),
-        (["--format", "onnx", "--with-backbone", "--grid", "2x3"], "--grid"),
-        (["--format", "pt2", "--with-backbone", "--size", "32x50"], "32x50 px"),
-        (["--format", "pt2", "--half"], "format is 'pt2'"),
-    ],
-)
-def test_options_that_do_not_go_together(
-    options: list[str], why: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", head, *options, "--out", str(tmp_path / "out")]) == 1
-    assert why in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())

@@ -87,23 +87,3 @@ def test_a_size_that_the_patch_does_not_divide_is_rounded_and_reported(
     assert not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize(
-    ("images", "wrong", "message"),
-    [
-        ("empty", [], "empty holds no images"),
-        ("gone", [], "do not exist, the first is"),
-        ("p", ["--shard", "2/2"], "expected I/N with 0 <= I < N"),
-        ("p", ["--shard", "0/2", "--engine", "ray"], "both divide the work"),
-        ("p", ["--device", "nonsense"], "device 'nonsense' cannot be used here"),
-        ("p", ["--layers", "9"], "9"),
-    ],
-)
-def test_what_does_not_fit_makes_no_store(
-    tmp_path: Path, images: str, wrong: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_images(tmp_path, ["p/a.png"])
-    (tmp_path / "empty").mkdir()
-    options = ["--out", str(tmp_path / "s"), "--size", "32", "--backbone", "dinoneck_tiny", *wrong]
-    assert main(["extract", str(tmp_path / images), *options]) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "s").exists()

@@ -146,32 +146,6 @@ def test_images_that_cannot_be_used_are_left_out_on_request(place: Path, capsys:
     assert "none of the 1 images can be used" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--overlap", "8"], "tile is None"),
-        (["--tile", "32", "--overlap", "40"], "overlap is 40"),
-        (["--out", "x.jpg"], "ends in .csv"),
-        (["--out", "no/x.csv"], "the folder no does not exist"),
-        (["--out", "heads"], "ends in .csv"),
-        (["--maps", "images/large.png"], "name a new folder"),
-        (["--random-backbone", "--backbone-file", "w.pth"], "exclude each other"),
-        (["--device", "cuda:99"], "cannot be used here"),
-        (["--revision", "v1"], "revision='v1' is for hub repositories"),
-        (["--csv", "t.csv"], "or --csv with their names"),
-        (["--image-folder", "images"], "--image-folder"),
-    ],
-)
-def test_what_does_not_fit_writes_nothing(
-    place: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(place)
-    before = sorted(place.rglob("*"))
-    assert main(["predict", "images", "--heads", "heads", "--out", "out.csv", *options]) == 1
-    assert message in capsys.readouterr().err
-    assert sorted(place.rglob("*")) == before
-
-
 def test_heads_get_the_backbone_of_their_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Heads on seeded weights get their own seed; those on weights from a file are refused on random ones."""
     draw(tmp_path / "images" / "a.png", 32, 48)

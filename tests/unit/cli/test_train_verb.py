@@ -56,13 +56,6 @@ def test_flags_over_file_over_defaults(tmp_path: Path) -> None:
     assert config.head == {"type": "fpn", "fpn_dim": 16}
 
 
-def test_a_training_file_that_is_not_first_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, QUICK)
-    for words in (["--epochs", "1", path], [path, path]):
-        assert main(["train", *words, "--out", str(tmp_path / "run")]) == 1
-        assert f"{path}: one training file stands first" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("flags", "head"),
     [

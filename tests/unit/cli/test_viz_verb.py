@@ -16,7 +16,7 @@ from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import Backbone, DataError, PatchMeanHead, Predictor, Task, save_head
 from dinoneck.cli.main import main
-from dinoneck.cli.viz_known import known_values
+from dinoneck.cli.viz import known_values
 from dinoneck.data import Pasture
 from dinoneck.viz.drawing import minus
 
@@ -128,48 +128,6 @@ def test_known_values_bring_residuals_and_the_worst_images(
     assert cells(page, "td").count("–") == 1  # the image without a known value
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["report", "{head}", "{images}", "--out", "r.pdf"], "ends in .html or .htm"),
-        (
-            ["report", "{head}", "{images}", "--out", "{images}/page.html", "--truth", "{images}/page.html"],
-            "one of the",
-        ),
-        (["report", "{head}", "{images}", "--out", "r.html", "--truth", "gone.csv"], "gone.csv does not exist"),
-        (["report", "{head}", "{images}", "--out", "r.html", "--scores", "gone.json"], "--scores gone.json cannot"),
-        (["report", "{head}", "{images}", "--out", "r.html", "--scores", "{images}/page.html"], "cannot be used"),
-        (
-            ["report", "{head}", "{images}", "--out", "r.html", "--scores", "{images}/report.json"],
-            "holds the scores of weed, and the head predicts mass, cover",
-        ),
-        (
-            ["report", "{head}", "{images}", "--out", "r.html", "--random-backbone", "--backbone-file", "w"],
-            "exclude each other",
-        ),
-        (["tokens", "{images}", "--backbone", "dinoneck_tiny", "--out", "t.svg"], "ends in .png"),
-        (["tokens", "{images}", "--backbone", "dinoneck_tiny", "--out", "{images}/0.png"], "one of the inputs"),
-    ],
-)
-def test_refusals_come_before_any_work(
-    arguments: list[str], message: str, heads: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    folder = tmp_path / "field"
-    shutil.copytree(images, folder)
-    (folder / "page.html").write_text("image,mass\n")
-    score = {"pooled": 0.5, "interval": None, "folds": [0.5]}
-    scores = {"weed": {"head": {"r2": score, "mae": score, "images": 5}}}
-    run = {"scores": scores, "spread": {"weed": {"all": 1, "folds": [1]}}, "auxiliary": []}
-    (folder / "report.json").write_text(json.dumps(run))
-    monkeypatch.chdir(tmp_path)
-    places = {"head": str(heads / "fold-0.safetensors"), "images": str(folder)}
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert main(["viz", *(argument.format(**places) for argument in arguments)]) == 1
-    assert message in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-
-
 def test_the_picture_of_tokens_names_random_weights(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +144,7 @@ def test_the_picture_of_tokens_names_random_weights(
 def test_known_values_may_have_decimal_commas(tmp_path: Path) -> None:
     text = "image;mass;kind\n1.jpg;1,5;a,b\n2.jpg;2;c\n"
     (tmp_path / "t.csv").write_text(text)
-    columns = {"mass": (), "kind": ("a,b", "c")}
+    columns = [Task("mass"), Task("kind", 2, kind="classification", labels=("a,b", "c"))]
     found = known_values(tmp_path / "t.csv", "image", [Path("1.jpg"), Path("2.jpg")], columns)
     assert found == [{"mass": 1.5, "kind": "a,b"}, {"mass": 2.0, "kind": "c"}]
     (tmp_path / "t.csv").write_text(text.replace(";2;", ";1.234;"))
@@ -197,29 +155,29 @@ def test_known_values_may_have_decimal_commas(tmp_path: Path) -> None:
 def test_images_find_their_rows_by_unique_file_names(tmp_path: Path) -> None:
     table = truth(tmp_path / "t.csv", [("a/1.jpg", "1.5"), ("2.jpg", " nan"), ("b/4.jpg", "2"), ("./c/3.jpg", "3")])
     images = [Path("x/1.jpg"), Path("2.jpg"), Path("../c/3.jpg"), Path("7.jpg")]
-    assert known_values(table, "image", images, {"mass": ()}) == [{"mass": 1.5}, {}, {"mass": 3.0}, {}]
+    assert known_values(table, "image", images, [Task("mass")]) == [{"mass": 1.5}, {}, {"mass": 3.0}, {}]
     table = truth(tmp_path / "t.csv", [("1.jpg", "soil"), ("2.jpg", "")], "kind")
-    found = known_values(table, "image", [Path("1.jpg"), Path("2.jpg")], {"kind": ("soil", "crop")})
+    found = known_values(table, "image", [Path("1.jpg"), Path("2.jpg")], [Task("kind", 2, kind="classification", labels=("soil", "crop"))])
     assert found == [{"kind": "soil"}, {}]
 
 
 @pytest.mark.parametrize(
     ("rows", "images", "columns", "named"),
     [
-        ([("1.jpg", "1")], ["a/1.jpg", "b/1.jpg"], {"mass": ()}, "1.jpg"),
-        ([("a/1.jpg", "1"), ("b/1.jpg", "2")], ["1.jpg"], {"mass": ()}, "1.jpg"),
-        ([("1.jpg", "1")], ["7.jpg"], {"mass": ()}, "7.jpg"),
-        ([("1.jpg", "1")], ["1.jpg"], {"cover": ()}, "cover"),
-        ([("1.jpg", "heavy"), ("2.jpg", "light")], ["1.jpg"], {"mass": ()}, "heavy"),
-        ([("1.jpg", "inf")], ["1.jpg"], {"mass": ()}, "inf"),
-        ([("1.jpg", "soil")], ["1.jpg"], {"mass": ("crop", "weed")}, "soil"),
+        ([("1.jpg", "1")], ["a/1.jpg", "b/1.jpg"], Task("mass"), "1.jpg"),
+        ([("a/1.jpg", "1"), ("b/1.jpg", "2")], ["1.jpg"], Task("mass"), "1.jpg"),
+        ([("1.jpg", "1")], ["7.jpg"], Task("mass"), "7.jpg"),
+        ([("1.jpg", "1")], ["1.jpg"], Task("cover"), "cover"),
+        ([("1.jpg", "heavy"), ("2.jpg", "light")], ["1.jpg"], Task("mass"), "heavy"),
+        ([("1.jpg", "inf")], ["1.jpg"], Task("mass"), "inf"),
+        ([("1.jpg", "soil")], ["1.jpg"], Task("mass", 2, kind="classification", labels=("crop", "weed")), "soil"),
     ],
 )
 def test_known_values_that_fit_nothing_are_refused(
-    rows: list[tuple[str, str]], images: list[str], columns: dict[str, tuple[str, ...]], named: str, tmp_path: Path
+    rows: list[tuple[str, str]], images: list[str], columns: Task, named: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=re.escape(named)):
-        known_values(truth(tmp_path / "t.csv", rows), "image", [*map(Path, images)], columns)
+        known_values(truth(tmp_path / "t.csv", rows), "image", [*map(Path, images)], [columns])
 
 
 def test_a_report_of_a_detector(
