@@ -73,7 +73,8 @@ def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
         "  in the folds": ranges,
         "images": {name: str(first_of(scores[name])["images"]) for name in names},
     }
-    columns = [f"{name} (auxiliary)" if name in auxiliary else name for name in names]
+    mean = "overall (weighted)" if report.get("target_weights") else "overall (mean)"
+    columns = [f"{name} (auxiliary)" if name in auxiliary else {"overall": mean}.get(name, name) for name in names]
     header = ["held-out R² (MAE)", *columns, *(["worst fold"] if "overall" in scores else [])]
     rows += [[note, *(own.get(name, "") for name in names)] for note, own in notes.items()]
     found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
