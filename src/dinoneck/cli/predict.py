@@ -154,8 +154,8 @@ def predict_named(
 
 def _draw(model: Any, images: Sequence[tuple[Path, Path, Any]], maps: Path | None, overlay: Path | None) -> None:
     """Write maps and pictures of images (file, place in the folders, row); folders appear whole or not at all."""
-    from dinoneck.viz.map_files import write_maps
     from dinoneck.viz.overlay import overlay_panel as over
+    from dinoneck.viz.overlay import write_maps
     from dinoneck.viz.panels import boxes_panel as boxes
     from dinoneck.viz.scales import outputs, scales
 
