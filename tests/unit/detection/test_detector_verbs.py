@@ -44,9 +44,10 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
     with Path("boxes.csv").open() as file:
         rows = list(csv.DictReader(file))
     own = Detector.load("d.safetensors").predict(["0.png", "1.png"])
-    assert rows and len(rows) == sum(len(each["scores"]) for each in own) == len(result["boxes"])
-    assert [[str(box[key]) for key in rows[0]] for box in result["boxes"]] == [[*row.values()] for row in rows]
-    assert all(isinstance(box[key], float) for box in result["boxes"] for key in ("score", "x0", "y1"))
+    assert rows and len(rows) == sum(len(each["scores"]) for each in own) == len(result["predictions"])
+    for box, row in zip(result["predictions"], rows, strict=True):
+        assert [str(box[key]) if key in ("image", "name") else f"{box[key]:.6g}" for key in row] == [*row.values()]
+    assert all(isinstance(box[key], float) for box in result["predictions"] for key in ("score", "x0", "y1"))
     by_image = {name: [row for row in rows if row["image"] == name] for name in ("0.png", "1.png")}
     for each, found in zip(own, by_image.values(), strict=True):
         boxes = np.array([[float(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in found])
@@ -56,8 +57,8 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path, capsys: pytest.C
     arguments = arguments[:-2]
     middle = sorted(float(row["score"]) for row in rows)[len(rows) // 2]
     assert main([*arguments, "--skip-unusable", "--json", "--min-score", str(middle + 5e-5)]) == 0
-    kept = json.loads(capsys.readouterr().out)["boxes"]
-    assert kept == [box for box in result["boxes"] if box["score"] > middle]
+    kept = json.loads(capsys.readouterr().out)["predictions"]
+    assert kept == [box for box in result["predictions"] if box["score"] > middle]
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
