@@ -151,5 +151,6 @@ def submission(predictions: Path, test: Path) -> str:
     """Return predictions, a row per image, in the form that ``test.csv`` asks for: a row per image and target."""
     rows = read_cells(test, TEST_COLUMNS)
     value = read_cells(predictions, [*rows["target_name"].unique()]).set_index("image")
+    value.index = [image.removeprefix(f"{test.parent}/") for image in value.index]
     asked = rows[[*TEST_COLUMNS]].itertuples(index=False)
     return csv_text(["sample_id", "target"], [[sample, value.loc[image, name]] for sample, image, name in asked])

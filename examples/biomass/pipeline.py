@@ -24,8 +24,8 @@ from dinoneck.atomic import write_text
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.cli import main as cli
-from dinoneck.cli import train, train_text
-from dinoneck.cli.text import table
+from dinoneck.cli import train
+from dinoneck.cli.text import show_scores, table
 from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
 from dinoneck.errors import ConfigError, DataError, DinoneckError
@@ -167,13 +167,13 @@ def extraction(layout: layouts.Layout, config: TrainConfig, views: str | None, s
 def prediction(layout: layouts.Layout, config: TrainConfig, head: Path, file: Path) -> list[str]:
     """Return the command that predicts the test table's images with all folds and recorded views, without the store."""
     flags = {
-        "--image-folder": str(layout.images),
         "--heads": str(head),
         "--out": str(file),
         "--backbone-file": config.backbone.file,
         "--device": config.device,
     }
-    return ["predict", "--csv", str(layout.test), *_flags(flags)]
+    images = [str(layout.images / name) for name in read_cells(layout.test, ["image"])["image"]]
+    return ["predict", *images, *_flags(flags)]
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
@@ -200,7 +200,7 @@ def finished(folder: Path, config: TrainConfig) -> bool:
     if differ:
         shown = "; ".join(f"{name} {before.get(name)!r}, not {now.get(name)!r}" for name in differ)
         raise DataError(f"{folder} holds a run with {shown}. Choose another --out, or replace it with --overwrite")
-    print("\n".join(train_text.comparison(stored)))
+    show_scores(stored)
     return True
 
 

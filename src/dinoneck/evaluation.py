@@ -80,7 +80,7 @@ def evaluate(
     if len(models) < len(every):
         raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
     tasks = {task.name: task for one in models.values() for task in one.tasks}
-    table = _table(images, truth, tasks, group, image_column, labels)
+    table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
     for name, one in models.items():
         begin = time.perf_counter()
@@ -118,8 +118,10 @@ def _opened(model: Any) -> Predictor | Detector:
     return Detector.from_checkpoint(first) if getattr(first, "head_type", "") == "detector" else Predictor(read)
 
 
-def _table(images: Any, truth: Any, tasks: Mapping[str, Any], group: Any, image_column: str, labels: Any) -> Any:
-    """The images and their truth, by :func:`dinoneck.data.read_table`."""
+def truth_table(
+    images: Any, truth: Any, tasks: Mapping[str, Any], group: Any = (), image_column: str = "image", labels: Any = None
+) -> Any:
+    """Return the images and their truth, by :func:`dinoneck.data.read_table`."""
     if isinstance(truth, str | os.PathLike) and Path(truth).is_dir():
         return read_masks(images, truth)
     if IMAGES in getattr(truth, "columns", ()):

@@ -113,8 +113,8 @@ PIPELINES = (
     Mutant(
         "Residuals have the opposite sign.",
         "viz/drawing.py",
-        "axes.scatter(known, predicted - known,",
-        "axes.scatter(known, known - predicted,",
+        '("residual", values - truth)',
+        '("residual", truth - values)',
         "unit/viz/test_figures.py::test_points_are_the_values_and_residuals",
     ),
     Mutant(

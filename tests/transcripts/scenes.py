@@ -103,7 +103,6 @@ FAST = {
     "predictions": f"""
         {PREDICT} head.safetensors --out p.csv
         predict images/0000.jpg --heads heads --out q.csv --maps maps --overlay pictures --tta flip4
-        predict --csv table.csv --heads heads --out r.csv
         {PREDICT} none --out n.csv
         predict broken --heads head.safetensors --out b.csv
         predict broken --heads head.safetensors --out b.csv --skip-unusable
@@ -152,7 +151,7 @@ SLOW = {
         extract csiro/train --root csiro --out s --backbone dinoneck_tiny --size 32x64 --views flips4
         train --csv csiro/table.csv --targets GDM_g --store s --views 2 --folds 2 --epochs 1 --hidden-dim 4 --out g
         inspect g/heads
-        predict --csv csiro/held.csv --heads g/heads --out held.csv
+        predict csiro/test --heads g/heads --out held.csv
     """,
     "figures": f"""
         viz report head.safetensors images --out r.html --truth truth.csv --no-tokens
@@ -163,8 +162,8 @@ SLOW = {
         viz tokens images {TINY} --size 32x64 --out t.png
     """,
     "timing": f"""
-        bench {TINY} --size 32x64 --seconds 0.1
-        bench head.safetensors --seconds 0.1 --batch-size 2
+        bench {TINY} --size 32x64
+        bench head.safetensors --batch-size 2
         bench {TINY}
         bench damaged.safetensors
     """,

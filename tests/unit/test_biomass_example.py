@@ -208,7 +208,8 @@ def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> Non
     out = tmp_path / "submission.csv"
     predicted = tmp_path / "predictions.csv"
     heads = str(tmp_path / "run" / "heads")
-    assert cli.main(["predict", "--csv", str(test), "--heads", heads, "--out", str(predicted)]) == 0
+    images = [str(tmp_path / "data" / name) for name in layouts.read_cells(test)["image"]]
+    assert cli.main(["predict", *images, "--heads", heads, "--out", str(predicted)]) == 0
     out.write_text(layouts.submission(predicted, tmp_path / "data" / "test.csv"))
     check_masses(out)
 

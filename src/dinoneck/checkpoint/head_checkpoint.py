@@ -238,8 +238,12 @@ class HeadCheckpoint:
             raise CheckpointError("a probe needs the backbone itself, not its record", step="pairing")
         pairing.check_probe(trained, {**given, "probe": own.probe()})
 
-    def load_backbone(self) -> Backbone:
+    def load_backbone(self, file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
         """Load the backbone that this file names, with what travels with the head: LoRA weights, or all its weights.
+
+        Args:
+            file: its weights, in the place of those that the file names.
+            random: seeded random weights in their place.
 
         Raises:
             CheckpointError: if the file names none, or its record cannot be followed.
@@ -247,9 +251,12 @@ class HeadCheckpoint:
         """
         record = self.meta["backbone"]
         if record is None:
-            raise CheckpointError("this head file does not name its backbone; load it yourself", step="pairing")
-        if self.backbone_weights is None:
-            backbone = rebuild(record)
+            raise CheckpointError(
+                "this head file does not name its backbone; load it yourself, or save the head with backbone=",
+                step="pairing",
+            )
+        if self.backbone_weights is None or file is not None or random:
+            backbone = rebuild(record, file, random=random)
         else:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
                 file = Path(folder, "model.safetensors")

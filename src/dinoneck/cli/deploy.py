@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli import detect
-from dinoneck.cli.arguments import HeadBackbone, check_output, refuse_unused, whole
-from dinoneck.cli.text import file_size, show
+from dinoneck.cli.arguments import HeadBackbone, Words, check_output, refuse_unused, whole
+from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.serve.settings import Settings
 from dinoneck.training.config_flags import SIZE
@@ -32,6 +31,7 @@ def export(
     size: Annotated[tuple[int, int] | None, SIZE] = None,
     maps: bool = False,
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
+    words: Words = (),
 ) -> dict[str, Any]:
     """Write a head, or backbone and head as one model, as ONNX model, torch program or plain weights.
 
@@ -51,8 +51,8 @@ def export(
         size: with backbone: the one image size in pixels (default: any, where the backbone allows, else the head's).
         maps: with backbone: also return per-patch predictions, where the head has them.
         backbone: with backbone: where its weights come from.
+        words: the command line.
     """
-    options = locals()
     check_output(out, [file, backbone.backbone_file])
     from dinoneck.export import export_head, export_state_dict
     from dinoneck.inference.sources import opened
@@ -60,34 +60,41 @@ def export(
     read: Any = opened(file, revision, backbone.weights)[""]
     if len(read) > 1:
         raise ConfigError(f"{file} holds {len(read)} head files; expected one")
-    head: HeadCheckpoint = read[0]
-    if head.head_type == "detector":
-        refuse_unused(export, "the export of a detector", options)
-        if format != "onnx":
-            raise ConfigError(f"--format is {format}; a detector is exported as onnx")
-        return detect.export(head, out, backbone, size, check)
+    [head] = read
+    settings: dict[str, Any] = {"format": format, "half": half, "check": check}
     document: dict[str, Any] = {"files": [out], "format": format, "with_backbone": with_backbone}
-    if format == "state-dict":
-        refuse_unused(export, "the export of weights", options)
+    if head.head_type == "detector":
+        refuse_unused("the export of a detector", words)
+        _export_detector(head, out, backbone, format, size=size, check=check)
+    elif format == "state-dict":
+        refuse_unused("the export of weights", words)
         export_state_dict(head, out)
     elif with_backbone:
-        refuse_unused(export, "the export of a whole model", options)
-        document |= _export_model(head, out, backbone, format=format, size=size, maps=maps, half=half, check=check)
+        refuse_unused("the export of a whole model", words)
+        document |= _export_model(head, out, backbone=backbone.given(head), size=size, maps=maps, **settings)
     else:
-        refuse_unused(export, "the export of a head without --with-backbone", options)
-        document["files"] = [*export_head(head, out, format=format, grid=grid, half=half, check=check).files]
-    size_of_all = file_size(sum(file.stat().st_size for file in document["files"]))
-    show({"written": f"{', '.join(map(str, document['files']))} ({size_of_all})"})
+        refuse_unused("the export of a head without --with-backbone", words)
+        document["files"] = [*export_head(head, out, grid=grid, **settings).files]
+    show({"written": ", ".join(map(str, document["files"]))})
     return document
 
 
-def _export_model(head: HeadCheckpoint, out: Path, backbone: HeadBackbone, **settings: Any) -> dict[str, Any]:
+def _export_detector(head: HeadCheckpoint, out: Path, backbone: HeadBackbone, format: str, **settings: Any) -> None:
+    """Write a detector with its backbone."""
+    from dinoneck.detection import Detector
+
+    if format != "onnx":
+        raise ConfigError(f"--format is {format}; a detector is exported as onnx")
+    Detector.from_checkpoint(head, backbone.given(head)).export_onnx(out, **settings)
+
+
+def _export_model(*given: Any, **settings: Any) -> dict[str, Any]:
     """Write backbone and head, and print what the model takes and gives."""
     from dinoneck.export import export_model
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="this model (takes|predicts) .*")  # printed below
-        done = export_model(head, out, backbone=backbone.given(head), **settings)
+        done = export_model(*given, **settings)
     show({key: done.description[key] for key in ("input", "outputs", "views", "parity")})
     show({"fixed": done.fixed_because and f"the size is fixed, for {done.fixed_because} (--size HxW: another)"})
     return {"files": [*done.files], "fixed_because": done.fixed_because, "description": done.description}

@@ -36,7 +36,8 @@ VERBS = {
     "doctor": "check this installation, and what to do about what does not work; no network",
 }
 """Verb -> its line in the help. Its file holds a function, or a dict of sub-verbs, of its name."""
-FILES = {"list": "about", "doctor": "about", "export": "deploy", "serve": "deploy", "verify": "files", "push": "hub"}
+FILES = {"evaluate": "predict", "extract": "backbone", "bench": "backbone", "export": "deploy", "serve": "deploy"}
+FILES |= dict.fromkeys(("list", "inspect", "verify", "push", "doctor"), "files")
 """Verbs whose file has another name than theirs."""
 REFUSED = 1
 INTERRUPTED = 130
@@ -74,8 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without R² prints R?
-    if not sys.stderr.isatty():  # progress bars of the Hub client in a log are noise
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -93,8 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return TERMINATED if isinstance(end, _Terminated) else INTERRUPTED
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of what stands before the words of a verb."""
+def load(verb: str) -> Any:
+    """Return the function of a verb, or its sub-verbs by name."""
+    module = import_module(f"dinoneck.cli.{FILES.get(verb, verb)}")
+    return module.listed if verb == "list" else getattr(module, verb)
+
+
+def _run(arguments: list[str]) -> int:
+    """Parse, run and report: a refusal is one line on stderr, and with --json in the document too."""
     top = argparse.ArgumentParser(
         prog="dinoneck",
         description="Heads on DINOv2/DINOv3 backbones.",
@@ -110,24 +115,13 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     top.add_argument("verb", metavar="VERB", nargs="?", help="see below")
     top.add_argument("words", metavar="...", nargs=argparse.REMAINDER, help="its arguments")
-    return top
-
-
-def load(verb: str) -> Any:
-    """Return the function of a verb, or its sub-verbs by name."""
-    module = import_module(f"dinoneck.cli.{FILES.get(verb, verb)}")
-    return module.listed if verb == "list" else getattr(module, verb)
-
-
-def _run(arguments: list[str]) -> int:
-    """Parse, run and report: a refusal is one line on stderr, and with --json in the document too."""
-    options = parser().parse_args(arguments)
+    options = top.parse_args(arguments)
     verb, words = options.verb, [word for word in options.words if word != "--json"]
     if verb not in VERBS:
         what = f"unknown verb {verb!r}.{did_you_mean(verb, VERBS)}" if verb else "a verb is missing."
-        return _wrong_usage(f"{what} 'dinoneck --help' lists them")
+        top.error(f"{what} 'dinoneck --help' lists them")
     if "" in words:  # such as an unset variable in a script: as a path it would mean the current folder
-        return _wrong_usage("an argument is empty; name a file or a folder ('.' for the current one)")
+        top.error("an argument is empty; name a file or a folder ('.' for the current one)")
     as_json = "--json" in options.words
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
     document: dict[str, Any] = {}
@@ -149,11 +143,6 @@ def _run(arguments: list[str]) -> int:
     if as_json:
         print(_json({"verb": verb, "ok": code == 0, "dinoneck": __version__, **document}))
     return code
-
-
-def _wrong_usage(message: str) -> int:
-    print(f"error: {printable(message)}", file=sys.stderr)
-    return 2
 
 
 def command(verb: str, words: Sequence[str]) -> partial[Any]:

@@ -16,6 +16,8 @@ from dinoneck.errors import printable
 if TYPE_CHECKING:
     from PIL import Image
 
+    from dinoneck.data.preprocessing import Preprocessing
+
 _EMPTY: tuple[Any, ...] = (None, "", [], (), {})
 
 
@@ -24,7 +26,7 @@ def show(value: str | Mapping[str, Any], stream: TextIO | None = None) -> None:
 
     No entry can end a line, colour or wipe it away: signs that steer a terminal are spelled out.
     """
-    lines = [value] if isinstance(value, str) else [f"{key:<10} {_entry(entry)}" for key, entry in _filled(value)]
+    lines = [value] if isinstance(value, str) else [f"{key:<10} {in_line(entry)}" for key, entry in _filled(value)]
     for line in lines:
         print(printable(line), file=stream)
 
@@ -52,11 +54,6 @@ def whole_folder(folder: Path | None) -> Iterator[Path | None]:
         if folder.exists():
             folder.rmdir()  # it is empty
         inside.rename(folder)
-
-
-def _entry(value: Any) -> str:
-    is_list = isinstance(value, list | tuple) and not any(isinstance(entry, Mapping) for entry in value)
-    return ", ".join(map(str, value)) if is_list else in_line(value)
 
 
 def in_line(value: Any) -> str:
@@ -89,3 +86,26 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     texts = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
     return "\n".join([texts[0], "-" * len(texts[0]), *texts[1:]])
+
+
+def show_scores(report: Mapping[str, Any]) -> None:
+    """Print the scores and the verdict of a report of a training or of :func:`dinoneck.evaluate`, and its costs."""
+    from dinoneck.viz.score_tables import all_tables
+
+    for each in all_tables(report):
+        print(table(*each))
+    costs = report.get("cost", {})
+    rows = [[name, *map(in_line, own.values())] for name, own in costs.items()]
+    if rows:
+        print(table(("cost", *(key.replace("_", " ") for key in next(iter(costs.values())))), rows))
+    if report.get("verdict"):
+        show(report["verdict"])
+
+
+def show_remainder(preprocess: Preprocessing, size: tuple[int, int]) -> None:
+    """Print what becomes of a size (height, width) in px that the patch does not divide."""
+    canvas = preprocess.placement(size).canvas
+    if canvas != size:
+        before, after = ("x".join(map(str, sides)) for sides in (size, canvas))
+        patch, how = preprocess.patch_size, preprocess.resize
+        show(f"The patch of {patch} px does not divide {before} px: --resize {how} makes it {after} px.")

@@ -1,4 +1,4 @@
-"""``dinoneck train``: cross-validated heads from a training file, or from flags, next to baselines."""
+"""``dinoneck train``: cross-validated heads from a training file, or from flags, next to a baseline; or a detector."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from dinoneck.cli import detect, train_text
 from dinoneck.cli.arguments import check_backbone_name
-from dinoneck.cli.text import table
+from dinoneck.cli.text import show_remainder, show_scores
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from dinoneck.training.run import Run
 
 
 def train(
@@ -58,36 +60,30 @@ def train(
     if run.data.boxes is not None and heads:
         raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; a detector takes one neck, --head NAME")
     if run.data.boxes is not None:
-        report = detect.train(with_width(run, hidden_dim), out, overwrite, resume)
-        return {"out": out, "report": report}
-    if heads:
-        return _compared(run, heads, out, overwrite, resume)
-    from dinoneck.training.folder import check_folder
-    from dinoneck.training.run import prepare, train_folds
+        from dinoneck.detection import train_detector
 
-    check_folder(out, overwrite=overwrite)
-    prepared = prepare(with_width(run, hidden_dim), out, overwrite=overwrite)
-    print("\n".join(train_text.describe(prepared)), flush=True)
-    report, _ = train_folds(prepared, resume=resume)
-    print("\n".join(train_text.comparison(report)))
-    print(f"written: {out}/head.safetensors, heads, logs, out_of_fold.csv, report.json")
+        report: dict[str, Any] = train_detector(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
+        print(f"{report['images']['train']} training images, {report['images']['val']} held out")
+    elif heads:
+        report = _compared(run, heads, out, overwrite, resume)
+    else:
+        from dinoneck.training.run import prepare, train_folds
+
+        prepared = prepare(with_width(run, hidden_dim), out, overwrite=overwrite)
+        _describe(prepared)
+        report, _ = train_folds(prepared, resume=resume)
+    show_scores(report)
+    print(f"written: {out}, with report.json")
     return {"out": out, "report": report}
 
 
 def _compared(run: TrainConfig, heads: Sequence[str], out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
-    """Train several heads on the same tokens and folds, and print one table of their scores."""
+    """Train several heads on the same tokens and folds; return the report."""
     from dinoneck.training.comparing import prepare_heads, train_heads
-    from dinoneck.viz.score_tables import all_tables
 
     runs = prepare_heads(run, heads, out, overwrite=overwrite)
-    print("\n".join(train_text.describe(next(iter(runs.values())))), flush=True)
-    report = train_heads(runs, out, resume=resume)
-    print("\n".join(table(*each) for each in all_tables(report)))
-    rows = [[name, f"{own['parameters']:,}", f"{own['seconds']:.1f}"] for name, own in report["cost"].items()]
-    print(table(("cost", "parameters", "seconds of training"), rows))
-    print(report["verdict"])
-    print(f"written: {out}/report.json, a folder for each head")
-    return {"out": out, "report": report}
+    _describe(next(iter(runs.values())))
+    return train_heads(runs, out, resume=resume)
 
 
 def from_file(path: str) -> Callable[..., dict[str, Any]]:
@@ -103,8 +99,8 @@ def _check_names(run: TrainConfig) -> None:
     """Refuse names of files, columns and backbones that are wrong, before torch is imported."""
     data, folds = run.data, run.folds
     check_backbone_name(run.backbone.name, run.backbone.source)
-    boxes = (data.boxes, data.val_boxes, data.val_images) if data.boxes is not None else ()
-    files = (data.images, data.store, run.backbone.file, *boxes)
+    held_out = (data.val_boxes, data.val_images) if data.boxes is not None else ()
+    files = (data.images, data.store, data.boxes, run.backbone.file, *held_out)
     if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     if data.csv is None:
@@ -131,3 +127,27 @@ def with_width(run: TrainConfig, hidden_dim: int | None) -> TrainConfig:
     takes = inspect.signature(resolve(kind)).parameters
     name = next((name for name in ("fpn_dim", "hidden_dim", "out_channels") if name in takes), "hidden_dim")
     return run.changed(head={**run.head, name: hidden_dim})
+
+
+def _describe(run: Run) -> None:
+    """Print what a run trains on, what the head will read, and what a user should know before the work."""
+    from dinoneck.data.cells import GROUP, IMAGES
+    from dinoneck.data.decoding import read_image_size
+    from dinoneck.training.table import groups_of, target_columns
+
+    config, table, source = run.config, run.table, run.source
+    targets, auxiliary = target_columns(config, table)
+    masks = [] if run.problem.maps is None else [run.problem.maps.name]
+    groups, grid = len(set(groups_of(table) or table.index)), source.first.grid
+    more = f"; auxiliary: {', '.join(auxiliary)}" if auxiliary else ""
+    print(f"{len(table)} images, {groups} groups, targets {', '.join([*targets, *masks])}{more}")
+    if source.backbone is None:
+        print(f"Tokens come from {config.data.store}: {source.record.get('name')}, {grid.rows}x{grid.cols} patches.")
+    else:
+        height, width = read_image_size(table[IMAGES].iloc[0])
+        rows, cols = source.preprocess.placement((height, width)).canvas
+        patches = f"{grid.rows}x{grid.cols} patches"
+        print(f"The first image, {height}x{width} px (height x width), becomes {rows}x{cols} px, {patches}.")
+        show_remainder(source.preprocess, source.preprocess.size or (height, width))
+    if GROUP not in table and config.folds.column is None and len(run.folds) > 1:
+        print("No --group: images of one place or day may fall into several folds, and every score looks better.")

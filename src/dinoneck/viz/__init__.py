@@ -8,8 +8,7 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    map_files=["write_maps"],
-    overlay=["overlay_panel"],
+    overlay=["overlay_panel", "write_maps"],
     panels=["boxes_panel", "heat", "pca_panels"],
     pca=["PCABasis", "pca_rgb"],
     report=["html_report"],

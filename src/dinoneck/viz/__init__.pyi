@@ -1,7 +1,7 @@
 """Written by python -m tests.house.test_house from __init__.py."""
 
-from dinoneck.viz.map_files import write_maps as write_maps
 from dinoneck.viz.overlay import overlay_panel as overlay_panel
+from dinoneck.viz.overlay import write_maps as write_maps
 from dinoneck.viz.panels import boxes_panel as boxes_panel
 from dinoneck.viz.panels import heat as heat
 from dinoneck.viz.panels import pca_panels as pca_panels

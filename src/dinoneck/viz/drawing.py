@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ Floats = np.ndarray[Any, Any]
 Chart = dict[str, str]  # name, what it shows, and the attributes and content of its svg element
 
 _TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}
+_LONGEST = 60  # characters of the label of an axis
 _MANY = 2000  # points of a chart; more are drawn as pixels
 _LINE: dict[str, Any] = {"color": "0.3", "linewidth": 1.0, "linestyle": "--"}
 _DOTS: dict[str, Any] = {"color": PALETTE[0], "s": 18.0, "alpha": 0.75, "linewidths": 0.0}
@@ -101,17 +101,10 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def fitted(text: str, inches: float, lines: int = 3) -> str:
-    """Break a text into lines of about ``inches``, cut after the last; control characters are spelled out."""
-    return textwrap.fill(printable(text, keep="\n"), max(8, int(13 * inches)), max_lines=lines, placeholder=" …")
-
-
-def describe(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
-    """Set title and axis labels; dollar signs are text."""
-    inches = 1.3 * axes.get_position().width * axes.figure.bbox.width / DPI
-    axes.set_title(fitted(title, inches), **_TEXT)
-    axes.set_xlabel(fitted(x, inches, 2), **_TEXT)
-    axes.set_ylabel(fitted(y, inches, 2), **_TEXT)
+def describe(axes: Axes, x: str, y: str) -> None:
+    """Set axis labels; dollar signs are text."""
+    axes.set_xlabel(printable(x)[:_LONGEST], **_TEXT)
+    axes.set_ylabel(printable(y)[:_LONGEST], **_TEXT)
     axes.tick_params(labelsize=8.0)
 
 
@@ -127,37 +120,17 @@ def chart(figure: Figure, name: str, what: str) -> Chart:
     return {"name": name, "what": what, "svg": re.sub("#000000|#4d4d4d", "currentColor", content)}
 
 
-def _agreement_plot(axes: Axes, known: Floats, predicted: Floats, unit: str) -> None:
-    """Draw predicted over known values with the line of equality; the title holds R² and RMSE."""
-    axes.scatter(known, predicted, **_DOTS)
-    low, high = span([known, predicted])
-    room = 0.05 * (high - low)
-    axes.set(xlim=(low - room, high + room), ylim=(low - room, high + room), aspect="equal", anchor="N")
-    axes.axline((low, low), (high, high), **_LINE)
-    found = scores(predicted, known)
-    r2 = "R² needs truths that differ" if np.isnan(found["r2"]) else minus(f"R² {found['r2']:.3f}")
-    title = f"{r2}, RMSE {found['rmse']:.3g} {unit}, n = {found['images']}"
-    describe(axes, title.replace(" ,", ","), f"true {unit}", f"predicted {unit}")
-
-
-def _residual_plot(axes: Axes, known: Floats, predicted: Floats, unit: str) -> None:
-    """Draw predicted minus known over known values, with the line of none."""
-    axes.scatter(known, predicted - known, **_DOTS)
-    axes.axhline(0.0, **_LINE)
-    axes.set_box_aspect(1.0)
-    axes.set_anchor("N")  # its title stands as high as that of the other plot
-    describe(axes, "prediction \N{MINUS SIGN} truth", f"true {unit}", f"residual {unit}")
-
-
 def agreement_charts(
     name: str, known: Any, predicted: Any, unit: str, links: Sequence[str | None] | None = None
 ) -> list[Chart]:
     """Return the charts of predicted over known values, and of residuals; a point leads to its image."""
     truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
     charts = []
-    for draw, what in ((_agreement_plot, "predicted over known"), (_residual_plot, "residuals over known")):
+    for what, heights in (("predicted", values), ("residual", values - truth)):
         figure = new_figure(3.2, 3.2)
-        draw(figure.subplots(), truth, values, unit)
-        figure.axes[0].collections[0].set(urls=links, rasterized=len(truth) > _MANY)
-        charts.append(chart(figure, name, what))
+        axes = figure.subplots()
+        axes.scatter(truth, heights, urls=links, rasterized=len(truth) > _MANY, **_DOTS)
+        axes.axline((truth[0], truth[0] if heights is values else 0.0), slope=float(heights is values), **_LINE)
+        describe(axes, f"true {unit}", f"{what} {unit}")
+        charts.append(chart(figure, name, f"{what} over known"))
     return charts

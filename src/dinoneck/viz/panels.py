@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -179,6 +181,14 @@ def as_image(image: ImageInput) -> Image.Image:
     return decoded
 
 
+def data_uri(image: Image.Image, side: int, kind: str = "JPEG") -> str:
+    """Return an image, ``side`` pixels wide at most, as a data URI: JPEG for images, PNG where every pixel counts."""
+    buffer, shown = io.BytesIO(), image.copy()
+    shown.thumbnail((side, 4 * side), Image.Resampling.LANCZOS)
+    shown.save(buffer, kind, quality=82, optimize=True)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
 def coloured(colours: Floats) -> Image.Image:
     """Return colours (rows, cols, 3) in 0 ... 1 as a picture, one pixel per cell."""
     checked = np.clip(numbers(colours, "colours", "rows, cols, 3"), 0.0, 1.0)
@@ -193,9 +203,9 @@ def caption(output: Output, result: Mapping[str, Any], known: Mapping[str, Any])
 
 
 def _named(images: Images, names: Sequence[str] | None, count: int) -> list[tuple[Image.Image, str]]:
-    """Each image with its name: the one given, else a number where there are several."""
+    """Each image with its name, if one is given."""
     listed = as_list(images)
-    texts = [f"image {i + 1}" if count > 1 else "image" for i in range(count)] if names is None else names
+    texts = [""] * count if names is None else names
     if not count or not len(listed) == len(texts) == count:
         raise DataError(f"{len(listed)} images and {len(texts)} names for {count} to draw; expected one of each")
     return [(as_image(image), name) for image, name in zip(listed, texts, strict=True)]

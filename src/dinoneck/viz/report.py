@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,22 +10,22 @@ from typing import Any
 import jinja2
 import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms.functional import to_pil_image
-from torchvision.utils import draw_segmentation_masks
+from torchvision.ops import box_iou
 
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
-from dinoneck.viz.detections import agreement_of_boxes, box_line, box_sections, pairs
-from dinoneck.viz.drawing import Chart, Floats, agreement_charts, minus, numbers, scores
-from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, heat
+from dinoneck.viz.drawing import Chart, agreement_charts, chart, describe, minus, new_figure, numbers, scores
+from dinoneck.viz.overlay import overlay_panel
+from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, corners_of, data_uri
 from dinoneck.viz.scales import ReportEntry, outputs, scales
-from dinoneck.viz.score_tables import ConfusionMatrix, ScoreTable, all_tables, matrix_table
+from dinoneck.viz.score_tables import MOST_COLUMNS, ConfusionMatrix, ScoreTable, all_tables, matrix_table
 from dinoneck.viz.style import PALETTE
 
-_LONGEST = 1000  # characters of one text
-_SIDE = 800  # pixels of the longer side of an image at most; maps stay exact, one pixel per cell
+_SIDE = 700  # pixels of the width of a picture
+_GATE = "the gate"  # as a map
+_IOU = 0.5  # of a known and a predicted box of one object
 _FOLDER = Path(__file__).parent
 
 
@@ -70,7 +68,7 @@ def html_report(
     if not entries:
         raise DataError("there are no entries; a report needs one image at least")
     drawn = [place for place in worst_first(entries, tasks) if entries[place].image is not None]
-    sections = (_sections if tasks else box_sections)(entries, tasks, training or {}, drawn)
+    sections = (_sections if tasks else _box_sections)(entries, tasks, training or {}, drawn)
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_plain, trim_blocks=True)
     page.filters["minus"] = minus
     page.tests["matrix"] = lambda table: isinstance(table, ConfusionMatrix)
@@ -187,66 +185,39 @@ def _sections(
 
 
 def _articles(entries: Sequence[ReportEntry], places: Sequence[int], tasks: Sequence[Task]) -> Iterator[dict[str, Any]]:
-    """What the page shows of each image: pixels or boxes, tokens, gate and maps as data URIs."""
+    """What the page shows of each image: itself and what is predicted over it, and its tokens, as data URIs."""
+    results, drawn = [_with_gate(entry) for entry in entries], [*tasks]
+    if any(_GATE in result for result in results):
+        drawn.append(Task(_GATE, kind="density", aggregate="mean", minimum=0, unit="times the mean weight"))
+    scale = scales(outputs(drawn), results)
     listed = [output for output in outputs(tasks) if output.task.kind != "segmentation"]
     classes = sorted({name for entry in entries for name in entry.result.get("names", ())})
-    for place, entry, figures in zip(places, entries, _figures(entries, tasks), strict=True):
-        image: Any = entry.image() if callable(entry.image) else entry.image
-        picture = as_image(image) if tasks else boxes_panel(image, entry.result, entry.known or None, classes=classes)
-        width, height = picture.size
-        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    for place, entry, result in zip(places, entries, results, strict=True):
+        given: Any = entry.image() if callable(entry.image) else entry.image
+        image = as_image(given)
+        if tasks:
+            rows, cols = next((maps.shape[1:] for maps in result["maps"].values()), image.size[::-1])
+            recipe = Preprocessing((image.height // rows, image.width // cols), resize="crop")
+            over = overlay_panel(image, result, drawn, recipe, known=entry.known, scale=scale)
+        else:
+            over = boxes_panel(image, entry.result, entry.known or None, classes=classes)
         yield {
             "id": f"image-{place}",
             "name": entry.name,
-            "width": width,
-            "height": height,
-            "uri": _uri(picture, "JPEG"),
-            "tokens": None if entry.tokens is None else _uri(coloured(entry.tokens)),
-            "values": captions(listed, entry.result, entry.known) if tasks else [box_line(entry)],
-            "figures": figures,
+            "over": data_uri(over, _SIDE),
+            "image": data_uri(image, _SIDE) if tasks else None,
+            "tokens": None if entry.tokens is None else data_uri(coloured(entry.tokens), _SIDE, "PNG"),
+            "values": captions(listed, entry.result, entry.known),
         }
 
 
-def _figures(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[list[dict[str, Any]]]:
-    """The gate, the most probable classes and the maps of each image; all images share the scales."""
-    found: list[list[dict[str, Any]]] = [[] for _ in entries]
-    gates = {}
-    for i, entry in enumerate(entries):
-        if entry.result.get("gate") is not None:  # relative to a plain mean
-            weights = numbers(entry.result["gate"], f"the gate of {entry.name}", "rows, cols")
-            gates[i] = weights / weights.mean()
-    top = max((float(gate.max()) for gate in gates.values()), default=1.0)
-    for i, gate in gates.items():
-        ends = {"low": "0", "high": f"{top:.3g} times the mean weight"}
-        found[i].append({"uri": _uri(heat(gate, 0.0, top)), "name": "gate", **ends})
-    drawn = scales(outputs(tasks), [entry.result for entry in entries])
-    for output in outputs(tasks):
-        scale, task = drawn[output.map.name], output.map
-        for i, maps in scale.maps.items():
-            if task.kind == "segmentation" and output.channel == 0:
-                found[i].append(_class_map(task, maps))
-            uri = _uri(heat(maps[output.channel], scale.low, scale.high))
-            ends = {"low": output.text(scale.low), "high": output.text(scale.high) + scale.note}
-            found[i].append({"uri": uri, "name": output.key, "more": task.is_categorical, **ends})
-    return found
-
-
-def _class_map(task: Task, maps: Floats) -> dict[str, Any]:
-    """The most probable class of every cell, of maps (classes, rows, cols), with colours and shares of cells."""
-    hues = [PALETTE[i] if task.dim <= len(PALETTE) else f"hsl({i * 137 % 360}, 70%, 50%)" for i in range(task.dim)]
-    chosen = torch.from_numpy(maps).argmax(dim=0) == torch.arange(task.dim)[:, None, None]
-    ground = torch.zeros(3, *maps.shape[1:], dtype=torch.uint8)
-    picture = to_pil_image(draw_segmentation_masks(ground, chosen, alpha=1.0, colors=hues))
-    shares = chosen.double().mean(dim=(1, 2)).tolist()
-    texts = [f"{label} {share:.0%}" for label, share in zip(task.labels or range(task.dim), shares, strict=True)]
-    return {"uri": _uri(picture), "name": f"{task.name}, share of cells", "classes": [*zip(hues, texts, strict=True)]}
-
-
-def _uri(image: Image.Image, kind: str = "PNG") -> str:
-    """A data URI: JPEG for images, PNG where every pixel counts."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=85, optimize=True)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+def _with_gate(entry: ReportEntry) -> dict[str, Any]:
+    """The result of an entry, with the gate as a map relative to a plain mean."""
+    maps = dict(entry.result.get("maps") or {})
+    if entry.result.get("gate") is None:
+        return {**entry.result, "maps": maps}
+    weights = numbers(entry.result["gate"], f"the gate of {entry.name}", "rows, cols")
+    return {**entry.result, _GATE: 1.0, "maps": {**maps, _GATE: weights[None] / weights.mean()}}
 
 
 def _number(value: float | str, digits: int = 6) -> str:
@@ -257,8 +228,93 @@ def _number(value: float | str, digits: int = 6) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Text with control characters spelled out, of limited length; the template escapes it."""
+    """Text with control characters spelled out; the template escapes it."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    text = printable(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return printable(value)
+
+
+def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
+    """Return (known class, predicted class) of every object, None for the side that is missing.
+
+    A known and a predicted box are one object if their IoU is 0.5 or more; boxes of one class are paired first, then
+    those that overlap most. Without known boxes there are no pairs.
+    """
+    if "boxes" not in entry.known:
+        return []
+    predicted, known = list(entry.result["names"]), list(entry.known["names"])
+    found, there = (torch.from_numpy(corners_of(side, "boxes")) for side in (entry.result, entry.known))
+    overlap = box_iou(found, there).numpy()
+    close = [(predicted[i] == known[j], overlap[i, j], i, j) for i, j in np.argwhere(overlap >= _IOU).tolist()]
+    partner: dict[int, int] = {}
+    for *_, i, j in sorted(close, reverse=True):
+        if i not in partner and j not in partner.values():
+            partner[i] = j
+    objects = [(known[partner[i]] if i in partner else None, name) for i, name in enumerate(predicted)]
+    return objects + [(name, None) for j, name in enumerate(known) if j not in partner.values()]
+
+
+def agreement_of_boxes(entries: Sequence[ReportEntry]) -> dict[str, dict[str, int]]:
+    """Return class -> how many of its boxes are known, predicted, and found, in images with known boxes."""
+    objects = [pair for entry in entries for pair in pairs(entry)]
+    return {
+        name: {
+            "known": sum(known == name for known, _ in objects),
+            "predicted": sum(predicted == name for _, predicted in objects),
+            "found": objects.count((name, name)),
+        }
+        for name in (_box_classes(entries) if objects else ())
+    }
+
+
+def _box_sections(
+    entries: Sequence[ReportEntry], tasks: Any, training: Mapping[str, Any], drawn: Sequence[int]
+) -> dict[str, tuple[list[ScoreTable], list[Chart]]]:
+    """Return heading -> tables and charts of the sections of a detector's report."""
+    objects = [pair for entry in entries for pair in pairs(entry)]
+    by_class = ScoreTable(["class", "known", "predicted", "found", "recall", "precision"], [])
+    for name, count in agreement_of_boxes(entries).items():
+        shares = [f"{count['found'] / count[of]:.2f}" if count[of] else "–" for of in ("known", "predicted")]
+        by_class.rows.append([name, *map(str, count.values()), *shares])
+    tables, labels = [by_class], [*_box_classes(entries), None]  # None: the box is missing on that side
+    if objects and len(labels) <= MOST_COLUMNS:
+        matrix = [[objects.count((row, column)) for column in labels] for row in labels]
+        tables.append(matrix_table("known (rows) and predicted", [name or "none" for name in labels], matrix))
+    by_image = ScoreTable(["image", "predicted", "known", "found", "wrong class", "missed", "false"], [])
+    for entry in entries:
+        counts = map(str, _counts(entry)) if "boxes" in entry.known else "–––––"
+        by_image.rows.append([entry.name, str(len(entry.result["names"])), *counts])
+    return {
+        "Held-out scores": (all_tables(training), _curves(training.get("log", []))),
+        "Against known values": (tables, []),
+        "Predictions": ([by_image], []),
+    }
+
+
+def _curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The training loss and the held-out AP of every epoch."""
+    charts = []
+    for name, keys in (("training loss", ["loss"]), ("held-out AP", ["AP", "AP50", "AP75"])) if log else ():
+        figure = new_figure(3.2, 2.4)
+        axes = figure.subplots()
+        for colour, key in zip(PALETTE, keys, strict=False):
+            points = [(row["epoch"], row[key]) for row in log if row.get(key) is not None]
+            axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, marker=".", label=key)
+        axes.locator_params(axis="x", integer=True)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8.0, framealpha=0.0)
+        describe(axes, "epoch", name)
+        charts.append(chart(figure, name, "by epoch"))
+    return charts
+
+
+def _box_classes(entries: Sequence[ReportEntry]) -> list[str]:
+    return sorted({str(n) for entry in entries for n in (*entry.result["names"], *entry.known.get("names", ()))})
+
+
+def _counts(entry: ReportEntry) -> tuple[int, int, int, int, int]:
+    """How many boxes of an image are known, found, of a wrong class, missed and false."""
+    objects = pairs(entry)
+    found, missed = sum(a == b for a, b in objects), sum(b is None for _, b in objects)
+    false = sum(a is None for a, _ in objects)
+    return len(entry.known["names"]), found, len(objects) - found - missed - false, missed, false

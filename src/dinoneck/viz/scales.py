@@ -89,13 +89,11 @@ class Scale(NamedTuple):
     """How a map is drawn: one scale for all of its outputs and all images.
 
     Attributes:
-        maps: place of the result -> cells (outputs, rows, cols) as drawn, of the results that have the map.
         low: the value of the darkest colour.
         high: the value of the brightest colour.
         note: what was changed for the picture, for the colour bar; empty where cells are as predicted.
     """
 
-    maps: dict[int, Floats]
     low: float
     high: float
     note: str
@@ -128,35 +126,25 @@ def scales(listed: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> di
 
 def _scale(members: Sequence[Output], results: Sequence[Mapping[str, Any]]) -> Scale:
     task = members[0].map
-    axes = f"{task.dim}, rows, cols"
-    given = {i: (result.get("maps") or {}).get(task.name) for i, result in enumerate(results)}
-    maps = {i: numbers(m, f"the maps of {task.name!r}", axes) for i, m in given.items() if m is not None}
-    drawn = {i: shown_cells(members, m) for i, m in maps.items()}
-    is_changed = any(np.abs(m - maps[i]).max() > _ROUNDING for i, m in drawn.items())
+    every = [maps[task.name] for maps in (result.get("maps") or {} for result in results) if task.name in maps]
+    given = [numbers(maps, f"the maps of {task.name!r}", f"{task.dim}, rows, cols") for maps in every]
+    drawn = [shown_cells(members, maps) for maps in given]
+    is_changed = any(np.abs(one - own).max() > _ROUNDING for one, own in zip(given, drawn, strict=True))
     if task.is_share:
-        return Scale(drawn, 0.0, 1.0, " (clipped, normalised)" if is_changed else "")
-    low, high = span([*drawn.values()] or [np.zeros(1)])
+        return Scale(0.0, 1.0, " (clipped, normalised)" if is_changed else "")
+    low, high = span(drawn or [np.zeros(1)])
     if any(output.is_sum or output.floor >= 0 for output in members):
-        ends = [0.0, *(float(end) for m in drawn.values() for end in (m.min(), m.max()))]
+        ends = [0.0, *(float(end) for maps in drawn for end in (maps.min(), maps.max()))]
         low, high = min(ends), max(ends) if any(ends) else 1.0
-    floors = ", ".join(f"{floor:g}" for floor in sorted({output.floor for output in members} - {-math.inf}))
-    return Scale(drawn, low, high, f" (clipped at {minus(floors)})" if is_changed else "")
+    return Scale(low, high, " (clipped)" if is_changed else "")
 
 
 def shown_cells(members: Sequence[Output], maps: Floats) -> Floats:
     """Return maps (outputs, rows, cols) as pictures show them: shares of one whole, amounts above their floor."""
-    return _shares(maps) if members[0].map.is_share else _above(members, maps)
-
-
-def _shares(maps: Floats) -> Floats:
-    """Shares (outputs, rows, cols) within 0 ... 1; those of several outputs add up to 1."""
-    clipped: Floats = np.clip(maps, 0.0, 1.0)
-    whole = clipped.sum(axis=0)
-    return clipped / np.where(whole > 0, whole, 1.0) if len(maps) > 1 else clipped
-
-
-def _above(members: Sequence[Output], maps: Floats) -> Floats:
-    """Maps (outputs, rows, cols) without cells below the floor of their output."""
+    if members[0].map.is_share:
+        clipped: Floats = np.clip(maps, 0.0, 1.0)
+        whole = clipped.sum(axis=0)
+        return clipped / np.where(whole > 0, whole, 1.0) if len(maps) > 1 else clipped
     floors = np.full((len(maps), 1, 1), -math.inf)
     for output in members:
         floors[output.channel] = output.floor

@@ -8,12 +8,7 @@ from typing import Any, NamedTuple
 from dinoneck.errors import DataError, counted
 
 MOST_COLUMNS = 12  # of a confusion matrix
-SCORES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "mean_iou": "mean IoU",
-    "pixel_accuracy": "pixel accuracy",
-}
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro F1", "mean_iou": "mean IoU", "pixel_accuracy": "pixel accuracy"}
 
 
 class ScoreTable(NamedTuple):
@@ -65,17 +60,10 @@ def value_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
     if "overall" in scores:
         for row, method in zip(rows, methods, strict=True):
             row.append(_worst(scores["overall"].get(method, {}).get("r2")))
-    spread = report["spread"]
-    folds = {name: [x for x in own["folds"] if x is not None] for name, own in spread.items()}
-    ranges = {name: f"{min(own):.3g} ... {max(own):.3g}" for name, own in folds.items() if own}
-    notes = {
-        "target sd": {name: f"{own['all']:.3g}" for name, own in spread.items() if own["all"] is not None},
-        "  in the folds": ranges,
-        "images": {name: str(first_of(scores[name])["images"]) for name in names},
-    }
-    columns = [f"{name} (auxiliary)" if name in auxiliary else name for name in names]
+    mean = "overall (weighted)" if report.get("target_weights") else "overall (mean)"
+    columns = [f"{name} (auxiliary)" if name in auxiliary else {"overall": mean}.get(name, name) for name in names]
     header = ["held-out R² (MAE)", *columns, *(["worst fold"] if "overall" in scores else [])]
-    rows += [[note, *(own.get(name, "") for name in names)] for note, own in notes.items()]
+    rows.append(["images", *(str(first_of(scores[name])["images"]) for name in names)])
     found = [ScoreTable(header, [[*row, *[""] * (len(header) - len(row))] for row in rows])]
     minus = [
         [f"{methods[0]} minus {method}", *(_interval(_minus(scores[name].get(method)), "+") for name in names)]

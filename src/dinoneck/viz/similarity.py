@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +17,7 @@ from dinoneck.data.decoding import ImageInput, as_list
 from dinoneck.errors import DataError, printable
 from dinoneck.tokens import Tokens
 from dinoneck.viz import style
-from dinoneck.viz.panels import as_image
+from dinoneck.viz.panels import as_image, data_uri
 
 COORDINATES = 64  # fewer keep the variance, and lose which patches are the nearest
 _BLOCK = 1024
@@ -58,7 +56,12 @@ def similarity_page(
         raise DataError(f"{len(patches)} samples, {len(listed)} images and {len(texts)} names; expected one of each")
     codes, scales, error = _encoded(torch.cat([own for own, _ in patches]))
     shown = [
-        {"name": printable(name), "rows": grid.rows, "cols": grid.cols, "uri": _jpeg(as_image(image))}
+        {
+            "name": printable(name),
+            "rows": grid.rows,
+            "cols": grid.cols,
+            "uri": data_uri(as_image(image), style.SIMILARITY_PX),
+        }
         for name, image, (_, grid) in zip(texts, listed, patches, strict=True)
     ]
     data = {"images": shown, "scales": scales, "codes": codes, "colours": style.SCALE.tolist()}
@@ -92,13 +95,6 @@ def _encoded(patches: Tensor) -> tuple[str, list[float], float]:
         errors.append(error.max())
     text = base64.b64encode(codes.numpy().tobytes()).decode("ascii")
     return text, [float(f"{value:.6g}") for value in scale.tolist()], float(torch.stack(errors).max())
-
-
-def _jpeg(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.thumbnail((style.SIMILARITY_PX, style.SIMILARITY_PX), Image.Resampling.LANCZOS)
-    image.save(buffer, "JPEG", quality=82, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _source(text: str) -> str:

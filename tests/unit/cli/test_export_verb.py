@@ -1,67 +1,31 @@
-"""``dinoneck export``: what it prints, what it refuses, and its earlier name."""
+"""``dinoneck export``: what it writes and prints; its refusals are in test_wrong_input."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from tests.kit import cli, saved_head
 
-from dinoneck import PatchMeanHead, Task, load_backbone, save_head
-from dinoneck.cli.main import main
-from dinoneck.data import Preprocessing
-
-
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("head") / "head.safetensors"
-    backbone = load_backbone("dinoneck_tiny", layers=[0])
-    fed = Preprocessing(patch_size=16, size=(32, 48))
-    save_head(path, PatchMeanHead(64, [Task("mass", unit="g")], 8), backbone=backbone, preprocess=fed)
-    return str(path)
+MODEL = ("--with-backbone", "--random-backbone", "--json")
 
 
 @pytest.mark.slow
-def test_a_whole_model_is_described_in_lines_and_as_json(
-    head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["export", head, "--with-backbone", "--format", "pt2", "--out", str(tmp_path / "m.pt2"), "--maps"]
-    assert main([*command, "--json", "--size", "32x64", "--random-backbone"]) == 0
-    both = capsys.readouterr()
-    printed = json.loads(both.out)
-    assert printed["ok"] and printed["files"] == [str(tmp_path / "m.pt2")] and printed["fixed_because"] is None
+def test_a_whole_model_is_described_in_lines_and_as_json(tmp_path: Path) -> None:
+    out, head = tmp_path / "m.pt2", saved_head(tmp_path / "h.safetensors")
+    found = cli("export", head, *MODEL, "--format", "pt2", "--out", out, "--maps", "--size", "32x64")
+    printed = found.json
+    assert printed["ok"] and printed["files"] == [str(out)] and printed["fixed_because"] is None
     assert [output["name"] for output in printed["description"]["outputs"]] == ["mass", "mass.map"]
-    assert printed["description"]["parity"]["tried"] == [[1, 32, 64], [3, 32, 64]]
     for line in ("written", "size [32, 64]", "name mass, task mass", "unit g", "tried [[1, 32, 64], [3, 32, 64]]"):
-        assert line in both.err
-    run = torch.export.load(tmp_path / "m.pt2").module()
-    assert set(run(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
+        assert line in found.err
+    assert set(torch.export.load(out).module()(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
 
 
-def test_a_half_model_is_written_and_compared(head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_half_model_is_written_and_compared(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    command = ["export", head, "--format", "onnx", "--half", "--out", str(tmp_path / "m.onnx"), "--json"]
-    assert main([*command, "--with-backbone", "--random-backbone", "--size", "32x48"]) == 0
-    about = json.loads(capsys.readouterr().out)["description"]
+    words = ("--format", "onnx", "--half", "--out", tmp_path / "m.onnx", "--size", "32x48")
+    about = cli("export", saved_head(tmp_path / "h.safetensors"), *MODEL, *words).json["description"]
     assert about["half"] is True
     assert about["parity"]["largest"] < about["parity"]["tolerance"] == 2e-2
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        (["--format", "onnx", "--size", "32x48"], "--size"),
-        (["--format", "pt2", "--random-backbone"], "--random-backbone"),
-        (["--format", "state-dict", "--with-backbone"], "--with-backbone"),
-        (["--format", "onnx", "--with-backbone", "--grid", "2x3"], "--grid"),
-        (["--format", "pt2", "--with-backbone", "--size", "32x50"], "32x50 px"),
-        (["--format", "pt2", "--half"], "format is 'pt2'"),
-    ],
-)
-def test_options_that_do_not_go_together(
-    options: list[str], why: str, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["export", head, *options, "--out", str(tmp_path / "out")]) == 1
-    assert why in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())

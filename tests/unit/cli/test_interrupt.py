@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.kit import saved_head
 from tests.unit.store.store_samples import make, same, write_images
 
-from dinoneck import Backbone, FeatureStore, PatchMeanHead, Task, load_backbone, save_head
+from dinoneck import FeatureStore, load_backbone
 from dinoneck.cli.main import main
 
 HOOK = """
@@ -54,24 +55,18 @@ def interrupted(place: str, count: int, *arguments: object) -> tuple[int, str]:
 
 
 @pytest.fixture
-def job(tiny: Backbone, tmp_path: Path) -> list[str]:
+def job(tmp_path: Path) -> list[str]:
     """A prediction of five images with pictures."""
     write_images(tmp_path, [f"p/{name}.png" for name in "abcde"])
-    preprocess = tiny.preprocess.changed(size=(32, 48))
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=tiny, preprocess=preprocess)
     (tmp_path / "out").mkdir()
+    head = saved_head(tmp_path / "h.safetensors")
     out = ["--out", str(tmp_path / "out" / "p.csv"), "--overlay", str(tmp_path / "out" / "p"), "--batch-size", "2"]
-    return ["predict", str(tmp_path / "p"), "--heads", str(tmp_path / "h.safetensors"), *out]
+    return ["predict", str(tmp_path / "p"), "--heads", str(head), *out]
 
 
-@pytest.mark.parametrize(
-    ("place", "count"),
-    [("dinoneck.inference.predictor:Predictor.__call__", 2), pytest.param("os:fsync", 1, marks=pytest.mark.slow)],
-)
-def test_predict(place: str, count: int, job: list[str], tmp_path: Path) -> None:
-    """Between two batches, and while the picture is being written."""
-    write_images(tmp_path, [f"p/{number}.png" for number in range(10)])
-    code, printed = interrupted(place, count, *job)
+def test_predict(job: list[str], tmp_path: Path) -> None:
+    """While a picture is being written."""
+    code, printed = interrupted("os:fsync", 2, *job)
     assert (code, printed.splitlines()[-1]) == (130, "interrupted")
     assert "Traceback" not in printed
     assert os.listdir(tmp_path / "out") == []

@@ -1,66 +1,52 @@
-"""The terminal's tables of classes and masks."""
+"""The terminal's tables of scores: numbers, classes and masks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pytest
 
-from dinoneck.cli.train_text import comparison
+from dinoneck.cli.text import show_scores
 from dinoneck.training.scores import Split, class_scores, mask_scores
 
 N, LABELS = 60, ("soil", "weed", "crop")
 TRUE = np.arange(N) % 3
 HALF = np.where(np.arange(N) % 2, TRUE, 0)  # right in 2 of 3 images
+SPLIT = Split([np.arange(30), np.arange(30, 60)], [row % 20 for row in range(N)])
 
 
-def split(groups: int) -> Split:
-    return Split([np.arange(30), np.arange(30, 60)], [row % groups for row in range(N)])
+def shown(name: str, methods: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[list[list[str]]]:
+    """The tables of a report's target, then its verdict: the words of their lines."""
+    show_scores({"scores": {name: methods}, "auxiliary": [], "spread": {}, "target_weights": {}, "verdict": "better"})
+    lines = capsys.readouterr().out.splitlines()
+    starts = [i - 1 for i, line in enumerate(lines) if set(line) == {"-"}]
+    parts = [lines[i:j] for i, j in zip(starts, [*starts[1:], len(lines)], strict=True)]
+    return [[line.split() for line in part] for part in parts]
 
 
-def classes(head: np.ndarray, *, groups: int = 20, **baselines: np.ndarray) -> dict[str, Any]:
-    methods = {"head": class_scores(TRUE, head, LABELS, split(groups))}
-    for name, pred in baselines.items():
-        methods[name] = class_scores(TRUE, pred, LABELS, split(groups), head=head)
-    return of_target("kind", methods, groups)
+def test_classes_are_tables_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    methods = {"head": class_scores(TRUE, TRUE, LABELS, SPLIT)}
+    methods["linear"] = class_scores(TRUE, HALF, LABELS, SPLIT, head=TRUE)
+    means, each, confusions = shown("kind", methods, capsys)
+    assert means[2] == ["head", "1.000", "1.00", "...", "1.00", "1.000", "1.000", "1.00", "...", "1.00", "1.000"]
+    assert means[3][:2] == ["linear", "0.667"]
+    assert each[2] == ["soil", "33.3%", "1.000", f"{40 / 60:.3f}"]
+    assert confusions[2:] == [["soil", "20", "0", "0"], ["weed", "0", "20", "0"], ["crop", "0", "0", "20"], ["better"]]
 
 
-def of_target(name: str, methods: dict[str, Any], groups: int = 20) -> dict[str, Any]:
-    """The parts of a training report that are shown."""
-    shared = {"auxiliary": [], "spread": {}, "target_weights": {}, "verdict": "the verdict"}
-    return {"scores": {name: methods}, "groups_predicted": groups, **shared}
-
-
-def test_classes_are_tables_and_a_verdict() -> None:
-    lines = comparison(classes(TRUE, ridge=HALF, knn=TRUE))
-    means, each, confusions, last = lines
-    assert last == "the verdict"
-    head, ridge, knn = (line.split() for line in means.splitlines()[2:])
-    assert head == ["head", "1.000", "1.00", "...", "1.00", "1.000", "1.000", "1.00", "...", "1.00", "1.000"]
-    assert ridge[:2] == ["ridge", "0.667"] and knn[1:] == head[1:]
-    assert each.splitlines()[2].split() == ["soil", "33.3%", "1.000", f"{40 / 60:.3f}", "1.000"]
-    assert [line.split() for line in confusions.splitlines()[2:]] == [
-        ["soil", "20", "0", "0"],
-        ["weed", "0", "20", "0"],
-        ["crop", "0", "0", "20"],
-    ]
-
-
-def test_masks_are_tables_and_a_verdict() -> None:
+def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     matrices = np.tile(np.array([[90, 10], [40, 60]]), (N, 1, 1))
     own, best = ("soil", "\x1b[31mweed\n"), np.tile(np.diag([100, 100]), (N, 1, 1))
-    methods = {"head": mask_scores(best, own, split(20)), "ridge": mask_scores(matrices, own, split(20), head=best)}
-    means, each, matrix, _ = comparison(of_target("cover", methods))
-    assert [line.split()[-2:] for line in matrix.splitlines()[2:]] == [["6000", "0"], ["0", "6000"]]
-    assert "60 images" in means.splitlines()[0]
-    assert "mean IoU" in means.splitlines()[0]
-    assert "pixel accuracy" in means.splitlines()[0]
-    assert means.splitlines()[3].split()[:2] == ["ridge", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
-    assert each.splitlines()[3].split() == [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"]
+    methods = {"head": mask_scores(best, own, SPLIT), "linear": mask_scores(matrices, own, SPLIT, head=best)}
+    means, each, matrix = shown("cover", methods, capsys)
+    assert [line[-2:] for line in matrix[2:4]] == [["6000", "0"], ["0", "6000"]]
+    assert " ".join(means[0]).startswith("cover, 60 images held out mean IoU")
+    assert means[3][:2] == ["linear", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
+    assert each[3] == [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"]
 
 
-def test_a_confusion_matrix_of_many_classes_is_left_to_the_report() -> None:
+def test_a_confusion_matrix_of_many_classes_is_left_to_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     labels = [f"species {i}" for i in range(30)]
-    scores = class_scores(TRUE, TRUE, labels, split(20))
-    *_, each, _ = comparison(of_target("kind", {"head": scores}))
-    assert len(each.splitlines()) == 2 + 30
+    *_, each = shown("kind", {"head": class_scores(TRUE, TRUE, labels, SPLIT)}, capsys)
+    assert len(each) == 2 + 30 + 1

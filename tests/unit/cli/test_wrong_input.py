@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -11,30 +12,34 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.kit import cli, saved_head
 
-from dinoneck import Backbone, PatchMeanHead, Task, save_head
-from dinoneck.cli.main import main
+from dinoneck import PatchMeanHead, Task
 
 LONGEST = 400  # characters on stderr
 TINY = "--backbone dinoneck_tiny --folds 2 --epochs 1"
 TRAIN = f"train --csv t.csv {TINY} --out r --targets"
-PREDICT = "predict images --out p.csv --heads"
 GOOD = "h.safetensors"
+PREDICT = f"predict images --out p.csv --heads {GOOD}"
+REPORT = f"viz report {GOOD} images --out r.html"
+EXPORT = f"export {GOOD} --out m.bin --format"
+EXTRACT = "extract images --out s --size 32 --backbone dinoneck_tiny"
+TOKENS = "viz tokens images --backbone dinoneck_tiny --out"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 
 USAGE = [
     ("", "a verb is missing", "dinoneck --help"),
     ("trian --out r", "'trian'", "'train'"),
     ("--nothing", "--nothing", "dinoneck"),
-    (f"train --csv t.csv {TINY} --out r --target cover", "--target", "'--targets'"),
-    (f"train --csv t.csv {TINY} --out r --lables mask", "--lables", "'--labels'"),
-    (f"{PREDICT} {GOOD} --overlpa 3", "--overlpa", "'--overlay'"),
-    (f"{PREDICT} {GOOD} --tta flip", "'flip'", "flip4"),
-    (f"{PREDICT} {GOOD} --out ''", "an argument is empty", "name a file"),
-    (f"{PREDICT} {GOOD} --overlap 1.5", "'1.5'", "whole number"),
+    (f"{TRAIN} cover --target cover", "--target", "'--targets'"),
+    (f"{TRAIN} cover --lables mask", "--lables", "'--labels'"),
+    (f"{PREDICT} --overlpa 3", "--overlpa", "'--overlay'"),
+    (f"{PREDICT} --tta flip", "'flip'", "flip4"),
+    (f"{PREDICT} --out ''", "an argument is empty", "name a file"),
+    (f"{PREDICT} --overlap 1.5", "'1.5'", "whole number"),
     ("predict images --heads h", "--out", "the CSV to write"),
     ("extract images --out s --size big", "'big'", "HEIGHTxWIDTH"),
-    ("extract images --out s --size 32 --batch-size 0", "'0'", "whole number 1"),
+    (f"{EXTRACT} --batch-size 0", "'0'", "whole number 1"),
     (f"inspect {GOOD} --colour red", "--colour", "--help"),
     ("viz", "report", "tokens"),
     ("viz tokns", "tokns", "tokens"),
@@ -47,57 +52,92 @@ USAGE = [
 
 REFUSED = [
     (f"{TRAIN} covr", "'covr'", "'cover'"),
+    (f"{TRAIN} cover --group site", "'site'", "It has"),
     (f"train --csv none.csv --targets cover {TINY} --out r", "none.csv", "does not exist"),
     (f"train --images none {TINY} --out r", "none", "check the name"),
     (f"train --csv gone.csv --targets cover {TINY} --out r", "'images/9.png'", "names are relative"),
     (f"{TRAIN} cover --device cuda:99", "cuda:99", "cannot be used here"),
+    (f"{TRAIN} cover --head '{{type: fpn, mode: query}}'", "FPNHead", "'mode'"),
+    (f"{TRAIN} cover --val-boxes t.csv", "val_boxes", "--boxes"),
+    (f"{TRAIN} cover --classes soil crop", "classes", "--labels"),
+    ("train --epochs 1 run.yaml --out r", "run.yaml", "stands first"),
+    ("train key.yaml --out r", "'trainr'", "unknown key"),
+    (f"train device.yaml --out r --csv t.csv --targets cover {TINY}", "device is 3", "str"),
     ("train --csv t.csv --targets cover --out r --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
     ("extract images --out s --size 32 --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
     ("viz tokens images --out t.png --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
-    (f"predict none --out p.csv --heads {GOOD}", "none", "do not exist"),
-    (f"{PREDICT} none.safetensors", "none.safetensors", "does not exist"),
-    (f"{PREDICT} lfs.safetensors", "lfs.safetensors", "git lfs pull"),
-    (f"{PREDICT} torch.safetensors", "torch.safetensors", "torch.save"),
     (f"train --csv t.csv --labels small --classes soil crop {TINY} --out r", "(16, 16)", "(32, 64)"),
     (f"train --csv t.csv --labels high --classes soil crop {TINY} --out r", "255", "nodata"),
     (f"train --csv empty.csv --targets cover {TINY} --out r", "empty.csv", "no column 'image'"),
     (f"train --csv head.csv --targets cover {TINY} --out r", "head.csv", "no rows"),
     (f"train --csv words.csv --targets cover {TINY} --out r", "'n/a'", "empty cell"),
-    (f"{PREDICT} {GOOD} --min-score 0.5", "--min-score", "leave out"),
-    (f"{PREDICT} {GOOD} --image-column x", "--image-column", "leave out"),
-    (f"export {GOOD} --format onnx --out m.onnx --maps", "--maps", "leave out"),
-    (f"bench {GOOD} --layers 2", "--layers", "leave out"),
+    (f"predict none --out p.csv --heads {GOOD}", "none", "do not exist"),
+    ("predict images --out p.csv --heads none.safetensors", "none.safetensors", "does not exist"),
+    ("predict images --out p.csv --heads lfs.safetensors", "lfs.safetensors", "git lfs pull"),
+    ("predict images --out p.csv --heads torch.safetensors", "torch.safetensors", "torch.save"),
     (f"{PREDICT} images/0.png", "images/0.png", "before the options"),
+    (f"predict --out p.csv --heads {GOOD}", "name images", "--store"),
+    (f"{PREDICT} --store s", "--store", "no images"),
+    (f"predict --store s --out p.csv --heads {GOOD} --maps m", "--maps", "leave out"),
+    (f"{PREDICT} --min-score 0.5", "--min-score", "leave out"),
+    (f"{PREDICT} --overlap 8", "tile is None", "give the size"),
+    (f"{PREDICT} --tile 32 --overlap 40", "overlap is 40", "tile"),
+    (f"{PREDICT} --out x.jpg", "x.jpg", "ends in .csv"),
+    (f"{PREDICT} --out no/x.csv", "no/x.csv", "create it first"),
+    (f"{PREDICT} --maps images/0.png", "images/0.png", "name a new folder"),
+    (f"{PREDICT} --overlay images", "images", "name a new folder"),
+    (f"{PREDICT} --overlay no/images", "no/images", "name a new folder"),
+    (f"{PREDICT} --random-backbone --backbone-file w.pth", "--random-backbone", "one of them"),
+    (f"{PREDICT} --revision v1", "revision='v1'", "hub repositories"),
+    (f"{EXPORT} onnx --maps", "--maps", "leave out"),
+    (f"{EXPORT} pt2 --random-backbone", "--random-backbone", "leave out"),
+    (f"{EXPORT} state-dict --with-backbone", "--with-backbone", "leave out"),
+    (f"{EXPORT} onnx --with-backbone --grid 2x3", "--grid", "leave out"),
+    (f"{EXPORT} pt2 --with-backbone --size 32x50", "32x50 px", "patch"),
+    (f"{EXPORT} pt2 --half", "format is 'pt2'", "half"),
+    (f"export {GOOD} --format state-dict --out {GOOD}", GOOD, "another name"),
+    (f"export {GOOD} --format state-dict --out link.safetensors", "link.safetensors", "another name"),
+    (f"bench {GOOD} --layers 2", "--layers", "leave out"),
+    ("bench --size 32", "a head file", "--backbone"),
+    ("bench --backbone dinoneck_tiny", "nothing to time", "--size"),
     ("verify", "no files are named", "feature stores"),
+    ("inspect ~/h.safetensors", "~/h.safetensors", "not expanded"),
     ("extract --out s --size 32", "no images are named", "before the options"),
+    ("extract empty --out s --size 32", "empty", ".png"),
+    (f"{EXTRACT} --shard 2/2", "'2/2'", "0/4"),
+    (f"{EXTRACT} --shard 0/2 --engine ray", "--shard", "one of them"),
+    (f"{EXTRACT} --layers 9", "9", "layers"),
+    (f"{REPORT} --out r.pdf", "r.pdf", "ends in .html"),
+    (f"{REPORT} --out truth.html --truth truth.html", "truth.html", "one of the inputs"),
+    (f"{REPORT} --truth none.csv", "none.csv", "does not exist"),
+    (f"{REPORT} --truth t.csv --image-column x", "'x'", "image-column"),
+    (f"{TOKENS} t.svg", "t.svg", "ends in .png"),
+    (f"{TOKENS} images/0.png", "images/0.png", "another name"),
 ]
 """The same with exit code 1."""
 
 
 @pytest.fixture(scope="module")
-def folder(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six images and their table, and files that are wrong in one way each."""
     place = tmp_path_factory.mktemp("wrong")
-    (place / "images").mkdir()
     lines = ["image,cover,small,high"]
+    (place / "images").mkdir()
+    (place / "empty").mkdir()
     for i in range(6):
         Image.new("RGB", (64, 32), (40 * i, 90, 0)).save(place / "images" / f"{i}.png")
         lines.append(f"images/{i}.png,{i / 10},small.png,high.png")
     Image.fromarray(np.eye(16, dtype=np.uint8)).save(place / "small.png")
     Image.fromarray(np.full((32, 64), 255, np.uint8)).save(place / "high.png")
     table = "\n".join(lines)
-    for name, text in {
-        "t.csv": table,
-        "gone.csv": table.replace("5.png", "9.png"),
-        "empty.csv": "",
-        "head.csv": "image,cover\n",
-        "words.csv": table.replace("0.3", "n/a"),
-        "lfs.safetensors": LFS,
-    }.items():
+    texts = {"t.csv": table, "gone.csv": table.replace("5.png", "9.png"), "empty.csv": "", "head.csv": "image,cover\n"}
+    texts |= {"words.csv": table.replace("0.3", "n/a"), "lfs.safetensors": LFS, "run.yaml": "optim: {epochs: 2}\n"}
+    texts |= {"key.yaml": "trainr: 1\n", "device.yaml": "device: 3\n", "truth.html": "image,cover\n"}
+    for name, text in texts.items():
         (place / name).write_text(text)
     torch.save({"weight": torch.zeros(2)}, place / "torch.safetensors")
-    preprocess = tiny.preprocess.changed(size=(32, 64))
-    save_head(place / GOOD, PatchMeanHead(64, [Task("cover")]), backbone=tiny, preprocess=preprocess)
+    saved_head(place / GOOD, PatchMeanHead(64, [Task("cover")]), (32, 64))
+    os.link(place / GOOD, place / "link.safetensors")
     return place
 
 
@@ -106,21 +146,16 @@ def folder(tiny: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [(code, line, parts) for code, table in ((2, USAGE), (1, REFUSED)) for line, *parts in table],
 )
 def test_a_short_sentence_names_the_value_and_the_remedy(
-    code: int, line: str, parts: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    code: int, line: str, parts: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
-    before = sorted(folder.rglob("*"))
-    try:
-        found = main(shlex.split(line))
-    except SystemExit as end:
-        found = int(end.code or 0)
-    printed = capsys.readouterr().err
-    assert found == code, printed
-    assert all(part in printed for part in parts), printed
-    assert "Traceback" not in printed
-    assert len(printed) <= LONGEST or code == 2, printed
-    assert sorted(folder.rglob("*")) == before
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = cli(*shlex.split(line))
+    assert found.code == code, found.err
+    assert all(part in found.err for part in parts), found.err
+    assert "Traceback" not in found.err
+    assert len(found.err) <= LONGEST or code == 2, found.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_names_are_refused_before_torch_is_imported(folder: Path) -> None:

@@ -43,7 +43,9 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
     with Path("boxes.csv").open() as file:
         rows = list(csv.DictReader(file))
     own = Detector.load("d.safetensors").predict(["0.png", "1.png"])
-    assert [[str(box[key]) for key in rows[0]] for box in result["boxes"]] == [[*row.values()] for row in rows]
+    assert rows and len(rows) == len(result["predictions"])
+    for box, row in zip(result["predictions"], rows, strict=True):
+        assert [str(box[key]) if key in ("image", "name") else f"{box[key]:.6g}" for key in row] == [*row.values()]
     for name, each in zip(("0.png", "1.png"), own, strict=True):
         found = [row for row in rows if row["image"] == name]
         boxes = np.array([[float(row[key]) for key in ("x0", "y0", "x1", "y1")] for row in found])
@@ -51,8 +53,8 @@ def test_predict_writes_the_boxes_of_the_detector(folder: Path) -> None:
         assert [row["name"] for row in found] == list(each["names"])
     assert sorted(path.name for path in Path("pictures").iterdir()) == ["0.jpg", "1.jpg"]
     middle = sorted(float(row["score"]) for row in rows)[len(rows) // 2]
-    kept = kit.cli(*arguments, "--min-score", middle + 5e-5).json["boxes"]
-    assert kept == [box for box in result["boxes"] if box["score"] > middle]
+    kept = kit.cli(*arguments, "--min-score", middle + 5e-5).json["predictions"]
+    assert kept == [box for box in result["predictions"] if box["score"] > middle]
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -47,13 +47,6 @@ def test_classes_have_their_colours_and_the_ground_has_none() -> None:
     assert (drawn(COVER, soil)[:600] == 120).all()
 
 
-def test_shares_outside_of_their_range_are_clipped_and_normalised() -> None:
-    cells = left_crop_right_weed()
-    wild = np.where(cells > 0, 3.0, -0.2)
-    task = Task("cover", dim=3, kind="dense", labels=LABELS, shares=True)
-    assert np.array_equal(drawn(task, cells)[:600], drawn(task, wild)[:600])
-
-
 def test_amounts_start_at_zero_and_pixels_that_were_not_seen_are_hatched() -> None:
     recipe = Preprocessing(16, size=(32, 32), resize="crop")
     picture = drawn(
@@ -81,12 +74,6 @@ def test_classes_are_written_as_a_palette_png(tmp_path: Path) -> None:
     for index, colour in enumerate(class_colours(LABELS)):
         assert (colours[mask == index] == (colour or (0, 0, 0))).all()
     assert np.array_equal(DenseLabels(classes=3, nodata=255).indices(file, Preprocessing(1))[0], mask)
-
-
-def test_many_classes_are_written_with_16_bits(tmp_path: Path) -> None:
-    mask = np.random.RandomState(0).randint(-1, 900, (33, 65))
-    [file] = write_maps(tmp_path, "b", {"y": mask}, [Task("y", dim=900, kind="segmentation")])
-    assert np.array_equal(np.asarray(Image.open(file)), np.where(mask == -1, 65535, mask))
 
 
 def test_values_are_written_as_tiffs_of_32_bits(tmp_path: Path) -> None:

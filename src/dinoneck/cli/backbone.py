@@ -1,0 +1,186 @@
+"""``dinoneck extract`` and ``bench``: run a backbone over images, to keep their tokens or to time it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from dinoneck.cli import arguments as cli
+from dinoneck.cli.text import show, show_remainder, table
+from dinoneck.errors import ConfigError, counted
+from dinoneck.training.config import BackboneConfig
+from dinoneck.training.config_flags import SIZE
+from dinoneck.version import versions
+
+if TYPE_CHECKING:
+    from dinoneck.data.preprocessing import Preprocessing
+
+_GENERATED = (1024, 2048)  # pixels of the image
+_SECONDS = 1.0  # of each part, at least
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a store holds of an image.
+
+    Attributes:
+        resize: how images come to the size in whole patches: stretched (the default), kept in proportion, cropped or
+            padded.
+        pad_to: where resize pad puts the image (default: corner).
+        interpolation: of the resize (default: bilinear).
+        views: of every image: none (the default), flips4, d6 (these and quarter turns), color20.
+        blur: odd kernel of a Gaussian blur of every view.
+        dtype: of the values; int8 takes half the space of fp16.
+    """
+
+    resize: Literal["stretch", "keep", "crop", "pad"] = "stretch"
+    pad_to: Literal["corner", "center"] | None = None
+    interpolation: Literal["bilinear", "bicubic", "area"] | None = None
+    views: str = "none"
+    blur: int | None = None
+    dtype: Literal["fp16", "bf16", "int8"] = "fp16"
+
+
+def extract(
+    images: cli.Images,
+    out: Annotated[Path, arg(metavar="STORE")],
+    size: Annotated[tuple[int, int], SIZE],
+    root: Path | None = None,
+    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    no_norm: bool = False,
+    stored: Annotated[Stored, arg(name="")] = Stored(),
+    shard: Annotated[str | None, arg(metavar="I/N")] = None,
+    skip_unusable: bool = False,
+    batch_size: cli.CountOrNone = None,
+    workers: cli.CountOrNone = None,
+    device: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+) -> dict[str, Any]:
+    """Extract the tokens of images into a feature store; the same command continues an interrupted run.
+
+    Example: dinoneck extract images/ --out store --size 480x960 --views color20
+
+    Args:
+        images: images, or folders searched with their subfolders.
+        out: folder of the store.
+        size: pixels that images are resized to, such as 480x960.
+        root: folder that ids are relative to (default: the folder given).
+        backbone: the model that makes the tokens.
+        no_norm: leave out the final norm of the backbone.
+        stored: what is stored of an image.
+        shard: do part I of N, counted from 0 (default: all, or the rank of torchrun).
+        skip_unusable: leave out images that cannot be decoded, and list them.
+        batch_size: views per backbone pass (default: up to 32).
+        workers: threads that decode (default: one per core, at most 8).
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+        engine: ray spreads the work over a Ray cluster (extra [ray]).
+    """
+    first, _, second = (shard or "0/1").partition("/")
+    if not (first.isdecimal() and second.isdecimal() and int(first) < int(second)):
+        raise ConfigError(f"--shard is {shard!r}; expected I/N with 0 <= I < N, such as 0/4")
+    if engine == "ray" and shard is not None:
+        raise ConfigError("--shard and --engine ray both divide the work; give one of them")
+    cli.list_images(images)
+    cli.check_backbone_name(backbone.name, backbone.source)
+    from dinoneck.store.feature_store import FeatureStore
+    from dinoneck.training.source import open_backbone
+
+    model = open_backbone(backbone, device, norm=not no_norm)
+    store = FeatureStore.create(out, backbone=model, image_size=size, **asdict(stored))
+    show_remainder(store.preprocess, size)
+    settings: dict[str, Any] = {"engine": engine, "batch_size": batch_size, "workers": workers}
+    part = None if shard is None else (int(first), int(second))
+    done = store.extract(images, root, part, skip_unusable=skip_unusable, **settings)
+    for problem in done.unusable.values():
+        show(f"left out: {problem}")
+    extracted = counted(len(done.written), "image")
+    print(f"{extracted} extracted, {done.present} were there, {len(done.unusable)} left out: {store}")
+    counts = {"written": len(done.written), "present": done.present, "images": len(store)}
+    return {"store": out, **counts, "unusable": done.unusable}
+
+
+def bench(
+    head: Annotated[str | None, Positional] = None,
+    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    size: Annotated[tuple[int, int] | None, SIZE] = None,
+    batch_size: cli.Count = 1,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    device: str | None = None,
+    words: cli.Words = (),
+) -> dict[str, Any]:
+    """Time a head, or a backbone alone, on this machine.
+
+    The times are medians of torch.utils.benchmark for a generated JPEG of 1024x2048 px. 'prepare' is decoding, resizing
+    and normalising.
+
+    Example: dinoneck bench head.safetensors --size 480x960 --batch-size 8
+
+    Args:
+        head: a head file, a folder with one, or a Hub repository (user/name).
+        backbone: without a head, the backbone to time.
+        size: pixels that images are resized to (default: as the head was trained).
+        batch_size: images per pass.
+        dtype: of weights and tokens.
+        device: such as cpu or cuda:1 (default: a GPU if there is one).
+        words: the command line.
+    """
+    if head is not None:
+        cli.refuse_unused("the time of a head file", words)
+    elif backbone.name is None or size is None:
+        raise ConfigError("nothing to time: give a head file, or --backbone NAME with --size HEIGHTxWIDTH")
+    cli.check_backbone_name(backbone.name, backbone.source)
+    import torch
+
+    from dinoneck.data.pasture import Pasture
+    from dinoneck.devices import local_device
+
+    kind, place = getattr(torch, dtype), local_device(device)
+    modules, preprocess = _opened(head, backbone, device)
+    preprocess = preprocess if size is None else preprocess.changed(size=size)
+    modules = {name: module.to(place, kind) for name, module in modules.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        Pasture(size=_GENERATED).write(folder, 1)
+        files = [Path(folder, "images", "0000.jpg")] * batch_size
+        rows = _measure(files, lambda files: preprocess.prepare(files).images.to(place, kind), modules)
+    about = {"head": head, "backbone": modules["backbone"].name, "size": preprocess.size, "batch_size": batch_size}
+    about |= {"dtype": dtype, "device": str(place), "threads": torch.get_num_threads(), "versions": versions()}
+    show(about)
+    cells = [[name, f"{median:.2f}", f"{spread:.2f}"] for name, median, spread in (row.values() for row in rows)]
+    print(table(("part", "ms per image", "quartile range"), cells))
+    return {**about, "parts": rows}
+
+
+def _opened(head: str | None, backbone: BackboneConfig, device: str | None) -> tuple[dict[str, Any], Preprocessing]:
+    """The backbone, the head of a file if one is named, and how images are prepared."""
+    from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
+    from dinoneck.training.source import open_backbone
+
+    if head is None:
+        alone = open_backbone(backbone, device)
+        return {"backbone": alone}, alone.preprocess
+    checkpoint = HeadCheckpoint.load(head)
+    own = cli.HeadBackbone(backbone.file, backbone.random).given(checkpoint) or checkpoint.load_backbone()
+    checkpoint.check_backbone(own)
+    return {"backbone": own, "head": checkpoint.build()}, checkpoint.preprocess or own.preprocess
+
+
+def _measure(files: list[Path], prepare: Any, modules: dict[str, Any]) -> list[dict[str, Any]]:
+    """The median time of each part of a prediction."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    from dinoneck.backbones.adapter import evaluating
+
+    parts = {"prepare": prepare, **{name: getattr(module, "predict", module) for name, module in modules.items()}}
+    rows, value, ms = list[dict[str, Any]](), files, 1e3 / len(files)
+    with evaluating(*modules.values()), torch.no_grad():
+        for name, part in parts.items():
+            scope = {"part": part, "value": value}
+            timer = Timer("part(value)", globals=scope, num_threads=torch.get_num_threads())
+            time, value = timer.blocked_autorange(min_run_time=_SECONDS), part(value)
+            rows.append({"part": name, "ms_per_image": ms * time.median, "quartile_range_ms": ms * time.iqr})
+    return rows
