@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx._pytree import register_pytree_flatten_spec
+from torch.utils import _pytree as pytree
+from torch.utils.data import default_collate
 
-from dinoneck import pytrees
 from dinoneck.errors import ConfigError, GridError, ShapeError
 from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, patch_pair
 
@@ -333,6 +335,34 @@ class FeaturePyramid:
         return f"FeaturePyramid({levels})"
 
 
+def collate(batch: Sequence[Any]) -> Any:
+    """Collate samples that hold :class:`Tokens`; everything else goes to torch's ``default_collate``.
+
+    Args:
+        batch: Tokens, or tuples, lists or dicts that hold them, one per sample.
+
+    Raises:
+        ShapeError: if there are none, or Tokens differ in form or source, see :meth:`dinoneck.Tokens.cat`.
+
+    Examples:
+        >>> one = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
+        >>> tokens, target = collate([(one, 1.0), (one, 2.0)])
+        >>> len(tokens), target.tolist()
+        (2, [1.0, 2.0])
+    """
+    if not batch:
+        raise ShapeError("there are no samples to collate")
+    first = batch[0]
+    if isinstance(first, Tokens):
+        return Tokens.cat(batch)
+    if isinstance(first, dict):
+        return {key: collate([sample[key] for sample in batch]) for key in first}
+    if isinstance(first, tuple | list):
+        columns = [collate(column) for column in zip(*batch, strict=True)]
+        return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+    return default_collate(list(batch))
+
+
 def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
     tensors = (x_or_list,) if isinstance(x_or_list, Tensor) else tuple(x_or_list)
     if not tensors:
@@ -380,20 +410,52 @@ def _layer_names(layers: Sequence[int] | None, count: int) -> tuple[int, ...] | 
     return tuple(operator.index(layer) for layer in layers)
 
 
-def _flatten_tokens(tokens: Tokens) -> tuple[dict[str, Any], tuple[Any, ...]]:
+Leaves = tuple[dict[str, Any], tuple[Any, ...]]
+
+
+def _flatten_tokens(tokens: Tokens) -> Leaves:
     """The leaves are the tensors and the two integers of the grid, so that grids may be dynamic."""
     tensors = {f"layer_{place}": x for place, x in enumerate(tokens.sequence)}
     context = (tokens.patch_size, tokens.num_cls, tokens.num_registers, tokens.layers, tokens.normed)
     return {**tensors, "rows": tokens.grid.rows, "cols": tokens.grid.cols}, context
 
 
-def _flatten_pyramid(pyramid: FeaturePyramid) -> tuple[dict[str, Any], tuple[Any, ...]]:
+def _flatten_pyramid(pyramid: FeaturePyramid) -> Leaves:
     return {f"level_{level}": level_map for level, level_map in enumerate(pyramid.maps)}, pyramid.strides
 
 
-pytrees.register(
-    Tokens,
-    _flatten_tokens,
-    lambda leaves, context: Tokens(tuple(leaves[:-2]), GridSize(*leaves[-2:]), *context),
-)
-pytrees.register(FeaturePyramid, _flatten_pyramid, lambda leaves, context: FeaturePyramid(tuple(leaves), context))
+def _register(cls: type, flatten: Callable[[Any], Leaves], restore: Callable[[list[Any], Any], Any]) -> None:
+    """Register ``cls`` so that it passes through ``torch.export``, ``torch.compile`` and tree functions.
+
+    ``torch.export.register_dataclass`` would make every field a leaf; here ``flatten`` decides which are, and ``restore``
+    checks nothing, since leaves may be stand-ins.
+    """
+
+    def with_keys(item: Any) -> tuple[list[tuple[Any, Any]], Any]:
+        leaves, context = flatten(item)
+        return [(pytree.GetAttrKey(name), leaf) for name, leaf in leaves.items()], context
+
+    def values(item: Any) -> tuple[list[Any], Any]:
+        leaves, context = flatten(item)
+        return list(leaves.values()), context
+
+    pytree.register_pytree_node(
+        cls,
+        values,
+        lambda leaves, context: restore(list(leaves), context),
+        serialized_type_name=f"dinoneck.{cls.__name__}",
+        to_dumpable_context=list,
+        from_dumpable_context=_hashable,
+        flatten_with_keys_fn=with_keys,
+    )
+    # torch 2.6 asks for this before it calls a loaded program; newer ones do without
+    register_pytree_flatten_spec(cls, lambda item, _: values(item)[0])
+
+
+def _hashable(stored: Any) -> Any:
+    """Undo JSON: lists become tuples again."""
+    return tuple(_hashable(item) for item in stored) if isinstance(stored, list) else stored
+
+
+_register(Tokens, _flatten_tokens, lambda leaves, context: Tokens(tuple(leaves[:-2]), GridSize(*leaves[-2:]), *context))
+_register(FeaturePyramid, _flatten_pyramid, lambda leaves, context: FeaturePyramid(tuple(leaves), context))

@@ -17,9 +17,8 @@ from dinoneck.heads.head import Head, recompute_derived
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, constants
 from dinoneck.tokens import Tokens
-from dinoneck.transforms import constants
 
 Reduce = Literal["mean", "median"]
 _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_map", "parts_of")
