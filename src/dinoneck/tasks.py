@@ -106,8 +106,8 @@ class TargetTransform:
             DataError: if an output has no finite value, a value is beyond float32, or no output varies.
         """
         try:
-            plain = values.detach().cpu() if isinstance(values, Tensor) else np.ma.asarray(values, np.float64)
-            table = torch.as_tensor(np.ma.filled(plain, np.nan), dtype=torch.float64)
+            plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+            table = torch.tensor(np.ma.filled(np.ma.asarray(plain, np.float64), np.nan))
         except (TypeError, ValueError) as error:
             raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
         if not table.numel():
