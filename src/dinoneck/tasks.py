@@ -105,11 +105,10 @@ class TargetTransform:
         Raises:
             DataError: if an output has no finite value, a value is beyond float32, or no output varies.
         """
-        try:
-            plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
-            table = torch.tensor(np.ma.filled(np.ma.asarray(plain, np.float64), np.nan))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
+        numbers = np.ma.asarray(values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values)
+        if numbers.dtype.kind not in "biuf":
+            raise DataError(f"target values are no numbers but {numbers.dtype}; a transform cannot be fitted")
+        table = torch.tensor(numbers.astype(np.float64).filled(np.nan))
         if not table.numel():
             raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
@@ -161,9 +160,7 @@ class TargetTransform:
         if not isinstance(numbers, tuple):
             return like.new_full((), default if numbers is None else numbers)
         if like.shape[-1] != len(numbers):
-            raise ShapeError(
-                f"values have shape {tuple(like.shape)}; this transform was fitted on {len(numbers)} outputs"
-            )
+            raise ShapeError(f"values have shape {tuple(like.shape)}; it was fitted on {len(numbers)} outputs")
         return constants(numbers, like)
 
 

@@ -427,7 +427,7 @@ def _flatten_pyramid(pyramid: FeaturePyramid) -> Leaves:
 def _register(cls: type, flatten: Callable[[Any], Leaves], restore: Callable[[list[Any], Any], Any]) -> None:
     """Register ``cls`` so that it passes through ``torch.export``, ``torch.compile`` and tree functions.
 
-    ``torch.export.register_dataclass`` would make every field a leaf; here ``flatten`` decides which are, and ``restore``
+    ``torch.export.register_dataclass`` would make every field a leaf; here ``flatten`` decides which are. ``restore``
     checks nothing, since leaves may be stand-ins.
     """
 
