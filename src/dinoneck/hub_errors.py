@@ -6,7 +6,6 @@ The client raises many unrelated types, and their texts may hold access tokens a
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import cast
 
 from dinoneck.errors import printable
@@ -82,13 +81,6 @@ def redacted_line(error: object, token: str | None = None) -> str:
     for secret in filter(None, (token, get_token())):
         line = line.replace(secret, "<secret>")
     return printable(_SECRET.sub("<secret>", _QUERY.sub("", line)))[:_LONGEST]
-
-
-def cache_folder() -> Path:
-    """Return the folder that the client keeps downloads in; it may not exist."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE)
 
 
 def _status(error: Exception) -> int | None:

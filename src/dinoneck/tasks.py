@@ -84,11 +84,6 @@ class TargetTransform:
             raise ConfigError(f"TargetTransform: mean is {self.mean} and std {self.std}; expected one length, not 0")
 
     @property
-    def is_affine(self) -> bool:
-        """Whether means of values are kept: the transform of a mean is the mean of the transforms."""
-        return not self.log1p
-
-    @property
     def outputs(self) -> int | None:
         """The number of outputs it was fitted on; None if one number serves all."""
         return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
@@ -146,7 +141,7 @@ class TargetTransform:
         Raises:
             ConfigError: if there are parts and the transform has a logarithm, under which nothing adds up.
         """
-        if parts != 1 and not self.is_affine:
+        if parts != 1 and self.log1p:
             raise ConfigError(f"{parts} parts do not add up after log1p; use a transform without it")
         x = _wide(values)
         x = x * self._row(self.std, x, 1.0) + self._row(self.mean, x, 0.0) / parts
@@ -291,7 +286,7 @@ class Task:
         if transform is not None:
             fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
             yield "transform", transform.outputs in (None, self.dim), fitted
-            adds_up = transform.is_affine or not (kind == "density" or self.from_map is not None)
+            adds_up = not transform.log1p or not (kind == "density" or self.from_map is not None)
             yield "transform", adds_up, "one without log1p, which keeps sums and means of cells"
         of_numbers = ("transform", "activation", "minimum", "maximum")
         for field in of_numbers if self.is_categorical or kind == "ratio" else ():

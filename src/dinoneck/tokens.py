@@ -102,16 +102,8 @@ class Tokens:
                 f"{image_size[0]}x{image_size[1]} px with patches of {pair[0]}x{pair[1]} px has {grid.rows} rows x "
                 f"{grid.cols} cols = {grid.rows * grid.cols} patch tokens, plus {num_prefix_tokens} prefix tokens"
             )
-        return cls(
-            sequence,
-            grid,
-            _plain(pair),
-            num_cls,
-            num_prefix_tokens - num_cls,
-            _layer_names(layers, len(sequence)),
-            normed,
-            source,
-        )
+        names = _layer_names(layers, len(sequence))
+        return cls(sequence, grid, _plain(pair), num_cls, num_prefix_tokens - num_cls, names, normed, source)
 
     @classmethod
     def from_patches(
@@ -142,26 +134,19 @@ class Tokens:
             ShapeError: if shapes do not fit each other.
             GridError: if N is not rows * cols.
         """
-        patches = _alike(x_or_list, "patches")
-        size = checked_grid(grid)
-        if patches[0].shape[1] != size.rows * size.cols:
-            raise GridError(
-                f"{patches[0].shape[1]} patch tokens do not fill a grid of {size.rows} rows x {size.cols} cols = "
-                f"{size.rows * size.cols}"
-            )
+        patches, size, pair = _alike(x_or_list, "patches"), checked_grid(grid), patch_pair(patch_size)
         single = [] if cls_token is None else [t.unsqueeze(1) for t in _beside(cls_token, patches, 2, "cls_token")]
         several = [] if registers is None else _beside(registers, patches, 3, "registers")
-        parts = [part for part in (single, several, list(patches)) if part]
-        sequence = tuple(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0] for rows in zip(*parts, strict=True))
-        return cls(
-            sequence,
-            size,
-            _plain(patch_pair(patch_size)),
-            1 if single else 0,
-            several[0].shape[1] if several else 0,
-            _layer_names(layers, len(sequence)),
-            normed,
-            source,
+        parts = [part for part in (single, several, patches) if part]
+        return cls.from_sequence(
+            [torch.cat(rows, dim=1) if len(rows) > 1 else rows[0] for rows in zip(*parts, strict=True)],
+            image_size=(size.rows * pair[0], size.cols * pair[1]),
+            patch_size=patch_size,
+            num_prefix_tokens=len(single[:1]) + (several[0].shape[1] if several else 0),
+            layers=layers,
+            normed=normed,
+            num_cls=len(single[:1]),
+            source=source,
         )
 
     @property
@@ -229,10 +214,7 @@ class Tokens:
         if index is None or isinstance(index, bool | tuple):
             raise TypeError(f"Tokens are indexed along the batch: an integer, a slice or a list; not {index!r}")
         if hasattr(index, "__index__") and getattr(index, "ndim", 0) == 0:
-            place = operator.index(index)
-            if not -len(self) <= place < len(self):
-                raise IndexError(f"sample {place} of a batch of {len(self)}")
-            index = slice(place % len(self), place % len(self) + 1)
+            index = [operator.index(index)]
         return self._map(lambda x: x[index])
 
     @staticmethod
@@ -258,16 +240,9 @@ class Tokens:
         sequence = tuple(torch.cat(column) for column in columns)
         return replace(first, sequence=sequence, source=first.source if len(sources) == 1 else None)
 
-    def to(
-        self,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        non_blocking: bool = False,
-    ) -> Tokens:
-        """Move or convert the tensors."""
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
-        return self._map(lambda x: x.to(device=device, dtype=dtype, non_blocking=non_blocking))
+    def to(self, *args: Any, **kwargs: Any) -> Tokens:
+        """Move or convert the tensors; takes what ``Tensor.to`` takes: ``device``, ``dtype``, ``non_blocking``."""
+        return self._map(lambda x: x.to(*args, **kwargs))
 
     def pin_memory(self) -> Tokens:
         """Copy the tensors to page-locked memory."""
@@ -391,10 +366,8 @@ def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim:
 
 def checked_grid(grid: Sequence[int]) -> GridSize:
     """Return (rows, cols), or raise GridError."""
-    if not isinstance(grid, Sequence | torch.Size) or len(grid) != 2:
+    if not isinstance(grid, Sequence) or len(grid) != 2 or any(isinstance(x, bool | float) or x < 1 for x in grid):
         raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
-    if any(isinstance(side, bool | float) for side in grid) or grid[0] < 1 or grid[1] < 1:
-        raise GridError(f"grid is {tuple(grid)}; expected (rows, cols), both at least 1")
     return GridSize(grid[0], grid[1])
 
 

@@ -76,18 +76,6 @@ def _check_held(state: Mapping[str, Tensor], where: str) -> None:
         )
 
 
-def read_tensor(path: str | os.PathLike[str]) -> Tensor:
-    """Read a single tensor from a ``.pt`` file through the weights-only loader.
-
-    Raises:
-        BackboneError: if the file is missing or damaged, or holds anything else.
-    """
-    loaded = read_any(path)
-    if not isinstance(loaded, Tensor):
-        raise BackboneError(f"{path} holds {type(loaded).__name__}; expected a tensor")
-    return loaded
-
-
 def read_any(path: str | os.PathLike[str]) -> Any:
     """Return what a file holds: tensors, plain values and dicts of them; a pickle that wants to call is refused."""
     file = Path(path)

@@ -261,7 +261,7 @@ def _is_mean_of_map(head: Head, name: str) -> bool:
     task = next((task for task in head.predicted if task.name == name), None)
     if task is None:
         return True
-    affine = task.transform is None or task.transform.is_affine
+    affine = task.transform is None or not task.transform.log1p
     return isinstance(head, PatchMeanHead) and affine and not isinstance(task, Composed)
 
 

@@ -302,7 +302,7 @@ class CompositionLoss:
         spread = 1.0
         if self.scale == "total" and transform.std is not None:
             (spread,), mean = each(transform.std), sum(each(transform.mean))
-            spread = spread if transform.is_affine else spread * math.exp(min(mean, 80.0))
+            spread = spread * math.exp(min(mean, 80.0)) if transform.log1p else spread
         return (spread,) * len(self.composition.names)
 
     def __call__(
