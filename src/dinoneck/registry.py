@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
-    "bins": "dinoneck.heads.bins:Bins",
+    "bins": "dinoneck.heads.linear:Bins",
     "cls_gating": "dinoneck.heads.cls_gating:CLSGatingHead",
     "cls_gating_pool": "dinoneck.heads.cls_gating:CLSGating",
     "decoder_injection": "dinoneck.points.injection:DecoderInjection",

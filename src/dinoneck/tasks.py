@@ -103,7 +103,7 @@ class TargetTransform:
         numbers = np.ma.asarray(values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values)
         if numbers.dtype.kind not in "biuf":
             raise DataError(f"target values are no numbers but {numbers.dtype}; a transform cannot be fitted")
-        table = torch.tensor(numbers.astype(np.float64).filled(np.nan))
+        table = torch.tensor(np.ma.filled(numbers.astype(np.float64), np.nan))
         if not table.numel():
             raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)

@@ -21,8 +21,7 @@ from dinoneck.devices import local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.losses.task_loss import TaskLoss
-from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
 from dinoneck.registry import import_modules
 from dinoneck.regular_files import read_regular

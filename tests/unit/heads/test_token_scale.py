@@ -20,7 +20,7 @@ from dinoneck import (
     save_head,
 )
 from dinoneck.heads import Head
-from dinoneck.heads.token_scale import TokenScale
+from dinoneck.heads.head import TokenScale
 
 C, LAYERS = 16, 2
 HEADS: dict[str, Callable[[], Head]] = {
