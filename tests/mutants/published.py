@@ -17,8 +17,8 @@ PUBLISHED = (
     Mutant(
         "Fusion blocks are numbered from the finest in the file too.",
         "published/names.py",
-        "f=3 - number",
-        "f=number",
+        "{3 - int(found[2])}",
+        "{int(found[2])}",
         _SMALL,
     ),
     Mutant(

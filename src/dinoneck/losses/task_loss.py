@@ -172,7 +172,7 @@ class TaskLoss(nn.Module):
         * dense: (B, dim, rows, cols) both, a cell with NaN in its target = missing; the mask is a weight per cell
           (B, rows, cols), bool or float;
         * segmentation: (B, dim, rows, cols), see :func:`map_cross_entropy`; mask (B, H, W);
-        * instances, panoptic: class and mask logits of queries, or maps of centres; the target (B, H, W), int64, has ids:
+        * instances, panoptic: class and mask logits of queries, or maps of centres; the target (B, H, W) has ids:
           1000 * (class + 1) + number for the pixels of an object, 0 = none, -1 = does not count; mask (B, H, W).
 
         A regulariser reads ``outputs["<task>.map"]``, (B, dim, rows, cols). A composition's target (B, outputs) and
