@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from benchmarks import backbones, detection_necks, devices, points
+from benchmarks import devices, points
 from benchmarks.speed import clocks, roofline
 from benchmarks.speed.rows import Row
 from benchmarks.speed.table_rows import ROWS
@@ -51,22 +50,6 @@ def test_points(tmp_path: Path) -> None:
         points.main(on_device(tmp_path, "--points", "200", "--views", "2", "--channels", "8", "--rounds", "2"))
     report = json.loads((tmp_path / f"points_{NAME}.json").read_text())
     assert report["machine"]["gpu"] and set(report["points"]) >= {"lift", "keys", "look-up"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("benchmark", "words"),
-    [
-        (backbones, ["--model", "dinoneck_tiny", "--size", "32x32", "--dtypes", "float32"]),
-        (detection_necks, ["--size", "64", "--batches", "1", "--end-rounds", "2"]),
-    ],
-    ids=["backbones", "detection_necks"],
-)
-def test_benchmarks_of_their_own(benchmark: Any, words: list[str], tmp_path: Path) -> None:
-    with pretend_device():
-        benchmark.main(on_device(tmp_path, "--rounds", "2", *words))
-    [report] = tmp_path.glob(f"*_{NAME}.json")
-    assert json.loads(report.read_text())["machine"]["gpu"] == "a pretend GPU"
 
 
 def test_a_device_that_is_not_there() -> None:

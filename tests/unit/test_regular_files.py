@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pytest
 from tests.unit.store.store_samples import write_images
 
 from dinoneck import (
-    Backbone,
     BackboneError,
     CheckpointError,
     ConfigError,
@@ -28,7 +27,7 @@ from dinoneck import (
     Predictor,
     load_backbone,
 )
-from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, read_masks, read_table
+from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, read_table
 from dinoneck.training import TrainConfig
 
 LIMIT_S = 20
@@ -132,49 +131,3 @@ def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
 
 
 # Folders of images, and files of a store --------------------------------------------------------------------
-
-
-@pytest.fixture
-def mixed(tmp_path: Path) -> Iterator[tuple[Path, Place]]:
-    """A folder of two images and a pipe that is named like one."""
-    write_images(tmp_path, ["images/a.png", "images/c.png"])
-    place = Place(tmp_path / "images" / "b.png", "pipe")
-    yield tmp_path / "images", place
-    place.release()
-
-
-def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tiny: Backbone, mixed: tuple[Path, Place]) -> None:
-    """It is treated as a damaged image is: refused by name, or left out and listed."""
-    folder, place = mixed
-    store = FeatureStore.create(folder.parent / "store", backbone=tiny, image_size=(32, 32))
-    refused = bounded(lambda: store.extract(folder), place)
-    assert isinstance(refused, DataError) and "b.png" in str(refused), refused
-    done = bounded(lambda: store.extract(folder, skip_unusable=True), place)
-    assert (sorted(store.ids), list(done.unusable)) == (["a", "c"], ["b"])
-
-
-def test_a_mask_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path, ["images/b.png"])
-    (tmp_path / "masks").mkdir()
-    place = Place(tmp_path / "masks" / "b.png", "pipe")
-
-    def first_mask() -> Any:
-        return DenseLabels().read(read_masks(tmp_path / "images", tmp_path / "masks")["labels"].iloc[0])
-
-    found = bounded(first_mask, place)
-    assert isinstance(found, DataError) and "b.png" in str(found), found
-
-
-def test_a_file_of_a_store_that_became_a_pipe_is_refused(
-    tiny: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_images(tmp_path, ["images/a.png"])
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(32, 32))
-    store.extract(tmp_path / "images")
-    shard = tmp_path / "store" / store.shard_of("a")
-    shard.unlink()
-    place = Place(shard, "pipe")
-    opened = FeatureStore.open(tmp_path / "store")
-    found = bounded(lambda: opened.batch(["a"]), place)
-    assert isinstance(found, DataError) and "'a'" in str(found), found
-    assert shard.name in caplog.text  # the index goes on without it

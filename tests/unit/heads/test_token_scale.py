@@ -12,7 +12,6 @@ import torch
 from dinoneck import (
     CLSGatingHead,
     DataError,
-    HeadEnsemble,
     PatchMeanHead,
     Task,
     Tokens,
@@ -65,11 +64,3 @@ def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
     assert not scale.is_measured
     with pytest.raises(DataError, match="not finite"):
         scale.measure([tokens_of(torch.full((1, 11, C), torch.nan))])
-
-
-def test_members_of_an_ensemble_keep_scales_of_their_own() -> None:
-    tokens = tokens_of(*(x.float() for x in layers()))
-    heads = [PatchMeanHead(C, [Task("mass")]), PatchMeanHead(C, [Task("mass")])]
-    heads[0].calibrate([tokens])
-    found = HeadEnsemble.from_heads(heads).predict(tokens)["mass"]
-    assert torch.allclose(found, (heads[0].predict(tokens)["mass"] + heads[1].predict(tokens)["mass"]) / 2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dinoneck import Composition, ConfigError, TargetTransform, Task
+from dinoneck import Composition, TargetTransform, Task
 from dinoneck.codec import encode, normal
 from dinoneck.losses import CompositionLoss, TaskLoss
 
@@ -137,14 +137,6 @@ def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
     each[1:, 4] = False
     last = CompositionLoss(FIVE, (0, 0, 0, 0, 1), scale=SCALE)
     assert run(last, {"five": each}, five=own).item() == pytest.approx(plain(last, [0], own.tolist()), rel=1e-10)
-
-
-def test_a_ratio_labelled_with_the_parts_has_their_order() -> None:
-    for labels in (PARTS, ("a", "b", "c"), ()):
-        FIVE.tasks_of((TASKS[0], replace(TASKS[1], labels=labels)))
-    turned = (TASKS[0], replace(TASKS[1], labels=PARTS[::-1]))
-    with pytest.raises(ConfigError, match=r"the parts clover, dead, green, but.*'ratio' are labelled green, dead"):
-        FIVE.tasks_of(turned)
 
 
 def test_the_default_scale_is_the_totals_standard_deviation() -> None:

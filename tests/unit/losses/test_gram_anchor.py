@@ -66,19 +66,6 @@ def test_the_gradient() -> None:
     assert torch.equal(again.grad, own.grad)  # type: ignore[arg-type]
 
 
-def test_layers_count_alike_and_prefix_tokens_do_not() -> None:
-    anchor = GramAnchor()
-    other = torch.randn(2, 6, 5, dtype=torch.float64)
-    two = Tokens.from_patches([OWN, other], grid=(2, 3), patch_size=16)
-    references = Tokens.from_patches([REFERENCE, REFERENCE], grid=(2, 3), patch_size=16)
-    mean = (anchor(OWN, REFERENCE) + anchor(other, REFERENCE)) / 2
-    assert torch.allclose(anchor(two, references), mean, rtol=1e-12)
-    for prefix in (1.0, 9.0):
-        loss = anchor(make(OWN, (2, 3), prefix), make(REFERENCE, (2, 3)))
-        assert torch.allclose(loss, anchor(OWN, REFERENCE), rtol=1e-12)
-        assert torch.equal(loss, anchor(make(OWN, (2, 3), prefix), REFERENCE))
-
-
 @pytest.mark.parametrize("grid", [(4, 6), (3, 5), (1, 2), (5, 7)])
 def test_a_reference_of_another_grid_is_resized(grid: tuple[int, int]) -> None:
     rows, cols = grid

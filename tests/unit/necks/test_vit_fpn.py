@@ -11,7 +11,7 @@ from tests.kit import tokens as tokens_of
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from dinoneck import ShapeError, Tokens, ViTFPN
+from dinoneck import Tokens, ViTFPN
 from dinoneck.layers import ConvBlock
 from dinoneck.necks import TopDown
 
@@ -110,25 +110,3 @@ def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(
     monkeypatch.setattr(ConvBlock, "forward", lambda self, maps: (called.append(self), own(self, maps))[1])
     assert torch.allclose(neck.pooled(tokens), wanted, rtol=0, atol=1e-13)
     assert not set(called) & set(neck.top_down.smooth)
-
-
-def test_zero_residual_starts_as_the_pooled_token_head() -> None:
-    neck = ViTFPN(WIDTH, 3, 16, residual_init="zero").double()
-    tokens = tokens_of(2, 8, 12, layers=3, dtype=DOUBLE)
-    projected = neck.grouper(tokens.patches)
-    assert torch.allclose(neck.pooled(tokens), torch.cat([x.mean(dim=1) for x in projected], dim=1), atol=1e-12)
-    neck.pooled(tokens).square().sum().backward()
-    assert all(gain.grad is not None and gain.grad.abs().max() > 0 for gain in neck.gains), "and can leave it"
-
-
-def test_cls_context_reads_the_last_layers_cls_token() -> None:
-    neck = neck_of(2, use_cls_context=True)
-    tokens = tokens_of(1, 3, 3, layers=2, dtype=DOUBLE)
-    sequence = [x.clone().requires_grad_() for x in tokens.sequence]
-    named = Tokens.from_sequence(sequence, image_size=(48, 48), patch_size=16, num_prefix_tokens=5)
-    grads = torch.autograd.grad(neck(named).maps[0].square().sum(), sequence)
-    assert grads[0][:, :5].abs().max() == 0
-    assert grads[1][:, 0].abs().max() > 0
-    assert grads[1][:, 1:5].abs().max() == 0, "registers never leak in"
-    with pytest.raises(ShapeError, match="no CLS token"):
-        neck(Tokens.from_patches([torch.randn(1, 4, WIDTH, dtype=DOUBLE)] * 2, grid=(2, 2), patch_size=16))

@@ -206,22 +206,6 @@ def test_a_pickle_without_a_hash_needs_a_safe_reader(monkeypatch: pytest.MonkeyP
     assert load_published(name, weights=tmp_path / "head.safetensors").head_type == "linear"
 
 
-def test_a_downloaded_file_is_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = table.row_named("dinov2_vits14_nyu_linear")
-    state = official.random_state(official.shapes_of(row.name)[0])
-    asked = []
-
-    def download(url: str, file: str, **_: object) -> None:
-        asked.append(url)
-        official.write(file, state)
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    first, again = load_published(row.name), load_published(row.name)
-    assert asked == [row.url]
-    assert first.meta["digest"] == again.meta["digest"]
-
-
 def test_the_table_settles_the_traps() -> None:
     rows = {row.name: row for row in ROWS}
     assert rows["dinov2_vitl14_nyu_dpt"].layers == (4, 11, 17, 23)
