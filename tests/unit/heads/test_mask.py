@@ -14,9 +14,7 @@ from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
 from dinoneck import (
-    DataError,
     DPTNeck,
-    HeadCheckpoint,
     MaskHead,
     PyramidHead,
     Task,
@@ -24,7 +22,6 @@ from dinoneck import (
     load_backbone,
     load_head,
 )
-from dinoneck.export import export_head
 from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
@@ -177,18 +174,12 @@ def test_cells_without_weight_count_for_nothing() -> None:
     assert (masks.grad[..., 5:] == 0).all()
 
 
-def test_images_without_masks_and_bad_input() -> None:
-    classes, masks, known = some_masks()
+def test_images_without_masks_have_a_finite_loss_and_every_parameter_a_gradient() -> None:
+    classes, masks, _ = some_masks()
     masks.requires_grad_()
-    empty = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6, 8))] * 3
-    loss = mask_loss(classes, masks, empty)
+    loss = mask_loss(classes, masks, [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6, 8))] * 3)
     loss.backward()
-    assert loss.isfinite()
-    assert masks.grad is not None, "under DDP every parameter has a gradient"
-    with pytest.raises(DataError, match="5 masks for 4 queries"):
-        mask_loss(classes[:1], masks[:1], [(torch.zeros(5, dtype=torch.int64), torch.zeros(5, 6, 8))])
-    with pytest.raises(DataError, match="not finite"):
-        mask_loss(classes, masks * torch.nan, known)
+    assert loss.isfinite() and masks.grad is not None
 
 
 def test_maps_become_known_masks_and_ignored_pixels_have_no_weight() -> None:
@@ -367,20 +358,3 @@ def test_a_trained_head_predicts_the_same_after_loading(options: dict[str, Any],
     loaded = load_head(tmp_path / "head.safetensors", check_backbone=False)
     for name, expected in head.eval()(tokens).items():
         assert torch.equal(loaded(tokens)[name], expected)
-
-
-@pytest.mark.slow
-def test_onnx_takes_other_grids(tmp_path: Path) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    record = load_backbone("dinoneck_tiny", layers=[1, 3])
-    head = MaskHead(64, [TASK], 2, 5, 2, 2, 16).eval()
-    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "head.onnx")
-    session = runtime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
-    for rows, cols in ((5, 9), (12, 7)):
-        layers = [torch.randn(3, 3 + rows * cols, 64) for _ in range(2)]
-        feed = {"tokens_0": layers[0].numpy(), "tokens_1": layers[1].numpy(), "rows": rows, "cols": cols}
-        given = {entry.name: np.asarray(feed[entry.name]) for entry in session.get_inputs()}
-        (found,) = session.run(["plant"], given)
-        expected = head.predict(layers, grid=(rows, cols), num_prefix_tokens=3)["plant"]
-        assert found.shape == (3, 3, 4 * rows, 4 * cols)
-        assert np.allclose(found, expected.numpy(), atol=1e-5)

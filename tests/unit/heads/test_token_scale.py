@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,10 @@ from dinoneck import (
     load_head,
     save_head,
 )
-from dinoneck.heads import Head
 from dinoneck.heads.head import TokenScale
 
 C, LAYERS = 16, 2
-HEADS: dict[str, Callable[[], Head]] = {
-    "patch_mean": lambda: PatchMeanHead(C, [Task("mass")]),
-    "cls_gating": lambda: CLSGatingHead(C, [Task("mass")], mode="query"),
-}
+HEADS = {"patch_mean": PatchMeanHead, "cls_gating": partial(CLSGatingHead, mode="query")}
 
 
 def tokens_of(*layers: torch.Tensor) -> Tokens:
@@ -39,7 +35,7 @@ def layers(seed: int = 0) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_measured_head_sees_standardised_channels(name: str, tmp_path: Path) -> None:
-    head: Any = HEADS[name]().double().eval()
+    head: Any = HEADS[name](C, [Task("mass")]).double().eval()
     batches = [tokens_of(*layers(seed)) for seed in range(3)]
     patches = torch.cat([tokens.patches[-1].flatten(0, 1) for tokens in batches])
     mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)

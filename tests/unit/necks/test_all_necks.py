@@ -24,10 +24,3 @@ def group_norms(module: nn.Module) -> list[nn.GroupNorm]:
 def test_group_norms_have_the_most_groups_of_at_least_eight_channels(width: int, count: int) -> None:
     for neck in (ViTFPN(WIDTH, 3, width, norm="group"), SpatialTuningAdapter(WIDTH, width, detail=None, norm="group")):
         assert {norm.num_groups for norm in group_norms(neck)} == {count}
-    detail = SpatialTuningAdapter(WIDTH, 8, detail_dim=12, norm="group").detail
-    assert [(norm.num_channels, norm.num_groups) for norm in group_norms(detail)] == [
-        (12, 1),
-        (24, 3),
-        (48, 6),
-        (48, 6),
-    ]

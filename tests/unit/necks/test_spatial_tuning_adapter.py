@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.kit import WIDTH
+from tests.kit import WIDTH, randomised
 from tests.kit import tokens as tokens_of
 from torch import Tensor, nn
 
@@ -17,22 +17,11 @@ from dinoneck.layers.resampling import resampled
 GRIDS = [(20, 20), (21, 29), (1, 1), (1, 7), (2, 3)]
 
 
-def awake(module: nn.Module, seed: int = 0) -> Any:
-    """In eval mode, with norms that have gains, biases and statistics of their own."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
-                for name, value in (*norm.named_parameters(), *norm.named_buffers()):
-                    if value.is_floating_point():
-                        noise = torch.randn(value.shape, generator=generator).to(value) * 0.3
-                        value.copy_(noise.abs() + 0.5 if name in ("weight", "running_var") else noise)
-    return module.eval()
-
-
 def build(seed: int = 0, **options: Any) -> SpatialTuningAdapter:
     torch.manual_seed(seed)
-    return awake(SpatialTuningAdapter(**{"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options}))
+    return randomised(
+        SpatialTuningAdapter(**{"embed_dim": WIDTH, "out_channels": 8, "detail_dim": 4, **options})
+    ).eval()
 
 
 def fed(rows: int = 5, cols: int = 7, *, cell: int = 16, seed: int = 1, **how: Any) -> tuple[Tokens, Tensor]:

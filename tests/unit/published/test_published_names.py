@@ -14,7 +14,6 @@ from tests.unit.published.test_published import SAFE_READER
 
 from dinoneck import CheckpointError, Predictor, load_backbone, load_published
 from dinoneck.cli.main import main
-from dinoneck.published import table
 
 pytestmark = pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash")
 DEPTH, CLASSES = "dinov2_vits14_nyu_linear", "dinov2_vits14_voc2012_linear"
@@ -87,18 +86,3 @@ def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monk
         Predictor("dinov2_vits14_nyu_dtp")
     predictor = Predictor(f"./{DEPTH}", file_backbone(folder))  # type: ignore[arg-type]
     assert predictor.tasks[0].unit == "m"
-
-
-def test_the_list_names_every_published_head(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "heads", "depth"]) == 0
-    printed = capsys.readouterr().out
-    assert all(row.name in printed for row in table.ROWS.values() if row.task == "depth")
-
-
-def test_a_depth_head_with_its_backbone_is_exported(folder: Path, tmp_path: Path) -> None:
-    """The exporter itself compares the program with the eager model before it writes."""
-    pytest.importorskip("onnxscript")
-    words = ["export", DEPTH, "--weights", folder / f"{DEPTH}.pth", "--with-backbone", "--format", "onnx"]
-    words += ["--size", "70x112", "--out", tmp_path / "depth.onnx", "--backbone-file", folder / "backbone.safetensors"]
-    assert main([*map(str, words)]) == 0
-    assert (tmp_path / "depth.onnx").stat().st_size > 80_000_000
