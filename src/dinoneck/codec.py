@@ -53,14 +53,14 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     """
     is_union = typing.get_origin(annotation) in (Union, types.UnionType)
     members = typing.get_args(annotation) if is_union else (annotation,)
-    classes = [kind for kind in members if hasattr(kind, "from_config") or dataclasses.is_dataclass(kind)]
-    if isinstance(value, tuple(classes)):
+    classes = [kind for kind in members if hasattr(kind, "load_state_dict") or dataclasses.is_dataclass(kind)]
+    if isinstance(value, tuple(classes)) and (hasattr(value, "from_config") or dataclasses.is_dataclass(value)):
         return value
     if isinstance(value, Mapping):
         for cls in classes:
             if value.get(TAG) == cls.__name__:
                 return _record(cls, value, where)
-            if hasattr(cls, "from_config") and is_part(value):
+            if hasattr(cls, "load_state_dict") and is_part(value):
                 return _module(cls, value, where)
     plain = [kind for kind in members if kind not in classes]
     for kind in plain:

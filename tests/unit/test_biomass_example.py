@@ -10,17 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from examples.biomass import keys, layouts, pipeline
-from examples.biomass.drawn import write_csiro
 from PIL import Image
 
 from dinoneck import FeatureStore, HeadCheckpoint
 from dinoneck.cli import main as cli
-from dinoneck.data import Pasture
-from dinoneck.data.pasture import WEIGHTS
 from dinoneck.data.tables import read_cells
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError
 from dinoneck.training import TrainConfig
-from dinoneck.training.table import table_of
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
 GATED = [*QUICK, "--head", "cls_gating"]
@@ -86,17 +82,6 @@ def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> No
     check_masses(out / "submission.csv")
 
 
-def test_images_and_stored_tokens_give_the_same_predictions(done: tuple[Path, str]) -> None:
-    """Up to float16."""
-    out, shown = done
-    config = config_of(out)
-    images = {name: out / "pasture" / name for name in table_of(config).index[:4]}
-    found = pipeline.differences(out / "run" / "head.safetensors", config, images)
-    assert set(WEIGHTS) == set(found)
-    assert 0 < max(found.values()) <= pipeline.TOLERANCE
-    assert "largest difference" in shown
-
-
 @pytest.mark.parametrize("name", ["cls_gating", "fpn"])
 def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_path: Path) -> None:
     """With the training files of two published notebooks; the pyramid's layers are cut to the tiny backbone."""
@@ -149,20 +134,6 @@ def check_cover(folder: Path, out: Path, *arguments: str) -> None:
 def test_images_with_a_cover_table(tmp_path: Path) -> None:
     write_cover(tmp_path / "data", groups=4, each=3)
     check_cover(tmp_path / "data", tmp_path / "out")
-
-
-def test_rows_of_one_image_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
-    write_csiro(Pasture(seed=0, size=(32, 48)), tmp_path, 2, 1)
-    good = (tmp_path / "train.csv").read_text()
-    assert len(layouts.wide(tmp_path / "train.csv")) == 2
-    lines = good.splitlines(keepends=True)
-    for wrong in (good.replace(lines[2], ""), good.replace(lines[2], lines[1]), good.replace("2015/", "2016/", 1)):
-        (tmp_path / "train.csv").write_text(wrong)
-        with pytest.raises(DataError, match="ID1000000"):
-            layouts.wide(tmp_path / "train.csv")
-    (tmp_path / "predictions.csv").write_text("image,GDM_g\ntest/ID1000002.jpg,1\n")
-    with pytest.raises(DataError, match="'Dry_Clover_g'"):
-        layouts.submission(tmp_path / "predictions.csv", tmp_path / "test.csv")
 
 
 def test_keys_of_the_notebooks_are_translated() -> None:

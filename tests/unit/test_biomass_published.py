@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from examples.biomass.published import TARGETS, cls_gating, patch_mlps
 from torch import Tensor, nn
 
-from dinoneck import CheckpointError, Tokens, load_head, save_head
+from dinoneck import Tokens, load_head, save_head
 
 WIDTH, PLACES, HIDDEN = 32, 15, 24
 
@@ -106,18 +106,3 @@ def test_five_targets_keep_their_names(pattern: str, tmp_path: Path) -> None:
     for name, level in LEVELS.items():
         assert predicted[name].item() == pytest.approx(level + 0.05), name
     assert {task.unit for task in head.tasks} == {"g"}
-
-
-def test_every_file_of_the_folder_takes_part(tmp_path: Path) -> None:
-    sizes = {"folds": 2, "embed_dim": WIDTH, "hidden_dim": HIDDEN}
-    folder, modules = folder_of(tmp_path / "m", "t{target}_f{fold}.pth")
-    for pattern in ("t{target}.pth", "f{fold}.pth"):
-        with pytest.raises(CheckpointError, match="expected one file for each"):
-            patch_mlps(folder, pattern, **sizes)
-    torch.save(modules[0].state_dict(), folder / "best.pth")
-    with pytest.raises(CheckpointError, match=r"best\.pth"):
-        patch_mlps(folder, "t{target}_f{fold}.pth", **sizes)
-    (folder / "best.pth").unlink()
-    (folder / "t3_f1.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"t3_f1\.pth"):
-        patch_mlps(folder, "t{target}_f{fold}.pth", **sizes)

@@ -150,17 +150,6 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
         assert cells[0] == pytest.approx(cells[1], rel=1e-4, abs=1e-5)
 
 
-def test_extraction_copies_and_reads_a_pass_once(images: Path, tmp_path: Path) -> None:
-    with pretend_device() as device:
-        backbone = load_backbone("dinoneck_tiny", layers=[1, 3]).to(NAME)
-        options: dict[str, Any] = {"backbone": backbone, "views": "flips4", "image_size": None}
-        store = FeatureStore.create(tmp_path, **options)
-        device.events.clear()
-        store.extract(images, batch_size=16)
-        assert device.events["to device"] == 3 and device.events["to host"] == 3
-    assert len(store) == len(IDS)
-
-
 def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:
     pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
     boxes = coloured_boxes.write(tmp_path / "images")

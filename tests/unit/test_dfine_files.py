@@ -11,7 +11,7 @@ import yaml
 from examples.detection.dfine.dinov3_backbone import DINOv3Backbone
 from tests.process_group import ROOT
 
-from dinoneck import ConfigError, DataError, SpatialTuningAdapter, STAPyramid, load_backbone
+from dinoneck import DataError, SpatialTuningAdapter, STAPyramid, load_backbone
 
 FOLDER = ROOT / "examples" / "detection" / "dfine"
 NECKS = ("sta_pyramid", "spatial_tuning_adapter")
@@ -58,29 +58,6 @@ def test_images_that_are_normalised_already_are_refused() -> None:
         with pytest.raises(DataError, match="normalize: False"):
             module(images)
     tiny(normalize=False).eval()(torch.randn(1, 3, 32, 32))
-
-
-def learns(module: DINOv3Backbone) -> set[str]:
-    """Which parts get gradients."""
-    module.train().zero_grad()
-    sum(level.square().mean() for level in module(torch.rand(2, 3, 64, 64))).backward()  # type: ignore[union-attr,arg-type]
-    names = [name for name, p in module.named_parameters() if p.grad is not None and p.grad.any()]
-    return {".".join(name.split(".")[:5]) if ".blocks." in name else name.split(".")[0] for name in names}
-
-
-@pytest.mark.parametrize("freeze", [False, True])
-def test_freezing_for_some_epochs(freeze: bool) -> None:
-    module = tiny(freeze_backbone=freeze, freeze_backbone_epochs=2, unfreeze="last:1")
-    assert all(p.requires_grad for name, p in module.named_parameters() if ".blocks." in name)  # for the optimizer
-    with pytest.raises(ConfigError, match="start_epoch"):
-        module.train()(torch.rand(2, 3, 64, 64))
-    module.eval()(torch.rand(1, 3, 64, 64))
-    seen = []
-    for epoch in range(4):
-        report = module.start_epoch(epoch)
-        seen.append((report.changed, report.trainable_blocks, "vit.adapter.model.blocks.5" in learns(module)))
-    assert seen == [(True, (), False), (False, (), False), (True, (5,), True), (False, (5,), True)]
-    assert module.start_epoch(0).changed  # a resumed run asks for its own epoch
 
 
 # -- the YAML files ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dinoneck import DataError, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import DataError
 from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, to_image_pixels
 
 Pixels = np.ndarray[Any, Any]
@@ -167,28 +167,3 @@ def test_boxes_lie_on_the_upright_image(files: list[Path], tmp_path: Path) -> No
 
 
 # Training, stores, predictions ------------------------------------------------------------------------------
-
-
-def head_file(folder: Path, **changes: Any) -> Path:
-    """A head that sees where the image is bright: a number, and shares per patch."""
-    torch.manual_seed(0)
-    backbone = load_backbone("dinoneck_tiny")
-    path = folder / "head.safetensors"
-    prepare = backbone.preprocess.changed(**changes)
-    save_head(path, PatchMeanHead(64, [Task("mass", unit="g")]), backbone=backbone, preprocess=prepare)
-    return path
-
-
-@pytest.mark.parametrize("size", [None, (48, 32)])
-def test_predictions_are_those_of_the_upright_image(
-    files: list[Path], size: tuple[int, int] | None, tmp_path: Path
-) -> None:
-    predictor = Predictor(head_file(tmp_path, size=size))
-    for file in files:
-        upright = upright_of(file)
-        [expected] = predictor(upright, maps="patch")
-        for given in (file, Image.open(file)):
-            [found] = predictor(given, maps="patch")
-            assert found["mass"] == pytest.approx(expected["mass"], rel=1e-5), file.name
-            assert np.allclose(found["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
-            assert torch.equal(predictor.picture(given), predictor.picture(upright)), file.name

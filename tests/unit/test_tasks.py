@@ -146,21 +146,7 @@ def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:
     assert [name for name, *_ in columns(replace(cells, kind="classification"))] == ["cells:dead", "cells:green"]
 
 
-def test_only_dense_tasks_are_marked_as_shares() -> None:
-    assert Task("cells", 2, kind="dense", shares=True).is_share
-    assert Task("kind", 2, kind="segmentation").is_share and Task("parts", 2, kind="ratio").is_share
-    assert not Task("ndvi", kind="dense").is_share
-    for wrong in ({"shares": True}, {"kind": "ratio", "shares": True}, {"kind": "dense", "shares": 1}):
-        with pytest.raises(ConfigError, match="shares is"):
-            Task("x", **wrong)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("values", [["1", "2"], np.array(["2026-01-01", "2026-01-02"], "M8[D]"), [1 + 2j, 2.0]])
 def test_a_transform_is_fitted_on_numbers_alone(values: Any) -> None:
     with pytest.raises(DataError, match="no numbers"):
         TargetTransform().fit(values)
-
-
-def test_masked_integers_are_missing_targets() -> None:
-    values = np.ma.masked_equal(np.array([1, 3, 99]), 99)
-    assert TargetTransform().fit(values).mean == 2.0

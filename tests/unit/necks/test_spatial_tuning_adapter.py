@@ -85,16 +85,6 @@ def test_maps_equal_the_plain_formulation(detail: Any, num_layers: int) -> None:
             assert a.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_patch_14_reads_the_image_at_16_pixels_per_token() -> None:
-    neck = build(patch_size=14, norm="batch").double()
-    tokens, images = fed(23, 32, cell=14, patch=14, dtype=torch.float64)
-    found = neck(tokens, images)
-    assert found.strides == neck.strides == (7.0, 14.0, 28.0)
-    grown = F.interpolate(images, size=(23 * 16, 32 * 16), mode="bilinear", align_corners=False)
-    for a, b in zip(found.maps, plain(neck, tokens, grown), strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-11)
-
-
 @pytest.mark.parametrize("stride", [8, 16, 32])
 @pytest.mark.parametrize("pixels", [640, 330, 333])
 def test_resampling_reads_tokens_at_the_cells_centres(stride: int, pixels: int) -> None:

@@ -195,6 +195,14 @@ def test_what_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         load_published("dinov2_vits14_nyu_linear", revision="main")
 
 
+def test_a_pickle_without_a_hash_needs_a_safe_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = "dinov2_vits14_nyu_linear"
+    file = official.write(tmp_path / "head.pth", official.random_state(official.shapes_of(name)[0]))
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
+    with pytest.raises(CheckpointError, match=r"2\.9\.1"):
+        load_published(name, weights=file)
+
+
 def test_the_table_settles_the_traps() -> None:
     rows = {row.name: row for row in ROWS}
     assert rows["dinov2_vitl14_nyu_dpt"].layers == (4, 11, 17, 23)
