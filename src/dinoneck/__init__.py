@@ -1,6 +1,6 @@
 """Necks, heads and training for DINOv2/DINOv3 backbones. Public names only; each is imported on first use."""
 
-import pkgutil
+from pathlib import Path
 
 from dinoneck import errors
 from dinoneck.lazy import attach, homes
@@ -24,7 +24,7 @@ _HOMES = {
     "Composition": "dinoneck.losses.composition",
     "FeatureStore": "dinoneck.store.feature_store",
 }
-_PACKAGES = [module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
+_PACKAGES = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__init__.py"))
 
 __all__ = [*_HOMES, "__version__"]
 __getattr__, __dir__ = attach(__name__, _HOMES, _PACKAGES)

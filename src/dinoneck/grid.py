@@ -48,6 +48,13 @@ def patch_pair(patch_size: PatchSize) -> tuple[int, int]:
     return pair
 
 
+def checked_grid(grid: Sequence[int]) -> GridSize:
+    """Return (rows, cols), or raise GridError."""
+    if not isinstance(grid, Sequence) or len(grid) != 2 or any(isinstance(x, bool | float) or x < 1 for x in grid):
+        raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
+    return GridSize(grid[0], grid[1])
+
+
 @dataclass(frozen=True)
 class PreparedImages:
     """Images whose size the patch divides, and the way back to the pixels they came from.

@@ -1,8 +1,7 @@
 """The two types on the wire: Tokens (what a backbone gives) and FeaturePyramid (what a neck gives).
 
-Both are frozen dataclasses and registered pytrees, so they pass through ``torch.compile``, ``torch.export``,
-hooks and data loaders. Constructors of the classes check nothing (they run under tracing); the builders
-``from_sequence`` and ``from_patches`` check everything.
+Both are registered pytrees, so they pass through ``torch.compile``, ``torch.export``, hooks and data loaders.
+Constructors check nothing (they run under tracing); ``from_sequence`` and ``from_patches`` check everything.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import default_collate
 
 from dinoneck.errors import ConfigError, GridError, ShapeError
-from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, patch_pair
+from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, checked_grid, patch_pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +38,7 @@ class Tokens:
         layers: 0-based block indices in the order asked, duplicates kept; None = unknown.
         normed: whether the backbone's final norm was applied; None = unknown.
         source: a short fingerprint of the backbone's weights and LoRA weights, which a head loaded from a file
-            compares; None where it is not known, and while they train. ``pytree`` functions and exported programs
-            leave it out, so a program takes tokens of any source.
+            compares; None where it is not known, and while they train. Exported programs take tokens of any source.
 
     Examples:
         >>> tokens = Tokens.from_sequence(
@@ -89,8 +87,7 @@ class Tokens:
         """
         if isinstance(num_prefix_tokens, bool) or not isinstance(num_prefix_tokens, int) or num_prefix_tokens < 0:
             raise ConfigError(f"num_prefix_tokens is {num_prefix_tokens!r}; expected an integer >= 0")
-        if num_cls is None:
-            num_cls = min(1, num_prefix_tokens)
+        num_cls = min(1, num_prefix_tokens) if num_cls is None else num_cls
         if num_cls not in (0, 1) or num_cls > num_prefix_tokens:
             raise ConfigError(f"num_cls is {num_cls!r} of {num_prefix_tokens} prefix tokens; expected 0 or 1")
         sequence = _alike(x_or_list, "sequence")
@@ -98,12 +95,14 @@ class Tokens:
         grid = TokenGrid(pair).size(image_size)
         if sequence[0].shape[1] != num_prefix_tokens + grid.rows * grid.cols:
             raise GridError(
-                f"a sequence of {sequence[0].shape[1]} tokens does not fit: an image of "
-                f"{image_size[0]}x{image_size[1]} px with patches of {pair[0]}x{pair[1]} px has {grid.rows} rows x "
-                f"{grid.cols} cols = {grid.rows * grid.cols} patch tokens, plus {num_prefix_tokens} prefix tokens"
+                f"a sequence of {sequence[0].shape[1]} tokens does not fit {image_size[0]}x{image_size[1]} px: "
+                f"{grid.rows} rows x {grid.cols} cols of patches, plus {num_prefix_tokens} prefix tokens"
             )
-        names = _layer_names(layers, len(sequence))
-        return cls(sequence, grid, _plain(pair), num_cls, num_prefix_tokens - num_cls, names, normed, source)
+        if layers is not None and len(layers) != len(sequence):
+            raise ShapeError(f"layers names {len(layers)} blocks {tuple(layers)} for {len(sequence)} tensors")
+        names = None if layers is None else tuple(map(operator.index, layers))
+        patch = pair[0] if pair[0] == pair[1] else pair
+        return cls(sequence, grid, patch, num_cls, num_prefix_tokens - num_cls, names, normed, source)
 
     @classmethod
     def from_patches(
@@ -123,12 +122,12 @@ class Tokens:
         Args:
             x_or_list: patches (B, N, C), or one such tensor per layer.
             grid: (rows, cols); never inferred from N.
-            patch_size: pixels per patch.
             cls_token: (B, C), or one per layer.
             registers: (B, R, C), or one per layer.
-            layers: block indices of the tensors, in their order.
-            normed: whether the backbone's final norm was applied.
-            source: the fingerprint of the backbone that gave them.
+            patch_size: as for :meth:`from_sequence`, like ``layers``, ``normed`` and ``source``.
+            layers: as ``normed`` and ``source``, see there.
+            normed: see there.
+            source: see there.
 
         Raises:
             ShapeError: if shapes do not fit each other.
@@ -167,10 +166,7 @@ class Tokens:
             ShapeError: if these tokens carry none.
         """
         if not self.num_cls:
-            raise ShapeError(
-                "these tokens have no CLS token; pass cls_token=, or sequences that begin with it and "
-                "num_prefix_tokens= (to the module with plain tensors, or to Tokens.from_patches or from_sequence)"
-            )
+            raise ShapeError("these tokens have no CLS token; pass cls_token=, or sequences with num_prefix_tokens=")
         return tuple(x[:, 0] for x in self.sequence)
 
     @property
@@ -231,13 +227,11 @@ class Tokens:
             if other._describe() != first._describe():
                 raise ShapeError(f"Tokens that differ cannot be joined: {first._describe()} and {other._describe()}")
         sources = {part.source for part in parts}
-        if len(known := sorted(source for source in sources if source is not None)) > 1:
+        if len(known := sorted(filter(None, sources))) > 1:
             raise ShapeError(
-                f"Tokens of different backbones cannot be joined: their sources are {', '.join(known[:5])}; "
-                "extract them with one backbone"
+                f"Tokens of different backbones cannot be joined: their sources are {', '.join(known[:5])}"
             )
-        columns = zip(*(part.sequence for part in parts), strict=True)
-        sequence = tuple(torch.cat(column) for column in columns)
+        sequence = tuple(map(torch.cat, zip(*(part.sequence for part in parts), strict=True)))
         return replace(first, sequence=sequence, source=first.source if len(sources) == 1 else None)
 
     def to(self, *args: Any, **kwargs: Any) -> Tokens:
@@ -311,19 +305,10 @@ class FeaturePyramid:
 
 
 def collate(batch: Sequence[Any]) -> Any:
-    """Collate samples that hold :class:`Tokens`; everything else goes to torch's ``default_collate``.
-
-    Args:
-        batch: Tokens, or tuples, lists or dicts that hold them, one per sample.
+    """Collate samples, or tuples, lists or dicts of them: Tokens are joined, the rest goes to ``default_collate``.
 
     Raises:
         ShapeError: if there are none, or Tokens differ in form or source, see :meth:`dinoneck.Tokens.cat`.
-
-    Examples:
-        >>> one = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
-        >>> tokens, target = collate([(one, 1.0), (one, 2.0)])
-        >>> len(tokens), target.tolist()
-        (2, [1.0, 2.0])
     """
     if not batch:
         raise ShapeError("there are no samples to collate")
@@ -364,25 +349,6 @@ def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim:
     return tensors
 
 
-def checked_grid(grid: Sequence[int]) -> GridSize:
-    """Return (rows, cols), or raise GridError."""
-    if not isinstance(grid, Sequence) or len(grid) != 2 or any(isinstance(x, bool | float) or x < 1 for x in grid):
-        raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
-    return GridSize(grid[0], grid[1])
-
-
-def _plain(pair: tuple[int, int]) -> PatchSize:
-    return pair[0] if pair[0] == pair[1] else pair
-
-
-def _layer_names(layers: Sequence[int] | None, count: int) -> tuple[int, ...] | None:
-    if layers is None:
-        return None
-    if len(layers) != count:
-        raise ShapeError(f"layers names {len(layers)} blocks {tuple(layers)} for {count} tensors")
-    return tuple(operator.index(layer) for layer in layers)
-
-
 Leaves = tuple[dict[str, Any], tuple[Any, ...]]
 
 
@@ -398,19 +364,14 @@ def _flatten_pyramid(pyramid: FeaturePyramid) -> Leaves:
 
 
 def _register(cls: type, flatten: Callable[[Any], Leaves], restore: Callable[[list[Any], Any], Any]) -> None:
-    """Register ``cls`` so that it passes through ``torch.export``, ``torch.compile`` and tree functions.
-
-    ``torch.export.register_dataclass`` would make every field a leaf; here ``flatten`` decides which are. ``restore``
-    checks nothing, since leaves may be stand-ins.
-    """
+    """Register ``cls`` with torch's pytrees: ``flatten`` decides which fields are leaves."""
 
     def with_keys(item: Any) -> tuple[list[tuple[Any, Any]], Any]:
         leaves, context = flatten(item)
         return [(pytree.GetAttrKey(name), leaf) for name, leaf in leaves.items()], context
 
     def values(item: Any) -> tuple[list[Any], Any]:
-        leaves, context = flatten(item)
-        return list(leaves.values()), context
+        return list(flatten(item)[0].values()), flatten(item)[1]
 
     pytree.register_pytree_node(
         cls,

@@ -35,7 +35,7 @@ MODULES = (
     ),
     Mutant(
         "A target's transform divides by the sample's standard deviation instead of the population's.",
-        "tasks.py",
+        "transforms.py",
         ".square().nanmean(dim=0)",
         ".square().nansum(dim=0).div(len(spread) - 1)",
         "unit/test_tasks.py::test_fit_takes_population_statistics_and_skips_nan",

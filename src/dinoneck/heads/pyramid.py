@@ -130,7 +130,7 @@ class PyramidHead(Head):
         tokens = self._selected(self._tokens(tokens, **plain))
         # the levels, (B, D, rows_i, cols_i) each; a neck with a shortcut gives their means alone
         shortcut = None if self._mapped else getattr(self.neck, "pooled", None)
-        levels = () if shortcut else self.neck(tokens).maps
+        levels: tuple[Tensor, ...] = () if shortcut else self.neck(tokens).maps
         outputs: dict[str, Tensor] = {}
         if self.norm is not None:
             # global average of every level: (B, levels * D)
