@@ -1,67 +1,30 @@
 """Necks, heads and training for DINOv2/DINOv3 backbones. Public names only; each is imported on first use."""
 
-from dinoneck.lazy import attach
+from pathlib import Path
+
+from dinoneck import errors
+from dinoneck.lazy import attach, homes
 from dinoneck.registry import exports
 from dinoneck.version import __version__ as __version__
 
 _HOMES = {
     **exports("dinoneck.heads", "dinoneck.necks"),
+    **{name: "dinoneck.errors" for name in vars(errors) if name.endswith("Error")},
+    **homes("dinoneck.backbones", backbone=["Backbone"], load=["load_backbone", "wrap_backbone"]),
+    **homes("dinoneck.checkpoint", head_checkpoint=["HeadCheckpoint", "load_head", "save_head"]),
+    **homes("dinoneck.published", table=["list_published"], loading=["load_published"]),
+    **homes("dinoneck", evaluation=["evaluate"], registry=["register"], tasks=["TargetTransform", "Task"]),
+    **homes(
+        "dinoneck", grid=["GridSize", "PreparedImages", "TokenGrid"], tokens=["FeaturePyramid", "Tokens", "collate"]
+    ),
     "DetectionHead": "dinoneck.detection.head",
-    "Backbone": "dinoneck.backbones.backbone",
-    "load_backbone": "dinoneck.backbones.load",
-    "wrap_backbone": "dinoneck.backbones.load",
-    "HeadCheckpoint": "dinoneck.checkpoint.head_checkpoint",
-    "load_head": "dinoneck.checkpoint.head_checkpoint",
-    "save_head": "dinoneck.checkpoint.head_checkpoint",
     "list_heads": "dinoneck.checkpoint.hub",
     "import_weights": "dinoneck.checkpoint.importing",
-    "BackboneError": "dinoneck.errors",
-    "BusyError": "dinoneck.errors",
-    "CheckpointError": "dinoneck.errors",
-    "ConfigError": "dinoneck.errors",
-    "DataError": "dinoneck.errors",
-    "DinoneckError": "dinoneck.errors",
-    "GridError": "dinoneck.errors",
-    "RegistryError": "dinoneck.errors",
-    "ShapeError": "dinoneck.errors",
-    "StoreError": "dinoneck.errors",
-    "evaluate": "dinoneck.evaluation",
-    "GridSize": "dinoneck.grid",
-    "PreparedImages": "dinoneck.grid",
-    "TokenGrid": "dinoneck.grid",
     "Predictor": "dinoneck.inference.predictor",
-    "list_published": "dinoneck.published.table",
-    "load_published": "dinoneck.published.loading",
     "Composition": "dinoneck.losses.composition",
-    "register": "dinoneck.registry",
     "FeatureStore": "dinoneck.store.feature_store",
-    "TargetTransform": "dinoneck.tasks",
-    "Task": "dinoneck.tasks",
-    "FeaturePyramid": "dinoneck.tokens",
-    "Tokens": "dinoneck.tokens",
-    "collate": "dinoneck.collation",
 }
-
-_PACKAGES = (
-    "backbones",
-    "checkpoint",
-    "data",
-    "detection",
-    "export",
-    "heads",
-    "inference",
-    "interop",
-    "layers",
-    "losses",
-    "necks",
-    "points",
-    "published",
-    "registry",
-    "serve",
-    "store",
-    "training",
-    "viz",
-)
+_PACKAGES = sorted(file.parent.name for file in Path(__file__).parent.glob("*/__init__.py"))
 
 __all__ = [*_HOMES, "__version__"]
 __getattr__, __dir__ = attach(__name__, _HOMES, _PACKAGES)

@@ -2,6 +2,7 @@
 
 from dinoneck import backbones as backbones
 from dinoneck import checkpoint as checkpoint
+from dinoneck import cli as cli
 from dinoneck import data as data
 from dinoneck import detection as detection
 from dinoneck import export as export
@@ -13,7 +14,6 @@ from dinoneck import losses as losses
 from dinoneck import necks as necks
 from dinoneck import points as points
 from dinoneck import published as published
-from dinoneck import registry as registry
 from dinoneck import serve as serve
 from dinoneck import store as store
 from dinoneck import training as training
@@ -26,7 +26,6 @@ from dinoneck.checkpoint.head_checkpoint import load_head as load_head
 from dinoneck.checkpoint.head_checkpoint import save_head as save_head
 from dinoneck.checkpoint.hub import list_heads as list_heads
 from dinoneck.checkpoint.importing import import_weights as import_weights
-from dinoneck.collation import collate as collate
 from dinoneck.detection.head import DetectionHead as DetectionHead
 from dinoneck.errors import BackboneError as BackboneError
 from dinoneck.errors import BusyError as BusyError
@@ -42,12 +41,12 @@ from dinoneck.evaluation import evaluate as evaluate
 from dinoneck.grid import GridSize as GridSize
 from dinoneck.grid import PreparedImages as PreparedImages
 from dinoneck.grid import TokenGrid as TokenGrid
-from dinoneck.heads.bins import Bins as Bins
 from dinoneck.heads.cls_gating import CLSGating as CLSGating
 from dinoneck.heads.cls_gating import CLSGatingHead as CLSGatingHead
 from dinoneck.heads.dense import DenseHead as DenseHead
 from dinoneck.heads.dpt import DPTHead as DPTHead
 from dinoneck.heads.ensemble import HeadEnsemble as HeadEnsemble
+from dinoneck.heads.linear import Bins as Bins
 from dinoneck.heads.linear import LinearHead as LinearHead
 from dinoneck.heads.mask import MaskHead as MaskHead
 from dinoneck.heads.patch_mean import PatchMeanHead as PatchMeanHead
@@ -70,5 +69,6 @@ from dinoneck.tasks import TargetTransform as TargetTransform
 from dinoneck.tasks import Task as Task
 from dinoneck.tokens import FeaturePyramid as FeaturePyramid
 from dinoneck.tokens import Tokens as Tokens
+from dinoneck.tokens import collate as collate
 
 __version__: str

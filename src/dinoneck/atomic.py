@@ -12,13 +12,13 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 STALE_AFTER_S = 3600.0
 _MARK = ".dinoneck-tmp"
 _LONGEST_NAME_BYTES = 200
-_NOT_OFFERED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES})
+_NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 
 
 def write_whole(
@@ -38,8 +38,8 @@ def write_whole(
         check: called with the finished temporary file; what it raises keeps the old file in place.
 
     Raises:
-        OSError: if the folder is missing or not writable, the disk is full, ``path`` is a folder, device, pipe,
-            write-protected or a link to itself, or the file system does not rename.
+        OSError: if the folder is missing or not writable, the disk is full, ``path`` is a folder, device, pipe or
+            write-protected, or the file system does not rename.
     """
     target = Path(os.path.realpath(path))
     mode = _mode_of(target)
@@ -55,21 +55,14 @@ def write_whole(
         if check is not None:
             check(temporary)
         if mode is not None:
-            with _where_offered():  # else the bits are those it was made with: never more than the old file had
+            with contextlib.suppress(OSError):  # without bits they are those it was made with: never more than before
                 temporary.chmod(mode)
-        _rename(temporary, target)
+        temporary.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    try:
-        flush_folder(target.parent)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{target} is the new file, but its folder could not be flushed to the disk ({error.strerror}): after a "
-            "power cut the old one may be back. Check the disk",
-        ) from error
+    flush_folder(target.parent)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -79,16 +72,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def _mode_of(target: Path) -> int | None:
     """The permission bits of the file to replace, None without one; or the error that states why it is not replaced."""
-    if target.is_symlink():  # realpath leaves only links that lead to themselves
-        raise OSError(errno.ELOOP, f"{target} is a link that leads to itself")
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder; a file name was expected")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
     if not target.exists():
         return None
     if not target.is_file():
-        raise OSError(f"{target} is a device or pipe; only regular files are written")
+        raise OSError(f"{target} is a folder, device or pipe; only regular files are written")
     mode = target.stat().st_mode & 0o777
     if not mode & 0o222 or not os.access(target, os.W_OK):  # the first also for those whom no bit stops
         raise PermissionError(
@@ -97,51 +86,28 @@ def _mode_of(target: Path) -> int | None:
     return mode
 
 
-def _rename(temporary: Path, target: Path) -> None:
-    try:
-        temporary.replace(target)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"the finished file cannot be renamed to {target} ({error.strerror}): its file system may not rename "
-            "(mounts of object storage), or the file is held (mounted by itself, immutable). Save to a folder on a "
-            "local disk and copy the file from there",
-        ) from error
-
-
-@contextlib.contextmanager
-def _where_offered() -> Iterator[None]:
-    """Go on where a file system does not have such a thing; failures of the disk are raised."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NOT_OFFERED:
-            raise
-
-
 def _stem(target: Path) -> str:
     """A hidden name that begins like the target's and leaves room for the random part."""
     return "." + os.fsencode(target.name)[:_LONGEST_NAME_BYTES].decode(errors="ignore")
 
 
 def _clear_stale(target: Path) -> None:
-    prefix = _stem(target) + "."
-    with contextlib.suppress(PermissionError), os.scandir(target.parent) as entries:  # of a folder that is not listed
-        for entry in entries:
-            if not (entry.name.startswith(prefix) and entry.name.endswith(_MARK)):
-                continue
-            with contextlib.suppress(OSError):  # another writer may be faster
-                if time.time() - entry.stat().st_mtime > STALE_AFTER_S:
-                    Path(entry.path).unlink()
+    with contextlib.suppress(OSError):  # of a folder that is not listed, or another writer is faster
+        for path in target.parent.iterdir():
+            is_own = path.name.startswith(_stem(target) + ".") and path.name.endswith(_MARK)
+            if is_own and time.time() - path.stat().st_mtime > STALE_AFTER_S:
+                path.unlink()
 
 
 def flush_folder(folder: Path) -> None:
-    """Make new names in a folder last through a power cut."""
+    """Make new names in a folder last through a power cut, where the system can."""
     if os.name != "posix":  # other systems cannot open a folder for flushing
         return
-    with _where_offered():
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+    finally:
+        os.close(descriptor)

@@ -73,16 +73,14 @@ def _package(needed: Requirement, extra: str) -> Finding:
 def _device() -> Iterator[Finding]:
     import torch
 
+    cuda = torch.version.cuda
     if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            yield Finding(f"cuda:{index}", "ok", f"{torch.cuda.get_device_name(index)}, CUDA {torch.version.cuda}")
-    elif torch.version.cuda:
-        text = f"torch is built for CUDA {torch.version.cuda} and finds no device; everything runs on the CPU"
+        yield Finding("cuda", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {cuda}")
+    elif cuda:
+        text = f"torch is built for CUDA {cuda} and finds no device; everything runs on the CPU"
         yield Finding("cuda", "note", text, "'nvidia-smi' shows whether the driver sees one, and its CUDA version")
-    elif torch.backends.mps.is_available():
-        yield Finding("mps", "ok", "usable by --device mps")
     else:
-        text = "this torch is built without CUDA; everything runs on the CPU"
+        text = f"this torch is built without CUDA; MPS is available: {torch.backends.mps.is_available()}"
         yield Finding("cuda", "note", text, "for an NVIDIA GPU, install a torch that is built for CUDA")
 
 

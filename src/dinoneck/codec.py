@@ -1,9 +1,9 @@
 """Values of constructor arguments to their JSON form and back.
 
 ``normal`` converts a value to the one normal form that its annotation allows: a list becomes a tuple, a NumPy integer
-an int. ``encode`` writes the normal form as JSON: tuples are lists, ``dict[int, ...]`` is a list of pairs, a dataclass
-is a dict with its class name under ``"$"``, a module is ``{"type": its registered name, "config": {...}}``. ``normal``
-reads that form too. Numbers that are not finite are refused.
+an int. ``encode`` writes the normal form as JSON: tuples are lists, integer keys are text, a dataclass is a dict with
+its class name under ``"$"``, a module is ``{"type": its registered name, "config": {...}}``. ``normal`` reads that form
+too. Numbers that are not finite are refused.
 """
 
 from __future__ import annotations
@@ -15,27 +15,25 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Union
+
+import msgspec
 
 from dinoneck import registry
-from dinoneck.errors import ConfigError, RegistryError, did_you_mean
+from dinoneck.errors import ConfigError, RegistryError
 
 TAG = "$"
 
 
 def encode(value: Any) -> Any:
     """Return the JSON form of a value in normal form, the inverse of :func:`normal`."""
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if _is_configured(value):
+    if hasattr(type(value), "from_config"):
         return {"type": registry.name_of(type(value)), "config": value.config}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         entries = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {TAG: type(value).__name__, **entries}
     if isinstance(value, Mapping):
-        if any(not isinstance(key, str) for key in value):
-            return [[key, encode(item)] for key, item in value.items()]
-        return {key: encode(item) for key, item in value.items()}
+        return {str(key): encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     return value
@@ -45,40 +43,37 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     """Bring ``value`` to the one normal form that ``annotation`` allows.
 
     Args:
-        annotation: a resolved type: int, float, str, bool, None, Any, Literal, unions, ``tuple[...]``,
-            ``list`` and ``Sequence`` (both become tuples), ``dict[str | int, ...]``, dataclasses, classes of modules.
+        annotation: a resolved type that msgspec converts, ``Sequence`` (which becomes a tuple), dataclasses, classes of
+            modules, or a union of these.
         value: a Python value or its JSON form.
         where: what the value is, for messages.
 
     Raises:
         ConfigError: if the value does not fit.
     """
-    if annotation in _SCALARS:
-        return _scalar(annotation, value, where)
-    origin = typing.get_origin(annotation)
-    if annotation is Any:
-        return _json_value(value, where)
-    members = typing.get_args(annotation) if origin in (Union, types.UnionType) else (annotation,)
-    kinds = tuple(kind for kind in members if isinstance(kind, type) and hasattr(kind, "load_state_dict"))
-    if kinds and (is_part(value) or hasattr(value, "load_state_dict") or len(kinds) == len(members)):
-        return _module(kinds, value, where)
-    if origin in (Union, types.UnionType):
-        return _union(annotation, value, where)
-    if origin is Literal:
-        if value not in typing.get_args(annotation) or isinstance(value, bool):
-            raise _mismatch(annotation, value, where, did_you_mean(value, map(str, typing.get_args(annotation))))
+    is_union = typing.get_origin(annotation) in (Union, types.UnionType)
+    members = typing.get_args(annotation) if is_union else (annotation,)
+    classes = [kind for kind in members if hasattr(kind, "load_state_dict") or dataclasses.is_dataclass(kind)]
+    if isinstance(value, tuple(classes)) and (hasattr(value, "from_config") or dataclasses.is_dataclass(value)):
         return value
-    if annotation in (None, type(None)):
-        if value is not None:
-            raise _mismatch(annotation, value, where)
-        return None
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        return _dataclass(annotation, value, where)
-    if origin in (tuple, list) or (isinstance(origin, type) and issubclass(origin, Sequence)):
-        return _sequence(annotation, value, where)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _mapping(annotation, value, where)
-    raise TypeError(f"{where}: the codec does not know the annotation {annotation!r}")
+    if isinstance(value, Mapping):
+        for cls in classes:
+            if value.get(TAG) == cls.__name__:
+                return _record(cls, value, where)
+            if hasattr(cls, "load_state_dict") and is_part(value):
+                return _module(cls, value, where)
+    plain = [kind for kind in members if kind not in classes]
+    for kind in plain:
+        if typing.get_origin(kind) is Sequence and isinstance(value, Sequence) and not isinstance(value, str):
+            (item_type,) = typing.get_args(kind)
+            return tuple(normal(item_type, item, f"{where}[{i}]") for i, item in enumerate(value))
+    try:
+        if not plain:
+            raise msgspec.ValidationError("or its JSON form")
+        return msgspec.convert(_plain(value, where), Union[tuple(plain)], str_keys=True)  # noqa: UP007
+    except msgspec.ValidationError as error:
+        expected = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+        raise ConfigError(f"{where} is {repr(value)[:80]}; expected {expected} ({error})") from None
 
 
 def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> None:
@@ -103,133 +98,6 @@ def is_part(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == {"type", "config"} and isinstance(value["config"], Mapping)
 
 
-def _is_configured(value: Any) -> bool:
-    """Whether this is a module that records its constructor arguments, see :class:`dinoneck.configured.Configured`."""
-    return hasattr(type(value), "from_config")
-
-
-def _module(kinds: tuple[type, ...], value: Any, where: str) -> Any:
-    """A module as it is; one in JSON form is built."""
-    expected = " or ".join(kind.__name__ for kind in kinds)
-    if is_part(value):
-        try:
-            cls: Any = registry.resolve(value["type"])
-        except RegistryError as error:
-            raise ConfigError(f"{where}: {error}") from None
-        if not issubclass(cls, kinds):
-            raise ConfigError(f"{where} is {value['type']!r} ({cls.__name__}); expected a registered {expected}")
-        return cls.from_config(value["config"])
-    if not (isinstance(value, kinds) and _is_configured(value)):
-        raise ConfigError(
-            f"{where} is {str(value)[:80]!r} ({type(value).__name__}); expected a registered {expected}, or its "
-            "{'type': ..., 'config': {...}}"
-        )
-    return value
-
-
-_SCALARS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
-
-
-def _scalar(annotation: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, _SCALARS[annotation]) or (isinstance(value, bool) and annotation is not bool):
-        raise _mismatch(annotation, value, where)
-    try:
-        number = annotation(value)
-    except OverflowError:  # an integer beyond any float
-        number = math.inf
-    if annotation is float and not math.isfinite(number):
-        raise ConfigError(f"{where} is {value}; a finite number was expected")
-    return number
-
-
-def _union(annotation: Any, value: Any, where: str) -> Any:
-    members = [member for member in typing.get_args(annotation) if member is not type(None)]
-    if value is None and type(None) in typing.get_args(annotation):
-        return None
-    for member in sorted(members, key=lambda member: member is float):  # an integer stays one where both are allowed
-        try:
-            return normal(member, value, where)
-        except ConfigError:
-            if len(members) == 1:
-                raise
-    raise _mismatch(annotation, value, where)
-
-
-def _sequence(annotation: Any, value: Any, where: str) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise _mismatch(annotation, value, where)
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
-        if len(value) != len(arguments):
-            raise _mismatch(annotation, value, where)
-        return tuple(
-            normal(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(arguments, value, strict=True))
-        )
-    return tuple(normal(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-
-
-def _mapping(annotation: Any, value: Any, where: str) -> dict[Any, Any]:
-    key_type, item_type = typing.get_args(annotation)
-    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
-        pairs = list(value)
-    elif isinstance(value, Mapping):
-        pairs = list(value.items())
-    else:
-        raise _mismatch(annotation, value, where)
-    result = {normal(key_type, key, f"{where} key"): normal(item_type, v, f"{where}[{key!r}]") for key, v in pairs}
-    if len(result) != len(pairs):
-        raise ConfigError(f"{where} names a key twice")
-    return result
-
-
-def _dataclass(cls: type, value: Any, where: str) -> Any:
-    if isinstance(value, cls):
-        return value
-    if not isinstance(value, Mapping) or value.get(TAG) != cls.__name__:
-        raise _mismatch(cls, value, where)
-    hints = _hints_of(cls)
-    known = [field.name for field in dataclasses.fields(cls)]
-    given = {key: item for key, item in value.items() if key != TAG}
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"{where}: {cls.__name__} has no field {key!r}.{did_you_mean(key, known)}")
-    try:
-        return cls(**{key: normal(hints[key], item, f"{where}.{key}") for key, item in given.items()})
-    except TypeError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-@functools.cache
-def _hints_of(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _json_value(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return _scalar(float, value, where)
-    if isinstance(value, tuple | list):
-        return [_json_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _json_value(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return encode(value)
-    raise ConfigError(f"{where} is {value!r}; a plain value (number, string, list, dict) was expected")
-
-
-def _mismatch(annotation: Any, value: Any, where: str, hint: str = "") -> ConfigError:
-    return ConfigError(f"{where} is {value!r} ({type(value).__name__}); expected {_spell(annotation)}.{hint}")
-
-
-def _spell(annotation: Any) -> str:
-    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-        return "None" if annotation is type(None) else annotation.__name__
-    return str(annotation).replace("typing.", "").replace("collections.abc.", "").replace("dinoneck.", "")
-
-
 def at_least(minimum: int, **values: int) -> None:
     """Check that every named number is ``minimum`` or more.
 
@@ -239,3 +107,46 @@ def at_least(minimum: int, **values: int) -> None:
     for name, value in values.items():
         if value < minimum:
             raise ConfigError(f"{name} is {value}; expected {minimum} or more")
+
+
+def _module(kind: type, part: Mapping[str, Any], where: str) -> Any:
+    try:
+        cls: Any = registry.resolve(part["type"])
+    except RegistryError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if not issubclass(cls, kind):
+        raise ConfigError(f"{where} is {part['type']!r} ({cls.__name__}); expected a registered {kind.__name__}")
+    return cls.from_config(part["config"])
+
+
+def _record(cls: type, value: Mapping[str, Any], where: str) -> Any:
+    hints = _hints_of(cls)
+    fields = {key: normal(hints.get(key, Any), item, f"{where}.{key}") for key, item in value.items() if key != TAG}
+    try:
+        return cls(**fields)
+    except TypeError as error:  # a field is unknown or missing
+        raise ConfigError(f"{where}: {error}") from None
+
+
+@functools.cache
+def _hints_of(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value without types of NumPy, which msgspec does not know, and of finite numbers."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        if not math.isfinite(value):
+            raise ConfigError(f"{where} is {value}; a finite number was expected")
+        return float(value)
+    if isinstance(value, Sequence):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return encode(value)
+    raise ConfigError(f"{where} is {repr(value)[:80]}; a plain value (number, string, list, dict) was expected")

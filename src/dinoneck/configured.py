@@ -134,14 +134,11 @@ def _recording(original: Callable[..., None]) -> Callable[..., None]:
         except TypeError as error:
             raise TypeError(f"{owner}: {error}") from None
         bound.apply_defaults()
-        hints = annotations()
-        factory = {name: bound.arguments[name] for name in ("device", "dtype") if name in bound.arguments}
-        plain = {
-            name: normal(hints.get(name, Any), value, f"{owner}({name}=)")
-            for name, value in bound.arguments.items()
-            if name not in _FACTORY_ARGUMENTS
-        }
-        original(self, **plain, **factory)
+        hints, plain = annotations(), {}
+        for name, value in bound.arguments.items():
+            if name not in _FACTORY_ARGUMENTS:
+                plain[name] = bound.arguments[name] = normal(hints.get(name, Any), value, f"{owner}({name}=)")
+        original(*bound.args, **bound.kwargs)
         if type(self).__init__ is __init__:  # only the outermost constructor records its arguments
             object.__setattr__(self, "_config", encode(plain))
             if hasattr(type(self), "_hub_mixin_config"):  # of huggingface_hub's ModelHubMixin, which saves it

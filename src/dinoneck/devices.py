@@ -1,4 +1,4 @@
-"""Device names become devices (under ``torchrun`` the GPU of LOCAL_RANK), and tensors travel in one copy."""
+"""Device names become devices (under ``torchrun`` that of LOCAL_RANK), and tensors travel in one copy, or as bytes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Ten
 
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured there, during which no value can be read."""
-    if device.type == "cpu":
-        return False
-    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
-    return asked is not None and bool(asked())
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return a tensor's values in row-major order; on the CPU they are not copied if they lie so already."""
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(values)  # type: ignore[arg-type]

@@ -48,6 +48,13 @@ def patch_pair(patch_size: PatchSize) -> tuple[int, int]:
     return pair
 
 
+def checked_grid(grid: Sequence[int]) -> GridSize:
+    """Return (rows, cols), or raise GridError."""
+    if not isinstance(grid, Sequence) or len(grid) != 2 or any(isinstance(x, bool | float) or x < 1 for x in grid):
+        raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
+    return GridSize(grid[0], grid[1])
+
+
 @dataclass(frozen=True)
 class PreparedImages:
     """Images whose size the patch divides, and the way back to the pixels they came from.
@@ -121,10 +128,6 @@ class TokenGrid(nn.Module):
         self.on_remainder: Remainder = on_remainder
         self.pad_to: PadTo = pad_to
 
-    def extra_repr(self) -> str:
-        """Show the patch and what happens to a remainder."""
-        return f"patch={self.patch_height}x{self.patch_width} px, on_remainder={self.on_remainder!r}"
-
     def size(self, image_size: Sequence[int]) -> GridSize:
         """Return the patch grid of an image of ``(height, width)`` pixels.
 
@@ -172,8 +175,7 @@ class TokenGrid(nn.Module):
         elif self.on_remainder == "resize" and target != (height, width):
             if not images.is_floating_point():
                 raise DataError(f"images are {images.dtype}; resizing needs floating point: convert them first")
-            exact = images if images.dtype in (torch.float32, torch.float64) else images.float()
-            resized = F.interpolate(exact, size=target, mode="bilinear", align_corners=False, antialias=True)
+            resized = F.interpolate(exact(images), size=target, mode="bilinear", align_corners=False, antialias=True)
             images = resized.to(images.dtype)
         return PreparedImages(images, grid, valid, (x.scale, y.scale), (x.offset, y.offset))
 
@@ -204,11 +206,11 @@ class TokenGrid(nn.Module):
             )
         if xy.ndim not in (2, 3) or xy.shape[-1] != 2 or (xy.ndim == 3 and xy.shape[0] != maps.shape[0]):
             raise ShapeError(f"xy has shape {tuple(xy.shape)}; expected (M, 2) or ({maps.shape[0]}, M, 2)")
-        exact = maps if maps.dtype in (torch.float32, torch.float64) else maps.float()
-        spans = exact.new_tensor((x.cells * self.patch_width, y.cells * self.patch_height))
-        prepared = xy.to(exact) * exact.new_tensor((x.scale, y.scale)) + exact.new_tensor((x.offset, y.offset))
+        wide = exact(maps)
+        spans = wide.new_tensor((x.cells * self.patch_width, y.cells * self.patch_height))
+        prepared = xy.to(wide) * wide.new_tensor((x.scale, y.scale)) + wide.new_tensor((x.offset, y.offset))
         points = (prepared / spans * 2 - 1).expand(maps.shape[0], -1, -1)
-        read = F.grid_sample(exact, points.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False)
+        read = F.grid_sample(wide, points.unsqueeze(1), mode="bilinear", padding_mode="border", align_corners=False)
         nowhere = xy.isnan().any(dim=-1).expand(maps.shape[0], -1)[..., None]  # a point that is nowhere reads NaN
         return torch.where(nowhere, torch.nan, read.squeeze(2).transpose(1, 2)).to(maps.dtype)
 
@@ -239,15 +241,13 @@ class TokenGrid(nn.Module):
         down = _overlaps(height, y, self.patch_height, labels.device)
         across = _overlaps(width, x, self.patch_width, labels.device).T
         keep = keep & (down.sum(dim=0) > 0)[:, None] & (across.sum(dim=1) > 0)  # what is cropped off does not count
-        exact = torch.where(keep, labels.double(), 0.0)
-        if not bool(exact.isfinite().all()):
-            count = int((~exact.isfinite()).sum())
+        counted = torch.where(keep, labels.double(), 0.0)
+        if count := int((~counted.isfinite()).sum()):
             raise DataError(f"{count} label values that count are not finite; mask them (mask=labels.isfinite())")
         weight = down @ keep.double() @ across
-        values = torch.where(weight > 0, down @ exact @ across / weight.clamp_min(1e-12), 0.0)
-        dtype = labels.dtype if labels.is_floating_point() else torch.float32
-        exact_dtype = torch.float64 if dtype == torch.float64 else torch.float32  # half precision cannot count to 2049
-        return values.to(dtype), weight[:, 0].to(exact_dtype)
+        values = torch.where(weight > 0, down @ counted @ across / weight.clamp_min(1e-12), 0.0)
+        like = labels if labels.is_floating_point() else labels.new_empty(0, dtype=torch.float32)
+        return values.to(like), weight[:, 0].to(exact(like[:0]))  # half precision cannot count to 2049
 
     def _axes(self, image_size: Sequence[int]) -> tuple[_Axis, _Axis]:
         whole = isinstance(image_size, Sequence) and all(_is_whole(side) for side in image_size)
@@ -295,6 +295,11 @@ def as_maps(patches: Tensor, grid: GridSize) -> Tensor:
         )
     spread: Tensor = patches.unflatten(1, (rows, cols))  # type: ignore[no-untyped-call]
     return spread.permute(0, 3, 1, 2)
+
+
+def exact(x: Tensor) -> Tensor:
+    """Return x in float32 or wider."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def as_mask(mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -42,18 +42,12 @@ def progress(
 def note(text: str) -> None:
     """Print a flushed line to a log; on a terminal the bars show as much."""
     if not sys.stderr.isatty():
-        _line(text, sys.stderr)
+        tqdm.write(text, file=sys.stderr)
 
 
 def announce(text: str) -> None:
     """Print a line to a log or above the bars of a terminal."""
     tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
-
-
-def _line(text: str, file: TextIO) -> None:
-    file.write(f"{text}\n")
-    file.flush()
 
 
 class _Lines(tqdm):  # type: ignore[type-arg]
@@ -62,7 +56,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
     @staticmethod
     def status_printer(file: Any) -> Callable[[str], None]:
         """Return the function that prints a state."""
-        return lambda text: _line(text, file) if text.strip() else None
+        return lambda text: file.write(f"{text}\n") if text.strip() else None
 
     def close(self) -> None:
         """End without a last line; the caller reports the result."""

@@ -12,12 +12,12 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dinoneck.errors import ConfigError, RegistryError, did_you_mean
 
 _HOMES: dict[str, str] = {
-    "bins": "dinoneck.heads.bins:Bins",
+    "bins": "dinoneck.heads.linear:Bins",
     "cls_gating": "dinoneck.heads.cls_gating:CLSGatingHead",
     "cls_gating_pool": "dinoneck.heads.cls_gating:CLSGating",
     "decoder_injection": "dinoneck.points.injection:DecoderInjection",
@@ -39,21 +39,24 @@ _HOMES: dict[str, str] = {
     "sta_pyramid": "dinoneck.necks.sta_pyramid:STAPyramid",
     "vit_fpn": "dinoneck.necks.vit_fpn:ViTFPN",
 }
-_OWN: dict[str, type] = {}
+_OWN: dict[str, type] = {}  # of the running program
 _NAME = re.compile(r"([a-z0-9][a-z0-9_]{0,63}\.)?[a-z][a-z0-9_]{0,63}")
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _Class = TypeVar("_Class", bound=type)
 
 
+def _known() -> dict[str, str | type]:
+    return {**_HOMES, **_OWN}
+
+
 def names() -> tuple[str, ...]:
     """Return every registered name, sorted."""
-    return tuple(sorted({*_HOMES, *_OWN}))
+    return tuple(sorted(_known()))
 
 
 def classes() -> dict[str, str]:
     """Return every registered name -> module and name of its class, sorted by name; no class is imported."""
-    own = {name: f"{cls.__module__}:{cls.__qualname__}" for name, cls in _OWN.items()}
-    return dict(sorted({**_HOMES, **own}.items()))
+    return {name: _home(cls) for name, cls in sorted(_known().items())}
 
 
 def exports(*packages: str) -> dict[str, str]:
@@ -68,16 +71,16 @@ def resolve(head_type: Any) -> type[Any]:
     Raises:
         RegistryError: if there is none.
     """
-    if isinstance(head_type, str) and head_type in _OWN:
-        return _OWN[head_type]
-    if not isinstance(head_type, str) or head_type not in _HOMES:
+    known = _known().get(head_type) if isinstance(head_type, str) else None
+    if known is None:
         raise RegistryError(
             f"head_type {head_type!r} is not registered.{did_you_mean(head_type, names())} Registered: "
             f"{', '.join(names())}. Register a class of your own with dinoneck.register(cls) before loading"
         )
-    module, _, name = _HOMES[head_type].partition(":")
-    cls: type[Any] = getattr(importlib.import_module(module), name)
-    return cls
+    if isinstance(known, type):
+        return known
+    module, _, name = known.partition(":")
+    return cast("type[Any]", getattr(importlib.import_module(module), name))
 
 
 def name_of(cls: type) -> str:
@@ -86,14 +89,17 @@ def name_of(cls: type) -> str:
     Raises:
         RegistryError: if it is not registered.
     """
-    home = f"{cls.__module__}:{cls.__qualname__}"
-    for name, known in (_HOMES | _OWN).items():
-        if known in (home, cls):
+    for name, known in _known().items():
+        if known in (_home(cls), cls):
             return name
     raise RegistryError(
-        f"{home} is not registered, so a file could not name it; registered: {', '.join(names())}. Register a class of "
-        "your own with dinoneck.register(cls)"
+        f"{_home(cls)} is not registered, so a file could not name it; registered: {', '.join(names())}. Register a "
+        "class of your own with dinoneck.register(cls)"
     )
+
+
+def _home(cls: str | type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}" if isinstance(cls, type) else cls
 
 
 def register(cls: _Class, /, *, name: str | None = None) -> _Class:
@@ -111,20 +117,18 @@ def register(cls: _Class, /, *, name: str | None = None) -> _Class:
     Raises:
         RegistryError: if the name is malformed or taken by another class, or the class records no configuration.
     """
-    if not isinstance(cls, type):
-        raise RegistryError(f"register got {type(cls).__name__} {str(cls)[:40]!r}; expected a class")
+    if not (isinstance(cls, type) and hasattr(cls, "from_config") and hasattr(cls, "state_dict")):
+        raise RegistryError(
+            f"{str(cls)[:60]} is not the class of a torch module that records its configuration; derive it from "
+            "dinoneck.heads.Head, dinoneck.necks.Neck, or dinoneck.configured.Configured and nn.Module"
+        )
     head_type = _WORDS.sub("_", cls.__name__.strip("_")).lower() if name is None else name
-    if not isinstance(head_type, str) or not _NAME.fullmatch(head_type):
+    if not _NAME.fullmatch(head_type):
         raise RegistryError(
             f"{head_type!r} is not a valid head_type; expected lower snake case, a letter first, at most 64 characters"
         )
-    if not (callable(getattr(cls, "from_config", None)) and callable(getattr(cls, "state_dict", None))):
-        raise RegistryError(
-            f"{cls!r} is not a torch module that records its configuration; derive it from dinoneck.heads.Head, "
-            "dinoneck.necks.Neck, or dinoneck.configured.Configured and nn.Module"
-        )
-    known: Any = _HOMES.get(head_type) or _OWN.get(head_type, cls)
-    if isinstance(known, str) or (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+    known = _known().get(head_type, cls)
+    if isinstance(known, str) or _home(known) != _home(cls):
         raise RegistryError(f"head_type {head_type!r} is taken by {known}; choose another one with name=")
     _OWN[head_type] = cls
     return cls
@@ -138,14 +142,11 @@ def import_modules(names: Sequence[str]) -> None:
     """
     for name in names:
         try:
-            if name.endswith(".py"):
-                spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-                if spec is None or spec.loader is None or not Path(name).is_file():
-                    raise ImportError("the file does not exist")
-                module = importlib.util.module_from_spec(spec)
-                sys.modules[Path(name).stem] = module
-                spec.loader.exec_module(module)
-            else:
+            spec = importlib.util.spec_from_file_location(Path(name).stem, name) if name.endswith(".py") else None
+            if spec is None or spec.loader is None:
                 importlib.import_module(name)
-        except ImportError as error:
+                continue
+            sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        except (ImportError, OSError) as error:
             raise ConfigError(f"{name} cannot be imported: {error}") from error

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from io import BufferedReader
+from pathlib import Path
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
@@ -14,14 +15,8 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     Raises:
         OSError: if the file does not exist, cannot be opened, or it is a folder, pipe, socket or device; at once.
     """
-    check_regular(path)  # before it is opened: opening alone makes some devices act
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
-    try:
-        _check(os.fstat(file.fileno()), path)  # it may have been replaced since
-    except OSError:
-        file.close()
-        raise
-    return file
+    check_regular(path)  # before it is opened: opening alone makes some devices act, and a pipe waits
+    return Path(path).open("rb")
 
 
 def read_regular(path: str | os.PathLike[str]) -> bytes:
@@ -36,16 +31,8 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: as :func:`open_regular`.
     """
-    _check(os.stat(path), path)  # noqa: PTH116 - a path may be text
-
-
-def _check(status: os.stat_result, path: str | os.PathLike[str]) -> None:
-    if stat.S_ISDIR(status.st_mode):
+    mode = Path(path).stat().st_mode
+    if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is a pipe, socket or device, not a regular file", os.fspath(path))
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open without waiting for a writer of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

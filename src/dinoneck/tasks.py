@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.transforms import TargetTransform as TargetTransform
-from dinoneck.transforms import each
+from dinoneck.transforms import constants as constants
+from dinoneck.transforms import each as each
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation", "instances", "panoptic"]
 Activation = Literal["relu", "softplus", "sigmoid"]
@@ -112,7 +113,6 @@ class Task:
     things: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
         where = f"Task {self.name!r}"
         normalize_fields(self, where)
         for field, fits, expected in self._rules():
@@ -122,7 +122,10 @@ class Task:
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
         """Which field must fulfil what, and what is expected of it."""
         kind, transform, largest = self.kind, self.transform, torch.finfo(torch.float32).max
-        single = isinstance(self.weight, float)
+        name, single = self.name, isinstance(self.weight, float)
+        fits = name.isprintable() and name == name.strip() and 1 <= len(name) <= _LONGEST_NAME and ":" not in name
+        yield "name", fits, f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends"
+        yield "name", name != GATE and not name.endswith((MAP, CLASSES, MASKS)), "another name than a map's or a gate's"
         yield "dim", self.dim >= 1, "1 or more"
         yield "loss", self.loss in (None, *_LOSSES[kind]), f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}"
         yield "weight", all(weight >= 0 for weight in each(self.weight)), "numbers of 0 or more"
@@ -140,7 +143,7 @@ class Task:
         if transform is not None:
             fitted = f"one fitted on {self.dim} outputs, not {transform.outputs}"
             yield "transform", transform.outputs in (None, self.dim), fitted
-            adds_up = transform.is_affine or not (kind == "density" or self.from_map is not None)
+            adds_up = not transform.log1p or not (kind == "density" or self.from_map is not None)
             yield "transform", adds_up, "one without log1p, which keeps sums and means of cells"
         of_numbers = ("transform", "activation", "minimum", "maximum")
         for field in of_numbers if self.is_categorical or kind == "ratio" else ():
@@ -313,14 +316,3 @@ def cell_output(task: Task, tasks: Sequence[Task]) -> tuple[Task, int]:
             f"give the bounds to {task.name!r} alone"
         )
     return cells, 0 if cells.dim == 1 else cells.labels.index(task.name)
-
-
-def _check_name(name: Any) -> None:
-    is_text = isinstance(name, str) and name.isprintable() and name == name.strip() and 1 <= len(name) <= _LONGEST_NAME
-    if not is_text or ":" in name:
-        raise ConfigError(
-            f"Task name {name!r}: expected 1 to {_LONGEST_NAME} printable characters without ':' and without blanks at "
-            "the ends; rename it (the column, if it comes from a table)"
-        )
-    if name.endswith((MAP, CLASSES, MASKS)) or name == GATE:
-        raise ConfigError(f"Task name {name!r} is that of another output, a task's map or a gate; rename it")

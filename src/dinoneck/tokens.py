@@ -1,8 +1,7 @@
 """The two types on the wire: Tokens (what a backbone gives) and FeaturePyramid (what a neck gives).
 
-Both are frozen dataclasses and registered pytrees, so they pass through ``torch.compile``, ``torch.export``,
-hooks and data loaders. Constructors of the classes check nothing (they run under tracing); the builders
-``from_sequence`` and ``from_patches`` check everything.
+Both are registered pytrees, so they pass through ``torch.compile``, ``torch.export``, hooks and data loaders.
+Constructors check nothing (they run under tracing); ``from_sequence`` and ``from_patches`` check everything.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx._pytree import register_pytree_flatten_spec
+from torch.utils import _pytree as pytree
+from torch.utils.data import default_collate
 
-from dinoneck import pytrees
 from dinoneck.errors import ConfigError, GridError, ShapeError
-from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, patch_pair
+from dinoneck.grid import GridSize, PatchSize, TokenGrid, as_maps, checked_grid, patch_pair
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +38,7 @@ class Tokens:
         layers: 0-based block indices in the order asked, duplicates kept; None = unknown.
         normed: whether the backbone's final norm was applied; None = unknown.
         source: a short fingerprint of the backbone's weights and LoRA weights, which a head loaded from a file
-            compares; None where it is not known, and while they train. ``pytree`` functions and exported programs
-            leave it out, so a program takes tokens of any source.
+            compares; None where it is not known, and while they train. Exported programs take tokens of any source.
 
     Examples:
         >>> tokens = Tokens.from_sequence(
@@ -87,8 +87,7 @@ class Tokens:
         """
         if isinstance(num_prefix_tokens, bool) or not isinstance(num_prefix_tokens, int) or num_prefix_tokens < 0:
             raise ConfigError(f"num_prefix_tokens is {num_prefix_tokens!r}; expected an integer >= 0")
-        if num_cls is None:
-            num_cls = min(1, num_prefix_tokens)
+        num_cls = min(1, num_prefix_tokens) if num_cls is None else num_cls
         if num_cls not in (0, 1) or num_cls > num_prefix_tokens:
             raise ConfigError(f"num_cls is {num_cls!r} of {num_prefix_tokens} prefix tokens; expected 0 or 1")
         sequence = _alike(x_or_list, "sequence")
@@ -96,20 +95,14 @@ class Tokens:
         grid = TokenGrid(pair).size(image_size)
         if sequence[0].shape[1] != num_prefix_tokens + grid.rows * grid.cols:
             raise GridError(
-                f"a sequence of {sequence[0].shape[1]} tokens does not fit: an image of "
-                f"{image_size[0]}x{image_size[1]} px with patches of {pair[0]}x{pair[1]} px has {grid.rows} rows x "
-                f"{grid.cols} cols = {grid.rows * grid.cols} patch tokens, plus {num_prefix_tokens} prefix tokens"
+                f"a sequence of {sequence[0].shape[1]} tokens does not fit {image_size[0]}x{image_size[1]} px: "
+                f"{grid.rows} rows x {grid.cols} cols of patches, plus {num_prefix_tokens} prefix tokens"
             )
-        return cls(
-            sequence,
-            grid,
-            _plain(pair),
-            num_cls,
-            num_prefix_tokens - num_cls,
-            _layer_names(layers, len(sequence)),
-            normed,
-            source,
-        )
+        if layers is not None and len(layers) != len(sequence):
+            raise ShapeError(f"layers names {len(layers)} blocks {tuple(layers)} for {len(sequence)} tensors")
+        names = None if layers is None else tuple(map(operator.index, layers))
+        patch = pair[0] if pair[0] == pair[1] else pair
+        return cls(sequence, grid, patch, num_cls, num_prefix_tokens - num_cls, names, normed, source)
 
     @classmethod
     def from_patches(
@@ -129,37 +122,30 @@ class Tokens:
         Args:
             x_or_list: patches (B, N, C), or one such tensor per layer.
             grid: (rows, cols); never inferred from N.
-            patch_size: pixels per patch.
             cls_token: (B, C), or one per layer.
             registers: (B, R, C), or one per layer.
-            layers: block indices of the tensors, in their order.
-            normed: whether the backbone's final norm was applied.
-            source: the fingerprint of the backbone that gave them.
+            patch_size: as for :meth:`from_sequence`, like ``layers``, ``normed`` and ``source``.
+            layers: as ``normed`` and ``source``, see there.
+            normed: see there.
+            source: see there.
 
         Raises:
             ShapeError: if shapes do not fit each other.
             GridError: if N is not rows * cols.
         """
-        patches = _alike(x_or_list, "patches")
-        size = checked_grid(grid)
-        if patches[0].shape[1] != size.rows * size.cols:
-            raise GridError(
-                f"{patches[0].shape[1]} patch tokens do not fill a grid of {size.rows} rows x {size.cols} cols = "
-                f"{size.rows * size.cols}"
-            )
+        patches, size, pair = _alike(x_or_list, "patches"), checked_grid(grid), patch_pair(patch_size)
         single = [] if cls_token is None else [t.unsqueeze(1) for t in _beside(cls_token, patches, 2, "cls_token")]
         several = [] if registers is None else _beside(registers, patches, 3, "registers")
-        parts = [part for part in (single, several, list(patches)) if part]
-        sequence = tuple(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0] for rows in zip(*parts, strict=True))
-        return cls(
-            sequence,
-            size,
-            _plain(patch_pair(patch_size)),
-            1 if single else 0,
-            several[0].shape[1] if several else 0,
-            _layer_names(layers, len(sequence)),
-            normed,
-            source,
+        parts = [part for part in (single, several, patches) if part]
+        return cls.from_sequence(
+            [torch.cat(rows, dim=1) if len(rows) > 1 else rows[0] for rows in zip(*parts, strict=True)],
+            image_size=(size.rows * pair[0], size.cols * pair[1]),
+            patch_size=patch_size,
+            num_prefix_tokens=len(single[:1]) + (several[0].shape[1] if several else 0),
+            layers=layers,
+            normed=normed,
+            num_cls=len(single[:1]),
+            source=source,
         )
 
     @property
@@ -180,10 +166,7 @@ class Tokens:
             ShapeError: if these tokens carry none.
         """
         if not self.num_cls:
-            raise ShapeError(
-                "these tokens have no CLS token; pass cls_token=, or sequences that begin with it and "
-                "num_prefix_tokens= (to the module with plain tensors, or to Tokens.from_patches or from_sequence)"
-            )
+            raise ShapeError("these tokens have no CLS token; pass cls_token=, or sequences with num_prefix_tokens=")
         return tuple(x[:, 0] for x in self.sequence)
 
     @property
@@ -227,10 +210,7 @@ class Tokens:
         if index is None or isinstance(index, bool | tuple):
             raise TypeError(f"Tokens are indexed along the batch: an integer, a slice or a list; not {index!r}")
         if hasattr(index, "__index__") and getattr(index, "ndim", 0) == 0:
-            place = operator.index(index)
-            if not -len(self) <= place < len(self):
-                raise IndexError(f"sample {place} of a batch of {len(self)}")
-            index = slice(place % len(self), place % len(self) + 1)
+            index = [operator.index(index)]
         return self._map(lambda x: x[index])
 
     @staticmethod
@@ -247,25 +227,16 @@ class Tokens:
             if other._describe() != first._describe():
                 raise ShapeError(f"Tokens that differ cannot be joined: {first._describe()} and {other._describe()}")
         sources = {part.source for part in parts}
-        if len(known := sorted(source for source in sources if source is not None)) > 1:
+        if len(known := sorted(filter(None, sources))) > 1:
             raise ShapeError(
-                f"Tokens of different backbones cannot be joined: their sources are {', '.join(known[:5])}; "
-                "extract them with one backbone"
+                f"Tokens of different backbones cannot be joined: their sources are {', '.join(known[:5])}"
             )
-        columns = zip(*(part.sequence for part in parts), strict=True)
-        sequence = tuple(torch.cat(column) for column in columns)
+        sequence = tuple(map(torch.cat, zip(*(part.sequence for part in parts), strict=True)))
         return replace(first, sequence=sequence, source=first.source if len(sources) == 1 else None)
 
-    def to(
-        self,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        non_blocking: bool = False,
-    ) -> Tokens:
-        """Move or convert the tensors."""
-        if isinstance(device, torch.dtype):
-            device, dtype = None, device
-        return self._map(lambda x: x.to(device=device, dtype=dtype, non_blocking=non_blocking))
+    def to(self, *args: Any, **kwargs: Any) -> Tokens:
+        """Move or convert the tensors; takes what ``Tensor.to`` takes: ``device``, ``dtype``, ``non_blocking``."""
+        return self._map(lambda x: x.to(*args, **kwargs))
 
     def pin_memory(self) -> Tokens:
         """Copy the tensors to page-locked memory."""
@@ -333,6 +304,25 @@ class FeaturePyramid:
         return f"FeaturePyramid({levels})"
 
 
+def collate(batch: Sequence[Any]) -> Any:
+    """Collate samples, or tuples, lists or dicts of them: Tokens are joined, the rest goes to ``default_collate``.
+
+    Raises:
+        ShapeError: if there are none, or Tokens differ in form or source, see :meth:`dinoneck.Tokens.cat`.
+    """
+    if not batch:
+        raise ShapeError("there are no samples to collate")
+    first = batch[0]
+    if isinstance(first, Tokens):
+        return Tokens.cat(batch)
+    if isinstance(first, dict):
+        return {key: collate([sample[key] for sample in batch]) for key in first}
+    if isinstance(first, tuple | list):
+        columns = [collate(column) for column in zip(*batch, strict=True)]
+        return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+    return default_collate(list(batch))
+
+
 def _alike(x_or_list: Tensor | Sequence[Tensor], name: str) -> tuple[Tensor, ...]:
     tensors = (x_or_list,) if isinstance(x_or_list, Tensor) else tuple(x_or_list)
     if not tensors:
@@ -359,41 +349,47 @@ def _beside(given: Tensor | Sequence[Tensor], patches: tuple[Tensor, ...], ndim:
     return tensors
 
 
-def checked_grid(grid: Sequence[int]) -> GridSize:
-    """Return (rows, cols), or raise GridError."""
-    if not isinstance(grid, Sequence | torch.Size) or len(grid) != 2:
-        raise GridError(f"grid is {grid!r}; expected (rows, cols), both at least 1")
-    if any(isinstance(side, bool | float) for side in grid) or grid[0] < 1 or grid[1] < 1:
-        raise GridError(f"grid is {tuple(grid)}; expected (rows, cols), both at least 1")
-    return GridSize(grid[0], grid[1])
+Leaves = tuple[dict[str, Any], tuple[Any, ...]]
 
 
-def _plain(pair: tuple[int, int]) -> PatchSize:
-    return pair[0] if pair[0] == pair[1] else pair
-
-
-def _layer_names(layers: Sequence[int] | None, count: int) -> tuple[int, ...] | None:
-    if layers is None:
-        return None
-    if len(layers) != count:
-        raise ShapeError(f"layers names {len(layers)} blocks {tuple(layers)} for {count} tensors")
-    return tuple(operator.index(layer) for layer in layers)
-
-
-def _flatten_tokens(tokens: Tokens) -> tuple[dict[str, Any], tuple[Any, ...]]:
+def _flatten_tokens(tokens: Tokens) -> Leaves:
     """The leaves are the tensors and the two integers of the grid, so that grids may be dynamic."""
     tensors = {f"layer_{place}": x for place, x in enumerate(tokens.sequence)}
     context = (tokens.patch_size, tokens.num_cls, tokens.num_registers, tokens.layers, tokens.normed)
     return {**tensors, "rows": tokens.grid.rows, "cols": tokens.grid.cols}, context
 
 
-def _flatten_pyramid(pyramid: FeaturePyramid) -> tuple[dict[str, Any], tuple[Any, ...]]:
+def _flatten_pyramid(pyramid: FeaturePyramid) -> Leaves:
     return {f"level_{level}": level_map for level, level_map in enumerate(pyramid.maps)}, pyramid.strides
 
 
-pytrees.register(
-    Tokens,
-    _flatten_tokens,
-    lambda leaves, context: Tokens(tuple(leaves[:-2]), GridSize(*leaves[-2:]), *context),
-)
-pytrees.register(FeaturePyramid, _flatten_pyramid, lambda leaves, context: FeaturePyramid(tuple(leaves), context))
+def _register(cls: type, flatten: Callable[[Any], Leaves], restore: Callable[[list[Any], Any], Any]) -> None:
+    """Register ``cls`` with torch's pytrees: ``flatten`` decides which fields are leaves."""
+
+    def with_keys(item: Any) -> tuple[list[tuple[Any, Any]], Any]:
+        leaves, context = flatten(item)
+        return [(pytree.GetAttrKey(name), leaf) for name, leaf in leaves.items()], context
+
+    def values(item: Any) -> tuple[list[Any], Any]:
+        return list(flatten(item)[0].values()), flatten(item)[1]
+
+    pytree.register_pytree_node(
+        cls,
+        values,
+        lambda leaves, context: restore(list(leaves), context),
+        serialized_type_name=f"dinoneck.{cls.__name__}",
+        to_dumpable_context=list,
+        from_dumpable_context=_hashable,
+        flatten_with_keys_fn=with_keys,
+    )
+    # torch 2.6 asks for this before it calls a loaded program; newer ones do without
+    register_pytree_flatten_spec(cls, lambda item, _: values(item)[0])
+
+
+def _hashable(stored: Any) -> Any:
+    """Undo JSON: lists become tuples again."""
+    return tuple(_hashable(item) for item in stored) if isinstance(stored, list) else stored
+
+
+_register(Tokens, _flatten_tokens, lambda leaves, context: Tokens(tuple(leaves[:-2]), GridSize(*leaves[-2:]), *context))
+_register(FeaturePyramid, _flatten_pyramid, lambda leaves, context: FeaturePyramid(tuple(leaves), context))

@@ -55,11 +55,6 @@ class TargetTransform:
             raise ConfigError(f"TargetTransform: mean is {self.mean} and std {self.std}; expected one length, not 0")
 
     @property
-    def is_affine(self) -> bool:
-        """Whether means of values are kept: the transform of a mean is the mean of the transforms."""
-        return not self.log1p
-
-    @property
     def outputs(self) -> int | None:
         """The number of outputs it was fitted on; None if one number serves all."""
         return next((len(values) for values in (self.mean, self.std) if isinstance(values, tuple)), None)
@@ -76,14 +71,10 @@ class TargetTransform:
         Raises:
             DataError: if an output has no finite value, a value is beyond float32, or no output varies.
         """
-        if np.ma.is_masked(values):
-            values = values.astype(np.float64).filled(np.nan)
-        try:
-            values = values.to_numpy(copy=True) if hasattr(values, "to_numpy") else values  # a pandas Series
-            plain = values.detach().cpu() if isinstance(values, Tensor) else values
-            table = torch.as_tensor(plain, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"target values are no numbers ({error}); a transform cannot be fitted") from error
+        numbers = np.ma.asarray(values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values)
+        if numbers.dtype.kind not in "biuf":
+            raise DataError(f"target values are no numbers but {numbers.dtype}; a transform cannot be fitted")
+        table = torch.tensor(np.ma.filled(numbers.astype(np.float64), np.nan))
         if not table.numel():
             raise DataError(f"there are no target values (shape {tuple(table.shape)}); a transform cannot be fitted")
         table = table.reshape(table.shape[0], -1) if table.ndim else table.reshape(1, 1)
@@ -107,7 +98,7 @@ class TargetTransform:
             if bool((x <= -1).any()):
                 raise DataError(f"log1p needs values above -1; the smallest is {x.min().item():g}")
             x = torch.log1p(x)
-        x = (x - self._row(self.mean, x)) / self._row(self.std, x, empty=1.0)
+        x = (x - self._row(self.mean, x, 0.0)) / self._row(self.std, x, 1.0)
         return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
 
     def inverse(self, values: Tensor, parts: int = 1) -> Tensor:
@@ -121,24 +112,22 @@ class TargetTransform:
         Raises:
             ConfigError: if there are parts and the transform has a logarithm, under which nothing adds up.
         """
-        if parts != 1 and not self.is_affine:
+        if parts != 1 and self.log1p:
             raise ConfigError(f"{parts} parts do not add up after log1p; use a transform without it")
         x = _wide(values)
-        x = x * self._row(self.std, x, empty=1.0) + self._row(self.mean, x) / parts
+        x = x * self._row(self.std, x, 1.0) + self._row(self.mean, x, 0.0) / parts
         if self.log1p:
             x = torch.expm1(x)
         if self.area is not None:
             x = x * self.area
         return x.to(values.dtype if values.is_floating_point() else torch.get_default_dtype())
 
-    def _row(self, numbers_or_none: float | tuple[float, ...] | None, like: Tensor, empty: float = 0.0) -> Tensor:
-        if isinstance(numbers_or_none, tuple) and like.shape[-1] != len(numbers_or_none):
-            raise ShapeError(
-                f"values have shape {tuple(like.shape)}; this transform was fitted on {len(numbers_or_none)} outputs"
-            )
-        if isinstance(numbers_or_none, tuple):
-            return constants(numbers_or_none, like)
-        return like.new_full((), empty if numbers_or_none is None else numbers_or_none)
+    def _row(self, numbers: float | tuple[float, ...] | None, like: Tensor, default: float) -> Tensor:
+        if not isinstance(numbers, tuple):
+            return like.new_full((), default if numbers is None else numbers)
+        if like.shape[-1] != len(numbers):
+            raise ShapeError(f"values have shape {tuple(like.shape)}; it was fitted on {len(numbers)} outputs")
+        return constants(numbers, like)
 
 
 def _varying(table: Tensor) -> Tensor:
@@ -162,9 +151,7 @@ def constants(values: Sequence[float], like: Tensor) -> Tensor:
 
 def each(values: float | tuple[float, ...] | None) -> tuple[float, ...]:
     """Return the numbers as a tuple."""
-    if values is None:
-        return ()
-    return values if isinstance(values, tuple) else (values,)
+    return values if isinstance(values, tuple) else () if values is None else (values,)
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from dinoneck.errors import ConfigError
+from dinoneck.errors import ConfigError, reason_of
 from dinoneck.regular_files import read_regular
 
 _EXPONENT = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
@@ -72,8 +72,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         values = read_plain(read_regular(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(f"{path} cannot be read: {reason}; expected a YAML file in UTF-8") from error
+        raise ConfigError(f"{path} cannot be read: {reason_of(error)}; expected a YAML file in UTF-8") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         line = f", line {mark.line + 1}" if mark else ""

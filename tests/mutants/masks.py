@@ -11,8 +11,8 @@ MASKS = (
     Mutant(
         "Columns of patches get the positions of rows.",
         "heads/mask.py",
-        "        x[None, :, None].expand(rows, cols, 1) * frequencies,",
-        "        x.flip(0)[None, :, None].expand(rows, cols, 1) * frequencies,",
+        "    across = x[None, :, None].expand",
+        "    across = x.flip(0)[None, :, None].expand",
         f"{_HEAD}test_positions_are_those_of_dinov3",
     ),
     Mutant(
@@ -67,8 +67,8 @@ MASKS = (
     Mutant(
         "Things of one class are one segment.",
         "heads/instances.py",
-        'if one["category_id"] == label and label not in things]',
-        'if one["category_id"] == label]',
+        "                if label in things or label not in ids:",
+        "                if label not in ids:",
         f"{_HEAD}test_stuff_is_one_segment_and_things_are_several",
     ),
     Mutant(

@@ -17,8 +17,8 @@ PUBLISHED = (
     Mutant(
         "Fusion blocks are numbered from the finest in the file too.",
         "published/names.py",
-        "f=3 - number",
-        "f=number",
+        "{3 - int(found[2])}",
+        "{int(found[2])}",
         _SMALL,
     ),
     Mutant(
@@ -51,7 +51,7 @@ PUBLISHED = (
     ),
     Mutant(
         "Bins weigh their values without the added constant.",
-        "heads/bins.py",
+        "heads/linear.py",
         ".relu() + self.eps",
         ".relu() + 1e-8",
         "unit/heads/test_linear.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
@@ -59,8 +59,8 @@ PUBLISHED = (
     Mutant(
         "A value is bounded after the map was resized.",
         "heads/dpt.py",
-        "_at_pixels(task.predict_map(cells), tokens)",
-        "task.predict_map(_at_pixels(cells, tokens))",
+        "resampled(task.predict_map(cells), tokens.image_size)",
+        "task.predict_map(resampled(cells, tokens.image_size))",
         "unit/heads/test_dpt_head.py::test_values_are_bounded_before_and_classes_resized_before_they_are_shares",
     ),
     Mutant(

@@ -43,8 +43,10 @@ from dinoneck.losses import (
     masked_cross_entropy,
     masked_mse,
     masked_smooth_l1,
+    ratio_mse,
     scale_invariant_log,
 )
+from dinoneck.losses.mask import mask_loss
 from tests import kit
 from tests.refusals import Row
 
@@ -55,6 +57,7 @@ MEMBER = {"type": "patch_mean", "config": {"embed_dim": 8, "tasks": [{"$": "Task
 FIVE = Composition(("x", "y"), {"both": ("x", "y")}, "five", total="mass", ratio="shares")
 TWO = (Task("mass"), Task("shares", dim=2, kind="ratio"))
 X, MAPS = torch.randn(2, 12, 16), torch.zeros(2, 3, 2, 4)
+QUERIES, KNOWN = torch.zeros(1, 4, 3), (torch.zeros(5, dtype=torch.int64), torch.zeros(5, 3, 1))
 
 
 def tokens(rows: int = 3, cols: int = 4, layers: int = 1, batch: int = 2) -> Tokens:
@@ -167,9 +170,19 @@ ROWS: list[Row] = [
     (lambda: composed_of(total="shares"), ConfigError, ("shares (ratio", "2")),
     (lambda: composed_of(ratio="mass"), ConfigError, "mass (regression"),
     (lambda: composed_of(name="mass"), ConfigError, "'mass'"),
+    (lambda: mask_loss(QUERIES, QUERIES[..., None], [KNOWN]), DataError, ("5 masks", "4 queries")),
+    (lambda: mask_loss(QUERIES, QUERIES[..., None] * torch.nan, [KNOWN]), DataError, "finite"),
     (lambda: masked_mse(X[:, 0], X[:, 0, :3]), ShapeError, ("(2, 16)", "(2, 3)")),
     (lambda: masked_mse(X[:, 0], X[:, 0], torch.ones(3)), ShapeError, "mask"),
     (lambda: masked_cross_entropy(X[:, 0], torch.zeros(2).long(), torch.ones(3)), ShapeError, "mask"),
+    # NaN in a mask of numbers decides nothing
+    *(
+        (lambda loss=loss: loss(X[0], X[0], X[0] / 0 * 0), DataError, "NaN")
+        for loss in (masked_mse, masked_smooth_l1, ratio_mse, scale_invariant_log)
+    ),
+    (lambda: masked_cross_entropy(X[:, 0], torch.zeros(2).long(), torch.full((2,), torch.nan)), DataError, "NaN"),
+    (lambda: map_cross_entropy(MAPS, torch.zeros(2, 2, 4).long(), torch.full((2, 2, 4), torch.nan)), DataError, "NaN"),
+    (lambda: loss({"a": X[:, 0, :1]}, masks={"a": torch.full((2,), torch.nan)}), DataError, "NaN"),
     (lambda: masked_cross_entropy(X[:, 0, :3], torch.tensor([0, 3])), ShapeError, "3"),
     (lambda: masked_smooth_l1(X, X, beta=0), ConfigError, "beta"),
     (lambda: scale_invariant_log(torch.ones(4), torch.ones(4)), ShapeError, "(4,)"),

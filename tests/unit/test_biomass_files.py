@@ -10,12 +10,9 @@ from typing import Any
 import pytest
 from examples.biomass import layouts, pipeline
 
-from dinoneck import FeatureStore
 from dinoneck.cli import main as cli
 from dinoneck.data import Views
-from dinoneck.errors import ConfigError
 from dinoneck.training import TrainConfig
-from dinoneck.training.run import prepare
 
 FILES = sorted(layouts.HERE.glob("*.yaml"))
 SMALL = ["--backbone", "dinoneck_tiny", "--layers", "1", "3", "--size", "32x64"]
@@ -51,19 +48,3 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
             assert values["backbone"] == config.backbone
             assert values["stored"].interpolation == config.data.interpolation
             assert len(Views.named(values["stored"].views)) == config.data.views
-
-
-@pytest.mark.parametrize("name", ["fpn", "cls_gating"])
-def test_the_files_need_a_store_with_their_views(csiro: Path, tmp_path: Path, name: str) -> None:
-    file, store = layouts.HERE / f"{name}.yaml", tmp_path / "store"
-    train = [str(file), "--csv", str(csiro / "table.csv"), *SMALL, "--out", "run"]
-    config: TrainConfig = cli.command("train", train).keywords["run"]
-    with pytest.raises(ConfigError, match=r"views.*--store"):
-        prepare(config, tmp_path / "run")
-    [extract] = [words[1:] for words in commands(file) if words[:2] == ["dinoneck", "extract"]]
-    views = extract[extract.index("--views") + 1]
-    made = ["extract", str(csiro / "train"), "--out", str(store), "--views", views, "--interpolation", "area", *SMALL]
-    assert cli.main(made) == 0
-    assert len(FeatureStore.open(store).views) == config.data.views
-    prepared = prepare(config.changed(data=config.data.changed(store=str(store))), tmp_path / "run")
-    assert len(prepared.source.load().views) == config.data.views  # type: ignore[attr-defined]

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from examples.biomass.published import GATING_TASKS, TARGETS, cls_gating, patch_mlps
+from examples.biomass.published import TARGETS, cls_gating, patch_mlps
 from torch import Tensor, nn
 
-from dinoneck import CheckpointError, Tokens, load_head, save_head
-from dinoneck.losses import TaskLoss
+from dinoneck import Tokens, load_head, save_head
 
 WIDTH, PLACES, HIDDEN = 32, 15, 24
 
@@ -69,39 +68,6 @@ def test_the_gating_module_predicts_the_same(tmp_path: Path) -> None:
     assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], predicted["main"])
 
 
-def test_the_tasks_are_the_sources() -> None:
-    main, state, height, aux = GATING_TASKS
-    assert (main.labels, main.activation, main.unit) == (("Dry_Total_g", "GDM_g", "Dry_Green_g"), "softplus", "g")
-    assert (state.labels, state.kind, state.activation) == (("Tas", "NSW", "WA", "Vic"), "classification", None)
-    assert (height.labels, height.activation, height.unit) == (("Height_Ave_cm",), "softplus", "cm")
-    assert (aux.labels, aux.activation) == (("Dry_Dead_g", "Dry_Clover_g"), "softplus")
-    assert all(task.loss == "smooth_l1" and task.beta == 1.0 for task in (main, height, aux))
-
-
-@pytest.mark.parametrize("soft", [False, True])
-def test_the_loss_is_the_sources(soft: bool) -> None:
-    """1.0, 0.6 and 0.3 times a mean over the batch each, summed; 0.1 times each other mean."""
-
-    def smooth(difference: Tensor) -> Tensor:
-        size = difference.abs()
-        return torch.where(size < 1.0, 0.5 * size**2, size - 0.5).mean()
-
-    torch.manual_seed(0)
-    sizes = {"main": 3, "state": 4, "height": 1, "aux": 2}
-    predicted = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
-    truth = {name: torch.randn(7, dim, dtype=torch.float64) * 2 for name, dim in sizes.items()}
-    classes = torch.randint(4, (7,))
-    shares = truth["state"].softmax(-1) if soft else F.one_hot(classes, 4).double()
-    truth["state"] = shares if soft else classes
-    main = sum(w * smooth(predicted["main"][:, i] - truth["main"][:, i]) for i, w in enumerate((1.0, 0.6, 0.3)))
-    state = -(shares * predicted["state"].log_softmax(-1)).sum(-1).mean()
-    rest = state + smooth(predicted["height"] - truth["height"]) + smooth(predicted["aux"] - truth["aux"])
-    total, parts = TaskLoss(GATING_TASKS)(predicted, truth)
-    assert total.item() == pytest.approx(float(main + 0.1 * rest), rel=1e-12)
-    assert parts["main"].item() == pytest.approx(float(main), rel=1e-12)
-    assert parts["aux"].item() == pytest.approx(0.1 * smooth(predicted["aux"] - truth["aux"]).item(), rel=1e-12)
-
-
 LEVELS = {"Dry_Clover_g": 1.0, "Dry_Dead_g": 2.0, "Dry_Green_g": 4.0, "Dry_Total_g": 8.0, "GDM_g": 16.0}
 
 
@@ -140,28 +106,3 @@ def test_five_targets_keep_their_names(pattern: str, tmp_path: Path) -> None:
     for name, level in LEVELS.items():
         assert predicted[name].item() == pytest.approx(level + 0.05), name
     assert {task.unit for task in head.tasks} == {"g"}
-
-
-def test_the_mlps_predict_the_same(tmp_path: Path) -> None:
-    folder, modules = folder_of(tmp_path / "m", "target{target}_fold{fold}.pth", level=False)
-    head = patch_mlps(folder, folds=2, embed_dim=WIDTH, hidden_dim=HIDDEN)
-    x = torch.randn(3, 20, WIDTH)
-    predicted = head.predict(tokens_of(x))
-    for index, name in enumerate(TARGETS):
-        expected = sum(module(x[:, 5:]) for module in modules[2 * index : 2 * index + 2]) / 2
-        assert torch.allclose(predicted[name][:, 0], expected, atol=1e-6), name
-
-
-def test_every_file_of_the_folder_takes_part(tmp_path: Path) -> None:
-    sizes = {"folds": 2, "embed_dim": WIDTH, "hidden_dim": HIDDEN}
-    folder, modules = folder_of(tmp_path / "m", "t{target}_f{fold}.pth")
-    for pattern in ("t{target}.pth", "f{fold}.pth"):
-        with pytest.raises(CheckpointError, match="expected one file for each"):
-            patch_mlps(folder, pattern, **sizes)
-    torch.save(modules[0].state_dict(), folder / "best.pth")
-    with pytest.raises(CheckpointError, match=r"best\.pth"):
-        patch_mlps(folder, "t{target}_f{fold}.pth", **sizes)
-    (folder / "best.pth").unlink()
-    (folder / "t3_f1.pth").unlink()
-    with pytest.raises(CheckpointError, match=r"t3_f1\.pth"):
-        patch_mlps(folder, "t{target}_f{fold}.pth", **sizes)

@@ -53,7 +53,7 @@ def test_config_is_json_and_rebuilds_the_same() -> None:
     assert Example.from_config(json.loads(json.dumps(config))).config == config
     assert config["rate"] == 2.0
     assert config["groups"] == [[0, 1], [2]]
-    assert config["levels"] == [[8, "p3"], [4, "p2"]]
+    assert config["levels"] == {"8": "p3", "4": "p2"}
     assert config["tasks"][0]["$"] == "Task"
     assert config["anything"] == {"k": [1, [2, 3]], "n": None}
     assert "device" not in config

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from examples.dense_ndvi import __main__ as example
 from examples.dense_ndvi.bands import BANDS, BLACK_LEVEL, EXIF, EXPOSURE, ISO, MOVES_PX, XMP, moved, read_bands
 from PIL import Image, TiffImagePlugin
 
 from dinoneck import Backbone, DataError, HeadCheckpoint, Predictor
-from dinoneck.data import Preprocessing
 
 TAGS = (
     "<x><MicaSense:RadiometricCalibration> <rdf:Seq> <rdf:li>0.0003</rdf:li></rdf:Seq>"
@@ -76,30 +74,6 @@ def test_nothing_of_the_test_is_learnt_from(size: tuple[int, int], tile: int, pa
     assert size[1] - patch < split.part[1].stop <= size[1]
     assert all(one.top % patch == 0 == (one.left - left) % patch for one in split.test)
     assert len(set(split.train)) == len(split.train) == 4 * len({(one.top, one.left) for one in split.train})
-
-
-def test_cells_of_every_tile_are_means_of_its_own_pixels(capture: Path, tiny: Backbone) -> None:
-    """Labels, colours and ridge folds, against plain loops over the pixels of flipped tiles off the cell grid."""
-    bands = read_bands(capture)
-    tiles = [example.Tile(5, 3, flip) for flip in example.FLIPS] + [example.Tile(0, 0)]
-    part = example.read_part(bands, tiles, TILE, tiny, Preprocessing(16))
-    for i, tile in enumerate(tiles):
-        for row in range(2):
-            for col in range(2):
-                down = 1 - row if 0 in tile.flip else row
-                right = 1 - col if 1 in tile.flip else col
-                top, left = tile.top + 16 * down, tile.left + 16 * right
-                place = slice(top, top + 16), slice(left, left + 16)
-                valid = bands.valid[place]
-                assert part.weight[i, row, col] == valid.sum()
-                truth = bands.ndvi[place][valid].mean() if valid.any() else 0.0
-                assert part.ndvi[i, 0, row, col] == pytest.approx(truth, abs=1e-5)
-                assert part.colour[i, row, col] == pytest.approx(bands.rgb[place].mean(axis=(0, 1)), abs=1e-5)
-                assert part.fold[i, row, col] == int((top + 7.5) * 5 / HEIGHT)
-    assert 0 < part.weight[4].min() < 256
-    alone = tiny(Preprocessing(16)(part.images[1])).sequence[0]
-    stored = part.source.batch(["1"]).sequence[0].float()
-    assert torch.allclose(stored, alone, rtol=2**-10, atol=1e-5)  # kept in float16, computed in a batch of others
 
 
 def test_the_command_goes_through(

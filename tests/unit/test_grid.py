@@ -32,15 +32,6 @@ def test_patch_r_c_lands_at_r_c(patch: int) -> None:
         assert torch.equal(grid.flatten(maps), patches)
 
 
-def test_maps_are_views_of_the_tokens() -> None:
-    sequence = torch.randn(2, 5 + 12, 8)
-    patches = sequence[:, 5:]
-    maps = TokenGrid(16)(patches, (48, 64))
-    assert maps.data_ptr() == patches.data_ptr()
-    assert maps.stride() == (17 * 8, 1, 4 * 8, 8)
-    assert TokenGrid(16).flatten(maps).data_ptr() == patches.data_ptr()
-
-
 @pytest.mark.parametrize(
     ("on_remainder", "size", "expected"),
     [
@@ -97,13 +88,6 @@ def test_crop_keeps_the_centre_and_pad_adds_at_the_end_or_around() -> None:
     assert (centred.offset, centred.images.shape) == ((7.0, 6.0), padded.images.shape)
 
 
-def test_prepare_keeps_dtype_and_refuses_to_resize_integers() -> None:
-    image = torch.randint(0, 255, (1, 3, 35, 40), dtype=torch.uint8)
-    assert TokenGrid(16, "pad").prepare(image).images.dtype == torch.uint8
-    same = torch.zeros(1, 3, 32, 32)
-    assert TokenGrid(16, "resize").prepare(same).images is same
-
-
 @pytest.mark.parametrize("how", ["error", *REMAINDERS])
 @pytest.mark.parametrize("patch", [14, 16, (8, 16)])
 def test_sampling_at_cell_centres_returns_the_cells(how: str, patch: object) -> None:
@@ -125,17 +109,6 @@ def test_sampling_is_bilinear_and_clamped_at_the_border() -> None:
     assert torch.allclose(read, points[:, 0].clamp(8, 56))
 
 
-def test_sampling_takes_points_per_sample_and_half_precision() -> None:
-    grid, maps = TokenGrid(16), torch.randn(2, 3, 2, 2)
-    points = torch.tensor([[[8.0, 8.0]], [[24.0, 24.0]]])
-    read = grid.sample(maps, points, (32, 32))
-    assert torch.allclose(read[0, 0], maps[0, :, 0, 0])
-    assert torch.allclose(read[1, 0], maps[1, :, 1, 1])
-    halved = grid.sample(maps.half(), points, (32, 32))
-    assert halved.dtype == torch.float16
-    assert torch.allclose(halved.float(), read, atol=2e-3)
-
-
 def test_labels_are_averaged_over_valid_pixels_only() -> None:
     labels = torch.randn(2, 3, 32, 48)
     mask = torch.rand(2, 32, 48) > 0.4
@@ -153,31 +126,6 @@ def test_labels_are_averaged_over_valid_pixels_only() -> None:
                 expected = labels[cell][:, keep].double().mean(dim=1).nan_to_num(0.0)
                 assert torch.allclose(values[b, :, r, c].double(), expected, atol=1e-6)
     assert (values[0, :, 0, 0] == 0).all()
-
-
-@pytest.mark.parametrize("how", REMAINDERS)
-def test_labels_follow_the_images(how: str) -> None:
-    size = (45, 70)
-    grid = TokenGrid(16, *REMAINDERS[how])  # type: ignore[arg-type]
-    labels = coordinate_image(*size)
-    values, weight = grid.reduce_labels(labels)
-    centres = grid.cell_centers(size).double().reshape(*grid.size(size), 2)
-    whole = weight[0] >= weight.max() - 1e-6  # cells that lie fully in the image average to their centre
-    assert whole.any()
-    got = values[0].permute(1, 2, 0)
-    # where resizing cuts a pixel, its value counts for both parts: a hundredth of a pixel
-    assert (got - centres)[whole].abs().max() < (0.02 if how == "resize" else 1e-4)
-    if how != "crop":
-        assert weight.sum().item() == pytest.approx(45 * 70)
-        total = (values * weight[:, None]).sum(dim=(2, 3))
-        assert torch.allclose(total, labels.sum(dim=(2, 3)), rtol=1e-9)
-
-
-def test_a_point_that_is_nowhere_reads_nan() -> None:
-    maps = torch.rand(2, 3, 2, 2)
-    read = TokenGrid(16).sample(maps, torch.tensor([[float("nan"), 3.0], [16.0, 16.0]]), (32, 32))
-    assert read[:, 0].isnan().all()
-    assert torch.allclose(read[:, 1], maps.mean(dim=(2, 3)))
 
 
 def test_counts_are_exact_in_half_precision_and_the_cropped_rim_does_not_count() -> None:

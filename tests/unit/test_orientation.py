@@ -14,12 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.unit.detection.test_detector import detector_of
 
-from dinoneck import Backbone, DataError, FeatureStore, PatchMeanHead, Predictor, Task, load_backbone, save_head
+from dinoneck import DataError
 from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, to_image_pixels
-from dinoneck.detection import Detector
-from dinoneck.training import LiveTokens, MemoryTokens
 
 Pixels = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 32, 64
@@ -93,14 +90,6 @@ def upright_of(file: Path) -> Pixels:
 @pytest.fixture(params=FORMS)
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
     return folder_of(tmp_path / "images", request.param)
-
-
-def test_the_definitions_are_those_of_pillow(tmp_path: Path) -> None:
-    from PIL import ImageOps
-
-    for file in folder_of(tmp_path, "PNG"):
-        with Image.open(file) as image:
-            assert np.array_equal(ImageOps.exif_transpose(image), scene())
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -178,73 +167,3 @@ def test_boxes_lie_on_the_upright_image(files: list[Path], tmp_path: Path) -> No
 
 
 # Training, stores, predictions ------------------------------------------------------------------------------
-
-
-def test_tokens_for_training_are_those_of_the_upright_image(tiny: Backbone, files: list[Path]) -> None:
-    """Without a size images keep their own, so their sizes are compared before the first pass."""
-    ids = [file.stem for file in files]
-    expected = tiny(tiny.preprocess([upright_of(file) for file in files]))
-    memory = MemoryTokens.extract(tiny, files, ids, dtype=torch.float32)
-    assert (memory.tokens.image_size, len(memory.ids)) == ((HEIGHT, WIDTH), 8)
-    assert torch.allclose(memory.tokens.sequence[0], expected.sequence[0], atol=1e-5)
-    live = LiveTokens(tiny, files, ids).batch(ids)
-    assert torch.allclose(live.sequence[0], expected.sequence[0], atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [None, (32, 48)])
-def test_stored_tokens_are_those_of_the_upright_image(
-    tiny: Backbone, files: list[Path], size: tuple[int, int] | None, tmp_path: Path
-) -> None:
-    prepare = tiny.preprocess.changed(size=size)
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=size)
-    store.extract(files[0].parent)
-    stored, expected = store.batch(store.ids), tiny(prepare([upright_of(file) for file in files]))
-    assert stored.grid == expected.grid
-    assert torch.allclose(stored.sequence[0].float(), expected.sequence[0], rtol=2e-3, atol=2e-3)
-
-
-def head_file(folder: Path, **changes: Any) -> Path:
-    """A head that sees where the image is bright: a number, and shares per patch."""
-    torch.manual_seed(0)
-    backbone = load_backbone("dinoneck_tiny")
-    path = folder / "head.safetensors"
-    prepare = backbone.preprocess.changed(**changes)
-    save_head(path, PatchMeanHead(64, [Task("mass", unit="g")]), backbone=backbone, preprocess=prepare)
-    return path
-
-
-@pytest.mark.parametrize("size", [None, (48, 32)])
-def test_predictions_are_those_of_the_upright_image(
-    files: list[Path], size: tuple[int, int] | None, tmp_path: Path
-) -> None:
-    predictor = Predictor(head_file(tmp_path, size=size))
-    for file in files:
-        upright = upright_of(file)
-        [expected] = predictor(upright, maps="patch")
-        for given in (file, Image.open(file)):
-            [found] = predictor(given, maps="patch")
-            assert found["mass"] == pytest.approx(expected["mass"], rel=1e-5), file.name
-            assert np.allclose(found["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
-            assert torch.equal(predictor.picture(given), predictor.picture(upright)), file.name
-
-
-def test_tiles_cover_the_upright_image(files: list[Path], tmp_path: Path) -> None:
-    predictor = Predictor(head_file(tmp_path, size=(32, 16)), tile=(32, 16))
-    for file in files:
-        upright = upright_of(file)
-        assert predictor.tiles(file) == (1, 4), file.name
-        assert torch.equal(predictor.picture(file), predictor.picture(upright)), file.name
-        [expected], [found] = predictor(upright, maps="patch"), predictor(file, maps="patch")
-        assert np.allclose(found["maps"]["mass"], expected["maps"]["mass"], rtol=1e-4), file.name
-
-
-def test_a_detector_gives_boxes_of_the_upright_image(detector: Detector, files: list[Path]) -> None:
-    for file in files:
-        [expected], [found] = (detector.predict(image, min_score=0.0) for image in (upright_of(file), file))
-        assert torch.equal(found["boxes"], expected["boxes"]), file.name
-        assert torch.equal(found["scores"], expected["scores"]), file.name
-
-
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return detector_of("fcos", size=(64, 64))

@@ -27,12 +27,6 @@ def test_inverse_is_exact_over_0_to_1000_grams(area: float | None, log1p: bool) 
         assert ((back - grams).abs() <= 1e-6 * scale + 1e-12).all()
 
 
-def test_forward_goes_area_then_log_then_z_score() -> None:
-    transform = TargetTransform(area=0.21, log1p=True, mean=5.0, std=0.5)
-    expected = (math.log1p(45.5 / 0.21) - 5.0) / 0.5
-    assert transform.forward(torch.tensor([45.5], dtype=torch.float64)).item() == pytest.approx(expected, rel=1e-12)
-
-
 def test_fit_takes_population_statistics_and_skips_nan() -> None:
     fitted = TargetTransform().fit([[1.0, 10.0], [3.0, torch.nan], [5.0, 30.0]])
     assert fitted.mean == (3.0, 20.0)
@@ -50,27 +44,12 @@ def test_an_output_that_does_not_vary_among_others_is_centred(caplog: pytest.Log
     assert "[1, 2]" in caplog.text
 
 
-def test_inverse_never_clamps_but_minimum_does() -> None:
-    task = Task("x", transform=TargetTransform(mean=1.0, std=1.0), minimum=0)
-    output = torch.tensor([[-5.0], [0.5]])
-    assert task.natural(output).flatten().tolist() == [-4.0, 1.5]
-    assert task.predict(output).flatten().tolist() == [0.0, 1.5]
-
-
 def test_logits_become_probabilities() -> None:
     for kind in ("classification", "ratio"):
         shares = Task("s", dim=3, kind=kind).predict(torch.tensor([[0.0, 0.0, 0.0], [100.0, 0.0, 0.0]]))  # type: ignore[arg-type]
         assert torch.allclose(shares, torch.tensor([[1 / 3] * 3, [1.0, 0.0, 0.0]]))
     halved = Task("t").predict(torch.ones(2, 1, dtype=torch.bfloat16))
     assert halved.dtype == torch.float32
-
-
-def test_a_maximum_bounds_values_and_dense_cells() -> None:
-    task = Task("height", kind="dense", transform=TargetTransform(mean=0.0, std=2.0), minimum=0.5, maximum=3.0)
-    cells = torch.tensor([[[[-1.0, 1.0, 4.0]]]])
-    assert task.natural_map(cells).flatten().tolist() == [-2.0, 2.0, 8.0]
-    assert task.predict_map(cells).flatten().tolist() == [0.5, 2.0, 3.0]
-    assert Task("height", maximum=3.0).predict(torch.tensor([[4.0]])).item() == 3.0
 
 
 MAP = torch.randn(2, 3, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -132,7 +111,7 @@ def test_what_cannot_add_up_is_refused() -> None:
             Task("m", kind="density", aggregate=aggregate, transform=TargetTransform(log1p=True))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="only kind 'density'"):
         Task("m", kind="dense", aggregate="mean")
-    with pytest.raises(ConfigError, match=r"aggregate is 'men'.*Did you mean 'mean'"):
+    with pytest.raises(ConfigError, match=r"aggregate is 'men'.*'mean'"):
         Task("m", kind="density", aggregate="men")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="aggregate is None"):
         Task("m", kind="density", aggregate=None)  # type: ignore[arg-type]
@@ -167,21 +146,7 @@ def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:
     assert [name for name, *_ in columns(replace(cells, kind="classification"))] == ["cells:dead", "cells:green"]
 
 
-def test_only_dense_tasks_are_marked_as_shares() -> None:
-    assert Task("cells", 2, kind="dense", shares=True).is_share
-    assert Task("kind", 2, kind="segmentation").is_share and Task("parts", 2, kind="ratio").is_share
-    assert not Task("ndvi", kind="dense").is_share
-    for wrong in ({"shares": True}, {"kind": "ratio", "shares": True}, {"kind": "dense", "shares": 1}):
-        with pytest.raises(ConfigError, match="shares is"):
-            Task("x", **wrong)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("values", [["1", "2"], np.array(["2026-01-01", "2026-01-02"], "M8[D]"), [1 + 2j, 2.0]])
 def test_a_transform_is_fitted_on_numbers_alone(values: Any) -> None:
     with pytest.raises(DataError, match="no numbers"):
         TargetTransform().fit(values)
-
-
-def test_masked_integers_are_missing_targets() -> None:
-    values = np.ma.masked_equal(np.array([1, 3, 99]), 99)
-    assert TargetTransform().fit(values).mean == 2.0

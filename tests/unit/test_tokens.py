@@ -40,18 +40,6 @@ def test_views_hold_what_their_names_say(registers: int, grid: tuple[int, int]) 
     assert tokens.patches[0].data_ptr() == tokens.sequence[0].data_ptr() + (1 + registers) * 5 * 4
 
 
-def test_sizes_and_defaults() -> None:
-    tokens = make()
-    assert tokens.image_size == (48, 64)
-    assert tokens.patch_size == 16
-    assert tokens.layers == (7,)
-    assert tokens.normed is True
-    bare = Tokens.from_sequence(torch.zeros(1, 6, 2), image_size=(28, 42), patch_size=(14, 14), num_prefix_tokens=0)
-    assert (bare.patch_size, bare.layers, bare.normed, bare.num_cls) == (14, None, None, 0)
-    tall = Tokens.from_sequence(torch.zeros(1, 6, 2), image_size=(16, 24), patch_size=(8, 8), num_prefix_tokens=0)
-    assert tall.grid == (2, 3)
-
-
 def test_from_patches_puts_the_others_in_front() -> None:
     tokens = make()
     again = Tokens.from_patches(
@@ -93,16 +81,6 @@ def test_batches() -> None:
     assert torch.equal(joined.sequence[0], tokens.sequence[0])
 
 
-def test_moving_and_converting() -> None:
-    tokens = make()
-    assert tokens.to(dtype=torch.float16).sequence[0].dtype == torch.float16
-    assert tokens.to(torch.bfloat16).sequence[0].dtype == torch.bfloat16
-    assert tokens.to("cpu").sequence[0].device.type == "cpu"
-    grown = Tokens.from_patches(torch.zeros(1, 1, 2, requires_grad=True), grid=(1, 1), patch_size=16)
-    assert grown.sequence[0].requires_grad
-    assert not grown.detach().sequence[0].requires_grad
-
-
 def test_collate_in_a_data_loader() -> None:
     tokens = make(batch=5)
     samples = [{"tokens": tokens[i], "target": float(i), "name": str(i)} for i in range(5)]
@@ -129,18 +107,3 @@ def test_pytree_leaves_are_tensors_and_grid() -> None:
     assert torch.equal(doubled.sequence[1], tokens.sequence[1] * 2)
     paths = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(tokens)[0]]
     assert paths == [".layer_0", ".layer_1", ".rows", ".cols"]
-
-
-def test_single_samples_keep_their_batch_axis_whatever_names_them() -> None:
-    import numpy as np
-
-    tokens = make(batch=3)
-    for index in (1, np.int64(1), torch.tensor(1), -2):
-        assert tokens[index].sequence[0].shape == (1, 17, 5)  # type: ignore[index]
-
-
-def test_registers_without_a_cls_token() -> None:
-    x = torch.arange(4 + 6).float()[None, :, None]
-    tokens = Tokens.from_sequence(x, image_size=(32, 48), patch_size=16, num_prefix_tokens=4, num_cls=0)
-    assert tokens.registers[0][0, :, 0].tolist() == [0, 1, 2, 3]
-    assert tokens.patches[0][0, 0, 0] == 4

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones.adapter import LORA_PARTS, Adapter, is_lora
+from dinoneck.devices import bytes_of
 from dinoneck.errors import BackboneError, ConfigError, missing_extra
-from dinoneck.tensor_bytes import bytes_of
 
 Targets = Literal["attention", "all"]
 NAME = "default"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import lora
 from dinoneck.backbones.adapter import Adapter, WeightHashes, WeightState, evaluating
 from dinoneck.backbones.known import has_other_recipe
-from dinoneck.tensor_bytes import bytes_of
+from dinoneck.devices import bytes_of
 
 _LENGTH = 16
 

@@ -22,8 +22,8 @@ from dinoneck.checkpoint.pairing import check_lora
 from dinoneck.checkpoint.schema import BACKBONE_PREFIX, LORA_PREFIX, TensorEntry
 from dinoneck.codec import encode
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.devices import bytes_of
 from dinoneck.errors import CheckpointError, ConfigError, RegistryError, some_of
-from dinoneck.tensor_bytes import bytes_of
 
 TORCH_DTYPES = {
     "F64": torch.float64,

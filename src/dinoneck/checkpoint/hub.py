@@ -15,7 +15,7 @@ from dinoneck.checkpoint import contents
 from dinoneck.checkpoint.card import REPO_ID, check_repo_id, config_json, model_card
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
 from dinoneck.errors import CheckpointError
-from dinoneck.hub_errors import cache_folder, refusal, unreachable
+from dinoneck.hub_errors import refusal, unreachable
 from dinoneck.regular_files import read_regular
 from dinoneck.version import __version__
 
@@ -132,7 +132,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
         reason = refusal(error, repo_id, revision) or (
             f"no file or folder {repo_id} exists, and {HEAD_NAME} of the hub repository {repo_id} at "
             f"{revision or 'main'!r} was not fetched: {unreachable(error)}. Check the name too, and that the local "
-            f"cache {cache_folder()} is writable and has room"
+            f"cache {hub.constants.HF_HUB_CACHE} is writable and has room"
         )
         raise CheckpointError(reason, step="hub") from None
     logger.info("%s: %r is commit %s", repo_id, revision or "main", folder.name)

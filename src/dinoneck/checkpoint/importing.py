@@ -15,7 +15,6 @@ from dinoneck.weight_files import read_state, without_wrapper
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 2 << 30
 _SHOWN = 5
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -31,7 +30,7 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
 
     Args:
         head: a module, built with the shapes and the dtype of the weights; it stays as it was if they do not fit.
-        file: ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``, at most 2 GiB: a state dict, or a dict that holds one
+        file: ``.pt``, ``.pth``, ``.bin`` or ``.safetensors``: a state dict, or a dict that holds one
             under ``state_dict`` or ``model``.
         rename: beginnings of the file's names -> beginnings of the head's names; the longest that fits counts.
 
@@ -39,7 +38,7 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
         The head, in eval mode.
 
     Raises:
-        CheckpointError: if the file is missing, damaged, too large or would run code; a name is missing or unknown; a
+        CheckpointError: if the file is missing, damaged, compressed or would run code; a name is missing or unknown; a
             shape or dtype differs; a value is not finite; a beginning in ``rename`` fits no name; or the head is on
             the device meta.
 
@@ -56,7 +55,7 @@ def import_weights(head: Module, file: str | os.PathLike[str], rename: Mapping[s
     if empty := [name for name, value in head.state_dict().items() if value.is_meta]:
         raise CheckpointError(f"{empty[0]} of the head is on the device meta; build the head with device='cpu'")
     try:
-        state, prefix = without_wrapper(read_state(file, MAX_BYTES), where)
+        state, prefix = without_wrapper(read_state(file))
     except BackboneError as error:
         raise CheckpointError(str(error)) from error
     if prefix:

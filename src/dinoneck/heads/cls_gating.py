@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError, ShapeError
-from dinoneck.heads.head import Head
-from dinoneck.heads.token_scale import TokenScale
+from dinoneck.heads.head import Head, TokenScale
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Task, activate
@@ -98,11 +97,11 @@ class CLSGating(Configured, nn.Module):
             patches: (B, N, C).
             grid: (rows, cols) of the patches; ``resized`` needs it where it is not its own.
         """
-        if cls_token.ndim != 2 or cls_token.shape[-1] != self.embed_dim:
-            raise ShapeError(f"the CLS token has shape {tuple(cls_token.shape)}; expected (batch, {self.embed_dim})")
-        if patches.ndim != 3 or patches.shape[-1] != self.embed_dim or patches.shape[0] != cls_token.shape[0]:
+        expected = (len(cls_token), patches.shape[1], self.embed_dim)
+        if cls_token.shape[1:] != expected[2:] or patches.shape != expected:
             raise ShapeError(
-                f"patches have shape {tuple(patches.shape)}; expected ({cls_token.shape[0]}, N, {self.embed_dim})"
+                f"the CLS token is {tuple(cls_token.shape)}, the patches {tuple(patches.shape)}; expected "
+                f"(batch, {self.embed_dim}) and (batch, N, {self.embed_dim})"
             )
         if grid is not None and not torch.compiler.is_compiling() and grid[0] * grid[1] != patches.shape[1]:
             raise ShapeError(f"{patches.shape[1]} patches do not fill a grid of {grid[0]} rows x {grid[1]} cols")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from dinoneck.codec import at_least
@@ -44,6 +43,7 @@ class DenseHead(Head):
 
     Examples:
         >>> head = DenseHead(64, [Task("cover", dim=3, kind="dense")], hidden_dim=32)
+        >>> import torch
         >>> tokens = Tokens.from_patches(torch.randn(2, 15, 64), grid=(3, 5), patch_size=16)
         >>> head.predict(tokens)["cover"].shape
         torch.Size([2, 3, 3, 5])
@@ -65,12 +65,12 @@ class DenseHead(Head):
         at_least(0, depth=depth)
         factory = {"device": device, "dtype": dtype}
         self.embed_dim = embed_dim
-        own = [task for task in tasks if task.from_map is None]
-        check_tasks(own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
+        self._own = [task for task in tasks if task.from_map is None]
+        check_tasks(self._own, kinds=("dense", "density", "segmentation", "ratio"), owner="DenseHead")
         self._set_tasks(tasks, compositions)
         self.entrance = LayerGrouper(embed_dim, 1, hidden_dim, 1, **factory)
         self.blocks = nn.ModuleList(ConvBlock(hidden_dim, hidden_dim, **factory) for _ in range(depth))
-        self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in own)
+        self.towers = nn.ModuleList(Tower(hidden_dim, task, 0, **factory) for task in self._own)
 
     def calibrate(self, batches: Iterable[Tokens]) -> None:
         """Set the entrance norm to the tokens, if it is still untouched."""
@@ -79,21 +79,11 @@ class DenseHead(Head):
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._tokens(tokens, **plain)
-        outputs: dict[str, Tensor] = {}
-        for task, cells in self._maps(tokens):
-            outputs.update(read_map(task, cells))
-        return outputs | from_map(self.tasks, outputs)
-
-    @torch.no_grad()
-    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim, rows, cols)}`` in original units; ``minimum`` holds for dense cells."""
-        return {task.name: task.predict_map(cells) for task, cells in self._maps(self._tokens(tokens, **plain))}
-
-    def _maps(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
-        """The tasks that have maps, and these in normalised units."""
-        (x,) = self.entrance(tokens.sequence[-1:])
-        maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)
+        (x,) = self.entrance(tokens.sequence[-1:])  # (B, P + N, D)
+        maps = as_maps(x[:, tokens.num_prefix_tokens :], tokens.grid)  # (B, D, rows, cols)
         for block in self.blocks:
             maps = block(maps)
-        own = [task for task in self.tasks if task.from_map is None]
-        return [(task, task_map(task, tower(maps))) for task, tower in zip(own, self.towers, strict=True)]
+        outputs: dict[str, Tensor] = {}
+        for task, tower in zip(self._own, self.towers, strict=True):
+            outputs.update(read_map(task, task_map(task, tower(maps))))  # (B, dim, rows, cols)
+        return outputs | from_map(self.tasks, outputs)

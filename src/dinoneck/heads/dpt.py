@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
-from dinoneck.heads.bins import Bins
-from dinoneck.heads.head import Head
+from dinoneck.heads.head import Head, resampled
+from dinoneck.heads.linear import Bins
 from dinoneck.heads.pyramid import checked_neck
 from dinoneck.layers.blocks import MapLinear
 from dinoneck.layers.inputs import Plain, TokensLike
@@ -97,23 +97,18 @@ class DPTHead(Head):
         """Layers of the tokens it reads."""
         return self.neck.num_layers
 
-    @property
-    def map_stride(self) -> float:
-        """Image pixels per cell of the maps."""
-        return 1.0
-
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._tokens(tokens, **plain)
-        return {task.name: _at_pixels(cells, tokens) for task, cells in self._cells(tokens)}
+        return {task.name: resampled(cells, tokens.image_size) for task, cells in self._cells(tokens)}
 
     def natural(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return predictions in original units, with gradients where they are enabled."""
         tokens = self._tokens(tokens, **plain)
         return {
-            task.name: task.predict_map(_at_pixels(cells, tokens))  # logits are resized
+            task.name: task.predict_map(resampled(cells, tokens.image_size))  # logits are resized
             if task.is_categorical
-            else _at_pixels(task.predict_map(cells), tokens)  # values are resized within their bounds
+            else resampled(task.predict_map(cells), tokens.image_size)  # values are resized within their bounds
             for task, cells in self._cells(tokens)
         }
 
@@ -156,9 +151,3 @@ class _Readout(nn.Module):
         maps = F.interpolate(maps, mode="bilinear", align_corners=neck.align_corners, **to)
         cells: Tensor = self.out(F.relu(self.second(maps)))
         return cells
-
-
-def _at_pixels(cells: Tensor, tokens: Tokens) -> Tensor:
-    """Resize maps of any number of cells to one cell per pixel of the tokens' image."""
-    size = tuple(tokens.image_size)
-    return F.interpolate(cells, size=size, mode="bilinear", align_corners=False)

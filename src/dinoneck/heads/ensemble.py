@@ -17,9 +17,8 @@ from dinoneck.heads.head import Head, recompute_derived
 from dinoneck.heads.patch_mean import PatchMeanHead
 from dinoneck.layers.inputs import Origin, Plain, TokensLike
 from dinoneck.losses.composition import Composed, Composition, outputs_of
-from dinoneck.tasks import Task
+from dinoneck.tasks import Task, constants
 from dinoneck.tokens import Tokens
-from dinoneck.transforms import constants
 
 Reduce = Literal["mean", "median"]
 _SHARED_FIELDS = ("dim", "kind", "labels", "unit", "aggregate", "from_map", "parts_of")
@@ -35,7 +34,7 @@ class HeadEnsemble(Head):
     Args:
         members: heads, which are used, not copied; or ``{"type": head_type, "config": {...}}`` each.
         weights: one per member; None = equal. For ``mean`` only. A member with weight 0 does not run.
-        reduce: ``"mean"`` or ``"median"`` over the members with a task.
+        reduce: ``"mean"`` or ``"median"`` over the members with a task; of compositions always the mean.
         layers: block indices that each member reads; None = every member takes the tokens as they come.
         device: torch factory keyword.
         dtype: torch factory keyword.
@@ -71,7 +70,7 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        self._weights, self._reduce, self._layers = weights, reduce, layers
+        self.weights, self.reduce, self.layers = weights, reduce, layers  # as constructed
         self.heads = nn.ModuleList(members)
         if (device, dtype) != (None, None):
             self.heads.to(device=device, dtype=dtype)
@@ -94,30 +93,9 @@ class HeadEnsemble(Head):
         self.num_layers = _shared_count(self._members(), layers)
 
     @classmethod
-    def from_heads(
-        cls,
-        heads: Sequence[Head],
-        weights: Sequence[float] | None = None,
-        reduce: Reduce = "mean",
-        layers: Sequence[Sequence[int]] | None = None,
-    ) -> Self:
-        """Return ``HeadEnsemble(heads, weights, reduce, layers)``."""
-        return cls(heads, weights, reduce, layers)
-
-    @property
-    def weights(self) -> Sequence[float] | None:
-        """The members' weights, as constructed."""
-        return self._weights
-
-    @property
-    def reduce(self) -> Reduce:
-        """How members with one task are combined, as constructed."""
-        return self._reduce
-
-    @property
-    def layers(self) -> Sequence[Sequence[int]] | None:
-        """The block indices that each member reads, as constructed."""
-        return self._layers
+    def from_heads(cls, heads: Sequence[Head], *options: Any, **named: Any) -> Self:
+        """Return ``HeadEnsemble(heads, ...)``, with the options of the constructor."""
+        return cls(heads, *options, **named)
 
     @property
     def layer_indices(self) -> tuple[int, ...] | None:
@@ -225,27 +203,14 @@ class HeadEnsemble(Head):
             x if x.shape[2:] == finest else F.interpolate(x, tuple(finest), mode="bilinear") for x in outputs
         ]  # maps of members with other strides
         stacked = torch.stack(outputs)
-        if self.reduce == "median":
-            return median_of(task, stacked)
+        if self.reduce == "median" and not isinstance(task, Composed):  # medians of parts may all be 0
+            ordered = stacked.sort(dim=0).values
+            return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
         if self.weights is None:
             return stacked.mean(dim=0)
         weights = [weight for weight, row in rows if name in row]
         shares = constants(weights, stacked) / sum(weights)
         return torch.einsum("k,k...->...", shares, stacked)
-
-
-def median_of(task: Task, stacked: Tensor) -> Tensor:
-    """Return the median over (K, B, dim, ...).
-
-    Medians of composed parts may all be 0, where each member favours another one: then their mean is taken.
-    """
-    ordered = stacked.sort(dim=0).values
-    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    if not isinstance(task, Composed) or task.parts_of is None:
-        return median
-    mean, parts = stacked.mean(dim=0), len(task.parts_of.parts)
-    size, of_mean = (values[:, :parts].abs().sum(dim=1, keepdim=True) for values in (median, mean))
-    return torch.where(size > 1e-6 * of_mean, median, mean)
 
 
 def _leaves(head: Head) -> Iterator[Head]:
@@ -262,7 +227,7 @@ def _is_mean_of_map(head: Head, name: str) -> bool:
     task = next((task for task in head.predicted if task.name == name), None)
     if task is None:
         return True
-    affine = task.transform is None or task.transform.is_affine
+    affine = task.transform is None or not task.transform.log1p
     return isinstance(head, PatchMeanHead) and affine and not isinstance(task, Composed)
 
 
@@ -320,29 +285,25 @@ def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | Non
     """Return the number of layers of the tokens that all members can read; None = any, or block indices decide.
 
     Raises:
-        ConfigError: if no tokens suit every member, or ``layers`` does not fit one.
+        ConfigError: if no tokens suit every member, or ``layers`` are not those of every member.
     """
-    named = [getattr(head, "layer_indices", None) for head in members]
-    pairs = zip(members, named, strict=True)
-    counts = [getattr(head, "num_layers", None) if own is None else None for head, own in pairs]
-    exact = {count for count in counts if count is not None}
-    if layers is None:
-        if len(exact) > 1 or any(own is not None and len({*own}) > min(exact, default=len(own)) for own in named):
-            reads = ", ".join(
-                f"{count or 'any number of'} layers" if own is None else f"blocks {tuple(own)}"
-                for count, own in zip(counts, named, strict=True)
-            )
-            raise ConfigError(
-                f"the members read {reads}, and no tokens suit all of them; give each its block indices, such as "
-                "HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
-            )
-        return min(exact, default=None)
-    if len(layers) != len(members) or not all(layers):
-        raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
-    for number, (own, count) in enumerate(zip(layers, counts, strict=True)):
-        if count not in (None, len(own)):
-            raise ConfigError(f"layers[{number}] is {tuple(own)}; expected {count} block indices for that member")
-    return None
+    if layers is not None:
+        if len(layers) != len(members) or not all(layers):
+            raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
+        return None
+    named, counts = list[set[int]](), set[int]()
+    for head in members:
+        own, count = getattr(head, "layer_indices", None), getattr(head, "num_layers", None)
+        if own is not None:
+            named.append({*own})
+        elif count is not None:
+            counts.add(count)
+    if len(counts) > 1 or (counts and any(len(own) > min(counts) for own in named)):
+        raise ConfigError(
+            f"the members read {sorted(counts)} layers and blocks {named}, and no tokens suit all of them; give each "
+            "its block indices, such as HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
+        )
+    return min(counts, default=None)
 
 
 def scores_places(head: nn.Module) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.configured import Configured
+from dinoneck.errors import DataError
 from dinoneck.grid import PatchSize
-from dinoneck.layers.blocks import ActivationName, ConvBlock, MapLinear, NormName, reset
+from dinoneck.layers.blocks import ConvBlock, MapLinear, reset
 from dinoneck.layers.inputs import Origin, Plain, TokensLike, as_tokens, check_tokens
 from dinoneck.losses.composition import Composed, Composition, outputs_of
 from dinoneck.losses.masked import exact
@@ -41,9 +44,8 @@ class Head(Configured, nn.Module):
     _takes_layers: int | None = None  # the only number of layers of the tokens; None = any
 
     def _set_tasks(self, tasks: Sequence[Task], compositions: Sequence[Composition], *kinds: Kind) -> None:
-        """Check and keep what the head predicts; no ``kinds`` = tasks of any kind with values."""
-        of_values = [kind for kind in get_args(Kind) if kind not in ("instances", "panoptic")]
-        self.tasks = check_tasks(tasks, kinds=kinds or of_values, owner=type(self).__name__)
+        """Check and keep what the head predicts; no ``kinds`` = those that were checked before."""
+        self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
         self.compositions = tuple(compositions)
         self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
 
@@ -80,8 +82,24 @@ class Head(Configured, nn.Module):
 
     @torch.no_grad()
     def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task name: (B, dim, rows, cols)}`` in original units; empty for a head without maps."""
-        return {}
+        """Return ``{task name: (B, dim, rows, cols)}`` in original units, of the tasks that have maps.
+
+        Densities in original units per cell, classes and ratios as probabilities. ``minimum`` and ``maximum`` hold for
+        dense cells, not for densities, whose cells add up to the value before it.
+        """
+        outputs = self(tokens, **plain)
+        names = {task: task.name if task.is_map else f"{task.name}{MAP}" for task in self.tasks if not task.is_masks}
+        return {task.name: task.predict_map(outputs[name]) for task, name in names.items() if name in outputs}
+
+    def at_size(self, outputs: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+        """Return the outputs with those that are maps at another size; classes are resampled as logits.
+
+        Args:
+            outputs: in normalised units, as ``forward`` returns them.
+            size: (height, width) of the maps, which are resampled bilinearly (``align_corners=False``).
+        """
+        maps = {task.name: outputs[task.name] for task in self.tasks if task.is_map}
+        return {**outputs, **{name: resampled(x, size) for name, x in maps.items()}}
 
     @property
     def _patch_size(self) -> PatchSize:
@@ -95,10 +113,32 @@ class Head(Configured, nn.Module):
         return tokens
 
 
+def resampled(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return maps (B, K, rows, cols) at another size, bilinearly, in float32 or wider."""
+    return F.interpolate(exact(maps), size=tuple(size), mode="bilinear", align_corners=False)
+
+
 DENSITY_CELLS = 1024.0
 
 
-class Light(nn.Module):
+class _Readout(nn.Module):
+    """Layers that end in a linear one and a task's activation."""
+
+    out: nn.Linear
+    activation: Activation | None
+
+    def reset_parameters(self) -> None:
+        """Re-initialise the weights; a ReLU starts at 1 on average, so that it is not dead for every sample."""
+        for module in self.children():
+            reset(module)
+        self._start()
+
+    def _start(self) -> None:
+        if self.activation == "relu":
+            nn.init.ones_(self.out.bias)
+
+
+class Light(_Readout):
     """Linear, or Linear -> GELU -> Linear, then the task's activation: (B, in_dim) -> (B, dim)."""
 
     def __init__(self, in_dim: int, task: Task, hidden_dim: int | None = None, **factory: Any) -> None:
@@ -106,49 +146,27 @@ class Light(nn.Module):
         self.activation = task.activation
         self.hidden = None if hidden_dim is None else nn.Linear(in_dim, hidden_dim, **factory)
         self.out = nn.Linear(hidden_dim or in_dim, task.dim, **factory)
-        start(self.out, self.activation)
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        if self.hidden is not None:
-            self.hidden.reset_parameters()
-        self.out.reset_parameters()
-        start(self.out, self.activation)
+        self._start()
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return predictions in normalised units."""
-        hidden = pooled if self.hidden is None else nn.functional.gelu(self.hidden(pooled))
+        hidden = pooled if self.hidden is None else F.gelu(self.hidden(pooled))
         return activate(self.out(hidden), self.activation)
 
 
-class Tower(nn.Module):
+class Tower(_Readout):
     """``depth`` times 3x3 -> norm -> activation, then a linear layer and the task's activation, on maps.
 
     Shape:
         (B, channels, rows, cols) -> (B, dim, rows, cols).
     """
 
-    def __init__(
-        self,
-        channels: int,
-        task: Task,
-        depth: int = 2,
-        norm: NormName | None = "layer",
-        activation: ActivationName | None = "gelu",
-        **factory: Any,
-    ) -> None:
+    def __init__(self, channels: int, task: Task, depth: int = 2, **factory: Any) -> None:
         super().__init__()
         self.activation = task.activation
-        self.blocks = nn.ModuleList(ConvBlock(channels, channels, 1, norm, activation, **factory) for _ in range(depth))
+        self.blocks = nn.ModuleList(ConvBlock(channels, channels, 1, "layer", "gelu", **factory) for _ in range(depth))
         self.out = MapLinear(channels, task.dim, **factory)
-        start(self.out, self.activation)
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        for block in self.blocks:
-            reset(block)
-        self.out.reset_parameters()
-        start(self.out, self.activation)
+        self._start()
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the prediction of every cell in normalised units."""
@@ -220,8 +238,61 @@ def task_map(task: Task, cells: Tensor) -> Tensor:
     return cells / DENSITY_CELLS if task.kind == "density" and task.aggregate == "sum" else cells
 
 
-def start(layer: nn.Linear, activation: Activation | None) -> None:
-    """Start a ReLU at 1 on average, so that it is not dead for every sample."""
-    if activation == "relu":
-        with torch.no_grad():
-            layer.bias.fill_(1.0)
+STD_FLOOR = 1e-4
+
+
+class TokenScale(nn.Module):
+    """Standardise every channel of tokens, ``(x - mean) / std``, as a batch norm in eval mode does.
+
+    Tokens pass unchanged until :meth:`measure` sets the buffers, ``mean`` (C,) and ``std`` (C,).
+
+    Args:
+        embed_dim: channels C.
+        device: torch factory keyword.
+        dtype: torch factory keyword.
+
+    Shape:
+        Tokens of any layers -> Tokens of the last one.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, embed_dim: int, *, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(embed_dim, device=device, dtype=dtype))
+        self.register_buffer("std", torch.ones(embed_dim, device=device, dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Let tokens pass unchanged again."""
+        nn.init.zeros_(self.mean)
+        nn.init.ones_(self.std)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the buffers were set."""
+        return bool(self.mean.any() or (self.std != 1).any())
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """Return the standardised tokens of the last layer, CLS and registers too."""
+        last = tokens.last
+        centred = last.sequence[0] - self.mean  # (B, P + N, C)
+        return replace(last, sequence=(centred.div_(self.std),))  # in place: tokens are large
+
+    @torch.no_grad()
+    def measure(self, batches: Iterable[Tokens]) -> None:
+        """Set the buffers to the mean and the standard deviation of the patch tokens; sums are kept in float64.
+
+        Raises:
+            DataError: if they are not finite.
+        """
+        count, total, square = 0, torch.zeros(()), torch.zeros(())
+        for tokens in batches:
+            x = tokens.last.patches[0].double().flatten(0, 1).cpu()  # (B * N, C)
+            count, total, square = count + len(x), total + x.sum(dim=0), square + x.square().sum(dim=0)
+        mean = total / count
+        std = (square / count - mean.square()).clamp_min(0.0).sqrt().clamp_min(STD_FLOOR)
+        if not bool(mean.isfinite().all() and std.isfinite().all()):
+            raise DataError("the tokens of the training images are not finite; extract them again")
+        self.mean.copy_(mean)
+        self.std.copy_(std)

@@ -88,22 +88,16 @@ def decode_centres(maps: Tensor, size: Sequence[int], min_score: float = 0.3) ->
         rows, cols = centre.shape
         grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")).to(way)
         aims = (grid + way).flatten(1).T  # (cells, 2)
-        owner = torch.cdist(aims, places).argmin(dim=1) if len(places) else aims.new_zeros(len(aims)).long()
-        is_object = (shares[0] < 0.5).flatten()
-        parts = list[tuple[Tensor, Tensor, Tensor]]()
-        for number, (row, col) in enumerate(places.long().tolist()):
-            cells = is_object & (owner == number)
-            if cells.any():
-                share, label = shares[1:].flatten(1)[:, cells].mean(dim=1).max(dim=0)
-                parts.append((centre[row, col].clamp(0, 1) * share, label, cells.reshape(rows, cols)))
-        kept = sorted((part for part in parts if part[0] >= min_score), key=lambda part: -float(part[0]))
-        if not kept:
-            none = torch.zeros(0, *size, dtype=torch.bool, device=maps.device)
-            found.append({"boxes": _boxes_of(none), "labels": owner[:0], "scores": shares.new_zeros(0), "masks": none})
-            continue
-        scores, labels, masks = (torch.stack(parts) for parts in zip(*kept, strict=True))
-        pixels = F.interpolate(masks[None].float(), tuple(size), mode="bilinear")[0] > 0.5
-        found.append({"boxes": _boxes_of(pixels), "labels": labels, "scores": scores, "masks": pixels})
+        owner = F.pad(torch.cdist(aims, places), (1, 0), value=torch.inf).argmin(dim=1)  # 0 = no centre
+        objects = (owner == 1 + torch.arange(len(places), device=owner.device)[:, None]) & (shares[0] < 0.5).flatten()
+        sizes = objects.sum(dim=1)  # cells of the n centres
+        share, labels = (objects.float() @ shares[1:].flatten(1).T / sizes[:, None].clamp_min(1)).max(dim=1)
+        scores = centre[peaks].clamp(0, 1) * share
+        order = scores.argsort(descending=True)
+        order = order[(sizes[order] > 0) & (scores[order] >= min_score)]
+        masks = objects[order].reshape(-1, 1, rows, cols).float()
+        pixels = F.interpolate(masks, tuple(size), mode="bilinear")[:, 0] > 0.5
+        found.append({"boxes": _boxes_of(pixels), "labels": labels[order], "scores": scores[order], "masks": pixels})
     return found
 
 
@@ -139,25 +133,18 @@ def decode_panoptic(
         sure = ((labels < own.shape[1] - 1) & (scores > _SURE)).nonzero().flatten()
         segments = torch.zeros(tuple(size), dtype=torch.int64, device=logits.device)
         listed: list[dict[str, Any]] = []
-        if len(sure):
-            shares = F.interpolate(logits[None, sure], tuple(size), mode="bilinear")[0].sigmoid()
-            owner = (shares * scores[sure, None, None]).argmax(dim=0)
-            for place, query in enumerate(sure.tolist()):
-                mask = (owner == place) & (shares[place] >= 0.5)
-                if int(mask.sum()) > 0 and mask.sum() >= _INSIDE * (shares[place] >= 0.5).sum():
-                    _add_segment(segments, listed, mask, int(labels[query]), float(scores[query]), things)
+        shares = F.interpolate(logits[sure][:, None], tuple(size), mode="bilinear")[:, 0].sigmoid()  # (n, H, W)
+        weighed = shares * scores[sure, None, None]
+        ids = dict[int, int]()  # class -> segment
+        for place, label in enumerate(labels[sure].tolist()):
+            mask = (weighed.argmax(dim=0) == place) & (shares[place] >= 0.5)
+            area = int(mask.sum())
+            if area > 0 and area >= _INSIDE * int((shares[place] >= 0.5).sum()):
+                if label in things or label not in ids:
+                    ids[label], score = len(listed) + 1, float(scores[sure[place]])
+                    listed.append({"id": ids[label], "category_id": label, "isthing": label in things, "score": score})
+                segments[mask] = ids[label]
         for segment in listed:
             segment["area"] = int((segments == segment["id"]).sum())
         found.append((segments, listed))
     return found
-
-
-def _add_segment(
-    segments: Tensor, listed: list[dict[str, Any]], mask: Tensor, label: int, score: float, things: Sequence[int]
-) -> None:
-    """Write a mask into the segments: one of its own for a thing, that of its class for stuff."""
-    same = [one for one in listed if one["category_id"] == label and label not in things]
-    if not same:
-        listed.append({"id": len(listed) + 1, "category_id": label, "isthing": label in things, "score": score})
-    number = same[0]["id"] if same else len(listed)
-    segments[mask] = number

@@ -1,4 +1,4 @@
-"""LinearHead: the linear probe, one linear layer per task on frozen tokens."""
+"""LinearHead, the linear probe: one linear layer per task on frozen tokens; and Bins, which make values of logits."""
 
 from __future__ import annotations
 
@@ -10,16 +10,99 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.codec import at_least
+from dinoneck.configured import Configured
 from dinoneck.errors import ConfigError
 from dinoneck.grid import as_maps
-from dinoneck.heads.bins import Bins
-from dinoneck.heads.head import Head, from_map, read_map, start, task_map
+from dinoneck.heads.head import Head, from_map, read_map, task_map
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
+from dinoneck.losses.masked import exact
 from dinoneck.tasks import Task, activate, check_tasks
 from dinoneck.tokens import Tokens
 
 Pool = Literal["cls", "mean", "cls+mean"]
+Spacing = Literal["linear", "log", "mixed"]
+
+
+class Bins(Configured, nn.Module):
+    """The weighted mean of fixed values (bins), with weights ReLU(logit) + eps that are divided by their sum.
+
+    It has no parameters. A head with bins learns one logit per bin and cell, and its task keeps ``dim=1``.
+
+    Args:
+        low: the first bin, above 0 unless ``spacing="linear"``.
+        high: the last bin, above ``low``.
+        count: bins.
+        spacing: ``linear``: equal steps; ``log``: equal ratios; ``mixed``: t * log + (1 - t) * linear, with t falling
+            from 1 at the first bin to 0 at the last.
+        eps: added to every ReLU, so that logits of which none is positive give the mean of the bins.
+        device: torch factory keyword, without effect.
+        dtype: torch factory keyword, without effect.
+
+    Shape:
+        (B, count, rows, cols) -> (B, 1, rows, cols) in float32, or float64 for float64 logits.
+
+    Raises:
+        ConfigError: if a value is out of range.
+
+    Examples:
+        >>> bins = Bins(0.0, 10.0, 3, eps=1e-8)
+        >>> bins(torch.tensor([0.0, 1.0, 3.0]).reshape(1, 3, 1, 1)).item()
+        8.75
+
+    Reference: AdaBins (arXiv 2011.14141) with fixed bins, as the depth heads of DINOv2 and DINOv3 have them.
+    """
+
+    def __init__(
+        self,
+        low: float,
+        high: float,
+        count: int = 256,
+        spacing: Spacing = "linear",
+        eps: float = 0.1,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        at_least(2, count=count)
+        if not (low < high and eps > 0) or (spacing != "linear" and low <= 0):
+            raise ConfigError(
+                f"low is {low}, high {high}, spacing {spacing!r} and eps {eps}; expected low < high, low > 0 for "
+                "logarithmic bins, and eps > 0"
+            )
+        self.low, self.high, self.count, self.spacing, self.eps = low, high, count, spacing, eps
+
+    def reset_parameters(self) -> None:
+        """Do nothing: it has no parameters."""
+
+    def check(self, tasks: Sequence[Task]) -> None:
+        """Refuse tasks that bins do not fit.
+
+        Raises:
+            ConfigError: naming the first.
+        """
+        for task in tasks:
+            if task.kind != "dense" or task.dim > 1:
+                raise ConfigError(
+                    f"bins give one value per cell; task {task.name!r} has kind {task.kind!r} and dim {task.dim}, "
+                    "expected 'dense' and 1"
+                )
+
+    def values(self, like: Tensor) -> Tensor:
+        """Return the bins (count,) in the dtype and on the device of a tensor."""
+        share = torch.linspace(0.0, 1.0, self.count, dtype=like.dtype, device=like.device)
+        linear = self.low + (self.high - self.low) * share
+        if self.spacing == "linear":
+            return linear
+        log = self.low * (self.high / self.low) ** share
+        return log if self.spacing == "log" else (1.0 - share) * log + share * linear
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return the weighted mean of the bins in every cell."""
+        weights = exact(logits).relu() + self.eps  # (B, count, rows, cols)
+        total = (weights * self.values(weights)[:, None, None]).sum(dim=1, keepdim=True)  # (B, 1, rows, cols)
+        return total / weights.sum(dim=1, keepdim=True)
 
 
 class LinearHead(Head):
@@ -104,30 +187,17 @@ class LinearHead(Head):
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
-        read = self._read(self._tokens(tokens, **plain))
-        if self.pool is not None:
-            return {task.name: value for task, value in read}
-        outputs = {name: value for task, cells in read for name, value in read_map(task, cells).items()}
-        return outputs | from_map(self.tasks, outputs)
-
-    @torch.no_grad()
-    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim, rows, cols)}`` in original units; empty for a head that pools."""
-        if self.pool is not None:
-            return {}
-        return {task.name: task.predict_map(cells) for task, cells in self._read(self._tokens(tokens, **plain))}
-
-    def _read(self, tokens: Tokens) -> list[tuple[Task, Tensor]]:
-        """The tasks with a layer, and its results: (B, dim) pooled, else (B, dim, rows, cols)."""
+        tokens = self._tokens(tokens, **plain)
         parts = self._parts(tokens)
-        found = []
+        outputs: dict[str, Tensor] = {}
         for task, readout in zip(self._own, self.readouts, strict=True):
             value = _product(cast("nn.Linear", readout), parts)  # (B, width), or (B, P + N, width)
-            if self.pool is None:
-                value = self._cells(value, tokens)  # (B, dim, rows * upsample, cols * upsample)
-            value = activate(value, task.activation)
-            found.append((task, value if self.pool is not None else task_map(task, value)))
-        return found
+            if self.pool is not None:
+                outputs[task.name] = activate(value, task.activation)  # (B, dim)
+            else:
+                cells = activate(self._cells(value, tokens), task.activation)
+                outputs.update(read_map(task, task_map(task, cells)))  # (B, dim, rows * upsample, cols * upsample)
+        return outputs if self.pool is not None else outputs | from_map(self.tasks, outputs)
 
     def _cells(self, values: Tensor, tokens: Tokens) -> Tensor:
         """(B, P + N, width) to maps (B, dim, rows * upsample, cols * upsample)."""
@@ -149,7 +219,8 @@ class LinearHead(Head):
 
     def _start(self) -> None:
         for task, readout in zip(self._own, self.readouts, strict=True):
-            start(cast("nn.Linear", readout), task.activation)
+            if task.activation == "relu":  # not dead for every sample
+                nn.init.ones_(cast("nn.Linear", readout).bias)
 
 
 def _product(layer: nn.Linear, parts: Sequence[Tensor]) -> Tensor:

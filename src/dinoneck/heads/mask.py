@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any, Unpack
 
 import torch
@@ -13,13 +15,12 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
-from dinoneck.heads.head import Head
+from dinoneck.heads.head import Head, resampled
 from dinoneck.heads.instances import decode_instances, decode_panoptic
-from dinoneck.layers.blocks import ChannelNorm, reset
+from dinoneck.layers.blocks import ChannelNorm
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.masked import exact
 from dinoneck.tasks import CLASSES, MASKS, Task
-from dinoneck.tokens import Tokens
 
 SEMANTIC_QUERIES = 20
 _WAVELENGTH = 100.0  # of the rotary positions, as in DINOv3
@@ -79,13 +80,9 @@ class MaskHead(Head):
     ) -> None:
         super().__init__()
         self._set_tasks(tasks, (), "segmentation", "instances", "panoptic")
-        task = self.tasks[0]
-        if len(self.tasks) > 1 or (num_queries is None and task.is_masks):
-            names = ", ".join(f"{own.name} ({own.kind})" for own in self.tasks)
-            raise ConfigError(
-                f"MaskHead has the tasks {names} and num_queries {num_queries}; expected one task, and for instances "
-                "and panoptic the number of queries"
-            )
+        if len(self.tasks) > 1 or (num_queries is None and self.tasks[0].is_masks):
+            names = [task.name for task in self.tasks]
+            raise ConfigError(f"tasks are {names}, num_queries {num_queries}; expected one task, for objects a number")
         width, queries = dim or embed_dim, SEMANTIC_QUERIES if num_queries is None else num_queries
         heads = num_heads or max(width // 64, 1)
         at_least(1, embed_dim=embed_dim, num_layers=num_layers, num_queries=queries, num_blocks=num_blocks, dim=width)
@@ -94,32 +91,17 @@ class MaskHead(Head):
         self.embed_dim, self._takes_layers, self.angles = embed_dim, num_layers, width // heads // 4
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.norms = nn.ModuleList(nn.BatchNorm1d(embed_dim, **factory) for _ in range(num_layers))
-        self.lateral = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(embed_dim, embed_dim // 2, **factory),
-                nn.GELU(),
-                nn.Linear(embed_dim // 2, embed_dim, **factory),
-            )
-            for _ in range(num_layers)
-        )
+        lateral = (_mlp(embed_dim, embed_dim // 2, embed_dim, **factory) for _ in range(num_layers))
+        self.lateral = nn.ModuleList(lateral)
         self.scales = nn.Parameter(torch.ones(num_layers, embed_dim, **factory))
         self.narrow = nn.Identity() if width == embed_dim else nn.Linear(embed_dim, width, **factory)
         self.queries = nn.Embedding(queries, width, **factory)
-        options: dict[str, Any] = {
-            "qkv_bias": True,
-            "qkv_fused": False,
-            "mlp_ratio": 1.0,
-            "num_prefix_tokens": 0,
-            "init_values": 1.0,
-        }
-        self.blocks = nn.ModuleList(
-            EvaBlock(width, heads, rotate_half=True, norm_layer=nn.LayerNorm, **options, **factory)
-            for _ in range(num_blocks)
-        )
+        options = {"qkv_fused": False, "mlp_ratio": 1.0, "num_prefix_tokens": 0, "init_values": 1.0, **factory}
+        block = partial(EvaBlock, width, heads, rotate_half=True, norm_layer=nn.LayerNorm, **options)
+        self.blocks = nn.ModuleList(block() for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width, **factory)
-        self.classes = nn.Linear(width, task.dim + 1, **factory)
-        layers = [layer for _ in range(3) for layer in (nn.Linear(width, width, **factory), nn.GELU())]
-        self.masks = nn.Sequential(*layers[:-1])
+        self.classes = nn.Linear(width, self.tasks[0].dim + 1, **factory)
+        self.masks = _mlp(width, width, width, width, **factory)
         self.up = nn.Sequential(*(_Up(width, **factory) for _ in range(2)))
 
     def reset_parameters(self) -> None:
@@ -150,9 +132,29 @@ class MaskHead(Head):
         maps = self.up(as_maps(patches, tokens.grid))
         # (B, Q, K + 1), and the product of mask embeddings and maps: (B, Q, 4 rows, 4 cols)
         classes, masks = self.classes(queries), torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps)
-        task = self.tasks[0]
-        shares = {} if task.is_masks else {task.name: log_shares(classes, masks)}
-        return {**shares, f"{task.name}{CLASSES}": classes, f"{task.name}{MASKS}": masks}
+        return self._outputs(classes, masks)
+
+    def at_size(self, outputs: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+        """Return the outputs at another size: masks are resampled before they are shares, see :meth:`Head.at_size`."""
+        classes, masks = self._queries(outputs)
+        return self._outputs(classes, resampled(masks, size))
+
+    def _outputs(self, classes: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        """The logits (B, Q, K + 1) and (B, Q, h, w); of a segmentation the logarithms of the shares (B, K, h, w) too.
+
+        The share of a class is the sum over queries of its probability times the mask's, divided by that of all
+        classes.
+        """
+        task, outputs = self.tasks[0], {}
+        if not task.is_masks:
+            known = exact(classes).softmax(dim=-1)[..., :-1]  # (B, Q, K), without none
+            sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(_EPS)
+            outputs[task.name] = (sums / sums.sum(dim=1, keepdim=True)).log().to(masks.dtype)
+        return {**outputs, f"{task.name}{CLASSES}": classes, f"{task.name}{MASKS}": masks}
+
+    def _queries(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Class and mask logits."""
+        return outputs[f"{self.tasks[0].name}{CLASSES}"], outputs[f"{self.tasks[0].name}{MASKS}"]
 
     @torch.no_grad()
     def predict_instances(
@@ -167,7 +169,7 @@ class MaskHead(Head):
             **plain: of plain tensors, as for calling.
         """
         tokens = self._tokens(tokens, **plain)
-        return decode_instances(*self._queries(tokens), size or tokens.image_size, min_score)
+        return decode_instances(*self._queries(self(tokens)), size or tokens.image_size, min_score)
 
     @torch.no_grad()
     def predict_panoptic(
@@ -182,24 +184,19 @@ class MaskHead(Head):
         """
         tokens, task = self._tokens(tokens, **plain), self.tasks[0]
         things = [task.labels.index(label) for label in task.things]
-        return decode_panoptic(*self._queries(tokens), size or tokens.image_size, things)
-
-    def _queries(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Class and mask logits."""
-        outputs, name = self(tokens), self.tasks[0].name
-        return outputs[f"{name}{CLASSES}"], outputs[f"{name}{MASKS}"]
-
-    @torch.no_grad()
-    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return the shares of the classes, ``{task: (B, K, 4 rows, 4 cols)}``."""
-        outputs = self(tokens, **plain)
-        return {task.name: task.predict_map(outputs[task.name]) for task in self.tasks if not task.is_masks}
+        return decode_panoptic(*self._queries(self(tokens)), size or tokens.image_size, things)
 
     def _layer(self, i: int, x: Tensor) -> Tensor:
         """One layer (B, P + N, C): normalised, with its lateral network added, scaled per channel."""
         x = self.norms[i](x.flatten(0, 1)).unflatten(0, x.shape[:2])
         fused: Tensor = (x + self.lateral[i](x)) * self.scales[i]
         return fused
+
+
+def _mlp(*widths: int, **factory: Any) -> nn.Sequential:
+    """Linear layers with GELU between them."""
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair, **factory), nn.GELU())]
+    return nn.Sequential(*layers[:-1])
 
 
 class _Up(nn.Module):
@@ -210,11 +207,6 @@ class _Up(nn.Module):
         self.grow = nn.ConvTranspose2d(dim, dim, 2, 2, **factory)
         self.smooth = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False, **factory)
         self.norm = ChannelNorm(dim, eps=_EPS, **factory)
-
-    def reset_parameters(self) -> None:
-        """Re-initialise the weights."""
-        for layer in self.children():
-            reset(layer)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the maps at twice the resolution."""
@@ -234,21 +226,9 @@ def rotary_positions(grid: GridSize, prefix: int, angles: int, device: torch.dev
     frequencies = 2 * math.pi * _WAVELENGTH ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
     y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))
-    turns = [
-        y[:, None, None].expand(rows, cols, 1) * frequencies,
-        x[None, :, None].expand(rows, cols, 1) * frequencies,
-    ]
-    angle = torch.cat([*turns, *turns], dim=-1).flatten(0, 1)  # (N, 4 * angles)
+    down = y[:, None, None].expand(rows, cols, 1) * frequencies  # (rows, cols, angles)
+    across = x[None, :, None].expand(rows, cols, 1) * frequencies
+    angle = torch.cat([down, across, down, across], dim=-1).flatten(0, 1)  # (N, 4 * angles)
     placed = torch.cat([angle.sin(), angle.cos()], dim=-1)
     still = torch.cat([torch.zeros(prefix, 4 * angles, **on), torch.ones(prefix, 4 * angles, **on)], dim=-1)
     return torch.cat([still, placed])
-
-
-def log_shares(classes: Tensor, masks: Tensor) -> Tensor:
-    """Return the logarithms of the shares of the classes (B, K, h, w), of class and mask logits of queries.
-
-    The share of a class is the sum over queries of its probability times the mask's, divided by that of all classes.
-    """
-    known = exact(classes).softmax(dim=-1)[..., :-1]  # (B, Q, K), without none
-    sums = torch.einsum("bqk,bqhw->bkhw", known, exact(masks).sigmoid()).clamp_min(_EPS)
-    return (sums / sums.sum(dim=1, keepdim=True)).log().to(masks.dtype)

@@ -14,8 +14,7 @@ from dinoneck.codec import at_least
 from dinoneck.configured import Configured
 from dinoneck.errors import ShapeError
 from dinoneck.grid import as_maps
-from dinoneck.heads.head import Head
-from dinoneck.heads.token_scale import TokenScale
+from dinoneck.heads.head import Head, TokenScale
 from dinoneck.layers.inputs import Plain, TokensLike
 from dinoneck.losses.composition import Composition
 from dinoneck.tasks import Activation, Task, activate

@@ -9,9 +9,8 @@ from typing import Any, Literal, Unpack, get_args
 import torch
 from torch import Tensor, nn
 
-from dinoneck import registry
-from dinoneck.codec import at_least
-from dinoneck.errors import ConfigError, ShapeError
+from dinoneck.codec import at_least, encode
+from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head, Light, Tower, from_map, read_map, task_map
 from dinoneck.heads.instances import decode_centres
 from dinoneck.layers.blocks import ActivationName, NormName
@@ -21,7 +20,7 @@ from dinoneck.necks.layer_grouper import Fusion
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.necks.vit_fpn import Downsample, ViTFPN
 from dinoneck.tasks import MAP, Kind, Task
-from dinoneck.tokens import FeaturePyramid, Tokens
+from dinoneck.tokens import Tokens
 
 RatioReadout = Literal["pooled", "patch"]
 
@@ -57,7 +56,7 @@ class PyramidHead(Head):
 
     Raises:
         ConfigError: if tasks repeat a name, the `neck` is None or its arguments do not fit.
-        ShapeError: if tokens do not fit the neck, or the neck returns something else than a FeaturePyramid.
+        ShapeError: if tokens do not fit the neck.
 
     Examples:
         >>> from dinoneck import SimplePyramid
@@ -109,13 +108,7 @@ class PyramidHead(Head):
     def config(self) -> dict[str, Any]:
         """The constructor arguments, with every argument of the neck."""
         own = super().config
-        if "neck" in own:  # a preset such as FPNHead has none
-            neck, name = self.neck.config, registry.name_of(type(self.neck))
-            if "embed_dim" in own:
-                own |= {"embed_dim": neck.pop("embed_dim"), "neck": {"type": name, **neck}}
-            else:  # of a derived class: like any other registered module
-                own["neck"] = {"type": name, "config": neck}
-        return own
+        return own | {"neck": encode(self.neck)} if "neck" in own else own  # a preset such as FPNHead has none
 
     @property
     def _patch_size(self) -> int:
@@ -126,11 +119,6 @@ class PyramidHead(Head):
         """Layers of the tokens it reads; None = the last one of however many."""
         return self.neck.num_layers
 
-    @property
-    def map_stride(self) -> float:
-        """Image pixels per cell of the maps."""
-        return self.neck.strides[0]
-
     def calibrate(self, batches: Iterable[Tokens]) -> None:
         """Let the neck set its entrance norms to the tokens, where it has any that are still untouched."""
         calibrate = getattr(self.neck, "calibrate", None)
@@ -140,27 +128,18 @@ class PyramidHead(Head):
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the tasks' outputs in normalised units."""
         tokens = self._selected(self._tokens(tokens, **plain))
-        pooled, finest = self._features(tokens)  # (B, levels * D), and (B, D, rows, cols) of the finest level
+        # the levels, (B, D, rows_i, cols_i) each; a neck with a shortcut gives their means alone
+        shortcut = None if self._mapped else getattr(self.neck, "pooled", None)
+        levels: tuple[Tensor, ...] = () if shortcut else self.neck(tokens).maps
         outputs: dict[str, Tensor] = {}
-        for task, light in zip(self._scalar, self.light, strict=True):
-            outputs[task.name] = light(pooled)
+        if self.norm is not None:
+            # global average of every level: (B, levels * D)
+            means = shortcut(tokens) if shortcut else torch.cat([level.mean(dim=(2, 3)) for level in levels], dim=1)
+            pooled = self.norm(means)
+            outputs = {task.name: light(pooled) for task, light in zip(self._scalar, self.light, strict=True)}
         for task, tower in zip(self._mapped, self.towers, strict=True):
-            outputs.update(read_map(task, task_map(task, tower(finest))))
+            outputs.update(read_map(task, task_map(task, tower(levels[0]))))  # (B, dim, rows, cols)
         return outputs | from_map(self.tasks, outputs)
-
-    @torch.no_grad()
-    def predict_maps(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
-        """Return ``{task: (B, dim, rows, cols)}`` in original units for the tasks that have maps.
-
-        Densities in original units per cell, classes and ratios as probabilities. ``minimum`` holds for dense cells,
-        not for densities, whose cells add up to the value before it.
-        """
-        tokens = self._selected(self._tokens(tokens, **plain))
-        if not self._mapped:
-            return {}
-        finest = self._levels(tokens)[0]
-        pairs = [pair for pair in zip(self._mapped, self.towers, strict=True) if not pair[0].is_masks]
-        return {task.name: task.predict_map(task_map(task, tower(finest))) for task, tower in pairs}
 
     @torch.no_grad()
     def predict_instances(
@@ -183,27 +162,6 @@ class PyramidHead(Head):
         tokens = self._tokens(tokens, **plain)
         return decode_centres(self(tokens)[f"{names[0]}{MAP}"], size or tokens.image_size, min_score)
 
-    def _features(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
-        """The normalised pooled vector and the finest map, each where a task reads it."""
-        shortcut = getattr(self.neck, "pooled", None)
-        maps: tuple[Tensor, ...] | None = None
-        if not self._mapped and callable(shortcut):
-            means = shortcut(tokens)
-        else:
-            maps = self._levels(tokens)
-            means = torch.cat([level.mean(dim=(2, 3)) for level in maps], dim=1) if self._scalar else None
-        pooled = None if self.norm is None else self.norm(means)
-        return pooled, None if maps is None else maps[0]
-
-    def _levels(self, tokens: Tokens) -> tuple[Tensor, ...]:
-        pyramid = self.neck(tokens)
-        if not isinstance(pyramid, FeaturePyramid):
-            raise ShapeError(
-                f"{type(self.neck).__name__}.forward returned a {type(pyramid).__name__}; expected a FeaturePyramid: "
-                "return FeaturePyramid(maps, self.strides) with maps (B, out_channels, rows, cols)"
-            )
-        return pyramid.maps
-
     def _reads_map(self, task: Task) -> bool:
         of_patches = task.kind == "ratio" and self.ratio_readout == "patch"
         return task.is_map or of_patches or task.kind in ("density", "instances")
@@ -221,14 +179,8 @@ def checked_neck(neck: Neck | dict[str, Any] | None, embed_dim: int | None, fact
         ConfigError: if there is none, its width is not ``embed_dim``, or it needs images.
     """
     if isinstance(neck, dict):
-        config = dict(neck)
-        cls = neck_named(config.pop("type", None))
-        if embed_dim is None:
-            raise ConfigError("embed_dim is None; give the channels of the tokens, or a neck module")
-        at_least(1, embed_dim=embed_dim)
-        if config.setdefault("embed_dim", embed_dim) != embed_dim:
-            raise ConfigError(f"the neck's embed_dim is {config['embed_dim']}, the head's {embed_dim}; leave it out")
-        neck = cls.from_config(config, **factory)
+        config = {"embed_dim": embed_dim, **neck}
+        neck = neck_named(config.pop("type", None)).from_config(config, **factory)
     elif neck is None:
         raise ConfigError("neck is None; expected a neck module such as ViTFPN(...), or {'type': ..., its arguments}")
     elif any(value is not None for value in factory.values()):
@@ -236,8 +188,7 @@ def checked_neck(neck: Neck | dict[str, Any] | None, embed_dim: int | None, fact
     if embed_dim not in (None, neck.embed_dim):
         raise ConfigError(f"the neck's embed_dim is {neck.embed_dim}, the head's {embed_dim}; leave it out")
     if neck.needs_images:
-        hint = "; detail=None builds it without" if "detail" in neck.config else ""
-        raise ConfigError(f"{type(neck).__name__} needs the images with the tokens, which heads are not given{hint}")
+        raise ConfigError(f"{type(neck).__name__} needs the images with the tokens, which heads are not given")
     return neck
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dinoneck.errors import BackboneError, GridError, ShapeError, counted
-from dinoneck.grid import PatchSize, patch_pair
-from dinoneck.tokens import Tokens, checked_grid
+from dinoneck.grid import PatchSize, checked_grid, patch_pair
+from dinoneck.tokens import Tokens
 
 TokensLike: TypeAlias = Tokens | Tensor | Sequence[Tensor]
 _AUTOCAST = (torch.float32, torch.bfloat16, torch.float16)  # what autocast converts

@@ -16,8 +16,7 @@ _HOMES = homes(
         "ratio_mse",
         "scale_invariant_log",
     ],
-    task_loss=["TaskLoss"],
-    uncertainty=["UncertaintyWeighting"],
+    task_loss=["TaskLoss", "UncertaintyWeighting"],
 )
 
 __all__ = [*_HOMES]

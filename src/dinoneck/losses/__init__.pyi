@@ -13,4 +13,4 @@ from dinoneck.losses.masked import masked_smooth_l1 as masked_smooth_l1
 from dinoneck.losses.masked import ratio_mse as ratio_mse
 from dinoneck.losses.masked import scale_invariant_log as scale_invariant_log
 from dinoneck.losses.task_loss import TaskLoss as TaskLoss
-from dinoneck.losses.uncertainty import UncertaintyWeighting as UncertaintyWeighting
+from dinoneck.losses.task_loss import UncertaintyWeighting as UncertaintyWeighting

@@ -18,8 +18,7 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
-from dinoneck.tasks import Task
-from dinoneck.transforms import TargetTransform, constants, each
+from dinoneck.tasks import TargetTransform, Task, constants, each
 
 Sums = tuple[tuple[str, tuple[str, ...]], ...] | Mapping[str, tuple[str, ...]]
 Table = Mapping[str, Tensor]
@@ -303,7 +302,7 @@ class CompositionLoss:
         spread = 1.0
         if self.scale == "total" and transform.std is not None:
             (spread,), mean = each(transform.std), sum(each(transform.mean))
-            spread = spread if transform.is_affine else spread * math.exp(min(mean, 80.0))
+            spread = spread * math.exp(min(mean, 80.0)) if transform.log1p else spread
         return (spread,) * len(self.composition.names)
 
     def __call__(

@@ -13,7 +13,6 @@ from dinoneck.losses.masked import exact
 
 CLASS, MASK, DICE = 2.0, 5.0, 5.0  # weights of the parts
 CENTRE, WAY = 20.0, 0.2  # weights of the parts of centres
-OBJECTS = 1000  # objects of one class that ids can tell apart
 NO_OBJECT = 0.1  # weight of queries without a mask in the class loss
 
 
@@ -76,64 +75,6 @@ def _best(costs: Tensor) -> tuple[Tensor, Tensor]:
     found = linear_sum_assignment(costs.detach().cpu().numpy())
     queries, order = (torch.as_tensor(own, device=costs.device) for own in found)
     return queries, order
-
-
-def masks_of_classes(
-    target: Tensor, count: int, size: Sequence[int], mask: Tensor | None
-) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Return class maps as known masks: every class that an image holds is one.
-
-    Args:
-        target: (B, H, W) class indices, or (B, K, H, W) probabilities.
-        count: K, of classes; indices outside 0 ... K - 1 count for nothing.
-        size: (h, w) of the masks, which are the means of the pixels of a cell.
-        mask: (B, H, W), the pixels that count; None = all.
-
-    Returns:
-        What :func:`mask_loss` takes: the known masks, and the weight (B, h, w) of the cells.
-    """
-    known, weights, cells = [], [], (size[0], size[1])
-    for i, own in enumerate(target):
-        shares = own if own.ndim == 3 else (own == torch.arange(count, device=own.device)[:, None, None])
-        valid = (shares.sum(dim=0) > 0) if mask is None else (shares.sum(dim=0) > 0) & mask[i].bool()
-        held = (shares.float() * valid).flatten(1).sum(dim=1).nonzero().flatten()  # classes of the image
-        means, weight = _pooled(shares[held].float(), valid.float(), cells)
-        known.append((held, means))
-        weights.append(weight)
-    return known, torch.stack(weights)
-
-
-def masks_of_objects(
-    objects: Tensor | Sequence[dict[str, Tensor]], size: Sequence[int], mask: Tensor | None
-) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Return the objects of images as known masks at a size.
-
-    Args:
-        objects: per image ``labels`` (n,) and ``masks`` (n, H, W), bool or shares, which may overlap; or ids (B, H, W),
-            1000 * (class + 1) + number for the pixels of an object, 0 = none, -1 = does not count.
-        size: (h, w) of the masks.
-        mask: (B, H, W), the pixels that count; None = all.
-    """
-    cells, known, weights = (size[0], size[1]), [], []
-    for i, own in enumerate(objects):
-        if isinstance(own, Tensor):
-            every = torch.unique(own)
-            ids = every[every >= OBJECTS]
-            masks, labels, valid = (own == ids[:, None, None]).float(), ids // OBJECTS - 1, (own >= 0).float()
-        else:
-            masks, labels = own["masks"].float(), own["labels"]
-            valid = torch.ones_like(masks.sum(dim=0))
-        valid = valid if mask is None else valid * mask[i]
-        means, weight = _pooled(masks, valid, cells)
-        known.append((labels, means))
-        weights.append(weight)
-    return known, torch.stack(weights)
-
-
-def _pooled(masks: Tensor, valid: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The shares of cells (n, h, w) that masks (n, H, W) cover, of the pixels that count, and the shares of those."""
-    counts = F.adaptive_avg_pool2d(valid[None], cells)
-    return F.adaptive_avg_pool2d(masks * valid, cells) / counts.clamp_min(1e-12), counts[0]
 
 
 def centre_loss(maps: Tensor, known: Sequence[tuple[Tensor, Tensor]], weight: Tensor) -> Tensor:

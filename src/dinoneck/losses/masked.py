@@ -17,6 +17,7 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, DataError, ShapeError
 from dinoneck.grid import as_mask
+from dinoneck.grid import exact as exact
 
 
 def masked_mse(pred: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -175,11 +176,6 @@ def full_mask(mask: Tensor | None, target: Tensor) -> Tensor:
     if not fits or any(size not in (1, side) for size, side in zip(keep.shape, target.shape, strict=True)):
         raise ShapeError(f"the mask has shape {tuple(mask.shape)}, the target {tuple(target.shape)}")
     return keep.expand_as(target)
-
-
-def exact(x: Tensor) -> Tensor:
-    """Return x in float32 or wider."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def smooth_l1(difference: Tensor, beta: float) -> Tensor:

@@ -25,7 +25,6 @@ from dinoneck.weight_files import read_state
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 4 << 30
 _SAFE_READER = Version("2.10")  # the weights-only reader of earlier versions had a hole (CVE-2026-24747)
 # a checkpoint of mmcv may hold NumPy numbers in its notes
 _NUMBERS: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, *{type(np.dtype(code)) for code in "?bhilqBHILQefd"}]
@@ -60,7 +59,7 @@ def load_published(
     head = row.build()
     try:
         with torch.serialization.safe_globals(_NUMBERS):
-            state = read_state(file, MAX_BYTES)
+            state = read_state(file)
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
     head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)

@@ -1,13 +1,10 @@
-"""One translator from the tensors of publishers' files to those of our modules: strict in names and shapes.
-
-The two libraries number the fusion blocks of a DPT from the coarsest (f), we number them from the finest (n = 3 - f).
-"""
+"""One translator from the tensors of publishers' files to those of our modules: strict in names and shapes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,86 +13,57 @@ from dinoneck.errors import CheckpointError, some_of
 
 _SHOWN = 5
 _EPS = 1e-5  # of the publishers' batch norms
-_NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
-
-
-class Dialect(NamedTuple):
-    """The names of one form of file.
-
-    Attributes:
-        names: our name, with {n} for its number -> the file's, with {n} and {f}.
-        norms: the file's name of a layer -> the batch norm before it, which is folded into the layer.
-        unused: names that a file may hold and no head reads, as a regular expression.
-    """
-
-    names: Mapping[str, str]
-    norms: Mapping[str, str] = {}
-    unused: str = r"(?!)"
-
-
-_META_DPT = {
-    "neck.reassemble.{n}.readout_linear": "reassemble_blocks.readout_projects.{n}.0",
-    "neck.reassemble.{n}.project": "reassemble_blocks.projects.{n}.conv",
-    "neck.reassemble.{n}.up": "reassemble_blocks.resize_layers.{n}",
-    "neck.reassemble.{n}.down": "reassemble_blocks.resize_layers.{n}",
-    "neck.reassemble.{n}.widen": "convs.{n}.conv",
-    "neck.fusion.{n}.lateral.first": "fusion_blocks.{f}.res_conv_unit1.conv1.conv",
-    "neck.fusion.{n}.lateral.second": "fusion_blocks.{f}.res_conv_unit1.conv2.conv",
-    "neck.fusion.{n}.unit.first": "fusion_blocks.{f}.res_conv_unit2.conv1.conv",
-    "neck.fusion.{n}.unit.second": "fusion_blocks.{f}.res_conv_unit2.conv2.conv",
-    "neck.fusion.{n}.project": "fusion_blocks.{f}.project.conv",
-    "mix": "project.conv",
-    "readouts.{n}.first": "conv_depth.head.0",
-    "readouts.{n}.second": "conv_depth.head.2",
-    "readouts.{n}.out": "conv_depth.head.4",
-}
-_HUB_DPT = {
-    "neck.reassemble.{n}.readout_linear": "neck.reassemble_stage.readout_projects.{n}.0",
-    "neck.reassemble.{n}.project": "neck.reassemble_stage.layers.{n}.projection",
-    "neck.reassemble.{n}.up": "neck.reassemble_stage.layers.{n}.resize",
-    "neck.reassemble.{n}.down": "neck.reassemble_stage.layers.{n}.resize",
-    "neck.reassemble.{n}.widen": "neck.convs.{n}",
-    "neck.fusion.{n}.lateral.first": "neck.fusion_stage.layers.{f}.residual_layer1.convolution1",
-    "neck.fusion.{n}.lateral.second": "neck.fusion_stage.layers.{f}.residual_layer1.convolution2",
-    "neck.fusion.{n}.unit.first": "neck.fusion_stage.layers.{f}.residual_layer2.convolution1",
-    "neck.fusion.{n}.unit.second": "neck.fusion_stage.layers.{f}.residual_layer2.convolution2",
-    "neck.fusion.{n}.project": "neck.fusion_stage.layers.{f}.projection",
-    "mix": "head.projection",
-    "readouts.{n}.first": "head.head.0",
-    "readouts.{n}.second": "head.head.2",
-    "readouts.{n}.out": "head.head.4",
-}
-_CHMV2 = {
-    ours: re.sub(r"^(neck|head)\.(fusion_stage\.layers)?", lambda m: f"head.{'fusion_layers' * bool(m[2])}", theirs)
-    for ours, theirs in _HUB_DPT.items()
-} | {f"readouts.{{n}}.{part}": f"head.conv_depth.head.{i}" for i, part in ((0, "first"), (2, "second"), (4, "out"))}
-_ANYTHING = _HUB_DPT | {
-    "readouts.{n}.first": "head.conv1",
-    "readouts.{n}.second": "head.conv2",
-    "readouts.{n}.out": "head.conv3",
-}
-_UNUSED = r"backbone\.|neck\.fusion_stage\.layers\.0\.residual_layer1\."  # the latter is stored and never called
-DIALECTS = (
-    Dialect({"readouts.{n}": ""}),  # a classifier
-    Dialect({"readouts.{n}": "classifier"}, unused=r"dinov2(_with_registers)?\."),  # of transformers
-    Dialect({"readouts.{n}": "decode_head.conv_depth"}),
-    Dialect({"readouts.{n}": "decode_head.conv_seg"}, {"decode_head.conv_seg": "decode_head.bn"}),
-    Dialect({ours: f"decode_head.{theirs}" for ours, theirs in _META_DPT.items()}),  # DINOv2's
-    Dialect(_META_DPT),  # DINOv3's
-    Dialect(
-        _META_DPT,
-        {f"reassemble_blocks.projects.{n}.conv": f"reassemble_blocks.batchnorm_layers.{n}" for n in range(4)},
-    ),
-    Dialect(_HUB_DPT, unused=_UNUSED),  # of transformers, as those that follow
-    Dialect(_ANYTHING, unused=_UNUSED),
-    Dialect(_CHMV2, unused=r"backbone\."),
+_NORM = ("weight", "bias", "running_mean", "running_var")
+Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
+# names of publishers and of transformers -> ours, applied in this order
+_HEAD: Rules = (
+    (r"^(decode_head|neck|head)\.", ""),
+    (r"^reassemble_(blocks|stage)\.readout_projects\.(\d)\.0\.", r"neck.reassemble.\2.readout_linear."),
+    (r"^reassemble_blocks\.projects\.(\d)\.conv\.", r"neck.reassemble.\1.project."),
+    (r"^reassemble_stage\.layers\.(\d)\.projection\.", r"neck.reassemble.\1.project."),
+    (r"^reassemble_blocks\.batchnorm_layers\.(\d)\.", r"neck.reassemble.\1.project.norm."),
+    (r"^reassemble_(blocks\.resize_layers|stage\.layers)\.([01])\.(resize\.)?", r"neck.reassemble.\2.up."),
+    (r"^reassemble_(blocks\.resize_layers|stage\.layers)\.3\.(resize\.)?", "neck.reassemble.3.down."),
+    (r"^convs\.(\d)\.(conv\.)?", r"neck.reassemble.\1.widen."),
+    # they number the fusion blocks from the coarsest, we from the finest
+    (r"^fusion_(blocks|stage\.layers|layers)\.(\d)\.", lambda found: f"neck.fusion.{3 - int(found[2])}."),
+    (r"\.res\w+1\.conv(olution)?1\.(conv\.)?", ".lateral.first."),
+    (r"\.res\w+1\.conv(olution)?2\.(conv\.)?", ".lateral.second."),
+    (r"\.res\w+2\.conv(olution)?1\.(conv\.)?", ".unit.first."),
+    (r"\.res\w+2\.conv(olution)?2\.(conv\.)?", ".unit.second."),
+    (r"\.project(ion)?\.(conv\.)?", ".project."),
+    (r"^project(ion)?\.(conv\.)?", "mix."),
+    (r"^(conv_depth\.)?head\.0\.|^conv1\.", "readouts.0.first."),
+    (r"^(conv_depth\.)?head\.2\.|^conv2\.", "readouts.0.second."),
+    (r"^(conv_depth\.)?head\.4\.|^conv3\.", "readouts.0.out."),
+    (r"^((classifier|conv_depth|conv_seg)\.)?(weight|bias)$", r"readouts.0.\3"),
+    (r"^bn\.", "readouts.0.norm."),
+)
+# transformers stores the lateral unit of the coarsest block, and never calls it
+_UNUSED = re.compile(r"(backbone|dinov2\w*)\.|.*fusion_stage\.layers\.0\.residual_layer1\.|.*num_batches_tracked$")
+_BACKBONE: Rules = (
+    (r"encoder\.layer\.", "blocks."),
+    (r"layernorm\.", "norm."),
+    (r"embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"embeddings\.cls_token", "cls_token"),
+    (r"attention\.(output\.dense|o_proj)", "attn.proj"),
+    (r"layer_scale(\d)\.lambda1", r"ls\1.gamma"),
+    (r"attention\.(?:attention\.)?([qkv])(uery|ey|alue|_proj)\.(weight|bias)$", r"attn.qkv.\3.\1"),
 )
 
 
-def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors of a file under our names and in our shapes, in float32.
+def renamed(name: str, rules: Rules = _HEAD) -> str:
+    """Return our name of a file's tensor."""
+    for pattern, ours in rules:
+        name = re.sub(pattern, ours, name)
+    return name
 
-    Of the dialects that have our names, the one with the most names of the file is taken.
+
+def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the tensors of a file under our names and in our shapes, in float32, and without batch norms.
+
+    A batch norm in front of a linear layer is folded into it, in float64.
 
     Args:
         state: of the file.
@@ -105,92 +73,48 @@ def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: st
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
     """
-    known = [each for each in DIALECTS if {_generic(name) for name in own} <= each.names.keys()]
-    dialect = max(known, key=lambda each: len(state.keys() & _expected(own, each).keys()))
-    expected, names = _expected(own, dialect), _names(own, dialect)
-    counters = {f"{norm}.num_batches_tracked" for norm in dialect.norms.values()}
-    given = {name: x for name, x in state.items() if name not in counters and not re.match(dialect.unused, name)}
-    missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    given, unknown = dict[str, str](), list[str]()  # our names -> those of the file
+    for theirs in state:
+        if not _UNUSED.match(theirs) and given.setdefault(renamed(theirs), theirs) != theirs:
+            unknown.append(theirs)
+    shapes = {name: tuple(x.shape) for name, x in own.items()}
+    norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {*map(_layer, own)}
+    shapes |= {f"{layer}.norm.{part}": shapes[f"{layer}.weight"][1:2] for layer in norms for part in _NORM}
+    missing, unknown = shapes.keys() - given.keys(), [*unknown, *(given[name] for name in given.keys() - shapes.keys())]
     if missing or unknown:
         raise CheckpointError(
             f"{where} lacks {some_of(missing, _SHOWN) or 'nothing'} of this head, and holds "
             f"{some_of(unknown, _SHOWN) or 'nothing'} that it does not have: it is the file of another head",
             step="tensors",
         )
-    for name, shapes in expected.items():
-        if tuple(given[name].shape) not in shapes or not given[name].is_floating_point():
+    tensors = {name: state[theirs] for name, theirs in given.items()}
+    for name, x in tensors.items():
+        is_1x1 = len(shapes[name]) == 2 and x.shape[2:] == (1, 1)
+        if (x.shape[:2] if is_1x1 else x.shape) != shapes[name] or not x.is_floating_point():
             raise CheckpointError(
-                f"{where}: {name} is {given[name].dtype} {tuple(given[name].shape)}; expected floats of shape "
-                f"{shapes[-1]}: it is the file of another head",
+                f"{where}: {given[name]} is {x.dtype} {tuple(x.shape)}; expected floats of shape {shapes[name]}: it is "
+                "the file of another head",
                 step="tensors",
             )
-    folded = {**given, **dict(_folded(given, dialect.norms))}
-    return {ours: folded[theirs].float().reshape(own[ours].shape) for theirs, ours in names.items()}
-
-
-def _generic(name: str) -> str:
-    """Our name of a module, with {n} for its number."""
-    return re.sub(r"\d", "{n}", name.rpartition(".")[0])
-
-
-def _names(own: Mapping[str, Tensor], dialect: Dialect) -> dict[str, str]:
-    """The file's names -> ours."""
-    found = {}
-    for name in own:
-        number = int(digit[0]) if (digit := re.search(r"\d", name)) else 0
-        theirs = dialect.names[_generic(name)].format(n=number, f=3 - number)
-        found[f"{theirs}.{name.rpartition('.')[2]}".removeprefix(".")] = name
-    return found
-
-
-def _expected(own: Mapping[str, Tensor], dialect: Dialect) -> dict[str, list[tuple[int, ...]]]:
-    """The names in a file -> the shapes that each may have: ours, or that of a 1x1 convolution."""
-    found = {}
-    for theirs, ours in _names(own, dialect).items():
-        shape = tuple(own[ours].shape)
-        found[theirs] = [shape, (*shape, 1, 1)] if len(shape) == 2 else [shape]
-    for layer, norm in dialect.norms.items():
-        channels = found[f"{layer}.weight"][0][1]
-        found |= {f"{norm}.{part}": [(channels,)] for part in _NORM_PARTS}
-    return found
-
-
-def _folded(state: Mapping[str, Tensor], norms: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
-    """The weight and bias of every layer behind a batch norm, such that the norm can go; computed in float64."""
-    for layer, norm in norms.items():
-        gain, shift, mean, variance = (state[f"{norm}.{part}"].double() for part in _NORM_PARTS)
+    for layer in norms:
+        gain, shift, mean, variance = (tensors.pop(f"{layer}.norm.{part}").double() for part in _NORM)
         scale = gain / torch.sqrt(variance + _EPS)  # (C_in,)
-        weight = state[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
-        yield f"{layer}.weight", weight * scale
-        yield f"{layer}.bias", state[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
+        weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
+        tensors[f"{layer}.weight"] = weight * scale
+        tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
+    return {name: x.float().reshape(shapes[name]) for name, x in tensors.items()}
 
 
-_TIMM_NAMES = {
-    "encoder.layer.": "blocks.",
-    "layernorm.": "norm.",
-    "embeddings.patch_embeddings.projection": "patch_embed.proj",
-    "embeddings.position_embeddings": "pos_embed",
-    "embeddings.cls_token": "cls_token",
-    "attention.output.dense": "attn.proj",
-    "attention.o_proj": "attn.proj",
-    "layer_scale1.lambda1": "ls1.gamma",
-    "layer_scale2.lambda1": "ls2.gamma",
-}
-_QKV = re.compile(r"attention\.(?:attention\.)?(query|key|value|q_proj|k_proj|v_proj)\.(weight|bias)$")
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
-    found: dict[str, Tensor] = {}
-    parts: dict[str, dict[str, Tensor]] = {}
+    found: dict[str, Any] = {}
     for key, value in state.items():
-        name = key.removeprefix("backbone.")
-        if name == key or name == "embeddings.mask_token":
-            continue
-        for theirs, ours in _TIMM_NAMES.items():
-            name = name.replace(theirs, ours)
-        if match := _QKV.search(name):
-            parts.setdefault(f"{name[: match.start()]}attn.qkv.{match[2]}", {})[match[1][0]] = value
-        else:
-            found[name] = value.float()
-    return found | {name: torch.cat([own[part] for part in "qkv"]).float() for name, own in parts.items()}
+        if key.startswith("backbone.") and not key.endswith("mask_token"):
+            name = renamed(key.removeprefix("backbone."), _BACKBONE)
+            whole, _, part = name.rpartition(".") if ".qkv." in name else (name, "", "")
+            found.setdefault(whole, {})[part] = value.float()
+    return {name: torch.cat([parts[part] for part in sorted(parts, key="qkv".find)]) for name, parts in found.items()}

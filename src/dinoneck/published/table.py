@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dinoneck import registry
 from dinoneck.backbones.known import LICENSES, SATELLITE_STD, Known, model_of, names_of, resolve_name
 from dinoneck.errors import CheckpointError, did_you_mean
-from dinoneck.published.labels import labels_of
 
 if TYPE_CHECKING:
     from dinoneck.heads.head import Head
@@ -139,8 +140,26 @@ def row_named(name: str) -> PublishedHead:
     return ROWS[name]
 
 
+def labels_of(data: str) -> list[str]:
+    """Return the classes of ``imagenet``, ``voc2012`` or ``ade20k``; a name of several is followed by its index."""
+    if data == "ade20k":
+        return Path(__file__).with_name("ade20k.txt").read_text("utf-8").split("\n")[:-1]
+    from torchvision import models
+
+    weights: Any = models.ResNet18_Weights.IMAGENET1K_V1
+    if data == "voc2012":
+        weights = models.segmentation.DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
+    names = weights.meta["categories"]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+
+
 def _task(name: str, kind: str = "dense", **fields: Any) -> dict[str, Any]:
     return {"$": "Task", "name": name, "kind": kind, **fields}
+
+
+def _times(std: float, mean: float = 0.0) -> dict[str, Any]:
+    return {"$": "TargetTransform", "mean": mean, "std": std}
 
 
 def _linear(width: int, task: dict[str, Any], **config: Any) -> dict[str, Any]:
@@ -156,135 +175,106 @@ def _bins(high: float, low: float = 0.001, eps: float = 0.1, spacing: str = "lin
     return {"type": "bins", "config": {"low": low, "high": high, "count": 256, "spacing": spacing, "eps": eps}}
 
 
-def _dinov2(
-    base: str, name: str, task: str, layers: tuple[int, ...], head: dict[str, Any], **more: Any
-) -> PublishedHead:
-    """A row of the files of DINOv2."""
-    fields = {"url": f"{_FILES}/dinov2/{base}/{base}_{name}_head.pth", "inputs": _WHOLE, **more}
-    return PublishedHead(f"{base}_{name}", task, _backbone(base)[0], layers=layers, head=head, **fields)
-
-
-def _classifiers() -> Iterator[PublishedHead]:
-    """DINOv2's linear classifiers: CLS of one or four layers and the mean patch of the last."""
-    task = _task("class", "classification", dim=1000)
-    for short, size in _SIZES.items():
-        base = f"dinov2_vit{short}14"
-        for backbone, suffix in ((base, ""), (f"{base}_reg", "_reg4")):
-            _, width, depth = _backbone(backbone)
-            for form, count in (("linear", 1), ("linear4", 4)):
-                more: dict[str, Any] = {"url": f"{_FILES}/dinov2/{base}/{base}{suffix}_{form}_head.pth"}
-                if count == 1 and backbone == base:
-                    more["hub"] = f"facebook/dinov2-{size}-imagenet1k-1-layer"
-                head = _linear(width, task, num_layers=count, pool="cls+mean")
-                layers = tuple(range(depth - count, depth))
-                more |= {"inputs": _CLASSES, "labels": "imagenet"}
-                yield _dinov2(backbone, f"imagenet_{form}", "classification", layers, head, **more)
-
-
-def _depth_heads() -> Iterator[PublishedHead]:
-    """DINOv2's depth heads, which read blocks before the final norm. The range is that of the training data."""
-    shifted = {"$": "TargetTransform", "mean": 0.001, "std": 1.0}
-    for short, size in _SIZES.items():
-        base = f"dinov2_vit{short}14"
-        _, width, depth = _backbone(base)
-        widths = [width // 8, width // 4, width // 2, width]
-        neck = {"readout": "project", "patch_size": 14, "hidden_sizes": widths, "unit_bias": False, **_DOUBLE}
-        for data, far in (("nyu", 10.0), ("kitti", 80.0)):
-            bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
-            metres = _task("depth", activation="relu", transform=shifted, **bounds)
-            head, hub = _dpt(width, metres, neck, add_projection=True), f"facebook/dpt-dinov2-{size}-{data}"
-            yield _dinov2(base, f"{data}_dpt", "depth", _SPREAD[depth], head, norm=False, hub=hub)
-            for form, layers in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
-                cells = {"num_layers": len(layers), "pool": None, "use_cls": True, "upsample": 4, "bins": _bins(far)}
-                head = _linear(width, _task("depth", **bounds), **cells)
-                yield _dinov2(base, f"{data}_{form}", "depth", layers, head, norm=False)
-
-
-def _segmentation_heads() -> Iterator[PublishedHead]:
-    """DINOv2's linear segmentation of one and of four layers."""
-    for short in _SIZES:
-        base = f"dinov2_vit{short}14"
-        _, width, depth = _backbone(base)
-        for data, classes in (("voc2012", 21), ("ade20k", 150)):
-            for form, count in (("linear", 1), ("ms", 4)):
-                task = _task("class", "segmentation", dim=classes)
-                head, layers = _linear(width, task, num_layers=count, pool=None), tuple(range(depth - count, depth))
-                yield _dinov2(base, f"{data}_{form}", "segmentation", layers, head, labels=data)
-
-
-def _dinov3_heads() -> Iterator[PublishedHead]:
-    """DINOv3's canopy height on ViT-L, and the classifier and depth head on ViT-7B."""
-    eightfold = {"$": "TargetTransform", "mean": 0.0, "std": 8.0}
-    timm, width, _ = _backbone("vit_large_patch16_dinov3.sat493m")
-    height, bins = _task("height", unit="m", transform=eightfold), _bins(12.0, eps=1e-8, spacing="mixed")
-    neck = {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **_DOUBLE}
-    yield PublishedHead(
-        "dinov3_vitl16_sat_chmv2",
-        "canopy height",
-        timm,
-        url=f"{_FILES}/dinov3/chmv2/dinov3_vitl16_chmv2_dpt_head-3703d643.pth",
-        hub="facebook/dinov3-vitl16-chmv2-dpt-head",
-        layers=(5, 11, 17, 23),  # block 5, where the depth heads on ViT-L read block 4
-        inputs={**_WHOLE, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD},  # the backbone's own mean is (0.430, …)
-        head=_dpt(width, height, neck, hidden_dim=128, bins=bins),
-    )
-    timm, width, depth = _backbone("dinov3_vit7b16")
-    files = f"{_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
-    yield PublishedHead(
-        "dinov3_vit7b16_imagenet_linear",
-        "classification",
-        timm,
-        url=f"{files}_imagenet1k_linear_head-90d8ed92.pth",
-        layers=(depth - 1,),
-        inputs=_CLASSES,
-        head=_linear(width, _task("class", "classification", dim=1000), pool="cls+mean"),
-        labels="imagenet",
-    )
-    neck = {"readout": "ignore", "out_channels": 512, "hidden_sizes": [2048] * 4, "unit_bias": False, **_DOUBLE}
-    yield PublishedHead(
-        "dinov3_vit7b16_synthmix_dpt",
-        "depth",
-        timm,
-        url=f"{files}_synthmix_dpt_head-02040be1.pth",
-        layers=_SPREAD[depth],
-        inputs={"size": (768, 768), "resize": "stretch"},
-        head=_dpt(width, _task("depth", unit="m"), neck, bins=_bins(100.0), add_projection=True),
-    )
-
-
-def _depth_anything() -> Iterator[PublishedHead]:
-    """Depth Anything V2, relative and metric, whose backbones were tuned along; transformers' files."""
-    kinds = (("", "", 0.0), ("_indoor", "-Metric-Indoor", 20.0), ("_outdoor", "-Metric-Outdoor", 80.0))
-    settings = (("s", (48, 96, 192, 384), 64), ("b", (96, 192, 384, 768), 128), ("l", (256, 512, 1024, 1024), 256))
-    for short, widths, channels in settings:
-        base = f"dinov2_vit{short}14"
-        timm, width, depth = _backbone(base)
-        neck = {"patch_size": 14, "out_channels": channels, "hidden_sizes": [*widths], "align_corners": True}
-        for suffix, data, far in kinds:
-            task = _task("depth", activation="relu")
-            if far:
-                spread = {"$": "TargetTransform", "mean": 0.0, "std": far}
-                task = _task("depth", activation="sigmoid", unit="m", transform=spread)
-            hub = f"depth-anything/Depth-Anything-V2{data}-{_SIZES[short].capitalize()}-hf"
-            yield PublishedHead(
-                f"{base}_depth_anything_v2{suffix}",
-                "depth",
-                timm,
-                url=f"https://huggingface.co/{hub}",
-                layers=_SPREAD[depth],
-                inputs={"size": (686, 686), "resize": "keep", "interpolation": "bicubic"},
-                head=_dpt(width, task, neck),
-                hub=hub,
-                terms="not stated" if far else "Apache-2.0" if short == "s" else "CC-BY-NC-4.0",
-            )
-
-
 def _backbone(name: str) -> tuple[str, int, int]:
     """Timm's name, width and depth."""
     model = cast("Known", model_of(name))
     return cast("tuple[str, str]", names_of(name))[0], model.width, model.depth
 
 
-_GROUPS = (_classifiers, _depth_heads, _segmentation_heads, _dinov3_heads, _depth_anything)
-ROWS = {row.name: row for rows in _GROUPS for row in rows()}
+def _dinov2(base: str, form: str, task: str, layers: Sequence[int], head: Any, **more: Any) -> PublishedHead:
+    """A row of the files of DINOv2."""
+    file = f"{base.removesuffix('_reg')}/{base.replace('_reg', '_reg4')}_{more.pop('file', form)}_head.pth"
+    fields = {"inputs": _WHOLE, **more}
+    return PublishedHead(
+        f"{base}_{form}", task, _backbone(base)[0], f"{_FILES}/dinov2/{file}", tuple(layers), head=head, **fields
+    )
+
+
+def _classifiers(base: str, size: str, width: int, depth: int) -> Iterator[PublishedHead]:
+    """DINOv2's linear classifiers: CLS of one or four layers and the mean patch of the last."""
+    task = _task("class", "classification", dim=1000)
+    for backbone in (base, f"{base}_reg"):
+        for form, count in (("linear", 1), ("linear4", 4)):
+            head = _linear(width, task, num_layers=count, pool="cls+mean")
+            more: dict[str, Any] = {"inputs": _CLASSES, "labels": "imagenet", "file": form}
+            if count == 1 and backbone == base:
+                more["hub"] = f"facebook/dinov2-{size}-imagenet1k-1-layer"
+            layers = range(depth - count, depth)
+            yield _dinov2(backbone, f"imagenet_{form}", "classification", layers, head, **more)
+
+
+def _depth_heads(base: str, size: str, width: int, depth: int) -> Iterator[PublishedHead]:
+    """DINOv2's depth heads, which read blocks before the final norm. The range is that of the training data."""
+    widths = [width // 8, width // 4, width // 2, width]
+    neck = {"readout": "project", "patch_size": 14, "hidden_sizes": widths, "unit_bias": False, **_DOUBLE}
+    for data, far in (("nyu", 10.0), ("kitti", 80.0)):
+        bounds: dict[str, Any] = {"unit": "m", "minimum": 0.001, "maximum": far}
+        metres = _task("depth", activation="relu", transform=_times(1.0, mean=0.001), **bounds)
+        head, hub = _dpt(width, metres, neck, add_projection=True), f"facebook/dpt-dinov2-{size}-{data}"
+        yield _dinov2(base, f"{data}_dpt", "depth", _SPREAD[depth], head, norm=False, hub=hub)
+        for form, layers in (("linear", (depth - 1,)), ("linear4", _SPREAD[depth])):
+            cells = {"num_layers": len(layers), "pool": None, "use_cls": True, "upsample": 4, "bins": _bins(far)}
+            head = _linear(width, _task("depth", **bounds), **cells)
+            yield _dinov2(base, f"{data}_{form}", "depth", layers, head, norm=False)
+
+
+def _segmentation_heads(base: str, size: str, width: int, depth: int) -> Iterator[PublishedHead]:
+    """DINOv2's linear segmentation of one and of four layers."""
+    for data, classes in (("voc2012", 21), ("ade20k", 150)):
+        for form, count in (("linear", 1), ("ms", 4)):
+            head = _linear(width, _task("class", "segmentation", dim=classes), num_layers=count, pool=None)
+            yield _dinov2(base, f"{data}_{form}", "segmentation", range(depth - count, depth), head, labels=data)
+
+
+def _dinov3_heads() -> Iterator[PublishedHead]:
+    """DINOv3's canopy height on ViT-L, and the classifier and depth head on ViT-7B."""
+    timm, width, _ = _backbone("vit_large_patch16_dinov3.sat493m")
+    neck = {"readout": "project", "hidden_sizes": [128, 256, 512, 1024], **_DOUBLE}
+    bins, task = _bins(12.0, eps=1e-8, spacing="mixed"), _task("height", unit="m", transform=_times(8.0))
+    head = _dpt(width, task, neck, hidden_dim=128, bins=bins)
+    url = f"{_FILES}/dinov3/chmv2/dinov3_vitl16_chmv2_dpt_head-3703d643.pth"
+    # block 5, where the depth heads on ViT-L read block 4; and the mean is not the backbone's, (0.430, ...)
+    layers, inputs = (5, 11, 17, 23), {**_WHOLE, "mean": (0.420, 0.411, 0.296), "std": SATELLITE_STD}
+    hub = "facebook/dinov3-vitl16-chmv2-dpt-head"
+    yield PublishedHead("dinov3_vitl16_sat_chmv2", "canopy height", timm, url, layers, inputs, head, hub=hub)
+    timm, width, depth = _backbone("dinov3_vit7b16")
+    name, files = "dinov3_vit7b16", f"{_FILES}/dinov3/dinov3_vit7b16/dinov3_vit7b16"
+    url, task = f"{files}_imagenet1k_linear_head-90d8ed92.pth", _task("class", "classification", dim=1000)
+    more: dict[str, Any] = {"inputs": _CLASSES, "head": _linear(width, task, pool="cls+mean"), "labels": "imagenet"}
+    yield PublishedHead(f"{name}_imagenet_linear", "classification", timm, url, (depth - 1,), **more)
+    neck = {"readout": "ignore", "out_channels": 512, "hidden_sizes": [2048] * 4, "unit_bias": False, **_DOUBLE}
+    head = _dpt(width, _task("depth", unit="m"), neck, bins=_bins(100.0), add_projection=True)
+    url, inputs = f"{files}_synthmix_dpt_head-02040be1.pth", {"size": (768, 768), "resize": "stretch"}
+    yield PublishedHead(f"{name}_synthmix_dpt", "depth", timm, url, _SPREAD[depth], inputs, head)
+
+
+def _depth_anything() -> Iterator[PublishedHead]:
+    """Depth Anything V2, relative and metric, whose backbones were tuned along; transformers' files."""
+    inputs = {"size": (686, 686), "resize": "keep", "interpolation": "bicubic"}
+    settings = (("s", (48, 96, 192, 384), 64), ("b", (96, 192, 384, 768), 128), ("l", (256, 512, 1024, 1024), 256))
+    for short, widths, channels in settings:
+        timm, width, depth = _backbone(f"dinov2_vit{short}14")
+        neck = {"patch_size": 14, "out_channels": channels, "hidden_sizes": [*widths], "align_corners": True}
+        for suffix, data, far in (("", "", 0), ("_indoor", "-Metric-Indoor", 20), ("_outdoor", "-Metric-Outdoor", 80)):
+            task, terms = _task("depth", activation="relu"), "Apache-2.0" if short == "s" else "CC-BY-NC-4.0"
+            if far:
+                task = _task("depth", activation="sigmoid", unit="m", transform=_times(float(far)))
+                terms = "not stated"
+            hub = f"depth-anything/Depth-Anything-V2{data}-{_SIZES[short].capitalize()}-hf"
+            yield PublishedHead(
+                f"dinov2_vit{short}14_depth_anything_v2{suffix}", "depth", timm, f"https://huggingface.co/{hub}",
+                _SPREAD[depth], inputs, _dpt(width, task, neck), hub=hub, terms=terms,
+            )  # fmt: skip
+
+
+def _rows() -> Iterator[PublishedHead]:
+    bases = [(f"dinov2_vit{short}14", size) for short, size in _SIZES.items()]
+    for heads in (_classifiers, _depth_heads, _segmentation_heads):
+        for base, size in bases:
+            yield from heads(base, size, *_backbone(base)[1:])
+    yield from _dinov3_heads()
+    yield from _depth_anything()
+
+
+ROWS = {row.name: row for row in _rows()}
 """Name -> row."""

@@ -29,7 +29,7 @@ from dinoneck.store.images import check_unchanged, image_file
 from dinoneck.store.reading import Reader
 from dinoneck.store.shards import Writer
 from dinoneck.tokens import Tokens
-from dinoneck.weight_files import read_tensor
+from dinoneck.weight_files import read_any
 
 Make = Callable[[Description], Reader]
 _EXPECTED = "cls_i (C,) and patches_i (N, C), i = 0, 1, ..., in a .npz; real numbers (C, rows, cols) in a .pt"
@@ -44,9 +44,9 @@ def read_file(path: Path, patch_size: PatchSize, grid: Sequence[int] | None = No
     cls_token = None
     try:
         if path.suffix == ".pt":
-            maps = read_tensor(path)
-            if maps.ndim != 3 or maps.is_complex():
-                raise ValueError(f"it holds a tensor of shape {tuple(maps.shape)}, {maps.dtype}")
+            maps = read_any(path)
+            if not isinstance(maps, Tensor) or maps.ndim != 3 or maps.is_complex():
+                raise ValueError(f"it holds {getattr(maps, 'shape', type(maps).__name__)}")
             grid = maps.shape[1:]
             patches = maps.float().flatten(1).T[None].contiguous()  # (1, N, C)
         else:

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from dinoneck.devices import bytes_of
 from dinoneck.errors import StoreError
-from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 
 StoreDtype = Literal["fp16", "bf16", "int8"]

@@ -30,11 +30,11 @@ from torch import Tensor
 from xxhash import xxh3_64
 
 from dinoneck.atomic import STALE_AFTER_S, write_whole
+from dinoneck.devices import bytes_of
 from dinoneck.grid import GridSize
 from dinoneck.store.description import DATA
 from dinoneck.store.encoding import Part
 from dinoneck.store.files import Files, failed_write
-from dinoneck.tensor_bytes import bytes_of
 
 SUFFIX = ".safetensors"
 SHARD_BYTES = 64 << 20

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
-from dinoneck.devices import fetch
+from dinoneck.devices import bytes_of, fetch
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
-from dinoneck.tensor_bytes import bytes_of
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
 from dinoneck.training.folder import STATE, Callback

@@ -17,16 +17,14 @@ from dinoneck.atomic import write_text
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
-from dinoneck.devices import local_device
+from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
-from dinoneck.losses.task_loss import TaskLoss
-from dinoneck.losses.uncertainty import UncertaintyWeighting
+from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
 from dinoneck.registry import import_modules
 from dinoneck.regular_files import read_regular
-from dinoneck.tensor_bytes import bytes_of
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.building import SEVERAL_LAYERS, check_targets, check_used, head_type, learnable_head, make_head

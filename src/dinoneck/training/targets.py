@@ -15,8 +15,7 @@ from torch import Tensor
 from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.data.decoding import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
-from dinoneck.losses.mask import OBJECTS
-from dinoneck.losses.task_loss import TaskLoss
+from dinoneck.losses.task_loss import OBJECTS, TaskLoss
 from dinoneck.tasks import Task
 
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2

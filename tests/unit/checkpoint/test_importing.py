@@ -119,7 +119,7 @@ def test_tokens_pass_unchanged_where_the_file_has_no_scale(tmp_path: Path) -> No
 
 
 ODD: dict[str, tuple[dict[str, Any], str, str | None]] = {
-    "half a wrapper": ({"module.x": torch.zeros(1)}, "'module.'", None),
+    "half a wrapper": ({"module.x": torch.zeros(1)}, r"module\.x", None),
     "unknown": ({"network.3.weight": torch.zeros(1)}, r"network\.3\.weight", "tensors"),
     "shape": ({"network.2.weight": torch.zeros(1, HIDDEN + 1)}, r"network\.2\.weight is .*\(1, 9\)", "tensors"),
     "dtype": ({"network.2.bias": torch.zeros(1).half()}, r"network\.2\.bias is torch\.float16", "tensors"),
@@ -181,8 +181,8 @@ def test_a_bare_pickle_does_not_run_and_torchs_advice_is_not_passed_on(protocol:
     assert not (tmp_path / "ran").exists()
 
 
-def test_size_is_limited_packed_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save(state(), tmp_path / "m.pth")
+def test_packed_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1 << 14)}, tmp_path / "m.pth")
     with (
         zipfile.ZipFile(tmp_path / "m.pth") as plain,
         zipfile.ZipFile(tmp_path / "p.pth", "w", zipfile.ZIP_DEFLATED) as packed,
@@ -194,9 +194,6 @@ def test_size_is_limited_packed_and_unpacked(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "d.pth").write_bytes((tmp_path / "m.pth").read_bytes()[:-7])
     with pytest.raises(CheckpointError, match=r"d\.pth"):
         import_weights(head(), tmp_path / "d.pth", NAMES)
-    monkeypatch.setattr("dinoneck.checkpoint.importing.MAX_BYTES", 100)
-    with pytest.raises(CheckpointError, match="at most 100"):
-        import_weights(head(), tmp_path / "m.pth", NAMES)
 
 
 def test_many_names_of_one_memory_are_refused_and_tied_weights_are_not(tmp_path: Path) -> None:

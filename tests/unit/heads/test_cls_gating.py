@@ -6,21 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from tests.kit import tokens_from as tokens_of
 
-from dinoneck import CLSGating, CLSGatingHead, Task, Tokens
-
-TASKS = (
-    Task("mass", unit="g", activation="softplus"),
-    Task("parts", dim=3, kind="ratio"),
-    Task("state", dim=4, kind="classification"),
-)
-
-
-def head_of(mode: str, num_patches: Any = None, width: int = 16, seed: int = 0, **options: Any) -> CLSGatingHead:
-    torch.manual_seed(seed)
-    return CLSGatingHead(width, TASKS, mode, num_patches, 8, **options).eval()  # type: ignore[arg-type]
+from dinoneck import CLSGating
 
 
 def plain_weights(gating: CLSGating, cls_token: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
@@ -47,27 +34,6 @@ def test_the_gate_is_the_formula(mode: Any, num_patches: Any, reduction: int) ->
     assert torch.allclose(weights, expected, rtol=0, atol=1e-12)
     assert torch.allclose(pooled, (patches * expected[..., None]).sum(dim=1), rtol=0, atol=1e-12)
     assert expected.std() > 0.01
-
-
-@pytest.mark.parametrize("mode", ["mlp", "resized", "query"])
-@pytest.mark.parametrize("prefix", [1, 5])
-def test_pooling_the_whole_sequence_equals_slicing_the_patches_off(mode: str, prefix: int) -> None:
-    """In fp64 to rounding: zeros over the prefix instead of a copy of the patches; the last layer is read."""
-    head = head_of(mode, {"mlp": 12, "resized": (3, 4)}.get(mode)).double()
-    x = torch.randn(3, prefix + 12, 16).double()
-    cls_token, patches = x[:, 0], x[:, prefix:]
-    weights = plain_weights(head.gating, cls_token, patches)
-    pooled = (patches * weights[..., None]).sum(dim=1)
-    shared = F.gelu(head.norm(head.trunk(torch.cat((cls_token, pooled), dim=1))))
-    two = Tokens.from_sequence([x + 1, x], image_size=(48, 64), patch_size=16, num_prefix_tokens=prefix)
-    for tokens in (tokens_of(x, 3, 4, prefix), two):
-        predicted = head(tokens)
-        for task, readout in zip(TASKS, head.readouts, strict=True):
-            expected = readout(shared)
-            expected = F.softplus(expected) if task.activation else expected
-            assert torch.allclose(predicted[task.name], expected, rtol=0, atol=1e-12)
-        assert torch.allclose(head.gate(tokens).flatten(1), weights, rtol=0, atol=1e-12)
-        assert head.gate(tokens).sum().item() == pytest.approx(3.0)
 
 
 def test_the_resized_logits_keep_their_places() -> None:

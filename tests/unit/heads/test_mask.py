@@ -14,24 +14,20 @@ from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
 from dinoneck import (
-    ConfigError,
-    DataError,
     DPTNeck,
-    HeadCheckpoint,
     MaskHead,
     PyramidHead,
-    SimplePyramid,
     Task,
     Tokens,
     load_backbone,
     load_head,
 )
-from dinoneck.export import export_head
 from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
-from dinoneck.losses.mask import mask_loss, masks_of_classes
-from dinoneck.training import LiveTokens, MemoryTokens, fit
+from dinoneck.losses.mask import mask_loss
+from dinoneck.losses.task_loss import known_masks
+from dinoneck.training import MemoryTokens, fit
 
 TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
 pytest.importorskip("scipy")
@@ -178,55 +174,58 @@ def test_cells_without_weight_count_for_nothing() -> None:
     assert (masks.grad[..., 5:] == 0).all()
 
 
-def test_images_without_masks_and_bad_input() -> None:
-    classes, masks, known = some_masks()
+def test_images_without_masks_have_a_finite_loss_and_every_parameter_a_gradient() -> None:
+    classes, masks, _ = some_masks()
     masks.requires_grad_()
-    empty = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6, 8))] * 3
-    loss = mask_loss(classes, masks, empty)
+    loss = mask_loss(classes, masks, [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 6, 8))] * 3)
     loss.backward()
-    assert loss.isfinite()
-    assert masks.grad is not None, "under DDP every parameter has a gradient"
-    with pytest.raises(DataError, match="5 masks for 4 queries"):
-        mask_loss(classes[:1], masks[:1], [(torch.zeros(5, dtype=torch.int64), torch.zeros(5, 6, 8))])
-    with pytest.raises(DataError, match="not finite"):
-        mask_loss(classes, masks * torch.nan, known)
+    assert loss.isfinite() and masks.grad is not None
 
 
-def test_class_maps_become_masks_and_ignored_pixels_have_no_weight() -> None:
+def test_maps_become_known_masks_and_ignored_pixels_have_no_weight() -> None:
+    """Class indices, their one-hot shares, and ids of objects."""
     target = torch.tensor([[[0, 0, 2, 2], [0, -1, 2, 2]], [[-1] * 4, [-1] * 4]])
-    known, weight = masks_of_classes(target, 3, (1, 2), None)
-    assert known[0][0].tolist() == [0, 2]
-    assert known[0][1].tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
-    assert weight.tolist() == [[[0.75, 1.0]], [[0.0, 0.0]]]
-    soft = F.one_hot(target.clamp_min(0), 3).movedim(-1, 1) * (target >= 0)[:, None]
-    again, same = masks_of_classes(soft.float(), 3, (1, 2), None)
-    assert torch.equal(again[0][1], known[0][1])
-    assert torch.equal(same, weight)
-
-
-def test_the_loss_of_a_head_is_that_of_its_queries() -> None:
-    head, tokens = head_of(), tokens_of(2, 3, 1)
-    outputs, target = head(tokens), torch.randint(0, 3, (2, 32, 48), generator=torch.Generator().manual_seed(0))
-    known, weight = masks_of_classes(target, 3, (8, 12), None)
-    expected = mask_loss(outputs["plant.classes"], outputs["plant.masks"], known, weight)
-    total, _ = TaskLoss([TASK])(outputs, {"plant": target})
-    assert float(total.detach()) == pytest.approx(float(expected.detach()))
-    total, _ = TaskLoss([TASK])(outputs, {"plant": torch.full_like(target, -1)})
+    shares = F.one_hot(target.clamp_min(0), 3).movedim(-1, 1) * (target >= 0)[:, None]
+    ids = torch.where(target < 0, -1, 1000 * (target + 1) + 7)
+    leaf = Task("leaf", dim=3, kind="instances")
+    for task, own in ((TASK, target), (TASK, shares.float()), (leaf, ids)):
+        known, weight = known_masks(task, own, (1, 2), None)
+        assert known[0][0].tolist() == [0, 2]
+        assert known[0][1].tolist() == [[[1.0, 0.0]], [[0.0, 1.0]]]
+        assert weight.tolist() == [[[0.75, 1.0]], [[0.0, 0.0]]]
+    outputs = head_of()(tokens_of(2, 3, 1))
+    total, _ = TaskLoss([TASK])(outputs, {"plant": torch.full((2, 32, 48), -1)})
     assert float(total.detach()) == 0.0
 
 
-def discs(seed: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """An image with discs of two colours that do not touch, and their masks."""
+def test_masks_are_resampled_before_they_are_shares() -> None:
+    head, tokens = head_of(), tokens_of(3, 4, 1)
+    outputs = head(tokens)
+    found = head.at_size(outputs, (48, 64))
+    masks = F.interpolate(outputs["plant.masks"], (48, 64), mode="bilinear")
+    shares = (outputs["plant.classes"].softmax(-1)[..., :-1, None, None] * masks.sigmoid()[:, :, None]).sum(1)
+    assert torch.allclose(found["plant"].softmax(1), shares / shares.sum(1, keepdim=True), atol=1e-6)
+    values = PyramidHead(32, [TASK, Task("mass")], neck=DPTNeck(32, 2, 8))
+    outputs = values(tokens)
+    found = values.at_size(outputs, (48, 64))
+    assert torch.allclose(found["plant"], F.interpolate(outputs["plant"], (48, 64), mode="bilinear"))
+    assert torch.equal(found["mass"], outputs["mass"])
+
+
+def discs(seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """An image with discs of two colours that do not touch, the ids of its pixels, and its masks."""
     random = np.random.RandomState(seed)
     image, masks, labels = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(seed)) * 0.2, [], []
+    ids = torch.zeros(128, 128, dtype=torch.int64)
     y, x = np.mgrid[:128, :128]
     for place in random.permutation(4)[: 1 + seed % 4]:
         cy, cx, radius, label = 64 * (place // 2) + 32, 64 * (place % 2) + 32, random.randint(9, 20), random.randint(2)
         mask = torch.from_numpy((y - cy) ** 2 + (x - cx) ** 2 < radius**2)
         image[:, mask] += torch.tensor([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]])[label][:, None]
+        ids[mask] = 1000 * (label + 1) + len(labels)
         masks.append(mask)
         labels.append(label)
-    return image.clamp(0, 1), {"masks": torch.stack(masks), "labels": torch.tensor(labels)}
+    return image.clamp(0, 1), ids, {"masks": torch.stack(masks), "labels": torch.tensor(labels)}
 
 
 @pytest.mark.slow
@@ -236,8 +235,8 @@ def test_six_scenes_are_learnt_object_by_object(kind: Any) -> None:
     scenes = [discs(seed) for seed in range(6)]
     backbone = load_backbone("vit_small_patch16_dinov3", pretrained=False, seed=0, layers=[2, 5, 8, 11])
     with torch.no_grad():
-        tokens = backbone(backbone.preprocess([image for image, _ in scenes]))
-    truths = [truth for _, truth in scenes]
+        tokens = backbone(backbone.preprocess([scene[0] for scene in scenes]))
+    ids, truths = torch.stack([scene[1] for scene in scenes]), [scene[2] for scene in scenes]
     torch.manual_seed(0)
     labels = ("red", "blue")
     task = Task("disc", dim=2, kind=kind, labels=labels, things=labels if kind == "panoptic" else ())
@@ -247,7 +246,7 @@ def test_six_scenes_are_learnt_object_by_object(kind: Any) -> None:
     loss, optimizer = TaskLoss([task]), torch.optim.AdamW(head.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=100)
     for _ in range(100):
-        total, _ = loss(head(tokens), {"disc": truths})
+        total, _ = loss(head(tokens), {"disc": ids})
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -296,21 +295,6 @@ def test_stuff_is_one_segment_and_things_are_several() -> None:
         assert [one["isthing"] for one in listed if one["category_id"] == 0] == [label in things] * (expected - 1)
 
 
-def test_heads_of_objects_are_saved_and_have_no_mean(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    task = Task("leaf", dim=2, kind="panoptic", labels=("soil", "leaf"), things=("leaf",))
-    head = MaskHead(32, [task], 2, 6, 1, 2, 16)
-    head.train()(tokens_of(3, 4, 1))  # batch statistics
-    head.save_pretrained(tmp_path / "head.safetensors")
-    loaded, tokens = load_head(tmp_path / "head.safetensors", check_backbone=False), tokens_of(3, 5, 5)
-    for name, expected in head.eval()(tokens).items():
-        assert torch.equal(loaded(tokens)[name], expected)
-    assert loaded.tasks == (task,)
-    assert loaded.predict_instances(tokens)[0]["masks"].shape[1:] == (48, 80)
-    assert loaded.predict_panoptic(tokens, (30, 50))[0][0].shape == (30, 50)
-    assert loaded.predict(tokens) == {}
-
-
 def drawn_centres(truth: dict[str, Tensor], count: int) -> Tensor:
     """The maps that a perfect head gives: classes, the centre of gravity, and the way to it."""
     masks, labels = truth["masks"].float(), truth["labels"]
@@ -328,7 +312,7 @@ def drawn_centres(truth: dict[str, Tensor], count: int) -> Tensor:
 
 
 def test_objects_come_back_from_their_centres() -> None:
-    truths = [discs(seed)[1] for seed in range(8)]
+    truths = [discs(seed)[2] for seed in range(8)]
     maps = torch.stack([drawn_centres(truth, 2) for truth in truths])
     for found, truth in zip(decode_centres(maps, (128, 128)), truths, strict=True):
         assert len(found["labels"]) == len(truth["labels"])
@@ -343,32 +327,24 @@ def test_objects_come_back_from_their_centres() -> None:
 
 
 def test_the_loss_of_centres_is_least_where_the_maps_are_true() -> None:
-    truths = [discs(seed)[1] for seed in range(3)]
-    task = Task("disc", dim=2, kind="instances")
-    true = torch.stack([drawn_centres(truth, 2) for truth in truths])
-    loss = TaskLoss([task])
-    best = float(loss({"disc.map": true}, {"disc": truths})[0])
+    scenes = [discs(seed) for seed in range(3)]
+    ids, task = torch.stack([scene[1] for scene in scenes]), Task("disc", dim=2, kind="instances")
+    true = torch.stack([drawn_centres(scene[2], 2) for scene in scenes])
+
+    def loss(maps: Tensor, mask: Tensor | None = None) -> float:
+        return float(TaskLoss([task])({"disc.map": maps}, {"disc": ids}, {} if mask is None else {"disc": mask})[0])
+
     for channel, change in ((1, 30.0), (-3, 0.5), (-2, 3.0), (-1, -3.0)):
         spoilt = true.clone()
         spoilt[:, channel] += change
-        assert float(loss({"disc.map": spoilt}, {"disc": truths})[0]) > best + 0.05
+        assert loss(spoilt) > loss(true) + 0.05
     outside = true.clone()
     outside[:, -2:] += 100 * (true[:, :1] > 0)
-    assert float(loss({"disc.map": outside}, {"disc": truths})[0]) == pytest.approx(best, rel=1e-5)
+    assert loss(outside) == pytest.approx(loss(true), rel=1e-5)
     mask = torch.ones(3, 128, 128)
     mask[..., 64:] = 0
     spoilt = true + 50 * (mask == 0)[:, None] * torch.randn_like(true)
-    parts = [float(loss({"disc.map": own}, {"disc": truths}, {"disc": mask})[0]) for own in (true, spoilt)]
-    assert parts[0] == pytest.approx(parts[1], rel=1e-5)
-
-
-def test_objects_stand_next_to_other_tasks() -> None:
-    head = PyramidHead(32, [TASK, Task("leaf", dim=2, kind="instances"), Task("mass")], neck=DPTNeck(32, 2, 8))
-    tokens = tokens_of(2, 3, 1)
-    assert head(tokens)["leaf.map"].shape == (2, 6, 2, 3)
-    assert head.predict(tokens).keys() == {"plant", "mass"}
-    assert head.predict_maps(tokens).keys() == {"plant"}
-    assert len(head.predict_instances(tokens, min_score=0.0)) == 2
+    assert loss(spoilt, mask) == pytest.approx(loss(true, mask), rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"optimizer": "sam"}, {"ema_decay": 0.9}], ids=["adamw", "sam", "ema"])
@@ -382,63 +358,3 @@ def test_a_trained_head_predicts_the_same_after_loading(options: dict[str, Any],
     loaded = load_head(tmp_path / "head.safetensors", check_backbone=False)
     for name, expected in head.eval()(tokens).items():
         assert torch.equal(loaded(tokens)[name], expected)
-
-
-@pytest.mark.slow
-def test_onnx_takes_other_grids(tmp_path: Path) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    record = load_backbone("dinoneck_tiny", layers=[1, 3])
-    head = MaskHead(64, [TASK], 2, 5, 2, 2, 16).eval()
-    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "head.onnx")
-    session = runtime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
-    for rows, cols in ((5, 9), (12, 7)):
-        layers = [torch.randn(3, 3 + rows * cols, 64) for _ in range(2)]
-        feed = {"tokens_0": layers[0].numpy(), "tokens_1": layers[1].numpy(), "rows": rows, "cols": cols}
-        given = {entry.name: np.asarray(feed[entry.name]) for entry in session.get_inputs()}
-        (found,) = session.run(["plant"], given)
-        expected = head.predict(layers, grid=(rows, cols), num_prefix_tokens=3)["plant"]
-        assert found.shape == (3, 3, 4 * rows, 4 * cols)
-        assert np.allclose(found, expected.numpy(), atol=1e-5)
-
-
-def ids_of(truth: dict[str, Tensor]) -> Tensor:
-    """1000 * (class + 1) + number for the pixels of an object."""
-    found = torch.zeros(truth["masks"].shape[1:], dtype=torch.int64)
-    for number, (mask, label) in enumerate(zip(truth["masks"], truth["labels"], strict=True)):
-        found[mask] = 1000 * (label + 1) + number
-    return found
-
-
-@pytest.mark.parametrize("kind", ["queries", "centres"])
-def test_ids_are_the_objects_that_they_name(kind: str) -> None:
-    truths, task = [discs(seed)[1] for seed in (1, 2)], Task("leaf", dim=2, kind="instances")
-    head = MaskHead(32, [task], 2, 6, 1, 2) if kind == "queries" else PyramidHead(32, [task], neck=DPTNeck(32, 2, 8))
-    torch.manual_seed(0)
-    outputs = head(tokens_of(8, 8, 1))
-    ids = torch.stack([ids_of(truth) for truth in truths])
-    expected, found = (TaskLoss([task])(outputs, {"leaf": own})[0] for own in (truths, ids))
-    assert torch.allclose(found, expected)
-    unknown, mask = ids.clone(), torch.ones(2, 128, 128)
-    unknown[:, :40], mask[:, :40] = -1, 0
-    parts = TaskLoss([task])(outputs, {"leaf": unknown})[0], TaskLoss([task])(outputs, {"leaf": ids}, {"leaf": mask})[0]
-    assert parts[0].isfinite()
-    assert kind == "queries" or torch.allclose(*parts, rtol=0.2)
-
-
-def test_fit_trains_on_ids_of_objects() -> None:
-    """Flipped views flip the ids along; CutMix would join objects of two images."""
-    torch.manual_seed(0)
-    names = [str(i) for i in range(6)]
-    tokens = Tokens.from_patches(torch.randn(6, 64, 32), grid=(8, 8), patch_size=16)
-    ids = {name: ids_of(discs(i)[1]) for i, name in enumerate(names)}
-    head = PyramidHead(32, [Task("leaf", dim=2, kind="instances")], neck=SimplePyramid(32, 16, scales=(1.0,)))
-    history = fit(head, MemoryTokens(names, tokens), {"leaf": ids}, val_ids=names[4:], epochs=12, batch_size=2, lr=3e-3)
-    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
-    assert np.isfinite(history[-1]["val_loss"])
-    for wrong in (1, 999, 3000, -2):
-        with pytest.raises(DataError, match=f"hold {wrong}"):
-            fit(head, MemoryTokens(names, tokens), {"leaf": {**ids, "0": torch.full((128, 128), wrong)}}, epochs=1)
-    live = LiveTokens(load_backbone("dinoneck_tiny").add_lora(2), [discs(i)[0] for i in range(2)], names[:2])
-    other = PyramidHead(64, [Task("leaf", dim=2, kind="instances")], neck=SimplePyramid(64, 16, scales=(1.0,)))
-    with pytest.raises(ConfigError, match="cutmix"):
-        fit(other, live, {"leaf": {name: ids[name] for name in names[:2]}}, cutmix_alpha=1.0, epochs=1)

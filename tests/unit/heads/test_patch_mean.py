@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.kit import tokens_from as tokens_of
 
-from dinoneck import PatchMeanHead, PatchMeanMLP, TargetTransform, Task, Tokens
+from dinoneck import PatchMeanHead, PatchMeanMLP, TargetTransform, Task
 
 
 def plain(mlp: PatchMeanMLP, x: torch.Tensor) -> torch.Tensor:
@@ -44,20 +44,6 @@ def test_no_relu_head_is_dead_at_the_start(scale: float) -> None:
         alive = mlp.per_patch(x) > 0
         assert alive.float().mean() > 0.95
         assert mlp.hidden.weight.grad.abs().max() > 0  # type: ignore[union-attr]
-
-
-def test_head_reads_the_last_layer_and_only_patches() -> None:
-    head = PatchMeanHead(8, [Task("a", activation="relu"), Task("b", dim=3, kind="classification")])
-    x = torch.randn(2, 5 + 12, 8)
-    tokens = tokens_of(x, 3, 4)
-    out = head(tokens)
-    assert torch.allclose(out["a"], head.mlps[0](x[:, 5:]), atol=1e-6)
-    assert out["b"].shape == (2, 3)
-    poisoned = x.clone()
-    poisoned[:, :5] = 1e6
-    assert torch.allclose(head(tokens_of(poisoned, 3, 4))["a"], out["a"], atol=1e-6)
-    two = Tokens.from_sequence([torch.randn_like(x), x], image_size=(48, 64), patch_size=16, num_prefix_tokens=5)
-    assert torch.allclose(head(two)["a"], out["a"], atol=1e-6)
 
 
 def test_predictions_and_maps_in_natural_units() -> None:

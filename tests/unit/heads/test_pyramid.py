@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from tests.kit import WIDTH
 from tests.kit import tokens as tokens_of
 
 from dinoneck import (
-    CheckpointError,
     DenseHead,
     FPNHead,
-    Predictor,
     TargetTransform,
     Task,
-    Tokens,
-    load_backbone,
-    save_head,
 )
 
 REG, RATIO = Task("reg3"), Task("ratio", dim=3, kind="ratio")
@@ -64,51 +57,3 @@ def test_patch_ratios_are_the_mean_of_the_cells_shares() -> None:
     assert torch.allclose(maps.sum(dim=1), torch.ones(2, 4, 5), atol=1e-6)
     assert torch.allclose(maps.mean(dim=(2, 3)), shares, atol=1e-6)
     assert "ratio" not in fpn(RATIO).predict_maps(tokens)
-
-
-def test_dense_answers_stand_where_their_patch_stands() -> None:
-    """A change of one patch changes cells around it and nothing elsewhere (LayerNorm per cell, 3x3 reach)."""
-    head = DenseHead(WIDTH, (DENSE,), 8, depth=1).double().eval()
-    tokens = tokens_of(1, 9, 11, dtype=torch.float64)
-    changed = tokens.sequence[0].clone()
-    changed[0, tokens.num_prefix_tokens + 4 * 11 + 7] += torch.randn(WIDTH, dtype=torch.float64)
-    other = Tokens.from_sequence(changed, image_size=(144, 176), patch_size=16, num_prefix_tokens=5)
-    moved = (head.predict(tokens)["ndvi"] - head.predict(other)["ndvi"])[0, 0].abs() > 0
-    wanted = torch.zeros(9, 11, dtype=torch.bool)
-    wanted[3:6, 6:9] = True
-    assert not (moved & ~wanted).any()
-    assert moved[4, 7]
-
-
-def test_layers_are_selected_by_block_index() -> None:
-    tokens = tokens_of(2, 3, 4, layers=4)
-    head = fpn(REG, layer_indices=(3, 1))
-    assert torch.equal(head(tokens)["reg3"], head(tokens.select([3, 1]))["reg3"])
-    assert not torch.equal(head(tokens)["reg3"], fpn(REG, layer_indices=(1, 3))(tokens)["reg3"])
-
-
-def test_a_relu_head_is_not_dead_at_the_start() -> None:
-    tokens = tokens_of(16, 3, 4, layers=2)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        head = FPNHead(
-            WIDTH, [Task("t", activation="relu"), Task("d", kind="density", activation="relu")], 2, fpn_dim=8
-        )
-        answers = head(tokens)
-        assert (answers["t"] > 0).float().mean() > 0.5
-        assert (answers["d.map"] > 0).float().mean() > 0.5
-
-
-def test_heads_of_other_layers_are_not_saved_and_bare_ones_find_theirs(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=(5,))
-    head = FPNHead(64, [REG], 2, (0, 1), fpn_dim=8)
-    with pytest.raises(CheckpointError, match=r"reads 2 layers.* blocks \[5\]"):
-        save_head(tmp_path / "h", head, backbone=backbone)
-    with pytest.raises(CheckpointError, match="reads 2 layers"):
-        save_head(tmp_path / "h", FPNHead(64, [REG], 2, fpn_dim=8), backbone=backbone)
-    save_head(tmp_path / "h", head, backbone=backbone.with_layers((1, 0, 3)))
-    image = torch.rand(3, 32, 48)
-    bare = Predictor(head.eval(), backbone)(image)[0]["reg3"]
-    with torch.no_grad():
-        tokens = backbone.with_layers((0, 1))(backbone.preprocess(image))
-    assert bare == pytest.approx(head.predict(tokens)["reg3"].item(), rel=1e-5)

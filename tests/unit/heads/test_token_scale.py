@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,16 @@ import torch
 from dinoneck import (
     CLSGatingHead,
     DataError,
-    HeadEnsemble,
     PatchMeanHead,
     Task,
     Tokens,
     load_head,
     save_head,
 )
-from dinoneck.heads import Head
-from dinoneck.heads.token_scale import TokenScale
+from dinoneck.heads.head import TokenScale
 
 C, LAYERS = 16, 2
-HEADS: dict[str, Callable[[], Head]] = {
-    "patch_mean": lambda: PatchMeanHead(C, [Task("mass")]),
-    "cls_gating": lambda: CLSGatingHead(C, [Task("mass")], mode="query"),
-}
+HEADS = {"patch_mean": PatchMeanHead, "cls_gating": partial(CLSGatingHead, mode="query")}
 
 
 def tokens_of(*layers: torch.Tensor) -> Tokens:
@@ -40,7 +35,7 @@ def layers(seed: int = 0) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_measured_head_sees_standardised_channels(name: str, tmp_path: Path) -> None:
-    head: Any = HEADS[name]().double().eval()
+    head: Any = HEADS[name](C, [Task("mass")]).double().eval()
     batches = [tokens_of(*layers(seed)) for seed in range(3)]
     patches = torch.cat([tokens.patches[-1].flatten(0, 1) for tokens in batches])
     mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
@@ -65,11 +60,3 @@ def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
     assert not scale.is_measured
     with pytest.raises(DataError, match="not finite"):
         scale.measure([tokens_of(torch.full((1, 11, C), torch.nan))])
-
-
-def test_members_of_an_ensemble_keep_scales_of_their_own() -> None:
-    tokens = tokens_of(*(x.float() for x in layers()))
-    heads = [PatchMeanHead(C, [Task("mass")]), PatchMeanHead(C, [Task("mass")])]
-    heads[0].calibrate([tokens])
-    found = HeadEnsemble.from_heads(heads).predict(tokens)["mass"]
-    assert torch.allclose(found, (heads[0].predict(tokens)["mass"] + heads[1].predict(tokens)["mass"]) / 2)

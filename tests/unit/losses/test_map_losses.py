@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 
 import pytest
@@ -24,18 +23,6 @@ WEIGHT[0, 1, 2] = WEIGHT[1, 0, 0] = 0.0
 def dense_masked_smooth_l1(pred: Tensor, target: Tensor, weight: Tensor | None = None, beta: float = 1.0) -> Tensor:
     task = Task("a", dim=pred.shape[1], kind="dense", loss="smooth_l1", beta=beta)
     return TaskLoss([task])({"a": pred}, {"a": target}, {} if weight is None else {"a": weight})[0]
-
-
-def smoothness(maps: Tensor) -> Tensor:
-    return DensityRegulariser("m", smoothness=1.0).parts(maps)["m.smoothness"]
-
-
-def sparsity(maps: Tensor) -> Tensor:
-    return DensityRegulariser("m", sparsity=1.0).parts(maps)["m.sparsity"]
-
-
-def negativity(maps: Tensor) -> Tensor:
-    return DensityRegulariser("m", negativity=1.0).parts(maps)["m.negativity"]
 
 
 def plain(weight: Tensor, error: Callable[[float], float]) -> float:
@@ -88,42 +75,16 @@ def test_cross_entropy_of_cells_is_torchs() -> None:
     assert torch.allclose(map_cross_entropy(PRED, labels, mask, ignore_index=255), each[known].mean())
 
 
-def test_logits_are_read_at_the_centres_of_finer_labels() -> None:
-    """Logits that are affine in the image are affine at every pixel within the outermost centres."""
-    rows, cols, ph, pw = 3, 5, 2, 4
-    y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
-    logits = torch.stack((0.3 * y - 0.7 * x, 0.1 * x + 0.2 * y))[None].double()
-    labels = torch.randint(0, 2, (1, rows * ph, cols * pw))
-    inside = torch.zeros(1, rows * ph, cols * pw, dtype=torch.bool)
-    inside[:, ph // 2 : -(ph // 2), pw // 2 : -(pw // 2)] = True
-    errors = []
-    for i, j in inside[0].nonzero().tolist():
-        v, u = (i + 0.5) / ph, (j + 0.5) / pw
-        scores = (0.3 * v - 0.7 * u, 0.1 * u + 0.2 * v)
-        errors.append(math.log(sum(map(math.exp, scores))) - scores[int(labels[0, i, j])])
-    loss = map_cross_entropy(logits, labels, inside)
-    assert loss.item() == pytest.approx(sum(errors) / len(errors), rel=1e-6)
-    soft = F.one_hot(labels, 2).permute(0, 3, 1, 2).double()
-    assert torch.allclose(map_cross_entropy(logits, soft, inside), loss, rtol=1e-12)
-
-
 def test_regularisers_are_means_over_cells_and_pairs() -> None:
-    maps = PRED
     pairs = [
-        float(maps[b, k, r, c] - maps[b, k, r + i, c + j]) ** 2
+        float(PRED[b, k, r, c] - PRED[b, k, r + i, c + j]) ** 2
         for b, k, r, c, (i, j) in itertools.product(range(2), range(3), range(2), range(4), ((0, 1), (1, 0)))
         if r + i < 2 and c + j < 4
     ]
-    assert smoothness(maps).item() == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)
-    values = maps.flatten().tolist()
-    assert sparsity(maps).item() == pytest.approx(sum(map(abs, values)) / len(values), rel=1e-12)
-    assert negativity(maps).item() == pytest.approx(sum(max(-v, 0.0) for v in values) / len(values), rel=1e-12)
-    assert torch.allclose(smoothness(maps), smoothness(maps.transpose(2, 3)))
-    assert smoothness(torch.full((2, 1, 3, 3), 5.0)).item() == 0
-    assert negativity(maps.abs()).item() == 0
-    one = torch.full((2, 3, 1, 1), -2.0, requires_grad=True)
-    smoothness(one).backward()
-    assert (one.grad == 0).all()
-    assert [f(one).item() for f in (smoothness, sparsity, negativity)] == [0, 2, 2]
-    for f in (smoothness, sparsity, negativity):
-        assert f(torch.zeros(0, 1, 2, 2)).item() == 0
+    values = PRED.flatten().tolist()
+    parts = DensityRegulariser("m", 1.0, 2.0, 3.0).parts(PRED)
+    assert parts["m.smoothness"].item() == pytest.approx(sum(pairs) / len(pairs), rel=1e-12)
+    assert parts["m.sparsity"].item() == pytest.approx(2 * sum(map(abs, values)) / len(values), rel=1e-12)
+    assert parts["m.negativity"].item() == pytest.approx(3 * sum(max(-v, 0) for v in values) / len(values), rel=1e-12)
+    one = torch.full((2, 3, 1, 1), -2.0)
+    assert [part.item() for part in DensityRegulariser("m", 1.0, 1.0, 1.0).parts(one).values()] == [0, 2, 2]

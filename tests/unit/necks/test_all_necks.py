@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 from tests.kit import WIDTH
-from tests.kit import tokens as tokens_of
 from torch import nn
 
 from dinoneck import (
@@ -25,15 +24,3 @@ def group_norms(module: nn.Module) -> list[nn.GroupNorm]:
 def test_group_norms_have_the_most_groups_of_at_least_eight_channels(width: int, count: int) -> None:
     for neck in (ViTFPN(WIDTH, 3, width, norm="group"), SpatialTuningAdapter(WIDTH, width, detail=None, norm="group")):
         assert {norm.num_groups for norm in group_norms(neck)} == {count}
-    detail = SpatialTuningAdapter(WIDTH, 8, detail_dim=12, norm="group").detail
-    assert [(norm.num_channels, norm.num_groups) for norm in group_norms(detail)] == [
-        (12, 1),
-        (24, 3),
-        (48, 6),
-        (48, 6),
-    ]
-
-
-def test_one_cell_of_one_image_is_normalised() -> None:
-    neck = ViTFPN(WIDTH, 1, 8, num_levels=1, norm="group", activation=None)
-    assert neck(tokens_of(1, 1, 1)).maps[0].isfinite().all()

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from tests.kit import randomised
 from torch import Tensor
 
 from dinoneck import LayerGrouper
@@ -17,15 +18,6 @@ C, D, N = 12, 8, 5
 
 def layers_of(count: int, dtype: torch.dtype = torch.float64, channels: int = C) -> list[Tensor]:
     return [torch.randn(2, N, channels, dtype=dtype) + torch.arange(channels, dtype=dtype) for _ in range(count)]
-
-
-def awake(grouper: LayerGrouper) -> LayerGrouper:
-    """Norms and fusion weights that are not at their start."""
-    with torch.no_grad():
-        for name, parameter in grouper.named_parameters():
-            if "norm" in name or "fusion" in name:
-                parameter.add_(torch.randn_like(parameter) * 0.5)
-    return grouper
 
 
 def plain(grouper: LayerGrouper, xs: list[Tensor], norm: bool, fusion: str) -> list[Tensor]:
@@ -63,7 +55,7 @@ def plain(grouper: LayerGrouper, xs: list[Tensor], norm: bool, fusion: str) -> l
 def test_it_equals_the_plain_formula_and_so_do_its_gradients(
     fusion: Any, separate: bool, norm: Any, count: int, groups: int
 ) -> None:
-    grouper = awake(LayerGrouper(C, count, D, groups, "auto", separate, norm, fusion, dtype=torch.float64))
+    grouper = randomised(LayerGrouper(C, count, D, groups, "auto", separate, norm, fusion, dtype=torch.float64), 0.5)
     xs = [x.requires_grad_() for x in layers_of(count)]
     leaves = [*xs, *grouper.parameters()]
     found, wanted = grouper(xs), plain(grouper, xs, norm == "layer", fusion)
@@ -95,14 +87,8 @@ def test_calibrated_norms_give_channels_of_mean_0_and_std_1(separate: bool) -> N
     grouper = LayerGrouper(C, 2, D, 2, "auto", separate)
     batches = [layers_of(2, torch.float32) for _ in range(3)]
     assert grouper.calibrate(iter(batches))
-    seen: dict[str, list[Tensor]] = {}
-    for xs in batches:
-        for layer, x in enumerate(xs):
-            place = str(layer) if separate else "shared"
-            seen.setdefault(place, []).append(grouper.bottleneck(layer).norm(x).flatten(0, 1))
-    assert len(seen) == (2 if separate else 1)
-    for parts in seen.values():
-        z = torch.cat(parts)
+    for layer in range(2) if separate else ():
+        z = torch.cat([grouper.bottleneck(layer).norm(xs[layer]).flatten(0, 1) for xs in batches])
         assert torch.allclose(z.mean(dim=0), torch.zeros(C), atol=1e-4)
         assert torch.allclose(z.std(dim=0, correction=0), torch.ones(C), atol=1e-3)
     before = copy.deepcopy(grouper.state_dict())

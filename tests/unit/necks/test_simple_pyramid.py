@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pytest
 import torch
 import torch._dynamo.testing
 import torch.nn.functional as F
-from tests.kit import WIDTH
+from tests.kit import WIDTH, randomised
 from tests.kit import tokens as tokens_of
 from torch import Tensor
 
-from dinoneck import SimplePyramid, Tokens
+from dinoneck import SimplePyramid
 
 # our names in the order of the published modules of a level
-PUBLISHED = {
-    4.0: ("ups.0", "up_norm", None, "ups.1", "project", "smooth"),
-    2.0: ("ups.0", "project", "smooth"),
-    1.0: ("project", "smooth"),
-    0.5: (None, "project", "smooth"),
-}
-
-
-def awake(neck: SimplePyramid) -> SimplePyramid:
-    """Norms with gains and biases of their own."""
-    with torch.no_grad():
-        for name, parameter in neck.named_parameters():
-            if "norm" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.3 + (1.0 if name.endswith("weight") else 0.0))
-    return neck
-
-
-def published_names(neck: SimplePyramid) -> dict[str, Tensor]:
-    """The neck's weights under the names and in the shapes of detectron2's SimpleFeaturePyramid."""
-    state, found = dict(neck.named_parameters()), {}
-    for place, scale in enumerate(neck.scales):
-        stage = round(math.log2(neck.patch_size / scale))
-        for number, name in enumerate(PUBLISHED[scale]):
-            for kind in ("weight", "bias"):
-                ours = state.get(f"levels.{place}.{name}.{kind}")
-                if ours is not None:
-                    found[f"simfp_{stage}.{number}.{kind}"] = ours[..., None, None] if name == "project" else ours
-                after = state.get(f"levels.{place}.{name}_norm.{kind}")
-                if after is not None:
-                    found[f"simfp_{stage}.{number}.norm.{kind}"] = after
-    assert len(found) == len(state)
-    return found
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -55,36 +23,25 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return (x - mean) / (variance + 1e-6).sqrt() * weight[:, None, None] + bias[:, None, None]
 
 
-def published(weights: dict[str, Tensor], maps: Tensor, stage: int) -> Tensor:
-    """One level of the published pyramid from an NCHW map at patch 16."""
-
-    def get(name: str) -> Tensor:
-        return weights[f"simfp_{stage}.{name}"]
-
-    first = {2: 4, 3: 1, 4: 0, 5: 1}[stage]
-    if stage == 2:
-        maps = F.conv_transpose2d(maps, get("0.weight"), get("0.bias"), stride=2)
-        maps = F.gelu(norm(maps, get("1.weight"), get("1.bias")))
-        maps = F.conv_transpose2d(maps, get("3.weight"), get("3.bias"), stride=2)
-    elif stage == 3:
-        maps = F.conv_transpose2d(maps, get("0.weight"), get("0.bias"), stride=2)
-    elif stage == 5:
+def published(level: Any, scale: float, maps: Tensor) -> Tensor:
+    """One level of the published pyramid from an NCHW map."""
+    if scale >= 2:
+        maps = F.conv_transpose2d(maps, level.ups[0].weight, level.ups[0].bias, stride=2)
+    if scale == 4:
+        maps = F.gelu(norm(maps, level.up_norm.weight, level.up_norm.bias))
+        maps = F.conv_transpose2d(maps, level.ups[1].weight, level.ups[1].bias, stride=2)
+    if scale == 0.5:
         maps = F.max_pool2d(maps, 2, 2)
-    maps = F.conv2d(maps, get(f"{first}.weight"))
-    maps = norm(maps, get(f"{first}.norm.weight"), get(f"{first}.norm.bias"))
-    maps = F.conv2d(maps, get(f"{first + 1}.weight"), padding=1)
-    return norm(maps, get(f"{first + 1}.norm.weight"), get(f"{first + 1}.norm.bias"))
-
-
-def nchw(tokens: Tokens) -> Tensor:
-    return tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
+    maps = F.conv2d(maps, level.project.weight[..., None, None])
+    maps = norm(maps, level.project_norm.weight, level.project_norm.bias)
+    maps = F.conv2d(maps, level.smooth.weight, padding=1)
+    return norm(maps, level.smooth_norm.weight, level.smooth_norm.bias)
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_it_is_the_published_pyramid(dtype: torch.dtype, atol: float) -> None:
-    neck = awake(SimplePyramid(WIDTH, 40)).to(dtype)
+    neck = randomised(SimplePyramid(WIDTH, 40), 0.1).to(dtype)
     tokens = tokens_of(2, 6, 10, layers=2, dtype=dtype)
-    found = neck(tokens)
-    weights = published_names(neck)
-    for level, stage in zip(found.maps, (2, 3, 4, 5), strict=True):
-        assert torch.allclose(level, published(weights, nchw(tokens), stage), rtol=0, atol=atol)
+    maps = tokens.patches[-1].transpose(1, 2).reshape(len(tokens), -1, *tokens.grid).contiguous()
+    for level, scale, found in zip(neck.levels, neck.scales, neck(tokens).maps, strict=True):
+        assert torch.allclose(found, published(level, scale, maps), rtol=0, atol=atol)

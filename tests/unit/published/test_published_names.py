@@ -14,7 +14,6 @@ from tests.unit.published.test_published import SAFE_READER
 
 from dinoneck import CheckpointError, Predictor, load_backbone, load_published
 from dinoneck.cli.main import main
-from dinoneck.published import table
 
 pytestmark = pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash")
 DEPTH, CLASSES = "dinov2_vits14_nyu_linear", "dinov2_vits14_voc2012_linear"
@@ -78,15 +77,6 @@ def test_the_command_line_takes_a_name_and_a_file(folder: Path, tmp_path: Path) 
     assert (tmp_path / "o" / "image.jpg").is_file()
 
 
-def test_padding_is_cut_off_before_maps_are_resized_to_the_image(folder: Path) -> None:
-    """The image is padded to 70x112 px around its middle: its pixels lie 6 px to the right on the canvas."""
-    predictor = Predictor(load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder))  # type: ignore[arg-type]
-    [cells], [whole] = (predictor(folder / "image.png", maps=maps) for maps in ("patch", "image"))  # type: ignore[arg-type]
-    canvas = torch.nn.functional.interpolate(torch.from_numpy(cells["maps"]["depth"])[None], (70, 112), mode="bilinear")
-    inside = slice(4, -4)  # the padding's cells take part at the border of the plain resize
-    assert np.allclose(whole["maps"]["depth"][0][:, inside], canvas[0, 0, :, 6:106][:, inside], atol=1e-4)
-
-
 def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     load_published(DEPTH, weights=folder / f"{DEPTH}.pth").save(DEPTH)
@@ -96,26 +86,3 @@ def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monk
         Predictor("dinov2_vits14_nyu_dtp")
     predictor = Predictor(f"./{DEPTH}", file_backbone(folder))  # type: ignore[arg-type]
     assert predictor.tasks[0].unit == "m"
-
-
-@pytest.mark.parametrize("words", [[DEPTH, CLASSES], ["some/head"]])
-def test_a_file_of_weights_belongs_to_one_published_head(words: list[str], folder: Path) -> None:
-    from dinoneck.inference.sources import opened
-
-    with pytest.raises(CheckpointError, match="one published head"):
-        opened(words, weights=folder / f"{DEPTH}.pth")
-
-
-def test_the_list_names_every_published_head(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "heads", "depth"]) == 0
-    printed = capsys.readouterr().out
-    assert all(row.name in printed for row in table.ROWS.values() if row.task == "depth")
-
-
-def test_a_depth_head_with_its_backbone_is_exported(folder: Path, tmp_path: Path) -> None:
-    """The exporter itself compares the program with the eager model before it writes."""
-    pytest.importorskip("onnxscript")
-    words = ["export", DEPTH, "--weights", folder / f"{DEPTH}.pth", "--with-backbone", "--format", "onnx"]
-    words += ["--size", "70x112", "--out", tmp_path / "depth.onnx", "--backbone-file", folder / "backbone.safetensors"]
-    assert main([*map(str, words)]) == 0
-    assert (tmp_path / "depth.onnx").stat().st_size > 80_000_000
