@@ -196,7 +196,7 @@ class HeadBackbone:
             CheckpointError: if its record cannot be followed.
             BackboneError: if the weights cannot be loaded, or do not fit.
         """
-        from dinoneck.checkpoint.rebuilding import rebuild
+        from dinoneck.checkpoint.pairing import rebuild
 
         if self.backbone_file and self.random_backbone:
             raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")

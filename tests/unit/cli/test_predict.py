@@ -22,7 +22,7 @@ from dinoneck import (
     load_backbone,
     save_head,
 )
-from dinoneck.checkpoint.rebuilding import rebuild
+from dinoneck.checkpoint.pairing import rebuild
 from dinoneck.cli.main import main
 
 

@@ -11,7 +11,7 @@ import pytest
 import transformers
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task
-from dinoneck.checkpoint.rebuilding import rebuild
+from dinoneck.checkpoint.pairing import rebuild
 
 REVISION = "0" * 40
 
