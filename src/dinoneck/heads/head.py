@@ -45,7 +45,10 @@ class Head(Configured, nn.Module):
         of_values = [kind for kind in get_args(Kind) if kind not in ("instances", "panoptic")]
         self.tasks = check_tasks(tasks, kinds=kinds or of_values, owner=type(self).__name__)
         self.compositions = tuple(compositions)
-        self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
+        if compositions:
+            self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
+        else:
+            self.predicted = self.tasks
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.
