@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dinoneck import ConfigError, Predictor, PyramidHead, SimplePyramid, Task, load_backbone
+from dinoneck import Predictor, PyramidHead, SimplePyramid, Task, load_backbone
 from dinoneck.data import Preprocessing
 from dinoneck.inference.resolution import UNSEEN, at_image_size
 
@@ -116,10 +116,3 @@ def test_tiles_and_keys_give_maps_of_the_image(head: PyramidHead) -> None:
     assert np.allclose(tiled["maps"]["crop"].sum(axis=0), 1.0, atol=1e-5)
     [keyed] = Predictor({"a": head}, backbone, preprocess=CROP)(image, maps="image")
     assert keyed["a"]["maps"]["ndvi"].shape == (1, 70, 150)
-
-
-def test_other_words_are_refused(head: PyramidHead) -> None:
-    predictor = Predictor(head, load_backbone("dinoneck_tiny"))
-    for options in ({"maps": "pixel"}, {"maps": True}, {"maps": "patch", "probabilities": True}):
-        with pytest.raises(ConfigError, match="maps is"):
-            predictor(torch.rand(3, 32, 32), **options)
