@@ -151,8 +151,8 @@ class Predictor:
                 record = spelling(without(first.backbone or {}, "layers", "norm", "probe"))
                 if first.checkpoint is None:
                     raise CheckpointError(
-                        f"backbone is None, and a {type(first.head).__name__} does not name the one that it needs; pass it, "
-                        "or save the head with it",
+                        f"backbone is None, and a {type(first.head).__name__} does not name the one that it needs; "
+                        "pass it, or save the head with it",
                         step="pairing",
                     )
                 backbones[record] = backbones.get(record) or first.checkpoint.load_backbone()

@@ -56,9 +56,13 @@ class Reading(NamedTuple):
         return next((task for task in self.head.tasks if task.is_masks), None)
 
     def on(self, backbone: Backbone) -> Reading:
-        """Return the same with the backbone's layers and norm where the file records none."""
-        norm = backbone.norm if self.norm is None else self.norm
-        return self._replace(layers=self.layers or backbone.layers, norm=norm)
+        """Return the same with the backbone's layers and norm where there is no record of them.
+
+        Raises:
+            CheckpointError: if there is a record, which does not state the layers.
+        """
+        layers = self.layers or backbone.layers if self.backbone is None else tuple(need(self.backbone, "layers"))
+        return self._replace(layers=layers, norm=backbone.norm if self.norm is None else self.norm)
 
     def tokens(self, backbone: Backbone, tokens: Tokens) -> Tokens:
         """Return the layers that the head reads, with or without the norm, in its dtype."""
@@ -161,7 +165,7 @@ def load(source: HeadCheckpoint | nn.Module) -> Reading:
     """Load a head from a checkpoint or a module.
 
     Raises:
-        CheckpointError: if it has no tasks to predict, or the backbone record of its file does not state the layers.
+        CheckpointError: if it has no tasks to predict.
     """
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
@@ -173,7 +177,7 @@ def load(source: HeadCheckpoint | nn.Module) -> Reading:
     module.to(memory_format=torch.channels_last)  # as maps are; convolutions reorder other weights every call
     record, views = source.meta["backbone"], (source.meta["tta"] or {"ops": "none"})["ops"]
     if record is not None:
-        reading = reading._replace(layers=tuple(need(record, "layers")), norm=record.get("norm"), backbone=record)
+        reading = reading._replace(layers=record.get("layers"), norm=record.get("norm"), backbone=record)
     return reading._replace(inputs=source.preprocess, views=views, checkpoint=source)
 
 
