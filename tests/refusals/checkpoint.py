@@ -68,6 +68,11 @@ def checked(backbone: Any, own: Any = None, **options: Any) -> None:
     HeadCheckpoint.from_module(kit.head(), backbone=trained).check_backbone(given, **options)
 
 
+def tuned(**options: Any) -> HeadCheckpoint:
+    """A head on LoRA tokens."""
+    return made(kit.backbone(**options).add_lora(2))
+
+
 def made(record: Any, module: Any = None) -> HeadCheckpoint:
     return HeadCheckpoint.from_module(module or kit.head(), backbone=record)
 
@@ -121,6 +126,15 @@ ROWS: list[Row] = [
     (lambda: checked(kit.backbone().with_layers([1])), CheckpointError, "layers"),
     (lambda: checked(kit.backbone(norm=False)), CheckpointError, "final norm"),
     (lambda: checked({"name": "other", "weights_sha256": None}), CheckpointError, "'other'"),
+    (lambda: checked("x"), CheckpointError, "str"),
+    (lambda: checked({}, probe=True), CheckpointError, "record"),
+    (lambda: made(kit.backbone().record()).check_backbone(kit.backbone(), probe=True), CheckpointError, "probe"),
+    (lambda: made(kit.backbone()).check_backbone(kit.backbone().add_lora(2)), CheckpointError, "trained on None"),
+    (lambda: tuned().check_backbone(kit.backbone()), CheckpointError, "apply_adapter"),
+    (lambda: tuned().apply_adapter(kit.backbone(seed=1)), CheckpointError, "seed 1"),
+    (lambda: tuned().apply_adapter(kit.backbone().add_lora(3)), CheckpointError, "LoRA weights of its own"),
+    (lambda: made(kit.backbone()).apply_adapter(kit.backbone()), CheckpointError, "no LoRA weights"),
+    (lambda: made(kit.backbone().add_lora(2).record()), CheckpointError, "pass the Backbone itself"),
     *((lambda own=own: checked(own), CheckpointError, str(*own.values())) for own in (
         {"embed_dim": 65}, {"patch_size": [14, 14]}, {"num_registers": 4}, {"num_cls": 0}, {"depth": 12},
         {"pos_embed": "official"})),

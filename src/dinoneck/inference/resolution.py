@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import Size
@@ -131,6 +130,8 @@ def objects_at_image_size(head: Any, tokens: Tokens, task: Task, size: Size, pre
         for segment in listed:
             segment["area"] = int((segments == segment["id"]).sum())
         return segments.numpy(), [segment for segment in listed if segment["area"]]
+    from torchvision.ops import masks_to_boxes  # loaded with the head already
+
     [found] = head.predict_instances(tokens, (height, width))
     masks = F.pad(found["masks"], window)
     kept = masks.flatten(1).any(dim=1)

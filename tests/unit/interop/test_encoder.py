@@ -12,8 +12,6 @@ from torch import nn
 from dinoneck import (
     Backbone,
     ConfigError,
-    GridError,
-    ShapeError,
     SimplePyramid,
     SpatialTuningAdapter,
     load_backbone,
@@ -54,20 +52,6 @@ def test_strides_are_pixels_of_the_whole_images(tiny: Backbone, features_at: flo
     assert found.strides == encoder.strides
     for level, stride in zip(found.maps, found.strides, strict=True):
         assert tuple(level.shape[-2:]) == (ceil(192 / stride - 1e-6), ceil(384 / stride - 1e-6))
-
-
-def test_sizes_that_do_not_fit_are_refused_with_a_remedy(tiny: Backbone) -> None:
-    encoder = PyramidEncoder(tiny, pyramid(), features_at=0.5)
-    with pytest.raises(GridError, match="80x96 px; 0.5 times that is not a multiple of 16x16.*32x32 px"):
-        encoder(torch.zeros(1, 3, 80, 96))
-    with pytest.raises(GridError, match="0x96 px"):
-        encoder(torch.zeros(1, 3, 0, 96))
-    for no_batch in (torch.zeros(3, 64, 96), None):
-        with pytest.raises(ShapeError, match="expected"):
-            encoder(no_batch)  # type: ignore[arg-type]
-    for wrong in (0, -0.5, 1.5, True, "half", 0.5171):
-        with pytest.raises(ConfigError, match="features_at is"):
-            PyramidEncoder(tiny, pyramid(), features_at=wrong)  # type: ignore[arg-type]
 
 
 def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:

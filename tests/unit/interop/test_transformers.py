@@ -128,21 +128,6 @@ def test_one_step(kind: str) -> None:
     assert torch.isfinite(nothing)
 
 
-def test_other_detectors_take_it_too(tmp_path: Path) -> None:
-    """DEIMv2 with any neck; Conditional DETR, which reads one level and freezes batch norms without asking."""
-    config = config_of("simple_pyramid")
-    fixed = {"encoder_in_channels": config.channels, "freeze_backbone_batch_norms": False}
-    deim = transformers.Deimv2ForObjectDetection(transformers.Deimv2Config(backbone_config=config, **SMALL, **fixed))
-    heads = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
-    sizes = {"d_model": D, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": D}
-    conditional = transformers.ConditionalDetrForObjectDetection(
-        transformers.ConditionalDetrConfig(backbone_config=config, decoder_ffn_dim=D, **sizes, **heads)
-    )
-    for number, model in enumerate((deim, conditional)):
-        moved(model).save_pretrained(tmp_path / str(number))
-        assert same(model, type(model).from_pretrained(tmp_path / str(number)))
-
-
 def test_a_configuration_survives_json() -> None:
     config = config_of(
         neck_config={"out_channels": D, "detail": None}, features_at=0.5, norm=False, out_indices=(0, -1)
