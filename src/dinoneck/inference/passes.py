@@ -16,12 +16,12 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
-from dinoneck.grid import GridSize, PreparedImages
+from dinoneck.grid import PreparedImages
 from dinoneck.heads.head import recompute_derived
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import rows_of
 from dinoneck.inference.sources import Reading, difference
-from dinoneck.inference.tiles import VIEWS, Assembly, TileAxis, Tiling
+from dinoneck.inference.tiles import VIEWS, Assembly, Tiling
 from dinoneck.tasks import GATE, MAP
 from dinoneck.tokens import Tokens
 
@@ -79,11 +79,11 @@ class Pass:
         norm = all(reading.norm for reading in self.readings.values())
         same = (union, norm) == (backbone.layers, backbone.norm)
         self.backbone = backbone if same else backbone.with_layers(union, norm)
-        objects = [own.objects.name for own in self.readings.values() if own.objects is not None]
-        if objects and (tiling is not None or len(self.views) > 1):
+        self.objects = {key: own.objects for key, own in self.readings.items() if own.objects is not None}
+        if self.objects and (tiling is not None or len(self.views) > 1):
             raise ConfigError(
-                f"task {objects[0]!r} predicts objects, which have no mean over views or tiles; leave tile= out, and "
-                "pass tta='none'"
+                f"task {next(iter(self.objects.values())).name!r} predicts objects, which have no mean; "
+                "leave tile= out, and pass tta='none'"
             )
         self.modules = [self.backbone, *(reading.head for reading in self.readings.values())]
         self._watch = weight_hashes.Watch(backbone.adapter)
@@ -142,10 +142,6 @@ class Pass:
         is_cut = self.tiling is not None and not self.tiling.fits(size)
         return Ready(size, pixels if is_cut else self._prepared(pixels))
 
-    def axes(self, grid: GridSize) -> tuple[TileAxis, TileAxis]:
-        """Return where the tiles of a large image lie on its patch grid."""
-        return cast("Tiling", self.tiling).axes(grid, self.preprocess)
-
     def predict(self, images: Sequence[Ready], maps: bool) -> Rows:
         """Return the rows of every image; those of one size are one batch."""
         rows: dict[int, dict[str, Any]] = {}
@@ -159,14 +155,15 @@ class Pass:
             prepared = [cast("PreparedImages", images[place].image) for place in places]
             batch = torch.cat([one.images for one in prepared])
             valid = torch.stack([one.valid[None] for one in prepared]).to(batch.dtype)
-            seen = [*self._seen(*send([batch, valid], self.device))]
+            seen: Any = self._seen(*send([batch, valid], self.device))
+            seen = [*seen] if self.objects else seen  # objects have one view
             found = self._rows(self._averages(seen, maps), maps, len(places))
-            for key, reading in self.readings.items():
-                if task := reading.objects:
-                    tokens = reading.tokens(self.backbone, seen[0][1])
-                    for i, place in enumerate(places):
-                        one, size = tokens[i : i + 1], images[place].size
-                        found[i][key][task.name] = objects_at_image_size(reading.head, one, task, size, self.preprocess)
+            for key, task in self.objects.items():
+                reading = self.readings[key]
+                tokens = reading.tokens(self.backbone, seen[0][1])
+                for i, place in enumerate(places):
+                    one, size = tokens[i : i + 1], images[place].size
+                    found[i][key][task.name] = objects_at_image_size(reading.head, one, task, size, self.preprocess)
             rows |= dict(zip(places, found, strict=True))
         return [rows[place] for place in range(len(images))]
 
@@ -194,7 +191,7 @@ class Pass:
         """The rows of an image that is larger than a tile, a batch of tiles at a time."""
         prepared = self._prepared(pixels)
         by_cells = {key: cast("Any", reading.head).by_cells() for key, reading in self.readings.items()}
-        whole = Assembly(*self.axes(prepared.grid))
+        whole = Assembly(*cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess))
         valid = torch.ones(1, 1, whole.rows.length, whole.cols.length)
         for begin in range(0, len(whole.places), self.batch_size):
             part = whole.places[begin : begin + self.batch_size]

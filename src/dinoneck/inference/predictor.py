@@ -20,7 +20,6 @@ from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
 from dinoneck.errors import CheckpointError, ConfigError, counted
-from dinoneck.grid import TokenGrid
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
@@ -141,25 +140,14 @@ class Predictor:
         backbones: dict[str | None, Backbone] = {} if backbone is None else {None: checked_backbone(backbone)}
         groups: dict[Any, dict[str, Reading]] = {}  # what heads of one pass have in common -> the heads
         for key, own in members.items():
-            first = own[0]
-            head = first.head
-            if len(own) > 1 or weights is not None or first.objects is None:
-                head = HeadEnsemble.from_heads([item.head for item in own], weights, reduce)
+            reading = _together(own, weights, reduce)
             check_alike(own, inputs=preprocess is None, views=tta is None)
             record = None
             if backbone is None:
-                record = spelling(without(first.backbone or {}, "layers", "norm", "probe"))
-                if first.checkpoint is None:
-                    raise CheckpointError(
-                        f"backbone is None, and a {type(first.head).__name__} does not name the one that it needs; "
-                        "pass it, or save the head with it",
-                        step="pairing",
-                    )
-                backbones[record] = backbones.get(record) or first.checkpoint.load_backbone()
+                record = spelling(without(reading.backbone or {}, "layers", "norm", "probe"))
+                backbones[record] = backbones.get(record) or _rebuilt(own[0])
             check_pairing(own, backbones[record], probe)
-            recorded = next((item.inputs for item in own if item.inputs is not None), None)
-            common = record, preprocess or recorded, tta or first.views
-            groups.setdefault(common, {})[key] = first._replace(head=head)
+            groups.setdefault((record, preprocess or reading.inputs, tta or reading.views), {})[key] = reading
         self.passes: list[Pass] = []
         for (record, recipe, views), readings in groups.items():
             base = backbones[record] if device is None else backbones[record].to(local_device(device))
@@ -291,14 +279,6 @@ class Predictor:
         """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
         return self.passes[0].recipe(read_image_size(image)).picture(image)
 
-    def tiles(self, image: ImageInput) -> tuple[int, int]:
-        """Return how many tiles (down, across) an image is cut into; (1, 1) for one that is not cut."""
-        if self.tiling is None:
-            return 1, 1
-        size, grid = read_image_size(image), TokenGrid(self.preprocess.patch_size)
-        rows, cols = self.passes[0].axes(grid.size(self.passes[0].recipe(size).placement(size).canvas))
-        return len(rows.starts), len(cols.starts)
-
     def _of(self, key: str) -> Pass:
         """The pass that the heads of a key read."""
         return next(one for one in self.passes if key in one.readings)
@@ -307,3 +287,23 @@ class Predictor:
         """One row per image, of the rows that all passes give for it."""
         rows = [{key: row for own in each for key, row in own.items()} for each in zip(*passes, strict=True)]
         return [{key: row[key] for key in self.tasks} if self._keyed else row[""] for row in rows]
+
+
+def _together(loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce) -> Reading:
+    """The heads of a key as one ensemble; a head that predicts objects stays as it is."""
+    first = loaded[0]
+    if len(loaded) == 1 and weights is None and first.objects is not None:
+        return first
+    inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
+    return first._replace(head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs)
+
+
+def _rebuilt(item: Reading) -> Backbone:
+    """The backbone that a head's file names, with the LoRA weights that travel with it."""
+    if item.checkpoint is None:
+        raise CheckpointError(
+            f"backbone is None, and a {type(item.head).__name__} does not name the one that it needs; pass it, or save "
+            "the head with it",
+            step="pairing",
+        )
+    return item.checkpoint.load_backbone()

@@ -81,7 +81,8 @@ class Reading(NamedTuple):
             outputs = self.head.averaged(tokens)
             gate = self.head.gate(tokens) if maps else None
         else:
-            outputs, gate = self.head.natural(tokens), None
+            outputs = self.head.natural(tokens) if len(self.head.tasks) > 1 else {}  # next to the objects
+            gate = None
         if maps:
             outputs |= {name + MAP: cells for name, cells in self.head.predict_maps(tokens).items()}
         return outputs if gate is None else outputs | {GATE: gate[:, None]}

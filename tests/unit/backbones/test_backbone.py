@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-import timm
 import torch
 from torch import nn
 
-from dinoneck import Backbone, ShapeError, load_backbone, wrap_backbone
+from dinoneck import Backbone, load_backbone, wrap_backbone
 
 
 def raw_blocks(backbone: Backbone, images: torch.Tensor) -> list[torch.Tensor]:
@@ -109,15 +108,3 @@ def test_low_precision_keeps_the_periods() -> None:
     tokens = backbone(images)
     assert tokens.sequence[0].dtype == torch.bfloat16
     assert (tokens.sequence[0].float() - plain(images).sequence[0]).abs().mean() < 0.02
-
-
-def test_a_wrapped_model_with_five_channels_takes_five() -> None:
-    torch.manual_seed(0)
-    size = {"embed_dim": 32, "depth": 2, "num_heads": 2, "dynamic_img_size": True}
-    model = timm.models.vision_transformer.VisionTransformer(img_size=32, patch_size=16, in_chans=5, **size).eval()
-    backbone = wrap_backbone(model)
-    images = torch.randn(2, 5, 32, 48)
-    assert torch.equal(backbone(images).sequence[0], model.forward_features(images))
-    assert len(backbone.probe()) == 8  # which head files record
-    with pytest.raises(ShapeError, match=r"expected \(batch, 5, height, width\)"):
-        backbone(images[:, :3])

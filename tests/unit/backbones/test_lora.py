@@ -141,21 +141,6 @@ def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path
     assert fresh.trainable_blocks
 
 
-def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:
-    """In another dtype or library the digest cannot tell, so the record must."""
-    head = PatchMeanHead(64, [Task("x")])
-    thawed = load_backbone("dinoneck_tiny").unfreeze_last(1)
-    with torch.no_grad():
-        thawed.adapter.blocks[5].mlp.fc1.weight.mul_(2)
-    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
-    for tuned in (thawed, thawed.freeze(), thawed.with_layers([5])):
-        assert tuned.record()["weights"]["kind"] == "modified"
-        with pytest.raises(CheckpointError, match="weights:"):
-            HeadCheckpoint.from_module(head, backbone=tuned).check_backbone(half)
-        with pytest.raises(CheckpointError, match=r"seeded random weights \(seed 0\), changed by training"):
-            Predictor(HeadCheckpoint.from_module(head, backbone=tuned))
-
-
 def test_saved_weights_come_back_under_any_circumstances(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
     head = PatchMeanHead(64, [Task("x")])

@@ -132,19 +132,6 @@ def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, nam
         assert "notice" not in page
 
 
-def test_what_training_and_prediction_record_is_shown(tiny: Backbone, tmp_path: Path) -> None:
-    training = {"seed": 3, "folds": 5, "data": {"name": "crop cover"}, "metrics": {"r2": 0.5}}
-    file = tmp_path / "h.safetensors"
-    head = PatchMeanHead(64, [Task("a")])
-    save_head(file, head, backbone=tiny, training=training, license="Apache-2.0", tta="d6")
-    page = model_card(file)
-    assert front(page)["license"] == "apache-2.0", "as the hub spells it"
-    assert "Head: `Apache-2.0`." in section(page, "Licence")
-    assert "averaged over the views `d6`" in section(page, "Predictions")
-    assert "| `folds` | `5` |" in section(page, "Training")
-    assert "| `r2` | `0.5` |" in section(page, "Training")
-
-
 def check_outside_of_code(body: str) -> None:
     outside = re.sub(r"`[^`\n]*`", "", re.sub(r"```python\n.*?```", "", body, flags=re.DOTALL))
     for sign in ("<script", "javascript", "evil", "`", "](", "\x1b", "\u202e", "\u2028", "$$", "alert", "!!"):

@@ -220,14 +220,6 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     assert first.commit == again.commit, "nothing has changed, so both pushes are one commit"
 
 
-def test_private_is_private(writer: Hub, head: Path) -> None:
-    push_to_hub(head, "me/secret", private=True)
-    assert writer.repos["me/secret"].private
-    writer.repo("me/public")
-    assert "me/public" in no_push(head, "me/public", private=True)
-    assert len(writer.repos["me/public"].commits) == 1
-
-
 @pytest.mark.parametrize("way", ["down", "offline", "busy"])
 def test_a_push_that_fails_sends_nothing(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "down":

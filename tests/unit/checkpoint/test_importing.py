@@ -84,20 +84,6 @@ def test_the_longest_beginning_counts_and_others_stay(tmp_path: Path) -> None:
     assert all(torch.equal(other.state_dict()[key], value) for key, value in one.state_dict().items())
 
 
-def test_tokens_pass_unchanged_where_the_file_has_no_scale(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    head, tokens = PatchMeanHead(8, [Task("mass")], hidden_dim=4), torch.randn(2, 6, 8)
-    expected = head.eval()(tokens, grid=(2, 3))["mass"]
-    weights = {name: value for name, value in head.state_dict().items() if not name.startswith("scale.")}
-    torch.save(weights, tmp_path / "w.pt")
-    other = PatchMeanHead(8, [Task("mass")], hidden_dim=4)
-    other.scale.std.fill_(2.0)
-    assert torch.equal(import_weights(other, tmp_path / "w.pt")(tokens, grid=(2, 3))["mass"], expected)
-    torch.save({**weights, "scale.mean": torch.zeros(8)}, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match=r"scale\.std"):
-        import_weights(other, tmp_path / "w.pt")
-
-
 class Trap:
     """An object whose unpickling would run a command."""
 

@@ -87,19 +87,6 @@ def test_only_heads_warn_without_a_backbone(tmp_path: Path, tiny: Backbone) -> N
     assert HeadCheckpoint.load(tmp_path / "c" / "head.safetensors").meta["license"] == "mit"
 
 
-def test_the_hub(writer: Hub, tiny: Backbone) -> None:
-    head = PatchMeanHead(64, TASKS, hidden_dim=4)
-    pushed = head.push_to_hub("me/one", backbone=tiny, license="mit", commit_message="spring")
-    assert writer.repos["me/one"].messages[-1] == "spring"
-    assert same(PatchMeanHead.from_pretrained("me/one"), head)
-    head.reset_parameters()
-    head.push_to_hub("me/one", backbone=tiny)
-    assert not same(PatchMeanHead.from_pretrained("me/one", revision=pushed.commit), head)
-    neck = ViTFPN(64, 2, fpn_dim=4)
-    neck.push_to_hub("me/neck")
-    assert same(ViTFPN.from_pretrained("me/neck"), neck)
-
-
 class Mine(PatchMeanHead, PyTorchModelHubMixin):  # type: ignore[misc]
     """A head of one's own; the file is dinoneck's."""
 

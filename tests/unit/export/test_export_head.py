@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ from dinoneck import (
     Tokens,
     load_backbone,
 )
-from dinoneck.data import Preprocessing
 from dinoneck.export import export_head, export_state_dict
 
 TASKS = [
@@ -102,23 +100,3 @@ def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     program = torch.export.load(tmp_path / "h.pt2").module()
     assert torch.allclose(program(tokens)["state"], wanted, atol=1e-6)
     assert torch.allclose(onnx_gives(tmp_path / "h.onnx", tokens)[0]["state"], wanted, atol=1e-6)
-
-
-def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_path: Path) -> None:
-    head = CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8)
-    checkpoint = HeadCheckpoint.from_module(head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48)))
-    with pytest.warns(UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"):
-        done = export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
-    assert done.size == (2, 3) and done.parity is not None and done.parity.tried == [[1, 2, 3], [3, 2, 3]]
-    with pytest.raises(CheckpointError, match="2 rows x 3 cols"):
-        export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_head_whose_outputs_are_not_numbers_is_not_written(value: float, tiny: Backbone, tmp_path: Path) -> None:
-    head = PatchMeanHead(64, [Task("a", minimum=0.0)])
-    checkpoint = saved(head, tiny)
-    checkpoint.state_dict["mlps.0.out.bias"] = torch.full((1,), value)
-    with pytest.raises(CheckpointError, match="differs from the model by"):
-        export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
-    assert not list(tmp_path.iterdir())

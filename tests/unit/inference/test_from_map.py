@@ -60,15 +60,6 @@ def test_the_number_is_the_mean_of_the_maps_cells(kind: str, segments: bool) -> 
     assert list(values) == ["weed", "cells", "crop"]
 
 
-def test_cells_below_the_minimum_are_kept_and_their_mean_is_clipped() -> None:
-    head = head_of("dense").eval()
-    with torch.no_grad():
-        head.towers[0].out.bias.fill_(-9.0)  # type: ignore[index, union-attr]
-    assert head.predict_maps(tokens())["cells"].max() < 0
-    assert (head.predict(tokens())["weed"] == 0).all()
-    assert (head.predict(tokens())["crop"] < 0).all(), "a task without a minimum is not clipped"
-
-
 @pytest.mark.parametrize(("reduce", "weights"), [("mean", None), ("mean", [1.0, 2.0, 0.5]), ("median", None)])
 def test_heads_together(reduce: Any, weights: Any) -> None:
     heads = [head_of("dense").requires_grad_(False).eval() for _ in range(3)]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests import kit
 from tests.kit import same
 from torch import nn
 
@@ -159,18 +158,6 @@ def test_a_norm_that_a_store_lacks_is_applied(tiny: Backbone, folder: Path) -> N
     for row, own in zip(Predictor(heads).predict(store), Predictor(heads)(images), strict=True):
         assert row["mass"]["mass"] == pytest.approx(own["mass"]["mass"], abs=3e-3)
         assert row["soil"]["soil"] == pytest.approx(own["soil"]["soil"], abs=3e-3)
-
-
-def test_the_command_runs_heads_next_to_each_other(tiny: Backbone, folder: Path) -> None:
-    heads = next_to_each_other(tiny)
-    for key, head in heads.items():
-        head.save(folder / f"{key}.safetensors")
-    named = [word for key in heads for word in ("--heads", f"{key}={folder / key}.safetensors")]
-    ran = kit.cli("predict", folder / "images", *named, "--out", folder / "a.csv", "--json")
-    assert [task["name"] for task in ran.json["tasks"]] == ["depth/depth", "mass/mass", "soil/soil"]
-    expected = Predictor(heads)(sorted((folder / "images").iterdir()))
-    for row, own in zip(ran.json["predictions"], expected, strict=True):
-        assert row["values"]["depth/depth"] == pytest.approx(own["depth"]["depth"], rel=1e-4)
 
 
 def test_what_a_pass_reads_is_one_look_at_the_weights(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,43 +135,27 @@ def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone
 
 
 @pytest.mark.parametrize(
-    ("image_size", "grid", "tiles"),
+    ("image_size", "grid"),
     [
-        ((120, 180), (4, 6), (2, 2)),  # 60x90 px become 32x48, 2x3 patches
-        ((61, 180), (2, 6), (1, 2)),  # one pixel too much: by less than half a patch brought to whole ones
-        ((30, 180), (1, 6), (1, 2)),  # less than a tile high
+        ((120, 180), (4, 6)),  # 60x90 px become 32x48, 2x3 patches
+        ((61, 180), (2, 6)),  # one pixel too much: by less than half a patch brought to whole ones
+        ((30, 180), (1, 6)),  # less than a tile high
     ],
 )
 def test_a_tile_is_brought_to_the_heads_size(
-    blind: Backbone, image_size: tuple[int, int], grid: tuple[int, int], tiles: tuple[int, int]
+    blind: Backbone, image_size: tuple[int, int], grid: tuple[int, int]
 ) -> None:
     head, recipe = DenseHead(64, TASKS, hidden_dim=8, depth=0), blind.preprocess.changed(size=(32, 48))
     image = torch.rand(3, *image_size)
     predictor = Predictor(head, blind, preprocess=recipe, tile=(60, 90))
     [tiled] = predictor(image, maps="patch")
     assert tiled["maps"]["mass"].shape == (1, *grid)
-    assert predictor.tiles(image) == tiles
     assert predictor.picture(image).shape == (3, grid[0] * 16, grid[1] * 16)
     stretched = blind.preprocess.changed(size=(grid[0] * 16, grid[1] * 16))
     [whole] = Predictor(head, blind, preprocess=stretched)(image, maps="patch")
     for name in whole["maps"]:
         assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
     assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
-
-
-def test_regressions_with_a_logarithm_or_a_median_average_their_tiles(blind: Backbone, patchwork: Patchwork) -> None:
-    log = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True))])
-    image = patchwork(2, 4)
-    halves = [Predictor(log, blind)(image[..., cut])[0]["a"] for cut in (slice(0, 32), slice(32, 64))]
-    assert Predictor(log, blind, tile=32)(image)[0]["a"] == pytest.approx(np.mean(halves), rel=1e-5)
-    inside = HeadEnsemble.from_heads([log])
-    assert Predictor(inside, blind, tile=32)(image)[0]["a"] == pytest.approx(np.mean(halves), rel=1e-5)
-    heads = [PatchMeanHead(64, [Task("a")]) for _ in range(3)]
-    halves = [
-        Predictor(heads, blind, reduce="median")(image[..., cut])[0]["a"] for cut in (slice(0, 32), slice(32, 64))
-    ]
-    tiled = Predictor(heads, blind, reduce="median", tile=32)(image)[0]["a"]
-    assert tiled == pytest.approx(np.mean(halves), rel=1e-5, abs=1e-7)
 
 
 def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> None:

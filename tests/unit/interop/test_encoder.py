@@ -15,8 +15,6 @@ from dinoneck import (
     SimplePyramid,
     SpatialTuningAdapter,
     load_backbone,
-    load_head,
-    save_head,
 )
 from dinoneck.interop import PyramidEncoder, find_encoder
 
@@ -62,17 +60,3 @@ def test_the_encoder_is_found_inside_a_detector(tiny: Backbone) -> None:
         find_encoder(nn.Linear(1, 1))
     with pytest.raises(ConfigError, match="2 encoders; pass one of 0, 1"):
         find_encoder(nn.Sequential(encoder, PyramidEncoder(tiny, pyramid())))
-
-
-def test_the_neck_travels_alone(tmp_path: object) -> None:
-    """Saved from within, loaded with the same backbone: the same maps, and the file knows the backbone."""
-    backbone = load_backbone("dinoneck_tiny", layers=3)
-    encoder = PyramidEncoder(backbone, SpatialTuningAdapter(64, 16))
-    encoder.train()
-    encoder(torch.randn(4, 3, 64, 64))  # batch statistics move
-    encoder.eval()
-    path, images = f"{tmp_path}/neck.safetensors", torch.randn(1, 3, 64, 96)
-    save_head(path, encoder.neck, backbone=backbone, preprocess=backbone.preprocess)
-    again = PyramidEncoder(load_backbone("dinoneck_tiny", layers=3), load_head(path))  # type: ignore[arg-type]
-    for one, other in zip(encoder(images).maps, again(images).maps, strict=True):
-        assert torch.equal(one, other)
