@@ -30,7 +30,6 @@ from dinoneck.export import Exported, export_model
 
 pytestmark = pytest.mark.slow
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
-LOG = Task("mass", unit="g", transform=TargetTransform(log1p=True, mean=1.0, std=0.5))
 STATE = Task("state", dim=3, kind="classification")
 MAPS = [
     Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2)),
@@ -47,9 +46,6 @@ HEADS: dict[str, Callable[[], list[nn.Module]]] = {
     "dense": lambda: [DenseHead(64, [*MAPS, PARTS], 8)],
     "fpn": lambda: [FPNHead(64, [MASS, STATE, *MAPS], num_layers=2, layer_indices=(0, 1), fpn_dim=8)],
     "pyramid": lambda: [PyramidHead(64, [MASS, PARTS, *MAPS], NECK, tower_depth=1)],
-    "ensemble": lambda: [
-        HeadEnsemble.from_heads([awake(PatchMeanHead(64, [task], 8)) for task in (MASS, LOG)], [1, 3])
-    ],
     "several": lambda: [
         HeadEnsemble.from_heads(
             [
@@ -68,7 +64,6 @@ BACKBONES = {
     "DINOv3, transformers": ("vit_small_patch16_dinov3", "transformers", "native", True),
     "DINOv2, timm": ("vit_small_patch14_dinov2", "timm", "native", True),
     "DINOv2, transformers": ("vit_small_patch14_dinov2", "transformers", "native", True),
-    "DINOv2 with registers, timm": ("vit_small_patch14_reg4_dinov2", "timm", "native", True),
     "DINOv2 with registers, transformers": ("vit_small_patch14_reg4_dinov2", "transformers", "native", False),
     "DINOv2, official positions": ("vit_small_patch14_dinov2", "timm", "official", False),
 }

@@ -43,7 +43,7 @@ ALLOWED = {
     ("registry.py", "importlib.util."): "a Python file that the user names by --import",
     ("cli/main.py", "importlib.import_module"): "verbs of our own list",
     ("checkup.py", "importlib.import_module"): "packages that our own metadata declares",
-    ("serve/server.py", "socket."): "the service listens on the address that its caller names",
+    ("serve/app.py", "socket."): "the service listens on the address that its caller names",
 }
 # names that only a call with these plain values makes harmless: (name, keyword, value)
 WITH = {"torch.load": ("weights_only", True), "numpy.load": ("allow_pickle", False)}

@@ -91,10 +91,10 @@ PIPELINES = (
     ),
     Mutant(
         "The maps of turned views are turned further instead of back.",
-        "inference/tiles.py",
-        "torch.rot90(maps, -self.turns",
-        "torch.rot90(maps, self.turns",
-        "unit/inference/test_inference.py::test_views_undo_themselves_on_every_shape",
+        "data/views.py",
+        "torch.rot90(x, -self.turns",
+        "torch.rot90(x, self.turns",
+        "unit/inference/test_inference.py::test_maps_of_all_views_come_back_to_the_image",
     ),
     Mutant(
         "Overlapping tiles count twice at their seams.",
@@ -268,8 +268,8 @@ PIPELINES = (
     Mutant(
         "Predictions of images of several sizes come back in another order than the images.",
         "inference/passes.py",
-        "rows[key][place] = row\n        for",
-        "rows[key][rows[key].index(None)] = row\n        for",
+        "rows |= dict(zip(places, found, strict=True))",
+        "rows |= dict(zip(range(len(rows), len(images)), found, strict=False))",
         "unit/inference/test_inference.py::test_images_of_different_sizes_keep_their_order",
     ),
     Mutant(

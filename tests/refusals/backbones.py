@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import peft
+import timm
 import torch
 from torch import nn
 
@@ -18,11 +20,16 @@ from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
 from tests.unit.test_configured import Example
 
-SMALL = "vit_small_patch16_dinov3"
+SMALL, TINY = "vit_small_patch16_dinov3", "vit_tiny_patch16_224"
 
 
 def seen(*shape: int, value: float = 0.0, dtype: torch.dtype = torch.float32) -> Any:
     return kit.backbone()(torch.full(shape or (1, 3, 32, 32), value, dtype=dtype))
+
+
+def with_peft() -> Any:
+    config = peft.LoraConfig(target_modules=["qkv"], r=2, init_lora_weights=False)
+    return peft.inject_adapter_in_model(config, kit.backbone().adapter.model)
 
 
 def lora(*arguments: Any, **options: Any) -> Any:
@@ -93,6 +100,10 @@ ROWS: list[Row] = [
     (lambda: load_backbone("dinoneck_tiny", checkpoint=""), BackboneError, "empty"),
     (lambda: kit.backbone(pos_embed="antialias"), ConfigError, "'antialias'"),
     (lambda: wrap_backbone(nn.Linear(1, 1)), BackboneError, "Linear"),
+    (lambda: wrap_backbone(kit.backbone()), BackboneError, "Backbone"),  # type: ignore[arg-type]
+    (lambda: wrap_backbone(timm.create_model(TINY, global_pool="avg")), BackboneError, "no final norm"),
+    (lambda: wrap_backbone(timm.create_model(TINY))(torch.zeros(1, 3, 224, 240)), BackboneError, "(224, 224)"),
+    (lambda: wrap_backbone(with_peft()), BackboneError, "peft"),
     (lambda: wrap_backbone(nn.DataParallel(Dinov2Like())), BackboneError, "DataParallel"),
     (lacking_patch_size, BackboneError, "patch_size"),
     *((lambda wrong=wrong: kit.backbone().unfreeze_last(wrong), BackboneError, str(wrong)) for wrong in (0, 7, True)),

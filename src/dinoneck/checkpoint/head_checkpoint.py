@@ -19,7 +19,6 @@ from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint import contents, hub, pairing, schema
 from dinoneck.checkpoint import format as files
 from dinoneck.checkpoint.contents import Contents, Parts
-from dinoneck.checkpoint.rebuilding import rebuild
 from dinoneck.codec import encode, normal
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, did_you_mean
@@ -256,12 +255,12 @@ class HeadCheckpoint:
                 step="pairing",
             )
         if self.backbone_weights is None or file is not None or random:
-            backbone = rebuild(record, file, random=random)
+            backbone = pairing.rebuild(record, file, random=random)
         else:
             with tempfile.TemporaryDirectory(prefix="dinoneck-backbone-") as folder:
                 file = Path(folder, "model.safetensors")
                 safetensors.torch.save_file(self.backbone_weights, file)
-                backbone = rebuild(record, file)
+                backbone = pairing.rebuild(record, file)
         if self.adapter_state:
             self.apply_adapter(backbone)
         return backbone

@@ -1,4 +1,4 @@
-"""Whether a backbone fits a head: its record is compared with the one that the head was trained with.
+"""The backbone of a head: compared with the record of the one it was trained with, and loaded again from that record.
 
 LoRA weights travel in the head file, so that one file restores both: ``adapter/<linear layer of the backbone>.lora_A``
 and ``.lora_B``; what they belong to stands in the backbone record under ``adapter``. A backbone that was tuned along
@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dinoneck.backbones import lora, weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import architecture_of, names_of
+from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.weight_hashes import differs
 from dinoneck.checkpoint.schema import BackboneRecord, TensorEntry, describe_weights
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
@@ -39,6 +44,10 @@ _MUST_AGREE = {
 _LORA = "LoRA weights (HeadCheckpoint.load(file).apply_adapter(backbone) applies those of a head file)"
 _SAME_CHANNEL = 1e-3
 NAMED = ("seeded", "hub")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_PART = r"[A-Za-z0-9][\w.\-]{0,95}"
+# a model's name, or a hub repository: a path below the working folder at most
+_NAME = re.compile(rf"{_PART}(?:/{_PART})?", re.ASCII)
 
 
 def need(record: Mapping[str, Any], key: str) -> Any:
@@ -330,3 +339,62 @@ def apply_lora(
         for parameter in () if trainable else backbone.parameters():
             parameter.requires_grad_(id(parameter) in learning)
     backbone.train(backbone.adapter.asked_mode)
+
+
+def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = None, *, random: bool = False) -> Backbone:
+    """Load the backbone of a record: by name, with the weights of a local file, or with random ones.
+
+    Nothing in a record is imported or run, and no folder that it names is opened. Weights that come from elsewhere are
+    compared by who asks for this.
+
+    Args:
+        record: the backbone record of a head file.
+        file: its weights, where they are not seeded or published; for transformers also a model folder.
+        random: seeded random weights instead of those of the record: its own seed, or 0 where it names other weights.
+
+    Raises:
+        CheckpointError: if the record is incomplete or contradicts itself.
+        BackboneError: if the weights cannot be had.
+    """
+    name, origin = str(need(record, "name")), need(record, "weights")
+    if file is None and not random and origin.get("kind") not in NAMED:
+        raise CheckpointError(
+            f"the heads were trained on {name!r} with {describe_weights(origin)}, which cannot be found by name: load "
+            "them yourself and pass backbone= (--backbone-file on the command line)",
+            step="pairing",
+        )
+    if "/" in name and origin.get("kind") == "hub" and origin.get("repo") != name:
+        raise CheckpointError(
+            f"the record names the model {name!r} and weights of {origin.get('repo')!r}: these do not belong together",
+            step="pairing",
+        )
+    dtype = record.get("dtype") or "float32"
+    if dtype not in _DTYPES:
+        raise CheckpointError(f"the record has dtype {dtype!r}; expected one of {', '.join(_DTYPES)}", step="pairing")
+    folder = file is not None and Path(file).is_dir()
+    own = origin.get("kind") == "seeded"
+    seeded = file is None and (random or own)
+    # the library transformers takes names and local folders for the same argument
+    if not folder and (not _NAME.fullmatch(name) or (record.get("source") == "transformers" and os.path.isdir(name))):  # noqa: PTH112
+        raise CheckpointError(
+            f"the record names the model {name[:200]!r}; expected a name such as 'vit_small_patch16_dinov3', or a hub "
+            "repository 'user/name', that is not a folder here. A head file names no path: load the backbone yourself "
+            "and pass backbone=",
+            step="pairing",
+        )
+    try:
+        return load_backbone(
+            str(file) if folder else name,
+            pretrained=not seeded,
+            checkpoint=None if folder else file,
+            seed=(need(origin, "seed") if own else 0) if seeded else None,
+            layers=need(record, "layers"),
+            norm=need(record, "norm"),
+            source=record.get("source") or "timm",
+            pos_embed=record.get("pos_embed") or "native",
+            dtype=_DTYPES[dtype],
+        )
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the backbone record of this head cannot be followed: {error}", step="pairing"
+        ) from error

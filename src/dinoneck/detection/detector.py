@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.checkpoint.rebuilding import rebuild
+from dinoneck.checkpoint.pairing import rebuild
 from dinoneck.codec import at_least
 from dinoneck.data.boxes import to_original
 from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels

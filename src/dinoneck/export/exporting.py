@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
@@ -10,18 +11,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
-from torch import nn
 
 from dinoneck.atomic import write_whole
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.format import METADATA_KEY, canonical, check_path
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
-from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError, did_you_mean
 from dinoneck.export import onnx_file, program
 from dinoneck.export.models import ImagesModel, Model, TokensModel
@@ -29,7 +28,7 @@ from dinoneck.export.program import Traced
 from dinoneck.grid import GridSize, TokenGrid
 from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.sources import HeadSource, opened
-from dinoneck.tasks import GATE, MAP
+from dinoneck.tasks import GATE
 from dinoneck.version import __version__
 
 Format = Literal["onnx", "pt2"]
@@ -74,8 +73,6 @@ def export_model(
     maps: bool = False,
     half: bool = False,
     check: bool = True,
-    preprocess: Preprocessing | None = None,
-    revision: str | None = None,
 ) -> Exported:
     """Write backbone and heads as one model that takes images and runs without dinoneck.
 
@@ -96,8 +93,6 @@ def export_model(
             (``"gate"``).
         half: an ONNX model half as large: products of matrices in float16; all else, inputs and outputs in float32.
         check: compare it with the eager model at batches and sizes it was not traced with, before it is written.
-        preprocess: how images are prepared, instead of what the files state.
-        revision: branch, tag or commit of the hub repositories among the heads.
 
     Shape:
         (B, 3, H, W) float32 -> every task (B, dim); (B, dim, rows, cols) for dense and segmentation tasks and for maps.
@@ -105,7 +100,7 @@ def export_model(
     Raises:
         CheckpointError: if it cannot be exported or written, or differs from the eager model; a file that was there
             stays.
-        ConfigError: for an unknown format, or a file of the heads' own.
+        ConfigError: for an unknown format.
         GridError: if the patch does not divide ``size``.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
 
@@ -117,11 +112,9 @@ def export_model(
         >>> done.outputs, done.size, done.parity.largest < 1e-4
         (('total',), None, True)
     """
-    sources = _sources(heads, path, format, revision)
-    predictor = Predictor(sources, backbone, "none", preprocess=preprocess)
-    model = ImagesModel(predictor, maps, size)
-    metas = [_checkpoint(source, predictor.backbone, predictor.preprocess).meta for source in sources]
-    return _written(model, path, format, metas, size and TokenGrid(model.patch).size(size), half, check)
+    checkpoints = _checkpoints(heads, path, format, backbone)
+    model = ImagesModel(Predictor(checkpoints, backbone, "none"), maps, size)
+    return _written(model, path, format, checkpoints, size and TokenGrid(model.patch).size(size), half, check)
 
 
 def export_head(
@@ -133,7 +126,6 @@ def export_head(
     grid: tuple[int, int] | None = None,
     half: bool = False,
     check: bool = True,
-    revision: str | None = None,
 ) -> Exported:
     """Write a head alone as a model that takes tokens and gives every task in original units.
 
@@ -149,20 +141,17 @@ def export_head(
             head's own images, with a warning.
         half: as for :func:`export_model`; the tokens stay float32.
         check: compare it with the eager head at batches and grids it was not traced with, before it is written.
-        revision: branch, tag or commit of a hub repository.
 
     Raises:
         CheckpointError: if the head has no tasks or no record of its backbone, cannot be exported or written, needs a
             ``grid``, or the result differs from it; a file that was there stays.
-        ConfigError: for an unknown format, several heads, or a file of the head's own.
+        ConfigError: for an unknown format, or several heads.
         ImportError: naming the extra, if onnx, onnxscript or onnxruntime is not installed.
     """
-    sources = _sources(head, path, format, revision)
-    if len(sources) != 1:
-        raise ConfigError(f"{head} holds {len(sources)} heads; export one of them, or save them as one HeadEnsemble")
-    checkpoint = _checkpoint(sources[0], backbone)
-    asked = None if grid is None else GridSize(*grid)
-    return _written(TokensModel(checkpoint), path, format, [checkpoint.meta], asked, half, check)
+    found = _checkpoints(head, path, format, backbone)
+    if len(found) != 1:
+        raise ConfigError(f"{head} holds {len(found)} heads; export one of them, or save them as one HeadEnsemble")
+    return _written(TokensModel(found[0]), path, format, found, grid and GridSize(*grid), half, check)
 
 
 def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str]) -> None:
@@ -190,61 +179,51 @@ def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str]) 
         raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
 
 
-def _sources(
-    heads: HeadSource | Sequence[HeadSource], path: str | os.PathLike[str], form: str, revision: str | None
-) -> list[HeadCheckpoint | nn.Module]:
-    """Open the heads; refuse an unknown format, and a file that heads are read from: nothing else holds them."""
+def _checkpoints(
+    heads: HeadSource | Sequence[HeadSource], path: str | os.PathLike[str], form: str, backbone: Backbone | None
+) -> list[HeadCheckpoint]:
+    """The files of the heads, or those that modules would have; an unknown format is refused before they are read."""
     if form not in (known := get_args(Format)):
         raise ConfigError(f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}")
     check_path(path)
-    read, target = opened(heads, revision)[""], Path(path)
-    for place in [Path(one.source) for one in read if isinstance(one, HeadCheckpoint)]:
-        if place.is_file() and target.exists() and target.samefile(place):
-            raise ConfigError(f"{path} belongs to the heads that are exported and would be replaced; choose another")
-    return read
-
-
-def _checkpoint(
-    source: HeadSource, backbone: Backbone | None, preprocess: Preprocessing | None = None
-) -> HeadCheckpoint:
-    """A head's file, or the file that a module would have."""
-    if isinstance(source, HeadCheckpoint):
-        return source
-    return HeadCheckpoint.from_module(cast("nn.Module", source), backbone=backbone, preprocess=preprocess)
+    images = None if backbone is None else backbone.preprocess
+    return [
+        source
+        if isinstance(source, HeadCheckpoint)
+        else HeadCheckpoint.from_module(source, backbone=backbone, preprocess=images)
+        for source in opened(heads)[""]
+    ]
 
 
 def _written(
     model: Model,
     path: str | os.PathLike[str],
     form: Format,
-    metas: list[dict[str, Any]],
+    checkpoints: list[HeadCheckpoint],
     asked: GridSize | None,
     half: bool,
     check: bool,
 ) -> Exported:
     """Trace, compare, describe, write."""
-    if half and (form != "onnx" or model.dtypes != {torch.float32}):
+    unfit = model.dtypes != {torch.float32} if half else torch.bfloat16 in model.dtypes
+    if (half and form != "onnx") or (form == "onnx" and unfit):
         raise ConfigError(
-            f"half=True is for ONNX models of float32 weights; the format is {form!r} and the weights are "
-            f"{', '.join(sorted(map(str, model.dtypes)))}. Take format='onnx' and a float32 backbone and head"
-        )
-    if form == "onnx" and torch.bfloat16 in model.dtypes:
-        raise CheckpointError(
-            "the backbone or a head computes in bfloat16, which ONNX Runtime does not on a CPU: load the backbone with "
-            "dtype=torch.float32 and pass backbone=, save the head as head.float(), or take format='pt2'",
-            step="config",
+            f"format is {form!r} and half {half}, and the backbone or a head computes in "
+            f"{', '.join(sorted(map(str, model.dtypes)))}; ONNX takes no bfloat16, and half=True is for ONNX models of "
+            "float32 weights: load the backbone with dtype=torch.float32 and save the head as head.float()"
         )
     with warnings.catch_warnings(), evaluating(model):
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of the exporters, about themselves
         warnings.filterwarnings("ignore", category=FutureWarning)
-        traced = program.trace(model.merged(), asked)
+        traced = program.trace(model, asked)
         onnx = onnx_file.onnx_model(traced, model) if form == "onnx" else None
         if half:
             onnx_file.to_half(onnx)
         runner = nullcontext(traced.program.module()) if onnx is None else onnx_file.onnx_runner(onnx, model)
         with runner if check else nullcontext() as run:
             measured = None if run is None else program.check_parity(model, traced, run, half)
-    recorded = sorted({meta["tta"]["ops"] for meta in metas if meta["tta"] is not None} - {"none"})
+    metas = [checkpoint.meta for checkpoint in checkpoints]
+    recorded = sorted({(meta["tta"] or {"ops": "none"})["ops"] for meta in metas} - {"none"})
     about = _description(model, traced, measured, form)
     about |= {"half": half, "views": {"exported": "none", "recorded": recorded}}
     records = canonical(metas[0] if len(metas) == 1 else metas).decode("utf-8")
@@ -252,7 +231,9 @@ def _written(
     files = [Path(path)]
     try:
         if onnx is None:
-            write_whole(path, [program.content(traced.program, texts)])
+            buffer = io.BytesIO()  # without example inputs, so without a pickle
+            torch.export.save(traced.program, buffer, extra_files=texts)
+            write_whole(path, [buffer.getbuffer()])
         else:
             files = onnx_file.write_onnx(Path(path), onnx, texts)
     except (OSError, ValueError) as error:
@@ -271,8 +252,8 @@ def _written(
 
 def _description(model: Model, traced: Traced, measured: program.Parity | None, form: Format) -> dict[str, Any]:
     """The JSON-able record of a file, with which it runs without dinoneck."""
-    smallest = GridSize(traced.smallest, traced.smallest)
-    packages = ("torch", "timm", *(("onnx", "onnxscript") if form == "onnx" else ()))
+    smallest = model.size_of(GridSize(traced.smallest, traced.smallest))
+    packages = ["torch", "timm", *(["onnx", "onnxscript"] if form == "onnx" else [])]
     size = None if traced.grid is None else model.size_of(traced.grid)
     return {
         "format": EXPORT_FORMAT,
@@ -281,7 +262,7 @@ def _description(model: Model, traced: Traced, measured: program.Parity | None, 
             "batch": "free",
             "patch_size": [*model.patch],
             "size": size,
-            "smallest": model.size_of(smallest) if size is None else None,
+            "smallest": smallest if size is None else None,
         },
         "preprocess": None if model.recipe is None else model.recipe.record(),
         "outputs": [_output(name, shape, model) for name, shape in traced.outputs.items()],
@@ -290,15 +271,14 @@ def _description(model: Model, traced: Traced, measured: program.Parity | None, 
     }
 
 
-def _output(name: str, shape: tuple[int, int], model: Model) -> dict[str, Any]:
-    task = next((task for task in model.heads.predicted if task.name == name.removesuffix(MAP)), None)
-    return {
-        "name": name,
-        "task": task and task.name,
-        "of": "gate" if name == GATE else "map" if name.endswith(MAP) else "task",
-        "kind": task and task.kind,
-        "aggregate": task.aggregate if task is not None and task.kind == "density" else None,
-        "unit": "" if task is None else task.unit,
-        "labels": [] if task is None else list(task.labels),
-        "shape": ["batch", shape[0], "rows", "cols"][: shape[1]],
-    }
+def _output(name: str, shape: tuple[int, ...], model: Model) -> dict[str, Any]:
+    stem, _, part = name.rpartition(".")
+    sides = ["rows", "cols"] if len(shape) == 3 else [*shape[1:]]
+    output: dict[str, Any] = {"name": name, "shape": ["batch", shape[0], *sides]}
+    by_name = {task.name: task for task in model.heads.predicted}
+    task = by_name.get(name) or by_name.get(stem)
+    if task is None:
+        return output | {"task": None, "of": GATE, "kind": None, "aggregate": None, "unit": "", "labels": []}
+    output |= {"task": task.name, "kind": task.kind, "unit": task.unit, "labels": list(task.labels)}
+    of = "task" if name in by_name else part  # map, classes or masks
+    return output | {"of": of, "aggregate": task.aggregate if task.kind == "density" else None}

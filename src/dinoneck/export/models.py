@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,12 @@ from dinoneck.backbones.backbone import LARGEST_NORMALISED
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.pairing import need
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.grid import GridSize, TokenGrid, patch_pair
-from dinoneck.heads.ensemble import HeadEnsemble
-from dinoneck.heads.head import Head
-from dinoneck.inference.passes import Reading
+from dinoneck.grid import GridSize, PatchSize, TokenGrid, patch_pair
+from dinoneck.heads.head import recompute_derived
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.sources import load
+from dinoneck.inference.sources import Reading, load
 from dinoneck.layers.inputs import as_tokens
-from dinoneck.tasks import GATE, MAP
+from dinoneck.tasks import MAP
 from dinoneck.tokens import Tokens
 
 
@@ -39,16 +37,17 @@ class _Heads(nn.Module):
     only: GridSize | None = None
     inputs: list[tuple[str, tuple[str | None, ...]]]
 
-    def __init__(self, reading: Reading, head: Head, patch: tuple[int, int], recipe: Preprocessing | None) -> None:
+    def __init__(self, reading: Reading, patch: PatchSize, recipe: Preprocessing | None) -> None:
         super().__init__()
-        self.reading, self.patch, self.recipe = reading, patch, recipe
-        self.heads, self.own = head, None if recipe is None else recipe.grid()
+        self.reading, self.heads, self.patch, self.recipe = reading, reading.head, patch_pair(patch), recipe
+        self.own = None if recipe is None else recipe.grid()
         self.heads.to("cpu").to(memory_format=torch.contiguous_format)  # torch stores no other layout as it is
         self.dtypes = {next(self.heads.parameters()).dtype}
 
-    def merged(self) -> Self:
-        """Return a copy with LoRA products added to its weights; itself where there are none."""
-        return self
+    def of_objects(self, tokens: Tokens) -> dict[str, Tensor]:
+        """Return what the head itself gives for tasks of objects, which a program does not decode."""
+        task = self.reading.objects
+        return {} if task is None else {k: x for k, x in self.heads(tokens).items() if k.startswith(f"{task.name}.")}
 
 
 class TokensModel(_Heads):
@@ -61,11 +60,10 @@ class TokensModel(_Heads):
     unit, remedy, smallest = "patches", "grid=(rows, cols) (--grid ROWSxCOLS on the command line)", (1,)
 
     def __init__(self, checkpoint: HeadCheckpoint) -> None:
-        loaded, record = load(checkpoint), checkpoint.meta["backbone"] or {}
-        layers = tuple(getattr(loaded.head, "layer_indices", None) or need(record, "layers"))
-        reading = Reading(HeadEnsemble([loaded.head]), layers, bool(record.get("norm")), checkpoint.preprocess)
-        super().__init__(reading, loaded.head, patch_pair(need(record, "patch_size")), checkpoint.preprocess)
-        self.record, self.layers, self.embed_dim = record, layers, loaded.head.embed_dim
+        reading, record = load(checkpoint), checkpoint.meta["backbone"] or {}
+        layers = tuple(getattr(reading.head, "layer_indices", None) or need(record, "layers"))
+        super().__init__(reading, need(record, "patch_size"), checkpoint.preprocess)
+        self.record, self.layers, self.embed_dim = record, layers, reading.head.embed_dim
         self.prefix = need(record, "num_cls") + need(record, "num_registers")
         self.inputs = [(f"tokens_{i}", ("batch", "tokens", None)) for i in range(len(self.layers))]
         self.inputs += [("rows", ()), ("cols", ())]
@@ -96,8 +94,8 @@ class TokensModel(_Heads):
         return {"names": names, "layers": [*self.layers], "prefix": self.prefix, "normed": self.record.get("norm")}
 
     def forward(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Return ``{task: original units}``."""
-        return self.heads.natural(tokens)
+        """Return ``{task: original units}``, and of objects what the head itself gives."""
+        return self.heads.natural(tokens) | self.of_objects(tokens)
 
 
 class ImagesModel(_Heads):
@@ -115,9 +113,12 @@ class ImagesModel(_Heads):
 
     def __init__(self, predictor: Predictor, maps: bool, size: tuple[int, int] | None) -> None:
         backbone, recipe = predictor.backbone, predictor.preprocess
-        [reading] = copy.deepcopy([*predictor.passes[0].readings.values()])
-        super().__init__(reading, reading.heads, patch_pair(backbone.adapter.patch_size), recipe)
-        self.backbone = backbone if predictor.device.type == "cpu" else copy.deepcopy(backbone).to("cpu")
+        [reading] = predictor.passes[0].readings.values()
+        super().__init__(reading, backbone.adapter.patch_size, recipe)
+        has_lora, is_here = backbone.adapter.lora is not None, predictor.device.type == "cpu"
+        self.backbone = backbone if is_here and not has_lora else copy.deepcopy(backbone).to("cpu")
+        if has_lora:
+            self.backbone.merge_lora()
         self.inputs = [("images", ("batch", None, "height", "width"))]
         self.recipe, self.maps = recipe.changed(size=size), maps
         self.dtypes.add(backbone.dtype)
@@ -125,14 +126,6 @@ class ImagesModel(_Heads):
             self.only = TokenGrid(self.patch).size(backbone.adapter.fixed_size)
         for name, values in (("mean", recipe.mean), ("std", recipe.std)):
             self.register_buffer(f"_dinoneck_{name}", torch.tensor(values).view(1, 3, 1, 1), persistent=False)
-
-    def merged(self) -> Self:
-        """Return a copy with LoRA products added to its weights; itself where there are none."""
-        if self.backbone.adapter.lora is None:
-            return self
-        twin = copy.deepcopy(self)
-        twin.backbone.merge_lora()
-        return twin.eval()
 
     def example(self, batch: int, grid: GridSize) -> Tensor:
         """Return random images (B, 3, H, W)."""
@@ -163,13 +156,14 @@ class ImagesModel(_Heads):
         """Return ``{output: tensor}`` in float32; as a program NaN for images far beyond 0 ... 1."""
         normalised = (images - self._dinoneck_mean) / self._dinoneck_std  # (B, 3, H, W)
         tokens = self.reading.tokens(self.backbone, self.backbone(normalised))
-        outputs = self.heads.natural(tokens)  # (B, dim) or (B, dim, rows, cols)
-        if self.maps:
-            outputs |= {name + MAP: x for name, x in self.heads.predict_maps(tokens).items() if outputs[name].ndim == 2}
-            gate = self.reading.heads.gate(tokens)  # (B, rows, cols)
-            outputs |= {} if gate is None else {GATE: gate[:, None]}
+        # (B, dim), or (B, dim, rows, cols) of kinds that predict per cell, which need no map next to them
+        outputs = recompute_derived(self.heads.predicted, self.reading.outputs(tokens, self.maps))
+        per_cell = {name + MAP for name, x in outputs.items() if x.ndim == 4}
+        outputs |= self.of_objects(tokens)
         valid = _is_valid(normalised)
-        return {name: x.float() * (valid if x.ndim == 4 else valid.flatten(1)) for name, x in outputs.items()}
+        return {
+            name: x.float() * valid.view(-1, *[1] * (x.ndim - 1)) for name, x in outputs.items() if name not in per_cell
+        }
 
 
 def _is_valid(normalised: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import copy
 import logging
 import secrets
 import tempfile
@@ -43,9 +43,9 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         CheckpointError: if it has no ONNX export.
         ImportError: naming the extra, if onnx or onnxscript is not installed.
     """
-    noise = logging.getLogger("onnxscript")
-    level = noise.level
-    noise.setLevel(logging.ERROR)  # it warns of every operator that its optimiser leaves as it is
+    logging.getLogger("onnxscript").setLevel(
+        logging.ERROR
+    )  # it warns of operators that its optimiser leaves as they are
     try:
         from onnx.compose import add_prefix_graph
         from onnxscript import ir
@@ -56,8 +56,6 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     except Exception as error:  # of the exporter: many unrelated types
         reason = first_line(error) or type(error).__name__
         raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
-    finally:
-        noise.setLevel(level)
     ir.passes.common.ClearMetadataAndDocStringPass()(exported.model)  # source paths among them
     proto = exported.model_proto
     graph = proto.graph
@@ -123,7 +121,7 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     """Write a model whole or not at all; weights that make it larger than protobuf's 2 GiB go into a second file.
 
     That file has a name of its own, after the model's, and is written first: a model that is replaced never reads
-    weights that are not its own.
+    weights that are not its own. The weights of a model that is replaced stay until they are deleted.
 
     Args:
         path: the file.
@@ -135,14 +133,18 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     """
     for key, value in (texts or {}).items():
         model.metadata_props.add(key=key, value=value)
-    earlier = {*path.parent.glob(f"{glob.escape(path.name)}.{'[0-9a-f]' * 16}.data")}
-    files = [path]
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_BYTES:
-        files.append(_write_weights(path, model))
-    write_whole(path, model.SerializeToString())
-    for old in earlier - {*files}:  # of the model that was replaced; later ones may be another process's
-        old.unlink(missing_ok=True)
-    return files
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST_BYTES:
+        write_whole(path, model.SerializeToString())
+        return [path]
+    from onnx import save_model
+
+    weights = path.with_name(f"{path.name}.{secrets.token_hex(8)}.data")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder, path.name)
+        save_model(model, file, save_as_external_data=True, location=weights.name, size_threshold=_SMALL_BYTES)
+        Path(folder, weights.name).replace(weights)
+        file.replace(path)
+    return [path, weights]
 
 
 @contextmanager
@@ -161,15 +163,12 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
         import onnxruntime
     except ImportError as error:
         raise missing_extra("onnxruntime", "export") from error
-    copied = type(proto)()
-    copied.CopyFrom(proto)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
-            file, *_ = write_onnx(Path(folder, "model.onnx"), copied)
-            del copied
+            file, *_ = write_onnx(Path(folder, "model.onnx"), copy.deepcopy(proto))
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of ONNX Runtime: several types
             reason = first_line(error) or type(error).__name__
@@ -196,31 +195,13 @@ def _whole_patches(graph: Any, image: str, result: str, patch: tuple[int, int]) 
     """Nodes that fail for images of other sides than whole patches: a convolution would drop the rest in silence."""
     from onnx import helper, numpy_helper
 
-    stem = f"{image}:sides"
-    constants = {"patch": patch, "batch_and_channels": (0, 0)}  # a 0 keeps what is there
-    graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(values), f"{stem}.{name}") for name, values in constants.items()
-    )
-    refusal = f"height_and_width_must_be_multiples_of_{patch[0]}_and_{patch[1]}"
-    yield helper.make_node("Shape", [image], [stem], f"{stem}.read", start=2, end=4)
-    yield helper.make_node("Div", [stem, f"{stem}.patch"], [f"{stem}.cells"], f"{stem}.divided")
-    yield helper.make_node("Mul", [f"{stem}.cells", f"{stem}.patch"], [f"{stem}.whole"], f"{stem}.multiplied")
-    yield helper.make_node("Concat", [f"{stem}.batch_and_channels", f"{stem}.whole"], [f"{stem}.shape"], axis=0)
-    yield helper.make_node("Reshape", [image, f"{stem}.shape"], [result], refusal)
-
-
-def _write_weights(path: Path, model: Any) -> Path:
-    """Move large weights out of the model into a file next to ``path``."""
-    import onnx
-
-    weights = path.with_name(f"{path.name}.{secrets.token_hex(8)}.data")
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        onnx.save_model(
-            model,
-            Path(folder, path.name),
-            save_as_external_data=True,
-            location=weights.name,
-            size_threshold=_SMALL_BYTES,
-        )
-        Path(folder, weights.name).replace(weights)
-    return weights
+    sides, cells, whole, shape = (f"{image}:{part}" for part in ("sides", "cells", "whole", "shape"))
+    kept, unit = f"{image}:kept", f"{image}:patch"
+    for name, values in ((unit, patch), (kept, (0, 0))):  # a 0 keeps batch and channels
+        graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+    yield helper.make_node("Shape", [image], [sides], start=2, end=4)
+    yield helper.make_node("Div", [sides, unit], [cells])
+    yield helper.make_node("Mul", [cells, unit], [whole])
+    yield helper.make_node("Concat", [kept, whole], [shape], axis=0)
+    name = f"height_and_width_must_be_multiples_of_{patch[0]}_and_{patch[1]}"
+    yield helper.make_node("Reshape", [image, shape], [result], name)

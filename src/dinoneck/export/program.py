@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,14 +26,14 @@ class Traced(NamedTuple):
 
     Attributes:
         program: the program.
-        outputs: name -> (channels, axes) of every output, in order.
+        outputs: name -> shape of every output without the batch, in order; of one grid.
         grid: the only grid of patches that it takes; None = any from ``smallest`` patches a side.
         smallest: see ``grid``.
         reason: why the grid is fixed where none was asked for, else None.
     """
 
     program: ExportedProgram
-    outputs: dict[str, tuple[int, int]]
+    outputs: dict[str, tuple[int, ...]]
     grid: GridSize | None
     smallest: int = 1
     reason: str | None = None
@@ -50,11 +49,16 @@ def trace(model: Model, asked: GridSize | None) -> Traced:
     Raises:
         CheckpointError: if it cannot be exported, or does not take this grid.
     """
-    only, reason = _fixed(model, asked)
+    only, reason = model.only, None if model.only is None else "the backbone takes images of this size only"
+    if only is None and scores_places(model.heads):
+        only, reason = model.own, "a gate of mode 'mlp' scores the places of one grid"
+        if asked is None and only is None:
+            raise CheckpointError(f"{reason}, and its file does not state which: give {model.remedy}", step="config")
     if grid := asked or only:
         model.reading.check_grid(grid, turned=False)
         if model.only not in (None, grid):
-            raise CheckpointError(f"size is {size_text(model, grid)}, but {reason}", step="config")
+            sizes = size_text(model, grid), size_text(model, model.only)
+            raise CheckpointError(f"size is {sizes[0]}; the backbone takes images of {sizes[1]} only", step="config")
         return _exported(model, grid)._replace(reason=None if asked else reason)
     for smallest in model.smallest:
         try:
@@ -76,30 +80,11 @@ def size_text(model: Model, grid: GridSize) -> str:
     return f"{'x'.join(map(str, model.size_of(grid)))} {model.unit}"
 
 
-def content(program: ExportedProgram, texts: dict[str, str]) -> memoryview:
-    """Return the bytes of a ``.pt2`` file with these texts inside. It holds no example inputs, so no pickle."""
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files=texts)
-    return buffer.getbuffer()
-
-
-def _fixed(model: Model, asked: GridSize | None) -> tuple[GridSize | None, str | None]:
-    """The one grid that backbone or heads are limited to, and why."""
-    if model.only is not None:
-        return model.only, f"the backbone takes images of {size_text(model, model.only)} only"
-    if not scores_places(model.heads):
-        return None, None
-    reason = "a gate of mode 'mlp' scores the places of one grid"
-    if model.own is None and asked is None:
-        raise CheckpointError(f"{reason}, and its file does not state which: give {model.remedy}", step="config")
-    return model.own, reason
-
-
 def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) -> Traced:
     example: Any = model.example(TRACED_BATCH, grid or TRACED_GRID)
     try:
         with torch.no_grad():
-            outputs = {name: (x.shape[1], x.ndim) for name, x in model(example).items()}
+            outputs = {name: tuple(x.shape[1:]) for name, x in model(example).items()}
             dynamic = (model.dynamic(example, smallest),)
             program = torch.export.export(model, (example,), dynamic_shapes=dynamic, strict=False)
     except DinoneckError:
@@ -108,17 +93,11 @@ def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) 
         reason = first_line(error) or type(error).__name__
         raise CheckpointError(f"this model cannot be exported: {reason}", step="config") from error
     program._example_inputs = None  # a file would hold them as a pickle
-    bounds = [values.lower for side, values in program.range_constraints.items() if side.is_symbol]
-    return Traced(_without_paths(program), outputs, grid, int(max(bounds, default=1)))
-
-
-def _without_paths(program: ExportedProgram) -> ExportedProgram:
-    """Drop the stack traces of all nodes: paths with user names, and most of a small model's bytes."""
     for module in program.graph_module.modules():
-        if isinstance(module, torch.fx.GraphModule):
-            for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)
-    return program
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths with user names, and most of a small model's bytes
+    bounds = [values.lower for side, values in program.range_constraints.items() if side.is_symbol]
+    return Traced(program, outputs, grid, int(max(bounds, default=1)))
 
 
 def _is_free(traced: Traced, model: Model) -> bool:
@@ -167,8 +146,7 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
     Raises:
         CheckpointError: if it fails, or differs by more than the tolerance.
     """
-    differences: dict[str, float] = {}
-    scales: dict[str, float] = {}
+    largest: dict[str, list[tuple[float, float]]] = {}  # output -> its largest difference and value, for every input
     tried = _tried(traced, model.own)
     for batch, grid in tried:
         example, where = model.example(batch, grid), f"batch {batch} of {size_text(model, grid)}"
@@ -182,16 +160,18 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
         if {name: x.shape for name, x in outputs.items()} != {name: x.shape for name, x in expected.items()}:
             raise CheckpointError(f"the exported model gives other outputs at {where}", step="write")
         for name, x in expected.items():
-            differences[name] = max(differences.get(name, 0.0), _largest(outputs[name] - x))
-            scales[name] = max(scales.get(name, _SMALLEST_SCALE), _largest(x))
-    relative = {name: differences[name] / scales[name] for name in differences}
-    worst = max(relative, key=lambda name: relative[name])
-    shapes = [[batch, *model.size_of(grid)] for batch, grid in tried]
+            largest.setdefault(name, []).append((_largest(outputs[name] - x), _largest(x)))
     tolerance = max(TOLERANCES[kind] for kind in (*model.dtypes, *((torch.float16,) if half else ())))
-    parity = Parity(relative[worst], differences[worst], worst, tolerance, shapes)
-    if not parity.largest <= tolerance:  # infinity by infinity is NaN
+    shapes = [[batch, *model.size_of(grid)] for batch, grid in tried]
+    parities = []
+    for name, pairs in largest.items():
+        difference, scale = map(max, zip(*pairs, strict=True))
+        relative = difference / max(scale, _SMALLEST_SCALE) if math.isfinite(scale) else math.inf
+        parities.append(Parity(relative, difference, name, tolerance, shapes))
+    parity = max(parities)
+    if not parity.largest <= tolerance:
         raise CheckpointError(
-            f"the exported model differs from the model by {parity.largest:.2g} of the largest {worst!r} "
+            f"the exported model differs from the model by {parity.largest:.2g} of the largest {parity.output!r} "
             f"({parity.absolute:.2g} in its unit); at most {tolerance:g} is allowed. Nothing was written",
             step="write",
         )

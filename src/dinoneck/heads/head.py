@@ -47,7 +47,10 @@ class Head(Configured, nn.Module):
         """Check and keep what the head predicts; no ``kinds`` = those that were checked before."""
         self.tasks = check_tasks(tasks, kinds=kinds or get_args(Kind), owner=type(self).__name__)
         self.compositions = tuple(compositions)
-        self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
+        if compositions:
+            self.predicted = outputs_of(self.tasks, self.compositions, type(self).__name__)
+        else:
+            self.predicted = self.tasks
 
     def check_origin(self, tokens: Tokens) -> None:
         """Refuse tokens of another backbone than the one that the head was trained on.

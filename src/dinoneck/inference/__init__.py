@@ -6,8 +6,8 @@ _HOMES = homes(
     __name__,
     batching=["MicroBatcher"],
     predictor=["Predictor"],
-    results=["to_frame"],
-    tiles=["VIEWS", "View"],
+    results=["coco_objects", "to_frame"],
+    tiles=["VIEWS"],
 )
 
 __all__ = [*_HOMES]

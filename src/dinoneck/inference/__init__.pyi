@@ -2,6 +2,6 @@
 
 from dinoneck.inference.batching import MicroBatcher as MicroBatcher
 from dinoneck.inference.predictor import Predictor as Predictor
+from dinoneck.inference.results import coco_objects as coco_objects
 from dinoneck.inference.results import to_frame as to_frame
 from dinoneck.inference.tiles import VIEWS as VIEWS
-from dinoneck.inference.tiles import View as View

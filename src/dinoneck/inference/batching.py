@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import queue
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -66,11 +66,8 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
         self.max_wait_s = normal(float, max_wait_s, "max_wait_s")
         at_least(1, max_batch=self.max_batch, max_waiting=self.max_waiting)
         at_least(0, max_wait_s=self.max_wait_s)
-        self._waiting: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()  # None ends the thread
-        self._entrance = threading.Lock()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="dinoneck-batches", daemon=True)
-        self._thread.start()
+        self._waiting: queue.Queue[_Request] = queue.Queue(self.max_waiting)
+        self._passes, self._process = ThreadPoolExecutor(1, "dinoneck-batches"), os.getpid()
 
     def predict(self, image: ImageInput, maps: bool = False) -> Prediction:
         """Return ``predictor([image], maps)[0]``; waits for a pass.
@@ -90,70 +87,58 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
 
         An image whose future is cancelled while it waits is not predicted.
         """
-        self._refuse_if_full()
+        if self._waiting.full():
+            raise self._full()
         ready, prediction = self.predictor.ready(image), Future[Prediction]()
-        if any(isinstance(one, torch.Tensor) for one in ready):
+        if any(isinstance(image, torch.Tensor) for _, image in ready):
             prediction.set_result(self.predictor.predicted([ready], maps)[0])
             return prediction
-        with self._entrance:
-            self._refuse_if_full()
-            self._waiting.put(_Request(ready, maps, prediction))
+        if os.getpid() != self._process:  # a fork has no copy of the thread: no call would ever return
+            raise BusyError("the batcher's thread is not in this process (a fork?); make another one here")
+        try:
+            self._waiting.put_nowait(_Request(ready, maps, prediction))
+            self._passes.submit(self._run)
+        except queue.Full:
+            raise self._full() from None
+        except RuntimeError:
+            raise BusyError("the batcher is closed; make another one") from None
         return prediction
 
     def close(self) -> None:
         """Take no more images; returns when those that wait are predicted. Closing twice does nothing."""
-        with self._entrance:
-            self._closed = True
-            self._waiting.put(None)
-        self._thread.join()
+        self._passes.shutdown()
 
     def __exit__(self, *error: object) -> None:
         """Predict what waits and close."""
         self.close()
 
-    def _refuse_if_full(self) -> None:
-        if self._closed:
-            raise BusyError("the batcher is closed; make another one")
-        if not self._thread.is_alive():  # a fork has no copy of the thread: no call would ever return
-            raise BusyError("the batcher's thread is not in this process (a fork?); make another one here")
-        if (count := self._waiting.qsize()) >= self.max_waiting:
-            raise BusyError(
-                f"{count} images wait, which is all that may (max_waiting={self.max_waiting}); ask again later, or "
-                "allow more"
-            )
+    def _full(self) -> BusyError:
+        most = self.max_waiting
+        return BusyError(
+            f"{most} images wait, which is all that may (max_waiting={most}); ask again later, or allow more"
+        )
 
     def _run(self) -> None:
-        """Predict batch by batch until the end is in the queue; a thread that waits holds no images."""
-        while (first := self._waiting.get()) is not None:
-            running = [one for one in self._batch(first) if one.prediction.set_running_or_notify_cancel()]
-            for maps in (False, True):
-                self._predict([one for one in running if one.maps == maps], maps)
-            del first, running
-
-    def _batch(self, first: _Request) -> list[_Request]:
-        """The images of the next pass."""
-        batch, until = [first], time.monotonic() + self.max_wait_s
+        """Predict a batch of what waits: nothing where an earlier pass has taken this call's image along."""
+        batch = list[_Request]()
+        until = time.monotonic() + self.max_wait_s
         while len(batch) < self.max_batch:
             try:
-                request = self._waiting.get(timeout=max(0.0, until - time.monotonic()))
+                batch.append(self._waiting.get(bool(batch), max(0.0, until - time.monotonic())))
             except queue.Empty:
                 break
-            if request is None:
-                self._waiting.put(None)
-                break
-            batch.append(request)
-        return batch
+        running = [one for one in batch if one.prediction.set_running_or_notify_cancel()]
+        for maps in (False, True):
+            self._predict([one for one in running if one.maps == maps], maps)
 
     def _predict(self, asked: Sequence[_Request], maps: bool) -> None:
-        if not asked:
-            return
+        """Predict images together; if that fails, each alone, so that one image fails for its caller alone."""
         try:
-            predictions = self.predictor.predicted([one.prepared for one in asked], maps)
-        except BaseException as error:  # whatever ends the thread would leave everybody waiting
+            predictions = self.predictor.predicted([one.prepared for one in asked], maps) if asked else []
+        except Exception as error:
             if len(asked) == 1:
                 asked[0].prediction.set_exception(error)
-                return
-            for one in asked:
+            for one in asked if len(asked) > 1 else ():
                 self._predict([one], maps)
             return
         for one, prediction in zip(asked, predictions, strict=True):

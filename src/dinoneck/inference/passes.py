@@ -2,68 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.data.decoding import ImageInput, read_image_size
+from dinoneck.checkpoint.pairing import check_records
 from dinoneck.data.preprocessing import Preprocessing
+from dinoneck.data.resizing import Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
-from dinoneck.grid import GridSize, PreparedImages
-from dinoneck.heads.ensemble import HeadEnsemble, scores_places
-from dinoneck.inference.results import GATE, BatchPredictions
-from dinoneck.inference.tiles import VIEWS, Assembly, TileAxis, Tiling, View
+from dinoneck.grid import PreparedImages
+from dinoneck.heads.head import recompute_derived
+from dinoneck.inference.resolution import objects_at_image_size
+from dinoneck.inference.results import rows_of
+from dinoneck.inference.sources import Reading, difference
+from dinoneck.inference.tiles import VIEWS, Assembly, Tiling
+from dinoneck.tasks import GATE, MAP
 from dinoneck.tokens import Tokens
 
-Rows = dict[str, list[dict[str, Any]]]
+if TYPE_CHECKING:
+    from dinoneck.store.feature_store import FeatureStore
+
+Rows = list[dict[str, dict[str, Any]]]  # per image: key of a head -> its row
+Outputs = dict[tuple[str, str], Tensor]  # (key of a head, name of its output) -> a batch on the CPU
+Seen = tuple[list[int], Tokens, Tensor]  # views, their tokens, and which cells show the image; a batch per view
 
 
-class Reading(NamedTuple):
-    """Heads, and what they read of a pass.
+class Ready(NamedTuple):
+    """A decoded image of this (height, width) for a pass: prepared, or its pixels where it is cut into tiles."""
 
-    Attributes:
-        heads: several as one ensemble.
-        layers: block indices.
-        norm: whether the final norm is applied.
-        inputs: how its images are prepared; None where it is not recorded.
-    """
-
-    heads: HeadEnsemble
-    layers: tuple[int, ...]
-    norm: bool
-    inputs: Preprocessing | None
-
-    def tokens(self, backbone: Backbone, tokens: Tokens) -> Tokens:
-        """Return the layers that the heads read, with or without the norm, in their dtype."""
-        own = tokens if tokens.layers == self.layers else tokens.select(self.layers)
-        own = backbone.normalised(own) if self.norm else own
-        return own.to(dtype=next(self.heads.parameters()).dtype)
-
-    def check_grid(self, seen: GridSize, turned: bool) -> None:
-        """Refuse a view whose patches have other places than those that one of the heads scores.
-
-        Args:
-            seen: the grid of the view.
-            turned: whether it is the image turned by a quarter.
-
-        Raises:
-            CheckpointError: naming both grids.
-        """
-        if not scores_places(self.heads):
-            return
-        expected = (self.inputs and self.inputs.grid()) or (GridSize(seen.cols, seen.rows) if turned else seen)
-        if seen != expected:
-            raise CheckpointError(
-                f"a head with a gate of mode 'mlp' scores the places of one grid, {expected.rows} rows x "
-                f"{expected.cols} cols; it is given {seen.rows} x {seen.cols}. Prepare images as in training "
-                "(preprocess=), without views that turn them (tta=), or build the head with mode='resized' or 'query'",
-                step="pairing",
-            )
+    size: Size
+    image: PreparedImages | Tensor
 
 
 class Pass:
@@ -90,30 +64,29 @@ class Pass:
         tiling: Tiling | None,
         batch_size: int | None,
     ) -> None:
-        self.readings, self.preprocess, self.tiling = dict(readings), preprocess, tiling
+        self.preprocess, self.tiling = preprocess, tiling
         self.tta, self.views = tta, VIEWS[tta]
-        self.batch_size = batch_size or (4 if next(backbone.parameters()).device.type == "cpu" else 8)
+        self.device = next(backbone.parameters()).device
+        self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
         if tiling is not None:
             tiling.check(preprocess)
-        if not isinstance(backbone.patch_size, int) and any(view.turns % 2 for view in self.views):
+        if not isinstance(backbone.patch_size, int) and tta == "d6":
             raise ConfigError(
                 f"tta={tta!r} turns images by 90 degrees; patches of {backbone.patch_size} px are not square"
             )
-        union = tuple(sorted({layer for reading in readings.values() for layer in reading.layers}))
-        norm = all(reading.norm for reading in readings.values())
+        self.readings = {key: reading.on(backbone) for key, reading in readings.items()}
+        union = tuple(sorted({layer for reading in self.readings.values() for layer in reading.layers or ()}))
+        norm = all(reading.norm for reading in self.readings.values())
         same = (union, norm) == (backbone.layers, backbone.norm)
         self.backbone = backbone if same else backbone.with_layers(union, norm)
+        self.objects = {key: own.objects for key, own in self.readings.items() if own.objects is not None}
+        if self.objects and (tiling is not None or len(self.views) > 1):
+            raise ConfigError(
+                f"task {next(iter(self.objects.values())).name!r} predicts objects, which have no mean; "
+                "leave tile= out, and pass tta='none'"
+            )
+        self.modules = [self.backbone, *(reading.head for reading in self.readings.values())]
         self._watch = weight_hashes.Watch(backbone.adapter)
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """The modules that run."""
-        return [self.backbone, *(reading.heads for reading in self.readings.values())]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the backbone is."""
-        return next(self.backbone.parameters()).device
 
     def check_weights(self) -> None:
         """Compare the backbone's weights with those at construction.
@@ -128,140 +101,154 @@ class Pass:
                 "weights, or make a new Predictor of heads that were trained along"
             )
 
-    def ready(self, pixels: Tensor) -> PreparedImages | Tensor:
+    def check_store(self, store: FeatureStore) -> None:
+        """Refuse tokens that are not those of this pass.
+
+        Raises:
+            CheckpointError: if they are of another backbone, other layers, or of images that were prepared differently.
+            ConfigError: if a view is not stored, and for maps of padded images: a store does not record which patches
+                show the image.
+        """
+        made, own = store.backbone_record, self.backbone.record()
+        norm = own["norm"] if made.get("norm") is False else made.get("norm")  # the norm can still be applied
+        layers = own["layers"] if {*own["layers"]} <= {*(made.get("layers") or ())} else made.get("layers")
+        check_records(own, {**made, "norm": norm, "layers": layers})
+        if found := difference(self.preprocess.record(), store.preprocess.record(), "inputs"):
+            raise CheckpointError(
+                f"the heads need images prepared differently than those of {store.path} ({found}); extract a store "
+                "with the preprocessing of the heads, or pass preprocess=",
+                step="pairing",
+            )
+        if missing := [view for view in self.views.views if view not in store.views.views]:
+            raise ConfigError(
+                f"{store.path} does not hold the view {missing[0]}; extract with views='flips4' or 'd6', or predict "
+                "with tta='none' (--tta none)"
+            )
+        tasks = [task for reading in self.readings.values() for task in reading.head.tasks]
+        pads = store.preprocess.resize == "pad"
+        if unknown := [task.name for task in tasks if task.is_masks or (task.is_map and pads)]:
+            raise ConfigError(
+                f"{store.path} records neither the sizes of the images nor which patches are padding, which "
+                f"{unknown[0]!r} needs; predict from the images"
+            )
+
+    def recipe(self, size: Size) -> Preprocessing:
+        """Return how an image of this (height, width) is prepared."""
+        return self.preprocess if self.tiling is None else self.tiling.recipe(size, self.preprocess)
+
+    def ready(self, pixels: Tensor) -> Ready:
         """Prepare a decoded image, unless it is cut into tiles; called by threads."""
-        return pixels if self.is_cut(pixels) else self._prepared(pixels)
+        size = pixels.shape[-2], pixels.shape[-1]
+        is_cut = self.tiling is not None and not self.tiling.fits(size)
+        return Ready(size, pixels if is_cut else self._prepared(pixels))
 
-    def recipe(self, image: ImageInput) -> Preprocessing:
-        """Return how this image is prepared."""
-        return self.preprocess if self.tiling is None else self.tiling.recipe(image_size(image), self.preprocess)
-
-    def is_cut(self, image: ImageInput) -> bool:
-        """Whether this image is cut into tiles."""
-        return self.tiling is not None and not self.tiling.fits(image_size(image))
-
-    def cut(self, pixels: Tensor) -> tuple[Tensor, tuple[TileAxis, TileAxis]]:
-        """Return a large image, prepared as a whole (1, 3, H, W), and where its tiles lie."""
-        prepared = self._prepared(pixels)
-        return prepared.images, cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess)
-
-    def predict(self, images: Sequence[PreparedImages | Tensor], maps: bool) -> Rows:
-        """Return key -> the row of every image; those of one size are one batch."""
-        rows: dict[str, list[Any]] = {key: [None] * len(images) for key in self.readings}
-        prepared = {place: image for place, image in enumerate(images) if not isinstance(image, Tensor)}
-        for places in _by_shape({place: image.images for place, image in prepared.items()}):
-            batch = torch.cat([prepared[place].images for place in places])
-            valid = torch.stack([prepared[place].valid[None] for place in places]).to(batch.dtype)
-            batch, valid = send([batch, valid], self.device)
-            for key, averages in self._averages(batch, valid, maps).items():
-                found = averages.derived(self.readings[key].heads.predicted).rows(maps)
-                for place, row in zip(places, found, strict=True):
-                    rows[key][place] = row
-        for place, image in enumerate(images):
+    def predict(self, images: Sequence[Ready], maps: bool) -> Rows:
+        """Return the rows of every image; those of one size are one batch."""
+        rows: dict[int, dict[str, Any]] = {}
+        shapes: dict[Any, list[int]] = {}
+        for place, (_, image) in enumerate(images):
             if isinstance(image, Tensor):
-                for key, whole in self._tiled(image, maps).items():
-                    rows[key][place] = whole.rows(maps)[0]
-        return rows
+                [rows[place]] = self._tiled(image, maps)
+            else:
+                shapes.setdefault(image.images.shape, []).append(place)
+        for places in shapes.values():
+            prepared = [cast("PreparedImages", images[place].image) for place in places]
+            batch = torch.cat([one.images for one in prepared])
+            valid = torch.stack([one.valid[None] for one in prepared]).to(batch.dtype)
+            seen: Any = self._seen(*send([batch, valid], self.device))
+            seen = [*seen] if self.objects else seen  # objects have one view
+            found = self._rows(self._averages(seen, maps), maps, len(places))
+            for key, task in self.objects.items():
+                reading = self.readings[key]
+                tokens = reading.tokens(self.backbone, seen[0][1])
+                for i, place in enumerate(places):
+                    one, size = tokens[i : i + 1], images[place].size
+                    found[i][key][task.name] = objects_at_image_size(reading.head, one, task, size, self.preprocess)
+            rows |= dict(zip(places, found, strict=True))
+        return [rows[place] for place in range(len(images))]
 
-    def stored(self, batches: Sequence[tuple[View, Tokens]], maps: bool) -> Rows:
-        """Return key -> the row of every image, from its tokens under every view."""
-        found = {key: _Views({}, {}) for key in self.readings}
-        for view, tokens in batches:
-            self._read(tokens.to(device=self.device), [view], None, maps, found)
-        averages = _averages_of(found)
-        return {key: one.derived(self.readings[key].heads.predicted).rows(maps) for key, one in averages.items()}
+    def stored(self, store: FeatureStore, ids: list[str], maps: bool) -> Rows:
+        """Return the rows of images, from their tokens under every view; all of one grid."""
+        batches = []
+        for i, view in enumerate(self.views.views):
+            tokens = store.batch(ids, store.views.views.index(view)).to(device=self.device)
+            batches.append(([i], tokens, tokens.last.patches[0].new_ones(len(ids), 1, *tokens.grid)))
+        return self._rows(self._averages(batches, maps), maps, len(ids))
 
     def _prepared(self, pixels: Tensor) -> PreparedImages:
-        recipe = self.recipe(pixels)
+        recipe = self.recipe((pixels.shape[-2], pixels.shape[-1]))
         return recipe.finished([recipe.fitted(pixels)])
 
-    def _tiled(self, pixels: Tensor, maps: bool) -> dict[str, BatchPredictions]:
-        """The predictions for an image that is larger than a tile, a batch of tiles at a time."""
-        image, (rows, cols) = self.cut(pixels)
-        by_cells = {key: reading.heads.by_cells() for key, reading in self.readings.items()}
-        wholes = {
-            key: Assembly(rows, cols, reading.heads.predicted, by_cells[key]) for key, reading in self.readings.items()
-        }
-        places = next(iter(wholes.values())).places
-        for begin in range(0, len(places), self.batch_size):
-            part = places[begin : begin + self.batch_size]
-            [tiles] = send([next(iter(wholes.values())).cut(image, part)], self.device)
-            valid = tiles.new_ones(len(part), 1, rows.length, cols.length)
-            for key, averages in self._averages(tiles, valid, maps or any(by_cells.values())).items():
-                wholes[key].add(part, averages)
-        return {key: whole.whole() for key, whole in wholes.items()}
-
-    def _averages(self, images: Tensor, valid: Tensor, maps: bool) -> dict[str, BatchPredictions]:
-        """Values (and maps) of a batch of prepared images of one size, averaged over views."""
-        found = {key: _Views({}, {}) for key in self.readings}
-        at_once = max(1, self.batch_size // len(images)) if images.device.type == "cpu" else len(self.views)
-        for views in _alike(self.views, at_once):
-            tokens = self.backbone(torch.cat([view.apply(images) for view in views]), self._watch.fingerprint)
-            self._read(tokens, views, torch.cat([view.apply(valid) for view in views]), maps, found)
-        return _averages_of(found)
-
-    def _read(
-        self, tokens: Tokens, views: Sequence[View], valid: Tensor | None, maps: bool, found: Mapping[str, _Views]
-    ) -> None:
-        """Take what the heads read of the tokens of these views, a batch each; ``valid`` None: every cell counts."""
+    def _rows(self, outputs: Outputs, maps: bool, count: int) -> Rows:
+        """The rows of every image; ``outputs`` are means over views or tiles."""
+        rows = []
         for key, reading in self.readings.items():
-            reading.check_grid(tokens.grid, turned=bool(views[0].turns % 2))
-            own = reading.tokens(self.backbone, tokens)
-            for name, output in reading.heads.averaged(own).items():
-                value = output if output.ndim == 2 else _mean_of_cells(output, valid)
-                found[key].values.setdefault(name, []).extend(value.chunk(len(views)))
-            if maps:
-                gate = reading.heads.gate(own)
-                pictures = reading.heads.predict_maps(own) | ({} if gate is None else {GATE: gate[:, None]})
-                for name, picture in pictures.items():
-                    found[key].maps.setdefault(name, []).extend(_upright(picture, views))
+            own = {name: output for (other, name), output in outputs.items() if other == key}
+            rows.append(rows_of(recompute_derived(reading.head.predicted, own), maps, count))
+        return [dict(zip(self.readings, row, strict=True)) for row in zip(*rows, strict=True)]
+
+    def _tiled(self, pixels: Tensor, maps: bool) -> Rows:
+        """The rows of an image that is larger than a tile, a batch of tiles at a time."""
+        prepared = self._prepared(pixels)
+        by_cells = {key: cast("Any", reading.head).by_cells() for key, reading in self.readings.items()}
+        whole = Assembly(*cast("Tiling", self.tiling).axes(prepared.grid, self.preprocess))
+        valid = torch.ones(1, 1, whole.rows.length, whole.cols.length)
+        for begin in range(0, len(whole.places), self.batch_size):
+            part = whole.places[begin : begin + self.batch_size]
+            [tiles] = send([whole.cut(prepared.images, part)], self.device)
+            shown = valid.to(tiles).expand(len(part), -1, -1, -1)
+            whole.add(part, self._averages(self._seen(tiles, shown), maps or any(by_cells.values())))
+        outputs = whole.sums
+        for key, reading in self.readings.items():
+            for task in reading.head.tasks:
+                if task.name in by_cells[key]:
+                    cells = outputs[key, task.name + MAP]
+                    adds_up = task.kind == "density" and task.aggregate == "sum"
+                    outputs[key, task.name] = task.clamp(cells.sum(dim=(1, 2)) if adds_up else cells.mean(dim=(1, 2)))
+            if (key, GATE) in outputs:
+                outputs[key, GATE] /= outputs[key, GATE].sum()
+        return self._rows({name: output[None].float() for name, output in outputs.items()}, maps, 1)
+
+    def _seen(self, images: Tensor, valid: Tensor) -> Iterator[Seen]:
+        """Run the backbone on a batch of prepared images of one size under all views."""
+        at_once = max(1, self.batch_size // len(images)) if images.device.type == "cpu" else len(self.views)
+        for _, alike in groupby(range(len(self.views)), key=lambda i: self.views.turns(i) % 2):
+            indices = [*alike]  # views that keep the image's size, or those that swap its sides
+            for begin in range(0, len(indices), at_once):
+                part = indices[begin : begin + at_once]
+                batch, cells = (torch.cat([self.views.place(x, i) for i in part]) for x in (images, valid))
+                yield part, self.backbone(batch, self._watch.fingerprint), cells
+
+    def _averages(self, batches: Iterable[Seen], maps: bool) -> Outputs:
+        """The outputs of all heads, averaged over views; the host waits for the device here only."""
+        found: dict[tuple[str, str], list[Tensor]] = {}
+        for views, tokens, valid in batches:
+            for key, reading in self.readings.items():
+                reading.check_grid(tokens.grid, turned=bool(self.views.turns(views[0]) % 2))
+                for name, output in reading.outputs(reading.tokens(self.backbone, tokens), maps).items():
+                    is_map = name.endswith(MAP) or name == GATE
+                    parts = (output if is_map or output.ndim == 2 else _mean_of_cells(output, valid)).chunk(len(views))
+                    pairs = zip(parts, views, strict=True)
+                    found.setdefault((key, name), []).extend(
+                        self.views.undo(*pair) if is_map else pair[0] for pair in pairs
+                    )
+        means = fetch([torch.stack(parts).mean(dim=0) for parts in found.values()])
+        return dict(zip(found, means, strict=True))
 
 
-class _Views(NamedTuple):
-    """Predictions of every view: task name -> values, and task name (or :data:`GATE`) -> maps."""
+def grids_of(store: FeatureStore, ids: Sequence[str], at_once: int) -> Iterator[list[str]]:
+    """Yield the ids in their order, in batches of neighbours whose images have one grid.
 
-    values: dict[str, list[Tensor]]
-    maps: dict[str, list[Tensor]]
-
-
-def _averages_of(found: Mapping[str, _Views]) -> dict[str, BatchPredictions]:
-    """The means over views on the CPU; the host waits for the device here only."""
-    groups = [group for own in found.values() for group in own]
-    read = iter(fetch([torch.stack(parts).mean(dim=0) for group in groups for parts in group.values()]))
-    return {
-        key: BatchPredictions(*({name: next(read) for name in group} for group in own)) for key, own in found.items()
-    }
+    Raises:
+        DataError: if an id is not in the store.
+    """
+    grids = [entry.grid for _, entry in store.entries.find(ids)]
+    for _, group in groupby(zip(ids, grids, strict=True), key=lambda pair: pair[1]):
+        batch = [image_id for image_id, _ in group]
+        yield from (batch[begin : begin + at_once] for begin in range(0, len(batch), at_once))
 
 
-def image_size(image: ImageInput) -> tuple[int, int]:
-    """(height, width) in pixels, upright."""
-    if isinstance(image, Tensor) and image.ndim == 3:
-        return image.shape[-2], image.shape[-1]
-    return read_image_size(image)
-
-
-def _mean_of_cells(maps: Tensor, valid: Tensor | None) -> Tensor:
+def _mean_of_cells(maps: Tensor, valid: Tensor) -> Tensor:
     """(B, dim): means of maps over the cells that show the image and no padding, valid (B, 1, rows, cols)."""
-    if valid is None:
-        return maps.mean(dim=(2, 3))
     counts = nn.functional.interpolate(valid, size=maps.shape[-2:], mode="nearest").to(maps.dtype)
     return (maps * counts).sum(dim=(2, 3)) / counts.sum(dim=(2, 3))
-
-
-def _upright(pictures: Tensor, views: Sequence[View]) -> list[Tensor]:
-    """Maps of several views, a batch each, in the orientation of the image."""
-    return [view.undo(part) for view, part in zip(views, pictures.chunk(len(views)), strict=True)]
-
-
-def _alike(views: Sequence[View], at_once: int) -> list[list[View]]:
-    """Views that keep the image's size, then those that swap its sides, at most so many together."""
-    kept = [view for view in views if view.turns % 2 == 0]
-    swapped = [view for view in views if view.turns % 2]
-    return [part[i : i + at_once] for part in (kept, swapped) for i in range(0, len(part), at_once)]
-
-
-def _by_shape(images: Mapping[int, Tensor]) -> list[list[int]]:
-    places: dict[tuple[int, ...], list[int]] = {}
-    for place, image in images.items():
-        places.setdefault(tuple(image.shape), []).append(place)
-    return list(places.values())

@@ -12,26 +12,17 @@ from torch import Tensor
 
 from dinoneck.backbones.adapter import evaluating
 from dinoneck.backbones.backbone import Backbone, checked_backbone
+from dinoneck.checkpoint.format import spelling
 from dinoneck.checkpoint.pairing import check_patch
-from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_pixels
+from dinoneck.codec import at_least
+from dinoneck.data.decoding import ImageInput, as_list, in_threads, read_image_size, read_pixels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, counted
+from dinoneck.errors import CheckpointError, ConfigError, counted
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
-from dinoneck.inference.passes import Pass, Reading, image_size
+from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
-from dinoneck.inference.sources import (
-    Heads,
-    LoadedHead,
-    check_alike,
-    check_pairing,
-    load,
-    opened,
-    reads,
-    rebuilt_backbone,
-    same_backbone,
-)
-from dinoneck.inference.stored import batches_of, check_store, view_indices
+from dinoneck.inference.sources import Heads, Reading, check_alike, check_pairing, load, opened, without
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
 
 if TYPE_CHECKING:
@@ -135,44 +126,40 @@ class Predictor:
     ) -> None:
         if tta is not None and tta not in VIEWS:
             raise ConfigError(f"tta is {tta!r}; expected one of {', '.join(VIEWS)}, or None")
-        if batch_size is not None and batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; expected 1 or more, or None")
-        self.tiling = _tiling(tile, overlap)
+        at_least(1, batch_size=1 if batch_size is None else batch_size)
+        if tile is None and overlap != 0:
+            raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
+        self.tiling = None if tile is None else Tiling(cast("tuple[int, int]", tile), overlap)
         self._keyed = isinstance(heads, Mapping)
         if self._keyed and weights is not None:
             raise ConfigError("weights are for a list of heads; heads of a mapping are not averaged: leave weights out")
         members = {key: [load(one) for one in own] for key, own in opened(heads, revision).items()}
-        checkpoints = [item.checkpoint for own in members.values() for item in own if item.checkpoint is not None]
-        self.revisions = {one.source: one.revision for one in checkpoints if one.revision is not None}
+        files = [item.checkpoint for own in members.values() for item in own if item.checkpoint is not None]
+        self.revisions = {file.source: file.revision for file in files if file.revision is not None}
         backbones: dict[str | None, Backbone] = {} if backbone is None else {None: checked_backbone(backbone)}
-        groups: dict[Any, dict[str, LoadedHead]] = {}  # what heads of one pass have in common -> the heads
+        groups: dict[Any, dict[str, Reading]] = {}  # what heads of one pass have in common -> the heads
         for key, own in members.items():
-            head = _ensemble(own, weights, reduce)
+            reading = _together(own, weights, reduce)
             check_alike(own, inputs=preprocess is None, views=tta is None)
-            record = same_backbone(own[0].backbone) if backbone is None else None
-            if record not in backbones:
-                backbones[record] = rebuilt_backbone(own[0])
+            record = None
+            if backbone is None:
+                record = spelling(without(reading.backbone or {}, "layers", "norm", "probe"))
+                backbones[record] = backbones.get(record) or _rebuilt(own[0])
             check_pairing(own, backbones[record], probe)
-            recorded = next((item.inputs for item in own if item.inputs is not None), None)
-            common = record, preprocess or recorded, tta or own[0].views
-            groups.setdefault(common, {})[key] = own[0]._replace(head=head)
+            groups.setdefault((record, preprocess or reading.inputs, tta or reading.views), {})[key] = reading
         self.passes: list[Pass] = []
-        for (record, recipe, views), group in groups.items():
+        for (record, recipe, views), readings in groups.items():
             base = backbones[record] if device is None else backbones[record].to(local_device(device))
             prepare = (recipe or base.preprocess).changed(blur=blur)
             check_patch(prepare.patch_size, base.adapter.patch_size)
-            place = next(base.parameters()).device
-            readings = {
-                key: Reading(cast("HeadEnsemble", own.head.to(place)), *reads(own, base), own.inputs)
-                for key, own in group.items()
-            }
+            for reading in readings.values():
+                reading.head.to(next(base.parameters()).device)
             self.passes.append(Pass(readings, base, prepare, views, self.tiling, batch_size))
-        first = self.passes[0]
-        self.backbone, self.preprocess, self.device = first.backbone, first.preprocess, first.device
-        self.tta, self.views, self.batch_size = first.tta, first.views, first.batch_size
-        heads_of = {key: reading.heads for one in self.passes for key, reading in one.readings.items()}
-        tasks = {key: heads_of[key].predicted for key in members}
-        self.tasks: Any = tasks if self._keyed else tasks[""]
+        one = self.passes[0]
+        self.backbone, self.preprocess, self.device = one.backbone, one.preprocess, one.device
+        self.tta, self.views, self.batch_size = one.tta, one.views, one.batch_size
+        predicted = {key: own.head.predicted for one in self.passes for key, own in one.readings.items()}
+        self.tasks: Any = {key: predicted[key] for key in members} if self._keyed else predicted[""]
         if self._keyed:
             logger.info("%s: passes of the backbone: %d", counted(len(members), "key"), len(self.passes))
 
@@ -194,26 +181,25 @@ class Predictor:
         Returns:
             One dict per image: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
             for dense and segmentation tasks the mean of what ``maps`` shows over the cells that hold image, not
-            padding, of which a task with ``from_map`` is one. With a mapping of heads: key -> such a dict.
+            padding, of which a task with ``from_map`` is one. For tasks of instances and panoptic segments what
+            ``predict_instances`` or ``predict_panoptic`` of the head returns, as arrays, in the pixels of the upright
+            image. With a mapping of heads: key -> such a dict.
         """
         if maps not in (None, *get_args(Maps)) or (probabilities and maps != "image"):
             raise ConfigError(
                 f"maps is {maps!r} and probabilities {probabilities!r}; expected None, 'patch' or 'image', and "
                 "probabilities with 'image' only"
             )
-        results: list[dict[str, Any]] = []
         for one in self.passes:
             one.check_weights()
-        listed = as_list(images)
+        listed, results = as_list(images), list[dict[str, Any]]()
         ready = in_threads(self.ready, listed)
         while batch := list(islice(ready, self.batch_size)):
-            rows = self.predicted(batch, maps is not None)
-            for image, row in zip(listed[len(results) :] if maps == "image" else (), rows, strict=False):
-                for key in self.tasks if self._keyed else ("",):
-                    (row[key] if key else row)["maps"] = self.image_maps(
-                        image, row[key] if key else row, probabilities, key
-                    )
-            results += rows
+            results += self.predicted(batch, maps is not None)
+        if maps == "image":
+            for image, row in zip(listed, results, strict=True):
+                for key, own in row.items() if self._keyed else [("", row)]:
+                    own["maps"] = self.image_maps(image, own, probabilities, key)
         return results
 
     @torch.no_grad()
@@ -237,36 +223,33 @@ class Predictor:
         """
         if self.tiling is not None:
             raise ConfigError("stored tokens are of whole images; leave tile= out")
-        if isinstance(ids, str):
-            raise ConfigError(f"ids is the text {ids!r}; expected a list of ids: ids=[{ids!r}]")
-        indices = []
+        if isinstance(ids, str) or not hasattr(store, "backbone_record"):
+            raise ConfigError(
+                f"the store is {store!r:.80} and ids are {ids!r:.80}; expected a FeatureStore (FeatureStore.open), and "
+                "ids as a list; for images call the predictor"
+            )
         for one in self.passes:
             one.check_weights()
-            check_store(store, one)
-            indices.append(view_indices(store, one.views))
+            one.check_store(store)
         results: list[dict[str, Any]] = []
         with evaluating(*(module for one in self.passes for module in one.modules)):
-            for batch in batches_of(store, store.ids if ids is None else ids, self.batch_size):
-                rows = []
-                for one, numbers in zip(self.passes, indices, strict=True):
-                    views = zip(one.views, numbers, strict=True)
-                    rows.append(one.stored([(view, store.batch(batch, number)) for view, number in views], bool(maps)))
-                results += self._joined(rows, len(batch))
+            for batch in grids_of(store, store.ids if ids is None else ids, self.batch_size):
+                results += self._joined([one.stored(store, batch, bool(maps)) for one in self.passes])
         return results
 
-    def ready(self, image: ImageInput) -> list[Any]:
-        """Decode an image and prepare it for every pass; for :meth:`predicted`. Called by threads."""
+    def ready(self, image: ImageInput) -> list[Ready]:
+        """Decode an image and prepare it for every pass; called by threads."""
         pixels = read_pixels(image)
         return [one.ready(pixels) for one in self.passes]
 
     @torch.no_grad()
-    def predicted(self, ready: Sequence[list[Any]], maps: bool) -> list[dict[str, Any]]:
+    def predicted(self, ready: Sequence[list[Ready]], maps: bool) -> list[dict[str, Any]]:
         """Return the rows of images that are :meth:`ready`; they may have different sizes."""
         rows = []
         for place, one in enumerate(self.passes):
             with evaluating(*one.modules):
                 rows.append(one.predict([image[place] for image in ready], maps))
-        return self._joined(rows, len(ready))
+        return self._joined(rows)
 
     def image_maps(
         self, image: ImageInput, row: Mapping[str, Any], probabilities: bool = False, key: str = ""
@@ -279,44 +262,47 @@ class Predictor:
             probabilities: as for calling.
             key: of the heads in a mapping.
         """
-        size, recipe = image_size(image), self.recipe(image, key)
-        tasks = {task.name: task for task in (self.tasks[key] if key else self.tasks)}
+        size = read_image_size(image)
+        recipe, tasks = (
+            self._of(key).recipe(size),
+            {task.name: task for task in (self.tasks[key] if key else self.tasks)},
+        )
         maps = row["maps"].items()
         return {name: at_image_size(cells, tasks[name], size, recipe, probabilities) for name, cells in maps}
 
     def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
         """Return how an image is prepared; for the heads of a key in a mapping."""
-        return next(one for one in self.passes if key in one.readings).recipe(image)
+        return self._of(key).recipe(read_image_size(image))
 
     def picture(self, image: ImageInput) -> Tensor:
         """Return an image as its maps lie on it: (3, H, W) RGB in 0 ... 1, sized, cropped or padded, but not cut."""
-        return self.passes[0].recipe(image).picture(image)
+        return self.passes[0].recipe(read_image_size(image)).picture(image)
 
-    def tiles(self, image: ImageInput) -> tuple[int, int]:
-        """Return how many tiles (down, across) an image is cut into; (1, 1) for one that is not cut."""
-        if not self.passes[0].is_cut(image):
-            return 1, 1
-        rows, cols = self.passes[0].cut(read_pixels(image))[1]
-        return len(rows.starts), len(cols.starts)
+    def _of(self, key: str) -> Pass:
+        """The pass that the heads of a key read."""
+        return next(one for one in self.passes if key in one.readings)
 
-    def _joined(self, passes: Sequence[Mapping[str, list[dict[str, Any]]]], count: int) -> list[dict[str, Any]]:
-        """The rows of all passes, one per image."""
-        by_key = {key: rows for one in passes for key, rows in one.items()}
-        keys = [*self.tasks] if self._keyed else []
-        return [{key: by_key[key][i] for key in keys} for i in range(count)] if keys else by_key[""]
+    def _joined(self, passes: Sequence[Rows]) -> list[dict[str, Any]]:
+        """One row per image, of the rows that all passes give for it."""
+        rows = [{key: row for own in each for key, row in own.items()} for each in zip(*passes, strict=True)]
+        return [{key: row[key] for key in self.tasks} if self._keyed else row[""] for row in rows]
 
 
-def _ensemble(members: Sequence[LoadedHead], weights: Sequence[float] | None, reduce: Reduce) -> HeadEnsemble:
-    """The heads as one; an ensemble alone is itself."""
-    heads = [item.head for item in members]
-    if len(heads) == 1 and isinstance(heads[0], HeadEnsemble) and weights is None:
-        return heads[0]
-    return HeadEnsemble.from_heads(heads, weights, reduce)
+def _together(loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce) -> Reading:
+    """The heads of a key as one ensemble; a head that predicts objects stays as it is."""
+    first = loaded[0]
+    if len(loaded) == 1 and weights is None and first.objects is not None:
+        return first
+    inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
+    return first._replace(head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs)
 
 
-def _tiling(tile: int | tuple[int, int] | None, overlap: int | float) -> Tiling | None:
-    if tile is not None:
-        return Tiling(cast("tuple[int, int]", tile), overlap)
-    if overlap != 0:
-        raise ConfigError(f"overlap is {overlap!r}, but tile is None; give the size of a tile")
-    return None
+def _rebuilt(item: Reading) -> Backbone:
+    """The backbone that a head's file names, with the LoRA weights that travel with it."""
+    if item.checkpoint is None:
+        raise CheckpointError(
+            f"backbone is None, and a {type(item.head).__name__} does not name the one that it needs; pass it, or save "
+            "the head with it",
+            step="pairing",
+        )
+    return item.checkpoint.load_backbone()

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.grid import patch_pair
 from dinoneck.tasks import Task
+from dinoneck.tokens import Tokens
 
 UNSEEN = -1
 """The class of pixels that the prepared image does not show; their values are NaN."""
@@ -101,3 +103,37 @@ def _strips(grid: Tensor, rows: _Axis, cols: _Axis) -> Iterator[Tensor]:
         part = slice(begin, begin + step)
         lines = grid[:, rows.below[part]].lerp(grid[:, rows.above[part]], rows.share[part, None])
         yield lines[..., cols.below].lerp(lines[..., cols.above], cols.share)
+
+
+def objects_at_image_size(head: Any, tokens: Tokens, task: Task, size: Size, preprocess: Preprocessing) -> Any:
+    """Return the objects of an image in its own pixels.
+
+    Args:
+        head: with ``predict_instances`` or ``predict_panoptic``.
+        tokens: of the prepared image.
+        task: instances or panoptic.
+        size: (height, width) of the upright image.
+        preprocess: how the image was prepared.
+
+    Returns:
+        What these methods return, as arrays; objects that lie in padding alone are left out.
+    """
+    placement = preprocess.placement(size)
+    scales = [side / resized for side, resized in zip(size, placement.resized, strict=True)]
+    height, width = (round(side * scale) for side, scale in zip(placement.canvas, scales, strict=True))
+    top, left = (round(side * scale) for side, scale in zip(placement.corner, scales, strict=True))
+    window = (-left, left + size[1] - width, -top, top + size[0] - height)  # from the canvas to the image
+    if task.kind == "panoptic":
+        [(segments, listed)] = head.predict_panoptic(tokens, (height, width))
+        segments = F.pad(segments, window).cpu()
+        for segment in listed:
+            segment["area"] = int((segments == segment["id"]).sum())
+        return segments.numpy(), [segment for segment in listed if segment["area"]]
+    from torchvision.ops import masks_to_boxes  # loaded with the head already
+
+    [found] = head.predict_instances(tokens, (height, width))
+    masks = F.pad(found["masks"], window)
+    kept = masks.flatten(1).any(dim=1)
+    boxes = masks_to_boxes(masks[kept]) + masks.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)
+    found = {"boxes": boxes, **{name: found[name][kept] for name in ("labels", "scores")}, "masks": masks[kept]}
+    return {name: value.cpu().numpy() for name, value in found.items()}

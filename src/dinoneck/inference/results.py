@@ -6,70 +6,75 @@ import importlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from dinoneck.errors import ConfigError, DataError, DinoneckError, printable
-from dinoneck.heads.head import recompute_derived
+from dinoneck.errors import ConfigError, DataError, DinoneckError, missing_extra, printable
 from dinoneck.progress import progress
-from dinoneck.tasks import Task, columns_of
+from dinoneck.tasks import GATE, MAP, Task, columns_of
 
-GATE = ":gate"  # no name of a task holds a colon
 logger = logging.getLogger(__name__)
 
 
-class BatchPredictions(NamedTuple):
-    """Predictions in original units for a batch of B images.
+def rows_of(outputs: Mapping[str, Tensor], maps: bool, count: int) -> list[dict[str, Any]]:
+    """Return one plain dict per image: floats or arrays, with ``"maps"`` (and ``"gate"``) if asked for.
 
-    Attributes:
-        values: task name -> (B, dim).
-        maps: task name -> (B, dim, rows, cols), and :data:`GATE` -> (B, 1, rows, cols), what gated heads looked at;
-            empty where none was asked for.
-    """
-
-    values: dict[str, Tensor]
-    maps: dict[str, Tensor]
-
-    def derived(self, tasks: Sequence[Task]) -> BatchPredictions:
-        """Return these averages with the outputs that follow from others recomputed."""
-        return self._replace(values=recompute_derived(tasks, self.values))
-
-    def rows(self, maps: bool) -> list[dict[str, Any]]:
-        """Return one plain dict per image: floats or arrays, with ``"maps"`` (and ``"gate"``) if asked for.
-
-        Raises:
-            ConfigError: if maps are asked for and a task is named as their entries are.
-            DataError: if a value is not finite.
-        """
-        check_finite(self.values)
-        if maps and "maps" in self.values:
-            raise ConfigError("a task is named 'maps', as an entry of results with maps; rename it, or maps=False")
-        rows: list[dict[str, Any]] = []
-        for i in range(len(next(iter(self.values.values())))):
-            row: dict[str, Any] = {
-                name: value[i].item() if value.shape[1] == 1 else value[i].numpy()
-                for name, value in self.values.items()
-            }
-            if maps:
-                row["maps"] = {name: picture[i].numpy() for name, picture in self.maps.items() if name != GATE}
-                row |= {"gate": self.maps[GATE][i, 0].numpy()} if GATE in self.maps else {}
-            rows.append(row)
-        return rows
-
-
-def check_finite(values: Mapping[str, Tensor]) -> None:
-    """Refuse values that are not finite.
+    Args:
+        outputs: in original units on the CPU: task name -> (B, dim); with maps ``"task.map"`` and ``"gate"``, see
+            :class:`dinoneck.inference.sources.Reading`.
+        maps: whether they are asked for.
+        count: B, the images.
 
     Raises:
-        DataError: naming the task.
+        ConfigError: if maps are asked for and a task is named as their entries are.
+        DataError: if a value is not finite.
     """
+    values = {name: value for name, value in outputs.items() if value.ndim == 2}
+    pictures = {name.removesuffix(MAP): cells for name, cells in outputs.items() if name.endswith(MAP)}
+    if maps and "maps" in values:
+        raise ConfigError("a task is named 'maps', as an entry of results with maps; rename it, or maps=False")
     for name, value in values.items():
         if not bool(value.isfinite().all()):
             raise DataError(
                 f"the prediction of {name!r} is {value[~value.isfinite()][0].item()}; the head or image is unfit"
             )
+    rows = []
+    for i in range(count):
+        row: dict[str, Any] = {name: x[i].item() if x.shape[1] == 1 else x[i].numpy() for name, x in values.items()}
+        if maps:
+            row["maps"] = {name: cells[i].numpy() for name, cells in pictures.items()}
+            row |= {GATE: outputs[GATE][i, 0].numpy()} if GATE in outputs else {}
+        rows.append(row)
+    return rows
+
+
+def coco_objects(objects: Any) -> list[dict[str, Any]]:
+    """Return the objects of a row as JSON values: class, score, box and mask, as COCO's run lengths.
+
+    Args:
+        objects: what a row of a :class:`dinoneck.Predictor` holds for a task of instances or panoptic segments.
+
+    Raises:
+        ImportError: naming the extra, if pycocotools is not installed.
+    """
+    try:
+        from pycocotools import mask as coco
+    except ImportError as error:
+        raise missing_extra("pycocotools", "masks") from error
+    if isinstance(objects, tuple):
+        segments, rows = objects
+        masks = [segments == row["id"] for row in rows]
+    else:
+        masks, pairs = objects["masks"], zip(objects["labels"].tolist(), objects["scores"].tolist(), strict=True)
+        rows = [{"category_id": label, "score": score} for label, score in pairs]
+    found = []
+    for row, mask in zip(rows, masks, strict=True):
+        runs = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+        box = coco.toBbox(runs).tolist()  # (x, y, width, height), as COCO has them
+        found.append({**row, "bbox": box, "segmentation": {**runs, "counts": runs["counts"].decode("ascii")}})
+    return found
 
 
 def table_row(result: Mapping[str, Any], tasks: Sequence[Task], **known: str) -> dict[str, float | str]:
@@ -119,7 +124,15 @@ def to_frame(results: Sequence[Mapping[str, Any]], tasks: Sequence[Task], names:
 
 
 def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:
-    numbers = {task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)] for task in tasks}
+    for task in tasks:
+        if task.is_masks:
+            found = result[task.name]
+            yield task.name, len(found[1] if isinstance(found, tuple) else found["scores"])
+    numbers = {
+        task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)]
+        for task in tasks
+        if not task.is_masks
+    }
     for name, task, place in columns_of(tasks):
         if task.kind == "classification":
             labels = task.labels or tuple(map(str, range(task.dim)))

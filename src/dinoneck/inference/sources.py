@@ -1,4 +1,4 @@
-"""Where a predictor's heads come from, and the backbone and image preparation that their files agree on."""
+"""Where a predictor's heads come from, and what their files record of the tokens that they read."""
 
 from __future__ import annotations
 
@@ -8,31 +8,105 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.checkpoint.format import canonical, head_files
+from dinoneck.checkpoint.format import head_files
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.checkpoint.pairing import check_records, need
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import CheckpointError, ConfigError
+from dinoneck.grid import GridSize
+from dinoneck.heads.ensemble import HeadEnsemble, scores_places
 from dinoneck.heads.head import Head
 from dinoneck.inference.tiles import VIEWS
 from dinoneck.published.loading import load_published
 from dinoneck.published.table import is_published
+from dinoneck.tasks import GATE, MAP, Task
+from dinoneck.tokens import Tokens
 
 HeadSource = str | os.PathLike[str] | HeadCheckpoint | nn.Module
 Heads = HeadSource | Sequence[HeadSource]
 
 
-class LoadedHead(NamedTuple):
-    """A head with what its file records: its backbone, its inputs and its views."""
+class Reading(NamedTuple):
+    """A head, and what its file records of what it reads.
+
+    Attributes:
+        head: several heads as one :class:`dinoneck.HeadEnsemble`; one that predicts objects as it is.
+        layers: block indices; None = those of the backbone.
+        norm: whether the final norm is applied; None = as by the backbone.
+        backbone: the record of its backbone; None where it is not recorded.
+        inputs: how its images are prepared; None where it is not recorded.
+        views: the views that are averaged.
+        checkpoint: its file; None for a module.
+    """
 
     head: Head
+    layers: tuple[int, ...] | None = None
+    norm: bool | None = None
     backbone: Mapping[str, Any] | None = None
     inputs: Preprocessing | None = None
     views: str = "none"
     checkpoint: HeadCheckpoint | None = None
+
+    @property
+    def objects(self) -> Task | None:
+        """The task of the head whose objects are counted, if any."""
+        return next((task for task in self.head.tasks if task.is_masks), None)
+
+    def on(self, backbone: Backbone) -> Reading:
+        """Return the same with the backbone's layers and norm where there is no record of them.
+
+        Raises:
+            CheckpointError: if there is a record, which does not state the layers.
+        """
+        layers = self.layers or backbone.layers if self.backbone is None else tuple(need(self.backbone, "layers"))
+        return self._replace(layers=layers, norm=backbone.norm if self.norm is None else self.norm)
+
+    def tokens(self, backbone: Backbone, tokens: Tokens) -> Tokens:
+        """Return the layers that the head reads, with or without the norm, in its dtype."""
+        own = tokens if self.layers in (None, tokens.layers) else tokens.select(self.layers)
+        own = backbone.normalised(own) if self.norm else own
+        return own.to(dtype=next(self.head.parameters()).dtype)
+
+    def outputs(self, tokens: Tokens, maps: bool) -> dict[str, Tensor]:
+        """Return what the head gives in original units, before what follows from other outputs is recomputed.
+
+        Args:
+            tokens: as :meth:`tokens` gives them.
+            maps: with ``"task.map"`` of every task that has one, and ``"gate"`` (B, 1, rows, cols).
+        """
+        if isinstance(self.head, HeadEnsemble):
+            outputs = self.head.averaged(tokens)
+            gate = self.head.gate(tokens) if maps else None
+        else:
+            outputs = self.head.natural(tokens) if len(self.head.tasks) > 1 else {}  # next to the objects
+            gate = None
+        if maps:
+            outputs |= {name + MAP: cells for name, cells in self.head.predict_maps(tokens).items()}
+        return outputs if gate is None else outputs | {GATE: gate[:, None]}
+
+    def check_grid(self, seen: GridSize, turned: bool) -> None:
+        """Refuse a view whose patches have other places than those that the head scores.
+
+        Args:
+            seen: the grid of the view.
+            turned: whether it is the image turned by a quarter.
+
+        Raises:
+            CheckpointError: naming both grids.
+        """
+        if not scores_places(self.head):
+            return
+        expected = (self.inputs and self.inputs.grid()) or (GridSize(seen.cols, seen.rows) if turned else seen)
+        if seen != expected:
+            raise CheckpointError(
+                f"a head with a gate of mode 'mlp' scores the places of one grid, {expected.rows} rows x "
+                f"{expected.cols} cols; it is given {seen.rows} x {seen.cols}. Prepare images as in training "
+                "(preprocess=), without views that turn them (tta=), or build the head with mode='resized' or 'query'",
+                step="pairing",
+            )
 
 
 def opened(
@@ -47,22 +121,18 @@ def opened(
         weights: the local file of the one published head among them.
 
     Raises:
-        CheckpointError: if there are none, one cannot be read, two of a mean are the same head, a revision is given for
-            a path, or ``weights`` and there is not one published head.
+        CheckpointError: if there are none, one cannot be read, a revision is given for a path, or ``weights`` and there
+            is not one published head.
         ConfigError: for keys that are not texts, and for what is neither a head nor a list.
     """
     given = heads if isinstance(heads, Mapping) else {"": heads}
     if given is heads and (not heads or not all(isinstance(key, str) and key for key in heads)):
         raise ConfigError(f"the keys of heads are {[*heads]}; expected at least one text, none of them empty")
     sources = {key: _listed(own) for key, own in given.items()}
-    every = [source for own in sources.values() for source in own]
-    published = [source for source in every if is_published(source)]
+    published = [source for own in sources.values() for source in own if is_published(source)]
     if weights is not None and len(published) != 1:
         raise CheckpointError(f"{weights} is the file of one published head; the heads name {published or 'none'}")
-    read = {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
-    for own in read.values():
-        _refuse_copies(own)
-    return read
+    return {key: [_read(source, revision, weights) for source in own] for key, own in sources.items()}
 
 
 def _listed(heads: Any) -> list[HeadSource]:
@@ -92,37 +162,27 @@ def _read(
     return HeadCheckpoint.load(source, revision=revision)
 
 
-def _refuse_copies(heads: Sequence[HeadCheckpoint | nn.Module]) -> None:
-    """Refuse a head that is twice in a mean, such as a copied file in a folder: it would count twice."""
-    first: dict[str, int] = {}
-    for number, head in enumerate(heads):
-        if isinstance(head, HeadCheckpoint) and (other := first.setdefault(head.meta["digest"], number)) != number:
-            names = [getattr(heads[i], "source", "") or f"head {i}" for i in (other, number)]
-            raise CheckpointError(
-                f"{' and '.join(names)} hold the same head (equal digests), which would count twice; give each head "
-                "once",
-                step="pairing",
-            )
-
-
-def load(source: HeadCheckpoint | nn.Module) -> LoadedHead:
+def load(source: HeadCheckpoint | nn.Module) -> Reading:
     """Load a head from a checkpoint or a module.
 
     Raises:
-        CheckpointError: if it has no tasks to predict, or its file names views that are not known here.
+        CheckpointError: if it has no tasks to predict.
     """
     module = source.build(check_backbone=False) if isinstance(source, HeadCheckpoint) else source
     if not isinstance(module, Head):
         hint = "; load a detector with dinoneck.detection.Detector" if getattr(module, "classes", ()) else ""
         raise CheckpointError(f"{type(module).__name__} has no tasks to predict{hint}", step="pairing")
+    reading = Reading(module, getattr(module, "layer_indices", None))
     if not isinstance(source, HeadCheckpoint):
-        return LoadedHead(module)
-    module = module.to(memory_format=torch.channels_last)  # as maps are; convolutions reorder other weights every call
-    views = (source.meta["tta"] or {"ops": "none"})["ops"]
-    return LoadedHead(module, source.meta["backbone"], source.preprocess, views, source)
+        return reading
+    module.to(memory_format=torch.channels_last)  # as maps are; convolutions reorder other weights every call
+    record, views = source.meta["backbone"], (source.meta["tta"] or {"ops": "none"})["ops"]
+    if record is not None:
+        reading = reading._replace(layers=record.get("layers"), norm=record.get("norm"), backbone=record)
+    return reading._replace(inputs=source.preprocess, views=views, checkpoint=source)
 
 
-def check_alike(loaded: Sequence[LoadedHead], inputs: bool, views: bool) -> None:
+def check_alike(loaded: Sequence[Reading], inputs: bool, views: bool) -> None:
     """Refuse heads of a list that are not of one type, configuration (apart from fitted transforms) and backbone.
 
     Args:
@@ -131,7 +191,7 @@ def check_alike(loaded: Sequence[LoadedHead], inputs: bool, views: bool) -> None
         views: compare the recorded views too, which have to be known here.
 
     Raises:
-        CheckpointError: naming the first difference.
+        CheckpointError: naming the first difference, or a head that is in the list twice.
     """
     if views and (unknown := sorted({item.views for item in loaded} - VIEWS.keys())):
         raise CheckpointError(
@@ -141,8 +201,8 @@ def check_alike(loaded: Sequence[LoadedHead], inputs: bool, views: bool) -> None
         )
     facts = [_facts(item, inputs, views) for item in loaded]
     for number, other in enumerate(facts[1:], 2):
-        both = [key for key, value in facts[0].items() if value is not None and other[key] is not None]
-        if found := next(filter(None, (difference(facts[0][key], other[key], key) for key in both)), None):
+        known = {key: value for key, value in facts[0].items() if None not in (value, other[key])}
+        if found := difference(known, {key: other[key] for key in known}, "heads"):
             raise CheckpointError(
                 f"heads 1 and {number} of the list differ ({found}); a list is one ensemble of alike heads. "
                 "Run different heads next to each other with a mapping, {'depth': a, 'classes': b} (--heads depth=A "
@@ -150,14 +210,23 @@ def check_alike(loaded: Sequence[LoadedHead], inputs: bool, views: bool) -> None
                 "replace what the files record of inputs and views",
                 step="pairing",
             )
+    files: dict[str, HeadCheckpoint] = {}
+    for file in [item.checkpoint for item in loaded if item.checkpoint is not None]:
+        same = files.setdefault(file.meta["digest"], file)
+        if same is not file:
+            raise CheckpointError(
+                f"{same.source!r} and {file.source!r} hold the same head (equal digests), which would count twice; "
+                "give each head once",
+                step="pairing",
+            )
 
 
-def _facts(item: LoadedHead, inputs: bool, views: bool) -> dict[str, Any]:
+def _facts(item: Reading, inputs: bool, views: bool) -> dict[str, Any]:
     """What the heads of a list have in common; None = unknown, or free to differ."""
     return {
         "head_type": type(item.head).__name__,
         "config": _unfitted(item.head.config),
-        "backbone": None if item.backbone is None else _without(item.backbone, "probe"),
+        "backbone": None if item.backbone is None else without(item.backbone, "probe"),
         "inputs": item.inputs.record() if inputs and item.inputs is not None else None,
         "views": item.views if views else None,
     }
@@ -166,12 +235,13 @@ def _facts(item: LoadedHead, inputs: bool, views: bool) -> dict[str, Any]:
 def _unfitted(config: Any) -> Any:
     """A configuration without the numbers of fitted transforms."""
     if isinstance(config, Mapping):
-        own = _without(config, "mean", "std") if config.get("$") == "TargetTransform" else config
+        own = without(config, "mean", "std") if config.get("$") == "TargetTransform" else config
         return {key: _unfitted(value) for key, value in own.items()}
     return [_unfitted(value) for value in config] if isinstance(config, list) else config
 
 
-def _without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def without(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return the other entries of a record."""
     return {key: value for key, value in record.items() if key not in names}
 
 
@@ -187,38 +257,7 @@ def difference(one: Any, other: Any, where: str) -> str | None:
     return f"{where}: {str(one)[:80]} / {str(other)[:80]}"
 
 
-def same_backbone(record: Mapping[str, Any] | None) -> str | None:
-    """Return what heads have in common that can read one pass: their backbone record without layers and norm."""
-    return None if record is None else canonical(_without(record, "layers", "norm", "probe")).decode()
-
-
-def reads(item: LoadedHead, backbone: Backbone) -> tuple[tuple[int, ...], bool]:
-    """Return the layers that a head reads, and whether with the final norm; of a module without record, the backbone's.
-
-    Raises:
-        CheckpointError: if its record does not state the layers.
-    """
-    own = getattr(item.head, "layer_indices", None)
-    if item.backbone is None:
-        return own or backbone.layers, backbone.norm
-    norm = item.backbone.get("norm")
-    return tuple(need(item.backbone, "layers")), backbone.norm if norm is None else norm
-
-
-def rebuilt_backbone(item: LoadedHead) -> Backbone:
-    """Load the backbone that a head's file names, with the LoRA weights that travel with it.
-
-    Raises:
-        CheckpointError: if it names none.
-    """
-    if item.checkpoint is None or item.backbone is None:
-        raise CheckpointError(
-            "the heads do not name the backbone that they need; pass backbone=, or save them with it", step="pairing"
-        )
-    return item.checkpoint.load_backbone()
-
-
-def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool) -> None:
+def check_pairing(loaded: Sequence[Reading], backbone: Backbone, probe: bool) -> None:
     """Refuse a backbone that is not the heads', see :meth:`dinoneck.HeadCheckpoint.check_backbone`.
 
     A file without a backbone record gives a warning: nothing can be compared.
@@ -226,17 +265,12 @@ def check_pairing(loaded: Sequence[LoadedHead], backbone: Backbone, probe: bool)
     Raises:
         CheckpointError: naming what differs.
     """
-    if probe:
-        for item in loaded:
-            if item.checkpoint is not None:
-                record = item.checkpoint.meta["backbone"] or {}
-                own_layers = backbone.with_layers(need(record, "layers"), record.get("norm"))
-                item.checkpoint.check_backbone(own_layers, probe=True)
-        return
-    own = backbone.record() if any(item.backbone is not None for item in loaded) else {}
+    record = backbone.record() if any(item.backbone is not None for item in loaded) else {}
     for item in loaded:
-        if item.backbone is not None:
-            check_records(item.backbone, {**own, "norm": item.backbone.get("norm")}, layers=False)  # applied per head
+        if item.checkpoint is not None and probe:
+            item.checkpoint.check_backbone(backbone.with_layers(item.layers, item.norm), probe=True)
+        elif item.backbone is not None:
+            check_records(item.backbone, {**record, "norm": item.norm}, layers=False)  # applied per head
         elif item.checkpoint is not None:
             warnings.warn(
                 f"the file of this {type(item.head).__name__} does not state its backbone, so {backbone.name!r} is "

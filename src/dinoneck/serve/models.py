@@ -18,7 +18,7 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.detector import HEAD_TYPE, Detector
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.grid import patch_pair
-from dinoneck.inference import MicroBatcher, Predictor
+from dinoneck.inference import MicroBatcher, Predictor, coco_objects
 from dinoneck.inference.sources import opened
 from dinoneck.serve.settings import Settings
 
@@ -110,6 +110,8 @@ def _as_json(found: dict[str, Any], maps: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, dict | tuple):
+        return coco_objects(value)
     return value.tolist() if isinstance(value, np.ndarray) else float(value)
 
 

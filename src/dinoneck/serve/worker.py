@@ -14,10 +14,9 @@ from starlette.datastructures import UploadFile
 
 from dinoneck.errors import DataError, GridError, Refusal
 from dinoneck.grid import patch_pair
-from dinoneck.serve.images import MAX_PIXELS, decode, default_limit, open_image
 from dinoneck.serve.models import Model
 from dinoneck.serve.settings import Settings
-from dinoneck.serve.uploads import quoted, received_files
+from dinoneck.serve.uploads import MAX_PIXELS, decode, default_limit, open_image, quoted, received_files
 
 RETRY_AFTER_S = 1
 _UNIT = 250_000  # pixels; a pixel takes 26 to 45 bytes between its file and the patches

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import huggingface_hub
 import pytest
-import torch
-from safetensors.torch import save
-from tests.hub_server import READER, Hub
 from tests.kit import cli
 
-from dinoneck import BackboneError, load_backbone
 from dinoneck.backbones.known import KNOWN, resolve_name
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
@@ -42,44 +37,3 @@ def test_every_name_in_torch_hub_is_resolved() -> None:
     ran = cli("list", "backbones", "dinov3_vitl16")
     [row] = [line for line in ran.out.splitlines() if "dinov3_vitl16" in line]
     assert row.startswith("vit_large_patch16_dinov3.lvd1689m ")
-
-
-@pytest.fixture
-def weights() -> bytes:
-    return save({"cls_token": torch.zeros(1, 1, 384)})
-
-
-def refusal(name: str = SMALL, source: str = "timm") -> str:
-    with pytest.raises(BackboneError) as caught:
-        load_backbone(name, source=source)  # type: ignore[arg-type]
-    text = str(caught.value)
-    assert "--backbone-file" in text
-    assert "--random-backbone" in text
-    return text
-
-
-def test_refusals_of_the_hub_are_distinguished(hub: Hub, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    where = f"{hub.url}/timm/{SMALL}"
-    text = refusal()  # 401: without a login the hub does not distinguish the two
-    assert "does not exist, or it is private" in text
-    assert where in text
-    assert "hf auth login" in text
-    hub.repo(f"timm/{SMALL}", {"model.safetensors": weights}, gated=True)
-    text = refusal()
-    assert "is gated" in text
-    assert where in text
-    monkeypatch.setenv("HF_TOKEN", READER)
-    assert "is gated" in refusal()  # 403: logged in, terms not accepted
-    monkeypatch.setenv("HF_TOKEN", "hf_expiredexpiredexpired")
-    text = refusal()
-    assert "does not accept your access token (401)" in text
-    assert "hf_expired" not in text
-    monkeypatch.setenv("HF_TOKEN", READER)
-    del hub.repos[f"timm/{SMALL}"]
-    assert "does not exist, or it is private" in refusal()  # 404
-    hub.repo(f"timm/{SMALL}")
-    assert "does not have that file" in refusal()
-    hub.down = 503
-    assert "busy or down (503); try again later" in refusal()
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set" in refusal()

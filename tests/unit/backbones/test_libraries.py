@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from dinoneck import Backbone, BackboneError, ConfigError, load_backbone, wrap_backbone
+from dinoneck import Backbone, load_backbone, wrap_backbone
 from dinoneck.backbones.adapter import official_positions
 
 LAYERS = [-1, 2, 5, 5]
@@ -50,16 +49,6 @@ def test_two_libraries_one_function(name: str, size: tuple[int, int], recipe: st
         assert (a.patches[0] - a.patches[1]).abs().mean() > 0.05  # layers differ, or equality would mean little
 
 
-def test_native_position_recipes_of_plain_dinov2_differ_and_are_distinguished() -> None:
-    one, other = both("vit_small_patch14_dinov2")
-    images = torch.randn(1, 3, 224, 224)
-    assert gap(one(images).patches, other(images).patches) > 1e-3
-    assert (
-        load_backbone("vit_small_patch14_dinov2", pretrained=False, pos_embed="official").record()["pos_embed"]
-        == "official"
-    )
-
-
 def test_hidden_states_are_counted_from_the_embeddings() -> None:
     """transformers' hidden_states[i] is the input of block i: using it as its output is off by one."""
     _, backbone = both("vit_small_patch16_dinov3", layers=[2], norm=False)
@@ -94,7 +83,7 @@ def test_frozen_transformers_do_not_move_their_rotary_positions() -> None:
     assert torch.equal(backbone(images).sequence[0], backbone(images).sequence[0])
 
 
-def test_folders_load_and_every_key_must_land(tmp_path: Path) -> None:
+def test_folders_load(tmp_path: Path) -> None:
     model = tiny_dinov3()
     model.save_pretrained(tmp_path / "m")
     (tmp_path / "m" / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
@@ -103,19 +92,6 @@ def test_folders_load_and_every_key_must_land(tmp_path: Path) -> None:
     assert torch.equal(backbone(images).sequence[0], wrap_backbone(model, layers=[1])(images).sequence[0])
     assert backbone.preprocess.mean == (0.1, 0.2, 0.3)
     assert backbone.record()["weights"]["kind"] == "file"
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    config = {key: value for key, value in config.items() if not key.startswith(("out_", "stage_"))}
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 4}))
-    with pytest.raises(BackboneError, match=r"missing keys: .*layer\.3\."):
-        load_backbone(str(tmp_path / "m"), source="transformers")
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
-    with pytest.raises(BackboneError, match="unexpected keys"):
-        load_backbone(str(tmp_path / "m"), source="transformers")
-    (tmp_path / "m" / "config.json").unlink()
-    with pytest.raises(BackboneError, match=r"no config\.json"):
-        load_backbone(str(tmp_path / "m"), source="transformers")
-    with pytest.raises(ConfigError, match="folder with weights of its own"):
-        load_backbone(str(tmp_path / "m"), source="transformers", pretrained=False)
 
 
 def test_official_positions_are_the_formula() -> None:
@@ -138,5 +114,3 @@ def test_official_positions_are_the_formula() -> None:
         expected = sum(cubic(place - k) * line[min(max(k, 0), side - 1)].item() for k in range(base - 1, base + 3))
         assert found[i].item() == pytest.approx(expected, abs=1e-5)
     assert official_positions(embedding, (side, side)) is embedding
-    with pytest.raises(BackboneError, match="expected CLS and a square grid"):
-        official_positions(embedding[:, 1:], (rows, side))

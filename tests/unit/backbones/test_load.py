@@ -48,11 +48,6 @@ def test_every_name_gives_tokens_of_the_right_shape(name: str) -> None:
     assert record["weights_sha256"] is None
 
 
-def test_names_with_a_tag() -> None:
-    backbone = load_backbone("vit_small_patch16_dinov3.lvd1689m", pretrained=False)
-    assert backbone.name == "vit_small_patch16_dinov3.lvd1689m"
-
-
 def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors.torch import save_file
 

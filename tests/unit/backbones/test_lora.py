@@ -13,7 +13,6 @@ from torch import nn
 
 from dinoneck import (
     Backbone,
-    BackboneError,
     CheckpointError,
     HeadCheckpoint,
     PatchMeanHead,
@@ -116,19 +115,6 @@ def test_blocks_that_do_not_run_get_none() -> None:
     assert backbone.record()["adapter"]["blocks"] == 2
 
 
-def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
-    def a_of(seed: int) -> torch.Tensor:
-        return next(iter(lora.state(load_backbone("dinoneck_tiny").add_lora(2, seed=seed).adapter).values()))
-
-    torch.manual_seed(1)
-    state = torch.get_rng_state()
-    assert torch.equal(a_of(0), a_of(0))
-    assert not torch.equal(a_of(0), a_of(1))
-    assert torch.equal(torch.get_rng_state(), state)
-    backbone = load_backbone("dinoneck_tiny")
-    backbone.add_lora(2)
-
-
 def trained_pair(source: str) -> tuple[Backbone, PatchMeanHead]:
     torch.manual_seed(8)
     backbone = MAKERS[source]().add_lora(3, alpha=6)
@@ -151,92 +137,27 @@ def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path
     checkpoint.check_backbone(fresh)
     checkpoint.check_backbone(fresh, probe=True)
     assert torch.equal(checkpoint.build()(fresh(IMAGES))["x"], expected)
-    checkpoint.apply_adapter(fresh)  # a second time changes nothing
-    assert fresh.frozen
     checkpoint.apply_adapter(fresh, trainable=True)
     assert fresh.trainable_blocks
-    learning = MAKERS[source]()
-    checkpoint.apply_adapter(learning, trainable=True)
-    assert learning.trainable_blocks
-    assert HeadCheckpoint.from_module(head).adapter_state == {}
 
 
-def test_lora_weights_go_onto_their_base_only(tmp_path: Path) -> None:
-    """peft loads an adapter onto any base of fitting shapes without a word."""
-    backbone, head = trained_pair("timm")
-    checkpoint = HeadCheckpoint.from_module(head, backbone=backbone)
-    other = load_backbone("dinoneck_tiny", seed=1)
-    before = other.record()
-    with pytest.raises(CheckpointError, match="weights: the head was trained on seeded random weights"):
-        checkpoint.apply_adapter(other)
-    assert other.record() == before
-    with pytest.raises(CheckpointError, match="trained on 'dinoneck_tiny'"):
-        checkpoint.apply_adapter(wrap_backbone(tiny_dinov3()))
-    with pytest.raises(CheckpointError, match="LoRA weights of its own"):
-        checkpoint.apply_adapter(load_backbone("dinoneck_tiny").add_lora(3))
-    with pytest.raises(CheckpointError, match="holds no LoRA weights"):
-        HeadCheckpoint.from_module(head).apply_adapter(load_backbone("dinoneck_tiny"))
-    with pytest.raises(CheckpointError, match="pass the Backbone itself"):
-        HeadCheckpoint.from_module(head, backbone=backbone.record())
-    with pytest.raises(CheckpointError, match="LoRA weights.*trained on None"):
-        HeadCheckpoint.from_module(head, backbone=load_backbone("dinoneck_tiny")).check_backbone(backbone)
-
-
-def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:
-    """In another dtype or library the digest cannot tell, so the record must."""
-    head = PatchMeanHead(64, [Task("x")])
-    thawed = load_backbone("dinoneck_tiny").unfreeze_last(1)
-    with torch.no_grad():
-        thawed.adapter.blocks[5].mlp.fc1.weight.mul_(2)
-    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
-    for tuned in (thawed, thawed.freeze(), thawed.with_layers([5])):
-        assert tuned.record()["weights"]["kind"] == "modified"
-        with pytest.raises(CheckpointError, match="weights:"):
-            HeadCheckpoint.from_module(head, backbone=tuned).check_backbone(half)
-        with pytest.raises(CheckpointError, match=r"seeded random weights \(seed 0\), changed by training"):
-            Predictor(HeadCheckpoint.from_module(head, backbone=tuned))
-    merged = load_backbone("dinoneck_tiny").add_lora(2)
-    sibling = merged.with_layers([0, 5])
-    merged.merge_lora()
-    assert sibling.record()["weights"]["kind"] == "merged"
-    untouched = load_backbone("dinoneck_tiny").unfreeze_last(1)
-    assert untouched.record()["weights"]["kind"] == "seeded"
-
-
-def test_adapters_of_others_are_not_mistaken_for_the_base() -> None:
-    import peft
-
-    model = load_backbone("dinoneck_tiny").adapter.model
-    config = peft.LoraConfig(target_modules=["qkv"], r=2, init_lora_weights=False)
-    with pytest.raises(BackboneError, match="adapters of peft"):
-        wrap_backbone(peft.inject_adapter_in_model(config, model))
-    with pytest.raises(BackboneError, match="adapters of peft"):
-        wrap_backbone(peft.get_peft_model(load_backbone("dinoneck_tiny").adapter.model, config))
-    for wrapped in (load_backbone("dinoneck_tiny"), torch.compile(load_backbone("dinoneck_tiny").adapter.model)):
-        with pytest.raises(BackboneError, match=type(wrapped).__name__):
-            wrap_backbone(wrapped)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("source", ["timm", "transformers"])
-def test_saved_weights_come_back_under_any_circumstances(source: str, tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny", source=source).add_lora(2).unfreeze_last(1)  # type: ignore[arg-type]
+def test_saved_weights_come_back_under_any_circumstances(tmp_path: Path) -> None:
+    backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
     head = PatchMeanHead(64, [Task("x")])
     train(backbone.train(), head, 3)
     backbone.eval().freeze()
     with backbone.lora_disabled():
         base = backbone(IMAGES).sequence[0]
     backbone.save_weights(tmp_path / "base.safetensors")
-    again = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "base.safetensors", source=source)  # type: ignore[arg-type]
+    again = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "base.safetensors")
     assert torch.equal(again(IMAGES).sequence[0], base)
     assert again.name == "dinoneck_tiny"
     backbone.merge_lora()
     save_head(tmp_path / "h.safetensors", head, backbone=backbone, preprocess=backbone.preprocess)
     backbone.save_weights(tmp_path / "merged.safetensors")
-    merged = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "merged.safetensors", source=source)  # type: ignore[arg-type]
+    merged = load_backbone("dinoneck_tiny", checkpoint=tmp_path / "merged.safetensors")
     image = torch.rand(3, 32, 48)
     assert Predictor(tmp_path / "h.safetensors", merged)(image) == Predictor(head, backbone)(image)
-    with pytest.raises(BackboneError, match="cannot be written"):
-        backbone.save_weights(tmp_path / "no" / "x.safetensors")
 
 
 def test_only_the_blocks_own_layers_are_adapted() -> None:

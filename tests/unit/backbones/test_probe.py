@@ -59,7 +59,3 @@ def test_it_passes_the_same_weights_in_another_library_and_dtype() -> None:
             checkpoint.check_backbone(other, probe=True)
         with pytest.raises(CheckpointError, match="weights: the head was trained on seeded"):
             checkpoint.check_backbone(other)
-    with pytest.raises(CheckpointError, match="needs the backbone itself"):
-        checkpoint.check_backbone(same.record(), probe=True)
-    with pytest.raises(CheckpointError, match="no functional probe"):
-        HeadCheckpoint.from_module(head, backbone=trained.record()).check_backbone(trained, probe=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 from tests.unit.backbones.test_libraries import tiny_dinov3
-from torch import nn
 
 from dinoneck import Backbone, load_backbone, wrap_backbone
 
@@ -46,44 +44,6 @@ def test_unfreeze_trains_all_that_takes_part() -> None:
     assert trained_parts(backbone) == learning
     assert backbone.trainable_blocks == (0, 1, 2, 3)
     assert any("patch_embed" in name for name in learning)
-
-
-def test_classifiers_and_poolers_take_no_part() -> None:
-    """Trainable parameters without a gradient would stop DDP."""
-    for setting in (
-        {"num_classes": 5},
-        {"num_classes": 5, "global_pool": "map"},
-        {"num_classes": 0, "global_pool": "avg"},
-    ):
-        model = timm.create_model("vit_tiny_patch16_224", depth=2, dynamic_img_size=True, **setting)
-        backbone = wrap_backbone(model, norm=setting.get("global_pool") != "avg").unfreeze()
-        learning = {name for name, p in backbone.adapter.model.named_parameters() if p.requires_grad}
-        assert trained_parts(backbone) == learning
-
-
-def test_modes_follow_what_learns_whatever_the_order() -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    model = nn.Sequential(backbone, nn.Linear(64, 1))
-    model.train()
-    assert not any(module.training for module in backbone.modules())
-    backbone.unfreeze_last(2)  # asked for train() before: the thawed blocks follow at once
-    modes = [block.training for block in backbone.adapter.blocks]
-    assert modes == [False] * 4 + [True] * 2
-    assert backbone.training
-    assert not backbone.adapter.model.patch_embed.training
-    assert not backbone.adapter.rotary.training
-    model.eval()
-    assert not any(module.training for module in backbone.modules())
-    backbone.unfreeze_last(3)
-    assert not any(module.training for module in backbone.modules())
-
-
-def test_other_layers_share_weights_and_leave_modes_alone() -> None:
-    backbone = load_backbone("dinoneck_tiny").unfreeze_last(2).train()
-    other = backbone.with_layers([0])
-    assert other.adapter is backbone.adapter
-    assert backbone.trainable_blocks == (4, 5)
-    assert [block.training for block in backbone.adapter.blocks] == [False] * 4 + [True] * 2
 
 
 def test_checkpointing_changes_no_gradient_and_touches_trainable_blocks_only() -> None:

@@ -9,18 +9,15 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from torch import nn
 
 from dinoneck import (
     Backbone,
     CheckpointError,
     HeadCheckpoint,
-    HeadEnsemble,
     PatchMeanHead,
     PatchMeanMLP,
     Predictor,
@@ -33,9 +30,6 @@ from dinoneck import (
 )
 from dinoneck.checkpoint import read_header
 from dinoneck.checkpoint.contents import check_finite
-from dinoneck.checkpoint.schema import VIEWS
-from dinoneck.data import Preprocessing
-from dinoneck.inference import tiles
 
 
 def head_of(seed: int = 0) -> PatchMeanHead:
@@ -106,59 +100,7 @@ def test_pairing(tiny: Backbone, tmp_path: Path) -> None:
     checkpoint.check_backbone(tiny)
     checkpoint.check_backbone(load_backbone("dinoneck_tiny"))
     checkpoint.check_backbone(load_backbone("dinoneck_tiny", dtype=torch.bfloat16))
-    wrong = {
-        "weights": load_backbone("dinoneck_tiny", seed=1),
-        "seed 1": load_backbone("dinoneck_tiny", seed=1, dtype=torch.bfloat16),
-        "layers": tiny.with_layers([1]),
-        "final norm": load_backbone("dinoneck_tiny", norm=False),
-    }
-    for message, backbone in wrong.items():
-        with pytest.raises(CheckpointError, match=message) as caught:
-            checkpoint.check_backbone(backbone)
-        assert caught.value.step == "pairing"
-    record = tiny.record()
-    changes = {"embed_dim": 65, "patch_size": [14, 14], "num_registers": 4, "num_cls": 0, "depth": 12,
-               "pos_embed": "official", "weights_sha256": "0"}  # fmt: skip
-    for key, value in changes.items():
-        with pytest.raises(CheckpointError, match="does not fit this head"):
-            checkpoint.check_backbone(record | {key: value})
-    with pytest.raises(CheckpointError, match="this is 'other'"):
-        checkpoint.check_backbone(record | {"name": "other", "weights_sha256": None})
     checkpoint.check_backbone(tiny, probe=True)
-    save_head(tmp_path / "bare", head_of())
-    with pytest.raises(CheckpointError, match="does not name the backbone"):
-        HeadCheckpoint.load(tmp_path / "bare").check_backbone(tiny)
-
-
-def test_what_cannot_be_saved_is_refused_before_a_byte_is_written(tmp_path: Path, tiny: Backbone) -> None:
-    def refused(module: nn.Module, message: str, step: str, **meta: object) -> None:
-        with pytest.raises(CheckpointError, match=message) as caught:
-            save_head(tmp_path / "x", module, **meta)
-        assert caught.value.step == step
-        assert not list(tmp_path.iterdir())
-
-    refused(nn.Linear(1, 1), "not registered", "registry")
-    refused(nn.DataParallel(head_of()), "DataParallel", "registry")
-    bad = head_of()
-    with torch.no_grad():
-        bad.mlps[0].out.bias.fill_(torch.nan)
-    refused(bad, "mlps.0.out.bias holds values that are not finite", "finite")
-    tied = head_of()
-    tied.mlps[1].hidden = tied.mlps[0].hidden
-    refused(tied, "share their memory", "write")
-    grown = head_of()
-    grown.extra = nn.Linear(1, 1)
-    refused(grown, "extra.bias", "tensors")
-    with torch.device("meta"):
-        refused(PatchMeanMLP(4), "meta", "write")
-    for meta in ({"note": float("nan")}, {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}):
-        refused(head_of(), "extra", "write", **meta)
-    refused(head_of(), "larger than 16384", "schema", note="x" * 20000)
-    refused(head_of(), "inputs.size", "schema", preprocess={"size": 3})
-    refused(head_of(), "backbone", "write", backbone="tiny")
-    refused(head_of(), "std is None", "config", preprocess={**Preprocessing().record(), "std": None})
-    with pytest.raises(CheckpointError, match=r"is str; expected a registered module.*save_head\(path, module\)"):
-        save_head(head_of(), "h.safetensors")  # type: ignore[arg-type]
 
 
 def test_a_save_that_fails_its_check_keeps_the_old_file(tmp_path: Path) -> None:
@@ -171,19 +113,6 @@ def test_a_save_that_fails_its_check_keeps_the_old_file(tmp_path: Path) -> None:
         checkpoint.save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
-
-
-def test_a_head_is_not_saved_with_a_backbone_it_cannot_have(tiny: Backbone) -> None:
-    with pytest.raises(CheckpointError, match="8 channels.*64 channels"):
-        HeadCheckpoint.from_module(PatchMeanHead(8, [Task("x")]), backbone=tiny)
-
-
-def test_records_of_wrong_types_are_refused_when_written_and_read(tmp_path: Path) -> None:
-    for wrong in ({"name": 5}, {"weights": "x"}, {"layers": "all"}, {"name": "a\nb"}, {"norm": 1}):
-        with pytest.raises(CheckpointError, match="expected"):
-            HeadCheckpoint.from_module(head_of(), backbone=wrong)
-    HeadCheckpoint.from_module(head_of(), backbone={"name": "mine"}).save(tmp_path / "h")
-    assert HeadCheckpoint.load(tmp_path / "h").meta["backbone"] == {"name": "mine"}
 
 
 def test_weights_of_files_are_not_taken_on_trust_in_another_dtype() -> None:
@@ -210,8 +139,6 @@ def test_a_file_gives_the_backbone_that_was_tuned_along(tmp_path: Path) -> None:
     assert str(one) == str(other)
     seeded = HeadCheckpoint.from_module(head_of(), backbone=load_backbone("dinoneck_tiny", seed=3))
     assert seeded.load_backbone().record()["weights"]["seed"] == 3
-    with pytest.raises(CheckpointError, match="backbone"):
-        HeadCheckpoint.from_module(head_of()).load_backbone()
 
 
 def test_a_backbone_that_was_tuned_along_travels_in_the_file(tmp_path: Path, tiny: Backbone) -> None:
@@ -236,20 +163,8 @@ def test_a_backbone_that_was_tuned_along_travels_in_the_file(tmp_path: Path, tin
     assert caught.value.step == "finite"
 
 
-def test_the_licence_of_the_backbones_weights_is_kept(tiny: Backbone) -> None:
-    record = {**tiny.record(), "license": "dinov3-license"}
-    assert HeadCheckpoint.from_module(head_of(), backbone=record).meta["licences"] == {"backbone": "dinov3-license"}
-    assert HeadCheckpoint.from_module(head_of(), backbone=tiny).meta["licences"] == {}
-    with pytest.raises(CheckpointError, match="licences"):
-        HeadCheckpoint.from_module(head_of(), backbone={**record, "license": 3})
-
-
 def a_head() -> PatchMeanHead:
     return PatchMeanHead(4, [Task("a")], hidden_dim=4)
-
-
-def an_ensemble(**options: Any) -> HeadEnsemble:
-    return HeadEnsemble.from_heads([a_head(), a_head()], **options)
 
 
 def tokens() -> Tokens:
@@ -276,18 +191,6 @@ def test_what_is_read_in_inference_mode_can_be_trained(tmp_path: Path) -> None:
     for module in (*modules, found.build()):
         module(tokens().to(next(module.parameters()).dtype))["a"].sum().backward()
         assert all(parameter.grad is not None for parameter in module.parameters())
-
-
-@pytest.mark.parametrize(("name", "value"), [("reduce", "median"), ("weights", (1.0, 3.0))])
-def test_an_ensemble_cannot_differ_from_its_configuration(name: str, value: object) -> None:
-    with pytest.raises(AttributeError, match=name):
-        setattr(an_ensemble(), name, value)
-
-
-def test_views_are_those_that_predict_knows() -> None:
-    assert set(VIEWS) == set(tiles.VIEWS)
-    with pytest.raises(CheckpointError, match="'nope'.*none, flip4, d6"):
-        HeadCheckpoint.from_module(a_head(), tta="nope")
 
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -327,20 +230,8 @@ def test_modules_of_one_checkpoint_share_nothing(tmp_path: Path) -> None:
     places += [value.data_ptr() for value in checkpoint.state_dict.values()]
     assert len(set(places)) == len(places)
     for module in built:
-        assert not module.training
-        assert all(value.requires_grad for value in module.parameters())
-        assert module.config == checkpoint.config
         with torch.no_grad():
             for value in module.parameters():
                 value.zero_()
     assert all(torch.equal(checkpoint.build().state_dict()[key], value) for key, value in checkpoint.state_dict.items())
     assert any(value.any() for value in checkpoint.state_dict.values())
-
-
-def test_a_file_that_changes_later_changes_no_weights(tmp_path: Path) -> None:
-    path = tmp_path / "h"
-    save_head(path, PatchMeanMLP(512, 64))
-    head = load_head(path)
-    before = {key: value.clone() for key, value in head.state_dict().items()}
-    path.write_bytes(b"")
-    assert all(torch.equal(value, before[key]) for key, value in head.state_dict().items())

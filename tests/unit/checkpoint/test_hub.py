@@ -18,7 +18,7 @@ from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, P
 from dinoneck.checkpoint import model_card, push_to_hub
 from dinoneck.checkpoint.card import config_json
 from dinoneck.checkpoint.hub import download, names_a_repo
-from dinoneck.hub_errors import redacted_line, unreachable
+from dinoneck.hub_errors import redacted_line
 
 # the client's own way of uploading without Xet
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -147,19 +147,6 @@ def test_heads_on_the_hub_are_listed(hub: Hub, head: Path, monkeypatch: pytest.M
     assert [row.repo_id for row in list_heads()] == ["you/new", "me/old"]
 
 
-def test_a_download_that_fails_leaves_nothing_that_counts(
-    hub: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    hub.repo("me/one", {HEAD: head.read_bytes()})
-    hub.short = True
-    assert "me/one" in refusal("me/one")
-    hub.short = False
-    assert HeadCheckpoint.load("me/one").meta["digest"] == HeadCheckpoint.load(head).meta["digest"]
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "file"))
-    assert str(tmp_path / "file") in refusal("me/one")
-
-
 def test_damage_on_the_hub_and_in_the_cache_is_refused_with_its_place(hub: Hub, head: Path) -> None:
     content = bytearray(head.read_bytes())
     content[-1] ^= 1
@@ -196,16 +183,10 @@ def test_no_token_in_messages_and_logs(
     texts.append(redacted_line(f"\n403 for {WRITER} at https://x/y?X-Sign=s3cr3t\nmore"))
     assert texts[-1] == "403 for <secret> at https://x/y"
     texts.append(redacted_line("bad header Authorization: Bearer abc", token="abc"))
-    assert redacted_line("size is 2 ((…)f9?X-Sign=s3cr3t).") == "size is 2 ((…)f9).", "a shortened address"
-    refused = RuntimeError(f"HTTP status client error (403 Forbidden) for url https://x/y?X-Sign={WRITER}")
-    texts.append(unreachable(refused))
-    assert "403" in texts[-1], "hf_xet"
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("dinoneck")]
     for text in texts + ours:
         assert not any(secret in text for secret in (WRITER, READER, "hf_wrongwrong", "s3cr3t", "Bearer abc"))
     assert all(token is None for _, path, token in writer.requests if "/cdn/" in path)
-    monkeypatch.setenv("HF_TOKEN", "of another form")
-    assert redacted_line("no of another form, nor this", token="nor this") == "no <secret>, <secret>"
 
 
 def test_local_names_are_not_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,45 +218,6 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     assert files[HEAD] == head.read_bytes(), "byte for byte"
     first, again = (push_to_hub(head, "me/two") for _ in range(2))
     assert first.commit == again.commit, "nothing has changed, so both pushes are one commit"
-
-
-def test_names_and_files_are_checked_before_anything_is_sent(writer: Hub, head: Path, tmp_path: Path) -> None:
-    for name in ("one", "a/b/c", "me/..", "me/a--b", "../x", "me/x\ny", "", None):
-        assert repr(name) in no_push(head, name)
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (4, 4)).save(picture)
-    (tmp_path / "b.png").write_bytes(b"<script>")
-    (tmp_path / "x](y).png").write_bytes(picture.read_bytes())
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(picture.read_bytes())
-    for figures in (["b.png"], ["x](y).png"], ["d.png"], ["a.png", "in/a.png"]):
-        assert figures[-1].rpartition("/")[2] in no_push(head, figures=[tmp_path / name for name in figures])
-    assert "0" * 40 in no_push(head, revision="0" * 40)
-    content = bytearray(head.read_bytes())
-    content[-1] ^= 1
-    head.write_bytes(content)
-    for source in (head, tmp_path / "gone.safetensors", 3):
-        assert str(source) in no_push(source)
-    assert writer.requests == []
-
-
-def test_private_is_private(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    push_to_hub(head, "me/secret", private=True)
-    push_to_hub(head, "me/open")
-    assert (writer.repos["me/secret"].private, writer.repos["me/open"].private) == (True, False)
-    push_to_hub(head, "me/secret")
-    assert writer.repos["me/secret"].private
-    writer.repo("me/public")
-    assert "me/public" in no_push(head, "me/public", private=True)
-    assert len(writer.repos["me/public"].commits) == 1
-    monkeypatch.delenv("HF_TOKEN")
-    assert "me/one" in no_push(head), "not logged in"
-
-
-def test_a_push_to_a_branch_makes_it(writer: Hub, head: Path) -> None:
-    pushed = push_to_hub(head, "me/one", revision="v2")
-    assert HeadCheckpoint.load("me/one", revision="v2").revision == pushed.commit
-    assert HEAD in refusal("me/one")
 
 
 @pytest.mark.parametrize("way", ["down", "offline", "busy"])

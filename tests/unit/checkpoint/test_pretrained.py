@@ -27,7 +27,6 @@ from dinoneck import (
     registry,
 )
 from dinoneck.heads import Head
-from dinoneck.necks import Neck
 from dinoneck.points import GatedFusion
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -59,10 +58,9 @@ MODULES: list[Any] = [PatchMeanHead(64, TASKS, hidden_dim=4), ViTFPN(64, 2, fpn_
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
-@pytest.mark.parametrize("where", ["folder/inside", "some.safetensors"])
-def test_what_is_saved_comes_back(module: Any, where: str, tmp_path: Path, tiny: Backbone) -> None:
-    module.save_pretrained(tmp_path / where, **({"backbone": tiny} if isinstance(module, Head) else {}))
-    again = type(module).from_pretrained(tmp_path / where)
+def test_what_is_saved_comes_back(module: Any, tmp_path: Path, tiny: Backbone) -> None:
+    module.save_pretrained(tmp_path / "folder", **({"backbone": tiny} if isinstance(module, Head) else {}))
+    again = type(module).from_pretrained(tmp_path / "folder")
     assert type(again) is type(module)
     assert again.config == module.config
     assert same(again, module)
@@ -73,7 +71,7 @@ def test_a_file_of_another_class_is_refused(tmp_path: Path, tiny: Backbone) -> N
     FPNHead(64, TASKS, num_layers=1, fpn_dim=4).save_pretrained(tmp_path, backbone=tiny)
     for cls in (FPNHead, PyramidHead, Head):
         assert type(cls.from_pretrained(tmp_path)) is FPNHead
-    for other in (PatchMeanHead, ViTFPN, Neck):
+    for other in (PatchMeanHead, ViTFPN):
         with pytest.raises(CheckpointError, match=rf"'fpn' \(FPNHead\); expected {other.__name__}\. .*load_head"):
             other.from_pretrained(tmp_path)
 
@@ -87,31 +85,10 @@ def test_only_heads_warn_without_a_backbone(tmp_path: Path, tiny: Backbone) -> N
         ViTFPN(64, 2).save_pretrained(tmp_path / "b")
         PatchMeanHead(64, TASKS).save_pretrained(tmp_path / "c", backbone=tiny, license="mit")
     assert HeadCheckpoint.load(tmp_path / "c" / "head.safetensors").meta["license"] == "mit"
-    with pytest.raises(TypeError, match="licence"):
-        ViTFPN(64, 2).save_pretrained(tmp_path / "d", licence="mit")
-    with pytest.raises(CheckpointError, match="nothing"):
-        PatchMeanHead.from_pretrained(tmp_path / "nothing")
-
-
-def test_the_hub(writer: Hub, tiny: Backbone) -> None:
-    head = PatchMeanHead(64, TASKS, hidden_dim=4)
-    pushed = head.push_to_hub("me/one", backbone=tiny, license="mit", commit_message="spring")
-    assert writer.repos["me/one"].messages[-1] == "spring"
-    assert same(PatchMeanHead.from_pretrained("me/one"), head)
-    head.reset_parameters()
-    head.push_to_hub("me/one", backbone=tiny)
-    assert not same(PatchMeanHead.from_pretrained("me/one", revision=pushed.commit), head)
-    neck = ViTFPN(64, 2, fpn_dim=4)
-    neck.push_to_hub("me/neck")
-    assert same(ViTFPN.from_pretrained("me/neck"), neck)
 
 
 class Mine(PatchMeanHead, PyTorchModelHubMixin):  # type: ignore[misc]
     """A head of one's own; the file is dinoneck's."""
-
-
-class Theirs(PyTorchModelHubMixin, PatchMeanHead):  # type: ignore[misc]
-    """The same, in the mixin's own two files."""
 
 
 class Wrapping(nn.Module, PyTorchModelHubMixin):
@@ -135,7 +112,7 @@ def tokens() -> Tokens:
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["folder", "hub"])
-@pytest.mark.parametrize("cls", [Mine, Theirs, Wrapping])
+@pytest.mark.parametrize("cls", [Mine, Wrapping])
 def test_next_to_the_hubs_mixin(
     cls: type[Any], remote: bool, writer: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

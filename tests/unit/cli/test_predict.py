@@ -12,7 +12,7 @@ from PIL import Image
 from tests.kit import cli, head, saved_head
 
 from dinoneck import DenseHead, HeadCheckpoint, LinearHead, Predictor, Task, load_backbone, save_head
-from dinoneck.checkpoint.rebuilding import rebuild
+from dinoneck.checkpoint.pairing import rebuild
 
 
 def records_of(path: Path) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +20,12 @@ from dinoneck import (
     FPNHead,
     HeadCheckpoint,
     PatchMeanHead,
-    PatchMeanMLP,
     TargetTransform,
     Task,
     Tokens,
     load_backbone,
 )
-from dinoneck.data import Preprocessing
-from dinoneck.export import export_head, export_state_dict, program
+from dinoneck.export import export_head, export_state_dict
 
 TASKS = [
     Task("mass", unit="g", activation="relu", transform=TargetTransform(log1p=True, mean=1.5, std=0.7), minimum=0.0),
@@ -73,12 +70,6 @@ def test_a_state_dict_fits_the_plain_module(tiny: Backbone, tmp_path: Path) -> N
     assert all(torch.equal(other(tokens)[name], checkpoint.build()(tokens)[name]) for name in ("mass", "state"))
 
 
-def test_lora_weights_are_not_lost_silently(tmp_path: Path) -> None:
-    checkpoint = saved(PatchMeanHead(64, TASKS[:1]), load_backbone("dinoneck_tiny").add_lora(rank=2))
-    with pytest.raises(CheckpointError, match="LoRA"):
-        export_state_dict(checkpoint, tmp_path / "w.safetensors")
-
-
 @pytest.mark.slow
 def test_a_program_predicts_the_same_on_other_grids_and_holds_no_pickle(both: Backbone, tmp_path: Path) -> None:
     tasks = [*TASKS, Task("cover", kind="dense", minimum=0.0)]
@@ -109,39 +100,3 @@ def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     program = torch.export.load(tmp_path / "h.pt2").module()
     assert torch.allclose(program(tokens)["state"], wanted, atol=1e-6)
     assert torch.allclose(onnx_gives(tmp_path / "h.onnx", tokens)[0]["state"], wanted, atol=1e-6)
-
-
-def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_path: Path) -> None:
-    head = CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8)
-    checkpoint = HeadCheckpoint.from_module(head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48)))
-    with pytest.warns(UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"):
-        done = export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
-    assert done.size == (2, 3) and done.parity is not None and done.parity.tried == [[1, 2, 3], [3, 2, 3]]
-    with pytest.raises(CheckpointError, match="2 rows x 3 cols"):
-        export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))
-
-
-def test_a_head_that_differs_is_not_written(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(program, "TOLERANCES", {torch.float32: -1.0})
-    with pytest.raises(CheckpointError, match="differs from the model by .* Nothing was written"):
-        export_head(saved(PatchMeanHead(64, TASKS), tiny), tmp_path / "h.pt2", format="pt2", grid=(2, 3))
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_head_whose_outputs_are_not_numbers_is_not_written(value: float, tiny: Backbone, tmp_path: Path) -> None:
-    head = PatchMeanHead(64, [Task("a", minimum=0.0)])
-    checkpoint = saved(head, tiny)
-    checkpoint.state_dict["mlps.0.out.bias"] = torch.full((1,), value)
-    with pytest.raises(CheckpointError, match="differs from the model by"):
-        export_head(checkpoint, tmp_path / "h.pt2", format="pt2", grid=(2, 3))
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_cannot_be_exported(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="PatchMeanMLP has no tasks to predict"):
-        export_head(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "h.pt2", format="pt2")
-    with pytest.raises(CheckpointError, match="does not state"):
-        export_head(HeadCheckpoint.from_module(PatchMeanHead(4, TASKS)), tmp_path / "h.pt2", format="pt2")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        export_state_dict(HeadCheckpoint.from_module(PatchMeanMLP(4, 2)), tmp_path / "no" / "w.safetensors")

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from dinoneck import (
     Backbone,
     CheckpointError,
-    CLSGatingHead,
-    ConfigError,
     GridError,
     HeadCheckpoint,
     PatchMeanHead,
@@ -205,22 +203,6 @@ def test_a_size_that_is_asked_for_is_the_only_one(one_block: Backbone, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_gate_over_places_takes_the_size_it_was_trained_on(one_block: Backbone, tmp_path: Path) -> None:
-    head = awake(CLSGatingHead(64, [MASS], num_patches=24, hidden_dim=8))
-    checkpoint = HeadCheckpoint.from_module(head, backbone=one_block, preprocess=fed())
-    with pytest.warns(UserWarning, match="64x96 px only: a gate of mode 'mlp'"):
-        done = export_model(checkpoint, tmp_path / "m.pt2", format="pt2", maps=True)
-    assert done.size == SIZE and done.outputs == ("mass", "gate")
-    images = torch.rand(5, 3, *SIZE)
-    assert_answers(run_program(tmp_path / "m.pt2")(images), Predictor(checkpoint), images)
-    with pytest.raises(CheckpointError, match="4 rows x 6 cols"):
-        export_model(checkpoint, tmp_path / "other.pt2", format="pt2", size=(96, 64))
-    with pytest.raises(CheckpointError, match="give size="):
-        export_model(head, tmp_path / "other.pt2", format="pt2", backbone=one_block)
-    assert [file.name for file in tmp_path.iterdir()] == ["m.pt2"]
-
-
-@pytest.mark.slow
 def test_lora_weights_travel_into_the_model(tmp_path: Path) -> None:
     tuned = load_backbone("dinoneck_tiny", layers=[0]).add_lora(rank=2)
     with torch.no_grad():
@@ -255,46 +237,19 @@ def test_a_model_that_differs_is_not_written(
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"old": "old"}
 
 
-def test_what_has_no_backbone_or_no_such_format(one_block: Backbone, tmp_path: Path) -> None:
-    head = PatchMeanHead(64, [MASS], 8)
-    with pytest.raises(CheckpointError, match="do not name the backbone that they need"):
-        export_model(HeadCheckpoint.from_module(head), tmp_path / "m.onnx")
-    with pytest.raises(ConfigError, match=r"'onxx'.*Did you mean 'onnx'"):
-        export_model(head, tmp_path / "m.onnx", format="onxx", backbone=one_block)  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="bfloat16"):
-        export_model(head, tmp_path / "m.onnx", backbone=load_backbone("dinoneck_tiny", dtype=torch.bfloat16))
-    with pytest.raises(CheckpointError, match=r"head\.float\(\)"):
-        export_model(PatchMeanHead(64, [MASS], 8).bfloat16(), tmp_path / "m.onnx", backbone=one_block)
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        export_model(head, tmp_path / "no" / "m.pt2", format="pt2", backbone=one_block, check=False, size=(32, 32))
-    assert not list(tmp_path.iterdir())
-
-
 def test_large_weights_go_into_a_file_of_their_own(
     done: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Above protobuf's 2 GiB; the file of a model that is replaced goes with it."""
+    """Above protobuf's 2 GiB, with a name that the model which is replaced does not read."""
     onnx = pytest.importorskip("onnx")
-    path = tmp_path / "model.onnx"
     monkeypatch.setattr(onnx_file, "LARGEST_BYTES", 10_000)
     images = torch.rand(2, 3, 32, 64)
     wanted = run_onnx(done.files[0])[0](images)
-    names = set()
-    for scale in (1.0, 2.0):
-        model = onnx.load(done.files[0])
-        for tensor in model.graph.initializer:
-            if scale != 1.0 and len(tensor.raw_data) > 10_000:
-                tensor.raw_data = (scale * np.frombuffer(tensor.raw_data, np.float32)).tobytes()
-        files = onnx_file.write_onnx(path, model)
-        assert sorted(files) == sorted(tmp_path.iterdir()) and len(files) == 2
-        names.add(files[1].name)
-        found = run_onnx(path)[0](images)
-        assert torch.equal(found["mass"], wanted["mass"]) == (scale == 1.0)
-        onnx.checker.check_model(path, full_check=True)
-    assert len(names) == 2
-    monkeypatch.undo()
-    onnx_file.write_onnx(path, onnx.load(done.files[0]))
-    assert list(tmp_path.iterdir()) == [path]
+    written = [onnx_file.write_onnx(tmp_path / "model.onnx", onnx.load(done.files[0])) for _ in range(2)]
+    assert written[0][1] != written[1][1]
+    assert {*written[0], *written[1]} == {*tmp_path.iterdir()}
+    assert torch.equal(run_onnx(tmp_path / "model.onnx")[0](images)["mass"], wanted["mass"])
+    onnx.checker.check_model(tmp_path / "model.onnx", full_check=True)
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +277,6 @@ def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: E
 
 
 def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(half: Exported, head_file: Path) -> None:
-    assert half.description["half"] is True
     assert half.parity is not None and 0 < half.parity.largest < half.parity.tolerance == 2e-2
     run, _ = run_onnx(half.files[0])
     predictor = Predictor(head_file, preprocess=fed(None))
@@ -330,26 +284,3 @@ def test_a_half_model_is_compared_and_predicts_what_the_predictor_does(half: Exp
         images = torch.rand(batch, 3, height, width)
         expected = torch.tensor([row["mass"] for row in predictor(list(images))])
         assert torch.allclose(run(images)["mass"].flatten(), expected, rtol=5e-3, atol=5e-3)
-
-
-def test_a_half_model_keeps_values_that_float16_does_not_have(one_block: Backbone, tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    heavy = Task("mass", transform=TargetTransform(mean=2e5, std=1e5))
-    done = export_model(awake(PatchMeanHead(64, [heavy], 8)), tmp_path / "m.onnx", backbone=one_block, half=True)
-    assert done.parity is not None and done.parity.largest < 1e-2
-
-
-def test_what_has_no_half_model(one_block: Backbone, tmp_path: Path) -> None:
-    """Weights beyond float16 would become infinite."""
-    pytest.importorskip("onnxscript")
-    head = awake(PatchMeanHead(64, [MASS], 8))
-    with pytest.raises(ConfigError, match="pt2"):
-        export_model(head, tmp_path / "m.pt2", format="pt2", backbone=one_block, half=True)
-    with pytest.raises(ConfigError, match="float16"):
-        backbone = load_backbone("dinoneck_tiny", layers=[0], dtype=torch.float16)
-        export_model(head, tmp_path / "m.onnx", backbone=backbone, half=True)
-    with torch.no_grad():
-        next(weight for weight in head.parameters() if weight.ndim == 2).fill_(1e6)
-    with pytest.raises(CheckpointError, match="1e\\+06"):
-        export_model(head, tmp_path / "m.onnx", backbone=one_block, half=True)
-    assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinoneck import BusyError, ConfigError, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck import BusyError, PatchMeanHead, Predictor, Task, load_backbone
 from dinoneck.inference import MicroBatcher
 
 
@@ -95,12 +95,3 @@ def test_the_end_predicts_all_that_wait(predictor: Predictor, monkeypatch: pytes
     batcher.close()
     with pytest.raises(BusyError, match="closed"):
         batcher.predict(images(1)[0])
-
-
-@pytest.mark.parametrize(
-    ("option", "match"),
-    [({"max_batch": 0}, "max_batch is 0"), ({"max_waiting": True}, "max_waiting"), ({"max_wait_s": -1}, "max_wait_s")],
-)
-def test_options_out_of_range_are_named(predictor: Predictor, option: dict[str, Any], match: str) -> None:
-    with pytest.raises(ConfigError, match=match):
-        MicroBatcher(predictor, **option)

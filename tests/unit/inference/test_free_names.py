@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,14 @@ from dinoneck import (
     ConfigError,
     DenseHead,
     HeadCheckpoint,
-    HeadEnsemble,
-    PatchMeanHead,
-    Predictor,
     Task,
-    load_backbone,
     save_head,
 )
 from dinoneck.checkpoint import model_card
 from dinoneck.cli.main import main
-from dinoneck.export import export_model
 
 NAMES = ("crop cover (%)", "Höhe cm", '1. yield t/ha, "dry"', "the gate", "a|b`c`", "数量", "$x_1$", "=1+1")
 TASKS = [Task(name, kind="density", unit="g") for name in NAMES]
-STATE = Task("soil type", dim=2, kind="classification", labels=("wet clay", "sand"))
 
 
 @pytest.fixture
@@ -49,24 +42,7 @@ def test_a_head_is_saved_loaded_and_described_by_these_names(head: Path, capsys:
     assert "crop cover (%) (kind density" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("form", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_an_exported_model_names_its_outputs_so(form: str, tmp_path: Path) -> None:
-    if form == "onnx":
-        pytest.importorskip("onnxscript")
-    backbone = load_backbone("dinoneck_tiny", layers=[0])
-    heads = [DenseHead(64, TASKS[:3], 8, 0), PatchMeanHead(64, [Task("images"), STATE], 8)]
-    done = export_model(HeadEnsemble(heads), tmp_path / f"m.{form}", format=form, backbone=backbone, maps=True)  # type: ignore[arg-type]
-    alone = {*NAMES[:3], "images", "soil type"}
-    assert set(done.outputs) == alone | {f"{name}.map" for name in alone}
-    assert done.parity is not None and done.parity.largest < 1e-4
-    json.dumps(done.description)
-
-
-def test_names_that_another_output_has_are_refused(tiny: Backbone) -> None:
+def test_names_that_another_output_has_are_refused() -> None:
     for name in ("cover.map", "gate"):
         with pytest.raises(ConfigError, match=f"{name!r} is that of another output"):
             Task(name)
-    predictor = Predictor(PatchMeanHead(64, [Task("maps")], 8), tiny)
-    assert set(predictor(torch.zeros(3, 32, 32))[0]) == {"maps"}
-    with pytest.raises(ConfigError, match="'maps', as an entry of results with maps"):
-        predictor(torch.zeros(3, 32, 32), maps="patch")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,22 +11,17 @@ from torch import Tensor
 
 from dinoneck import (
     Backbone,
-    CheckpointError,
     ConfigError,
     DenseHead,
     FPNHead,
-    HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
     Predictor,
     TargetTransform,
     Task,
     Tokens,
-    load_head,
 )
-from dinoneck.checkpoint import model_card
 from dinoneck.heads import Head
-from dinoneck.losses import TaskLoss
 
 CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"), transform=TargetTransform(mean=0.1, std=0.3))
 WEED = Task("weed", from_map="cells", minimum=0.0, transform=TargetTransform(mean=0.02, std=0.03))
@@ -67,26 +60,6 @@ def test_the_number_is_the_mean_of_the_maps_cells(kind: str, segments: bool) -> 
     assert list(values) == ["weed", "cells", "crop"]
 
 
-def test_cells_below_the_minimum_are_kept_and_their_mean_is_clipped() -> None:
-    head = head_of("dense").eval()
-    with torch.no_grad():
-        head.towers[0].out.bias.fill_(-9.0)  # type: ignore[index, union-attr]
-    assert head.predict_maps(tokens())["cells"].max() < 0
-    assert (head.predict(tokens())["weed"] == 0).all()
-    assert (head.predict(tokens())["crop"] < 0).all(), "a task without a minimum is not clipped"
-
-
-def test_the_images_target_alone_trains_the_map() -> None:
-    head = head_of("dense")
-    outputs = head(tokens())
-    targets = {"weed": torch.zeros(3, 1), "crop": torch.zeros(3, 1), "cells": torch.full((3, 3, 3, 5), torch.nan)}
-    TaskLoss(TASKS)(outputs, targets, {"cells": torch.zeros(3, 3, 5)})[0].backward()
-    grad = head.towers[0].out.weight.grad  # type: ignore[index, union-attr]
-    assert grad is not None
-    assert grad[0].abs().max() == 0, "soil has no number of its own"
-    assert grad[1:].abs().amin(dim=0).max() > 0
-
-
 @pytest.mark.parametrize(("reduce", "weights"), [("mean", None), ("mean", [1.0, 2.0, 0.5]), ("median", None)])
 def test_heads_together(reduce: Any, weights: Any) -> None:
     heads = [head_of("dense").requires_grad_(False).eval() for _ in range(3)]
@@ -116,38 +89,3 @@ def test_views_and_tiles(blind: Backbone, patchwork: Callable[[int, int], Tensor
         for name, value in shares(torch.as_tensor(result["maps"]["cells"])[None]).items():
             assert result[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
     assert tiled["crop"] == pytest.approx(whole["crop"], rel=1e-5)
-
-
-def test_what_does_not_fit_is_refused() -> None:
-    for tasks, message in (
-        ([WEED], "there are: none"),
-        ([WEED, Task("cells", 2, kind="dense", labels=("soil", "crop"))], r"there are: cells \(soil, crop\)"),
-        ([WEED, Task("cells", 3, kind="dense")], r"label 'weed'; there are: cells \(3\)"),
-        ([WEED, Task("other", kind="dense")], "the cells of 'cells'"),
-        ([CROP, replace(CELLS, minimum=0.0)], "whose minimum is 0"),
-        ([WEED, Task("cells", 3, kind="dense", labels=("weed", "soil", "weed"))], "with one label"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            head_of("fpn", tasks)
-    for wrong in ({"dim": 2}, {"activation": "relu"}, {"kind": "density"}):
-        with pytest.raises(ConfigError, match="or a regression task"):
-            Task("weed", from_map="cells", **wrong)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="without log1p"):
-        Task("weed", from_map="cells", transform=TargetTransform(log1p=True))
-    head_of("fpn", [Task("ndvi", from_map="map"), Task("map", kind="dense")])
-
-
-def test_it_is_recorded_in_the_file(tmp_path: Path) -> None:
-    head = head_of("fpn").eval()
-    HeadCheckpoint.from_module(head).save(tmp_path / "h.safetensors")
-    again = load_head(tmp_path / "h.safetensors")
-    for name, value in head.predict(tokens()).items():
-        assert torch.equal(again.predict(tokens())[name], value)  # type: ignore[operator]
-    checkpoint = HeadCheckpoint.load(tmp_path / "h.safetensors")
-    assert [task.get("from_map") for task in checkpoint.meta["tasks"]] == ["cells", None, "cells"]
-    assert "mean over the cells of cells" in model_card(checkpoint.meta)
-    for forged in ("soil", 3, "", None):
-        for tasks in (checkpoint.meta["tasks"], checkpoint.meta["config"]["tasks"]):
-            tasks[0]["from_map"] = forged
-        with pytest.raises(CheckpointError):
-            checkpoint.save(tmp_path / "forged.safetensors")

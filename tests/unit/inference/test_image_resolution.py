@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from dinoneck import ConfigError, Predictor, PyramidHead, SimplePyramid, Task, load_backbone
+from dinoneck import Predictor, PyramidHead, SimplePyramid, Task, load_backbone
 from dinoneck.data import Preprocessing
 from dinoneck.inference.resolution import UNSEEN, at_image_size
 
@@ -107,19 +107,3 @@ def test_an_image_and_its_turned_file_have_maps_of_one_size(head: PyramidHead, t
     for task in predictor.tasks:
         expected = at_image_size(cells["maps"][task.name], task, (70, 100), CROP)
         assert np.array_equal(expected, whole["maps"][task.name])
-
-
-def test_tiles_and_keys_give_maps_of_the_image(head: PyramidHead) -> None:
-    image, backbone = torch.rand(3, 70, 150), load_backbone("dinoneck_tiny")
-    [tiled] = Predictor(head, backbone, tile=64, overlap=16, preprocess=CROP)(image, maps="image", probabilities=True)
-    assert tiled["maps"]["crop"].shape == (3, 70, 150)
-    assert np.allclose(tiled["maps"]["crop"].sum(axis=0), 1.0, atol=1e-5)
-    [keyed] = Predictor({"a": head}, backbone, preprocess=CROP)(image, maps="image")
-    assert keyed["a"]["maps"]["ndvi"].shape == (1, 70, 150)
-
-
-def test_other_words_are_refused(head: PyramidHead) -> None:
-    predictor = Predictor(head, load_backbone("dinoneck_tiny"))
-    for options in ({"maps": "pixel"}, {"maps": True}, {"maps": "patch", "probabilities": True}):
-        with pytest.raises(ConfigError, match="maps is"):
-            predictor(torch.rand(3, 32, 32), **options)

@@ -15,13 +15,10 @@ from PIL import Image
 from dinoneck import (
     Backbone,
     CheckpointError,
-    ConfigError,
-    DataError,
     DenseHead,
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
-    PatchMeanMLP,
     Predictor,
     TargetTransform,
     Task,
@@ -29,32 +26,7 @@ from dinoneck import (
     load_head,
     save_head,
 )
-from dinoneck.cli.main import main
-from dinoneck.export import export_model
 from dinoneck.inference import VIEWS
-
-
-@pytest.mark.parametrize("shape", [(3, 5), (4, 4), (1, 7)])
-def test_views_undo_themselves_on_every_shape(shape: tuple[int, int]) -> None:
-    image = torch.arange(shape[0] * shape[1]).reshape(1, 1, *shape)
-    assert [view.name for view in VIEWS["d6"]] == ["original", "hflip", "vflip", "hvflip", "rot90", "rot270"]
-    for view in VIEWS["d6"]:
-        assert torch.equal(view.undo(view.apply(image)), image), view
-
-
-def test_views_are_what_they_are_called() -> None:
-    image = torch.tensor([[1, 2, 3], [4, 5, 6]])[None, None]
-    expected = {
-        "original": [[1, 2, 3], [4, 5, 6]],
-        "hflip": [[3, 2, 1], [6, 5, 4]],
-        "vflip": [[4, 5, 6], [1, 2, 3]],
-        "hvflip": [[6, 5, 4], [3, 2, 1]],
-        "rot90": [[3, 6], [2, 5], [1, 4]],  # counter-clockwise
-        "rot270": [[4, 1], [5, 2], [6, 3]],
-    }
-    for view in VIEWS["d6"]:
-        assert view.apply(image)[0, 0].tolist() == expected[view.name]
-    assert [view.name for view in VIEWS["flip4"]] == list(expected)[:4]
 
 
 def test_maps_of_all_views_come_back_to_the_image(blind: Backbone) -> None:
@@ -74,7 +46,7 @@ def test_views_are_averaged_in_natural_units(tiny: Backbone) -> None:
     head = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu")])
     image = torch.rand(3, 32, 48)
     images = tiny.preprocess(image)
-    each = [head.predict(tiny(view.apply(images)))["a"].item() for view in VIEWS["d6"]]
+    each = [head.predict(tiny(VIEWS["d6"].place(images, i)))["a"].item() for i in range(6)]
     assert Predictor(head, tiny, tta="d6")(image)[0]["a"] == pytest.approx(np.mean(each), rel=1e-5)
 
 
@@ -143,8 +115,6 @@ def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) ->
     assert result["maps"]["a"].shape == (1, 2, 2)
     values = load_head(tmp_path / "h.safetensors").predict(tiny.with_layers([1, 2, 4])(images))  # type: ignore[operator]
     assert values["a"].item() == pytest.approx(result["a"], rel=1e-5)
-    with pytest.raises(CheckpointError, match=r"backbone\.layers|config"):
-        Predictor([HeadCheckpoint.from_module(heads[i], backbone=own) for i, own in enumerate((shallow, deep))])
 
 
 def test_images_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
@@ -154,42 +124,7 @@ def test_images_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
     assert together == pytest.approx([predictor(image)[0]["a"] for image in images], rel=1e-5)
 
 
-def test_blur_is_applied_and_recorded(tiny: Backbone, tmp_path: Path) -> None:
-    head = PatchMeanHead(64, [Task("a")])
-    image = torch.rand(3, 32, 32)
-    sharp, soft = (Predictor(head, tiny, blur=blur)(image)[0]["a"] for blur in (None, 5))
-    assert sharp != soft
-    save_head(tmp_path / "h.safetensors", head, backbone=tiny, preprocess=tiny.preprocess.changed(blur=5))
-    recorded = Predictor(tmp_path / "h.safetensors")
-    assert recorded.preprocess.blur == 5
-    assert recorded(image)[0]["a"] == pytest.approx(soft, rel=1e-6)
-
-
-def test_what_does_not_fit_is_refused(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    wrapped = tiny.record() | {"weights": {"kind": "file"}}
-    save_head(tmp_path / "w", PatchMeanHead(64, [Task("a")]), backbone=wrapped)
-    refused: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
-        (saved, {"backbone": load_backbone("dinoneck_tiny", seed=1)}, CheckpointError, "seed 1"),
-        (PatchMeanHead(64, [Task("a")]), {}, CheckpointError, "backbone="),
-        (saved, {"tta": "flip"}, ConfigError, "'flip'"),
-        (saved, {"batch_size": 0}, ConfigError, "batch_size is 0"),
-        ([], {}, CheckpointError, "no heads"),
-        (tmp_path / "empty", {}, CheckpointError, "empty"),
-        (PatchMeanMLP(64), {"backbone": tiny}, CheckpointError, "PatchMeanMLP"),
-        (tmp_path / "w", {}, CheckpointError, "backbone="),
-    ]
-    for heads, options, error, named in refused:
-        with pytest.raises(error, match=named):
-            Predictor(heads, **options)
-    tasks = [Task("a", unit="g"), Task("s", dim=2, kind="classification", labels=("x", "y"))]
-    other = tiny.preprocess.changed(size=(64, 64))
-    save_head(saved / "x.safetensors", PatchMeanHead(64, tasks), backbone=tiny, preprocess=other)
-    with pytest.raises(CheckpointError, match=r"inputs\.size.*64, 64"):
-        Predictor(saved)
-
-
-def test_a_head_that_is_there_twice_is_refused(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_head_that_is_there_twice_is_refused(saved: Path, tmp_path: Path) -> None:
     """A copy in the folder would have twice the weight of the others."""
     first, second = sorted(saved.glob("*.safetensors"))[:2]
     folder = tmp_path / "folder"
@@ -203,23 +138,6 @@ def test_a_head_that_is_there_twice_is_refused(saved: Path, tmp_path: Path, caps
     for heads, named in ((folder, copy.name), ([first, second, first], first.name), ([first, loaded], first.name)):
         with pytest.raises(CheckpointError, match=re.escape(named)):
             Predictor(heads)
-    with pytest.raises(CheckpointError, match=re.escape(copy.name)):
-        export_model(folder, tmp_path / "m.onnx")
-    Image.new("RGB", (32, 32)).save(tmp_path / "p.png")
-    assert main(["predict", str(tmp_path / "p.png"), "--heads", str(folder), "--out", str(tmp_path / "p.csv")]) == 1
-    assert copy.name in capsys.readouterr().err
-
-
-def test_heads_of_values_of_different_areas_are_refused(tiny: Backbone, tmp_path: Path) -> None:
-    for area in (0.25, 1.0):
-        task = Task("mass", unit="g", transform=TargetTransform(area=area))
-        save_head(tmp_path / f"{area}.safetensors", PatchMeanHead(64, [task]), backbone=tiny)
-        assert Predictor(tmp_path / f"{area}.safetensors").tasks
-    with pytest.raises(ConfigError, match=r"'mass'.*area.*0\.25.*1\.0"):
-        Predictor(tmp_path)
-    save_head(tmp_path / "e", HeadEnsemble([load_head(tmp_path / "1.0.safetensors")]), backbone=tiny)
-    with pytest.raises(ConfigError, match="area"):
-        Predictor([tmp_path / "0.25.safetensors", tmp_path / "e"])
 
 
 def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> None:
@@ -232,31 +150,6 @@ def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> 
     exact = Predictor(head, load_backbone("dinoneck_tiny"))(image)[0]["x"]
     assert rebuilt(image)[0]["x"] == pytest.approx(exact, abs=0.02)
     assert rebuilt(image)[0]["x"] == Predictor(head, half)(image)[0]["x"]
-
-
-def test_unfit_predictions_and_devices_are_named(tiny: Backbone) -> None:
-    head = PatchMeanHead(64, [Task("x")])
-    with torch.no_grad():
-        next(head.parameters()).fill_(float("inf"))
-    with pytest.raises(DataError, match="prediction of 'x' is"):
-        Predictor(head, tiny)(torch.rand(3, 32, 48))
-    for device in ("gpu0", "meta"):
-        with pytest.raises(ConfigError, match=device):
-            Predictor(head, tiny, device=device)
-    for record in ({}, {"name": "dinoneck_tiny"}, {"name": "dinoneck_tiny", "weights": {"kind": "seeded"}}):
-        with pytest.raises(CheckpointError, match="does not state|layers is missing"):
-            Predictor(HeadCheckpoint.from_module(PatchMeanHead(64, [Task("x")]), backbone=record))
-
-
-def test_turned_views_need_square_patches() -> None:
-    from timm.models.eva import Eva
-
-    from dinoneck import wrap_backbone
-
-    flat = Eva(img_size=64, patch_size=(16, 8), embed_dim=64, depth=1, num_heads=4, num_classes=0, use_fc_norm=False,
-               dynamic_img_size=True)  # fmt: skip
-    with pytest.raises(ConfigError, match="not square"):
-        Predictor(PatchMeanHead(64, [Task("x")]), wrap_backbone(flat), tta="d6")
 
 
 def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
@@ -273,5 +166,3 @@ def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
     assert value["x"] == pytest.approx(Predictor(head, trained)(image)[0]["x"], abs=1e-5)
     with pytest.raises(CheckpointError, match="gives other outputs"):
         Predictor(tmp_path / "h.safetensors", load_backbone("dinoneck_tiny", seed=1), probe=True)
-    with pytest.raises(ConfigError, match="pass wrap_backbone"):
-        Predictor(tmp_path / "h.safetensors", other.adapter.model)  # type: ignore[arg-type]

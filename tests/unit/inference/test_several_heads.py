@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.kit import same
 from torch import nn
 
 from dinoneck import (
@@ -20,7 +19,6 @@ from dinoneck import (
     ConfigError,
     DenseHead,
     FeatureStore,
-    FPNHead,
     HeadCheckpoint,
     HeadEnsemble,
     PatchMeanHead,
@@ -28,9 +26,7 @@ from dinoneck import (
     TargetTransform,
     Task,
     load_backbone,
-    save_head,
 )
-from dinoneck.cli.main import main
 from dinoneck.inference import passes
 
 SIZE = (32, 48)
@@ -49,12 +45,6 @@ def next_to_each_other(tiny: Backbone) -> dict[str, HeadCheckpoint]:
         "mass": checkpoint(PatchMeanHead(64, [Task("mass", unit="g")], 8), tiny.with_layers([1, 3], norm=False)),
         "soil": checkpoint(PatchMeanHead(64, [CLASSES], 8), tiny.with_layers([3])),
     }
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return np.array_equal(one, other)
 
 
 @pytest.fixture
@@ -135,76 +125,6 @@ def test_a_list_is_one_ensemble_of_alike_heads(tiny: Backbone) -> None:
             HeadEnsemble([head(), PatchMeanHead(64, [task], 8)])
 
 
-def test_modules_of_a_list_read_the_layers_that_they_name(tiny: Backbone) -> None:
-    heads = [FPNHead(64, [Task("mass")], 2, (0, 3), fpn_dim=8).eval() for _ in range(2)]
-    image = torch.rand(3, 32, 48)
-    [found] = Predictor(heads, tiny)(image)
-    tokens = tiny.with_layers((0, 3))(tiny.preprocess(image))
-    assert found["mass"] == pytest.approx(np.mean([head.predict(tokens)["mass"].item() for head in heads]), rel=1e-5)
-
-
-def test_a_head_may_stand_under_two_keys_and_once_in_a_mean(tiny: Backbone, tmp_path: Path) -> None:
-    one = checkpoint(PatchMeanHead(64, [Task("mass", unit="g")], 8), tiny)
-    one.save(tmp_path / "one.safetensors")
-    one.save(tmp_path / "copy.safetensors")
-    files = [tmp_path / "one.safetensors", tmp_path / "copy.safetensors"]
-    [found] = Predictor({"a": files[0], "b": files[1]}, tiny)(torch.rand(3, *SIZE))
-    assert found["a"] == found["b"]
-    for heads in (files, {"a": files}):
-        with pytest.raises(CheckpointError, match="copy.safetensors"):
-            Predictor(heads, tiny)
-
-
-def test_mappings_that_make_no_sense(tiny: Backbone) -> None:
-    heads: Any = next_to_each_other(tiny)
-    for wrong in ({}, {"": heads["soil"]}, {1: heads["soil"]}):
-        with pytest.raises(ConfigError, match="keys"):
-            Predictor(wrong)
-    with pytest.raises(ConfigError, match="weights"):
-        Predictor(heads, weights=[1, 1, 1])
-    with pytest.raises(ConfigError, match="mapping"):
-        Predictor({"all": heads})
-
-
-def test_what_is_not_a_head_a_store_or_a_list_of_ids_is_refused(tiny: Backbone, folder: Path) -> None:
-    store = FeatureStore.create(folder / "s", backbone=tiny, image_size=SIZE)
-    predictor: Any = Predictor(PatchMeanHead(64, [Task("x")]), tiny)
-    for heads in (None, 3):
-        with pytest.raises(ConfigError, match=str(heads)):
-            Predictor(heads)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="007"):
-        predictor.predict(store, ids="007")
-    for wrong in ("store", [Path("a.png")]):
-        with pytest.raises(ConfigError, match="FeatureStore"):
-            predictor.predict(wrong)
-
-
-def test_the_cells_of_a_mapping_keep_their_map(tiny: Backbone, folder: Path, tmp_path: Path) -> None:
-    cover = Task("cover", dim=2, kind="dense", labels=("soil", "crop"))
-    head = DenseHead(64, [cover, Task("crop", from_map="cover")])
-    checkpoint(head, tiny).save(tmp_path / "head.safetensors")
-    out, heads = tmp_path / "out.csv", f"a={tmp_path / 'head.safetensors'}"
-    written = ["--out", str(out), "--maps", str(tmp_path / "m"), "--overlay", str(tmp_path / "o")]
-    assert main(["predict", str(folder), "--heads", heads, *written]) == 0
-    assert out.read_text().splitlines()[0] == "image,a/soil,a/crop"
-    assert {path.relative_to(tmp_path / "m").parts[:3] for path in (tmp_path / "m").rglob("*.tif")} >= {
-        ("a", "cover", "soil"), ("a", "cover", "crop"),
-    }  # fmt: skip
-    assert list((tmp_path / "o" / "a").rglob("*.jpg"))
-
-
-def test_layers_of_members_are_kept_in_the_file(tiny: Backbone, tmp_path: Path) -> None:
-    heads, backbone = [PatchMeanHead(64, [Task("a")], 8) for _ in range(2)], tiny.with_layers([1, 3])
-    save_head(tmp_path / "h", HeadEnsemble(heads, layers=[[3], [1]]), backbone=backbone)
-    loaded: Any = HeadCheckpoint.load(tmp_path / "h").build()
-    tokens = backbone(tiny.preprocess(torch.rand(3, *SIZE)))
-    with torch.no_grad():
-        expected = sum(head.predict(tokens.select(layer))["a"] for head, layer in zip(heads, (3, 1), strict=True)) / 2
-    assert torch.allclose(loaded.predict(tokens)["a"], expected, rtol=1e-6)
-    with pytest.raises(ConfigError, match="layers"):
-        HeadEnsemble(heads, layers=[[3]])
-
-
 @pytest.mark.parametrize(("dtype", "views", "tta"), [("fp16", "none", "none"), ("bf16", "d6", "d6"),
                                                     ("fp16", "color20", "flip4")])  # fmt: skip
 def test_stored_tokens_give_what_images_give(tiny: Backbone, folder: Path, dtype: Any, views: Any, tta: Any) -> None:
@@ -240,60 +160,6 @@ def test_a_norm_that_a_store_lacks_is_applied(tiny: Backbone, folder: Path) -> N
         assert row["soil"]["soil"] == pytest.approx(own["soil"]["soil"], abs=3e-3)
 
 
-def test_tokens_that_are_not_those_of_the_heads_are_refused(tiny: Backbone, folder: Path) -> None:
-    heads: Any = next_to_each_other(tiny)
-    store = FeatureStore.create(folder / "s", backbone=tiny, image_size=SIZE)
-    store.extract(folder / "images")
-    with pytest.raises(CheckpointError, match=r"\(3,\).*lacks|without \[3\]"):
-        Predictor(heads["soil"]).predict(store)
-    with pytest.raises(CheckpointError, match="final norm"):
-        Predictor(checkpoint(PatchMeanHead(64, [CLASSES], 8), tiny.with_layers([5], norm=False))).predict(store)
-    with pytest.raises(ConfigError, match="hflip"):
-        Predictor(heads["depth"], tta="flip4").predict(store)
-    with pytest.raises(ConfigError, match="tile"):
-        Predictor(heads["depth"], tile=32).predict(store)
-    large = checkpoint(PatchMeanHead(64, [CLASSES], 8), tiny, preprocess=tiny.preprocess.changed(size=(64, 64)))
-    with pytest.raises(CheckpointError, match=r"size.*64, 64"):
-        Predictor(large).predict(store)
-    with pytest.raises(CheckpointError, match="does not fit"):
-        Predictor(checkpoint(PatchMeanHead(64, [CLASSES], 8), load_backbone("dinoneck_tiny", seed=7))).predict(store)
-
-
-def test_the_command_runs_heads_next_to_each_other_and_on_stores(
-    tiny: Backbone, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    heads = next_to_each_other(tiny)
-    del heads["mass"]
-    for key, head in heads.items():
-        head.save(folder / f"{key}.safetensors")
-    named = [word for key in heads for word in ("--heads", f"{key}={folder / key}.safetensors")]
-    written = ["--out", str(folder / "a.csv"), "--overlay", str(folder / "pictures")]
-    assert main(["predict", str(folder / "images"), *named, *written, "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    expected = Predictor(heads)(sorted((folder / "images").iterdir()))
-    for row, own in zip(document["predictions"], expected, strict=True):
-        assert row["depth/depth"] == pytest.approx(own["depth"]["depth"], rel=1e-4)
-    assert all(list((folder / "pictures" / key).iterdir()) for key in ("depth", "soil"))
-    store = FeatureStore.create(folder / "s", backbone=tiny.with_layers([3, 5]), image_size=SIZE)
-    store.extract(folder / "images")
-    assert main(["predict", "--store", str(folder / "s"), *named, "--out", str(folder / "b.csv")]) == 0
-    tables = []
-    for name in ("a.csv", "b.csv"):
-        with (folder / name).open(newline="") as file:
-            tables.append(list(csv.DictReader(file)))
-    assert [row["image"] for row in tables[1]] == list(store.ids)
-    for one, other in zip(*tables, strict=True):
-        assert float(one["depth/depth"]) == pytest.approx(float(other["depth/depth"]), abs=3e-3)
-        assert one["soil/soil"] == other["soil/soil"]
-    capsys.readouterr()
-    mixed = ["--heads", str(folder / "depth.safetensors"), "--heads", named[3], "--out", str(folder / "c.csv")]
-    assert main(["predict", str(folder / "images"), *mixed]) == 1
-    assert "KEY=HEAD" in capsys.readouterr().err
-    with_images = [str(folder / "images"), "--store", str(folder / "s"), *named, "--out", str(folder / "c.csv")]
-    assert main(["predict", *with_images]) == 1
-    assert "--store" in capsys.readouterr().err
-
-
 def test_what_a_pass_reads_is_one_look_at_the_weights(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, looks = Predictor(PatchMeanHead(64, [Task("a")]), tiny, batch_size=1), []
     own = passes.weight_hashes._versions
@@ -310,10 +176,6 @@ def test_the_folder_of_a_training_stands_for_its_head(tiny: Backbone, folder: Pa
     for read in (Predictor, HeadCheckpoint.load):
         with pytest.raises(CheckpointError, match=str(run / "heads")):
             read(run)
-    predict = ["predict", str(folder), "--heads", str(run), "--out", str(tmp_path / "out.csv")]
-    assert main(predict) == main(["inspect", str(run)]) == 1
     checkpoint(PatchMeanHead(64, [Task("whole")], 8), tiny).save(run / "head.safetensors")
     assert Predictor(run)(image) == Predictor(run / "head.safetensors")(image)
-    assert main(predict) == main(["inspect", str(run)]) == 0
-    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "image,whole"
     assert len(Predictor(run / "heads").tasks) == 1

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from dinoneck import (
-    Backbone,
     Composition,
-    ConfigError,
     DenseHead,
     HeadCheckpoint,
     HeadEnsemble,
@@ -22,8 +19,6 @@ from dinoneck import (
     Tokens,
 )
 from dinoneck.heads import Head
-from dinoneck.losses import CompositionLoss, TaskLoss, UncertaintyWeighting
-from dinoneck.training import MemoryTokens, fit
 
 PARTS = ("leaf", "stem", "dead wood")
 SUMS = {"above": ("leaf", "stem"), "plant (g)": PARTS}
@@ -75,28 +70,3 @@ def test_ensembles_add_the_averaged_parts(reduce: Any) -> None:
     bare = PatchMeanHead(64, heads[3].tasks, hidden_dim=8).eval()
     bare.load_state_dict(heads.pop().state_dict())
     check(HeadEnsemble([*heads, bare], reduce=reduce).predict(tokens()))
-
-
-def test_they_have_no_loss(tiny: Backbone) -> None:
-    head = head_of("patch_mean")
-    assert TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(PARTS)).compositions == ()
-    with pytest.raises(ConfigError, match="'sums' adds up tasks, which have losses of their own"):
-        CompositionLoss(ADDED)
-    source = MemoryTokens.extract(tiny, [torch.rand(3, 32, 32) for _ in range(4)], list("abcd"))
-    targets = {name: np.arange(4.0) + i for i, name in enumerate(PARTS)}
-    history = fit(head, source, targets=targets, target_ids=source.ids, ids=source.ids, epochs=1, batch_size=2, lr=1e-3)
-    assert "loss/sums" not in history[-1] and {f"loss/{name}" for name in PARTS} <= set(history[-1])
-
-
-def test_what_cannot_be_added_is_refused() -> None:
-    tasks = [Task("a", unit="g"), Task("b", unit="cm"), Task("c", dim=2), Task("d", unit="g")]
-    for parts, sums, message in (
-        (("a", "x"), {"s": ("a",)}, "needs task 'x'"),
-        (("a", "c"), {"s": ("a",)}, "needs task 'c' of kind regression or density with dim 1"),
-        (("a", "b"), {"s": ("a", "b")}, r"adds up a \(g\), b \(cm\)"),
-        (("a", "d"), {"b": ("a", "d")}, "outputs named b"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            PatchMeanHead(64, tasks, compositions=[Composition(parts, sums, "sums")])  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"Composition\(sums=\) is empty"):
-        Composition(("a", "d"), (), "sums")

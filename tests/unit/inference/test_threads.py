@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tests.kit import same
 from torch import Tensor
 
 from dinoneck import (
@@ -46,12 +46,6 @@ def at_once(call: Callable[[int], Any], rounds: int = 3) -> list[list[Any]]:
 
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(work, range(THREADS)))
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return np.array_equal(one, other)
 
 
 def heads() -> list[Head]:

@@ -15,7 +15,6 @@ from torch import Tensor
 from dinoneck import (
     Backbone,
     CLSGatingHead,
-    ConfigError,
     DenseHead,
     GridSize,
     HeadEnsemble,
@@ -26,7 +25,7 @@ from dinoneck import (
     Task,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.inference.tiles import TileAxis, Tiling
+from dinoneck.inference.tiles import TileAxis, Tiling, windows
 
 Patchwork = Callable[[int, int], Tensor]
 TASKS = (
@@ -56,7 +55,7 @@ def test_tiles_cover_every_cell_and_their_weights_add_up_to_one(
     fewest = 1 if total <= length else -(-(total - length) // (length - overlap)) + 1
     assert len(tiles.starts) == fewest
     sums = torch.zeros(total * finer, dtype=torch.float64)
-    for start, window in zip(tiles.starts, tiles.windows(finer), strict=True):
+    for start, window in zip(tiles.starts, windows(tiles, finer), strict=True):
         assert (window > 0).all()
         sums[start * finer : start * finer + len(window)] += window
     assert torch.allclose(sums, torch.ones_like(sums), rtol=0, atol=1e-15)
@@ -65,7 +64,7 @@ def test_tiles_cover_every_cell_and_their_weights_add_up_to_one(
 def test_one_tile_fades_into_the_next() -> None:
     tiles = axis(12, 8, 4)
     assert tiles.starts == (0, 4)
-    first, second = tiles.windows()
+    first, second = windows(tiles)
     assert first[:4].tolist() == second[4:].tolist() == [1.0] * 4
     assert torch.allclose(first[4:], torch.tensor([3.5 / 4, 2.5 / 4, 1.5 / 4, 0.5 / 4], dtype=torch.float64))
     assert torch.allclose(first[4:] + second[:4], torch.ones(4, dtype=torch.float64))
@@ -136,84 +135,27 @@ def test_pooled_answers_are_weighted_by_the_ground_they_stand_for(tiny: Backbone
 
 
 @pytest.mark.parametrize(
-    ("image_size", "grid", "tiles"),
+    ("image_size", "grid"),
     [
-        ((120, 180), (4, 6), (2, 2)),  # 60x90 px become 32x48, 2x3 patches
-        ((61, 180), (2, 6), (1, 2)),  # one pixel too much: by less than half a patch brought to whole ones
-        ((30, 180), (1, 6), (1, 2)),  # less than a tile high
+        ((120, 180), (4, 6)),  # 60x90 px become 32x48, 2x3 patches
+        ((61, 180), (2, 6)),  # one pixel too much: by less than half a patch brought to whole ones
+        ((30, 180), (1, 6)),  # less than a tile high
     ],
 )
 def test_a_tile_is_brought_to_the_heads_size(
-    blind: Backbone, image_size: tuple[int, int], grid: tuple[int, int], tiles: tuple[int, int]
+    blind: Backbone, image_size: tuple[int, int], grid: tuple[int, int]
 ) -> None:
     head, recipe = DenseHead(64, TASKS, hidden_dim=8, depth=0), blind.preprocess.changed(size=(32, 48))
     image = torch.rand(3, *image_size)
     predictor = Predictor(head, blind, preprocess=recipe, tile=(60, 90))
     [tiled] = predictor(image, maps="patch")
     assert tiled["maps"]["mass"].shape == (1, *grid)
-    assert predictor.tiles(image) == tiles
     assert predictor.picture(image).shape == (3, grid[0] * 16, grid[1] * 16)
     stretched = blind.preprocess.changed(size=(grid[0] * 16, grid[1] * 16))
     [whole] = Predictor(head, blind, preprocess=stretched)(image, maps="patch")
     for name in whole["maps"]:
         assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
     assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
-
-
-def test_an_overlap_is_pixels_or_a_share_of_the_tile(tiny: Backbone) -> None:
-    head, image = PatchMeanHead(64, [Task("a")]), torch.rand(3, 64, 96)
-    one, other = (Predictor(head, tiny, tile=32, overlap=overlap)(image)[0]["a"] for overlap in (8, 0.25))
-    assert one == other != Predictor(head, tiny, tile=32)(image)[0]["a"]
-
-
-def test_minimum_holds_for_the_whole_image(blind: Backbone, patchwork: Patchwork) -> None:
-    head = DenseHead(64, [Task("mass", kind="density", minimum=0.0)], hidden_dim=8, depth=0)
-    with torch.no_grad():
-        head.towers[0].out.bias.fill_(-1e3)  # type: ignore[union-attr]
-    [tiled] = Predictor(head, blind, tile=32)(patchwork(4, 4), maps="patch")
-    assert tiled["maps"]["mass"].max() < 0
-    assert tiled["mass"] == 0.0
-
-
-def test_regressions_with_a_logarithm_or_a_median_average_their_tiles(blind: Backbone, patchwork: Patchwork) -> None:
-    log = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True))])
-    image = patchwork(2, 4)
-    halves = [Predictor(log, blind)(image[..., cut])[0]["a"] for cut in (slice(0, 32), slice(32, 64))]
-    assert Predictor(log, blind, tile=32)(image)[0]["a"] == pytest.approx(np.mean(halves), rel=1e-5)
-    inside = HeadEnsemble.from_heads([log])
-    assert Predictor(inside, blind, tile=32)(image)[0]["a"] == pytest.approx(np.mean(halves), rel=1e-5)
-    heads = [PatchMeanHead(64, [Task("a")]) for _ in range(3)]
-    halves = [
-        Predictor(heads, blind, reduce="median")(image[..., cut])[0]["a"] for cut in (slice(0, 32), slice(32, 64))
-    ]
-    tiled = Predictor(heads, blind, reduce="median", tile=32)(image)[0]["a"]
-    assert tiled == pytest.approx(np.mean(halves), rel=1e-5, abs=1e-7)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tile": 0}, r"tile is .*0.*expected pixels"),
-        ({"tile": 40}, r"pass tile=\(32, 32\)"),
-        ({"tile": 32, "overlap": 32}, "overlap is 32; expected .* less than 32"),
-        ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
-        ({"tile": 32, "overlap": 20}, "2 of the 2 patches of a tile"),
-        ({"overlap": 8}, "tile is None"),
-        ({"tile": 32, "overlap": "8"}, "overlap is '8'"),
-    ],
-)
-def test_tiles_that_do_not_fit_are_refused(tiny: Backbone, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Predictor(PatchMeanHead(64, [Task("a")]), tiny, **options)
-
-
-def test_a_tile_of_other_proportions_needs_stretching(tiny: Backbone) -> None:
-    head = PatchMeanHead(64, [Task("a")])
-    recipe = tiny.preprocess.changed(size=(32, 64), resize="crop")
-    with pytest.raises(ConfigError, match=r"keeps proportions; pass a tile of the same, such as \(50, 100\)"):
-        Predictor(head, tiny, preprocess=recipe, tile=50)
-    Predictor(head, tiny, preprocess=recipe, tile=(50, 100))
-    Predictor(head, tiny, preprocess=recipe.changed(resize="stretch"), tile=50)
 
 
 def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dinoneck import Backbone, Composition, ConfigError, PatchMeanHead, Predictor, Task, save_head
+from dinoneck import Backbone, Composition, PatchMeanHead, Predictor, Task, save_head
 from dinoneck.cli.main import main
 from dinoneck.inference import to_frame
 
@@ -46,9 +45,3 @@ def test_the_csv_and_the_frame_hold_the_same(tmp_path: Path, tiny: Backbone) -> 
         for column in ("leaf", "kind:1", "above"):
             assert float(row[column]) == pytest.approx(frame.loc[name, column], rel=1e-4)
     assert list(to_frame(predictor(files), predictor.tasks).index) == [0, 1]
-
-
-def test_columns_of_one_name_are_refused() -> None:
-    pytest.importorskip("pandas")
-    with pytest.raises(ConfigError, match="several columns are named parts:a; give"):
-        to_frame([{"parts": np.zeros(2)}], [Task("parts", dim=2, labels=("a", "a"))])

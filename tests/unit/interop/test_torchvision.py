@@ -62,16 +62,6 @@ def scenes() -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     return images, targets
 
 
-def test_levels_are_the_pyramids_by_name() -> None:
-    backbone, images = body(), torch.randn(2, 3, 64, 96)
-    found, wanted = backbone(images), backbone.encoder(images).maps
-    assert list(found) == ["0", "1", "2"]
-    for one, other in zip(found.values(), wanted, strict=True):
-        assert torch.equal(one, other)
-    assert backbone.out_channels == 32
-    assert find_encoder(nn.ModuleList([backbone])) is backbone.encoder
-
-
 def test_images_arrive_as_the_backbone_wants_them() -> None:
     """Through the detector's own transform: normalised by the backbone's numbers, padded to whole cells."""
     detector, seen = retinanet(body()).eval(), []

@@ -128,21 +128,6 @@ def test_one_step(kind: str) -> None:
     assert torch.isfinite(nothing)
 
 
-def test_other_detectors_take_it_too(tmp_path: Path) -> None:
-    """DEIMv2 with any neck; Conditional DETR, which reads one level and freezes batch norms without asking."""
-    config = config_of("simple_pyramid")
-    fixed = {"encoder_in_channels": config.channels, "freeze_backbone_batch_norms": False}
-    deim = transformers.Deimv2ForObjectDetection(transformers.Deimv2Config(backbone_config=config, **SMALL, **fixed))
-    heads = {f"{part}_attention_heads": 4 for part in ("encoder", "decoder")}
-    sizes = {"d_model": D, "num_queries": 9, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": D}
-    conditional = transformers.ConditionalDetrForObjectDetection(
-        transformers.ConditionalDetrConfig(backbone_config=config, decoder_ffn_dim=D, **sizes, **heads)
-    )
-    for number, model in enumerate((deim, conditional)):
-        moved(model).save_pretrained(tmp_path / str(number))
-        assert same(model, type(model).from_pretrained(tmp_path / str(number)))
-
-
 def test_a_configuration_survives_json() -> None:
     config = config_of(
         neck_config={"out_channels": D, "detail": None}, features_at=0.5, norm=False, out_indices=(0, -1)
@@ -162,22 +147,10 @@ def test_a_configuration_survives_json() -> None:
     assert type(transformers.AutoModel.from_config(config)) is DinoneckBackbone
 
 
-def test_chosen_levels_and_plain_tuples_come_out() -> None:
-    model, images = DinoneckBackbone(config_of(out_indices=[0, 2])).eval(), torch.randn(1, 3, 64, 64)
-    maps = model.encoder(images).maps
-    found = model(images).feature_maps
-    assert len(found) == 2
-    assert torch.equal(found[0], maps[0])
-    assert torch.equal(found[1], maps[2])
-    assert torch.equal(model(images, return_dict=False)[0][1], maps[2])
-    assert model.channels == [D, D]
-    assert (model.backbone, model.neck) == (model.encoder.backbone, model.encoder.neck)
-
-
 @pytest.mark.parametrize("kind", DETECTORS)
-@pytest.mark.parametrize("channels", [D, 24])
-def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str, channels: int) -> None:
+def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str) -> None:
     """The same outputs as with the configuration, once the weights are the same."""
+    channels = 24
     built = detector(kind, config_of("simple_pyramid", neck_config={"out_channels": channels, "scales": [2, 1, 0.5]}))
     host = detector(kind)
     backbone = load_backbone("dinoneck_tiny", layers=(1, 3, 5), seed=7)
@@ -186,25 +159,8 @@ def test_an_encoder_can_be_put_into_a_detector_that_exists(kind: str, channels: 
     assert attach_to_detr(host, encoder) is host
     assert find_encoder(host) is encoder
     assert all(torch.equal(decoder[name], value) for name, value in host.model.decoder.state_dict().items())
-    if channels == D:  # then there is no projection, so the configured detector must do without
-        built.model.encoder_input_proj = nn.ModuleList(nn.Identity() for _ in range(3))
     renamed = {
         name.replace("backbone.model.encoder.", "backbone.encoder."): v for name, v in built.state_dict().items()
     }
     host.load_state_dict(renamed)
     assert same(built, host)
-
-
-def test_a_loaded_backbone_is_frozen_as_before_and_knows_its_weights(tmp_path: Path) -> None:
-    model = detector("d_fine")
-    model.save_pretrained(tmp_path)
-    one = find_encoder(model).backbone
-    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
-    assert one.frozen
-    assert other.frozen
-    assert other.record()["weights_sha256"] == one.record()["weights_sha256"]
-    assert other.record()["weights"] == {"kind": "file"}
-    model = detector("d_fine", config_of(frozen=False))
-    model.save_pretrained(tmp_path)
-    other = find_encoder(transformers.DFineForObjectDetection.from_pretrained(tmp_path)).backbone
-    assert other.trainable_blocks == tuple(range(6))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples.pointcloud import comparison, training
+from examples.pointcloud import training
 from examples.pointcloud.__main__ import main
 from examples.pointcloud.room_batches import Scene, Voxels, batch_of, scene
 from examples.pointcloud.rooms import CLASSES, FLAT

@@ -1,0 +1,161 @@
+"""What head files refuse: modules, records and backbones when they are saved, weights of others, names for the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from dinoneck import (
+    BackboneError,
+    CheckpointError,
+    FeatureStore,
+    HeadCheckpoint,
+    PatchMeanHead,
+    PatchMeanMLP,
+    Predictor,
+    StoreError,
+    Task,
+    import_weights,
+    load_head,
+    save_head,
+)
+from dinoneck.checkpoint import push_to_hub
+from dinoneck.checkpoint.format import head_files
+from dinoneck.data import Preprocessing
+from dinoneck.weight_files import read_state
+from tests import kit
+from tests.refusals import Row
+
+BIAS = "mlps.0.out.bias"
+
+
+def save(folder: Path, module: Any = None, **meta: Any) -> None:
+    save_head(folder / "h.safetensors", kit.head() if module is None else module, **meta)
+
+
+def with_bias(value: float) -> PatchMeanHead:
+    head = kit.head()
+    nn.init.constant_(head.get_parameter(BIAS), value)
+    return head
+
+
+def tied() -> PatchMeanHead:
+    head = kit.head(Task("a"), Task("b"))
+    head.mlps[1].hidden = head.mlps[0].hidden
+    return head
+
+
+def grown() -> PatchMeanHead:
+    head = kit.head()
+    head.extra = nn.Linear(1, 1)
+    return head
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return PatchMeanMLP(4)
+
+
+def checked(backbone: Any, own: Any = None, **options: Any) -> None:
+    """Compare a backbone, or changes of a record, with that of a saved head."""
+    trained = kit.backbone() if own is None else own
+    given = trained.record() | backbone if isinstance(backbone, dict) else backbone
+    HeadCheckpoint.from_module(kit.head(), backbone=trained).check_backbone(given, **options)
+
+
+def tuned(**options: Any) -> HeadCheckpoint:
+    """A head on LoRA tokens."""
+    return made(kit.backbone(**options).add_lora(2))
+
+
+def made(record: Any, module: Any = None) -> HeadCheckpoint:
+    return HeadCheckpoint.from_module(module or kit.head(), backbone=record)
+
+
+def imported(folder: Path, content: Any = None, rename: Any = None, **changes: Any) -> Any:
+    """Import the weights of another head, changed, or other content."""
+    own = {**kit.head(seed=1).state_dict(), **changes}
+    torch.save({key: value for key, value in own.items() if value is not None} if content is None else content,
+               folder / "w.pth")  # fmt: skip
+    return import_weights(kit.head(), folder / "w.pth", rename)
+
+
+def pushed(folder: Path, repo_id: Any = "me/one", *figures: str, **options: Any) -> Any:
+    for name in ("a.png", "x](y).png", "in/a.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(folder / name)
+    (folder / "b.png").write_bytes(b"<script>")
+    file = kit.saved_head(folder / "h.safetensors")
+    return push_to_hub(file, repo_id, figures=[folder / name for name in figures], **options)
+
+
+def shared(folder: Path) -> Any:
+    one = torch.ones(1 << 10)
+    torch.save({f"a{i}": one for i in range(100)}, folder / "a.pt")
+    return read_state(folder / "a.pt")
+
+
+ROWS: list[Row] = [
+    (lambda folder: save(folder, nn.Linear(1, 1)), CheckpointError, "Linear"),
+    (lambda folder: save(folder, nn.DataParallel(kit.head())), CheckpointError, "DataParallel"),
+    (lambda folder: save(folder, with_bias(torch.nan)), CheckpointError, BIAS),
+    (lambda folder: save(folder, tied()), CheckpointError, "share their memory"),
+    (lambda folder: save(folder, grown()), CheckpointError, "extra.bias"),
+    (lambda folder: save(folder, on_meta()), CheckpointError, "meta"),
+    (lambda folder: save_head(kit.head(), folder), CheckpointError, "save_head(path, module)"),  # type: ignore[arg-type]
+    *((lambda folder, meta=meta: save(folder, **meta), CheckpointError, "extra") for meta in (
+        {"note": float("nan")}, {"note": object()}, {"extra": {1: 2}}, {"note": "\ud800"}, {"note": "x" * 20000})),
+    (lambda folder: save(folder, preprocess={"size": 3}), CheckpointError, "inputs.size"),
+    (lambda folder: save(folder, preprocess={**Preprocessing().record(), "std": None}), CheckpointError, "std is None"),
+    (lambda folder: save(folder, backbone="tiny"), CheckpointError, "backbone"),
+    (lambda folder: save(folder, tta="nope"), CheckpointError, ("'nope'", "none, flip4, d6")),
+    (lambda: made(kit.backbone(), PatchMeanHead(8, [Task("x")])), CheckpointError, ("8 channels", "64 channels")),
+    *((lambda own=own: made(own), CheckpointError, "expected")
+      for own in ({"name": 5}, {"weights": "x"}, {"layers": "all"}, {"name": "a\nb"}, {"norm": 1})),
+    (lambda: made({**kit.backbone().record(), "weights": {"base": {"repo": "a\nb"}}}), CheckpointError, r"'a\nb'"),
+    (lambda: made({**kit.backbone().record(), "license": 3}), CheckpointError, "licences"),
+    (lambda: made(None).load_backbone(), CheckpointError, "backbone"),
+    (lambda: made(None).check_backbone(kit.backbone()), CheckpointError, "does not name the backbone"),
+    (lambda: checked(kit.backbone(seed=1)), CheckpointError, "weights"),
+    (lambda: checked(kit.backbone(seed=1, dtype=torch.bfloat16)), CheckpointError, "seed 1"),
+    (lambda: checked(kit.backbone().with_layers([1])), CheckpointError, "layers"),
+    (lambda: checked(kit.backbone(norm=False)), CheckpointError, "final norm"),
+    (lambda: checked({"name": "other", "weights_sha256": None}), CheckpointError, "'other'"),
+    (lambda: checked("x"), CheckpointError, "str"),
+    (lambda: checked({}, probe=True), CheckpointError, "record"),
+    (lambda: made(kit.backbone().record()).check_backbone(kit.backbone(), probe=True), CheckpointError, "probe"),
+    (lambda: made(kit.backbone()).check_backbone(kit.backbone().add_lora(2)), CheckpointError, "trained on None"),
+    (lambda: tuned().check_backbone(kit.backbone()), CheckpointError, "apply_adapter"),
+    (lambda: tuned().apply_adapter(kit.backbone(seed=1)), CheckpointError, "seed 1"),
+    (lambda: tuned().apply_adapter(kit.backbone().add_lora(3)), CheckpointError, "LoRA weights of its own"),
+    (lambda: made(kit.backbone()).apply_adapter(kit.backbone()), CheckpointError, "no LoRA weights"),
+    (lambda: made(kit.backbone().add_lora(2).record()), CheckpointError, "pass the Backbone itself"),
+    *((lambda own=own: checked(own), CheckpointError, str(*own.values())) for own in (
+        {"embed_dim": 65}, {"patch_size": [14, 14]}, {"num_registers": 4}, {"num_cls": 0}, {"depth": 12},
+        {"pos_embed": "official"})),
+    *((lambda read=read: read(""), error, "''") for read, error in (
+        (head_files, CheckpointError), (load_head, CheckpointError), (HeadCheckpoint.load, CheckpointError),
+        (Predictor, CheckpointError), (FeatureStore.open, StoreError))),
+    *((lambda folder, own=own: imported(folder, **own), CheckpointError, named) for own, named in (
+        ({"module.x": torch.zeros(1)}, "'module.'"), ({"more": torch.zeros(1)}, "more"),
+        ({BIAS: torch.zeros(1, 9)}, "(1, 9)"), ({BIAS: torch.zeros(1).half()}, "float16"),
+        ({BIAS: torch.zeros(1).long()}, "int64"), ({BIAS: torch.tensor([torch.nan])}, BIAS), ({BIAS: None}, BIAS),
+        ({"x": print}, "print"), ({"content": [1, 2]}, "list"), ({"content": nn.Linear(2, 2)}, "Linear"),
+        ({"content": {"weights": {}, "epoch": 3}}, "weights"), ({"rename": {"nothing.": ""}}, "'nothing.'"))),
+    *((lambda folder, own=own: imported(folder, rename=own), CheckpointError, "rename is")
+      for own in ([("a.", "b.")], "a.", str.lower, {0: "b"}, {"a": None})),
+    (lambda folder: import_weights(kit.head(), folder / "no.pth"), CheckpointError, "no.pth"),
+    (lambda: import_weights("w.pth", kit.head()), CheckpointError, "str"),  # type: ignore[type-var, arg-type]
+    (shared, BackboneError, "409600"),
+    *((lambda folder, own=own: pushed(folder, own), CheckpointError, repr(own))
+      for own in ("one", "a/b/c", "me/..", "me/a--b", "../x", "me/x\ny", "", None)),
+    *((lambda folder, own=own: pushed(folder, "me/one", *own), CheckpointError, own[-1].rpartition("/")[2])
+      for own in (["b.png"], ["x](y).png"], ["d.png"], ["a.png", "in/a.png"])),
+    (lambda folder: pushed(folder, revision="0" * 40), CheckpointError, "0" * 40),
+    *((lambda own=own: push_to_hub(own, "me/one"), CheckpointError, str(own)) for own in ("gone.safetensors", 3)),
+]  # fmt: skip

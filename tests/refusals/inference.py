@@ -1,0 +1,158 @@
+"""What predictors, their tiles, views and stores, tables of predictions and compositions refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models.eva import Eva
+
+from dinoneck import (
+    CheckpointError,
+    Composition,
+    ConfigError,
+    DataError,
+    FeatureStore,
+    FPNHead,
+    HeadCheckpoint,
+    HeadEnsemble,
+    MaskHead,
+    PatchMeanHead,
+    PatchMeanMLP,
+    Predictor,
+    TargetTransform,
+    Task,
+    wrap_backbone,
+)
+from dinoneck.data import Preprocessing
+from dinoneck.inference import MicroBatcher, to_frame
+from tests import kit
+from tests.refusals import Row
+
+IMAGE = torch.rand(3, 32, 48)
+CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
+WEED = Task("weed", from_map="cells")
+PARTS = {"parts": ("leaf", "stem", "root"), "sums": (), "name": "masses", "total": "total", "ratio": "shares"}
+SHARES = [Task("shares", dim=3, kind="ratio"), Task("total", unit="g")]
+SUMMED = [Task("a", unit="g"), Task("b", unit="cm"), Task("c", dim=2), Task("d", unit="g")]
+
+
+def predictor(head: Any = None, backbone: Any = None, **options: Any) -> Predictor:
+    return Predictor(head or kit.head(), kit.backbone() if backbone is None else backbone, **options)
+
+
+def objects() -> MaskHead:
+    return MaskHead(64, [Task("plant", 1, kind="instances", labels=("a",))], 1, num_queries=2, num_blocks=1, dim=16)
+
+
+def infinite() -> PatchMeanHead:
+    head = PatchMeanHead(64, [Task("x")])
+    torch.nn.init.constant_(head.mlps[0].out.bias, float("inf"))  # type: ignore[union-attr, arg-type]
+    return head
+
+
+def recorded(record: dict[str, Any] | None = None, views: str = "none") -> HeadCheckpoint:
+    own = kit.backbone().record() if record is None else record
+    checkpoint: Any = HeadCheckpoint.from_module(kit.head(), backbone=own, tta="flip4")
+    checkpoint.meta["tta"]["ops"] = views
+    return checkpoint
+
+
+def file(folder: Path, module: Any = None, name: str = "h.safetensors", **options: Any) -> Path:
+    return kit.saved_head(folder / name, module, **options)
+
+
+def flat() -> Any:
+    options = {"embed_dim": 64, "depth": 1, "num_heads": 4, "num_classes": 0, "use_fc_norm": False}
+    return wrap_backbone(Eva(img_size=64, patch_size=(16, 8), dynamic_img_size=True, **options))  # type: ignore[arg-type]
+
+
+def stored(folder: Path, head: Any = None, size: tuple[int, int] = kit.SIZE, **options: Any) -> Any:
+    """Predict from a store of the last layer, at 32 x 48."""
+    store = FeatureStore.create(folder / "s", backbone=kit.backbone(), image_size=kit.SIZE)
+    store.extract(kit.write_images(folder, ["a.png"]))
+    own = options.pop("backbone", None) or kit.backbone()
+    checkpoint = HeadCheckpoint.from_module(
+        head or kit.head(), backbone=own, preprocess=own.preprocess.changed(size=size)
+    )
+    return Predictor(checkpoint, own, **options).predict(store)
+
+
+def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
+    return PatchMeanHead(64, tasks, compositions=[Composition(**{**PARTS, **changes})])  # type: ignore[arg-type]
+
+
+def two(folder: Path, other: Any) -> Predictor:
+    file(folder, name="a.safetensors")
+    other(folder)
+    return Predictor(folder)
+
+
+ROWS: list[Row] = [
+    (lambda: predictor(tta="flip"), ConfigError, "'flip'"),
+    (lambda: predictor(batch_size=0), ConfigError, "batch_size is 0"),
+    (lambda: predictor(backbone=flat(), tta="d6"), ConfigError, "(16, 8)"),
+    (lambda: predictor(preprocess=Preprocessing(14, size=(112, 112))), CheckpointError, ("14x14", "16x16")),
+    *((lambda device=device: predictor(device=device), ConfigError, device) for device in ("gpu0", "meta")),
+    (lambda: predictor(infinite())(IMAGE), DataError, "'x' is"),
+    (lambda: predictor(PatchMeanHead(64, [Task("maps")]))(IMAGE, maps="patch"), ConfigError, "'maps'"),
+    *((lambda own=own: predictor()(IMAGE, **own), ConfigError, "maps is")
+      for own in ({"maps": "pixel"}, {"maps": True}, {"maps": "patch", "probabilities": True})),
+    (lambda: predictor(PatchMeanMLP(64)), CheckpointError, "PatchMeanMLP"),
+    (lambda: Predictor(kit.head()), CheckpointError, "PatchMeanHead"),
+    (lambda: Predictor([]), CheckpointError, "no heads"),
+    *((lambda own=own: Predictor(own), ConfigError, str(own)) for own in (None, 3)),
+    *((lambda own=own: Predictor(own), ConfigError, "keys") for own in ({}, {"": kit.head()}, {1: kit.head()})),
+    (lambda: predictor({"a": {"b": kit.head()}}), ConfigError, "b"),
+    (lambda: predictor({"a": kit.head()}, weights=[1]), ConfigError, "weights"),
+    (lambda folder: Predictor(folder), CheckpointError, "no head files"),
+    *((lambda folder, own=own: Predictor(file(folder), kit.backbone(), weights=own), ConfigError, "weights")
+      for own in ([1, 2], [-1], [float("nan")], [True], "1")),
+    (lambda: predictor([kit.head(), kit.head()], weights=[1, 2], reduce="median"), ConfigError, "reduce='median'"),
+    (lambda: predictor([kit.head(), kit.head()], reduce="max"), ConfigError, "'max'"),
+    (lambda: HeadEnsemble([kit.head(), kit.head(Task("y"))], weights=[1, 0]), ConfigError, "'y'"),
+    (lambda: HeadEnsemble([kit.head(), kit.head()], layers=[[3]]), ConfigError, "layers"),
+    (lambda folder: Predictor(file(folder), kit.backbone(seed=1)), CheckpointError, "seed 1"),
+    (lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})), CheckpointError, "layers"),
+    (lambda: Predictor(recorded(views="d8")), CheckpointError, ("'d8'", "none, flip4, d6")),
+    (lambda folder: two(folder, lambda own: file(own, size=(64, 64))), CheckpointError, ("inputs.size", "64, 64")),
+    (lambda folder: two(folder, lambda own: file(own, kit.head(Task("mass", unit="kg", transform=TargetTransform(
+        area=0.5))))), ConfigError, "'mass'"),
+    *((lambda own=own: predictor(**own), ConfigError, named) for own, named in (
+        ({"tile": 0}, "tile is (0, 0)"), ({"tile": 40}, "tile=(32, 32)"), ({"overlap": 8}, "tile is None"),
+        ({"tile": 32, "overlap": 32}, "overlap is 32"), ({"tile": 32, "overlap": float("nan")}, "overlap is nan"),
+        ({"tile": 32, "overlap": -1}, "overlap is -1"), ({"tile": 32, "overlap": 20}, "2 of the 2 patches"),
+        ({"tile": 32, "overlap": "8"}, "overlap is '8'"))),
+    (lambda: predictor(tile=50, preprocess=Preprocessing(16, size=(32, 64), resize="crop")), ConfigError, "(50, 100)"),
+    *((lambda own=own: predictor(objects(), **own), ConfigError, "'plant'") for own in ({"tta": "d6"}, {"tile": 32})),
+    (lambda: predictor([objects(), objects()]), ConfigError, "'plant'"),
+    (lambda folder: stored(folder, objects()), ConfigError, "'plant'"),
+    (lambda folder: stored(folder, tile=32), ConfigError, "tile"),
+    (lambda folder: stored(folder, tta="flip4"), ConfigError, "horizontal=True"),
+    (lambda folder: stored(folder, size=(64, 64)), CheckpointError, "64, 64"),
+    (lambda folder: stored(folder, backbone=kit.backbone(layers=[3])), CheckpointError, "layers"),
+    (lambda folder: stored(folder, backbone=kit.backbone(norm=False)), CheckpointError, "final norm"),
+    (lambda folder: stored(folder, backbone=kit.backbone(seed=7)), CheckpointError, "seed 7"),
+    *((lambda own=own: predictor().predict(own), ConfigError, "FeatureStore") for own in ("store", [Path("a.png")])),
+    *((lambda own=own: MicroBatcher(predictor(), **own), ConfigError, next(iter(own)))
+      for own in ({"max_batch": 0}, {"max_waiting": True}, {"max_wait_s": -1})),
+    (lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]), ConfigError, "p:a"),
+    (lambda: composed(SHARES, name="total"), ConfigError, "total"),
+    (lambda: composed(SHARES, parts=("total", "stem", "root")), ConfigError, "total"),
+    (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
+    (lambda: composed(SHARES, total="totl"), ConfigError, "'totl'"),
+    (lambda: composed(SHARES, parts=("leaf", "stem")), ConfigError, "dim 2"),
+    *((lambda own=own: composed(SUMMED, total="", ratio="", name="sums", **own), ConfigError, named) for own, named in (
+        ({"parts": ("a", "x"), "sums": {"s": ("a",)}}, "'x'"), ({"parts": ("a", "c"), "sums": {"s": ("a",)}}, "'c'"),
+        ({"parts": ("a", "b"), "sums": {"s": ("a", "b")}}, "b (cm)"), ({"parts": ("a", "d"), "sums": ()}, "sums="),
+        ({"parts": ("a", "d"), "sums": {"b": ("a", "d")}}, "b"))),
+    *((lambda own=own: FPNHead(64, own, 1, fpn_dim=8, num_levels=1), ConfigError, named) for own, named in (
+        ([WEED], "none"), ([WEED, replace(CELLS, labels=())], "'weed'"), ([WEED, Task("o", kind="dense")], "'cells'"),
+        ([WEED, replace(CELLS, minimum=0.0)], "minimum is 0"),
+        ([WEED, replace(CELLS, labels=("weed", "a", "weed"))], "one label"))),
+    *((lambda own=own: Task("weed", from_map="cells", **own), ConfigError, "weed")
+      for own in ({"dim": 2}, {"activation": "relu"}, {"kind": "density"}, {"transform": TargetTransform(log1p=True)})),
+]  # fmt: skip
