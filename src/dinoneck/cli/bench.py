@@ -12,8 +12,7 @@ from tyro.conf import Positional, arg
 from dinoneck.cli.arguments import Count, HeadBackbone, check_backbone_name, refuse_unused
 from dinoneck.cli.text import show, table
 from dinoneck.errors import ConfigError
-from dinoneck.training.config import BackboneConfig
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE, BackboneConfig
 from dinoneck.version import versions
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dinoneck.cli.arguments import HeadBackbone, check_output, refuse_unused, wh
 from dinoneck.cli.text import file_size, show
 from dinoneck.errors import ConfigError
 from dinoneck.serve.settings import Settings
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint

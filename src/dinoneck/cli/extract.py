@@ -11,8 +11,7 @@ from tyro.conf import arg
 from dinoneck.cli.arguments import CountOrNone, Images, check_backbone_name, list_images
 from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError, counted
-from dinoneck.training.config import BackboneConfig
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE, BackboneConfig
 
 if TYPE_CHECKING:
     from dinoneck.data.preprocessing import Preprocessing

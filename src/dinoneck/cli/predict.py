@@ -26,7 +26,7 @@ from dinoneck.cli.arguments import (
 )
 from dinoneck.cli.text import save_picture, show, whole_folder
 from dinoneck.errors import ConfigError, DataError, counted
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE
 
 if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor

@@ -28,8 +28,7 @@ from dinoneck.cli.text import file_size, save_picture, show
 from dinoneck.cli.viz_known import box_entries, known_values
 from dinoneck.errors import DataError, counted
 from dinoneck.regular_files import read_regular
-from dinoneck.training.config import BackboneConfig
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE, BackboneConfig
 
 if TYPE_CHECKING:
     from dinoneck.inference.predictor import Predictor

@@ -11,13 +11,13 @@ from dinoneck.atomic import write_text
 from dinoneck.errors import ConfigError
 from dinoneck.progress import note
 from dinoneck.regular_files import read_regular
-from dinoneck.training.building import SEVERAL_LAYERS
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import LOGS, REPORT
 from dinoneck.training.report import HEAD, scores_of, verdict
 from dinoneck.training.run import Run, prepare, train_folds
 from dinoneck.training.scores import Split
 from dinoneck.training.table import groups_of
+from dinoneck.training.tasks import SEVERAL_LAYERS
 
 
 def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False) -> dict[str, Run]:

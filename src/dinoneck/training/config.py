@@ -6,19 +6,54 @@ No torch is imported here, so that a wrong option is refused at once.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
+import yaml
 from msgspec import Meta, field
 from msgspec.structs import force_setattr
 from tyro.conf import Suppress, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError
-from dinoneck.training.config_flags import HEAD, SIZE
 from dinoneck.training.recipe import Config, Count, NotNegative, Positive, Recipe, Scale, Seed
-from dinoneck.yaml_file import read_yaml
+from dinoneck.yaml_file import read_plain, read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 Path = Annotated[str, Meta(pattern=r"\S")]
+OFF = "none"
+
+
+def _size(words: list[str]) -> tuple[int, int]:
+    sides = words[0].lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
+        raise ValueError(f"{words[0]!r} is not a size; expected HEIGHTxWIDTH such as 480x960, or one number")
+    return int(sides[0]), int(sides[-1])
+
+
+def _head(words: list[str]) -> dict[str, Any]:
+    with suppress(yaml.YAMLError, RecursionError, ValueError):
+        value = read_plain(words[0])
+        if isinstance(value, str | dict):
+            return {"type": value} if isinstance(value, str) else value
+    raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'")
+
+
+SIZE: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="HEIGHTxWIDTH",
+    instance_from_str=_size,
+    is_instance=lambda value: value is None or isinstance(value, int | tuple),
+    str_from_instance=lambda value: [OFF if value is None else "x".join(map(str, value))],
+)
+HEAD: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="NAME",
+    instance_from_str=_head,
+    is_instance=lambda value: isinstance(value, dict),
+    str_from_instance=lambda value: [yaml.safe_dump(value, default_flow_style=True).strip()],
+)
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -132,8 +167,7 @@ class TaskConfig(Config, frozen=True, kw_only=True):
         activation: of the outputs, in original units.
         minimum: no prediction is below it; None = ``data.minimum``.
         area: values are divided by it before training, such as an area in square metres.
-        log1p: train on log(1 + value).
-        standardize: train on z-scores of the training images; None = unless there is an activation.
+        log1p: train on log(1 + value). Without an activation, training is on z-scores of the training images.
         auxiliary: it only helps training; it has a score of its own and none in the overall one.
         from_map: the dense or segmentation task whose mean over the map is the image's number: the output that has this
             task's name.
@@ -149,7 +183,6 @@ class TaskConfig(Config, frozen=True, kw_only=True):
     minimum: float | None = None
     area: Positive | None = None
     log1p: bool = False
-    standardize: bool | None = None
     auxiliary: bool = False
     from_map: str | None = None
 
@@ -313,3 +346,46 @@ class TrainConfig(Config, frozen=True, kw_only=True):
             (64, 0.0001)
         """
         return cls.from_dict(read_yaml(path), str(path))
+
+
+_NEEDS = {  # an option -> those of which it needs one
+    "data.val_boxes": ("data.boxes",),
+    "data.val_images": ("data.boxes",),
+    "detector": ("data.boxes",),
+    "optim.cutmix_alpha": ("backbone.lora",),
+    "optim.backbone_lr": ("backbone.lora",),
+    "data.classes": ("data.labels",),
+    "data.nodata": ("data.labels",),
+    "data.label_kind": ("data.labels",),
+    "data.views": ("data.store",),
+    "data.targets": ("data.csv",),
+    "data.aux_targets": ("data.csv",),
+    "data.minimum": ("data.csv",),
+    "data.store": ("data.csv",),
+    "folds.group": ("data.csv",),
+    "folds.column": ("data.csv",),
+    "data.labels": ("data.csv", "data.images"),
+}
+
+
+def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
+    """Refuse values that a run of heads would leave unused.
+
+    Args:
+        config: the run.
+        with_table: a table is given in the place of ``data.csv``.
+
+    Raises:
+        ConfigError: naming the value, and what it needs.
+    """
+    default, lora = TrainConfig(), config.backbone.lora
+    if config.data.boxes is not None:
+        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
+    if lora is not None and (config.data.store is not None or config.with_ridge):
+        raise ConfigError(f"backbone.lora is {lora}, which excludes data.store and with_ridge; leave one out")
+    for option, needed in _NEEDS.items():
+        value = attrgetter(option)
+        is_there = (with_table and "data.csv" in needed) or any(attrgetter(name)(config) for name in needed)
+        if value(config) != value(default) and not is_there:
+            flags = " or ".join(f"{name} (--{name.partition('.')[2]})" for name in needed)
+            raise ConfigError(f"{option} is {value(config)!r}, and needs {flags}; give that too, or leave it out")

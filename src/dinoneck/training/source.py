@@ -24,7 +24,9 @@ from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import BackboneConfig, TrainConfig
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.table import map_task
 from dinoneck.training.targets import SourceIds
+from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Source:
 
 
 class TableTokens:
-    """Stored tokens under the ids of a table.
+    """The stored tokens of a table's images, in the table's order.
 
     An image's id in a store is its path without the suffix, relative to the folder that was extracted. A table may name
     its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading folders is
@@ -61,7 +63,7 @@ class TableTokens:
         views: only the store's first augmented views are used, this many; None = all.
 
     Attributes:
-        own: the table's id -> the store's.
+        ids: the store's ids of the table's images.
 
     Raises:
         DataError: if the store lacks an image, or two names match one of its ids.
@@ -69,29 +71,27 @@ class TableTokens:
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
-        self.store, self.ids = store, tuple(names)
-        self.own = dict(zip(self.ids, _matched(self.ids, store.ids), strict=True))
+        self.store, self.ids = store, tuple(_matched(names, store.ids))
         if views is not None and views > len(store.views):
             raise ConfigError(f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer")
         self.views = Views(store.views.views[:views])
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, in this order."""
-        return self.store.batch([self.own[image_id] for image_id in ids], views)
+        return self.store.batch(ids, views)
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Any:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
-        return self.store.stored([self.own[image_id] for image_id in ids], views)
+        return self.store.stored(ids, views)
 
 
-def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None, *, spread: bool = False) -> Source:
+def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None) -> Source:
     """Open the store or the backbone of a config, and match the table's ids.
 
     Args:
         config: the run.
         table: of :func:`dinoneck.training.table.table_of`.
         backbone: in the place of the one that the config names.
-        spread: read four layers, evenly spread, where the config names none.
 
     Raises:
         ConfigError: if values contradict each other, or the store or backbone.
@@ -99,24 +99,84 @@ def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None,
         StoreError: if the store cannot be opened, or images were replaced since the extraction.
         BackboneError: if the backbone cannot be loaded.
     """
-    if config.data.store is not None:
+    own, ids, images = config.data, list(table.index), list(table[IMAGES])
+    if own.store is not None:
         return _from_store(config, table)
     if backbone is None:
         backbone = open_backbone(config.backbone, config.device)
-        if spread and config.backbone.layers is None:
+        maps = None if own.labels is None else map_task(config, table)[1]
+        if head_type(config, maps) in SEVERAL_LAYERS and config.backbone.layers is None:
             backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
-    own, ids, images = config.data, list(table.index), list(table[IMAGES])
+    changes = {name: getattr(own, name) for name in ("size", "pad_to", "interpolation", "blur")}
     resize = own.resize or ("crop" if own.size is None else None)
-    changes: dict[str, Any] = {
-        "size": own.size,
-        "pad_to": own.pad_to,
-        "interpolation": own.interpolation,
-        "blur": own.blur,
-    }
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
     first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(ids[:1])
     load = partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess)
     return Source(first, backbone.record(), preprocess, load, backbone)
+
+
+def _from_store(config: TrainConfig, table: Any) -> Source:
+    """The tokens of a store, which must be what the config asks for."""
+    data, own = config.data, config.backbone
+    store = FeatureStore.open(str(data.store))
+    tokens = TableTokens(store, list(table.index), data.views)
+    store.check_grids(tokens.ids[:1], len(tokens.views))
+    record, preprocess = store.backbone_record, store.preprocess
+    if record.get("layers") is None:
+        raise ConfigError(
+            f"the store {data.store} was converted from files that name no backbone and no layers; use training.fit"
+        )
+    asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
+    names = ("size", "interpolation", "blur", "resize", "pad_to")
+    asked |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
+    for name, (value, stored) in asked.items():
+        if value is not None and value != stored:
+            raise ConfigError(
+                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out"
+            )
+    folder = Path(data.csv or ".").parent
+    compare_images(store, dict(zip(tokens.ids, table[IMAGES], strict=True)), folder)
+    return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
+
+
+def compare_images(store: FeatureStore, images: Mapping[str, Any], folder: Path = Path()) -> None:
+    """Refuse files that are not those which the store was extracted from; a log line counts what was not compared.
+
+    Args:
+        store: the feature store.
+        images: the store's id -> a file, or an image in memory, which is not compared.
+        folder: of files that are not found by their name alone.
+
+    Raises:
+        StoreError: naming the images that were replaced.
+        DataError: if a file cannot be read.
+    """
+    named = {own: Path(image) for own, image in images.items() if isinstance(image, str | Path)}
+    found = {own: file if file.is_file() else folder / file for own, file in named.items()}
+    there = [(own, file) for own, file in found.items() if file.is_file()]
+    there = there if store.backbone_record.get("layers") is not None else []
+    check_unchanged(there, store.entries)
+    if len(there) < len(images):
+        line = "%d of %d images were compared with the store %s; name their folder (--images)"
+        logger.warning(line, len(there), len(images), store.path)
+
+
+def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The store's id of each name; the same number of leading folders is left out of all names."""
+    spelling, paths = SourceIds(known), [PurePosixPath(name).parts for name in names]
+    missing: list[str] = list(names)
+    for dropped in range(max(min(map(len, paths)), 1)):
+        found = [spelling.find("/".join(parts[dropped:])) for parts in paths]
+        missing = min(missing, [name for name, own in zip(names, found, strict=True) if own is None], key=len)
+        if not missing:
+            if twice := [name for name, own in zip(names, found, strict=True) if found.count(own) > 1]:
+                raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
+            return [own for own in found if own is not None]
+    raise DataError(
+        f"{len(missing)} of {len(names)} images of the table are not in the store, the first is {missing[0]!r}. The "
+        f"store's {len(known)} ids are such as {some_of(sorted(known), 3) or 'none'}; extract the others, or remove "
+        "the rows"
+    )
 
 
 def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path) -> LiveTokens | None:
@@ -157,78 +217,3 @@ def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool 
     place = local_device(device)
     options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers}
     return load_backbone(name, source=own.source or "timm", pretrained=not random, norm=norm, **options).to(place)
-
-
-def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
-    """Refuse images whose files are not those that a store's tokens were extracted from.
-
-    Sizes and times are compared, and the bytes where these differ. A warning states how many images were compared where
-    files are not at hand. A store that was converted from features knows no images.
-
-    Args:
-        store: the feature store.
-        images: the store's id of each image that is used -> its file, which need not exist, or anything else.
-
-    Raises:
-        StoreError: naming the images that were replaced.
-        DataError: if a file cannot be read.
-    """
-    there = [(name, Path(image)) for name, image in images.items() if isinstance(image, str | Path)]
-    there = [(name, file) for name, file in there if file.is_file()]
-    there = there if store.backbone_record.get("layers") is not None else []
-    check_unchanged(there, store.entries)
-    if len(there) < len(images):
-        logger.warning(
-            "%d of %d images were compared with the store %s; name their folder (--images)",
-            len(there),
-            len(images),
-            store.path,
-        )
-
-
-def _from_store(config: TrainConfig, table: Any) -> Source:
-    """The tokens of a store, which must be what the config asks for."""
-    data, own = config.data, config.backbone
-    store = FeatureStore.open(str(data.store))
-    tokens = TableTokens(store, list(table.index), data.views)
-    store.check_grids(list(tokens.own.values())[:1], len(tokens.views))
-    record, preprocess = store.backbone_record, store.preprocess
-    if record.get("layers") is None:
-        raise ConfigError(
-            f"the store {data.store} was converted from files that name no backbone and no layers; use training.fit"
-        )
-    asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
-    names = ("size", "interpolation", "blur", "resize", "pad_to")
-    asked |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
-    for name, (value, stored) in asked.items():
-        if value is not None and value != stored:
-            raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out"
-            )
-    folder = Path() if data.images else Path(data.csv or ".").parent
-    files = {
-        tokens.own[name]: folder / image if isinstance(image, str | Path) and not Path(image).is_file() else image
-        for name, image in zip(tokens.ids, table[IMAGES], strict=True)
-    }
-    compare_images(store, files)
-    return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
-
-
-def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The store's id of each name; the same number of leading folders is left out of all names."""
-    spelling = SourceIds(known)
-    paths = [PurePosixPath(name).parts for name in names]
-    best: list[str] = list(names)
-    for dropped in range(max(min(map(len, paths)), 1)):
-        found = [spelling.find("/".join(parts[dropped:])) for parts in paths]
-        missing = [name for name, own in zip(names, found, strict=True) if own is None]
-        if not missing:
-            if len(set(found)) < len(found):
-                twice = [name for name, own in zip(names, found, strict=True) if found.count(own) > 1]
-                raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
-            return [own for own in found if own is not None]
-        best = min(best, missing, key=len)
-    raise DataError(
-        f"{len(best)} of {len(names)} images of the table are not in the store, the first is {best[0]!r}. The store's "
-        f"{len(known)} ids are such as {some_of(sorted(known), 3) or 'none'}; extract the others, or remove the rows"
-    )

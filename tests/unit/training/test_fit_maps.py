@@ -31,7 +31,7 @@ from dinoneck.training import (
     r2,
 )
 from dinoneck.training import fit as fit_by_default
-from dinoneck.training.building import head_tasks
+from dinoneck.training.tasks import fitted as head_tasks
 from dinoneck.training.scores import confusion_matrix
 from dinoneck.training.table import read_maps
 from dinoneck.training.tasks import problem_of
