@@ -6,6 +6,7 @@ No torch is imported here, so that a wrong option is refused at once.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
 from typing import Annotated, Any, Literal
@@ -40,20 +41,13 @@ def _head(words: list[str]) -> dict[str, Any]:
     raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'")
 
 
-SIZE: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="HEIGHTxWIDTH",
-    instance_from_str=_size,
-    is_instance=lambda value: value is None or isinstance(value, int | tuple),
-    str_from_instance=lambda value: [OFF if value is None else "x".join(map(str, value))],
-)
-HEAD: PrimitiveConstructorSpec[Any] = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="NAME",
-    instance_from_str=_head,
-    is_instance=lambda value: isinstance(value, dict),
-    str_from_instance=lambda value: [yaml.safe_dump(value, default_flow_style=True).strip()],
-)
+def _written(metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]) -> Any:
+    """How a field that is not a plain number or word is one word of the command line."""
+    return PrimitiveConstructorSpec[Any](1, metavar, read, lambda value: True, lambda value: [write(value)])
+
+
+SIZE = _written("HEIGHTxWIDTH", _size, lambda size: OFF if size is None else "x".join(map(str, size)))
+HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -121,8 +115,6 @@ class DataConfig(Config, frozen=True, kw_only=True):
         for name in ("classes", "targets", "aux_targets"):
             if len(set(names := getattr(self, name))) < len(names):
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")
-        if self.pad_to is not None and self.resize != "pad" and self.store is None:
-            raise ConfigError(f"pad_to is {self.pad_to!r}, and without resize pad nothing is padded; write both")
 
 
 class BackboneConfig(Config, frozen=True, kw_only=True):
@@ -150,8 +142,6 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
         super().__post_init__()
         if self.file is not None and self.random:
             raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")
-        if self.layers == ():
-            raise ConfigError("layers is empty; name block indices, or leave it out for the last block")
 
 
 class TaskConfig(Config, frozen=True, kw_only=True):
@@ -323,11 +313,6 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.head.get("type", ""), str):
-            raise ConfigError(f"head is {self.head!r}; expected {{type: NAME, ...}}, such as {{type: patch_mean}}")
-
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
         r"""Read a training file: YAML with the groups of this class.
@@ -348,23 +333,13 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         return cls.from_dict(read_yaml(path), str(path))
 
 
-_NEEDS = {  # an option -> those of which it needs one
-    "data.val_boxes": ("data.boxes",),
-    "data.val_images": ("data.boxes",),
-    "detector": ("data.boxes",),
-    "optim.cutmix_alpha": ("backbone.lora",),
-    "optim.backbone_lr": ("backbone.lora",),
-    "data.classes": ("data.labels",),
-    "data.nodata": ("data.labels",),
-    "data.label_kind": ("data.labels",),
-    "data.views": ("data.store",),
-    "data.targets": ("data.csv",),
-    "data.aux_targets": ("data.csv",),
-    "data.minimum": ("data.csv",),
-    "data.store": ("data.csv",),
-    "folds.group": ("data.csv",),
-    "folds.column": ("data.csv",),
-    "data.labels": ("data.csv", "data.images"),
+_NEEDS = {  # one of these -> the options that have no effect without it
+    ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
+    ("backbone.lora",): ("optim.cutmix_alpha", "optim.backbone_lr"),
+    ("data.labels",): ("data.classes", "data.nodata", "data.label_kind"),
+    ("data.store",): ("data.views",),
+    ("data.csv",): ("data.targets", "data.aux_targets", "data.minimum", "data.store", "folds.group", "folds.column"),
+    ("data.csv", "data.images"): ("data.labels",),
 }
 
 
@@ -383,9 +358,9 @@ def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
         raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
     if lora is not None and (config.data.store is not None or config.with_ridge):
         raise ConfigError(f"backbone.lora is {lora}, which excludes data.store and with_ridge; leave one out")
-    for option, needed in _NEEDS.items():
-        value = attrgetter(option)
+    for needed, options in _NEEDS.items():
         is_there = (with_table and "data.csv" in needed) or any(attrgetter(name)(config) for name in needed)
-        if value(config) != value(default) and not is_there:
-            flags = " or ".join(f"{name} (--{name.partition('.')[2]})" for name in needed)
-            raise ConfigError(f"{option} is {value(config)!r}, and needs {flags}; give that too, or leave it out")
+        for option in () if is_there else options:
+            value, flags = attrgetter(option)(config), " or ".join(f"--{name.partition('.')[2]}" for name in needed)
+            if value != attrgetter(option)(default):
+                raise ConfigError(f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out")

@@ -243,18 +243,9 @@ def _fitted_head(
         loss = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
     used = [*rows, *valid]
     targets, weights = ({name: x[used] for name, x in own.items()} for own in (problem.targets, problem.weights))
-    fit_samples(
-        head,
-        source,
-        [source.ids[row] for row in used],
-        len(rows),
-        targets,
-        weights,
-        loss,
-        recipe=config.optim.changed(seed=seed),
-        out=run.folder / files.UNFINISHED / _name(number),
-        callbacks=callbacks,
-    )
+    samples = ([source.ids[row] for row in used], len(rows), targets, weights)
+    recipe, out = config.optim.changed(seed=seed), run.folder / files.UNFINISHED / _name(number)
+    fit_samples(head, source, *samples, loss, recipe=recipe, out=out, callbacks=callbacks)
     return head
 
 

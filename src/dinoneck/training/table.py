@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -214,14 +213,10 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
         raise missing_extra("scikit-learn", "train") from error
-    if len(classes) != len(of_row):
-        raise DataError(f"stratify holds {len(classes)} classes for {len(of_row)} rows; expected one per row")
-    with warnings.catch_warnings():  # a class with fewer rows than folds: the run warns where that matters
-        warnings.filterwarnings("ignore", "The least populated class")
-        try:
-            folds = [*StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(of_row, classes, of_row)]
-        except ValueError as error:  # every class has fewer rows than there are folds
-            raise DataError(f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify") from error
+    try:
+        folds = [*StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(of_row, classes, of_row)]
+    except ValueError as error:  # too few rows of every class, or another number of classes than of rows
+        raise DataError(f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify") from error
     if not all(len(valid) for _, valid in folds):
         raise DataError(f"one of {n_folds} folds would be empty; use fewer folds, or do not stratify")
     return folds

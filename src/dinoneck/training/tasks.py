@@ -34,7 +34,6 @@ _DEFAULTS: dict[str, dict[str, Any]] = {  # a mask head is narrow: a few hundred
     "dpt": {"neck": {"type": "dpt_neck"}},
     "mask": {"dim": 128},
 }
-_FEWEST_OF_A_CLASS = 2
 logger = logging.getLogger(__name__)
 _Array = np.ndarray[Any, Any]
 
@@ -88,26 +87,24 @@ def problem_of(config: TrainConfig, table: Any, maps: Maps | None = None) -> Pro
     """
     described = _described(config, table)
     targets = {name: _values(own, table) for name, own in described.items()}
-    tasks = [_of_columns(config, name, own, described, table, maps) for name, own in described.items()]
-    weights = {}
     if maps is not None:
-        tasks.append(_of_maps(config, maps, [own.from_map for own in described.values()]))
-        targets[maps.name] = maps.values
-        weights = {maps.name: maps.weight} if maps.kind == "dense" else {}
         _propose_from_map(described, targets, maps)
-    if not tasks:
+        own = config.tasks.get(maps.name, TaskConfig())
+        if own.columns or own.auxiliary:
+            raise ConfigError(f"the targets of task {maps.name!r} are masks; leave out columns and auxiliary")
+        described[maps.name], targets[maps.name] = own.changed(kind=maps.kind), maps.values
+    if not described:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
+    tasks = tuple(_task(config, name, described, table, maps) for name in described)
     compositions = []
-    for name, own in config.compositions.items():
-        parts = tuple(dict.fromkeys(part for each in own.sums.values() for part in each))
-        parts = described[own.ratio].columns if own.ratio in described else parts
-        compositions.append(Composition(parts, own.sums, name, own.total, own.ratio))
-        if not compositions[-1].adds_tasks:
-            compositions[-1].tasks_of(tasks)
-    scored = _scored(described, compositions, targets, table)
-    if maps is not None:
-        scored |= _scored_maps(maps)
-    return Problem(tuple(tasks), targets, weights, tuple(compositions), scored, maps)
+    for name, composed in config.compositions.items():
+        parts = tuple(dict.fromkeys(part for each in composed.sums.values() for part in each))
+        parts = described[composed.ratio].columns if composed.ratio in described else parts
+        compositions.append(Composition(parts, composed.sums, name, composed.total, composed.ratio))
+        compositions[-1].tasks_of(tasks)
+    weights = {maps.name: maps.weight} if maps is not None and maps.kind == "dense" else {}
+    scored = _scored(described, compositions, targets, table, maps)
+    return Problem(tasks, targets, weights, tuple(compositions), scored, maps)
 
 
 def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
@@ -161,44 +158,30 @@ def _values(own: TaskConfig, table: Any) -> Tensor:
     return torch.from_numpy(values[:, 0] if len(own.columns) == 1 else values)
 
 
-def _of_columns(
-    config: TrainConfig, name: str, own: TaskConfig, described: Mapping[str, TaskConfig], table: Any, maps: Maps | None
-) -> Task:
-    """A task of columns; its transform is not fitted yet."""
-    weight: float | tuple[float, ...] = 1.0
-    if own.from_map is not None and maps is not None:
+def _task(config: TrainConfig, name: str, described: Mapping[str, TaskConfig], table: Any, maps: Maps | None) -> Task:
+    """A task as it is described, with defaults for what is not; its transform is not fitted yet."""
+    own, defaults = described[name], dict[str, Any]()
+    if maps is not None and own.from_map is not None:
         numbers = np.isfinite(np.asarray(table[own.columns[0]]))
         # the map's own loss trains it; a loss of the mean too made the numbers of crop images worse
-        weight = (float((numbers & np.isnan(maps.means()).all(axis=1)).any()),)
+        defaults["weight"] = (float((numbers & np.isnan(maps.means()).all(axis=1)).any()),)
     elif own.auxiliary and config.losses.weighting == "fixed":
-        weight = config.losses.aux_weight / sum(task.auxiliary for task in described.values())
-    defaults: dict[str, Any] = {"weight": weight}
-    if not own.auxiliary and own.kind not in ("ratio", "classification"):
+        defaults["weight"] = config.losses.aux_weight / sum(task.auxiliary for task in described.values())
+    if own.kind in ("regression", "density") and not own.auxiliary:
         defaults |= {"unit": config.data.unit, "minimum": config.data.minimum}
-    labels = class_names(table, own.columns[0]) or (own.columns if len(own.columns) > 1 else ())
-    return _task(name, own, defaults, dim=max(len(labels), 1), labels=labels)
-
-
-def _of_maps(config: TrainConfig, maps: Maps, means: Sequence[str | None]) -> Task:
-    """The task of the masks; a mean of clipped patches would be too high."""
-    own = config.tasks.get(maps.name, TaskConfig())
-    if own.columns or own.auxiliary:
-        raise ConfigError(f"task {maps.name!r} is of kind {maps.kind!r}, whose targets are masks: leave out columns "
-                          "and auxiliary")  # fmt: skip
-    clipped = maps.kind == "dense" and maps.name not in means
-    defaults: dict[str, Any] = {"minimum": config.data.minimum} if clipped else {}
-    shares = maps.kind == "dense" and len(maps.labels) > 0
-    fixed: dict[str, Any] = {"dim": maps.values.shape[1], "labels": maps.labels, "shares": shares}
-    return _task(maps.name, own, defaults | {"kind": maps.kind}, **fixed)
-
-
-def _task(name: str, own: TaskConfig, defaults: Mapping[str, Any], **fixed: Any) -> Task:
-    """A task as it is described, with defaults for what is not."""
+    elif own.kind == "dense" and name not in [each.from_map for each in described.values()]:
+        defaults["minimum"] = config.data.minimum  # a mean of clipped patches would be too high
     fields = ("kind", "loss", "beta", "weight", "activation", "unit", "minimum", "from_map")
     given = {field: getattr(own, field) for field in fields if getattr(own, field) is not None}
     if (own.area, own.log1p) != (None, False):
         given["transform"] = TargetTransform(area=own.area, log1p=own.log1p)
-    return Task(name, **fixed, **{**defaults, **given})
+    if maps is not None and name == maps.name:
+        given |= {"dim": maps.values.shape[1], "shares": own.kind == "dense" and len(maps.labels) > 0}
+        labels = maps.labels
+    else:
+        labels = class_names(table, own.columns[0]) or (own.columns if len(own.columns) > 1 else ())
+        given["dim"] = max(len(labels), 1)
+    return Task(name, labels=labels, **{**defaults, **given})
 
 
 def _propose_from_map(described: Mapping[str, TaskConfig], targets: Mapping[str, Tensor], maps: Maps) -> None:
@@ -213,39 +196,34 @@ def _propose_from_map(described: Mapping[str, TaskConfig], targets: Mapping[str,
 
 
 def _scored(
-    tasks: Mapping[str, TaskConfig],
-    compositions: Sequence[Composition],
-    targets: Mapping[str, Tensor],
-    table: Any,
+    described: Mapping[str, TaskConfig], compositions: Sequence[Composition], targets: Any, table: Any, maps: Any
 ) -> dict[str, Scored]:
-    """The targets of columns that are scored, and where their predictions are."""
-    numbers = {name: own for name, own in tasks.items() if own.kind != "classification" and not own.auxiliary}
-    outputs = [(name, own.columns) for name, own in numbers.items() if own.kind == "ratio"]
-    outputs += [(own.name, own.names) for own in compositions]
-    outputs += [(name, own.columns) for name, own in numbers.items() if own.kind != "ratio"]
-    places = {column: (name, i) for name, columns in outputs for i, column in enumerate(columns)}
-    scored = {}
-    for column in [column for column in table.columns if column in places]:
-        name, i = places[column]
-        of_shares = name in tasks and tasks[name].kind == "ratio"
-        truth = targets[name][:, i].numpy() if of_shares else np.asarray(table[column], np.float64)
-        scored[column] = Scored("value", name, slice(i, i + 1), truth[:, None])
-    for name, task in tasks.items():
-        if name not in numbers:
-            labels, truth = class_names(table, task.columns[0]), targets[name].numpy()
-            key = name if task.auxiliary else task.columns[0]
-            truth = truth if labels else truth.reshape(len(truth), -1)
-            scored[key] = Scored("class" if labels else "value", name, slice(None), truth, labels, task.auxiliary)
-    return scored
-
-
-def _scored_maps(maps: Maps) -> dict[str, Scored]:
-    if maps.kind == "segmentation":
-        return {maps.name: Scored("mask", maps.name, slice(None), np.empty(0), maps.labels)}
-    truths = maps.values.double().numpy()
-    labels = maps.labels or tuple(map(str, range(truths.shape[1])))
-    names = [maps.name] if len(labels) == 1 else [f"{maps.name} {label}" for label in labels]
-    return {name: Scored("map", maps.name, slice(i, i + 1), truths[:, i]) for i, name in enumerate(names)}
+    """The targets that are scored, and where their predictions are: numbers in the table's order, then the others."""
+    numbers, others = dict[str, Scored](), dict[str, Scored]()
+    for name, own in described.items():
+        truth, every = targets[name].numpy(), slice(None)
+        columns = truth.reshape(len(truth), -1)
+        if own.kind == "classification":
+            key, labels = name if own.auxiliary else own.columns[0], class_names(table, own.columns[0])
+            others[key] = Scored("class", name, every, truth, labels, own.auxiliary)
+        elif own.kind == "segmentation":
+            others[name] = Scored("mask", name, every, np.empty(0), maps.labels)
+        elif own.kind == "dense":
+            labels = maps.labels or tuple(map(str, range(truth.shape[1])))
+            names = [name] if len(labels) == 1 else [f"{name} {label}" for label in labels]
+            others |= {key: Scored("map", name, slice(i, i + 1), truth[:, i] * 1.0) for i, key in enumerate(names)}
+        elif own.auxiliary:
+            others[name] = Scored("value", name, every, columns, (), True)
+        else:
+            for i, column in enumerate(own.columns):
+                if own.kind != "ratio" or column not in numbers:
+                    numbers[column] = Scored("value", name, slice(i, i + 1), columns[:, i : i + 1])
+    for made in compositions:  # of a column they predict the value, a ratio its share
+        for i, column in enumerate(made.names):
+            if column in table and (column not in numbers or numbers[column].output == made.ratio):
+                truth = np.asarray(table[column], np.float64)[:, None]
+                numbers[column] = Scored("value", made.name, slice(i, i + 1), truth)
+    return {name: numbers[name] for name in table.columns if name in numbers} | others
 
 
 def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> None:
@@ -257,9 +235,7 @@ def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> No
     present = [known(x).reshape(len(x), -1).any(dim=1).numpy() for x in problem.targets.values()]
     if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
         names = some_of([repr(table.index[row]) for row in nothing], 3)
-        raise DataError(
-            f"nothing is known of the images {names} ({', '.join(problem.targets)}); fill in a value, or remove them"
-        )
+        raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
     for task in problem.tasks:
         if task.kind == "classification":
             _check_classes(task.name, problem.targets[task.name])
@@ -280,11 +256,9 @@ def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> No
 
 def _check_classes(name: str, classes: Tensor) -> None:
     counts = classes[classes >= 0].unique(return_counts=True)[1]
-    if len(counts) < 2 or counts.sum() < _FEWEST_OF_A_CLASS * len(counts):
-        raise DataError(
-            f"the target {name!r} has {len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in "
-            f"one image alone; expected two or more, and {_FEWEST_OF_A_CLASS} images a class on average"
-        )
+    if len(counts) < 2 or counts.sum() < 2 * len(counts):
+        held = f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in one alone"
+        raise DataError(f"the target {name!r} has {held}; expected two or more, and 2 images a class on average")
 
 
 def fitted(problem: Problem, rows: _Array) -> list[Task]:
@@ -298,8 +272,7 @@ def fitted(problem: Problem, rows: _Array) -> list[Task]:
         if task.kind in ("regression", "density", "dense") and task.activation is None:
             values = problem.targets[task.name][torch.as_tensor(rows)]
             if task.is_map:
-                values = values.movedim(1, -1).flatten(0, 2)
-                values = values[values.isfinite().any(dim=1)]  # patches with a label
+                values = values.movedim(1, -1).flatten(0, 2)  # one row per patch
             try:
                 task = replace(task, transform=(task.transform or TargetTransform()).fit(values))
             except DataError as error:
@@ -318,10 +291,7 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     if maps is None or (size := outputs[maps.name].shape[-2:]) == maps.values.shape[-2:]:
         return problem
     if maps.kind == "dense":
-        raise ConfigError(
-            f"the head predicts {tuple(size)} values of {maps.name!r} an image, and the labels are per patch, "
-            f"{tuple(maps.values.shape[-2:])}; choose a head with one prediction per patch, such as dense or fpn"
-        )
+        raise ConfigError(f"the head's map of {maps.name!r} is {tuple(size)}, and the labels are per patch; take dense")
     return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
 
 
