@@ -20,7 +20,7 @@ from benchmarks.sources import store
 from benchmarks.timing import machine
 from dinoneck import load_backbone
 from dinoneck.data import read_table
-from dinoneck.training import DataConfig, Recipe, TrainConfig, train
+from dinoneck.training import BackboneConfig, DataConfig, Recipe, TrainConfig, train
 
 TARGETS = ("soil", "crop", "weed")
 RESULTS = Path(__file__).with_name("results")
@@ -38,9 +38,10 @@ def main() -> None:
     backbone = load_backbone(options.backbone, pretrained=options.pretrained)
     runs = {}
     for seed in options.seeds:
-        config = TrainConfig(data=DataConfig(minimum=0.0), optim=Recipe(seed=seed))
+        own = BackboneConfig(name=options.backbone, random=not options.pretrained)
+        config = TrainConfig(data=DataConfig(minimum=0.0), backbone=own, optim=Recipe(seed=seed))
         with tempfile.TemporaryDirectory() as folder:
-            runs[seed] = train(config, Path(folder, "run"), table=table, backbone=backbone)["scores"]
+            runs[seed] = train(config, Path(folder, "run"), table=table)["scores"]
         print(seed, markdown({seed: runs[seed]}), flush=True)
     report = {"runs": runs, "photos": len(table), "backbone": backbone.record(), "machine": machine()}
     options.out.parent.mkdir(exist_ok=True)

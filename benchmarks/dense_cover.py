@@ -199,15 +199,15 @@ def out_of_fold(
             source,
             {cells.name: cells.values},
             weights={cells.name: cells.weight},
-            target_ids=table.index,
-            ids=[table.index[row] for row in train],
+            target_ids=source.ids,
+            ids=[source.ids[row] for row in train],
             epochs=options.epochs,
             batch_size=options.batch_size,
             lr=options.lr,
             seed=seed,
             recipe=Recipe(),
         )
-        maps[torch.as_tensor(valid)] = predicted(head, source, [table.index[row] for row in valid], cells.name)
+        maps[torch.as_tensor(valid)] = predicted(head, source, [source.ids[row] for row in valid], cells.name)
     return maps
 
 
@@ -249,7 +249,7 @@ def photo_scores(predictions: np.ndarray, true: np.ndarray, folds: list[Any]) ->
 def probed(probe: Probe, source: TableTokens, table: pd.DataFrame, folds: list[Any]) -> dict[str, dict[str, float]]:
     """The photos' cover by a baseline on their mean token."""
     true = np.stack([table[name] for name in CLASSES], axis=1)
-    predictions = np.maximum(probe(source, true, folds, target_ids=table.index, groups=table["group"]), 0.0)
+    predictions = np.maximum(probe(source, true, folds, target_ids=source.ids, groups=table["group"]), 0.0)
     return photo_scores(predictions, true, folds)
 
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from dinoneck.atomic import write_text
-from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import local_device
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss
@@ -32,7 +31,6 @@ from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.fitting import fit_samples
-from dinoneck.training.folder import Callback
 from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, live_tokens, source_of
@@ -53,6 +51,7 @@ class Run:
         source: their tokens, not loaded yet.
         problem: what the heads learn.
         folds: the folds to train by number, ``(train, valid)`` rows of the table.
+        callbacks: ``callback(epoch, row)`` after every epoch of a fold.
     """
 
     config: TrainConfig
@@ -61,6 +60,7 @@ class Run:
     source: Source
     problem: Problem
     folds: Mapping[int, Fold]
+    callbacks: Sequence[files.Callback]
 
 
 def train(
@@ -68,10 +68,9 @@ def train(
     out: str | os.PathLike[str],
     *,
     table: Any = None,
-    backbone: Backbone | None = None,
     overwrite: bool = False,
     resume: bool = True,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[files.Callback] = (),
 ) -> dict[str, Any]:
     """Train one head per fold and write heads, predictions and a report.
 
@@ -84,7 +83,6 @@ def train(
         config: the run, see :class:`TrainConfig`.
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame in the place of ``data.csv``.
-        backbone: in the place of the one that the config names; frozen.
         overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
@@ -99,8 +97,8 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    run = prepare(config, out, table=table, backbone=backbone, overwrite=overwrite)
-    return train_folds(run, resume=resume, callbacks=callbacks)[0]
+    run = prepare(config, out, table=table, overwrite=overwrite, callbacks=callbacks)
+    return train_folds(run, resume=resume)[0]
 
 
 def prepare(
@@ -108,9 +106,9 @@ def prepare(
     out: str | os.PathLike[str],
     *,
     table: Any = None,
-    backbone: Backbone | None = None,
     overwrite: bool = False,
     source: Source | None = None,
+    callbacks: Sequence[files.Callback] = (),
 ) -> Run:
     """Take steps 2 to 6 of a run: everything that may be refused before the first expensive step.
 
@@ -120,32 +118,27 @@ def prepare(
     files.check_folder(folder, overwrite=overwrite)
     check_used(config, with_table=table is not None)
     import_modules(config.imports)
-    if backbone is not None and not backbone.frozen:
-        raise ConfigError("the backbone has parameters to train, and train leaves it as it is; call backbone.freeze()")
     head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)
     if table is None:
         config = of_pasture(config)
-    source = source or source_of(config, frame, backbone)
+    source = source or source_of(config, frame)
     live_tokens(config, source, frame, folder / files.HEAD_FILE)  # refuses a rank that does not fit
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
     folds = folds_of(config, frame)
     check_targets(problem, frame, folds)
     head = make_head(config, source.first, problem, next(iter(folds.values()))[0], config.optim.seed)
     outputs = head.eval().predict(source.first.to(next(head.parameters()).device))
-    return Run(config, folder, frame, source, with_fine_maps(problem, outputs), folds)
+    return Run(config, folder, frame, source, with_fine_maps(problem, outputs), folds, callbacks)
 
 
-def train_folds(
-    run: Run, *, tokens: TokenSource | None = None, resume: bool = True, callbacks: Sequence[Callback] = ()
-) -> tuple[dict[str, Any], Methods]:
+def train_folds(run: Run, *, tokens: TokenSource | None = None, resume: bool = True) -> tuple[dict[str, Any], Methods]:
     """Take steps 7 to 9 of a run: train, predict and score; see :func:`train`.
 
     Args:
         run: of :func:`prepare`.
         tokens: of the table's images, where another run has loaded them.
         resume: as of :func:`train`.
-        callbacks: as of :func:`train`.
 
     Returns:
         The report, and the held-out predictions: method -> target -> values of all rows.
@@ -161,7 +154,7 @@ def train_folds(
         folds[None] = np.arange(len(run.table)), np.arange(0)
     for place, (number, fold) in enumerate(folds.items(), 1):
         try:
-            members += _train_fold(run, tokens, number, fold, predictions, callbacks)
+            members += _train_fold(run, tokens, number, fold, predictions)
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
         note(f"{_name(number).replace('-', ' ')} is trained, {place} of {len(folds)}")
@@ -190,14 +183,7 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
         write_text(path, text)
 
 
-def _train_fold(
-    run: Run,
-    tokens: TokenSource,
-    number: int | None,
-    fold: Fold,
-    predictions: Methods,
-    callbacks: Sequence[Callback],
-) -> list[Head]:
+def _train_fold(run: Run, tokens: TokenSource, number: int | None, fold: Fold, predictions: Methods) -> list[Head]:
     """Train, predict and keep the heads of a fold, and return the members that it brings to the ensemble.
 
     A finished head comes from its file. With live tokens the head reads them, and the baseline those of the frozen
@@ -207,7 +193,7 @@ def _train_fold(
     live, (rows, valid) = live_tokens(config, run.source, run.table, path), (side.tolist() for side in fold)
     is_new = not path.exists()
     if is_new:
-        head = _fitted_head(run, live or tokens, number, rows, valid, callbacks)
+        head = _fitted_head(run, live or tokens, number, rows, valid)
     else:
         kept: Any = HeadCheckpoint.load(path).build()
         head = kept.members[0] if config.with_ridge else kept
@@ -231,9 +217,7 @@ def _train_fold(
     return [head, linear] if config.with_ridge else [head]
 
 
-def _fitted_head(
-    run: Run, source: TokenSource, number: int | None, rows: Any, valid: Any, callbacks: Sequence[Callback]
-) -> Head:
+def _fitted_head(run: Run, source: TokenSource, number: int | None, rows: Any, valid: Any) -> Head:
     """The new head of a fold, trained."""
     config, problem, seed = run.config, run.problem, run.config.optim.seed + (number or 0)
     head = make_head(config, run.source.first, problem, rows, seed).to(local_device(config.device))
@@ -245,7 +229,7 @@ def _fitted_head(
     targets, weights = ({name: x[used] for name, x in own.items()} for own in (problem.targets, problem.weights))
     samples = ([source.ids[row] for row in used], len(rows), targets, weights)
     recipe, out = config.optim.changed(seed=seed), run.folder / files.UNFINISHED / _name(number)
-    fit_samples(head, source, *samples, loss, recipe=recipe, out=out, callbacks=callbacks)
+    fit_samples(head, source, *samples, loss, recipe=recipe, out=out, callbacks=run.callbacks)
     return head
 
 

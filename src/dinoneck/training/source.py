@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from dinoneck.backbones.backbone import Backbone
@@ -53,13 +53,9 @@ class Source:
 class TableTokens:
     """The stored tokens of a table's images, in the table's order.
 
-    An image's id in a store is its path without the suffix, relative to the folder that was extracted. A table may name
-    its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading folders is
-    left out of all names, as few as possible.
-
     Args:
         store: the feature store.
-        names: the table's ids: paths of images.
+        names: the table's ids: the store's, or these with the suffix of an image.
         views: only the store's first augmented views are used, this many; None = all.
 
     Attributes:
@@ -71,7 +67,9 @@ class TableTokens:
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
-        self.store, self.ids = store, tuple(_matched(names, store.ids))
+        self.store, self.ids = store, SourceIds(store.ids).all_of(names, "images of the table")
+        if twice := [name for name, own in zip(names, self.ids, strict=True) if self.ids.count(own) > 1]:
+            raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
         if views is not None and views > len(store.views):
             raise ConfigError(f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer")
         self.views = Views(store.views.views[:views])
@@ -85,13 +83,12 @@ class TableTokens:
         return self.store.stored(ids, views)
 
 
-def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None) -> Source:
+def source_of(config: TrainConfig, table: Any) -> Source:
     """Open the store or the backbone of a config, and match the table's ids.
 
     Args:
         config: the run.
         table: of :func:`dinoneck.training.table.table_of`.
-        backbone: in the place of the one that the config names.
 
     Raises:
         ConfigError: if values contradict each other, or the store or backbone.
@@ -102,11 +99,9 @@ def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None)
     own, ids, images = config.data, list(table.index), list(table[IMAGES])
     if own.store is not None:
         return _from_store(config, table)
-    if backbone is None:
-        backbone = open_backbone(config.backbone, config.device)
-        maps = None if own.labels is None else map_task(config, table)[1]
-        if head_type(config, maps) in SEVERAL_LAYERS and config.backbone.layers is None:
-            backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
+    backbone, maps = open_backbone(config.backbone, config.device), own.labels and map_task(config, table)[1]
+    if head_type(config, maps) in SEVERAL_LAYERS and config.backbone.layers is None:
+        backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
     changes = {name: getattr(own, name) for name in ("size", "pad_to", "interpolation", "blur")}
     resize = own.resize or ("crop" if own.size is None else None)
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
@@ -123,60 +118,36 @@ def _from_store(config: TrainConfig, table: Any) -> Source:
     store.check_grids(tokens.ids[:1], len(tokens.views))
     record, preprocess = store.backbone_record, store.preprocess
     if record.get("layers") is None:
-        raise ConfigError(
-            f"the store {data.store} was converted from files that name no backbone and no layers; use training.fit"
-        )
+        raise ConfigError(f"the store {data.store} names no backbone and no layers; use training.fit")
     asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
     names = ("size", "interpolation", "blur", "resize", "pad_to")
     asked |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
     for name, (value, stored) in asked.items():
         if value is not None and value != stored:
-            raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out"
-            )
-    folder = Path(data.csv or ".").parent
-    compare_images(store, dict(zip(tokens.ids, table[IMAGES], strict=True)), folder)
+            raise ConfigError(f"the store {data.store} was made with {name} {stored}, not {value}; leave it out")
+    folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
+    images = [folder / file if isinstance(file, Path) and not file.is_file() else file for file in images]
+    compare_images(store, dict(zip(tokens.ids, images, strict=True)))
     return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
 
 
-def compare_images(store: FeatureStore, images: Mapping[str, Any], folder: Path = Path()) -> None:
+def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
     """Refuse files that are not those which the store was extracted from; a log line counts what was not compared.
 
     Args:
         store: the feature store.
         images: the store's id -> a file, or an image in memory, which is not compared.
-        folder: of files that are not found by their name alone.
 
     Raises:
         StoreError: naming the images that were replaced.
         DataError: if a file cannot be read.
     """
-    named = {own: Path(image) for own, image in images.items() if isinstance(image, str | Path)}
-    found = {own: file if file.is_file() else folder / file for own, file in named.items()}
-    there = [(own, file) for own, file in found.items() if file.is_file()]
-    there = there if store.backbone_record.get("layers") is not None else []
+    named = [(own, Path(image)) for own, image in images.items() if isinstance(image, str | Path)]
+    there = [(own, file) for own, file in named if file.is_file() and store.backbone_record.get("layers") is not None]
     check_unchanged(there, store.entries)
     if len(there) < len(images):
         line = "%d of %d images were compared with the store %s; name their folder (--images)"
         logger.warning(line, len(there), len(images), store.path)
-
-
-def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The store's id of each name; the same number of leading folders is left out of all names."""
-    spelling, paths = SourceIds(known), [PurePosixPath(name).parts for name in names]
-    missing: list[str] = list(names)
-    for dropped in range(max(min(map(len, paths)), 1)):
-        found = [spelling.find("/".join(parts[dropped:])) for parts in paths]
-        missing = min(missing, [name for name, own in zip(names, found, strict=True) if own is None], key=len)
-        if not missing:
-            if twice := [name for name, own in zip(names, found, strict=True) if found.count(own) > 1]:
-                raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
-            return [own for own in found if own is not None]
-    raise DataError(
-        f"{len(missing)} of {len(names)} images of the table are not in the store, the first is {missing[0]!r}. The "
-        f"store's {len(known)} ids are such as {some_of(sorted(known), 3) or 'none'}; extract the others, or remove "
-        "the rows"
-    )
 
 
 def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path) -> LiveTokens | None:
@@ -212,8 +183,6 @@ def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool 
     """
     name = own.name or DINOV3_SMALL
     random = own.random or (name == TINY and own.file is None)
-    if own.seed is not None and not random:
-        raise ConfigError("--backbone-seed chooses random weights; give it with --random-backbone")
+    options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers, "norm": norm}
     place = local_device(device)
-    options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers}
-    return load_backbone(name, source=own.source or "timm", pretrained=not random, norm=norm, **options).to(place)
+    return load_backbone(name, source=own.source or "timm", pretrained=not random, **options).to(place)

@@ -19,7 +19,7 @@ from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra
+from dinoneck.errors import ConfigError, DataError, missing_extra
 from dinoneck.training.config import CompositionConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
@@ -44,21 +44,18 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
     data, folds = config.data, config.folds
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
-    targets, auxiliary = _named(config)
     if IMAGES in getattr(frame, "columns", ()):
-        roles = {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}
-        for name in (*targets, *auxiliary, *(role for role, named in roles.items() if named)):
-            if name not in frame:
-                hint = did_you_mean(name, map(str, frame.columns))
-                raise ConfigError(f"the config names {name!r}; the table has {', '.join(frame.columns)}.{hint}")
-        kept = (*OWN_COLUMNS, *targets, *auxiliary) if data.targets else frame.columns
-        return frame.drop(columns=[name for name in frame.columns if name not in kept])
+        for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
+            if named and role not in frame:
+                raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
+        return frame
     if data.csv is None and frame is None and data.images is None:
         return Pasture(seed=0).table(range(data.pasture))
     from dinoneck.data.tables import read_folders, read_masks, read_table
 
     if data.csv is None and frame is None:
         return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
+    targets, auxiliary = _named(config)
     looks = data.store is None or data.labels is not None or data.images is not None
     return read_table(
         data.csv if frame is None else frame,
@@ -85,9 +82,9 @@ def of_pasture(config: TrainConfig) -> TrainConfig:
 
 def target_columns(config: TrainConfig, table: Any) -> tuple[list[str], list[str]]:
     """Return the columns of a table that are scored as targets, and those that only help training."""
-    helping = _named(config)[1]
-    columns = [name for name in table.columns if name not in OWN_COLUMNS]
-    return [name for name in columns if name not in helping], [name for name in columns if name in helping]
+    targets, auxiliary = _named(config)
+    every = [name for name in table.columns if name not in (*OWN_COLUMNS, *auxiliary)]
+    return (targets if config.data.targets else every), auxiliary
 
 
 def class_names(table: Any, column: str) -> tuple[str, ...]:
@@ -280,10 +277,10 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     labels, of_numbers = config.data.labels, config.data.label_kind == "numbers"
     kinds = [(name, str(task.kind)) for name, task in config.tasks.items() if task.kind in MAPS]
     names = ", ".join(name for name, _ in kinds)
-    if kinds and (len(kinds) > 1 or labels is None or (of_numbers and kinds[0][1] == "segmentation")):
-        held = "numbers" if of_numbers else "classes"
-        raise ConfigError(f"tasks {names} are per patch, and data.labels (--labels) is {labels!r}, of {held}; expected "
-                          "one such task, and its masks, of classes for a segmentation")  # fmt: skip
+    if len(kinds) > 1 or (kinds and labels is None):
+        raise ConfigError(f"tasks {names} are per patch, and data.labels is {labels!r}; expected one, and its masks")
+    if of_numbers and "segmentation" in dict(kinds).values():
+        raise ConfigError(f"task {names} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
     if kinds:
         return kinds[0]
     if of_numbers:
