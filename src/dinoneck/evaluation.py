@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.labels import DenseLabels
@@ -24,7 +23,7 @@ from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import opened
 from dinoneck.tasks import columns_of
 from dinoneck.training.report import scores_of, spread_of, verdict
-from dinoneck.training.scores import Split, confusion_matrix
+from dinoneck.training.scores import Split, map_confusion
 from dinoneck.training.table import class_names, groups_of
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
@@ -89,25 +88,23 @@ def evaluate(
         cost[name] = _cost(one.passes[0].backbone, one.passes[0].modules[1:], seconds, len(table))
     if not scored:
         raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
-    weights = {name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored}
-    report = _report(scored, predictions, groups_of(table) or list(table.index), weights)
-    return report | {"cost": cost, "versions": versions()}
-
-
-def _report(
-    scored: Mapping[str, Scored], predictions: Mapping[str, Any], groups: Sequence[Any], weights: Mapping[str, float]
-) -> dict[str, Any]:
-    """The scores, as a training reports them."""
-    split, numbers = Split([np.arange(len(groups))], groups), len(set(groups))
+    groups, weights = groups_of(table) or list(table.index), table.attrs.get("weights", {})
+    weights = {name: weight for name, weight in weights.items() if name in scored}
+    split, count = Split([np.arange(len(groups))], groups), len({*groups})
     scores = scores_of(scored, predictions, split, weights)
-    about: dict[str, Any] = {
+    return {  # as a training reports them
         "images": len(groups),
         "predicted": len(groups),
-        "groups": numbers,
-        "groups_predicted": numbers,
+        "groups": count,
+        "groups_predicted": count,
+        "scores": scores,
+        "spread": spread_of(scored, split),
+        "auxiliary": [],
+        "target_weights": weights,
+        "verdict": verdict(scored, scores, count, [*predictions]),
+        "cost": cost,
+        "versions": versions(),
     }
-    about |= {"scores": scores, "spread": spread_of(scored, split), "auxiliary": [], "target_weights": weights}
-    return about | {"verdict": verdict(scored, scores, numbers, [*predictions])}
 
 
 def _opened(model: Any) -> Predictor | Detector:
@@ -171,14 +168,8 @@ def _matrices(
         for i, file in enumerate(masks):
             if not is_missing(file):
                 predicted = torch.as_tensor(rows[i]["maps"][task.name])
-                own[task.name][i] = _confusion(predicted, how.indices([file], one.preprocess))
+                own[task.name][i] = map_confusion(how.indices([file], one.preprocess), predicted[None])
     return own
-
-
-def _confusion(predicted: torch.Tensor, true: torch.Tensor) -> Any:
-    """The confusion matrix of a mask (1, height, width) and a map (K, rows, cols) that is resized to it."""
-    classes = F.interpolate(predicted[None], true.shape[1:], mode="bilinear").argmax(dim=1)
-    return confusion_matrix(true, classes, num_classes=len(predicted), ignore_index=-1)
 
 
 def _of_boxes(detectors: Mapping[str, Any], images: Any, truth: Any) -> dict[str, Any]:
