@@ -21,7 +21,7 @@ from dinoneck.backbones import weight_hashes
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
 from dinoneck.devices import fetch
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
 from dinoneck.losses.masked import exact
 from dinoneck.losses.task_loss import TaskLoss
@@ -101,14 +101,56 @@ def fit(
         raise ConfigError(f"head is {type(head).__name__}, recipe {recipe!r}; expected a head with tasks, and a Recipe")
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
+    _check_together(head, source, recipe, loss)
     names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
-    train, valid, values, counts = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
+    train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
     used = [*train, *valid]
     if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
         files = by_id(targets[IMAGES], IMAGES, None, SourceIds(source.ids).find)
         compare_images(source, {image_id: files[image_id] for image_id in used})
-    samples = (used, len(train), values, counts)
-    return fit_samples(head, source, *samples, loss, recipe=recipe, out=out, resume=resume, callbacks=callbacks)
+    normalised, originals = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
+    live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
+    device = next(head.parameters()).device
+    objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
+    samples = Samples(source, used, len(train), objective.maps, normalised, device)
+    truth = {name: x[len(train) :] for name, x in originals.items()} if valid else None
+    with _RUNNING, own_random_numbers():
+        engine = _trained(objective, samples, truth, None if out is None else Path(out) / STATE, resume, callbacks)
+    if live and not live["backbone"].frozen:
+        _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
+    return engine.history
+
+
+def _trained(
+    objective: Objective,
+    samples: Samples,
+    truth: Table | None,
+    path: Path | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
+) -> Engine:
+    """Train on samples; validate with the true values of the others, in original units, where there are some."""
+    recipe, trained, head = objective.recipe, samples.trained, objective.trained["head"]
+    seed_all(recipe.seed)
+    steps = -(-trained // recipe.batch_size)
+    engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
+    with torch.no_grad(), engine.precision():  # what does not fit is refused before a folder is made
+        inputs, targets = samples.read([0])
+        objective.eval().losses(objective.outputs(objective.tokens(inputs)), targets)
+    if path is not None:
+        engine.keep(path, _identity(objective, samples), resume=resume)
+    calibrate = getattr(head, "calibrate", None)
+    if recipe.standardise_tokens and calibrate is not None and not engine.history:
+        batches = in_batches(samples.ids[:trained], recipe.batch_size)
+        with torch.no_grad():
+            calibrate(samples.source.batch(ids).to(samples.device) for ids in batches)
+    engine.run(
+        lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
+        None if truth is None else lambda: _validated(engine, objective, samples, truth),
+        callbacks=callbacks,
+    )
+    engine.finish()
+    return engine
 
 
 class Objective(nn.Module):
@@ -174,53 +216,6 @@ def _before(table: Table, kept: Collection[str] = ()) -> Table:
     return {name: x if name in kept else x.roll(1, 0) for name, x in table.items()}
 
 
-def fit_samples(
-    head: Head,
-    source: TokenSource,
-    ids: Sequence[str],
-    trained: int,
-    targets: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    loss: TaskLoss,
-    *,
-    recipe: Recipe,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> list[dict[str, float]]:
-    """Train as :func:`fit` does on the first ``trained`` ids, validate on the others; targets are in their order."""
-    _check_together(head, source, recipe, loss)
-    if both := set(ids[:trained]) & set(ids[trained:]):
-        raise DataError(f"{len(both)} ids are for training and for validation, the first is {min(both)!r}")
-    values, originals = training_targets(loss, targets, weights, ids, trained, recipe.patience is not None)
-    live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
-    device = next(head.parameters()).device
-    objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
-    samples = Samples(source, ids, trained, objective.maps, values, device)
-    with _RUNNING, own_random_numbers():
-        seed_all(recipe.seed)
-        steps = -(-trained // recipe.batch_size)
-        engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
-        with torch.no_grad(), engine.precision():  # what does not fit is refused before a folder is made
-            inputs, first = samples.read([0])
-            objective.eval().losses(objective.outputs(objective.tokens(inputs)), first)
-        if out is not None:
-            engine.keep(Path(out) / STATE, _identity(objective, samples), resume=resume)
-        calibrate = getattr(head, "calibrate", None)
-        if recipe.standardise_tokens and calibrate is not None and not engine.history:
-            with torch.no_grad():
-                calibrate(source.batch(batch).to(device) for batch in in_batches(ids[:trained], recipe.batch_size))
-        engine.run(
-            lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-            (lambda: _validated(engine, objective, samples, originals)) if len(ids) > trained else None,
-            callbacks=callbacks,
-        )
-        engine.finish()
-    if live and not live["backbone"].frozen:
-        _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
-    return engine.history
-
-
 @torch.no_grad()
 def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
     """The loss (the plain sum of its parts) and the scores of the validation samples."""
@@ -235,7 +230,7 @@ def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Ta
     row = engine.mean_losses()
     joined = fetch([torch.cat([part[task.name] for part in predictions]).float() for task in tasks])
     for task, found in zip(tasks, joined, strict=True):
-        row |= _scores(task, found, truth[task.name][samples.trained :])
+        row |= _scores(task, found, truth[task.name])
     each = [score for name, score in row.items() if name.startswith("val_r2/")]
     return row | ({"val_r2": float(np.mean(each))} if each else {})
 

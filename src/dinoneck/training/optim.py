@@ -117,7 +117,7 @@ class EMA:
         return {"updates": self.updates, "values": self.values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state of :meth:`state_dict` of the same model."""
+        """Take over a state of :meth:`state_dict` of the same model, on the device of the present averages."""
         device = next((value.device for value in self.values.values()), None)
         self.values = {name: value.to(device, copy=True) for name, value in state["values"].items()}
         self.updates = state["updates"]
@@ -310,12 +310,12 @@ def random_box(
     """Return a rectangle of whole patches, and the share of the image that it leaves."""
     random = _random(alpha, generator)
     side = (1.0 - random.beta(alpha, alpha)) ** 0.5
-    spans: list[tuple[float, float]] = []
+    box: list[float] = []
     for cells in TokenGrid(patch_size).size(image_size):
         count = round(side * cells)
         first = int(random.integers(0, cells)) - count // 2
-        spans.append((max(0, first) / cells, min(cells, first + count) / cells))
-    (top, bottom), (left, right) = spans
+        box += [max(0, first) / cells, min(cells, first + count) / cells]
+    top, bottom, left, right = box
     return (top, bottom, left, right), 1.0 - (bottom - top) * (right - left)
 
 

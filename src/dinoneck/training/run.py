@@ -31,7 +31,7 @@ from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.building import SEVERAL_LAYERS, check_targets, check_used, head_type, learnable_head, make_head
 from dinoneck.training.config import TrainConfig
-from dinoneck.training.fitting import fit_samples
+from dinoneck.training.fitting import fit
 from dinoneck.training.folder import (
     HEAD_FILE,
     HEADS,
@@ -258,16 +258,15 @@ def _fitted_head(
     if config.losses.weighting == "uncertainty":
         composed = [own.name for own in problem.compositions if not own.adds_tasks]
         weighting = UncertaintyWeighting([*(task.name for task in head.tasks), *composed])
-    used = [*rows, *valid]
-    targets, weights = ({name: x[used] for name, x in own.items()} for own in (problem.targets, problem.weights))
-    fit_samples(
+    fit(
         head,
         source,
-        [source.ids[row] for row in used],
-        len(rows),
-        targets,
-        weights,
-        TaskLoss(head.tasks, head.compositions, weighting),
+        problem.targets,
+        ids=[source.ids[row] for row in rows],
+        val_ids=[source.ids[row] for row in valid],
+        target_ids=source.ids,
+        weights=problem.weights,
+        loss=TaskLoss(head.tasks, head.compositions, weighting),
         recipe=config.optim.changed(seed=seed),
         out=run.folder / UNFINISHED / _name(number),
         callbacks=callbacks,

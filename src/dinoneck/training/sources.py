@@ -17,7 +17,7 @@ from dinoneck.data.loading import in_threads
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.resizing import to_uint8
 from dinoneck.devices import send
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, some_of
 from dinoneck.progress import progress
 from dinoneck.tokens import Tokens
 from dinoneck.training.recipe import Recipe
@@ -129,17 +129,16 @@ class MemoryTokens(_ById):
         _ById(ids, len(images))
         sizes = {} if prepare.size else {read_image_size(x): name for x, name in zip(images, ids, strict=True)}
         if len(sizes) > 1:
-            examples = ", ".join(f"{name!r} with {size[0]}x{size[1]} px" for size, name in [*sizes.items()][:2])
-            raise DataError(f"the images differ in size (height x width), as {examples}; give one size (size=, --size)")
+            examples = some_of([f"{name!r} with {size[0]}x{size[1]} px" for size, name in sizes.items()], 2)
+            raise DataError(f"the images differ in size (height x width): {examples}; give one size (size=, --size)")
         parts: list[Tokens] = []
         device = next(backbone.parameters()).device
-        for batch in progress(list(in_batches(images, batch_size)), desc="tokens", unit="batch"):
+        for batch in progress([*in_batches(images, batch_size)], desc="tokens", unit="batch"):
             with torch.no_grad():
                 tokens = backbone(prepare(batch).to(device)).to("cpu")
-            largest = max(x.abs().amax() for x in tokens.sequence)  # NaN where a token is
-            if not largest <= torch.finfo(dtype).max:
-                raise DataError(f"tokens of {ids[len(parts) * batch_size]!r} ... reach {largest:g}, beyond {dtype}")
             parts.append(tokens.to(dtype=dtype))
+            if not all(bool(x.isfinite().all()) for x in parts[-1].sequence):
+                raise DataError(f"tokens of {ids[len(parts) * batch_size - batch_size]!r} ... do not fit {dtype}")
         return cls(ids, Tokens.cat(parts))
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -214,7 +213,7 @@ class LiveTokens(_ById):
             DataError: if an id or a view is unknown, or an image cannot be used.
         """
         self.rows(ids, views)
-        [images] = send([self.images(ids)], next(self.backbone.parameters()).device)
+        images = self.images(ids).to(next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
 

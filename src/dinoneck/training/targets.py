@@ -61,6 +61,8 @@ def match_samples(
         train = sorted({*source.all_of(every)} - {*valid})
     else:
         train = source.all_of(chosen)
+    if both := {*train} & {*valid}:
+        raise DataError(f"{counted(len(both), 'id')} for training and for validation: {some_of(map(repr, both), 3)}")
     used = [*train, *valid]
     values, counts = ({name: _rows(name, x, used) for name, x in own.items()} for own in (columns, cells))
     return train, valid, values, counts
@@ -77,10 +79,12 @@ class SourceIds:
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self._known, self._by_stem = set(ids), defaultdict[Any, list[tuple[str, str]]](list)
+        self.ids = set(ids)
+        self._whole, self._by_stem = dict[str, str](), defaultdict[str, list[str]](list)
         for image_id in ids:
             stem, suffix = _stem_and_suffix(image_id)
-            self._by_stem[stem].append((suffix, image_id))
+            self._whole[stem + suffix] = image_id
+            self._by_stem[stem].append(image_id)
 
     def find(self, image_id: Any) -> str | None:
         """Return the source's spelling of an id; None if it is not there.
@@ -88,14 +92,13 @@ class SourceIds:
         Raises:
             DataError: if several ids of the source fit.
         """
-        if image_id in self._known:
-            return str(image_id)
+        if image_id in self.ids or not isinstance(image_id, str):
+            return image_id if image_id in self.ids else None
         stem, suffix = _stem_and_suffix(image_id)
-        fitting = [own for end, own in self._by_stem.get(stem, ()) if end == suffix or "" in (end, suffix)]
+        whole = self._whole.get(stem + suffix) or (self._whole.get(stem) if suffix else None)
+        fitting = [whole] if whole or suffix else self._by_stem[stem]
         if len(fitting) > 1:
-            raise DataError(
-                f"id {image_id!r} may be {some_of(map(repr, fitting), 3)} of the source; write it with its suffix"
-            )
+            raise DataError(f"id {image_id!r} may be {some_of(map(repr, fitting), 3)}; write it with its suffix")
         return fitting[0] if fitting else None
 
     def all_of(self, ids: Iterable[Any]) -> list[str]:
@@ -108,7 +111,7 @@ class SourceIds:
         if missing := [repr(image_id) for image_id, own in found.items() if own is None]:
             raise DataError(
                 f"{counted(len(missing), 'id')} without tokens in the source: {some_of(missing, 3)}. The ids of the "
-                f"source are such as {some_of(map(repr, self._known), 3) or 'none'}"
+                f"source are such as {some_of(map(repr, self.ids), 3) or 'none'}"
             )
         return [own for own in found.values() if own is not None]
 
@@ -154,10 +157,8 @@ def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
         raise DataError(f"the values of {name!r} are no array: {error}") from error
 
 
-def _stem_and_suffix(image_id: Any) -> tuple[Any, str]:
-    """``train/a`` (NFC) and ``.JPG`` of ``train/a.JPG``; other ids as they are."""
-    if not isinstance(image_id, str):
-        return image_id, ""
+def _stem_and_suffix(image_id: str) -> tuple[str, str]:
+    """``train/a`` (NFC) and ``.JPG`` of ``train/a.JPG``."""
     name = unicodedata.normalize("NFC", image_id)
     suffix = PurePosixPath(name).suffix
     return (name.removesuffix(suffix), suffix) if suffix.lower() in SUFFIXES else (name, "")
