@@ -28,12 +28,10 @@ from dinoneck.training.table import class_names, groups_of
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
 
-PathLike = str | os.PathLike[str]
-
 
 def evaluate(
     model: Any,
-    images: PathLike | None,
+    images: str | os.PathLike[str] | None,
     truth: Any,
     *,
     group: Sequence[str] = (),
@@ -88,8 +86,8 @@ def evaluate(
         cost[name] = _cost(one.passes[0].backbone, one.passes[0].modules[1:], seconds, len(table))
     if not scored:
         raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
-    groups, weights = groups_of(table) or list(table.index), table.attrs.get("weights", {})
-    weights = {name: weight for name, weight in weights.items() if name in scored}
+    groups = groups_of(table) or list(table.index)
+    weights = {name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored}
     split, count = Split([np.arange(len(groups))], groups), len({*groups})
     scores = scores_of(scored, predictions, split, weights)
     return {  # as a training reports them
@@ -121,24 +119,21 @@ def _table(images: Any, truth: Any, tasks: Mapping[str, Any], group: Any, image_
         return read_masks(images, truth)
     if IMAGES in getattr(truth, "columns", ()):
         return truth
-    held = list((truth if hasattr(truth, "columns") else read_cells(truth)).columns)
+    held = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
     classes = {name: task.labels for name, task in tasks.items() if task.kind == "classification" and name in held}
     names = [column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes]
     targets = [*classes, *(name for name in names if name in held)]
     if not targets and labels is None:
-        raise DataError(
-            f"the truth has the columns {some_of(held, 5)}, and none that is predicted: {some_of(names, 5)}"
-        )
+        raise DataError(f"the truth has none of what is predicted, {some_of(names, 5)}; it has {some_of(held, 5)}")
     return read_table(truth, images, targets, group=group, image_column=image_column, labels=labels, classes=classes)
 
 
 def _predictions(one: Predictor, table: Any, nodata: tuple[float, ...], scored: dict[str, Scored]) -> dict[str, Any]:
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
-    masks: Any = list(table[LABELS]) if LABELS in table else None
-    maps = masks is not None and any(task.is_map for task in one.tasks)
+    maps = LABELS in table and any(task.is_map for task in one.tasks)
     found = predict_many(partial(one, maps="patch" if maps else None), list(table[IMAGES]), at_once=4 * one.batch_size)
     rows = [*found.values()]
-    return _values(one, table, rows, scored) | (_matrices(one, masks, rows, nodata, scored) if maps else {})
+    return _values(one, table, rows, scored) | (_matrices(one, table[LABELS], rows, nodata, scored) if maps else {})
 
 
 def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]) -> dict[str, Any]:
@@ -165,10 +160,10 @@ def _matrices(
         how = DenseLabels(nodata=nodata, classes=task.dim)
         scored.setdefault(task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels))
         own[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
-        for i, file in enumerate(masks):
+        for i, (file, row) in enumerate(zip(masks, rows, strict=True)):
             if not is_missing(file):
-                predicted = torch.as_tensor(rows[i]["maps"][task.name])
-                own[task.name][i] = map_confusion(how.indices([file], one.preprocess), predicted[None])
+                maps = torch.as_tensor(row["maps"][task.name])[None]
+                own[task.name][i] = map_confusion(how.indices([file], one.preprocess), maps)
     return own
 
 

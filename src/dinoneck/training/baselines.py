@@ -147,7 +147,11 @@ def chosen(
         if not known.any():
             raise DataError("a fold has no training rows whose target is known; use other folds")
         columns = np.flatnonzero((np.isfinite(y) == known[:, None]).all(axis=0))
-        own_x, own_y, labels = x[known], y[np.ix_(known, columns)], [groups[row] for row in np.flatnonzero(known)]
+        own_x, own_y, labels = (
+            x[known],
+            y[np.ix_(known, columns)],
+            [groups[row] for row in np.flatnonzero(known).tolist()],
+        )
         labels = labels if len({*labels}) > 1 else [*range(len(labels))]
         count = min(INNER_FOLDS, len({*labels}))
         every = path(own_x, own_y, new)
@@ -267,11 +271,11 @@ def baseline_head(
         for task, layer in zip([task for task in own if task.from_map is None], head.readouts, strict=True):
             y = _fitted(task, torch.as_tensor(targets[task.name])[[*rows]], grid).numpy()
             is_share = task.is_categorical or task.kind == "ratio"
-            method = (softmax_path, cross_entropy) if is_share else (ridge_path, squares)
+            path, error = (softmax_path, cross_entropy) if is_share else (ridge_path, squares)
             if task.is_map:
-                weight, bias = linear_path(*method, patches, y[image, place], [labels[i] for i in image])
+                weight, bias = linear_path(path, error, patches, y[image, place], [labels[i] for i in image])
             else:
-                weight, bias = linear_path(*method, means, y, labels)
+                weight, bias = linear_path(path, error, means, y, labels)
             if task.kind == "density":  # the value is read from the mean token of the last layer
                 scale = DENSITY_CELLS / (grid[0] * grid[1]) if task.aggregate == "sum" else 1.0
                 weight, bias = np.pad(weight, ((0, 0), ((layers - 1) * width, 0))) * scale, bias * scale

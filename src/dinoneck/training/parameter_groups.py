@@ -261,9 +261,9 @@ class FreezeSchedule:
         """
         backbone = backbone_of(model)
         wrappers = [part for part in model.modules() if isinstance(part, DistributedDataParallel)]
-        for part in (part for part in wrappers if not hasattr(part, "dinoneck_checked")):
+        for part in (part for part in wrappers if "dinoneck_checked" not in part.__dict__):
             # a wrapper averages the gradients of what is trainable when it is built
-            averaged, part.dinoneck_checked = _trainable(part), True
+            averaged, part.__dict__["dinoneck_checked"] = _trainable(part), True
             if not part.find_unused_parameters or not _trainable(backbone.unfreeze()) <= averaged:
                 raise ConfigError(
                     "DistributedDataParallel does not average all parameters that the plan may train, so ranks would "

@@ -91,7 +91,7 @@ def scores_of(
         for method in (method for method, own in tables.items() if name in own):
             found[name][method] = method_scores(
                 target.kind,
-                target.truth,
+                None if target.kind == "mask" else target.truth,
                 tables[method][name],
                 split,
                 labels=target.labels,
@@ -137,17 +137,16 @@ def verdict(
         groups: how many groups were predicted; below 10, or below 50 images, there are too few to tell.
         compared: the methods.
     """
-    target = OVERALL if OVERALL in scores else next(iter(scores))
+    target, first = OVERALL if OVERALL in scores else next(iter(scores)), compared[0]
     metric = "r2" if target == OVERALL else _MAIN[scored[target].kind]
-    methods = {name: scores[target][name] for name in compared if name in scores[target]}
+    methods = {name: own for name, own in scores[target].items() if name in compared}
     pooled = {name: own[metric]["pooled"] for name, own in methods.items() if own[metric]["pooled"] is not None}
-    first = compared[0]
     if first not in pooled or len(pooled) < 2:
         return f"{target}: there is nothing to compare {first!r} with"
-    best = max(pooled, key=lambda name: pooled[name])
+    best, second, *_ = sorted(pooled, key=pooled.__getitem__, reverse=True)
     rest = ", ".join(f"{name} {value:.3f}" for name, value in pooled.items() if name != best)
     line = f"{target}: best is {best} with {metric} {pooled[best]:.3f} ({rest})"
-    other = best if best != first else max((name for name in pooled if name != first), key=lambda name: pooled[name])
+    other = second if best == first else best
     images, ends = methods[other]["images"], methods[other]["head_minus"][metric]
     if ends is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
         return f"{line}; {images} images in {groups} groups are too few to tell whether the difference is clear"

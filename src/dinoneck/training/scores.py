@@ -18,6 +18,7 @@ _Array = np.ndarray[Any, Any]
 _Floats = np.ndarray[Any, np.dtype[np.float64]]
 FEWEST_GROUPS = 5  # with fewer, an interval of two equal methods leaves out 0 in a quarter of the cases or more
 _Score = Callable[[_Array], _Array]  # sums over rows (..., *terms) -> scores (...)
+_Terms = tuple[list[_Floats], _Array, dict[str, _Score]]  # of each method; rows that count; scores
 
 
 def r2(targets: Any, predictions: Any) -> float:
@@ -61,9 +62,8 @@ def weighted_r2(targets: Table, predictions: Table, weights: Mapping[str, float]
         names = [{*table} if hasattr(table, "keys") else type(table).__name__ for table in tables]
         if not names[0] == names[1] == names[2]:
             raise DataError(f"targets, predictions and weights hold {names}; expected the same names")
-        columns = [_matched(targets[name], predictions[name]) for name in weights]  # type: ignore[call-overload,index]
-        tables = [np.concatenate(side, axis=1) for side in zip(*columns, strict=True)]
-        tables += [[*weights.values()]]  # type: ignore[union-attr]
+        pairs = [_matched(tables[0][name], tables[1][name]) for name in tables[2]]
+        tables = [*(np.concatenate(side, axis=1) for side in zip(*pairs, strict=True)), [*tables[2].values()]]
     true, pred, shares = (as_array(table).astype(np.float64) for table in tables)
     if pred.shape != true.shape or true.ndim != 2 or shares.shape != true.shape[1:]:
         raise DataError(f"targets {true.shape}, predictions {pred.shape} and weights {shares.shape} do not fit")
@@ -83,8 +83,8 @@ def _matched(targets: Any, predictions: Any) -> tuple[_Array, _Array]:
         if odd := [repr(image_id) for image_id in true.keys() ^ pred.keys()]:
             raise DataError(f"the ids {some_of(odd, 3)} are not in both targets and predictions")
         targets, predictions = [*true.values()], [pred[image_id] for image_id in true]
-    true, pred = as_array(targets), as_array(predictions)
-    return true.reshape(len(true), -1), pred.reshape(len(pred), -1)
+    columns = (as_array(x) for x in (targets, predictions))
+    return tuple(x.reshape(len(x), -1) for x in columns)  # type: ignore[return-value]
 
 
 def value_terms(values: _Floats, predictions: _Floats, *, joint: bool = False) -> _Floats:
@@ -240,8 +240,8 @@ def method_scores(
 
     Args:
         kind: as of :class:`dinoneck.training.tasks.Scored`: ``value``, ``map``, ``class`` or ``mask``.
-        true: of the n rows: values (n,), (n, t) or (n, rows, cols), NaN = missing; class indices (n,), -1 = missing; of
-            masks nothing.
+        true: of the n rows: values (n,), (n, t) or (n, rows, cols), NaN = missing; class indices (n,), -1 = missing;
+            None of masks.
         predicted: of the same shape, NaN or -1 where a row was not predicted; of masks confusion matrices (n, K, K) of
             pixels, 0 for an image that was not predicted or has no labels.
         split: the folds and groups of the rows.
@@ -261,11 +261,10 @@ def method_scores(
     Raises:
         DataError: for values that are infinite or no class indices, or shapes that differ.
     """
-    given = [true, predicted, head] if kind != "mask" else [predicted, predicted, head]
-    given = [np.asarray(x, np.float64) for x in given if x is not None]
+    given = [np.asarray(x, np.float64) for x in (true, predicted, head) if x is not None]
     if any(x.shape != given[0].shape or np.isinf(x).any() for x in given):
         raise DataError(f"targets and predictions {[x.shape for x in given]} differ in shape or are infinite")
-    terms, known, scores = _terms(kind, given, len(labels), weights)
+    terms, known, scores = _TERMS[kind](given, labels, weights)
     folds = [np.array([row for row in fold if known[row]], np.int64) for fold in split.folds]
     rows = np.sort(np.concatenate(folds))
     sums, draws = terms[0][rows].sum(axis=0), [split.draws(own, rows) for own in terms]
@@ -279,40 +278,38 @@ def method_scores(
     if head is not None:
         found["head_minus"] = {name: _interval(draws, score) for name, score in scores.items()}
     if labels:
-        each, score = ("iou", class_iou) if kind == "mask" else ("f1", class_f1)
-        matrix = (
-            given[1][rows].sum(axis=0)
-            if kind == "mask"
-            else confusion_matrix(given[0][rows], given[1][rows], len(labels))
-        )
-        found[each] = dict(zip(labels, map(_number, score(sums)), strict=True))
-        found |= {"labels": list(labels), "confusion_matrix": matrix.astype(int).tolist()}
+        name, score = ("iou", class_iou) if kind == "mask" else ("f1", class_f1)
+        true, pred = (x[rows] for x in given[:2])
+        matrix = true.sum(axis=0) if kind == "mask" else confusion_matrix(true, pred, len(labels))
+        each = dict(zip(labels, map(_number, score(sums)), strict=True))
+        found |= {name: each, "labels": list(labels), "confusion_matrix": matrix.astype(int).tolist()}
     return found
 
 
-def _terms(
-    kind: str, given: Sequence[_Array], classes: int, weights: Sequence[float] | None
-) -> tuple[list[_Floats], _Array, dict[str, _Score]]:
-    """What each row adds to the sums of the methods, (n, ...) each; the rows that count, (n,); scores of sums."""
-    true, *methods = given
-    if kind == "mask":
-        known = np.all([x.any(axis=(1, 2)) for x in methods], axis=0)
-        scores = {"mean_iou": lambda counts: mean_known(class_iou(counts)), "pixel_accuracy": accuracy}
-        return [class_counts(x) for x in methods], known, scores
-    if kind == "class":
-        known = np.all([x >= 0 for x in given], axis=0)
-        held, *others = (known[:, None] & (x[:, None] == np.arange(classes)) for x in given)
-        scores = {"accuracy": accuracy, "macro_f1": lambda counts: mean_known(class_f1(counts))}
-        return [np.stack([held & x, held, x], axis=1).astype(np.float64) for x in others], known, scores
-    shape = (len(true), *((1, -1) if true.ndim > 2 else (-1, 1)))  # (n, t, patches)
-    missing, shares = np.isnan(given).any(axis=0), None if weights is None else np.asarray(weights, np.float64)
-    values, *others = (np.where(missing, np.nan, x).reshape(shape) for x in given)
-    terms = [value_terms(values, x, joint=shares is not None) for x in others]
-    return (
-        terms,
-        (terms[0][:, 0] > 0).any(axis=1),
-        {"r2": lambda sums: 1.0 - unexplained(sums, shares), "mae": mean_error},
-    )
+def _mask_terms(matrices: Sequence[_Array], labels: Any, weights: Any) -> _Terms:
+    known: _Array = np.all([x.any(axis=(1, 2)) for x in matrices], axis=0)
+    scores: dict[str, _Score] = {"mean_iou": lambda counts: mean_known(class_iou(counts)), "pixel_accuracy": accuracy}
+    return [class_counts(x) for x in matrices], known, scores
+
+
+def _class_terms(given: Sequence[_Array], labels: Sequence[str], weights: Any) -> _Terms:
+    known: _Array = np.all([x >= 0 for x in given], axis=0)
+    true, *methods = (known[:, None] & (x[:, None] == np.arange(len(labels))) for x in given)
+    scores: dict[str, _Score] = {"accuracy": accuracy, "macro_f1": lambda counts: mean_known(class_f1(counts))}
+    return [np.stack([true & x, true, x], axis=1).astype(np.float64) for x in methods], known, scores
+
+
+def _value_terms(given: Sequence[_Array], labels: Any, weights: Sequence[float] | None) -> _Terms:
+    n, is_map = len(given[0]), given[0].ndim > 2
+    missing: _Array = np.isnan(given).any(axis=0)
+    shares = None if weights is None else np.asarray(weights, np.float64)
+    values, *methods = (np.where(missing, np.nan, x).reshape((n, 1, -1) if is_map else (n, -1, 1)) for x in given)
+    terms = [value_terms(values, x, joint=shares is not None) for x in methods]
+    scores: dict[str, _Score] = {"r2": lambda sums: 1.0 - unexplained(sums, shares), "mae": mean_error}
+    return terms, ~missing.reshape(n, -1).all(axis=1), scores
+
+
+_TERMS = {"value": _value_terms, "map": _value_terms, "class": _class_terms, "mask": _mask_terms}
 
 
 def _interval(draws: Sequence[_Floats | None], score: _Score) -> list[float] | None:

@@ -272,46 +272,28 @@ def _cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
 
 
 def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
-    """Targets as the loss compares them: int64, or float32 in normalised units."""
-    if not x.is_floating_point():
-        _check_classes(task, x)
-        return x
-    natural, least = x, -torch.inf if task.minimum is None else task.minimum
-    if task.kind in ("ratio", "segmentation"):
-        _check_shares(task.name, x)
-    elif task.transform is not None:
-        natural = task.transform.forward(x.movedim(1, -1)).movedim(-1, 1)
-    found = natural.float()
-    wrong = (~x.isnan() & ~found.isfinite()) | (x < least - ROUNDING * max(1.0, abs(least)))
-    if bool(wrong.any()):
-        place = tuple(wrong.nonzero()[0].tolist())
-        raise DataError(
-            f"the target of {task.name!r} is {x[place]:g} for {ids[place[0]]!r}, and {found[place]:g} normalised; "
-            f"expected a finite number of {least:g} or more"
-        )
-    return found
-
-
-def _check_shares(name: str, shares: Tensor) -> None:
-    """Refuse shares (n, K, ...) outside of 0 ... 1, and those that are all known and do not add up to 1."""
-    outside = (shares < -1e-3) | (shares > 1 + 1e-3)
-    wrong = ((shares.sum(dim=1) - 1).abs() > SHARES_TOLERANCE) | outside.any(dim=1)
-    if bool(wrong.any()):
-        first = [round(share, 4) for share in shares.movedim(1, -1)[wrong][0].tolist()]
-        raise DataError(f"targets of {name!r}, such as {first}, are not shares of 0 ... 1 that add up to 1")
-
-
-def _check_classes(task: Task, x: Tensor) -> None:
-    """Refuse class indices, or ids of objects, that the task does not have."""
+    """Targets as the loss compares them, int64, or float32 in normalised units; values that cannot be are refused."""
+    found, shown = x.float() if x.is_floating_point() else x, x
     if task.is_masks:
         expected = f"{OBJECTS} * (class + 1) + number for the pixels of an object, 0 for none, -1 for unknown"
         fits = (x == 0) | (x == -1) | ((x >= OBJECTS) & (x < OBJECTS * (task.dim + 1)))
+    elif not x.is_floating_point():
+        expected = f"a class of 0 ... {task.dim - 1}, -1 = missing"
+        fits = ((x >= -1) & (x < task.dim)) | (x == (-1 if task.ignore_index is None else task.ignore_index))
+    elif task.kind in ("ratio", "segmentation"):
+        expected, shown = "shares of 0 ... 1 that add up to 1", x.movedim(1, -1)
+        outside = (x < -1e-3) | (x > 1 + 1e-3)
+        fits = ~(((x.sum(dim=1) - 1).abs() > SHARES_TOLERANCE) | outside.any(dim=1))
     else:
-        expected = f"classes 0 ... {task.dim - 1}, -1 = missing"
-        fits = (x >= -1) & (x < task.dim)
-        fits = fits if task.ignore_index is None else fits | (x == task.ignore_index)
+        least = -torch.inf if task.minimum is None else task.minimum
+        expected = f"a number of {least:g} or more that is finite in normalised units"
+        if task.transform is not None:
+            found = task.transform.forward(x.movedim(1, -1)).movedim(-1, 1).float()
+        fits = x.isnan() | (found.isfinite() & (x >= least - ROUNDING * max(1.0, abs(least))))
     if not bool(fits.all()):
-        raise DataError(f"the targets of {task.name!r} hold {x[~fits][0]}; expected {expected}")
+        place = tuple((~fits).nonzero()[0].tolist())
+        raise DataError(f"{task.name!r} is {shown[place].tolist()} for {ids[place[0]]!r}; expected {expected}")
+    return found
 
 
 def _check_learnable(task: Task, values: Tensor) -> None:
