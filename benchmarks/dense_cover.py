@@ -36,7 +36,7 @@ from dinoneck.heads import Head
 from dinoneck.store import FeatureStore
 from dinoneck.training import DataConfig, Recipe, TrainConfig, fit, group_folds, r2
 from dinoneck.training.baselines import knn_probe, ridge_probe
-from dinoneck.training.scores import Split, value_scores
+from dinoneck.training.scores import Split, method_scores
 from dinoneck.training.source import TableTokens
 from dinoneck.training.table import Maps, read_maps
 
@@ -225,7 +225,9 @@ def photo_means(cells: Maps, values: Tensor) -> np.ndarray:
 def scores(maps: Tensor, cells: Maps, folds: list[Any]) -> dict[str, dict[str, float]]:
     """R² of cells and of photos by class, over all folds and in the worst fold."""
     own = {
-        name: value_scores(cells.values[:, i], maps[:, i], Split([valid for _, valid in folds], range(len(maps))))
+        name: method_scores(
+            "map", cells.values[:, i], maps[:, i], Split([valid for _, valid in folds], range(len(maps)))
+        )
         for i, name in enumerate(CLASSES)
     }
     return {

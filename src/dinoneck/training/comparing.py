@@ -45,25 +45,19 @@ def train_heads(runs: dict[str, Run], out: Path, *, resume: bool = True) -> dict
     parameters.
     """
     first = next(iter(runs.values()))
-    tokens = first.source.load()
-    predictions: dict[str, Any] = {}
-    cost: dict[str, Any] = {}
-    report: dict[str, Any] = {}
+    tokens, predictions, cost, report = first.source.load(), dict[str, Any](), dict[str, Any](), dict[str, Any]()
     for name, run in runs.items():
         note(f"head {name}")
         report, found = train_folds(run, tokens=tokens, resume=resume)
         predictions[name] = found[HEAD]
-        cost[name] = {"parameters": report["parameters"], "seconds": _seconds(run.folder / LOGS)}
+        logs = [line for path in (run.folder / LOGS).glob("*.jsonl") for line in read_regular(path).splitlines()]
+        seconds = sum(json.loads(line)["seconds"] for line in logs)
+        cost[name] = {"parameters": report["parameters"], "seconds": seconds}
     groups = groups_of(first.table) or list(first.table.index)
     split = Split([valid for _, valid in first.folds.values()], groups)
     scores = scores_of(first.problem.scored, predictions, split, report["target_weights"])
-    shared = {key: value for key, value in report.items() if key not in ("config", "verdict", "scores", "parameters")}
     line = verdict(first.problem.scored, scores, report["groups_predicted"], [*runs])
-    whole = {**shared, "scores": scores, "verdict": line, "cost": cost}
+    shared = {key: value for key, value in report.items() if key not in ("config", "parameters")}
+    whole = shared | {"scores": scores, "verdict": line, "cost": cost}
     write_text(out / REPORT, json.dumps(whole, indent=2, allow_nan=False) + "\n")
     return whole
-
-
-def _seconds(logs: Path) -> float:
-    lines = [line for path in logs.glob("*.jsonl") for line in read_regular(path).splitlines()]
-    return float(sum(json.loads(line)["seconds"] for line in lines))

@@ -78,7 +78,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises:
             ConfigError: if a field is unknown, or its value does not fit.
         """
-        _check_keys(type(self), fields, "")
+        _known_keys(type(self), fields, "")
         return type(self)(**{name: getattr(self, name) for name in self.__struct_fields__} | fields)
 
 
@@ -87,40 +87,34 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _read(cls: type[Any], values: Any, prefix: str) -> Any:
-    """A config of nested values; keys are named with those of the groups above them."""
-    if values is None:
-        return cls()
-    _check_keys(cls, values, prefix)
-    hints, fields = typing.get_type_hints(cls), {}
-    for key, value in values.items():
-        hint, name = hints[key], f"{prefix}{key}"
-        is_table = typing.get_origin(hint) is dict
-        group = typing.get_args(hint)[-1] if is_table else hint
-        if value is None and is_table:  # an empty section of a file
-            continue
+    """A config of nested values, None = the defaults; keys are named with those of the groups above them."""
+    values, fields = {} if values is None else values, {}
+    for key, kind in _known_keys(cls, values, prefix).items():
+        name, value = f"{prefix}{key}.", values[key]
+        group = (typing.get_args(kind) or (kind,))[-1]
         if not (isinstance(group, type) and issubclass(group, Config)):
             fields[key] = value
-        elif not is_table:
-            fields[key] = _read(group, value, f"{name}.")
-        elif isinstance(value, Mapping) and all(isinstance(entry, str) for entry in value):
-            fields[key] = {entry: _read(group, own, f"{name}.{entry}.") for entry, own in value.items()}
-        else:
-            raise ConfigError(f"{name} is {value!r}; expected texts as keys, such as {name}: {{NAME: {{...}}}}")
+        elif group is kind:
+            fields[key] = _read(group, value, name)
+        elif value is not None:
+            entries = value if isinstance(value, Mapping) else {}
+            fields[key] = {entry: _read(group, own, f"{name}{entry}.") for entry, own in entries.items()} or value
     try:
         return cls(**fields)
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from None
 
 
-def _check_keys(cls: type[Any], values: Any, prefix: str) -> None:
-    known = _hints(cls)
+def _known_keys(cls: type[Any], values: Any, prefix: str) -> dict[str, Any]:
+    """The types of the keys that are set."""
     if not isinstance(values, Mapping):
         name = prefix.rstrip(".") or "the file"
         raise ConfigError(f"{name} is {values!r}; expected keys with values, such as {name}: {{KEY: VALUE}}")
-    for key in values:
-        if key not in known:
-            hint = did_you_mean(str(key), known)
-            raise ConfigError(f"unknown key {f'{prefix}{key}'!r}.{hint} Known: {', '.join(known)}")
+    known = typing.get_type_hints(cls)
+    if unknown := [key for key in values if key not in known]:
+        hint = did_you_mean(str(unknown[0]), known)
+        raise ConfigError(f"unknown key {f'{prefix}{unknown[0]}'!r}.{hint} Known: {', '.join(known)}")
+    return {key: known[key] for key in values}
 
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:

@@ -30,7 +30,7 @@ from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig, check_used
-from dinoneck.training.fitting import fit_samples
+from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods
 from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, live_tokens, source_of
@@ -225,11 +225,10 @@ def _fitted_head(run: Run, source: TokenSource, number: int | None, rows: Any, v
     if config.losses.weighting == "uncertainty":
         names = [task.name for task in head.tasks] + [own.name for own in loss.compositions]
         loss = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
-    used = [*rows, *valid]
-    targets, weights = ({name: x[used] for name, x in own.items()} for own in (problem.targets, problem.weights))
-    samples = ([source.ids[row] for row in used], len(rows), targets, weights)
-    recipe, out = config.optim.changed(seed=seed), run.folder / files.UNFINISHED / _name(number)
-    fit_samples(head, source, *samples, loss, recipe=recipe, out=out, callbacks=run.callbacks)
+    train, held_out = ([source.ids[row] for row in own] for own in (rows, valid))
+    options = {"recipe": config.optim.changed(seed=seed), "out": run.folder / files.UNFINISHED / _name(number)}
+    options |= {"target_ids": source.ids, "weights": problem.weights, "loss": loss, "callbacks": run.callbacks}
+    fit(head, source, problem.targets, ids=train, val_ids=held_out, **options)
     return head
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dinoneck.cli.train_text import comparison
-from dinoneck.training.scores import Split, class_scores, mask_scores
+from dinoneck.training.scores import Split, method_scores
 
 N, LABELS = 60, ("soil", "weed", "crop")
 TRUE = np.arange(N) % 3
@@ -19,9 +19,9 @@ def split(groups: int) -> Split:
 
 
 def classes(head: np.ndarray, *, groups: int = 20, **baselines: np.ndarray) -> dict[str, Any]:
-    methods = {"head": class_scores(TRUE, head, LABELS, split(groups))}
+    methods = {"head": method_scores("class", TRUE, head, split(groups), labels=LABELS)}
     for name, pred in baselines.items():
-        methods[name] = class_scores(TRUE, pred, LABELS, split(groups), head=head)
+        methods[name] = method_scores("class", TRUE, pred, split(groups), labels=LABELS, head=head)
     return of_target("kind", methods, groups)
 
 
@@ -49,7 +49,10 @@ def test_classes_are_tables_and_a_verdict() -> None:
 def test_masks_are_tables_and_a_verdict() -> None:
     matrices = np.tile(np.array([[90, 10], [40, 60]]), (N, 1, 1))
     own, best = ("soil", "\x1b[31mweed\n"), np.tile(np.diag([100, 100]), (N, 1, 1))
-    methods = {"head": mask_scores(best, own, split(20)), "ridge": mask_scores(matrices, own, split(20), head=best)}
+    methods = {
+        name: method_scores("mask", None, x, split(20), labels=own, head=head)
+        for name, x, head in (("head", best, None), ("ridge", matrices, best))
+    }
     means, each, matrix, _ = comparison(of_target("cover", methods))
     assert [line.split()[-2:] for line in matrix.splitlines()[2:]] == [["6000", "0"], ["0", "6000"]]
     assert "60 images" in means.splitlines()[0]
@@ -61,6 +64,6 @@ def test_masks_are_tables_and_a_verdict() -> None:
 
 def test_a_confusion_matrix_of_many_classes_is_left_to_the_report() -> None:
     labels = [f"species {i}" for i in range(30)]
-    scores = class_scores(TRUE, TRUE, labels, split(20))
+    scores = method_scores("class", TRUE, TRUE, split(20), labels=labels)
     *_, each, _ = comparison(of_target("kind", {"head": scores}))
     assert len(each.splitlines()) == 2 + 30
