@@ -17,6 +17,7 @@ from dinoneck.errors import ConfigError
 from dinoneck.necks.neck import Neck, neck_named
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.source import open_backbone
+from dinoneck.training.tasks import start_from
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)
 _DATA = {"boxes", "images", "val_boxes", "val_images", "classes", "size"}
 _OPTIM = {"epochs", "batch_size", "lr", "backbone_lr", "seed", "weight_decay", "warmup", "ema_decay", "amp"}
-_OPTIM |= {"clip_norm"}
+_OPTIM |= {"clip_norm", "freeze", "layer_decay"}
 
 
 def check_config(config: TrainConfig) -> None:
@@ -112,6 +113,8 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     torch.manual_seed(config.optim.seed)
     neck: Neck = cls.from_config(arguments)
     head = DetectionHead(own.name, classes, neck, own.features_at, own.variant, own.queries, own.encoder_layers)
+    if config.init is not None:
+        start_from(head, config.init)
     detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))
     if own.checkpointing:
         backbone.set_grad_checkpointing()

@@ -33,6 +33,7 @@ from dinoneck.training.parameter_groups import FreezeSchedule
 from dinoneck.version import versions
 
 DETECTOR = "detector.safetensors"
+PLAN = {0: "all", 10: "last:4"}
 _logger = logging.getLogger(__name__)
 
 
@@ -127,10 +128,10 @@ class _Run:
     def __init__(self, config: TrainConfig, folder: Path, detector: Detector, train: BoxImages, val: BoxImages) -> None:
         self.config, self.folder, self.detector, self.train, self.val = config, folder, detector, train, val
         own, optim = config.detector, config.optim
-        self.schedule = FreezeSchedule(own.plan, backbone_lr=optim.backbone_lr)
+        self.schedule = FreezeSchedule(optim.plan or PLAN, backbone_lr=optim.backbone_lr)
         self.schedule.apply(detector, 0)
         groups = self.schedule.param_groups(
-            detector, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=own.layer_decay
+            detector, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
         )
         steps = math.ceil(len(train) / (optim.batch_size * own.accumulate))
         self.engine = Engine(detector, _Losses(detector), groups, optim, steps, own.accumulate)

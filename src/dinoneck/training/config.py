@@ -127,7 +127,8 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
         random: seeded random weights without download, equal on every machine.
         seed: which random weights; None = 0.
         layers: block indices to read, such as 2 5 8 11; None = the last.
-        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = frozen.
+        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = none.
+        unfreeze_last: number of last blocks that every fold trains along with its head; None = none.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -137,6 +138,7 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
     seed: Annotated[Seed | None, arg(name="backbone-seed")] = None
     layers: tuple[int, ...] | None = None
     lora: Count | None = None
+    unfreeze_last: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -235,8 +237,6 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
         features_at: scale of the images for the ViT, such as 0.5; a neck with a detail branch sees them at full size.
         queries: of D-FINE and RT-DETRv2; None = the variant's.
         encoder_layers: of their hybrid encoder; None = the variant's.
-        freeze: EPOCH=STAGE: what is frozen from an epoch on: all, last:N (the last N blocks are trained) or none.
-        layer_decay: factor of the learning rate per block of the backbone; None = one rate.
         augment: horizontal: mirror half of the images and vary colours; both: also upside down.
         accumulate: batches per optimizer step.
         checkpointing: recompute backbone blocks in the backward pass to save memory.
@@ -249,28 +249,11 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
     features_at: Scale = 1.0
     queries: Count | None = None
     encoder_layers: Count | None = None
-    freeze: tuple[str, ...] = ("0=all", "10=last:4")
-    layer_decay: Scale | None = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"
     accumulate: Count = 1
     checkpointing: bool = False
     eval_every: Count = 1
     workers: Annotated[int, Meta(ge=0)] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.plan
-
-    @property
-    def plan(self) -> dict[int, str]:
-        """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
-        plan: dict[int, str] = {}
-        for entry in self.freeze:
-            epoch, sign, stage = entry.partition("=")
-            if not sign or not (epoch.isascii() and epoch.isdigit()) or int(epoch) in plan:
-                raise ConfigError(f"freeze has {entry!r}; expected EPOCH=STAGE, each epoch once, such as 10=last:4")
-            plan[int(epoch)] = stage
-        return plan
 
 
 class TrainConfig(Config, frozen=True, kw_only=True):
@@ -287,6 +270,7 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         optim: how the head is trained.
         folds: folds of the cross-validation.
         with_ridge: keep the average of each fold's head and its linear baseline.
+        init: head or detector file to start from: its tensors of equal name and shape are taken.
         detector: the detector that data.boxes trains; its neck is ``head``.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
@@ -309,9 +293,15 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     optim: Recipe = Recipe()
     folds: FoldsConfig = FoldsConfig()
     with_ridge: bool = False
+    init: Path | None = None
     detector: DetectorConfig = DetectorConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether every fold trains a backbone along with its head."""
+        return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
@@ -335,7 +325,11 @@ class TrainConfig(Config, frozen=True, kw_only=True):
 
 _NEEDS = {  # one of these -> the options that have no effect without it
     ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
-    ("backbone.lora",): ("optim.cutmix_alpha", "optim.backbone_lr"),
+    ("backbone.lora", "backbone.unfreeze_last", "optim.freeze"): (
+        "optim.cutmix_alpha",
+        "optim.backbone_lr",
+        "optim.layer_decay",
+    ),
     ("data.labels",): ("data.classes", "data.nodata", "data.label_kind"),
     ("data.store",): ("data.views",),
     ("data.csv",): ("data.targets", "data.aux_targets", "data.minimum", "data.store", "folds.group", "folds.column"),
@@ -353,11 +347,11 @@ def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
     Raises:
         ConfigError: naming the value, and what it needs.
     """
-    default, lora = TrainConfig(), config.backbone.lora
+    default = TrainConfig()
     if config.data.boxes is not None:
         raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
-    if lora is not None and (config.data.store is not None or config.with_ridge):
-        raise ConfigError(f"backbone.lora is {lora}, which excludes data.store and with_ridge; leave one out")
+    if config.is_live and (config.data.store is not None or config.with_ridge):
+        raise ConfigError("backbone.lora, backbone.unfreeze_last and optim.freeze exclude data.store and with_ridge")
     for needed, options in _NEEDS.items():
         is_there = (with_table and "data.csv" in needed) or any(attrgetter(name)(config) for name in needed)
         for option in () if is_there else options:

@@ -32,7 +32,7 @@ from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
 from dinoneck.training.folder import STATE, Callback
 from dinoneck.training.optim import blended_tokens, pasted, random_box
-from dinoneck.training.parameter_groups import param_groups
+from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
 from dinoneck.training.scores import (
     accuracy,
@@ -133,6 +133,9 @@ def _trained(
     recipe, trained, head = objective.recipe, samples.trained, objective.trained["head"]
     seed_all(recipe.seed)
     steps = -(-trained // recipe.batch_size)
+    schedule = FreezeSchedule(recipe.plan) if recipe.freeze else None
+    if schedule is not None:
+        schedule.apply(objective.trained, 0)
     engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
     with torch.no_grad(), engine.precision():  # what does not fit is refused before a folder is made
         inputs, targets = samples.read([0])
@@ -147,6 +150,7 @@ def _trained(
     engine.run(
         lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
         None if truth is None else lambda: _validated(engine, objective, samples, truth),
+        begin=lambda epoch: schedule and schedule.start_epoch(epoch, objective.trained, engine.optimizer),
         callbacks=callbacks,
     )
     engine.finish()
@@ -273,6 +277,8 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskL
     maps = [task.name for task in head.tasks if task.is_map or task.is_masks]
     if maps and getattr(source, "transform", None) is not None:
         raise ConfigError(f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out")
+    if recipe.freeze and not live:
+        raise ConfigError(f"freeze is {', '.join(recipe.freeze)}, and needs LiveTokens, not {type(source).__name__}")
     if recipe.cutmix_alpha is not None and (not live or any(task.is_masks for task in head.tasks)):
         raise ConfigError(
             f"cutmix_alpha is {recipe.cutmix_alpha}, and pastes images of LiveTokens without objects; the source is "
@@ -284,9 +290,11 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
     """The optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
     trained, recipe = objective.trained, objective.recipe
     own = [p for p in objective.loss.parameters() if p.requires_grad]
-    if "backbone" in trained and not trained["backbone"].frozen:
+    if "backbone" in trained and (recipe.freeze or not trained["backbone"].frozen):
         rate = _BACKBONE_SHARE * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
-        groups = param_groups(trained, lr=recipe.lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
+        rates: dict[str, Any] = {"lr": recipe.lr, "backbone_lr": rate, "layer_decay": recipe.layer_decay}
+        decay, frozen = recipe.weight_decay, bool(recipe.freeze)
+        groups = param_groups(trained, **rates, weight_decay=decay, include_frozen=frozen)
     else:
         weights = [p for p in trained["head"].parameters() if p.requires_grad and p.ndim > 1]
         own += [p for p in trained["head"].parameters() if p.requires_grad and p.ndim < 2]

@@ -149,6 +149,9 @@ class Recipe(Config, frozen=True, kw_only=True):
         patience: epochs without a better validation loss before training stops with the best weights; None = keep the
             last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
+        layer_decay: factor of that rate per block of the backbone; None = one rate.
+        freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last N blocks are
+            trained) or none; empty = as the backbone is, of a detector 0=all 10=last:4.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.
@@ -171,10 +174,19 @@ class Recipe(Config, frozen=True, kw_only=True):
     cutmix_alpha: Positive | None = None
     patience: Count | None = None
     backbone_lr: Positive | None = None
+    layer_decay: Scale | None = None
+    freeze: tuple[Annotated[str, Meta(pattern=r"^[0-9]+=(all|none|last:[1-9][0-9]*)$")], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.plan) < len(self.freeze):
+            raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
         if isinstance(self.amp, bool):
             force_setattr(self, "amp", "bf16" if self.amp else None)
         if self.optimizer == "sam" and self.amp == "fp16":
             raise ConfigError("optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'")
+
+    @property
+    def plan(self) -> dict[int, str]:
+        """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
+        return {int(epoch): stage for epoch, _, stage in (entry.partition("=") for entry in self.freeze)}

@@ -33,7 +33,7 @@ from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods
 from dinoneck.training.scores import Split
-from dinoneck.training.source import Source, live_tokens, source_of
+from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.training.table import Fold, folds_of, groups_of, of_pasture, read_maps, table_of
 from dinoneck.training.tasks import Problem, check_targets, head_type, make_head, problem_of, with_fine_maps
@@ -145,7 +145,7 @@ def train_folds(run: Run, *, tokens: TokenSource | None = None, resume: bool = T
     """
     tokens = run.source.load() if tokens is None else tokens
     _begin(run, tokens, resume=resume)
-    is_live = run.config.backbone.lora is not None
+    is_live = run.config.is_live
     methods = (HEAD, LINEAR) if is_live else (HEAD, LINEAR, BOTH)
     predictions = reports.no_predictions(run.problem, len(run.table), methods)
     members: list[Head] = []
@@ -221,12 +221,14 @@ def _fitted_head(run: Run, source: TokenSource, number: int | None, rows: Any, v
     """The new head of a fold, trained."""
     config, problem, seed = run.config, run.problem, run.config.optim.seed + (number or 0)
     head = make_head(config, run.source.first, problem, rows, seed).to(local_device(config.device))
+    # an earlier head has the token scale of its training
+    recipe = config.optim.changed(seed=seed, standardise_tokens=config.optim.standardise_tokens and config.init is None)
     loss = TaskLoss(head.tasks, head.compositions)
     if config.losses.weighting == "uncertainty":
         names = [task.name for task in head.tasks] + [own.name for own in loss.compositions]
         loss = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
     train, held_out = ([source.ids[row] for row in own] for own in (rows, valid))
-    options = {"recipe": config.optim.changed(seed=seed), "out": run.folder / files.UNFINISHED / _name(number)}
+    options = {"recipe": recipe, "out": run.folder / files.UNFINISHED / _name(number)}
     options |= {"target_ids": source.ids, "weights": problem.weights, "loss": loss, "callbacks": run.callbacks}
     fit(head, source, problem.targets, ids=train, val_ids=held_out, **options)
     return head
@@ -265,7 +267,7 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
     text = json.dumps(report, indent=2, allow_nan=False)
     if _writes():
         file = folder / files.HEAD_FILE
-        if config.backbone.lora is None:
+        if not config.is_live:
             whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
             _save(run, whole, file, {"metrics": reports.fold_metrics(scores, BOTH if config.with_ridge else HEAD)})
         elif len(run.folds) == 1:
@@ -292,11 +294,12 @@ def _learned_weights(run: Run) -> dict[str, dict[str, float]]:
 
 
 def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any], live: LiveTokens | None = None) -> None:
-    """Write a head with the facts of its training, and the LoRA weights that were trained along."""
+    """Write a head with the facts of its training, and the weights of the backbone that were trained along."""
     optim, source = run.config.optim, run.source
     HeadCheckpoint.from_module(
         head,
         backbone=live.backbone if live is not None else source.backbone or source.record,
+        backbone_weights=None if live is None else trained_weights(run.config, live.backbone),
         preprocess=source.preprocess,
         training={"folds": len(run.folds), "seed": optim.seed, "epochs": optim.epochs, **facts},
         tta=run.config.data.tta,

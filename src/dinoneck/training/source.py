@@ -10,9 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
+from dinoneck.backbones.lora import base_name
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
@@ -151,22 +154,36 @@ def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
 
 
 def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path) -> LiveTokens | None:
-    """Return the table's images with a copy of the backbone whose LoRA weights a fold trains.
+    """Return the table's images with a copy of the backbone, which a fold trains in parts.
 
     Args:
         config: the run; None is returned where it keeps the backbone frozen.
         source: of the run.
         table: of the run.
-        file: of the fold's head; if it is there, it holds the LoRA weights.
+        file: of the fold's head; if it is there, it holds the trained weights.
     """
-    if config.backbone.lora is None or source.backbone is None:
+    if not config.is_live or source.backbone is None:
         return None
-    backbone = copy.deepcopy(source.backbone)
-    if file.exists():
-        HeadCheckpoint.load(file).apply_adapter(backbone)
+    backbone, own = copy.deepcopy(source.backbone), config.backbone
+    kept = HeadCheckpoint.load(file) if file.exists() else None
+    if kept is not None and kept.backbone_weights is not None:
+        backbone = kept.load_backbone().to(local_device(config.device))
+    elif kept is not None:
+        kept.apply_adapter(backbone)
     else:
-        backbone.add_lora(config.backbone.lora, seed=config.optim.seed)
+        if own.lora is not None:
+            backbone.add_lora(own.lora, seed=config.optim.seed)
+        if own.unfreeze_last is not None:
+            backbone.unfreeze_last(own.unfreeze_last)
     return LiveTokens(backbone, list(table[IMAGES]), list(table.index), source.preprocess)
+
+
+def trained_weights(config: TrainConfig, backbone: Backbone) -> dict[str, Tensor] | None:
+    """Return the weights of a backbone that was trained along; None where LoRA weights alone were."""
+    if not (config.backbone.unfreeze_last or config.optim.freeze):
+        return None
+    named = {base_name(name): x for name, x in backbone.adapter.model.state_dict().items()}
+    return {name: x for name, x in named.items() if name is not None}
 
 
 def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:

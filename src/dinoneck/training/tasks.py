@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinoneck import registry
+from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data.cells import FOLD
 from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
@@ -355,7 +356,26 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         raise ConfigError(f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return cls.from_config({**_taken(cls, given), **options})
+        head = cls.from_config({**_taken(cls, given), **options})
+    if config.init is not None:
+        start_from(head, config.init)
+    return head
+
+
+def start_from(module: nn.Module, path: str) -> None:
+    """Give a new module the tensors of an earlier one that have its names and shapes; a log line lists both kinds.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+        ConfigError: if no tensor matches.
+    """
+    earlier, own = HeadCheckpoint.load(path).state_dict, module.state_dict()
+    taken = {name: x for name, x in earlier.items() if name in own and own[name].shape == x.shape}
+    others = sorted({*earlier, *own} - {*taken})
+    if not taken:
+        raise ConfigError(f"init is {path}, and none of its tensors fits {type(module).__name__}: {some_of(others, 5)}")
+    module.load_state_dict({**own, **taken})
+    logger.warning("init %s: taken are %s; without a match are %s", path, ", ".join(taken), ", ".join(others) or "none")
 
 
 def _taken(cls: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
