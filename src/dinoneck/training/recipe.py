@@ -90,15 +90,15 @@ def _read(cls: type[Any], values: Any, prefix: str) -> Any:
     """A config of nested values, None = the defaults; keys are named with those of the groups above them."""
     values, fields = {} if values is None else values, {}
     for key, kind in _known_keys(cls, values, prefix).items():
-        name, value = f"{prefix}{key}.", values[key]
-        group = (typing.get_args(kind) or (kind,))[-1]
-        if not (isinstance(group, type) and issubclass(group, Config)):
-            fields[key] = value
-        elif group is kind:
-            fields[key] = _read(group, value, name)
-        elif value is not None:
-            entries = value if isinstance(value, Mapping) else {}
-            fields[key] = {entry: _read(group, own, f"{name}{entry}.") for entry, own in entries.items()} or value
+        name, value, group = f"{prefix}{key}.", values[key], (typing.get_args(kind) or (kind,))[-1]
+        if typing.get_origin(kind) is dict and value is None:  # an empty section of a file
+            continue
+        if isinstance(group, type) and issubclass(group, Config):
+            if group is kind:
+                value = _read(group, value, name)
+            elif isinstance(value, Mapping):
+                value = {entry: _read(group, own, f"{name}{entry}.") for entry, own in value.items()}
+        fields[key] = value
     try:
         return cls(**fields)
     except ConfigError as error:

@@ -279,8 +279,8 @@ def method_scores(
         found["head_minus"] = {name: _interval(draws, score) for name, score in scores.items()}
     if labels:
         name, score = ("iou", class_iou) if kind == "mask" else ("f1", class_f1)
-        true, pred = (x[rows] for x in given[:2])
-        matrix = true.sum(axis=0) if kind == "mask" else confusion_matrix(true, pred, len(labels))
+        held = [x[rows] for x in given]
+        matrix = held[0].sum(axis=0) if kind == "mask" else confusion_matrix(held[0], held[1], len(labels))
         each = dict(zip(labels, map(_number, score(sums)), strict=True))
         found |= {name: each, "labels": list(labels), "confusion_matrix": matrix.astype(int).tolist()}
     return found
@@ -301,7 +301,7 @@ def _class_terms(given: Sequence[_Array], labels: Sequence[str], weights: Any) -
 
 def _value_terms(given: Sequence[_Array], labels: Any, weights: Sequence[float] | None) -> _Terms:
     n, is_map = len(given[0]), given[0].ndim > 2
-    missing: _Array = np.isnan(given).any(axis=0)
+    missing: _Array = np.any(np.isnan(given), axis=0)
     shares = None if weights is None else np.asarray(weights, np.float64)
     values, *methods = (np.where(missing, np.nan, x).reshape((n, 1, -1) if is_map else (n, -1, 1)) for x in given)
     terms = [value_terms(values, x, joint=shares is not None) for x in methods]
