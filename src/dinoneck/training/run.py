@@ -228,7 +228,7 @@ def _fitted_head(run: Run, source: TokenSource, number: int | None, rows: Any, v
         names = [task.name for task in head.tasks] + [own.name for own in loss.compositions]
         loss = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
     train, held_out = ([source.ids[row] for row in own] for own in (rows, valid))
-    options = {"recipe": recipe, "out": run.folder / files.UNFINISHED / _name(number)}
+    options: dict[str, Any] = {"recipe": recipe, "out": run.folder / files.UNFINISHED / _name(number)}
     options |= {"target_ids": source.ids, "weights": problem.weights, "loss": loss, "callbacks": run.callbacks}
     fit(head, source, problem.targets, ids=train, val_ids=held_out, **options)
     return head

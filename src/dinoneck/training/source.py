@@ -70,7 +70,7 @@ class TableTokens:
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
-        self.store, self.ids = store, SourceIds(store.ids).all_of(names, "images of the table")
+        self.store, self.ids = store, SourceIds(store.ids).all_of(names)
         if twice := [name for name, own in zip(names, self.ids, strict=True) if self.ids.count(own) > 1]:
             raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
         if views is not None and views > len(store.views):

@@ -49,11 +49,11 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             if named and role not in frame:
                 raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
         return frame
-    if data.csv is None and frame is None and data.images is None:
-        return Pasture(seed=0).table(range(data.pasture))
     from dinoneck.data.tables import read_folders, read_masks, read_table
 
     if data.csv is None and frame is None:
+        if data.images is None:
+            return Pasture(seed=0).table(range(data.pasture))
         return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
     targets, auxiliary = _named(config)
     looks = data.store is None or data.labels is not None or data.images is not None

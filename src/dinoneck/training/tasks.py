@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
-from dinoneck.data.cells import FOLD
+from dinoneck.data.cells import FOLD, OWN_COLUMNS
 from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
 from dinoneck.grid import patch_pair
 from dinoneck.heads.dense import DenseHead
@@ -136,7 +136,7 @@ def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
 
 def _checked(name: str, task: TaskConfig, table: Any) -> TaskConfig:
     """A task with the kind of its columns, which must exist and be alike."""
-    every = [*map(str, table.columns)]
+    every = [name for name in table.columns if name not in OWN_COLUMNS]
     for column in task.columns:
         if column not in every:
             hint = did_you_mean(column, every)
@@ -240,7 +240,7 @@ def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> No
         raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
     for task in problem.tasks:
         if task.kind == "classification":
-            _check_classes(task.name, problem.targets[task.name])
+            _check_classes(task.name, problem.targets[task.name].numpy())
     groups = np.array(groups_of(table) or range(len(table)))
     for number, (rows, valid) in folds.items():
         if FOLD in table and len(split := np.intersect1d(groups[rows], groups[valid])):
@@ -256,8 +256,8 @@ def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> No
             raise DataError(f"fold {number}: {error}") from error
 
 
-def _check_classes(name: str, classes: Tensor) -> None:
-    counts = classes[classes >= 0].unique(return_counts=True)[1]
+def _check_classes(name: str, classes: _Array) -> None:
+    counts = np.unique(classes[classes >= 0], return_counts=True)[1]
     if len(counts) < 2 or counts.sum() < 2 * len(counts):
         held = f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in one alone"
         raise DataError(f"the target {name!r} has {held}; expected two or more, and 2 images a class on average")
