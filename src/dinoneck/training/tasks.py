@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -352,7 +351,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     if problem.compositions and "compositions" not in fields_of(cls):
         names = ", ".join(name for own in problem.compositions for name in own.names)
         raise ConfigError(f"{cls.__name__} takes no compositions, which {names} need; take another head, such as fpn")
-    if fields_of(cls)["tasks"].annotation is inspect.Parameter.empty:
+    if any(name == "tasks" and x.annotation is x.empty for name, x in fields_of(cls).items()):
         raise ConfigError(f"{cls.__name__} needs the annotation tasks: Sequence[Task]; without it tasks are not kept")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
