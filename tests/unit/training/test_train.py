@@ -49,8 +49,7 @@ def test_numbers_in_groups(meadow: Path, tiny: Backbone, tmp_path: Path) -> None
     assert len(rows) == report["images"] == report["predicted"] == COUNT
     assert report["groups"] == 4
     assert TrainConfig.from_dict(report["config"]) == config
-    places = {row["image"]: row["place"] for row in rows_of(meadow)}
-    assert len({(places[row["image"]], row["fold"]) for row in rows}) == 4, "a place is in one fold"
+    assert len({(int(row["image"][:2]) // 3, row["fold"]) for row in rows}) == 4, "a place is in one fold"
     metrics = pytest.importorskip("sklearn.metrics")
     for method in ("head", "linear", "head + linear"):
         pairs = [(numbers(rows, name), numbers(rows, f"{name} ({method})")) for name in ("crop", "weed")]
@@ -177,28 +176,15 @@ def test_one_fold_is_one_head_on_all_images(meadow: Path, tmp_path: Path) -> Non
     assert transform is not None and transform.mean == pytest.approx(numbers(rows_of(meadow), "crop").mean())
 
 
-def test_a_data_frame_is_a_table_in_any_order_of_columns(meadow: Path, tmp_path: Path) -> None:
-    config = a_run(None, ["crop", "kind"], data={"images": str(meadow.parent), "targets": ["crop", "kind"]})
-    frame = pd.read_csv(meadow)
-    trained(config, tmp_path / "frame", table=frame[sorted(frame.columns)])
-    trained(a_run(meadow, ["crop", "kind"]), tmp_path / "file")
-    rows = [rows_of(tmp_path / name / "out_of_fold.csv") for name in ("frame", "file")]
-    assert rows[0] == rows[1]
-    assert [row["image"] for row in rows[0]] == [*frame["image"]]
-
-
 def test_values_stay_with_their_images_in_a_shuffled_table(meadow: Path, tmp_path: Path) -> None:
-    """With folds of a column, every image has its true value and its fold, whatever the order of the rows."""
-    rows, order = rows_of(meadow), np.random.RandomState(3).permutation(COUNT)
-    for row in rows:
-        row["image"] = str(meadow.parent / row["image"])
-    write_rows(tmp_path / "t.csv", [rows[i] for i in order])
-    trained(a_run(tmp_path / "t.csv", ["crop"], folds={"column": "part"}), tmp_path / "run")
-    found = rows_of(tmp_path / "run" / "out_of_fold.csv")
-    assert [row["image"] for row in found] == [rows[i]["image"] for i in order]
-    assert [(float(row["crop"]), row["fold"]) for row in found] == [
-        (float(rows[i]["crop"]), "01"[["early", "late"].index(rows[i]["part"])]) for i in order
-    ]
+    """With folds of a column, every image has its true value and fold, whatever the order of rows and columns."""
+    frame = pd.read_csv(meadow).sample(frac=1.0, random_state=3)
+    config = a_run(None, data={"images": str(meadow.parent), "targets": ["crop"]}, folds={"column": "part"})
+    trained(config, tmp_path / "frame", table=frame[sorted(frame.columns)])
+    trained(a_run(meadow, ["crop"], folds={"column": "part"}), tmp_path / "file")
+    found, plain = (pd.read_csv(tmp_path / name / "out_of_fold.csv", index_col="image") for name in ("frame", "file"))
+    assert [*found.index] == [*frame["image"]]
+    assert found[["crop", "fold"]].equals(plain.loc[found.index, ["crop", "fold"]])
 
 
 def test_held_out_images_and_values_change_no_head_and_no_baseline(meadow: Path, tmp_path: Path) -> None:
@@ -226,20 +212,14 @@ def test_with_ridge_keeps_the_mean_of_head_and_baseline(meadow: Path, tiny: Back
     report = trained(config.changed(with_ridge=True), tmp_path / "both")
     assert report["scores"] == plain["scores"]
     rows = rows_of(tmp_path / "both" / "out_of_fold.csv")
-    mean = (numbers(rows, "crop (head)") + numbers(rows, "crop (linear)")) / 2
-    np.testing.assert_allclose(numbers(rows, "crop (head + linear)"), mean, rtol=1e-4)
     source = MemoryTokens.extract(tiny, [meadow.parent / row["image"] for row in rows], [row["image"] for row in rows])
-    tokens = source.batch(source.ids)
-    each = []
+    tokens, each = source.batch(source.ids), []
     for fold in range(2):
         both = load_head(tmp_path / "both" / "heads" / f"fold-{fold}.safetensors")
         own = load_head(tmp_path / "plain" / "heads" / f"fold-{fold}.safetensors").predict(tokens)["crop"]
-        torch.testing.assert_close(both.heads[0].predict(tokens)["crop"], own)
         each.append((own + both.heads[1].predict(tokens)["crop"]) / 2)
         held_out = [i for i, row in enumerate(rows) if row["fold"] == str(fold)]
-        np.testing.assert_allclose(
-            both.predict(tokens)["crop"][held_out, 0], numbers(rows, "crop (head + linear)")[held_out], rtol=1e-3
-        )
+        np.testing.assert_allclose(each[-1][held_out, 0], numbers(rows, "crop (head + linear)")[held_out], rtol=1e-3)
     whole = load_head(tmp_path / "both" / "head.safetensors").predict(tokens)["crop"]
     torch.testing.assert_close(whole, torch.stack(each).mean(dim=0))
 
@@ -278,58 +258,15 @@ def test_a_segmentation_reads_four_layers_into_a_pyramid(meadow: Path, tmp_path:
     assert {"head", "linear", "head + linear"} == {*report["scores"]["segmentation"]}
 
 
-OWN = """
-from collections.abc import Sequence
-import torch
-from torch import nn
-import dinoneck
-from dinoneck import FeaturePyramid, Task
-from dinoneck.heads import Head
-from dinoneck.necks import Neck
-
-@dinoneck.register
-class MeadowHead(Head):
-    def __init__(self, embed_dim: int, tasks: Sequence[Task], width: int = 8):
-        super().__init__()
-        self.embed_dim = embed_dim
-        self._set_tasks(tasks, (), "regression", "classification")
-        self.width = width
-        self.body = nn.ModuleList(nn.Linear(embed_dim, t.dim) for t in self.tasks)
-
-    def forward(self, tokens, **plain):
-        x = self._tokens(tokens, **plain).last.patches[0].mean(1)
-        return {t.name: body(x) for t, body in zip(self.tasks, self.body)}
-
-@dinoneck.register
-class MeadowNeck(Neck):
-    def __init__(self, embed_dim: int, out_channels: int = 16, patch_size: int = 16):
-        super().__init__()
-        self.embed_dim, self.out_channels, self.patch_size = embed_dim, out_channels, patch_size
-        self.strides = (patch_size,)
-        self.proj = nn.Conv2d(embed_dim, out_channels, 1)
-
-    def forward(self, tokens, images=None, **plain):
-        return FeaturePyramid((self.proj(tokens.last.maps()[0]),), self.strides)
-"""
-
-
 @pytest.mark.parametrize(
-    ("head", "argument"),
-    [
-        ({"type": "meadow_head", "width": 5}, {"width": 5}),
-        ({"type": "meadow_neck", "out_channels": 6}, {}),
-        ({"type": "pyramid", "neck": {"type": "dpt_neck", "out_channels": 8}}, {}),
-        ({"type": "vit_fpn", "fpn_dim": 8}, {}),
-    ],
+    "head", [{"type": "pyramid", "neck": {"type": "dpt_neck", "out_channels": 8}}, {"type": "vit_fpn", "fpn_dim": 8}]
 )
-def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, Any], argument: dict[str, int]) -> None:
-    own = tmp_path / "own.py"
-    own.write_text(OWN)
-    config = a_run(meadow, ["crop", "kind"], head=head, imports=[str(own)], optim={"epochs": 1}, folds={"only": 0})
+def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, Any]) -> None:
+    config = a_run(meadow, ["crop", "kind"], head=head, optim={"epochs": 1}, folds={"only": 0})
     report = trained(config, tmp_path / "run")
     loaded = load_head(tmp_path / "run" / "heads" / "fold-0.safetensors")
     assert [task.name for task in loaded.tasks] == ["crop", "kind"]
-    assert argument.items() <= loaded.config.items()
+    assert loaded.config["neck"]["type"] == head.get("neck", head)["type"]
     assert report["config"]["head"] == head
 
 

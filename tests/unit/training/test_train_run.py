@@ -12,7 +12,7 @@ from tests.unit.training.meadow import a_run, files_of, write_meadow
 
 from dinoneck import CheckpointError, DataError
 from dinoneck.data import Pasture
-from dinoneck.training import engine, run, train
+from dinoneck.training import TrainConfig, engine, run, train
 
 N = 8
 FILES = [
@@ -60,10 +60,7 @@ def test_a_stopped_run_continues_to_the_same_files(
     config = a_run(meadow, ["crop", "kind"], **options)  # type: ignore[arg-type]
     whole = train(config, tmp_path / "whole")
     for step in (2, 3, 5):  # counted from the state that the call before left
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.optim.AdamW, "step", stop_at(step))
-            with pytest.raises(Stopped):
-                train(config, tmp_path / "parts")
+        stopped(config, tmp_path / "parts", monkeypatch, step)
         assert not (tmp_path / "parts" / "report.json").exists()
         assert (tmp_path / "parts" / "unfinished").is_dir()
     assert train(config, tmp_path / "parts") == whole
@@ -71,42 +68,32 @@ def test_a_stopped_run_continues_to_the_same_files(
     assert sorted(files_of(tmp_path / "whole")) == FILES
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"optim": {"lr": 0.5}}, "optim"),
-        ({"head": {"hidden_dim": 5}}, "head"),
-        ({"data": {"targets": ["weed"]}}, "targ"),
-    ],
-)
-def test_a_changed_config_does_not_continue_a_run(
-    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stop_at(3))
+def stopped(config: TrainConfig, folder: Path, patch: pytest.MonkeyPatch, step: int = 3, **options: Any) -> None:
+    """End a run at a step of the optimizer."""
+    with patch.context() as own:
+        own.setattr(torch.optim.AdamW, "step", stop_at(step))
         with pytest.raises(Stopped):
-            train(a_run(meadow, ["crop"]), tmp_path)
-    changes = {**changes, "data": {"csv": str(meadow), "targets": ["crop"], **changes.get("data", {})}}
-    with pytest.raises(CheckpointError, match=named):
-        train(a_run(None, **changes), tmp_path)
-    train(a_run(None, **changes), tmp_path, resume=False)
-    assert sorted(files_of(tmp_path)) == FILES
+            train(config, folder, **options)
 
 
-def test_other_images_or_values_do_not_continue_a_run(
-    pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_config_or_other_data_do_not_continue_a_run(
+    meadow: Path, pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stop_at(3))
-        with pytest.raises(Stopped):
-            train(a_run(None), tmp_path, table=pasture)
+    stopped(a_run(meadow, ["crop"]), tmp_path / "file", monkeypatch)
+    for changes, named in (({"optim": {"lr": 0.5}}, "optim"), ({"head": {"hidden_dim": 5}}, "head"), ({}, "targets")):
+        targets = ["crop"] if changes else ["weed"]
+        with pytest.raises(CheckpointError, match=named):
+            train(a_run(meadow, targets, **changes), tmp_path / "file")
+    train(a_run(meadow, ["weed"]), tmp_path / "file", resume=False)
+    assert sorted(files_of(tmp_path / "file")) == FILES
+    stopped(a_run(None), tmp_path / "frame", monkeypatch, table=pasture)
     values, images = pasture.copy(), pasture.copy()
     values.iloc[0, 1] += 1.0
     images["images"] = [255 - image for image in pasture["images"]]
     for table in (values, images, pasture[::-1]):
         with pytest.raises(CheckpointError):
-            train(a_run(None), tmp_path, table=table)
-    assert train(a_run(None), tmp_path, table=pasture)["images"] == N
+            train(a_run(None), tmp_path / "frame", table=table)
+    assert train(a_run(None), tmp_path / "frame", table=pasture)["images"] == N
 
 
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:
