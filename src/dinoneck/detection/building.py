@@ -38,6 +38,7 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
     groups: tuple[tuple[Any, set[str]], ...] = ((config.data, _DATA), (config.optim, _OPTIM), (config.folds, {"count"}))
     given: list[tuple[Any, str]] = [(group, name) for group, used in groups for name in _changed(group) - used]
+    given += [(config.backbone, name) for name in _changed(config.backbone) & {"lora", "unfreeze_last"}]
     given += [(config, name) for name in _changed(config) & {"tasks", "compositions", "losses"}]
     for group, name in sorted(given, key=lambda pair: pair[1]):
         raise ConfigError(f"{name} is {getattr(group, name)!r}; it has no effect on detectors: leave it out")
