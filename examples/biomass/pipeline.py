@@ -263,7 +263,7 @@ def differences(head: Path, config: TrainConfig, images: Mapping[str, Path]) -> 
     predictor = Predictor(head, None if file is None else rebuild(source.record, file), views, config.device)
     live = [table_row(result, predictor.tasks) for result in predictor(list(images.values()))]
     own = load_head(head).eval()
-    parts = [own.predict(tokens.batch(list(images), [i] * len(images))) for i in range(len(VIEWS[views]))]
+    parts = [own.predict(tokens.batch(tokens.ids[: len(images)], [i] * len(images))) for i in range(len(VIEWS[views]))]
     means = {name: torch.stack([part[name] for part in parts]).mean(dim=0) for name in parts[0]}
     stored = [
         table_row({name: values[i].numpy() for name, values in means.items()}, predictor.tasks)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.labels import DenseLabels
@@ -24,17 +23,15 @@ from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import opened
 from dinoneck.tasks import columns_of
 from dinoneck.training.report import scores_of, spread_of, verdict
-from dinoneck.training.scores import Split, confusion_matrix
+from dinoneck.training.scores import Split, map_confusion
 from dinoneck.training.table import class_names, groups_of
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
 
-PathLike = str | os.PathLike[str]
-
 
 def evaluate(
     model: Any,
-    images: PathLike | None,
+    images: str | os.PathLike[str] | None,
     truth: Any,
     *,
     group: Sequence[str] = (),
@@ -89,25 +86,23 @@ def evaluate(
         cost[name] = _cost(one.passes[0].backbone, one.passes[0].modules[1:], seconds, len(table))
     if not scored:
         raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
+    groups = groups_of(table) or list(table.index)
     weights = {name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored}
-    report = _report(scored, predictions, groups_of(table) or list(table.index), weights)
-    return report | {"cost": cost, "versions": versions()}
-
-
-def _report(
-    scored: Mapping[str, Scored], predictions: Mapping[str, Any], groups: Sequence[Any], weights: Mapping[str, float]
-) -> dict[str, Any]:
-    """The scores, as a training reports them."""
-    split, numbers = Split([np.arange(len(groups))], groups), len(set(groups))
+    split, count = Split([np.arange(len(groups))], groups), len({*groups})
     scores = scores_of(scored, predictions, split, weights)
-    about: dict[str, Any] = {
+    return {  # as a training reports them
         "images": len(groups),
         "predicted": len(groups),
-        "groups": numbers,
-        "groups_predicted": numbers,
+        "groups": count,
+        "groups_predicted": count,
+        "scores": scores,
+        "spread": spread_of(scored, split),
+        "auxiliary": [],
+        "target_weights": weights,
+        "verdict": verdict(scored, scores, count, [*predictions]),
+        "cost": cost,
+        "versions": versions(),
     }
-    about |= {"scores": scores, "spread": spread_of(scored, split), "auxiliary": [], "target_weights": weights}
-    return about | {"verdict": verdict(scored, scores, numbers, [*predictions])}
 
 
 def _opened(model: Any) -> Predictor | Detector:
@@ -126,24 +121,21 @@ def truth_table(
         return read_masks(images, truth)
     if IMAGES in getattr(truth, "columns", ()):
         return truth
-    held = list((truth if hasattr(truth, "columns") else read_cells(truth)).columns)
+    held = (truth if hasattr(truth, "columns") else read_cells(truth)).columns
     classes = {name: task.labels for name, task in tasks.items() if task.kind == "classification" and name in held}
     names = [column.name for column in columns_of([*tasks.values()]) if column.task.name not in classes]
     targets = [*classes, *(name for name in names if name in held)]
     if not targets and labels is None:
-        raise DataError(
-            f"the truth has the columns {some_of(held, 5)}, and none that is predicted: {some_of(names, 5)}"
-        )
+        raise DataError(f"the truth has none of what is predicted, {some_of(names, 5)}; it has {some_of(held, 5)}")
     return read_table(truth, images, targets, group=group, image_column=image_column, labels=labels, classes=classes)
 
 
 def _predictions(one: Predictor, table: Any, nodata: tuple[float, ...], scored: dict[str, Scored]) -> dict[str, Any]:
     """Target -> the predictions of all images; targets that the table knows are added to ``scored``."""
-    masks: Any = list(table[LABELS]) if LABELS in table else None
-    maps = masks is not None and any(task.is_map for task in one.tasks)
+    maps = LABELS in table and any(task.is_map for task in one.tasks)
     found = predict_many(partial(one, maps="patch" if maps else None), list(table[IMAGES]), at_once=4 * one.batch_size)
     rows = [*found.values()]
-    return _values(one, table, rows, scored) | (_matrices(one, masks, rows, nodata, scored) if maps else {})
+    return _values(one, table, rows, scored) | (_matrices(one, table[LABELS], rows, nodata, scored) if maps else {})
 
 
 def _values(one: Predictor, table: Any, rows: Sequence[Any], scored: dict[str, Scored]) -> dict[str, Any]:
@@ -170,17 +162,11 @@ def _matrices(
         how = DenseLabels(nodata=nodata, classes=task.dim)
         scored.setdefault(task.name, Scored("mask", task.name, slice(None), np.empty(0), task.labels))
         own[task.name] = np.zeros((len(rows), task.dim, task.dim), np.int64)
-        for i, file in enumerate(masks):
+        for i, (file, row) in enumerate(zip(masks, rows, strict=True)):
             if not is_missing(file):
-                predicted = torch.as_tensor(rows[i]["maps"][task.name])
-                own[task.name][i] = _confusion(predicted, how.indices([file], one.preprocess))
+                maps = torch.as_tensor(row["maps"][task.name])[None]
+                own[task.name][i] = map_confusion(how.indices([file], one.preprocess), maps)
     return own
-
-
-def _confusion(predicted: torch.Tensor, true: torch.Tensor) -> Any:
-    """The confusion matrix of a mask (1, height, width) and a map (K, rows, cols) that is resized to it."""
-    classes = F.interpolate(predicted[None], true.shape[1:], mode="bilinear").argmax(dim=1)
-    return confusion_matrix(true, classes, num_classes=len(predicted), ignore_index=-1)
 
 
 def _of_boxes(detectors: Mapping[str, Any], images: Any, truth: Any) -> dict[str, Any]:

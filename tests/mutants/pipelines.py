@@ -225,7 +225,7 @@ PIPELINES = (
     ),
     Mutant(
         "The transforms of targets are fitted on the held-out rows too.",
-        "training/building.py",
+        "training/tasks.py",
         "values = problem.targets[task.name][torch.as_tensor(rows)]",
         "values = problem.targets[task.name]",
         "unit/training/test_train.py::test_numbers_in_groups",

@@ -12,8 +12,7 @@ from tyro.conf import Positional, arg
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import show, show_remainder, table
 from dinoneck.errors import ConfigError, counted
-from dinoneck.training.config import BackboneConfig
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE, BackboneConfig
 from dinoneck.version import versions
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dinoneck.cli.arguments import HeadBackbone, Words, check_output, refuse_unu
 from dinoneck.cli.text import show
 from dinoneck.errors import ConfigError
 from dinoneck.serve.settings import Settings
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint

@@ -16,7 +16,7 @@ from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
 from dinoneck.errors import ConfigError, DataError, counted
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
 _KEYED = re.compile(r"([A-Za-z][\w\-]*)=(.+)", re.DOTALL)

@@ -17,8 +17,7 @@ from dinoneck.cli.predict import Predict, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
 from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.regular_files import read_regular
-from dinoneck.training.config import BackboneConfig
-from dinoneck.training.config_flags import SIZE
+from dinoneck.training.config import SIZE, BackboneConfig
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint

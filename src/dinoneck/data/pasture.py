@@ -118,7 +118,7 @@ class Pasture:
         samples = {f"pasture-{self.seed}-{i}": self.sample(i) for i in indices}
         rows = [[each.image, *each.grams.values(), each.group, each.classes] for each in samples.values()]
         table = pd.DataFrame(rows, list(samples), [IMAGES, *WEIGHTS, GROUP, LABELS])
-        table.attrs = {"weights": WEIGHTS, "sums": SUMS, "units": dict.fromkeys(WEIGHTS, "g"), "minimum": 0.0}
+        table.attrs = {"weights": WEIGHTS}
         return table
 
     def write(self, folder: str | os.PathLike[str], images: int) -> None:

@@ -32,6 +32,7 @@ from dinoneck.training.engine import Engine, Row, own_random_numbers
 from dinoneck.training.folder import LOG, REPORT, STATE, UNFINISHED, check_folder
 from dinoneck.training.parameter_groups import FreezeSchedule
 from dinoneck.training.source import open_backbone
+from dinoneck.training.tasks import start_from
 from dinoneck.version import versions
 
 DETECTOR = "detector.safetensors"
@@ -39,7 +40,8 @@ NECK = "spatial_tuning_adapter"
 SIZE = (640, 640)
 _DATA = {"boxes", "images", "val_boxes", "val_images", "classes", "size"}
 _OPTIM = {"epochs", "batch_size", "lr", "backbone_lr", "seed", "weight_decay", "warmup", "ema_decay", "amp"}
-_OPTIM |= {"clip_norm"}
+_OPTIM |= {"clip_norm", "freeze", "layer_decay"}
+PLAN = {0: "all", 10: "last:4"}
 _logger = logging.getLogger(__name__)
 
 
@@ -134,10 +136,10 @@ class _Run:
     def __init__(self, config: TrainConfig, folder: Path, detector: Detector, train: BoxImages, val: BoxImages) -> None:
         self.config, self.folder, self.detector, self.train, self.val = config, folder, detector, train, val
         own, optim = config.detector, config.optim
-        self.schedule = FreezeSchedule(own.plan, backbone_lr=optim.backbone_lr)
+        self.schedule = FreezeSchedule(optim.plan or PLAN, backbone_lr=optim.backbone_lr)
         self.schedule.apply(detector, 0)
         groups = self.schedule.param_groups(
-            detector, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=own.layer_decay
+            detector, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
         )
         steps = math.ceil(len(train) / (optim.batch_size * own.accumulate))
         self.engine = Engine(detector, _Losses(detector), groups, optim, steps, own.accumulate)
@@ -233,6 +235,7 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError("data.boxes is missing; expected the COCO file of the training images (--boxes)")
     groups: tuple[tuple[Any, set[str]], ...] = ((config.data, _DATA), (config.optim, _OPTIM), (config.folds, {"count"}))
     given: list[tuple[Any, str]] = [(group, name) for group, used in groups for name in _changed(group) - used]
+    given += [(config.backbone, name) for name in _changed(config.backbone) & {"lora", "unfreeze_last"}]
     given += [(config, name) for name in _changed(config) & {"tasks", "compositions", "losses"}]
     for group, name in sorted(given, key=lambda pair: pair[1]):
         raise ConfigError(f"{name} is {getattr(group, name)!r}; it has no effect on detectors: leave it out")
@@ -308,6 +311,8 @@ def build_detector(config: TrainConfig, classes: tuple[str, ...]) -> Detector:
     torch.manual_seed(config.optim.seed)
     neck: Neck = cls.from_config(arguments)
     head = DetectionHead(own.name, classes, neck, own.features_at, own.variant, own.queries, own.encoder_layers)
+    if config.init is not None:
+        start_from(head, config.init)
     detector = Detector(head, backbone, cast("tuple[int, int]", config.data.size or SIZE))
     if own.checkpointing:
         backbone.set_grad_checkpointing()

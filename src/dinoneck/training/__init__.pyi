@@ -11,11 +11,11 @@ from dinoneck.training.config import LossConfig as LossConfig
 from dinoneck.training.config import TaskConfig as TaskConfig
 from dinoneck.training.config import TrainConfig as TrainConfig
 from dinoneck.training.fitting import fit as fit
-from dinoneck.training.mixup import cutmix as cutmix
-from dinoneck.training.mixup import manifold_mixup as manifold_mixup
 from dinoneck.training.optim import EMA as EMA
 from dinoneck.training.optim import SAM as SAM
 from dinoneck.training.optim import cosine_with_warmup as cosine_with_warmup
+from dinoneck.training.optim import cutmix as cutmix
+from dinoneck.training.optim import manifold_mixup as manifold_mixup
 from dinoneck.training.parameter_groups import FreezeSchedule as FreezeSchedule
 from dinoneck.training.parameter_groups import param_groups as param_groups
 from dinoneck.training.recipe import Recipe as Recipe

@@ -11,13 +11,13 @@ from dinoneck.atomic import write_text
 from dinoneck.errors import ConfigError
 from dinoneck.progress import note
 from dinoneck.regular_files import read_regular
-from dinoneck.training.building import SEVERAL_LAYERS
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.folder import LOGS, REPORT
 from dinoneck.training.report import HEAD, scores_of, verdict
 from dinoneck.training.run import Run, prepare, train_folds
 from dinoneck.training.scores import Split
 from dinoneck.training.table import groups_of
+from dinoneck.training.tasks import SEVERAL_LAYERS
 
 
 def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False) -> dict[str, Run]:
@@ -45,25 +45,19 @@ def train_heads(runs: dict[str, Run], out: Path, *, resume: bool = True) -> dict
     parameters.
     """
     first = next(iter(runs.values()))
-    tokens = first.source.load()
-    predictions: dict[str, Any] = {}
-    cost: dict[str, Any] = {}
-    report: dict[str, Any] = {}
+    tokens, predictions, cost, report = first.source.load(), dict[str, Any](), dict[str, Any](), dict[str, Any]()
     for name, run in runs.items():
         note(f"head {name}")
         report, found = train_folds(run, tokens=tokens, resume=resume)
         predictions[name] = found[HEAD]
-        cost[name] = {"parameters": report["parameters"], "seconds": _seconds(run.folder / LOGS)}
+        logs = [line for path in (run.folder / LOGS).glob("*.jsonl") for line in read_regular(path).splitlines()]
+        seconds = sum(json.loads(line)["seconds"] for line in logs)
+        cost[name] = {"parameters": report["parameters"], "seconds": seconds}
     groups = groups_of(first.table) or list(first.table.index)
     split = Split([valid for _, valid in first.folds.values()], groups)
     scores = scores_of(first.problem.scored, predictions, split, report["target_weights"])
-    shared = {key: value for key, value in report.items() if key not in ("config", "verdict", "scores", "parameters")}
     line = verdict(first.problem.scored, scores, report["groups_predicted"], [*runs])
-    whole = {**shared, "scores": scores, "verdict": line, "cost": cost}
+    shared = {key: value for key, value in report.items() if key not in ("config", "parameters")}
+    whole = shared | {"scores": scores, "verdict": line, "cost": cost}
     write_text(out / REPORT, json.dumps(whole, indent=2, allow_nan=False) + "\n")
     return whole
-
-
-def _seconds(logs: Path) -> float:
-    lines = [line for path in logs.glob("*.jsonl") for line in read_regular(path).splitlines()]
-    return float(sum(json.loads(line)["seconds"] for line in lines))

@@ -6,19 +6,48 @@ No torch is imported here, so that a wrong option is refused at once.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
+import yaml
 from msgspec import Meta, field
 from msgspec.structs import force_setattr
 from tyro.conf import Suppress, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from dinoneck.errors import ConfigError
-from dinoneck.training.config_flags import HEAD, SIZE
 from dinoneck.training.recipe import Config, Count, NotNegative, Positive, Recipe, Scale, Seed
-from dinoneck.yaml_file import read_yaml
+from dinoneck.yaml_file import read_plain, read_yaml
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation"]
 Path = Annotated[str, Meta(pattern=r"\S")]
+OFF = "none"
+
+
+def _size(words: list[str]) -> tuple[int, int]:
+    sides = words[0].lower().split("x")
+    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() for side in sides):
+        raise ValueError(f"{words[0]!r} is not a size; expected HEIGHTxWIDTH such as 480x960, or one number")
+    return int(sides[0]), int(sides[-1])
+
+
+def _head(words: list[str]) -> dict[str, Any]:
+    with suppress(yaml.YAMLError, RecursionError, ValueError):
+        value = read_plain(words[0])
+        if isinstance(value, str | dict):
+            return {"type": value} if isinstance(value, str) else value
+    raise ValueError(f"{words[0]!r} is not a head; expected a registered name, or '{{type: NAME, ...}}'")
+
+
+def _written(metavar: str, read: Callable[[list[str]], Any], write: Callable[[Any], str]) -> Any:
+    """How a field that is not a plain number or word is one word of the command line."""
+    return PrimitiveConstructorSpec[Any](1, metavar, read, lambda value: True, lambda value: [write(value)])
+
+
+SIZE = _written("HEIGHTxWIDTH", _size, lambda size: OFF if size is None else "x".join(map(str, size)))
+HEAD = _written("NAME", _head, lambda head: yaml.safe_dump(head, default_flow_style=True).strip())
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -86,8 +115,6 @@ class DataConfig(Config, frozen=True, kw_only=True):
         for name in ("classes", "targets", "aux_targets"):
             if len(set(names := getattr(self, name))) < len(names):
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")
-        if self.pad_to is not None and self.resize != "pad" and self.store is None:
-            raise ConfigError(f"pad_to is {self.pad_to!r}, and without resize pad nothing is padded; write both")
 
 
 class BackboneConfig(Config, frozen=True, kw_only=True):
@@ -100,7 +127,8 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
         random: seeded random weights without download, equal on every machine.
         seed: which random weights; None = 0.
         layers: block indices to read, such as 2 5 8 11; None = the last.
-        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = frozen.
+        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = none.
+        unfreeze_last: number of last blocks that every fold trains along with its head; None = none.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -110,13 +138,12 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
     seed: Annotated[Seed | None, arg(name="backbone-seed")] = None
     layers: tuple[int, ...] | None = None
     lora: Count | None = None
+    unfreeze_last: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.file is not None and self.random:
             raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")
-        if self.layers == ():
-            raise ConfigError("layers is empty; name block indices, or leave it out for the last block")
 
 
 class TaskConfig(Config, frozen=True, kw_only=True):
@@ -132,8 +159,7 @@ class TaskConfig(Config, frozen=True, kw_only=True):
         activation: of the outputs, in original units.
         minimum: no prediction is below it; None = ``data.minimum``.
         area: values are divided by it before training, such as an area in square metres.
-        log1p: train on log(1 + value).
-        standardize: train on z-scores of the training images; None = unless there is an activation.
+        log1p: train on log(1 + value). Without an activation, training is on z-scores of the training images.
         auxiliary: it only helps training; it has a score of its own and none in the overall one.
         from_map: the dense or segmentation task whose mean over the map is the image's number: the output that has this
             task's name.
@@ -149,7 +175,6 @@ class TaskConfig(Config, frozen=True, kw_only=True):
     minimum: float | None = None
     area: Positive | None = None
     log1p: bool = False
-    standardize: bool | None = None
     auxiliary: bool = False
     from_map: str | None = None
 
@@ -212,8 +237,6 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
         features_at: scale of the images for the ViT, such as 0.5; a neck with a detail branch sees them at full size.
         queries: of D-FINE and RT-DETRv2; None = the variant's.
         encoder_layers: of their hybrid encoder; None = the variant's.
-        freeze: EPOCH=STAGE: what is frozen from an epoch on: all, last:N (the last N blocks are trained) or none.
-        layer_decay: factor of the learning rate per block of the backbone; None = one rate.
         augment: horizontal: mirror half of the images and vary colours; both: also upside down.
         accumulate: batches per optimizer step.
         checkpointing: recompute backbone blocks in the backward pass to save memory.
@@ -226,28 +249,11 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
     features_at: Scale = 1.0
     queries: Count | None = None
     encoder_layers: Count | None = None
-    freeze: tuple[str, ...] = ("0=all", "10=last:4")
-    layer_decay: Scale | None = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"
     accumulate: Count = 1
     checkpointing: bool = False
     eval_every: Count = 1
     workers: Annotated[int, Meta(ge=0)] = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.plan
-
-    @property
-    def plan(self) -> dict[int, str]:
-        """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
-        plan: dict[int, str] = {}
-        for entry in self.freeze:
-            epoch, sign, stage = entry.partition("=")
-            if not sign or not (epoch.isascii() and epoch.isdigit()) or int(epoch) in plan:
-                raise ConfigError(f"freeze has {entry!r}; expected EPOCH=STAGE, each epoch once, such as 10=last:4")
-            plan[int(epoch)] = stage
-        return plan
 
 
 class TrainConfig(Config, frozen=True, kw_only=True):
@@ -264,6 +270,7 @@ class TrainConfig(Config, frozen=True, kw_only=True):
         optim: how the head is trained.
         folds: folds of the cross-validation.
         with_ridge: keep the average of each fold's head and its linear baseline.
+        init: head or detector file to start from: its tensors of equal name and shape are taken.
         detector: the detector that data.boxes trains; its neck is ``head``.
         imports: modules or Python files to import first, to register heads.
         device: such as cpu or cuda:1; None = a GPU if there is one, else the CPU.
@@ -286,14 +293,15 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     optim: Recipe = Recipe()
     folds: FoldsConfig = FoldsConfig()
     with_ridge: bool = False
+    init: Path | None = None
     detector: DetectorConfig = DetectorConfig()
     imports: Annotated[tuple[str, ...], arg(name="import")] = ()
     device: str | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.head.get("type", ""), str):
-            raise ConfigError(f"head is {self.head!r}; expected {{type: NAME, ...}}, such as {{type: patch_mean}}")
+    @property
+    def is_live(self) -> bool:
+        """Whether every fold trains a backbone along with its head."""
+        return bool(self.backbone.lora or self.backbone.unfreeze_last or self.optim.freeze)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> TrainConfig:
@@ -313,3 +321,40 @@ class TrainConfig(Config, frozen=True, kw_only=True):
             (64, 0.0001)
         """
         return cls.from_dict(read_yaml(path), str(path))
+
+
+_NEEDS = {  # one of these -> the options that have no effect without it
+    ("data.boxes",): ("data.val_boxes", "data.val_images", "detector"),
+    ("backbone.lora", "backbone.unfreeze_last", "optim.freeze"): (
+        "optim.cutmix_alpha",
+        "optim.backbone_lr",
+        "optim.layer_decay",
+    ),
+    ("data.labels",): ("data.classes", "data.nodata", "data.label_kind"),
+    ("data.store",): ("data.views",),
+    ("data.csv",): ("data.targets", "data.aux_targets", "data.minimum", "data.store", "folds.group", "folds.column"),
+    ("data.csv", "data.images"): ("data.labels",),
+}
+
+
+def check_used(config: TrainConfig, *, with_table: bool = False) -> None:
+    """Refuse values that a run of heads would leave unused.
+
+    Args:
+        config: the run.
+        with_table: a table is given in the place of ``data.csv``.
+
+    Raises:
+        ConfigError: naming the value, and what it needs.
+    """
+    default = TrainConfig()
+    if config.data.boxes is not None:
+        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
+    if config.is_live and (config.data.store is not None or config.with_ridge):
+        raise ConfigError("backbone.lora, backbone.unfreeze_last and optim.freeze exclude data.store and with_ridge")
+    for needed, options in _NEEDS.items():
+        is_there = (with_table and "data.csv" in needed) or any(attrgetter(name)(config) for name in needed)
+        for option in () if is_there else options:
+            value, flags = attrgetter(option)(config), " or ".join(f"--{name.partition('.')[2]}" for name in needed)
+            if value != attrgetter(option)(default):
+                raise ConfigError(f"{option} is {value!r}, and needs {' or '.join(needed)} ({flags}); or leave it out")

@@ -31,7 +31,8 @@ from dinoneck.training.optim import EMA, SAM, cosine_with_warmup
 from dinoneck.training.recipe import Recipe
 
 Row = dict[str, Any]
-Batches = Generator[tuple[int, Sequence[Any]], None, None]  # images of the batch in all processes, arguments of model
+Batch = tuple[int, Sequence[Any]]  # images of the batch in all processes, arguments of model
+Batches = Generator[Batch, None, None]
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")  # of an epoch; they differ from run to run
 SAVE_EVERY_S = 30.0
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,18 +67,20 @@ class Engine:
         steps: int,
         accumulate: int = 1,
     ) -> None:
-        self.trained, self.recipe, self.steps, self.accumulate = trained, recipe, steps, accumulate
+        self.trained, self.plain, self.recipe, self.steps, self.accumulate = trained, model, recipe, steps, accumulate
         self.device = next(trained.parameters()).device
         self.rank, self.count = joined(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
         self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
-        self.model = wrapped(model, self._parameters())
         self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
+        self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.model = wrapped(model, self.parameters) if self.count > 1 else model
+        self._parts: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
+        self._parts |= {} if self.ema is None else {"ema": self.ema}
         self.epoch, self.history, self.extra = 0, list[Row](), dict[str, Any]()
         self.best: dict[str, Tensor] | None = None
-        self.plain = model
         self._losses: list[tuple[dict[str, Tensor], int]] = []  # of batches, on the device, and their images
         self._file: tuple[Path, Mapping[str, Any]] | None = None
 
@@ -143,17 +146,17 @@ class Engine:
         values = torch.stack([x for losses, _ in noted for x in losses.values()]).tolist()  # the host waits here
         means = images @ torch.tensor(values, dtype=torch.float64).view(len(noted), -1) / images.sum()
         row: dict[str, float] = dict(zip(noted[0][0], means.tolist(), strict=True))
-        for name, value in row.items():
-            if not math.isfinite(value):
-                raise DataError(
-                    f"{name} is {value} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; lower it"
-                )
+        if wrong := [name for name, value in row.items() if not math.isfinite(value)]:
+            raise DataError(
+                f"{wrong[0]} is {row[wrong[0]]} in epoch {self.epoch}: training diverged at lr {self.recipe.lr:.3g}; "
+                "lower it"
+            )
         return row
 
     def _is_finished(self) -> bool:
         if self.recipe.patience is not None and self.history:
             losses = [row["val_loss"] for row in self.history]
-            if len(losses) - 1 - losses.index(min(losses)) >= self.recipe.patience:
+            if len(losses) - losses.index(min(losses)) > self.recipe.patience:
                 return True
         return self.epoch >= self.recipe.epochs
 
@@ -167,27 +170,26 @@ class Engine:
                 done()
                 images += sum(size for size, _ in group)
         # the last gradient may not have been finite: the weights are checked with the losses, in one read
-        norm = torch.nn.utils.get_total_norm([p.detach() for p in self._parameters()])
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
         self.note(dict.fromkeys(self._losses[0][0], norm), 0)
-        row = averaged(self.mean_losses())
+        rows = gathered(self.mean_losses())
+        row = {name: sum(own[name] for own in rows) / len(rows) for name in rows[0]}
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
 
-    def _step(self, group: Sequence[tuple[int, Sequence[Any]]]) -> None:
+    def _step(self, group: Sequence[Batch]) -> None:
         """One step of the optimizer down the mean gradient of some batches."""
-        passes = itertools.count()
+        shares = itertools.chain([1], itertools.repeat(0))  # SAM's second loss is checked, not counted
 
         def closure() -> Tensor:
             self.optimizer.zero_grad(set_to_none=True)
-            counted, total = next(passes) == 0, torch.zeros(())
-            for number, (images, arguments) in enumerate(group):
-                waits = number + 1 < len(group) and isinstance(self.model, DistributedDataParallel)
-                with self.model.no_sync() if waits else nullcontext():  # type: ignore[operator]
-                    with self.precision():
-                        losses = self.model(*arguments)
-                    self.note(losses, images if counted else 0)  # SAM's second loss is checked, not counted
-                    total = losses["loss"]
-                    self.scaler.scale(total / len(group)).backward()
+            share, total = next(shares), torch.zeros(())
+            for images, arguments in group:
+                with self.precision():
+                    losses = self.model(*arguments)
+                self.note(losses, share * images)
+                total = losses["loss"]
+                self.scaler.scale(total / len(group)).backward()
             return total
 
         if self.sam is None:
@@ -212,21 +214,17 @@ class Engine:
         same(self.plain.buffers())
         with nullcontext() if self.ema is None else self.ema.applied(self.trained):
             self.plain.eval()
-            row: Row = from_first(validate())
-            if self.recipe.patience is not None:
-                losses = [before["val_loss"] for before in self.history]
-                if row["val_loss"] < min(losses, default=math.inf):
-                    self.best = {name: x.detach().clone() for name, x in self._weights().items()}
+            row: Row = gathered(validate())[0]
+            best = min((before["val_loss"] for before in self.history if "val_loss" in before), default=math.inf)
+            if self.recipe.patience is not None and row["val_loss"] < best:
+                self.best = {name: x.clone() for name, x in self._weights().items()}
         return row
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _weights(self) -> dict[str, Tensor]:
         """All weights and buffers but those of a backbone that is not trained."""
         backbones = [module for module in self.plain.modules() if isinstance(module, Backbone)]
-        left_out = {p for module in backbones for p in module.parameters()} - set(self._parameters())
-        return {name: x for name, x in self.plain.state_dict(keep_vars=True).items() if x not in left_out}
+        left_out = {p for module in backbones for p in module.parameters()} - {*self.parameters}
+        return {name: x.detach() for name, x in self.plain.state_dict(keep_vars=True).items() if x not in left_out}
 
     @torch.no_grad()
     def _take(self, weights: Mapping[str, Tensor]) -> None:
@@ -247,36 +245,30 @@ class Engine:
         """
         self._file = path, run
         state = load_state(path, run) if resume else None
-        epoch = 0 if state is None else state["epoch"]
-        if from_first(epoch) != epoch:
-            raise CheckpointError(f"{path} is at epoch {epoch}, that of the first process is not; share one folder")
+        epochs = gathered(0 if state is None else state["epoch"])
+        if len({*epochs}) > 1:
+            raise CheckpointError(f"{path} is at epochs {epochs} in the processes; share one folder")
         if state is not None:
             for name in _PLAIN:
                 setattr(self, name, state[name])
             self._take(state["weights"])
-            for name, part in self._parts().items():
+            for name, part in self._parts.items():
                 part.load_state_dict(state[name])
         self._write_log()
 
     def _save(self) -> None:
-        if self._file is None or self.rank > 0:
-            return
-        path, run = self._file
-        state = {name: getattr(self, name) for name in _PLAIN} | {"run": dict(run)}
-        state["weights"] = {name: x.detach() for name, x in self._weights().items()}
-        content = io.BytesIO()
-        torch.save(state | {name: part.state_dict() for name, part in self._parts().items()}, content)
-        write_file(path, content.getvalue())
-        self._write_log()
+        if self._file is not None and self.rank == 0:
+            path, run = self._file
+            state = {name: getattr(self, name) for name in _PLAIN} | {"run": dict(run), "weights": self._weights()}
+            content = io.BytesIO()
+            torch.save(state | {name: part.state_dict() for name, part in self._parts.items()}, content)
+            write_file(path, content.getvalue())
+            self._write_log()
 
     def _write_log(self) -> None:
         if self._file is not None and self.rank == 0:
             lines = [json.dumps({"epoch": i, **row}, allow_nan=False) + "\n" for i, row in enumerate(self.history)]
             write_file(self._file[0].parent / LOG, "".join(lines).encode())
-
-    def _parts(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name) for name in ("optimizer", "scheduler", "scaler", "ema")}
-        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _peak_memory_mb(device: torch.device) -> float:
@@ -294,7 +286,7 @@ def joined(device: torch.device) -> tuple[int, int]:
     Args:
         device: of the model, which decides between NCCL and Gloo.
     """
-    if dist.is_available() and not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)  # NCCL takes one process per GPU
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
@@ -307,14 +299,12 @@ def _are_several() -> bool:
 
 
 def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
-    """Return the model in DistributedDataParallel, which gets the weights of the first process; alone, the model.
+    """Return the model in DistributedDataParallel, which gets the weights of the first process.
 
     Args:
         model: whose ``forward`` returns the losses.
         parameters: whose gradients are averaged, also those that are frozen now and trained later.
     """
-    if not _are_several():
-        return model
     frozen = [parameter for parameter in parameters if not parameter.requires_grad]
     for parameter in frozen:  # the wrapper only knows parameters that are trainable now
         parameter.requires_grad = True
@@ -324,21 +314,12 @@ def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
     return found
 
 
-def from_first(value: Any) -> Any:
-    """Return the first process' value in all processes."""
-    values = [value]
-    if _are_several():
-        dist.broadcast_object_list(values)
-    return values[0]
-
-
-def averaged(row: dict[str, float]) -> dict[str, float]:
-    """Return the means of numbers over all processes."""
-    if not _are_several():
-        return row
-    rows: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(rows, row)
-    return {name: sum(own[name] for own in rows) / len(rows) for name in row}
+def gathered(value: Any) -> list[Any]:
+    """Return the values of all processes."""
+    values = [value] * (dist.get_world_size() if _are_several() else 1)
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 @torch.no_grad()
@@ -352,25 +333,20 @@ def same(tensors: Iterable[Tensor]) -> None:
 
 def seed_all(*words: int) -> None:
     """Seed Python, NumPy and torch (all devices) by some numbers, such as seed, epoch and rank."""
-    states = np.random.SeedSequence(words).generate_state(3)
-    random.seed(int(states[0]))
-    np.random.seed(int(states[1]))  # noqa: NPY002 (sources may draw from the global generator)
-    torch.default_generator.manual_seed(int(states[2]))
-    if _cuda_runs():  # else torch.manual_seed would queue a call for later
-        torch.cuda.manual_seed_all(int(states[2]))
+    states = np.random.SeedSequence(words).generate_state(3).tolist()
+    random.seed(states[0])
+    np.random.seed(states[1])  # noqa: NPY002 (sources may draw from the global generator)
+    torch.manual_seed(states[2])
 
 
 @contextmanager
 def own_random_numbers() -> Iterator[None]:
     """After the block the generators of Python, NumPy and torch (all devices) are as before it."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _cuda_runs() else []):
+    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if is_used else []):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _cuda_runs() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

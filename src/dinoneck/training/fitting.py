@@ -8,33 +8,43 @@ import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck.backbones import weight_hashes
 from dinoneck.codec import encode
 from dinoneck.data.cells import IMAGES
 from dinoneck.devices import bytes_of, fetch
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import ConfigError
 from dinoneck.heads.head import Head
+from dinoneck.losses.masked import exact
 from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.tasks import Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.engine import Engine, own_random_numbers, seed_all
 from dinoneck.training.folder import STATE, Callback
-from dinoneck.training.mixup import blended_tokens, pasted, random_box
-from dinoneck.training.parameter_groups import param_groups
+from dinoneck.training.optim import blended_tokens, pasted, random_box
+from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.scores import class_counts, class_iou, confusion_matrix, mean_known, r2, share_right
+from dinoneck.training.scores import (
+    accuracy,
+    class_counts,
+    class_iou,
+    map_confusion,
+    mean_known,
+    unexplained,
+    value_terms,
+)
 from dinoneck.training.source import compare_images
-from dinoneck.training.sources import LiveTokens, Samples, Table, TokenSource, in_batches, is_stored
-from dinoneck.training.targets import as_array, match_samples, training_targets
+from dinoneck.training.sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
+from dinoneck.training.targets import WEIGHT, SourceIds, Table, by_id, match_samples, training_targets
 
 _BACKBONE_SHARE = 0.1  # of the head's learning rate
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
@@ -86,17 +96,64 @@ def fit(
         ConfigError: if a number is out of range, or head, loss, source and recipe do not fit together.
         CheckpointError: if the state in ``out`` is damaged, that of another run, or cannot be written.
     """
-    _check_kinds(head, source, recipe)
+    if not isinstance(head, Head) or not isinstance(recipe, Recipe | None):
+        raise ConfigError(f"head is {type(head).__name__}, recipe {recipe!r}; expected a head with tasks, and a Recipe")
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
+    _check_together(head, source, recipe, loss)
     names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
     used = [*train, *valid]
     if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
-        files = match_samples(source.ids, {IMAGES: targets[IMAGES]}, None, [IMAGES], used)[2][IMAGES]
-        compare_images(source, dict(zip(used, files.tolist(), strict=True)))
-    samples = (used, len(train), values, cells)
-    return fit_samples(head, source, *samples, loss, recipe=recipe, out=out, resume=resume, callbacks=callbacks)
+        files = by_id(targets[IMAGES], IMAGES, None, SourceIds(source.ids).find)
+        compare_images(source, {image_id: files[image_id] for image_id in used})
+    normalised, originals = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
+    live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
+    device = next(head.parameters()).device
+    objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
+    samples = Samples(source, used, len(train), objective.maps, normalised, device)
+    truth = {name: x[len(train) :] for name, x in originals.items()} if valid else None
+    with _RUNNING, own_random_numbers():
+        engine = _trained(objective, samples, truth, None if out is None else Path(out) / STATE, resume, callbacks)
+    if live and not live["backbone"].frozen:
+        _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
+    return engine.history
+
+
+def _trained(
+    objective: Objective,
+    samples: Samples,
+    truth: Table | None,
+    path: Path | None,
+    resume: bool,
+    callbacks: Sequence[Callback],
+) -> Engine:
+    """Train on samples; validate with the true values of the others, in original units, where there are some."""
+    recipe, trained, head = objective.recipe, samples.trained, objective.trained["head"]
+    seed_all(recipe.seed)
+    steps = -(-trained // recipe.batch_size)
+    schedule = FreezeSchedule(recipe.plan) if recipe.freeze else None
+    if schedule is not None:
+        schedule.apply(objective.trained, 0)
+    engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
+    with torch.no_grad(), engine.precision():  # what does not fit is refused before a folder is made
+        inputs, targets = samples.read([0])
+        objective.eval().losses(objective.outputs(objective.tokens(inputs)), targets)
+    if path is not None:
+        engine.keep(path, _identity(objective, samples), resume=resume)
+    calibrate = getattr(head, "calibrate", None)
+    if recipe.standardise_tokens and calibrate is not None and not engine.history:
+        batches = in_batches(samples.ids[:trained], recipe.batch_size)
+        with torch.no_grad():
+            calibrate(samples.source.batch(ids).to(samples.device) for ids in batches)
+    engine.run(
+        lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
+        None if truth is None else lambda: _validated(engine, objective, samples, truth),
+        begin=lambda epoch: schedule and schedule.start_epoch(epoch, objective.trained, engine.optimizer),
+        callbacks=callbacks,
+    )
+    engine.finish()
+    return engine
 
 
 class Objective(nn.Module):
@@ -111,38 +168,31 @@ class Objective(nn.Module):
     def __init__(self, trained: nn.ModuleDict, loss: TaskLoss, recipe: Recipe) -> None:
         super().__init__()
         self.trained, self.loss, self.recipe = trained, loss, recipe
-        self.maps = {task.name for task in loss.tasks if task.is_map or task.is_masks}
+        maps = [task.name for task in loss.tasks if task.is_map or task.is_masks]
+        self.maps = {*maps, *(name + WEIGHT for name in maps)}
 
-    def forward(self, inputs: Tokens | Tensor, targets: Table, masks: Table, mixes: bool) -> Table:
+    def forward(self, inputs: Tokens | Tensor, targets: Table, mixes: bool) -> Table:
         """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
 
         A loss may be the mean over what the samples are blended of.
         """
         cutmix, mixup = (self.recipe.cutmix_alpha, self.recipe.mixup_alpha) if mixes else (None, None)
-        truths = [(1.0, targets, masks)]  # the loss of each counts by its share
+        truths = [(1.0, targets)]  # the loss of each counts by its share
         if cutmix is not None and isinstance(inputs, Tensor):
             backbone: Any = self.trained["backbone"]
             box, share = random_box(inputs.shape[-2:], cutmix, backbone.patch_size)
             inputs = pasted(inputs, box)
             # maps are pasted as the images, the other targets count by the area
-            targets, masks = (
-                {name: pasted(x, box) if name in self.maps else x for name, x in table.items()}
-                for table in (targets, masks)
-            )
-            partners = (_before(targets, self.maps), _before(masks, self.maps))
-            truths = [(share, targets, masks), (1 - share, *partners)]
+            own = {name: pasted(x, box) if name in self.maps else x for name, x in targets.items()}
+            truths = [(share, own), (1 - share, _before(own, self.maps))]
         tokens = self.tokens(inputs)
         if mixup is not None:
             tokens, share = blended_tokens(tokens, mixup)
-            own = [(share * part, target, mask) for part, target, mask in truths]
-            truths = own + [((1 - share) * part, _before(target), _before(mask)) for part, target, mask in truths]
-        outputs = _exact(self.trained["head"](tokens))
-        losses: Table = {}
-        with torch.autocast(next(iter(outputs.values())).device.type, enabled=False):
-            for share, target, mask in truths:
-                total, parts = self.loss(outputs, target, mask)
-                for name, value in {"loss": total, **{f"loss/{name}": x for name, x in parts.items()}}.items():
-                    losses[name] = losses[name] + share * value if name in losses else share * value
+            partners = [((1 - share) * part, _before(own)) for part, own in truths]
+            truths = [(share * part, own) for part, own in truths] + partners
+        outputs = self.outputs(tokens)
+        each = [(share, self.losses(outputs, own)) for share, own in truths]
+        losses = {name: reduce(add, [share * own[name] for share, own in each]) for name in each[0][1]}
         learned = {} if self.loss.weighting is None else self.loss.weighting.weights()
         return losses | {f"weight/{name}": weight for name, weight in learned.items()}
 
@@ -151,153 +201,99 @@ class Objective(nn.Module):
         found: Tokens = inputs if isinstance(inputs, Tokens) else self.trained["backbone"](inputs)
         return found
 
+    def outputs(self, tokens: Tokens) -> Table:
+        """Return the head's outputs in float32 or wider, so that losses are exact under autocast."""
+        return {name: exact(x) for name, x in self.trained["head"](tokens).items()}
+
+    def losses(self, outputs: Table, targets: Table) -> Table:
+        """Return ``loss`` and its parts; what is missing counts for nothing."""
+        masks = {name: x >= 0 for name, x in targets.items() if not x.is_floating_point()}
+        masks |= {name.removesuffix(WEIGHT): x for name, x in targets.items() if name.endswith(WEIGHT)}
+        with torch.autocast(next(iter(outputs.values())).device.type, enabled=False):
+            total, parts = self.loss(outputs, targets, masks)
+        return {"loss": total, **{f"loss/{name}": x for name, x in parts.items()}}
+
 
 def _before(table: Table, kept: Collection[str] = ()) -> Table:
-    """What belongs to the sample before each; the tables in ``kept`` stay as they are."""
+    """What belongs to the sample before each; the targets in ``kept`` stay as they are."""
     return {name: x if name in kept else x.roll(1, 0) for name, x in table.items()}
-
-
-def fit_samples(
-    head: Head,
-    source: TokenSource,
-    ids: Sequence[str],
-    trained: int,
-    targets: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    loss: TaskLoss,
-    *,
-    recipe: Recipe,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = True,
-    callbacks: Sequence[Callback] = (),
-) -> list[dict[str, float]]:
-    """Train as :func:`fit` does on the first ``trained`` ids, validate on the others; targets are in their order."""
-    _check_together(head, source, recipe)
-    if not trained:
-        raise ConfigError("there are 0 ids to train on: ids= is empty, or all ids are validation ids")
-    if both := set(ids[:trained]) & set(ids[trained:]):
-        raise DataError(f"{len(both)} ids are for training and for validation, the first is {min(both)!r}")
-    if recipe.patience is not None and len(ids) == trained:
-        raise ConfigError(f"patience is {recipe.patience}, and there are no val_ids whose loss it could wait for")
-    if loss.tasks != head.tasks:
-        names = [", ".join(task.name for task in tasks) for tasks in (loss.tasks, head.tasks)]
-        raise ConfigError(f"the loss is built for tasks {names[0]}, the head for {names[1]}")
-    values, cells = training_targets(loss, targets, weights, ids, trained, recipe.patience is not None)
-    live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
-    device = next(head.parameters()).device
-    objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
-    samples = Samples(source, ids, trained, objective.maps, values, cells, device)
-    truth = {task.name: torch.as_tensor(as_array(targets[task.name]))[trained:] for task in head.tasks}
-    truth |= {name: truth[name].where(cells[name][trained:, None] > 0, torch.nan) for name in cells}
-    with _RUNNING, own_random_numbers():
-        seed_all(recipe.seed)
-        steps = -(-trained // recipe.batch_size)
-        engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
-        with torch.no_grad(), engine.precision():
-            head.eval()(source.batch(ids[:1]).to(device))  # tokens that do not fit are refused before a folder is made
-        if out is not None:
-            engine.keep(Path(out) / STATE, _identity(objective, samples), resume=resume)
-        calibrate = getattr(head, "calibrate", None)
-        if recipe.standardise_tokens and calibrate is not None and not engine.history:
-            with torch.no_grad():
-                calibrate(source.batch(batch).to(device) for batch in in_batches(ids[:trained], recipe.batch_size))
-        engine.run(
-            lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-            (lambda: _validated(engine, objective, samples, truth)) if len(ids) > trained else None,
-            callbacks=callbacks,
-        )
-        engine.finish()
-    if live and not live["backbone"].frozen:
-        _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
-    return engine.history
 
 
 @torch.no_grad()
 def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
     """The loss (the plain sum of its parts) and the scores of the validation samples."""
     predictions, tasks = list[Table](), [task for task in objective.loss.tasks if not task.is_masks]
-    for images, (inputs, values, masks) in samples.held_out(engine.recipe.batch_size):
+    for images, (inputs, targets) in samples.held_out(engine.recipe.batch_size):
         with engine.precision():
-            outputs = _exact(objective.trained["head"](objective.tokens(inputs)))
-        parts = objective.loss(outputs, values, masks)[1]
-        named = {"val_loss": torch.stack(list(parts.values())).sum(), **{f"val_loss/{n}": x for n, x in parts.items()}}
-        engine.note(named, images)
+            outputs = objective.outputs(objective.tokens(inputs))
+        _, *parts = objective.losses(outputs, targets).items()
+        total = torch.stack([x for _, x in parts]).sum()
+        engine.note({"val_loss": total, **{f"val_{name}": x for name, x in parts}}, images)
         predictions.append({task.name: task.predict(outputs[task.name]) for task in tasks})
-    losses = engine.mean_losses()
-    joined = fetch([torch.cat([part[name] for part in predictions]) for name in predictions[0]])
-    return losses | _scores(tasks, dict(zip(predictions[0], joined, strict=True)), truth)
+    row = engine.mean_losses()
+    joined = fetch([torch.cat([part[task.name] for part in predictions]).float() for task in tasks])
+    for task, found in zip(tasks, joined, strict=True):
+        row |= _scores(task, found, truth[task.name])
+    each = [score for name, score in row.items() if name.startswith("val_r2/")]
+    return row | ({"val_r2": float(np.mean(each))} if each else {})
 
 
-def _scores(tasks: Sequence[Task], predictions: Table, targets: Table) -> dict[str, float]:
-    """Return ``val_r2/TASK``, ``val_accuracy/TASK`` (classes), ``val_mean_iou/TASK`` (masks), and ``val_r2``.
+def _scores(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
+    """Return ``val_r2/TASK`` (the mean over outputs), ``val_accuracy/TASK`` or, of masks, ``val_mean_iou/TASK``.
 
-    The R² of a task with several outputs is the mean over those that vary, ``val_r2`` the mean over tasks. Masks are
-    compared at the resolution of the labels. What is missing counts for nothing; a task without values has no score.
+    Masks are compared at the resolution of the labels. What is missing counts for nothing; without values there is no
+    score.
 
     Args:
-        tasks: of the head.
-        predictions: task -> (m, ...) in original units.
-        targets: task -> the true values of the same samples, NaN (classes: -1) = missing.
+        task: of the head.
+        output: (m, ...) in original units.
+        truth: the true values of the same samples, NaN (classes: -1) = missing.
     """
-    scores: dict[str, float] = {}
-    for task in tasks:
-        output, truth = predictions[task.name].float(), targets[task.name]
-        if task.is_categorical:
-            if truth.is_floating_point():  # shares (m, K, rows, cols) of classes
-                truth = truth.argmax(dim=1).masked_fill(truth.isnan().any(dim=1), -1)
-            if task.is_map:
-                output = F.interpolate(output, truth.shape[1:], mode="bilinear")
-            if task.ignore_index is not None:
-                truth = truth.masked_fill(truth == task.ignore_index, -1)
-            matrix = confusion_matrix(truth, output.argmax(dim=1), num_classes=task.dim, ignore_index=-1)
-            if matrix.any():
-                counts, name = class_counts(matrix), f"val_{'mean_iou' if task.is_map else 'accuracy'}/{task.name}"
-                scores[name] = float(mean_known(class_iou(counts)) if task.is_map else share_right(counts))
-            continue
-        columns = zip(truth.reshape(output.shape).unbind(1), output.double().unbind(1), strict=True)
-        pairs = [(true[known].numpy(), pred[known].numpy()) for true, pred in columns for known in [true.isfinite()]]
-        varying = [r2(true, pred) for true, pred in pairs if len(true) and np.ptp(true)]
-        if varying:
-            scores[f"val_r2/{task.name}"] = float(np.mean(varying))
-    each = [score for name, score in scores.items() if name.startswith("val_r2/")]
-    return {**scores, "val_r2": float(np.mean(each))} if each else scores
+    if not task.is_categorical:
+        values, predictions = (x.reshape(*truth.shape[:2], -1).double().numpy() for x in (truth, output))
+        lost = float(unexplained(value_terms(values, predictions).sum(axis=0)))
+        return {} if np.isnan(lost) else {f"val_r2/{task.name}": 1.0 - lost}
+    if truth.is_floating_point():  # shares (m, K, rows, cols) of classes
+        truth = truth.argmax(dim=1).masked_fill(truth.isnan().any(dim=1), -1)
+    if task.ignore_index is not None:
+        truth = truth.masked_fill(truth == task.ignore_index, -1)
+    counts = class_counts(map_confusion(truth, output))
+    if not counts.any():
+        return {}
+    if task.is_map:
+        return {f"val_mean_iou/{task.name}": float(mean_known(class_iou(counts)))}
+    return {f"val_accuracy/{task.name}": float(accuracy(counts))}
 
 
-def _check_kinds(head: object, source: object, recipe: object) -> None:
-    if not isinstance(recipe, Recipe | None):
-        raise ConfigError(f"recipe is {recipe!r}; expected Recipe(...) of dinoneck.training")
-    if not isinstance(head, Head):
-        raise ConfigError(f"head is {type(head).__name__}; expected a head with tasks, such as PatchMeanHead")
-    if not hasattr(source, "ids") or not hasattr(source, "batch"):
-        raise DataError(f"source is {type(source).__name__}; expected a FeatureStore, MemoryTokens or LiveTokens")
-
-
-def _check_together(head: Head, source: TokenSource, recipe: Recipe) -> None:
-    """Refuse a head, a source and a recipe that do not fit together."""
+def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskLoss) -> None:
+    """Refuse a head, a source, a recipe and a loss that do not fit together."""
     if not torch.is_grad_enabled():
         raise ConfigError("fit was called under torch.no_grad() or inference_mode(), where nothing can be trained")
-    live = source if isinstance(source, LiveTokens) else None
+    if loss.tasks != head.tasks:
+        names = [", ".join(task.name for task in tasks) for tasks in (loss.tasks, head.tasks)]
+        raise ConfigError(f"the loss is built for tasks {names[0]}, the head for {names[1]}")
+    live = isinstance(source, LiveTokens)
     maps = [task.name for task in head.tasks if task.is_map or task.is_masks]
-    if maps and live is not None and live.transform is not None:
+    if maps and getattr(source, "transform", None) is not None:
         raise ConfigError(f"{maps} are tasks with maps, and transform= may move pixels while maps stay; leave it out")
-    views: Any = getattr(source, "views", None) or ()
-    for i in range(len(views) if maps else 0):
-        views.flips(i)  # labels of cells follow flips alone
-    if recipe.cutmix_alpha is not None and live is None:
-        raise ConfigError(f"cutmix_alpha is {recipe.cutmix_alpha} and needs LiveTokens, not {type(source).__name__}")
-    if recipe.cutmix_alpha is not None and any(task.is_masks for task in head.tasks):
-        raise ConfigError("cutmix_alpha is for targets without objects: pasting would join those of two images")
-    if not any(p.requires_grad for p in head.parameters()) and (live is None or live.backbone.frozen):
-        raise ConfigError(f"all parameters of this {type(head).__name__} are frozen; there is nothing to train")
+    if recipe.freeze and not live:
+        raise ConfigError(f"freeze is {', '.join(recipe.freeze)}, and needs LiveTokens, not {type(source).__name__}")
+    if recipe.cutmix_alpha is not None and (not live or any(task.is_masks for task in head.tasks)):
+        raise ConfigError(
+            f"cutmix_alpha is {recipe.cutmix_alpha}, and pastes images of LiveTokens without objects; the source is "
+            f"{type(source).__name__}, tasks with maps are {maps}"
+        )
 
 
 def _groups(objective: Objective) -> list[dict[str, Any]]:
     """The optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
     trained, recipe = objective.trained, objective.recipe
     own = [p for p in objective.loss.parameters() if p.requires_grad]
-    if "backbone" in trained and not trained["backbone"].frozen:
+    if "backbone" in trained and (recipe.freeze or not trained["backbone"].frozen):
         rate = _BACKBONE_SHARE * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
-        groups = param_groups(trained, lr=recipe.lr, backbone_lr=rate, weight_decay=recipe.weight_decay)
+        rates: dict[str, Any] = {"lr": recipe.lr, "backbone_lr": rate, "layer_decay": recipe.layer_decay}
+        decay, frozen = recipe.weight_decay, bool(recipe.freeze)
+        groups = param_groups(trained, **rates, weight_decay=decay, include_frozen=frozen)
     else:
         weights = [p for p in trained["head"].parameters() if p.requires_grad and p.ndim > 1]
         own += [p for p in trained["head"].parameters() if p.requires_grad and p.ndim < 2]
@@ -310,22 +306,18 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
 
     The weights that the head begins with are not part of it: a resumed run takes those of its state.
     """
-    head, loss, source, data = objective.trained["head"], objective.loss, samples.source, hashlib.sha256()
-    data.update(json.dumps([*map(str, samples.ids), samples.trained]).encode())
-    for table in (samples.values, samples.cells):
-        for name, x in sorted(table.items()):
-            data.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode() + bytes_of(x))
+    head, loss, source = objective.trained["head"], objective.loss, samples.source
+    data = hashlib.sha256(json.dumps([*map(str, samples.ids), samples.trained]).encode())
+    for name, x in sorted(samples.targets.items()):
+        data.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode() + bytes_of(x))
     for x in source.stored(samples.ids[:1])[0] if is_stored(source) else ():  # type: ignore[attr-defined]
         data.update(bytes_of(x))
+    weighting = loss.weighting and {type(loss.weighting).__qualname__: loss.weighting.config}
     plain: dict[str, Any] = json.loads(json.dumps({
         "recipe": objective.recipe.to_dict(),
-        "head": {"type": type(head).__name__, "config": encode(head.config)},
+        "head": {type(head).__name__: encode(head.config)},
         "trained": {name: p.shape for name, p in head.named_parameters() if p.requires_grad},
-        "loss": {
-            "weighting": loss.weighting and {"type": type(loss.weighting).__qualname__, **loss.weighting.config},
-            "compositions": {own.name: encode(own) for own in loss.compositions},
-            "regularisers": {own.task: encode(own) for own in loss.regularisers},
-        },
+        "loss": {"weighting": weighting, "terms": [encode(own) for own in (*loss.compositions, *loss.regularisers)]},
         "ids and targets": data.hexdigest(),
     }))  # fmt: skip
     return plain
@@ -336,8 +328,3 @@ def _note_source(head: Head, fingerprint: str | None) -> None:
     for part in head.modules():
         if isinstance(part, Head) and part.trained_on is not None:
             part.trained_on = replace(part.trained_on, source=fingerprint)
-
-
-def _exact(outputs: Mapping[str, Tensor]) -> Table:
-    """Outputs in float32 or wider, so that losses are exact under autocast."""
-    return {name: x.to(torch.promote_types(x.dtype, torch.float32)) for name, x in outputs.items()}

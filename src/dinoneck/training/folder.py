@@ -18,7 +18,7 @@ UNFINISHED, RUN = "unfinished", "run.json"
 STATE, LOG = "state.pt", "log.jsonl"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError)  # what zipfile raises, also by a changed method
 Callback = Callable[[int, dict[str, Any]], object]  # of an epoch and its row of numbers
-_REMEDY = "replace it: fit(..., resume=False), --no-resume"
+_REMEDY = "use another folder, or replace it: fit(..., resume=False), --no-resume"
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -92,8 +92,7 @@ def check_same(there: Mapping[str, Any], here: Mapping[str, Any], where: str, pr
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             check_same(old, new, where, f"{prefix}{name}.")
         elif old != new:
+            values = f"{prefix}{name} is {old!r} there and {new!r} here"
             raise CheckpointError(
-                f"{where} holds the state of another run: {prefix}{name} is {old!r} there and {new!r} here. Give this "
-                f"run a folder of its own, or {_REMEDY}",
-                step="pairing",
+                f"{where} is of another run: {values}. Use another folder, or {_REMEDY}", step="pairing"
             )

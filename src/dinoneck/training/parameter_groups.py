@@ -9,12 +9,11 @@ made with. So groups never change: frozen parameters are in them from the first 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
@@ -27,6 +26,8 @@ from dinoneck.training.recipe import NotNegative, Positive, Scale, converted
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, _NormBase)
 _MAPS = (nn.Linear, _ConvNd)
+_Stage = Annotated[str, Meta(pattern="^(all|none|last:[1-9][0-9]*)$")]
+_Plan = Annotated[dict[Annotated[int, Meta(ge=0)], _Stage], Meta(min_length=1)]
 
 
 def param_groups(
@@ -71,12 +72,12 @@ def param_groups(
         >>> [(group["name"], group["lr"]) for group in param_groups(model, lr=1e-3, backbone_lr=1e-5)]
         [('backbone.no_decay', 1e-05), ('backbone.decay', 1e-05), ('head.decay', 0.001), ('head.no_decay', 0.001)]
     """
-    backbone = backbone_of(model)
-    converted("lr", lr, Positive)
+    backbone, backbone_lr = backbone_of(model), lr if backbone_lr is None else backbone_lr
+    for name, value in (("lr", lr), ("backbone_lr", backbone_lr)):
+        converted(name, value, Positive)
     converted("weight_decay", weight_decay, NotNegative)
-    converted("backbone_lr", backbone_lr, Positive | None)
     converted("layer_decay", layer_decay, Scale | None)
-    rates = _rates(backbone, lr if backbone_lr is None else backbone_lr, layer_decay)
+    rates = _rates(backbone, backbone_lr, layer_decay)
     groups: dict[str, dict[str, Any]] = {}
     for parameter, decays in _decays(model, backbone).items():
         if include_frozen or parameter.requires_grad:
@@ -190,15 +191,8 @@ class FreezeSchedule:
     backbone_lr: float | None = None
 
     def __post_init__(self) -> None:
-        plan = dict(self.plan) if isinstance(self.plan, Mapping) else {}
-        epochs = [epoch for epoch in plan if isinstance(epoch, Integral) and not isinstance(epoch, bool) and epoch >= 0]
-        stages = [stage for stage in plan.values() if isinstance(stage, str) and _STAGE.fullmatch(stage)]
-        if not len(plan) == len(epochs) == len(stages) > 0:
-            raise ConfigError(
-                f"plan is {self.plan!r}; expected epochs of 0 or more and the stages 'all' (all frozen), 'last:n' with "
-                "n of 1 or more, or 'none' (nothing frozen), such as {0: 'all', 10: 'last:4'}"
-            )
-        object.__setattr__(self, "plan", {0: "all", **{int(epoch): self.plan[epoch] for epoch in sorted(self.plan)}})
+        plan = converted("plan", self.plan, _Plan)
+        object.__setattr__(self, "plan", {0: "all"} | dict(sorted(plan.items())))
 
     def stage(self, epoch: int) -> str:
         """Return the stage that holds in an epoch."""
@@ -233,9 +227,7 @@ class FreezeSchedule:
                 parameter.grad = None  # optimizers would apply a left-over one
         return FreezeReport(stage, before != _trainable(backbone), backbone.trainable_blocks)
 
-    def param_groups(
-        self, model: nn.Module, *, lr: float, weight_decay: float = 0.05, layer_decay: float | None = None
-    ) -> list[dict[str, Any]]:
+    def param_groups(self, model: nn.Module, *, lr: float, **options: float | None) -> list[dict[str, Any]]:
         """Return :func:`dinoneck.training.param_groups` for the whole run: frozen parameters included.
 
         The backbone's groups get ``backbone_lr`` if the schedule has one, else ``lr * lr_scale``, from the first
@@ -244,20 +236,13 @@ class FreezeSchedule:
         Args:
             model: as for :meth:`apply`.
             lr: the head's.
-            weight_decay: as for ``param_groups``.
-            layer_decay: as for ``param_groups``.
+            options: ``weight_decay`` and ``layer_decay``, as for ``param_groups``.
 
         Raises:
             ConfigError: as ``param_groups`` does.
         """
-        return param_groups(
-            model,
-            lr=lr,
-            backbone_lr=lr * self.lr_scale if self.backbone_lr is None else self.backbone_lr,
-            weight_decay=weight_decay,
-            layer_decay=layer_decay,
-            include_frozen=True,
-        )
+        rate, own = lr * self.lr_scale if self.backbone_lr is None else self.backbone_lr, dict[str, Any](options)
+        return param_groups(model, lr=lr, backbone_lr=rate, include_frozen=True, **own)
 
     def start_epoch(self, epoch: int, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Apply the epoch's stage; return the same model and optimizer.
@@ -275,26 +260,22 @@ class FreezeSchedule:
                 plan trains from now on.
         """
         backbone = backbone_of(model)
-        for part in model.modules():
-            if isinstance(part, DistributedDataParallel) and "dinoneck_checked" not in part.__dict__:
-                # a wrapper averages the gradients of what is trainable when it is built
-                averaged = _trainable(part)
-                if not part.find_unused_parameters or not _trainable(backbone.unfreeze()) <= averaged:
-                    raise ConfigError(
-                        "DistributedDataParallel does not average all parameters that the plan may train, so ranks "
-                        "would diverge; register the backbone as a submodule (self.backbone = backbone), call "
-                        "backbone.unfreeze() before the model is wrapped, and pass find_unused_parameters=True"
-                    )
-                part.__dict__["dinoneck_checked"] = True
+        wrappers = [part for part in model.modules() if isinstance(part, DistributedDataParallel)]
+        for part in (part for part in wrappers if "dinoneck_checked" not in part.__dict__):
+            # a wrapper averages the gradients of what is trainable when it is built
+            averaged, part.__dict__["dinoneck_checked"] = _trainable(part), True
+            if not part.find_unused_parameters or not _trainable(backbone.unfreeze()) <= averaged:
+                raise ConfigError(
+                    "DistributedDataParallel does not average all parameters that the plan may train, so ranks would "
+                    "diverge; register the backbone as a submodule (self.backbone = backbone), call "
+                    "backbone.unfreeze() before the model is wrapped, and pass find_unused_parameters=True"
+                )
         self.apply(model, epoch)
         if missing := _trainable(backbone) - {p for group in optimizer.param_groups for p in group["params"]}:
             raise ConfigError(
                 f"the optimizer lacks {len(missing)} backbone parameters of epoch {epoch}; pass include_frozen=True"
             )
         return model, optimizer
-
-
-_STAGE = re.compile(r"all|none|last:[1-9][0-9]*")
 
 
 def _count(stage: str) -> int:

@@ -78,7 +78,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises:
             ConfigError: if a field is unknown, or its value does not fit.
         """
-        _check_keys(type(self), fields, "")
+        _known_keys(type(self), fields, "")
         return type(self)(**{name: getattr(self, name) for name in self.__struct_fields__} | fields)
 
 
@@ -87,40 +87,34 @@ def _hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _read(cls: type[Any], values: Any, prefix: str) -> Any:
-    """A config of nested values; keys are named with those of the groups above them."""
-    if values is None:
-        return cls()
-    _check_keys(cls, values, prefix)
-    hints, fields = typing.get_type_hints(cls), {}
-    for key, value in values.items():
-        hint, name = hints[key], f"{prefix}{key}"
-        is_table = typing.get_origin(hint) is dict
-        group = typing.get_args(hint)[-1] if is_table else hint
-        if value is None and is_table:  # an empty section of a file
+    """A config of nested values, None = the defaults; keys are named with those of the groups above them."""
+    values, fields = {} if values is None else values, {}
+    for key, kind in _known_keys(cls, values, prefix).items():
+        name, value, group = f"{prefix}{key}.", values[key], (typing.get_args(kind) or (kind,))[-1]
+        if typing.get_origin(kind) is dict and value is None:  # an empty section of a file
             continue
-        if not (isinstance(group, type) and issubclass(group, Config)):
-            fields[key] = value
-        elif not is_table:
-            fields[key] = _read(group, value, f"{name}.")
-        elif isinstance(value, Mapping) and all(isinstance(entry, str) for entry in value):
-            fields[key] = {entry: _read(group, own, f"{name}.{entry}.") for entry, own in value.items()}
-        else:
-            raise ConfigError(f"{name} is {value!r}; expected texts as keys, such as {name}: {{NAME: {{...}}}}")
+        if isinstance(group, type) and issubclass(group, Config):
+            if group is kind:
+                value = _read(group, value, name)
+            elif isinstance(value, Mapping):
+                value = {entry: _read(group, own, f"{name}{entry}.") for entry, own in value.items()}
+        fields[key] = value
     try:
         return cls(**fields)
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from None
 
 
-def _check_keys(cls: type[Any], values: Any, prefix: str) -> None:
-    known = _hints(cls)
+def _known_keys(cls: type[Any], values: Any, prefix: str) -> dict[str, Any]:
+    """The types of the keys that are set."""
     if not isinstance(values, Mapping):
         name = prefix.rstrip(".") or "the file"
         raise ConfigError(f"{name} is {values!r}; expected keys with values, such as {name}: {{KEY: VALUE}}")
-    for key in values:
-        if key not in known:
-            hint = did_you_mean(str(key), known)
-            raise ConfigError(f"unknown key {f'{prefix}{key}'!r}.{hint} Known: {', '.join(known)}")
+    known = typing.get_type_hints(cls)
+    if unknown := [key for key in values if key not in known]:
+        hint = did_you_mean(str(unknown[0]), known)
+        raise ConfigError(f"unknown key {f'{prefix}{unknown[0]}'!r}.{hint} Known: {', '.join(known)}")
+    return {key: known[key] for key in values}
 
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:
@@ -155,6 +149,9 @@ class Recipe(Config, frozen=True, kw_only=True):
         patience: epochs without a better validation loss before training stops with the best weights; None = keep the
             last.
         backbone_lr: peak learning rate of a trained backbone; None = a tenth of lr.
+        layer_decay: factor of that rate per block of the backbone; None = one rate.
+        freeze: EPOCH=STAGE: what is frozen of the backbone from an epoch on: all, last:N (the last N blocks are
+            trained) or none; empty = as the backbone is, of a detector 0=all 10=last:4.
 
     Raises:
         ConfigError: if a value is unknown or out of range, or two of them contradict each other.
@@ -177,10 +174,19 @@ class Recipe(Config, frozen=True, kw_only=True):
     cutmix_alpha: Positive | None = None
     patience: Count | None = None
     backbone_lr: Positive | None = None
+    layer_decay: Scale | None = None
+    freeze: tuple[Annotated[str, Meta(pattern=r"^[0-9]+=(all|none|last:[1-9][0-9]*)$")], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.plan) < len(self.freeze):
+            raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
         if isinstance(self.amp, bool):
             force_setattr(self, "amp", "bf16" if self.amp else None)
         if self.optimizer == "sam" and self.amp == "fp16":
             raise ConfigError("optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'")
+
+    @property
+    def plan(self) -> dict[int, str]:
+        """``freeze`` as epoch -> stage, for :class:`dinoneck.training.FreezeSchedule`."""
+        return {int(epoch): stage for epoch, _, stage in (entry.partition("=") for entry in self.freeze)}

@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
-from dinoneck.training.scores import Split, class_scores, confusion_matrix, mask_scores, value_scores
+from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.sources import TokenSource, in_batches
 from dinoneck.training.tasks import Problem, Scored
 
@@ -25,7 +23,6 @@ Predictions = Mapping[str, Mapping[str, Any]]
 """Method -> target -> predictions of all rows: NaN, -1 or a matrix of zeros where a row is not predicted."""
 _BATCH = 16
 Methods = dict[str, dict[str, Any]]
-"""Method -> target -> predictions of all rows."""
 
 
 @torch.no_grad()
@@ -47,33 +44,23 @@ def write_predictions(
                 raise DataError(
                     f"the predictions of {name} are not finite: training diverged; lower the learning rate (lr=, --lr)"
                 )
-            if target.kind == "mask":
+            if target.kind == "mask" and problem.maps is not None:
                 for row, each in zip(rows, x, strict=True):
-                    predictions[name][row] = _confusion(problem, row, each)
+                    predictions[name][row] = map_confusion(problem.maps.pixels(row), each[None])
             else:
                 values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
                 predictions[name][rows] = values.numpy()
 
 
-def _confusion(problem: Problem, row: int, predicted: Tensor) -> Any:
-    """The confusion matrix (K, K) of an image's pixels; predictions (K, rows, cols) are resized to them."""
-    pixels = problem.maps.pixels(row)  # type: ignore[union-attr]
-    classes = F.interpolate(predicted[None], pixels.shape[1:], mode="bilinear").argmax(dim=1)
-    return confusion_matrix(pixels, classes, num_classes=len(predicted), ignore_index=-1)
-
-
 def no_predictions(problem: Problem, count: int, methods: Sequence[str]) -> Methods:
     """Return room for the predictions of ``count`` rows by each method."""
-    return {method: {name: _unknown(target, count) for name, target in problem.scored.items()} for method in methods}
 
+    def unknown(target: Scored) -> Any:
+        if target.kind == "mask":
+            return np.zeros((count, len(target.labels), len(target.labels)), np.int64)
+        return np.full(count, -1) if target.kind == "class" else np.full(target.truth.shape, np.nan)
 
-def _unknown(target: Scored, count: int) -> Any:
-    """Predictions of all rows of a target, none of them known."""
-    if target.kind == "class":
-        return np.full(count, -1)
-    if target.kind == "mask":
-        return np.zeros((count, len(target.labels), len(target.labels)), np.int64)
-    return np.full(target.truth.shape, np.nan)
+    return {method: {name: unknown(target) for name, target in problem.scored.items()} for method in methods}
 
 
 def scores_of(
@@ -90,41 +77,40 @@ def scores_of(
         split: the folds and groups of the rows.
         weights: target -> its weight in the weighted R².
     """
-    first = next(iter(predictions))
-    found = {
-        name: {
-            method: _score(target, own[name], split, None if method == first else predictions[first].get(name))
-            for method, own in predictions.items()
-            if name in own
-        }
-        for name, target in scored.items()
-    }
+    first, every = next(iter(predictions)), {**scored}
     values = [name for name, target in scored.items() if target.kind == "value" and not target.auxiliary]
-    every = {
-        method: np.concatenate([own[name] for name in values], axis=1)
-        for method, own in predictions.items()
-        if values and own.keys() >= {*values}
-    }
-    if every:
-        true = np.concatenate([scored[name].truth for name in values], axis=1)
-        shares = [weights[name] for name in values] if weights.keys() >= {*values} else None
-        found[OVERALL] = {
-            method: value_scores(true, own, split, weights=shares, head=None if method == first else every.get(first))
-            for method, own in every.items()
-        }
+    tables = {method: {**own} for method, own in predictions.items()}
+    for own in tables.values() if values else ():
+        if own.keys() >= {*values}:
+            own[OVERALL] = np.concatenate([own[name] for name in values], axis=1)
+            truth = np.concatenate([scored[name].truth for name in values], axis=1)
+            every[OVERALL] = Scored("value", OVERALL, slice(None), truth)
+    shares = [weights[name] for name in values] if weights.keys() >= {*values} else None
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in every}
+    for name, target in every.items():
+        for method in (method for method, own in tables.items() if name in own):
+            found[name][method] = method_scores(
+                target.kind,
+                None if target.kind == "mask" else target.truth,
+                tables[method][name],
+                split,
+                labels=target.labels,
+                weights=shares if name == OVERALL else None,
+                head=None if method == first else tables[first].get(name),
+            )
     return found
 
 
 def spread_of(scored: Mapping[str, Scored], split: Split) -> dict[str, dict[str, Any]]:
     """Return target of values -> standard deviation over ``all`` known values and in the ``folds``; None = no value."""
-    return {
-        name: {
-            "all": _deviation(target.truth[split.rows]),
-            "folds": [_deviation(target.truth[rows]) for rows in split.folds],
-        }
-        for name, target in scored.items()
-        if target.kind == "value" and not target.auxiliary
-    }
+    found = {}
+    for name, target in scored.items():
+        if target.kind == "value" and not target.auxiliary:
+            parts = [target.truth[rows] for rows in (split.rows, *split.folds)]
+            known = [part[np.isfinite(part)] for part in parts]
+            every, *folds = (float(part.std()) if len(part) else None for part in known)
+            found[name] = {"all": every, "folds": folds}
+    return found
 
 
 def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) -> dict[str, float]:
@@ -151,36 +137,21 @@ def verdict(
         groups: how many groups were predicted; below 10, or below 50 images, there are too few to tell.
         compared: the methods.
     """
-    target = OVERALL if OVERALL in scores else next(iter(scores))
+    target, first = OVERALL if OVERALL in scores else next(iter(scores)), compared[0]
     metric = "r2" if target == OVERALL else _MAIN[scored[target].kind]
-    methods = {name: scores[target][name] for name in compared if name in scores[target]}
+    methods = {name: own for name, own in scores[target].items() if name in compared}
     pooled = {name: own[metric]["pooled"] for name, own in methods.items() if own[metric]["pooled"] is not None}
-    first = compared[0]
     if first not in pooled or len(pooled) < 2:
         return f"{target}: there is nothing to compare {first!r} with"
-    best = max(pooled, key=lambda name: pooled[name])
+    best, second, *_ = sorted(pooled, key=pooled.__getitem__, reverse=True)
     rest = ", ".join(f"{name} {value:.3f}" for name, value in pooled.items() if name != best)
     line = f"{target}: best is {best} with {metric} {pooled[best]:.3f} ({rest})"
-    other = best if best != first else max((name for name in pooled if name != first), key=lambda name: pooled[name])
+    other = second if best == first else best
     images, ends = methods[other]["images"], methods[other]["head_minus"][metric]
     if ends is None or images < ENOUGH_IMAGES or groups < ENOUGH_GROUPS:
         return f"{line}; {images} images in {groups} groups are too few to tell whether the difference is clear"
     clear = "clear: the interval excludes 0" if ends[0] > 0 or ends[1] < 0 else "not clear: the interval includes 0"
     return f"{line}; {first} minus {other} is {ends[0]:+.3f} ... {ends[1]:+.3f}, {clear}"
-
-
-def _score(target: Scored, predicted: Any, split: Split, head: Any) -> dict[str, Any]:
-    if target.kind == "class":
-        return class_scores(target.truth, predicted, target.labels, split, head=head)
-    if target.kind == "mask":
-        return mask_scores(predicted, target.labels, split, head=head)
-    return value_scores(target.truth, predicted, split, head=head)
-
-
-def _deviation(values: Any) -> float | None:
-    """The standard deviation of the values that are known; None where none is."""
-    known = values[np.isfinite(values)]
-    return float(known.std()) if len(known) else None
 
 
 def prediction_rows(

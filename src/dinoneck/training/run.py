@@ -14,42 +14,27 @@ from typing import Any
 import numpy as np
 
 from dinoneck.atomic import write_text
-from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
 from dinoneck.registry import import_modules
 from dinoneck.regular_files import read_regular
+from dinoneck.training import folder as files
 from dinoneck.training import report as reports
 from dinoneck.training.baselines import baseline_head
-from dinoneck.training.building import SEVERAL_LAYERS, check_targets, check_used, head_type, learnable_head, make_head
-from dinoneck.training.config import TrainConfig
-from dinoneck.training.fitting import fit_samples
-from dinoneck.training.folder import (
-    HEAD_FILE,
-    HEADS,
-    LOG,
-    LOGS,
-    PREDICTIONS,
-    REPORT,
-    RUN,
-    UNFINISHED,
-    Callback,
-    check_folder,
-    check_same,
-    results_in,
-)
-from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods, no_predictions, write_predictions
+from dinoneck.training.config import TrainConfig, check_used
+from dinoneck.training.fitting import fit
+from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods
 from dinoneck.training.scores import Split
-from dinoneck.training.source import Source, TableTokens, live_tokens, source_of
+from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
-from dinoneck.training.table import Fold, folds_of, groups_of, map_task, read_maps, table_of
-from dinoneck.training.tasks import Problem, problem_of, with_fine_maps
+from dinoneck.training.table import Fold, folds_of, groups_of, of_pasture, read_maps, table_of
+from dinoneck.training.tasks import Problem, check_targets, head_type, make_head, problem_of, with_fine_maps
 from dinoneck.version import versions
 
 
@@ -64,6 +49,7 @@ class Run:
         source: their tokens, not loaded yet.
         problem: what the heads learn.
         folds: the folds to train by number, ``(train, valid)`` rows of the table.
+        callbacks: ``callback(epoch, row)`` after every epoch of a fold.
     """
 
     config: TrainConfig
@@ -72,6 +58,7 @@ class Run:
     source: Source
     problem: Problem
     folds: Mapping[int, Fold]
+    callbacks: Sequence[files.Callback]
 
 
 def train(
@@ -79,10 +66,9 @@ def train(
     out: str | os.PathLike[str],
     *,
     table: Any = None,
-    backbone: Backbone | None = None,
     overwrite: bool = False,
     resume: bool = True,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[files.Callback] = (),
 ) -> dict[str, Any]:
     """Train one head per fold and write heads, predictions and a report.
 
@@ -95,7 +81,6 @@ def train(
         config: the run, see :class:`TrainConfig`.
         out: the folder: a new or empty one, or that of an earlier run.
         table: a pandas DataFrame in the place of ``data.csv``.
-        backbone: in the place of the one that the config names; frozen.
         overwrite: replace the results of an earlier run in ``out``; they are removed when training begins.
         resume: continue an interrupted run of the same config.
         callbacks: ``callback(epoch, row)`` after every epoch, see :func:`dinoneck.training.fit`.
@@ -110,8 +95,8 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    run = prepare(config, out, table=table, backbone=backbone, overwrite=overwrite)
-    return train_folds(run, resume=resume, callbacks=callbacks)[0]
+    run = prepare(config, out, table=table, overwrite=overwrite, callbacks=callbacks)
+    return train_folds(run, resume=resume)[0]
 
 
 def prepare(
@@ -119,61 +104,55 @@ def prepare(
     out: str | os.PathLike[str],
     *,
     table: Any = None,
-    backbone: Backbone | None = None,
     overwrite: bool = False,
     source: Source | None = None,
+    callbacks: Sequence[files.Callback] = (),
 ) -> Run:
     """Take steps 2 to 6 of a run: everything that may be refused before the first expensive step.
 
     Arguments and errors are those of :func:`train`; ``source`` is that of another run with the same images.
     """
     folder = Path(out)
-    check_folder(folder, overwrite=overwrite)
+    files.check_folder(folder, overwrite=overwrite)
     check_used(config, with_table=table is not None)
     import_modules(config.imports)
-    if backbone is not None and any(parameter.requires_grad for parameter in backbone.parameters()):
-        raise ConfigError("the backbone has parameters to train, and train leaves it as it is; call backbone.freeze()")
     head_type(config)  # a name that is not registered is refused before anything is read
     frame = table_of(config, table)
-    kind = None if config.data.labels is None else map_task(config, frame)[1]
-    spread = head_type(config, kind) in SEVERAL_LAYERS
-    source = source or source_of(config, frame, backbone, spread=spread)
-    live_tokens(config, source, frame, folder / HEAD_FILE)  # refuses a rank that does not fit, and a missing package
+    if table is None:
+        config = of_pasture(config)
+    source = source or source_of(config, frame)
+    live_tokens(config, source, frame, folder / files.HEAD_FILE)  # refuses a rank that does not fit
     problem = problem_of(config, frame, read_maps(config, frame, source.preprocess))
-    chosen = folds_of(config, frame)
-    check_targets(problem, frame, chosen)
-    for number, fold in chosen.items():
-        head = learnable_head(config, source.first, problem, frame.index, number, fold)
+    folds = folds_of(config, frame)
+    check_targets(problem, frame, folds)
+    head = make_head(config, source.first, problem, next(iter(folds.values()))[0], config.optim.seed)
     outputs = head.eval().predict(source.first.to(next(head.parameters()).device))
-    return Run(config, folder, frame, source, with_fine_maps(problem, outputs), chosen)
+    return Run(config, folder, frame, source, with_fine_maps(problem, outputs), folds, callbacks)
 
 
-def train_folds(
-    run: Run, *, tokens: TokenSource | None = None, resume: bool = True, callbacks: Sequence[Callback] = ()
-) -> tuple[dict[str, Any], Methods]:
+def train_folds(run: Run, *, tokens: TokenSource | None = None, resume: bool = True) -> tuple[dict[str, Any], Methods]:
     """Take steps 7 to 9 of a run: train, predict and score; see :func:`train`.
 
     Args:
         run: of :func:`prepare`.
         tokens: of the table's images, where another run has loaded them.
         resume: as of :func:`train`.
-        callbacks: as of :func:`train`.
 
     Returns:
         The report, and the held-out predictions: method -> target -> values of all rows.
     """
-    config, tokens = run.config, run.source.load() if tokens is None else tokens
+    tokens = run.source.load() if tokens is None else tokens
     _begin(run, tokens, resume=resume)
-    is_live = config.backbone.lora is not None
+    is_live = run.config.is_live
     methods = (HEAD, LINEAR) if is_live else (HEAD, LINEAR, BOTH)
-    predictions = no_predictions(run.problem, len(run.table), methods)
+    predictions = reports.no_predictions(run.problem, len(run.table), methods)
     members: list[Head] = []
     folds: dict[int | None, Fold] = dict(run.folds.items())
     if is_live and len(folds) > 1:  # heads of several backbones are no ensemble
         folds[None] = np.arange(len(run.table)), np.arange(0)
     for place, (number, fold) in enumerate(folds.items(), 1):
         try:
-            members += _train_fold(run, tokens, number, fold, predictions, callbacks)
+            members += _train_fold(run, tokens, number, fold, predictions)
         except DataError as error:
             raise DataError(f"fold {number}: {error}") from error
         note(f"{_name(number).replace('-', ' ')} is trained, {place} of {len(folds)}")
@@ -186,34 +165,23 @@ def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
     Raises:
         CheckpointError: if the folder holds an unfinished run of another config, other images or other targets.
     """
-    folder, path = run.folder, run.folder / UNFINISHED / RUN
-    values = run.config.to_dict()
-    for key in ("imports", "device"):  # these do not change the result
-        del values[key]
-    identity = json.loads(
-        json.dumps({**values, "backbone": run.source.record, "hash of images, targets and folds": _digest(run, tokens)})
-    )
-    unfinished = resume and path.exists() and not (folder / REPORT).exists()
+    folder, path = run.folder, run.folder / files.UNFINISHED / files.RUN
+    identity = run.config.to_dict() | {"backbone": run.source.record, "hash of images and targets": _hash(run, tokens)}
+    identity = {name: value for name, value in identity.items() if name not in ("imports", "device")}
+    text = json.dumps(identity, indent=2) + "\n"
+    unfinished = resume and path.exists() and not (folder / files.REPORT).exists()
     if unfinished:
-        check_same(json.loads(read_regular(path)), identity, str(folder))
-    if _writes():
-        for old_file in [] if unfinished else results_in(folder):
+        files.check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
+    elif _writes():
+        for old_file in files.results_in(folder):
             old_file.unlink()
-        if not unfinished:
-            shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        for name in (HEADS, LOGS, UNFINISHED):
+        shutil.rmtree(folder / files.UNFINISHED, ignore_errors=True)
+        for name in (files.HEADS, files.LOGS, files.UNFINISHED):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(identity, indent=2) + "\n")
+        write_text(path, text)
 
 
-def _train_fold(
-    run: Run,
-    tokens: TokenSource,
-    number: int | None,
-    fold: Fold,
-    predictions: Methods,
-    callbacks: Sequence[Callback],
-) -> list[Head]:
+def _train_fold(run: Run, tokens: TokenSource, number: int | None, fold: Fold, predictions: Methods) -> list[Head]:
     """Train, predict and keep the heads of a fold, and return the members that it brings to the ensemble.
 
     A finished head comes from its file. With live tokens the head reads them, and the baseline those of the frozen
@@ -221,11 +189,12 @@ def _train_fold(
     """
     config, problem, path = run.config, run.problem, _fold_file(run, number)
     live, (rows, valid) = live_tokens(config, run.source, run.table, path), (side.tolist() for side in fold)
-    if path.exists():
+    is_new = not path.exists()
+    if is_new:
+        head = _fitted_head(run, live or tokens, number, rows, valid)
+    else:
         kept: Any = HeadCheckpoint.load(path).build()
         head = kept.members[0] if config.with_ridge else kept
-    else:
-        head = _fitted_head(run, live or tokens, number, rows, valid, callbacks)
     own, groups = problem.compositions, groups_of(run.table)
     linear = baseline_head(tokens, problem.targets, rows, head.tasks, own, groups, config.optim.seed)
     heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
@@ -234,134 +203,117 @@ def _train_fold(
         heads[BOTH] = HeadEnsemble.from_heads([*heads.values()])
     for method, each in heads.items():
         source = live if live is not None and method == HEAD else tokens
-        write_predictions(problem, source, each, valid, predictions[method])
-    unfinished, method = run.folder / UNFINISHED / _name(number), BOTH if config.with_ridge else HEAD
-    if _writes() and not path.exists():
-        split = Split([valid], run.table.index)
-        metrics = reports.fold_metrics(_scores(run, {HEAD: predictions[method]}, split)) if valid else {}
-        shutil.copyfile(unfinished / LOG, run.folder / LOGS / f"{_name(number)}.jsonl")
-        _save(run, heads[method], path, {"fold": number, "metrics": metrics}, live)
+        reports.write_predictions(problem, source, each, valid, predictions[method])
+    unfinished = run.folder / files.UNFINISHED / _name(number)
+    if is_new and _writes():
+        method = BOTH if config.with_ridge else HEAD
+        scores = _scores(run, {method: predictions[method]}, Split([valid], run.table.index)) if valid else {}
+        shutil.copyfile(unfinished / files.LOG, _log_file(run, number))
+        _save(run, heads[method], path, {"fold": number, "metrics": reports.fold_metrics(scores, method)}, live)
     if _writes():
         shutil.rmtree(unfinished, ignore_errors=True)
     return [head, linear] if config.with_ridge else [head]
 
 
-def _fitted_head(
-    run: Run, source: TokenSource, number: int | None, rows: Any, valid: Any, callbacks: Sequence[Callback]
-) -> Head:
+def _fitted_head(run: Run, source: TokenSource, number: int | None, rows: Any, valid: Any) -> Head:
     """The new head of a fold, trained."""
     config, problem, seed = run.config, run.problem, run.config.optim.seed + (number or 0)
     head = make_head(config, run.source.first, problem, rows, seed).to(local_device(config.device))
-    weighting = None
+    # an earlier head has the token scale of its training
+    recipe = config.optim.changed(seed=seed, standardise_tokens=config.optim.standardise_tokens and config.init is None)
+    loss = TaskLoss(head.tasks, head.compositions)
     if config.losses.weighting == "uncertainty":
-        composed = [own.name for own in problem.compositions if not own.adds_tasks]
-        weighting = UncertaintyWeighting([*(task.name for task in head.tasks), *composed])
-    used = [*rows, *valid]
-    targets, weights = ({name: x[used] for name, x in own.items()} for own in (problem.targets, problem.weights))
-    fit_samples(
-        head,
-        source,
-        [source.ids[row] for row in used],
-        len(rows),
-        targets,
-        weights,
-        TaskLoss(head.tasks, head.compositions, weighting),
-        recipe=config.optim.changed(seed=seed),
-        out=run.folder / UNFINISHED / _name(number),
-        callbacks=callbacks,
-    )
+        names = [task.name for task in head.tasks] + [own.name for own in loss.compositions]
+        loss = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
+    train, held_out = ([source.ids[row] for row in own] for own in (rows, valid))
+    options: dict[str, Any] = {"recipe": recipe, "out": run.folder / files.UNFINISHED / _name(number)}
+    options |= {"target_ids": source.ids, "weights": problem.weights, "loss": loss, "callbacks": run.callbacks}
+    fit(head, source, problem.targets, ids=train, val_ids=held_out, **options)
     return head
 
 
 def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str, Any]:
     """Score all folds; write the ensemble, the predictions and, last, the report."""
-    table, problem, folder = run.table, run.problem, run.folder
+    config, table, scored, folder = run.config, run.table, run.problem.scored, run.folder
     groups = groups_of(table) or list(table.index)
     held_out = [valid for _, valid in run.folds.values() if len(valid)]
-    split = Split(held_out, groups)
-    scores = _scores(run, predictions, split) if held_out else {}
-    rows: Sequence[int] = split.rows.tolist() if held_out else []
-    predicted, verdict = {groups[row] for row in rows}, "one head on all images; none is held out"
+    rows = [int(row) for valid in held_out for row in valid]
+    predicted = {groups[row] for row in rows}
+    scores, spread, verdict = {}, {}, "one head on all images; none is held out"
     if held_out:
-        verdict = reports.verdict(problem.scored, scores, len(predicted))
+        split = Split(held_out, groups)
+        scores, spread = _scores(run, predictions, split), reports.spread_of(scored, split)
+        verdict = reports.verdict(scored, scores, len(predicted))
+    weights = table.attrs.get("weights", {})
     report: dict[str, Any] = {
         "images": len(table),
         "predicted": len(rows),
         "groups": len(set(groups)),
         "groups_predicted": len(predicted),
         "scores": scores,
-        "spread": reports.spread_of(problem.scored, split) if held_out else {},
-        "auxiliary": [name for name, target in problem.scored.items() if target.auxiliary],
-        "target_weights": _weights(run),
+        "spread": spread,
+        "auxiliary": [name for name, target in scored.items() if target.auxiliary],
+        "target_weights": {name: weights[name] for name in scored if name in weights},
         "loss_weights": _learned_weights(run),
         "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
         "verdict": verdict,
-        "config": run.config.to_dict(),
+        "config": config.to_dict(),
         "backbone": dict(run.source.record),
         "inputs": run.source.preprocess.record(),
         "versions": versions(),
     }
     text = json.dumps(report, indent=2, allow_nan=False)
     if _writes():
-        method = BOTH if run.config.with_ridge else HEAD
-        if run.config.backbone.lora is None:
+        file = folder / files.HEAD_FILE
+        if not config.is_live:
             whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
-            _save(run, whole, folder / HEAD_FILE, {"metrics": reports.fold_metrics(scores, method)})
+            _save(run, whole, file, {"metrics": reports.fold_metrics(scores, BOTH if config.with_ridge else HEAD)})
         elif len(run.folds) == 1:
-            shutil.copyfile(_fold_file(run, next(iter(run.folds))), folder / HEAD_FILE)
-        header, *lines = reports.prediction_rows(table, problem.scored, predictions, run.folds)
-        write_text(folder / PREDICTIONS, csv_text(header, lines))
-        write_text(folder / REPORT, text + "\n")
-        shutil.rmtree(folder / UNFINISHED)
+            shutil.copyfile(_fold_file(run, *run.folds), file)
+        header, *lines = reports.prediction_rows(table, scored, predictions, run.folds)
+        write_text(folder / files.PREDICTIONS, csv_text(header, lines))
+        write_text(folder / files.REPORT, text + "\n")
+        shutil.rmtree(folder / files.UNFINISHED)
     plain: dict[str, Any] = json.loads(text)
     return plain
 
 
 def _scores(run: Run, predictions: Mapping[str, Any], split: Split) -> dict[str, Any]:
-    return reports.scores_of(run.problem.scored, predictions, split, _weights(run))
-
-
-def _weights(run: Run) -> dict[str, float]:
-    known = run.table.attrs.get("weights", {})
-    return {name: known[name] for name in run.problem.scored if name in known}
+    return reports.scores_of(run.problem.scored, predictions, split, run.table.attrs.get("weights", {}))
 
 
 def _learned_weights(run: Run) -> dict[str, dict[str, float]]:
     """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
     found = {}
     for number in run.folds if run.config.losses.weighting == "uncertainty" and _writes() else ():
-        last = json.loads(read_regular(run.folder / LOGS / f"{_name(number)}.jsonl").splitlines()[-1])
+        last = json.loads(read_regular(_log_file(run, number)).splitlines()[-1])
         found[_name(number)] = {key.partition("/")[2]: x for key, x in last.items() if key.startswith("weight/")}
     return found
 
 
 def _save(run: Run, head: Head, path: Path, facts: Mapping[str, Any], live: LiveTokens | None = None) -> None:
-    """Write a head with the facts of its training, and the LoRA weights that were trained along."""
-    own = run.config
-    facts = {"folds": len(run.folds), "seed": own.optim.seed, "epochs": own.optim.epochs, **facts}
-    source = run.source
+    """Write a head with the facts of its training, and the weights of the backbone that were trained along."""
+    optim, source = run.config.optim, run.source
     HeadCheckpoint.from_module(
         head,
         backbone=live.backbone if live is not None else source.backbone or source.record,
+        backbone_weights=None if live is None else trained_weights(run.config, live.backbone),
         preprocess=source.preprocess,
-        training=facts,
-        tta=own.data.tta,
+        training={"folds": len(run.folds), "seed": optim.seed, "epochs": optim.epochs, **facts},
+        tta=run.config.data.tta,
     ).save(path)
 
 
-def _digest(run: Run, tokens: TokenSource) -> str:
-    """The SHA-256 of ids, targets, folds, and the images: two tokens of each, or of a store the hashes of the files."""
-    digest = hashlib.sha256(repr((list(run.table.index), sorted(run.folds))).encode())
+def _hash(run: Run, tokens: TokenSource) -> str:
+    """The SHA-256 of ids, targets and folds, and of two tokens of every image in memory."""
     tensors = {**run.problem.targets, **{f"weight {name}": x for name, x in run.problem.weights.items()}}
     if isinstance(tokens, MemoryTokens):  # a token depends on the whole image
         tensors |= {f"layer {i}": x[:, [0, -1]] for i, x in enumerate(tokens.tokens.sequence)}
-    elif isinstance(tokens, TableTokens):
-        digest.update(repr([entry.blake2b for _, entry in tokens.store.entries.find(tokens.own.values())]).encode())
+    folds = {number: valid.tolist() for number, (_, valid) in run.folds.items()}
+    data = hashlib.sha256(repr([list(run.table.index), folds]).encode())
     for name, values in sorted(tensors.items()):
-        digest.update(f"|{name}|{tuple(values.shape)}|".encode() + bytes_of(values.contiguous()))
-    for _, (rows, valid) in sorted(run.folds.items()):
-        digest.update(rows.tobytes() + b"|" + valid.tobytes())
-    return digest.hexdigest()
+        data.update(f"|{name}|{tuple(values.shape)}|".encode() + bytes_of(values.contiguous()))
+    return data.hexdigest()
 
 
 def _name(number: int | None) -> str:
@@ -370,7 +322,12 @@ def _name(number: int | None) -> str:
 
 
 def _fold_file(run: Run, number: int | None) -> Path:
-    return run.folder / HEAD_FILE if number is None else run.folder / HEADS / f"{_name(number)}.safetensors"
+    folder = run.folder
+    return folder / files.HEAD_FILE if number is None else folder / files.HEADS / f"{_name(number)}.safetensors"
+
+
+def _log_file(run: Run, number: int | None) -> Path:
+    return run.folder / files.LOGS / f"{_name(number)}.jsonl"
 
 
 def _writes() -> bool:

@@ -7,12 +7,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.backbones.known import DINOV3_SMALL, TINY
 from dinoneck.backbones.load import load_backbone
+from dinoneck.backbones.lora import base_name
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import IMAGES
 from dinoneck.data.preprocessing import Preprocessing
@@ -24,7 +27,9 @@ from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import BackboneConfig, TrainConfig
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
+from dinoneck.training.table import map_task
 from dinoneck.training.targets import SourceIds
+from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
 
 logger = logging.getLogger(__name__)
 
@@ -49,19 +54,15 @@ class Source:
 
 
 class TableTokens:
-    """Stored tokens under the ids of a table.
-
-    An image's id in a store is its path without the suffix, relative to the folder that was extracted. A table may name
-    its images with suffixes, and from further up (``train/a.jpg`` for ``a``): the same number of leading folders is
-    left out of all names, as few as possible.
+    """The stored tokens of a table's images, in the table's order.
 
     Args:
         store: the feature store.
-        names: the table's ids: paths of images.
+        names: the table's ids: the store's, or these with the suffix of an image.
         views: only the store's first augmented views are used, this many; None = all.
 
     Attributes:
-        own: the table's id -> the store's.
+        ids: the store's ids of the table's images.
 
     Raises:
         DataError: if the store lacks an image, or two names match one of its ids.
@@ -69,29 +70,28 @@ class TableTokens:
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
-        self.store, self.ids = store, tuple(names)
-        self.own = dict(zip(self.ids, _matched(self.ids, store.ids), strict=True))
+        self.store, self.ids = store, SourceIds(store.ids).all_of(names)
+        if twice := [name for name, own in zip(names, self.ids, strict=True) if self.ids.count(own) > 1]:
+            raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
         if views is not None and views > len(store.views):
             raise ConfigError(f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer")
         self.views = Views(store.views.views[:views])
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
         """Return the Tokens of these images, in this order."""
-        return self.store.batch([self.own[image_id] for image_id in ids], views)
+        return self.store.batch(ids, views)
 
     def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Any:
         """Return what :meth:`batch` is made of, see :class:`TokenSource`."""
-        return self.store.stored([self.own[image_id] for image_id in ids], views)
+        return self.store.stored(ids, views)
 
 
-def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None, *, spread: bool = False) -> Source:
+def source_of(config: TrainConfig, table: Any) -> Source:
     """Open the store or the backbone of a config, and match the table's ids.
 
     Args:
         config: the run.
         table: of :func:`dinoneck.training.table.table_of`.
-        backbone: in the place of the one that the config names.
-        spread: read four layers, evenly spread, where the config names none.
 
     Raises:
         ConfigError: if values contradict each other, or the store or backbone.
@@ -99,43 +99,91 @@ def source_of(config: TrainConfig, table: Any, backbone: Backbone | None = None,
         StoreError: if the store cannot be opened, or images were replaced since the extraction.
         BackboneError: if the backbone cannot be loaded.
     """
-    if config.data.store is not None:
-        return _from_store(config, table)
-    if backbone is None:
-        backbone = open_backbone(config.backbone, config.device)
-        if spread and config.backbone.layers is None:
-            backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
     own, ids, images = config.data, list(table.index), list(table[IMAGES])
+    if own.store is not None:
+        return _from_store(config, table)
+    backbone, maps = open_backbone(config.backbone, config.device), own.labels and map_task(config, table)[1]
+    if head_type(config, maps) in SEVERAL_LAYERS and config.backbone.layers is None:
+        backbone = backbone.with_layers([backbone.depth * part // 4 - 1 for part in (1, 2, 3, 4)])
+    changes = {name: getattr(own, name) for name in ("size", "pad_to", "interpolation", "blur")}
     resize = own.resize or ("crop" if own.size is None else None)
-    changes: dict[str, Any] = {
-        "size": own.size,
-        "pad_to": own.pad_to,
-        "interpolation": own.interpolation,
-        "blur": own.blur,
-    }
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
     first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(ids[:1])
     load = partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess)
     return Source(first, backbone.record(), preprocess, load, backbone)
 
 
+def _from_store(config: TrainConfig, table: Any) -> Source:
+    """The tokens of a store, which must be what the config asks for."""
+    data, own = config.data, config.backbone
+    store = FeatureStore.open(str(data.store))
+    tokens = TableTokens(store, list(table.index), data.views)
+    store.check_grids(tokens.ids[:1], len(tokens.views))
+    record, preprocess = store.backbone_record, store.preprocess
+    if record.get("layers") is None:
+        raise ConfigError(f"the store {data.store} names no backbone and no layers; use training.fit")
+    asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
+    names = ("size", "interpolation", "blur", "resize", "pad_to")
+    asked |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
+    for name, (value, stored) in asked.items():
+        if value is not None and value != stored:
+            raise ConfigError(f"the store {data.store} was made with {name} {stored}, not {value}; leave it out")
+    folder, images = Path(data.csv or ".").parent, list(table[IMAGES])
+    images = [folder / file if isinstance(file, Path) and not file.is_file() else file for file in images]
+    compare_images(store, dict(zip(tokens.ids, images, strict=True)))
+    return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
+
+
+def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
+    """Refuse files that are not those which the store was extracted from; a log line counts what was not compared.
+
+    Args:
+        store: the feature store.
+        images: the store's id -> a file, or an image in memory, which is not compared.
+
+    Raises:
+        StoreError: naming the images that were replaced.
+        DataError: if a file cannot be read.
+    """
+    named = [(own, Path(image)) for own, image in images.items() if isinstance(image, str | Path)]
+    there = [(own, file) for own, file in named if file.is_file() and store.backbone_record.get("layers") is not None]
+    check_unchanged(there, store.entries)
+    if len(there) < len(images):
+        line = "%d of %d images were compared with the store %s; name their folder (--images)"
+        logger.warning(line, len(there), len(images), store.path)
+
+
 def live_tokens(config: TrainConfig, source: Source, table: Any, file: Path) -> LiveTokens | None:
-    """Return the table's images with a copy of the backbone whose LoRA weights a fold trains.
+    """Return the table's images with a copy of the backbone, which a fold trains in parts.
 
     Args:
         config: the run; None is returned where it keeps the backbone frozen.
         source: of the run.
         table: of the run.
-        file: of the fold's head; if it is there, it holds the LoRA weights.
+        file: of the fold's head; if it is there, it holds the trained weights.
     """
-    if config.backbone.lora is None or source.backbone is None:
+    if not config.is_live or source.backbone is None:
         return None
-    backbone = copy.deepcopy(source.backbone)
-    if file.exists():
-        HeadCheckpoint.load(file).apply_adapter(backbone)
+    backbone, own = copy.deepcopy(source.backbone), config.backbone
+    kept = HeadCheckpoint.load(file) if file.exists() else None
+    if kept is not None and kept.backbone_weights is not None:
+        backbone = kept.load_backbone().to(local_device(config.device))
+    elif kept is not None:
+        kept.apply_adapter(backbone)
     else:
-        backbone.add_lora(config.backbone.lora, seed=config.optim.seed)
+        if own.lora is not None:
+            backbone.add_lora(own.lora, seed=config.optim.seed)
+        if own.unfreeze_last is not None:
+            backbone.unfreeze_last(own.unfreeze_last)
     return LiveTokens(backbone, list(table[IMAGES]), list(table.index), source.preprocess)
+
+
+def trained_weights(config: TrainConfig, backbone: Backbone) -> dict[str, Tensor] | None:
+    """Return the weights of a backbone that was trained along; None where LoRA weights alone were."""
+    if not (config.backbone.unfreeze_last or config.optim.freeze):
+        return None
+    named = {base_name(name): x for name, x in backbone.adapter.model.state_dict().items()}
+    return {name: x for name, x in named.items() if name is not None}
 
 
 def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:
@@ -152,83 +200,6 @@ def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool 
     """
     name = own.name or DINOV3_SMALL
     random = own.random or (name == TINY and own.file is None)
-    if own.seed is not None and not random:
-        raise ConfigError("--backbone-seed chooses random weights; give it with --random-backbone")
+    options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers, "norm": norm}
     place = local_device(device)
-    options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers}
-    return load_backbone(name, source=own.source or "timm", pretrained=not random, norm=norm, **options).to(place)
-
-
-def compare_images(store: FeatureStore, images: Mapping[str, Any]) -> None:
-    """Refuse images whose files are not those that a store's tokens were extracted from.
-
-    Sizes and times are compared, and the bytes where these differ. A warning states how many images were compared where
-    files are not at hand. A store that was converted from features knows no images.
-
-    Args:
-        store: the feature store.
-        images: the store's id of each image that is used -> its file, which need not exist, or anything else.
-
-    Raises:
-        StoreError: naming the images that were replaced.
-        DataError: if a file cannot be read.
-    """
-    there = [(name, Path(image)) for name, image in images.items() if isinstance(image, str | Path)]
-    there = [(name, file) for name, file in there if file.is_file()]
-    there = there if store.backbone_record.get("layers") is not None else []
-    check_unchanged(there, store.entries)
-    if len(there) < len(images):
-        logger.warning(
-            "%d of %d images were compared with the store %s; name their folder (--images)",
-            len(there),
-            len(images),
-            store.path,
-        )
-
-
-def _from_store(config: TrainConfig, table: Any) -> Source:
-    """The tokens of a store, which must be what the config asks for."""
-    data, own = config.data, config.backbone
-    store = FeatureStore.open(str(data.store))
-    tokens = TableTokens(store, list(table.index), data.views)
-    store.check_grids(list(tokens.own.values())[:1], len(tokens.views))
-    record, preprocess = store.backbone_record, store.preprocess
-    if record.get("layers") is None:
-        raise ConfigError(
-            f"the store {data.store} was converted from files that name no backbone and no layers; use training.fit"
-        )
-    asked = {"backbone": (own.name, record.get("name")), "layers": (own.layers, tuple(record["layers"]))}
-    names = ("size", "interpolation", "blur", "resize", "pad_to")
-    asked |= {name: (getattr(data, name), getattr(preprocess, name)) for name in names}
-    for name, (value, stored) in asked.items():
-        if value is not None and value != stored:
-            raise ConfigError(
-                f"the store {data.store} was made with {name} {stored}, and this run asks for {value}; leave it out"
-            )
-    folder = Path() if data.images else Path(data.csv or ".").parent
-    files = {
-        tokens.own[name]: folder / image if isinstance(image, str | Path) and not Path(image).is_file() else image
-        for name, image in zip(tokens.ids, table[IMAGES], strict=True)
-    }
-    compare_images(store, files)
-    return Source(tokens.batch(tokens.ids[:1]), record, preprocess, lambda: tokens)
-
-
-def _matched(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The store's id of each name; the same number of leading folders is left out of all names."""
-    spelling = SourceIds(known)
-    paths = [PurePosixPath(name).parts for name in names]
-    best: list[str] = list(names)
-    for dropped in range(max(min(map(len, paths)), 1)):
-        found = [spelling.find("/".join(parts[dropped:])) for parts in paths]
-        missing = [name for name, own in zip(names, found, strict=True) if own is None]
-        if not missing:
-            if len(set(found)) < len(found):
-                twice = [name for name, own in zip(names, found, strict=True) if found.count(own) > 1]
-                raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
-            return [own for own in found if own is not None]
-        best = min(best, missing, key=len)
-    raise DataError(
-        f"{len(best)} of {len(names)} images of the table are not in the store, the first is {best[0]!r}. The store's "
-        f"{len(known)} ids are such as {some_of(sorted(known), 3) or 'none'}; extract the others, or remove the rows"
-    )
+    return load_backbone(name, source=own.source or "timm", pretrained=not random, **options).to(place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
@@ -15,16 +15,14 @@ from dinoneck.backbones.backbone import Backbone, checked_backbone
 from dinoneck.data.decoding import ImageInput, in_threads, read_image_size, read_pixels, to_uint8
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.devices import send
-from dinoneck.errors import DataError
+from dinoneck.errors import DataError, some_of
 from dinoneck.progress import progress
 from dinoneck.tokens import Tokens
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.targets import known
+from dinoneck.training.targets import Table
 
 Stored = tuple[Sequence[Tensor], Callable[[Sequence[Tensor]], Tokens]]
-Table = dict[str, Tensor]
-Rows = np.ndarray[Any, np.dtype[np.int64]]
-Inputs = tuple[Tokens | Tensor, Table, Table]  # tokens, or images of live tokens; targets; masks
+Batch = tuple[int, Sequence[Any]]  # images in all processes; inputs (tokens, or images of live tokens), targets, ...
 _Item = TypeVar("_Item")
 
 
@@ -129,17 +127,16 @@ class MemoryTokens(_ById):
         _ById(ids, len(images))
         sizes = {} if prepare.size else {read_image_size(x): name for x, name in zip(images, ids, strict=True)}
         if len(sizes) > 1:
-            examples = ", ".join(f"{name!r} with {size[0]}x{size[1]} px" for size, name in [*sizes.items()][:2])
-            raise DataError(f"the images differ in size (height x width), as {examples}; give one size (size=, --size)")
+            examples = some_of([f"{name!r} with {size[0]}x{size[1]} px" for size, name in sizes.items()], 2)
+            raise DataError(f"the images differ in size (height x width): {examples}; give one size (size=, --size)")
         parts: list[Tokens] = []
         device = next(backbone.parameters()).device
-        for batch in progress(list(in_batches(images, batch_size)), desc="tokens", unit="batch"):
+        for batch in progress([*in_batches(images, batch_size)], desc="tokens", unit="batch"):
             with torch.no_grad():
                 tokens = backbone(prepare(batch).to(device)).to("cpu")
-            largest = max(x.abs().amax() for x in tokens.sequence)  # NaN where a token is
-            if not largest <= torch.finfo(dtype).max:
-                raise DataError(f"tokens of {ids[len(parts) * batch_size]!r} ... reach {largest:g}, beyond {dtype}")
             parts.append(tokens.to(dtype=dtype))
+            if not all(bool(x.isfinite().all()) for x in parts[-1].sequence):
+                raise DataError(f"tokens of {ids[len(parts) * batch_size - batch_size]!r} ... do not fit {dtype}")
         return cls(ids, Tokens.cat(parts))
 
     def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
@@ -214,7 +211,7 @@ class LiveTokens(_ById):
             DataError: if an id or a view is unknown, or an image cannot be used.
         """
         self.rows(ids, views)
-        [images] = send([self.images(ids)], next(self.backbone.parameters()).device)
+        images = self.images(ids).to(next(self.backbone.parameters()).device)
         tokens: Tokens = self.backbone(images)
         return tokens
 
@@ -227,24 +224,20 @@ class Samples:
         source: of tokens.
         ids: of the samples, n.
         trained: how many are training samples.
-        maps: names of the tasks whose targets are maps.
-        values: task or composition -> (n, ...) in normalised units.
-        cells: dense task -> (n, rows, cols), how much every cell counts.
+        maps: names of the targets that are maps.
+        targets: name -> (n, ...) in normalised units.
         device: where batches are sent.
     """
 
     source: TokenSource
     ids: Sequence[str]
     trained: int
-    maps: Collection[str]
-    values: Table
-    cells: Table
+    maps: Set[str]
+    targets: Table
     device: torch.device
 
-    def training(
-        self, epoch: int, recipe: Recipe, rank: int, count: int
-    ) -> Generator[tuple[int, Sequence[Any]], None, None]:
-        """Yield the batches of an epoch, of which this process reads its share: images, and (inputs, ..., mixes).
+    def training(self, epoch: int, recipe: Recipe, rank: int, count: int) -> Generator[Batch, None, None]:
+        """Yield the batches of an epoch, of which this process reads its share: images, and (inputs, targets, mixes).
 
         The order and the view of every sample follow from seed and epoch. Where the samples of a batch do not divide
         among the processes, its first ones are repeated. ``mixes`` states whether the step blends samples.
@@ -253,7 +246,7 @@ class Samples:
         order = random.permutation(self.trained)
         count_views = len(getattr(self.source, "views", None) or ())
         views = random.integers(0, count_views, self.trained) if count_views > 1 else None
-        batches = np.split(np.arange(self.trained), range(recipe.batch_size, self.trained, recipe.batch_size))
+        batches = [*in_batches(range(self.trained), recipe.batch_size)]
         own = [np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches]
         last_mixed = (1.0 - recipe.mixup_off_last) * recipe.epochs * len(own)
         drawn = [(order[places], None if views is None else views[places].tolist()) for places in own]
@@ -261,17 +254,14 @@ class Samples:
             for number, (places, inputs) in enumerate(zip(batches, loaded, strict=True)):
                 yield len(places), (*inputs, epoch * len(own) + number < last_mixed)
 
-    def held_out(self, size: int) -> Generator[tuple[int, Inputs], None, None]:
-        """Yield the batches of the validation samples, as they are: images, and inputs, targets and masks."""
-        held_out = np.arange(self.trained, len(self.ids))
-        rows = np.split(held_out, range(size, len(held_out), size))
-        with closing(self._loaded([(part, None) for part in rows], is_training=False)) as loaded:
-            yield from zip(map(len, rows), loaded, strict=True)
+    def held_out(self, size: int) -> Generator[Batch, None, None]:
+        """Yield the batches of the validation samples, as they are: images, and (inputs, targets)."""
+        batches = [*in_batches(range(self.trained, len(self.ids)), size)]
+        with closing(self._loaded([(rows, None) for rows in batches], is_training=False)) as loaded:
+            yield from zip(map(len, batches), loaded, strict=True)
 
-    def _loaded(
-        self, batches: Sequence[tuple[Rows, list[int] | None]], *, is_training: bool
-    ) -> Generator[Inputs, None, None]:
-        """Yield inputs, targets and masks. A thread reads a batch while the step before computes.
+    def _loaded(self, batches: Sequence[tuple[Any, Any]], *, is_training: bool) -> Generator[Any, None, None]:
+        """Yield inputs and targets of rows and views. A thread reads a batch while the step before computes.
 
         What may draw random numbers is read when its step has begun: a transform, a source without ``stored``. So are
         tokens in memory on a CPU, where a thread would take the step's core.
@@ -283,35 +273,31 @@ class Samples:
             in_place = isinstance(self.source, MemoryTokens) and self.device.type == "cpu"
             ahead = is_stored(self.source) and not in_place
 
-        def read(batch: tuple[Rows, list[int] | None]) -> Inputs:
+        def read(batch: tuple[Any, Any]) -> tuple[Any, Table]:
             with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own
-                return self._read(*batch, is_training=is_training)
+                return self.read(*batch, is_training=is_training)
 
         yield from in_threads(read, batches, workers=1) if ahead else map(read, batches)
 
-    def _read(self, rows: Rows, views: list[int] | None, *, is_training: bool) -> Inputs:
-        """A batch on the device, in one copy; its maps are flipped as the images."""
-        ids, inputs = [self.ids[row] for row in rows], self.source
+    def read(
+        self, rows: Sequence[int], views: Sequence[int] | None = None, *, is_training: bool = False
+    ) -> tuple[Any, Table]:
+        """Return inputs and targets of rows on the device, in one copy; maps are flipped as the images."""
+        ids, source = [self.ids[row] for row in rows], self.source
         tensors: Sequence[Tensor]
         finished: Callable[[Sequence[Tensor]], Any]
-        if isinstance(inputs, LiveTokens):
-            tensors, finished = [inputs.images(ids, transformed=is_training)], lambda moved: moved[0]
-        elif is_stored(inputs):
-            tensors, finished = inputs.stored(ids, views)  # type: ignore[attr-defined]
+        if isinstance(source, LiveTokens):
+            tensors, finished = [source.images(ids, transformed=is_training)], lambda moved: moved[0]
+        elif is_stored(source):
+            tensors, finished = source.stored(ids, views)  # type: ignore[attr-defined]
         else:
-            tokens = inputs.batch(ids) if views is None else inputs.batch(ids, views)
+            tokens = source.batch(ids, views)
             tensors, finished = tokens.sequence, lambda moved: replace(tokens, sequence=tuple(moved))
-        tables = [
-            {name: self._placed(x[rows], views) if name in self.maps else x[rows] for name, x in table.items()}
-            for table in (self.values, self.cells)
-        ]
-        arrived = iter(send([*tensors, *(x for table in tables for x in table.values())], self.device))
-        moved = [next(arrived) for _ in tensors]
-        values, cells = ({name: next(arrived) for name in table} for table in tables)
-        return finished(moved), values, {name: known(value) for name, value in values.items()} | cells
-
-    def _placed(self, x: Tensor, views: list[int] | None) -> Tensor:
-        if views is None:
-            return x
-        known_views: Any = self.source.views  # type: ignore[attr-defined]
-        return torch.stack([known_views.place(one, view) for one, view in zip(x, views, strict=True)])
+        targets = {name: x[[*rows]] for name, x in self.targets.items()}
+        if views is not None:
+            known_views: Any = source.views  # type: ignore[attr-defined]
+            for name in self.maps & targets.keys():
+                placed = [known_views.place(one, view) for one, view in zip(targets[name], views, strict=True)]
+                targets[name] = torch.stack(placed)
+        moved = send([*tensors, *targets.values()], self.device)
+        return finished(moved[: len(tensors)]), dict(zip(targets, moved[len(tensors) :], strict=True))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,10 +17,10 @@ from torch import Tensor
 from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, OWN_COLUMNS, is_missing, same_labels
 from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels, count_classes
-from dinoneck.data.pasture import Pasture
+from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.errors import ConfigError, DataError, did_you_mean, missing_extra
-from dinoneck.training.config import TrainConfig
+from dinoneck.errors import ConfigError, DataError, missing_extra
+from dinoneck.training.config import CompositionConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
 MAPS = ("dense", "segmentation")
@@ -39,25 +38,28 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
             the columns that the config names.
 
     Raises:
-        ConfigError: if the config names no data, or what belongs to another kind of data.
+        ConfigError: if a table and ``data.csv`` are given, or a table lacks what the config names.
         DataError: if the table or the folders cannot be used.
     """
     data, folds = config.data, config.folds
-    if data.boxes is not None:
-        raise ConfigError("data.boxes names boxes; detectors are trained with dinoneck.detection.train_detector")
     if frame is not None and data.csv is not None:
         raise ConfigError(f"data.csv is {data.csv!r} and a table is given; leave one of them out")
-    if data.csv is None and frame is None:
-        return _without_csv(config)
-    targets, auxiliary = _named(config)
     if IMAGES in getattr(frame, "columns", ()):
-        return _selected(config, frame, targets, auxiliary)
-    from dinoneck.data.tables import read_table
+        for role, named in {FOLD: folds.column, GROUP: folds.group, LABELS: data.labels}.items():
+            if named and role not in frame:
+                raise ConfigError(f"the config names {named!r}; the table has no column {role!r}")
+        return frame
+    from dinoneck.data.tables import read_folders, read_masks, read_table
 
-    reads = data.store is None or data.labels is not None or data.images is not None
+    if data.csv is None and frame is None:
+        if data.images is None:
+            return Pasture(seed=0).table(range(data.pasture))
+        return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
+    targets, auxiliary = _named(config)
+    looks = data.store is None or data.labels is not None or data.images is not None
     return read_table(
         data.csv if frame is None else frame,
-        (data.images or Path(data.csv or ".").parent) if reads else None,
+        (data.images or Path(data.csv or ".").parent) if looks else None,
         targets,
         auxiliary=auxiliary,
         group=folds.group,
@@ -70,11 +72,19 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
     )
 
 
+def of_pasture(config: TrainConfig) -> TrainConfig:
+    """Return the config of generated images where it names no data: masses in grams, of which two are sums."""
+    if config.data.csv is not None or config.data.images is not None:
+        return config
+    sums = {name: CompositionConfig(sums={name: parts}) for name, parts in SUMS.items()}
+    return config.changed(data=config.data.changed(unit="g", minimum=0.0), compositions=sums | config.compositions)
+
+
 def target_columns(config: TrainConfig, table: Any) -> tuple[list[str], list[str]]:
     """Return the columns of a table that are scored as targets, and those that only help training."""
-    helping = _named(config)[1]
-    columns = [name for name in table.columns if name not in OWN_COLUMNS]
-    return [name for name in columns if name not in helping], [name for name in columns if name in helping]
+    targets, auxiliary = _named(config)
+    every = [name for name in table.columns if name not in (*OWN_COLUMNS, *auxiliary)]
+    return (targets if config.data.targets else every), auxiliary
 
 
 def class_names(table: Any, column: str) -> tuple[str, ...]:
@@ -89,37 +99,11 @@ def groups_of(table: Any) -> list[str] | None:
 
 def _named(config: TrainConfig) -> tuple[list[str], list[str]]:
     """The columns that the config names as targets, and as auxiliary ones."""
-    own = {name: task for name, task in config.tasks.items() if task.kind not in MAPS}
-    columns = [(column, task.auxiliary) for name, task in own.items() for column in task.columns or (name,)]
-    helping = dict.fromkeys((*config.data.aux_targets, *(column for column, auxiliary in columns if auxiliary)))
-    targets = dict.fromkeys((*config.data.targets, *(column for column, auxiliary in columns if not auxiliary)))
-    return [name for name in targets if name not in helping], list(helping)
-
-
-def _selected(config: TrainConfig, table: Any, targets: list[str], auxiliary: list[str]) -> Any:
-    """The columns of a table that was read already that the config names; all where it names no targets."""
-    named = [*targets, *auxiliary, *(FOLD for _ in [config.folds.column] if _ is not None)]
-    named += [GROUP] if config.folds.group else []
-    columns = [*map(str, table.columns)]
-    for name in named:
-        if name not in table:
-            raise ConfigError(
-                f"the config names column {name!r}; the table has {', '.join(columns)}.{did_you_mean(name, columns)}"
-            )
-    if not config.data.targets:
-        return table
-    dropped = [name for name in table.columns if name not in (*OWN_COLUMNS, *targets, *auxiliary)]
-    return table.drop(columns=dropped)
-
-
-def _without_csv(config: TrainConfig) -> Any:
-    """The table of folders, or of drawn images, where no CSV is named."""
-    data = config.data
-    if data.images is None:
-        return Pasture(seed=0).table(range(data.pasture))
-    from dinoneck.data.tables import read_folders, read_masks
-
-    return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
+    columns = dict.fromkeys(config.data.targets, False) | dict.fromkeys(config.data.aux_targets, True)
+    for name, task in config.tasks.items():
+        for column in () if task.kind in MAPS else task.columns or (name,):
+            columns[column] = columns.get(column, False) or task.auxiliary
+    return [name for name, helps in columns.items() if not helps], [name for name, helps in columns.items() if helps]
 
 
 def folds_of(config: TrainConfig, table: Any) -> dict[int, Fold]:
@@ -212,9 +196,9 @@ def column_folds(labels: Any) -> list[Fold]:
 
 def _strata(table: Any, column: str) -> list[Any]:
     """One class per row: those of a column, or of numbers the quantile they are in."""
-    known = [name for names in target_columns(TrainConfig(), table) for name in names]
-    if column not in known:
-        raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {', '.join(known)}")
+    if column in OWN_COLUMNS or column not in table:
+        known = ", ".join(name for name in table.columns if name not in OWN_COLUMNS)
+        raise ConfigError(f"folds.stratify is {column!r}; expected one of the targets {known}")
     if class_names(table, column):
         return list(table[column].cat.codes)
     values = np.asarray(table[column], np.float64)
@@ -226,14 +210,9 @@ def _stratified(of_row: _Rows, classes: _Rows, n_folds: int, seed: int) -> list[
         from sklearn.model_selection import StratifiedGroupKFold
     except ImportError as error:
         raise missing_extra("scikit-learn", "train") from error
-    if len(classes) != len(of_row):
-        raise DataError(f"stratify holds {len(classes)} classes for {len(of_row)} rows; expected one per row")
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     try:
-        with warnings.catch_warnings():  # a class with fewer rows than folds: the run warns where that matters
-            warnings.filterwarnings("ignore", "The least populated class")
-            folds = [*splitter.split(of_row, classes, of_row)]
-    except ValueError as error:  # every class has fewer rows than there are folds
+        folds = [*StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(of_row, classes, of_row)]
+    except ValueError as error:  # too few rows of every class, or another number of classes than of rows
         raise DataError(f"the rows cannot be stratified ({error}); use fewer folds, or do not stratify") from error
     if not all(len(valid) for _, valid in folds):
         raise DataError(f"one of {n_folds} folds would be empty; use fewer folds, or do not stratify")
@@ -263,32 +242,22 @@ class Maps:
     Attributes:
         name: of the task.
         kind: of the task.
+        labels: class names; empty = the labels are numbers.
         values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch; NaN where unknown.
         weight: (n, rows, cols) float32, how many labelled pixels a patch has; 0 = unknown.
-        labels: names of the K outputs; empty = numbered.
-        files: the label of each image, None where there is none.
-        how: how they are read.
-        preprocess: how the images are prepared.
+        pixels: returns the classes (1, height, width) of a prepared image; -1 = none, also without a label (1, 1, 1).
     """
 
     name: str
     kind: Literal["dense", "segmentation"]
+    labels: tuple[str, ...]
     values: Tensor
     weight: Tensor
-    labels: tuple[str, ...]
-    files: list[Any]
-    how: DenseLabels
-    preprocess: Preprocessing
-
-    def pixels(self, row: int) -> Tensor:
-        """Return the classes (1, height, width) of a prepared image; -1 = none, also without a label (1, 1, 1)."""
-        if self.files[row] is None:
-            return torch.full((1, 1, 1), -1)
-        return self.how.indices([self.files[row]], self.preprocess)
+    pixels: Callable[[int], Tensor]
 
     def indices(self, size: Sequence[int]) -> Tensor:
         """Return the classes of all images on a grid (n, *size), int64; -1 = none."""
-        pixels = (self.pixels(row)[None].float() for row in range(len(self.files)))
+        pixels = (self.pixels(row)[None].float() for row in range(len(self.values)))
         return torch.cat([F.interpolate(own, tuple(size), mode="nearest-exact")[0].long() for own in pixels])
 
     def means(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -303,17 +272,19 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     """Return name and kind of the task of a config's masks; numbers have the name of their column or folder.
 
     Raises:
-        ConfigError: if the config has several such tasks.
+        ConfigError: if the config has several such tasks, a segmentation of numbers, or no masks.
     """
-    kinds = [(name, task.kind) for name, task in config.tasks.items() if task.kind in MAPS]
-    if len(kinds) > 1:
-        names = ", ".join(name for name, _ in kinds)
-        raise ConfigError(f"tasks {names} are all per patch, and there is one column of masks; keep one")
+    labels, of_numbers = config.data.labels, config.data.label_kind == "numbers"
+    kinds = [(name, str(task.kind)) for name, task in config.tasks.items() if task.kind in MAPS]
+    names = ", ".join(name for name, _ in kinds)
+    if len(kinds) > 1 or (kinds and labels is None):
+        raise ConfigError(f"tasks {names} are per patch, and data.labels is {labels!r}; expected one, and its masks")
+    if of_numbers and "segmentation" in dict(kinds).values():
+        raise ConfigError(f"task {names} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
     if kinds:
         return kinds[0]
-    if config.data.label_kind == "numbers":
-        labels = str(config.data.labels)
-        return (Path(labels).name if Path(labels).is_dir() else labels), "dense"
+    if of_numbers:
+        return (Path(str(labels)).name if Path(str(labels)).is_dir() else str(labels)), "dense"
     return ("cells", "dense") if target_columns(config, table)[0] else ("segmentation", "segmentation")
 
 
@@ -321,37 +292,25 @@ def read_maps(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Map
     """Read the masks that a config names and average them over the patches; None where it names none.
 
     Raises:
-        ConfigError: if a task is per patch and no masks are named, or kinds contradict each other.
-        DataError: if the table has no labels, or one cannot be used or has another size than its image.
+        ConfigError: as :func:`map_task`.
+        DataError: if a mask cannot be used, has another size than its image, or comes to another grid than others.
     """
-    data = config.data
+    (name, kind), data = map_task(config, table), config.data
     if data.labels is None:
-        if names := [name for name, task in config.tasks.items() if task.kind in MAPS]:
-            raise ConfigError(f"task {', '.join(names)} is per patch; name its masks with data.labels (--labels)")
         return None
-    if LABELS not in table:
-        raise ConfigError(f"data.labels is {data.labels!r}, and the table has no labels")
-    files = [None if is_missing(label) else label for label in table[LABELS]]
-    name, kind = map_task(config, table)
-    if kind == "segmentation" and data.label_kind == "numbers":
-        raise ConfigError(f"task {name!r} is a segmentation, and data.label_kind is 'numbers'; write 'classes'")
+    label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
+    rows, masks = [*label_of], [*label_of.values()]
     labels, how = data.classes, DenseLabels(nodata=data.nodata)
     if data.label_kind == "classes":
-        known = [label for label in files if label is not None]
-        labels = labels or tuple(map(str, range(count_classes(known, data.nodata))))
+        labels = labels or tuple(map(str, range(count_classes(masks, data.nodata))))
         if len(labels) < 2:
             raise DataError(f"the masks hold the class {labels[0]} alone; expected two classes or more")
         how = DenseLabels(classes=len(labels), nodata=data.nodata)
-    pairs = [
-        (row, *how.cells(label, preprocess, [read_image_size(image)]))
-        for row, (image, label) in enumerate(zip(table[IMAGES], files, strict=True))
-        if label is not None
-    ]
-    shapes = {tuple(values.shape[1:]) for _, values, _ in pairs}
-    if len(shapes) != 1:
-        raise DataError(f"the labels come to different grids {sorted(shapes)}; give one size to all images (size=)")
-    shape = shapes.pop()
-    values, weight = torch.full((len(files), *shape), torch.nan), torch.zeros(len(files), *shape[1:])
-    for row, own, counts in pairs:
-        values[row], weight[row] = own[0].masked_fill(counts == 0, torch.nan), counts[0]
-    return Maps(name, kind, values, weight, tuple(labels), files, how, preprocess)  # type: ignore[arg-type]
+    own, counts = how.cells(masks, preprocess, [read_image_size(table[IMAGES].iloc[row]) for row in rows])
+    values, weight = (torch.full((len(table), *x.shape[1:]), empty) for x, empty in ((own, torch.nan), (counts, 0.0)))
+    values[rows], weight[rows] = own.masked_fill(counts[:, None] == 0, torch.nan), counts
+
+    def pixels(row: int) -> Tensor:
+        return how.indices([label_of[row]], preprocess) if row in label_of else torch.full((1, 1, 1), -1)
+
+    return Maps(name, cast("Any", kind), labels, values, weight, pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.data.decoding import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.losses.task_loss import OBJECTS, TaskLoss
-from dinoneck.tasks import Task
+from dinoneck.tasks import TargetTransform, Task
 
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
+WEIGHT = ".weight"  # follows a task's name in the name of what its cells count
 _Array = np.ndarray[Any, Any]
-_Column = dict[Any, Any]  # a value per id, as the source spells it
+Table = dict[str, Tensor]
 
 
 def match_samples(
@@ -48,21 +48,23 @@ def match_samples(
         DataError: for ids without a row or without tokens, for several rows of one id, and for values without ids.
     """
     source = SourceIds(source_ids)
-    columns = _columns(source, targets, target_ids, "targets", names)
+    columns = source.columns(targets, target_ids, names)
     if names[0] not in columns:
-        raise DataError(f"there are no targets for {names[0]!r}; given: {', '.join(columns) or 'others'}")
-    cells = {} if weights is None else _columns(source, weights, target_ids, "weights")
+        raise DataError(f"there are no targets for {names[0]!r}; given: {', '.join(map(str, targets)) or 'nothing'}")
+    cells = {} if weights is None else source.columns(weights, target_ids, weights)
     # the order of a set differs between processes
     chosen, valid = (sorted(own) if isinstance(own, set | frozenset) else own for own in (ids, val_ids))
-    valid = source.all_of(() if valid is None else valid, "validation ids")
+    valid = [] if valid is None else source.all_of(valid)
     if chosen is None:
-        every = dict.fromkeys(image_id for column in columns.values() for image_id in column)
-        train = sorted(set(source.all_of(every, "ids of the targets")) - set(valid))
+        every = {image_id for column in columns.values() for image_id in column}
+        train = sorted({*source.all_of(every)} - {*valid})
     else:
-        train = source.all_of(chosen, "training ids")
+        train = source.all_of(chosen)
+    if both := {*train} & {*valid}:
+        raise DataError(f"{counted(len(both), 'id')} for training and for validation: {some_of(map(repr, both), 3)}")
     used = [*train, *valid]
-    values = {name: _rows(f"targets {name!r}", x, used) for name, x in columns.items()}
-    return train, valid, values, {name: _rows(f"weights {name!r}", x, used) for name, x in cells.items()}
+    values, counts = ({name: _rows(name, x, used) for name, x in own.items()} for own in (columns, cells))
+    return train, valid, values, counts
 
 
 class SourceIds:
@@ -76,10 +78,12 @@ class SourceIds:
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self._known, self._by_stem = set(ids), defaultdict[Any, list[tuple[str, str]]](list)
+        self.ids = set(ids)
+        self._whole, self._by_stem = dict[str, str](), defaultdict[str, list[str]](list)
         for image_id in ids:
             stem, suffix = _stem_and_suffix(image_id)
-            self._by_stem[stem].append((suffix, image_id))
+            self._whole[stem + suffix] = image_id
+            self._by_stem[stem].append(image_id)
 
     def find(self, image_id: Any) -> str | None:
         """Return the source's spelling of an id; None if it is not there.
@@ -87,85 +91,76 @@ class SourceIds:
         Raises:
             DataError: if several ids of the source fit.
         """
-        if image_id in self._known:
-            return str(image_id)
+        if image_id in self.ids or not isinstance(image_id, str):
+            return image_id if image_id in self.ids else None
         stem, suffix = _stem_and_suffix(image_id)
-        fitting = [own for end, own in self._by_stem.get(stem, ()) if end == suffix or "" in (end, suffix)]
+        whole = self._whole.get(stem + suffix) or (self._whole.get(stem) if suffix else None)
+        fitting = [whole] if whole or suffix else self._by_stem[stem]
         if len(fitting) > 1:
-            raise DataError(f"id {image_id!r} may be {_named(fitting)} of the source; write it with its suffix")
+            raise DataError(f"id {image_id!r} may be {some_of(map(repr, fitting), 3)}; write it with its suffix")
         return fitting[0] if fitting else None
 
-    def all_of(self, ids: Iterable[Any], what: str) -> list[str]:
+    def all_of(self, ids: Iterable[Any]) -> list[str]:
         """Return the source's spelling of ids.
 
         Raises:
             DataError: naming those that have no tokens.
         """
-        found = [(image_id, self.find(image_id)) for image_id in ids]
-        if missing := [image_id for image_id, own in found if own is None]:
+        found = {image_id: self.find(image_id) for image_id in ids}
+        if missing := [repr(image_id) for image_id, own in found.items() if own is None]:
             raise DataError(
-                f"{len(missing)} {what} have no tokens in the source: {_named(missing)}. The ids of the source are "
-                f"such as {_named(sorted(self._known)) or 'none'}"
+                f"{counted(len(missing), 'id')} without tokens in the source: {some_of(missing, 3)}. The ids of the "
+                f"source are such as {some_of(map(repr, self.ids), 3) or 'none'}"
             )
-        return [own for _, own in found if own is not None]
+        return [own for own in found.values() if own is not None]
+
+    def columns(self, table: Any, ids: Sequence[Any] | None, names: Iterable[str]) -> dict[str, dict[Any, Any]]:
+        """Return column -> id -> value for the columns of these names that the table has.
+
+        Raises:
+            DataError: as :func:`by_id`, or for a table of another type.
+        """
+        if not hasattr(table, "keys"):
+            raise DataError(f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: value}}")
+        there = [name for name in names if name in table]
+        return {name: by_id(table[name], repr(name), ids, lambda own: self.find(own) or own) for name in there}
 
 
-def _columns(
-    source: SourceIds, table: Any, target_ids: Sequence[Any] | None, what: str, names: Sequence[str] | None = None
-) -> dict[str, _Column]:
-    """The columns of a table, or those of some names; of classes their indices, -1 = missing."""
-    if hasattr(table, "columns") and hasattr(table, "index"):
-        own = {name: table[name] for name in table.columns if name not in OWN_COLUMNS}
-        table = {name: x.cat.codes if hasattr(x, "cat") else x for name, x in own.items()}
-    if not isinstance(table, Mapping):
-        raise DataError(f"{what} is {type(table).__name__}; expected a DataFrame, or a dict name -> {{id: value}}")
-    used = [name for name in table if names is None or name in names]
-    return {name: _column(source, f"{what} {name!r}", table[name], target_ids) for name in used}
+def by_id(
+    values: Any, name: str, ids: Sequence[Any] | None, spelling: Callable[[Any], Any] = lambda own: own
+) -> dict[Any, Any]:
+    """Return id -> value of a mapping, a Series (of classes their indices, -1 = missing), or values with such ids.
+
+    Raises:
+        DataError: for values without ids, another number of ids, or an id with several values.
+    """
+    values = values.cat.codes if hasattr(values, "cat") else values
+    if hasattr(values, "items"):
+        ids, values = zip(*values.items(), strict=True) if len(values) else ((), ())
+    if ids is None or len(ids) != len(values):
+        given = "no ids" if ids is None else f"{len(ids)} ids"
+        raise DataError(f"{name} has {len(values)} values and {given}; pass {{id: value}}, or target_ids=")
+    spelt = [spelling(image_id) for image_id in ids]
+    if twice := [repr(image_id) for image_id, count in Counter(spelt).items() if count > 1]:
+        raise DataError(f"{counted(len(twice), 'id')} with several rows in {name}: {some_of(twice, 3)}; keep one row")
+    return dict(zip(spelt, values.detach().cpu() if isinstance(values, Tensor) else values, strict=True))
 
 
-def _column(source: SourceIds, name: str, values: Any, target_ids: Sequence[Any] | None) -> _Column:
-    """The value of each id; ids that the source does not know stay as they are."""
-    ids: Any
-    rows: Any
-    if isinstance(values, Mapping):
-        ids, rows = list(values), list(values.values())
-    else:
-        ids = values.index if hasattr(values, "to_numpy") else target_ids
-        if ids is None:
-            raise DataError(f"{name} has values without ids; pass {{name: {{id: value}}}}, or target_ids=IDS")
-        rows = as_array(values, name)
-        if not rows.shape or len(rows) != len(ids):
-            raise DataError(f"{name} has shape {rows.shape} for {len(ids)} ids; expected one row per id")
-    spelt = [image_id if (own := source.find(image_id)) is None else own for image_id in ids]
-    if repeated := [image_id for image_id, count in Counter(spelt).items() if count > 1]:
-        raise DataError(f"{counted(len(repeated), 'id')} with several rows in {name}: {_named(repeated)}; keep one row")
-    return dict(zip(spelt, rows, strict=True))
-
-
-def _rows(name: str, column: _Column, ids: Sequence[str]) -> _Array:
+def _rows(name: str, column: Mapping[Any, Any], ids: Sequence[str]) -> _Array:
     """The values of these ids, (n, ...)."""
-    if missing := [image_id for image_id in ids if image_id not in column]:
-        raise DataError(
-            f"{counted(len(missing), 'id')} without a row in {name}: {_named(missing)}; it has {_named(column)}"
-        )
-    rows = [as_array(column[image_id], name) for image_id in ids]
-    if len({row.shape for row in rows}) > 1:
-        raise DataError(f"the values of {name} have shapes {sorted({row.shape for row in rows})}; expected one shape")
-    return np.stack(rows) if rows else np.empty(0)
+    if missing := [repr(image_id) for image_id in ids if image_id not in column]:
+        raise DataError(f"{counted(len(missing), 'id')} without a row in {name!r}: {some_of(missing, 3)}")
+    try:
+        return np.array([as_array(column[image_id]) for image_id in ids])
+    except ValueError as error:
+        raise DataError(f"the values of {name!r} are no array: {error}") from error
 
 
-def _stem_and_suffix(image_id: Any) -> tuple[Any, str]:
-    """``train/a`` (NFC) and ``.JPG`` of ``train/a.JPG``; other ids as they are."""
-    if not isinstance(image_id, str):
-        return image_id, ""
+def _stem_and_suffix(image_id: str) -> tuple[str, str]:
+    """``train/a`` (NFC) and ``.JPG`` of ``train/a.JPG``."""
     name = unicodedata.normalize("NFC", image_id)
     suffix = PurePosixPath(name).suffix
     return (name.removesuffix(suffix), suffix) if suffix.lower() in SUFFIXES else (name, "")
-
-
-def _named(ids: Iterable[Any]) -> str:
-    """Three of the ids."""
-    return ", ".join(repr(image_id) for image_id in [*ids][:3])
 
 
 def training_targets(
@@ -175,8 +170,8 @@ def training_targets(
     ids: Sequence[str],
     trained: int,
     needs_validation: bool = False,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the targets of a loss's tasks (and compositions, where given) in normalised units, and the cells' weights.
+) -> tuple[Table, Table]:
+    """Return the targets of a loss's tasks (and compositions, where given) in normalised units and in original ones.
 
     Values where a cell's weight is 0 become NaN, whatever they were.
 
@@ -188,58 +183,50 @@ def training_targets(
         trained: the first so many samples are trained on.
         needs_validation: some validation sample must have a value.
 
+    Returns:
+        Targets in normalised units, float32 or int64, with the weights of cells as ``NAME.weight``; in original units.
+
     Raises:
         DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
             is constant over the training samples.
     """
-    dense = [task.name for task in loss.tasks if task.kind == "dense"]
-    if unknown := set(weights) - set(dense):
-        raise DataError(f"weights are given for {sorted(unknown)}; the dense tasks are {dense or 'none'}")
-    values: dict[str, Tensor] = {}
-    cells: dict[str, Tensor] = {}
-    for task in loss.tasks:
-        if task.name not in targets:
-            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
-        original = as_array(targets[task.name])
-        if task.is_categorical:
-            values[task.name] = _classes(task, original, len(ids))
-        else:
-            original = _numbers(task, original, len(ids))
-            if task.kind == "dense":
-                weight = _cell_weights(task.name, original, weights.get(task.name))
-                original = np.where(weight[:, None] > 0, original, np.nan)
-                cells[task.name] = torch.as_tensor(weight).float()
-            values[task.name] = _normalised(task, original, ids)
-            _check_minimum(task, original, ids)
-        _check_learnable(task, original[:trained], values[task.name][:trained])
-    if needs_validation and not any(len(_present(task, values[task.name][trained:])) for task in loss.tasks):
-        raise DataError("patience is set, and no validation id has a target value to judge epochs by")
+    tasks = [*loss.tasks]
     for own in loss.compositions:
         if own.name in targets:
             total, _ = own.composition.tasks_of(loss.tasks)
             area = None if total.transform is None else total.transform.area
-            task = Task(own.name, dim=len(own.composition.names))
-            natural = _numbers(task, as_array(targets[own.name]), len(ids)) / (area or 1.0)
-            values[own.name] = _normalised(task, natural, ids)
-    return values, cells
+            tasks.append(Task(own.name, dim=len(own.composition.names), transform=TargetTransform(area=area)))
+    if unknown := {*weights} - {task.name for task in tasks if task.kind == "dense"}:
+        raise DataError(f"weights are given for {sorted(unknown)}, which are not dense tasks")
+    values, originals = Table(), Table()
+    for task in tasks:
+        if task.name not in targets:
+            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
+        x = _original(task, targets[task.name])
+        if task.name in weights:
+            values[task.name + WEIGHT] = weight = _cell_weights(task.name, x, weights[task.name])
+            x = x.where(weight[:, None] > 0, torch.nan)
+        values[task.name], originals[task.name] = _normalised(task, x, ids), x
+    for task in loss.tasks:
+        _check_learnable(task, values[task.name][:trained])
+    if needs_validation and not any(_present(task, values[task.name][trained:]).any() for task in loss.tasks):
+        raise DataError("patience is set, and no validation id has a target value to judge epochs by")
+    return values, originals
 
 
-def as_array(values: Any, name: str = "values") -> _Array:
+def as_array(values: Any) -> _Array:
     """Return values as a NumPy array; tensors of any dtype and device, with a gradient or without.
 
     Raises:
-        DataError: for masked values (``numpy.ma``), and for lists that are no array; it gives them ``name``.
+        DataError: for masked values (``numpy.ma``).
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         wide: _Array = (values.double() if values.is_floating_point() else values).numpy()
         return wide
-    if any(np.ma.is_masked(each) for each in (values if isinstance(values, list | tuple) else [values])):
-        raise DataError(f"{name} is a masked array; fill it: values.filled(numpy.nan), of classes values.filled(-1)")
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise DataError(f"{name} are not numbers ({error}); missing ones are NaN") from error
+    if np.ma.is_masked(values):
+        raise DataError("some values are masked; fill them: values.filled(numpy.nan), of classes values.filled(-1)")
+    return np.asarray(values)
 
 
 def known(values: Tensor) -> Tensor:
@@ -249,119 +236,77 @@ def known(values: Tensor) -> Tensor:
 
 
 def _present(task: Task, values: Tensor) -> Tensor:
-    """The values that are not missing and not ignored."""
-    present = (values.movedim(1, -1) if values.ndim == 4 else values)[known(values)]
-    return present if task.ignore_index is None or values.is_floating_point() else present[present != task.ignore_index]
+    """Where values are neither missing nor ignored."""
+    present = known(values)
+    return (
+        present if task.ignore_index is None or values.is_floating_point() else present & (values != task.ignore_index)
+    )
 
 
-def _check_minimum(task: Task, values: _Array, ids: Sequence[str]) -> None:
-    """Refuse targets (n, ...) below the smallest value that a prediction may take."""
-    least = -np.inf if task.minimum is None else task.minimum
-    low = np.argwhere(values < least - ROUNDING * max(1.0, abs(least)))
-    if len(low):
-        shown = some_of([f"{ids[int(place[0])]!r} ({values[tuple(place)]:g})" for place in low], 3)
-        raise DataError(f"targets of {task.name!r} are below the minimum of {least:g}: {shown}; correct them")
+def _original(task: Task, values: Any) -> Tensor:
+    """A task's values: class indices and ids of objects in int64; numbers and shares in float64, NaN = missing."""
+    array = as_array(values)
+    is_share = task.is_map and array.dtype.kind == "f"
+    try:
+        if task.is_categorical and not is_share:
+            return torch.from_numpy(array.astype(np.int64, casting="same_kind"))
+        # dates and complex numbers are no numbers as objects either
+        numbers = (array if array.dtype.kind in "biuf" else array.astype(object)).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        expected = "integer class indices, -1 = missing" if task.is_categorical else "numbers, NaN = missing"
+        raise DataError(f"the targets of {task.name!r} are {array.dtype} ({error}); expected {expected}") from error
+    return torch.from_numpy(numbers[:, None] if numbers.ndim == 1 else numbers)
 
 
-def _check_learnable(task: Task, original: _Array, values: Tensor) -> None:
+def _cell_weights(name: str, values: Tensor, weights: Any) -> Tensor:
+    """How much every cell of a dense task counts: (n, rows, cols)."""
+    weight = torch.from_numpy(as_array(weights).astype(np.float32))
+    expected = (len(values), *values.shape[2:])
+    if weight.shape != expected or not bool((weight.isfinite() & (weight >= 0)).all()):
+        raise DataError(
+            f"the weights of {name!r} are {tuple(weight.shape)}, {weight.min():g} ... {weight.max():g}; expected "
+            f"{tuple(expected)}, 0 or more"
+        )
+    return weight
+
+
+def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
+    """Targets as the loss compares them, int64, or float32 in normalised units; values that cannot be are refused."""
+    found, shown = x.float() if x.is_floating_point() else x, x
+    if task.is_masks:
+        expected = f"{OBJECTS} * (class + 1) + number for the pixels of an object, 0 for none, -1 for unknown"
+        fits = (x == 0) | (x == -1) | ((x >= OBJECTS) & (x < OBJECTS * (task.dim + 1)))
+    elif not x.is_floating_point():
+        expected = f"a class of 0 ... {task.dim - 1}, -1 = missing"
+        fits = ((x >= -1) & (x < task.dim)) | (x == (-1 if task.ignore_index is None else task.ignore_index))
+    elif task.kind in ("ratio", "segmentation"):
+        expected, shown = "shares of 0 ... 1 that add up to 1", x.movedim(1, -1)
+        outside = (x < -1e-3) | (x > 1 + 1e-3)
+        fits = ~(((x.sum(dim=1) - 1).abs() > SHARES_TOLERANCE) | outside.any(dim=1))
+    else:
+        least = -torch.inf if task.minimum is None else task.minimum
+        expected = f"a number of {least:g} or more that is finite in normalised units"
+        if task.transform is not None:
+            found = task.transform.forward(x.movedim(1, -1)).movedim(-1, 1).float()
+        fits = x.isnan() | (found.isfinite() & (x >= least - ROUNDING * max(1.0, abs(least))))
+    if not bool(fits.all()):
+        place = tuple((~fits).nonzero()[0].tolist())
+        raise DataError(f"{task.name!r} is {shown[place].tolist()} for {ids[place[0]]!r}; expected {expected}")
+    return found
+
+
+def _check_learnable(task: Task, values: Tensor) -> None:
     """Refuse training targets that are all missing or all equal, or that the task's activation cannot reach."""
-    present = _present(task, values)
-    if not present.numel():
+    if not bool(_present(task, values).any()):
         raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
     if task.is_categorical:
         return
-    low, high = present.min().item(), present.max().item()
-    if task.activation is not None and (low < 0 or (task.activation == "sigmoid" and high > 1)):
+    columns = values.movedim(1, -1).flatten(0, -2)  # (m, dim)
+    low, high = columns.nan_to_num(torch.inf).amin(dim=0), columns.nan_to_num(-torch.inf).amax(dim=0)
+    if bool((low == high).all()):
+        raise DataError(f"the targets of {task.name!r} are {low[0]:g} (normalised) for all images")
+    least, most = low.min(), high.max()
+    if task.activation is not None and (least < 0 or (task.activation == "sigmoid" and most > 1)):
         raise DataError(
-            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {low:.4g} ... {high:.4g}"
+            f"task {task.name!r}: activation {task.activation!r} cannot reach targets of {least:.4g} ... {most:.4g}"
         )
-    columns = np.moveaxis(original, 1, -1).reshape(-1, original.shape[1]).T if original.ndim > 1 else original[None]
-    each = [column[np.isfinite(column)] for column in columns]
-    if all(len(column) and not np.ptp(column) for column in each):
-        raise DataError(
-            f"the targets of {task.name!r} are {', '.join(f'{column[0]:g}' for column in each[:3])} for all images"
-        )
-
-
-def _cell_weights(name: str, values: _Array, weights: Any) -> _Array:
-    """How much every cell of a dense task counts: (n, rows, cols); nothing where a value is missing."""
-    present = ~np.isnan(values).any(axis=1)
-    weight = np.ones(present.shape) if weights is None else as_array(weights).astype(np.float64)
-    _check_shape(f"weights of {name!r}", weight, *present.shape)
-    if not (np.isfinite(weight) & (weight >= 0)).all():
-        raise DataError(f"weights of {name!r} are {weight.min():g} ... {weight.max():g}; expected 0 or more")
-    return np.where(present, weight, 0.0)
-
-
-def _numbers(task: Task, values: _Array, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A task's numbers in original units: (n, dim) or (n, dim, rows, cols) float64; NaN = missing."""
-    what = f"targets of {task.name!r}"
-    if values.dtype.kind in "mMc":
-        raise DataError(f"{what} are {values.dtype}; expected numbers: of dates, days since one of them")
-    try:
-        found: np.ndarray[Any, np.dtype[np.float64]] = values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what} are not numbers ({error}); missing ones are NaN") from error
-    found = found[:, None] if found.ndim == 1 and not task.is_map else found
-    _check_shape(what, found, count, task.dim, *(("rows", "cols") if task.is_map else ()))
-    return found
-
-
-def _normalised(task: Task, original: _Array, ids: Sequence[str]) -> Tensor:
-    """Targets in normalised units, float32; every value that is known must be finite there."""
-    natural = torch.as_tensor(original)
-    if task.kind == "ratio":
-        _check_shares(task.name, natural)
-    elif task.transform is not None:
-        natural = task.transform.forward(natural.movedim(1, -1)).movedim(-1, 1)
-    found = natural.float()
-    wrong = np.argwhere(~np.isnan(original) & ~found.isfinite().numpy())
-    if len(wrong):
-        place = tuple(wrong[0])
-        raise DataError(
-            f"the target of {task.name!r} is {original[place]:g} for {ids[place[0]]!r}, and {found[place]:g} normalised"
-        )
-    return found
-
-
-def _check_shape(what: str, values: _Array, *expected: int | str) -> None:
-    """Refuse another shape; an axis of any length is given by its name."""
-    fits = [isinstance(size, str) or size == own for size, own in zip(expected, values.shape, strict=False)]
-    if values.ndim != len(expected) or not all(fits):
-        raise DataError(f"{what} have shape {values.shape}; expected {expected}")
-
-
-def _check_shares(name: str, shares: Tensor) -> None:
-    """Refuse shares (n, K, ...) outside of 0 ... 1, and those that are all known and do not add up to 1."""
-    outside = (shares < -1e-3) | (shares > 1 + 1e-3)
-    wrong = ((shares.sum(dim=1) - 1).abs() > SHARES_TOLERANCE) | outside.any(dim=1)
-    if bool(wrong.any()):
-        first = [round(share, 4) for share in shares.movedim(1, -1)[wrong][0].tolist()]
-        raise DataError(f"targets of {name!r}, such as {first}, are not shares of 0 ... 1 that add up to 1")
-
-
-def _classes(task: Task, targets: _Array, count: int) -> Tensor:
-    """(n,) class indices; (n, height, width) or shares (n, dim, rows, cols) for segmentation; ids of objects."""
-    what = f"targets of {task.name!r}"
-    if task.is_map and targets.dtype.kind == "f":
-        _check_shape(what, targets, count, task.dim, "rows", "cols")
-        shares = torch.as_tensor(targets).float()
-        _check_shares(task.name, shares)
-        return shares
-    if targets.dtype.kind not in "iu":
-        raise DataError(f"{what} are {targets.dtype}; expected integer class indices, -1 = missing")
-    _check_shape(what, targets, count, *(("height", "width") if task.is_map or task.is_masks else ()))
-    if task.is_masks:
-        is_object = (targets >= OBJECTS) & (targets < OBJECTS * (task.dim + 1))
-        if (wrong := targets[~is_object & (targets != 0) & (targets != -1)]).size:
-            raise DataError(
-                f"{what} hold {wrong[0]}; expected {OBJECTS} * (class + 1) + number for the pixels of an object, 0 for "
-                "none, -1 for unknown"
-            )
-        return torch.as_tensor(targets).long()
-    classes = targets if task.ignore_index is None else targets[targets != task.ignore_index]
-    if classes.size and (classes.min() < -1 or classes.max() >= task.dim):
-        raise DataError(
-            f"{what} reach from {classes.min()} to {classes.max()}; expected classes 0 ... {task.dim - 1}, -1 = missing"
-        )
-    return torch.as_tensor(targets).long()

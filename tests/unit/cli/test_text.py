@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dinoneck.cli.text import show_scores
-from dinoneck.training.scores import Split, class_scores, mask_scores
+from dinoneck.training.scores import Split, method_scores
 
 N, LABELS = 60, ("soil", "weed", "crop")
 TRUE = np.arange(N) % 3
@@ -26,8 +26,8 @@ def shown(name: str, methods: dict[str, Any], capsys: pytest.CaptureFixture[str]
 
 
 def test_classes_are_tables_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
-    methods = {"head": class_scores(TRUE, TRUE, LABELS, SPLIT)}
-    methods["linear"] = class_scores(TRUE, HALF, LABELS, SPLIT, head=TRUE)
+    methods = {"head": method_scores("class", TRUE, TRUE, SPLIT, labels=LABELS)}
+    methods["linear"] = method_scores("class", TRUE, HALF, SPLIT, labels=LABELS, head=TRUE)
     means, each, confusions = shown("kind", methods, capsys)
     assert means[2] == ["head", "1.000", "1.00", "...", "1.00", "1.000", "1.000", "1.00", "...", "1.00", "1.000"]
     assert means[3][:2] == ["linear", "0.667"]
@@ -38,7 +38,10 @@ def test_classes_are_tables_and_a_verdict(capsys: pytest.CaptureFixture[str]) ->
 def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     matrices = np.tile(np.array([[90, 10], [40, 60]]), (N, 1, 1))
     own, best = ("soil", "\x1b[31mweed\n"), np.tile(np.diag([100, 100]), (N, 1, 1))
-    methods = {"head": mask_scores(best, own, SPLIT), "linear": mask_scores(matrices, own, SPLIT, head=best)}
+    methods = {
+        "head": method_scores("mask", None, best, SPLIT, labels=own),
+        "linear": method_scores("mask", None, matrices, SPLIT, labels=own, head=best),
+    }
     means, each, matrix = shown("cover", methods, capsys)
     assert [line[-2:] for line in matrix[2:4]] == [["6000", "0"], ["0", "6000"]]
     assert " ".join(means[0]).startswith("cover, 60 images held out mean IoU")
@@ -48,5 +51,5 @@ def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[s
 
 def test_a_confusion_matrix_of_many_classes_is_left_to_the_report(capsys: pytest.CaptureFixture[str]) -> None:
     labels = [f"species {i}" for i in range(30)]
-    *_, each = shown("kind", {"head": class_scores(TRUE, TRUE, labels, SPLIT)}, capsys)
+    *_, each = shown("kind", {"head": method_scores("class", TRUE, TRUE, SPLIT, labels=labels)}, capsys)
     assert len(each) == 2 + 30 + 1

@@ -190,9 +190,9 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     config = {
         "data": {"boxes": "data/boxes.json", "val_boxes": "data/boxes.json", "size": [64, 96]},
         "backbone": {"name": "dinoneck_tiny"},
-        "detector": {"name": "fcos", "freeze": ["0=all"]},
+        "detector": {"name": "fcos"},
         "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
-        "optim": {"epochs": 2, "batch_size": 3},
+        "optim": {"epochs": 2, "batch_size": 3, "freeze": ["0=all"]},
     }
     report = train_detector(TrainConfig.from_dict(config), run)
 

@@ -45,11 +45,7 @@ def write_meadow(folder: Path) -> Path:
                 "weather": GAP if i == 7 else ("rain", "sun")[kind == 1], "mask": f"{i:02}-mask.png",
             }
         )  # fmt: skip
-    with (folder / "t.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder / "t.csv"
+    return write_rows(folder / "t.csv", rows)
 
 
 def a_run(table: Path | None, targets: Sequence[str] = (), **groups: Mapping[str, Any]) -> TrainConfig:
@@ -88,3 +84,24 @@ def files_of(folder: Path) -> dict[str, Any]:
         path.relative_to(folder).as_posix(): logged(path) if path.suffix == ".jsonl" else path.read_bytes()
         for path in files
     }
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write a CSV file with the columns of its first row."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def with_columns(path: Path, **columns: Sequence[Any]) -> Path:
+    """The table with further columns."""
+    values = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return write_rows(path, [{**row, **own} for row, own in zip(rows_of(path), values, strict=True)])
+
+
+def with_gaps(path: Path, **known: Any) -> Path:
+    """The table with empty cells in all other rows of some columns."""
+    gaps = [{name: GAP for name, kept in known.items() if i not in kept} for i in range(COUNT)]
+    return write_rows(path, [{**row, **own} for row, own in zip(rows_of(path), gaps, strict=True)])

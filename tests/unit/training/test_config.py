@@ -77,40 +77,6 @@ def test_a_size_is_one_number_or_two(tmp_path: Path, size: str, pixels: tuple[in
     assert TrainConfig(data=DataConfig(size=32)).data.size == (32, 32)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("optim: {lrr: 1}", r"unknown key 'optim\.lrr'\. Did you mean 'lr'\? Known: epochs, batch_size"),
-        ("tasks: {a: {colums: [b]}}", r"unknown key 'tasks\.a\.colums'\. Did you mean 'columns'"),
-        ("optim.lr: 3", r"unknown key 'optim\.lr'\. Did you mean 'optim'"),
-        ("optim: {epochs: many}", r"optim\.epochs is 'many'.*int"),
-        ("optim: 3", "optim is 3; expected keys with values, such as optim: {KEY: VALUE}"),
-        ("tasks: {1: {}}", "tasks is {1: {}}; expected texts as keys"),
-        ("data: {targets: a}", r"data\.targets is 'a'.*array"),
-        ("data: {size: 32x64}", r"data\.size is '32x64'.*array"),
-        ("head: fpn", "head is 'fpn'.*object"),
-        ("optim: {optimizer: smd}", r"optim\.optimizer is 'smd'.*expected one of adamw, sam\. Did you mean"),
-        ("data: {resize: strech, size: 32}", r"data\.resize is 'strech'.*Did you mean 'stretch'"),
-        ("folds: {column: a, stratify: b}", "--fold-column and --stratify both make folds"),
-        ("data: {size: 0}", r"size is \(0, 0\)"),
-        ("data: {pad_to: center}", "pad_to is 'center'"),
-        ("data: {csv: ' '}", "csv is ' '"),
-        ("backbone: {layers: []}", "layers is empty"),
-        ("backbone: {file: w.pth, random: true}", "--backbone-file and --random-backbone exclude each other"),
-        ("optim: {lr: 1}\noptim: {lr: 2}", "key 'optim' stands twice"),
-        ("optim: &a {x: *a}", "anchors and aliases.*write the value out"),
-        ("optim: !!python/object:os.system {}", "not valid YAML"),
-        ("optim: [", "run.yaml, line 1 is not valid YAML: expected the node content"),
-        ("just text", "holds no settings"),
-        ("head: {type: 3}", r"head is {'type': 3}; expected {type: NAME"),
-    ],
-)
-def test_what_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        read(tmp_path, text)
-    assert "run.yaml" in str(caught.value)
-
-
 def test_reading_a_file_imports_no_torch(tmp_path: Path) -> None:
     read(tmp_path, WHOLE)
     script = (

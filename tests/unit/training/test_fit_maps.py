@@ -13,7 +13,6 @@ import torch
 from tests.unit.training.histories import mean_iou
 
 from dinoneck import (
-    ConfigError,
     DataError,
     DenseHead,
     FPNHead,
@@ -31,10 +30,9 @@ from dinoneck.training import (
     r2,
 )
 from dinoneck.training import fit as fit_by_default
-from dinoneck.training.building import head_tasks
 from dinoneck.training.scores import confusion_matrix
 from dinoneck.training.table import read_maps
-from dinoneck.training.tasks import problem_of
+from dinoneck.training.tasks import fitted, problem_of
 
 ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24
 SUMS = (("GDM", ("clover", "green")), ("total", ("clover", "dead", "green")))
@@ -176,11 +174,9 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     assert found.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
     assert found.means()[0] == pytest.approx([(first == k).mean() for k in range(4)])
     problem = problem_of(config, table, found)
-    [task] = [task for task in head_tasks(problem, np.array([0, 1])) if task.name == found.name]
+    [task] = [task for task in fitted(problem, np.array([0, 1])) if task.name == found.name]
     assert task.transform is not None
     assert task.transform.mean == pytest.approx(found.values[:2].double().mean(dim=(0, 2, 3)).tolist())
-    with pytest.raises(ConfigError, match="no labels"):
-        read_maps(config, table.drop(columns="labels"), preprocess)
     wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
     with pytest.raises(DataError, match=r"\(16, 64\).*\(32, 64\)"):
         read_maps(config, wrong, preprocess)

@@ -9,24 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.unit.training.meadow import a_run, rows_of
 
 from dinoneck import (
     Backbone,
     BackboneError,
-    ConfigError,
     FPNHead,
     HeadCheckpoint,
     PatchMeanHead,
     Predictor,
     TargetTransform,
     Task,
-    evaluate,
     load_backbone,
     load_head,
     save_head,
 )
-from dinoneck.data import Pasture
 from dinoneck.training import (
     LiveTokens,
     MemoryTokens,
@@ -36,7 +32,6 @@ from dinoneck.training import (
     fit,
     manifold_mixup,
     sources,
-    train,
 )
 from dinoneck.training.engine import seed_all
 
@@ -235,48 +230,6 @@ def test_a_frozen_backbone_gives_what_memory_gives() -> None:
     learn(twin, kept, y)  # type: ignore[arg-type]
     for one, two in zip(head.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-4)
-
-
-def test_a_run_refuses_a_backbone_that_it_would_not_train(tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny").unfreeze_last(1)
-    with pytest.raises(ConfigError, match="freeze"):
-        train(a_run(None), tmp_path, table=Pasture(seed=0, size=(32, 32)).table(range(6)), backbone=backbone)
-
-
-def test_a_run_trains_lora_weights_along_with_every_head(tmp_path: Path) -> None:
-    """The files hold them: their scores are those of the report. An interrupted run gives the same files."""
-    table = Pasture(seed=0, size=(32, 32)).table(range(8))
-    config = a_run(None, ["GDM_g"], backbone={"name": "dinoneck_tiny", "lora": 2}, optim={"cutmix_alpha": 1.0})
-    report = train(config, tmp_path / "run", table=table)
-    for number, valid in enumerate(rows_of_folds(tmp_path / "run")):
-        file = tmp_path / "run" / "heads" / f"fold-{number}.safetensors"
-        assert HeadCheckpoint.load(file).adapter_state
-        found = evaluate(file, None, table.loc[valid])["scores"]["GDM_g"]["head"]["r2"]["pooled"]
-        assert found == pytest.approx(report["scores"]["GDM_g"]["head"]["r2"]["folds"][number], abs=1e-6)
-    assert evaluate(tmp_path / "run", None, table)["images"] == 8
-    epochs = iter(range(4))
-
-    def stop(epoch: int, row: object) -> None:
-        if next(epochs) == 2:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train(config, tmp_path / "again", table=table, callbacks=[stop])
-    train(config, tmp_path / "again", table=table)
-    for name in ("head.safetensors", "heads/fold-0.safetensors", "heads/fold-1.safetensors", "out_of_fold.csv"):
-        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-
-
-@pytest.mark.parametrize("other", [{"with_ridge": True}, {"data": {"store": "store"}}])
-def test_lora_is_refused_where_it_cannot_be_trained(other: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="lora"):
-        train(a_run(None, backbone={"name": "dinoneck_tiny", "lora": 2}, **other), tmp_path)
-
-
-def rows_of_folds(run: Path) -> list[list[str]]:
-    """The images that each fold held out."""
-    rows = rows_of(run / "out_of_fold.csv")
-    return [[row["image"] for row in rows if row["fold"] == str(number)] for number in (0, 1)]
 
 
 @pytest.mark.parametrize("lora", [True, False])

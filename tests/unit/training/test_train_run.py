@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.unit.training.meadow import a_run, files_of
+from tests.unit.training.meadow import a_run, files_of, write_meadow
 
-from dinoneck import CheckpointError, ConfigError, DataError
+from dinoneck import CheckpointError, DataError
 from dinoneck.data import Pasture
-from dinoneck.training import MemoryTokens, engine, run, train
+from dinoneck.training import TrainConfig, engine, run, train
 
 N = 8
 FILES = [
@@ -61,10 +60,7 @@ def test_a_stopped_run_continues_to_the_same_files(
     config = a_run(meadow, ["crop", "kind"], **options)  # type: ignore[arg-type]
     whole = train(config, tmp_path / "whole")
     for step in (2, 3, 5):  # counted from the state that the call before left
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.optim.AdamW, "step", stop_at(step))
-            with pytest.raises(Stopped):
-                train(config, tmp_path / "parts")
+        stopped(config, tmp_path / "parts", monkeypatch, step)
         assert not (tmp_path / "parts" / "report.json").exists()
         assert (tmp_path / "parts" / "unfinished").is_dir()
     assert train(config, tmp_path / "parts") == whole
@@ -72,42 +68,32 @@ def test_a_stopped_run_continues_to_the_same_files(
     assert sorted(files_of(tmp_path / "whole")) == FILES
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"optim": {"lr": 0.5}}, "optim"),
-        ({"head": {"hidden_dim": 5}}, "head"),
-        ({"data": {"targets": ["weed"]}}, "targ"),
-    ],
-)
-def test_a_changed_config_does_not_continue_a_run(
-    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stop_at(3))
+def stopped(config: TrainConfig, folder: Path, patch: pytest.MonkeyPatch, step: int = 3, **options: Any) -> None:
+    """End a run at a step of the optimizer."""
+    with patch.context() as own:
+        own.setattr(torch.optim.AdamW, "step", stop_at(step))
         with pytest.raises(Stopped):
-            train(a_run(meadow, ["crop"]), tmp_path)
-    changes = {**changes, "data": {"csv": str(meadow), "targets": ["crop"], **changes.get("data", {})}}
-    with pytest.raises(CheckpointError, match=named):
-        train(a_run(None, **changes), tmp_path)
-    train(a_run(None, **changes), tmp_path, resume=False)
-    assert sorted(files_of(tmp_path)) == FILES
+            train(config, folder, **options)
 
 
-def test_other_images_or_values_do_not_continue_a_run(
-    pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_config_or_other_data_do_not_continue_a_run(
+    meadow: Path, pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stop_at(3))
-        with pytest.raises(Stopped):
-            train(a_run(None), tmp_path, table=pasture)
+    stopped(a_run(meadow, ["crop"]), tmp_path / "file", monkeypatch)
+    for changes, named in (({"optim": {"lr": 0.5}}, "optim"), ({"head": {"hidden_dim": 5}}, "head"), ({}, "targets")):
+        targets = ["crop"] if changes else ["weed"]
+        with pytest.raises(CheckpointError, match=named):
+            train(a_run(meadow, targets, **changes), tmp_path / "file")
+    train(a_run(meadow, ["weed"]), tmp_path / "file", resume=False)
+    assert sorted(files_of(tmp_path / "file")) == FILES
+    stopped(a_run(None), tmp_path / "frame", monkeypatch, table=pasture)
     values, images = pasture.copy(), pasture.copy()
     values.iloc[0, 1] += 1.0
     images["images"] = [255 - image for image in pasture["images"]]
     for table in (values, images, pasture[::-1]):
         with pytest.raises(CheckpointError):
-            train(a_run(None), tmp_path, table=table)
-    assert train(a_run(None), tmp_path, table=pasture)["images"] == N
+            train(a_run(None), tmp_path / "frame", table=table)
+    assert train(a_run(None), tmp_path / "frame", table=pasture)["images"] == N
 
 
 def test_results_are_replaced_on_request_only(meadow: Path, tmp_path: Path) -> None:
@@ -143,7 +129,7 @@ def test_a_report_that_fails_costs_no_training(
 def test_predictions_that_are_not_finite_are_named(
     pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run.fit_samples
+    real = run.fit
 
     def diverged(head: Any, *arguments: Any, **given: Any) -> Any:
         history = real(head, *arguments, **given)
@@ -151,40 +137,32 @@ def test_predictions_that_are_not_finite_are_named(
             head.mlps[0].out.bias.fill_(3e38)
         return history
 
-    monkeypatch.setattr(run, "fit_samples", diverged)
+    monkeypatch.setattr(run, "fit", diverged)
     with pytest.raises(DataError, match=r"fold 0: .*GDM_g"):
         train(a_run(None), tmp_path, table=pasture)
 
 
-def test_targets_that_cannot_be_learned_are_refused_before_the_work(
-    pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extract = MemoryTokens.extract
-    monkeypatch.setattr(
-        MemoryTokens,
-        "extract",
-        lambda backbone, images, *own, **options: extract(backbone, images, *own, **options)
-        if len(images) == 1 else pytest.fail("the work has begun"),
-    )  # fmt: skip
-    below = pasture["GDM_g"].to_numpy().copy()
-    below[2] = -1.5
-    places = ["one"] * (N // 2) + ["other"] * (N // 2)
-    constant = np.where(np.arange(N) < N // 2, 1.0, np.arange(N))
-    gap = np.where(np.arange(N) == 1, np.nan, below)
-    low = pasture.assign(GDM_g=below)
-    low.attrs["minimum"] = 0.0
-    for table, message in (
-        (low, r"'GDM_g'.*-1\.5"),
-        (pasture.assign(GDM_g=constant, group=places), r"fold .*'GDM_g'.*\(1 "),
-        (pasture.assign(GDM_g=np.ones(N)), r"'GDM_g'.*\(1 "),
-        (pasture.assign(GDM_g=gap), repr(pasture.index[1])),
-        (pasture.assign(GDM_g=np.full(N, np.nan)), "GDM_g"),
-        (pasture.iloc[:1], "1 "),
-        (pasture[["images"]], "data.targets"),
-    ):
-        with pytest.raises((ConfigError, DataError), match=message):
-            train(a_run(None), tmp_path / "run", table=table)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="file"):
-        train(a_run(None), tmp_path / "file" / "run", table=pasture)
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+def test_heads_are_not_written_into_a_folder_of_images(tmp_path: Path) -> None:
+    config = a_run(write_meadow(tmp_path), ["crop"])
+    for name in ("", "heads", "logs"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        before = files_of(tmp_path)
+        for options in ({}, {"overwrite": True}, {"resume": False}):
+            with pytest.raises(DataError, match=r"00\.png"):
+                train(config, tmp_path, **options)
+        assert files_of(tmp_path) == before
+    with pytest.raises(DataError, match=r"t\.csv"):
+        train(config, tmp_path / "t.csv" / "run")
+
+
+def test_new_empty_hidden_and_earlier_folders_are_used(meadow: Path, tmp_path: Path) -> None:
+    config = a_run(meadow, ["crop"], optim={"epochs": 1}, folds={"only": 0})
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".keep").touch()
+    for name in ("new", "hidden"):
+        train(config, tmp_path / name)
+        (tmp_path / name / "notes.txt").write_text("kept")
+        with pytest.raises(DataError, match=r"report\.json"):
+            train(config, tmp_path / name)
+        train(config, tmp_path / name, overwrite=True)
+        assert (tmp_path / name / "notes.txt").read_text() == "kept"

@@ -67,9 +67,7 @@ def test_boxes_are_drawn_into_the_image() -> None:
 def test_the_training_of_the_detector_is_a_section() -> None:
     training = {"best": BEST, "untrained": BEST | {"AP": 0.0}, "log": LOG}
     page = Page(html_report(ENTRIES[-1:], (), training=training))
-    assert page.by_tag["h2"][:3] == ["Images", "Held-out scores", "Predictions"], (
-        "nothing is compared"
-    )
+    assert page.by_tag["h2"][:3] == ["Images", "Held-out scores", "Predictions"], "nothing is compared"
     assert page.by_tag["td"][:10] == ["0.100", "0.200", "-", "0.300", "0.000", "0.200", "-", "0.300", "0.100", "0.200"]
     assert {"training loss: by epoch", "held-out AP: by epoch"} <= set(page.by_tag["figcaption"])
 

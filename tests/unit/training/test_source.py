@@ -1,0 +1,146 @@
+"""A table's images are found in a larger store; a store trains only the images that it was extracted from."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from tests.unit.store.store_samples import SIZE, make, write_images
+
+from dinoneck import DataError, FeatureStore, PatchMeanHead, StoreError, Task, Tokens, load_backbone
+from dinoneck.data import Views, read_table
+from dinoneck.training import DataConfig, TrainConfig, fit
+from dinoneck.training.run import Run, prepare
+from dinoneck.training.source import TableTokens
+
+NAMES = [f"{i}.png" for i in range(6)]
+
+
+class Numbered:
+    """A store whose tokens state their id and view."""
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        self.ids, self.views = tuple(ids), Views.named("flips4")
+
+    def batch(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Tokens:
+        marks = [100 * self.ids.index(name) + i for name, i in zip(ids, views or [0] * len(ids), strict=True)]
+        return Tokens.from_patches(torch.tensor(marks).float().reshape(-1, 1, 1), grid=(1, 1), patch_size=16)
+
+
+def tokens_of(known: Sequence[str], names: Sequence[str], views: int | None = None) -> TableTokens:
+    store: Any = Numbered(known)
+    return TableTokens(store, names, views)
+
+
+@pytest.mark.parametrize(
+    ("known", "names", "own"),
+    [
+        (["x", "a", "b"], ["b.jpg", "a.JPG"], [2, 1]),
+        (["x", "b", "a.v2", "c"], ["b.jpg", "a.v2.jpg"], [1, 2]),
+        (["plot", "plot.v1", "plot.v2"], ["plot.v2.jpg", "plot.v1"], [2, 1]),
+    ],
+)
+def test_every_image_gets_its_own_tokens(known: list[str], names: list[str], own: list[int]) -> None:
+    source = tokens_of(known, names)
+    for ids, places in ((source.ids, own), (source.ids[::-1], own[::-1])):
+        marks = source.batch(ids, [2, 1]).patches[0].flatten().tolist()
+        assert marks == [100 * places[0] + 2, 100 * places[1] + 1]
+
+
+def test_only_the_first_views_are_used() -> None:
+    every, two = (tokens_of(["a"], ["a.jpg"], count).views for count in (None, 2))
+    assert (len(every), len(two)) == (4, 2)
+    assert [two.flips(i) for i in range(2)] == [every.flips(i) for i in range(2)]
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> FeatureStore:
+    """A store of the six images in ``train``, a table of them by their names, and other images of these names."""
+    write_images(tmp_path / "train", NAMES)
+    write_images(tmp_path / "other", NAMES, seed=7)
+    store = make(tmp_path / "store", load_backbone("dinoneck_tiny"), views="none")
+    store.extract(tmp_path / "train")
+    rows = [f"{name},{i}.5" for i, name in enumerate(NAMES)]
+    (tmp_path / "t.csv").write_text("\n".join(["image,mass", *rows]) + "\n")
+    return store
+
+
+def prepared(folder: Path, images: str | None = None, **data: Any) -> Run:
+    """The run before its work."""
+    named = None if images is None else str(folder / images)
+    given = {"csv": str(folder / "t.csv"), "images": named, "store": str(folder / "store"), "targets": ["mass"], **data}
+    return prepare(TrainConfig.from_dict({"data": given}), folder / "run")
+
+
+def trained(store: FeatureStore, table: pd.DataFrame) -> None:
+    fit(PatchMeanHead(64, [Task("mass")], hidden_dim=4), store, targets=table, epochs=1)
+
+
+def test_images_of_the_same_names_are_refused(stored: FeatureStore, tmp_path: Path) -> None:
+    assert list(prepared(tmp_path, "train").table["images"]) == [tmp_path / "train" / name for name in NAMES]
+    with pytest.raises(StoreError, match=r"6 stored images.*other/0.png"):
+        prepared(tmp_path, "other")
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    prepared(tmp_path, "copy")  # the same bytes at another place and time
+    shutil.copy(tmp_path / "other" / "2.png", tmp_path / "copy" / "2.png")
+    with pytest.raises(StoreError, match=r"1 stored image .*'2'"):
+        prepared(tmp_path, "copy")
+    shutil.copy(tmp_path / "t.csv", tmp_path / "other" / "t.csv")
+    with pytest.raises(StoreError, match="other/0.png"):  # found next to the table
+        prepared(tmp_path, csv=str(tmp_path / "other" / "t.csv"))
+    (tmp_path / "train" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"3\.png"):
+        prepared(tmp_path, "train")
+
+
+def test_without_files_a_line_states_that_nothing_was_compared(
+    stored: FeatureStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [tmp_path / "train" / name for name in NAMES]
+    maps = torch.randn(len(NAMES), 64, SIZE[0] // 16, SIZE[1] // 16)
+    (tmp_path / "pt").mkdir()
+    for name, one in zip(NAMES, maps, strict=True):
+        torch.save(one.half(), tmp_path / "pt" / name.replace(".png", ".pt"))
+    converted = FeatureStore.from_pt(tmp_path / "pt", tmp_path / "converted", patch_size=16)
+    calls: list[tuple[Callable[[], object], int]] = [
+        (lambda: prepared(tmp_path), 1),
+        (lambda: trained(stored, read_table(tmp_path / "t.csv", targets="mass")), 1),
+        (lambda: trained(converted, pd.DataFrame({"images": images, "mass": [*range(6)]}, index=NAMES)), 1),
+        (lambda: prepared(tmp_path, "train"), 0),
+        (lambda: trained(stored, read_table(tmp_path / "t.csv", tmp_path / "train", "mass")), 0),
+    ]
+    with caplog.at_level(logging.INFO):
+        for call, expected in calls:
+            caplog.clear()
+            call()
+            assert sum("0 of 6 images" in record.getMessage() for record in caplog.records) == expected
+
+
+@pytest.mark.parametrize("entrance", ["fit", "train"])
+def test_a_table_with_files_is_compared_in_python(stored: FeatureStore, tmp_path: Path, entrance: str) -> None:
+    own = TrainConfig(data=DataConfig(store=str(tmp_path / "store")))
+    for folder in ("train", "other"):
+        table = read_table(tmp_path / "t.csv", tmp_path / folder, "mass")
+        call = {"fit": lambda x: trained(stored, x), "train": lambda x: prepare(own, tmp_path / "run", table=x)}
+        if folder == "other":
+            with pytest.raises(StoreError, match="'0'"):
+                call[entrance](table)
+        else:
+            call[entrance](table)
+
+
+def test_quarter_turns_of_images_that_are_not_square_are_refused_before_the_work(
+    stored: FeatureStore, tmp_path: Path
+) -> None:
+    """The first four views of ``d6`` have one grid."""
+    store = make(tmp_path / "turned", load_backbone("dinoneck_tiny"), views="d6", image_size=(32, 48))
+    store.extract(tmp_path / "train")
+    with pytest.raises(DataError, match=r"2x3, 3x2"):
+        prepared(tmp_path, store=str(tmp_path / "turned"))
+    assert list(prepared(tmp_path, store=str(tmp_path / "turned"), views=4).table.index) == NAMES
