@@ -15,7 +15,7 @@ from dinoneck import ConfigError
 from dinoneck.cli.main import main
 from dinoneck.training import MemoryTokens, train
 from dinoneck.training.comparing import prepare_heads
-from dinoneck.training.scores import Split, value_scores
+from dinoneck.training.scores import Split, method_scores
 
 NAMES = ("patch_mean", "linear")
 
@@ -49,7 +49,7 @@ def test_heads_are_trained_as_alone_and_compared_pairwise(
         tables.append(pd.read_csv(tmp_path / name / "out_of_fold.csv"))
     own = [np.flatnonzero(tables[0]["fold"] == fold) for fold in (0, 1)]
     split = Split(own, tables[0]["image"].to_list())
-    minus = value_scores(tables[0]["soil"], tables[1]["soil (head)"], split, head=tables[0]["soil (head)"])
+    minus = method_scores("value", tables[0]["soil"], tables[1]["soil (head)"], split, head=tables[0]["soil (head)"])
     found = report["scores"]["soil"]["linear"]["head_minus"]["r2"]
     assert found == pytest.approx(minus["head_minus"]["r2"], abs=1e-4)
     assert "patch_mean" in report["verdict"]

@@ -12,7 +12,7 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from dinoneck import ConfigError, load_backbone, wrap_backbone
+from dinoneck import load_backbone, wrap_backbone
 from dinoneck.training import param_groups
 
 needs_peft = pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="no peft")
@@ -152,21 +152,3 @@ def test_lora_weights_are_the_backbones() -> None:
         number = int(name.split("blocks.")[1].split(".")[0])
         assert found[id(p)]["name"] == f"backbone.block{number}.decay"
         assert found[id(p)]["lr"] == 0.25 * 0.5 ** (5 - number)
-
-
-@pytest.mark.parametrize(
-    ("model", "options", "value"),
-    [
-        (nn.Linear(2, 2), {}, "Linear.backbone is NoneType"),
-        (Model(nn.Linear(2, 2)), {}, "is Linear"),
-        (nn.ModuleDict({"a": model_of(), "b": model_of()}), {}, "a.backbone, b.backbone"),
-        (load_backbone("dinoneck_tiny"), {}, "no trainable parameters"),
-        (model_of(), {"lr": 0.0}, "lr is 0"),
-        (model_of(), {"backbone_lr": 0.0}, "backbone_lr is 0"),
-        (model_of(), {"weight_decay": -0.1}, "weight_decay is -0.1"),
-        (model_of(), {"layer_decay": 1.5}, "layer_decay is 1.5"),
-    ],
-)
-def test_models_and_values_that_cannot_be_are_refused(model: nn.Module, options: dict[str, Any], value: str) -> None:
-    with pytest.raises(ConfigError, match=value):
-        param_groups(model, **{"lr": 1.0, **options})

@@ -143,7 +143,7 @@ def test_a_report_that_fails_costs_no_training(
 def test_predictions_that_are_not_finite_are_named(
     pasture: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run.fit_samples
+    real = run.fit
 
     def diverged(head: Any, *arguments: Any, **given: Any) -> Any:
         history = real(head, *arguments, **given)
@@ -151,7 +151,7 @@ def test_predictions_that_are_not_finite_are_named(
             head.mlps[0].out.bias.fill_(3e38)
         return history
 
-    monkeypatch.setattr(run, "fit_samples", diverged)
+    monkeypatch.setattr(run, "fit", diverged)
     with pytest.raises(DataError, match=r"fold 0: .*GDM_g"):
         train(a_run(None), tmp_path, table=pasture)
 
