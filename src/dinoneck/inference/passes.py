@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from dinoneck.backbones import weight_hashes
 from dinoneck.backbones.backbone import Backbone
 from dinoneck.checkpoint.pairing import check_records
-from dinoneck.data.preprocessing import Preprocessing
-from dinoneck.data.resizing import Size
+from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
@@ -212,7 +211,7 @@ class Pass:
     def _seen(self, images: Tensor, valid: Tensor) -> Iterator[Seen]:
         """Run the backbone on a batch of prepared images of one size under all views."""
         at_once = max(1, self.batch_size // len(images)) if images.device.type == "cpu" else len(self.views)
-        for _, alike in groupby(range(len(self.views)), key=lambda i: self.views.turns(i) % 2):
+        for _, alike in groupby(range(len(self.views)), key=lambda i: self.views.views[i].turns % 2):
             indices = [*alike]  # views that keep the image's size, or those that swap its sides
             for begin in range(0, len(indices), at_once):
                 part = indices[begin : begin + at_once]
@@ -224,7 +223,7 @@ class Pass:
         found: dict[tuple[str, str], list[Tensor]] = {}
         for views, tokens, valid in batches:
             for key, reading in self.readings.items():
-                reading.check_grid(tokens.grid, turned=bool(self.views.turns(views[0]) % 2))
+                reading.check_grid(tokens.grid, turned=bool(self.views.views[views[0]].turns % 2))
                 for name, output in reading.outputs(reading.tokens(self.backbone, tokens), maps).items():
                     is_map = name.endswith(MAP) or name == GATE
                     parts = (output if is_map or output.ndim == 2 else _mean_of_cells(output, valid)).chunk(len(views))
