@@ -81,7 +81,7 @@ def end_to_end(setting: Setting) -> dict[str, Variant]:
     tokens = backbone(images)
 
     def parts(work: Callable[[], Any], module: nn.Module, form: Form = "option") -> Variant:
-        return Variant(form, lambda: list(work()), module, [images], same=False, capturable=False)
+        return Variant(form, lambda: list(work()), module, [images], same=form == "published", capturable=False)
 
     return {
         "ViT and adapter": parts(lambda: whole(images), whole, "published"),
