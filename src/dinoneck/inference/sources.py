@@ -56,7 +56,7 @@ class Reading(NamedTuple):
         return next((task for task in self.head.tasks if task.is_masks), None)
 
     def on(self, backbone: Backbone) -> Reading:
-        """Return the same with the backbone's layers and norm where there is no record of them.
+        """Return the same with the backbone's layers and norm where the file does not state them.
 
         Raises:
             CheckpointError: if there is a record, which does not state the layers.
