@@ -63,7 +63,11 @@ def parse(
         if words[0] not in verb:
             raise SystemExit(_wrong(words[0], verb, prog))
         return parse(verb[words[0]], f"{prog} {words[0]}", words[1:])
-    bound = functools.wraps(verb)(functools.partial(functools.partial, verb))
+
+    @functools.wraps(verb)
+    def bound(*values: Any, **options: Any) -> functools.partial[Any]:
+        return functools.partial(verb, *values, **options)
+
     call, unknown = tyro.cli(bound, prog=prog, args=words, config=style, return_unknown_args=True)
     if unknown:
         word = next((each for each in unknown if each.startswith("-")), unknown[0])

@@ -64,8 +64,9 @@ def predict(
     inputs = [*named.values(), *chain(*sources.values()), views.weights, views.backbone_file]
     cli.check_output(out, inputs, (".csv",))
     places = _places(named, {"--maps": maps, "--overlay": overlay})
-    one = sources[""] if [*sources] == [""] else sources
-    model, predicting, _ = open_model(one, views, words, maps=bool(places), tile=tile, overlap=overlap)
+    model, predicting, _ = open_model(
+        sources.get("", sources), views, words, maps=bool(places), tile=tile, overlap=overlap
+    )
     left_out: dict[str, str] = {}
     if store is None:
         results, left_out = predict_named(predicting, named, skip_unusable)
@@ -79,8 +80,8 @@ def predict(
     _write(out, rows)
     written = [path for path in (out, maps, overlay) if path is not None]
     show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
-    document = {"predictions": rows, "written": written, "unusable": left_out}
-    return {**document, "revisions": getattr(model, "revisions", {})}
+    revisions = getattr(model, "revisions", {})
+    return {"predictions": rows, "written": written, "unusable": left_out, "revisions": revisions}
 
 
 def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -94,7 +95,7 @@ def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def open_model(
     heads: Any, views: cli.Views, words: Sequence[str], maps: bool = False, **tiles: Any
 ) -> tuple[Any, Predict, list[Any]]:
-    """Open heads, or the one detector; print what a user should know.
+    """Open heads, or the one detector.
 
     Args:
         heads: names of files, folders, repositories or published heads, or a mapping of keys to them.
@@ -131,8 +132,6 @@ def open_model(
 
     settings = {"batch_size": views.batch_size, "probe": views.probe, **tiles}
     predictor = Predictor(read.get("", read), own, views.tta, device, **settings)
-    if views.tta is None and predictor.tta != "none":
-        show(f"Views: {predictor.tta}, as the heads record (--tta none: the image alone).")
     return predictor, partial(predictor, maps="patch" if maps else None), checkpoints
 
 
@@ -191,7 +190,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
     """The heads of a command line by their keys; those without a key under the empty one.
 
     Raises:
-        ConfigError: if one is an image.
+        ConfigError: if one is an image, or some have a key and some have none.
         DataError: if a head file does not exist.
     """
     from dinoneck.data.decoding import SUFFIXES
@@ -205,6 +204,8 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         if source.endswith(".safetensors") and not Path(source).exists():
             raise DataError(f"the head file {source} does not exist; --heads takes files, folders and names on the Hub")
         found.setdefault(key, []).append(source)
+    if "" in found and len(found) > 1:
+        raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")
     return found
 
 

@@ -63,7 +63,6 @@ def train(
         from dinoneck.detection import train_detector
 
         report: dict[str, Any] = train_detector(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
-        print(f"{report['images']['train']} training images, {report['images']['val']} held out")
     elif heads:
         report = _compared(run, heads, out, overwrite, resume)
     else:

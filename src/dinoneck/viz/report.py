@@ -25,7 +25,6 @@ from dinoneck.viz.style import PALETTE
 
 _SIDE = 700  # pixels of the width of a picture
 _GATE = "the gate"  # as a map
-_IOU = 0.5  # of a known and a predicted box of one object
 _FOLDER = Path(__file__).parent
 
 
@@ -245,7 +244,7 @@ def pairs(entry: ReportEntry) -> list[tuple[str | None, str | None]]:
     predicted, known = list(entry.result["names"]), list(entry.known["names"])
     found, there = (torch.from_numpy(corners_of(side, "boxes")) for side in (entry.result, entry.known))
     overlap = box_iou(found, there).numpy()
-    close = [(predicted[i] == known[j], overlap[i, j], i, j) for i, j in np.argwhere(overlap >= _IOU).tolist()]
+    close = [(predicted[i] == known[j], overlap[i, j], i, j) for i, j in np.argwhere(overlap >= 0.5).tolist()]
     partner: dict[int, int] = {}
     for *_, i, j in sorted(close, reverse=True):
         if i not in partner and j not in partner.values():

@@ -67,7 +67,7 @@ def test_a_report_of_a_folder_of_heads(heads: Path, images: Path, tmp_path: Path
     assert entry(page, "head_type").startswith("patch_mean (schema")
     assert "dinoneck_tiny" in entry(page, "backbone") and entry(page, "from").endswith("2 heads")
     assert "flip4, the mean of 4 views" in page
-    assert page.count("tokens of") == IMAGES
+    assert page.count("picture tokens") == IMAGES
     assert f"{torch.__version__}"[:4] in entry(page, "versions")
 
 
@@ -103,7 +103,7 @@ def test_known_values_bring_residuals_and_the_worst_images(heads: Path, images: 
     printed, page = cli(*words, "--json", "--no-tokens").json, out.read_text()
     assert cells(page, "h3") == ["1.png", "3.png"]
     assert "Too good where the model was trained on these images" in page
-    assert "tokens of" not in page
+    assert "picture tokens" not in page
     assert list(printed["scores"]) == ["mass"] and printed["drawn"] == 2
     assert printed["scores"]["mass"]["images"] == 4
     assert printed["scores"]["mass"]["mae"] == pytest.approx(np.abs(gaps).mean(), abs=1e-5)
