@@ -97,7 +97,7 @@ class CLSGating(Configured, nn.Module):
             patches: (B, N, C).
             grid: (rows, cols) of the patches; ``resized`` needs it where it is not its own.
         """
-        expected = (len(cls_token), patches.shape[1], self.embed_dim)
+        expected = (cls_token.shape[0], patches.shape[1], self.embed_dim)
         if cls_token.shape[1:] != expected[2:] or patches.shape != expected:
             raise ShapeError(
                 f"the CLS token is {tuple(cls_token.shape)}, the patches {tuple(patches.shape)}; expected "

@@ -291,19 +291,15 @@ def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | Non
         if len(layers) != len(members) or not all(layers):
             raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
         return None
-    named, counts = list[set[int]](), set[int]()
-    for head in members:
-        own, count = getattr(head, "layer_indices", None), getattr(head, "num_layers", None)
-        if own is not None:
-            named.append({*own})
-        elif count is not None:
-            counts.add(count)
-    if len(counts) > 1 or (counts and any(len(own) > min(counts) for own in named)):
+    named = [getattr(head, "layer_indices", None) for head in members]
+    free = (head for head, own in zip(members, named, strict=True) if own is None)
+    counts = {getattr(head, "num_layers", None) for head in free} - {None}
+    if len(counts) > 1:
         raise ConfigError(
-            f"the members read {sorted(counts)} layers and blocks {named}, and no tokens suit all of them; give each "
-            "its block indices, such as HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
+            f"the members read {counts} layers, and no tokens suit all of them; give each its block indices, such as "
+            "HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
         )
-    return min(counts, default=None)
+    return counts.pop() if counts else None
 
 
 def scores_places(head: nn.Module) -> bool:

@@ -64,7 +64,7 @@ def test_an_exported_model_names_its_outputs_so(form: str, tmp_path: Path) -> No
 
 def test_names_that_another_output_has_are_refused(tiny: Backbone) -> None:
     for name in ("cover.map", "gate"):
-        with pytest.raises(ConfigError, match=f"{name!r} is that of another output"):
+        with pytest.raises(ConfigError, match=f"{name!r}; expected another name"):
             Task(name)
     predictor = Predictor(PatchMeanHead(64, [Task("maps")], 8), tiny)
     assert set(predictor(torch.zeros(3, 32, 32))[0]) == {"maps"}
