@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.store.store_samples import write_images
 
 from dinoneck import (
     BackboneError,
@@ -100,15 +99,3 @@ def test_what_is_not_a_regular_file_is_refused_at_once(entrance: str, kind: str,
     assert isinstance(found, error), found
     assert name in str(found)
     assert "\n" not in str(found)
-
-
-def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
-    write_images(tmp_path, ["real.png"])
-    (tmp_path / "real.csv").write_text("image,x\na.png,1\n")
-    (tmp_path / "real.yaml").write_text("optim: {epochs: 3}\n")
-    for suffix in ("png", "csv", "yaml"):
-        (tmp_path / f"a.{suffix}").symlink_to(f"real.{suffix}")
-    assert read_image_size(tmp_path / "a.png") == (40, 60)
-    assert Preprocessing(16, resize="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
-    assert read_table(tmp_path / "a.csv", tmp_path, ["x"])["x"].tolist() == [1.0]
-    assert TrainConfig.read(tmp_path / "a.yaml").optim.epochs == 3

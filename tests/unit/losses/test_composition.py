@@ -108,22 +108,6 @@ def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
     assert torch.allclose(got, error.mean(), rtol=1e-6)
 
 
-def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
-    loss = CompositionLoss(FIVE, WEIGHTS)
-    ratio = torch.ones(4, 3, dtype=torch.bool)
-    ratio[2, 1] = False
-    masks = {"total": torch.tensor([[True], [False], [True], [True]]), "ratio": ratio}
-    assert run(loss, masks).item() == pytest.approx(plain(loss, [0, 3]), rel=1e-10)
-    assert run(loss, {"ratio": torch.tensor([True, True, False, True])}).item() == pytest.approx(
-        plain(loss, [0, 1, 3]), rel=1e-10
-    )
-    narrowed = masks | {"five": torch.tensor([True, True, True, False])}
-    assert run(loss, narrowed).item() == pytest.approx(plain(loss, [0]), rel=1e-10)
-    own = torch.rand(4, 5, dtype=torch.float64) * 300
-    of_its_own = run(loss, narrowed, five=own).item()
-    assert of_its_own == pytest.approx(plain(loss, [0, 1, 2], own.tolist()), rel=1e-10)
-
-
 def test_the_default_scale_is_the_totals_standard_deviation() -> None:
     assert CompositionLoss(FIVE).divisor(TargetTransform(mean=MEAN, std=STD)) == STD
     assert CompositionLoss(FIVE).divisor(TargetTransform()) == 1.0
