@@ -70,7 +70,7 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        self.weights, self.reduce, self.layers = weights, reduce, layers  # as constructed
+        self._weights, self._reduce, self._layers = weights, reduce, layers
         self.heads = nn.ModuleList(members)
         if (device, dtype) != (None, None):
             self.heads.to(device=device, dtype=dtype)
@@ -96,6 +96,21 @@ class HeadEnsemble(Head):
     def from_heads(cls, heads: Sequence[Head], *options: Any, **named: Any) -> Self:
         """Return ``HeadEnsemble(heads, ...)``, with the options of the constructor."""
         return cls(heads, *options, **named)
+
+    @property
+    def weights(self) -> Sequence[float] | None:
+        """The members' weights, as constructed: a file holds those."""
+        return self._weights
+
+    @property
+    def reduce(self) -> Reduce:
+        """How members with one task are combined, as constructed."""
+        return self._reduce
+
+    @property
+    def layers(self) -> Sequence[Sequence[int]] | None:
+        """The block indices that each member reads, as constructed."""
+        return self._layers
 
     @property
     def layer_indices(self) -> tuple[int, ...] | None:
