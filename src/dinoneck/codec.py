@@ -70,7 +70,8 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     try:
         if not plain:
             raise msgspec.ValidationError("or its JSON form")
-        return msgspec.convert(_plain(value, where), Union[tuple(plain)], str_keys=True)  # noqa: UP007
+        keys = str if annotation is Any else str | numbers.Integral
+        return msgspec.convert(_plain(value, where, keys), Union[tuple(plain)], str_keys=True)  # noqa: UP007
     except msgspec.ValidationError as error:
         expected = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
         raise ConfigError(f"{where} is {repr(value)[:80]}; expected {expected} ({error})") from None
@@ -133,8 +134,8 @@ def _hints_of(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _plain(value: Any, where: str) -> Any:
-    """The value without types of NumPy, which msgspec does not know, and of finite numbers."""
+def _plain(value: Any, where: str, keys: Any = str) -> Any:
+    """The value without types of NumPy, which msgspec does not know, of finite numbers and with keys of these types."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, numbers.Integral):
@@ -144,9 +145,9 @@ def _plain(value: Any, where: str) -> Any:
             raise ConfigError(f"{where} is {value}; a finite number was expected")
         return float(value)
     if isinstance(value, Sequence):
-        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        return {_plain(key, where): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return [_plain(item, f"{where}[{i}]", keys) for i, item in enumerate(value)]
+    if isinstance(value, Mapping) and all(isinstance(key, keys) for key in value):
+        return {_plain(key, where): _plain(item, f"{where}[{key!r}]", keys) for key, item in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return encode(value)
     raise ConfigError(f"{where} is {repr(value)[:80]}; a plain value (number, string, list, dict) was expected")

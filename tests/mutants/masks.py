@@ -30,6 +30,13 @@ MASKS = (
         f"{_HEAD}test_the_head_is_its_formula",
     ),
     Mutant(
+        "The shares of classes are resampled in the place of masks.",
+        "heads/mask.py",
+        "return self._outputs(classes, resampled(masks, size))",
+        "return super().at_size(outputs, size)",
+        f"{_HEAD}test_masks_are_resampled_before_they_are_shares",
+    ),
+    Mutant(
         "Prefix tokens are taken for patches.",
         "heads/mask.py",
         "x[:, count + tokens.num_prefix_tokens :]",

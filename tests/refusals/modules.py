@@ -163,7 +163,6 @@ ROWS: list[Row] = [
     (lambda: composition(sums={"both": ("x", "x")}), ConfigError, "both"),
     (lambda: composed_of({"weights": (1.0, 2.0)}), ConfigError, "(1.0, 2.0)"),
     (lambda: composed_of({"weights": (1.0, 1.0, -1.0)}), ConfigError, "-1.0"),
-    (lambda: composed_of({"scale": (1.0, 1.0, 0.0)}), ConfigError, "0.0"),
     (lambda: composed_of({"beta": 0.0}), ConfigError, "beta"),
     (lambda: TaskLoss(TWO, [CompositionLoss(composition())]), ConfigError, "total"),
     (lambda: composed_of(total="mas"), ConfigError, ("'mas'", "mass (regression")),

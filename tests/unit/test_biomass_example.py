@@ -13,11 +13,11 @@ from examples.biomass import keys, layouts, pipeline
 from examples.biomass.drawn import write_csiro
 from PIL import Image
 
-from dinoneck import FeatureStore, HeadCheckpoint
+from dinoneck import HeadCheckpoint
 from dinoneck.cli import main as cli
 from dinoneck.data import Pasture
 from dinoneck.data.tables import read_cells
-from dinoneck.errors import ConfigError, DataError
+from dinoneck.errors import DataError
 from dinoneck.training import TrainConfig
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
@@ -82,25 +82,6 @@ def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> No
     assert len(rows) == TEST * 5
     assert {row["sample_id"].split("__")[0] for row in rows} == {f"ID{1000000 + TRAIN + i}" for i in range(TEST)}
     check_masses(out / "submission.csv")
-
-
-@pytest.mark.parametrize("name", ["cls_gating", "fpn"])
-def test_a_folder_in_the_csiro_layout(name: str, done: tuple[Path, str], tmp_path: Path) -> None:
-    """With the training files of two published notebooks; the pyramid's layers are cut to the tiny backbone."""
-    text = (layouts.HERE / f"{name}.yaml").read_text().replace("[2, 5, 8, 11]", "[1, 3, 4, 5]")
-    (tmp_path / "own.yaml").write_text(text.replace("fpn_dim: 256", "fpn_dim: 16"))
-    arguments = ["--data", done[0] / "pasture", "--config", tmp_path / "own.yaml", "--views", "none"]
-    code, shown = ran("--out", tmp_path / "out", *arguments, *QUICK, "--epochs", "1")
-    assert code == 0, shown
-    store = FeatureStore.open(tmp_path / "out" / "store")
-    assert len(store.views) == 1
-    assert store.backbone_record["layers"] == ([1, 3, 4, 5] if name == "fpn" else [5])
-    head = HeadCheckpoint.load(tmp_path / "out" / "run" / "heads" / "fold-0.safetensors")
-    assert head.head_type == name
-    check_masses(tmp_path / "out" / "submission.csv")
-    assert not (tmp_path / "out" / "pasture").exists()
-    ids = [row["sample_id"] for row in rows_of(tmp_path / "out" / "submission.csv")]
-    assert ids == list(read_cells(done[0] / "pasture" / "test.csv")["sample_id"])
 
 
 def write_cover(folder: Path, groups: int, each: int) -> None:
@@ -194,16 +175,3 @@ def test_keys_of_the_notebooks_are_translated() -> None:
         "Dry_Total_g": (1.0, False), "GDM_g": (0.6, False), "Dry_Dead_g": (0.25, True), "Dry_Clover_g": (0.25, True),
         "State": (0.3, True),
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"trainer": {"epochs": 3}}, "'trainer.epochs' is not a key"),
-        ({"backbone": {"freeze": False}}, "on a frozen backbone"),
-        ({"model.head.ndvi_dense": True}, "label_kind: numbers"),
-    ],
-)
-def test_what_cannot_be_translated_is_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        keys.translate(values)

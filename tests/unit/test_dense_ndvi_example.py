@@ -107,9 +107,3 @@ def test_the_command_goes_through(
     assert example.score(whole, total / weight.clip(min=1), weight)[0] == pytest.approx(
         rows["FPNHead, four layers"], abs=0.006
     )
-
-
-def test_a_missing_capture_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert example.main([str(tmp_path), "--backbone", "dinoneck_tiny"]) == 1
-    assert "IMG_0001_1.tif" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())

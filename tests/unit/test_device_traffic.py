@@ -12,17 +12,15 @@ import pytest
 import torch
 from PIL import Image
 from tests.pretend_device import NAME, pretend_device
-from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import without_times
 
 from dinoneck import FPNHead, HeadEnsemble, PatchMeanHead, Predictor, Task, load_backbone
-from dinoneck.detection import train_detector
 from dinoneck.heads.head import Head
 from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
 from dinoneck.store import FeatureStore, MemoryStore
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.tasks import TargetTransform
-from dinoneck.training import Recipe, TrainConfig, fit
+from dinoneck.training import Recipe, fit
 
 IDS = [f"image{i:02d}" for i in range(12)]
 BATCHES = 4
@@ -148,20 +146,3 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
         assert row["means"]["mass"] == pytest.approx(own["means"]["mass"], rel=1e-5)
         cells = [one["cells"]["maps"]["cells"] for one in (row, own)]
         assert cells[0] == pytest.approx(cells[1], rel=1e-4, abs=1e-5)
-
-
-def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:
-    pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
-    boxes = coloured_boxes.write(tmp_path / "images")
-    config = TrainConfig.from_dict({
-        "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [96, 128]},
-        "backbone": {"name": "dinoneck_tiny", "layers": [1, 3, 5]},
-        "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
-        "detector": {"variant": "tiny"},
-        "optim": {"batch_size": 1, "epochs": 1, "seed": 0},
-        "device": NAME,
-    })  # fmt: skip
-    with pretend_device() as device:
-        train_detector(config, tmp_path / "run")
-    copies = Counter({place: n for (event, place), n in device.places.items() if event == "to device"})
-    assert sum(n for place, n in copies.items() if "devices.py" in place) == 3

@@ -97,7 +97,7 @@ class CLSGating(Configured, nn.Module):
             patches: (B, N, C).
             grid: (rows, cols) of the patches; ``resized`` needs it where it is not its own.
         """
-        expected = (len(cls_token), patches.shape[1], self.embed_dim)
+        expected = (cls_token.shape[0], patches.shape[1], self.embed_dim)
         if cls_token.shape[1:] != expected[2:] or patches.shape != expected:
             raise ShapeError(
                 f"the CLS token is {tuple(cls_token.shape)}, the patches {tuple(patches.shape)}; expected "
@@ -119,14 +119,10 @@ class CLSGating(Configured, nn.Module):
 
     def place_logits(self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None) -> Tensor:
         """Return the logits (B, N) of ``mlp`` and ``resized``, computed from the CLS token (B, C) alone."""
-        if self.own_grid is None and num_patches != self.num_patches:
+        if num_patches != self.num_patches and (self.own_grid is None or grid is None):
             raise ShapeError(
-                f"there are {num_patches} patches; this gate of mode 'mlp' was built for {self.num_patches} places. "
-                "Use images of the size it was trained on, mode='resized' (the same weights, any grid) or 'query'"
-            )
-        if grid is None and not torch.compiler.is_compiling() and num_patches != self.num_patches:
-            raise ShapeError(
-                f"there are {num_patches} patches and the logits belong to {self.own_grid}; pass grid=(rows, cols)"
+                f"there are {num_patches} patches; this gate was built for {self.own_grid or self.num_patches}. Use "
+                "images of that size, mode='resized' with grid=(rows, cols) (the same weights), or 'query'"
             )
         logits: Tensor = self.out(F.gelu(self.hidden(cls_token)))  # (B, own rows * own cols)
         if self.own_grid is None or grid is None:

@@ -70,7 +70,7 @@ class HeadEnsemble(Head):
         super().__init__()
         if not members:
             raise ConfigError("HeadEnsemble has no members")
-        self.weights, self.reduce, self.layers = weights, reduce, layers  # as constructed
+        self._weights, self._reduce, self._layers = weights, reduce, layers
         self.heads = nn.ModuleList(members)
         if (device, dtype) != (None, None):
             self.heads.to(device=device, dtype=dtype)
@@ -96,6 +96,21 @@ class HeadEnsemble(Head):
     def from_heads(cls, heads: Sequence[Head], *options: Any, **named: Any) -> Self:
         """Return ``HeadEnsemble(heads, ...)``, with the options of the constructor."""
         return cls(heads, *options, **named)
+
+    @property
+    def weights(self) -> Sequence[float] | None:
+        """The members' weights, as constructed: a file holds those."""
+        return self._weights
+
+    @property
+    def reduce(self) -> Reduce:
+        """How members with one task are combined, as constructed."""
+        return self._reduce
+
+    @property
+    def layers(self) -> Sequence[Sequence[int]] | None:
+        """The block indices that each member reads, as constructed."""
+        return self._layers
 
     @property
     def layer_indices(self) -> tuple[int, ...] | None:
@@ -291,19 +306,15 @@ def _shared_count(members: Sequence[Head], layers: Sequence[Sequence[int]] | Non
         if len(layers) != len(members) or not all(layers):
             raise ConfigError(f"layers are {layers} for {len(members)} members; expected block indices for each")
         return None
-    named, counts = list[set[int]](), set[int]()
-    for head in members:
-        own, count = getattr(head, "layer_indices", None), getattr(head, "num_layers", None)
-        if own is not None:
-            named.append({*own})
-        elif count is not None:
-            counts.add(count)
-    if len(counts) > 1 or (counts and any(len(own) > min(counts) for own in named)):
+    named = [getattr(head, "layer_indices", None) for head in members]
+    free = (head for head, own in zip(members, named, strict=True) if own is None)
+    counts = {getattr(head, "num_layers", None) for head in free} - {None}
+    if len(counts) > 1:
         raise ConfigError(
-            f"the members read {sorted(counts)} layers and blocks {named}, and no tokens suit all of them; give each "
-            "its block indices, such as HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
+            f"the members read {counts} layers, and no tokens suit all of them; give each its block indices, such as "
+            "HeadEnsemble.from_heads(heads, layers=[(2, 5, 8, 11), (11,)])"
         )
-    return min(counts, default=None)
+    return counts.pop() if counts else None
 
 
 def scores_places(head: nn.Module) -> bool:

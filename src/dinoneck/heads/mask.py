@@ -23,7 +23,6 @@ from dinoneck.losses.masked import exact
 from dinoneck.tasks import CLASSES, MASKS, Task
 
 SEMANTIC_QUERIES = 20
-_WAVELENGTH = 100.0  # of the rotary positions, as in DINOv3
 _EPS = 1e-6
 
 
@@ -106,12 +105,10 @@ class MaskHead(Head):
 
     def reset_parameters(self) -> None:
         """Re-initialise the weights."""
-        nn.init.ones_(self.scales)
-        for block in self.blocks:
-            for name, scale in block.named_parameters():
-                if name.startswith("gamma"):
-                    nn.init.ones_(scale)
         super().reset_parameters()
+        for name, scale in self.named_parameters():
+            if name == "scales" or ".gamma" in name:
+                nn.init.ones_(scale)
 
     def forward(self, tokens: TokensLike, **plain: Unpack[Plain]) -> dict[str, Tensor]:
         """Return the logarithms of the shares, and class and mask logits of the queries."""
@@ -223,7 +220,7 @@ def rotary_positions(grid: GridSize, prefix: int, angles: int, device: torch.dev
         (prefix + rows * cols, 8 * angles): sines, then cosines, each of y, x, y, x.
     """
     on: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    frequencies = 2 * math.pi * _WAVELENGTH ** (-torch.arange(angles, **on) / angles)
+    frequencies = 2 * math.pi * 100.0 ** (-torch.arange(angles, **on) / angles)
     rows, cols = grid
     y, x = (2 * (torch.arange(count, **on) + 0.5) / count - 1 for count in (rows, cols))
     down = y[:, None, None].expand(rows, cols, 1) * frequencies  # (rows, cols, angles)

@@ -240,8 +240,6 @@ class CompositionLoss:
         weights: one per output of the composition; None = equal ones that sum to 1.
         loss: ``mse`` or ``smooth_l1``.
         beta: where ``smooth_l1`` changes from square to linear.
-        scale: divisor of the differences: ``"total"``, the standard deviation of the total in its task's transform
-            (1 where there is none); one number per output; or None = 1.
 
     Raises:
         ConfigError: if a value is out of range or does not fit the others.
@@ -249,8 +247,8 @@ class CompositionLoss:
     Examples:
         >>> parts = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="mass", ratio="shares")
         >>> plant = CompositionLoss(parts, weights=(0.2, 0.3, 0.5), loss="smooth_l1")
-        >>> plant.name, plant.divisors(TargetTransform(mean=50.0, std=20.0))
-        ('plant', (20.0, 20.0, 20.0))
+        >>> plant.name, plant.divisor(TargetTransform(mean=50.0, std=20.0))
+        ('plant', 20.0)
 
     Reference: the published notebook "FPN spatial modelling" (weighted loss of the five composed masses).
     Deviation: the differences are divided by the total's standard deviation, as the tasks' own targets are.
@@ -260,22 +258,18 @@ class CompositionLoss:
     weights: tuple[float, ...] | None = None
     loss: Literal["mse", "smooth_l1"] = "mse"
     beta: float = 1.0
-    scale: Literal["total"] | tuple[float, ...] | None = "total"
 
     def __post_init__(self) -> None:
         normalize_fields(self)
         if self.composition.adds_tasks:
             raise ConfigError(f"composition {self.name!r} adds up tasks, which have losses of their own; leave it out")
-        where, count = f"CompositionLoss {self.name!r}: ", len(self.composition.names)
-        scale = self.scale if isinstance(self.scale, tuple) else None
-        for what, values, least in (("weights", self.weights, 0.0), ("scale", scale, math.ulp(0.0))):
-            if values is not None and (len(values) != count or min(values) < least):
-                raise ConfigError(
-                    f"{where}{what} are {values} for the outputs {self.composition.names}; expected a number for each, "
-                    "weights of 0 or more and scales above 0"
-                )
+        names = self.composition.names
+        if self.weights is not None and (len(self.weights) != len(names) or min(self.weights) < 0):
+            raise ConfigError(
+                f"weights are {self.weights} for the outputs {names}; expected a number of 0 or more for each"
+            )
         if self.beta <= 0:
-            raise ConfigError(f"{where}beta is {self.beta}; expected a positive number")
+            raise ConfigError(f"CompositionLoss {self.name!r}: beta is {self.beta}; expected a positive number")
 
     @property
     def name(self) -> str:
@@ -290,20 +284,17 @@ class CompositionLoss:
         """
         return replace(self.composition.tasks_of(tasks)[0].transform or TargetTransform(), area=None)
 
-    def divisors(self, transform: TargetTransform) -> tuple[float, ...]:
-        """Return the divisor of each output's difference.
+    def divisor(self, transform: TargetTransform) -> float:
+        """Return what differences are divided by: the total's standard deviation, 1 without one.
 
         Args:
             transform: of :meth:`total_transform`. The standard deviation of a logarithm is converted by the slope at
                 its mean.
         """
-        if isinstance(self.scale, tuple):
-            return self.scale
-        spread = 1.0
-        if self.scale == "total" and transform.std is not None:
-            (spread,), mean = each(transform.std), sum(each(transform.mean))
-            spread = spread * math.exp(min(mean, 80.0)) if transform.log1p else spread
-        return (spread,) * len(self.composition.names)
+        if transform.std is None:
+            return 1.0
+        (spread,), mean = each(transform.std), sum(each(transform.mean))
+        return spread * math.exp(min(mean, 80.0)) if transform.log1p else spread
 
     def __call__(
         self, transform: TargetTransform, outputs: Table, targets: Table, masks: Table
@@ -329,7 +320,7 @@ class CompositionLoss:
         total = transform.inverse(torch.where(known, exact(outputs[self.composition.total]), 0.0))
         pred = self.composition(total, torch.where(known, outputs[self.composition.ratio], 0.0))
         target = self._target(transform, targets).to(pred)
-        difference = torch.where(keep, pred - target, 0.0) / constants(self.divisors(transform), pred)
+        difference = torch.where(keep, pred - target, 0.0) / self.divisor(transform)
         errors = difference.square() if self.loss == "mse" else smooth_l1(difference, self.beta)
         count = len(self.composition.names)
         weights = constants(self.weights or (1.0 / count,) * count, pred)

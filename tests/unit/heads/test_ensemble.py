@@ -50,7 +50,7 @@ def test_members_that_no_tokens_suit_are_refused() -> None:
     task = [Task("a")]
     plain, four, one = PatchMeanHead(8, task), LinearHead(8, task, num_layers=4), LinearHead(8, task)
     named = FPNHead(8, task, num_layers=3, layer_indices=(0, 2, 5), fpn_dim=8)
-    for members in ([four, one], [plain, one, four], [named, one], [HeadEnsemble([four]), one]):
+    for members in ([four, one], [plain, one, four], [HeadEnsemble([four]), one]):
         with pytest.raises(ConfigError, match="layers="):
             HeadEnsemble.from_heads(members)
     for members in ([plain, four], [four, four], [named, plain], [named, four]):

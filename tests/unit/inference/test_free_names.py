@@ -44,5 +44,5 @@ def test_a_head_is_saved_loaded_and_described_by_these_names(head: Path, capsys:
 
 def test_names_that_another_output_has_are_refused() -> None:
     for name in ("cover.map", "gate"):
-        with pytest.raises(ConfigError, match=f"{name!r} is that of another output"):
+        with pytest.raises(ConfigError, match=f"{name!r}; expected another name"):
             Task(name)

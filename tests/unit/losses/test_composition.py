@@ -25,7 +25,7 @@ TARGETS = {
 }
 PARTS, SUMS = ("clover", "dead", "green"), {"GDM": ("clover", "green"), "total": ("clover", "dead", "green")}
 FIVE = Composition(PARTS, SUMS, "five", "total", "ratio")  # type: ignore[arg-type]
-WEIGHTS, SCALE = (0.1, 0.1, 0.1, 0.2, 0.5), (50.0, 60.0, 120.0, 110.0, 130.0)
+WEIGHTS = (0.1, 0.1, 0.1, 0.2, 0.5)
 
 
 def five(total: float, shares: list[float]) -> list[float]:
@@ -44,8 +44,7 @@ def plain(loss: CompositionLoss, rows: list[int], target: list[list[float]] | No
             whole = sum(map(math.exp, logits))
             pred = five(OUTPUTS["total"][b].item() * STD + MEAN, [math.exp(x) / whole for x in logits])
             true = five(TARGETS["total"][b].item() * STD + MEAN, TARGETS["ratio"][b].tolist())
-            divisor = STD if loss.scale == "total" else 1.0 if loss.scale is None else loss.scale[k]
-            x = (pred[k] - (true if target is None else target[b])[k]) / divisor
+            x = (pred[k] - (true if target is None else target[b])[k]) / STD
             if loss.loss == "mse":
                 errors.append(x * x)
             else:
@@ -76,15 +75,14 @@ def test_any_parts_and_sums_and_their_forms() -> None:
     as_dict = Composition(parts=["a", "b"], sums={"both": ["b", "a"], "second": ("b",)})  # type: ignore[arg-type, dict-item]
     assert as_dict == Composition(parts=("a", "b"), sums=(("both", ("b", "a")), ("second", ("b",))))
     assert as_dict(torch.tensor([[8.0]]), torch.zeros(1, 2)).tolist() == [[4.0, 4.0, 8.0, 4.0]]
-    loss = CompositionLoss(FIVE, weights=WEIGHTS, loss="smooth_l1", scale=SCALE)
+    loss = CompositionLoss(FIVE, weights=WEIGHTS, loss="smooth_l1")
     for value in (as_dict, FIVE, loss):
         assert normal(type(value), json.loads(json.dumps(encode(value), sort_keys=True)), "value") == value
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"weights": WEIGHTS}, {"scale": SCALE}, {"scale": None, "loss": "smooth_l1", "beta": 20.0},
-     {"weights": WEIGHTS, "scale": SCALE, "loss": "smooth_l1", "beta": 0.3}],
+    [{}, {"weights": WEIGHTS}, {"loss": "smooth_l1"}, {"weights": WEIGHTS, "loss": "smooth_l1", "beta": 0.3}],
 )  # fmt: skip
 def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(options: dict[str, Any]) -> None:
     loss = CompositionLoss(FIVE, **options)
@@ -94,7 +92,7 @@ def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(options: dict[s
 
 
 def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
-    loss = CompositionLoss(FIVE, loss="smooth_l1", scale=SCALE)
+    loss = CompositionLoss(FIVE, loss="smooth_l1")
     target = torch.rand(4, 5, dtype=torch.float64) * 300
     results = []
     for transform in (TargetTransform(0.21, False, MEAN, STD), TargetTransform(None, False, MEAN, STD)):
@@ -105,30 +103,14 @@ def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
     grams = torch.expm1(OUTPUTS["total"] * 0.7 + 5.0)
     pred = torch.cat([grams * OUTPUTS["ratio"].softmax(1), torch.zeros(4, 2)], dim=1)
     pred[:, 3], pred[:, 4] = pred[:, 0] + pred[:, 2], pred[:, :3].sum(dim=1)
-    error = F.smooth_l1_loss(pred / torch.tensor(SCALE), target / torch.tensor(SCALE), reduction="none")
+    error = F.smooth_l1_loss(pred / (0.7 * math.exp(5.0)), target / (0.7 * math.exp(5.0)), reduction="none")
     got = TaskLoss(logarithmic, [loss])(OUTPUTS, TARGETS | {"five": target})[1]["five"]
     assert torch.allclose(got, error.mean(), rtol=1e-6)
 
 
-def test_a_sample_counts_where_its_total_and_all_its_shares_do() -> None:
-    loss = CompositionLoss(FIVE, WEIGHTS, scale=SCALE)
-    ratio = torch.ones(4, 3, dtype=torch.bool)
-    ratio[2, 1] = False
-    masks = {"total": torch.tensor([[True], [False], [True], [True]]), "ratio": ratio}
-    assert run(loss, masks).item() == pytest.approx(plain(loss, [0, 3]), rel=1e-10)
-    assert run(loss, {"ratio": torch.tensor([True, True, False, True])}).item() == pytest.approx(
-        plain(loss, [0, 1, 3]), rel=1e-10
-    )
-    narrowed = masks | {"five": torch.tensor([True, True, True, False])}
-    assert run(loss, narrowed).item() == pytest.approx(plain(loss, [0]), rel=1e-10)
-    own = torch.rand(4, 5, dtype=torch.float64) * 300
-    of_its_own = run(loss, narrowed, five=own).item()
-    assert of_its_own == pytest.approx(plain(loss, [0, 1, 2], own.tolist()), rel=1e-10)
-
-
 def test_the_default_scale_is_the_totals_standard_deviation() -> None:
-    assert CompositionLoss(FIVE).divisors(TargetTransform(mean=MEAN, std=STD)) == (STD,) * 5
-    assert CompositionLoss(FIVE).divisors(TargetTransform()) == (1.0,) * 5
+    assert CompositionLoss(FIVE).divisor(TargetTransform(mean=MEAN, std=STD)) == STD
+    assert CompositionLoss(FIVE).divisor(TargetTransform()) == 1.0
     parts = TaskLoss(TASKS, [FIVE])(OUTPUTS, TARGETS)[1]
     assert parts["five"].item() == pytest.approx(plain(CompositionLoss(FIVE), [0, 1, 2, 3]), rel=1e-10)
 

@@ -27,7 +27,7 @@ BIOMASS = Composition(
     total="total",
     ratio="ratio",
 )
-FIVE = CompositionLoss(BIOMASS, scale=(40.0, 50.0, 90.0, 80.0, 100.0))
+FIVE = CompositionLoss(BIOMASS)
 NAMES = [task.name for task in TASKS] + ["five"]
 HELD = DensityRegulariser("mass", smoothness=0.3, sparsity=0.2, negativity=0.7)
 SHAPES = {
