@@ -54,7 +54,7 @@ def compared(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_images_of_the_same_names_are_refused(stored: FeatureStore, tmp_path: Path) -> None:
     run = prepared(config(tmp_path, "train"), tmp_path)
     assert list(run.table["images"]) == [tmp_path / "train" / name for name in NAMES]
-    with pytest.raises(StoreError, match=r"6 stored images.*other/0.png is not the file"):
+    with pytest.raises(StoreError, match=r"6 stored images.*other/0.png is not what was read"):
         prepared(config(tmp_path, "other"), tmp_path)
     with pytest.raises(DataError, match="nowhere"):
         prepared(config(tmp_path, "nowhere"), tmp_path)
