@@ -134,8 +134,8 @@ PIPELINES = (
     Mutant(
         "An id of digits loses its leading zeros: 007 becomes 7.",
         "data/tables.py",
-        "ids = [cell_text(value) for value in names]",
-        "ids = [cell.lstrip('0') or cell for cell in map(cell_text, names)]",
+        "ids = [cell_text(value) for value in frame[image_column]]",
+        "ids = [cell.lstrip('0') or cell for cell in map(cell_text, frame[image_column])]",
         "unit/data/test_tables.py::test_ids_stay_text",
     ),
     Mutant(
@@ -170,8 +170,8 @@ PIPELINES = (
     Mutant(
         "A store gives the tokens of other images when ids are asked in another order than they are stored in.",
         "store/reading.py",
-        "found = entries.find(ids)",
-        "found = entries.find(sorted(ids))",
+        "rows, found = zip(*entries.find(ids), strict=True)",
+        "rows, found = zip(*entries.find(sorted(ids)), strict=True)",
         "unit/store/test_feature_store.py::test_a_batch_keeps_order_repeats_and_patterns",
     ),
     Mutant(

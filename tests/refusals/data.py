@@ -18,7 +18,6 @@ from dinoneck import ConfigError, DataError, GridError, ShapeError
 from dinoneck.data import (
     BoxImages,
     DenseLabels,
-    Pasture,
     Preprocessing,
     View,
     Views,
@@ -309,5 +308,4 @@ ROWS: list[Row] = [
     *((lambda i=i: Views.named("color20").apply(torch.rand(3, 4, 4), i, "a"), DataError, str(i)) for i in (-1, 20)),
     (lambda: Views.named("none").apply(torch.full((3, 4, 4), 2.0), 0, "a"), DataError, "2"),
     (lambda: Views.named("d6").flips(4), ConfigError, ("view 4", "90")),
-    (lambda: Pasture(0, (30, 64)), ConfigError, "(30, 64)"),
 ]  # fmt: skip

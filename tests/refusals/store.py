@@ -104,7 +104,7 @@ CHANGES: list[tuple[dict[str, Any], str | tuple[str, ...]]] = [
 ]  # fmt: skip
 READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[str, ...]]] = [
     (lambda store: store.batch(["a", "d"]), DataError, ("'d'", "2 images")),
-    (lambda store: store["a", 4], DataError, "view 4"),
+    (lambda store: store["a", 4], DataError, "[4]"),
     (lambda store: store.batch(["a"], [0, 1]), DataError, ("[0, 1]", "1 ids")),
     (lambda store: store.batch(["a"], 1.5), DataError, "1.5"),  # type: ignore[arg-type]
     (lambda store: store.batch([]), DataError, "0 ids"),

@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 Target = dict[str, Any]
 Flip = Literal["horizontal", "both"]
 
-_SHOWN = 3
 _MOST_OVER = 0.1  # of 10 boxes or more may reach over the edge; else they are of another form, such as corners
 _FEWEST = 10
 _MOST_LOST = 0.99  # of the boxes may show nothing; else they are of another form, such as shares of the sides
@@ -238,7 +237,7 @@ def _folder(file: Path, images: str | os.PathLike[str] | None, entries: Sequence
     names = [entry.file_name for entry in entries]
     if missing := [ascii(name) for name in names if not ((folder / name).is_file() and (folder / name).stat().st_size)]:
         counts = f"{len(missing)} of the {len(names)} images of {file}"
-        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, _SHOWN)}; pass images=FOLDER")
+        raise DataError(f"{counts} are missing or empty in {folder}: {some_of(missing, 3)}; pass images=FOLDER")
     return folder
 
 

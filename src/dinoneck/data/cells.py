@@ -31,9 +31,7 @@ def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: empty text, ``nan`` in any case, None, NaN, NaT or pandas.NA."""
     if isinstance(value, str):
         return value.strip().lower() in ("", "nan")
-    if value is None or type(value).__name__ == "NAType":
-        return True
-    return isinstance(value, Hashable) and bool(value != value)
+    return value is None or str(value) in ("nan", "NaN", "NaT", "<NA>")
 
 
 def cell_text(value: Any) -> str:

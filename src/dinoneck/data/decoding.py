@@ -20,13 +20,10 @@ from dinoneck.errors import DataError, reason_of
 from dinoneck.regular_files import open_regular
 
 T = TypeVar("T")
-R = TypeVar("R")
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
 OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd")
-_RGB = 3  # torchvision's ImageReadMode.RGB
-_JPEG_END = b"\xff\xd9"
 
 
 def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
@@ -38,8 +35,8 @@ def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
 
 
 def in_threads(
-    function: Callable[[T], R], items: Sequence[T], workers: int | None = None, ahead: int = 1
-) -> Generator[R, None, None]:
+    function: Callable[[Any], T], items: Sequence[Any], workers: int | None = None, ahead: int = 1
+) -> Generator[T, None, None]:
     """Yield ``function(item)`` for all items in order, computed by threads a few items ahead of the one in use.
 
     Decoding and resizing release Python's lock, so they run while the model computes.
@@ -56,7 +53,7 @@ def in_threads(
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = workers or max(1, min(8, (os.cpu_count() or 1) // processes))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
-    waiting: deque[Future[R]] = deque()
+    waiting: deque[Future[T]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
@@ -151,7 +148,7 @@ def _from_file(image: Image.Image, name: str) -> Tensor:
         exif.load(image.info.get("exif", b""))
         is_known = exif.get(ExifTags.Base.Orientation, 1) == read_orientation(image)  # the operators do not read XMP
         with contextlib.suppress(RuntimeError):  # damaged
-            if is_known and raw[-2:].tobytes() == _JPEG_END:  # else it is cut short or has an appendix
+            if is_known and raw[-2:].tolist() == [0xFF, 0xD9]:  # else it is cut short or has an appendix
                 return operator(torch.from_numpy(raw))
     return _from_pil(image, name)
 
@@ -171,7 +168,7 @@ def fast_decoder() -> Callable[[Tensor], Tensor] | None:
         import torchvision.io  # noqa: F401 - registers the operators
 
         operator = torch.ops.image.decode_jpeg
-        return lambda raw: operator(raw, _RGB, True)
+        return lambda raw: operator(raw, 3, True)  # 3 = RGB, turned upright
     return None
 
 

@@ -163,11 +163,10 @@ class Views:
         Raises:
             DataError: if view i does not exist, or the image holds other values.
         """
-        if not 0 <= i < len(self):
-            raise DataError(f"view {i} does not exist; there are 0 ... {len(self) - 1}")
         low, high = (bound.item() for bound in torch.aminmax(image))
-        if not (image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
-            raise DataError(f"an image has {image.dtype} values {low:g} ... {high:g}; expected floats in 0 ... 1")
+        if not (0 <= i < len(self) and image.is_floating_point() and low >= 0 and high <= 1):  # also catches NaN
+            known = f"there are {len(self)} views, and values are floats in 0 ... 1"
+            raise DataError(f"view {i} of an image with {image.dtype} values {low:g} ... {high:g}; {known}")
         from torchvision.transforms.v2 import functional
 
         x = self.place(image, i)

@@ -23,7 +23,6 @@ StoreDtype = Literal["fp16", "bf16", "int8"]
 Columns = dict[str, tuple[Tensor, ...]]
 
 FLOATS: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-_STEPS = 127.0
 
 
 class Part(NamedTuple):
@@ -66,8 +65,10 @@ def parts_of(dtype: StoreDtype, layers: int, prefix: int, width: int, patches: i
 
 def allocate(parts: Sequence[Part], count: int) -> Columns:
     """Return empty tensors for ``count`` views: part name -> one (count, ...) tensor per layer."""
-    empty = {part.name: torch.empty(part.shape[0], count, *part.shape[1:], dtype=part.dtype) for part in parts}
-    return {name: tuple(x) for name, x in empty.items()}
+    return {
+        part.name: tuple(torch.empty(count, *part.shape[1:], dtype=part.dtype) for _ in range(part.shape[0]))
+        for part in parts
+    }
 
 
 def row_buffers(columns: Columns, count: int) -> list[list[list[memoryview]]]:
@@ -125,8 +126,8 @@ def quantise(patches: Tensor, channel_scale: Tensor) -> tuple[Tensor, Tensor]:
     The error of a value is at most half of its token's scale times its channel's.
     """
     x = patches.float() / channel_scale
-    scale = x.abs().amax(dim=-1) / _STEPS
-    q = (x / torch.where(scale > 0, scale, 1.0)[..., None]).round_().clamp_(-_STEPS, _STEPS)
+    scale = x.abs().amax(dim=-1) / 127.0
+    q = (x / torch.where(scale > 0, scale, 1.0)[..., None]).round_().clamp_(-127.0, 127.0)
     return q.to(torch.int8), scale
 
 

@@ -42,7 +42,6 @@ UNIT_TOKENS = 8192
 LEAST_UNITS = 8
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 SCALE_IMAGES = 16
-UNITS_PER_CALL = 8  # of a Ray actor
 
 logger = logging.getLogger(__name__)
 Unit = Sequence[Item]
@@ -282,7 +281,7 @@ class Extractor:
         stream = ray.data.from_items(rows).map_batches(
             _Actor,
             fn_constructor_args=(replace(self, backbone=copy.deepcopy(self.backbone).cpu(), known=known),),
-            batch_size=UNITS_PER_CALL,
+            batch_size=8,  # units per call of an actor
             compute=ray.data.ActorPoolStrategy(size=gpus or max(1, int(resources.get("CPU", 1)) // 2)),
             num_gpus=1 if gpus else None,
         )

@@ -126,9 +126,6 @@ class FeatureStore(Reader):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and image_id in self.entries.lookup([image_id])
-
     def __repr__(self) -> str:
         return f"FeatureStore({self.path!r}, {len(self)} images x {len(self.views)} views, {self.dtype})"
 

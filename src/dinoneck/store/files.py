@@ -184,8 +184,7 @@ def write_first(path: Path, content: bytes) -> None:
     except OSError as error:
         raise failed_write(path, error) from error
     finally:
-        with contextlib.suppress(OSError):
-            own.unlink()
+        own.unlink(missing_ok=True)
 
 
 def failed_write(path: Path, error: OSError) -> StoreError:

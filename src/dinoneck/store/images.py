@@ -24,10 +24,7 @@ from dinoneck.store.description import Description
 from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile
 
-SIZED_IMAGES = 64
 ROW_BYTES = 600  # of an image in the header of its shard and in the index
-LOOKED_UP = 10_000  # images at once
-_NAMED = 5
 Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
 
@@ -93,12 +90,12 @@ def check_unchanged(items: Iterable[Item], index: Index) -> None:
     """
     changed: list[tuple[Entry, Path]] = []
     pending = iter(items)
-    while some := dict(itertools.islice(pending, LOOKED_UP)):
+    while some := dict(itertools.islice(pending, 10_000)):
         pairs = zip((entry for _, entry in index.find(some)), some.values(), strict=True)
         changed += [(entry, path) for entry, path in pairs if path.exists() and not _is_same(entry, path)]
     if changed:
         entry, path = changed[0]
-        ids = some_of([repr(other.id) for other, _ in changed], _NAMED)
+        ids = some_of([repr(other.id) for other, _ in changed], 5)
         stored = f"{path} is not what was read from {entry.root}. Extract into a new store or with another root="
         remedy = f"{stored}, or delete the shards that hold them, such as {entry.shard}, and extract again"
         raise StoreError(f"the files of {counted(len(changed), 'stored image')} have changed: {ids}. {remedy}")
@@ -172,7 +169,7 @@ def _typical_patches(items: Sequence[Item], description: Description) -> int:
     if (grid := prepare.grid()) is not None:
         return grid.count
     counts, (down, across) = [], patch_pair(prepare.patch_size)
-    for _, path in items[:: -(-len(items) // SIZED_IMAGES)]:
+    for _, path in items[:: -(-len(items) // 64)]:
         with contextlib.suppress(DinoneckError, OSError):  # unusable ones are named in their turn
             height, width = prepare.placement(read_image_size(path)).canvas
             counts.append(height // down * (width // across))

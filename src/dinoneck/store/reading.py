@@ -227,12 +227,11 @@ class Reader(StoredTokens):
         Raises:
             DataError: if a view does not exist, or there is not one per id.
         """
-        asked = np.asarray(0 if views is None else views)
+        asked, count = np.asarray(0 if views is None else views), len(self.description.views)
         if asked.dtype.kind not in "iu" or asked.shape not in ((), (len(ids),)) or not len(ids):
             raise DataError(f"views is {views!r} for {len(ids)} ids; expected whole numbers: one, or one per id")
-        last = len(self.description.views) - 1
-        if (wrong := asked[(asked < 0) | (asked > last)]).size:
-            raise DataError(f"view {wrong[0]} does not exist; {self.files} holds 0 ... {last}")
+        if not ((asked >= 0) & (asked < count)).all():
+            raise DataError(f"views is {views!r}; {self.files} holds the views 0 ... {count - 1}")
         return np.broadcast_to(asked, len(ids)).tolist()  # type: ignore[no-any-return]
 
     def damaged(self) -> dict[str, str]:
