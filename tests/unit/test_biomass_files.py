@@ -62,7 +62,8 @@ def test_the_files_need_a_store_with_their_views(csiro: Path, tmp_path: Path, na
         prepare(config, tmp_path / "run")
     [extract] = [words[1:] for words in commands(file) if words[:2] == ["dinoneck", "extract"]]
     views = extract[extract.index("--views") + 1]
-    made = ["extract", str(csiro / "train"), "--out", str(store), "--views", views, "--interpolation", "area", *SMALL]
+    made = ["extract", str(csiro / "train"), "--root", str(csiro), "--out", str(store), "--views", views, *SMALL]
+    made += ["--interpolation", "area"]
     assert cli.main(made) == 0
     assert len(FeatureStore.open(store).views) == config.data.views
     prepared = prepare(config.changed(data=config.data.changed(store=str(store))), tmp_path / "run")
