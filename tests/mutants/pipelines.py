@@ -59,7 +59,7 @@ PIPELINES = (
         "training/scores.py",
         "lost = float(unexplained(terms.sum(axis=0), shares))",
         "lost = float(unexplained(terms.sum(axis=0)))",
-        "unit/training/test_training.py::test_weighted_r2_is_the_competitions_formula",
+        "unit/training/test_scores.py::test_scores_take_the_truth_first_and_match_ids",
     ),
     Mutant(
         "The moving average of the weights is never updated.",
@@ -205,8 +205,8 @@ PIPELINES = (
     Mutant(
         "Targets are given to images by their position in the table, not by id.",
         "training/targets.py",
-        "rows = [as_array(column[image_id], name) for image_id in ids]",
-        "rows = [as_array(value, name) for value in [*column.values()][: len(ids)]]",
+        "np.array([as_array(column[image_id]) for image_id in ids])",
+        "np.array([as_array(value) for value in [*column.values()][: len(ids)]])",
         "unit/training/test_matching.py::test_a_shuffled_table_trains_the_same_weights_bit_for_bit",
     ),
     Mutant(
@@ -240,8 +240,8 @@ PIPELINES = (
     Mutant(
         "Mixup counts the loss of a sample's own target with the partner's share.",
         "training/fitting.py",
-        "own = [(share * part, target, mask)",
-        "own = [((1 - share) * part, target, mask)",
+        "truths = [(share * part, own) for",
+        "truths = [((1 - share) * part, own) for",
         "unit/training/test_mixup.py::test_mixed_losses_follow_the_targets_of_both_samples",
     ),
     Mutant(
@@ -254,8 +254,8 @@ PIPELINES = (
     Mutant(
         "Early stopping keeps the weights of the last epoch, not those of the best.",
         "training/engine.py",
-        "self.best = {name: x.detach().clone() for",
-        "self.best = {name: x.detach() for",
+        "self.best = {name: x.clone() for",
+        "self.best = {name: x for",
         "unit/training/test_recipe.py::test_patience_keeps_the_best_weights_and_stops",
     ),
     Mutant(

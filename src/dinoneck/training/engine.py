@@ -74,9 +74,9 @@ class Engine:
         self.sam = SAM(trained, self.optimizer, recipe.rho) if recipe.optimizer == "sam" else None
         self.scheduler = cosine_with_warmup(self.optimizer, recipe.epochs * steps, recipe.warmup)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=recipe.amp == "fp16")
-        self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.model = wrapped(model, self.parameters) if self.count > 1 else model
+        self.ema = None if recipe.ema_decay is None else EMA(trained, recipe.ema_decay)  # of the first process' weights
         self._parts: dict[str, Any] = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self.scaler}
         self._parts |= {} if self.ema is None else {"ema": self.ema}
         self.epoch, self.history, self.extra = 0, list[Row](), dict[str, Any]()

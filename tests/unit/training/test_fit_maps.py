@@ -16,6 +16,7 @@ from dinoneck import (
     DataError,
     DenseHead,
     FPNHead,
+    ShapeError,
     TargetTransform,
     Task,
     Tokens,
@@ -65,16 +66,7 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_map_without_weight() ->
     weight = (np.random.RandomState(1).rand(IMAGES, ROWS, COLS) > 0.3).astype(np.float32)
     poisoned = np.where(weight[:, None] > 0, values, 1e9)
     head, clean = dense_head(), dense_head()
-    fit(
-        head,
-        source,
-        targets={"ndvi": poisoned},
-        weights={"ndvi": weight},
-        target_ids=source.ids,
-        ids=source.ids[:16],
-        epochs=40,
-        lr=1e-2,
-    )
+    fit(head, source, {"ndvi": poisoned}, weights={"ndvi": weight}, target_ids=source.ids, ids=source.ids[:16], lr=1e-2)
     assert r2(values[16:].ravel(), predicted(head, source)[16:].ravel()) > 0.9
     holes = np.where(weight[:, None] > 0, values, np.nan)
     fit(clean, source, targets={"ndvi": holes}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
@@ -96,10 +88,8 @@ def test_targets_of_a_composed_term_are_in_original_units() -> None:
         history = fit(head, source, targets=targets, target_ids=source.ids, epochs=1, loss=TaskLoss(tasks, (PARTS,)))
         losses.append(history[0]["loss/five"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    with pytest.raises(DataError, match=r"'five' have shape \(24, 4\); expected \(24, 5\)"):
-        fit(
-            head, source, targets=targets | {"five": five[:, :4]}, target_ids=source.ids, loss=TaskLoss(tasks, (PARTS,))
-        )
+    with pytest.raises(ShapeError, match="'five'.*4.*5"):
+        fit(head, source, targets | {"five": five[:, :4]}, target_ids=source.ids, loss=TaskLoss(tasks, (PARTS,)))
 
 
 def test_weights_pull_towards_heavy_cells() -> None:
@@ -127,12 +117,6 @@ def test_segmentation_from_pixels_and_from_shares() -> None:
     assert (predicted(head, source, "class")[16:].argmax(axis=1) == classes[16:]).mean() > 0.9
     shares = np.concatenate([1 - values, values], axis=1)
     shares[0, :, 0, 0] = np.nan
-    for wrong, message in (
-        (np.ones_like(shares), r"\[1.0, 1.0\]"),
-        (shares - 1, "shares of 0"),
-    ):
-        with pytest.raises(DataError, match=message):
-            fit(dense_head(task), source, targets={"class": wrong}, target_ids=source.ids)
     soft = dense_head(task)
     fit(soft, source, targets={"class": shares}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert r2(values[16:].ravel(), predicted(soft, source, "class")[16:, 1].ravel()) > 0.9
@@ -153,9 +137,10 @@ def test_validation_scores_masks_by_their_mean_iou() -> None:
         options: dict[str, Any] = {"ids": source.ids[:16], "val_ids": source.ids[16:], "epochs": 1, "lr": 1e-3}
         row = fit(head, source, targets={"class": targets}, target_ids=source.ids, **options)[-1]
         true = pixels[16:] if targets is pixels else np.where(np.isnan(shares[16:, 0]), 2, classes[16:])
+        true = np.where(true == 2, -1, true)
         maps = torch.tensor(predicted(head, source, "class")[16:])
         found = torch.nn.functional.interpolate(maps, true.shape[1:], mode="bilinear").argmax(dim=1)
-        matrix = confusion_matrix(true, found, num_classes=2, ignore_index=2)
+        matrix = confusion_matrix(true, found, num_classes=2)
         assert row["val_mean_iou/class"] == pytest.approx(mean_iou(matrix)[0])
 
 

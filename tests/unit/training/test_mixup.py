@@ -46,12 +46,9 @@ def test_every_layer_token_and_target_keeps_the_same_share_of_itself(dtype: torc
     assert torch.equal(before.sequence[0], tokens(dtype).sequence[0]), "the input is not changed"
 
 
-def test_draws_repeat() -> None:
+def test_draws_repeat_and_what_is_missing_stays_missing() -> None:
     mixed = [manifold_mixup(tokens(), targets(), 0.4, generator=seeded(seed))[0].sequence[0] for seed in (0, 0, 1)]
     assert torch.equal(mixed[0], mixed[1]) and not torch.equal(mixed[0], mixed[2])
-
-
-def test_what_is_missing_stays_missing() -> None:
     x = torch.tensor([[1.0], [torch.nan], [2.0], [3.0], [4.0]])
     _, wanted = manifold_mixup(tokens(), {"x": x}, 1.0, generator=seeded())
     assert wanted["x"].isnan()[:, 0].tolist() == [False, True, True, False, False]
@@ -82,7 +79,7 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     masks = {"x": values["x"].isfinite(), "kind": values["kind"] >= 0}
     own = Objective(nn.ModuleDict({"head": head}), loss, Recipe(mixup_alpha=1.0))
     torch.manual_seed(3)
-    found = own(tokens(), values, masks, mixes=True)
+    found = own(tokens(), values, mixes=True)
     torch.manual_seed(3)
     mixed, wanted = manifold_mixup(tokens(), targets(), 1.0)
     kept, outputs = float(wanted["kind"][0, 0]), head(mixed)
@@ -90,5 +87,5 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     (first, parts), (second, others) = loss(outputs, values, masks), loss(outputs, *rolled)
     assert torch.allclose(found["loss"], kept * first + (1 - kept) * second)
     assert torch.allclose(found["loss/kind"], kept * parts["kind"] + (1 - kept) * others["kind"])
-    plain = own(tokens(), values, masks, mixes=False)
+    plain = own(tokens(), values, mixes=False)
     assert torch.equal(plain["loss"], loss(head(tokens()), values, masks)[0])

@@ -1,4 +1,4 @@
-"""Every field of a recipe changes what comes out; impossible ones are refused."""
+"""Every field of a recipe changes what comes out, and a run is the plain loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from tests.unit.training.noisy_head import WIDTH
 from tests.unit.training.small_fit import flat
 
-from dinoneck import ConfigError, PatchMeanHead, Task, Tokens
+from dinoneck import PatchMeanHead, Task, Tokens
 from dinoneck.losses import TaskLoss, UncertaintyWeighting
 from dinoneck.training import MemoryTokens, Recipe, fit, r2
 
@@ -63,39 +63,17 @@ def test_all_fields_are_tested() -> None:
     assert {*Recipe.__struct_fields__} == {*CHANGES, *elsewhere}
 
 
-@pytest.mark.parametrize(("name", "value"), [("lr", 2e-3), ("seed", 7)])
-def test_what_fit_is_given_replaces_the_recipes(name: str, value: float) -> None:
-    numbers: dict[str, Any] = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "seed": 42}
-    before, by_recipe = (flat(trained(Recipe(), **{**numbers, **change})) for change in ({}, {name: value}))
-    assert torch.equal(
-        flat(trained(Recipe(**{name: 1e-4 if name == "lr" else 5}), **{**numbers, name: value})), by_recipe
-    )
-    assert not torch.equal(before, by_recipe)
+def test_what_fit_is_given_replaces_the_recipes() -> None:
+    for name, other, value in (("lr", 1e-4, 2e-3), ("seed", 5, 7)):
+        by_recipe = flat(trained(Recipe(), **{name: value}))
+        assert torch.equal(flat(trained(Recipe(**{name: other}), **{name: value})), by_recipe)
+        assert not torch.equal(flat(trained(Recipe())), by_recipe)
 
 
 def test_fp16_steps_that_overflow_are_left_out() -> None:
     """The first scale of 65536 overflows for large gradients; training goes on after it was lowered."""
     head = trained(Recipe(amp="fp16"), targets={"x": np.linspace(-1e3, 3e3, 12)})
     assert flat(head).isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"optimizer": "adam"}, "optimizer is 'adam'.*expected one of adamw, sam. Did you mean 'adamw'"),
-        ({"optimizer": "sam", "amp": "fp16"}, "sam.*fp16.*bf16"),
-        ({"rho": 0.0}, "rho is 0.0"),
-        ({"weight_decay": -1}, "weight_decay is -1"),
-        ({"warmup": 1.0}, "warmup is 1.0"),
-        ({"ema_decay": 1.0}, "ema_decay is 1.0"),
-        ({"clip_norm": 0}, "clip_norm is 0"),
-        ({"mixup_alpha": 0.0}, "mixup_alpha is 0.0"),
-        ({"standardise_tokens": 1}, "standardise_tokens is 1"),
-    ],
-)
-def test_impossible_recipes(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Recipe(**values)
 
 
 class Wide(MemoryTokens):
@@ -110,17 +88,7 @@ def test_several_steps_are_the_plain_loop() -> None:
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4).double()
     weights = {name: p.detach().clone() for name, p in head.named_parameters()}
-    fit(
-        head,
-        source,
-        targets={"x": y},
-        target_ids=source.ids,
-        epochs=epochs,
-        batch_size=size,
-        lr=lr,
-        seed=7,
-        recipe=recipe,
-    )
+    fit(head, source, {"x": y}, target_ids=source.ids, epochs=epochs, batch_size=size, lr=lr, seed=7, recipe=recipe)
 
     def forward(w: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         names = list(w)
@@ -162,7 +130,7 @@ def test_the_losss_own_parameters_learn_without_decay_and_do_not_walk() -> None:
 
     class Watched(UncertaintyWeighting):
         def forward(self, *arguments: Any, **more: Any) -> torch.Tensor:
-            seen.append(self.log_variance.detach().clone())
+            seen.extend([self.log_variance.detach().clone()] if self.training else [])
             return super().forward(*arguments, **more)
 
     loss = TaskLoss([Task("x")], (), Watched(["x"]))

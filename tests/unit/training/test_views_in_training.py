@@ -42,12 +42,12 @@ def test_labels_of_a_cell_follow_the_image() -> None:
     source = Flipped()
     pixels = torch.arange(IMAGES * 4 * 6).reshape(IMAGES, 4, 6)
     values = {"map": source.cells, "mask": pixels, "mean": source.cells.mean(dim=(1, 2, 3))[:, None]}
-    cpu = torch.device("cpu")
-    labels = Samples(source, source.ids, IMAGES, {"map", "mask"}, values, {"map": source.cells[:, 0]}, cpu)
-    tokens, wanted, masks = labels._read(np.array([4, 1, 0, 5]), [3, 1, 0, 2], is_training=True)
+    values["map.weight"] = source.cells[:, 0]
+    labels = Samples(source, source.ids, IMAGES, {"map", "mask", "map.weight"}, values, torch.device("cpu"))
+    tokens, wanted = labels.read([4, 1, 0, 5], [3, 1, 0, 2], is_training=True)
     shown = tokens.maps()[-1]
     assert torch.equal(wanted["map"][:, 0], shown[:, 0])
-    assert torch.equal(masks["map"], shown[:, 0])
+    assert torch.equal(wanted["map.weight"], shown[:, 0])
     expected = [pixels[4].flip(-1, -2), pixels[1].flip(-1), pixels[0], pixels[5].flip(-2)]
     assert torch.equal(wanted["mask"], torch.stack(expected))
     assert torch.equal(wanted["mean"], values["mean"][[4, 1, 0, 5]])
@@ -58,13 +58,8 @@ def test_every_sample_meets_every_view_in_training_and_its_own_image_in_validati
     torch.manual_seed(0)
     head = PatchMeanHead(WIDTH, [Task("x")], hidden_dim=4)
     recipe = Recipe(standardise_tokens=False)
-    given = {
-        "targets": {"x": np.arange(IMAGES) * 1.0},
-        "target_ids": source.ids,
-        "ids": source.ids[:4],
-        "val_ids": source.ids[4:],
-    }
-    fit(head, source, epochs=30, batch_size=4, recipe=recipe, **given)
+    split = {"target_ids": source.ids, "ids": source.ids[:4], "val_ids": source.ids[4:]}
+    fit(head, source, {"x": np.arange(IMAGES) * 1.0}, epochs=30, batch_size=4, recipe=recipe, **split)
     trained = [views for views in source.asked if len(views) == 4]
     for place in range(4):
         assert {views[place] for views in trained} == {0, 1, 2, 3}
