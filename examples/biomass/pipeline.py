@@ -32,7 +32,7 @@ from dinoneck.errors import ConfigError, DataError, DinoneckError
 from dinoneck.inference.results import table_row
 from dinoneck.inference.tiles import TTA, VIEWS
 from dinoneck.training import TrainConfig, r2, weighted_r2
-from dinoneck.training.run import HEAD_FILE
+from dinoneck.training.folder import HEAD_FILE
 from dinoneck.training.source import source_of
 from dinoneck.training.table import class_names, table_of, target_columns
 from dinoneck.version import versions

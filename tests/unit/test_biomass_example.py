@@ -39,7 +39,8 @@ def rows_of(file: Path) -> list[dict[str, str]]:
 
 
 def every_file(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # an opening of the store may write its derived index again
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "index.sqlite")
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 

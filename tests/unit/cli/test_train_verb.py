@@ -157,7 +157,7 @@ def test_a_run_from_a_store_interrupted_and_continued(
         ("detector: {name: dfine}\n", "", "detector .*--boxes"),
         ("optim: {backbone_lr: 0.1}\n", "", r"optim\.backbone_lr"),
         ("", "--views 20", "20 .*the store has 4"),
-        ("", "--size 960", r"made with size \(32, 64\), and this run asks for \(960, 960\)"),
+        ("", "--size 960", r"made with size \(32, 64\), not \(960, 960\)"),
         ("", "--interpolation area", "made with interpolation bilinear"),
         ("", "--backbone vit_small_patch16_dinov3", "made with backbone dinoneck_tiny"),
         ("", "--head fpn --layers 1 3", r"made with layers \(5,\)"),
