@@ -228,9 +228,7 @@ class Tokens:
                 raise ShapeError(f"Tokens that differ cannot be joined: {first._describe()} and {other._describe()}")
         sources = {part.source for part in parts}
         if len(known := sorted(filter(None, sources))) > 1:
-            raise ShapeError(
-                f"Tokens of different backbones cannot be joined: their sources are {', '.join(known[:5])}"
-            )
+            raise ShapeError(f"Tokens of different backbones, {', '.join(known[:5])}; extract them with one backbone")
         sequence = tuple(map(torch.cat, zip(*(part.sequence for part in parts), strict=True)))
         return replace(first, sequence=sequence, source=first.source if len(sources) == 1 else None)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 
+import pytest
 import torch
 
-from dinoneck import load_backbone
+from dinoneck import ShapeError, Tokens, collate, load_backbone
 from dinoneck.backbones import weight_hashes
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -46,3 +47,18 @@ def test_it_is_taken_again_when_weights_change() -> None:
         assert backbone(IMAGES).source == backbone.record()["weights_sha256"][:16]
     assert len(seen) == 4
     assert None not in seen
+
+
+def test_tokens_keep_it_through_every_change() -> None:
+    tokens = load_backbone("dinoneck_tiny", layers=[2, 5])(IMAGES)
+    changed = tokens[0], tokens.last, tokens.select(2), tokens.to(torch.float16), tokens.detach()
+    for same in (*changed, collate([tokens])):
+        assert same.source == tokens.source
+    assert Tokens.cat([tokens, tokens]).source == tokens.source
+    plain = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16)
+    named = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16, source="a")
+    assert (plain.source, Tokens.cat([plain, named]).source) == (None, None)
+    other = Tokens.from_patches(torch.zeros(1, 4, 8), grid=(2, 2), patch_size=16, source="b")
+    for join in (Tokens.cat, collate):
+        with pytest.raises(ShapeError, match="different backbones, a, b; extract"):
+            join([named, plain, other])
