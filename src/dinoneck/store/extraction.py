@@ -41,7 +41,6 @@ LARGEST_BATCH = 32
 UNIT_TOKENS = 8192
 LEAST_UNITS = 8
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
-SCALE_IMAGES = 16
 
 logger = logging.getLogger(__name__)
 Unit = Sequence[Item]
@@ -227,7 +226,7 @@ class Extractor:
             DataError: if an image cannot be used and is not to be skipped, or none can.
         """
         prepared = (self.prepare(item, {}) for item in items)
-        first = itertools.islice((image for image in prepared if image is not None), SCALE_IMAGES)
+        first = itertools.islice((image for image in prepared if image is not None), 16)
         tokens = [each for image in first for _, each in self.passes({"": image}, LARGEST_BATCH)]
         if not tokens:
             raise DataError(f"none of {len(items)} images can be used")
