@@ -39,7 +39,6 @@ from dinoneck.tokens import Tokens
 
 LARGEST_BATCH = 32
 UNIT_TOKENS = 8192
-LEAST_UNITS = 8
 CPU_PASS_TOKENS = 2048  # its caches hold the activations of no more
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ def units_of(items: Sequence[Item], description: Description, batch_size: int | 
     """
     size = max(1, (batch_size or views_per_pass(description)) // len(description.views))
     if batch_size is None:
-        size = max(1, min(size, len(items) // LEAST_UNITS))
+        size = max(1, min(size, len(items) // 8))
     return [items[begin : begin + size] for begin in range(0, len(items), size)]
 
 
