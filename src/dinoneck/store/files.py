@@ -17,7 +17,6 @@ from dinoneck.errors import StoreError
 from dinoneck.regular_files import check_regular, read_regular
 
 MOST_OPEN_FILES = 128
-MOST_BUFFERS = 512  # of one scattered read; systems allow 1024
 
 Piece = tuple[str, int, list[memoryview]]
 """A file, a byte in it, and the buffers to fill from there."""
@@ -197,7 +196,7 @@ def failed_write(path: Path, error: OSError) -> StoreError:
 def _read_into(descriptor: int, offset: int, buffers: list[memoryview]) -> None:
     pending = list(buffers)
     while pending:
-        count = os.preadv(descriptor, pending[:MOST_BUFFERS], offset)
+        count = os.preadv(descriptor, pending[:512], offset)  # systems allow 1024 buffers
         if not count:
             raise EOFError("it is cut short; delete that file and extract its images again")
         offset += count

@@ -24,7 +24,6 @@ from dinoneck.store.description import Description
 from dinoneck.store.index import Index
 from dinoneck.store.shards import Entry, ImageFile
 
-ROW_BYTES = 600  # of an image in the header of its shard and in the index
 Item = tuple[str, Path]
 PathLike = str | os.PathLike[str]
 
@@ -147,15 +146,16 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
     Raises:
         StoreError: if they do not fit on the disk, naming the smallest change with which they do.
     """
+    # 600 bytes of an image are in the header of its shard and in the index
     views, patches = len(description.views), _typical_patches(items, description)
-    size, free = _bytes(description, patches) * views + ROW_BYTES, shutil.disk_usage(folder).free
+    size, free = _bytes(description, patches) * views + 600, shutil.disk_usage(folder).free
     each, every, room = (tqdm.format_sizeof(number, "B") for number in (size, size * missing, free))
     text = (
         f"{counted(missing, 'image')} x {counted(views, 'view')} x {counted(description.num_layers, 'layer')} in "
         f"{description.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
     )
     if size * missing > free:
-        raise StoreError(f"{text}. {_smaller(description, patches, free // missing - ROW_BYTES)}")
+        raise StoreError(f"{text}. {_smaller(description, patches, free // missing - 600)}")
     return text
 
 

@@ -15,7 +15,7 @@ from dinoneck.errors import DataError
 from dinoneck.grid import GridSize
 from dinoneck.store.encoding import Columns
 from dinoneck.store.feature_store import FeatureStore
-from dinoneck.store.reading import StoredTokens, ViewNumbers
+from dinoneck.store.reading import Stored, StoredTokens, ViewNumbers
 from dinoneck.tokens import Tokens
 
 Sample = tuple[Tokens, Tensor]
@@ -50,12 +50,25 @@ class MemoryStore(StoredTokens):
 
     def columns(self, ids: Sequence[str], views: ViewNumbers = None) -> tuple[Columns, GridSize]:
         """Return views as they are stored, see :meth:`FeatureStore.columns`."""
+        return self._chosen(self._places(ids, views)), self._grid
+
+    def stored(self, ids: Sequence[str], views: Sequence[int] | None = None) -> Stored:
+        """Return what a batch is made of: the records, or on a device their row numbers; for training."""
+        if self._device.type == "cpu":
+            return super().stored(ids, views)
+        return [self._places(ids, views)], lambda moved: self.description.tokens(self._chosen(moved[0]), self._grid)
+
+    def _places(self, ids: Sequence[str], views: ViewNumbers) -> Tensor:
         pairs = list(zip(ids, self.store.view_numbers(ids, views), strict=True))
         if missing := [image_id for image_id, view in pairs if (image_id, view) not in self._rows]:
             raise DataError(f"the image {missing[0]!r} is not kept here")
-        [rows] = send([torch.tensor([self._rows[pair] for pair in pairs])], self._device)
-        chosen = {name: tuple(x.index_select(0, rows) for x in part) for name, part in self._columns.items()}
-        return chosen | self._scale, self._grid
+        return torch.tensor([self._rows[pair] for pair in pairs])
+
+    def _chosen(self, rows: Tensor) -> Columns:
+        [rows] = send([rows], self._device)
+        return {
+            name: tuple(x.index_select(0, rows) for x in part) for name, part in self._columns.items()
+        } | self._scale
 
 
 class StoreDataset(Dataset[Sample]):
