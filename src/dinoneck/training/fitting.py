@@ -106,9 +106,8 @@ def fit(
     used = [*train, *valid]
     _check_images(source, targets, used)
     normalised, originals = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
-    live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
-    device = next(head.parameters()).device
-    objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
+    parts, device = _parts(head, source), next(head.parameters()).device
+    objective = Objective(parts, loss.to(device), recipe)
     samples = Samples(source, used, len(train), objective.maps, normalised, device)
     with _RUNNING, own_random_numbers():
         return _trained(objective, samples, originals, None if out is None else Path(out) / STATE, resume, callbacks)
@@ -256,6 +255,10 @@ def _scores(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
     if task.is_map:
         return {f"val_mean_iou/{task.name}": float(mean_known(class_iou(counts)))}
     return {f"val_accuracy/{task.name}": float(accuracy(counts))}
+
+
+def _parts(head: Head, source: TokenSource) -> nn.ModuleDict:
+    return nn.ModuleDict({"head": head, **({"backbone": source.backbone} if isinstance(source, LiveTokens) else {})})
 
 
 def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None:
