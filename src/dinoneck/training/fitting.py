@@ -71,10 +71,10 @@ def fit(
     Args:
         head: its tasks must be final: fit their transforms on the training rows first.
         source: tokens by id; of several augmented views every sample gets a random one per epoch, labels flipped along.
-        targets: original units, matched by id, never by position: a pandas DataFrame
-            with ids as index, or task name -> ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``.
-            Values (), (dim,) or (dim, rows, cols), NaN = missing; class indices () or (height, width), -1 = missing;
-            ids of objects (height, width), 1000 * (class + 1) + number, 0 = none, -1 = unknown.
+        targets: original units, matched by id, never by position: a pandas DataFrame with ids as index, or task name ->
+            ``{id: value}``, a Series, or an array (n, ...) with ``target_ids``. Values (), (dim,) or (dim, rows, cols),
+            NaN = missing; class indices () or (height, width), -1 = missing; ids of objects (height, width),
+            1000 * (class + 1) + number, 0 = none, -1 = unknown.
         ids: the training ids; None = all ids of the targets in ascending order, without ``val_ids``.
         val_ids: other ids to validate on after every epoch.
         target_ids: one id per row of targets and weights that are arrays.
@@ -87,8 +87,7 @@ def fit(
         recipe_fields: fields of the recipe that differ from ``recipe``, such as ``epochs=12, lr=3e-3``.
 
     Returns:
-        A dict per epoch: ``loss``, ``loss/NAME`` of its parts; with ``val_ids`` ``val_loss``, ``val_r2/NAME`` and more;
-        ``seconds``, ``images_per_second`` and ``peak_memory_mb``.
+        A dict per epoch: ``loss``, its parts ``loss/NAME``, times and memory; with ``val_ids`` ``val_loss`` and scores.
 
     Raises:
         DataError: for ids without targets or tokens, targets that cannot be learned, or a loss that diverges.
@@ -104,31 +103,24 @@ def fit(
     names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
     used = [*train, *valid]
-    if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
-        files = by_id(targets[IMAGES], IMAGES, None, SourceIds(source.ids).find)
-        compare_images(source, {image_id: files[image_id] for image_id in used})
+    _check_images(source, targets, used)
     normalised, originals = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
-    live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
-    device = next(head.parameters()).device
-    objective = Objective(nn.ModuleDict({"head": head, **live}), loss.to(device), recipe)
+    parts, device = _parts(head, source), next(head.parameters()).device
+    objective = Objective(parts, loss.to(device), recipe)
     samples = Samples(source, used, len(train), objective.maps, normalised, device)
-    truth = {name: x[len(train) :] for name, x in originals.items()} if valid else None
     with _RUNNING, own_random_numbers():
-        engine = _trained(objective, samples, truth, None if out is None else Path(out) / STATE, resume, callbacks)
-    if live and not live["backbone"].frozen:
-        _note_source(head, weight_hashes.current_hashes(live["backbone"].adapter).fingerprint)
-    return engine.history
+        return _trained(objective, samples, originals, None if out is None else Path(out) / STATE, resume, callbacks)
 
 
 def _trained(
     objective: Objective,
     samples: Samples,
-    truth: Table | None,
+    originals: Table,
     path: Path | None,
     resume: bool,
     callbacks: Sequence[Callback],
-) -> Engine:
-    """Train on samples; validate with the true values of the others, in original units, where there are some."""
+) -> list[dict[str, float]]:
+    """Train on samples; validate with the values of the others, in original units, where there are some."""
     recipe, trained, head = objective.recipe, samples.trained, objective.trained["head"]
     seed_all(recipe.seed)
     steps = -(-trained // recipe.batch_size)
@@ -146,14 +138,17 @@ def _trained(
         batches = in_batches(samples.ids[:trained], recipe.batch_size)
         with torch.no_grad():
             calibrate(samples.source.batch(ids).to(samples.device) for ids in batches)
+    validates = len(samples.ids) > trained
+    truth = {name: x[trained:] for name, x in originals.items()}
     engine.run(
         lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-        None if truth is None else lambda: _validated(engine, objective, samples, truth),
+        (lambda: _validated(engine, objective, samples, truth)) if validates else None,
         begin=lambda epoch: schedule and schedule.start_epoch(epoch, objective.trained, engine.optimizer),
         callbacks=callbacks,
     )
     engine.finish()
-    return engine
+    _note_source(objective.trained)
+    return engine.history
 
 
 class Objective(nn.Module):
@@ -265,6 +260,17 @@ def _scores(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
     return {f"val_accuracy/{task.name}": float(accuracy(counts))}
 
 
+def _parts(head: Head, source: TokenSource) -> nn.ModuleDict:
+    return nn.ModuleDict({"head": head, **({"backbone": source.backbone} if isinstance(source, LiveTokens) else {})})
+
+
+def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None:
+    """Refuse a table whose images are not those that a feature store was extracted from."""
+    if isinstance(source, FeatureStore) and IMAGES in getattr(targets, "columns", ()):
+        files = by_id(targets[IMAGES], IMAGES, None, SourceIds(source.ids).find)
+        compare_images(source, {image_id: files[image_id] for image_id in ids})
+
+
 def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskLoss) -> None:
     """Refuse a head, a source, a recipe and a loss that do not fit together."""
     if not torch.is_grad_enabled():
@@ -323,8 +329,10 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     return plain
 
 
-def _note_source(head: Head, fingerprint: str | None) -> None:
+def _note_source(trained: nn.ModuleDict) -> None:
     """Let a head that was loaded from a file expect the tokens of the backbone that was trained along."""
-    for part in head.modules():
-        if isinstance(part, Head) and part.trained_on is not None:
-            part.trained_on = replace(part.trained_on, source=fingerprint)
+    if "backbone" in trained and not trained["backbone"].frozen:
+        fingerprint = weight_hashes.current_hashes(trained["backbone"].adapter).fingerprint  # type: ignore[arg-type]
+        for part in trained["head"].modules():
+            if isinstance(part, Head) and part.trained_on is not None:
+                part.trained_on = replace(part.trained_on, source=fingerprint)

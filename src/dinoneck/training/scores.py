@@ -306,7 +306,7 @@ def _value_terms(given: Sequence[_Array], labels: Any, weights: Sequence[float] 
     values, *methods = (np.where(missing, np.nan, x).reshape((n, 1, -1) if is_map else (n, -1, 1)) for x in given)
     terms = [value_terms(values, x, joint=shares is not None) for x in methods]
     scores: dict[str, _Score] = {"r2": lambda sums: 1.0 - unexplained(sums, shares), "mae": mean_error}
-    known: _Array = ~np.all(missing.reshape(n, -1), axis=1)
+    known: _Array = np.any(~missing.reshape(n, -1), axis=1)
     return terms, known, scores
 
 
