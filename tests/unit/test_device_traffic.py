@@ -12,15 +12,17 @@ import pytest
 import torch
 from PIL import Image
 from tests.pretend_device import NAME, pretend_device
+from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import without_times
 
-from dinoneck import FPNHead, HeadEnsemble, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck import DataError, FPNHead, HeadEnsemble, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck.detection import train_detector
 from dinoneck.heads.head import Head
 from dinoneck.losses import Composition, TaskLoss, UncertaintyWeighting
 from dinoneck.store import FeatureStore, MemoryStore
 from dinoneck.store.encoding import StoreDtype
 from dinoneck.tasks import TargetTransform
-from dinoneck.training import Recipe, fit
+from dinoneck.training import Recipe, TrainConfig, fit
 
 IDS = [f"image{i:02d}" for i in range(12)]
 BATCHES = 4
@@ -146,3 +148,54 @@ def test_prediction_is_one_copy_in_and_one_read(images: Path) -> None:
         assert row["means"]["mass"] == pytest.approx(own["means"]["mass"], rel=1e-5)
         cells = [one["cells"]["maps"]["cells"] for one in (row, own)]
         assert cells[0] == pytest.approx(cells[1], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_mixing_takes_no_copy_more(stores: dict[str, FeatureStore]) -> None:
+    events = events_of_an_epoch(stores["fp16"], maps, Recipe(batch_size=3, mixup_alpha=0.5, mixup_off_last=0.0))
+    assert events == {"to device": BATCHES, "read": 1, "wait": 1}
+
+
+def test_a_loss_that_is_not_finite_is_found_at_the_end_of_its_epoch(
+    stores: dict[str, FeatureStore], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    finite = TaskLoss.forward
+    calls = []
+
+    def forward(self: TaskLoss, *arguments: Any) -> Any:
+        calls.append(arguments)
+        total, parts = finite(self, *arguments)
+        return (total * float("nan") if len(calls) == 3 else total), parts
+
+    monkeypatch.setattr(TaskLoss, "forward", forward)
+    with pretend_device(), pytest.raises(DataError, match="loss is nan in epoch 0"):
+        trained(stores["fp16"], patch_mean(MASS), Recipe(epochs=2, batch_size=1), device=NAME, out=tmp_path)
+    assert not (tmp_path / "state.pt").exists()  # what diverged is not saved
+
+
+def test_extraction_copies_and_reads_a_pass_once(images: Path, tmp_path: Path) -> None:
+    with pretend_device() as device:
+        backbone = load_backbone("dinoneck_tiny", layers=[1, 3]).to(NAME)
+        options: dict[str, Any] = {"backbone": backbone, "views": "flips4", "image_size": None}
+        store = FeatureStore.create(tmp_path, **options)
+        device.events.clear()
+        store.extract(images, batch_size=16)
+        assert device.events["to device"] == 3 and device.events["to host"] == 3
+    assert len(store) == len(IDS)
+
+
+def test_a_detectors_batch_is_one_copy(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="needs dinoneck[detection]")
+    boxes = coloured_boxes.write(tmp_path / "images")
+    config = TrainConfig.from_dict({
+        "data": {"boxes": str(boxes), "val_boxes": str(boxes), "size": [96, 128]},
+        "backbone": {"name": "dinoneck_tiny", "layers": [1, 3, 5]},
+        "head": {"type": "spatial_tuning_adapter", "out_channels": 32},
+        "detector": {"variant": "tiny"},
+        "optim": {"batch_size": 1, "epochs": 1, "seed": 0},
+        "device": NAME,
+    })  # fmt: skip
+    with pretend_device() as device:
+        train_detector(config, tmp_path / "run")
+    copies = Counter({place: n for (event, place), n in device.places.items() if event == "to device"})
+    assert sum(n for place, n in copies.items() if "devices.py" in place) == 3
