@@ -139,3 +139,28 @@ def test_counts_are_exact_in_half_precision_and_the_cropped_rim_does_not_count()
     rim[..., :, 0] = torch.nan
     values, weight = TokenGrid(32, "crop").reduce_labels(rim)
     assert (values.item(), weight.item()) == (1.0, 1024.0)
+
+
+@pytest.mark.parametrize("how", REMAINDERS)
+def test_labels_follow_the_images(how: str) -> None:
+    size = (45, 70)
+    grid = TokenGrid(16, *REMAINDERS[how])  # type: ignore[arg-type]
+    labels = coordinate_image(*size)
+    values, weight = grid.reduce_labels(labels)
+    centres = grid.cell_centers(size).double().reshape(*grid.size(size), 2)
+    whole = weight[0] >= weight.max() - 1e-6  # cells that lie fully in the image average to their centre
+    assert whole.any()
+    got = values[0].permute(1, 2, 0)
+    # where resizing cuts a pixel, its value counts for both parts: a hundredth of a pixel
+    assert (got - centres)[whole].abs().max() < (0.02 if how == "resize" else 1e-4)
+    if how != "crop":
+        assert weight.sum().item() == pytest.approx(45 * 70)
+        total = (values * weight[:, None]).sum(dim=(2, 3))
+        assert torch.allclose(total, labels.sum(dim=(2, 3)), rtol=1e-9)
+
+
+def test_a_point_that_is_nowhere_reads_nan() -> None:
+    maps = torch.rand(2, 3, 2, 2)
+    read = TokenGrid(16).sample(maps, torch.tensor([[float("nan"), 3.0], [16.0, 16.0]]), (32, 32))
+    assert read[:, 0].isnan().all()
+    assert torch.allclose(read[:, 1], maps.mean(dim=(2, 3)))

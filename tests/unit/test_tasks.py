@@ -150,3 +150,11 @@ def test_columns_of_equal_names_keep_the_name_of_their_map() -> None:
 def test_a_transform_is_fitted_on_numbers_alone(values: Any) -> None:
     with pytest.raises(DataError, match="no numbers"):
         TargetTransform().fit(values)
+
+
+def test_a_maximum_bounds_values_and_dense_cells() -> None:
+    task = Task("height", kind="dense", transform=TargetTransform(mean=0.0, std=2.0), minimum=0.5, maximum=3.0)
+    cells = torch.tensor([[[[-1.0, 1.0, 4.0]]]])
+    assert task.natural_map(cells).flatten().tolist() == [-2.0, 2.0, 8.0]
+    assert task.predict_map(cells).flatten().tolist() == [0.5, 2.0, 3.0]
+    assert Task("height", maximum=3.0).predict(torch.tensor([[4.0]])).item() == 3.0

@@ -171,3 +171,37 @@ def test_only_the_blocks_own_layers_are_adapted() -> None:
     model.teacher.blocks = copy.deepcopy(model.blocks)
     backbone = wrap_backbone(model).add_lora(2)
     assert not any("teacher" in name for name in lora.state(backbone.adapter))
+
+
+def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
+    def a_of(seed: int) -> torch.Tensor:
+        return next(iter(lora.state(load_backbone("dinoneck_tiny").add_lora(2, seed=seed).adapter).values()))
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert torch.equal(a_of(0), a_of(0))
+    assert not torch.equal(a_of(0), a_of(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    backbone = load_backbone("dinoneck_tiny")
+    backbone.add_lora(2)
+
+
+def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:
+    """In another dtype or library the digest cannot tell, so the record must."""
+    head = PatchMeanHead(64, [Task("x")])
+    thawed = load_backbone("dinoneck_tiny").unfreeze_last(1)
+    with torch.no_grad():
+        thawed.adapter.blocks[5].mlp.fc1.weight.mul_(2)
+    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
+    for tuned in (thawed, thawed.freeze(), thawed.with_layers([5])):
+        assert tuned.record()["weights"]["kind"] == "modified"
+        with pytest.raises(CheckpointError, match="weights:"):
+            HeadCheckpoint.from_module(head, backbone=tuned).check_backbone(half)
+        with pytest.raises(CheckpointError, match=r"seeded random weights \(seed 0\), changed by training"):
+            Predictor(HeadCheckpoint.from_module(head, backbone=tuned))
+    merged = load_backbone("dinoneck_tiny").add_lora(2)
+    sibling = merged.with_layers([0, 5])
+    merged.merge_lora()
+    assert sibling.record()["weights"]["kind"] == "merged"
+    untouched = load_backbone("dinoneck_tiny").unfreeze_last(1)
+    assert untouched.record()["weights"]["kind"] == "seeded"

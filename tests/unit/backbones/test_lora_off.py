@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from dinoneck import (
     Backbone,
+    BackboneError,
+    CheckpointError,
     FeatureStore,
     HeadCheckpoint,
     PatchMeanHead,
@@ -47,3 +50,16 @@ def test_tokens_stores_and_heads_are_recorded_as_the_bases(tmp_path: Path) -> No
     load_head(tmp_path / "h.safetensors")(base(IMAGES))
     assert backbone.record() == before
     assert backbone.fingerprint != base.fingerprint
+
+
+def test_a_head_of_lora_tokens_refuses_the_bases_and_leaves_the_switch_alone(tmp_path: Path) -> None:
+    backbone = tuned()
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
+    head, weights = load_head(tmp_path / "h.safetensors"), lora.record(backbone.adapter)
+    head(backbone(IMAGES))
+    with backbone.lora_disabled():
+        with pytest.raises(BackboneError, match="source"):
+            head(backbone(IMAGES))
+        with pytest.raises(CheckpointError, match="switched off"):
+            HeadCheckpoint.load(tmp_path / "h.safetensors").apply_adapter(backbone)
+    assert lora.record(backbone.adapter) == weights

@@ -232,3 +232,16 @@ def test_a_push_that_fails_sends_nothing(writer: Hub, head: Path, monkeypatch: p
     assert "me/one" in text
     assert {"down": "reached", "offline": "HF_HUB_OFFLINE", "busy": "501"}[way] in text
     assert not writer.repos
+
+
+def test_private_is_private(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    push_to_hub(head, "me/secret", private=True)
+    push_to_hub(head, "me/open")
+    assert (writer.repos["me/secret"].private, writer.repos["me/open"].private) == (True, False)
+    push_to_hub(head, "me/secret")
+    assert writer.repos["me/secret"].private
+    writer.repo("me/public")
+    assert "me/public" in no_push(head, "me/public", private=True)
+    assert len(writer.repos["me/public"].commits) == 1
+    monkeypatch.delenv("HF_TOKEN")
+    assert "me/one" in no_push(head), "not logged in"

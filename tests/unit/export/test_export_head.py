@@ -25,6 +25,7 @@ from dinoneck import (
     Tokens,
     load_backbone,
 )
+from dinoneck.data import Preprocessing
 from dinoneck.export import export_head, export_state_dict
 
 TASKS = [
@@ -100,3 +101,13 @@ def test_a_head_with_a_grid_of_its_own(tiny: Backbone, tmp_path: Path) -> None:
     program = torch.export.load(tmp_path / "h.pt2").module()
     assert torch.allclose(program(tokens)["state"], wanted, atol=1e-6)
     assert torch.allclose(onnx_gives(tmp_path / "h.onnx", tokens)[0]["state"], wanted, atol=1e-6)
+
+
+def test_the_grid_of_the_images_fixes_a_gate_over_places(tiny: Backbone, tmp_path: Path) -> None:
+    head = CLSGatingHead(64, TASKS[1:], num_patches=6, hidden_dim=8)
+    checkpoint = HeadCheckpoint.from_module(head, backbone=tiny, preprocess=Preprocessing(patch_size=16, size=(32, 48)))
+    with pytest.warns(UserWarning, match=r"takes 2x3 patches only: a gate of mode 'mlp'.*grid=\(rows, cols\)"):
+        done = export_head(checkpoint, tmp_path / "h.pt2", format="pt2")
+    assert done.size == (2, 3) and done.parity is not None and done.parity.tried == [[1, 2, 3], [3, 2, 3]]
+    with pytest.raises(CheckpointError, match="2 rows x 3 cols"):
+        export_head(checkpoint, tmp_path / "other.pt2", format="pt2", grid=(3, 2))

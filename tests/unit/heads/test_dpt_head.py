@@ -64,3 +64,32 @@ def test_values_are_bounded_before_and_classes_resized_before_they_are_shares() 
     shares = nn.functional.interpolate(logits, size=size, mode="bilinear").softmax(dim=1)
     assert (found["depth"] - bounded).norm() <= 1e-5 * (bounded - bounded.mean()).norm()
     assert torch.allclose(found["class"], shares, atol=1e-6)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_it_is_the_head_of_depth_anything(grid: tuple[int, int]) -> None:
+    pytest.importorskip("transformers")
+    from transformers import DepthAnythingConfig
+    from transformers.models.depth_anything.modeling_depth_anything import (
+        DepthAnythingDepthEstimationHead,
+        DepthAnythingNeck,
+    )
+
+    neck = small("ignore", align_corners=True)
+    head = DPTHead(WIDTH, [DEPTH], neck, hidden_dim=6).double().eval()
+    config = DepthAnythingConfig(
+        patch_size=16,
+        reassemble_hidden_size=WIDTH,
+        reassemble_factors=[4, 2, 1, 0.5],
+        neck_hidden_sizes=[*HIDDEN],
+        fusion_hidden_size=8,
+        head_hidden_size=6,
+    )
+    peer_neck, peer = DepthAnythingNeck(config).double(), DepthAnythingDepthEstimationHead(config).double()
+    found = peer_neck.load_state_dict(published_names(neck), strict=False)
+    assert not found.unexpected_keys
+    load(peer, head, {f"conv{i + 1}": f"readouts.0.{name}" for i, name in enumerate(("first", "second", "out"))})
+    tokens = tokens_of(2, *grid, registers=0, layers=4, dtype=torch.float64)
+    with torch.no_grad():
+        expected = peer(peer_neck(list(tokens.sequence), *grid), *grid)[:, None]
+        assert torch.allclose(head(tokens)["depth"], expected, rtol=0, atol=1e-12)

@@ -14,20 +14,25 @@ from torch.nn import functional as F
 from torchvision.ops import masks_to_boxes
 
 from dinoneck import (
+    ConfigError,
+    DataError,
     DPTNeck,
+    HeadCheckpoint,
     MaskHead,
     PyramidHead,
+    SimplePyramid,
     Task,
     Tokens,
     load_backbone,
     load_head,
 )
+from dinoneck.export import export_head
 from dinoneck.heads.instances import decode_centres, decode_instances, decode_panoptic
 from dinoneck.heads.mask import rotary_positions
 from dinoneck.losses import TaskLoss
 from dinoneck.losses.mask import mask_loss
 from dinoneck.losses.task_loss import known_masks
-from dinoneck.training import MemoryTokens, fit
+from dinoneck.training import LiveTokens, MemoryTokens, fit
 
 TASK = Task("plant", dim=3, kind="segmentation", labels=("soil", "crop", "weed"))
 pytest.importorskip("scipy")
@@ -358,3 +363,39 @@ def test_a_trained_head_predicts_the_same_after_loading(options: dict[str, Any],
     loaded = load_head(tmp_path / "head.safetensors", check_backbone=False)
     for name, expected in head.eval()(tokens).items():
         assert torch.equal(loaded(tokens)[name], expected)
+
+
+@pytest.mark.slow
+def test_onnx_takes_other_grids(tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    record = load_backbone("dinoneck_tiny", layers=[1, 3])
+    head = MaskHead(64, [TASK], 2, 5, 2, 2, 16).eval()
+    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "head.onnx")
+    session = runtime.InferenceSession(tmp_path / "head.onnx", providers=["CPUExecutionProvider"])
+    for rows, cols in ((5, 9), (12, 7)):
+        layers = [torch.randn(3, 3 + rows * cols, 64) for _ in range(2)]
+        feed = {"tokens_0": layers[0].numpy(), "tokens_1": layers[1].numpy(), "rows": rows, "cols": cols}
+        given = {entry.name: np.asarray(feed[entry.name]) for entry in session.get_inputs()}
+        (found,) = session.run(["plant"], given)
+        expected = head.predict(layers, grid=(rows, cols), num_prefix_tokens=3)["plant"]
+        assert found.shape == (3, 3, 4 * rows, 4 * cols)
+        assert np.allclose(found, expected.numpy(), atol=1e-5)
+
+
+def test_fit_trains_on_ids_of_objects() -> None:
+    """Flipped views flip the ids along; CutMix would join objects of two images."""
+    torch.manual_seed(0)
+    names = [str(i) for i in range(6)]
+    tokens = Tokens.from_patches(torch.randn(6, 64, 32), grid=(8, 8), patch_size=16)
+    ids = {name: discs(i)[1] for i, name in enumerate(names)}
+    head = PyramidHead(32, [Task("leaf", dim=2, kind="instances")], neck=SimplePyramid(32, 16, scales=(1.0,)))
+    history = fit(head, MemoryTokens(names, tokens), {"leaf": ids}, val_ids=names[4:], epochs=12, batch_size=2, lr=3e-3)
+    assert history[-1]["loss"] < 0.7 * history[0]["loss"]
+    assert np.isfinite(history[-1]["val_loss"])
+    for wrong in (1, 999, 3000, -2):
+        with pytest.raises(DataError, match=f" {wrong} .*'0'"):
+            fit(head, MemoryTokens(names, tokens), {"leaf": {**ids, "0": torch.full((128, 128), wrong)}}, epochs=1)
+    live = LiveTokens(load_backbone("dinoneck_tiny").add_lora(2), [discs(i)[0] for i in range(2)], names[:2])
+    other = PyramidHead(64, [Task("leaf", dim=2, kind="instances")], neck=SimplePyramid(64, 16, scales=(1.0,)))
+    with pytest.raises(ConfigError, match="cutmix"):
+        fit(other, live, {"leaf": {name: ids[name] for name in names[:2]}}, cutmix_alpha=1.0, epochs=1)

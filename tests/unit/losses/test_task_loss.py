@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -131,3 +133,21 @@ def test_a_target_that_is_nan_is_missing_with_and_without_a_mask(kind: Any) -> N
         (gradient,) = torch.autograd.grad(total, output)
         assert gradient.isfinite().all()
         assert gradient[1].abs().max() == 0
+
+
+def test_it_compiles_whole_with_everything() -> None:
+    outputs, targets, masks = a_batch(torch.float32)
+    loss = TaskLoss(TASKS, [FIVE], UncertaintyWeighting(NAMES), [HELD])
+    plain = copy.deepcopy(loss)
+    leaves = {name: x.requires_grad_() for name, x in outputs.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(loss, backend="eager", fullgraph=True, dynamic=True)
+        total, parts = compiled(leaves, targets, masks)
+        grads = torch.autograd.grad(total, [*leaves.values(), *loss.parameters()])
+    expected, expected_parts = plain(leaves, targets, masks)
+    expected_grads = torch.autograd.grad(expected, [*leaves.values(), *plain.parameters()])
+    assert torch.allclose(total, expected)
+    assert all(torch.allclose(parts[name], part) for name, part in expected_parts.items())
+    for got, wanted in zip(grads, expected_grads, strict=True):
+        assert torch.allclose(got, wanted, atol=1e-7)

@@ -55,3 +55,42 @@ def test_what_counts_nowhere_is_left_out(empty: Tensor | int) -> None:
     assert grad[[0, 2]].abs().min() > 0
     assert losses["b"].grad == 0
     assert losses["a"].grad == pytest.approx(0.5 * math.exp(-0.5))
+
+
+@pytest.mark.parametrize("large", [26126.0, 1e-4])
+def test_every_loss_begins_with_the_same_part(large: float) -> None:
+    losses = {"composed": torch.tensor(large, requires_grad=True), "index": torch.tensor(0.5, requires_grad=True)}
+    weighting = UncertaintyWeighting(list(losses))
+    total = weighting(losses)
+    assert weighting.log_variances == pytest.approx({"composed": math.log(large), "index": math.log(0.5)}, rel=1e-6)
+    total.backward()
+    for loss in losses.values():  # a change by one per cent of the loss moves the total by as much
+        assert (loss * loss.grad).item() == pytest.approx(0.5, rel=1e-5)  # type: ignore[operator]
+    assert weighting.log_variance.grad is not None
+    assert weighting.log_variance.grad.abs().max() < 1e-6, "s rests there"
+    weighting({"composed": torch.tensor(7.0), "index": torch.tensor(9.0)})
+    assert weighting.log_variances["composed"] == pytest.approx(math.log(large), rel=1e-6), "the first losses alone"
+
+
+def test_the_bound_holds_and_the_way_back_stays_open() -> None:
+    weighting = weighting_at(15.0, -17.0, 0.0)
+    assert list(weighting.log_variances.values()) == [12.0, -12.0, 0.0]
+    weighting.eval()
+    expected = 0.5 * (4 * math.exp(-12) + 0.25 * math.exp(12) + 1)
+    assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-5)
+    assert weighting.log_variance.tolist() == [15.0, -17.0, 0.0], "evaluation changes nothing"
+    weighting.train()
+    assert weighting(LOSSES).item() == pytest.approx(expected, rel=1e-5)
+    assert weighting.log_variance.tolist() == [12.0, -12.0, 0.0]
+    weighting(LOSSES).backward()
+    grad = weighting.log_variance.grad
+    assert grad is not None
+    assert grad[0].item() == pytest.approx(0.5 - 0.5 * 4 * math.exp(-12), rel=1e-5)
+    assert grad[1].item() == pytest.approx(0.5 - 0.5 * 0.25 * math.exp(12), rel=1e-5)
+    optimizer = torch.optim.SGD(weighting.parameters(), lr=0.5)
+    weighting.log_variance.data.clamp_(-4, 4)
+    for _ in range(200):
+        optimizer.zero_grad()
+        weighting(LOSSES).backward()
+        optimizer.step()
+    assert weighting.log_variance.detach().tolist() == pytest.approx([math.log(4), math.log(0.25), 0.0], abs=1e-2)

@@ -76,3 +76,61 @@ def test_reading_at_a_stride_is_grid_sample(patch: int, stride: int) -> None:
             column, row = (xy // patch).long().movedim(-1, 0)
             expected = maps[:, :, row.clamp(max=8), column.clamp(max=13)]
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def places(grid: tuple[int, int], patch: int) -> Tokens:
+    """Tokens whose first two channels are the x and y of the patch centre in pixels; prefix tokens far off."""
+    rows, cols = grid
+    x = torch.full((1, 5 + rows * cols, 2), -1e6, dtype=torch.float64)
+    ys, xs = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
+    x[0, 5:] = torch.stack((xs, ys), dim=-1).flatten(0, 1) * patch
+    return Tokens.from_sequence(x, image_size=(rows * patch, cols * patch), patch_size=patch, num_prefix_tokens=5)
+
+
+def copying(**options: Any) -> STAPyramid:
+    """Weights that hand the two channels on; the 3x3 kernel is a mean."""
+    neck = STAPyramid(2, 2, **options).double()
+    with torch.no_grad():
+        for layer in (neck.p8, neck.p16, neck.p32):
+            layer.bias.zero_()  # type: ignore[union-attr,operator]
+            eye = torch.eye(2, dtype=torch.float64)
+            layer.weight.copy_(eye if layer.weight.ndim == 2 else (eye / 9)[..., None, None].expand(2, 2, 3, 3))  # type: ignore[union-attr,operator,arg-type]
+    return neck
+
+
+@pytest.mark.parametrize("patch", [14, 16])
+def test_cells_lie_at_their_centres(patch: int) -> None:
+    neck, tokens = copying(upsample="bilinear", downsample="avgpool", patch_size=patch), places((10, 13), patch)
+    fine, middle, coarse = neck(tokens).maps
+    assert neck.strides == (patch / 2, patch, 2 * patch)
+    assert torch.equal(middle, tokens.maps()[0])
+    assert torch.equal(middle, centres(middle, patch))
+    inside = (..., slice(1, -1), slice(1, -1))
+    assert torch.allclose(fine[inside], centres(fine, patch / 2)[inside], rtol=0, atol=1e-10)
+    assert torch.allclose(coarse[..., :-1], centres(coarse, 2 * patch)[..., :-1], rtol=0, atol=1e-10)
+    assert torch.equal(coarse[0, 0, :, -1], middle[0, 0, ::2, -1])  # the 13th column has no partner
+
+
+def test_the_strided_convolution_is_a_quarter_cell_off() -> None:
+    coarse = copying(patch_size=16)(places((8, 12), 16)).maps[2]
+    inside = (..., slice(1, None), slice(1, None))
+    off = (coarse - centres(coarse, 32.0))[inside] / 32
+    assert torch.allclose(off, torch.tensor(-0.25, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("grid", "patch"), [((1, 1), 14), ((1, 7), 20), ((23, 23), 14), ((46, 31), 16)])
+def test_asked_strides_are_exact_at_any_patch(grid: tuple[int, int], patch: int) -> None:
+    neck = copying(upsample="bilinear", downsample="avgpool", strides=(8, 16, 32), patch_size=patch)
+    pyramid = neck(places(grid, patch))
+    assert pyramid.strides == neck.strides == (8.0, 16.0, 32.0)
+    height, width = (side * patch for side in grid)
+    for level, stride in zip(pyramid.maps, (8, 16, 32), strict=True):
+        assert tuple(level.shape[-2:]) == (-(-height // stride), -(-width // stride))
+        last = [[width - patch / 2], [height - patch / 2]]  # the last token's centre: nothing lies beyond
+        bounds = [torch.tensor(v, dtype=torch.float64)[None, ..., None] for v in ([[patch / 2]] * 2, last)]
+        inside = centres(level, stride)
+        sure = (inside - stride / 2 >= bounds[0]) & (inside + stride / 2 <= bounds[1])  # every read is inside
+        assert torch.allclose(level[sure], inside[sure], rtol=0, atol=1e-9)
+    for level, stride in zip(pyramid.maps[:2], (8, 16), strict=True):  # and the border clamps
+        expected = torch.maximum(torch.minimum(centres(level, stride), bounds[1]), bounds[0])
+        assert torch.allclose(level, expected, rtol=0, atol=1e-9)

@@ -306,3 +306,19 @@ def test_depth_anything_brings_its_backbone(name: str, tmp_path: Path) -> None:
     assert (found - expected).norm() <= 1e-4 * (expected - expected.mean()).norm()
     with pytest.raises(BackboneError, match="weights"):
         checkpoint.build()(load_backbone("dinov2_vits14", pretrained=False, layers=row.layers)(images[..., :28, :28]))
+
+
+def test_a_downloaded_file_is_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = table.row_named("dinov2_vits14_nyu_linear")
+    state = official.random_state(official.shapes_of(row.name)[0])
+    asked = []
+
+    def download(url: str, file: str, **_: object) -> None:
+        asked.append(url)
+        official.write(file, state)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    first, again = load_published(row.name), load_published(row.name)
+    assert asked == [row.url]
+    assert first.meta["digest"] == again.meta["digest"]
