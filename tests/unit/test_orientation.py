@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests import kit
+from tests.unit.detection.test_detector import detector_of
+from torch import Tensor
 
-from dinoneck import DataError
+from dinoneck import Backbone, DataError, FeatureStore, Predictor
 from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, to_image_pixels
+from dinoneck.training import LiveTokens, MemoryTokens
 
 Pixels = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 32, 64
@@ -167,3 +171,50 @@ def test_boxes_lie_on_the_upright_image(files: list[Path], tmp_path: Path) -> No
 
 
 # Training, stores, predictions ------------------------------------------------------------------------------
+
+
+def extracted(backbone: Backbone, folder: Path, **options: Any) -> Tensor:
+    store = FeatureStore.create(folder / "store", backbone=backbone, **options)
+    store.extract(folder / "images")
+    return store.batch(store.ids).sequence[0]
+
+
+def predicted(backbone: Backbone, images: list[Any], **options: Any) -> Any:
+    """Numbers, maps and pictures of a head."""
+    predictor = Predictor(kit.head(), backbone, **options)
+    rows = predictor(images, maps="patch")
+    return [
+        (row["mass"], torch.as_tensor(row["maps"]["mass"]), predictor.picture(image))
+        for row, image in zip(rows, images, strict=True)
+    ]
+
+
+def detected(images: list[Any]) -> Any:
+    detector = detector_of("fcos", size=(64, 64))
+    found = [detector.predict(image, min_score=0.0) for image in images]
+    return [[one[0][name] for name in ("boxes", "scores", "labels")] for one in found]
+
+
+IDS = [str(i) for i in ORIENTATIONS]
+# what is computed from the files of images, or from arrays of the upright ones
+USES: dict[str, Callable[[Backbone, list[Any]], Any]] = {
+    "memory": lambda own, images: MemoryTokens.extract(own, images, IDS, dtype=torch.float32).batch(IDS).sequence,
+    "live": lambda own, images: LiveTokens(own, images, IDS).batch(IDS).sequence,
+    "predictor": lambda own, images: predicted(own, images),
+    "tiles": lambda own, images: predicted(own, images, tile=(32, 16)),  # 1 x 4 of an image
+    "detector": lambda own, images: detected(images),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_is_computed_is_that_of_the_upright_image(use: str, tiny: Backbone, files: list[Path]) -> None:
+    found, expected = (USES[use](tiny, images) for images in (files, [upright_of(file) for file in files]))
+    assert kit.same(found, expected, 1e-5)
+
+
+@pytest.mark.parametrize("size", [None, (32, 48)])
+def test_stored_tokens_are_those_of_the_upright_image(
+    tiny: Backbone, files: list[Path], size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    expected = tiny(tiny.preprocess.changed(size=size)([upright_of(file) for file in files])).sequence[0]
+    assert kit.same(extracted(tiny, tmp_path, image_size=size), expected, 4e-3)

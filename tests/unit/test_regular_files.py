@@ -129,7 +129,9 @@ def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tiny: Backbone
     assert (sorted(store.ids), list(done.unusable)) == (["a", "c"], ["b"])
 
 
-def test_a_file_of_a_store_that_became_a_pipe_is_refused(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_file_of_a_store_that_became_a_pipe_is_refused(
+    tiny: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_images(tmp_path, ["images/a.png"])
     store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(32, 32))
     store.extract(tmp_path / "images")
@@ -139,3 +141,4 @@ def test_a_file_of_a_store_that_became_a_pipe_is_refused(tiny: Backbone, tmp_pat
     opened = FeatureStore.open(tmp_path / "store")
     found = bounded(lambda: opened.batch(["a"]))
     assert isinstance(found, DataError) and "'a'" in str(found), found
+    assert shard.name in caplog.text  # the index goes on without it
