@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from tests import kit
 from tests.unit.detection.test_detector import detector_of
-from torch import Tensor
 
 from dinoneck import Backbone, DataError, FeatureStore, Predictor
 from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, to_image_pixels
@@ -173,12 +172,6 @@ def test_boxes_lie_on_the_upright_image(files: list[Path], tmp_path: Path) -> No
 # Training, stores, predictions ------------------------------------------------------------------------------
 
 
-def extracted(backbone: Backbone, folder: Path, **options: Any) -> Tensor:
-    store = FeatureStore.create(folder / "store", backbone=backbone, **options)
-    store.extract(folder / "images")
-    return store.batch(store.ids).sequence[0]
-
-
 def predicted(backbone: Backbone, images: list[Any], **options: Any) -> Any:
     """Numbers, maps and pictures of a head."""
     predictor = Predictor(kit.head(), backbone, **options)
@@ -217,4 +210,6 @@ def test_stored_tokens_are_those_of_the_upright_image(
     tiny: Backbone, files: list[Path], size: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     expected = tiny(tiny.preprocess.changed(size=size)([upright_of(file) for file in files])).sequence[0]
-    assert kit.same(extracted(tiny, tmp_path, image_size=size), expected, 4e-3)
+    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=size)
+    store.extract(tmp_path / "images")
+    assert kit.same(store.batch(store.ids).sequence[0], expected, 4e-3)

@@ -110,12 +110,3 @@ def test_cells_stand_where_their_patches_stand(downsample: Any) -> None:
     assert torch.allclose(maps[2][0, 0], p4)
     assert torch.allclose(maps[1][0, 0], p3 + up(p4))
     assert torch.allclose(maps[0][0, 0], r + up(p3 + up(p4)))
-
-
-def test_zero_residual_starts_as_the_pooled_token_head() -> None:
-    neck = ViTFPN(WIDTH, 3, 16, residual_init="zero").double()
-    tokens = tokens_of(2, 8, 12, layers=3, dtype=DOUBLE)
-    projected = neck.grouper(tokens.patches)
-    assert torch.allclose(neck.pooled(tokens), torch.cat([x.mean(dim=1) for x in projected], dim=1), atol=1e-12)
-    neck.pooled(tokens).square().sum().backward()
-    assert all(gain.grad is not None and gain.grad.abs().max() > 0 for gain in neck.gains), "and can leave it"
