@@ -74,4 +74,3 @@ def test_the_next_run_extracts_what_a_killed_one_left(images: Path, tiny: Backbo
     assert store.verify() == []
     assert "4" in store.extract(images).written
     assert same(store, extracted(tmp_path / "expected", images, tiny, "fp16"))
-    assert not list((tmp_path / "s" / "data").glob(".*")), "files of the killed process"
