@@ -7,7 +7,9 @@ from pathlib import Path
 
 import dinoneck
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # a clone's benchmarks, which are not installed
+sys.path.insert(
+    0, str(Path(__file__).parents[1])
+)  # a clone's benchmarks, which are not installed
 
 from benchmarks.results import filled
 
@@ -39,7 +41,11 @@ def _linked(role: re.Match[str]) -> str:
     name = role.group(1)
     code = f"<code>{name.removeprefix('dinoneck.')}</code>"
     first, _, rest = name.partition(".")
-    identifier = name if first == "dinoneck" else PUBLIC.get(first, "") + (f".{rest}" if rest else "")
+    identifier = (
+        name
+        if first == "dinoneck"
+        else PUBLIC.get(first, "") + (f".{rest}" if rest else "")
+    )
     if not identifier.startswith("dinoneck."):
         return code
     return f'<autoref identifier="{identifier}" optional>{code}</autoref>'

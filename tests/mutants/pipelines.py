@@ -92,8 +92,8 @@ PIPELINES = (
     Mutant(
         "The maps of turned views are turned further instead of back.",
         "data/views.py",
-        "torch.rot90(x, -self.turns",
-        "torch.rot90(x, self.turns",
+        "torch.rot90(x, -self.views[i].turns",
+        "torch.rot90(x, self.views[i].turns",
         "unit/inference/test_inference.py::test_maps_of_all_views_come_back_to_the_image",
     ),
     Mutant(

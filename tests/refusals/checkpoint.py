@@ -142,7 +142,7 @@ ROWS: list[Row] = [
         (head_files, CheckpointError), (load_head, CheckpointError), (HeadCheckpoint.load, CheckpointError),
         (Predictor, CheckpointError), (FeatureStore.open, StoreError))),
     *((lambda folder, own=own: imported(folder, **own), CheckpointError, named) for own, named in (
-        ({"module.x": torch.zeros(1)}, "'module.'"), ({"more": torch.zeros(1)}, "more"),
+        ({"module.x": torch.zeros(1)}, "module.x"), ({"more": torch.zeros(1)}, "more"),
         ({BIAS: torch.zeros(1, 9)}, "(1, 9)"), ({BIAS: torch.zeros(1).half()}, "float16"),
         ({BIAS: torch.zeros(1).long()}, "int64"), ({BIAS: torch.tensor([torch.nan])}, BIAS), ({BIAS: None}, BIAS),
         ({"x": print}, "print"), ({"content": [1, 2]}, "list"), ({"content": nn.Linear(2, 2)}, "Linear"),

@@ -48,8 +48,8 @@ GROUPS: list[tuple[dict[str, dict[str, Any]], str]] = [
     ({"data": {"csv": "a.csv"}}, "csv is 'a.csv'"),
     ({"optim": {"optimizer": "sam"}}, "optimizer is 'sam'"),
     ({"losses": {"aux_weight": 0.2}}, "losses"),
-    ({"detector": {"freeze": ["all"]}}, "'all'"),
-    ({"detector": {"freeze": ["0=all", "0=none"]}}, "0=none"),
+    ({"optim": {"freeze": ["all"]}}, "freeze"),
+    ({"optim": {"freeze": ["0=all", "0=none"]}}, "0=none"),
     ({"head": {"type": "patch_mean", "out_channels": 32}}, "Neck"),
 ]
 

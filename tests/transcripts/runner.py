@@ -74,8 +74,8 @@ def transcript(command: str) -> dict[str, Any]:
 
 
 def files() -> dict[str, str]:
-    """Every file below the present folder with its content's hash."""
-    found = sorted(path for path in Path().rglob("*") if path.is_file())
+    """Every file below the present folder with its content's hash; but a store's index, which an opening may renew."""
+    found = sorted(path for path in Path().rglob("*") if path.is_file() and path.name != "index.sqlite")
     return {path.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 

@@ -242,7 +242,7 @@ def list_images(given: Sequence[Path]) -> list[Path]:
         ConfigError: if there are none.
         DataError: if one does not exist, or a folder holds no images.
     """
-    from dinoneck.data.decoding import OTHER_SUFFIXES, SUFFIXES, images_below
+    from dinoneck.data.cells import OTHER_SUFFIXES, SUFFIXES, images_below
 
     if not given:
         raise ConfigError("no images are named; name images, or folders of them, before the options")

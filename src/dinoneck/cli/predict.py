@@ -210,7 +210,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         ConfigError: if one is an image, or some have a key and some have none.
         DataError: if a head file does not exist.
     """
-    from dinoneck.data.decoding import SUFFIXES
+    from dinoneck.data.cells import SUFFIXES
 
     found: dict[str, list[str]] = {}
     for word in words:

@@ -1,4 +1,4 @@
-"""What single cells of a table mean: missing, a number, or a label that equals another one. No pandas is imported."""
+"""What single cells of a table mean, and the images of a folder. Neither pandas nor torch is imported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Context, Decimal, InvalidOperation
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,18 @@ LARGEST = float(np.finfo(np.float32).max)  # predictions are float32
 IMAGES, LABELS, GROUP, FOLD = "images", "labels", "group", "fold"
 OWN_COLUMNS = (IMAGES, LABELS, GROUP, FOLD)
 """Columns of a table that are not its targets, see :func:`dinoneck.data.read_table`."""
+
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
+OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd")
+
+
+def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Return the images in a folder and its subfolders, sorted, without hidden files; for a file, the file."""
+    if not top.is_dir():
+        return [top]
+    files = (path for path in top.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(path for path in files if not path.is_dir())
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Images: those of a folder, their decoding to upright RGB pixels, and threads that decode them ahead."""
+"""Images: their decoding to upright RGB pixels, and threads that decode them ahead."""
 
 from __future__ import annotations
 
@@ -21,17 +21,6 @@ from dinoneck.regular_files import open_regular
 
 T = TypeVar("T")
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | Tensor
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp")
-OTHER_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".psd")
-
-
-def images_below(top: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the images in a folder and its subfolders, sorted, without hidden files; for a file, the file."""
-    if not top.is_dir():
-        return [top]
-    files = (path for path in top.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("."))
-    return sorted(path for path in files if not path.is_dir())
 
 
 def in_threads(

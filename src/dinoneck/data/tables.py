@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoneck.data import cells
-from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, is_missing, is_number, label_of
-from dinoneck.data.decoding import images_below
+from dinoneck.data.cells import FOLD, GROUP, IMAGES, LABELS, cell_text, images_below, is_missing, is_number, label_of
 from dinoneck.errors import DataError, counted, did_you_mean, missing_extra, reason_of, some_of
 from dinoneck.regular_files import read_regular
 

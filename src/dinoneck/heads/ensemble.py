@@ -93,9 +93,15 @@ class HeadEnsemble(Head):
         self.num_layers = _shared_count(self._members(), layers)
 
     @classmethod
-    def from_heads(cls, heads: Sequence[Head], *options: Any, **named: Any) -> Self:
-        """Return ``HeadEnsemble(heads, ...)``, with the options of the constructor."""
-        return cls(heads, *options, **named)
+    def from_heads(
+        cls,
+        heads: Sequence[Head],
+        weights: Sequence[float] | None = None,
+        reduce: Reduce = "mean",
+        layers: Sequence[Sequence[int]] | None = None,
+    ) -> Self:
+        """Return ``HeadEnsemble(heads, weights, reduce, layers)``."""
+        return cls(heads, weights, reduce, layers)
 
     @property
     def weights(self) -> Sequence[float] | None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from dinoneck.data.decoding import ImageInput, images_below, read_image_size
+from dinoneck.data.cells import images_below
+from dinoneck.data.decoding import ImageInput, read_image_size
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.data.views import Views
 from dinoneck.errors import DataError, DinoneckError, StoreError, counted, some_of

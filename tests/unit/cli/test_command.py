@@ -61,7 +61,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     assert seen_from(*helps, "list backbones dinov3", "list heads", f"inspect {head}") == "[0, 0, 0] []"
     (tmp_path / "t.csv").write_text("image,a\nx.png,1\n")
     assert seen_from(f"train --csv {tmp_path}/t.csv --targets b --out r") == "[1] ['numpy']"
-    assert seen_from(f"predict {tmp_path} --heads h --out no/o.csv") == "[1] []"
+    assert seen_from(f"predict {tmp_path} --heads h --out no/o.csv") == "[1] ['numpy']"
 
 
 def test_one_document_on_stdout(tmp_path: Path) -> None:
