@@ -70,7 +70,7 @@ REFUSED = [
     ("viz tokens images --out t.png --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
     (f"train --csv t.csv --labels small --classes soil crop {TINY} --out r", "(16, 16)", "(32, 64)"),
     (f"train --csv t.csv --labels high --classes soil crop {TINY} --out r", "255", "nodata"),
-    (f"train --csv empty.csv --targets cover {TINY} --out r", "empty.csv", "no column 'image'"),
+    (f"train --csv empty.csv --targets cover {TINY} --out r", "empty.csv", "no columns named 'image'"),
     (f"train --csv head.csv --targets cover {TINY} --out r", "head.csv", "no rows"),
     (f"train --csv words.csv --targets cover {TINY} --out r", "'n/a'", "empty cell"),
     (f"predict none --out p.csv --heads {GOOD}", "none", "do not exist"),
