@@ -210,6 +210,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         ConfigError: if one is an image, or some have a key and some have none.
         DataError: if a head file does not exist.
     """
+    from dinoneck.checkpoint.format import read_header
     from dinoneck.data.cells import SUFFIXES
 
     found: dict[str, list[str]] = {}
@@ -220,6 +221,8 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
             raise ConfigError(f"--heads lists {source}, which is an image; images stand before the options")
         if source.endswith(".safetensors") and not Path(source).exists():
             raise DataError(f"the head file {source} does not exist; --heads takes files, folders and names on the Hub")
+        if source.endswith(".safetensors"):
+            read_header(source)  # what is no head file is refused before torch is imported
         found.setdefault(key, []).append(source)
     if "" in found and len(found) > 1:
         raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")

@@ -54,6 +54,7 @@ USAGE = [
 
 REFUSED = [
     (f"{TRAIN} covr", "'covr'", "'cover'"),
+    (f"{TRAIN} cover --out t.csv", "--out t.csv", "is a file"),
     (f"{TRAIN} cover --group site", "'site'", "It has"),
     (f"train --csv none.csv --targets cover {TINY} --out r", "none.csv", "does not exist"),
     (f"train --images none {TINY} --out r", "none", "check the name"),
@@ -178,6 +179,8 @@ def test_names_are_refused_before_torch_is_imported(folder: Path) -> None:
         "extract none --out s --size 32",
         f"predict none --out p.csv --heads {GOOD}",
         "predict images --out p.csv --heads none.safetensors",
+        "predict images --out p.csv --heads lfs.safetensors",
+        "train --csv t.csv --targets cover --out t.csv",
     ]
     script = (
         "import sys, shlex\nfrom dinoneck.cli.main import main\n"
