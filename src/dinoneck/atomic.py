@@ -42,7 +42,7 @@ def write_whole(
             write-protected, or the file system does not rename.
     """
     target = Path(os.path.realpath(path))
-    mode = _mode_of(target)
+    mode = check_target(target)
     _clear_stale(target)
     temporary = target.parent / f"{_stem(target)}.{secrets.token_hex(8)}{_MARK}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
@@ -70,8 +70,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_whole(path, text.encode("utf-8"))
 
 
-def _mode_of(target: Path) -> int | None:
-    """The permission bits of the file to replace, None without one; or the error that states why it is not replaced."""
+def check_target(target: Path) -> int | None:
+    """Return the permission bits of the file to replace, None without one.
+
+    Raises:
+        OSError: if the folder is missing, or what is there is not replaced.
+    """
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder {target.parent} does not exist; create it first")
     if not target.exists():

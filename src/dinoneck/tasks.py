@@ -20,7 +20,6 @@ from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.transforms import TargetTransform as TargetTransform
 from dinoneck.transforms import constants as constants
-from dinoneck.transforms import each as each
 
 Kind = Literal["regression", "ratio", "classification", "dense", "density", "segmentation", "instances", "panoptic"]
 Activation = Literal["relu", "softplus", "sigmoid"]
@@ -123,14 +122,15 @@ class Task:
         """Which field must fulfil what, and what is expected of it."""
         kind, transform, largest = self.kind, self.transform, torch.finfo(torch.float32).max
         name, single = self.name, isinstance(self.weight, float)
+        weights = self.weight if isinstance(self.weight, tuple) else (self.weight,)
         fits = name.isprintable() and name == name.strip() and 1 <= len(name) <= _LONGEST_NAME and ":" not in name
         yield "name", fits, f"1 to {_LONGEST_NAME} printable characters without ':' and without blanks at the ends"
         yield "name", name != GATE and not name.endswith((MAP, CLASSES, MASKS)), "another name than a map's or a gate's"
         yield "dim", self.dim >= 1, "1 or more"
         yield "loss", self.loss in (None, *_LOSSES[kind]), f"one for kind {kind!r}: {', '.join(_LOSSES[kind])}"
-        yield "weight", all(weight >= 0 for weight in each(self.weight)), "numbers of 0 or more"
+        yield "weight", all(weight >= 0 for weight in weights), "numbers of 0 or more"
         yield "weight", single or not self.is_categorical, "one number, since classes share one loss"
-        yield "weight", single or len(each(self.weight)) == self.dim, f"one number, or {self.dim}: one for each output"
+        yield "weight", single or len(weights) == self.dim, f"one number, or {self.dim}: one for each output"
         yield "beta", self.beta > 0, "a positive number"
         yield "minimum", abs(self.minimum or 0.0) <= largest, "a number within float32"
         yield "maximum", abs(self.maximum or 0.0) <= largest, "a number within float32"

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import sys
+import tempfile
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -204,12 +205,31 @@ def check_output(out: Path, inputs: Iterable[str | Path | None], suffixes: Seque
     """
     if suffixes and out.suffix.lower() not in suffixes:
         raise ConfigError(f"--out {out}: expected a file name that ends in {' or '.join(suffixes)}")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: the folder {out.parent} does not exist; create it first")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; name a file")
+    check_place("--out", out)
     for given in (Path(path) for path in inputs if path is not None and out.exists()):
         files = given.glob("*.safetensors") if given.is_dir() else [given]
         if any(file.exists() and out.samefile(file) for file in files):
             raise ConfigError(f"--out {out} is one of the inputs and would be replaced; choose another name")
+
+
+def check_place(option: str, path: Path) -> None:
+    """Refuse, before any work, a file that cannot be replaced, and a file or folder that cannot be made.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    from dinoneck.atomic import check_target
+
+    target = Path(os.path.realpath(path))
+    try:
+        if not path.is_dir():
+            check_target(target)
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{option} {path} cannot be written: {error.strerror or error}") from None
 
 
 def list_images(given: Sequence[Path]) -> list[Path]:

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import show, show_remainder, table
 from dinoneck.errors import ConfigError, counted
-from dinoneck.training.config import SIZE, BackboneConfig
+from dinoneck.training.config import SIZE, FrozenBackbone
 from dinoneck.version import versions
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def extract(
     out: Annotated[Path, arg(metavar="STORE")],
     size: Annotated[tuple[int, int], SIZE],
     root: Path | None = None,
-    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    backbone: Annotated[FrozenBackbone, arg(name="")] = FrozenBackbone(),
     no_norm: bool = False,
     stored: Annotated[Stored, arg(name="")] = Stored(),
     shard: Annotated[str | None, arg(metavar="I/N")] = None,
@@ -104,7 +104,7 @@ def extract(
 
 def bench(
     head: Annotated[str | None, Positional] = None,
-    backbone: Annotated[BackboneConfig, arg(name="")] = BackboneConfig(),
+    backbone: Annotated[FrozenBackbone, arg(name="")] = FrozenBackbone(),
     size: Annotated[tuple[int, int] | None, SIZE] = None,
     batch_size: cli.Count = 1,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -153,7 +153,7 @@ def bench(
     return {**about, "parts": rows}
 
 
-def _opened(head: str | None, backbone: BackboneConfig, device: str | None) -> tuple[dict[str, Any], Preprocessing]:
+def _opened(head: str | None, backbone: FrozenBackbone, device: str | None) -> tuple[dict[str, Any], Preprocessing]:
     """The backbone, the head of a file if one is named, and how images are prepared."""
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
     from dinoneck.training.source import open_backbone

@@ -78,10 +78,11 @@ def predict(
         results = dict(zip(opened_store.ids, model.predict(opened_store), strict=True))
     rows = _values(results, model.tasks) if hasattr(model, "tasks") else _boxes(results)
     _write(out, rows)
+    document = _described(rows, results, model.tasks) if hasattr(model, "tasks") else {"predictions": rows}
     written = [path for path in (out, maps, overlay) if path is not None]
     show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
     revisions = getattr(model, "revisions", {})
-    return {"predictions": rows, "written": written, "unusable": left_out, "revisions": revisions}
+    return {**document, "written": written, "unusable": left_out, "revisions": revisions}
 
 
 def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -163,22 +164,38 @@ def _draw(model: Any, images: Sequence[tuple[Path, Path, Any]], maps: Path | Non
         for key, tasks in (all_tasks if isinstance(all_tasks, Mapping) else {"": all_tasks}).items():
             rows = [row[key] if key else row for _, _, row in images]
             scale = scales(outputs(tasks), rows)
+            objects = next((task for task in tasks if task.is_masks), None)
             for (file, place, _), row in zip(images, rows, strict=True):
                 if new_maps is not None:
                     write_maps(new_maps / key, str(place), model.image_maps(file, row, key=key), tasks, file)
-                if new_overlay is not None:
-                    drawn = over(file, row, tasks, model.recipe(file, key), scale=scale) if tasks else boxes(file, row)
-                    save_picture(new_overlay / key / f"{place}.jpg", drawn)
+                if new_overlay is None:
+                    continue
+                if objects is not None or not tasks:
+                    drawn = boxes(file, row if objects is None else _boxes_of(row[objects.name], objects.labels))
+                else:
+                    drawn = over(file, row, tasks, model.recipe(file, key), scale=scale)
+                save_picture(new_overlay / key / f"{place}.jpg", drawn)
+        if new_maps is not None and not any(new_maps.iterdir()):
+            raise ConfigError(f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)")
+
+
+def _boxes_of(objects: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """The boxes around the masks of objects, with their classes."""
+    from dinoneck.inference.results import coco_objects
+
+    found = coco_objects(objects)
+    corners = [(x, y, x + width, y + height) for x, y, width, height in (each["bbox"] for each in found)]
+    names = [labels[each["category_id"]] if labels else str(each["category_id"]) for each in found]
+    return {"boxes": corners, "names": names}
 
 
 def _places(named: Mapping[str, Path], folders: Mapping[str, Path | None]) -> dict[str, Path]:
     """Where the files of images go in folders of outputs: their paths below their common folder, without suffix."""
     given = {option: folder for option, folder in folders.items() if folder is not None}
     for option, folder in given.items():
-        if not folder.parent.is_dir() or (folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))):
-            raise ConfigError(
-                f"{option} {folder}: expected a new or empty folder in one that exists; name a new folder"
-            )
+        cli.check_place(option, folder)
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise ConfigError(f"{option} {folder} is a file, or holds files; name a new folder")
     names = cli.names_below([*named.values()]) if given else []
     places = [Path(name).with_suffix("") for name in names]
     if twice := [place for place, count in Counter(places).items() if count > 1]:
@@ -193,6 +210,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         ConfigError: if one is an image, or some have a key and some have none.
         DataError: if a head file does not exist.
     """
+    from dinoneck.checkpoint.format import read_header
     from dinoneck.data.cells import SUFFIXES
 
     found: dict[str, list[str]] = {}
@@ -203,6 +221,8 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
             raise ConfigError(f"--heads lists {source}, which is an image; images stand before the options")
         if source.endswith(".safetensors") and not Path(source).exists():
             raise DataError(f"the head file {source} does not exist; --heads takes files, folders and names on the Hub")
+        if source.endswith(".safetensors"):
+            read_header(source)  # what is no head file is refused before torch is imported
         found.setdefault(key, []).append(source)
     if "" in found and len(found) > 1:
         raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")
@@ -229,6 +249,23 @@ def _values(results: Mapping[str, Mapping[str, Any]], tasks: Any) -> list[dict[s
             row |= {f"{key}/{name}": cell for name, cell in table_row(result[key], own).items()}
         rows.append(row if isinstance(tasks, Mapping) else table_row(result, tasks, image=image))
     return rows
+
+
+def _described(rows: Sequence[dict[str, Any]], results: Mapping[str, Any], tasks: Any) -> dict[str, Any]:
+    """The tasks, and the rows with the objects of images as COCO's run lengths."""
+    from dinoneck.inference.results import coco_objects
+
+    keyed = tasks if isinstance(tasks, Mapping) else {"": tasks}
+    every = [(key, f"{key}/{task.name}" if key else task.name, task) for key, own in keyed.items() for task in own]
+    try:
+        for row, result in zip(rows, results.values(), strict=True):
+            for key, name, task in every:
+                if task.is_masks:
+                    row[f"{name} objects"] = coco_objects((result[key] if key else result)[task.name])
+    except ImportError as error:
+        show(f"--json lacks the objects: {error}")
+    described = [{"name": name, "kind": task.kind, "unit": task.unit, "labels": task.labels} for _, name, task in every]
+    return {"tasks": described, "predictions": rows}
 
 
 def evaluate(

@@ -56,6 +56,8 @@ def train(
     """
     if config is not None:  # from_file reads the file that comes first
         raise ConfigError(f"{config}: one training file stands first: dinoneck train RUN.yaml --out FOLDER ...")
+    if out.is_file() or ((out / "report.json").exists() and not overwrite):
+        raise ConfigError(f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those")
     _check_names(run)
     if run.data.boxes is not None and heads:
         raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; a detector takes one neck, --head NAME")

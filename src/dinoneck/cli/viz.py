@@ -17,7 +17,7 @@ from dinoneck.cli.predict import Predict, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
 from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.regular_files import read_regular
-from dinoneck.training.config import SIZE, BackboneConfig
+from dinoneck.training.config import SIZE, FrozenBackbone
 
 if TYPE_CHECKING:
     from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dinoneck.tokens import Tokens
     from dinoneck.viz.scales import ReportEntry
 
-_BACKBONE = BackboneConfig()
+_BACKBONE = FrozenBackbone()
 _PAGES = (".html", ".htm")
 
 
@@ -252,7 +252,7 @@ class Features:
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
-    backbone: Annotated[BackboneConfig, arg(name="")] = _BACKBONE
+    backbone: Annotated[FrozenBackbone, arg(name="")] = _BACKBONE
     size: Annotated[tuple[int, int] | None, SIZE] = None
     device: str | None = None
 

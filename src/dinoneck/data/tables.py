@@ -115,6 +115,8 @@ def read_cells(path: PathLike, columns: Sequence[str] = ()) -> pd.DataFrame:
         separator = max(",;\t", key=header_line.count)
         lines = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
         header, *rows = [[cell_text(cell) for cell in line] for line in lines if line] or [[]]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; check the name, which is relative to this folder") from None
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table in UTF-8: {reason_of(error)}") from error
     for number, row in enumerate(rows, 2):
@@ -161,7 +163,7 @@ def _once(names: Sequence[str], what: str, remedy: str) -> None:
 def _check_header(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
     header = list(table.columns)
     for column in columns:
-        if (count := header.count(column)) != 1:
+        if (count := header.count(column) or "no") != 1:
             hint = did_you_mean(column, header) or " image_column= (--image-column) names that of file names."
             shown = ", ".join(header) or "no header"
             raise DataError(f"{name} has {count} columns named {column!r}, expected one.{hint} It has: {shown}")

@@ -18,7 +18,8 @@ from torch import Tensor
 from dinoneck.codec import normalize_fields
 from dinoneck.errors import ConfigError, ShapeError
 from dinoneck.losses.masked import exact, full_mask, shares, smooth_l1
-from dinoneck.tasks import TargetTransform, Task, constants, each
+from dinoneck.tasks import TargetTransform, Task, constants
+from dinoneck.transforms import each
 
 Sums = tuple[tuple[str, tuple[str, ...]], ...] | Mapping[str, tuple[str, ...]]
 Table = Mapping[str, Tensor]

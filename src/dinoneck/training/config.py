@@ -117,8 +117,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
                 raise ConfigError(f"{name} are {', '.join(names)}; name each once")
 
 
-class BackboneConfig(Config, frozen=True, kw_only=True):
-    """The backbone.
+class FrozenBackbone(Config, frozen=True, kw_only=True):
+    """A backbone that is not trained.
 
     Attributes:
         name: see 'dinoneck list backbones'; None = DINOv3 ViT-S/16, or the store's.
@@ -127,8 +127,6 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
         random: seeded random weights without download, equal on every machine.
         seed: which random weights; None = 0.
         layers: block indices to read, such as 2 5 8 11; None = the last.
-        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = none.
-        unfreeze_last: number of last blocks that every fold trains along with its head; None = none.
     """
 
     name: Annotated[str | None, arg(name="backbone")] = None
@@ -137,13 +135,23 @@ class BackboneConfig(Config, frozen=True, kw_only=True):
     random: Annotated[bool, arg(name="random-backbone")] = False
     seed: Annotated[Seed | None, arg(name="backbone-seed")] = None
     layers: tuple[int, ...] | None = None
-    lora: Count | None = None
-    unfreeze_last: Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.file is not None and self.random:
             raise ConfigError("--backbone-file and --random-backbone exclude each other; give one of them")
+
+
+class BackboneConfig(FrozenBackbone, frozen=True, kw_only=True):
+    """The backbone.
+
+    Attributes:
+        lora: rank of LoRA weights that every fold trains along with its head, at optim.backbone_lr; None = none.
+        unfreeze_last: number of last blocks that every fold trains along with its head; None = none.
+    """
+
+    lora: Count | None = None
+    unfreeze_last: Count | None = None
 
 
 class TaskConfig(Config, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.store.feature_store import FeatureStore
 from dinoneck.store.images import check_unchanged
 from dinoneck.tokens import Tokens
-from dinoneck.training.config import BackboneConfig, TrainConfig
+from dinoneck.training.config import FrozenBackbone, TrainConfig
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.training.table import map_task
 from dinoneck.training.targets import SourceIds
@@ -186,7 +186,7 @@ def trained_weights(config: TrainConfig, backbone: Backbone) -> dict[str, Tensor
     return {name: x for name, x in named.items() if name is not None}
 
 
-def open_backbone(own: BackboneConfig, device: str | None = None, *, norm: bool = True) -> Backbone:
+def open_backbone(own: FrozenBackbone, device: str | None = None, *, norm: bool = True) -> Backbone:
     """Load the backbone that a config describes.
 
     Args:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.kit import cli, head, saved_head
+from tests.unit.inference.test_objects import head_of
 
 from dinoneck import DenseHead, HeadCheckpoint, LinearHead, Predictor, Task, load_backbone, save_head
 from dinoneck.checkpoint.pairing import rebuild
+from dinoneck.inference import coco_objects
+from dinoneck.viz import boxes_panel
 
 
 def records_of(path: Path) -> list[dict[str, str]]:
@@ -88,6 +91,20 @@ def test_masks_are_those_of_the_predictor_in_the_pixels_of_the_image(tmp_path: P
         assert np.mean(mask == row["maps"]["crop"]) > 0.999
         with Image.open(tmp_path / "o" / folder / "1.jpg") as picture:
             assert picture.width == round(1200 * size[1] / 94)
+
+
+@pytest.mark.parametrize("kind", ["mask", "panoptic"])
+def test_json_has_tasks_and_objects_and_pictures_their_boxes(kind: str, tmp_path: Path) -> None:
+    backbone, module = load_backbone("dinoneck_tiny"), head_of(kind)
+    image, file = draw(tmp_path / "images" / "a.png", 64, 96), tmp_path / "h.safetensors"
+    save_head(file, module, backbone=backbone, preprocess=backbone.preprocess.changed(size=(64, 96)))
+    found = cli(*job(tmp_path, "--overlay", tmp_path / "o", "--json", heads=file)).json
+    [task], [row] = found["tasks"], found["predictions"]
+    assert task == {"name": "plant", "kind": module.tasks[0].kind, "unit": "", "labels": ["a", "b"]}
+    assert row["plant objects"] == coco_objects(Predictor(file)(image)[0]["plant"])
+    assert row["plant"] == len(row["plant objects"]) > 0
+    with Image.open(tmp_path / "o" / "a.jpg") as picture:
+        assert picture.size == boxes_panel(image, np.zeros((0, 4))).size
 
 
 def test_images_that_cannot_be_used_are_left_out_on_request(place: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from tests.kit import cli, saved_head
 
-from dinoneck import PatchMeanHead, Task
+from dinoneck import LinearHead, PatchMeanHead, Task
 
 LONGEST = 400  # characters on stderr
 TINY = "--backbone dinoneck_tiny --folds 2 --epochs 1"
@@ -43,6 +43,8 @@ USAGE = [
     (f"inspect {GOOD} --colour red", "--colour", "--help"),
     ("viz", "report", "tokens"),
     ("viz tokns", "tokns", "tokens"),
+    (f"{TOKENS} t.png --lora 4", "--lora", "--help"),
+    (f"{EXTRACT} --unfreeze-last 1", "--unfreeze-last", "--help"),
     ("train", "--out", "folder for heads"),
     ("serve h --port 99999", "'99999'", "0 ... 65535"),
     ("train --out x --seed=-1", "seed", "-1"),
@@ -52,6 +54,7 @@ USAGE = [
 
 REFUSED = [
     (f"{TRAIN} covr", "'covr'", "'cover'"),
+    (f"{TRAIN} cover --out t.csv", "--out t.csv", "is a file"),
     (f"{TRAIN} cover --group site", "'site'", "It has"),
     (f"train --csv none.csv --targets cover {TINY} --out r", "none.csv", "does not exist"),
     (f"train --images none {TINY} --out r", "none", "check the name"),
@@ -68,7 +71,7 @@ REFUSED = [
     ("viz tokens images --out t.png --backbone dinov3_vits61", "dinov3_vits61", "'dinov3_vits16'"),
     (f"train --csv t.csv --labels small --classes soil crop {TINY} --out r", "(16, 16)", "(32, 64)"),
     (f"train --csv t.csv --labels high --classes soil crop {TINY} --out r", "255", "nodata"),
-    (f"train --csv empty.csv --targets cover {TINY} --out r", "empty.csv", "no column 'image'"),
+    (f"train --csv empty.csv --targets cover {TINY} --out r", "empty.csv", "no columns named 'image'"),
     (f"train --csv head.csv --targets cover {TINY} --out r", "head.csv", "no rows"),
     (f"train --csv words.csv --targets cover {TINY} --out r", "'n/a'", "empty cell"),
     (f"predict none --out p.csv --heads {GOOD}", "none", "do not exist"),
@@ -86,7 +89,11 @@ REFUSED = [
     (f"{PREDICT} --out no/x.csv", "no/x.csv", "create it first"),
     (f"{PREDICT} --maps images/0.png", "images/0.png", "name a new folder"),
     (f"{PREDICT} --overlay images", "images", "name a new folder"),
-    (f"{PREDICT} --overlay no/images", "no/images", "name a new folder"),
+    (f"{PREDICT} --overlay no/images", "no/images", "create it first"),
+    ("predict images --out p.csv --heads pooled.safetensors --maps m", "--maps m", "no maps"),
+    (f"{PREDICT} --out folder.csv", "folder.csv", "name a file"),
+    (f"{PREDICT} --out locked.csv", "locked.csv", "write-protected"),
+    (f"{EXPORT} pt2 --out empty", "empty", "name a file"),
     (f"{PREDICT} --random-backbone --backbone-file w.pth", "--random-backbone", "one of them"),
     (f"{PREDICT} --revision v1", "revision='v1'", "hub repositories"),
     (f"{EXPORT} onnx --maps", "--maps", "leave out"),
@@ -111,6 +118,8 @@ REFUSED = [
     (f"{REPORT} --out truth.html --truth truth.html", "truth.html", "one of the inputs"),
     (f"{REPORT} --truth none.csv", "none.csv", "does not exist"),
     (f"{REPORT} --truth t.csv --image-column x", "'x'", "image-column"),
+    (f"{REPORT} --out locked.html", "locked.html", "write-protected"),
+    ("viz similarity images --backbone dinoneck_tiny --out locked.html", "locked.html", "write-protected"),
     (f"{TOKENS} t.svg", "t.svg", "ends in .png"),
     (f"{TOKENS} images/0.png", "images/0.png", "another name"),
 ]
@@ -124,6 +133,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = ["image,cover,small,high"]
     (place / "images").mkdir()
     (place / "empty").mkdir()
+    (place / "folder.csv").mkdir()
     for i in range(6):
         Image.new("RGB", (64, 32), (40 * i, 90, 0)).save(place / "images" / f"{i}.png")
         lines.append(f"images/{i}.png,{i / 10},small.png,high.png")
@@ -133,10 +143,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = {"t.csv": table, "gone.csv": table.replace("5.png", "9.png"), "empty.csv": "", "head.csv": "image,cover\n"}
     texts |= {"words.csv": table.replace("0.3", "n/a"), "lfs.safetensors": LFS, "run.yaml": "optim: {epochs: 2}\n"}
     texts |= {"key.yaml": "trainr: 1\n", "device.yaml": "device: 3\n", "truth.html": "image,cover\n"}
+    texts |= {"locked.csv": "", "locked.html": ""}
     for name, text in texts.items():
         (place / name).write_text(text)
+    for name in ("locked.csv", "locked.html"):
+        (place / name).chmod(0o444)
     torch.save({"weight": torch.zeros(2)}, place / "torch.safetensors")
     saved_head(place / GOOD, PatchMeanHead(64, [Task("cover")]), (32, 64))
+    saved_head(place / "pooled.safetensors", LinearHead(64, [Task("cover")]), (32, 64))
     os.link(place / GOOD, place / "link.safetensors")
     return place
 
@@ -165,6 +179,8 @@ def test_names_are_refused_before_torch_is_imported(folder: Path) -> None:
         "extract none --out s --size 32",
         f"predict none --out p.csv --heads {GOOD}",
         "predict images --out p.csv --heads none.safetensors",
+        "predict images --out p.csv --heads lfs.safetensors",
+        "train --csv t.csv --targets cover --out t.csv",
     ]
     script = (
         "import sys, shlex\nfrom dinoneck.cli.main import main\n"
