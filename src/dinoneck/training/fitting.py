@@ -33,15 +33,7 @@ from dinoneck.training.folder import STATE, Callback
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.scores import (
-    accuracy,
-    class_counts,
-    class_iou,
-    map_confusion,
-    mean_known,
-    unexplained,
-    value_terms,
-)
+from dinoneck.training.scores import Split, map_confusion, method_scores, unexplained, value_terms
 from dinoneck.training.source import compare_images
 from dinoneck.training.sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
 from dinoneck.training.targets import WEIGHT, SourceIds, Table, by_id, match_samples, training_targets
@@ -252,12 +244,9 @@ def _scores(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
         truth = truth.argmax(dim=1).masked_fill(truth.isnan().any(dim=1), -1)
     if task.ignore_index is not None:
         truth = truth.masked_fill(truth == task.ignore_index, -1)
-    counts = class_counts(map_confusion(truth, output))
-    if not counts.any():
-        return {}
-    if task.is_map:
-        return {f"val_mean_iou/{task.name}": float(mean_known(class_iou(counts)))}
-    return {f"val_accuracy/{task.name}": float(accuracy(counts))}
+    scores = method_scores("mask", None, map_confusion(truth, output)[None], Split([[0]], [0]))
+    name, score = ("mean_iou", scores["mean_iou"]) if task.is_map else ("accuracy", scores["pixel_accuracy"])
+    return {} if score["pooled"] is None else {f"val_{name}/{task.name}": score["pooled"]}
 
 
 def _parts(head: Head, source: TokenSource) -> nn.ModuleDict:

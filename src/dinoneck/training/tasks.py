@@ -233,7 +233,8 @@ def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> No
     Raises:
         DataError: naming the target, the images or the fold.
     """
-    present = [known(x).reshape(len(x), -1).any(dim=1).numpy() for x in problem.targets.values()]
+    masks = [known(task, problem.targets[task.name]) for task in problem.tasks]
+    present = [mask.reshape(len(mask), -1).any(dim=1).numpy() for mask in masks]
     if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
         names = some_of([repr(table.index[row]) for row in nothing], 3)
         raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
