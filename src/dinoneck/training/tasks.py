@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck import registry
@@ -294,7 +295,9 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         return problem
     if maps.kind == "dense":
         raise ConfigError(f"the head's map of {maps.name!r} is {tuple(size)}, and the labels are per patch; take dense")
-    return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
+    pixels = (maps.pixels(row)[None].float() for row in range(len(maps.values)))
+    indices = torch.cat([F.interpolate(own, size, mode="nearest-exact")[0].long() for own in pixels])
+    return replace(problem, targets={**problem.targets, maps.name: indices})
 
 
 def head_type(config: TrainConfig, maps: str | None = None) -> str:
