@@ -13,7 +13,7 @@ from benchmarks.measure import Row
 from dinoneck.backbones.known import KNOWN
 from dinoneck.cli.main import main as dinoneck
 from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, train
-from dinoneck.training.comparing import prepare_heads, train_heads
+from dinoneck.training.run import prepare_heads, train_heads
 
 CLASSES = ("soil", "crop", "weed")
 SHORT_SIZE = (96, 128)

@@ -22,9 +22,9 @@ from dinoneck.inference.predictor import Predictor
 from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import opened
 from dinoneck.tasks import columns_of
-from dinoneck.training.report import scores_of, spread_of, verdict
-from dinoneck.training.scores import Split, map_confusion
-from dinoneck.training.table import class_names, groups_of
+from dinoneck.training.report import summary
+from dinoneck.training.scores import map_confusion
+from dinoneck.training.table import class_names
 from dinoneck.training.tasks import Scored
 from dinoneck.version import versions
 
@@ -86,23 +86,7 @@ def evaluate(
         cost[name] = _cost(one.passes[0].backbone, one.passes[0].modules[1:], seconds, len(table))
     if not scored:
         raise DataError(f"the truth has none of what is predicted, {some_of([*tasks], 5)}; it has {[*table.columns]}")
-    return _scores(scored, predictions, table) | {"cost": cost, "versions": versions()}
-
-
-def _scores(scored: Mapping[str, Scored], predictions: Mapping[str, Any], table: Any) -> dict[str, Any]:
-    """The scores, as a training reports them."""
-    groups = groups_of(table) or list(table.index)
-    weights = {name: weight for name, weight in table.attrs.get("weights", {}).items() if name in scored}
-    split, count = Split([np.arange(len(groups))], groups), len({*groups})
-    counts = {"images": len(groups), "predicted": len(groups), "groups": count, "groups_predicted": count}
-    scores = scores_of(scored, predictions, split, weights)
-    return counts | {
-        "scores": scores,
-        "spread": spread_of(scored, split),
-        "auxiliary": [],
-        "target_weights": weights,
-        "verdict": verdict(scored, scores, count, [*predictions]),
-    }
+    return summary(table, scored, predictions, [range(len(table))]) | {"cost": cost, "versions": versions()}
 
 
 def _opened(model: Any) -> Predictor | Detector:

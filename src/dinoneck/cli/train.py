@@ -80,7 +80,7 @@ def train(
 
 def _compared(run: TrainConfig, heads: Sequence[str], out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
     """Train several heads on the same tokens and folds; return the report."""
-    from dinoneck.training.comparing import prepare_heads, train_heads
+    from dinoneck.training.run import prepare_heads, train_heads
 
     runs = prepare_heads(run, heads, out, overwrite=overwrite)
     _describe(next(iter(runs.values())))

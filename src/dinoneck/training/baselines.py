@@ -1,6 +1,6 @@
 """The baselines of a run: ridge regression and nearest neighbours on the mean token, and a fitted LinearHead.
 
-Inner folds of the training rows choose their settings.
+Inner folds of the training rows choose their settings; features are standardised on the rows that a fit sees.
 """
 
 from __future__ import annotations
@@ -142,20 +142,16 @@ def chosen(
     Raises:
         DataError: if no value of a target is known.
     """
-    predictions = np.empty((len(new), y.shape[1]))
-    for known in np.unique(np.isfinite(y), axis=1).T:
-        if not known.any():
+    predictions, known = np.empty((len(new), y.shape[1])), np.isfinite(y)
+    for rows in np.unique(known, axis=1).T:
+        if not rows.any():
             raise DataError("a fold has no training rows whose target is known; use other folds")
-        columns = np.flatnonzero((np.isfinite(y) == known[:, None]).all(axis=0))
-        own_x, own_y, labels = (
-            x[known],
-            y[np.ix_(known, columns)],
-            [groups[row] for row in np.flatnonzero(known).tolist()],
-        )
+        columns = (known == rows[:, None]).all(axis=0)
+        own_x, own_y, labels = x[rows], y[rows][:, columns], [groups[row] for row in np.flatnonzero(rows).tolist()]
         labels = labels if len({*labels}) > 1 else [*range(len(labels))]
         count = min(INNER_FOLDS, len({*labels}))
         every = path(own_x, own_y, new)
-        errors = np.zeros((len(every), len(columns)))
+        errors = np.zeros((len(every), own_y.shape[1]))
         for train, valid in group_folds(labels, count, seed=0) if count > 1 else ():
             errors += error(path(own_x[train], own_y[train], own_x[valid]), own_y[valid])
         predictions[:, columns] = np.take_along_axis(every, errors.argmin(axis=0)[None, None], axis=0)[0]

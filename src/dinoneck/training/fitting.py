@@ -33,15 +33,7 @@ from dinoneck.training.folder import STATE, Callback
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.scores import (
-    accuracy,
-    class_counts,
-    class_iou,
-    map_confusion,
-    mean_known,
-    unexplained,
-    value_terms,
-)
+from dinoneck.training.scores import Split, map_confusion, method_scores, unexplained, value_terms
 from dinoneck.training.source import compare_images
 from dinoneck.training.sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
 from dinoneck.training.targets import WEIGHT, SourceIds, Table, by_id, match_samples, training_targets
@@ -105,8 +97,8 @@ def fit(
     used = [*train, *valid]
     _check_images(source, targets, used)
     normalised, originals = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
-    parts, device = _parts(head, source), next(head.parameters()).device
-    objective = Objective(parts, loss.to(device), recipe)
+    device = next(head.parameters()).device
+    objective = Objective(head, source, loss.to(device), recipe)
     samples = Samples(source, used, len(train), objective.maps, normalised, device)
     with _RUNNING, own_random_numbers():
         return _trained(objective, samples, originals, None if out is None else Path(out) / STATE, resume, callbacks)
@@ -155,14 +147,19 @@ class Objective(nn.Module):
     """Backbone (of live tokens), head and loss: a batch's losses by name, of samples that may be blended.
 
     Args:
-        trained: ``head``, and ``backbone`` where tokens are live.
+        head: of the tokens.
+        source: of the tokens; the backbone of live tokens is trained along.
         loss: over the head's tasks.
         recipe: how samples are blended.
+
+    Attributes:
+        trained: ``head``, and ``backbone`` where tokens are live.
     """
 
-    def __init__(self, trained: nn.ModuleDict, loss: TaskLoss, recipe: Recipe) -> None:
+    def __init__(self, head: Head, source: TokenSource, loss: TaskLoss, recipe: Recipe) -> None:
         super().__init__()
-        self.trained, self.loss, self.recipe = trained, loss, recipe
+        live = {"backbone": source.backbone} if isinstance(source, LiveTokens) else {}
+        self.trained, self.loss, self.recipe = nn.ModuleDict({"head": head, **live}), loss, recipe
         maps = [task.name for task in loss.tasks if task.is_map or task.is_masks]
         self.maps = {*maps, *(name + WEIGHT for name in maps)}
 
@@ -252,16 +249,9 @@ def _scores(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
         truth = truth.argmax(dim=1).masked_fill(truth.isnan().any(dim=1), -1)
     if task.ignore_index is not None:
         truth = truth.masked_fill(truth == task.ignore_index, -1)
-    counts = class_counts(map_confusion(truth, output))
-    if not counts.any():
-        return {}
-    if task.is_map:
-        return {f"val_mean_iou/{task.name}": float(mean_known(class_iou(counts)))}
-    return {f"val_accuracy/{task.name}": float(accuracy(counts))}
-
-
-def _parts(head: Head, source: TokenSource) -> nn.ModuleDict:
-    return nn.ModuleDict({"head": head, **({"backbone": source.backbone} if isinstance(source, LiveTokens) else {})})
+    scores = method_scores("mask", None, map_confusion(truth, output)[None], Split([[0]], [0]))
+    name, score = ("mean_iou", scores["mean_iou"]) if task.is_map else ("accuracy", scores["pixel_accuracy"])
+    return {} if score["pooled"] is None else {f"val_{name}/{task.name}": score["pooled"]}
 
 
 def _check_images(source: TokenSource, targets: Any, ids: Sequence[str]) -> None:

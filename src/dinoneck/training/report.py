@@ -12,6 +12,7 @@ from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.sources import TokenSource, in_batches
+from dinoneck.training.table import groups_of
 from dinoneck.training.tasks import Problem, Scored
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
@@ -61,6 +62,39 @@ def no_predictions(problem: Problem, count: int, methods: Sequence[str]) -> Meth
         return np.full(count, -1) if target.kind == "class" else np.full(target.truth.shape, np.nan)
 
     return {method: {name: unknown(target) for name, target in problem.scored.items()} for method in methods}
+
+
+def summary(table: Any, scored: Mapping[str, Scored], predictions: Predictions, folds: Sequence[Any]) -> dict[str, Any]:
+    """Return what a report holds of the scores of methods: counts, scores, spread, target weights and the verdict.
+
+    Args:
+        table: the images.
+        scored: the targets.
+        predictions: of the methods; the first is compared with the others.
+        folds: the rows that each fold held out; where there are none, there are no scores.
+    """
+    groups = groups_of(table) or list(table.index)
+    folds = [valid for valid in folds if len(valid)]
+    rows = [int(row) for valid in folds for row in valid]
+    predicted = {groups[row] for row in rows}
+    weights = table.attrs.get("weights", {})
+    scores, spread, line = {}, {}, "one head on all images; none is held out"
+    own = {name: weights[name] for name in scored if name in weights}
+    if folds:
+        split = Split(folds, groups)
+        scores, spread = scores_of(scored, predictions, split, own), spread_of(scored, split)
+        line = verdict(scored, scores, len(predicted), [*predictions])
+    return {
+        "images": len(table),
+        "predicted": len(rows),
+        "groups": len({*groups}),
+        "groups_predicted": len(predicted),
+        "scores": scores,
+        "spread": spread,
+        "auxiliary": [name for name, target in scored.items() if target.auxiliary],
+        "target_weights": own,
+        "verdict": line,
+    }
 
 
 def scores_of(
@@ -156,24 +190,23 @@ def verdict(
 
 def prediction_rows(
     table: Any, scored: Mapping[str, Scored], predictions: Predictions, folds: Mapping[int, Sequence[Any]]
-) -> list[list[Any]]:
-    """Return a header, and per held-out image its id, fold, and the true and predicted values and classes.
+) -> dict[str, list[Any]]:
+    """Return the held-out images as columns: id, fold, and the true and predicted values and classes.
 
     What is not known is None. Auxiliary targets and maps have no columns.
     """
     fold_of = {int(row): number for number, (_, valid) in folds.items() for row in valid}
-    columns = {name: own for name, own in scored.items() if own.kind in ("value", "class") and not own.auxiliary}
-    header = ["image", "fold"]
-    for name in columns:
-        header += [name, *(f"{name} ({method})" for method, own in predictions.items() if name in own)]
-    rows = []
-    for row in sorted(fold_of):
-        cells: list[Any] = [table.index[row], fold_of[row]]
-        for name, target in columns.items():
-            each = [target.truth[row], *(own[name][row] for own in predictions.values() if name in own)]
-            if target.kind == "class":
-                cells += [None if k < 0 else target.labels[k] for k in each]
-            else:
-                cells += [None if np.isnan(x) else float(f"{x[0]:.6g}") for x in each]
-        rows.append(cells)
-    return [header, *rows]
+    rows = sorted(fold_of)
+    columns = {"image": [table.index[row] for row in rows], "fold": [fold_of[row] for row in rows]}
+    for name, target in scored.items():
+        if target.kind in ("value", "class") and not target.auxiliary:
+            own = {f"{name} ({method})": found[name] for method, found in predictions.items() if name in found}
+            for key, values in {name: target.truth, **own}.items():
+                columns[key] = [_cell(target, value) for value in values[rows]]
+    return columns
+
+
+def _cell(target: Scored, value: Any) -> Any:
+    if target.kind == "class":
+        return None if value < 0 else target.labels[value]
+    return None if np.isnan(value) else float(f"{value[0]:.6g}")

@@ -17,7 +17,7 @@ from dinoneck.atomic import write_text
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.data.cells import csv_text
 from dinoneck.devices import bytes_of, local_device
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
@@ -30,11 +30,18 @@ from dinoneck.training.baselines import baseline_head
 from dinoneck.training.config import TrainConfig, check_used
 from dinoneck.training.fitting import fit
 from dinoneck.training.report import BOTH, HEAD, LINEAR, Methods
-from dinoneck.training.scores import Split
 from dinoneck.training.source import Source, live_tokens, source_of, trained_weights
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.training.table import Fold, folds_of, groups_of, of_pasture, read_maps, table_of
-from dinoneck.training.tasks import Problem, check_targets, head_type, make_head, problem_of, with_fine_maps
+from dinoneck.training.tasks import (
+    SEVERAL_LAYERS,
+    Problem,
+    check_targets,
+    head_type,
+    make_head,
+    problem_of,
+    with_fine_maps,
+)
 from dinoneck.version import versions
 
 
@@ -159,6 +166,46 @@ def train_folds(run: Run, *, tokens: TokenSource | None = None, resume: bool = T
     return _finish(run, members, predictions), predictions
 
 
+def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False) -> dict[str, Run]:
+    """Return a run per head, each with the tokens, folds and targets of the first, in the folder ``out / NAME``.
+
+    Raises:
+        ConfigError: for fewer than two heads, or a head that is named twice.
+        DinoneckError: as :func:`dinoneck.training.train`.
+    """
+    if len({*heads}) < max(len(heads), 2):
+        raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
+    heads = sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True)  # all heads read the layers of the first
+    runs: dict[str, Run] = {}
+    for name in heads:
+        source = next((run.source for run in runs.values()), None)
+        own = config.changed(head={**config.head, "type": name})
+        runs[name] = prepare(own, out / name, overwrite=overwrite, source=source)
+    return runs
+
+
+def train_heads(runs: dict[str, Run], out: Path, *, resume: bool = True) -> dict[str, Any]:
+    """Train the runs of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
+
+    The first head is compared with each other one, by intervals over groups. ``cost``: head -> seconds of training and
+    parameters.
+    """
+    first = next(iter(runs.values()))
+    tokens, predictions, cost, report = first.source.load(), dict[str, Any](), dict[str, Any](), dict[str, Any]()
+    for name, run in runs.items():
+        note(f"head {name}")
+        report, found = train_folds(run, tokens=tokens, resume=resume)
+        predictions[name] = found[HEAD]
+        logs = [line for path in (run.folder / files.LOGS).glob("*.jsonl") for line in read_regular(path).splitlines()]
+        seconds = sum(json.loads(line)["seconds"] for line in logs)
+        cost[name] = {"parameters": report["parameters"], "seconds": seconds}
+    shared = {key: value for key, value in report.items() if key not in ("config", "parameters")}
+    held_out = [valid for _, valid in first.folds.values()]
+    whole = shared | reports.summary(first.table, first.problem.scored, predictions, held_out) | {"cost": cost}
+    write_text(out / files.REPORT, json.dumps(whole, indent=2, allow_nan=False) + "\n")
+    return whole
+
+
 def _begin(run: Run, tokens: TokenSource, *, resume: bool) -> None:
     """Keep what identifies the run; remove the results of another one that is to be replaced.
 
@@ -207,7 +254,7 @@ def _train_fold(run: Run, tokens: TokenSource, number: int | None, fold: Fold, p
     unfinished = run.folder / files.UNFINISHED / _name(number)
     if is_new and _writes():
         method = BOTH if config.with_ridge else HEAD
-        scores = _scores(run, {method: predictions[method]}, Split([valid], run.table.index)) if valid else {}
+        scores = reports.summary(run.table, problem.scored, {method: predictions[method]}, [valid])["scores"]
         shutil.copyfile(unfinished / files.LOG, _log_file(run, number))
         _save(run, heads[method], path, {"fold": number, "metrics": reports.fold_metrics(scores, method)}, live)
     if _writes():
@@ -235,28 +282,10 @@ def _fitted_head(run: Run, source: TokenSource, number: int | None, rows: Any, v
 def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str, Any]:
     """Score all folds; write the ensemble, the predictions and, last, the report."""
     config, table, scored, folder = run.config, run.table, run.problem.scored, run.folder
-    groups = groups_of(table) or list(table.index)
-    held_out = [valid for _, valid in run.folds.values() if len(valid)]
-    rows = [int(row) for valid in held_out for row in valid]
-    predicted = {groups[row] for row in rows}
-    scores, spread, verdict = {}, {}, "one head on all images; none is held out"
-    if held_out:
-        split = Split(held_out, groups)
-        scores, spread = _scores(run, predictions, split), reports.spread_of(scored, split)
-        verdict = reports.verdict(scored, scores, len(predicted))
-    weights = table.attrs.get("weights", {})
     report: dict[str, Any] = {
-        "images": len(table),
-        "predicted": len(rows),
-        "groups": len(set(groups)),
-        "groups_predicted": len(predicted),
-        "scores": scores,
-        "spread": spread,
-        "auxiliary": [name for name, target in scored.items() if target.auxiliary],
-        "target_weights": {name: weights[name] for name in scored if name in weights},
+        **reports.summary(table, scored, predictions, [valid for _, valid in run.folds.values()]),
         "loss_weights": _learned_weights(run),
         "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
-        "verdict": verdict,
         "config": config.to_dict(),
         "backbone": dict(run.source.record),
         "inputs": run.source.preprocess.record(),
@@ -267,19 +296,16 @@ def _finish(run: Run, members: Sequence[Head], predictions: Methods) -> dict[str
         file = folder / files.HEAD_FILE
         if not config.is_live:
             whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
-            _save(run, whole, file, {"metrics": reports.fold_metrics(scores, BOTH if config.with_ridge else HEAD)})
+            metrics = reports.fold_metrics(report["scores"], BOTH if config.with_ridge else HEAD)
+            _save(run, whole, file, {"metrics": metrics})
         elif len(run.folds) == 1:
             shutil.copyfile(_fold_file(run, *run.folds), file)
-        header, *lines = reports.prediction_rows(table, scored, predictions, run.folds)
-        write_text(folder / files.PREDICTIONS, csv_text(header, lines))
+        columns = reports.prediction_rows(table, scored, predictions, run.folds)
+        write_text(folder / files.PREDICTIONS, csv_text([*columns], zip(*columns.values(), strict=True)))
         write_text(folder / files.REPORT, text + "\n")
         shutil.rmtree(folder / files.UNFINISHED)
     plain: dict[str, Any] = json.loads(text)
     return plain
-
-
-def _scores(run: Run, predictions: Mapping[str, Any], split: Split) -> dict[str, Any]:
-    return reports.scores_of(run.problem.scored, predictions, split, run.table.attrs.get("weights", {}))
 
 
 def _learned_weights(run: Run) -> dict[str, dict[str, float]]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from dinoneck.backbones.backbone import Backbone
-from dinoneck.backbones.known import DINOV3_SMALL, TINY
+from dinoneck.backbones.known import DINOV3_SMALL
 from dinoneck.backbones.load import load_backbone
 from dinoneck.backbones.lora import base_name
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
@@ -199,7 +199,6 @@ def open_backbone(own: FrozenBackbone, device: str | None = None, *, norm: bool 
         BackboneError: if the weights cannot be loaded.
     """
     name = own.name or DINOV3_SMALL
-    random = own.random or (name == TINY and own.file is None)
     options: dict[str, Any] = {"checkpoint": own.file, "seed": own.seed, "layers": own.layers, "norm": norm}
     place = local_device(device)
-    return load_backbone(name, source=own.source or "timm", pretrained=not random, **options).to(place)
+    return load_backbone(name, source=own.source or "timm", pretrained=not own.random, **options).to(place)

@@ -267,11 +267,9 @@ class Samples:
         tokens in memory on a CPU, where a thread would take the step's core.
         """
         stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
-        if isinstance(self.source, LiveTokens):
-            ahead = self.source.transform is None or not is_training
-        else:
-            in_place = isinstance(self.source, MemoryTokens) and self.device.type == "cpu"
-            ahead = is_stored(self.source) and not in_place
+        draws = is_training and getattr(self.source, "transform", None) is not None
+        in_place = isinstance(self.source, MemoryTokens) and self.device.type == "cpu"
+        ahead = (isinstance(self.source, LiveTokens) or is_stored(self.source)) and not (draws or in_place)
 
         def read(batch: tuple[Any, Any]) -> tuple[Any, Table]:
             with nullcontext() if stream is None else torch.cuda.stream(stream):  # a thread has its own

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor
 
@@ -254,11 +253,6 @@ class Maps:
     values: Tensor
     weight: Tensor
     pixels: Callable[[int], Tensor]
-
-    def indices(self, size: Sequence[int]) -> Tensor:
-        """Return the classes of all images on a grid (n, *size), int64; -1 = none."""
-        pixels = (self.pixels(row)[None].float() for row in range(len(self.values)))
-        return torch.cat([F.interpolate(own, tuple(size), mode="nearest-exact")[0].long() for own in pixels])
 
     def means(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Return the mean of every output over the image's labelled pixels, (n, K), NaN without a label."""

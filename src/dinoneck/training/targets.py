@@ -209,7 +209,7 @@ def training_targets(
         values[task.name], originals[task.name] = _normalised(task, x, ids), x
     for task in loss.tasks:
         _check_learnable(task, values[task.name][:trained])
-    if needs_validation and not any(_present(task, values[task.name][trained:]).any() for task in loss.tasks):
+    if needs_validation and not any(known(task, values[task.name][trained:]).any() for task in loss.tasks):
         raise DataError("patience is set, and no validation id has a target value to judge epochs by")
     return values, originals
 
@@ -229,18 +229,10 @@ def as_array(values: Any) -> _Array:
     return np.asarray(values)
 
 
-def known(values: Tensor) -> Tensor:
-    """Return a mask of the targets that are not missing; of maps (B, K, rows, cols) by cell."""
-    present = values.isfinite() if values.is_floating_point() else values >= 0
+def known(task: Task, values: Tensor) -> Tensor:
+    """Return a mask of the targets that are neither missing nor ignored; of maps (B, K, rows, cols) by cell."""
+    present = values.isfinite() if values.is_floating_point() else (values >= 0) & (values != task.ignore_index)
     return present.all(dim=1) if values.ndim == 4 else present
-
-
-def _present(task: Task, values: Tensor) -> Tensor:
-    """Where values are neither missing nor ignored."""
-    present = known(values)
-    return (
-        present if task.ignore_index is None or values.is_floating_point() else present & (values != task.ignore_index)
-    )
 
 
 def _original(task: Task, values: Any) -> Tensor:
@@ -297,7 +289,7 @@ def _normalised(task: Task, x: Tensor, ids: Sequence[str]) -> Tensor:
 
 def _check_learnable(task: Task, values: Tensor) -> None:
     """Refuse training targets that are all missing or all equal, or that the task's activation cannot reach."""
-    if not bool(_present(task, values).any()):
+    if not bool(known(task, values).any()):
         raise DataError(f"task {task.name!r} has no target value among the {len(values)} training ids")
     if task.is_categorical:
         return

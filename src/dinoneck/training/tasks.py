@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinoneck import registry
@@ -233,7 +234,8 @@ def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> No
     Raises:
         DataError: naming the target, the images or the fold.
     """
-    present = [known(x).reshape(len(x), -1).any(dim=1).numpy() for x in problem.targets.values()]
+    masks = [known(task, problem.targets[task.name]) for task in problem.tasks]
+    present = [mask.reshape(len(mask), -1).any(dim=1).numpy() for mask in masks]
     if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
         names = some_of([repr(table.index[row]) for row in nothing], 3)
         raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
@@ -293,7 +295,9 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
         return problem
     if maps.kind == "dense":
         raise ConfigError(f"the head's map of {maps.name!r} is {tuple(size)}, and the labels are per patch; take dense")
-    return replace(problem, targets={**problem.targets, maps.name: maps.indices(size)})
+    pixels = (maps.pixels(row)[None].float() for row in range(len(maps.values)))
+    indices = torch.cat([F.interpolate(own, size, mode="nearest-exact")[0].long() for own in pixels])
+    return replace(problem, targets={**problem.targets, maps.name: indices})
 
 
 def head_type(config: TrainConfig, maps: str | None = None) -> str:

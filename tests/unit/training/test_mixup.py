@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinoneck import PatchMeanHead, Task, Tokens
 from dinoneck.losses import TaskLoss
-from dinoneck.training import Recipe, cutmix, manifold_mixup
+from dinoneck.training import MemoryTokens, Recipe, cutmix, manifold_mixup
 from dinoneck.training.fitting import Objective
 
 B = 5
@@ -77,7 +77,8 @@ def test_mixed_losses_follow_the_targets_of_both_samples() -> None:
     values = {"x": targets()["x"], "kind": torch.tensor([0, 1, -1, 2, 1])}
     values["x"][1] = torch.nan
     masks = {"x": values["x"].isfinite(), "kind": values["kind"] >= 0}
-    own = Objective(nn.ModuleDict({"head": head}), loss, Recipe(mixup_alpha=1.0))
+    source = MemoryTokens([*map(str, range(5))], tokens())
+    own = Objective(head, source, loss, Recipe(mixup_alpha=1.0))
     torch.manual_seed(3)
     found = own(tokens(), values, mixes=True)
     torch.manual_seed(3)

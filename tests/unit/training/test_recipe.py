@@ -58,8 +58,9 @@ def test_every_field_changes_the_result(name: str) -> None:
 
 
 def test_all_fields_are_tested() -> None:
-    """The rest are tested where they act: cutmix and backbone_lr on live images, patience in runs."""
-    elsewhere = {"cutmix_alpha", "backbone_lr", "patience", "epochs", "batch_size", "lr", "seed"}
+    """The rest are tested where they act: CutMix and rates of a backbone on live images, patience in runs."""
+    elsewhere = {"cutmix_alpha", "backbone_lr", "layer_decay", "freeze", "patience"}
+    elsewhere |= {"epochs", "batch_size", "lr", "seed"}
     assert {*Recipe.__struct_fields__} == {*CHANGES, *elsewhere}
 
 
