@@ -82,7 +82,10 @@ def _parts(buffer: Tensor, places: Sequence[tuple[int, int]], like: Sequence[Ten
 
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured there, during which no value can be read."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type == "cpu":
+        return False
+    asked = getattr(torch.get_device_module(device.type), "is_current_stream_capturing", None)
+    return asked is not None and bool(asked())
 
 
 def bytes_of(tensor: Tensor) -> memoryview:

@@ -106,7 +106,7 @@ def check_cover(folder: Path, out: Path, *arguments: str) -> None:
     assert held
     assert not {row["group"] for row in held} & {row["group"] for row in learnt}
     rows = rows_of(out / "predictions.csv")
-    assert [row["image"] for row in rows] == [row["image"] for row in held]
+    assert [Path(row["image"]).name for row in rows] == [Path(row["image"]).name for row in held]
     assert min(float(row[name]) for row in rows for name in layouts.COVER_TARGETS) >= 0
     judged = {row["image"] for row in rows_of(out / "run" / "out_of_fold.csv")}
     assert judged == {row["image"] for row in learnt}

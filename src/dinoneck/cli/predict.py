@@ -80,7 +80,8 @@ def predict(
     _write(out, rows)
     document = _described(rows, results, model.tasks) if hasattr(model, "tasks") else {"predictions": rows}
     written = [path for path in (out, maps, overlay) if path is not None]
-    show(f"{counted(len(results), 'image')} predicted; written: {', '.join(map(str, written))}")
+    averaged = "" if getattr(model, "tta", "none") == "none" else f", the mean of the views {model.tta}"
+    show(f"{counted(len(results), 'image')} predicted{averaged}; written: {', '.join(map(str, written))}")
     revisions = getattr(model, "revisions", {})
     return {**document, "written": written, "unusable": left_out, "revisions": revisions}
 
