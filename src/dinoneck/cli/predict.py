@@ -82,8 +82,7 @@ def predict(
     written = [path for path in (out, maps, overlay) if path is not None]
     averaged = "" if getattr(model, "tta", "none") == "none" else f", the mean of the views {model.tta}"
     show(f"{counted(len(results), 'image')} predicted{averaged}; written: {', '.join(map(str, written))}")
-    revisions = getattr(model, "revisions", {})
-    return {**document, "written": written, "unusable": left_out, "revisions": revisions}
+    return {**document, "written": written, "unusable": left_out, "revisions": getattr(model, "revisions", {})}
 
 
 def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
