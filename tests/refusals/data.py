@@ -190,7 +190,9 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (many(*([[2.0, 3.0, 12.0, 20.0]] * 8 + [[-5.0, 3.0, 12.0, 20.0]] * 2)), "2 of 10"),  # over the left edge
     (many(*([x / 40, y / 30, 0.2, 0.3] for x, y in [(4, 3)] * 12)), "12"),  # shares of the sides
     *((segmented(wrong), "annotations[1]") for wrong in (
-        None, {"size": [3, 4], "counts": [12]}, {"size": [30, 40], "counts": [5]}, {"counts": [1200]}, [[1, 2]])),
+        None, {"size": [3, 4], "counts": [12]}, {"size": [30, 40], "counts": [5]}, {"counts": [1200]}, [[1, 2]],
+        *({"size": [30, 40], "counts": text} for text in ("", "zz!", "0", "Z1Z1", "P", "é")),
+        [[1e300, 0, 1, 1, 0, 5]], [[math.nan] * 6])),
     (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), classes=["blu"]), ("'blu'", "'blue'")),
     *((lambda folder, own=own: BoxImages(box_samples.write(folder, box_samples.content()), classes=own), "classes")
       for own in ([], ["red", "red"])),

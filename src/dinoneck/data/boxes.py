@@ -184,8 +184,7 @@ class BoxImages(Dataset[Any]):
                 width, height = right - left, bottom - top
                 box = {"bbox": [left, top, width, height], "area": width * height}
                 listed.append({"id": len(listed) + 1, **about, **box})
-        names = zip(self.category_ids, self.classes, strict=True)
-        categories = [{"id": category, "name": name} for category, name in names]
+        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.classes, strict=True)]
         return {"images": msgspec.to_builtins(self._entries), "annotations": listed, "categories": categories}
 
     def _sorted(self, boxes: Sequence[CocoBox]) -> list[list[_Box]]:
@@ -205,9 +204,8 @@ class BoxImages(Dataset[Any]):
             reason = _why_unusable(box, corners)
             over, lost, count = over + (cut > _ROUNDING_PX), lost + bool(reason), count + 1
             if not reason:
-                shape = (
-                    shape_of(box, f"{self.file}: annotations[{i}]", entry) if self.masks and not box.iscrowd else None
-                )
+                where, shown = f"{self.file}: annotations[{i}]", self.masks and not box.iscrowd
+                shape = shape_of(box, where, entry) if shown else None
                 kept[entry.id].append(_Box(corners, label, bool(box.iscrowd), shape))
             if reason or box.iscrowd:
                 self.skipped["crowd" if box.iscrowd else reason] += 1

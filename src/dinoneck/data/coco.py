@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath, PureWindowsPath
@@ -16,8 +17,9 @@ from dinoneck.errors import DataError, did_you_mean, missing_extra, reason_of
 from dinoneck.regular_files import read_regular
 
 Side = Annotated[int, Meta(ge=1)]
-Polygon = Annotated[list[float], Meta(min_length=6)]
+Polygon = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=6)]  # NaN is refused too
 
+_NUMBER = "[P-o]*[0-O]"  # of COCO's text: groups of 5 bits, the last one without a bit for more
 BBOX = "x, y of the upper left corner, width and height in pixels"
 _UNIQUE = ("images id", "images file_name", "annotations id", "categories id", "categories name")
 
@@ -53,7 +55,7 @@ class CocoMask(Struct):
     """A run-length encoded mask, (height, width), as counts or as COCO's text."""
 
     size: tuple[Side, Side]
-    counts: list[Annotated[int, Meta(ge=0)]] | str
+    counts: list[Annotated[int, Meta(ge=0)]] | Annotated[str, Meta(pattern=rf"^({_NUMBER})*\Z")]
 
 
 Shape = Annotated[list[Polygon], Meta(min_length=1)] | CocoMask
@@ -107,9 +109,8 @@ def chosen_classes(coco: Coco, wanted: Sequence[str] | None, file: Path) -> dict
     names = tuple(id_of if wanted is None else wanted)
     if not names or len(set(names)) < len(names):
         raise DataError(f"classes is {wanted!r}; expected one or more names, each once, of {', '.join(id_of)}")
-    for name in names:
-        if name not in id_of:
-            raise DataError(f"{file} has no category {name!r}; it has {', '.join(id_of)}.{did_you_mean(name, id_of)}")
+    for name in sorted({*names}.difference(id_of)):
+        raise DataError(f"{file} has no category {name!r}; it has {', '.join(id_of)}.{did_you_mean(name, id_of)}")
     return {name: id_of[name] for name in names}
 
 
@@ -118,10 +119,20 @@ def shape_of(box: CocoBox, where: str, image: CocoImage) -> Shape:
     size = (image.height, image.width)
     shape: Shape = _converted(box.segmentation, Shape, f"{where}: the segmentation")
     if isinstance(shape, CocoMask):
-        runs = math.prod(size) if isinstance(shape.counts, str) else sum(shape.counts)
-        if (shape.size, runs) != (size, math.prod(size)):
-            raise DataError(f"{where} has a mask of the size {shape.size}, {runs} pixels; expected {size}, all pixels")
+        runs = _runs(shape.counts) if isinstance(shape.counts, str) else shape.counts
+        if shape.size != size or min(runs, default=-1) < 0 or sum(runs) != math.prod(size):
+            raise DataError(f"{where} has a mask of size {shape.size}, {sum(runs)} pixels; expected {size}, all pixels")
     return shape
+
+
+def _runs(text: str) -> list[int]:
+    """The run lengths in COCO's text; from the third run on it holds differences to the last run but one."""
+    runs = list[int]()
+    for number in re.findall(_NUMBER, text):
+        value = sum((ord(sign) - 48 & 31) << 5 * i for i, sign in enumerate(number))
+        value -= (ord(number[-1]) - 48 & 16) << 5 * len(number) - 4  # the sign
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+    return runs
 
 
 def decoded(shape: Shape, height: int, width: int) -> Any:

@@ -39,8 +39,7 @@ def in_threads(
     if len(items) < 2:
         yield from map(function, items)
         return
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = workers or max(1, min(8, (os.cpu_count() or 1) // processes))
+    workers = workers or max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="dinoneck-images")
     waiting: deque[Future[T]] = deque()
     try:
@@ -169,7 +168,7 @@ def read_orientation(image: Image.Image) -> int:
     """
     orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
     if image.format != "TIFF" or orientation == 1:
-        return orientation
+        return orientation if isinstance(orientation, int) else 1  # damaged
     image.filename = ""  # type: ignore[attr-defined]  # Pillow 11 to 13 scrambles a raw TIFF that it maps by its name
     image.load()
     return 1

@@ -42,8 +42,8 @@ class LocalFiles:
     at_once = 1  # pieces read before they are compared with their checksums: the processor's cache still holds them
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(root / name))
+        self.root, self._given = root.absolute(), str(root)  # another current folder later is no other store
+        self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(self.root / name))
 
     def __reduce__(self) -> Any:
         return LocalFiles, (self.root,)
@@ -87,7 +87,7 @@ class LocalFiles:
         self._opened.cache_clear()
 
     def __str__(self) -> str:
-        return str(self.root)
+        return self._given
 
 
 class RemoteFiles:

@@ -188,3 +188,14 @@ def test_a_decoder_is_chosen_without_a_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_pixels(tmp_path / "a.jpg").dtype == torch.uint8
+
+
+def test_an_orientation_that_is_no_number_turns_nothing(tmp_path: Path) -> None:
+    exif, path = Image.Exif(), tmp_path / "a.webp"
+    exif[0x112] = 6
+    drawn("RGB").save(path, exif=exif)
+    raw, entry = path.read_bytes(), b"\x12\x01\x03\x00"
+    little = raw.replace(entry, b"\x12\x01\x07\x00").replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x07")
+    path.write_bytes(little)
+    assert little != raw
+    assert read_image_size(path) == read_pixels(path).shape[-2:] == drawn("RGB").size[::-1]

@@ -296,6 +296,16 @@ def test_a_read_only_store_opens(images: Path, two_layers: Backbone, tmp_path: P
             folder.chmod(0o755)
 
 
+def test_another_current_folder_later_is_no_other_store(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(filled.path)
+    monkeypatch.chdir(folder.parent)
+    store = FeatureStore.open(folder.name)
+    monkeypatch.chdir("/")
+    assert store.path == folder.name
+    assert same(store, filled)
+    assert same(pickle.loads(pickle.dumps(store)), filled)
+
+
 def test_remote_stores_fetch_only_what_is_asked_for(filled: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FeatureStore.open(f"local://{filled.path}", check="always")
     assert store.ids == filled.ids
