@@ -228,10 +228,11 @@ def check(meta: Mapping[str, Any], name: str) -> HeadFile:
         )
     known = msgspec.to_builtins([record.backbone, record.tasks])  # without the entries of one's own
     printed = {**meta, "backbone": known[0], "tasks": known[1]}
-    for key in _PRINTED:
-        for text in map(json.loads, _TEXT.findall(json.dumps(printed[key]))):
-            if not text.isprintable():
-                raise CheckpointError(f"{name}: {key} holds {_shown(text)}; expected printable text", step="schema")
+    for quoted in _TEXT.findall(json.dumps([printed[key] for key in _PRINTED])):
+        is_plain = "\\" not in quoted and quoted.isprintable()
+        if not is_plain and not (text := json.loads(quoted)).isprintable():
+            key = next(key for key in _PRINTED if quoted in json.dumps(printed[key]))
+            raise CheckpointError(f"{name}: {key} holds {_shown(text)}; expected printable text", step="schema")
     for key in ("training", "extra"):
         content = json.dumps(meta[key], ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(content) > MAX_TEXT_BYTES:
