@@ -79,14 +79,12 @@ def read_coco(file: Path) -> Coco:
     for i, image in enumerate(coco.images):
         path = PureWindowsPath(image.file_name)  # knows both separators
         if not image.file_name.strip() or "\0" in image.file_name or path.anchor or ".." in path.parts:
-            name = image.file_name[:60]
-            raise DataError(f"{file}: images[{i}] has the file_name {name!r}; expected a path below the images' folder")
+            raise DataError(f"{file}: images[{i}].file_name is {image.file_name[:60]!r}; expected a path in the folder")
         image.file_name = str(PurePath(image.file_name))  # ./a.png is a.png
     for kind, key in map(str.split, _UNIQUE):
-        values = [getattr(entry, key) for entry in getattr(coco, kind)]
-        if len(set(values)) < len(values):
-            [(value, _)] = Counter(values).most_common(1)
-            raise DataError(f"{file}: {kind}: the {key} {value!r} is given several times; give every entry its own")
+        for value, count in Counter(getattr(entry, key) for entry in getattr(coco, kind)).most_common(1):
+            if count > 1:
+                raise DataError(f"{file}: {kind}: the {key} {value!r} is given several times; give every entry its own")
     known = {category.id for category in coco.categories}
     for i, box in enumerate(coco.annotations):
         if box.category_id not in known:

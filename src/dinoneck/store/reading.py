@@ -174,10 +174,9 @@ class Reader(StoredTokens):
             some = places[begin : begin + self.files.at_once]
             self.files.fill([piece for entry, view, rows, _ in some for piece in _pieces(entry, view, rows, parts)])
             for entry, view, rows, is_known in some:
-                if is_known:
-                    continue
-                value = checksum(self.shards.made, entry.id, entry.grid, view, itertools.chain(*rows))
-                if value != entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]:
+                stored = entry.checksums[view * CHECKSUM_BYTES : (view + 1) * CHECKSUM_BYTES]
+                seed = (self.shards.made, entry.id, entry.grid, view)
+                if not is_known and stored != checksum(*seed, itertools.chain(*rows)):
                     problem = f"view {view} of {entry.id!r} has another checksum; delete that file and extract again"
                     raise StoreError(f"{self.files}/{entry.shard} is damaged: {problem}")
         return columns
