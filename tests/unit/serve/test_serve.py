@@ -28,7 +28,7 @@ from benchmarks.service import (
     scene,
 )
 from PIL import Image
-from tests.unit.test_orientation import FORMS, folder_of, head_file, upright_of
+from tests.unit.test_orientation import FORMS, folder_of, upright_of
 
 from dinoneck import (
     ConfigError,
@@ -250,7 +250,11 @@ def serving_port() -> Iterator[int]:
 @pytest.fixture(scope="module")
 def free_head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head that takes images in their own size."""
-    return head_file(tmp_path_factory.mktemp("service"), resize="crop")
+    path, backbone = tmp_path_factory.mktemp("service") / "head.safetensors", load_backbone("dinoneck_tiny")
+    torch.manual_seed(0)
+    prepare = backbone.preprocess.changed(resize="crop")
+    save_head(path, PatchMeanHead(64, [Task("mass", unit="g")]), backbone=backbone, preprocess=prepare)
+    return path
 
 
 class Served:
