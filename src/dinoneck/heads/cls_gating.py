@@ -119,7 +119,7 @@ class CLSGating(Configured, nn.Module):
 
     def place_logits(self, cls_token: Tensor, num_patches: int, grid: Sequence[int] | None) -> Tensor:
         """Return the logits (B, N) of ``mlp`` and ``resized``, computed from the CLS token (B, C) alone."""
-        if num_patches != self.num_patches and (self.own_grid is None or grid is None):
+        if (self.own_grid is None or grid is None) and num_patches != self.num_patches:
             raise ShapeError(
                 f"there are {num_patches} patches; this gate was built for {self.own_grid or self.num_patches}. Use "
                 "images of that size, mode='resized' with grid=(rows, cols) (the same weights), or 'query'"
