@@ -54,7 +54,7 @@ HEADS: dict[str, Callable[[], list[nn.Module]]] = {
                 PatchMeanHead(64, [MASS, STATE], 8),
                 CLSGatingHead(64, [MASS], "query", hidden_dim=8),
             ],
-            layers=[(1, 0), (5,), (5,)],
+            layers=[(1, 0), (1,), (1,)],
         )
     ],
     "names of nodes": lambda: [PatchMeanHead(64, NAMES_INSIDE, 8)],
