@@ -18,7 +18,14 @@ def test_a_whole_model_is_described_in_lines_and_as_json(tmp_path: Path) -> None
     printed = found.json
     assert printed["ok"] and printed["files"] == [str(out)] and printed["fixed_because"] is None
     assert [output["name"] for output in printed["description"]["outputs"]] == ["mass", "mass.map"]
-    for line in ("written", "size [32, 64]", "name mass, shape", "task mass", "unit g", "tried [[1, 32, 64], [3, 32, 64]]"):
+    for line in (
+        "written",
+        "size [32, 64]",
+        "name mass, shape",
+        "task mass",
+        "unit g",
+        "tried [[1, 32, 64], [3, 32, 64]]",
+    ):
         assert line in found.err
     assert set(torch.export.load(out).module()(torch.rand(1, 3, 32, 64))) == {"mass", "mass.map"}
 
