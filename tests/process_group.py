@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def told_by(command: Sequence[str | Path], limit_s: float, env: Mapping[str, str] | None = None) -> str:
+def printed_by(command: Sequence[str | Path], limit_s: float, env: Mapping[str, str] | None = None) -> str:
     """Return what a command prints, run in the checkout; it must succeed."""
     process = subprocess.Popen(
         command,

@@ -154,7 +154,7 @@ def prepared(variant: Variant, step: str) -> Callable[[], Any]:
     module = variant.module
 
     def forward() -> Any:
-        if module.training:  # walking through all modules is no part of the work
+        if module.training:  # walking through all modules is not part of the work
             module.eval()
         with torch.inference_mode():
             return variant.call()

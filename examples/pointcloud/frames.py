@@ -170,7 +170,7 @@ def _depth(image: Image.Image, name: str) -> Tensor:
 
 
 def rigid(translation: list[float], quaternion: list[float]) -> Tensor:
-    """Return the pose (4, 4) of a position and a quaternion (x, y, z, w); Cameras refuses one that is no rotation."""
+    """Return the pose (4, 4) of a position and a quaternion (x, y, z, w); Cameras checks that it is a rotation."""
     x, y, z, w = quaternion
     cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
     pose = torch.eye(4, dtype=torch.float64)

@@ -12,7 +12,7 @@ import pytest
 from tests.faults import mutate, pairing, signed, store
 from tests.faults.judge import HARMLESS, REFUSED, Judge, files
 from tests.faults.report import PAGE, PARTS, REPORT, page
-from tests.process_group import told_by
+from tests.process_group import printed_by
 
 from dinoneck import CheckpointError, HeadCheckpoint
 
@@ -21,7 +21,7 @@ from dinoneck import CheckpointError, HeadCheckpoint
 @pytest.mark.parametrize("part", PARTS)
 def test_no_case_is_silently_wrong(part: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.faults", "--parts", part, "--share", "0.002"]
-    told_by([*command, "--out", str(tmp_path / "report.json")], 280)
+    printed_by([*command, "--out", str(tmp_path / "report.json")], 280)
     modes = json.loads((tmp_path / "report.json").read_text())[part]["modes"]
     assert all(counts["cases"] > 0 == counts["silent"] for counts in modes.values())
 

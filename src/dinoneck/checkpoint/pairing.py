@@ -375,7 +375,8 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
     own = origin.get("kind") == "seeded"
     seeded = file is None and (random or own)
     # the library transformers takes names and local folders for the same argument
-    if not folder and (not _NAME.fullmatch(name) or (record.get("source") == "transformers" and os.path.isdir(name))):  # noqa: PTH112
+    is_folder_here = record.get("source") == "transformers" and Path(name).is_dir()
+    if not folder and (is_folder_here or not _NAME.fullmatch(name)):
         raise CheckpointError(
             f"the record names the model {name[:200]!r}; expected a name such as 'vit_small_patch16_dinov3', or a hub "
             "repository 'user/name', that is not a folder here. A head file names no path: load the backbone yourself "
@@ -395,6 +396,4 @@ def rebuild(record: Mapping[str, Any], file: str | os.PathLike[str] | None = Non
             dtype=_DTYPES[dtype],
         )
     except ConfigError as error:
-        raise CheckpointError(
-            f"the backbone record of this head cannot be followed: {error}", step="pairing"
-        ) from error
+        raise CheckpointError(f"the head's backbone record cannot be followed: {error}", step="pairing") from error

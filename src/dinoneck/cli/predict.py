@@ -222,7 +222,7 @@ def _by_key(words: Sequence[str]) -> dict[str, list[str]]:
         if source.endswith(".safetensors") and not Path(source).exists():
             raise DataError(f"the head file {source} does not exist; --heads takes files, folders and names on the Hub")
         if source.endswith(".safetensors"):
-            read_header(source)  # what is no head file is refused before torch is imported
+            read_header(source)  # other files are refused before torch is imported
         found.setdefault(key, []).append(source)
     if "" in found and len(found) > 1:
         raise ConfigError(f"--heads lists {' '.join(words)}; expected a key for every head (KEY=HEAD), or for none")

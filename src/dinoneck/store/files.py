@@ -42,7 +42,7 @@ class LocalFiles:
     at_once = 1  # pieces read before they are compared with their checksums: the processor's cache still holds them
 
     def __init__(self, root: Path) -> None:
-        self.root, self._given = root.absolute(), str(root)  # another current folder later is no other store
+        self.root, self._given = root.absolute(), str(root)  # a later change of the current folder does not matter
         self._opened = functools.lru_cache(MOST_OPEN_FILES)(lambda name: _Handle(self.root / name))
 
     def __reduce__(self) -> Any:

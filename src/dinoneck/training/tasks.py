@@ -155,6 +155,8 @@ def _values(own: TaskConfig, table: Any) -> Tensor:
         return torch.tensor(np.asarray(table[own.columns[0]].cat.codes), dtype=torch.int64)
     values = np.stack([np.asarray(table[column], np.float64) for column in own.columns], axis=1)
     if own.kind == "ratio":
+        if (values < 0).any():  # the shares of two negative values would be positive
+            raise DataError(f"a ratio of {', '.join(own.columns)}, which hold negative values; correct them")
         with np.errstate(divide="ignore", invalid="ignore"):  # of nothing the shares are unknown, 0 / 0
             values = values / values.sum(axis=1, keepdims=True)
     return torch.from_numpy(values[:, 0] if len(own.columns) == 1 else values)

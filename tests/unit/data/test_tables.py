@@ -1,4 +1,4 @@
-"""Tables of images: what is read is what stands there; one rule says which cells are missing, numbers or equal."""
+"""Tables of images: cells are read as they stand, and one rule decides which are missing, numbers or equal."""
 
 from __future__ import annotations
 

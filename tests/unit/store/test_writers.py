@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.process_group import ROOT, told_by
+from tests.process_group import ROOT, printed_by
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, FeatureStore
@@ -59,7 +59,7 @@ def test_torchrun_shares_the_work(images: Path, tiny: Backbone, tmp_path: Path) 
     script = tmp_path / "work.py"
     script.write_text(WORKER)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    told_by([*torchrun, str(tmp_path / "s"), str(images), "fp16", "", "99"], 110, ENVIRONMENT)
+    printed_by([*torchrun, str(tmp_path / "s"), str(images), "fp16", "", "99"], 110, ENVIRONMENT)
     assert same(FeatureStore.open(tmp_path / "s"), extracted(tmp_path / "expected", images, tiny, "fp16"))
     writers = {path.name.rsplit("-", 1)[0] for path in (tmp_path / "s" / "data").iterdir()}
     assert len(writers) == 2

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
-from tests.process_group import ROOT, told_by
+from tests.process_group import ROOT, printed_by
 from tests.unit.training.histories import logged, without_times
 from tests.unit.training.two_processes import CASES, run
 
@@ -21,7 +21,7 @@ def torchrun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))}
-    told_by([*command, "-m", "tests.unit.training.two_processes", str(out)], 150, environment)
+    printed_by([*command, "-m", "tests.unit.training.two_processes", str(out)], 150, environment)
     return out
 
 

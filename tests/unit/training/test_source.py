@@ -18,6 +18,7 @@ from dinoneck.data import Views, read_table
 from dinoneck.training import DataConfig, TrainConfig, fit
 from dinoneck.training.run import Run, prepare
 from dinoneck.training.source import TableTokens
+from dinoneck.training.tasks import problem_of
 
 NAMES = [f"{i}.png" for i in range(6)]
 
@@ -144,3 +145,12 @@ def test_quarter_turns_of_images_that_are_not_square_are_refused_before_the_work
     with pytest.raises(DataError, match=r"2x3, 3x2"):
         prepared(tmp_path, store=str(tmp_path / "turned"))
     assert list(prepared(tmp_path, store=str(tmp_path / "turned"), views=4).table.index) == NAMES
+
+
+def test_shares_of_negative_values_are_refused() -> None:
+    """Those of two negative values would be positive."""
+    table = pd.DataFrame({"a": [-1.0, 1.0], "b": [-3.0, 3.0]}, index=["x", "y"])
+    task = {"kind": "ratio", "columns": ["a", "b"]}
+    config = TrainConfig.from_dict({"data": {"csv": "t.csv", "targets": ["a", "b"]}, "tasks": {"t": task}})
+    with pytest.raises(DataError, match=r"a, b.*negative"):
+        problem_of(config, table)
