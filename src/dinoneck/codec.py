@@ -77,9 +77,7 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
 
 @functools.cache
 def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any, Any]:
-    """The classes of dataclasses and modules in a union, its other members, the type of a sequence's items, and the
-    union of the other members, None = there are none.
-    """
+    """Of a union: classes of dataclasses and modules, other members, a sequence's items, the union of the others."""
     is_union = typing.get_origin(annotation) in (Union, types.UnionType)
     members = typing.get_args(annotation) if is_union else (annotation,)
     classes = [kind for kind in members if hasattr(kind, "load_state_dict") or dataclasses.is_dataclass(kind)]
