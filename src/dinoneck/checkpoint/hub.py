@@ -180,8 +180,7 @@ def push_to_hub(
         token: an access token that may write; None = the stored login.
 
     Raises:
-        CheckpointError: if the head is damaged, a figure is not a picture, the terms are missing or empty, or the Hub
-            refuses.
+        CheckpointError: if the head, a figure or the terms cannot be used, or the Hub refuses.
     """
     import huggingface_hub as hub
 
@@ -191,17 +190,7 @@ def push_to_hub(
     pictures = _pictures(figures)
     content = read(only_head(file))
     meta = contents.check(content).meta
-    licence = meta["licences"].get("backbone")
-    try:
-        text = b"" if terms is None else read_regular(Path(terms)).strip()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"the terms {terms} cannot be read: {error}", step="hub") from error
-    if not text and (terms is not None or licence == DINOV3["license"]):
-        raise CheckpointError(
-            f"the backbone's weights are under {licence}, and terms is {terms}; expected a file with the text of "
-            f"{DINOV3['link']}, which is published with the head: terms= (--terms FILE)",
-            step="hub",
-        )
+    text = _terms(terms, meta["licences"].get("backbone"))
     parts = {
         HEAD_NAME: b"".join([content.header.start(), *content.buffers]),
         _CONFIG: config_json(meta).encode(),
@@ -241,6 +230,21 @@ def _commit(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     operations = [CommitOperationAdd(name, part) for name, part in parts.items()]
     return api.create_commit(repo_id, operations, commit_message=message, revision=revision, num_threads=1)
+
+
+def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
+    """The text of the licence of the backbone's weights; empty where none is given and none is required."""
+    try:
+        text = b"" if file is None else read_regular(Path(file)).strip()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the terms {file} cannot be read: {error}", step="hub") from error
+    if not text and (file is not None or licence == DINOV3["license"]):
+        raise CheckpointError(
+            f"the backbone's weights are under {licence}, and terms is {file}; expected a file with the text of "
+            f"{DINOV3['link']}, which is published with the head: terms= (--terms FILE)",
+            step="hub",
+        )
+    return text
 
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:
