@@ -68,11 +68,11 @@ def train(
     elif heads:
         report = _compared(run, heads, out, overwrite, resume)
     else:
-        from dinoneck.training.run import prepare, train_folds
+        from dinoneck.training.run import Run
 
-        prepared = prepare(with_width(run, hidden_dim), out, overwrite=overwrite)
+        prepared = Run(with_width(run, hidden_dim), out, overwrite=overwrite)
         _describe(prepared)
-        report, _ = train_folds(prepared, resume=resume)
+        report = prepared.train(resume=resume)
     show_scores(report)
     print(f"written: {out}, with report.json")
     return {"out": out, "report": report}
@@ -138,7 +138,7 @@ def _describe(run: Run) -> None:
 
     config, table, source = run.config, run.table, run.source
     targets, auxiliary = target_columns(config, table)
-    masks = [] if run.problem.maps is None else [run.problem.maps.name]
+    masks = [task.name for task in run.problem.tasks if task.is_map]
     groups, grid = len(set(groups_of(table) or table.index)), source.first.grid
     more = f"; auxiliary: {', '.join(auxiliary)}" if auxiliary else ""
     print(f"{len(table)} images, {groups} groups, targets {', '.join([*targets, *masks])}{more}")

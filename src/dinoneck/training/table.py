@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, missing_extra
-from dinoneck.training.config import CompositionConfig, TrainConfig
+from dinoneck.training.config import CompositionConfig, DataConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
 MAPS = ("dense", "segmentation")
@@ -105,8 +104,8 @@ def _named(config: TrainConfig) -> tuple[list[str], list[str]]:
     return [name for name, helps in columns.items() if not helps], [name for name, helps in columns.items() if helps]
 
 
-def folds_of(config: TrainConfig, table: Any) -> dict[int, Fold]:
-    """Return the folds to train by their numbers: ``(train, valid)`` rows of the table.
+def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
+    """Return the folds to train by their numbers: ``(train, valid)`` rows of the table; None = all images.
 
     Args:
         config: its group ``folds``.
@@ -126,7 +125,10 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int, Fold]:
         every = group_folds(groups_of(table) or range(count), own.count, config.optim.seed, stratify=stratify)
     if own.only is not None and own.only >= len(every):
         raise ConfigError(f"fold is {own.only} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
-    return {number: fold for number, fold in enumerate(every) if own.only in (None, number)}
+    folds: dict[int | None, Fold] = {number: x for number, x in enumerate(every) if own.only in (None, number)}
+    if config.is_live and len(folds) > 1:  # heads of several backbones are no ensemble
+        folds[None] = np.arange(count), np.arange(0)
+    return folds
 
 
 def group_folds(
@@ -234,34 +236,6 @@ def _same(labels: Any, what: str) -> list[Any]:
     return same_labels(every, [f"row {row}" for row in range(len(every))], what)
 
 
-@dataclass(frozen=True)
-class Maps:
-    """The labels of n images on their patch grid.
-
-    Attributes:
-        name: of the task.
-        kind: of the task.
-        labels: class names; empty = the labels are numbers.
-        values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch; NaN where unknown.
-        weight: (n, rows, cols) float32, how many labelled pixels a patch has; 0 = unknown.
-        pixels: returns the classes (1, height, width) of a prepared image; -1 = none, also without a label (1, 1, 1).
-    """
-
-    name: str
-    kind: Literal["dense", "segmentation"]
-    labels: tuple[str, ...]
-    values: Tensor
-    weight: Tensor
-    pixels: Callable[[int], Tensor]
-
-    def means(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the mean of every output over the image's labelled pixels, (n, K), NaN without a label."""
-        weight = self.weight[:, None].double()
-        sums = (self.values.nan_to_num().double() * weight).sum(dim=(2, 3))
-        found: np.ndarray[Any, np.dtype[np.float64]] = (sums / weight.sum(dim=(2, 3))).numpy()
-        return found
-
-
 def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     """Return name and kind of the task of a config's masks; numbers have the name of their column or folder.
 
@@ -282,16 +256,20 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     return ("cells", "dense") if target_columns(config, table)[0] else ("segmentation", "segmentation")
 
 
-def read_maps(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Maps | None:
-    """Read the masks that a config names and average them over the patches; None where it names none.
+def read_maps(
+    data: DataConfig, table: Any, preprocess: Preprocessing
+) -> tuple[tuple[str, ...], Tensor, Tensor, Callable[[int], Tensor]]:
+    """Read the masks of a table and average them over the patches.
+
+    Returns:
+        The class names (none for numbers); values (n, K, rows, cols) float32 in original units, of classes their shares
+        of the patch, NaN where unknown; weight (n, rows, cols) float32, how many labelled pixels a patch has; and a
+        function that returns the classes (1, height, width) of a row's prepared image, -1 = none, without a label
+        (1, 1, 1).
 
     Raises:
-        ConfigError: as :func:`map_task`.
         DataError: if a mask cannot be used, has another size than its image, or comes to another grid than others.
     """
-    (name, kind), data = map_task(config, table), config.data
-    if data.labels is None:
-        return None
     label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
     rows, masks = [*label_of], [*label_of.values()]
     labels, how = data.classes, DenseLabels(nodata=data.nodata)
@@ -307,4 +285,4 @@ def read_maps(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Map
     def pixels(row: int) -> Tensor:
         return how.indices([label_of[row]], preprocess) if row in label_of else torch.full((1, 1, 1), -1)
 
-    return Maps(name, cast("Any", kind), labels, values, weight, pixels)
+    return labels, values, weight, pixels

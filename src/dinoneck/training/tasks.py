@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,19 +16,19 @@ from dinoneck import registry
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
 from dinoneck.data.cells import FOLD, OWN_COLUMNS
+from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
 from dinoneck.grid import patch_pair
 from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
 from dinoneck.heads.pyramid import PyramidHead
 from dinoneck.losses.composition import Composition
-from dinoneck.losses.task_loss import TaskLoss
 from dinoneck.tasks import TargetTransform, Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.scores import r2
-from dinoneck.training.table import MAPS, Fold, Maps, class_names, groups_of, target_columns
-from dinoneck.training.targets import known, training_targets
+from dinoneck.training.table import MAPS, Fold, class_names, groups_of, map_task, read_maps, target_columns
+from dinoneck.training.targets import known
 
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
 SEVERAL_LAYERS = ("dpt", "dpt_neck", "mask")  # heads and necks that read four layers where the config names none
@@ -37,6 +37,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {  # a mask head is narrow: a few hundred
     "mask": {"dim": 128},
 }
 logger = logging.getLogger(__name__)
+Described = Mapping[str, TaskConfig]
 _Array = np.ndarray[Any, Any]
 
 
@@ -47,12 +48,13 @@ class Scored(NamedTuple):
         kind: ``value``, ``class``, ``mask`` (classes per pixel) or ``map`` (numbers per patch).
         output: of ``head.predict``.
         places: of the target among the output's columns.
-        truth: (n, t) values, (n,) class indices, or (n, rows, cols); what is missing is NaN or -1. Of masks empty.
+        truth: (n, t) values, (n,) class indices, or (n, rows, cols); what is missing is NaN or -1. Of masks zeros
+            (n, K, K), as confusion matrices are.
         labels: class names.
         auxiliary: whether it only helps training: it does not count in the overall score.
     """
 
-    kind: Literal["value", "class", "mask", "map"]
+    kind: str
     output: str
     places: slice
     truth: _Array
@@ -60,8 +62,7 @@ class Scored(NamedTuple):
     auxiliary: bool = False
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """What the heads of a run learn; rows are those of the table.
 
     Attributes:
@@ -70,43 +71,46 @@ class Problem:
         weights: dense task -> (n, rows, cols), how much a patch counts.
         compositions: what is computed from tasks.
         scored: target -> where its predictions are, and the truth.
-        maps: the labels per patch; None = none.
+        pixels: returns the classes of a row's pixels, see :func:`dinoneck.training.table.read_maps`.
     """
 
-    tasks: tuple[Task, ...]
+    tasks: Sequence[Task]
     targets: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
-    compositions: tuple[Composition, ...]
+    compositions: Sequence[Composition]
     scored: Mapping[str, Scored]
-    maps: Maps | None
+    pixels: Any
 
 
-def problem_of(config: TrainConfig, table: Any, maps: Maps | None = None) -> Problem:
-    """Return what the heads of a config and a table learn.
+def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Problem:
+    """Return what the heads of a config and a table learn; masks are read as ``preprocess`` prepares their images.
 
     Raises:
         ConfigError: if a task or a composition names what is not there, or columns of another kind.
+        DataError: if values or masks cannot be used.
     """
-    described = _described(config, table)
+    described, (masks, kind), weight, pixels = _described(config, table), map_task(config, table), None, None
     targets = {name: _values(own, table) for name, own in described.items()}
-    if maps is not None:
-        _propose_from_map(described, targets, maps)
-        own = config.tasks.get(maps.name, TaskConfig())
-        if own.columns or own.auxiliary:
-            raise ConfigError(f"the targets of task {maps.name!r} are masks; leave out columns and auxiliary")
-        described[maps.name], targets[maps.name] = own.changed(kind=maps.kind), maps.values
+    labels = {
+        name: class_names(table, own.columns[0]) or (own.columns if len(own.columns) > 1 else ())
+        for name, own in described.items()
+    }
+    if config.data.labels is not None:
+        labels[masks], targets[masks], weight, pixels = read_maps(config.data, table, preprocess)
+        described[masks] = config.tasks.get(masks, TaskConfig()).changed(kind=kind)
     if not described:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    tasks = tuple(_task(config, name, described, table, maps) for name in described)
+    tasks = [_task(config, name, described, labels[name], targets[name], weight) for name in described]
+    weights = {name: weight for name, own in described.items() if own.kind == "dense" and weight is not None}
+    for name in weights:
+        _propose_from_map(described, labels[name], targets, name, weight)
     compositions = []
     for name, composed in config.compositions.items():
         parts = tuple(dict.fromkeys(part for each in composed.sums.values() for part in each))
         parts = described[composed.ratio].columns if composed.ratio in described else parts
         compositions.append(Composition(parts, composed.sums, name, composed.total, composed.ratio))
-        compositions[-1].tasks_of(tasks)
-    weights = {maps.name: maps.weight} if maps is not None and maps.kind == "dense" else {}
-    scored = _scored(described, compositions, targets, table, maps)
-    return Problem(tasks, targets, weights, tuple(compositions), scored, maps)
+    scored = _scored(described, tasks, targets, compositions, table)
+    return Problem(tasks, targets, weights, compositions, scored, pixels)
 
 
 def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
@@ -116,7 +120,9 @@ def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     for name, task in config.tasks.items():
         if task.beta is not None and task.loss != "smooth_l1":
             raise ConfigError(f"task {name!r} has beta {task.beta:g}, which belongs to loss: smooth_l1; write both")
-        if task.kind in MAPS:  # whose targets are masks
+        if task.kind in MAPS and (task.columns or task.auxiliary):
+            raise ConfigError(f"the targets of task {name!r} are masks; leave out columns and auxiliary")
+        if task.kind in MAPS:
             continue
         tasks[name] = own = _checked(name, task.changed(columns=task.columns or (name,)), table)
         alone = {*own.columns} if own.kind != "ratio" else set()
@@ -162,62 +168,63 @@ def _values(own: TaskConfig, table: Any) -> Tensor:
     return torch.from_numpy(values[:, 0] if len(own.columns) == 1 else values)
 
 
-def _task(config: TrainConfig, name: str, described: Mapping[str, TaskConfig], table: Any, maps: Maps | None) -> Task:
-    """A task as it is described, with defaults for what is not; its transform is not fitted yet."""
-    own, defaults = described[name], dict[str, Any]()
-    if maps is not None and own.from_map is not None:
-        numbers = np.isfinite(np.asarray(table[own.columns[0]]))
+def _task(config: TrainConfig, name: str, described: Described, labels: Any, values: Tensor, weight: Any) -> Task:
+    """A task as it is described, with defaults for what is not; its transform is not fitted yet.
+
+    ``weight`` states how much the patches of all images count, None without masks.
+    """
+    own, data = described[name], config.data
+    defaults: dict[str, Any] = {"dim": values.shape[1] if values.ndim > 1 else max(len(labels), 1)}
+    if weight is not None and own.from_map is not None:
+        alone = values.reshape(len(values), -1)[:, 0].isfinite() & ~weight.flatten(1).any(dim=1)
         # the map's own loss trains it; a loss of the mean too made the numbers of crop images worse
-        defaults["weight"] = (float((numbers & np.isnan(maps.means()).all(axis=1)).any()),)
+        defaults["weight"] = (float(alone.any()),)
     elif own.auxiliary and config.losses.weighting == "fixed":
         defaults["weight"] = config.losses.aux_weight / sum(task.auxiliary for task in described.values())
     if own.kind in ("regression", "density") and not own.auxiliary:
-        defaults |= {"unit": config.data.unit, "minimum": config.data.minimum}
-    elif own.kind == "dense" and name not in [each.from_map for each in described.values()]:
-        defaults["minimum"] = config.data.minimum  # a mean of clipped patches would be too high
+        defaults |= {"unit": data.unit, "minimum": data.minimum}
+    elif own.kind == "dense":
+        is_averaged = name in [each.from_map for each in described.values()]  # a mean of clipped patches is too high
+        defaults |= {"shares": len(labels) > 0, "minimum": None if is_averaged else data.minimum}
     fields = ("kind", "loss", "beta", "weight", "activation", "unit", "minimum", "from_map")
     given = {field: getattr(own, field) for field in fields if getattr(own, field) is not None}
     if (own.area, own.log1p) != (None, False):
         given["transform"] = TargetTransform(area=own.area, log1p=own.log1p)
-    if maps is not None and name == maps.name:
-        given |= {"dim": maps.values.shape[1], "shares": own.kind == "dense" and len(maps.labels) > 0}
-        labels = maps.labels
-    else:
-        labels = class_names(table, own.columns[0]) or (own.columns if len(own.columns) > 1 else ())
-        given["dim"] = max(len(labels), 1)
     return Task(name, labels=labels, **{**defaults, **given})
 
 
-def _propose_from_map(described: Mapping[str, TaskConfig], targets: Mapping[str, Tensor], maps: Maps) -> None:
+def _propose_from_map(described: Described, labels: Sequence[str], targets: Any, masks: str, weight: Tensor) -> None:
     """State which numbers are the mean over the map of their name, and are not described so."""
-    for place, name in enumerate(maps.labels if maps.kind == "dense" else ()):
+    means = (targets[masks].nan_to_num().double() * weight[:, None]).sum(dim=(2, 3)) / weight.sum(dim=(1, 2))[:, None]
+    for name, mean in zip(labels, means.numpy().T, strict=False):  # maps of numbers may have no labels
         if name not in described or described[name].from_map is not None or targets[name].ndim > 1:
             continue
-        true, means = targets[name].numpy(), maps.means()[:, place]
-        rows = np.isfinite(true) & np.isfinite(means)
-        if len({*true[rows]}) > 1 and r2(true[rows], means[rows]) >= FOLLOWS_R2:
-            logger.warning("the target %r follows the mean over its map %r; predict it by from_map", name, maps.name)
+        true = targets[name].numpy()
+        rows = np.isfinite(true) & np.isfinite(mean)
+        if len({*true[rows]}) > 1 and r2(true[rows], mean[rows]) >= FOLLOWS_R2:
+            logger.warning("the target %r follows the mean over its map %r; predict it by from_map", name, masks)
 
 
 def _scored(
-    described: Mapping[str, TaskConfig], compositions: Sequence[Composition], targets: Any, table: Any, maps: Any
+    described: Described, tasks: Sequence[Task], targets: Any, compositions: Sequence[Composition], table: Any
 ) -> dict[str, Scored]:
     """The targets that are scored, and where their predictions are: numbers in the table's order, then the others."""
     numbers, others = dict[str, Scored](), dict[str, Scored]()
-    for name, own in described.items():
-        truth, every = targets[name].numpy(), slice(None)
+    for task in tasks:
+        own, truth, name = described[task.name], targets[task.name].numpy(), task.name
         columns = truth.reshape(len(truth), -1)
-        if own.kind == "classification":
-            key, labels = name if own.auxiliary else own.columns[0], class_names(table, own.columns[0])
-            others[key] = Scored("class", name, every, truth, labels, own.auxiliary)
-        elif own.kind == "segmentation":
-            others[name] = Scored("mask", name, every, np.empty(0), maps.labels)
-        elif own.kind == "dense":
-            labels = maps.labels or tuple(map(str, range(truth.shape[1])))
-            names = [name] if len(labels) == 1 else [f"{name} {label}" for label in labels]
-            others |= {key: Scored("map", name, slice(i, i + 1), truth[:, i] * 1.0) for i, key in enumerate(names)}
+        if task.kind == "classification":
+            key = name if own.auxiliary else own.columns[0]
+            others[key] = Scored("class", name, slice(None), truth, task.labels, own.auxiliary)
+        elif task.kind == "segmentation":
+            empty = np.zeros((len(truth), task.dim, task.dim), np.int64)
+            others[name] = Scored("mask", name, slice(None), empty, task.labels)
         elif own.auxiliary:
-            others[name] = Scored("value", name, every, columns, (), True)
+            others[name] = Scored("value", name, slice(None), columns, (), True)
+        elif task.kind == "dense":
+            for i, label in enumerate(task.labels or range(task.dim)):
+                key = name if task.dim == 1 else f"{name} {label}"
+                others[key] = Scored("map", name, slice(i, i + 1), truth[:, i] * 1.0)
         else:
             for i, column in enumerate(own.columns):
                 if own.kind != "ratio" or column not in numbers:
@@ -230,40 +237,31 @@ def _scored(
     return {name: numbers[name] for name in table.columns if name in numbers} | others
 
 
-def check_targets(problem: Problem, table: Any, folds: Mapping[int, Fold]) -> None:
-    """Refuse targets that the heads of a fold cannot learn; a warning names groups that folds of a column share.
+def check_targets(problem: Problem, table: Any, folds: Mapping[Any, Fold]) -> None:
+    """Refuse images of which nothing is known, and classes that no head can learn.
+
+    A warning names groups that folds of a column share.
 
     Raises:
-        DataError: naming the target, the images or the fold.
+        DataError: naming the target or the images.
     """
     masks = [known(task, problem.targets[task.name]) for task in problem.tasks]
     present = [mask.reshape(len(mask), -1).any(dim=1).numpy() for mask in masks]
     if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
         names = some_of([repr(table.index[row]) for row in nothing], 3)
         raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
-    for task in problem.tasks:
-        if task.kind == "classification":
-            _check_classes(task.name, problem.targets[task.name].numpy())
-    groups = np.array(groups_of(table) or range(len(table)))
-    for number, (rows, valid) in folds.items():
-        if FOLD in table and len(split := np.intersect1d(groups[rows], groups[valid])):
-            logger.warning("%d groups of fold %d are in other folds too, such as %r", len(split), number, str(split[0]))
-        try:
-            both = np.concatenate([rows, valid])
-            targets, weights = (
-                {name: x[both] for name, x in own.items()} for own in (problem.targets, problem.weights)
+    for task in (task for task in problem.tasks if task.kind == "classification"):
+        classes = problem.targets[task.name]
+        counts = classes[classes >= 0].unique(return_counts=True)[1]
+        if len(counts) < 2 or counts.sum() < 2 * len(counts):
+            held = f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in one alone"
+            raise DataError(
+                f"the target {task.name!r} has {held}; expected two or more, and 2 images a class on average"
             )
-            loss = TaskLoss(fitted(problem, rows), problem.compositions)
-            training_targets(loss, targets, weights, table.index[both], len(rows))
-        except DataError as error:
-            raise DataError(f"fold {number}: {error}") from error
-
-
-def _check_classes(name: str, classes: _Array) -> None:
-    counts = np.unique(classes[classes >= 0], return_counts=True)[1]
-    if len(counts) < 2 or counts.sum() < 2 * len(counts):
-        held = f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in one alone"
-        raise DataError(f"the target {name!r} has {held}; expected two or more, and 2 images a class on average")
+    groups = np.array(groups_of(table) or range(len(table)))
+    for number, (rows, valid) in folds.items() if FOLD in table else ():
+        if len(split := np.intersect1d(groups[rows], groups[valid])):
+            logger.warning("%d groups of fold %d are in other folds too, such as %r", len(split), number, str(split[0]))
 
 
 def fitted(problem: Problem, rows: _Array) -> list[Task]:
@@ -292,14 +290,15 @@ def with_fine_maps(problem: Problem, outputs: Mapping[str, Tensor]) -> Problem:
     Raises:
         ConfigError: if the head's map has another size than the labels of a dense task.
     """
-    maps = problem.maps
-    if maps is None or (size := outputs[maps.name].shape[-2:]) == maps.values.shape[-2:]:
-        return problem
-    if maps.kind == "dense":
-        raise ConfigError(f"the head's map of {maps.name!r} is {tuple(size)}, and the labels are per patch; take dense")
-    pixels = (maps.pixels(row)[None].float() for row in range(len(maps.values)))
-    indices = torch.cat([F.interpolate(own, size, mode="nearest-exact")[0].long() for own in pixels])
-    return replace(problem, targets={**problem.targets, maps.name: indices})
+    for name in (task.name for task in problem.tasks if task.is_map):
+        if (size := outputs[name].shape[-2:]) == problem.targets[name].shape[-2:]:
+            continue
+        if name in problem.weights:
+            raise ConfigError(f"the head's map of {name!r} is {tuple(size)}, and the labels are per patch; take dense")
+        pixels = (problem.pixels(row)[None].float() for row in range(len(problem.targets[name])))
+        indices = torch.cat([F.interpolate(own, size, mode="nearest-exact")[0].long() for own in pixels])
+        problem = problem._replace(targets={**problem.targets, name: indices})
+    return problem
 
 
 def head_type(config: TrainConfig, maps: str | None = None) -> str:
@@ -328,7 +327,8 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         ConfigError: if an argument is unknown, or the head does not fit the tokens or tasks.
         DataError: if a task cannot be fitted.
     """
-    tasks, name = fitted(problem, rows), head_type(config, None if problem.maps is None else problem.maps.kind)
+    tasks, maps = fitted(problem, rows), [task.kind for task in problem.tasks if task.is_map]
+    name = head_type(config, *maps)
     if "type" not in config.head and name == "dpt_neck" and len(tokens.sequence) == 1:
         name = "dense"  # one layer has no finer map than its patches
     options = {**_DEFAULTS.get(name, {}), **config.head}
@@ -350,7 +350,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
         "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(options.get("mode", ""), tokens.grid.count),
         "compositions": problem.compositions,
     }
-    if problem.maps is not None:
+    if maps:
         given["pool"] = None  # of a linear head: a prediction per patch
     if isinstance(neck := options.get("neck"), Mapping) and "type" in neck:
         options["neck"] = {**_taken(registry.resolve(neck["type"]), given), **neck}
