@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,7 +66,10 @@ def train(
 
         report: dict[str, Any] = train_detector(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
     elif heads:
-        report = _compared(run, heads, out, overwrite, resume)
+        from dinoneck.training.run import train_heads
+
+        own = with_width(run, hidden_dim)
+        report = train_heads(own, heads, out, overwrite=overwrite, resume=resume, begin=_describe)
     else:
         from dinoneck.training.run import Run
 
@@ -76,15 +79,6 @@ def train(
     show_scores(report)
     print(f"written: {out}, with report.json")
     return {"out": out, "report": report}
-
-
-def _compared(run: TrainConfig, heads: Sequence[str], out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
-    """Train several heads on the same tokens and folds; return the report."""
-    from dinoneck.training.run import prepare_heads, train_heads
-
-    runs = prepare_heads(run, heads, out, overwrite=overwrite)
-    _describe(next(iter(runs.values())))
-    return train_heads(runs, out, resume=resume)
 
 
 def from_file(path: str) -> Callable[..., dict[str, Any]]:

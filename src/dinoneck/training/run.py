@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,7 @@ from dinoneck.training.source import Source, live_tokens, source_of, trained_wei
 from dinoneck.training.sources import LiveTokens, MemoryTokens, TokenSource
 from dinoneck.training.table import folds_of, groups_of, of_pasture, table_of
 from dinoneck.training.targets import training_targets
-from dinoneck.training.tasks import (
-    SEVERAL_LAYERS,
-    Problem,
-    check_targets,
-    head_type,
-    make_head,
-    problem_of,
-    with_fine_maps,
-)
+from dinoneck.training.tasks import SEVERAL_LAYERS, Problem, head_type, make_head, problem_of, with_fine_maps
 from dinoneck.version import versions
 
 
@@ -117,25 +109,19 @@ class Run:
         live_tokens(config, self.source, self.table, self.folder / files.HEAD_FILE)  # refuses a rank that does not fit
         problem = problem_of(self.config, self.table, self.source.preprocess)
         self.folds = folds_of(config, self.table)
-        check_targets(problem, self.table, self.folds)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
         self.problem = with_fine_maps(problem, first.predict(self.source.first.to(next(first.parameters()).device)))
         methods = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
         self.predictions = {method: reports.no_predictions(problem.scored) for method in methods}
 
-    def train(
-        self, *, tokens: TokenSource | None = None, resume: bool = True, callbacks: Sequence[files.Callback] = ()
-    ) -> dict[str, Any]:
-        """Train, predict, score and write; return the report, see :func:`train`.
-
-        ``tokens`` are those of the table's images, where another run has loaded them.
-        """
-        tokens, members = self.source.load() if tokens is None else tokens, list[Head]()
-        self._begin(tokens, resume=resume)
+    def train(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
+        """Train, predict, score and write; return the report, see :func:`train`."""
+        self._begin(resume=resume)
+        members = list[Head]()
         for place, number in enumerate(self.folds, 1):
             try:
-                members += self._train_fold(tokens, number, callbacks)
+                members += self._train_fold(number, callbacks)
             except DataError as error:
                 raise DataError(f"fold {number}: {error}") from error
             note(f"fold {'all' if number is None else number} is trained, {place} of {len(self.folds)}")
@@ -155,7 +141,7 @@ class Run:
             raise DataError(f"fold {number}: {error}") from error
         return head
 
-    def _begin(self, tokens: TokenSource, *, resume: bool) -> None:
+    def _begin(self, *, resume: bool) -> None:
         """Keep what identifies the run; remove the results of another one that is to be replaced.
 
         Raises:
@@ -163,7 +149,7 @@ class Run:
         """
         folder, path = self.folder, self.folder / files.UNFINISHED / files.RUN
         identity = {name: x for name, x in self.config.to_dict().items() if name not in ("imports", "device")}
-        identity |= {"backbone": self.source.record, "hash of images and targets": self._hash(tokens)}
+        identity |= {"backbone": self.source.record, "hash of images and targets": self._hash()}
         text = json.dumps(identity, indent=2) + "\n"
         if resume and path.exists() and not (folder / files.REPORT).exists():
             files.check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
@@ -175,14 +161,14 @@ class Run:
                 (folder / name).mkdir(parents=True, exist_ok=True)
             write_text(path, text)
 
-    def _train_fold(self, tokens: TokenSource, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
+    def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
         """Train, predict and keep the head of a fold, and return the members that it brings to the ensemble.
 
         With live tokens the head reads them, and the baseline those of the frozen backbone: no average is made.
         """
-        config, problem, (rows, valid) = self.config, self.problem, self.folds[number]
+        config, problem, (rows, valid) = self.config, self.problem, (side.tolist() for side in self.folds[number])
         path, log, unfinished = self._paths(number)
-        live = live_tokens(config, self.source, self.table, path)
+        tokens, live = self.source.load(), live_tokens(config, self.source, self.table, path)
         is_new, head = not path.exists(), self.heads[number]
         if is_new:
             self._fit(head, live or tokens, number, callbacks)
@@ -208,36 +194,25 @@ class Run:
         return [head, linear] if config.with_ridge else [head]
 
     def _fit(self, head: Head, source: TokenSource, number: int | None, callbacks: Sequence[files.Callback]) -> None:
-        config, problem, loss = self.config, self.problem, TaskLoss(head.tasks, head.compositions)
+        """Train the head of a fold."""
+        config, optim, loss = self.config, self.config.optim, TaskLoss(head.tasks, head.compositions)
         if config.losses.weighting == "uncertainty":
-            names = [own.name for own in (*loss.tasks, *loss.compositions)]
+            names = [task.name for task in head.tasks] + [own.name for own in loss.compositions]
             loss = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
-        recipe = config.optim.changed(
-            seed=config.optim.seed + (number or 0),
-            # an earlier head has the token scale of its training
-            standardise_tokens=config.optim.standardise_tokens and config.init is None,
-            patience=None if number is None else config.optim.patience,  # no image is held out
-        )
+        # an earlier head has the token scale of its training
+        scaled = optim.standardise_tokens and config.init is None
+        patience = None if number is None else optim.patience  # of all images none is held out
+        recipe = optim.changed(seed=optim.seed + (number or 0), standardise_tokens=scaled, patience=patience)
         train, held_out = ([source.ids[row] for row in rows] for rows in self.folds[number])
-        fit(
-            head.to(local_device(config.device)),
-            source,
-            problem.targets,
-            ids=train,
-            val_ids=held_out,
-            target_ids=source.ids,
-            weights=problem.weights,
-            loss=loss,
-            recipe=recipe,
-            out=self._paths(number)[2],
-            callbacks=callbacks,
-        )
+        options: dict[str, Any] = {"recipe": recipe, "out": self._paths(number)[2], "weights": self.problem.weights}
+        options |= {"target_ids": source.ids, "loss": loss, "callbacks": callbacks}
+        fit(head.to(local_device(config.device)), source, self.problem.targets, ids=train, val_ids=held_out, **options)
 
     def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
         """Score all folds; write the ensemble, the predictions and, last, the report."""
         config, scored, folder = self.config, self.problem.scored, self.folder
         report: dict[str, Any] = {
-            **reports.summary(self.table, scored, self.predictions, [valid for _, valid in self.folds.values()]),
+            **self.scores(self.predictions),
             "loss_weights": self._learned_weights(),
             "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
             "config": config.to_dict(),
@@ -261,18 +236,21 @@ class Run:
         plain: dict[str, Any] = json.loads(text)
         return plain
 
+    def scores(self, predictions: reports.Methods) -> dict[str, Any]:
+        """Return what the report holds of the scores of predictions, see :func:`dinoneck.training.report.summary`."""
+        return reports.summary(self.table, self.problem.scored, predictions, [x for _, x in self.folds.values()])
+
     def logs(self) -> dict[str, list[dict[str, float]]]:
-        """Return the rows of every finished fold's log."""
-        every = sorted((self.folder / files.LOGS).glob("fold-*.jsonl"))
-        return {path.stem: [*map(json.loads, read_regular(path).splitlines())] for path in every}
+        """Return the rows of every fold's log."""
+        paths = sorted((self.folder / files.LOGS).glob("fold-*.jsonl"))
+        return {path.stem: [*map(json.loads, read_regular(path).splitlines())] for path in paths}
 
     def _learned_weights(self) -> dict[str, dict[str, float]]:
         """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
-        if self.config.losses.weighting == "fixed" or not _writes():
-            return {}
-        last = {name: rows[-1] for name, rows in self.logs().items()}
+        learns = self.config.losses.weighting == "uncertainty" and _writes()
+        last = {name: rows[-1].items() for name, rows in (self.logs() if learns else {}).items()}
         return {
-            name: {key.partition("/")[2]: x for key, x in row.items() if key.startswith("weight/")}
+            name: {key.removeprefix("weight/"): x for key, x in row if key.startswith("weight/")}
             for name, row in last.items()
         }
 
@@ -288,10 +266,10 @@ class Run:
             tta=self.config.data.tta,
         ).save(path)
 
-    def _hash(self, tokens: TokenSource) -> str:
+    def _hash(self) -> str:
         """The SHA-256 of ids, targets and folds, and of two tokens of every image in memory."""
         tensors = {**self.problem.targets, **{f"weight {name}": x for name, x in self.problem.weights.items()}}
-        if isinstance(tokens, MemoryTokens):  # a token depends on the whole image
+        if isinstance(tokens := self.source.load(), MemoryTokens):  # a token depends on the whole image
             tensors |= {f"layer {i}": x[:, [0, -1]] for i, x in enumerate(tokens.tokens.sequence)}
         folds = {number: valid.tolist() for number, (_, valid) in self.folds.items()}
         data = hashlib.sha256(repr([list(self.table.index), folds]).encode())
@@ -306,40 +284,40 @@ class Run:
         return head, folder / files.LOGS / f"{name}.jsonl", folder / files.UNFINISHED / name
 
 
-def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False) -> dict[str, Run]:
-    """Return a run per head, each with the tokens, folds and targets of the first, in the folder ``out / NAME``.
+def train_heads(
+    config: TrainConfig,
+    heads: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = True,
+    begin: Callable[[Run], object] = lambda run: None,
+) -> dict[str, Any]:
+    """Train each head in ``out / NAME`` on the same tokens and folds; write ``out / report.json``.
+
+    The report holds target -> head -> scores. The first head is compared with each other one, by intervals over groups.
+    ``cost``: head -> seconds of training and parameters. ``begin`` is called with the first run before the work.
 
     Raises:
         ConfigError: for fewer than two heads, or a head that is named twice.
-        DinoneckError: as :func:`dinoneck.training.train`.
+        DinoneckError: as :func:`train`.
     """
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
-    runs: dict[str, Run] = {}
-    for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):  # all read the layers of the first
-        source = next((run.source for run in runs.values()), None)
+    runs, cost, report = list[Run](), dict[str, Any](), dict[str, Any]()
+    heads = sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True)  # all read the layers of the first
+    for name in heads:
         own = config.changed(head={**config.head, "type": name})
-        runs[name] = Run(own, out / name, overwrite=overwrite, source=source)
-    return runs
-
-
-def train_heads(runs: dict[str, Run], out: Path, *, resume: bool = True) -> dict[str, Any]:
-    """Train the runs of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
-
-    The first head is compared with each other one, by intervals over groups. ``cost``: head -> seconds of training and
-    parameters.
-    """
-    first = next(iter(runs.values()))
-    tokens, cost, report = first.source.load(), dict[str, Any](), dict[str, Any]()
-    for name, run in runs.items():
+        runs.append(Run(own, out / name, overwrite=overwrite, source=runs[0].source if runs else None))
+    begin(runs[0])
+    for name, run in zip(heads, runs, strict=True):
         note(f"head {name}")
-        report = run.train(tokens=tokens, resume=resume)
+        report = run.train(resume=resume)
         seconds = sum(row["seconds"] for rows in run.logs().values() for row in rows)
         cost[name] = {"parameters": report.pop("parameters"), "seconds": seconds}
     del report["config"]
-    predictions, held_out = {name: run.predictions[HEAD] for name, run in runs.items()}, first.folds.values()
-    report |= reports.summary(first.table, first.problem.scored, predictions, [valid for _, valid in held_out])
-    report["cost"] = cost
+    predictions = {name: run.predictions[HEAD] for name, run in zip(heads, runs, strict=True)}
+    report |= runs[0].scores(predictions) | {"cost": cost}
     write_text(out / files.REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
     return report
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dinoneck import registry
 from dinoneck.checkpoint.head_checkpoint import HeadCheckpoint
 from dinoneck.configured import fields_of
-from dinoneck.data.cells import FOLD, OWN_COLUMNS
+from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
 from dinoneck.grid import patch_pair
@@ -27,7 +27,7 @@ from dinoneck.tasks import TargetTransform, Task
 from dinoneck.tokens import Tokens
 from dinoneck.training.config import TaskConfig, TrainConfig
 from dinoneck.training.scores import r2
-from dinoneck.training.table import MAPS, Fold, class_names, groups_of, map_task, read_maps, target_columns
+from dinoneck.training.table import class_names, column_tasks, map_task, read_maps
 from dinoneck.training.targets import known
 
 FOLLOWS_R2 = 0.9  # from it on a number is taken for the mean over the map of its name
@@ -97,62 +97,56 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
     }
     if config.data.labels is not None:
         labels[masks], targets[masks], weight, pixels = read_maps(config.data, table, preprocess)
-        described[masks] = config.tasks.get(masks, TaskConfig()).changed(kind=kind)
+        described[masks] = own = config.tasks.get(masks, TaskConfig()).changed(kind=kind)
+        if own.columns or own.auxiliary:
+            raise ConfigError(f"the targets of task {masks!r} are masks; leave out columns and auxiliary")
     if not described:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
     tasks = [_task(config, name, described, labels[name], targets[name], weight) for name in described]
+    _check_known(tasks, targets, table.index)
     weights = {name: weight for name, own in described.items() if own.kind == "dense" and weight is not None}
-    for name in weights:
-        _propose_from_map(described, labels[name], targets, name, weight)
-    compositions = []
-    for name, composed in config.compositions.items():
-        parts = tuple(dict.fromkeys(part for each in composed.sums.values() for part in each))
-        parts = described[composed.ratio].columns if composed.ratio in described else parts
-        compositions.append(Composition(parts, composed.sums, name, composed.total, composed.ratio))
-    scored = _scored(described, tasks, targets, compositions, table)
-    return Problem(tasks, targets, weights, compositions, scored, pixels)
+    for name, patches in weights.items():
+        _propose_from_map(described, labels[name], targets, name, patches)
+    scored, compositions = dict[str, Scored](), list[Composition]()
+    for task in (task for task in tasks if task.kind == "ratio"):
+        scored |= _scored(task, described[task.name], targets[task.name])
+    for name, made in config.compositions.items():
+        parts = tuple(dict.fromkeys(part for each in made.sums.values() for part in each))
+        parts = described[made.ratio].columns if made.ratio in described else parts
+        compositions.append(Composition(parts, made.sums, name, made.total, made.ratio))
+        columns = {i: column for i, column in enumerate(compositions[-1].names) if column in table}
+        truths = {column: np.asarray(table[column], np.float64)[:, None] for column in columns.values()}
+        scored |= {column: Scored("value", name, slice(i, i + 1), truths[column]) for i, column in columns.items()}
+    for task in (task for task in tasks if task.kind != "ratio"):
+        scored |= _scored(task, described[task.name], targets[task.name])
+    numbers = [
+        name for name in table.columns if name in scored and scored[name].kind == "value" and not scored[name].auxiliary
+    ]
+    return Problem(tasks, targets, weights, compositions, {name: scored[name] for name in numbers} | scored, pixels)
 
 
 def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
-    """The tasks of the table's columns: those of the config, and a default for every other column."""
-    targets, auxiliary = target_columns(config, table)
-    tasks, taken = dict[str, TaskConfig](), set[str]()
-    for name, task in config.tasks.items():
-        if task.beta is not None and task.loss != "smooth_l1":
-            raise ConfigError(f"task {name!r} has beta {task.beta:g}, which belongs to loss: smooth_l1; write both")
-        if task.kind in MAPS and (task.columns or task.auxiliary):
-            raise ConfigError(f"the targets of task {name!r} are masks; leave out columns and auxiliary")
-        if task.kind in MAPS:
-            continue
-        tasks[name] = own = _checked(name, task.changed(columns=task.columns or (name,)), table)
-        alone = {*own.columns} if own.kind != "ratio" else set()
-        if len({*own.columns}) < len(own.columns) or taken & alone:
-            columns = ", ".join(own.columns)
-            raise ConfigError(f"task {name!r} has columns {columns}; name each once, and in one task")
-        taken |= alone
-    covered = {column for own in tasks.values() for column in own.columns}
-    covered |= {column for own in config.compositions.values() for column in own.sums}
-    for column in (*targets, *auxiliary):
-        if column in tasks and column not in covered:
-            raise ConfigError(f"task {column!r} predicts other columns than the target {column!r}; rename one of them")
-        if column not in covered:
-            tasks[column] = _checked(column, TaskConfig(columns=(column,), auxiliary=column in auxiliary), table)
-    return tasks
-
-
-def _checked(name: str, task: TaskConfig, table: Any) -> TaskConfig:
-    """A task with the kind of its columns, which must exist and be alike."""
+    """The tasks of the table's columns, which must exist and be alike, with their kinds."""
+    tasks, taken = column_tasks(config, table), set[str]()
     every = [name for name in table.columns if name not in OWN_COLUMNS]
-    for column in task.columns:
-        if column not in every:
-            hint = did_you_mean(column, every)
-            raise ConfigError(f"task {name!r} needs column {column!r}; there are {', '.join(every)}.{hint}")
-        words = class_names(table, column)
-        kind = task.kind or ("classification" if words else "regression")
-        if bool(words) != (kind == "classification") or (words and len(task.columns) > 1):
-            columns, held = ", ".join(task.columns), f"the classes {', '.join(words[:5])}" if words else "numbers"
-            raise ConfigError(f"task {name!r} is of kind {kind!r} and has columns {columns}; {column!r} holds {held}")
-    return task.changed(kind=kind)
+    for name, own in tasks.items():
+        if missing := [column for column in own.columns if column not in every]:
+            hint = did_you_mean(missing[0], every)
+            raise ConfigError(f"task {name!r} needs column {missing[0]!r}; there are {', '.join(every)}.{hint}")
+        columns, alone = ", ".join(own.columns), {*own.columns} if own.kind != "ratio" else set()
+        if len({*own.columns}) < len(own.columns) or taken & alone:
+            raise ConfigError(f"task {name!r} has columns {columns}; name each once, and in one task")
+        kind = own.kind or ("classification" if class_names(table, own.columns[0]) else "regression")
+        for column in own.columns:
+            words = class_names(table, column)
+            if bool(words) != (kind == "classification") or (words and len(own.columns) > 1):
+                held = f"the classes {', '.join(words[:5])}" if words else "numbers"
+                raise ConfigError(
+                    f"task {name!r} is of kind {kind!r} and has columns {columns}; {column!r} holds {held}"
+                )
+        taken |= alone
+        tasks[name] = own.changed(kind=kind)
+    return tasks
 
 
 def _values(own: TaskConfig, table: Any) -> Tensor:
@@ -174,6 +168,8 @@ def _task(config: TrainConfig, name: str, described: Described, labels: Any, val
     ``weight`` states how much the patches of all images count, None without masks.
     """
     own, data = described[name], config.data
+    if own.beta is not None and own.loss != "smooth_l1":
+        raise ConfigError(f"task {name!r} has beta {own.beta:g}, which belongs to loss: smooth_l1; write both")
     defaults: dict[str, Any] = {"dim": values.shape[1] if values.ndim > 1 else max(len(labels), 1)}
     if weight is not None and own.from_map is not None:
         alone = values.reshape(len(values), -1)[:, 0].isfinite() & ~weight.flatten(1).any(dim=1)
@@ -205,63 +201,38 @@ def _propose_from_map(described: Described, labels: Sequence[str], targets: Any,
             logger.warning("the target %r follows the mean over its map %r; predict it by from_map", name, masks)
 
 
-def _scored(
-    described: Described, tasks: Sequence[Task], targets: Any, compositions: Sequence[Composition], table: Any
-) -> dict[str, Scored]:
-    """The targets that are scored, and where their predictions are: numbers in the table's order, then the others."""
-    numbers, others = dict[str, Scored](), dict[str, Scored]()
-    for task in tasks:
-        own, truth, name = described[task.name], targets[task.name].numpy(), task.name
-        columns = truth.reshape(len(truth), -1)
-        if task.kind == "classification":
-            key = name if own.auxiliary else own.columns[0]
-            others[key] = Scored("class", name, slice(None), truth, task.labels, own.auxiliary)
-        elif task.kind == "segmentation":
-            empty = np.zeros((len(truth), task.dim, task.dim), np.int64)
-            others[name] = Scored("mask", name, slice(None), empty, task.labels)
-        elif own.auxiliary:
-            others[name] = Scored("value", name, slice(None), columns, (), True)
-        elif task.kind == "dense":
-            for i, label in enumerate(task.labels or range(task.dim)):
-                key = name if task.dim == 1 else f"{name} {label}"
-                others[key] = Scored("map", name, slice(i, i + 1), truth[:, i] * 1.0)
-        else:
-            for i, column in enumerate(own.columns):
-                if own.kind != "ratio" or column not in numbers:
-                    numbers[column] = Scored("value", name, slice(i, i + 1), columns[:, i : i + 1])
-    for made in compositions:  # of a column they predict the value, a ratio its share
-        for i, column in enumerate(made.names):
-            if column in table and (column not in numbers or numbers[column].output == made.ratio):
-                truth = np.asarray(table[column], np.float64)[:, None]
-                numbers[column] = Scored("value", made.name, slice(i, i + 1), truth)
-    return {name: numbers[name] for name in table.columns if name in numbers} | others
+def _scored(task: Task, own: TaskConfig, values: Tensor) -> dict[str, Scored]:
+    """The targets of a task that are scored, and where their predictions are."""
+    name, truth, every = task.name, values.numpy(), slice(None)
+    if task.kind == "classification":
+        key = name if own.auxiliary else own.columns[0]
+        return {key: Scored("class", name, every, truth, task.labels, own.auxiliary)}
+    if task.kind == "segmentation":
+        return {name: Scored("mask", name, every, np.zeros((len(truth), task.dim, task.dim), np.int64), task.labels)}
+    if task.kind == "dense":
+        keys = [name] if task.dim == 1 else [f"{name} {label}" for label in task.labels or range(task.dim)]
+        return {key: Scored("map", name, slice(i, i + 1), truth[:, i]) for i, key in enumerate(keys)}
+    truth = truth.reshape(len(truth), -1)
+    if own.auxiliary:
+        return {name: Scored("value", name, every, truth, (), True)}
+    return {column: Scored("value", name, slice(i, i + 1), truth[:, i : i + 1]) for i, column in enumerate(own.columns)}
 
 
-def check_targets(problem: Problem, table: Any, folds: Mapping[Any, Fold]) -> None:
-    """Refuse images of which nothing is known, and classes that no head can learn.
-
-    A warning names groups that folds of a column share.
-
-    Raises:
-        DataError: naming the target or the images.
-    """
-    masks = [known(task, problem.targets[task.name]) for task in problem.tasks]
+def _check_known(tasks: Sequence[Task], targets: Mapping[str, Tensor], ids: Any) -> None:
+    """Refuse images of which nothing is known, and classes that no head can learn."""
+    masks = [known(task, targets[task.name]) for task in tasks]
     present = [mask.reshape(len(mask), -1).any(dim=1).numpy() for mask in masks]
     if len(nothing := np.flatnonzero(~np.any(present, axis=0))):
-        names = some_of([repr(table.index[row]) for row in nothing], 3)
+        names = some_of([repr(ids[row]) for row in nothing], 3)
         raise DataError(f"nothing is known of the images {names}; fill in a value, or remove them")
-    for task in (task for task in problem.tasks if task.kind == "classification"):
-        classes = problem.targets[task.name]
-        counts = classes[classes >= 0].unique(return_counts=True)[1]
+    for task in (task for task in tasks if task.kind == "classification"):
+        classes = targets[task.name].numpy()
+        counts = np.unique(classes[classes >= 0], return_counts=True)[1]
         if len(counts) < 2 or counts.sum() < 2 * len(counts):
             held = f"{len(counts)} classes in {counts.sum()} images, {(counts == 1).sum()} of them in one alone"
             raise DataError(
                 f"the target {task.name!r} has {held}; expected two or more, and 2 images a class on average"
             )
-    groups = np.array(groups_of(table) or range(len(table)))
-    for number, (rows, valid) in folds.items() if FOLD in table else ():
-        if len(split := np.intersect1d(groups[rows], groups[valid])):
-            logger.warning("%d groups of fold %d are in other folds too, such as %r", len(split), number, str(split[0]))
 
 
 def fitted(problem: Problem, rows: _Array) -> list[Task]:
