@@ -71,7 +71,7 @@ def train(
         ConfigError: if values contradict each other, or head, tasks and tokens do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other targets.
     """
-    return Run(config, out, table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
+    return Run(config, Path(out), table=table, overwrite=overwrite).train(resume=resume, callbacks=callbacks)
 
 
 class Run:
@@ -93,13 +93,13 @@ class Run:
     def __init__(
         self,
         config: TrainConfig,
-        out: str | os.PathLike[str],
+        out: Path,
         *,
         table: Any = None,
         overwrite: bool = False,
         source: Source | None = None,
     ) -> None:
-        self.folder = Path(out)
+        self.folder = out
         files.check_folder(self.folder, overwrite=overwrite)
         check_used(config, with_table=table is not None)
         import_modules(config.imports)

@@ -18,7 +18,6 @@ from dinoneck.configured import fields_of
 from dinoneck.data.cells import OWN_COLUMNS
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, did_you_mean, some_of
-from dinoneck.grid import patch_pair
 from dinoneck.heads.dense import DenseHead
 from dinoneck.heads.head import Head
 from dinoneck.heads.pyramid import PyramidHead
@@ -90,38 +89,34 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         DataError: if values or masks cannot be used.
     """
     described, (masks, kind), weight, pixels = _described(config, table), map_task(config, table), None, None
-    targets = {name: _values(own, table) for name, own in described.items()}
-    labels = {
-        name: class_names(table, own.columns[0]) or (own.columns if len(own.columns) > 1 else ())
-        for name, own in described.items()
-    }
+    known = {name: _values(own, table) for name, own in described.items()}
     if config.data.labels is not None:
-        labels[masks], targets[masks], weight, pixels = read_maps(config.data, table, preprocess)
         described[masks] = own = config.tasks.get(masks, TaskConfig()).changed(kind=kind)
         if own.columns or own.auxiliary:
             raise ConfigError(f"the targets of task {masks!r} are masks; leave out columns and auxiliary")
+        labels, values, weight, pixels = read_maps(config.data, table, preprocess)
+        known[masks] = labels, values
     if not described:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    tasks = [_task(config, name, described, labels[name], targets[name], weight) for name in described]
+    tasks = [_task(config, name, described, *own, weight) for name, own in known.items()]
+    targets = {name: values for name, (_, values) in known.items()}
     _check_known(tasks, targets, table.index)
-    weights = {name: weight for name, own in described.items() if own.kind == "dense" and weight is not None}
+    weights = {masks: weight} if weight is not None and kind == "dense" else {}
     for name, patches in weights.items():
-        _propose_from_map(described, labels[name], targets, name, patches)
+        _propose_from_map(described, known[name][0], targets, name, patches)
     scored, compositions = dict[str, Scored](), list[Composition]()
-    for task in (task for task in tasks if task.kind == "ratio"):
-        scored |= _scored(task, described[task.name], targets[task.name])
     for name, made in config.compositions.items():
         parts = tuple(dict.fromkeys(part for each in made.sums.values() for part in each))
         parts = described[made.ratio].columns if made.ratio in described else parts
         compositions.append(Composition(parts, made.sums, name, made.total, made.ratio))
-        columns = {i: column for i, column in enumerate(compositions[-1].names) if column in table}
-        truths = {column: np.asarray(table[column], np.float64)[:, None] for column in columns.values()}
-        scored |= {column: Scored("value", name, slice(i, i + 1), truths[column]) for i, column in columns.items()}
-    for task in (task for task in tasks if task.kind != "ratio"):
-        scored |= _scored(task, described[task.name], targets[task.name])
-    numbers = [
-        name for name in table.columns if name in scored and scored[name].kind == "value" and not scored[name].auxiliary
-    ]
+        for i, column in enumerate(compositions[-1].names):
+            if column in table:
+                truth = np.asarray(table[column], np.float64)[:, None]
+                scored[column] = Scored("value", name, slice(i, i + 1), truth)
+    for task in tasks:
+        each = _scored(task, described[task.name], targets[task.name])
+        scored = each | scored if task.kind == "ratio" else scored | each  # of a column a ratio predicts the share only
+    numbers = [name for name in table.columns if name in scored and scored[name].kind == "value"]
     return Problem(tasks, targets, weights, compositions, {name: scored[name] for name in numbers} | scored, pixels)
 
 
@@ -149,17 +144,18 @@ def _described(config: TrainConfig, table: Any) -> dict[str, TaskConfig]:
     return tasks
 
 
-def _values(own: TaskConfig, table: Any) -> Tensor:
-    """The values of all images of a task: (n,) or (n, outputs), or class indices (n,)."""
+def _values(own: TaskConfig, table: Any) -> tuple[tuple[str, ...], Tensor]:
+    """The labels of a task, and its values of all images: (n,) or (n, outputs), or class indices (n,)."""
     if own.kind == "classification":
-        return torch.tensor(np.asarray(table[own.columns[0]].cat.codes), dtype=torch.int64)
+        indices = np.asarray(table[own.columns[0]].cat.codes, np.int64)
+        return class_names(table, own.columns[0]), torch.tensor(indices)
     values = np.stack([np.asarray(table[column], np.float64) for column in own.columns], axis=1)
     if own.kind == "ratio":
         if (values < 0).any():  # the shares of two negative values would be positive
             raise DataError(f"a ratio of {', '.join(own.columns)}, which hold negative values; correct them")
         with np.errstate(divide="ignore", invalid="ignore"):  # of nothing the shares are unknown, 0 / 0
             values = values / values.sum(axis=1, keepdims=True)
-    return torch.from_numpy(values[:, 0] if len(own.columns) == 1 else values)
+    return (own.columns, torch.from_numpy(values)) if len(own.columns) > 1 else ((), torch.from_numpy(values[:, 0]))
 
 
 def _task(config: TrainConfig, name: str, described: Described, labels: Any, values: Tensor, weight: Any) -> Task:
@@ -302,8 +298,7 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     name = head_type(config, *maps)
     if "type" not in config.head and name == "dpt_neck" and len(tokens.sequence) == 1:
         name = "dense"  # one layer has no finer map than its patches
-    options = {**_DEFAULTS.get(name, {}), **config.head}
-    options.pop("type", None)
+    options = {key: x for key, x in (_DEFAULTS.get(name, {}) | config.head).items() if key != "type"}
     found = registry.resolve(name)
     cls = found if issubclass(found, Head) else PyramidHead  # on the neck of that name
     if cls is not found:
@@ -311,13 +306,12 @@ def make_head(config: TrainConfig, tokens: Tokens, problem: Problem, rows: _Arra
     if issubclass(cls, DenseHead):
         readout = [task for task in tasks if task.kind == "regression" and task.from_map is None]
         tasks = [replace(task, kind="density", aggregate="mean") if task in readout else task for task in tasks]
-    patch = patch_pair(tokens.patch_size)
     given: dict[str, Any] = {
         "embed_dim": tokens.sequence[0].shape[-1],
         "tasks": tasks,
         "num_layers": len(tokens.sequence),
         "layer_indices": tokens.layers,
-        "patch_size": patch[0] if patch[0] == patch[1] else patch,
+        "patch_size": tokens.patch_size,
         "num_patches": {"resized": tuple(tokens.grid), "query": None}.get(options.get("mode", ""), tokens.grid.count),
         "compositions": problem.compositions,
     }
