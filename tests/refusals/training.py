@@ -117,6 +117,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"data": {"targets": ["crop", "crop"]}}, ConfigError, "crop, crop"),
     ({"data": {"csv": None}}, ConfigError, "targets"), ({"data": {"pad_to": "center"}}, ConfigError, "'center'"),
     ({"data": {"labels": "mask", "targets": ["kind"]}, "head": {"type": "patch_mean"}}, ConfigError, "'cells'"),
+    ({"optim": {"patience": 1}, "folds": {"count": 1}}, DataError, "patience"),
     ({"folds": {"stratify": "place"}}, ConfigError, "'place'"), ({"folds": {"only": 2}}, ConfigError, "2 "),
     *(({"optim": own}, ConfigError, next(iter(own))) for own in (
         {"cutmix_alpha": 1.0}, {"backbone_lr": 1e-4}, {"layer_decay": 0.5})),
