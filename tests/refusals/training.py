@@ -13,7 +13,7 @@ import pandas as pd
 from dinoneck import BackboneError, ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
 from dinoneck.training import MemoryTokens, TrainConfig, group_folds, train
-from dinoneck.training.run import prepare_heads
+from dinoneck.training.run import train_heads
 from dinoneck.training.table import column_folds
 from tests.refusals import Row
 from tests.unit.training.meadow import COUNT, a_run, one_image_only, with_columns, with_gaps, write_meadow
@@ -76,7 +76,7 @@ def gaps(**known: Any) -> Callable[[Path], Any]:
 
 
 def heads(*names: str) -> Callable[[Path], Any]:
-    return lambda folder: prepare_heads(a_run(write_meadow(folder), ["soil"]), names, folder / "run")
+    return lambda folder: train_heads(a_run(write_meadow(folder), ["soil"]), names, folder / "run")
 
 
 TEXTS = [
@@ -117,6 +117,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"data": {"targets": ["crop", "crop"]}}, ConfigError, "crop, crop"),
     ({"data": {"csv": None}}, ConfigError, "targets"), ({"data": {"pad_to": "center"}}, ConfigError, "'center'"),
     ({"data": {"labels": "mask", "targets": ["kind"]}, "head": {"type": "patch_mean"}}, ConfigError, "'cells'"),
+    ({"optim": {"patience": 1}, "folds": {"count": 1}}, DataError, "patience"),
     ({"folds": {"stratify": "place"}}, ConfigError, "'place'"), ({"folds": {"only": 2}}, ConfigError, "2 "),
     *(({"optim": own}, ConfigError, next(iter(own))) for own in (
         {"cutmix_alpha": 1.0}, {"backbone_lr": 1e-4}, {"layer_decay": 0.5})),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -66,25 +66,19 @@ def train(
 
         report: dict[str, Any] = train_detector(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
     elif heads:
-        report = _compared(run, heads, out, overwrite, resume)
-    else:
-        from dinoneck.training.run import prepare, train_folds
+        from dinoneck.training.run import train_heads
 
-        prepared = prepare(with_width(run, hidden_dim), out, overwrite=overwrite)
+        own = with_width(run, hidden_dim)
+        report = train_heads(own, heads, out, overwrite=overwrite, resume=resume, begin=_describe)
+    else:
+        from dinoneck.training.run import Run
+
+        prepared = Run(with_width(run, hidden_dim), out, overwrite=overwrite)
         _describe(prepared)
-        report, _ = train_folds(prepared, resume=resume)
+        report = prepared.train(resume=resume)
     show_scores(report)
     print(f"written: {out}, with report.json")
     return {"out": out, "report": report}
-
-
-def _compared(run: TrainConfig, heads: Sequence[str], out: Path, overwrite: bool, resume: bool) -> dict[str, Any]:
-    """Train several heads on the same tokens and folds; return the report."""
-    from dinoneck.training.run import prepare_heads, train_heads
-
-    runs = prepare_heads(run, heads, out, overwrite=overwrite)
-    _describe(next(iter(runs.values())))
-    return train_heads(runs, out, resume=resume)
 
 
 def from_file(path: str) -> Callable[..., dict[str, Any]]:
@@ -138,7 +132,7 @@ def _describe(run: Run) -> None:
 
     config, table, source = run.config, run.table, run.source
     targets, auxiliary = target_columns(config, table)
-    masks = [] if run.problem.maps is None else [run.problem.maps.name]
+    masks = [task.name for task in run.problem.tasks if task.is_map]
     groups, grid = len(set(groups_of(table) or table.index)), source.first.grid
     more = f"; auxiliary: {', '.join(auxiliary)}" if auxiliary else ""
     print(f"{len(table)} images, {groups} groups, targets {', '.join([*targets, *masks])}{more}")

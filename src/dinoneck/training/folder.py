@@ -43,9 +43,8 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 def results_in(folder: Path) -> list[Path]:
     """Files that a run leaves in the folder; the report first, so that a half-removed run has none."""
-    found = [folder / REPORT, folder / HEAD_FILE, folder / PREDICTIONS]
-    found += [*sorted((folder / HEADS).glob("fold-*.safetensors")), *sorted((folder / LOGS).glob("fold-*.jsonl"))]
-    return [path for path in found if path.exists()]
+    patterns = (REPORT, HEAD_FILE, PREDICTIONS, f"{HEADS}/fold-*.safetensors", f"{LOGS}/fold-*.jsonl")
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def write_file(path: Path, content: bytes) -> None:

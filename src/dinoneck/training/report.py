@@ -12,18 +12,18 @@ from dinoneck.errors import DataError
 from dinoneck.heads.head import Head
 from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.sources import TokenSource, in_batches
-from dinoneck.training.table import groups_of
+from dinoneck.training.table import Fold, groups_of
 from dinoneck.training.tasks import Problem, Scored
 
 HEAD, LINEAR, BOTH = "head", "linear", "head + linear"
 OVERALL = "overall"
 ENOUGH_IMAGES, ENOUGH_GROUPS = 50, 10  # to compare methods
-_MAIN = {"value": "r2", "map": "r2", "class": "accuracy", "mask": "mean_iou"}
+_MAIN = ("r2", "accuracy", "mean_iou")
 _IN_FILE = {"r2": "R2", "accuracy": "accuracy", "macro_f1": "macro_f1", "mean_iou": "mean_iou"}
-Predictions = Mapping[str, Mapping[str, Any]]
+_UNKNOWN = {"value": np.nan, "map": np.nan, "class": -1, "mask": 0}
+Methods = dict[str, dict[str, Any]]
 """Method -> target -> predictions of all rows: NaN, -1 or a matrix of zeros where a row is not predicted."""
 _BATCH = 16
-Methods = dict[str, dict[str, Any]]
 
 
 @torch.no_grad()
@@ -40,32 +40,25 @@ def write_predictions(
         batch = tokens.batch([tokens.ids[row] for row in rows]).to(device)
         outputs = {name: x.float().cpu() for name, x in head.eval().predict(batch).items()}
         for name, target in problem.scored.items():
-            x = outputs[target.output][:, target.places]
+            x: Any = outputs[target.output][:, target.places]
             if not bool(x.isfinite().all()):
                 raise DataError(
                     f"the predictions of {name} are not finite: training diverged; lower the learning rate (lr=, --lr)"
                 )
-            if target.kind == "mask" and problem.maps is not None:
-                for row, each in zip(rows, x, strict=True):
-                    predictions[name][row] = map_confusion(problem.maps.pixels(row), each[None])
-            else:
-                values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
-                predictions[name][rows] = values.numpy()
+            if target.kind == "mask":
+                x = [map_confusion(problem.pixels(row), each[None]) for row, each in zip(rows, x, strict=True)]
+            elif target.kind == "class":
+                x = x.argmax(dim=1)
+            predictions[name][rows] = x[:, 0] if target.kind == "map" else x
 
 
-def no_predictions(problem: Problem, count: int, methods: Sequence[str]) -> Methods:
-    """Return room for the predictions of ``count`` rows by each method."""
-
-    def unknown(target: Scored) -> Any:
-        if target.kind == "mask":
-            return np.zeros((count, len(target.labels), len(target.labels)), np.int64)
-        return np.full(count, -1) if target.kind == "class" else np.full(target.truth.shape, np.nan)
-
-    return {method: {name: unknown(target) for name, target in problem.scored.items()} for method in methods}
+def no_predictions(scored: Mapping[str, Scored]) -> dict[str, Any]:
+    """Return room for the predictions of all rows by a method."""
+    return {name: np.full_like(target.truth, _UNKNOWN[target.kind]) for name, target in scored.items()}
 
 
-def summary(table: Any, scored: Mapping[str, Scored], predictions: Predictions, folds: Sequence[Any]) -> dict[str, Any]:
-    """Return what a report holds of the scores of methods: counts, scores, spread, target weights and the verdict.
+def summary(table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Sequence[Any]) -> dict[str, Any]:
+    """Return what a report holds of the scores of methods: counts, scores, target weights and the verdict.
 
     Args:
         table: the images.
@@ -73,32 +66,26 @@ def summary(table: Any, scored: Mapping[str, Scored], predictions: Predictions, 
         predictions: of the methods; the first is compared with the others.
         folds: the rows that each fold held out; where there are none, there are no scores.
     """
-    groups = groups_of(table) or list(table.index)
-    folds = [valid for valid in folds if len(valid)]
-    rows = [int(row) for valid in folds for row in valid]
-    predicted = {groups[row] for row in rows}
-    weights = table.attrs.get("weights", {})
-    scores, spread, line = {}, {}, "one head on all images; none is held out"
-    own = {name: weights[name] for name in scored if name in weights}
+    groups, folds = groups_of(table) or list(table.index), [valid for valid in folds if len(valid)]
+    weights = {name: own for name, own in table.attrs.get("weights", {}).items() if name in scored}
+    scores, line = {}, "one head on all images; none is held out"
     if folds:
         split = Split(folds, groups)
-        scores, spread = scores_of(scored, predictions, split, own), spread_of(scored, split)
-        line = verdict(scored, scores, len(predicted), [*predictions])
+        scores = scores_of(scored, predictions, split, weights)
+        line = verdict(scores, len({groups[row] for row in split.rows}), next(iter(predictions)))
     return {
         "images": len(table),
-        "predicted": len(rows),
+        "predicted": sum(map(len, folds)),
         "groups": len({*groups}),
-        "groups_predicted": len(predicted),
         "scores": scores,
-        "spread": spread,
         "auxiliary": [name for name, target in scored.items() if target.auxiliary],
-        "target_weights": own,
+        "target_weights": weights,
         "verdict": line,
     }
 
 
 def scores_of(
-    scored: Mapping[str, Scored], predictions: Predictions, split: Split, weights: Mapping[str, float] = {}
+    scored: Mapping[str, Scored], predictions: Methods, split: Split, weights: Mapping[str, float] = {}
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return target -> method -> the scores of :mod:`dinoneck.training.scores`.
 
@@ -135,18 +122,6 @@ def scores_of(
     return found
 
 
-def spread_of(scored: Mapping[str, Scored], split: Split) -> dict[str, dict[str, Any]]:
-    """Return target of values -> standard deviation over ``all`` known values and in the ``folds``; None = no value."""
-    found = {}
-    for name, target in scored.items():
-        if target.kind == "value" and not target.auxiliary:
-            parts = [target.truth[rows] for rows in (split.rows, *split.folds)]
-            known = [part[np.isfinite(part)] for part in parts]
-            every, *folds = (float(part.std()) if len(part) else None for part in known)
-            found[name] = {"all": every, "folds": folds}
-    return found
-
-
 def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) -> dict[str, float]:
     """Return the scores of a method by the names that head files keep."""
     return {
@@ -157,23 +132,17 @@ def fold_metrics(scores: Mapping[str, Mapping[str, Any]], method: str = HEAD) ->
     }
 
 
-def verdict(
-    scored: Mapping[str, Scored],
-    scores: Mapping[str, Mapping[str, Any]],
-    groups: int,
-    compared: Sequence[str] = (HEAD, LINEAR, BOTH),
-) -> str:
+def verdict(scores: Mapping[str, Mapping[str, Any]], groups: int, first: str = HEAD) -> str:
     """Return which of several methods scores best, and whether its difference from the first one is clear.
 
     Args:
-        scored: the targets.
         scores: of :func:`scores_of`.
         groups: how many groups were predicted; below 10, or below 50 images, there are too few to tell.
-        compared: the methods.
+        first: the method that was compared with the others.
     """
-    target, first = OVERALL if OVERALL in scores else next(iter(scores)), compared[0]
-    metric = "r2" if target == OVERALL else _MAIN[scored[target].kind]
-    methods = {name: own for name, own in scores[target].items() if name in compared}
+    target = OVERALL if OVERALL in scores else next(iter(scores))
+    methods = scores[target]
+    metric = next(name for name in _MAIN for own in methods.values() if name in own)
     pooled = {name: own[metric]["pooled"] for name, own in methods.items() if own[metric]["pooled"] is not None}
     if first not in pooled or len(pooled) < 2:
         return f"{target}: there is nothing to compare {first!r} with"
@@ -189,7 +158,7 @@ def verdict(
 
 
 def prediction_rows(
-    table: Any, scored: Mapping[str, Scored], predictions: Predictions, folds: Mapping[int, Sequence[Any]]
+    table: Any, scored: Mapping[str, Scored], predictions: Methods, folds: Mapping[Any, Fold]
 ) -> dict[str, list[Any]]:
     """Return the held-out images as columns: id, fold, and the true and predicted values and classes.
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -34,15 +33,15 @@ from dinoneck.training.tasks import SEVERAL_LAYERS, head_type
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """Where the tokens of a table's images come from.
 
     Attributes:
         first: the tokens of one image: the layers, grid and width that heads are built for.
         record: of the backbone that makes or made them.
         preprocess: how the images are or were prepared.
-        load: returns the tokens of all images under the table's ids; the expensive step where a backbone extracts them.
+        load: returns the tokens of all images under the table's ids; the expensive step where a backbone extracts them,
+            which is done once.
         backbone: that makes them; None where they come from a store.
     """
 
@@ -109,7 +108,7 @@ def source_of(config: TrainConfig, table: Any) -> Source:
     resize = own.resize or ("crop" if own.size is None else None)
     preprocess = backbone.preprocess.changed(resize=resize, **changes)
     first = MemoryTokens.extract(backbone, images[:1], ids[:1], preprocess=preprocess).batch(ids[:1])
-    load = partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess)
+    load = cache(partial(MemoryTokens.extract, backbone, images, ids, preprocess=preprocess))
     return Source(first, backbone.record(), preprocess, load, backbone)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from dinoneck.data.labels import DenseLabels, count_classes
 from dinoneck.data.pasture import SUMS, Pasture
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import ConfigError, DataError, missing_extra
-from dinoneck.training.config import CompositionConfig, TrainConfig
+from dinoneck.training.config import CompositionConfig, DataConfig, TaskConfig, TrainConfig
 from dinoneck.training.recipe import Seed, converted
 
+logger = logging.getLogger(__name__)
 MAPS = ("dense", "segmentation")
 _Rows = np.ndarray[Any, np.dtype[np.int64]]
 Fold = tuple[_Rows, _Rows]
@@ -54,7 +55,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         if data.images is None:
             return Pasture(seed=0).table(range(data.pasture))
         return read_folders(data.images) if data.labels is None else read_masks(data.images, data.labels)
-    targets, auxiliary = _named(config)
+    targets, auxiliary = target_columns(config)
     looks = data.store is None or data.labels is not None or data.images is not None
     return read_table(
         data.csv if frame is None else frame,
@@ -65,9 +66,7 @@ def table_of(config: TrainConfig, frame: Any = None) -> Any:
         fold_column=folds.column,
         image_column=data.image_column or "image",
         labels=data.labels,
-        classes={
-            c: () for k, task in config.tasks.items() if task.kind == "classification" for c in task.columns or (k,)
-        },
+        classes={c: () for own in column_tasks(config).values() if own.kind == "classification" for c in own.columns},
     )
 
 
@@ -79,11 +78,35 @@ def of_pasture(config: TrainConfig) -> TrainConfig:
     return config.changed(data=config.data.changed(unit="g", minimum=0.0), compositions=sums | config.compositions)
 
 
-def target_columns(config: TrainConfig, table: Any) -> tuple[list[str], list[str]]:
-    """Return the columns of a table that are scored as targets, and those that only help training."""
-    targets, auxiliary = _named(config)
-    every = [name for name in table.columns if name not in (*OWN_COLUMNS, *auxiliary)]
-    return (targets if config.data.targets else every), auxiliary
+def column_tasks(config: TrainConfig, table: Any = None) -> dict[str, TaskConfig]:
+    """Return the tasks that learn columns: those of the config, and a default for every other target.
+
+    Raises:
+        ConfigError: if a task has the name of a target and predicts other columns.
+    """
+    own = {name: task for name, task in config.tasks.items() if task.kind not in MAPS}
+    tasks = {name: task.changed(columns=task.columns or (name,)) for name, task in own.items()}
+    covered = {column for task in tasks.values() for column in task.columns}
+    covered |= {column for made in config.compositions.values() for column in made.sums}
+    auxiliary = config.data.aux_targets
+    for column in (*_targets(config, table), *auxiliary):
+        if column in own and column not in covered:
+            raise ConfigError(f"task {column!r} predicts other columns than the target {column!r}; rename one of them")
+        if column not in covered:
+            tasks[column] = TaskConfig(columns=(column,), auxiliary=column in auxiliary)
+    return tasks
+
+
+def target_columns(config: TrainConfig, table: Any = None) -> tuple[list[str], list[str]]:
+    """Return the columns that are scored as targets, and those that only help training; without a table the named."""
+    helps = {column: task.auxiliary for task in column_tasks(config, table).values() for column in task.columns}
+    every = dict.fromkeys((*_targets(config, table), *helps))
+    return [name for name in every if not helps.get(name)], [name for name in every if helps.get(name)]
+
+
+def _targets(config: TrainConfig, table: Any) -> Sequence[str]:
+    every = () if table is None else table.columns
+    return config.data.targets or [name for name in every if name not in (*OWN_COLUMNS, *config.data.aux_targets)]
 
 
 def class_names(table: Any, column: str) -> tuple[str, ...]:
@@ -96,17 +119,10 @@ def groups_of(table: Any) -> list[str] | None:
     return list(table[GROUP]) if GROUP in table else None
 
 
-def _named(config: TrainConfig) -> tuple[list[str], list[str]]:
-    """The columns that the config names as targets, and as auxiliary ones."""
-    columns = dict.fromkeys(config.data.targets, False) | dict.fromkeys(config.data.aux_targets, True)
-    for name, task in config.tasks.items():
-        for column in () if task.kind in MAPS else task.columns or (name,):
-            columns[column] = columns.get(column, False) or task.auxiliary
-    return [name for name, helps in columns.items() if not helps], [name for name, helps in columns.items() if helps]
+def folds_of(config: TrainConfig, table: Any) -> dict[int | None, Fold]:
+    """Return the folds to train by their numbers: ``(train, valid)`` rows of the table; None = all images.
 
-
-def folds_of(config: TrainConfig, table: Any) -> dict[int, Fold]:
-    """Return the folds to train by their numbers: ``(train, valid)`` rows of the table.
+    A warning names groups that folds of a column share.
 
     Args:
         config: its group ``folds``.
@@ -118,7 +134,11 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int, Fold]:
     """
     own, count = config.folds, len(table)
     if own.column is not None:
-        every = column_folds(table[FOLD])
+        every, groups = column_folds(table[FOLD]), np.array(groups_of(table) or range(count))
+        for number, (rows, valid) in enumerate(every):
+            if len(split := np.intersect1d(groups[rows], groups[valid])):
+                line = "%d groups of fold %d are in other folds too, such as %r"
+                logger.warning(line, len(split), number, str(split[0]))
     elif own.count == 1:
         every = [(np.arange(count), np.arange(0))]
     else:
@@ -126,7 +146,10 @@ def folds_of(config: TrainConfig, table: Any) -> dict[int, Fold]:
         every = group_folds(groups_of(table) or range(count), own.count, config.optim.seed, stratify=stratify)
     if own.only is not None and own.only >= len(every):
         raise ConfigError(f"fold is {own.only} and there are {len(every)} folds; expected 0 ... {len(every) - 1}")
-    return {number: fold for number, fold in enumerate(every) if own.only in (None, number)}
+    folds: dict[int | None, Fold] = {number: x for number, x in enumerate(every) if own.only in (None, number)}
+    if config.is_live and len(folds) > 1:  # heads of several backbones are no ensemble
+        folds[None] = np.arange(count), np.arange(0)
+    return folds
 
 
 def group_folds(
@@ -234,34 +257,6 @@ def _same(labels: Any, what: str) -> list[Any]:
     return same_labels(every, [f"row {row}" for row in range(len(every))], what)
 
 
-@dataclass(frozen=True)
-class Maps:
-    """The labels of n images on their patch grid.
-
-    Attributes:
-        name: of the task.
-        kind: of the task.
-        labels: class names; empty = the labels are numbers.
-        values: (n, K, rows, cols) float32 in original units, of classes their shares of the patch; NaN where unknown.
-        weight: (n, rows, cols) float32, how many labelled pixels a patch has; 0 = unknown.
-        pixels: returns the classes (1, height, width) of a prepared image; -1 = none, also without a label (1, 1, 1).
-    """
-
-    name: str
-    kind: Literal["dense", "segmentation"]
-    labels: tuple[str, ...]
-    values: Tensor
-    weight: Tensor
-    pixels: Callable[[int], Tensor]
-
-    def means(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the mean of every output over the image's labelled pixels, (n, K), NaN without a label."""
-        weight = self.weight[:, None].double()
-        sums = (self.values.nan_to_num().double() * weight).sum(dim=(2, 3))
-        found: np.ndarray[Any, np.dtype[np.float64]] = (sums / weight.sum(dim=(2, 3))).numpy()
-        return found
-
-
 def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     """Return name and kind of the task of a config's masks; numbers have the name of their column or folder.
 
@@ -282,16 +277,20 @@ def map_task(config: TrainConfig, table: Any) -> tuple[str, str]:
     return ("cells", "dense") if target_columns(config, table)[0] else ("segmentation", "segmentation")
 
 
-def read_maps(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Maps | None:
-    """Read the masks that a config names and average them over the patches; None where it names none.
+def read_maps(
+    data: DataConfig, table: Any, preprocess: Preprocessing
+) -> tuple[tuple[str, ...], Tensor, Tensor, Callable[[int], Tensor]]:
+    """Read the masks of a table and average them over the patches.
+
+    Returns:
+        The class names (none for numbers); values (n, K, rows, cols) float32 in original units, of classes their shares
+        of the patch, NaN where unknown; weight (n, rows, cols) float32, how many labelled pixels a patch has; and a
+        function that returns the classes (1, height, width) of a row's prepared image, -1 = none, without a label
+        (1, 1, 1).
 
     Raises:
-        ConfigError: as :func:`map_task`.
         DataError: if a mask cannot be used, has another size than its image, or comes to another grid than others.
     """
-    (name, kind), data = map_task(config, table), config.data
-    if data.labels is None:
-        return None
     label_of = {row: label for row, label in enumerate(table[LABELS]) if not is_missing(label)}
     rows, masks = [*label_of], [*label_of.values()]
     labels, how = data.classes, DenseLabels(nodata=data.nodata)
@@ -307,4 +306,4 @@ def read_maps(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Map
     def pixels(row: int) -> Tensor:
         return how.indices([label_of[row]], preprocess) if row in label_of else torch.full((1, 1, 1), -1)
 
-    return Maps(name, cast("Any", kind), labels, values, weight, pixels)
+    return labels, values, weight, pixels

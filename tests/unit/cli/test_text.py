@@ -18,7 +18,7 @@ SPLIT = Split([np.arange(30), np.arange(30, 60)], [row % 20 for row in range(N)]
 
 def shown(name: str, methods: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> list[list[list[str]]]:
     """The tables of a report's target, then its verdict: the words of their lines."""
-    show_scores({"scores": {name: methods}, "auxiliary": [], "spread": {}, "target_weights": {}, "verdict": "better"})
+    show_scores({"scores": {name: methods}, "auxiliary": [], "target_weights": {}, "verdict": "better"})
     lines = capsys.readouterr().out.splitlines()
     starts = [i - 1 for i, line in enumerate(lines) if set(line) == {"-"}]
     parts = [lines[i:j] for i, j in zip(starts, [*starts[1:], len(lines)], strict=True)]

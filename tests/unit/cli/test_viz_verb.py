@@ -183,7 +183,7 @@ def test_the_scores_of_the_run_are_found_next_to_its_heads(
     shutil.copytree(heads, tmp_path / "run" / "heads")
     score = {"pooled": 0.125, "interval": None, "folds": [0.125]}
     scores = {target: {"head": {"r2": score, "mae": score, "images": 5}}}
-    report = {"scores": scores, "spread": {target: {"all": 1, "folds": [1]}}, "auxiliary": [], "verdict": "so so"}
+    report = {"scores": scores, "auxiliary": [], "verdict": "so so"}
     (tmp_path / "run" / "report.json").write_text(json.dumps(report | {"target_weights": {}}))
     (tmp_path / "run" / "out_of_fold.csv").write_text(f"image,{target},{target} (head)\n1,2,3\n2,4,5\n3,,6\n")
     found = cli("viz", "report", tmp_path / "run" / "heads", images, "--out", tmp_path / "r.html", "--no-tokens")

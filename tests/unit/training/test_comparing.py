@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from tests.unit.training.meadow import a_run
 
+from dinoneck import load_head
 from dinoneck.cli.main import main
 from dinoneck.training import MemoryTokens, train
 from dinoneck.training.scores import Split, method_scores
@@ -51,3 +52,13 @@ def test_heads_are_trained_as_alone_and_compared_pairwise(
     found = report["scores"]["soil"]["linear"]["head_minus"]["r2"]
     assert found == pytest.approx(minus["head_minus"]["r2"], abs=1e-4)
     assert "patch_mean" in report["verdict"]
+
+
+def test_the_width_is_that_of_each_head(meadow: Path, tmp_path: Path) -> None:
+    words = (
+        f"--csv {meadow} --targets soil --backbone dinoneck_tiny --folds 2 --epochs 1 --hidden-dim 8 --heads".split()
+    )
+    assert main(["train", *words, "patch_mean", "cls_gating", "--out", str(tmp_path / "all")]) == 0
+    for name in ("patch_mean", "cls_gating"):
+        assert load_head(tmp_path / "all" / name / "heads" / "fold-0.safetensors").config["hidden_dim"] == 8
+    assert main(["train", *words, *NAMES, "--out", str(tmp_path / "refused")]) == 1, "a linear head has no width"

@@ -152,19 +152,18 @@ def test_maps_of_a_table_are_shares_of_its_masks() -> None:
     table = Pasture(seed=0, size=(32, 64)).table(range(3))
     preprocess = load_backbone("dinoneck_tiny").preprocess
     config = run_of_masks(("soil", "clover", "dead", "green"))
-    found = read_maps(config, table, preprocess)
-    assert found is not None
-    assert (found.kind, found.labels, found.values.shape) == ("dense", config.data.classes, (3, 4, 2, 4))
+    labels, values, weight, pixels = read_maps(config.data, table, preprocess)
+    assert (labels, values.shape) == (config.data.classes, (3, 4, 2, 4))
+    assert weight.tolist() == torch.full((3, 2, 4), 256.0).tolist()
     first = table["labels"].iloc[0]
-    assert found.values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
-    assert found.means()[0] == pytest.approx([(first == k).mean() for k in range(4)])
-    problem = problem_of(config, table, found)
-    [task] = [task for task in fitted(problem, np.array([0, 1])) if task.name == found.name]
+    assert values[0, 3, 1, 2].item() == pytest.approx((first[16:32, 32:48] == 3).mean())
+    assert pixels(0)[0].tolist() == first.tolist()
+    [task] = [task for task in fitted(problem_of(config, table, preprocess), np.array([0, 1])) if task.kind == "dense"]
     assert task.transform is not None
-    assert task.transform.mean == pytest.approx(found.values[:2].double().mean(dim=(0, 2, 3)).tolist())
+    assert task.transform.mean == pytest.approx(values[:2].double().mean(dim=(0, 2, 3)).tolist())
     wrong = table.assign(labels=pd.Series([np.zeros((16, 64), np.uint8)] * 3, table.index, dtype=object))
     with pytest.raises(DataError, match=r"\(16, 64\).*\(32, 64\)"):
-        read_maps(config, wrong, preprocess)
+        read_maps(config.data, wrong, preprocess)
 
 
 def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +176,7 @@ def test_a_number_that_is_the_mean_over_its_map_is_named_in_the_log(caplog: pyte
 
     def crop(data: pd.DataFrame = table, **own: Any) -> Task:
         config = run_of_masks(("soil", "crop"), tasks={"crop": own} if own else {})
-        problem = problem_of(config, data, read_maps(config, data, preprocess))
+        problem = problem_of(config, data, preprocess)
         return next(task for task in problem.tasks if task.name == "crop")
 
     assert crop().from_map is None

@@ -14,7 +14,7 @@ import torch
 from sklearn import metrics
 
 from dinoneck.training import r2, weighted_r2
-from dinoneck.training.report import fold_metrics, scores_of, spread_of, verdict
+from dinoneck.training.report import fold_metrics, scores_of, verdict
 from dinoneck.training.scores import Split, class_counts, class_f1, class_iou, confusion_matrix, method_scores
 from dinoneck.training.tasks import Scored
 
@@ -163,7 +163,7 @@ def methods(**each: Any) -> dict[str, Any]:
     return {name: {"a": x[:, None], "b": 5 * x[:, None], "help": x[:, None]} for name, x in each.items()}
 
 
-def test_a_report_has_an_overall_score_spread_and_verdict() -> None:
+def test_a_report_has_an_overall_score_and_a_verdict() -> None:
     y, good = RANDOM.normal(size=N), RANDOM.normal(size=N) / 9
     scored = {name: Scored("value", name, slice(0, 1), x[:, None]) for name, x in (("a", y), ("b", 5 * y[::-1]))}
     scored["help"] = Scored("value", "help", slice(0, 1), y[:, None], auxiliary=True)
@@ -177,9 +177,7 @@ def test_a_report_has_an_overall_score_spread_and_verdict() -> None:
     ):
         scores = scores_of(scored, predictions, SPLIT, weights)
         assert scores["overall"]["head"]["r2"]["pooled"] == pytest.approx(expected)
-    assert set(scores) == {"a", "b", "help", "overall"} and set(spread_of(scored, SPLIT)) == {"a", "b"}
-    assert spread_of(scored, SPLIT)["a"]["all"] == pytest.approx(y[HELD_OUT].std())
-    assert spread_of(scored, SPLIT)["a"]["folds"][1] == pytest.approx(y[25:40].std())
+    assert set(scores) == {"a", "b", "help", "overall"}
     assert fold_metrics(scores)["R2 a"] == pytest.approx(r2(y[HELD_OUT], (y + good)[HELD_OUT]))
     assert "head_minus" not in scores["a"]["head"]
     one, bad = {"a": scored["a"]}, y + 9 * good
@@ -189,6 +187,6 @@ def test_a_report_has_an_overall_score_spread_and_verdict() -> None:
         (bad, bad, "", False),
     ):
         found = scores_of(one, {name: {"a": x["a"]} for name, x in methods(head=head, linear=linear).items()}, SPLIT)
-        assert f"best is {best}" in verdict(one, found, 12)
-        assert ("excludes 0" in verdict(one, found, 12)) == clear != ("includes 0" in verdict(one, found, 12))
-        assert "55 images in 4 groups are too few" in verdict(one, found, 4)
+        assert f"best is {best}" in verdict(found, 12)
+        assert ("excludes 0" in verdict(found, 12)) == clear != ("includes 0" in verdict(found, 12))
+        assert "55 images in 4 groups are too few" in verdict(found, 4)

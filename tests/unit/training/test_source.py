@@ -16,7 +16,7 @@ from tests.unit.store.store_samples import SIZE, make, write_images
 from dinoneck import DataError, FeatureStore, PatchMeanHead, StoreError, Task, Tokens, load_backbone
 from dinoneck.data import Views, read_table
 from dinoneck.training import DataConfig, TrainConfig, fit
-from dinoneck.training.run import Run, prepare
+from dinoneck.training.run import Run
 from dinoneck.training.source import TableTokens
 from dinoneck.training.tasks import problem_of
 
@@ -76,7 +76,7 @@ def prepared(folder: Path, images: str | None = None, **data: Any) -> Run:
     """The run before its work."""
     named = None if images is None else str(folder / images)
     given = {"csv": str(folder / "t.csv"), "images": named, "store": str(folder / "store"), "targets": ["mass"], **data}
-    return prepare(TrainConfig.from_dict({"data": given}), folder / "run")
+    return Run(TrainConfig.from_dict({"data": given}), folder / "run")
 
 
 def trained(store: FeatureStore, table: pd.DataFrame) -> None:
@@ -128,7 +128,7 @@ def test_a_table_with_files_is_compared_in_python(stored: FeatureStore, tmp_path
     own = TrainConfig(data=DataConfig(store=str(tmp_path / "store")))
     for folder in ("train", "other"):
         table = read_table(tmp_path / "t.csv", tmp_path / folder, "mass")
-        call = {"fit": lambda x: trained(stored, x), "train": lambda x: prepare(own, tmp_path / "run", table=x)}
+        call = {"fit": lambda x: trained(stored, x), "train": lambda x: Run(own, tmp_path / "run", table=x)}
         if folder == "other":
             with pytest.raises(StoreError, match="'0'"):
                 call[entrance](table)
@@ -153,4 +153,4 @@ def test_shares_of_negative_values_are_refused() -> None:
     task = {"kind": "ratio", "columns": ["a", "b"]}
     config = TrainConfig.from_dict({"data": {"csv": "t.csv", "targets": ["a", "b"]}, "tasks": {"t": task}})
     with pytest.raises(DataError, match=r"a, b.*negative"):
-        problem_of(config, table)
+        problem_of(config, table, load_backbone("dinoneck_tiny").preprocess)

@@ -58,6 +58,17 @@ def test_files_hold_what_was_trained_along(name: str, tmp_path: Path) -> None:
         assert (tmp_path / "run" / file_name).read_bytes() == (tmp_path / "again" / file_name).read_bytes()
 
 
+def test_the_head_on_all_images_is_trained_to_the_last_epoch(tmp_path: Path) -> None:
+    """No image is held out to judge its epochs by; those of the folds are judged."""
+    rows: list[str] = []
+    optim = {"patience": 1, "epochs": 3, "lr": 1e-12, "weight_decay": 0.0, "backbone_lr": 1e-12}
+    config = live_run(backbone={"unfreeze_last": 1}, optim=optim, losses={"weighting": "uncertainty"})
+    report = train(config, tmp_path, table=TABLE, callbacks=[lambda epoch, row: rows.append(" ".join(row))])
+    assert ["val_loss" in row for row in rows[-3:]] == [False] * 3
+    assert all("val_loss" in row for row in rows[:-3])
+    assert [*report["loss_weights"]] == ["fold-0", "fold-1", "fold-all"]
+
+
 def test_a_plan_trains_the_blocks_of_its_epoch_at_decayed_rates() -> None:
     """Block 4 learns at the rate of block 5 times the decay; before the plan's epoch nothing of the backbone moves."""
     backbone = load_backbone("dinoneck_tiny")

@@ -124,7 +124,6 @@ def report_of(name: str, labels: tuple[str, ...]) -> dict[str, Any]:
             f"{name} cover": {"head": masks},
             "overall": {"head": {"r2": score | {"folds": [None]}, "mae": score, "images": 16}},
         },
-        "spread": {name: {"all": 1.5, "folds": [1.25, None]}},
         "auxiliary": [],
         "target_weights": {},
         "held_out": {name: ([1.0, 2.0, 4.0], [1.5, 2.0, 3.0])},
