@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dinoneck.data.boxes import BoxImages
 from dinoneck.errors import DataError, missing_extra
+from dinoneck.inference.results import coco_objects
 
 if TYPE_CHECKING:
     from dinoneck.detection.detector import Detector
@@ -77,14 +78,66 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
         ImportError: if pycocotools is missing.
     """
-    coco, coco_eval = _pycocotools()
     truth, found = dataset.ground_truth(), coco_results(predictions, dataset)
+    for box in found:
+        box["area"] = box["bbox"][2] * box["bbox"][3]
+    return _scores(dataset, truth, found, "bbox")
+
+
+def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Compare the masks of a dataset with those that were predicted, by COCO's rules.
+
+    Args:
+        dataset: the images with their true masks; crowd regions are left out.
+        objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects` returns them.
+
+    Returns:
+        As :func:`score_boxes`, of masks; and ``count_error``, the mean absolute difference between the numbers of known
+        objects and of predicted ones with ``min_score`` or more.
+
+    Raises:
+        DataError: if no image has an object.
+        ImportError: if pycocotools is missing.
+    """
+    known = {}
+    for i, image_id in enumerate(dataset.ids):
+        target = dataset[i][1]
+        every = {"masks": target["masks"].numpy() > 0, "labels": target["labels"], "scores": torch.ones(len(target))}
+        known[image_id] = coco_objects(every)
+    truth = {**dataset.ground_truth(), "annotations": _annotations(known, dataset)}
+    found = _scores(dataset, truth, _annotations(objects, dataset), "segm")
+    least = found["min_score"] or 0.0
+    kept = {image_id: sum(own["score"] >= least for own in objects.get(image_id, ())) for image_id in known}
+    errors = [abs(kept[image_id] - len(own)) for image_id, own in known.items()]
+    return {**found, "count_error": sum(errors) / len(errors)}
+
+
+def _annotations(objects: Mapping[int, Sequence[Mapping[str, Any]]], dataset: BoxImages) -> list[dict[str, Any]]:
+    """Objects of images as entries of a COCO file with the categories of the dataset."""
+    from pycocotools import mask
+
+    return [
+        {
+            **own,
+            "id": number,
+            "image_id": image_id,
+            "category_id": dataset.category_ids[own["category_id"]],
+            "area": float(mask.area(own["segmentation"])),
+            "iscrowd": 0,
+        }
+        for number, (image_id, own) in enumerate(((i, own) for i, every in objects.items() for own in every), 1)
+    ]
+
+
+def _scores(dataset: BoxImages, truth: dict[str, Any], found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The scores of results, COCO's ``bbox`` or ``segm``."""
+    coco, coco_eval = _pycocotools()
     if all(box["iscrowd"] for box in truth["annotations"]):
         raise DataError(
             f"none of the {len(dataset)} images of {dataset.file} has a box; there is nothing to compare with"
         )
     for number, box in enumerate(found):
-        box.update(id=number + 1, area=box["bbox"][2] * box["bbox"][3], iscrowd=0)
+        box.update(id=number + 1, iscrowd=0)
     with contextlib.redirect_stdout(io.StringIO()):
         sides = []
         for boxes in (truth["annotations"], found):
@@ -92,7 +145,7 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
             side.dataset = {**truth, "annotations": boxes}
             side.createIndex()
             sides.append(side)
-        test = coco_eval(*sides, "bbox")
+        test = coco_eval(*sides, kind)
         test.params.imgIds = list(dataset.ids)
         test.params.catIds = list(dataset.category_ids)
         test.params.maxDets = list(_MOST_BOXES)

@@ -155,18 +155,19 @@ class MaskHead(Head):
 
     @torch.no_grad()
     def predict_instances(
-        self, tokens: TokensLike, size: Sequence[int] | None = None, min_score: float = 0.0, **plain: Unpack[Plain]
+        self, tokens: TokensLike, size: Sequence[int] | None = None, min_score: float | None = None, **plain: Unpack[Plain]
     ) -> list[dict[str, Tensor]]:
         """Return the instances of every image, see :func:`dinoneck.heads.instances.decode_instances`.
 
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score.
+            min_score: leave out instances of a lower score; None = the minimum of the task, without one 0.0.
             **plain: of plain tensors, as for calling.
         """
-        tokens = self._tokens(tokens, **plain)
-        return decode_instances(*self._queries(self(tokens)), size or tokens.image_size, min_score)
+        tokens, least = self._tokens(tokens, **plain), self.tasks[0].minimum or 0.0
+        least = least if min_score is None else min_score
+        return decode_instances(*self._queries(self(tokens)), size or tokens.image_size, least)
 
     @torch.no_grad()
     def predict_panoptic(

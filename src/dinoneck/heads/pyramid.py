@@ -143,24 +143,25 @@ class PyramidHead(Head):
 
     @torch.no_grad()
     def predict_instances(
-        self, tokens: TokensLike, size: Sequence[int] | None = None, min_score: float = 0.3, **plain: Unpack[Plain]
+        self, tokens: TokensLike, size: Sequence[int] | None = None, min_score: float | None = None, **plain: Unpack[Plain]
     ) -> list[dict[str, Tensor]]:
         """Return the instances of every image, see :func:`dinoneck.heads.instances.decode_centres`.
 
         Args:
             tokens: of the images.
             size: (height, width) of the masks; None = that of the images that the tokens are of.
-            min_score: leave out instances of a lower score.
+            min_score: leave out instances of a lower score; None = the minimum of the task, without one 0.3.
             **plain: of plain tensors, as for calling.
 
         Raises:
             ConfigError: if the head has no task of instances, or several.
         """
-        names = [task.name for task in self.tasks if task.is_masks]
-        if len(names) != 1:
-            raise ConfigError(f"the head has {len(names)} tasks of instances; expected one")
-        tokens = self._tokens(tokens, **plain)
-        return decode_centres(self(tokens)[f"{names[0]}{MAP}"], size or tokens.image_size, min_score)
+        own = [task for task in self.tasks if task.is_masks]
+        if len(own) != 1:
+            raise ConfigError(f"the head has {len(own)} tasks of instances; expected one")
+        tokens, least = self._tokens(tokens, **plain), 0.3 if own[0].minimum is None else own[0].minimum
+        least = least if min_score is None else min_score
+        return decode_centres(self(tokens)[f"{own[0].name}{MAP}"], size or tokens.image_size, least)
 
     def _reads_map(self, task: Task) -> bool:
         of_patches = task.kind == "ratio" and self.ratio_readout == "patch"

@@ -50,6 +50,9 @@ class Pass:
         tiling: how large images are cut; None = they are not.
         batch_size: images or tiles at once.
 
+    Attributes:
+        min_score: of instances; None = as recorded in the heads.
+
     Raises:
         ConfigError: if views or tiles do not fit the patch.
     """
@@ -63,7 +66,7 @@ class Pass:
         tiling: Tiling | None,
         batch_size: int | None,
     ) -> None:
-        self.preprocess, self.tiling = preprocess, tiling
+        self.preprocess, self.tiling, self.min_score = preprocess, tiling, cast("float | None", None)
         self.tta, self.views = tta, VIEWS[tta]
         self.device = next(backbone.parameters()).device
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
@@ -162,7 +165,8 @@ class Pass:
                 tokens = reading.tokens(self.backbone, seen[0][1])
                 for i, place in enumerate(places):
                     one, size = tokens[i : i + 1], images[place].size
-                    found[i][key][task.name] = objects_at_image_size(reading.head, one, task, size, self.preprocess)
+                    least, where = self.min_score, (task, size, self.preprocess)
+                    found[i][key][task.name] = objects_at_image_size(reading.head, one, *where, least)
             rows |= dict(zip(places, found, strict=True))
         return [rows[place] for place in range(len(images))]
 

@@ -105,7 +105,9 @@ def _strips(grid: Tensor, rows: _Axis, cols: _Axis) -> Iterator[Tensor]:
         yield lines[..., cols.below].lerp(lines[..., cols.above], cols.share)
 
 
-def objects_at_image_size(head: Any, tokens: Tokens, task: Task, size: Size, preprocess: Preprocessing) -> Any:
+def objects_at_image_size(
+    head: Any, tokens: Tokens, task: Task, size: Size, preprocess: Preprocessing, min_score: float | None = None
+) -> Any:
     """Return the objects of an image in its own pixels.
 
     Args:
@@ -114,6 +116,7 @@ def objects_at_image_size(head: Any, tokens: Tokens, task: Task, size: Size, pre
         task: instances or panoptic.
         size: (height, width) of the upright image.
         preprocess: how the image was prepared.
+        min_score: leave out instances of a lower score; None = as recorded in the head.
 
     Returns:
         What these methods return, as arrays; objects that lie in padding alone are left out.
@@ -131,7 +134,7 @@ def objects_at_image_size(head: Any, tokens: Tokens, task: Task, size: Size, pre
         return segments.numpy(), [segment for segment in listed if segment["area"]]
     from torchvision.ops import masks_to_boxes  # loaded with the head already
 
-    [found] = head.predict_instances(tokens, (height, width))
+    [found] = head.predict_instances(tokens, (height, width), min_score)
     masks = F.pad(found["masks"], window)
     kept = masks.flatten(1).any(dim=1)
     boxes = masks_to_boxes(masks[kept]) + masks.new_tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float32)

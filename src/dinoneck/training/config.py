@@ -77,6 +77,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
         blur: odd kernel size of a Gaussian blur after the resize; None = off.
         tta: views that predictions average, recorded in the head files; the run's scores do not use them.
         pasture: number of generated images if no data is named.
+        instances: COCO file of objects with masks, for heads that predict each object.
         boxes: COCO file of boxes, for detectors.
         val_boxes: COCO file of held-out images; None = one image in folds.count of boxes.
         val_images: folder of the held-out images; None = as images.
@@ -102,6 +103,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     blur: Count | None = None
     tta: Literal["none", "flip4", "d6"] | None = None
     pasture: Count = 120
+    instances: Path | None = None
     boxes: Path | None = None
     val_boxes: Path | None = None
     val_images: Path | None = None
@@ -338,7 +340,8 @@ _NEEDS = {  # one of these -> the options that have no effect without it
         "optim.backbone_lr",
         "optim.layer_decay",
     ),
-    ("data.labels",): ("data.classes", "data.nodata", "data.label_kind"),
+    ("data.labels", "data.instances"): ("data.classes",),
+    ("data.labels",): ("data.nodata", "data.label_kind"),
     ("data.store",): ("data.views",),
     ("data.csv",): ("data.targets", "data.aux_targets", "data.minimum", "data.store", "folds.group", "folds.column"),
     ("data.csv", "data.images"): ("data.labels",),

@@ -107,13 +107,17 @@ class Run:
         self.table, self.config = table_of(config, table), config if table is not None else of_pasture(config)
         self.source = source or source_of(config, self.table)
         live_tokens(config, self.source, self.table, self.folder / files.HEAD_FILE)  # refuses a rank that does not fit
-        problem = problem_of(self.config, self.table, self.source.preprocess)
+        problem = self._learned()
         self.folds = folds_of(config, self.table)
         self.heads = {number: self._new_head(problem, number) for number in self.folds}
         first = next(iter(self.heads.values())).eval()
         self.problem = with_fine_maps(problem, first.predict(self.source.first.to(next(first.parameters()).device)))
         methods = (HEAD, LINEAR) if config.is_live else (HEAD, LINEAR, BOTH)
         self.predictions = {method: reports.no_predictions(problem.scored) for method in methods}
+
+    def _learned(self) -> Problem:
+        """What the heads learn."""
+        return problem_of(self.config, self.table, self.source.preprocess)
 
     def train(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:
         """Train, predict, score and write; return the report, see :func:`train`."""
@@ -168,13 +172,8 @@ class Run:
         """
         config, problem, (rows, valid) = self.config, self.problem, (side.tolist() for side in self.folds[number])
         path, log, unfinished = self._paths(number)
-        tokens, live = self.source.load(), live_tokens(config, self.source, self.table, path)
-        is_new, head = not path.exists(), self.heads[number]
-        if is_new:
-            self._fit(head, live or tokens, number, callbacks)
-        else:
-            kept: Any = HeadCheckpoint.load(path).build()
-            head = kept.members[0] if config.with_ridge else kept
+        is_new, tokens, live = not path.exists(), self.source.load(), self._live(path)
+        head = self._trained(number, live or tokens, callbacks)
         own, groups = problem.compositions, groups_of(self.table)
         linear = baseline_head(tokens, problem.targets, rows, head.tasks, own, groups, config.optim.seed)
         heads = {HEAD: head, LINEAR: linear.to(next(head.parameters()).device)}
@@ -192,6 +191,19 @@ class Run:
         if _writes():
             shutil.rmtree(unfinished, ignore_errors=True)
         return [head, linear] if config.with_ridge else [head]
+
+    def _live(self, path: Path) -> LiveTokens | None:
+        """The images with the backbone that is trained along with the head of this file."""
+        return live_tokens(self.config, self.source, self.table, path)
+
+    def _trained(self, number: int | None, source: TokenSource, callbacks: Sequence[files.Callback]) -> Head:
+        """The trained head of a fold, of its file where that is there."""
+        path, head = self._paths(number)[0], self.heads[number]
+        if not path.exists():
+            self._fit(head, source, number, callbacks)
+            return head
+        kept: Any = HeadCheckpoint.load(path).build()
+        return kept.members[0] if self.config.with_ridge else kept
 
     def _fit(self, head: Head, source: TokenSource, number: int | None, callbacks: Sequence[files.Callback]) -> None:
         """Train the head of a fold."""

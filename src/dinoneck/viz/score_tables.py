@@ -40,7 +40,8 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
         if "best" in report:
             best = report["best"]
             found += box_tables({f"best epoch ({best['epoch']})": best, "before training": report["untrained"]})
-        found += box_tables(report["boxes"]) if "boxes" in report else []
+        for key in ("boxes", "masks"):
+            found += box_tables(report[key]) if key in report else []
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
     return found
