@@ -23,6 +23,7 @@ from dinoneck import registry
 from dinoneck.errors import ConfigError, RegistryError
 
 TAG = "$"
+_EXACT = (str, int, types.NoneType)  # values that are their own normal form
 
 
 def encode(value: Any) -> Any:
@@ -51,8 +52,8 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     Raises:
         ConfigError: if the value does not fit.
     """
-    classes, plain, item_type = _members(annotation)
-    if type(value) in plain and isinstance(value, str | int | None):
+    classes, plain, item_type, converted = _members(annotation)
+    if type(value) in plain and isinstance(value, _EXACT):
         return value
     if isinstance(value, classes) and (hasattr(value, "from_config") or dataclasses.is_dataclass(value)):
         return value
@@ -65,24 +66,25 @@ def normal(annotation: Any, value: Any, where: str) -> Any:
     if item_type is not None and isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(normal(item_type, item, f"{where}[{i}]") for i, item in enumerate(value))
     try:
-        if not plain:
+        if converted is None:
             raise msgspec.ValidationError("or its JSON form")
         keys = str if annotation is Any else str | numbers.Integral
-        return msgspec.convert(_plain(value, where, keys), Union[plain], str_keys=True)  # noqa: UP007
+        return msgspec.convert(_plain(value, where, keys), converted, str_keys=True)
     except msgspec.ValidationError as error:
         expected = annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
         raise ConfigError(f"{where} is {repr(value)[:80]}; expected {expected} ({error})") from None
 
 
 @functools.cache
-def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any]:
-    """The classes of dataclasses and modules in a union, its other members, and the type of a sequence's items."""
+def _members(annotation: Any) -> tuple[tuple[type, ...], tuple[Any, ...], Any, Any]:
+    """Of a union: classes of dataclasses and modules, other members, a sequence's items, the union of the others."""
     is_union = typing.get_origin(annotation) in (Union, types.UnionType)
     members = typing.get_args(annotation) if is_union else (annotation,)
     classes = [kind for kind in members if hasattr(kind, "load_state_dict") or dataclasses.is_dataclass(kind)]
     plain = [kind for kind in members if kind not in classes]
     items = [typing.get_args(kind)[0] for kind in plain if typing.get_origin(kind) is Sequence]
-    return tuple(classes), tuple(plain), items[0] if items else None
+    union = Union[tuple(plain)] if plain else None  # noqa: UP007
+    return tuple(classes), tuple(plain), items[0] if items else None, union
 
 
 def normalize_fields(record: Any, where: str | None = None, /, **given: Any) -> None:
@@ -144,7 +146,7 @@ def _hints_of(cls: type) -> dict[str, Any]:
 
 def _plain(value: Any, where: str, keys: Any = str) -> Any:
     """The value without types of NumPy, which msgspec does not know, of finite numbers and with keys of these types."""
-    if value is None or isinstance(value, bool | str | int):
+    if isinstance(value, _EXACT):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)

@@ -90,8 +90,8 @@ def missing_extra(package: str, extra: str) -> ImportError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 200 characters."""
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    """Return the first line of an error's message, at most 200 characters; its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def reason_of(error: BaseException) -> str:

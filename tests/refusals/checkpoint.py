@@ -157,5 +157,6 @@ ROWS: list[Row] = [
     *((lambda folder, own=own: pushed(folder, "me/one", *own), CheckpointError, own[-1].rpartition("/")[2])
       for own in (["b.png"], ["x](y).png"], ["d.png"], ["a.png", "in/a.png"])),
     (lambda folder: pushed(folder, revision="0" * 40), CheckpointError, "0" * 40),
+    (lambda folder: pushed(folder, terms=folder / "no.txt"), CheckpointError, "no.txt"),
     *((lambda own=own: push_to_hub(own, "me/one"), CheckpointError, str(own)) for own in ("gone.safetensors", 3)),
 ]  # fmt: skip

@@ -168,7 +168,6 @@ SLOW = {
         bench damaged.safetensors
     """,
     "exports": """
-        export head.safetensors --format state-dict --out w.safetensors
         export head.safetensors --format pt2 --grid 2x4 --out h.pt2
         export damaged.safetensors --format pt2 --out j.pt2
         export head.safetensors --format onnx --size 32x64 --out k.onnx

@@ -31,12 +31,13 @@ _HUB_LICENCE = re.compile(  # SPDX identifiers that the Hub knows, in its spelli
     r"apache-2\.0|mit|bsd-[23]-clause|isc|unlicense|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-4\.0|gpl-2\.0|[al]?gpl-3\.0|"
     r"mpl-2\.0|epl-2\.0|eupl-1\.2|odc-by|odbl|pddl"
 )
+DINOV3 = {
+    "name": "DINOv3",
+    "license": "dinov3-license",
+    "link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
+}
 _FAMILIES = {  # the licences under which Meta publishes the weights of backbones
-    "dinov3": {
-        "name": "DINOv3",
-        "license": "dinov3-license",
-        "link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
-    },
+    "dinov3": DINOV3,
     "dinov2": {"name": "DINOv2", "license": "apache-2.0", "link": "https://www.apache.org/licenses/LICENSE-2.0"},
 }
 

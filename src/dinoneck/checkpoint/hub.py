@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dinoneck.checkpoint import contents
-from dinoneck.checkpoint.card import REPO_ID, check_repo_id, config_json, model_card
+from dinoneck.checkpoint.card import DINOV3, REPO_ID, check_repo_id, config_json, model_card
 from dinoneck.checkpoint.format import HEAD_NAME, is_file, only_head, read
 from dinoneck.errors import CheckpointError
 from dinoneck.hub_errors import refusal, unreachable
@@ -159,9 +159,10 @@ def push_to_hub(
     revision: str | None = None,
     commit_message: str | None = None,
     figures: Iterable[str | os.PathLike[str]] = (),
+    terms: str | os.PathLike[str] | None = None,
     token: str | None = None,
 ) -> Pushed:
-    """Publish a head file in a Hub repository: head.safetensors, config.json, README.md and figures in one commit.
+    """Publish a head file in a Hub repository: its page, figures and terms in one commit.
 
     The file is read with all checks, and the bytes that were checked are sent. README.md and config.json are derived
     from its header and replace those in the repository.
@@ -174,10 +175,12 @@ def push_to_hub(
         revision: the branch; None = main. A missing one begins at main's commit.
         commit_message: the first line of the commit; None = the head's type and digest.
         figures: pictures (PNG, JPEG, WebP, GIF) for the page.
+        terms: a text file with the licence of the backbone's weights, which becomes LICENSE.txt; required where that
+            is the DINOv3 License, which asks for a copy of itself.
         token: an access token that may write; None = the stored login.
 
     Raises:
-        CheckpointError: if the head is damaged, a figure is not a picture, or the Hub refuses.
+        CheckpointError: if the head, a figure or the terms cannot be used, or the Hub refuses.
     """
     import huggingface_hub as hub
 
@@ -187,12 +190,14 @@ def push_to_hub(
     pictures = _pictures(figures)
     content = read(only_head(file))
     meta = contents.check(content).meta
+    text = _terms(terms, meta["licences"].get("backbone"))
     parts = {
         HEAD_NAME: b"".join([content.header.start(), *content.buffers]),
         _CONFIG: config_json(meta).encode(),
         "README.md": model_card(meta, repo_id, sorted(pictures)).encode(),
     }
     message = commit_message or f"{meta['head_type']}, {meta['digest'][:19]}"
+    pictures |= {"LICENSE.txt": text} if text else {}
     api = hub.HfApi(token=token, library_name="dinoneck", library_version=__version__)
     try:
         done = _commit(api, repo_id, revision, parts | pictures, message, private)
@@ -225,6 +230,21 @@ def _commit(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     operations = [CommitOperationAdd(name, part) for name, part in parts.items()]
     return api.create_commit(repo_id, operations, commit_message=message, revision=revision, num_threads=1)
+
+
+def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
+    """The text of the licence of the backbone's weights; empty where none is given and none is required."""
+    try:
+        text = b"" if file is None else read_regular(Path(file)).strip()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the terms {file} cannot be read: {error}", step="hub") from error
+    if not text and (file is not None or licence == DINOV3["license"]):
+        raise CheckpointError(
+            f"the backbone's weights are under {licence}, and terms is {file}; expected a file with the text of "
+            f"{DINOV3['link']}, which is published with the head: terms= (--terms FILE)",
+            step="hub",
+        )
+    return text
 
 
 def _pictures(figures: Iterable[str | os.PathLike[str]]) -> dict[str, bytes]:

@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 
 Verb = Callable[..., Any]
 _STYLE = (OmitArgPrefixes, OmitSubcommandPrefixes, DisallowNone)
-_WHOLE_MODEL = "--size --maps --backbone-file --random-backbone"
 NO_EFFECT = {
-    "a feature store": "--maps --overlay --skip-unusable --tile --overlap",
+    "a feature store": "--maps --overlay --truth --skip-unusable --tile --overlap",
     "heads": "--min-score",
+    "predictions without --overlay": "--truth",
     "a detector": "--tta --probe --tile --overlap --weights --image-column --maps --no-tokens --store",
-    "the export of weights": f"--grid --with-backbone --half --no-check {_WHOLE_MODEL}",
-    "the export of a head without --with-backbone": _WHOLE_MODEL,
+    "the export of a head without --with-backbone": "--size --maps --backbone-file --random-backbone",
     "the export of a whole model": "--grid",
     "the export of a detector": "--grid --maps --half",
     "the time of a head file": "--backbone --backbone-source --backbone-seed --layers",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def export(
     file: Annotated[str, Positional, arg(metavar="HEAD")],
-    format: Literal["onnx", "pt2", "state-dict"],
+    format: Literal["onnx", "pt2"],
     out: Path,
     revision: str | None = None,
     grid: Annotated[tuple[int, int] | None, SIZE, arg(metavar="ROWSxCOLS")] = None,
@@ -33,7 +33,7 @@ def export(
     backbone: Annotated[HeadBackbone, arg(name="")] = HeadBackbone(),
     words: Words = (),
 ) -> dict[str, Any]:
-    """Write a head, or backbone and head as one model, as ONNX model, torch program or plain weights.
+    """Write a head, or backbone and head as one model, as ONNX model or torch program.
 
     A whole model takes RGB images in 0 ... 1 and gives predictions in original units.
 
@@ -41,7 +41,7 @@ def export(
 
     Args:
         file: a head file, a folder with one, a published head, or a Hub repository (user/name).
-        format: onnx, pt2 (a torch.export program), both with metadata; or state-dict: the weights of the head.
+        format: onnx, or pt2 (a torch.export program).
         out: the file to write.
         revision: a branch, tag or commit of the Hub repository (default: main).
         grid: without backbone: the one grid of the head (default: any, where it allows).
@@ -54,7 +54,7 @@ def export(
         words: the command line.
     """
     check_output(out, [file, backbone.backbone_file])
-    from dinoneck.export import export_head, export_state_dict
+    from dinoneck.export import export_head
     from dinoneck.inference.sources import opened
 
     read: Any = opened(file, revision, backbone.weights)[""]
@@ -66,9 +66,6 @@ def export(
     if head.head_type == "detector":
         refuse_unused("the export of a detector", words)
         _export_detector(head, out, backbone, format, size=size, check=check)
-    elif format == "state-dict":
-        refuse_unused("the export of weights", words)
-        export_state_dict(head, out)
     elif with_backbone:
         refuse_unused("the export of a whole model", words)
         document |= _export_model(head, out, backbone=backbone.given(head), size=size, maps=maps, **settings)

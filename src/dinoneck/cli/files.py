@@ -180,6 +180,7 @@ def push(
     revision: Annotated[str | None, arg(metavar="BRANCH")] = None,
     message: str | None = None,
     figure: tuple[Path, ...] = (),
+    terms: Path | None = None,
 ) -> Row:
     """Publish a head file on the Hugging Face Hub, with its page, in one commit.
 
@@ -194,10 +195,12 @@ def push(
         revision: the branch (default: main).
         message: the first line of the commit.
         figure: pictures for the page.
+        terms: text of the backbone's licence, to be published too; required for DINOv3.
     """
     from dinoneck.checkpoint.hub import push_to_hub
 
-    pushed = push_to_hub(file, repo, private=private, revision=revision, commit_message=message, figures=figure)
+    options = {"private": private, "revision": revision, "commit_message": message, "figures": figure, "terms": terms}
+    pushed = push_to_hub(file, repo, **options)  # type: ignore[arg-type]
     document = {"pushed": file, "repo": repo, "commit": pushed.commit, "page": pushed.url}
     show(document)
     return document

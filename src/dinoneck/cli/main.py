@@ -29,7 +29,7 @@ VERBS = {
     "inspect": "print what a head file is, from its header alone",
     "verify": "check every byte of head files and feature stores",
     "push": "publish a head file on the Hugging Face Hub, with its page",
-    "export": "write a head, alone or with its backbone, as ONNX model, torch program or plain weights",
+    "export": "write a head, alone or with its backbone, as ONNX model or torch program",
     "serve": "serve a head or a detector over HTTP: images in, predictions out, with limits for every resource",
     "viz": "draw the tokens of images; write a report to open in a browser",
     "bench": "time a head, or a backbone alone, on this machine",

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction, arg
@@ -15,7 +15,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from dinoneck.atomic import write_text
 from dinoneck.cli import arguments as cli
 from dinoneck.cli.text import save_picture, show, show_scores, whole_folder
-from dinoneck.errors import ConfigError, DataError, counted
+from dinoneck.errors import ConfigError, DataError, counted, some_of
 from dinoneck.training.config import SIZE
 
 Predict = Callable[[list[Any]], list[dict[str, Any]]]
@@ -31,6 +31,7 @@ def predict(
     store: Path | None = None,
     maps: Annotated[Path | None, arg(metavar="FOLDER")] = None,
     overlay: Annotated[Path | None, arg(metavar="FOLDER")] = None,
+    truth: Annotated[Path | None, arg(metavar="CSV")] = None,
     skip_unusable: bool = False,
     tile: Annotated[tuple[int, int] | None, SIZE] = None,
     overlap: Annotated[int, cli.whole(0)] = 0,
@@ -49,6 +50,7 @@ def predict(
         store: a feature store whose tokens are used instead of images.
         maps: a new folder for the maps of every image, in its own pixels: classes as PNG, values as TIFF.
         overlay: a new folder for pictures: what is predicted, or boxes, over every image.
+        truth: with overlay: CSV of known values, drawn next to predictions: column image, and the predictions' names.
         skip_unusable: list and leave out unusable images.
         tile: cut images into tiles of this many pixels, resized to the size of the heads.
         overlap: pixels that tiles share, at least.
@@ -61,28 +63,34 @@ def predict(
         cli.refuse_unused("a feature store", words)
     named = {str(file): file for file in cli.list_images(images)} if images else {}
     sources = _by_key([*chain(*heads)])
-    inputs = [*named.values(), *chain(*sources.values()), views.weights, views.backbone_file]
-    cli.check_output(out, inputs, (".csv",))
+    cli.check_output(out, [*named.values(), *chain(*sources.values()), views.weights, views.backbone_file], (".csv",))
     places = _places(named, {"--maps": maps, "--overlay": overlay})
-    model, predicting, _ = open_model(
-        sources.get("", sources), views, words, maps=bool(places), tile=tile, overlap=overlap
-    )
-    left_out: dict[str, str] = {}
+    if overlay is None:
+        cli.refuse_unused("predictions without --overlay", words)
+    model, predicting, _ = open_model(sources.get("", sources), views, words, bool(places), tile=tile, overlap=overlap)
+    left_out, tasks = dict[str, str](), getattr(model, "tasks", None)
+    values = {} if truth is None else known_values(truth, "image", [*named.values()], tasks)
     if store is None:
         results, left_out = predict_named(predicting, named, skip_unusable)
-        _draw(model, [(named[name], places[name], row) for name, row in results.items() if places], maps, overlay)
+        drawn = [(named[name], places[name], row) for name, row in results.items() if places]
+        _draw(model, drawn, values, maps, overlay)
     else:
-        from dinoneck.store.feature_store import FeatureStore
-
-        opened_store = FeatureStore.open(store)
-        results = dict(zip(opened_store.ids, model.predict(opened_store), strict=True))
-    rows = _values(results, model.tasks) if hasattr(model, "tasks") else _boxes(results)
+        results = _of_store(store, model)
+    rows = _boxes(results) if tasks is None else _values(results, tasks)
     _write(out, rows)
-    document = _described(rows, results, model.tasks) if hasattr(model, "tasks") else {"predictions": rows}
+    document = {"predictions": rows} if tasks is None else _described(rows, results, tasks)
     written = [path for path in (out, maps, overlay) if path is not None]
     averaged = "" if getattr(model, "tta", "none") == "none" else f", the mean of the views {model.tta}"
     show(f"{counted(len(results), 'image')} predicted{averaged}; written: {', '.join(map(str, written))}")
     return {**document, "written": written, "unusable": left_out, "revisions": getattr(model, "revisions", {})}
+
+
+def _of_store(path: Path, model: Any) -> dict[str, Any]:
+    """Id -> predictions from stored tokens."""
+    from dinoneck.store.feature_store import FeatureStore
+
+    store = FeatureStore.open(path)
+    return dict(zip(store.ids, model.predict(store), strict=True))
 
 
 def _write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -152,7 +160,46 @@ def predict_named(
     return {names[place]: found[place] for place in sorted(found)}, left_out
 
 
-def _draw(model: Any, images: Sequence[tuple[Path, Path, Any]], maps: Path | None, overlay: Path | None) -> None:
+def known_values(
+    table: Path, image_column: str, images: Sequence[Path], tasks: Any
+) -> dict[Path, dict[str, float | str]]:
+    """Return image -> column -> known value, or class, of the images that the table has a row for.
+
+    A row belongs to the image of the same file name, whatever its folder.
+
+    Args:
+        table: a CSV with one row per image and columns named like the predictions.
+        image_column: its column of file names.
+        images: the files.
+        tasks: what is predicted.
+
+    Raises:
+        ConfigError: if there are no tasks, as of a detector, or several groups of them.
+        DataError: if the table has none of the columns or none of the images, a cell does not fit, or a name stands for
+            several rows or images.
+    """
+    import pandas as pd
+
+    from dinoneck.data.cells import IMAGES
+    from dinoneck.evaluation import truth_table
+
+    if not isinstance(tasks, Sequence):
+        raise ConfigError(f"--truth {table} is of one head, or of heads that are averaged; leave it out")
+    every = truth_table(None, table, {task.name: task for task in tasks}, image_column=image_column)
+    every.index = pd.Index([PurePath(name).name for name in every.index])
+    names = pd.Index([image.name for image in images])
+    known = every[every.index.isin(names)].drop(columns=IMAGES).astype(object)
+    if known.empty:
+        raise DataError(f"{table} has no row of the images {some_of(names, 3)}; it names {some_of(every.index, 3)}")
+    repeated = [*known.index[known.index.duplicated()], *names[names.duplicated() & names.isin(known.index)]]
+    if repeated:
+        raise DataError(f"{table}: {repeated[0]} is the name of several rows or images; give each a name of its own")
+    return {image: known.loc[image.name].dropna().to_dict() for image in images if image.name in known.index}
+
+
+def _draw(
+    model: Any, images: Sequence[tuple[Path, Path, Any]], known: Any, maps: Path | None, overlay: Path | None
+) -> None:
     """Write maps and pictures of images (file, place in the folders, row); folders appear whole or not at all."""
     from dinoneck.viz.overlay import overlay_panel as over
     from dinoneck.viz.overlay import write_maps
@@ -170,10 +217,12 @@ def _draw(model: Any, images: Sequence[tuple[Path, Path, Any]], maps: Path | Non
                     write_maps(new_maps / key, str(place), model.image_maps(file, row, key=key), tasks, file)
                 if new_overlay is None:
                     continue
-                if objects is not None or not tasks:
-                    drawn = boxes(file, row if objects is None else _boxes_of(row[objects.name], objects.labels))
+                if not tasks:
+                    drawn = boxes(file, row, classes=model.classes)
+                elif objects is not None:
+                    drawn = boxes(file, _boxes_of(row[objects.name], objects.labels), classes=objects.labels)
                 else:
-                    drawn = over(file, row, tasks, model.recipe(file, key), scale=scale)
+                    drawn = over(file, row, tasks, model.recipe(file, key), known=known.get(file), scale=scale)
                 save_picture(new_overlay / key / f"{place}.jpg", drawn)
         if new_maps is not None and not any(new_maps.iterdir()):
             raise ConfigError(f"--maps {maps}: these heads have no maps; leave --maps out (--json has objects)")

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from dinoneck.cli import arguments as cli
-from dinoneck.cli.predict import Predict, open_model, predict_named
+from dinoneck.cli.predict import Predict, known_values, open_model, predict_named
 from dinoneck.cli.text import file_size, save_picture
-from dinoneck.errors import ConfigError, DataError, counted, some_of
+from dinoneck.errors import ConfigError, counted
 from dinoneck.regular_files import read_regular
 from dinoneck.training.config import SIZE, FrozenBackbone
 
@@ -54,7 +54,7 @@ def report(
         out: the .html file to write.
         truth: CSV of known values in columns named like the predictions, or JSON of a detector's boxes.
         image_column: column of file names in --truth.
-        max_images: images to draw, largest errors first if known; the table lists all.
+        max_images: images to draw: those with the largest errors, and typical ones; the table lists all.
         no_tokens: leave out the colours of the tokens.
         strict: exit with 1 if an image cannot be used.
         views: how the images are predicted.
@@ -100,13 +100,13 @@ def _entries(
         most: how many are drawn.
         with_tokens: whether those of a Predictor have their tokens as colours.
     """
-    from dinoneck.viz.report import worst_first
+    from dinoneck.viz.report import worst_and_typical
     from dinoneck.viz.scales import ReportEntry
 
     tasks = getattr(model, "tasks", ())
     results, left_out = predict_named(lambda items: predict(items if tasks else [*map(shown, items)]), named, True)
     entries = [ReportEntry(name, result, known=known(named[name])) for name, result in results.items()]
-    drawn = worst_first(entries, tasks)[:most]
+    drawn = worst_and_typical(entries, tasks, most)
     items = [named[entries[i].name] for i in drawn]
     colours = _token_colours(model, items) if tasks and with_tokens else [None] * len(items)
     for i, item, tokens in zip(drawn, items, colours, strict=True):
@@ -168,40 +168,6 @@ def _training_report(head: Path, tasks: Sequence[Task]) -> dict[str, Any]:
     return {**found, **more, "remarks": [found["verdict"]] if "verdict" in found else []}
 
 
-def known_values(
-    table: Path, image_column: str, images: Sequence[Path], tasks: Sequence[Task]
-) -> dict[Path, dict[str, float | str]]:
-    """Return image -> column -> known value, or class, of the images that the table has a row for.
-
-    A row belongs to the image of the same file name, whatever its folder.
-
-    Args:
-        table: a CSV with one row per image and columns named like the predictions.
-        image_column: its column of file names.
-        images: the files.
-        tasks: what is predicted.
-
-    Raises:
-        DataError: if the table has none of the columns or none of the images, a cell does not fit, or a name stands for
-            several rows or images.
-    """
-    import pandas as pd
-
-    from dinoneck.data.cells import IMAGES
-    from dinoneck.evaluation import truth_table
-
-    every = truth_table(None, table, {task.name: task for task in tasks}, image_column=image_column)
-    every.index = pd.Index([PurePath(name).name for name in every.index])
-    names = pd.Index([image.name for image in images])
-    known = every[every.index.isin(names)].drop(columns=IMAGES).astype(object)
-    if known.empty:
-        raise DataError(f"{table} has no row of the images {some_of(names, 3)}; it names {some_of(every.index, 3)}")
-    repeated = [*known.index[known.index.duplicated()], *names[names.duplicated() & names.isin(known.index)]]
-    if repeated:
-        raise DataError(f"{table}: {repeated[0]} is the name of several rows or images; give each a name of its own")
-    return {image: known.loc[image.name].dropna().to_dict() for image in images if image.name in known.index}
-
-
 def _box_images(
     files: list[Path], images: Sequence[Path], truth: Path | None, training: Mapping[str, Any], classes: Sequence[str]
 ) -> tuple[dict[str, Any], Any, Any]:
@@ -248,11 +214,13 @@ class Features:
 
     Attributes:
         backbone: the model; --layers names the one block whose tokens are shown (default: the last).
+        store: take the tokens of this feature store, which was made from these files.
         size: resize images to this size (default: their own).
         device: such as cpu or cuda:1 (default: a GPU if there is one).
     """
 
     backbone: Annotated[FrozenBackbone, arg(name="")] = _BACKBONE
+    store: Path | None = None
     size: Annotated[tuple[int, int] | None, SIZE] = None
     device: str | None = None
 
@@ -260,6 +228,10 @@ class Features:
         """Return the names of images, their pixels as the backbone sees them, their tokens, and a note on weights."""
         files = cli.list_images(images)
         cli.check_output(out, files, suffixes)
+        if self.store is not None:
+            if self != Features(store=self.store):
+                raise ConfigError(f"the tokens are in --store {self.store}; leave the backbone's options out")
+            return _stored(self.store, files)
         cli.check_backbone_name(self.backbone.name, self.backbone.source)
         from dinoneck.training.source import open_backbone
 
@@ -268,6 +240,22 @@ class Features:
         note = "(random weights)" if model.weights["kind"] == "seeded" else ""
         pictures = [recipe.picture(file) for file in files]
         return [file.name for file in files], pictures, _tokens(model, recipe, files), note
+
+
+def _stored(path: Path, files: Sequence[Path]) -> Any:
+    """The same of a feature store, whose ids are the names of the files; other files than those extracted are refused.
+
+    Raises:
+        DataError: if the store lacks a file, or holds another one of its name.
+    """
+    from dinoneck.store.feature_store import FeatureStore
+    from dinoneck.training.source import compare_images
+    from dinoneck.training.targets import SourceIds
+
+    store = FeatureStore.open(path)
+    ids = SourceIds(store.ids).all_of(cli.names_below(files))
+    compare_images(store, dict(zip(ids, files, strict=True)))
+    return ids, [store.preprocess.picture(file) for file in files], [store.batch([own]) for own in ids], ""
 
 
 def tokens(images: cli.Images, out: Path, features: Annotated[Features, arg(name="")] = Features()) -> dict[str, Any]:

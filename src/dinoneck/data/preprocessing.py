@@ -7,7 +7,7 @@ as they were for training.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -253,7 +253,7 @@ class Preprocessing:
         Raises:
             ConfigError: if a field is unknown, missing or out of range.
         """
-        known = cls().record().keys()
+        known = {field.name for field in fields(cls)}
         if not isinstance(record, Mapping) or record.keys() != known:
             raise ConfigError(f"a preprocessing record holds {sorted(known)}; this one is {record!r}")
         return cls(**record)

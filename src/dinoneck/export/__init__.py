@@ -4,7 +4,7 @@ from dinoneck.lazy import attach, homes
 
 _HOMES = homes(
     __name__,
-    exporting=["Exported", "export_head", "export_model", "export_state_dict"],
+    exporting=["Exported", "export_head", "export_model"],
     program=["Parity"],
 )
 

@@ -3,5 +3,4 @@
 from dinoneck.export.exporting import Exported as Exported
 from dinoneck.export.exporting import export_head as export_head
 from dinoneck.export.exporting import export_model as export_model
-from dinoneck.export.exporting import export_state_dict as export_state_dict
 from dinoneck.export.program import Parity as Parity

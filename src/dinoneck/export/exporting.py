@@ -1,4 +1,4 @@
-"""``torch.export`` programs, ONNX models and plain weights of a head, or of backbone and heads."""
+"""``torch.export`` programs and ONNX models of a head, or of backbone and heads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import safetensors.torch
 import torch
 
 from dinoneck.atomic import write_whole
@@ -154,31 +154,6 @@ def export_head(
     return _written(TokensModel(found[0]), path, format, found, grid and GridSize(*grid), half, check)
 
 
-def export_state_dict(checkpoint: HeadCheckpoint, path: str | os.PathLike[str]) -> None:
-    """Write the head's weights alone as a plain ``.safetensors`` file, for ``module.load_state_dict`` anywhere.
-
-    Everything else is lost: configuration, backbone, units, digest.
-
-    Args:
-        checkpoint: the head.
-        path: the file.
-
-    Raises:
-        CheckpointError: if LoRA weights would be lost, or the file cannot be written.
-    """
-    if checkpoint.adapter_state:
-        raise CheckpointError(
-            "LoRA weights of the backbone travel with this head and have no place among its own; save it with "
-            "HeadCheckpoint.save",
-            step="write",
-        )
-    check_path(path)
-    try:
-        write_whole(path, safetensors.torch.save(dict(checkpoint.state_dict)))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}", step="write") from error
-
-
 def _checkpoints(
     heads: HeadSource | Sequence[HeadSource], path: str | os.PathLike[str], form: str, backbone: Backbone | None
 ) -> list[HeadCheckpoint]:
@@ -187,12 +162,8 @@ def _checkpoints(
         raise ConfigError(f"format is {form!r}; expected {' or '.join(known)}.{did_you_mean(form, known)}")
     check_path(path)
     images = None if backbone is None else backbone.preprocess
-    return [
-        source
-        if isinstance(source, HeadCheckpoint)
-        else HeadCheckpoint.from_module(source, backbone=backbone, preprocess=images)
-        for source in opened(heads)[""]
-    ]
+    of_module = partial(HeadCheckpoint.from_module, backbone=backbone, preprocess=images)
+    return [own if isinstance(own, HeadCheckpoint) else of_module(own) for own in opened(heads)[""]]
 
 
 def _written(

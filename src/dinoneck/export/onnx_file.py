@@ -21,8 +21,6 @@ from dinoneck.export.models import ImagesModel, Model
 from dinoneck.export.program import Run, Traced
 
 LARGEST_BYTES = (1 << 31) - (1 << 24)  # protobuf ends at 2 GiB
-_SMALL_BYTES = 1 << 10
-_SILENT = 4
 _PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 
 
@@ -43,9 +41,8 @@ def onnx_model(traced: Traced, model: Model) -> Any:
         CheckpointError: if it has no ONNX export.
         ImportError: naming the extra, if onnx or onnxscript is not installed.
     """
-    logging.getLogger("onnxscript").setLevel(
-        logging.ERROR
-    )  # it warns of operators that its optimiser leaves as they are
+    # it warns of operators that its optimiser leaves as they are
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
         from onnx.compose import add_prefix_graph
         from onnxscript import ir
@@ -54,7 +51,7 @@ def onnx_model(traced: Traced, model: Model) -> Any:
     except ImportError as error:
         raise missing_extra(str(error.name or "onnx"), "export") from error
     except Exception as error:  # of the exporter: many unrelated types
-        reason = first_line(error) or type(error).__name__
+        reason = first_line(error)
         raise CheckpointError(f"this model has no ONNX export: {reason}. Take format='pt2'", step="config") from error
     ir.passes.common.ClearMetadataAndDocStringPass()(exported.model)  # source paths among them
     proto = exported.model_proto
@@ -100,9 +97,7 @@ def to_half(proto: Any) -> None:
             if name not in halves and name in weights:
                 values = numpy_helper.to_array(weights[name])
                 if (largest := np.abs(values).max(initial=0.0)) > np.finfo(np.float16).max:
-                    raise CheckpointError(
-                        f"weights of {largest:g} are beyond float16; leave half=True out", step="config"
-                    )
+                    raise CheckpointError(f"weights of {largest:g} do not fit float16; leave half out", step="config")
                 graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), f"{name}:half"))
             elif name not in halves:
                 graph.node.append(helper.make_node("Cast", [name], [f"{name}:half"], to=TensorProto.FLOAT16))
@@ -141,7 +136,7 @@ def write_onnx(path: Path, model: Any, texts: Mapping[str, str] | None = None) -
     weights = path.with_name(f"{path.name}.{secrets.token_hex(8)}.data")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder, path.name)
-        save_model(model, file, save_as_external_data=True, location=weights.name, size_threshold=_SMALL_BYTES)
+        save_model(model, file, save_as_external_data=True, location=weights.name, size_threshold=1024)
         Path(folder, weights.name).replace(weights)
         file.replace(path)
     return [path, weights]
@@ -164,15 +159,16 @@ def onnx_runner(proto: Any, model: Model) -> Iterator[Run]:
     except ImportError as error:
         raise missing_extra("onnxruntime", "export") from error
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _SILENT
+    options.log_severity_level = 4  # fatal errors only
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         try:
             file, *_ = write_onnx(Path(folder, "model.onnx"), copy.deepcopy(proto))
             session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of ONNX Runtime: several types
-            reason = first_line(error) or type(error).__name__
-            raise CheckpointError(f"ONNX Runtime does not take the exported model: {reason}", step="write") from error
+            raise CheckpointError(
+                f"ONNX Runtime refuses the exported model: {first_line(error)}", step="write"
+            ) from error
         names = [entry.name for entry in session.get_outputs()]
 
         def run(example: Any) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from dinoneck.errors import CheckpointError, DinoneckError, first_line
 from dinoneck.export.models import Model
 from dinoneck.grid import GridSize
 from dinoneck.heads.ensemble import scores_places
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 TRACED_BATCH = 2
 TRACED_GRID = GridSize(10, 13)
@@ -32,7 +29,7 @@ class Traced(NamedTuple):
         reason: why the grid is fixed where none was asked for, else None.
     """
 
-    program: ExportedProgram
+    program: torch.export.ExportedProgram
     outputs: dict[str, tuple[int, ...]]
     grid: GridSize | None
     smallest: int = 1
@@ -90,8 +87,7 @@ def _exported(model: Model, grid: GridSize | None, smallest: int | None = None) 
     except DinoneckError:
         raise
     except Exception as error:  # the exporter raises many unrelated types
-        reason = first_line(error) or type(error).__name__
-        raise CheckpointError(f"this model cannot be exported: {reason}", step="config") from error
+        raise CheckpointError(f"this model cannot be exported: {first_line(error)}", step="config") from error
     program._example_inputs = None  # a file would hold them as a pickle
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
@@ -113,7 +109,6 @@ def _is_free(traced: Traced, model: Model) -> bool:
 
 Run = Callable[[Any], dict[str, Tensor]]
 TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-_SMALLEST_SCALE = 1e-6
 
 
 class Parity(NamedTuple):
@@ -155,8 +150,7 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
             try:
                 outputs = run(example)
             except Exception as error:  # of a runtime: many unrelated types
-                reason = first_line(error) or type(error).__name__
-                raise CheckpointError(f"the exported model fails at {where}: {reason}", step="write") from error
+                raise CheckpointError(f"the export fails at {where}: {first_line(error)}", step="write") from error
         if {name: x.shape for name, x in outputs.items()} != {name: x.shape for name, x in expected.items()}:
             raise CheckpointError(f"the exported model gives other outputs at {where}", step="write")
         for name, x in expected.items():
@@ -166,15 +160,12 @@ def check_parity(model: Model, traced: Traced, run: Run, half: bool = False) -> 
     parities = []
     for name, pairs in largest.items():
         difference, scale = map(max, zip(*pairs, strict=True))
-        relative = difference / max(scale, _SMALLEST_SCALE) if math.isfinite(scale) else math.inf
+        relative = difference / max(scale, 1e-6) if math.isfinite(scale) else math.inf
         parities.append(Parity(relative, difference, name, tolerance, shapes))
     parity = max(parities)
     if not parity.largest <= tolerance:
-        raise CheckpointError(
-            f"the exported model differs from the model by {parity.largest:.2g} of the largest {parity.output!r} "
-            f"({parity.absolute:.2g} in its unit); at most {tolerance:g} is allowed. Nothing was written",
-            step="write",
-        )
+        difference = f"{parity.largest:.2g} of the largest {parity.output!r}, more than {tolerance:g}"
+        raise CheckpointError(f"the exported model differs by {difference}; nothing was written", step="write")
     return parity
 
 

@@ -145,6 +145,6 @@ def decode(image: Image.Image, upload: UploadFile) -> Tensor:
     except DataError as error:
         raise Refusal(422, "unfit", f"{name}: {error}") from None
     except Exception as error:  # decoders raise many types of errors on damaged bytes
-        reason = quoted(first_line(error) or type(error).__name__)
+        reason = quoted(first_line(error))
         found = f"{name} cannot be decoded: {reason}; expected a complete image"
         raise Refusal(422, "broken_image", f"{found}. Send it again, or save it again") from None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
-from dinoneck.errors import DataError, ShapeError, missing_extra, printable
+from dinoneck.errors import DataError, ShapeError, printable
 from dinoneck.viz.style import DPI, PALETTE
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Floats = np.ndarray[Any, Any]
 Chart = dict[str, str]  # name, what it shows, and the attributes and content of its svg element
 
+_CURVES = {"training loss": ["loss"], "held-out AP": ["AP", "AP50", "AP75"]}
 _TEXT: dict[str, Any] = {"fontsize": 9.0, "parse_math": False}
 _LONGEST = 60  # characters of the label of an axis
 _MANY = 2000  # points of a chart; more are drawn as pixels
@@ -89,16 +90,19 @@ def minus(text: str) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches.
+    """Return an empty figure of this size in inches."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        ImportError: if matplotlib is missing, naming the extra.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise missing_extra("matplotlib", "viz") from error
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def draws_charts() -> bool:
+    """Whether matplotlib, which draws the charts, is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def describe(axes: Axes, x: str, y: str) -> None:
@@ -126,11 +130,28 @@ def agreement_charts(
     """Return the charts of predicted over known values, and of residuals; a point leads to its image."""
     truth, values = numbers(known, f"known {name}", "n"), numbers(predicted, f"predicted {name}", "n")
     charts = []
-    for what, heights in (("predicted", values), ("residual", values - truth)):
+    for what, heights in (("predicted", values), ("residual", values - truth)) if draws_charts() else ():
         figure = new_figure(3.2, 3.2)
         axes = figure.subplots()
         axes.scatter(truth, heights, urls=links, rasterized=len(truth) > _MANY, **_DOTS)
         axes.axline((truth[0], truth[0] if heights is values else 0.0), slope=float(heights is values), **_LINE)
         describe(axes, f"true {unit}", f"{what} {unit}")
         charts.append(chart(figure, name, f"{what} over known"))
+    return charts
+
+
+def curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Return the charts of the training loss and the held-out AP of every epoch."""
+    charts = []
+    for name, keys in _CURVES.items() if log and draws_charts() else ():
+        figure = new_figure(3.2, 2.4)
+        axes = figure.subplots()
+        for colour, key in zip(PALETTE, keys, strict=False):
+            points = [(row["epoch"], row[key]) for row in log if row.get(key) is not None]
+            axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, marker=".", label=key)
+        axes.locator_params(axis="x", integer=True)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8.0, framealpha=0.0)
+        describe(axes, "epoch", name)
+        charts.append(chart(figure, name, "by epoch"))
     return charts

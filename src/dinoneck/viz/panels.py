@@ -119,10 +119,8 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
     ):
         if len(table):
             drawn = draw_bounding_boxes(drawn, torch.from_numpy(table * scale), colors=colour, width=width)
-    places, labels = (
-        (corners[:, :2] * scale).tolist(),
-        [name + score for name, score in zip(names, scores, strict=True)],
-    )
+    places = (corners[:, :2] * scale).tolist()
+    labels = [name + score for name, score in zip(names, scores, strict=True)]
     if len(corners) > _LABELLED:
         places, labels, colours = [(0, 24 * i) for i in range(len(shades))], [*shades], [*shades.values()]
     sheet: Image.Image = to_pil_image(drawn)

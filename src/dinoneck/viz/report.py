@@ -16,15 +16,15 @@ from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.errors import DataError, printable
 from dinoneck.tasks import Task
 from dinoneck.version import __version__
-from dinoneck.viz.drawing import Chart, agreement_charts, chart, describe, minus, new_figure, numbers, scores
+from dinoneck.viz.drawing import Chart, agreement_charts, curves, draws_charts, minus, numbers, scores
 from dinoneck.viz.overlay import overlay_panel
 from dinoneck.viz.panels import as_image, boxes_panel, captions, coloured, corners_of, data_uri
 from dinoneck.viz.scales import ReportEntry, outputs, scales
 from dinoneck.viz.score_tables import MOST_COLUMNS, ConfusionMatrix, ScoreTable, all_tables, matrix_table
-from dinoneck.viz.style import PALETTE
 
 _SIDE = 700  # pixels of the width of a picture
 _GATE = "the gate"  # as a map
+_NO_CHARTS = "Charts are left out: matplotlib draws them, pip install 'dinoneck[viz]'."
 _FOLDER = Path(__file__).parent
 
 
@@ -39,7 +39,8 @@ def html_report(
 ) -> str:
     """Return a page that holds everything it shows: it loads nothing and runs nothing. All text is escaped.
 
-    All images share the scales of their maps. Where values are known, images come in the order of their error: the
+    All images share the scales of their maps. matplotlib draws the charts; without it they are left out, and the page
+    says so. Where values are known, images come in the order of their error: the
     mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the probability of the known
     class; for a detector the number of boxes that are missed, false or of a wrong class.
 
@@ -56,7 +57,6 @@ def html_report(
         DataError: if there are no entries, predictions, known values, maps or colours are missing or not finite, or
             ``training`` is not a report of a training run.
         ShapeError: if maps are not (outputs, rows, cols), a gate not (rows, cols) or colours not (rows, cols, 3).
-        ImportError: if matplotlib is missing, which draws the charts.
 
     Examples:
         >>> entry = ReportEntry("a.jpg", {"mass": 12.5})
@@ -78,7 +78,7 @@ def html_report(
         count=len(entries),
         unread=unread or {},
         sections={h: s for h, s in sections.items() if s[1] or any(table.rows for table in s[0])},
-        remarks=(training or {}).get("remarks", ()),
+        remarks=[*(training or {}).get("remarks", ()), *([] if draws_charts() else [_NO_CHARTS])],
         articles=[*_articles([entries[place] for place in drawn], drawn, tasks)],
         of_boxes=not tasks,
         drawn=drawn,
@@ -128,6 +128,16 @@ def worst_first(entries: Sequence[ReportEntry], tasks: Sequence[Task]) -> list[i
         return sum(gaps) / len(gaps) if gaps else -1.0
 
     return sorted(range(len(entries)), key=error, reverse=True)
+
+
+def worst_and_typical(entries: Sequence[ReportEntry], tasks: Sequence[Task], most: int) -> list[int]:
+    """Return the places of at most so many entries: half with the largest errors, half around the median error."""
+    order, known = worst_first(entries, tasks), sum(bool(entry.known) for entry in entries)
+    if known <= most:
+        return order[:most]
+    worst = most - most // 2
+    begin = min(max(worst, known // 2 - most // 4), known - most // 2)
+    return [*order[:worst], *order[begin : begin + most // 2]]
 
 
 def _classes(tasks: Sequence[Task]) -> dict[str, list[str]]:
@@ -284,27 +294,10 @@ def _box_sections(
         counts = map(str, _counts(entry)) if "boxes" in entry.known else "–––––"
         by_image.rows.append([entry.name, str(len(entry.result["names"])), *counts])
     return {
-        "Held-out scores": (all_tables(training), _curves(training.get("log", []))),
+        "Held-out scores": (all_tables(training), curves(training.get("log", []))),
         "Against known values": (tables, []),
         "Predictions": ([by_image], []),
     }
-
-
-def _curves(log: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """The training loss and the held-out AP of every epoch."""
-    charts = []
-    for name, keys in (("training loss", ["loss"]), ("held-out AP", ["AP", "AP50", "AP75"])) if log else ():
-        figure = new_figure(3.2, 2.4)
-        axes = figure.subplots()
-        for colour, key in zip(PALETTE, keys, strict=False):
-            points = [(row["epoch"], row[key]) for row in log if row.get(key) is not None]
-            axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, marker=".", label=key)
-        axes.locator_params(axis="x", integer=True)
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8.0, framealpha=0.0)
-        describe(axes, "epoch", name)
-        charts.append(chart(figure, name, "by epoch"))
-    return charts
 
 
 def _box_classes(entries: Sequence[ReportEntry]) -> list[str]:

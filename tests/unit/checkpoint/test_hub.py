@@ -220,6 +220,21 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     assert first.commit == again.commit, "nothing has changed, so both pushes are one commit"
 
 
+def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(writer: Hub, tiny: Backbone, tmp_path: Path) -> None:
+    record = tiny.record() | {"license": "dinov3-license"}
+    head = HeadCheckpoint.from_module(PatchMeanHead(64, [Task("total", unit="g")]), backbone=record)
+    terms = tmp_path / "dinov3.txt"
+    for content in (None, " \n"):
+        if content is not None:
+            terms.write_text(content)
+        with pytest.raises(CheckpointError, match="dinov3-license.*--terms"):
+            head.push_to_hub("me/three", terms=None if content is None else terms)
+    assert "me/three" not in writer.repos
+    terms.write_text("the agreement")
+    pushed = head.push_to_hub("me/three", terms=terms)
+    assert writer.repos["me/three"].commits[pushed.commit]["LICENSE.txt"] == b"the agreement"
+
+
 @pytest.mark.parametrize("way", ["down", "offline", "busy"])
 def test_a_push_that_fails_sends_nothing(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     if way == "down":

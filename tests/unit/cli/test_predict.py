@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from tests.kit import cli, head, saved_head
 from tests.unit.inference.test_objects import head_of
 
@@ -91,6 +91,16 @@ def test_masks_are_those_of_the_predictor_in_the_pixels_of_the_image(tmp_path: P
         assert np.mean(mask == row["maps"]["crop"]) > 0.999
         with Image.open(tmp_path / "o" / folder / "1.jpg") as picture:
             assert picture.width == round(1200 * size[1] / 94)
+
+
+def test_pictures_show_known_values(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, at, text, *more, **how: texts.append(text))
+    (place / "t.csv").write_text("image,mass\nlarge.png,12.5\n")
+    assert cli(*job(place, "--overlay", place / "o", "--truth", place / "t.csv")).code == 0
+    assert sum("(true 12.5 g)" in text for text in texts) == 1
+    alone = cli(*job(place, "--truth", place / "t.csv"))
+    assert alone.code == 1 and "--overlay" in alone.err
 
 
 @pytest.mark.parametrize("kind", ["mask", "panoptic"])

@@ -17,7 +17,7 @@ from tests.kit import cli, head
 from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import Backbone, DataError, Predictor, Task, save_head
-from dinoneck.cli.viz import known_values
+from dinoneck.cli.predict import known_values
 from dinoneck.data import Pasture
 from dinoneck.viz.drawing import minus
 
@@ -101,7 +101,7 @@ def test_known_values_bring_residuals_and_the_worst_images(heads: Path, images: 
     table = truth(tmp_path / "known.csv", [*rows, ("4.png", ""), ("elsewhere.png", "7")])
     words = ("viz", "report", heads, images, "--out", out, "--truth", table, "--max-images", 2)
     printed, page = cli(*words, "--json", "--no-tokens").json, out.read_text()
-    assert cells(page, "h3") == ["1.png", "3.png"]
+    assert cells(page, "h3") == ["1.png", "2.png"], "the largest error, and the median one"
     assert "Too good where the model was trained on these images" in page
     assert "picture tokens" not in page
     assert list(printed["scores"]) == ["mass"] and printed["drawn"] == 2
@@ -128,6 +128,19 @@ def test_the_page_of_similar_patches_names_its_images(images: Path, tmp_path: Pa
     out = tmp_path / "s.html"
     assert cli("viz", "similarity", images, "--backbone", "dinoneck_tiny", "--out", out).code == 0
     assert "Similar patches, block 5 (random weights)" in out.read_text() and "3.png" in out.read_text()
+
+
+def test_a_page_of_stored_tokens_needs_the_files_that_were_extracted(images: Path, tmp_path: Path) -> None:
+    store, out = tmp_path / "store", tmp_path / "s.html"
+    here = Path(shutil.copytree(images, tmp_path / "images"))
+    assert cli("extract", here, "--out", store, "--size", "32x64", "--backbone", "dinoneck_tiny").code == 0
+    assert cli("viz", "similarity", here, "--store", store, "--out", out).code == 0
+    assert "Similar patches, block 5" in out.read_text()
+    both = cli("viz", "similarity", here, "--store", store, "--backbone", "dinoneck_tiny", "--out", out)
+    assert both.code == 1 and str(store) in both.err
+    shutil.copy(here / "1.png", here / "3.png")
+    changed = cli("viz", "similarity", here, "--store", store, "--out", out)
+    assert changed.code == 1 and "3.png" in changed.err
 
 
 def test_images_find_their_rows_by_unique_file_names(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dinoneck.viz import drawing
+from dinoneck import Task
+from dinoneck.viz import ReportEntry, drawing, html_report
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, the extra [viz]")
 TRUE, PREDICTED = np.array([10.0, 20.0, 30.0]), np.array([12.0, 17.0, 31.0])
@@ -24,7 +25,8 @@ def test_points_are_the_values_and_residuals(monkeypatch: pytest.MonkeyPatch) ->
         assert (axes.get_xlabel(), axes.get_ylabel()) == ("true g", label)
 
 
-def test_charts_without_matplotlib_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"dinoneck\[viz\]"):
-        drawing.agreement_charts("mass", TRUE, PREDICTED, "g")
+def test_a_report_without_matplotlib_leaves_out_the_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    entries = [ReportEntry(str(i), {"mass": TRUE[i]}, known={"mass": PREDICTED[i]}) for i in range(3)]
+    page = html_report(entries, [Task("mass")])
+    assert "pip install &#39;dinoneck[viz]&#39;" in page and "<svg" not in page and "RMSE" in page

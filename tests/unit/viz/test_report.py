@@ -18,7 +18,7 @@ from dinoneck import Backbone, CLSGatingHead, DenseHead, Predictor, Task
 from dinoneck.data import Pasture, Preprocessing
 from dinoneck.viz import ReportEntry, html_report, overlay_panel, report
 from dinoneck.viz.drawing import minus, scores
-from dinoneck.viz.report import agreement, worst_first
+from dinoneck.viz.report import agreement, worst_and_typical, worst_first
 from dinoneck.viz.scales import outputs, scales
 
 pytest.importorskip("matplotlib", reason="the charts need matplotlib, the extra [viz]")
@@ -212,6 +212,16 @@ def test_known_values_give_scores_and_the_worst_image_comes_first() -> None:
     assert points == [f"#image-{i}" for i in (0, 1, 3, 4)] * 2, "every point of both charts leads to its image"
     assert "The largest errors come first." in page.text
     assert math.isnan(scores([1.0, 3.0], [2.0, 2.0])["r2"])
+
+
+def test_half_of_the_drawn_images_have_the_largest_errors_and_half_the_median_one() -> None:
+    entries = [ReportEntry(f"{i}", {"mass": float(i)}, known={"mass": 0.0}) for i in range(21)]
+    entries.insert(0, ReportEntry("unknown", {"mass": 99.0}))
+    places = worst_and_typical(entries, [Task("mass")], 6)
+    assert [entries[place].name for place in places] == ["20", "19", "18", "11", "10", "9"]
+    assert worst_and_typical(entries, [Task("mass")], 30) == worst_first(entries, [Task("mass")])
+    for most in range(4):
+        assert len(worst_and_typical(entries, [Task("mass")], most)) == most
 
 
 def test_known_classes_give_a_confusion_matrix() -> None:
