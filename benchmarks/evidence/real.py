@@ -13,7 +13,7 @@ from benchmarks.measure import Row
 from dinoneck.backbones.known import KNOWN
 from dinoneck.cli.main import main as dinoneck
 from dinoneck.training import BackboneConfig, DataConfig, FoldsConfig, Recipe, TaskConfig, TrainConfig, train
-from dinoneck.training.run import train_heads
+from dinoneck.training.run import prepare_heads, train_heads
 
 CLASSES = ("soil", "crop", "weed")
 SHORT_SIZE = (96, 128)
@@ -115,7 +115,7 @@ def masks(options: Namespace) -> dict[str, Row]:
         data["size"] = SHORT_SIZE
     config = config_of(options, 0, layers=layers_of(options.backbone), data=data, optim=optim, folds=2)
     out = options.runs / "masks"
-    report = train_heads(config, ("linear", "fpn", "mask"), out, overwrite=True)
+    report = train_heads(prepare_heads(config, ("linear", "fpn", "mask"), out, overwrite=True), out)
     [scores] = report["scores"].values()
     return {
         f"`{name}`": {

@@ -13,7 +13,7 @@ import pandas as pd
 from dinoneck import BackboneError, ConfigError, DataError, RegistryError
 from dinoneck.data import Pasture, read_table
 from dinoneck.training import MemoryTokens, TrainConfig, group_folds, train
-from dinoneck.training.run import train_heads
+from dinoneck.training.run import prepare_heads
 from dinoneck.training.table import column_folds
 from tests.refusals import Row
 from tests.unit.training.meadow import COUNT, a_run, one_image_only, with_columns, with_gaps, write_meadow
@@ -76,7 +76,7 @@ def gaps(**known: Any) -> Callable[[Path], Any]:
 
 
 def heads(*names: str) -> Callable[[Path], Any]:
-    return lambda folder: train_heads(a_run(write_meadow(folder), ["soil"]), names, folder / "run")
+    return lambda folder: prepare_heads(a_run(write_meadow(folder), ["soil"]), names, folder / "run")
 
 
 TEXTS = [

@@ -66,10 +66,11 @@ def train(
 
         report: dict[str, Any] = train_detector(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
     elif heads:
-        from dinoneck.training.run import train_heads
+        from dinoneck.training.run import prepare_heads, train_heads
 
-        own = with_width(run, hidden_dim)
-        report = train_heads(own, heads, out, overwrite=overwrite, resume=resume, begin=_describe)
+        runs = prepare_heads(with_width(run, hidden_dim), heads, out, overwrite=overwrite)
+        _describe(next(iter(runs.values())))
+        report = train_heads(runs, out, resume=resume)
     else:
         from dinoneck.training.run import Run
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -296,40 +296,37 @@ class Run:
         return head, folder / files.LOGS / f"{name}.jsonl", folder / files.UNFINISHED / name
 
 
-def train_heads(
-    config: TrainConfig,
-    heads: Sequence[str],
-    out: Path,
-    *,
-    overwrite: bool = False,
-    resume: bool = True,
-    begin: Callable[[Run], object] = lambda run: None,
-) -> dict[str, Any]:
-    """Train each head in ``out / NAME`` on the same tokens and folds; write ``out / report.json``.
-
-    The report holds target -> head -> scores. The first head is compared with each other one, by intervals over groups.
-    ``cost``: head -> seconds of training and parameters. ``begin`` is called with the first run before the work.
+def prepare_heads(config: TrainConfig, heads: Sequence[str], out: Path, *, overwrite: bool = False) -> dict[str, Run]:
+    """Return a run per head, each with the tokens, folds and targets of the first, in the folder ``out / NAME``.
 
     Raises:
         ConfigError: for fewer than two heads, or a head that is named twice.
-        DinoneckError: as :func:`train`.
+        DinoneckError: as :func:`dinoneck.training.train`.
     """
     if len({*heads}) < max(len(heads), 2):
         raise ConfigError(f"heads are {', '.join(heads)}; expected two or more, each once")
-    runs, cost, report = list[Run](), dict[str, Any](), dict[str, Any]()
-    heads = sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True)  # all read the layers of the first
-    for name in heads:
+    runs, source = dict[str, Run](), None
+    for name in sorted(heads, key=SEVERAL_LAYERS.__contains__, reverse=True):  # all read the layers of the first
         own = config.changed(head={**config.head, "type": name})
-        runs.append(Run(own, out / name, overwrite=overwrite, source=runs[0].source if runs else None))
-    begin(runs[0])
-    for name, run in zip(heads, runs, strict=True):
+        runs[name] = Run(own, out / name, overwrite=overwrite, source=source)
+        source = runs[name].source
+    return runs
+
+
+def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> dict[str, Any]:
+    """Train the runs of :func:`prepare_heads` and write ``out / report.json``: target -> head -> scores.
+
+    The first head is compared with each other one, by intervals over groups. ``cost``: head -> seconds of training and
+    parameters.
+    """
+    cost, report = dict[str, Any](), dict[str, Any]()
+    for name, run in runs.items():
         note(f"head {name}")
         report = run.train(resume=resume)
         seconds = sum(row["seconds"] for rows in run.logs().values() for row in rows)
         cost[name] = {"parameters": report.pop("parameters"), "seconds": seconds}
     del report["config"]
-    predictions = {name: run.predictions[HEAD] for name, run in zip(heads, runs, strict=True)}
-    report |= runs[0].scores(predictions) | {"cost": cost}
+    report |= run.scores({name: own.predictions[HEAD] for name, own in runs.items()}) | {"cost": cost}
     write_text(out / files.REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
     return report
 
