@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.tables import read_cells, read_masks, read_table
 from dinoneck.detection.detector import Detector
-from dinoneck.detection.evaluation import evaluate_boxes
+from dinoneck.detection.evaluation import evaluate_boxes, score_masks
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.results import predict_many
+from dinoneck.inference.results import coco_objects, predict_many
 from dinoneck.inference.sources import opened
 from dinoneck.tasks import columns_of
 from dinoneck.training.report import summary
@@ -46,7 +47,7 @@ def evaluate(
             mapping of names to these: the first is compared with each other one.
         images: their folder; for boxes None = that of the COCO file.
         truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a folder of masks; or
-            for detectors a COCO file of boxes.
+            for detectors and heads of instances a COCO file of boxes, or masks.
         group: columns of the table; intervals resample the images of a group together. None = every image is its own.
         image_column: the table's column of file names.
         labels: the table's column of masks.
@@ -54,7 +55,7 @@ def evaluate(
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one model the name is
-        ``"head"``); of boxes under ``"boxes"`` name -> AP. ``cost``: name -> seconds per image, and parameters of heads
+        ``"head"``); of boxes under ``"boxes"`` name -> AP, of instances under ``"masks"``. ``cost``: name -> seconds per image, and parameters of heads
         and backbone.
 
     Raises:
@@ -77,6 +78,8 @@ def evaluate(
     if len(models) < len(every):
         raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
     tasks = {task.name: task for one in models.values() for task in one.tasks}
+    if isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"):
+        return _of_masks(models, images, truth)
     table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
     for name, one in models.items():
@@ -160,6 +163,26 @@ def _of_boxes(detectors: Mapping[str, Any], images: Any, truth: Any) -> dict[str
         boxes[name] = evaluate_boxes(detector, truth, images)
         cost[name] = _cost(detector.backbone, [detector], time.perf_counter() - begin, boxes[name]["images"])
     return {"boxes": boxes, "cost": cost, "versions": versions()}
+
+
+def _of_masks(models: Mapping[str, Predictor], images: Any, truth: Any) -> dict[str, Any]:
+    masks, cost = {}, {}
+    for name, one in models.items():
+        task = next((task for task in one.tasks if task.kind == "instances"), None)
+        if task is None:
+            raise DataError(f"{truth} holds objects, and {name} predicts {some_of([own.name for own in one.tasks], 5)}")
+        dataset, own, begin = (
+            BoxImages(truth, images, classes=task.labels, masks=True),
+            one.passes[0],
+            time.perf_counter(),
+        )
+        recorded, own.min_score = own.min_score, 0.0  # average precision is over all scores
+        rows = predict_many(one, [*dataset.paths], at_once=one.batch_size)
+        own.min_score = recorded
+        objects = {image_id: coco_objects(rows[i][task.name]) for i, image_id in enumerate(dataset.ids)}
+        cost[name] = _cost(own.backbone, own.modules[1:], time.perf_counter() - begin, len(dataset))
+        masks[name] = score_masks(dataset, objects)
+    return {"masks": masks, "cost": cost, "versions": versions()}
 
 
 def _cost(backbone: Any, modules: Sequence[torch.nn.Module], seconds: float, images: int) -> dict[str, float]:

@@ -70,8 +70,8 @@ class Task:
         labels: names of the outputs or classes.
         ignore_index: a class label that counts for nothing.
         minimum: predictions in original units are never below it (0 for a mass). It holds for images and for
-            ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up. Of ``instances`` it is
-            the smallest score of an object that is predicted.
+            ``dense`` cells, not for the cells of a ``density`` map, which would no longer add up. Of ``instances`` it
+            is the smallest score of an object that is predicted.
         maximum: predictions in original units are never above it; for the same values as ``minimum``.
         aggregate: how the cells of a ``density`` map make the image's value, ``sum`` or ``mean``.
         from_map: name of a dense or segmentation task of the same head: the image's value is the mean over that
@@ -149,9 +149,9 @@ class Task:
         of_numbers = ("transform", "activation", "minimum", "maximum")
         if kind == "instances":
             yield "minimum", 0.0 <= (self.minimum or 0.0) <= 1.0, "the smallest score of an object, 0 to 1"
-            of_numbers = ("transform", "activation", "maximum")
         for field in of_numbers if self.is_categorical or kind == "ratio" else ():
-            yield field, getattr(self, field) is None, f"None: outputs of kind {kind!r} are probabilities"
+            fits = getattr(self, field) is None or (kind, field) == ("instances", "minimum")
+            yield field, fits, f"None: outputs of kind {kind!r} are probabilities"
         yield "unit", self.unit.isprintable(), "printable characters"
         yield "labels", all(label.isprintable() for label in self.labels), "printable characters"
         yield "labels", len(self.labels) in (0, self.dim), f"none, or one for each of {self.dim} outputs"

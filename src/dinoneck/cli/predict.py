@@ -337,7 +337,7 @@ def evaluate(
     Args:
         images: the folder of the images; before the options.
         heads: files, folders of trainings or Hub repositories; each is one model, compared with the first.
-        truth: CSV of numbers or classes, a folder of masks, or a COCO file of boxes.
+        truth: CSV of numbers or classes, a folder of masks, or a COCO file of boxes or objects.
         group: columns; images of one group are resampled together.
         image_column: column of file names.
         labels: column of masks.
@@ -370,7 +370,9 @@ def _asked(word: str) -> tuple[str, float]:
 
 def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
     """A line for each model whose score of the target is below the least one."""
-    scores = {name: own[target] for name, own in found.get("boxes", {}).items() if target in own}
+    scores = {
+        name: own[target] for name, own in {**found.get("boxes", {}), **found.get("masks", {})}.items() if target in own
+    }
     for name, own in found.get("scores", {}).get(target, {}).items():
         scores[name] = next(own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own)
     if not scores:

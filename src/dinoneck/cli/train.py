@@ -40,6 +40,7 @@ def train(
         folders of images, masks train --images images --labels masks
         numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop weed
         boxes in COCO JSON       train --boxes boxes.json --images images
+        objects in COCO JSON     train --instances objects.json --images images
         tokens of a store        train --csv cover.csv --targets soil crop --store store
         a training file          train run.yaml
 
@@ -59,12 +60,14 @@ def train(
     if out.is_file() or ((out / "report.json").exists() and not overwrite):
         raise ConfigError(f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those")
     _check_names(run)
-    if run.data.boxes is not None and heads:
-        raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; a detector takes one neck, --head NAME")
-    if run.data.boxes is not None:
-        from dinoneck.detection import train_detector
+    objects = run.data.boxes or run.data.instances
+    if objects is not None and heads:
+        raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, --head NAME")
+    if objects is not None:
+        from dinoneck.detection import train_detector, train_instances
 
-        report: dict[str, Any] = train_detector(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
+        train_objects: Any = train_detector if run.data.boxes is not None else train_instances
+        report: dict[str, Any] = train_objects(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
     elif heads:
         from dinoneck.training.run import prepare_heads, train_heads
 
@@ -96,7 +99,7 @@ def _check_names(run: TrainConfig) -> None:
     data, folds = run.data, run.folds
     check_backbone_name(run.backbone.name, run.backbone.source)
     held_out = (data.val_boxes, data.val_images) if data.boxes is not None else ()
-    files = (data.images, data.store, data.boxes, run.backbone.file, *held_out)
+    files = (data.images, data.store, data.boxes, data.instances, run.backbone.file, *held_out)
     if missing := [file for file in files if file is not None and "://" not in file and not Path(file).exists()]:
         raise DataError(f"{missing[0]} does not exist; check the name, which is relative to this folder")
     if data.csv is None:

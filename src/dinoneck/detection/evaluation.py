@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -102,7 +102,8 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
     known = {}
     for i, image_id in enumerate(dataset.ids):
         target = dataset[i][1]
-        every = {"masks": target["masks"].numpy() > 0, "labels": target["labels"], "scores": torch.ones(len(target))}
+        labels, masks = target["labels"], target["masks"].numpy() > 0
+        every = {"masks": masks, "labels": labels, "scores": torch.ones(len(labels))}
         known[image_id] = coco_objects(every)
     truth = {**dataset.ground_truth(), "annotations": _annotations(known, dataset)}
     found = _scores(dataset, truth, _annotations(objects, dataset), "segm")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from torch import Tensor
 from dinoneck.atomic import write_text
 from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES, csv_text
+from dinoneck.data.decoding import read_image_size
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.detection.evaluation import score_masks
-from dinoneck.errors import DataError
+from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.head import Head
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
@@ -29,13 +32,16 @@ from dinoneck.tasks import Task
 from dinoneck.training import folder as files
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.report import HEAD
-from dinoneck.training.run import Run
+from dinoneck.training.run import Run, writes
 from dinoneck.training.tasks import Problem
-from dinoneck.version import versions
 
 TASK = "objects"
 FEWEST_STEPS = 500
 _QUERIES = (20, 100)  # at least and at most, of a mask head
+_UNUSED = ("tasks", "compositions", "losses", "with_ridge", "folds.group", "folds.column", "folds.stratify")
+_UNUSED += tuple(
+    f"data.{name}" for name in ("csv", "labels", "boxes", "targets", "aux_targets", "tta", "unit", "minimum")
+)
 _STRIDE = 4  # pixels of the prepared image per value of the targets
 
 
@@ -68,14 +74,107 @@ def train_instances(
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
+    for name in _UNUSED:
+        if (value := attrgetter(name)(config)) != attrgetter(name)(TrainConfig()):
+            raise ConfigError(f"{name} is {value!r}, and has no effect on heads of data.instances; leave it out")
     data, optim = config.data, config.optim
     dataset = BoxImages(str(data.instances), data.images, classes=data.classes or None, masks=True)
-    counts = [len(dataset.ground_truth_of(i)) for i in range(len(dataset))]
-    head = {"type": "dpt_neck"} | config.head
-    if head["type"] == "mask":
-        head = {"num_queries": min(max(2 * max(counts), _QUERIES[0]), _QUERIES[1])} | head
+    head, most = config.head, max(_numbers(dataset).values(), default=0)
+    if "type" not in head:
+        head = {"type": "dpt_neck", "out_channels": 64} | head
+    elif head["type"] == "mask":
+        head = {"num_queries": min(max(2 * most, _QUERIES[0]), _QUERIES[1])} | head
     steps = -(-len(dataset) // optim.batch_size)
     if optim.epochs == type(optim)().epochs:
         optim = optim.changed(epochs=max(optim.epochs, -(-FEWEST_STEPS // steps)))
     run = _InstanceRun(config.changed(head=head, optim=optim), Path(out), dataset, overwrite=overwrite)
     return run.train(resume=resume)
+
+
+class _InstanceRun(Run):
+    """A run whose heads learn the objects of a dataset.
+
+    Attributes:
+        objects: image id -> the held-out predictions, as :func:`dinoneck.inference.coco_objects` returns them.
+    """
+
+    def __init__(self, config: TrainConfig, out: Path, dataset: BoxImages, *, overwrite: bool) -> None:
+        import pandas as pd
+
+        self.dataset, self.objects = dataset, dict[int, list[dict[str, Any]]]()
+        shared = os.path.commonpath([path.parent for path in dataset.paths])
+        names = [os.path.relpath(path, shared) for path in dataset.paths]
+        table = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
+        super().__init__(config, out, table=table, overwrite=overwrite)
+
+    def _learned(self) -> Problem:
+        labels = self.dataset.classes
+        task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
+        ids = [_ids(self.dataset, i, self.source.preprocess) for i in range(len(self.dataset))]
+        return Problem([task], {TASK: torch.cat(ids)}, {}, [], {}, None)
+
+    def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
+        """Train and keep the head of a fold, and predict the objects that it has not seen."""
+        path, log, unfinished = self._paths(number)
+        task, facts = self.problem.tasks[0], {"fold": number}
+        if number is None:  # of all images
+            least = score_masks(self.dataset, self.objects)["min_score"]
+            self.heads[None] = self._new_head(self.problem._replace(tasks=[replace(task, minimum=least)]), None)
+            facts = {}
+        is_new, tokens, live = not path.exists(), self.source.load(), self._live(path)
+        head: Any = self._trained(number, live or tokens, callbacks)
+        for row in self.folds[number][1].tolist():
+            one = (live or tokens).batch([tokens.ids[row]]).to(next(head.parameters()).device)
+            size = read_image_size(self.dataset.paths[row])
+            found = objects_at_image_size(head, one, task, size, self.source.preprocess, 0.0)
+            self.objects[self.dataset.ids[row]] = coco_objects(found)
+        if is_new and writes():
+            shutil.copyfile(unfinished / files.LOG, log)
+            self._save(head, path, facts, live)
+        if writes():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return [head]
+
+    def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
+        """Score the held-out objects; write their numbers and, last, the report."""
+        scores = {"masks": {HEAD: score_masks(self.dataset, self.objects)}} if self.objects else {}
+        report = {"images": len(self.dataset), **scores, **self._facts(members[-1])}
+        if writes():
+            if None not in self.folds:
+                shutil.copyfile(self._paths(*self.folds)[0], self.folder / files.HEAD_FILE)
+            header = ("image", "fold", TASK, f"{TASK} ({HEAD})")
+            write_text(self.folder / files.PREDICTIONS, csv_text(header, self._counts(scores)))
+            write_text(self.folder / files.REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+            shutil.rmtree(self.folder / files.UNFINISHED)
+        return report
+
+    def _counts(self, scores: Mapping[str, Any]) -> Iterator[list[str]]:
+        """Held-out image, fold, and the numbers of known and of predicted objects."""
+        known, least = _numbers(self.dataset), (scores["masks"][HEAD]["min_score"] or 0.0) if scores else 0.0
+        for number, (_, valid) in self.folds.items():
+            for row in valid.tolist():
+                image_id = self.dataset.ids[row]
+                found = sum(own["score"] >= least for own in self.objects[image_id])
+                yield [self.table.index[row], *map(str, (number, known[image_id], found))]
+
+
+def _numbers(dataset: BoxImages) -> Counter[int]:
+    """Image id -> number of its objects."""
+    return Counter(box["image_id"] for box in dataset.ground_truth()["annotations"] if not box["iscrowd"])
+
+
+def _ids(dataset: BoxImages, i: int, preprocess: Preprocessing) -> Tensor:
+    """The ids of the objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; small objects lie on top.
+
+    Raises:
+        DataError: if an image has more objects of a class than ids can tell apart.
+    """
+    target = dataset[i][1]
+    masks, labels = target["masks"].numpy() > 0, target["labels"].tolist()
+    if labels and max(Counter(labels).values()) >= OBJECTS:
+        raise DataError(f"{dataset.paths[i]} has {len(labels)} objects; expected fewer than {OBJECTS} of a class")
+    ids = np.zeros(target["size"], np.int64)
+    for place in np.argsort(-masks.sum(axis=(1, 2)), kind="stable").tolist():
+        ids[masks[place]] = OBJECTS * (labels[place] + 1) + labels[: place + 1].count(labels[place]) - 1
+    read = DenseLabels(classes=OBJECTS * (len(dataset.classes) + 1))
+    return read.indices([ids], preprocess)[:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE]

@@ -155,7 +155,11 @@ class MaskHead(Head):
 
     @torch.no_grad()
     def predict_instances(
-        self, tokens: TokensLike, size: Sequence[int] | None = None, min_score: float | None = None, **plain: Unpack[Plain]
+        self,
+        tokens: TokensLike,
+        size: Sequence[int] | None = None,
+        min_score: float | None = None,
+        **plain: Unpack[Plain],
     ) -> list[dict[str, Tensor]]:
         """Return the instances of every image, see :func:`dinoneck.heads.instances.decode_instances`.
 

@@ -157,7 +157,7 @@ class Run:
         text = json.dumps(identity, indent=2) + "\n"
         if resume and path.exists() and not (folder / files.REPORT).exists():
             files.check_same(json.loads(read_regular(path)), json.loads(text), str(folder))
-        elif _writes():
+        elif writes():
             for old_file in files.results_in(folder):
                 old_file.unlink()
             shutil.rmtree(folder / files.UNFINISHED, ignore_errors=True)
@@ -183,12 +183,12 @@ class Run:
         for method, each in heads.items():
             source = live if live is not None and method == HEAD else tokens
             reports.write_predictions(problem, source, each, valid, self.predictions[method])
-        if is_new and _writes():
+        if is_new and writes():
             method = BOTH if config.with_ridge else HEAD
             scores = reports.summary(self.table, problem.scored, {method: self.predictions[method]}, [valid])["scores"]
             shutil.copyfile(unfinished / files.LOG, log)
             self._save(heads[method], path, {"fold": number, "metrics": reports.fold_metrics(scores, method)}, live)
-        if _writes():
+        if writes():
             shutil.rmtree(unfinished, ignore_errors=True)
         return [head, linear] if config.with_ridge else [head]
 
@@ -203,7 +203,8 @@ class Run:
             self._fit(head, source, number, callbacks)
             return head
         kept: Any = HeadCheckpoint.load(path).build()
-        return kept.members[0] if self.config.with_ridge else kept
+        own: Head = kept.members[0] if self.config.with_ridge else kept
+        return own
 
     def _fit(self, head: Head, source: TokenSource, number: int | None, callbacks: Sequence[files.Callback]) -> None:
         """Train the head of a fold."""
@@ -226,14 +227,10 @@ class Run:
         report: dict[str, Any] = {
             **self.scores(self.predictions),
             "loss_weights": self._learned_weights(),
-            "parameters": sum(parameter.numel() for parameter in members[0].parameters()),
-            "config": config.to_dict(),
-            "backbone": dict(self.source.record),
-            "inputs": self.source.preprocess.record(),
-            "versions": versions(),
+            **self._facts(members[0]),
         }
         text = json.dumps(report, indent=2, allow_nan=False)
-        if _writes():
+        if writes():
             file = folder / files.HEAD_FILE
             if not config.is_live:
                 whole = members[0] if len(members) == 1 else HeadEnsemble.from_heads(members)
@@ -248,6 +245,16 @@ class Run:
         plain: dict[str, Any] = json.loads(text)
         return plain
 
+    def _facts(self, head: Head) -> dict[str, Any]:
+        """What the report holds of the run itself."""
+        return {
+            "parameters": sum(parameter.numel() for parameter in head.parameters()),
+            "config": self.config.to_dict(),
+            "backbone": dict(self.source.record),
+            "inputs": self.source.preprocess.record(),
+            "versions": versions(),
+        }
+
     def scores(self, predictions: reports.Methods) -> dict[str, Any]:
         """Return what the report holds of the scores of predictions, see :func:`dinoneck.training.report.summary`."""
         return reports.summary(self.table, self.problem.scored, predictions, [x for _, x in self.folds.values()])
@@ -259,7 +266,7 @@ class Run:
 
     def _learned_weights(self) -> dict[str, dict[str, float]]:
         """Fold -> loss -> its learned weight after the last epoch, by the logs; empty with fixed weights."""
-        learns = self.config.losses.weighting == "uncertainty" and _writes()
+        learns = self.config.losses.weighting == "uncertainty" and writes()
         last = {name: rows[-1].items() for name, rows in (self.logs() if learns else {}).items()}
         return {
             name: {key.removeprefix("weight/"): x for key, x in row if key.startswith("weight/")}
@@ -331,6 +338,6 @@ def train_heads(runs: Mapping[str, Run], out: Path, *, resume: bool = True) -> d
     return report
 
 
-def _writes() -> bool:
+def writes() -> bool:
     """Whether this process writes: the first one under torchrun."""
     return os.environ.get("RANK", "0") == "0"

@@ -41,7 +41,7 @@ def all_tables(report: Mapping[str, Any]) -> list[ScoreTable]:
             best = report["best"]
             found += box_tables({f"best epoch ({best['epoch']})": best, "before training": report["untrained"]})
         for key in ("boxes", "masks"):
-            found += box_tables(report[key]) if key in report else []
+            found += box_tables(report[key], key) if key in report else []
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"these are not the scores of a training run: {error!r}; expected its report.json") from error
     return found
@@ -116,12 +116,12 @@ def class_tables(name: str, methods: Mapping[str, Mapping[str, Any]]) -> Iterato
         yield matrix_table(name, head["labels"], head["confusion_matrix"])
 
 
-def box_tables(boxes: Mapping[str, Mapping[str, Any]]) -> list[ScoreTable]:
-    """Return the scores of detectors by name, and those of each class of the first one."""
+def box_tables(boxes: Mapping[str, Mapping[str, Any]], what: str = "boxes") -> list[ScoreTable]:
+    """Return the scores of boxes or masks by the name of the model, and those of each class of the first one."""
     keys = ["AP", "AP50", "AP75", "AR100"]
     every = [[name, *(_number(own[key]) for key in keys)] for name, own in boxes.items()]
     rows = [[name, _number(own["AP"]), _number(own["AP50"])] for name, own in first_of(boxes)["per_class"].items()]
-    return [ScoreTable(["held-out boxes", *keys], every), ScoreTable(["class", "AP", "AP50"], rows)]
+    return [ScoreTable([f"held-out {what}", *keys], every), ScoreTable(["class", "AP", "AP50"], rows)]
 
 
 def first_of(methods: Mapping[str, Any]) -> Any:
