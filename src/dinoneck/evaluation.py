@@ -55,8 +55,8 @@ def evaluate(
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one model the name is
-        ``"head"``); of boxes under ``"boxes"`` name -> AP, of instances under ``"masks"``. ``cost``: name -> seconds per image, and parameters of heads
-        and backbone.
+        ``"head"``); of boxes under ``"boxes"`` name -> AP, of instances under ``"masks"``. ``cost``: name -> seconds
+        per image, and parameters of heads and backbone.
 
     Raises:
         ConfigError: if detectors and heads are mixed.
@@ -171,12 +171,8 @@ def _of_masks(models: Mapping[str, Predictor], images: Any, truth: Any) -> dict[
         task = next((task for task in one.tasks if task.kind == "instances"), None)
         if task is None:
             raise DataError(f"{truth} holds objects, and {name} predicts {some_of([own.name for own in one.tasks], 5)}")
-        dataset, own, begin = (
-            BoxImages(truth, images, classes=task.labels, masks=True),
-            one.passes[0],
-            time.perf_counter(),
-        )
-        recorded, own.min_score = own.min_score, 0.0  # average precision is over all scores
+        dataset, own = BoxImages(truth, images, classes=task.labels, masks=True), one.passes[0]
+        begin, recorded, own.min_score = time.perf_counter(), own.min_score, 0.0  # AP is over all scores
         rows = predict_many(one, [*dataset.paths], at_once=one.batch_size)
         own.min_score = recorded
         objects = {image_id: coco_objects(rows[i][task.name]) for i, image_id in enumerate(dataset.ids)}

@@ -370,9 +370,8 @@ def _asked(word: str) -> tuple[str, float]:
 
 def _too_low(found: dict[str, Any], target: str, least: float) -> list[str]:
     """A line for each model whose score of the target is below the least one."""
-    scores = {
-        name: own[target] for name, own in {**found.get("boxes", {}), **found.get("masks", {})}.items() if target in own
-    }
+    objects = found.get("boxes", {}) | found.get("masks", {})
+    scores = {name: own[target] for name, own in objects.items() if target in own}
     for name, own in found.get("scores", {}).get(target, {}).items():
         scores[name] = next(own[key]["pooled"] for key in ("r2", "accuracy", "mean_iou") if key in own)
     if not scores:

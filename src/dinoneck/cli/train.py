@@ -68,18 +68,14 @@ def train(
 
         train_objects: Any = train_detector if run.data.boxes is not None else train_instances
         report: dict[str, Any] = train_objects(with_width(run, hidden_dim), out, overwrite=overwrite, resume=resume)
-    elif heads:
-        from dinoneck.training.run import prepare_heads, train_heads
-
-        runs = prepare_heads(with_width(run, hidden_dim), heads, out, overwrite=overwrite)
-        _describe(next(iter(runs.values())))
-        report = train_heads(runs, out, resume=resume)
     else:
-        from dinoneck.training.run import Run
+        from dinoneck.training.run import Run, prepare_heads, train_heads
 
-        prepared = Run(with_width(run, hidden_dim), out, overwrite=overwrite)
-        _describe(prepared)
-        report = prepared.train(resume=resume)
+        own = with_width(run, hidden_dim)
+        one = None if heads else Run(own, out, overwrite=overwrite)
+        runs = prepare_heads(own, heads, out, overwrite=overwrite) if one is None else {"head": one}
+        _describe(next(iter(runs.values())))
+        report = train_heads(runs, out, resume=resume) if one is None else one.train(resume=resume)
     show_scores(report)
     print(f"written: {out}, with report.json")
     return {"out": out, "report": report}

@@ -38,10 +38,8 @@ from dinoneck.training.tasks import Problem
 TASK = "objects"
 FEWEST_STEPS = 500
 _QUERIES = (20, 100)  # at least and at most, of a mask head
-_UNUSED = ("tasks", "compositions", "losses", "with_ridge", "folds.group", "folds.column", "folds.stratify")
-_UNUSED += tuple(
-    f"data.{name}" for name in ("csv", "labels", "boxes", "targets", "aux_targets", "tta", "unit", "minimum")
-)
+_UNUSED = [f"data.{name}" for name in ["csv", "labels", "boxes", "targets", "aux_targets", "tta", "unit", "minimum"]]
+_UNUSED += ["tasks", "compositions", "losses", "with_ridge", "folds.group", "folds.column", "folds.stratify"]
 _STRIDE = 4  # pixels of the prepared image per value of the targets
 
 
