@@ -137,14 +137,16 @@ class _InstanceRun(Run):
         """Score the held-out objects; write their numbers and, last, the report."""
         scores = {"masks": {HEAD: score_masks(self.dataset, self.objects)}} if self.objects else {}
         report = {"images": len(self.dataset), **scores, **self._facts(members[-1])}
+        text = json.dumps(report, indent=2, allow_nan=False)
         if writes():
             if None not in self.folds:
                 shutil.copyfile(self._paths(*self.folds)[0], self.folder / files.HEAD_FILE)
             header = ("image", "fold", TASK, f"{TASK} ({HEAD})")
             write_text(self.folder / files.PREDICTIONS, csv_text(header, self._counts(scores)))
-            write_text(self.folder / files.REPORT, json.dumps(report, indent=2, allow_nan=False) + "\n")
+            write_text(self.folder / files.REPORT, text + "\n")
             shutil.rmtree(self.folder / files.UNFINISHED)
-        return report
+        plain: dict[str, Any] = json.loads(text)
+        return plain
 
     def _counts(self, scores: Mapping[str, Any]) -> Iterator[list[str]]:
         """Held-out image, fold, and the numbers of known and of predicted objects."""
