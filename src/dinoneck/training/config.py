@@ -196,11 +196,14 @@ class CompositionConfig(Config, frozen=True, kw_only=True):
         total: task of the whole, which the shares of ``ratio`` divide into parts; empty = the parts are tasks.
         ratio: task of the parts' shares.
         sums: column -> the parts that it adds up.
+        weights: of a total and its ratio: column -> its weight in their joint loss, of each part and sum; empty = equal
+            ones.
     """
 
     total: str = ""
     ratio: str = ""
     sums: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    weights: dict[str, NotNegative] = field(default_factory=dict)
 
 
 class LossConfig(Config, frozen=True, kw_only=True):

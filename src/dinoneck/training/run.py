@@ -19,6 +19,7 @@ from dinoneck.devices import bytes_of, local_device
 from dinoneck.errors import ConfigError, DataError
 from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import Head
+from dinoneck.losses.composition import Composition, CompositionLoss
 from dinoneck.losses.task_loss import TaskLoss, UncertaintyWeighting
 from dinoneck.progress import note
 from dinoneck.registry import import_modules
@@ -138,7 +139,7 @@ class Run:
         targets, weights = ({name: x[both] for name, x in own.items()} for own in (problem.targets, problem.weights))
         try:
             head = make_head(self.config, self.source.first, problem, rows, optim.seed + (number or 0))
-            loss = TaskLoss(head.tasks, head.compositions)
+            loss = self._loss(head)
             needs_validation = optim.patience is not None and number is not None
             training_targets(loss, targets, weights, self.table.index[both], len(rows), needs_validation)
         except DataError as error:
@@ -192,6 +193,18 @@ class Run:
             shutil.rmtree(unfinished, ignore_errors=True)
         return [head, linear] if config.with_ridge else [head]
 
+    def _loss(self, head: Head) -> TaskLoss:
+        """The loss of a head, whose composed outputs count by the weights of the config."""
+        composed: list[Composition | CompositionLoss] = []
+        for own in head.compositions:
+            weights = self.config.compositions[own.name].weights
+            if weights and {*weights} != {*own.names}:
+                raise ConfigError(
+                    f"compositions.{own.name}.weights has {', '.join(weights)}; expected {', '.join(own.names)}"
+                )
+            composed.append(CompositionLoss(own, tuple(weights[name] for name in own.names)) if weights else own)
+        return TaskLoss(head.tasks, composed)
+
     def _live(self, path: Path) -> LiveTokens | None:
         """The images with the backbone that is trained along with the head of this file."""
         return live_tokens(self.config, self.source, self.table, path)
@@ -208,10 +221,10 @@ class Run:
 
     def _fit(self, head: Head, source: TokenSource, number: int | None, callbacks: Sequence[files.Callback]) -> None:
         """Train the head of a fold."""
-        config, optim, loss = self.config, self.config.optim, TaskLoss(head.tasks, head.compositions)
+        config, optim, loss = self.config, self.config.optim, self._loss(head)
         if config.losses.weighting == "uncertainty":
             names = [task.name for task in head.tasks] + [own.name for own in loss.compositions]
-            loss = TaskLoss(head.tasks, head.compositions, UncertaintyWeighting(names))
+            loss = TaskLoss(head.tasks, loss.compositions, UncertaintyWeighting(names))
         # an earlier head has the token scale of its training
         scaled = optim.standardise_tokens and config.init is None
         patience = None if number is None else optim.patience  # of all images none is held out

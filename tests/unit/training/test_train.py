@@ -15,8 +15,8 @@ from PIL import Image
 from tests.unit.training.histories import mean_iou
 from tests.unit.training.meadow import COUNT, a_run, rows_of, with_columns, with_gaps, write_meadow, write_rows
 
-from dinoneck import Backbone, DataError, HeadEnsemble, load_head
-from dinoneck.training import MemoryTokens, TrainConfig, r2, train
+from dinoneck import Backbone, ConfigError, DataError, HeadEnsemble, load_head
+from dinoneck.training import MemoryTokens, TrainConfig, r2, run, train
 from dinoneck.training.scores import confusion_matrix
 
 SHARES = ("soil", "crop", "weed")
@@ -120,6 +120,21 @@ def test_shares_times_a_total_add_up(meadow: Path, tmp_path: Path) -> None:
     assert own == pytest.approx(r2(numbers(rows, "green"), green), abs=1e-4)
     head = load_head(tmp_path / "heads" / "fold-1.safetensors")
     assert [own.name for own in head.compositions] == ["grams"]
+
+
+def test_composed_outputs_count_by_the_weights_of_the_config(
+    meadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = {"green": 0.5, "soil": 0.1, "crop": 0.25, "weed": 0.15}  # parts come first, in the order of the ratio
+    made = {"total": "total", "ratio": "shares", "sums": {"green": ["crop", "weed"]}, "weights": weights}
+    options: dict[str, Any] = {"tasks": {"total": {}, "shares": {"kind": "ratio", "columns": ["soil", "crop", "weed"]}}}
+    losses, real = [], run.fit
+    monkeypatch.setattr(run, "fit", lambda *given, **own: (losses.append(own["loss"]), real(*given, **own))[1])
+    trained(a_run(meadow, ["green"], compositions={"grams": made}, **options), tmp_path / "run")
+    assert losses and all(loss.compositions[0].weights == (0.1, 0.25, 0.15, 0.5) for loss in losses)
+    made["weights"] = {"green": 1.0}
+    with pytest.raises(ConfigError, match="grams.weights has green; expected soil, crop, weed, green"):
+        trained(a_run(meadow, ["green"], compositions={"grams": made}, **options), tmp_path / "other")
 
 
 def test_sums_follow_their_parts(csiro: Path, tmp_path: Path) -> None:
