@@ -122,7 +122,7 @@ class Index:
         for image_id in ids:
             several = found.get(image_id, ())
             if not several:
-                near = did_you_mean(image_id, (row[0] for row in self._rows("select id from image limit 1000")))
+                near = did_you_mean(image_id, (str(row[0]) for row in self._rows("select id from image limit 1000")))
                 raise DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
             if len({entry.blake2b for _, entry in several}) > 1:
                 origins = " and ".join(f"{entry.shard} (from {entry.root})" for _, entry in several[:3])
