@@ -19,7 +19,8 @@ from dinoneck.version import versions
 Variants = Mapping[str, Callable[[], Any]]
 Timer = Callable[[Callable[[], Any]], float]
 Row = dict[str, Any]
-PEERS = ("torchvision", "transformers", "segmentation_models_pytorch", "onnxruntime", "fastapi", "uvicorn", "pillow")
+PEERS = ("torchvision", "transformers", "segmentation_models_pytorch", "onnxruntime", "fastapi", "uvicorn", "pillow",
+         "lmdb", "datasets")  # fmt: skip
 FLUSH_BYTES = 256 << 20
 GPU_WARMUP, WARMUP_S = 25, 0.5
 

@@ -1,14 +1,16 @@
 """The feature store: size, reads, loaders, rounding and training next to npz files; its index and openings as it grows.
 
     python -m benchmarks store [--images 8] [--size 480x480] [--rounds 15] [--device cpu]
-    python -m benchmarks store --only growth batches [--growth 10000 100000 1000000]
+    python -m benchmarks store --only growth batches [--growth 10000 100000 1000000] [--records 320 2000]
 
 The same features (3600 patches of 1280 channels, four views per image; ``store_files`` has them) lie in compressed
 float32 npz (the source), in plain float16 npz (its layout fixed), and in a float16 and an int8 store. Reads are one
 random view of one random image, and every byte that comes back is summed up; their CPU time is that of the process.
 "as stored" is ``batch(..., dtype=None)`` or ``quantised(...)``. Growth: images of one patch x 8 channels, 34 in a
 shard, written directly. A process opens the store without an index and builds it, others open it later; memory is what
-the opening adds to the process. Batches: 16 random images (4 layers x 605 tokens x 384, fp16) from the page cache.
+the opening adds to the process. Batches: 16 random images (4 layers x 605 tokens x 384, fp16) from the page cache, by
+a ``DataLoader`` with so many workers, next to LMDB and HF datasets where they are installed (``pip install lmdb
+datasets``); with check="first" the reads of an image after the first one in a process are not compared.
 With --device cuda batches of the loaders go there, and the training runs there; the rest is the host's and left out.
 """
 
@@ -34,6 +36,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.measure import Row, cpu, is_gpu, per_sample, ratios, turns, waiting
 from benchmarks.store_files import CHANNELS, GRID, PATTERNS, Files, NpzDataset, large, prepare, write_store
+from benchmarks.store_peers import PEERS, ReadBatch, from_store
 from dinoneck import CLSGatingHead, FeatureStore, PatchMeanHead, Task, Tokens, load_backbone
 from dinoneck.store import MemoryStore, StoreDataset
 from dinoneck.store.encoding import quantise
@@ -73,7 +76,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", default="480x480")
     parser.add_argument("--batch", type=int, default=BATCH, help="samples per batch of the loaders")
     parser.add_argument("--growth", type=int, nargs="*", default=[10_000, 100_000, 1_000_000], help="numbers of ids")
-    parser.add_argument("--records", type=int, default=320, help="images of the random batches")
+    parser.add_argument("--records", type=int, nargs="*", default=[320, 2000], help="images of the random batches")
 
 
 def sizes(files: Files) -> Rows:
@@ -277,41 +280,43 @@ def growth(folder: Path, counts: Sequence[int], rounds: int = 5) -> Rows:
 class Batches:
     """Random batches for a ``DataLoader`` without collation: each item is one whole batch."""
 
-    def __init__(self, root: Path, check: str, count: int) -> None:
-        self.root, self.check, self.count = root, check, count
+    def __init__(self, read: ReadBatch, count: int) -> None:
+        self.read, self.count = read, count
 
     def __len__(self) -> int:
         return 8
 
     def __getitem__(self, number: int) -> list[Tensor]:
         draw = random.Random(f"{number} {os.urandom(8).hex()}")
-        ids = [f"images/{draw.randrange(self.count):09d}" for _ in range(RANDOM_BATCH)]
-        return list(opened_once(self.root, self.check).batch(ids, dtype=None).sequence)
-
-
-@functools.cache
-def opened_once(root: Path, check: Any) -> FeatureStore:
-    """Return the store of a process."""
-    return FeatureStore.open(root, check=check)
+        return self.read([draw.randrange(self.count) for _ in range(RANDOM_BATCH)])
 
 
 def batches(folder: Path, count: int, rounds: int) -> Rows:
-    """Random batches per second by what is checked; the warm-up reads every record, which compares its checksum."""
-    write_store(folder, count, LARGE, 64 << 20)
-    FeatureStore.open(folder).refresh(write=True)
+    """Random batches per second, by what is checked, and of the peers that are installed."""
+    write_store(folder / "store", count, LARGE, 64 << 20)
+    FeatureStore.open(folder / "store").refresh(write=True)
+    reads: dict[str, ReadBatch] = {
+        f'check="{check}"': functools.partial(from_store, folder / "store", check)
+        for check in ("never", "first", "always")
+    }
+    for name, (write, read) in PEERS.items():
+        try:
+            write(folder / name, count, LARGE)
+        except ModuleNotFoundError as error:  # a peer that is not installed
+            print(f"skipped: {name} ({error})")
+        else:
+            reads[name] = functools.partial(read, folder / name, LARGE)
     rows: Rows = {}
-    for workers in (0, 2):
+    for workers in (1, 2, 4, 0):  # last in this process: what it opens, a worker cannot open again after a fork
         options: dict[str, Any] = {"batch_size": None, "num_workers": workers, "persistent_workers": workers > 0}
-        loaders = {
-            check: DataLoader(Batches(folder, check, count), **options)  # type: ignore[arg-type]
-            for check in ("never", "first", "always")
-        }
+        loaders = {name: DataLoader(Batches(read, count), **options) for name, read in reads.items()}  # type: ignore[arg-type]
         passes = {
-            check: functools.partial(lambda loader: sum(1 for _ in loader), loader) for check, loader in loaders.items()
+            name: functools.partial(lambda loader: sum(1 for _ in loader), loader) for name, loader in loaders.items()
         }
         seconds = turns(passes, rounds=rounds, timer=per_sample, warmup=3)
-        for check, row in ratios(seconds, "never").items():
-            rows.setdefault(f'check="{check}"', {})[f"{workers} workers, batches / s"] = 1e3 / row["ms"]
+        for name, row in ratios(seconds, 'check="first"', "×").items():
+            rates = {f"{workers} workers, batches / s": 1e3 / row["ms"], f"× first, {workers}": row["×"]}
+            rows.setdefault(name, {}).update(rates)
     return rows
 
 
@@ -319,7 +324,7 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
     """Yield a table per stage."""
     device, rounds = options.device, options.rounds
     images, size = (1, "96x96") if options.short and not is_gpu(device) else (options.images, options.size)
-    batch, counts, records = (2, [3000], 20) if options.short else (options.batch, options.growth, options.records)
+    batch, counts, records = (2, [3000], [20]) if options.short else (options.batch, options.growth, options.records)
     stages: dict[str, Callable[[Files], Rows]] = {
         "size": sizes,
         "CPU of a read": lambda files: reads(files, rounds, cold=False),
@@ -342,5 +347,6 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, Rows]]:
         with tempfile.TemporaryDirectory() as folder:
             yield "growth", growth(Path(folder), counts)
     if "batches" in wanted and not is_gpu(device):
-        with tempfile.TemporaryDirectory() as folder:
-            yield "batches", batches(Path(folder), records, rounds)
+        for count in records:
+            with tempfile.TemporaryDirectory() as folder:
+                yield f"batches of {count} images", batches(Path(folder), count, rounds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from dinoneck.data import Pasture, Views
 from dinoneck.data.preprocessing import Preprocessing
 from dinoneck.grid import GridSize
 from dinoneck.store import shards
-from dinoneck.store.description import Description, make_folder
+from dinoneck.store.description import Description, make_folder, write_scale
+from dinoneck.store.encoding import channel_rms, encode
 from dinoneck.store.files import LocalFiles
 from dinoneck.tokens import Tokens
 
@@ -68,8 +69,8 @@ def prepare(root: Path, backbone: Backbone, count: int, size: tuple[int, int]) -
     small.extract(folder)
     files = Files(root, backbone, folder, small, small.ids)
     write_npz(files)
-    for dtype in ("fp16", "int8"):
-        FeatureStore.from_npz(files.npz, root / dtype, grid=GRID, patch_size=PATCH, views="flips4", dtype=dtype)
+    FeatureStore.from_npz(files.npz, root / "fp16", grid=GRID, patch_size=PATCH, views="flips4")
+    write_int8(files)
     return files
 
 
@@ -101,6 +102,19 @@ def write_npz(files: Files) -> None:
             arrays[f"patches_{i}"] = tokens.patches[0][n * PATTERNS + i].numpy()
         np.savez_compressed(files.npz / f"{image_id}.npz", **arrays)
         np.savez(files.half / f"{image_id}.npz", **{key: value.astype(np.float16) for key, value in arrays.items()})
+
+
+def write_int8(files: Files) -> None:
+    """Write the int8 store, which is not made of npz files."""
+    tokens, own = large(files.small), replace(files.store("fp16").description, dtype="int8")
+    make_folder(files.root / "int8", own)
+    scale = channel_rms([tokens])
+    write_scale(LocalFiles(files.root / "int8"), scale)
+    writer = shards.Writer(files.store("int8").shards, "/")
+    for n, image_id in enumerate(files.ids):
+        record = encode(tokens[n * PATTERNS : (n + 1) * PATTERNS], "int8", scale)
+        writer.add(image_id, record, tokens.grid, (f"{n:032x}", 900_000, 10**18))
+    writer.flush()
 
 
 class NpzDataset(Dataset[dict[str, Any]]):

@@ -117,10 +117,8 @@ def _pairing() -> tuple[Any, Tensor]:
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """What a Predictor of this file returns for a fixed image."""
     backbone, image = _pairing()
-    return [
-        {key: np.asarray(value).tolist() for key, value in row.items()}
-        for row in dinoneck.Predictor(path, backbone)(image)
-    ]
+    found = dinoneck.Predictor(path, backbone)(image)
+    return [{key: np.asarray(value).tolist() for key, value in row.items()} for row in found]
 
 
 REFUSED, NOTICED, HARMLESS = OUTCOMES = ("refused", "noticed", "harmless")

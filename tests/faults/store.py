@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from tests import kit
 from tests.faults.judge import HARMLESS, NOTICED, REFUSED
 from tests.unit.store.store_samples import make, write_images
 
 from dinoneck import DinoneckError, FeatureStore
-from dinoneck.data import Views
+from dinoneck.data import View, Views
 
 NAMES = ["a.bmp", "b.bmp", "c.bmp"]
 OLD = (10**9, 10**9)  # a time of the shards' folder that the index trusts
@@ -40,21 +39,19 @@ class World:
         sound = self.extracted(folder / "sound", self.images, shard_bytes=1)
         self.right = self.predictions(sound)
         os.utime(folder / "sound" / "data", OLD)
-        sound.refresh(rebuild=True)
 
     def extracted(self, root: Path, images: Path, shard_bytes: int = 1 << 20, **changes: Any) -> FeatureStore:
         """Extract what is missing of a folder of images."""
         views = Views(Views.named("flips4").views[:2])
-        options = {"backbone": self.backbone, "views": views, "image_size": (16, 32), "dtype": "int8", **changes}
-        store = make(root, **options)
+        options = {"backbone": self.backbone, "views": views, "image_size": (16, 32), "dtype": "int8"}
+        store = make(root, **(options | changes))
         store.extract(images, workers=1, shard_bytes=shard_bytes)
         return store
 
     def predictions(self, store: FeatureStore) -> dict[str, list[float]]:
         """Predict from every view of every image that the store lists, and of every image that was stored."""
         ids = sorted({*store.ids, *(Path(name).stem for name in NAMES)})
-        with torch.no_grad():
-            return {i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids}
+        return {i: self.head.predict(store.batch([i, i], [0, 1]))["x"].flatten().tolist() for i in ids}
 
     def copy(self) -> Path:
         """Return the store, sound again and trusted by its times."""
@@ -112,11 +109,11 @@ IDS = [RENAMED.format(*pair) for pair in ((":none", ":one"), (":one", ":other"),
 
 def moved(world: World) -> Iterator[str]:
     """Remove the index; cut, remove, rename, duplicate, exchange and replace shards, whose folder keeps its time."""
-    (world.copy() / "index.sqlite").unlink()
-    yield world.outcome()
     changes: dict[str, Callable[[Path, Path, Path], object]] = {
+        "no index": lambda one, other, spare: (one.parents[1] / "index.sqlite").unlink(),
         "cut": lambda one, other, spare: one.write_bytes(one.read_bytes()[:-1]),
         "empty": lambda one, other, spare: one.write_bytes(b""),
+        "text": lambda one, other, spare: one.write_text("Tokens of the first field, 2024\n" * 99),
         "remove": lambda one, other, spare: one.unlink(),
         "rename": lambda one, other, spare: one.rename(spare),
         "duplicate": lambda one, other, spare: shutil.copy(one, spare),
@@ -149,16 +146,21 @@ def replaced(world: World) -> Iterator[str]:
 
 
 def another_store(world: World) -> Iterator[str]:
-    """Put parts of a store of other images, of another backbone or of another type in, and its shards to the others."""
-    for number, change in enumerate(({}, {"backbone": kit.backbone(seed=1)}, {"dtype": "fp16"})):
+    """Copy a store of other images, or of another backbone, type, size or views too, or its parts, over the store."""
+    turned = Views([View(turns=1), View(turns=3)])
+    changes = ({}, {"backbone": kit.backbone(seed=1)}, {"dtype": "fp16"}, {"image_size": (32, 32)}, {"views": turned})
+    for number, change in enumerate(changes):
         other = Path(world.extracted(world.folder / f"other-{number}", world.other, **change).path)
-        for part in ("data", "store.json", "channel_scale.safetensors", "index.sqlite"):
+        for part in (".", "data", "store.json", "channel_scale.safetensors", "index.sqlite"):
             root = world.copy()
-            if part == "data":
+            if (other / part).is_dir():
                 shutil.copytree(other / part, root / part, dirs_exist_ok=True)
             elif (other / part).exists():
                 shutil.copy(other / part, root)
             yield world.outcome()
+        shutil.rmtree(world.copy() / "data")
+        shutil.copytree(other / "data", world.root / "data")
+        yield world.outcome()
 
 
 MODES: dict[str, tuple[Any, ...]] = {

@@ -121,6 +121,8 @@ READS: list[tuple[Callable[[FeatureStore], Any], type[Exception], str | tuple[st
     (lambda store: store.extract(".", engine="rey"), ConfigError, "'rey'"),  # type: ignore[arg-type]
     (lambda store: store.extract(".", engine="ray", shard=(0, 2)), ConfigError, "(0, 2)"),
     (lambda store: FeatureStore.open(store.path).extract(["x.png"]), StoreError, "backbone"),
+    (lambda store: FeatureStore.open(store.path, check="alway"),  # type: ignore[arg-type]
+     ConfigError, ("'alway'", "first, always, never")),
 ]  # fmt: skip
 
 ROWS: list[Row] = [

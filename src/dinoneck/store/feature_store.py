@@ -119,6 +119,7 @@ class FeatureStore(Reader):
 
         Raises:
             StoreError: if the store does not exist, is damaged, or was written by a newer dinoneck.
+            ConfigError: if ``check`` is another word.
         """
         files = files_at(path_or_url)
         return cls(files, read_description(files), check=check)

@@ -145,7 +145,7 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
         folder: of the store.
 
     Raises:
-        StoreError: if they do not fit on the disk, naming the smallest change with which they do.
+        StoreError: if they do not fit on the disk, naming the change with which a new store of all of them does.
     """
     # 600 bytes of an image are in the header of its shard and in the index
     views, patches = len(description.views), _typical_patches(items, description)
@@ -156,7 +156,7 @@ def plan(items: Sequence[Item], missing: int, description: Description, folder: 
         f"{description.dtype}: about {each} per image, {every} in all; {room} are free in {folder}"
     )
     if size * missing > free:
-        raise StoreError(f"{text}. {_smaller(description, patches, free // missing - 600)}")
+        raise StoreError(f"{text}. {_smaller(description, patches, free // len(items) - 600)}")
     return text
 
 
@@ -178,10 +178,11 @@ def _typical_patches(items: Sequence[Item], description: Description) -> int:
 
 
 def _smaller(description: Description, patches: int, most: int) -> str:
-    """Which fewer layers, views or bits make an image as small as this."""
+    """What makes an image as small as this and keeps most layers and views; int8 only where they are more with it."""
     layers, views = description.num_layers, len(description.views)
-    for depth, kept, dtype in itertools.product(range(layers, 0, -1), range(views, 0, -1), (description.dtype, "int8")):
+    kinds = itertools.product(range(layers, 0, -1), range(views, 0, -1), (description.dtype, "int8"))
+    for depth, kept, dtype in sorted(kinds, key=lambda kind: -kind[0] * kind[1]):
         smaller = replace(description, backbone={**description.backbone, "layers": range(depth)}, dtype=dtype)
         if _bytes(smaller, patches) * kept <= most:
-            return f"They fit with dtype={dtype!r}, {kept} of {views} views and {depth} of {layers} layers"
+            return f"A new store of all fits with dtype={dtype!r}, {kept} of {views} views, {depth} of {layers} layers"
     return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"

@@ -8,10 +8,11 @@
 ``offsets`` are the bytes of the shard where view 0 of each part begins. The file is built under a temporary name and
 renamed, and opened ``mode=ro&immutable=1``: no process ever locks it. If the folder ``data`` has the times that the
 index holds, the index is complete; a copy that keeps the time of modification gets another time of change. Otherwise
-the names and sizes of the shards are compared; the headers of a few new shards are laid over the file in memory, and
-after larger changes it is built again. A store that cannot be written to, or is behind a URL, has its index in a cache
-folder of this machine. An index that was written when the folder was too young is written again at an opening when it
-is old enough.
+the names and sizes of the shards are compared; the headers of a few new shards are laid over the file in memory. After
+larger changes, or where shards vanished, a copy of the file is brought up to date: rows of vanished or changed shards
+are dropped, and only new headers are read. A store that cannot be written to, or is behind a URL, has its index in a
+cache folder of this machine. An index that was written when the folder was too young is written again at an opening
+when it is old enough.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Index:
         for image_id in ids:
             several = found.get(image_id, ())
             if not several:
-                near = did_you_mean(image_id, (row[0] for row in self._rows("select id from image limit 1000")))
+                near = did_you_mean(image_id, (str(row[0]) for row in self._rows("select id from image limit 1000")))
                 raise DataError(f"{image_id!r} is not among the {len(self)} images of {self.store}.{near}")
             if len({entry.blake2b for _, entry in several}) > 1:
                 origins = " and ".join(f"{entry.shard} (from {entry.root})" for _, entry in several[:3])
@@ -195,15 +196,15 @@ def open_index(shards: Shards) -> Index:
             continue
         new = {name: size for name, size in sizes.items() if listed.get(name) != size}
         gone = [name for name, size in listed.items() if sizes.get(name) != size]
-        if path and times and not (new or gone) and time.time_ns() - times[0] > 2 * YOUNGEST_NS:
-            with contextlib.suppress(StoreError):  # it cannot be written
-                return build_index(shards, path)  # the folder was too young before
-        if not gone and len(new) <= MOST_LAID_OVER:
-            return index.laid_over(shards.entries(new))
         if gone:
             logger.warning("shards of %s have vanished or changed: %s", shards.files, some_of(gone, 3))
-        else:
-            base = path or base
+        # without new shards the folder was too young before
+        if path and times and (gone or (not new and time.time_ns() - times[0] > 2 * YOUNGEST_NS)):
+            with contextlib.suppress(StoreError):  # it cannot be written
+                return build_index(shards, path)
+        if not gone and len(new) <= MOST_LAID_OVER:
+            return index.laid_over(shards.entries(new))
+        base = path or base
     return build_index(shards, base)
 
 
@@ -212,7 +213,8 @@ def build_index(shards: Shards, base: Path | None = None) -> Index:
 
     Args:
         shards: of the store.
-        base: an index of some of the shards, to which the others are added; None = every header is read.
+        base: an index of the store: rows of new shards are added, those of vanished ones dropped; None = every header
+            is read.
 
     Raises:
         StoreError: if it cannot be written anywhere.
@@ -276,7 +278,7 @@ def _write(path: Path, shards: Shards, base: Path | None) -> None:
 
 
 def _fill(path: Path, shards: Shards, base: Path | None) -> None:
-    """Write the rows of all shards to a new file, or to a copy of the one that is there, those that it lacks."""
+    """Write the rows of all shards to a new file, or to a copy of the one that is there, without vanished shards."""
     path.touch()
     # the folder's times before its listing: what changes later gives it other times, unless it is too young
     clock, times, sizes = path.stat().st_mtime_ns, shards.files.modified(DATA) or (-1, -1), shards.sizes()
@@ -287,7 +289,11 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         database.executescript("delete from about" if base else _TABLES)
         database.execute("begin")
         listed = dict(database.execute("select name, size from shard").fetchall())
-        for name, entries in shards.entries({name: size for name, size in sizes.items() if name not in listed}):
+        if gone := [(name,) for name, size in listed.items() if sizes.get(name) != size]:
+            database.executemany("delete from shard where name is ?", gone)
+            database.execute("delete from image where shard not in (select number from shard)")
+        new = {name: size for name, size in sizes.items() if listed.get(name) != size}
+        for name, entries in shards.entries(new):
             if entries:
                 about = [name, sizes[name], entries[0].root]
                 shard = database.execute("insert into shard values (null, ?, ?, ?)", about)
@@ -297,7 +303,5 @@ def _fill(path: Path, shards: Shards, base: Path | None) -> None:
         [(count,)] = database.execute("select count(*) from shard")
         if clock - times[0] < YOUNGEST_NS or count != len(sizes):
             times = -1, -1
-        database.execute(
-            "insert into about values (?, (select count(distinct id) from image), ?, ?)", [shards.made, *times]
-        )
+        database.execute("insert into about select ?, count(distinct id), ?, ? from image", [shards.made, *times])
         database.execute("commit")

@@ -66,9 +66,8 @@ class MemoryStore(StoredTokens):
 
     def _chosen(self, rows: Tensor) -> Columns:
         [rows] = send([rows], self._device)
-        return {
-            name: tuple(x.index_select(0, rows) for x in part) for name, part in self._columns.items()
-        } | self._scale
+        chosen = {name: tuple(x.index_select(0, rows) for x in part) for name, part in self._columns.items()}
+        return chosen | self._scale
 
 
 class StoreDataset(Dataset[Sample]):
@@ -137,6 +136,5 @@ class StoreDataset(Dataset[Sample]):
 
     def loader(self, batch_size: int, **options: Any) -> DataLoader[Sample]:
         """Return a ``DataLoader`` over batches; ``options`` go to it."""
-        return DataLoader(
-            self, batch_size=batch_size, collate_fn=tuple, **options
-        )  # a batch is collated when it is read
+        # a batch is collated when it is read
+        return DataLoader(self, batch_size=batch_size, collate_fn=tuple, **options)

@@ -11,13 +11,13 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dinoneck.errors import DataError, DinoneckError, StoreError
+from dinoneck.errors import ConfigError, DataError, DinoneckError, StoreError
 from dinoneck.grid import GridSize
 from dinoneck.progress import progress
 from dinoneck.store.description import DATA, SCALE_FILE, Description, read_scale
@@ -89,10 +89,15 @@ class Reader(StoredTokens):
     Args:
         files: of the store.
         description: of the store.
-        check: compare a view with its checksum at its ``first`` read by this object, or ``never``; else always.
+        check: compare a view with its checksum at its ``first`` read by this object, ``always`` or ``never``.
+
+    Raises:
+        ConfigError: if ``check`` is another word.
     """
 
     def __init__(self, files: Files, description: Description, *, check: Check = "first") -> None:
+        if check not in get_args(Check):
+            raise ConfigError(f"check is {check!r}; expected one of {', '.join(get_args(Check))}")
         self.files, self.description, self.check = files, description, check
         self.scale: Tensor | None = None  # of int8, (layers, channels); None before anything is stored
         self._lock = threading.Lock()

@@ -149,10 +149,8 @@ class Shards:
         text = header.pop("__metadata__")
         if text["made"] != self.made:
             raise ValueError("its tokens were made with other values than store.json and the channel scale state")
-        entries = []
-        for image_id, rows, cols, digits, blake2b, nbytes, mtime in msgspec.json.decode(
-            text["images"], type=list[_Listed]
-        ):
+        entries, images = [], msgspec.json.decode(text["images"], type=list[_Listed])
+        for image_id, rows, cols, digits, blake2b, nbytes, mtime in images:
             begins, sums = [], bytes.fromhex(digits)
             for part in parts_on(rows * cols):
                 tensor = header.pop(f"{image_id}/{part.name}")

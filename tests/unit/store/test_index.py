@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import sqlite3
 import threading
@@ -20,8 +22,10 @@ import torch
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, StoreError, load_backbone
+from dinoneck.data import Views
 from dinoneck.errors import DinoneckError
-from dinoneck.store import index
+from dinoneck.store import image_ids, index
+from dinoneck.store.images import plan
 
 OLD = 10**9
 
@@ -148,14 +152,19 @@ def test_many_new_shards_are_written_to_the_index(root: Path, monkeypatch: pytes
 
 
 def test_vanished_shards_are_dropped_with_a_warning(
-    root: Path, images: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture
+    root: Path, images: Path, tiny: Backbone, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = FeatureStore.open(root).shard_of("2")
     (root / gone).unlink()
-    with caplog.at_level(logging.WARNING, logger="dinoneck"):
+    moved = shards(root)[0].rename(root / "data" / "w-0.safetensors")
+    read, entries = [], index.Shards.entries
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, logger="dinoneck"):
+        patch.setattr(index.Shards, "entries", lambda self, sizes: (read.extend(sizes), entries(self, sizes))[1])
         store = FeatureStore.open(root)
     assert gone in caplog.text
-    assert store.ids == ("0", "1", "3")
+    assert read == [f"data/{moved.name}"]  # the other headers are in the index
+    assert (store.ids, store.verify()) == (("0", "1", "3"), [])
+    assert store.entries.listed() == {f"data/{path.name}": path.stat().st_size for path in shards(root)}
     with pytest.raises(DataError, match="'2' is not among the 3 images"):
         store["2"]
     assert make(root, tiny, views="none").extract(images).written == ["2"]
@@ -239,7 +248,10 @@ def test_a_row_of_another_kind_is_damage(root: Path, sound: FeatureStore) -> Non
             column = "offsets" if column == "far" else column
             database.execute(f"update image set {column} = {wrong} where id = '1'")
         store = FeatureStore.open(root)
-        assert column != "id" or store.ids == sound.ids
+        if column == "id":  # which is compared with an id that is not stored
+            with pytest.raises(DataError, match="'10' is not among"):
+                store["10"]
+            assert store.ids == sound.ids
         assert torch.equal(value(store, "1"), value(sound, "1")), column
 
 
@@ -410,19 +422,52 @@ def test_the_plan_is_printed_and_what_does_not_fit_is_refused(
     store = make(tmp_path / "s", tiny, image_size=(96, 96))
     store.extract(images / "0.png", root=images)
     assert "1 image x 4 views x 1 layer in fp16: about 20.6kB per image" in capsys.readouterr().err
-    for room, change in ((14_000, "They fit with dtype='int8'"), (13_000, "dtype='int8', 3 of 4 views"),
+    for room, change in ((14_000, "fits with dtype='int8', 4 of"), (13_000, "dtype='int8', 3 of 4 views"),
                          (800, "Not even one view")):  # fmt: skip
-        free[0] = 3 * room
+        free[0] = 4 * room  # for all four images: one is stored, but not in a store of the other kind
         with pytest.raises(StoreError, match=change):
             store.extract(images)
     assert store.ids == ("0",)
     assert store.extract(images / "0.png", root=images).present == 1  # nothing is missing, so nothing is needed
     free[0] = 3 * 21_000
     assert len(store.extract(images).written) == 3
-    both = make(tmp_path / "both", load_backbone("dinoneck_tiny", layers=[0, -1]), views="none", image_size=(96, 96))
-    free[0] = 4 * 6000
-    with pytest.raises(StoreError, match="1 of 2 layers"):
-        both.extract(images)
+
+
+FITS = re.compile(r"A new store of all fits with dtype='(\w+)', (\d) of 4 views, (\d) of 3 layers")
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_the_change_that_a_refusal_names_fits_and_keeps_most(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    free = [0]
+    monkeypatch.setattr("dinoneck.store.images.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+
+    def made(kind: str, views: int, layers: int) -> FeatureStore:
+        backbone = load_backbone("dinoneck_tiny", layers=[*range(layers)])
+        own = Views(Views.named("flips4").views[:views])
+        return make(tmp_path / f"{kind} {views} {layers}", backbone, views=own, image_size=(96, 96), dtype=kind)
+
+    stores = {key: made(*key) for key in itertools.product(("fp16", "int8"), (1, 2, 3, 4), (1, 2, 3))}
+
+    def refusal(key: tuple[str, int, int]) -> str:
+        try:
+            plan([*image_ids(images).items()], 4, stores[key].description, tmp_path)
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    for room in (4_000, 10_000, 17_000, 30_000, 36_000):
+        free[0] = 4 * room
+        match = FITS.search(refusal((dtype, 4, 3)))
+        assert match is not None
+        named = match[1], int(match[2]), int(match[3])
+        fitting = [key for key in stores if key[0] in (dtype, "int8") and not refusal(key)]
+        assert named in fitting
+        assert named[1] * named[2] == max(views * layers for _, views, layers in fitting)
+        done = stores[named].extract(images)
+        assert len(done.written) + done.present == 4
+        assert sum(path.stat().st_size for path in shards(Path(stores[named].path))) <= free[0]
 
 
 def test_two_images_under_one_id_are_listed_and_refused(tmp_path: Path, tiny: Backbone) -> None:
