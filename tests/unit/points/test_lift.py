@@ -103,20 +103,6 @@ def test_it_is_the_plain_loop(sampling: str, views: str, onto: str) -> None:
         assert 0 < int(valid.sum()) < len(valid)
 
 
-def test_samples_of_a_batch_do_not_mix() -> None:
-    """The same voxels in two samples, each lifted from its own views, are the two lifted alone."""
-    coords, maps = torch.randint(-2, 2, (POINTS, 3)), maps_of(views=2 * VIEWS)
-    one, two = drawn(), drawn()
-    shifted = replace(two, view=two.view + VIEWS, point=two.point + POINTS)
-    parts = [torch.cat([getattr(x, name) for x in (one, shifted)]) for name in ("view", "point", "uv", "z")]
-    both = Links(*parts, 2 * POINTS, 2 * VIEWS, (HEIGHT, WIDTH))
-    found = lift(maps, both, VoxelGrid.from_coords(coords.repeat(2, 1), torch.arange(2).repeat_interleave(POINTS)))
-    for sample, (part, own) in enumerate(zip((one, two), maps.chunk(2), strict=True)):
-        alone, rows = lift(own, part, VoxelGrid.from_coords(coords)), found.batch == sample
-        assert torch.equal(found.coords[rows], alone.coords) and torch.equal(found.valid[rows], alone.valid)
-        assert torch.allclose(found.feats[rows], alone.feats, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize(("sampling", "views"), OPTIONS)
 @pytest.mark.parametrize("onto", ["points", "voxels"])
 def test_gradients_reach_maps_and_projection(sampling: str, views: str, onto: str) -> None:

@@ -80,16 +80,6 @@ def test_levels_are_dense_pooling(reduce: Any, masked: bool, occupied: float, se
         assert bool((level.keys[1:] > level.keys[:-1]).all())
 
 
-def test_unseen_voxels_do_not_pull_a_maximum_to_zero() -> None:
-    features = cloud(0.5, 0.5)
-    below = replace(features, feats=-features.feats.abs())
-    ours, original = (SparsePyramid((2, 4), "max", masked)(below) for masked in (True, False))
-    for stride in (2, 4):
-        assert bool((ours[stride].feats[ours[stride].valid] < 0).all())
-        assert float((original[stride].feats == 0).double().mean()) > 0.5
-        assert torch.equal(ours[stride].valid, original[stride].valid)
-
-
 @pytest.mark.parametrize(("reduce", "masked"), KINDS)
 def test_levels_do_not_depend_on_those_between(reduce: Any, masked: bool) -> None:
     features = cloud()
