@@ -29,15 +29,6 @@ def test_pooled_logits_are_one_product_of_the_concatenation(pool: Any, layers: i
     assert torch.allclose(head(tokens)["state"], x @ weight.T + bias, rtol=0, atol=1e-12)
 
 
-def test_a_map_is_one_product_per_patch() -> None:
-    tokens, head = tokens_of(2), LinearHead(8, [SOIL], 2, None, dtype=torch.float64)
-    x = torch.cat([x[:, 5:] for x in tokens.sequence], dim=2)
-    weight, bias = head.state_dict().values()
-    expected = (x @ weight.T + bias).reshape(2, 3, 5, 2).permute(0, 3, 1, 2)
-    assert torch.allclose(head(tokens)["soil"], expected, rtol=0, atol=1e-12)
-    assert torch.allclose(head.predict_maps(tokens)["soil"], expected.softmax(dim=1), rtol=0, atol=1e-12)
-
-
 def test_upsampled_bins_are_those_of_the_upsampled_concatenation() -> None:
     tokens, bins = tokens_of(2), Bins(0.001, 10.0, 16)
     depth = Task("depth", kind="dense", unit="m", maximum=5.0)
