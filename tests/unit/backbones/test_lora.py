@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tests.unit.backbones.official_objects import Dinov3Like
+from tests.unit.backbones.official_objects import Dinov2Like, Dinov3Like
 from tests.unit.backbones.test_libraries import tiny_dinov3
 from torch import nn
 
@@ -162,10 +163,6 @@ def test_saved_weights_come_back_under_any_circumstances(tmp_path: Path) -> None
 
 def test_only_the_blocks_own_layers_are_adapted() -> None:
     """Peft matches the ends of names: a second tower with the same names would be adapted too."""
-    import copy
-
-    from tests.unit.backbones.official_objects import Dinov2Like
-
     model = Dinov2Like(width=32, patch=16)
     model.teacher = nn.Module()
     model.teacher.blocks = copy.deepcopy(model.blocks)
@@ -182,8 +179,6 @@ def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
     assert torch.equal(a_of(0), a_of(0))
     assert not torch.equal(a_of(0), a_of(1))
     assert torch.equal(torch.get_rng_state(), state)
-    backbone = load_backbone("dinoneck_tiny")
-    backbone.add_lora(2)
 
 
 def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:

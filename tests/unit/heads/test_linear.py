@@ -12,7 +12,6 @@ from tests import kit
 from dinoneck import Bins, LinearHead, Task, Tokens
 
 STATE = Task("state", dim=3, kind="classification")
-SOIL = Task("soil", dim=2, kind="segmentation")
 
 
 def tokens_of(layers: int) -> Tokens:

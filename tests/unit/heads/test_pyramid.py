@@ -16,7 +16,6 @@ from dinoneck import (
 )
 
 RATIO = Task("ratio", dim=3, kind="ratio")
-DENSE = Task("ndvi", kind="dense", transform=TargetTransform(mean=0.1, std=0.2), minimum=0.0)
 MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
 
 
