@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ ROWS: list[Row] = [
     (written(b""), BackboneError, "w.pth"),
     (written(b"<html>"), BackboneError, "w.pth"),
     (written({"weight": Trap()}), BackboneError, "w.pth"),
+    *((written(pickle.dumps({"weight": Trap()}, number)), BackboneError, "w.pth") for number in (0, 4)),
     (written([1, 2]), BackboneError, "list"),
     (written({"epoch": 3}), BackboneError, "epoch"),
     (lambda: configured(neck="spatial_tuning_adaptor"), ConfigError, "'spatial_tuning_adapter'"),
