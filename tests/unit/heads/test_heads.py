@@ -23,6 +23,10 @@ from dinoneck import (
     Task,
 )
 
+STATE = Task("state", dim=3, kind="classification")
+RATIO = Task("ratio", dim=3, kind="ratio")
+MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
+
 
 def plain_mlp(mlp: PatchMeanMLP, x: torch.Tensor) -> torch.Tensor:
     """The published formula, written out in float64."""
@@ -116,9 +120,6 @@ def test_the_resized_logits_keep_their_places() -> None:
     assert not torch.allclose(weights, gating(torch.randn(1, 4), torch.randn(1, 60, 4), grid=(10, 6))[1], atol=1e-3)
 
 
-STATE = Task("state", dim=3, kind="classification")
-
-
 @pytest.mark.parametrize(("pool", "layers"), [("cls", 1), ("cls", 4), ("mean", 4), ("cls+mean", 1), ("cls+mean", 4)])
 def test_pooled_logits_are_one_product_of_the_concatenation(pool: Any, layers: int) -> None:
     tokens, head = (
@@ -152,10 +153,6 @@ def test_bins_without_a_positive_logit_give_their_mean(spacing: Any, middle: flo
     logits = torch.tensor([[-1.0, 2.0], [-1.0, 0.0], [-1.0, 6.0]], dtype=torch.float64).reshape(1, 3, 1, 2)
     expected = [(1 + middle + 8) / 3, (2 * 1 + 6 * 8) / 8]
     assert bins(logits).flatten().tolist() == pytest.approx(expected, rel=1e-7)
-
-
-RATIO = Task("ratio", dim=3, kind="ratio")
-MASS = Task("mass", kind="density", activation="softplus", unit="g", transform=TargetTransform(area=0.21, std=30.0))
 
 
 def fpn(*tasks: Task, layers: int = 2, **options: Any) -> FPNHead:

@@ -36,15 +36,14 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return written
 
 
-def picture(sheet: Image.Image, row: int, column: int, size: tuple[int, int], rows: int = 1) -> np.ndarray:
+def picture(sheet: Image.Image, column: int, size: tuple[int, int]) -> np.ndarray:
     """The pixels of one picture of a sheet, 0 ... 1; ``size`` is (height, width) of the images."""
     height = round(WIDTH * size[0] / size[1])
     pixels = np.asarray(sheet, float) / 255.0
     is_white = (pixels == 1.0).all(axis=(1, 2))
     left = 6 + column * (WIDTH + 6)
-    tops = [y for y in range(1, len(pixels) - height + 1) if is_white[y - 1] and not is_white[y : y + height].any()]
-    assert len(tops) == rows, tops
-    return pixels[tops[row] : tops[row] + height, left : left + WIDTH]
+    [top] = [y for y in range(1, len(pixels) - height + 1) if is_white[y - 1] and not is_white[y : y + height].any()]
+    return pixels[top : top + height, left : left + WIDTH]
 
 
 def check_cells(seen: np.ndarray, expected: np.ndarray) -> None:
@@ -76,8 +75,8 @@ def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> No
     tokens = Tokens.from_patches(means[None].flatten(2).mT, grid=(4, 6), patch_size=16, layers=[11])
     sheet = pca_panels(seen, tokens)
     expected = np.concatenate([colours / 255.0, np.broadcast_to(recipe.mean, (4, 3, 3))], axis=1)
-    check_cells(picture(sheet, 0, 0, (64, 96)), expected)
-    check_cells(picture(sheet, 0, 1, (64, 96)), pca_rgb(tokens)[0])
+    check_cells(picture(sheet, 0, (64, 96)), expected)
+    check_cells(picture(sheet, 1, (64, 96)), pca_rgb(tokens)[0])
     assert any("block 11" in text for text in texts)
 
 
