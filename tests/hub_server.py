@@ -42,12 +42,9 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
 
-    def commit(self, files: dict[str, bytes | None], branch: str = "main", message: str = "") -> str:
-        """Put files on top of a branch; None removes one."""
-        now = dict(self.commits.get(self.branches.get(branch, ""), {}))
-        now |= {name: content for name, content in files.items() if content is not None}
-        for name in [name for name, content in files.items() if content is None]:
-            now.pop(name, None)
+    def commit(self, files: dict[str, bytes], branch: str = "main", message: str = "") -> str:
+        """Put files on top of a branch."""
+        now = self.commits.get(self.branches.get(branch, ""), {}) | files
         sha = hashlib.sha1(repr((len(self.commits), sorted(now.items()))).encode()).hexdigest()
         self.commits[sha], self.branches[branch] = now, sha
         self.messages.append(message)
@@ -65,11 +62,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []
-        self.before_commit: Callable[[], object] = lambda: None
-        self.cuts: list[int] = []  # the next downloads of large files end after so many bytes
-        self.short = False  # large files are half as long as announced
         self.down: int | None = None  # answer everything with this status
-        self.storage_down: int | None = None  # answer uploads with it
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -158,11 +151,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         do_GET = do_HEAD = do_POST = do_PUT = answer
 
-        def send(self, status: int, body: bytes, headers: dict[str, str], announced: int | None = None) -> None:
+        def send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
             for key, value in {"Content-Type": "application/json", **headers}.items():
                 self.send_header(key, value)
-            self.send_header("Content-Length", str(len(body) if announced is None else announced))
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -218,14 +211,7 @@ def _commit_of(repo: Repo, revision: str) -> str:
 def _info(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, revision: str | None) -> None:
     repo = _find(hub, name, authorization)
     sha = _commit_of(repo, revision or "main")
-    siblings = []
-    for file, content in repo.commits[sha].items():
-        entry: dict[str, Any] = {"rfilename": file}
-        if "blobs=" in request.path:
-            entry |= {"size": len(content), "blobId": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()}
-            if _is_large(file):
-                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
-        siblings.append(entry)
+    siblings = [{"rfilename": file} for file in repo.commits[sha]]
     request.json({"id": name, "modelId": name, "sha": sha, "private": repo.private, "gated": repo.gated, "tags": [],
                   "downloads": 0, "likes": 0, "siblings": siblings})  # fmt: skip
 
@@ -234,12 +220,7 @@ def _tree(request: Any, hub: Hub, body: bytes, authorization: str | None, name: 
     repo = _find(hub, name, authorization)
     rows = []
     for file, content in repo.commits[_commit_of(repo, revision)].items():
-        row: dict[str, Any] = {
-            "type": "file",
-            "path": file,
-            "size": len(content),
-            "oid": hashlib.sha1(content).hexdigest(),
-        }
+        row = {"type": "file", "path": file, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
         if _is_large(file):
             row["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
         rows.append(row)
@@ -323,8 +304,6 @@ def _batch(request: Any, hub: Hub, body: bytes, authorization: str | None, name:
 def _upload(request: Any, hub: Hub, body: bytes, authorization: str | None, oid: str) -> None:
     if authorization is not None:
         raise _Refusal(400, "", "an access token has no business on the storage host")
-    if hub.storage_down is not None:
-        raise _Refusal(hub.storage_down, "", "not today")
     if hashlib.sha256(body).hexdigest() != oid:
         raise _Refusal(400, "", "the content has another hash")
     hub.blobs[oid] = body
@@ -334,20 +313,17 @@ def _upload(request: Any, hub: Hub, body: bytes, authorization: str | None, oid:
 def _commit(request: Any, hub: Hub, body: bytes, authorization: str | None, name: str, branch: str) -> None:
     _may_write(authorization)
     repo = _find(hub, name, authorization)
-    hub.before_commit()
     lines = [json.loads(line) for line in body.splitlines()]
     header = next(line["value"] for line in lines if line["key"] == "header")
     if header.get("parentCommit") not in (None, repo.branches.get(branch)):
         raise _Refusal(412, "", "A commit has happened since. Please refresh and try again.")
-    files: dict[str, bytes | None] = {}
+    files: dict[str, bytes] = {}
     for line in lines:
         value = line["value"]
         if line["key"] == "file":
             files[value["path"]] = base64.b64decode(value["content"])
         elif line["key"] == "lfsFile":
             files[value["path"]] = hub.blobs[value["oid"]]
-        elif line["key"] == "deletedFile":
-            files[value["path"]] = None
     sha = repo.commit(files, branch, header["summary"])
     request.json({"commitUrl": f"{hub.url}/{name}/commit/{sha}", "commitOid": sha, "pullRequestUrl": None})
 
@@ -373,14 +349,7 @@ def _resolve(
 def _cdn(request: Any, hub: Hub, body: bytes, authorization: str | None, oid: str) -> None:
     if authorization is not None:
         raise _Refusal(400, "", "an access token has no business on the storage host")
-    content, wanted = hub.blobs[oid], request.headers.get("Range")
-    if hub.short:
-        return request.send(200, content[: len(content) // 2], {})
-    start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-    headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if wanted else {}
-    rest = content[start:]
-    sent = rest[: hub.cuts.pop(0)] if hub.cuts else rest
-    return request.send(206 if wanted else 200, sent, headers, announced=len(rest))
+    request.send(200, hub.blobs[oid], {})
 
 
 _NAME = r"([\w.\-]+/[\w.\-]+)"

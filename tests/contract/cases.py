@@ -65,7 +65,6 @@ class Case:
     # export and compile tie a graph to sizes of 1: pyramids are traced, and tried, where the coarsest level has more
     smallest: int = 1
     grid: tuple[int, int] | None = None  # the only one that the module takes; None = any
-    inductor: bool = True  # code generation takes long: a case whose parts others cover leaves it out
     cell_px: int = 16  # pixels of the images per token, where images are taken
     registers: bool = False  # register tokens are read, which plain patches and CLS tokens lack
 
@@ -153,26 +152,24 @@ CASES = [
     Case("patch_mean_mlp", lambda **f: PatchMeanMLP(WIDTH, 8, 2, "softplus", **f), takes="patches"),
     Case("patch_mean", lambda **f: PatchMeanHead(WIDTH, TASKS, hidden_dim=8, **f)),
     Case("cls_gating_pool", lambda **f: CLSGating(WIDTH, 15, **f), "pair", grid=(3, 5)),
-    Case("cls_gating_pool-query", lambda **f: CLSGating(WIDTH, mode="query", **f), "pair", inductor=False),
+    Case("cls_gating_pool-query", lambda **f: CLSGating(WIDTH, mode="query", **f), "pair"),
     Case("cls_gating", lambda **f: CLSGatingHead(WIDTH, TASKS, "mlp", 15, 8, **f), grid=(3, 5)),
     Case("cls_gating-query", lambda **f: CLSGatingHead(WIDTH, TASKS, "query", hidden_dim=8, **f)),
     Case("cls_gating-resized", lambda **f: CLSGatingHead(WIDTH, TASKS, "resized", (3, 4), 8, **f)),
-    Case("ensemble-gating", lambda **f: HeadEnsemble([gated("query"), gated("resized", (2, 3))], **f), inductor=False),
+    Case("ensemble-gating", lambda **f: HeadEnsemble([gated("query"), gated("resized", (2, 3))], **f)),
     Case("ensemble", lambda **f: HeadEnsemble([member(0), member(1), member(2)], **f)),
-    Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f), inductor=False),
+    Case("ensemble-median", lambda **f: HeadEnsemble([member(0), member(1)], reduce="median", **f)),
     Case("ensemble-weighted", lambda **f: HeadEnsemble([member(0), member(1)], weights=[1.0, 2.0], **f)),
     Case(
         "mask",
         lambda **f: MaskHead(WIDTH, [Task("class", dim=3, kind="segmentation")], 2, 5, 1, 2, 8, **f),
         layers=2,
-        inductor=False,
         registers=True,
     ),
     Case(
         "mask-instances",
         lambda **f: MaskHead(WIDTH, [Task("leaf", dim=3, kind="instances")], 2, 5, 1, 2, **f),
         layers=2,
-        inductor=False,
         registers=True,
     ),
     Case("layer_grouper", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, **f), "layers", 4),
@@ -181,25 +178,12 @@ CASES = [
         lambda **f: LayerGrouper(WIDTH, 3, 8, 2, [[2, 0], [1]], False, None, "softmax", **f),
         "layers",
         3,
-        inductor=False,
     ),
     Case("layer_grouper-pixel", lambda **f: LayerGrouper(WIDTH, 4, 8, 2, fusion="pixel", **f), "layers", 4),
     Case("vit_fpn", fpn(), layers=4, smallest=5),
-    Case("vit_fpn-one-layer", fpn(num_layers=1, num_levels=2, norm="group"), layers=1, smallest=3, inductor=False),
-    Case(
-        "vit_fpn-two-layers",
-        fpn(num_layers=2, downsample="interpolate", activation="relu"),
-        layers=2,
-        smallest=5,
-        inductor=False,
-    ),
-    Case(
-        "vit_fpn-linear",
-        fpn(norm=None, activation=None, use_separate_bottlenecks=False),
-        layers=4,
-        smallest=5,
-        inductor=False,
-    ),
+    Case("vit_fpn-one-layer", fpn(num_layers=1, num_levels=2, norm="group"), layers=1, smallest=3),
+    Case("vit_fpn-two-layers", fpn(num_layers=2, downsample="interpolate", activation="relu"), layers=2, smallest=5),
+    Case("vit_fpn-linear", fpn(norm=None, activation=None, use_separate_bottlenecks=False), layers=4, smallest=5),
     Case(
         "vit_fpn-everything",
         fpn(
@@ -216,13 +200,12 @@ CASES = [
     ),
     Case("simple_pyramid", lambda **f: dinoneck.SimplePyramid(WIDTH, 8, **f), smallest=3),
     Case("dpt_neck", dpt_neck(num_layers=4, readout="project", hidden_sizes=(4, 6, 8, 10)), layers=4, smallest=3),
-    Case("dpt_neck-ignore", dpt_neck(num_layers=2, hidden_sizes=(6, 8)), layers=2, smallest=3, inductor=False),
+    Case("dpt_neck-ignore", dpt_neck(num_layers=2, hidden_sizes=(6, 8)), layers=2, smallest=3),
     Case(
         "dpt_neck-double",
         dpt_neck(num_layers=3, hidden_sizes=(6, 8, 8), upsample="double", align_corners=True, unit_bias=False),
         layers=3,
         smallest=3,
-        inductor=False,
     ),
     Case("sta_pyramid", lambda **f: STAPyramid(WIDTH, 8, **f), smallest=3),
     Case(
@@ -232,19 +215,15 @@ CASES = [
         "sta_pyramid-strides",
         lambda **f: STAPyramid(WIDTH, 8, upsample="bilinear", downsample="avgpool", strides=(10, 20, 40), **f),
         smallest=5,
-        inductor=False,
     ),
     Case("spatial_tuning_adapter", adapter(), "tokens+images", 3, smallest=3),
-    Case(
-        "spatial_tuning_adapter-no-detail", adapter(detail=None, norm="layer", num_layers=1), smallest=3, inductor=False
-    ),
+    Case("spatial_tuning_adapter-no-detail", adapter(detail=None, norm="layer", num_layers=1), smallest=3),
     Case(
         "spatial_tuning_adapter-image",
         adapter(norm="group", num_layers=4, grid_from="image"),
         "tokens+images",
         4,
         smallest=3,
-        inductor=False,
         cell_px=32,
     ),
     Case(
@@ -253,35 +232,29 @@ CASES = [
         "tokens+images",
         2,
         smallest=3,
-        inductor=False,
         cell_px=24,
     ),
     Case("decoder_injection", injection(), "points"),
-    Case("decoder_injection-scalar", injection(norm=None, gate="scalar"), "points", inductor=False),
-    Case("decoder_injection-channel", injection(gate="channel"), "points", inductor=False),
+    Case("decoder_injection-scalar", injection(norm=None, gate="scalar"), "points"),
+    Case("decoder_injection-channel", injection(gate="channel"), "points"),
     Case("decoder_injection-token", injection(gate="token", target="skip"), "points"),
     Case("gated_fusion", lambda **f: GatedFusion(WIDTH, POINT_WIDTH, POINT_WIDTH, 6, **f), "points"),
     Case("linear", lambda **f: LinearHead(WIDTH, TASKS, 2, **f), layers=2),
-    Case("linear-cls", lambda **f: LinearHead(WIDTH, TASKS, 2, "cls", **f), layers=2, inductor=False),
-    Case("linear-mean", lambda **f: LinearHead(WIDTH, TASKS, 2, "mean", **f), layers=2, inductor=False),
+    Case("linear-cls", lambda **f: LinearHead(WIDTH, TASKS, 2, "cls", **f), layers=2),
+    Case("linear-mean", lambda **f: LinearHead(WIDTH, TASKS, 2, "mean", **f), layers=2),
     Case("linear-maps", lambda **f: LinearHead(WIDTH, MAPS, 2, None, **f), layers=2, smallest=2),
     Case(
         "linear-upsampled",
         lambda **f: LinearHead(WIDTH, MAPS[:1], 2, None, True, 4, Bins(0.1, 9.0, 8, "mixed"), **f),
         layers=2,
         smallest=2,
-        inductor=False,
     ),
     Case("dpt", dpt(MAPS[3:]), layers=2, smallest=3),
     Case(
-        "dpt-bins",
-        dpt(MAPS[:1], Bins(0.1, 9.0, 8), True, upsample="double", align_corners=True),
-        layers=2,
-        smallest=3,
-        inductor=False,
+        "dpt-bins", dpt(MAPS[:1], Bins(0.1, 9.0, 8), True, upsample="double", align_corners=True), layers=2, smallest=3
     ),
     Case("dense", lambda **f: DenseHead(WIDTH, MAPS, 8, 1, **f), smallest=2),
-    Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5, inductor=False),
+    Case("fpn", lambda **f: FPNHead(WIDTH, TASKS, 3, fpn_dim=8, **f), layers=3, smallest=5),
     Case(
         "fpn-maps",
         lambda **f: FPNHead(
@@ -296,12 +269,10 @@ CASES = [
             WIDTH, (TASKS[0], MAPS[0]), {"type": "simple_pyramid", "out_channels": 8, "scales": [2, 1]}, **f
         ),
         smallest=2,
-        inductor=False,
     ),
     Case(
         "ensemble-of-pyramids",
         lambda **f: HeadEnsemble([member(0), {"type": "dense", "config": DenseHead(WIDTH, MAPS, 8, 0).config}], **f),
         smallest=2,
-        inductor=False,
     ),
 ]

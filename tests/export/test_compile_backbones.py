@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -14,18 +16,13 @@ pytestmark = pytest.mark.slow
 SIZES = [(32, 48), (48, 32), (64, 64), (48, 80), (32, 96)]
 
 
-def make(source: str) -> Backbone:
-    return (
-        load_backbone("dinoneck_tiny", layers=[4, 1])
-        if source == "timm"
-        else wrap_backbone(tiny_dinov3(), layers=[2, 0])
-    )
+MAKERS = [lambda: load_backbone("dinoneck_tiny", layers=[4, 1]), lambda: wrap_backbone(tiny_dinov3(), layers=[2, 0])]
 
 
-@pytest.mark.parametrize("source", ["timm", "transformers"])
-def test_backbones_compile_once_for_all_sizes_and_give_the_same_tokens(source: str) -> None:
+@pytest.mark.parametrize("make", MAKERS, ids=["timm", "transformers"])
+def test_backbones_compile_once_for_all_sizes_and_give_the_same_tokens(make: Callable[[], Backbone]) -> None:
     torch._dynamo.reset()
-    counter, backbone = torch._dynamo.testing.CompileCounterWithBackend("aot_eager"), make(source)
+    counter, backbone = torch._dynamo.testing.CompileCounterWithBackend("aot_eager"), make()
     compiled = torch.compile(backbone, backend=counter, fullgraph=True, dynamic=True)
     batches = [torch.randn(2, 3, *size) for size in SIZES]
     outputs = [compiled(images) for images in batches]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tests.kit import randomised
+from tests.unit.export.test_export_model import MASS, STATE, assert_answers, run_onnx, run_program
 from torch import Tensor, nn
 
 from dinoneck import (
@@ -27,11 +28,9 @@ from dinoneck import (
     load_backbone,
 )
 from dinoneck.data import Preprocessing
-from dinoneck.export import Exported, export_model
+from dinoneck.export import export_model
 
 pytestmark = pytest.mark.slow
-MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
-STATE = Task("state", dim=3, kind="classification")
 MAPS = [
     Task("ndvi", kind="dense", transform=TargetTransform(mean=0.4, std=0.2)),
     Task("plants", kind="density", activation="softplus"),
@@ -70,59 +69,24 @@ BACKBONES = {
 }
 
 
-def awake(head: nn.Module) -> nn.Module:
-    for parameter in head.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return head
-
-
-def onnx_run(path: Path) -> Callable[[Tensor], dict[str, Tensor]]:
-    runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_outputs()]
-    image = session.get_inputs()[0].name
-    assert json.loads(session.get_modelmeta().custom_metadata_map["dinoneck_export"])["input"]["name"] == image
-
-    def run(pixels: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, map(torch.as_tensor, session.run(names, {image: pixels.numpy()})), strict=True))
-
-    return run
-
-
-def assert_answers(
-    run: Callable[[Tensor], dict[str, Tensor]], predictor: Predictor, grids: Sequence[tuple[int, int, int]]
-) -> None:
-    """Values, maps and gate are those of the predictor, whose images keep their own size."""
+def assert_same(run: Callable[[Tensor], dict[str, Tensor]], predictor: Predictor, grids: list[Any]) -> None:
+    """At images of the predictor's patches, which keep their own size."""
     height, width = predictor.backbone.adapter.patch_size
     for batch, rows, cols in grids:
         images = torch.rand(batch, 3, rows * height, cols * width)
-        found, wanted = run(images), predictor(list(images), maps="patch")
-        for name, values in found.items():
-            task = name.removesuffix(".map")
-            expected = []
-            for row in wanted:
-                if name == "gate":
-                    expected.append(row["gate"][None])
-                elif values.ndim == 4:
-                    expected.append(row["maps"][task])
-                else:
-                    expected.append(np.atleast_1d(row[task]))
-            stacked = torch.as_tensor(np.stack(expected)).float()
-            assert values.shape == stacked.shape
-            assert (values - stacked).abs().max() <= 1e-4 * stacked.abs().max() + 1e-6, name
+        assert_answers(run(images), predictor, images)
 
 
 @pytest.mark.parametrize("name", HEADS)
 def test_every_head(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     backbone = load_backbone("dinoneck_tiny", layers=[0, 1])
-    heads = [awake(head) for head in HEADS[name]()]
+    heads = [randomised(head) for head in HEADS[name]()]
     predictor = Predictor(heads, backbone)
     for form in ("pt2", "onnx"):
         done = export_model(heads, tmp_path / form, format=form, backbone=backbone, maps=True)  # type: ignore[arg-type]
         assert done.size is None and done.parity is not None and done.parity.largest < 1e-4
-        run = onnx_run(tmp_path / form) if form == "onnx" else torch.export.load(tmp_path / form).module()
-        assert_answers(run, predictor, GRIDS)
+        assert_same(run_onnx(tmp_path / form)[0] if form == "onnx" else run_program(tmp_path / form), predictor, GRIDS)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -139,19 +103,13 @@ def test_every_architecture(name: str, tmp_path: Path) -> None:
         layers=[0, 1],
         pos_embed=positions,  # type: ignore[arg-type]
     )
-    head = awake(PatchMeanHead(backbone.embed_dim, [MASS], 8))
+    head = randomised(PatchMeanHead(backbone.embed_dim, [MASS], 8))
     patch = backbone.adapter.patch_size[0]
     own = Preprocessing(patch_size=patch, size=(5 * patch, 8 * patch))
     checkpoint = HeadCheckpoint.from_module(head, backbone=backbone, preprocess=own)
-    done = exported(checkpoint, tmp_path / "m.onnx", free, backbone=backbone)
+    with contextlib.nullcontext() if free else pytest.warns(UserWarning, match="only: .* plain numbers"):
+        done = export_model(checkpoint, tmp_path / "m.onnx", backbone=backbone)
     assert done.size == (None if free else own.size)
     grids = [*GRIDS, (2, 37, 37)] if free else [(1, 5, 8), (4, 5, 8)]  # 37 x 37: DINOv2's trained grid
     unsized = Preprocessing(patch_size=patch)
-    assert_answers(onnx_run(tmp_path / "m.onnx"), Predictor(head, backbone, preprocess=unsized), grids)
-
-
-def exported(head: Any, path: Path, free: bool, **options: Any) -> Exported:
-    if free:
-        return export_model(head, path, **options)
-    with pytest.warns(UserWarning, match="only: .* plain numbers"):
-        return export_model(head, path, **options)
+    assert_same(run_onnx(tmp_path / "m.onnx")[0], Predictor(head, backbone, preprocess=unsized), grids)

@@ -87,7 +87,7 @@ MODULES = (
         "heads/ensemble.py",
         'einsum("k,k...->...", shares, stacked)',
         "mean(stacked, dim=0)",
-        "unit/heads/test_ensemble.py::test_members_are_averaged_in_natural_units",
+        "unit/heads/test_heads.py::test_members_are_averaged_in_natural_units",
     ),
     Mutant(
         "A masked value counts in the mean of a loss.",
@@ -129,7 +129,7 @@ MODULES = (
         "heads/cls_gating.py",
         "weights = logits.softmax(dim=-1).to(patches.dtype)",
         "weights = logits.sigmoid().to(patches.dtype)",
-        "unit/heads/test_cls_gating.py::test_the_gate_is_the_formula",
+        "unit/heads/test_heads.py::test_the_gate_is_the_formula",
     ),
     Mutant(
         "An ensemble averages normalised units and uses the first member's transform for all.",
@@ -139,7 +139,7 @@ MODULES = (
         "        first = {task.name: task for head in reversed(self._members()) for task in head.tasks}\n"
         "        values = {task.name: first[task.name].predict(self._reduced(task, rows)) for task in self.tasks}\n"
         "        return with_composed(values, self.compositions)",
-        "unit/heads/test_ensemble.py::test_members_are_averaged_in_natural_units",
+        "unit/heads/test_heads.py::test_members_are_averaged_in_natural_units",
     ),
     Mutant(
         "The finest level of a pyramid reads the deepest layers.",

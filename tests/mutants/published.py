@@ -47,14 +47,14 @@ PUBLISHED = (
         "heads/linear.py",
         "(patches, cls[:, None])]",
         "(patches, tokens.cls_token[-1][:, None])]",
-        "unit/heads/test_linear.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
+        "unit/heads/test_heads.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
     ),
     Mutant(
         "Bins weigh their values without the added constant.",
         "heads/linear.py",
         ".relu() + self.eps",
         ".relu() + 1e-8",
-        "unit/heads/test_linear.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
+        "unit/heads/test_heads.py::test_upsampled_bins_are_those_of_the_upsampled_concatenation",
     ),
     Mutant(
         "A value is bounded after the map was resized.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dinoneck.weight_files import read_state
 from tests import kit
 from tests.refusals import Row
 from tests.unit.backbones.official_objects import Dinov2Like
+from tests.unit.backbones.test_weights import official_dinov3
 from tests.unit.test_configured import Example
 
 SMALL, TINY = "vit_small_patch16_dinov3", "vit_tiny_patch16_224"
@@ -57,6 +59,17 @@ def written(content: Any) -> Any:
         else:
             torch.save(content, path)
         return read_state(path)
+
+    return call
+
+
+def official(prefix: str = "", **changed: Any) -> Any:
+    """Load a file of the dinov3 repository with changes; None removes a tensor."""
+
+    def call(folder: Path) -> Any:
+        state = official_dinov3(load_backbone(f"{SMALL}_qkvb", pretrained=False)) | changed
+        torch.save({prefix + key: value for key, value in state.items() if value is not None}, folder / "w.pth")
+        return load_backbone(f"{SMALL}_qkvb", checkpoint=folder / "w.pth")
 
     return call
 
@@ -114,9 +127,15 @@ ROWS: list[Row] = [
     (lambda: kit.backbone().merge_lora(), BackboneError, "LoRA"),
     (lambda folder: kit.backbone().save_weights(folder / "no" / "x.safetensors"), BackboneError, "x.safetensors"),
     (lambda folder: read_state(folder / "no.pth"), BackboneError, "no.pth"),
+    (official(**{"norm.weight": None}), BackboneError, "missing from the file: norm.weight"),
+    (official(**{"extra.weight": torch.zeros(1)}), BackboneError, "extra.weight"),
+    (official(**{"norm.weight": torch.ones(3)}), BackboneError, ("norm.weight", "(3,)", "(384,)")),
+    (official(**{"norm.weight": torch.full((384,), torch.nan)}), BackboneError, "not finite"),
+    (official("module."), BackboneError, "module."),
     (written(b""), BackboneError, "w.pth"),
     (written(b"<html>"), BackboneError, "w.pth"),
     (written({"weight": Trap()}), BackboneError, "w.pth"),
+    *((written(pickle.dumps({"weight": Trap()}, number)), BackboneError, "w.pth") for number in (0, 4)),
     (written([1, 2]), BackboneError, "list"),
     (written({"epoch": 3}), BackboneError, "epoch"),
     (lambda: configured(neck="spatial_tuning_adaptor"), ConfigError, "'spatial_tuning_adapter'"),

@@ -23,6 +23,7 @@ from dinoneck.points import (
 )
 from dinoneck.points.keys import BATCHES, REACH
 from tests.refusals import Row
+from tests.unit.points.plain_unet import NAMES, PlainUNet, cloud, injection_of, pyramid_of
 
 ONE, FOUR, EMPTY = torch.zeros(1).long(), torch.zeros(4).long(), torch.zeros(0)
 K = torch.tensor([[[50.0, 0.0, 31.5], [0.0, 52.0, 23.5], [0.0, 0.0, 1.0]]])
@@ -47,8 +48,6 @@ def cameras(**changes: Any) -> Cameras:
 SCENE, BATCHED = cameras(), cameras(sample=ONE)
 CAMERAS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cam_to_world": unit(r03=1.0, r13=2.0).mT}, DataError, "cam_to_world.mT"),
-    ({"cam_to_world": unit(r30=0.1, r03=1.0)}, DataError, "[0.1, 0.0"),
-    ({"cam_to_world": unit(r00=1e3, r11=1e3, r22=1e3)}, DataError, "1000"),
     ({"cam_to_world": unit(r00=1.1)}, DataError, "0.21"),
     ({"cam_to_world": unit(r11=-1.0)}, DataError, "determinant -1"),
     ({"cam_to_world": unit(r03=-math.inf)}, DataError, "cam_to_world of view 0"),
@@ -76,7 +75,6 @@ PROJECTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"points": POINTS.long()}, ShapeError, "torch.int64"),
     ({"points": torch.tensor([[0.0, math.nan, 1.0]])}, DataError, "1 of 1 points"),
     ({"depth": torch.ones(2, 6, 8)}, ShapeError, "(2, 6, 8)"),
-    ({"depth": torch.ones(1, 1, 6, 8)}, ShapeError, "(1, 1, 6, 8)"),
     ({"depth": torch.ones(1, 0, 8)}, ShapeError, "(1, 0, 8)"),
     ({"depth": torch.ones(1, 6, 8).int()}, ShapeError, "torch.int32"),
     ({"depth": torch.ones(1, 64, 48)}, ShapeError, "64x48"),
@@ -88,7 +86,6 @@ LINKS = Links(FOUR[:3], torch.arange(3), torch.zeros(3, 2), torch.ones(3), 40, 3
 BACKWARDS = Links(FOUR[:3], torch.arange(3).flip(0), torch.zeros(3, 2), torch.ones(3), 40, 3, (48, 70))
 LIFTED: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"maps": torch.zeros(2, 4, 3, 5)}, ShapeError, "2 maps"),
-    ({"maps": torch.zeros(3, 4, 3)}, ShapeError, "(3, 4, 3)"),
     ({"maps": torch.zeros(3, 4, 3, 5).long()}, ShapeError, "torch.int64"),
     ({"maps": torch.zeros(3, 4, 0, 5)}, ShapeError, "(3, 4, 0, 5)"),
     ({"grid": VoxelGrid.from_coords(torch.zeros(5, 3).long())}, ShapeError, "5 points"),
@@ -102,7 +99,6 @@ LIFTED: list[tuple[dict[str, Any], type[Exception], str]] = [
 TWO = torch.zeros(2, 3)
 VOXELS: list[tuple[tuple[Any, ...], type[Exception], str]] = [
     ((torch.tensor([[0.0, 0, 0], [0, math.nan, 0]]), 1.0), DataError, "points[1] = [0.0, nan"),
-    ((torch.tensor([[math.inf, 0, 0]]), 1.0), DataError, "points[0] = [inf"),
     ((torch.tensor([[1e5, 0, 0]]), 0.5), DataError, "[200000, 0, 0]"),
     *(((torch.tensor([[x, 0, 0]]), 0.5), DataError, "coords[0]") for x in (1e30, -1e30)),
     ((TWO[:, :2], 1.0), ShapeError, "(2, 2)"),
@@ -122,7 +118,24 @@ ROWS_OF = (GRID.coords, GRID.batch, torch.zeros(len(GRID), 6), torch.ones(len(GR
 FLIPPED, TWICE = [x.flip(0) for x in ROWS_OF], [x[:1].expand(2, *x.shape[1:]) for x in ROWS_OF]
 COARSE = SparsePyramid((4,))(SparseFeatures(*ROWS_OF))[4]
 INJECTION, FUSION = DecoderInjection(6, {2: 10, 1: 9}), GatedFusion(6, 5, 5)
+CLOUD = cloud()
+PYRAMID = pyramid_of(CLOUD)
 X, F, SEEN = torch.zeros(4, 10), torch.zeros(4, 6), torch.ones(4, dtype=torch.bool)
+
+
+def passed(names: dict[int, str] = NAMES, pyramid: Any = PYRAMID, block: str = "", **given: Any) -> Any:
+    """Run a network, or one of its blocks, that an injection is attached to."""
+    net, injection = PlainUNet(), injection_of()
+    injection.attach(net, names)
+    with injection.using(pyramid):
+        return net.get_submodule(block)(**given) if given else net(CLOUD)
+
+
+def attached_twice() -> Any:
+    net, injection = PlainUNet(), injection_of()
+    injection.attach(net, NAMES)
+    return injection.wrap(net, NAMES)
+
 
 ROWS: list[Row] = [
     *((lambda own=own: cameras(**own), error, named) for own, error, named in CAMERAS),
@@ -171,6 +184,18 @@ ROWS: list[Row] = [
     (lambda: INJECTION(X, F[:3], SEEN, stride=2), ShapeError, "bool"),
     (lambda: INJECTION(X, F, SEEN.float(), stride=2), ShapeError, "torch.float32"),
     (lambda: INJECTION.inject(X, SparseFeatures(*ROWS_OF, 2), GRID.coords[:1], GRID.batch[:1]), ShapeError, "(1, 3)"),
+    *((lambda own=own: passed(own), ConfigError, named) for own, named in (
+        ({2: "blocks2", 1: "block1"}, ("'blocks2'", "'block2'")), ({2: "", 1: "block1"}, "''"), ({2: "block2"}, "2, 1"),
+        ({2: "block2", 1: "block1", 4: "enc4"}, "2, 1, 4"), ({2: "block1", 1: "block1"}, "'block1'"))),
+    (lambda: passed(pyramid={1: PYRAMID[1], 4: PYRAMID[4]}), ConfigError, ("stride 2", "1, 4")),
+    (lambda: passed(pyramid={1: PYRAMID[1], 2: PYRAMID[1]}), ConfigError, ("entry 2", "stride 1")),
+    (lambda: passed(pyramid=pyramid_of(CLOUD, channels=5)), ShapeError, ("5 channels", "6")),
+    (lambda: passed({2: "block2", 1: "enc1"}), ShapeError, ("'enc1'", "3 channels")),
+    (lambda: passed(block="block1", x=CLOUD), ConfigError, "positional arguments"),
+    (attached_twice, ConfigError, "'block2'"),
+    # its look-ups would hit, for every voxel lies in some coarse cell, and the network would train on
+    (lambda: DecoderInjection(6, {2: 9}).wrap(PlainUNet(), {2: "block1"})(CLOUD, pyramid=PYRAMID), ConfigError,
+     ("'block1'", "not a multiple of 2")),
     (lambda: GatedFusion(6, 5, 4), ConfigError, "c_out is 4"),
     (lambda: GatedFusion(6, 5, 5, 0), ConfigError, "hidden is 0"),
     (lambda: FUSION(F, X[:, :5], SEEN), ShapeError, "6 channels"),

@@ -53,17 +53,10 @@ def test_a_patch_of_the_image_is_the_token_at_its_place(name: str) -> None:
         assert changed.nonzero().tolist() == [[r, c]], name
 
 
-def test_blocks_after_the_last_layer_do_not_run(tiny: Backbone) -> None:
-    backbone = tiny.with_layers([2, 0])
-    ran: list[int] = []
-    hooks = [
-        block.register_forward_hook(lambda m, i, o, number=number: ran.append(number))
-        for number, block in enumerate(backbone.adapter.model.blocks)
-    ]
+def test_blocks_after_the_last_layer_do_not_run() -> None:
+    backbone = load_backbone("dinoneck_tiny", layers=[2, 0])
+    backbone.adapter.model.blocks[3].register_forward_pre_hook(lambda *_: pytest.fail("block 3 runs"))
     backbone(torch.randn(1, 3, 32, 32))
-    for hook in hooks:
-        hook.remove()
-    assert ran == [0, 1, 2]
 
 
 def test_frozen_is_frozen_for_good() -> None:
@@ -78,9 +71,6 @@ def test_frozen_is_frozen_for_good() -> None:
     assert torch.equal(tokens.sequence[0], backbone(images).sequence[0])
     assert not tokens.sequence[0].requires_grad
     assert not tokens.sequence[0].is_inference()
-    head = nn.Linear(64, 1)
-    head(tokens.patches[0]).mean().backward()
-    assert head.weight.grad is not None
 
 
 def test_record_is_json_and_differs_with_the_weights(tiny: Backbone) -> None:

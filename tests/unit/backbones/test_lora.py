@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tests.unit.backbones.official_objects import Dinov3Like
+from PIL import Image
+from tests.unit.backbones.official_objects import Dinov2Like, Dinov3Like
 from tests.unit.backbones.test_libraries import tiny_dinov3
 from torch import nn
 
 from dinoneck import (
     Backbone,
+    BackboneError,
     CheckpointError,
+    FeatureStore,
     HeadCheckpoint,
     PatchMeanHead,
     Predictor,
     Task,
     load_backbone,
+    load_head,
     save_head,
     wrap_backbone,
 )
@@ -162,10 +168,6 @@ def test_saved_weights_come_back_under_any_circumstances(tmp_path: Path) -> None
 
 def test_only_the_blocks_own_layers_are_adapted() -> None:
     """Peft matches the ends of names: a second tower with the same names would be adapted too."""
-    import copy
-
-    from tests.unit.backbones.official_objects import Dinov2Like
-
     model = Dinov2Like(width=32, patch=16)
     model.teacher = nn.Module()
     model.teacher.blocks = copy.deepcopy(model.blocks)
@@ -182,8 +184,6 @@ def test_the_seed_decides_and_no_state_of_torch_changes() -> None:
     assert torch.equal(a_of(0), a_of(0))
     assert not torch.equal(a_of(0), a_of(1))
     assert torch.equal(torch.get_rng_state(), state)
-    backbone = load_backbone("dinoneck_tiny")
-    backbone.add_lora(2)
 
 
 def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> None:
@@ -205,3 +205,42 @@ def test_weights_that_were_trained_on_are_not_taken_for_the_published_ones() -> 
     assert sibling.record()["weights"]["kind"] == "merged"
     untouched = load_backbone("dinoneck_tiny").unfreeze_last(1)
     assert untouched.record()["weights"]["kind"] == "seeded"
+
+
+def tuned() -> Backbone:
+    backbone = load_backbone("dinoneck_tiny").add_lora(2)
+    with torch.no_grad():
+        for value in lora.state(backbone.adapter).values():
+            value.add_(0.1)
+    return backbone.freeze()
+
+
+def test_tokens_stores_and_heads_are_recorded_as_the_bases(tmp_path: Path) -> None:
+    base, backbone = load_backbone("dinoneck_tiny"), tuned()
+    before = backbone.record()
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    with backbone.lora_disabled():
+        tokens = backbone(IMAGES[:1])
+        assert backbone.record() == base.record()
+        store = FeatureStore.create(tmp_path / "store", backbone=backbone, image_size=(32, 32))
+        store.extract(tmp_path / "a.png")
+        save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
+    assert (tokens.source, store["a"].source) == (base.fingerprint, base.fingerprint)
+    assert torch.equal(tokens.sequence[0], base(IMAGES[:1]).sequence[0])
+    assert not HeadCheckpoint.load(tmp_path / "h.safetensors").adapter_state
+    load_head(tmp_path / "h.safetensors")(base(IMAGES[:1]))
+    assert backbone.record() == before
+    assert backbone.fingerprint != base.fingerprint
+
+
+def test_a_head_of_lora_tokens_refuses_the_bases_and_leaves_the_switch_alone(tmp_path: Path) -> None:
+    backbone = tuned()
+    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, [Task("x")]), backbone=backbone)
+    head, weights = load_head(tmp_path / "h.safetensors"), lora.record(backbone.adapter)
+    head(backbone(IMAGES[:1]))
+    with backbone.lora_disabled():
+        with pytest.raises(BackboneError, match="source"):
+            head(backbone(IMAGES[:1]))
+        with pytest.raises(CheckpointError, match="switched off"):
+            HeadCheckpoint.load(tmp_path / "h.safetensors").apply_adapter(backbone)
+    assert lora.record(backbone.adapter) == weights

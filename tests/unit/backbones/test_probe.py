@@ -6,23 +6,15 @@ import pytest
 import torch
 
 from dinoneck import CheckpointError, HeadCheckpoint, PatchMeanHead, Task, load_backbone
-from dinoneck.backbones.weight_hashes import PER_LAYER, differs
+from dinoneck.backbones.weight_hashes import differs
 
 NAME = "vit_small_patch16_dinov3"
 
 
-def test_it_is_short_repeatable_and_leaves_modes_alone() -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=[5, 2]).unfreeze_last(1).train()
-    modes = [module.training for module in backbone.modules()]
-    one = backbone.probe()
-    assert len(one) == 2 * PER_LAYER
-    assert one == backbone.probe() == load_backbone("dinoneck_tiny", layers=[5, 2]).probe()
-    assert [module.training for module in backbone.modules()] == modes
-    assert all(abs(number) < 5 for number in one)
-
-
 def test_other_weights_norms_layers_and_recipes_are_noticed() -> None:
-    own = load_backbone("dinoneck_tiny").probe()
+    backbone = load_backbone("dinoneck_tiny").unfreeze_last(1).train()
+    own = backbone.probe()
+    assert backbone.adapter.blocks[-1].training
     others = [
         load_backbone("dinoneck_tiny", seed=1),
         load_backbone("dinoneck_tiny", norm=False),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,30 +96,3 @@ def test_official_dinov2(name: str, chunks: bool, tmp_path: Path) -> None:
     source = load_backbone(name, pretrained=False, seed=6)
     torch.save({"model": official_dinov2(source, chunks)}, tmp_path / "w.pth")
     same_features(source, load_backbone(name, checkpoint=tmp_path / "w.pth"), atol=1e-5 if "reg4" in name else 0.0)
-
-
-@pytest.fixture(scope="module")
-def small_state() -> State:
-    return official_dinov3(load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False))
-
-
-def change(key: str, value: torch.Tensor | None) -> Callable[[State], State]:
-    return lambda state: {k: v for k, v in (state | {key: value}).items() if v is not None}
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (change("norm.weight", None), "missing from the file: norm.weight"),
-        (change("extra.weight", torch.zeros(1)), "without a place in the model: extra.weight"),
-        (change("norm.weight", torch.ones(3)), r"norm.weight is \(3,\), expected \(384,\)"),
-        (change("norm.weight", torch.full((384,), torch.nan)), "not finite"),
-        (lambda s: {f"module.{k}": v for k, v in s.items()}, r"model: module\."),
-    ],
-)
-def test_files_that_do_not_fit_are_refused_by_key(
-    damage: Callable[[State], State], message: str, small_state: State, tmp_path: Path
-) -> None:
-    torch.save(damage(small_state), tmp_path / "w.pth")
-    with pytest.raises(BackboneError, match=message):
-        load_backbone("vit_small_patch16_dinov3_qkvb", checkpoint=tmp_path / "w.pth")

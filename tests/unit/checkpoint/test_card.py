@@ -23,7 +23,6 @@ from dinoneck import (
 from dinoneck.checkpoint import model_card
 from dinoneck.checkpoint.card import config_json
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVIL = (
     "x\n---\nlicense: mit",
     "a | b | c",
@@ -41,14 +40,10 @@ EVIL = (
 
 @pytest.fixture
 def meta(tiny: Backbone) -> dict[str, Any]:
-    transform = TargetTransform(area=0.21, log1p=True, mean=(1.5,), std=(2.0,))
-    tasks = [
-        Task("total", unit="g/m²", transform=transform, minimum=0.0),
-        Task("crop", dim=2, kind="classification", labels=("rye", "vetch")),
-    ]
-    preprocess = tiny.preprocess.record() if hasattr(tiny.preprocess, "record") else None
-    checkpoint = HeadCheckpoint.from_module(PatchMeanHead(64, tasks), backbone=tiny, preprocess=preprocess)
-    return checkpoint.meta
+    total = Task("total", unit="g/m²", transform=TargetTransform(area=0.21, log1p=True, mean=(1.5,), std=(2.0,)))
+    crop = Task("crop", dim=2, kind="classification", labels=("rye", "vetch"))
+    head = PatchMeanHead(64, [total, crop])
+    return HeadCheckpoint.from_module(head, backbone=tiny, preprocess=tiny.preprocess.record()).meta
 
 
 def on(meta: dict[str, Any], **changes: Any) -> Any:
@@ -76,10 +71,6 @@ def section(page: str, title: str) -> str:
     return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def hub_weights(name: str) -> dict[str, Any]:
-    return {"kind": "hub", "repo": name, "revision": COMMIT}
-
-
 def test_the_page_states_what_the_header_holds(meta: dict[str, Any]) -> None:
     page = model_card(on(meta), "me/pasture")
     front_matter = front(page)
@@ -94,8 +85,6 @@ def test_the_page_states_what_the_header_holds(meta: dict[str, Any]) -> None:
     assert "`dinoneck_tiny`" in section(page, "Backbone")
     assert meta["digest"] in section(page, "The file")
     assert f"dinoneck {meta['created_by']['dinoneck']}" in section(page, "The file")
-    assert str(meta["backbone"]["probe"][0]) not in page
-    assert page == model_card(on(meta), "me/pasture")
 
 
 def test_the_loading_lines_run(tiny: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +96,12 @@ def test_the_loading_lines_run(tiny: Backbone, tmp_path: Path, monkeypatch: pyte
     exec(block.group(1), space)
     assert space["head"].tasks[0].name == "total"
     assert space["predict"] is not None
-    assert len([line for line in block.group(1).splitlines() if line]) <= 5
 
 
 @pytest.mark.parametrize(("family", "name"), [("dinov3", "DINOv3"), ("dinov2", "DINOv2")])
 def test_the_backbones_licence_goes_along(meta: dict[str, Any], family: str, name: str) -> None:
     licence = {"dinov3": "dinov3-license", "dinov2": "apache-2.0"}[family]
-    weights = hub_weights("timm/vit_small_patch16_dinov3.lvd1689m")
+    weights = {"kind": "hub", "repo": "timm/vit_small_patch16_dinov3.lvd1689m", "revision": "0" * 40}
     given = {"backbone__family": family, "licences": {"backbone": licence}, "backbone__weights": weights}
     page = model_card(on(meta, **given))
     front_matter = front(page)
@@ -170,11 +158,7 @@ def test_no_string_of_a_header_writes_into_the_page(meta: dict[str, Any], evil: 
     assert titles == [*shown[:5], "## Training", *shown[5:]], "no heading more"
     assert body.count("```") == 2
     check_outside_of_code(body)
-    for line in body.splitlines():
-        if line.startswith("|"):
-            cells = line.strip("|").split("|")
-            assert len(cells) in (2, 7), line
-            assert len(line) < 1700
+    assert {line.count("|") for line in body.splitlines() if line.startswith("|")} == {3, 8}
     assert all(sign.isprintable() or sign == "\n" for sign in page)
     assert json.loads(config_json(source))["digest"] == meta["digest"]
     many = on(meta, head_type="ensemble", config={"reduce": evil, "weights": [evil]})

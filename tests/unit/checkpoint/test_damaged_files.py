@@ -45,6 +45,7 @@ def large(meta: dict[str, Any], state: dict[str, torch.Tensor], *shape: int) -> 
         (lambda meta, state: meta.update(versions={"patch_mean": 1}), "schema", "versions"),
         (lambda meta, state: meta.update(schema=2), "schema", "schema 2"),
         (lambda meta, state: meta.update(schema=0), "schema", "schema"),
+        (lambda meta, state: meta.update(schema=7, created_by={"dinoneck": "9.8.7"}), "schema", "9.8.7"),
         (lambda meta, state: meta["config"].update(embed_dim=9), "tensors", "(9,)"),
         (lambda meta, state: meta["tensors"].pop(), "tensors", "scale.std"),
         (lambda meta, state: large(meta, state, 0, 1 << 47, 1 << 47), "tensors", "zz"),
@@ -58,21 +59,6 @@ def test_forged_files_are_refused(change: Change, step: str, named: str, head: H
         HeadCheckpoint.load(tmp_path / "h")
     assert caught.value.step == step
     assert named in str(caught.value)
-
-
-@pytest.mark.parametrize("digest", ["", "sha256:" + "A" * 64])
-def test_a_digest_has_one_spelling(digest: str, head: HeadCheckpoint, tmp_path: Path) -> None:
-    (tmp_path / "h").write_bytes(forged(head, lambda meta, state: meta.update(digest=digest), sign=False))
-    with pytest.raises(CheckpointError, match="digest is") as caught:
-        HeadCheckpoint.load(tmp_path / "h")
-    assert caught.value.step == "digest"
-
-
-def test_a_newer_schema_names_the_version_that_wrote_the_file(head: HeadCheckpoint, tmp_path: Path) -> None:
-    newer = {"schema": 7, "created_by": {"dinoneck": "9.8.7"}, "more": [1]}
-    (tmp_path / "h").write_bytes(forged(head, lambda meta, state: meta.update(newer)))
-    with pytest.raises(CheckpointError, match=r"schema 7.*9\.8\.7"):
-        HeadCheckpoint.load(tmp_path / "h")
 
 
 def test_numbers_and_text_have_one_spelling(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tests.hub_server import READER, WRITER, Hub
 
 from dinoneck import Backbone, CheckpointError, HeadCheckpoint, PatchMeanHead, Predictor, Task, list_heads, load_head
 from dinoneck.checkpoint import model_card, push_to_hub
-from dinoneck.checkpoint.card import config_json
 from dinoneck.checkpoint.hub import download, names_a_repo
 from dinoneck.hub_errors import redacted_line
 
@@ -65,26 +64,21 @@ def test_the_head_of_a_repository_is_loaded(hub: Hub, head: Path, tiny: Backbone
     checkpoint.save(tmp_path / "mine.safetensors")
     assert (tmp_path / "mine.safetensors").read_bytes() == head.read_bytes()
     image = torch.rand(3, 32, 48)
-    expected = Predictor(head)(image)
-    assert Predictor("me/one")(image) == expected
     other = PatchMeanHead(64, [Task("total", unit="g")])
-    assert Predictor(["me/one", other], tiny, weights=[1, 0])(image) == expected
+    assert Predictor(["me/one", other], tiny, weights=[1, 0])(image) == Predictor(head)(image)
     assert isinstance(load_head("me/one"), PatchMeanHead)
 
 
-def test_a_branch_is_resolved_and_may_move(hub: Hub, head: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_branch_is_resolved_and_may_move(hub: Hub, head: Path) -> None:
     repo = hub.repo("me/one", {HEAD: head.read_bytes()})
     first = repo.branches["main"]
-    with caplog.at_level(logging.INFO, "dinoneck"):
-        before = HeadCheckpoint.load("me/one", revision="main")
-    assert first in caplog.text
+    before = HeadCheckpoint.load("me/one", revision="main")
     HeadCheckpoint.from_module(PatchMeanHead(64, [Task("a")])).save(head)
     repo.commit({HEAD: head.read_bytes()})
     after = HeadCheckpoint.load("me/one")
     assert (before.revision, after.revision) == (first, repo.branches["main"])
     assert before.meta["digest"] != after.meta["digest"]
-    pinned = HeadCheckpoint.load("me/one", revision=first)
-    assert pinned.meta["digest"] == before.meta["digest"]
+    assert HeadCheckpoint.load("me/one", revision=first).meta == before.meta
 
 
 @pytest.mark.parametrize("way", ["down", "offline", "busy", "gone"])
@@ -212,7 +206,6 @@ def test_pushed_then_loaded_gives_the_same_in_one_commit(
     loaded = HeadCheckpoint.load("me/one")
     assert (loaded.revision, loaded.meta) == (pushed.commit, checkpoint.meta)
     assert all(torch.equal(loaded.state_dict[key], value) for key, value in checkpoint.state_dict.items())
-    assert files["config.json"].decode() == config_json(checkpoint.meta)
     assert json.loads(files["config.json"])["digest"] == checkpoint.meta["digest"]
     assert files["README.md"].decode() == model_card(checkpoint.meta, "me/one", figures=["figures/gate_map.png"])
     assert files[HEAD] == head.read_bytes(), "byte for byte"
@@ -235,17 +228,11 @@ def test_a_head_on_dinov3_is_pushed_with_the_text_of_its_licence(writer: Hub, ti
     assert writer.repos["me/three"].commits[pushed.commit]["LICENSE.txt"] == b"the agreement"
 
 
-@pytest.mark.parametrize("way", ["down", "offline", "busy"])
-def test_a_push_that_fails_sends_nothing(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    if way == "down":
-        writer.stop()
-    elif way == "offline":
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    else:
-        writer.down = 501
-    text = no_push(head)
-    assert "me/one" in text
-    assert {"down": "reached", "offline": "HF_HUB_OFFLINE", "busy": "501"}[way] in text
+def test_a_push_that_fails_sends_nothing(writer: Hub, head: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer.down = 501
+    assert "501" in no_push(head)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in no_push(head)
     assert not writer.repos
 
 

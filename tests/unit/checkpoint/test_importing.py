@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 from dinoneck import (
     CheckpointError,
-    FPNHead,
     PatchMeanHead,
     Task,
     Tokens,
@@ -47,11 +44,6 @@ def head(**options: Any) -> PatchMeanHead:
     return PatchMeanHead(WIDTH, [Task("mass", unit="g", activation="relu")], hidden_dim=HIDDEN, **options)
 
 
-def state() -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    return MLP().state_dict()
-
-
 @pytest.mark.parametrize("form", ["m.pth", "m.safetensors", "under state_dict", "under model"])
 def test_a_head_predicts_what_the_users_module_predicts(form: str, tmp_path: Path) -> None:
     source, x, path = MLP(), torch.randn(4, 6, WIDTH), tmp_path / (form if "." in form else "m.pt")
@@ -69,43 +61,14 @@ def test_a_head_predicts_what_the_users_module_predicts(form: str, tmp_path: Pat
 
 
 def test_the_longest_beginning_counts_and_others_stay(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"num_layers": 2, "fpn_dim": 8, "num_levels": 2}
-    one, other = (FPNHead(WIDTH, [Task("a")], **options).eval() for _ in range(2))
-    names = {"spatial_neck.": "neck.", "spatial_neck.lateral.": "neck.top_down.laterals."}
-    theirs = {
-        key.replace("neck.top_down.laterals.", "spatial_neck.lateral.").replace("neck.", "spatial_neck.", 1)
-        if "laterals" not in key
-        else key.replace("neck.top_down.laterals.", "spatial_neck.lateral."): value
-        for key, value in one.state_dict().items()
-    }
-    torch.save(theirs, tmp_path / "m.pt")
-    import_weights(other, tmp_path / "m.pt", names)
-    assert all(torch.equal(other.state_dict()[key], value) for key, value in one.state_dict().items())
+    own, theirs = head(), head().state_dict()
+    renamed = {key.replace("mlps.0.out.", "n.last.").replace("mlps.", "n."): value for key, value in theirs.items()}
+    torch.save(renamed, tmp_path / "m.pt")
+    import_weights(own, tmp_path / "m.pt", {"n.": "mlps.", "n.last.": "mlps.0.out."})
+    assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.items())
 
 
-class Trap:
-    """An object whose unpickling would run a command."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, (f"touch {self.mark}",)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-@pytest.mark.parametrize("protocol", [0, 4])
-def test_a_bare_pickle_does_not_run_and_torchs_advice_is_not_passed_on(protocol: int, tmp_path: Path) -> None:
-    """The loader's own message names how to run the file after all."""
-    (tmp_path / "b.pt").write_bytes(pickle.dumps({"network.0.weight": Trap(tmp_path / "ran")}, protocol=protocol))
-    with pytest.raises(CheckpointError, match=r"b\.pt") as no:
-        import_weights(head(), tmp_path / "b.pt", NAMES)
-    assert "weights_only" not in str(no.value)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_packed_and_damaged_files_are_refused(tmp_path: Path) -> None:
+def test_packed_files_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1 << 14)}, tmp_path / "m.pth")
     with (
         zipfile.ZipFile(tmp_path / "m.pth") as plain,
@@ -115,6 +78,3 @@ def test_packed_and_damaged_files_are_refused(tmp_path: Path) -> None:
             packed.writestr(name, plain.read(name))
     with pytest.raises(CheckpointError, match="compressed"):
         import_weights(head(), tmp_path / "p.pth", NAMES)
-    (tmp_path / "d.pth").write_bytes((tmp_path / "m.pth").read_bytes()[:-7])
-    with pytest.raises(CheckpointError, match=r"d\.pth"):
-        import_weights(head(), tmp_path / "d.pth", NAMES)

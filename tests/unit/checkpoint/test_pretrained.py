@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from dinoneck import (
     Backbone,
     CheckpointError,
     FPNHead,
-    HeadCheckpoint,
     PatchMeanHead,
     PyramidHead,
     RegistryError,
@@ -27,7 +25,6 @@ from dinoneck import (
     registry,
 )
 from dinoneck.heads import Head
-from dinoneck.points import GatedFusion
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 TASKS = [Task("mass", unit="g", activation="softplus"), Task("state", dim=2, kind="classification", labels=("a", "b"))]
@@ -54,19 +51,6 @@ def same(one: nn.Module, other: nn.Module) -> bool:
     return states[0].keys() == states[1].keys() and all(torch.equal(states[1][k], v) for k, v in states[0].items())
 
 
-MODULES: list[Any] = [PatchMeanHead(64, TASKS, hidden_dim=4), ViTFPN(64, 2, fpn_dim=4), GatedFusion(4, 4, 4)]
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: type(module).__name__)
-def test_what_is_saved_comes_back(module: Any, tmp_path: Path, tiny: Backbone) -> None:
-    module.save_pretrained(tmp_path / "folder", **({"backbone": tiny} if isinstance(module, Head) else {}))
-    again = type(module).from_pretrained(tmp_path / "folder")
-    assert type(again) is type(module)
-    assert again.config == module.config
-    assert same(again, module)
-    assert not again.training
-
-
 def test_a_file_of_another_class_is_refused(tmp_path: Path, tiny: Backbone) -> None:
     FPNHead(64, TASKS, num_layers=1, fpn_dim=4).save_pretrained(tmp_path, backbone=tiny)
     for cls in (FPNHead, PyramidHead, Head):
@@ -74,17 +58,6 @@ def test_a_file_of_another_class_is_refused(tmp_path: Path, tiny: Backbone) -> N
     for other in (PatchMeanHead, ViTFPN):
         with pytest.raises(CheckpointError, match=rf"'fpn' \(FPNHead\); expected {other.__name__}\. .*load_head"):
             other.from_pretrained(tmp_path)
-
-
-def test_only_heads_warn_without_a_backbone(tmp_path: Path, tiny: Backbone) -> None:
-    with pytest.warns(UserWarning, match="without backbone=") as caught:
-        PatchMeanHead(64, TASKS).save_pretrained(tmp_path / "a")
-    assert caught[0].filename == __file__
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ViTFPN(64, 2).save_pretrained(tmp_path / "b")
-        PatchMeanHead(64, TASKS).save_pretrained(tmp_path / "c", backbone=tiny, license="mit")
-    assert HeadCheckpoint.load(tmp_path / "c" / "head.safetensors").meta["license"] == "mit"
 
 
 class Mine(PatchMeanHead, PyTorchModelHubMixin):  # type: ignore[misc]

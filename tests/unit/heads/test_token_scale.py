@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +14,10 @@ from dinoneck import (
     PatchMeanHead,
     Task,
     Tokens,
-    load_head,
-    save_head,
 )
 from dinoneck.heads.head import TokenScale
 
 C, LAYERS = 16, 2
-HEADS = {"patch_mean": PatchMeanHead, "cls_gating": partial(CLSGatingHead, mode="query")}
 
 
 def tokens_of(*layers: torch.Tensor) -> Tokens:
@@ -33,9 +29,9 @@ def layers(seed: int = 0) -> list[torch.Tensor]:
     return [torch.randn(4, 11, C, generator=generator, dtype=torch.float64) * (i + 2) + 3 * i for i in range(LAYERS)]
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_a_measured_head_sees_standardised_channels(name: str, tmp_path: Path) -> None:
-    head: Any = HEADS[name](C, [Task("mass")]).double().eval()
+@pytest.mark.parametrize("make", [PatchMeanHead, partial(CLSGatingHead, mode="query")])
+def test_a_measured_head_sees_standardised_channels(make: Any) -> None:
+    head = make(C, [Task("mass")]).double().eval()
     batches = [tokens_of(*layers(seed)) for seed in range(3)]
     patches = torch.cat([tokens.patches[-1].flatten(0, 1) for tokens in batches])
     mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
@@ -43,9 +39,6 @@ def test_a_measured_head_sees_standardised_channels(name: str, tmp_path: Path) -
     head.calibrate(iter(batches))
     assert torch.allclose(head.scale.mean, mean) and torch.allclose(head.scale.std, std)
     assert torch.allclose(head(batches[0])["mass"], expected, atol=1e-12)
-    save_head(tmp_path / "h.safetensors", head)
-    loaded = load_head(tmp_path / "h.safetensors")
-    assert torch.equal(loaded.predict(batches[0])["mass"], head.predict(batches[0])["mass"])
     head.calibrate(iter([tokens_of(*layers(9))]))
     assert torch.allclose(head.scale.mean, mean), "a head that has a scale keeps it"
 

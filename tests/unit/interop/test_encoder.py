@@ -7,6 +7,7 @@ from math import ceil
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.kit import same
 from torch import nn
 
 from dinoneck import (
@@ -21,14 +22,6 @@ from dinoneck.interop import PyramidEncoder, find_encoder
 
 def pyramid(**changed: object) -> SimplePyramid:
     return SimplePyramid(64, 32, **{"scales": (2.0, 1.0, 0.5), **changed})  # type: ignore[arg-type]
-
-
-def test_it_is_backbone_then_neck(tiny: Backbone) -> None:
-    neck, images = pyramid(), torch.randn(2, 3, 64, 96)
-    found, wanted = PyramidEncoder(tiny, neck)(images), neck(tiny(images))
-    assert found.strides == wanted.strides == (8.0, 16.0, 32.0)
-    for one, other in zip(found.maps, wanted.maps, strict=True):
-        assert torch.equal(one, other)
 
 
 def test_the_backbone_may_see_smaller_images() -> None:
@@ -46,8 +39,10 @@ def test_the_backbone_may_see_smaller_images() -> None:
 @pytest.mark.parametrize("features_at", [1.0, 0.75, 2 / 3, 0.5])
 def test_strides_are_pixels_of_the_whole_images(tiny: Backbone, features_at: float) -> None:
     encoder = PyramidEncoder(tiny, pyramid(), features_at)
-    found = encoder(torch.randn(1, 3, 192, 384))
+    images = torch.randn(1, 3, 192, 384)
+    found = encoder(images)
     assert found.strides == encoder.strides
+    assert features_at < 1 or same(found.maps, encoder.neck(tiny(images)).maps)
     for level, stride in zip(found.maps, found.strides, strict=True):
         assert tuple(level.shape[-2:]) == (ceil(192 / stride - 1e-6), ceil(384 / stride - 1e-6))
 

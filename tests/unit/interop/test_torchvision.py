@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
@@ -38,19 +38,13 @@ def retinanet(backbone: TorchvisionBackbone) -> nn.Module:
     return RetinaNet(backbone, anchor_generator=anchors(backbone), **look(backbone))
 
 
-def fcos(backbone: TorchvisionBackbone) -> nn.Module:
-    sides = tuple((int(stride),) for stride in backbone.strides)
-    generator = AnchorGenerator(sides, ((1.0,),) * len(sides))
-    return FCOS(backbone, anchor_generator=generator, **look(backbone))
-
-
 def faster_rcnn(backbone: TorchvisionBackbone) -> nn.Module:
     names = [str(level) for level in range(len(backbone.strides) - backbone.extra_levels)]
     pool = MultiScaleRoIAlign(names, output_size=3, sampling_ratio=2)
     return FasterRCNN(backbone, rpn_anchor_generator=anchors(backbone), box_roi_pool=pool, **look(backbone))
 
 
-DETECTORS = [retinanet, fcos, faster_rcnn]
+DETECTORS = [retinanet, faster_rcnn]
 
 
 def scenes() -> tuple[list[Tensor], list[dict[str, Tensor]]]:

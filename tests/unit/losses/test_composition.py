@@ -108,13 +108,6 @@ def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
     assert torch.allclose(got, error.mean(), rtol=1e-6)
 
 
-def test_the_default_scale_is_the_totals_standard_deviation() -> None:
-    assert CompositionLoss(FIVE).divisor(TargetTransform(mean=MEAN, std=STD)) == STD
-    assert CompositionLoss(FIVE).divisor(TargetTransform()) == 1.0
-    parts = TaskLoss(TASKS, [FIVE])(OUTPUTS, TARGETS)[1]
-    assert parts["five"].item() == pytest.approx(plain(CompositionLoss(FIVE), [0, 1, 2, 3]), rel=1e-10)
-
-
 def test_parts_that_match_a_total_keep_their_shares() -> None:
     composed = FIVE.of_shares(torch.tensor([[10.0], [0.0]]), torch.tensor([[0.2, 0.3, 0.5]] * 2))
     matched = FIVE.rescaled_to(composed, torch.tensor([[40.0], [0.0]]))

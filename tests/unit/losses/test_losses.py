@@ -13,17 +13,6 @@ PRED = torch.randn(4, 3, dtype=torch.float64)
 TRUE = torch.randn(4, 3, dtype=torch.float64)
 
 
-def test_without_a_mask_they_are_torchs() -> None:
-    assert torch.allclose(masked_mse(PRED, TRUE), F.mse_loss(PRED, TRUE))
-    for beta in (0.3, 1.0, 5.0):
-        assert torch.allclose(masked_smooth_l1(PRED, TRUE, beta=beta), F.smooth_l1_loss(PRED, TRUE, beta=beta))
-    shares = TRUE.softmax(dim=-1)
-    assert torch.allclose(ratio_mse(PRED, shares), F.mse_loss(PRED.softmax(dim=-1), shares))
-    labels = torch.tensor([0, 2, 1, 1])
-    assert torch.allclose(masked_cross_entropy(PRED, labels), F.cross_entropy(PRED, labels))
-    assert torch.allclose(masked_cross_entropy(PRED, shares), F.cross_entropy(PRED, shares))
-
-
 @pytest.mark.parametrize("mask", [torch.tensor([1, 0, 1, 1]), torch.rand(4, 3) > 0.4, torch.tensor([[1, 0, 1]])])
 @pytest.mark.parametrize("loss", [masked_mse, masked_smooth_l1])
 def test_masked_values_count_for_nothing(mask: torch.Tensor, loss) -> None:  # type: ignore[no-untyped-def]

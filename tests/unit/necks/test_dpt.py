@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch._dynamo.testing
 import torch.nn.functional as F
 from tests.kit import WIDTH
 from tests.kit import tokens as tokens_of

@@ -11,7 +11,7 @@ from tests.kit import tokens as tokens_of
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 
-from dinoneck import Tokens, ViTFPN
+from dinoneck import SpatialTuningAdapter, Tokens, ViTFPN
 from dinoneck.layers import ConvBlock
 from dinoneck.necks import TopDown
 
@@ -59,6 +59,12 @@ def test_the_shortcut_gives_the_pooled_vector_without_the_smoothing(
     monkeypatch.setattr(ConvBlock, "forward", lambda self, maps: (called.append(self), own(self, maps))[1])
     assert torch.allclose(neck.pooled(tokens), wanted, rtol=0, atol=1e-13)
     assert not set(called) & set(neck.top_down.smooth)
+
+
+@pytest.mark.parametrize(("width", "count"), [(4, 1), (8, 1), (16, 2), (22, 2), (23, 1), (36, 4), (256, 32)])
+def test_group_norms_have_the_most_groups_of_at_least_eight_channels(width: int, count: int) -> None:
+    for neck in (ViTFPN(WIDTH, 3, width, norm="group"), SpatialTuningAdapter(WIDTH, width, detail=None, norm="group")):
+        assert {part.num_groups for part in neck.modules() if isinstance(part, nn.GroupNorm)} == {count}
 
 
 def coordinate_tokens(rows: int, cols: int, layers: int, prefix: int = 5) -> Tokens:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from examples.pointcloud.frames import read_frames
 from tests.conftest import DATA
 from tests.unit.points import rooms
 from torch import Tensor
@@ -25,6 +23,7 @@ REMEDIES = {
 READINGS = tuple(REMEDIES)
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 SMALL = (60, 80)
+FOLDER = DATA / "rgbd_room"
 
 
 def misread(cameras: Cameras, reading: str) -> Cameras:
@@ -42,23 +41,10 @@ def misread(cameras: Cameras, reading: str) -> Cameras:
 @pytest.fixture(scope="module")
 def frames() -> tuple[Cameras, Tensor]:
     """Five RGB-D frames of a real room."""
-    folder = DATA / "rgbd_room"
-    if not (folder / "frames.json").is_file():
-        pytest.skip(f"the RGB-D frames are not in {folder}; set DINONECK_DATA to the folder that holds rgbd_room")
-    record = json.loads((folder / "frames.json").read_text())
-    poses, depth = [], []
-    for frame in record["frames"]:
-        x, y, z, w = frame["quaternion_xyzw"]
-        pose = torch.eye(4, dtype=torch.float64)
-        cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-        pose[:3, :3] += 2 * w * cross + 2 * cross @ cross
-        pose[:3, 3] = torch.tensor(frame["translation_m"])
-        poses.append(pose)
-        pixels = np.array(Image.open(folder / frame["depth"])).astype(np.float32)
-        depth.append(torch.from_numpy(pixels) * record["depth_unit_m"])
-    f = record["intrinsics"]
-    K = torch.tensor([[f["fx"], 0, f["cx"]], [0, f["fy"], f["cy"]], [0, 0, 1]]).repeat(5, 1, 1)
-    return Cameras(K, torch.stack(poses), tuple(record["image_size"])), torch.stack(depth)
+    if not (FOLDER / "frames.json").is_file():
+        pytest.skip(f"the RGB-D frames are not in {FOLDER}; set DINONECK_DATA to the folder that holds rgbd_room")
+    read = read_frames(FOLDER)
+    return read.cameras, read.depth
 
 
 def cloud_of(cameras: Cameras, depth: Tensor, view: int) -> Tensor:

@@ -41,28 +41,6 @@ def ramp(size: tuple[int, int]) -> Tensor:
     return torch.stack([u, v])
 
 
-def test_a_point_lands_where_the_formula_says() -> None:
-    cameras, points = rooms.ring(3, SIZE), cloud()
-    uv, z = cameras.project(points)
-    homogeneous = torch.cat([points, torch.ones(len(points), 1)], 1)
-    for i in range(3):
-        local = homogeneous @ torch.linalg.inv(cameras.cam_to_world[i]).T
-        seen = local[:, :3] @ cameras.K[i].T
-        assert torch.allclose(uv[i], seen[:, :2] / local[:, 2:3], atol=1e-9)
-        assert torch.allclose(z[i], local[:, 2], atol=1e-12)
-
-
-@pytest.mark.parametrize("factor", [0.5, 0.25, 2.0])
-def test_resize_follows_images_that_were_resized(factor: float) -> None:
-    cameras, points = rooms.ring(4, SIZE), cloud()
-    size = (int(SIZE[0] * factor), int(SIZE[1] * factor))
-    resized = F.interpolate(ramp(SIZE)[None], size, mode="bilinear", align_corners=False, antialias=factor < 1)[0]
-    old, _ = cameras.project(points)
-    new, inside = in_front(cameras.resize(size), points, margin=3 * max(factor, 1))
-    assert inside.sum() > 50
-    assert (bilinear(resized, new[inside]) - old[inside]).abs().max() < 1e-9
-
-
 def test_crop_and_pad_follow_the_images_too_and_in_a_row() -> None:
     cameras, points = rooms.ring(4, SIZE), cloud(400)
     image = F.pad(ramp(SIZE), (3, 2, 5, 7), value=torch.nan)[:, 4:44, 10:60]

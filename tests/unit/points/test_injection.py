@@ -12,7 +12,7 @@ import torch
 from tests.unit.points.plain_unet import C_DINO, NAMES, UP, PlainUNet, cloud, halved, injection_of, pyramid_of
 from torch import Tensor, nn
 
-from dinoneck import ConfigError, ShapeError
+from dinoneck import ConfigError
 from dinoneck.points import DecoderInjection, PlainSparse
 
 GATES = (None, "scalar", "channel", "token")
@@ -35,7 +35,9 @@ def test_the_formula(gate: Any, norm: Any) -> None:
     injection = awake(DecoderInjection(6, {4: 5}, norm, gate=gate, dtype=torch.float64))
     weights = {key.removeprefix("levels.4."): value for key, value in injection.state_dict().items()}
     x, f, valid = torch.randn(9, 5).double(), torch.randn(9, 6).double(), torch.arange(9) % 3 > 0
+    x[::6] = -0.0
     out = injection(x, f, valid)
+    assert torch.equal(out[~valid].view(torch.int64), x[~valid].view(torch.int64))
     for i in range(9):
         row, factor = f[i], weights.get("gains", torch.ones(1).double())
         if norm:
@@ -46,16 +48,6 @@ def test_the_formula(gate: Any, norm: Any) -> None:
             factor = torch.sigmoid(logit + weights["token_gate.bias"])
         expected = x[i] + float(valid[i]) * factor * (weights["proj.weight"] @ row)
         assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
-
-
-def test_unseen_voxels_keep_their_bits() -> None:
-    x = torch.randn(64, 5)
-    x[::7] = -0.0
-    injection = awake(DecoderInjection(6, {4: 5}, gate="channel"))
-    valid = torch.rand(64) < 0.5
-    out = injection(x, torch.randn(64, 6), valid)
-    assert torch.equal(out[~valid].view(torch.int32), x[~valid].view(torch.int32))
-    assert (out[valid] != x[valid]).all()
 
 
 def test_features_are_found_wherever_rows_are() -> None:
@@ -101,20 +93,13 @@ def test_hooks_do_what_an_edited_network_does(target: Any, gate: Any) -> None:
     assert torch.equal(net(x), before)
 
 
-def test_a_trained_network_is_unchanged_at_step_zero_and_learns_after() -> None:
+def test_a_trained_network_is_unchanged_at_step_zero_and_can_learn() -> None:
     plain, x = PlainUNet(), cloud()
     before, pyramid = plain(x), pyramid_of(x)
     wrapped = injection_of(zero_init=True).wrap(plain, NAMES)
     assert torch.equal(wrapped(x, pyramid=pyramid), before)
-    optimizer, losses = torch.optim.SGD(wrapped.parameters(), 0.1), []
-    for _ in range(5):
-        loss = nn.functional.cross_entropy(wrapped(x, pyramid=pyramid), x.coords[:, 0] % 4)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses == sorted(losses, reverse=True)
-    assert all(level.proj.weight.abs().max() > 0 for level in wrapped.injection.levels.values())
+    wrapped(x, pyramid=pyramid).square().mean().backward()
+    assert all(level.proj.weight.grad.any() for level in wrapped.injection.levels.values())
 
 
 def test_without_images_it_is_the_3d_network() -> None:
@@ -202,45 +187,6 @@ def test_stats_of_the_last_pass() -> None:
     assert (injection.stats[1].hit_rate, injection.stats[1].ratio) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ({2: "blocks2", 1: "block1"}, "'blocks2'.*'block2'"),
-        ({2: "", 1: "block1"}, "no module ''"),
-        ({2: "block2"}, "strides 2; .* levels at 2, 1"),
-        ({2: "block2", 1: "block1", 4: "enc4"}, "strides 2, 1, 4"),
-        ({2: "block1", 1: "block1"}, "'block1'"),
-        ({2: "block2", 1: "alias"}, "'alias'"),
-    ],
-)
-def test_names_that_are_refused(names: dict[int, str], message: str) -> None:
-    plain = PlainUNet()
-    plain.alias = plain.block2
-    with pytest.raises(ConfigError, match=message):
-        injection_of().attach(plain, names)
-
-
-def test_passes_that_are_refused() -> None:
-    plain, x, injection = PlainUNet(), cloud(), injection_of()
-    pyramid = pyramid_of(x)
-    for wrong, error, message in (
-        ({1: pyramid[1], 4: pyramid[4]}, ConfigError, "stride 2.* 1, 4"),
-        ({1: pyramid[1], 2: pyramid[1]}, ConfigError, "entry 2 .* stride 1"),
-        (pyramid_of(x, channels=5), ShapeError, "5 channels; c_dino is 6"),
-    ):
-        with pytest.raises(error, match=message), injection.using(wrong):
-            pass
-    early = injection.attach(plain, {2: "block2", 1: "enc1"})
-    with injection.using(pyramid), pytest.raises(ShapeError, match=r"'enc1' is given 3 channels.* 9"):
-        plain(x)
-    early.remove()
-    injection.attach(plain, NAMES)
-    with pytest.raises(ConfigError, match="'block2'"):
-        injection.wrap(plain, NAMES)
-    with injection.using(pyramid), pytest.raises(ConfigError, match="positional arguments"):
-        plain.block1(x=x)
-
-
 def test_threads_do_not_see_each_others_pyramids() -> None:
     net, injection, x = PlainUNet(), injection_of(), cloud()
     injection.attach(net, NAMES)
@@ -256,9 +202,3 @@ def test_threads_do_not_see_each_others_pyramids() -> None:
         with pytest.raises(ConfigError, match="without a pyramid"):
             pool.submit(net, x).result()
         assert not torch.equal(net(x), alone)
-
-
-def test_a_block_of_a_finer_stride_is_named() -> None:
-    """Its look-ups would hit, for every voxel lies in some coarse cell, and the network would train on."""
-    with pytest.raises(ConfigError, match=r"'block1' has a voxel at \[.*\], not a multiple of 2"):
-        DecoderInjection(6, {2: 9}).wrap(PlainUNet(), {2: "block1"})(cloud(), pyramid=pyramid_of(cloud()))

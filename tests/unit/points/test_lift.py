@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dinoneck.points import Links, SparseFeatures, VoxelGrid, lift
 
 HEIGHT, WIDTH, ROWS, COLS, CHANNELS, VIEWS, POINTS = 48, 70, 3, 5, 4, 3, 40
+TARGETS = [("points", "mean"), ("voxels", "mean"), ("voxels", "max")]
 OPTIONS = list(itertools.product(("bilinear", "nearest"), ("mean", "random", "closest")))
 
 
@@ -55,6 +56,7 @@ def by_hand(
     views: str,
     project: nn.Linear | None,
     generator: torch.Generator,
+    reduce: str,
 ) -> tuple[Tensor, Tensor]:
     of_point: dict[int, list[tuple[float, Tensor]]] = {}
     for view, point, (u, v), z in zip(
@@ -79,8 +81,8 @@ def by_hand(
             [values[p] for p in (grid.inverse == m).nonzero().flatten().tolist() if p in values]
             for m in range(len(grid))
         ]
-    zero = maps.new_zeros(width)
-    return torch.stack([torch.stack(x).mean(0) if x else zero for x in rows]), torch.tensor([bool(x) for x in rows])
+    zero, reduced = maps.new_zeros(width), (lambda x: x.mean(0)) if reduce == "mean" else (lambda x: x.amax(0))
+    return torch.stack([reduced(torch.stack(x)) if x else zero for x in rows]), torch.tensor([bool(x) for x in rows])
 
 
 def lifted(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
@@ -89,42 +91,29 @@ def lifted(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(("sampling", "views"), OPTIONS)
-@pytest.mark.parametrize("onto", ["points", "voxels"])
-def test_it_is_the_plain_loop(sampling: str, views: str, onto: str) -> None:
-    maps, links, grid = maps_of(), drawn(margin=3.0, share=0.2), voxels() if onto == "voxels" else None
+@pytest.mark.parametrize(("onto", "reduce"), TARGETS)
+def test_it_is_the_plain_loop(sampling: str, views: str, onto: str, reduce: str) -> None:
+    maps = maps_of() - 5  # an unseen 0 would be the maximum
+    links, grid = drawn(margin=3.0, share=0.2), voxels() if onto == "voxels" else None
     for project in (None, nn.Linear(CHANNELS, 6, dtype=torch.float64)):
         draw = [torch.Generator().manual_seed(7) for _ in range(2)]
         with torch.no_grad():
-            feats, valid = lifted(maps, links, grid, sampling, views, project, draw[0])
-            expected, seen = by_hand(maps, links, grid, sampling, views, project, draw[1])
+            feats, valid = lifted(maps, links, grid, sampling, views, project, draw[0], reduce)
+            expected, seen = by_hand(maps, links, grid, sampling, views, project, draw[1], reduce)
         assert torch.allclose(feats, expected, rtol=0, atol=1e-10)
         assert torch.equal(valid, seen)
         assert not feats[~valid].any()  # a projection's bias stays with what was seen
         assert 0 < int(valid.sum()) < len(valid)
 
 
-def test_samples_of_a_batch_do_not_mix() -> None:
-    """The same voxels in two samples, each lifted from its own views, are the two lifted alone."""
-    coords, maps = torch.randint(-2, 2, (POINTS, 3)), maps_of(views=2 * VIEWS)
-    one, two = drawn(), drawn()
-    shifted = replace(two, view=two.view + VIEWS, point=two.point + POINTS)
-    parts = [torch.cat([getattr(x, name) for x in (one, shifted)]) for name in ("view", "point", "uv", "z")]
-    both = Links(*parts, 2 * POINTS, 2 * VIEWS, (HEIGHT, WIDTH))
-    found = lift(maps, both, VoxelGrid.from_coords(coords.repeat(2, 1), torch.arange(2).repeat_interleave(POINTS)))
-    for sample, (part, own) in enumerate(zip((one, two), maps.chunk(2), strict=True)):
-        alone, rows = lift(own, part, VoxelGrid.from_coords(coords)), found.batch == sample
-        assert torch.equal(found.coords[rows], alone.coords) and torch.equal(found.valid[rows], alone.valid)
-        assert torch.allclose(found.feats[rows], alone.feats, rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize(("sampling", "views"), OPTIONS)
-@pytest.mark.parametrize("onto", ["points", "voxels"])
-def test_gradients_reach_maps_and_projection(sampling: str, views: str, onto: str) -> None:
+@pytest.mark.parametrize(("onto", "reduce"), TARGETS)
+def test_gradients_reach_maps_and_projection(sampling: str, views: str, onto: str, reduce: str) -> None:
     links, grid = drawn(points=8), voxels(8) if onto == "voxels" else None
     maps, project = maps_of().requires_grad_(), nn.Linear(CHANNELS, 2, dtype=torch.float64)
 
     def run(own: Tensor, *_: Tensor, layer: nn.Linear | None = project) -> Tensor:
-        return lifted(own, links, grid, sampling, views, layer, torch.Generator().manual_seed(3))[0]
+        return lifted(own, links, grid, sampling, views, layer, torch.Generator().manual_seed(3), reduce)[0]
 
     assert torch.autograd.gradcheck(run, (maps, project.weight, project.bias), fast_mode=True)
     assert torch.autograd.gradcheck(lambda x: run(x, layer=None), maps, fast_mode=True)
@@ -185,7 +174,7 @@ def test_nothing_to_lift(views: str) -> None:
 
 
 @pytest.mark.parametrize("views", ["mean", "random", "closest"])
-@pytest.mark.parametrize(("onto", "reduce"), [("points", "mean"), ("voxels", "mean"), ("voxels", "max")])
+@pytest.mark.parametrize(("onto", "reduce"), TARGETS)
 def test_the_chunk_changes_neither_result_nor_gradient(onto: str, reduce: str, views: str) -> None:
     links, grid, maps = drawn(), voxels() if onto == "voxels" else None, maps_of().requires_grad_()
     results = []
@@ -197,20 +186,3 @@ def test_the_chunk_changes_neither_result_nor_gradient(onto: str, reduce: str, v
             again, _ = lifted(maps, links, grid, **options, generator=torch.Generator().manual_seed(0))
         assert torch.equal(again, feats)
     assert all(same(result, results[-1], 1e-12) for result in results)
-
-
-def test_the_maximum_is_over_the_seen_points_and_its_gradient_goes_to_them() -> None:
-    links, grid, maps = drawn(share=0.2), voxels(), (maps_of() - 5).requires_grad_()  # an unseen 0 would be the maximum
-    points, seen = lift(maps, links)
-    voxel = lift(maps, links, grid, reduce="max")
-    assert not seen.all() and seen.any()
-    expected = []
-    for row in range(len(grid)):
-        own = (grid.inverse == row) & seen
-        assert bool(voxel.valid[row]) == bool(own.any())
-        expected.append(points[own].amax(0) if own.any() else torch.zeros(CHANNELS, dtype=maps.dtype))
-    assert torch.allclose(voxel.feats, torch.stack(expected), rtol=0, atol=1e-12)
-    weights = torch.randn_like(voxel.feats)
-    grad, by_points = (torch.autograd.grad((x * weights).sum(), maps)[0] for x in (voxel.feats, torch.stack(expected)))
-    assert torch.allclose(grad, by_points, rtol=0, atol=1e-12)
-    assert not torch.allclose(voxel.feats, lift(maps, links, grid).feats)

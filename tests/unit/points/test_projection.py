@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,23 +58,33 @@ def test_visibility_is_that_of_the_rays() -> None:
     assert found(depth_rel=0.25)[inside & ~truth].double().mean() > 0.05
 
 
-def test_links_are_those_of_a_plain_loop(scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    links = PointProjector()(points, cameras, depth)
+OPTIONS: list[dict[str, Any]] = [
+    {}, {"near": 2.0}, {"far": 2.0}, {"depth_abs": 0.0}, {"depth_rel": 0.2}, {"unknown_depth": "accept"}
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_links_are_those_of_a_plain_loop(options: dict[str, Any], scene: tuple[Tensor, Cameras, Tensor]) -> None:
+    points, cameras, depth = scene[0][:400], scene[1], scene[2].clone()
+    for row, unknown in enumerate((0.0, -1.0, torch.nan, torch.inf, -torch.inf)):
+        depth[:, row::10] = unknown
+    links = PointProjector(**options)(points, cameras, depth)
+    rule = {"near": 0.05, "far": math.inf, "depth_abs": 0.05, "depth_rel": 0.02, "unknown_depth": "reject", **options}
     found = []
-    uv, z = cameras.project(points[:400])
+    uv, z = cameras.project(points)
     for n in range(400):
         for v in range(len(cameras)):
             u, w, far = *uv[v, n].tolist(), float(z[v, n])
-            inside = far > 0.05 and 0 <= round(u) < SMALL[1] and 0 <= round(w) < SMALL[0]
-            if inside and abs(float(depth[v, round(w), round(u)]) - far) <= max(0.05, 0.02 * far):
-                found.append((n, v, u, w, far))
-    first = links.point < 400
+            if rule["near"] < far <= rule["far"] and 0 <= round(u) < SMALL[1] and 0 <= round(w) < SMALL[0]:
+                seen = float(depth[v, round(w), round(u)])
+                known, bound = 0 < seen < math.inf, max(rule["depth_abs"], rule["depth_rel"] * far)
+                if abs(seen - far) <= bound if known else rule["unknown_depth"] == "accept":
+                    found.append((n, v, u, w, far))
     table = torch.cat([torch.stack([links.point, links.view], 1).double(), links.uv, links.z[:, None]], 1)
-    assert torch.allclose(table[first], torch.tensor(found, dtype=torch.float64), rtol=0, atol=1e-9)
-    assert torch.equal(links.n_views, torch.bincount(links.point, minlength=3000))
-    assert links.coverage == pytest.approx(len(set(links.point.tolist())) / 3000)
-    assert (links.num_points, links.num_views, links.image_size) == (3000, 6, SMALL)
+    assert torch.allclose(table, torch.tensor(found, dtype=torch.float64), rtol=0, atol=1e-9)
+    assert torch.equal(links.n_views, torch.bincount(links.point, minlength=400))
+    assert links.coverage == pytest.approx(len(set(links.point.tolist())) / 400)
+    assert (links.num_points, links.num_views, links.image_size) == (400, 6, SMALL)
 
 
 @pytest.mark.parametrize("patch", [14, 16])
@@ -124,35 +136,6 @@ def test_a_batch_is_its_samples_side_by_side(scene: tuple[Tensor, Cameras, Tenso
     assert same(PointProjector(chunk=50)(points, cameras, depth, batch), links)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_chunks_change_nothing(chunk: int, scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    whole, links = (PointProjector(**own)(points[:300], cameras, depth) for own in ({}, {"chunk": chunk}))
-    assert same(links, whole) and torch.equal(links.counts, whole.counts)
-
-
-def test_every_option_changes_the_links(scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    depth = depth.clone()
-    depth[:, ::2] = torch.nan
-    default = PointProjector()(points, cameras, depth)
-    for option in ({"depth_abs": 0.0}, {"depth_rel": 0.2}, {"unknown_depth": "accept"}):
-        assert pairs(default) != pairs(PointProjector(**option)(points, cameras, depth))
-    near, far = (PointProjector(**{name: 2.0})(points, cameras, depth) for name in ("near", "far"))
-    assert near.z.min() > 2 > far.z.max()
-    assert pairs(near) | pairs(far) == pairs(default) and pairs(near) & pairs(far) == set()
-
-
-def test_unknown_depth_is_rejected_or_accepted_as_asked(scene: tuple[Tensor, Cameras, Tensor]) -> None:
-    points, cameras, depth = scene
-    for unknown in (0.0, -1.0, torch.nan, torch.inf, -torch.inf):
-        nothing = torch.full_like(depth, unknown)
-        rejected = PointProjector()(points, cameras, nothing)
-        assert len(rejected) == rejected.coverage == 0
-        assert rejected.stats()["known"].tolist() == rejected.stats()["agree"].tolist() == [0.0] * 6
-        assert same(PointProjector(unknown_depth="accept")(points, cameras, nothing), PointProjector()(points, cameras))
-
-
 def test_without_views_or_points_or_in_front_of_nothing_there_are_no_links(
     scene: tuple[Tensor, Cameras, Tensor],
 ) -> None:
@@ -190,11 +173,8 @@ def test_stats_say_what_became_of_the_pairs(scene: tuple[Tensor, Cameras, Tensor
 
 def test_millimetres_are_named_with_the_remedy(scene: tuple[Tensor, Cameras, Tensor]) -> None:
     points, cameras, depth = scene
-    batch, sample = torch.arange(len(points)) % 2, torch.tensor([0, 1] * 3)
-    with pytest.raises(DataError, match=r"depth / 1000"):
-        PointProjector()(points, cameras, depth * 1000)
     with pytest.raises(DataError, match="depth / 1000"):
-        PointProjector()(points, replace(cameras, sample=sample), depth * 1000, batch)
+        PointProjector()(points, cameras, depth * 1000)
     poses = cameras.cam_to_world.clone()
     poses[:, :3, 3] *= 1000
     with pytest.raises(DataError, match="millimetres"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from packaging.version import Version
 from safetensors.torch import save_file
+from tests import kit
 from tests.unit.published import official_files as official
 from torch import Tensor
 
@@ -34,13 +36,10 @@ FORMS = {"classifier": official.classifier, "segmentation": official.segmentatio
 
 def tokens_of(row: table.PublishedHead, grid: tuple[int, int] = (5, 9)) -> Tokens:
     torch.manual_seed(0)
-    patch, prefix, (rows, cols) = row.model.patch, 1 + row.model.registers, grid
-    shape = (1, prefix + rows * cols, row.model.width)
+    prefix = 1 + row.model.registers
+    shape = (1, prefix + grid[0] * grid[1], row.model.width)
     sequence = [torch.randn(shape, dtype=torch.float64) for _ in row.layers]
-    size = (rows * patch, cols * patch)
-    return Tokens.from_sequence(
-        sequence, image_size=size, patch_size=patch, num_prefix_tokens=prefix, layers=row.layers, normed=row.norm
-    )
+    return kit.tokens_from(sequence, *grid, prefix, row.model.patch, layers=row.layers, normed=row.norm)
 
 
 def written(row: table.PublishedHead, folder: Path, state: dict[str, Tensor]) -> Path:
@@ -120,12 +119,8 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     head: Any = row.build()
     head.load_state_dict(translated(state, head.state_dict(), "the file"), assign=True)
     tokens = tokens_of(row, grid)
-    tokens = Tokens.from_sequence(
-        [x[..., :16] for x in tokens.sequence],
-        image_size=tokens.image_size,
-        patch_size=row.model.patch,
-        num_prefix_tokens=tokens.num_prefix_tokens,
-    )
+    narrow = [x[..., :16] for x in tokens.sequence]
+    tokens = kit.tokens_from(narrow, *grid, tokens.num_prefix_tokens, row.model.patch)
     expected = official.dpt_logits({name: value.double() for name, value in state.items()}, tokens)
     assert near(head.double().logits(tokens)[0], expected, 1e-6 if norm else 1e-10)
 
@@ -154,53 +149,45 @@ def test_files_that_do_not_fit_are_refused_by_name(name: str, change: str, tmp_p
         load_published(name, weights=official.write(tmp_path / "head.pth", state))
 
 
-def test_files_that_are_not_the_head_are_refused(tmp_path: Path) -> None:
-    name, gated = "dinov2_vits14_nyu_linear", "dinov3_vit7b16_imagenet_linear"
+def test_files_that_are_not_the_head_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "dinov2_vits14_nyu_linear"
     state = official.random_state(official.shapes_of(name)[0])
-    file = official.write(tmp_path / "head.pth", state)
-    with pytest.raises(CheckpointError, match="dinov2_vits14_nyu_linear5"):
-        load_published("dinov2_vits14_nyu_linear5", weights=file)
+    file, short = official.write(tmp_path / "head.pth", state), tmp_path / "short.pth"
+    short.write_bytes(file.read_bytes()[:-2000])
+    odd = official.write(tmp_path / "nan.pth", {key: value * float("nan") for key, value in state.items()})
+    torch.save({"state_dict": print}, tmp_path / "code.pth")
+    for own, path, named in (
+        ("dinov2_vits14_nyu_linear5", file, "dinov2_vits14_nyu_linear5"),
+        ("dinov3_vit7b16_imagenet_linear", file, "90d8ed92"),
+        ("dinov2_vits14_kitti_linear4", file, "conv_depth"),
+        (name, odd, "finite"),
+        (name, short, "short.pth"),
+        (name, tmp_path / "code.pth", "print"),
+        (name, tmp_path / "nothing.pth", "nothing.pth"),
+    ):
+        with pytest.raises(CheckpointError, match=named):
+            load_published(own, weights=path)
     with pytest.raises(CheckpointError, match="give one of them"):
         load_published(name, weights=file, revision="main")
-    with pytest.raises(CheckpointError, match="90d8ed92"):
-        load_published(gated, weights=file)
-    with pytest.raises(CheckpointError, match="conv_depth"):
-        load_published("dinov2_vits14_kitti_linear4", weights=file)
-    odd = official.write(tmp_path / "nan.pth", {key: value * float("nan") for key, value in state.items()})
-    with pytest.raises(CheckpointError, match="finite"):
-        load_published(name, weights=odd)
-    file.write_bytes(file.read_bytes()[:-2000])
-    with pytest.raises(CheckpointError, match="head.pth"):
+    monkeypatch.setattr(torch, "__version__", "2.9.1")  # its reader of pickles is not safe
+    with pytest.raises(CheckpointError, match=r"2\.9\.1"):
         load_published(name, weights=file)
-    torch.save({"state_dict": print}, file)
-    with pytest.raises(CheckpointError, match="print"):
-        load_published(name, weights=file)
-    with pytest.raises(CheckpointError, match="nothing.pth"):
-        load_published(name, weights=tmp_path / "nothing.pth")
 
 
-def test_what_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row, download = table.row_named("dinov2_vits14_nyu_linear"), mock.Mock(side_effect=OSError("no route"))
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-
-    def offline(url: str, *_: object, **__: object) -> None:
-        raise OSError(f"no route to {url}")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    row = table.row_named("dinov2_vits14_nyu_dpt")
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     with pytest.raises(CheckpointError, match=row.url):
         load_published(row.name)
+    state = official.random_state(official.shapes_of(row.name)[0])
+    download.side_effect = lambda url, file, **_: official.write(file, state)
+    assert load_published(row.name).meta["digest"] == load_published(row.name).meta["digest"]
+    assert [call.args[0] for call in download.call_args_list] == [row.url] * 2
     with pytest.raises(CheckpointError, match="terms"):
         load_published("dinov3_vit7b16_imagenet_linear")
     with pytest.raises(CheckpointError, match="revision"):
-        load_published("dinov2_vits14_nyu_linear", revision="main")
-
-
-def test_a_pickle_without_a_hash_needs_a_safe_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    name = "dinov2_vits14_nyu_linear"
-    file = official.write(tmp_path / "head.pth", official.random_state(official.shapes_of(name)[0]))
-    monkeypatch.setattr(torch, "__version__", "2.9.1")
-    with pytest.raises(CheckpointError, match=r"2\.9\.1"):
-        load_published(name, weights=file)
+        load_published(row.name, revision="main")
 
 
 def test_the_table_settles_the_traps() -> None:
@@ -306,19 +293,3 @@ def test_depth_anything_brings_its_backbone(name: str, tmp_path: Path) -> None:
     assert (found - expected).norm() <= 1e-4 * (expected - expected.mean()).norm()
     with pytest.raises(BackboneError, match="weights"):
         checkpoint.build()(load_backbone("dinov2_vits14", pretrained=False, layers=row.layers)(images[..., :28, :28]))
-
-
-def test_a_downloaded_file_is_used_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = table.row_named("dinov2_vits14_nyu_linear")
-    state = official.random_state(official.shapes_of(row.name)[0])
-    asked = []
-
-    def download(url: str, file: str, **_: object) -> None:
-        asked.append(url)
-        official.write(file, state)
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    first, again = load_published(row.name), load_published(row.name)
-    assert asked == [row.url]
-    assert first.meta["digest"] == again.meta["digest"]

@@ -86,12 +86,3 @@ def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monk
         Predictor("dinov2_vits14_nyu_dtp")
     predictor = Predictor(f"./{DEPTH}", file_backbone(folder))  # type: ignore[arg-type]
     assert predictor.tasks[0].unit == "m"
-
-
-def test_padding_is_cut_off_before_maps_are_resized_to_the_image(folder: Path) -> None:
-    """The image is padded to 70x112 px around its middle: its pixels lie 6 px to the right on the canvas."""
-    predictor = Predictor(load_published(DEPTH, weights=folder / f"{DEPTH}.pth"), file_backbone(folder))  # type: ignore[arg-type]
-    [cells], [whole] = (predictor(folder / "image.png", maps=maps) for maps in ("patch", "image"))  # type: ignore[arg-type]
-    canvas = torch.nn.functional.interpolate(torch.from_numpy(cells["maps"]["depth"])[None], (70, 112), mode="bilinear")
-    inside = slice(4, -4)  # the padding's cells take part at the border of the plain resize
-    assert np.allclose(whole["maps"]["depth"][0][:, inside], canvas[0, 0, :, 6:106][:, inside], atol=1e-4)

@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dinoneck import Tokens, load_backbone
+from dinoneck import Tokens
 from dinoneck.data import Preprocessing
 from dinoneck.viz import (
-    PCABasis,
     boxes_panel,
     heat,
     pca_panels,
@@ -20,7 +19,6 @@ from dinoneck.viz import (
 )
 
 WIDTH = 320  # of one picture
-BLACK_IMAGE = np.zeros((48, 80, 3), np.uint8)
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
 
 
@@ -38,15 +36,14 @@ def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return written
 
 
-def picture(sheet: Image.Image, row: int, column: int, size: tuple[int, int], rows: int = 1) -> np.ndarray:
+def picture(sheet: Image.Image, column: int, size: tuple[int, int]) -> np.ndarray:
     """The pixels of one picture of a sheet, 0 ... 1; ``size`` is (height, width) of the images."""
     height = round(WIDTH * size[0] / size[1])
     pixels = np.asarray(sheet, float) / 255.0
     is_white = (pixels == 1.0).all(axis=(1, 2))
     left = 6 + column * (WIDTH + 6)
-    tops = [y for y in range(1, len(pixels) - height + 1) if is_white[y - 1] and not is_white[y : y + height].any()]
-    assert len(tops) == rows, tops
-    return pixels[tops[row] : tops[row] + height, left : left + WIDTH]
+    [top] = [y for y in range(1, len(pixels) - height + 1) if is_white[y - 1] and not is_white[y : y + height].any()]
+    return pixels[top : top + height, left : left + WIDTH]
 
 
 def check_cells(seen: np.ndarray, expected: np.ndarray) -> None:
@@ -67,8 +64,6 @@ def test_low_is_dark_and_high_is_yellow_at_their_places() -> None:
     assert pixels.shape == (3, 5, 3)
     assert pixels[1, 4].tolist() == [253, 231, 37]
     assert pixels[0, 0].tolist() == [68, 1, 84]
-    brightness = np.asarray(heat(np.linspace(0, 1, 50)[None], 0, 1)).astype(int).sum(axis=-1)[0]
-    assert (np.diff(brightness) >= 0).all()
     assert np.asarray(heat(np.full((2, 2), 7.0), 7.0, 7.0)).shape == (2, 2, 3)
 
 
@@ -80,20 +75,9 @@ def test_features_of_a_padded_image_lie_over_its_patches(texts: list[str]) -> No
     tokens = Tokens.from_patches(means[None].flatten(2).mT, grid=(4, 6), patch_size=16, layers=[11])
     sheet = pca_panels(seen, tokens)
     expected = np.concatenate([colours / 255.0, np.broadcast_to(recipe.mean, (4, 3, 3))], axis=1)
-    check_cells(picture(sheet, 0, 0, (64, 96)), expected)
-    check_cells(picture(sheet, 0, 1, (64, 96)), pca_rgb(tokens)[0])
+    check_cells(picture(sheet, 0, (64, 96)), expected)
+    check_cells(picture(sheet, 1, (64, 96)), pca_rgb(tokens)[0])
     assert any("block 11" in text for text in texts)
-
-
-def test_all_images_of_a_batch_share_their_colours() -> None:
-    backbone = load_backbone("dinoneck_tiny")
-    images = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-    tokens = backbone(backbone.preprocess(images))
-    sheet = pca_panels(images, tokens)
-    for row, colours in enumerate(pca_rgb(tokens)):
-        check_cells(picture(sheet, row, 1, (32, 48), 3), colours)
-    alone = pca_panels(images[1], tokens[1], basis=PCABasis.fit(tokens))
-    check_cells(picture(alone, 0, 1, (32, 48)), pca_rgb(tokens)[1])
 
 
 # -- boxes -----------------------------------------------------------------------------------------------
@@ -141,9 +125,3 @@ def test_known_boxes_show_on_any_ground() -> None:
         assert {(0, 0, 0), (255, 255, 255)} <= shades
         predicted = np.asarray(boxes_panel(image, BOXES[:1], BOXES[1:]))
         assert (predicted[300, 85:100] != known[300, 85:100]).any(), "predicted boxes look different"
-
-
-@pytest.mark.parametrize("empty", [np.zeros((0, 4)), [], {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0),
-                                                         "scores": torch.zeros(0)}])  # fmt: skip
-def test_without_boxes_the_image_is_drawn_alone(empty: Any) -> None:
-    assert not np.asarray(boxes_panel(np.zeros((540, 900, 3), np.uint8), empty)).any()

@@ -42,15 +42,6 @@ def test_two_planted_directions_come_out_as_red_and_green(channels: int) -> None
     np.testing.assert_array_equal(colours[..., 2], 0.5)  # nothing is left for the third
 
 
-def test_it_equals_singular_vectors() -> None:
-    rows = np.random.default_rng(1).normal(size=(50, 7)) * np.arange(1, 8)
-    centred = rows - rows.mean(axis=0)
-    _, _, vectors = np.linalg.svd(centred)
-    for place, vector in enumerate(vectors[:3]):
-        expected = stretched(centred @ vector * np.sign(vector[np.abs(vector).argmax()]))
-        np.testing.assert_allclose(pca_rgb(rows)[:, place], expected, atol=1e-9)
-
-
 def test_with_a_shared_basis_one_image_looks_as_in_its_batch() -> None:
     tokens, _, _ = planted(batch=3)
     basis = PCABasis.fit(tokens)

@@ -11,7 +11,6 @@ import torch
 from dinoneck import Backbone, FPNHead, Predictor, Task
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
-from dinoneck.viz import ReportEntry, html_report
 from dinoneck.viz.scales import outputs, scales, shown_cells
 
 SIZE = (2, 3)  # rows, cols of the maps below
@@ -86,16 +85,3 @@ def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None
     assert list(frame.columns) == ["soil", "mass", "crop", "weed"] == [own.key for own in outputs(predictor.tasks)]
     assert frame["soil"].tolist() == [result["soil"] for result in results]
     assert frame["crop"].tolist() == pytest.approx([result["cells"][1] for result in results])
-
-
-def test_known_values_stand_next_to_the_predicted_ones() -> None:
-    pytest.importorskip("matplotlib", reason="the charts need matplotlib, the extra [viz]")
-    cells, kind = shares_task("soil", "crop"), Task("kind", 2, kind="classification", labels=("wet", "dry"))
-    tasks = [Task("soil", from_map="cells"), Task("mass", unit="g"), kind, cells]
-    maps = np.stack([np.full(SIZE, 0.75), np.full(SIZE, 0.25)])
-    predicted = result(cells, maps, soil=0.75, mass=-66.0) | {"kind": np.array([0.2, 0.8])}
-    known = {"soil": 0.5, "mass": 71.0, "crop": 0.5}
-    written = html_report([ReportEntry("a.jpg", predicted, IMAGE, known=known)], tasks)
-    for text in ("soil 75 % (true 50 %)", "crop 25 % (true 50 %)", "mass −66 g (true 71 g)", "kind: dry 80 %"):
-        assert text in written
-    assert "cells:" not in written
