@@ -85,6 +85,13 @@ def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
     return PatchMeanHead(64, tasks, compositions=[Composition(**{**PARTS, **changes})])  # type: ignore[arg-type]
 
 
+def twice(folder: Path, given: Any) -> Predictor:
+    """Predict with a folder or a list that holds one head two times."""
+    one, copy = file(folder), folder / "copy.safetensors"
+    copy.write_bytes(one.read_bytes())
+    return Predictor(given(one, copy))
+
+
 def two(folder: Path, other: Any) -> Predictor:
     file(folder, name="a.safetensors")
     other(folder)
@@ -118,6 +125,8 @@ ROWS: list[Row] = [
     (lambda folder: Predictor(file(folder), kit.backbone(seed=1)), CheckpointError, "seed 1"),
     (lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})), CheckpointError, "layers"),
     (lambda: Predictor(recorded(views="d8")), CheckpointError, ("'d8'", "none, flip4, d6")),
+    *((lambda folder, given=given: twice(folder, given), CheckpointError, "h.safetensors") for given in (
+        lambda one, copy: one.parent, lambda *both: [*both], lambda one, copy: [one, HeadCheckpoint.load(one)])),
     (lambda folder: two(folder, lambda own: file(own, size=(64, 64))), CheckpointError, ("inputs.size", "64, 64")),
     (lambda folder: two(folder, lambda own: file(own, kit.head(Task("mass", unit="kg", transform=TargetTransform(
         area=0.5))))), ConfigError, "'mass'"),
