@@ -72,7 +72,7 @@ PIPELINES = (
     Mutant("A flipped training image keeps the boxes of the image before the flip.", "data/boxes.py",
            "        steps.append(v2.RandomHorizontalFlip())", "        from torchvision import tv_tensors\n\n"
            "        steps.append(v2.RandomApply([v2.Lambda(lambda image: image.flip(-1), tv_tensors.Image)]))",
-           "unit/data/test_boxes.py::test_flips_in_plain_numbers"),
+           "unit/data/test_boxes.py::test_boxes_follow_their_pixels"),
     Mutant("A store gives the tokens of other images when ids are asked in another order than they are stored in.",
            "store/reading.py", "rows, found = zip(*entries.find(ids), strict=True)",
            "rows, found = zip(*entries.find(sorted(ids)), strict=True)",

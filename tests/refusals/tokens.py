@@ -61,9 +61,9 @@ INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
 ]
 TASKS: list[dict[str, Any]] = [
     {"name": ""}, {"name": "a:b"}, {"name": "gate"}, {"name": "cover.map"}, {"dim": 0}, {"kind": "regresion"},
-    {"activation": "gelu"}, {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"}, {"minimum": 1e308},
-    {"labels": ("a", "b")}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0}, {"ignore_index": "0"},
-    {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
+    {"activation": "gelu"}, {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"},
+    {"labels": ("a", "b")}, {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0},
+    {"ignore_index": "0"}, {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
     *({"dim": 3, "kind": kind, **given} for kind in ("classification", "ratio")
       for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"})),
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from PIL import Image
 from dinoneck import DataError
 from dinoneck.data import DenseLabels, Preprocessing
 
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 MODES: list[dict[str, Any]] = [
     *({"resize": word} for word in ("stretch", "keep", "crop", "pad")),
     {"resize": "pad", "pad_to": "center"},
