@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from examples.pointcloud.__main__ import main
-from examples.pointcloud.features import frame_maps, input_size, store_maps
+from examples.pointcloud.features import frame_maps, store_maps
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import room
 from PIL import Image
@@ -19,18 +19,6 @@ from dinoneck.points import PointProjector, lift
 @pytest.fixture(scope="module")
 def frames() -> Frames:
     return room(0, views=4, size=(48, 64), points=100).frames
-
-
-def test_sizes_keep_the_sides_ratio() -> None:
-    for image, patch, expected in (
-        ((480, 640), 16, (480, 640)),
-        ((480, 640), 14, (504, 672)),
-        ((968, 1296), 14, (980, 1316)),
-        ((100, 100), 16, (112, 112)),
-        ((48, 64), (8, 16), (48, 64)),
-        ((5, 90), 16, (16, 288)),
-    ):
-        assert input_size(image, patch) == expected
 
 
 def test_maps_are_the_backbones_own(frames: Frames, tiny: Backbone) -> None:

@@ -12,7 +12,7 @@ import torch
 from examples.pointcloud import training
 from examples.pointcloud.__main__ import main
 from examples.pointcloud.room_batches import Scene, Voxels, batch_of, scene
-from examples.pointcloud.rooms import CLASSES, FLAT
+from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build, load_weights, save_weights
 from examples.pointcloud.training_plan import Plan, rooms_of
 from tests import kit
@@ -91,18 +91,6 @@ def test_before_its_first_step_every_variant_without_images_is_the_3d_network(tm
     assert kit.same(dict(again.state_dict()), dict(model.state_dict()))
 
 
-def test_iou_is_intersection_over_union() -> None:
-    truth, predicted = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
-    confusion = torch.zeros(5, 5, dtype=torch.int64)
-    for a, b in zip(truth.tolist(), predicted.tolist(), strict=True):
-        confusion[a, b] += 1
-    found = training.iou(confusion)
-    for k in range(4):
-        union = ((truth == k) | (predicted == k)).sum()
-        assert found[k] == ((truth == k) & (predicted == k)).sum().double() / union
-    assert found[4].isnan()
-
-
 def test_a_run_is_its_seed_and_writes_all_of_it_down(tmp_path: Path) -> None:
     plan, rooms = replace(PLAN, variant="both"), rooms_of(PLAN, images=True)
     one, again = (training.train(plan, rooms, tmp_path / name) for name in "ab")
@@ -130,19 +118,3 @@ def test_compare_starts_every_variant_from_the_3d_file_and_reads_finished_runs(
     assert main(words) == 0
     assert (tmp_path / "point_segmentation.json").read_text() == written
     assert main([*words, "--steps", "3"]) == 1 and "steps" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_images_tell_what_points_cannot(tmp_path: Path) -> None:
-    plan = replace(
-        PLAN, rooms=6, test_rooms=2, views=6, image_size=(192, 256), points=8_000, voxel=0.2, steps=40, lr=3e-3
-    )
-    drawn = rooms_of(plan, images=True)
-    plain = training.train(plan, drawn, tmp_path / "3d")
-    start = tmp_path / "3d" / training.WEIGHTS
-    again = training.train(plan, drawn, tmp_path / "again", start)
-    injected = training.train(replace(plan, variant="inject"), drawn, tmp_path / "inject", start)
-    assert plain["test"]["miou"] > 0.3
-    assert injected["test"]["miou"] > again["test"]["miou"] + 0.05
-    flat = [max(run["test"]["iou"][name] for name in FLAT) for run in (again, injected)]
-    assert flat[1] > flat[0] + 0.1
