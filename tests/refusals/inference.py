@@ -25,16 +25,19 @@ from dinoneck import (
     Predictor,
     TargetTransform,
     Task,
+    evaluate,
     wrap_backbone,
 )
 from dinoneck.data import Preprocessing
 from dinoneck.inference import MicroBatcher, to_frame
 from tests import kit
 from tests.refusals import Row
+from tests.unit.detection.test_detector import detector_of
 
 IMAGE = torch.rand(3, 32, 48)
 CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
 WEED = Task("weed", from_map="cells")
+KIND = Task("kind", 2, kind="classification", labels=("x", "y"))
 PARTS = {"parts": ("leaf", "stem", "root"), "sums": (), "name": "masses", "total": "total", "ratio": "shares"}
 SHARES = [Task("shares", dim=3, kind="ratio"), Task("total", unit="g")]
 SUMMED = [Task("a", unit="g"), Task("b", unit="cm"), Task("c", dim=2), Task("d", unit="g")]
@@ -79,6 +82,13 @@ def stored(folder: Path, head: Any = None, size: tuple[int, int] = kit.SIZE, **o
         head or kit.head(), backbone=own, preprocess=own.preprocess.changed(size=size)
     )
     return Predictor(checkpoint, own, **options).predict(store)
+
+
+def scored(folder: Path, head: Any, rows: str = "a.png,1,x", truth: str = "t.csv") -> Any:
+    """Evaluate a head on one image with a number ``mass`` and a class ``kind``."""
+    kit.write_images(folder, ["a.png"])
+    (folder / "t.csv").write_text(f"image,mass,kind\n{rows}\n")
+    return evaluate(head, folder, folder / truth)
 
 
 def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
@@ -149,6 +159,10 @@ ROWS: list[Row] = [
     *((lambda own=own: MicroBatcher(predictor(), **own), ConfigError, next(iter(own)))
       for own in ({"max_batch": 0}, {"max_waiting": True}, {"max_wait_s": -1})),
     (lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]), ConfigError, "p:a"),
+    (lambda folder: scored(folder, predictor(kit.head(Task("biomass")))), DataError, "biomass"),
+    (lambda folder: scored(folder, predictor(), truth="nowhere.csv"), DataError, "nowhere"),
+    (lambda folder: scored(folder, predictor(kit.head(KIND)), "a.png,1,purple"), DataError, "purple"),
+    (lambda folder: scored(folder, {"a": predictor(), "b": detector_of("fcos")}), ConfigError, "detectors"),
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
     (lambda: composed(SHARES, parts=("total", "stem", "root")), ConfigError, "total"),
     (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),
