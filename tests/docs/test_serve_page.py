@@ -64,11 +64,17 @@ def proxy(service: Service) -> Iterator[str]:
         page = f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{folders}{block}}}\n"
         (folder / "nginx.conf").write_text(page)
         options = [nginx, "-p", name, "-c", f"{folder}/nginx.conf", "-g", "daemon off; error_log stderr;"]
-        with subprocess.Popen(options, stderr=subprocess.DEVNULL) as process:
-            while not (folder / "socket").exists():
+        subprocess.run([*options, "-t"], check=True, capture_output=True)
+        process = subprocess.Popen(options, stderr=subprocess.DEVNULL)
+        try:
+            while True:
+                with contextlib.suppress(OSError), connected(f"{folder}/socket"):
+                    break
                 assert process.poll() is None
             yield f"{folder}/socket"
+        finally:
             process.terminate()
+            process.wait()
 
 
 def connected(path: str) -> socket.socket:
