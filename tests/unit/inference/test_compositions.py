@@ -146,7 +146,7 @@ def test_parts_of_a_tiled_image_add_up_to_its_total(
 
 
 def test_an_exported_program_predicts_the_same(tmp_path: Path, tiny: Backbone) -> None:
-    head = head_of("fpn", tasks=[*TASKS, WEED, CELLS])
+    head = head_of("dense", tasks=[SHARES, DENSITY, WEED, CELLS])
     export_head(
         HeadCheckpoint.from_module(head, backbone=tiny.record() | {"layers": [3]}), tmp_path / "h.pt2", format="pt2"
     )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from examples.pointcloud.__main__ import main
-from examples.pointcloud.features import frame_maps, store_maps
+from examples.pointcloud.features import frame_maps
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import room
-from PIL import Image
 
-from dinoneck import Backbone, DataError, FeatureStore, GridError
+from dinoneck import Backbone, GridError
 from dinoneck.points import PointProjector, lift
 
 
@@ -43,19 +39,3 @@ def test_a_point_finds_its_place_at_any_size(frames: Frames) -> None:
         feats, valid = lift(place, PointProjector()(points, frames.cameras[:1].resize(size)))
         assert bool(valid.all())
         assert torch.allclose(feats, expected[0], atol=1e-6)
-
-
-def test_a_store_gives_the_same_maps(frames: Frames, tiny: Backbone, tmp_path: Path) -> None:
-    (tmp_path / "2D" / "scene" / "color").mkdir(parents=True)
-    names = [f"scene/color/{20 * view}" for view in range(4)]
-    for name, image in zip(names, frames.images, strict=True):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "2D" / f"{name}.png")
-    arguments = ("extract", tmp_path / "2D", "--out", tmp_path / "store", "--backbone", "dinoneck_tiny")
-    assert main(list(map(str, arguments))) == 0
-    store = FeatureStore.open(tmp_path / "store")
-    maps, cameras = store_maps(store, names[::-1], frames.cameras[[3, 2, 1, 0]])
-    expected, known = frame_maps(tiny, frames)
-    assert torch.allclose(maps, expected.flip(0), atol=2e-2)
-    assert cameras.size == (48, 64) and torch.equal(cameras.cam_to_world, known.cam_to_world.flip(0))
-    with pytest.raises(DataError, match="scene/color/7"):
-        store_maps(store, ["scene/color/0", "scene/color/7"], frames.cameras[:2])

@@ -17,8 +17,6 @@ from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build
 from examples.pointcloud.training_plan import Plan, rooms_of
 from tests import kit
 
-from dinoneck.points import lift
-
 SMALL = {"views": 3, "size": (96, 128), "points": 3000}
 PLAN = Plan(rooms=2, test_rooms=1, views=3, image_size=(96, 128), points=3000, voxel=0.25, backbone="dinoneck_tiny",
             network="small", steps=2, lr=1e-3)  # fmt: skip
@@ -52,20 +50,6 @@ def test_features_follow_points_that_are_deformed_after_projection() -> None:
         flat = (moved.feats[moved.grid.inverse, 1:4] * moved.grid.centers()[moved.grid.inverse]).sum(1)
         wall = rows & (one.normals[:, 0] == 1) & (one.points[:, 0].abs() < 1e-9)
         assert float(flat[wall].max() - flat[wall].min()) < 0.002
-
-
-def test_rooms_of_a_batch_are_what_they_are_alone() -> None:
-    two, voxels = [seen(0), seen(1)], Voxels(0.25, point_colours=True, strides=(1, 2, 4, 8))
-    both, alone = batch_of(two, voxels), [batch_of([one], voxels) for one in two]
-    assert torch.equal(both.feats, torch.cat([batch.feats for batch in alone]))
-    for stride, level in both.pyramid.items():
-        parts = [batch.pyramid[stride] for batch in alone]
-        assert torch.equal(level.batch, torch.cat([part.batch + i for i, part in enumerate(parts)]))
-        assert torch.equal(level.coords, torch.cat([part.coords for part in parts]))
-        torch.testing.assert_close(level.feats, torch.cat([part.feats for part in parts]))
-    lifted = lift(two[0].maps, two[0].links, alone[0].grid)
-    assert torch.equal(lifted.valid, alone[0].pyramid[1].valid)
-    torch.testing.assert_close(lifted.feats.float(), alone[0].pyramid[1].feats, atol=2e-3, rtol=2e-3)
 
 
 def test_before_its_first_step_every_variant_without_images_is_the_3d_network(tmp_path: Path) -> None:
