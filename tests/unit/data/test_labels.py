@@ -180,9 +180,8 @@ def test_indices_keep_nodata_and_exact_sizes(tmp_path: Path) -> None:
     expected[3, 5] = -1
     assert torch.equal(labels.indices([mask, tmp_path / "p.png"], recipe), expected.expand(2, -1, -1))
     values, valid = pixels(labels, tmp_path / "p.png")
-    assert torch.equal(valid, expected >= 0) and torch.equal(
-        values, torch.stack([expected == k for k in range(3)]).float()
-    )
+    assert torch.equal(valid, expected >= 0)
+    assert torch.equal(values, torch.stack([expected == k for k in range(3)]).float())
     doubled = labels.indices(mask, recipe.changed(size=(64, 96)))[0]
     assert torch.equal(doubled, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
     thirds = labels.indices(np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48)))[0]
