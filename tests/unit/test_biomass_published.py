@@ -71,34 +71,19 @@ def test_the_gating_module_predicts_the_same(tmp_path: Path) -> None:
 LEVELS = {"Dry_Clover_g": 1.0, "Dry_Dead_g": 2.0, "Dry_Green_g": 4.0, "Dry_Total_g": 8.0, "GDM_g": 16.0}
 
 
-class BiomassMLP(nn.Module):
-    """The published module, written out."""
-
-    def __init__(self, level: float = 0.0) -> None:
-        super().__init__()
-        self.network = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.LeakyReLU(), nn.Linear(HIDDEN, 1))
-        if level:
-            nn.init.zeros_(self.network[2].weight)
-            nn.init.constant_(self.network[2].bias, level)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.network(x)).mean(dim=(1, 2))
-
-
-def folder_of(place: Path, pattern: str, folds: int = 2) -> Path:
-    """Files of five targets that predict 1, 2, 4, 8 and 16, and a little more per fold."""
-    place.mkdir()
-    for index, (name, height) in enumerate(LEVELS.items()):
-        for fold in range(folds):
-            module = BiomassMLP(height + fold / 10)
-            torch.save(module.state_dict(), place / pattern.format(target=index, name=name, fold=fold))
-    return place
-
-
 def test_five_targets_keep_their_names(tmp_path: Path) -> None:
-    pattern = "{name}_fold{fold}.pt"
-    folder = folder_of(tmp_path / "m", pattern)
-    head = patch_mlps(folder, pattern, folds=2, embed_dim=WIDTH, hidden_dim=HIDDEN)
+    """Files of the published module, whose constant outputs are 1, 2, 4, 8 and 16, and a little more per fold."""
+    network, pattern = (
+        nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.LeakyReLU(), nn.Linear(HIDDEN, 1)),
+        "{name}_fold{fold}.pt",
+    )
+    nn.init.zeros_(network[2].weight)
+    for name, level in LEVELS.items():
+        for fold in range(2):
+            nn.init.constant_(network[2].bias, level + fold / 10)
+            state = {f"network.{key}": value for key, value in network.state_dict().items()}
+            torch.save(state, tmp_path / pattern.format(name=name, fold=fold))
+    head = patch_mlps(tmp_path, pattern, folds=2, embed_dim=WIDTH, hidden_dim=HIDDEN)
     predicted = head.predict(tokens_of(torch.randn(1, 20, WIDTH)))
     assert tuple(predicted) == TARGETS == tuple(LEVELS)
     for name, level in LEVELS.items():

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tests.kit import cli
-from tests.unit.training.meadow import HEIGHT, WIDTH, files_of, rows_of, write_rows
+from tests.unit.training.meadow import HEIGHT, WIDTH, rows_of, write_rows
 
 from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
@@ -87,25 +86,15 @@ def labelled(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ("words", "shown", "target", "score"),
-    [
-        (
-            "--csv t.csv --targets crop kind --group place",
-            "12 images, 4 groups, targets crop, kind",
-            "kind",
-            "accuracy",
-        ),
-        ("--images images --labels masks --classes soil crop weed", "", "segmentation", "mean_iou"),
-        ("--images classes", "", "class", "accuracy"),
-        (
-            "--csv t.csv --targets crop --labels ndvi --label-kind numbers --group place",
-            "targets crop, ndvi\n",
-            "ndvi",
-            "r2",
-        ),
-    ],
-)
+KINDS = [  # flags, what is shown, and a score of one target
+    ("--csv t.csv --targets crop kind --group place", "12 images, 4 groups, targets crop, kind", "kind", "accuracy"),
+    ("--images classes", "", "class", "accuracy"),
+    ("--csv t.csv --targets crop --labels ndvi --label-kind numbers", "targets crop, ndvi\n", "ndvi", "r2"),
+]
+MASKS = ("--images images --labels masks --classes soil crop weed", "", "segmentation", "mean_iou")
+
+
+@pytest.mark.parametrize(("words", "shown", "target", "score"), [*KINDS, pytest.param(*MASKS, marks=pytest.mark.slow)])
 def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
     words: str, shown: str, target: str, score: str, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,40 +118,21 @@ head: {{type: cls_gating, hidden_dim: 16, dropout: 0.1}}
 
 
 @pytest.mark.slow
-def test_a_run_from_a_store_interrupted_and_continued(
-    csiro: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_from_a_store(csiro: Path, store: Path, tmp_path: Path) -> None:
     text = QUICK.replace("batch_size: 4", "batch_size: 4, mixup_alpha: 2.5, ema_decay: 0.997")
-    path = written(tmp_path, text + GATING.format(csv=csiro / "table.csv", store=store))
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    shown = cli("train", path, "--out", whole).out
+    path, run = written(tmp_path, text + GATING.format(csv=csiro / "table.csv", store=store)), tmp_path / "run"
+    shown = cli("train", path, "--out", run).out
     assert "dinoneck_tiny, 2x4 patches" in shown
     assert "; auxiliary: Dry_Dead_g, Dry_Clover_g, State, Height_Ave_cm" in shown
-    head = HeadCheckpoint.load(whole / "heads" / "fold-1.safetensors")
+    head = HeadCheckpoint.load(run / "heads" / "fold-1.safetensors")
     assert (head.head_type, head.config["num_patches"], head.meta["tta"]["ops"]) == ("cls_gating", 8, "flip4")
-    lines = [json.loads(line) for line in (whole / "logs" / "fold-0.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "logs" / "fold-0.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1]
     assert {"loss", "loss/Dry_Total_g", "loss/State", "val_loss", "val_r2"} <= set(lines[0])
-
-    step, calls = torch.optim.AdamW.step, []
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        calls.append(None)
-        if len(calls) == 6:  # in the second fold
-            raise KeyboardInterrupt
-        return step(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", interrupted)
-        assert cli("train", path, "--out", parts).code == 130
-    assert not (parts / "report.json").exists()
-    assert "optim.lr" in cli("train", path, "--out", parts, "--lr", "0.1").err
-    assert cli("train", path, "--out", parts).code == 0
-    assert files_of(parts) == files_of(whole)
-    assert "holds results of an earlier run" in cli("train", path, "--out", parts).err
-    assert cli("train", path, "--out", parts, "--fold", 1, "--overwrite", "--no-resume").code == 0
-    assert {row["fold"] for row in rows_of(parts / "out_of_fold.csv")} == {"1"}
-    assert [path.name for path in (parts / "heads").iterdir()] == ["fold-1.safetensors"]
+    assert "holds results of an earlier run" in cli("train", path, "--out", run).err
+    assert cli("train", path, "--out", run, "--fold", 1, "--overwrite", "--no-resume").code == 0
+    assert {row["fold"] for row in rows_of(run / "out_of_fold.csv")} == {"1"}
+    assert [path.name for path in (run / "heads").iterdir()] == ["fold-1.safetensors"]
 
 
 @pytest.mark.parametrize(
