@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -119,21 +117,3 @@ def test_a_short_sentence_names_the_value_and_the_remedy(
     assert "Traceback" not in found.err
     assert len(found.err) <= LONGEST or code == 2, found.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-
-
-def test_names_are_refused_before_torch_is_imported(folder: Path) -> None:
-    lines = [
-        "train --images none --out r",
-        "train --csv t.csv --targets cover --backbone dinov3_vits61 --out r",
-        "extract none --out s --size 32",
-        f"predict none --out p.csv --heads {GOOD}",
-        "predict images --out p.csv --heads none.safetensors",
-        "predict images --out p.csv --heads lfs.safetensors",
-        "train --csv t.csv --targets cover --out t.csv",
-    ]
-    script = (
-        "import sys, shlex\nfrom dinoneck.cli.main import main\n"
-        f"codes = [main(shlex.split(line)) for line in {lines!r}]\nprint(codes, 'torch' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{[1] * len(lines)} False"
