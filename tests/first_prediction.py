@@ -1,8 +1,7 @@
 """``python -m tests.first_prediction FOLDER``: a newcomer's first hour, by script and outside the repository.
 
 The wheel is built and installed with all its dependencies into an empty environment. Then, from an empty folder:
-images with a table -> a trained head -> a prediction for a image it never saw, every command timed; the README's demo;
-and with ``--tests`` the README's tests against the installed wheel (what looks at the checkout itself stays out).
+images with a table -> a trained head -> a prediction for a image it never saw, every command timed; the README's demo.
 ``--data`` is a folder with ``cover.csv`` (image, soil, ..., group); without it the images are drawn.
 """
 
@@ -22,7 +21,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "first_prediction.json"
 BACKBONE = "vit_small_patch16_dinov3.lvd1689m"
-OF_THE_CHECKOUT = ("house", "docs", "site")  # folders of tests that read the sources, the pages, the site
 IMAGES = 24
 DRAW = f"""
 from pathlib import Path
@@ -77,24 +75,11 @@ def _own_images(data: Path, folder: Path) -> tuple[Path, list[str]]:
     return own, ["--csv", "table.csv", "--images", str(data), "--targets", "soil", "--group", "group"]
 
 
-def first_tier(terminal: Terminal, wheel: Path) -> str:
-    """Run the README's tests on what was installed; there is no ``src`` next to them."""
-    terminal.run("install test extra", "python", "-m", "pip", "install", "--quiet", f"{wheel}[test]")
-    checkout = terminal.folder / "checkout"
-    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns("src", ".*", "site", "dist", "*-demo", "*-results"))
-    for room in OF_THE_CHECKOUT:
-        shutil.rmtree(checkout / "tests" / room, ignore_errors=True)
-    terminal.folder = checkout
-    shown = terminal.run("test", "python", "-m", "pytest", "-n", "2", "-m", "not slow")
-    return shown.strip().splitlines()[-1]
-
-
 def main() -> None:
     """Do it all and store the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for the wheel and the environment; emptied first")
     parser.add_argument("--data", type=Path, help="folder with cover.csv and its images")
-    parser.add_argument("--tests", action="store_true", help="run the first tier from the wheel too")
     parser.add_argument("--store", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
     options = parser.parse_args()
     folder = options.folder.resolve()
@@ -113,9 +98,8 @@ def main() -> None:
         steps = ("draw images", "train", "predict")
         after = sum(terminal.seconds.get(step, 0.0) for step in steps)
         terminal.run("demo", "dinoneck", "demo", "--out", "demo")
-        tests = first_tier(terminal, wheel) if options.tests else None
     images = "drawn" if options.data is None else options.data.name
-    found = {"seconds": terminal.seconds, "after_install_s": round(after, 1), "images": images, "tests": tests}
+    found = {"seconds": terminal.seconds, "after_install_s": round(after, 1), "images": images}
     found["with_install_s"] = round(after + terminal.seconds["install"], 1)
     found["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
     print(answer.strip(), "\n", f"first prediction {after:.0f} s after the install", sep="")

@@ -96,6 +96,7 @@ def head(*tasks: Task, width: int = 64, hidden_dim: int = 8, seed: int = 0) -> P
 def saved_head(path: Path, module: nn.Module | None = None, size: tuple[int, int] = SIZE, **options: Any) -> Path:
     """Save a head (:func:`head` where none is given) with the tiny backbone and the size of its images."""
     own = options.pop("backbone", None) or backbone()
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_head(path, module or head(), backbone=own, preprocess=own.preprocess.changed(size=size), **options)
     return path
 

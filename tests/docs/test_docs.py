@@ -10,7 +10,7 @@ import pkgutil
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,38 +69,31 @@ def imported(block: str) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-class R2Call(NamedTuple):
-    """A call of ``r2`` by a page, and what it returned."""
-
-    arguments: tuple[Any, ...]
-    score: float
-
-
 @pytest.fixture
-def r2_calls(monkeypatch: pytest.MonkeyPatch) -> list[R2Call]:
-    """The calls of ``dinoneck.training.r2`` that the page makes."""
+def r2_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The calls of ``dinoneck.training.r2`` that the page makes: their arguments, then the score."""
     import dinoneck.training
 
     original: Callable[..., float] = dinoneck.training.r2
-    calls: list[R2Call] = []
+    calls: list[tuple[Any, ...]] = []
 
     def recorded(*arguments: Any) -> float:
-        calls.append(R2Call(arguments, original(*arguments)))
-        return calls[-1].score
+        calls.append((*arguments, original(*arguments)))
+        return float(calls[-1][-1])
 
     monkeypatch.setattr(dinoneck.training, "r2", recorded)
     return calls
 
 
-def check_r2(page: Path, calls: list[R2Call], space: dict[str, Any]) -> None:
+def check_r2(page: Path, calls: list[tuple[Any, ...]], space: dict[str, Any]) -> None:
     """Compare a page's R² with scikit-learn's, computed from the true values that the page's own names hold."""
     metrics = pytest.importorskip("sklearn.metrics", reason="the R² of pages is compared with scikit-learn's")
     truth = np.ravel(eval(TRUTHS[named(page)], space))
-    for call in calls:
-        columns = [np.ravel(argument) for argument in call.arguments]
+    for *arguments, score in calls:
+        columns = [np.ravel(argument) for argument in arguments]
         predictions = [column for column in columns if not np.array_equal(column, truth)]
         assert len(predictions) == len(columns) - 1 == 1, f"{named(page)}: one argument of r2 is the truth"
-        assert call.score == pytest.approx(metrics.r2_score(truth, predictions[0])), named(page)
+        assert score == pytest.approx(metrics.r2_score(truth, predictions[0])), named(page)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +106,7 @@ def test_code_blocks_run_in_order(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
-    r2_calls: list[R2Call],
+    r2_calls: list[tuple[Any, ...]],
 ) -> None:
     if named(page) in HUB_PAGES:
         request.getfixturevalue("hub")

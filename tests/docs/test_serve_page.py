@@ -39,32 +39,30 @@ needs_service = pytest.mark.skipif(
 
 
 @contextlib.contextmanager
-def proxy(*services: Service) -> Iterator[str]:
+def proxy(service: Service) -> Iterator[str]:
     """Run nginx with the page's configuration, but for TLS and a shorter time for the head; yield its Unix socket."""
     [block] = re.findall(r"^```nginx\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if nginx is None:
         pytest.skip("nginx is not installed")
     with tempfile.TemporaryDirectory(prefix="proxy") as name:
-        folder = Path(name)
-        addresses = "\n".join(f"server {service.address[0]}:{service.address[1]} max_fails=0;" for service in services)
+        folder, (host, port) = Path(name), service.address
         changes = {
             r"listen 443 ssl;": f"listen unix:{folder}/socket;",
             r"ssl_certificate.*;": "",
-            r"( *server 127\.0\.0\.1:\d+ max_fails=0;\n)+": addresses,
+            r"( *server 127\.0\.0\.1:\d+ max_fails=0;\n)+": f"server {host}:{port} max_fails=0;",
             r"/etc/nginx/heads.users": f"{folder}/users",
             r"client_header_timeout 10s;": "client_header_timeout 1s;",
         }
         for pattern, text in changes.items():
-            assert re.search(pattern, block), pattern
-            block = re.sub(pattern, text, block)
+            block, count = re.subn(pattern, text, block)
+            assert count, pattern
         (folder / "users").write_text("farm:{PLAIN}secret\n")
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         folders = "".join(f"{kind}_temp_path {folder}/{kind};\n" for kind in kinds)
         user = "user root;\n" if os.geteuid() == 0 else ""
-        (folder / "nginx.conf").write_text(
-            f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{folders}{block}}}\n"
-        )
+        page = f"{user}pid {folder}/pid;\nevents {{}}\nhttp {{\naccess_log off;\n{folders}{block}}}\n"
+        (folder / "nginx.conf").write_text(page)
         options = [nginx, "-p", name, "-c", f"{folder}/nginx.conf", "-g", "daemon off; error_log stderr;"]
         subprocess.run([*options, "-t"], check=True, capture_output=True)
         process = subprocess.Popen(options, stderr=subprocess.DEVNULL)

@@ -39,11 +39,8 @@ def test_section_pages_name_every_page_of_their_section(section: str) -> None:
 
 def test_the_drawing_has_every_room_and_so_has_the_list_of_imports() -> None:
     drawing = (DOCS / "images" / "data_flow.svg").read_text()
-    page = (DOCS / "explanation" / "data-flow.md").read_text()
-    layers = page[page.index("## Import layers") :]
-    for room in ROOMS:
-        assert f">{room}/</text>" in drawing, room
-        assert re.search(rf"\b{room}\b", layers), room
+    _, layers = (DOCS / "explanation" / "data-flow.md").read_text().split("## Import layers")
+    assert not [room for room in ROOMS if not re.search(rf"\b{room}\b", layers)]
     assert set(re.findall(r">(\w+)/</text>", drawing)) == set(ROOMS)
 
 

@@ -25,16 +25,19 @@ from dinoneck import (
     Predictor,
     TargetTransform,
     Task,
+    evaluate,
     wrap_backbone,
 )
 from dinoneck.data import Preprocessing
 from dinoneck.inference import MicroBatcher, to_frame
 from tests import kit
 from tests.refusals import Row
+from tests.unit.detection.test_detector import detector_of
 
 IMAGE = torch.rand(3, 32, 48)
 CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"))
 WEED = Task("weed", from_map="cells")
+KIND = Task("kind", 2, kind="classification", labels=("x", "y"))
 PARTS = {"parts": ("leaf", "stem", "root"), "sums": (), "name": "masses", "total": "total", "ratio": "shares"}
 SHARES = [Task("shares", dim=3, kind="ratio"), Task("total", unit="g")]
 SUMMED = [Task("a", unit="g"), Task("b", unit="cm"), Task("c", dim=2), Task("d", unit="g")]
@@ -81,8 +84,22 @@ def stored(folder: Path, head: Any = None, size: tuple[int, int] = kit.SIZE, **o
     return Predictor(checkpoint, own, **options).predict(store)
 
 
+def scored(folder: Path, head: Any, rows: str = "a.png,1,x", truth: str = "t.csv") -> Any:
+    """Evaluate a head on one image with a number ``mass`` and a class ``kind``."""
+    kit.write_images(folder, ["a.png"])
+    (folder / "t.csv").write_text(f"image,mass,kind\n{rows}\n")
+    return evaluate(head, folder, folder / truth)
+
+
 def composed(tasks: list[Task], **changes: Any) -> PatchMeanHead:
     return PatchMeanHead(64, tasks, compositions=[Composition(**{**PARTS, **changes})])  # type: ignore[arg-type]
+
+
+def twice(folder: Path, given: Any) -> Predictor:
+    """Predict with a folder or a list that holds one head two times."""
+    one, copy = file(folder), folder / "copy.safetensors"
+    copy.write_bytes(one.read_bytes())
+    return Predictor(given(one, copy))
 
 
 def two(folder: Path, other: Any) -> Predictor:
@@ -118,6 +135,8 @@ ROWS: list[Row] = [
     (lambda folder: Predictor(file(folder), kit.backbone(seed=1)), CheckpointError, "seed 1"),
     (lambda: Predictor(recorded({"name": "x", "weights": {"kind": "file"}})), CheckpointError, "layers"),
     (lambda: Predictor(recorded(views="d8")), CheckpointError, ("'d8'", "none, flip4, d6")),
+    *((lambda folder, given=given: twice(folder, given), CheckpointError, "h.safetensors") for given in (
+        lambda one, copy: one.parent, lambda *both: [*both], lambda one, copy: [one, HeadCheckpoint.load(one)])),
     (lambda folder: two(folder, lambda own: file(own, size=(64, 64))), CheckpointError, ("inputs.size", "64, 64")),
     (lambda folder: two(folder, lambda own: file(own, kit.head(Task("mass", unit="kg", transform=TargetTransform(
         area=0.5))))), ConfigError, "'mass'"),
@@ -140,6 +159,10 @@ ROWS: list[Row] = [
     *((lambda own=own: MicroBatcher(predictor(), **own), ConfigError, next(iter(own)))
       for own in ({"max_batch": 0}, {"max_waiting": True}, {"max_wait_s": -1})),
     (lambda: to_frame([{"p": np.zeros(2)}], [Task("p", dim=2, labels=("a", "a"))]), ConfigError, "p:a"),
+    (lambda folder: scored(folder, predictor(kit.head(Task("biomass")))), DataError, "biomass"),
+    (lambda folder: scored(folder, predictor(), truth="nowhere.csv"), DataError, "nowhere"),
+    (lambda folder: scored(folder, predictor(kit.head(KIND)), "a.png,1,purple"), DataError, "purple"),
+    (lambda folder: scored(folder, {"a": predictor(), "b": detector_of("fcos")}), ConfigError, "detectors"),
     (lambda: composed(SHARES, name="total"), ConfigError, "total"),
     (lambda: composed(SHARES, parts=("total", "stem", "root")), ConfigError, "total"),
     (lambda: composed(SHARES, total=""), ConfigError, "two tasks"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -60,12 +61,17 @@ INPUTS: list[tuple[Any, dict[str, Any], type[Exception], Any]] = [
     (patches(), {"grid": (3, 5)}, ShapeError, "grid"),
 ]
 TASKS: list[dict[str, Any]] = [
-    {"name": ""}, {"name": "a:b"}, {"dim": 0}, {"kind": "regresion"}, {"activation": "gelu"},
-    {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"}, {"labels": ("a", "b")},
-    {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0}, {"ignore_index": "0"},
-    {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
+    {"name": ""}, {"name": "a:b"}, {"name": "gate"}, {"name": "cover.map"}, {"dim": 0}, {"kind": "regresion"},
+    {"activation": "gelu"}, {"loss": "cross_entropy"}, {"weight": -1}, {"beta": 0}, {"transform": "log"},
+    {"labels": ("a", "b")}, {"minimum": 1e308}, {"maximum": 1e308}, {"minimum": 2.0, "maximum": 1.0},
+    {"ignore_index": "0"}, {"dim": 2, "transform": TargetTransform(mean=(1.0, 2.0, 3.0))},
     *({"dim": 3, "kind": kind, **given} for kind in ("classification", "ratio")
       for given in ({"minimum": 5}, {"transform": TargetTransform(mean=1.0)}, {"activation": "relu"})),
+]  # fmt: skip
+LOG, MAP_CALLS = TargetTransform(log1p=True), ("natural_map", "predict_map", "natural")
+DENSITIES: list[dict[str, Any]] = [
+    *({"kind": "density", "aggregate": own, "transform": LOG} for own in ("sum", "mean")),
+    *({"kind": "density", "aggregate": own} for own in ("men", None)), {"kind": "dense", "aggregate": "mean"},
 ]  # fmt: skip
 TRANSFORMS: list[dict[str, Any]] = [
     {"area": 0.0}, {"area": (1.0, 2.0)}, {"std": 0.0}, {"mean": NAN}, {"log1p": 1},
@@ -75,6 +81,11 @@ TRANSFORMS: list[dict[str, Any]] = [
 ROWS: list[Row] = [
     *((call, error, named) for x, more, error, named in INPUTS for call in plain(x, **more)),
     *((lambda wrong=wrong: Task(**{"name": "a", **wrong}), ConfigError, list(wrong)[-1]) for wrong in TASKS),
+    *((lambda wrong=wrong: Task("m", **wrong), ConfigError, list(wrong)[-1]) for wrong in DENSITIES),
+    *((lambda wrong=wrong, name=name: getattr(Task("a", dim=3, kind="segmentation"), name)(wrong), ShapeError,
+       "(batch, 3, rows, cols)") for wrong in (MAPS[0], MAPS, MAPS[:, :3].flatten(2)) for name in MAP_CALLS),
+    (lambda: Task("d", dim=3, kind="density").natural_map(MAPS), ShapeError, "(batch, 3, rows, cols)"),
+    (lambda: LOG.inverse(MAPS, parts=4), ConfigError, "4"),
     *((lambda wrong=wrong: TargetTransform(**wrong), ConfigError, list(wrong)[-1]) for wrong in TRANSFORMS),
     (lambda: CLSGatingHead(8, [Task("mass")], mode="query")(X, grid=(3, 5)), ShapeError, "cls_token="),
     (lambda: GRID(torch.zeros(1, 17, 8), (48, 64)), GridError, ("17", "3 rows x 4 cols")),
@@ -132,7 +143,8 @@ ROWS: list[Row] = [
     (lambda: TargetTransform().fit([0.1] * 7), DataError, "equal"),
     (lambda: TargetTransform(area=0.3, log1p=True).fit([4.0, NAN, 4.0]), DataError, "equal"),
     (lambda: TargetTransform().fit([]), DataError, ""),
-    (lambda: TargetTransform().fit(["a"]), DataError, ""),
+    *((lambda own=own: TargetTransform().fit(own), DataError, "no numbers")
+      for own in (["1", "2"], np.array(["2026-01-01", "2026-01-02"], "M8[D]"), [1 + 2j, 2.0])),
     (lambda: TargetTransform(mean=(1.0, 2.0)).forward(torch.zeros(4, 3)), ShapeError, "2"),
     (lambda: check_tasks([], kinds=KINDS, owner="H"), ConfigError, "H"),
     (lambda: check_tasks([Task("a"), Task("a")], kinds=KINDS, owner="H"), ConfigError, "'a'"),
@@ -147,4 +159,4 @@ ROWS: list[Row] = [
     (lambda: registry.register(Mine, name="patch_mean"), RegistryError, "patch_mean"),
     (lambda: registry.register(nn.Linear, name="linear"), RegistryError, "Linear"),
     (lambda: registry.register(nn.Linear(1, 1)), RegistryError, "Linear"),  # type: ignore[arg-type]
-]
+]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,29 +20,21 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path) -> None:
+def broken() -> Iterator[bytes]:
+    yield b"new"
+    raise ValueError("unsound")
+
+
+def refuse(written: Path) -> None:
+    assert written.read_text() == "new"
+    raise ValueError("unsound")
+
+
+@pytest.mark.parametrize("options", [{"chunks": broken()}, {"chunks": b"new", "check": refuse}])
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(options: Any, tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "old")
-
-    def broken() -> Iterator[bytes]:
-        yield b"new"
-        raise RuntimeError("power cut")
-
-    with pytest.raises(RuntimeError, match="power cut"):
-        write_whole(path, broken())
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_check_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_text(path, "old")
-
-    def refuse(written: Path) -> None:
-        assert written.read_text() == "new"
-        raise ValueError("unsound")
-
     with pytest.raises(ValueError, match="unsound"):
-        write_whole(path, b"new", check=refuse)
+        write_whole(path, **options)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]

@@ -21,7 +21,6 @@ from dinoneck.errors import DataError
 from dinoneck.training import TrainConfig
 
 QUICK = ["--backbone", "dinoneck_tiny", "--size", "32x64", "--folds", "2", "--epochs", "4", "--lr", "0.01"]
-GATED = [*QUICK, "--head", "cls_gating"]
 TRAIN, TEST = 12, 3
 
 
@@ -57,32 +56,15 @@ def check_masses(file: Path) -> None:
         assert mass["Total"] == pytest.approx(mass["GDM"] + mass["Dead"], rel=1e-5, abs=1e-5)
 
 
-def config_of(out: Path, *arguments: str) -> TrainConfig:
-    """The config of a run on the pasture, as its own command describes it."""
-    layout = layouts.find(None, out)
-    command = [str(layout.config), "--csv", str(layout.train), "--images", str(layout.images)]
-    call = cli.command("train", [*command, "--store", str(out / "store"), "--out", str(out), *GATED, *arguments])
-    config: TrainConfig = call.keywords["run"]
-    return config
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A whole run on a tiny pasture, and what it printed."""
-    out = tmp_path_factory.mktemp("biomass") / "run"
-    code, shown = ran("--out", out, "--pasture", TRAIN, *GATED)
+def test_the_submission_answers_what_test_csv_asks(tmp_path: Path) -> None:
+    code, shown = ran("--out", tmp_path, "--pasture", TRAIN, *QUICK, "--head", "cls_gating")
     assert code == 0, shown
-    return out, shown
-
-
-def test_the_submission_answers_what_test_csv_asks(done: tuple[Path, str]) -> None:
-    out, _ = done
-    rows, wanted = rows_of(out / "submission.csv"), read_cells(out / "pasture" / "test.csv")
+    rows, wanted = rows_of(tmp_path / "submission.csv"), read_cells(tmp_path / "pasture" / "test.csv")
     assert list(rows[0]) == ["sample_id", "target"]
     assert [row["sample_id"] for row in rows] == list(wanted["sample_id"])
-    assert len(rows) == TEST * 5
     assert {row["sample_id"].split("__")[0] for row in rows} == {f"ID{1000000 + TRAIN + i}" for i in range(TEST)}
-    check_masses(out / "submission.csv")
+    assert len(rows) == TEST * 5
+    check_masses(tmp_path / "submission.csv")
 
 
 def write_cover(folder: Path, groups: int, each: int) -> None:
@@ -97,13 +79,14 @@ def write_cover(folder: Path, groups: int, each: int) -> None:
     (folder / "cover.csv").write_text("\n".join(lines) + "\n")
 
 
-def check_cover(folder: Path, out: Path, *arguments: str) -> None:
-    """Held images are predicted, groups of them are whole, and none was learnt from."""
-    code, shown = ran("--data", folder, "--out", out, *QUICK, *arguments)
+def test_images_with_a_cover_table(tmp_path: Path) -> None:
+    """Held images are predicted, groups of them are whole, and none was learnt from; called again nothing changes."""
+    folder, out = tmp_path / "data", tmp_path / "out"
+    write_cover(folder, groups=4, each=3)
+    code, shown = ran("--data", folder, "--out", out, *QUICK)
     assert code == 0, shown
     held, learnt = rows_of(out / "tables" / "held.csv"), rows_of(out / "tables" / "train.csv")
-    assert sorted([*held, *learnt], key=lambda row: row["image"]) == rows_of(folder / "cover.csv")
-    assert held
+    assert held and sorted([*held, *learnt], key=lambda row: row["image"]) == rows_of(folder / "cover.csv")
     assert not {row["group"] for row in held} & {row["group"] for row in learnt}
     rows = rows_of(out / "predictions.csv")
     assert [Path(row["image"]).name for row in rows] == [Path(row["image"]).name for row in held]
@@ -111,13 +94,8 @@ def check_cover(folder: Path, out: Path, *arguments: str) -> None:
     judged = {row["image"] for row in rows_of(out / "run" / "out_of_fold.csv")}
     assert judged == {row["image"] for row in learnt}
     before = every_file(out)
-    assert ran("--data", folder, "--out", out, *QUICK, *arguments)[0] == 0
+    assert ran("--data", folder, "--out", out, *QUICK)[0] == 0
     assert every_file(out) == before
-
-
-def test_images_with_a_cover_table(tmp_path: Path) -> None:
-    write_cover(tmp_path / "data", groups=4, each=3)
-    check_cover(tmp_path / "data", tmp_path / "out")
 
 
 def test_the_three_parts_are_trained_and_the_sums_derived(tmp_path: Path) -> None:

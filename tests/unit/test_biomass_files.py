@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 from examples.biomass import layouts, pipeline
+from examples.biomass.z_score import read_z_score
 
+from dinoneck import TargetTransform
 from dinoneck.cli import main as cli
 from dinoneck.data import Views
 from dinoneck.training import TrainConfig
 
 FILES = sorted(layouts.HERE.glob("*.yaml"))
-SMALL = ["--backbone", "dinoneck_tiny", "--layers", "1", "3", "--size", "32x64"]
 
 
 def commands(file: Path) -> list[list[str]]:
@@ -51,3 +53,14 @@ def test_the_first_comment_of_a_training_file_runs_it(file: Path, monkeypatch: p
             ]
             assert values["stored"].interpolation == config.data.interpolation
             assert len(Views.named(values["stored"].views)) == config.data.views
+
+
+def test_z_scores_of_both_forms(tmp_path: Path) -> None:
+    path, both = tmp_path / "z_score.json", {"mean": [5.0, 2.5, 3], "std": [0.8, 1.5, 1.0]}
+    path.write_text(json.dumps({"reg3": both, "ndvi": {"mean": 0.6, "std": 0.2}}))
+    assert read_z_score(path) == {
+        "reg3": TargetTransform(mean=(5.0, 2.5, 3.0), std=(0.8, 1.5, 1.0)),
+        "ndvi": TargetTransform(mean=0.6, std=0.2),
+    }
+    own_area = read_z_score(path, area={"reg3": 0.21}, log1p=("reg3", "ndvi"))
+    assert (own_area["reg3"].area, own_area["ndvi"].area, own_area["ndvi"].log1p) == (0.21, None, True)

@@ -9,9 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from examples.biomass.published import TARGETS, cls_gating, patch_mlps
+from tests import kit
 from torch import Tensor, nn
 
-from dinoneck import Tokens, load_head, save_head
+from dinoneck import load_head, save_head
 
 WIDTH, PLACES, HIDDEN = 32, 15, 24
 
@@ -49,57 +50,36 @@ def source_forward(w: dict[str, Tensor], cls_token: Tensor, patches: Tensor) -> 
     return {name: value if name == "state" else F.softplus(value) for name, value in predicted.items()}
 
 
-def tokens_of(x: Tensor) -> Tokens:
-    return Tokens.from_sequence(x, image_size=(48, 80), patch_size=16, num_prefix_tokens=5)
-
-
 def test_the_gating_module_predicts_the_same(tmp_path: Path) -> None:
     state, path = source_weights(), tmp_path / "head.pt"
     torch.save(state, path)
     head = cls_gating(path, embed_dim=WIDTH, num_patches=PLACES, hidden_dim=HIDDEN)
     x = torch.randn(4, 20, WIDTH)
-    predicted, expected = head(tokens_of(x)), source_forward(state, x[:, 0], x[:, 5:])
+    predicted, expected = head(kit.tokens_from(x, 3, 5)), source_forward(state, x[:, 0], x[:, 5:])
     assert list(predicted) == ["main", "state", "height", "aux"]
     for name, values in expected.items():
         assert (predicted[name] - values).abs().max() <= 1e-6, name
-    predicted = head.predict(tokens_of(x))
+    predicted = head.predict(kit.tokens_from(x, 3, 5))
     assert torch.allclose(predicted["state"], expected["state"].softmax(-1), atol=1e-6)
     save_head(tmp_path / "own", head)
-    assert torch.equal(load_head(tmp_path / "own")(tokens_of(x))["main"], predicted["main"])
+    assert torch.equal(load_head(tmp_path / "own")(kit.tokens_from(x, 3, 5))["main"], predicted["main"])
 
 
 LEVELS = {"Dry_Clover_g": 1.0, "Dry_Dead_g": 2.0, "Dry_Green_g": 4.0, "Dry_Total_g": 8.0, "GDM_g": 16.0}
 
 
-class BiomassMLP(nn.Module):
-    """The published module, written out."""
-
-    def __init__(self, level: float = 0.0) -> None:
-        super().__init__()
-        self.network = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.LeakyReLU(), nn.Linear(HIDDEN, 1))
-        if level:
-            nn.init.zeros_(self.network[2].weight)
-            nn.init.constant_(self.network[2].bias, level)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.network(x)).mean(dim=(1, 2))
-
-
-def folder_of(place: Path, pattern: str, folds: int = 2) -> Path:
-    """Files of five targets that predict 1, 2, 4, 8 and 16, and a little more per fold."""
-    place.mkdir()
-    for index, (name, height) in enumerate(LEVELS.items()):
-        for fold in range(folds):
-            module = BiomassMLP(height + fold / 10)
-            torch.save(module.state_dict(), place / pattern.format(target=index, name=name, fold=fold))
-    return place
-
-
 def test_five_targets_keep_their_names(tmp_path: Path) -> None:
+    """Files of the published module, whose constant outputs are 1, 2, 4, 8 and 16, and a little more per fold."""
     pattern = "{name}_fold{fold}.pt"
-    folder = folder_of(tmp_path / "m", pattern)
-    head = patch_mlps(folder, pattern, folds=2, embed_dim=WIDTH, hidden_dim=HIDDEN)
-    predicted = head.predict(tokens_of(torch.randn(1, 20, WIDTH)))
+    network = nn.Sequential(nn.Linear(WIDTH, HIDDEN), nn.LeakyReLU(), nn.Linear(HIDDEN, 1))
+    nn.init.zeros_(network[2].weight)
+    for name, level in LEVELS.items():
+        for fold in range(2):
+            nn.init.constant_(network[2].bias, level + fold / 10)
+            state = {f"network.{key}": value for key, value in network.state_dict().items()}
+            torch.save(state, tmp_path / pattern.format(name=name, fold=fold))
+    head = patch_mlps(tmp_path, pattern, folds=2, embed_dim=WIDTH, hidden_dim=HIDDEN)
+    predicted = head.predict(kit.tokens_from(torch.randn(1, 20, WIDTH), 3, 5))
     assert tuple(predicted) == TARGETS == tuple(LEVELS)
     for name, level in LEVELS.items():
         assert predicted[name].item() == pytest.approx(level + 0.05), name

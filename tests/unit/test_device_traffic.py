@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tests import kit
 from tests.pretend_device import NAME, pretend_device
 from tests.unit.detection import coloured_boxes
 from tests.unit.training.histories import without_times
@@ -48,16 +48,12 @@ def targets_of(tasks: Sequence[Task]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    for i, name in enumerate(IDS):
-        pixels = np.random.default_rng(i).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{name}.png")
-    return folder
+    return kit.write_images(tmp_path_factory.mktemp("images"), [f"{name}.png" for name in IDS], *kit.SIZE)[0].parent
 
 
 @pytest.fixture(scope="module")
 def stores(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FeatureStore]:
-    backbone, folder = load_backbone("dinoneck_tiny"), tmp_path_factory.mktemp("stores")
+    backbone, folder = kit.backbone(), tmp_path_factory.mktemp("stores")
     made = {}
     for dtype in get_args(StoreDtype):
         made[dtype] = FeatureStore.create(

@@ -72,11 +72,10 @@ def test_a_file_fits_the_class_and_itself(name: str) -> None:
     assert set(keys) == set(spec.args) - {"self"}
     assert found["DFINE"]["backbone"] == DINOv3Backbone.__name__
     assert keys["out_channels"] == found["HybridEncoder"]["in_channels"]
-    width = found["HybridEncoder"].get("hidden_dim", 256)
-    assert found["DFINETransformer"].get("hidden_dim", 256) == width
-    assert found["DFINETransformer"]["feat_channels"] == [width] * 3
-    for part in ("HybridEncoder", "DFINETransformer"):
-        assert found[part]["feat_strides"] == keys["feat_strides"]
+    encoder, transformer = found["HybridEncoder"], found["DFINETransformer"]
+    width = encoder.get("hidden_dim", 256)
+    assert transformer.get("hidden_dim", 256) == width and transformer["feat_channels"] == [width] * 3
+    assert encoder["feat_strides"] == transformer["feat_strides"] == keys["feat_strides"]
     maps = DINOv3Backbone(**{**keys, "model_name": "dinoneck_tiny", "pretrained": False})(torch.rand(2, 3, 64, 64))
     assert [level.shape[1] for level in maps] == keys["out_channels"]
     assert [64 // level.shape[-1] for level in maps] == keys["feat_strides"]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import pytest
 import torch
 from benchmarks import measure
 from benchmarks.gpu import JOBS
-from benchmarks.measure import GpuTimer
 from benchmarks.speed import run
 from benchmarks.speed.rows import Row
 from tests.pretend_device import NAME, Graph, graph, pretend_device
@@ -51,18 +49,6 @@ def test_a_row_is_measured_on_the_device(name: str) -> None:
         table = run.measured(row, tiny(row).of(device=NAME), options, limits)
     assert all(numbers["forward, ms"] > 0 and "forward, peak MiB" in numbers for numbers in table.values())
     assert any(title.startswith("ours") for title in table)
-
-
-def test_the_timer_replays_a_graph_and_waits_for_events() -> None:
-    calls: list[int] = []
-
-    def run_once() -> Any:
-        calls.append(1)
-
-    with pretend_device():
-        timer = GpuTimer(NAME, {run_once})
-        assert timer(run_once) >= 0 and timer(run_once) >= 0
-    assert len(calls) == 1 + 3 + 1  # warm-up, side stream, capture
 
 
 def test_a_device_that_is_not_there() -> None:

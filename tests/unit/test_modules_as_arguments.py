@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import kit
 from torch import Tensor, nn
 
 import dinoneck
@@ -64,10 +65,6 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     dinoneck.register(Several)
 
 
-def tokens() -> Tokens:
-    return Tokens.from_patches([torch.randn(2, 6, 8) for _ in range(2)], grid=(2, 3), patch_size=16)
-
-
 def a_module() -> Several:
     return Several(ViTFPN(8, 2, fpn_dim=4, num_levels=1), [Halved(8), SimplePyramid(8, 4, [1.0])]).eval()
 
@@ -77,7 +74,7 @@ def test_modules_are_recorded_with_their_own_configuration(tmp_path: Path) -> No
     assert module.config["neck"] == {"type": "vit_fpn", "config": module.neck.config}
     assert [part["type"] for part in module.config["more"]] == ["halved", "simple_pyramid"]
     HeadCheckpoint.from_module(module).save(tmp_path / "m.safetensors")
-    x = tokens()
+    x = kit.tokens(2, 2, 3, width=8, layers=2)
     assert torch.equal(load_head(tmp_path / "m.safetensors")(x), module(x))
 
 

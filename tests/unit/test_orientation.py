@@ -18,7 +18,7 @@ from tests import kit
 from tests.unit.detection.test_detector import detector_of
 
 from dinoneck import Backbone, DataError, FeatureStore, Predictor
-from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size, to_image_pixels
+from dinoneck.data import BoxImages, DenseLabels, Preprocessing, read_image_size
 from dinoneck.training import LiveTokens, MemoryTokens
 
 Pixels = np.ndarray[Any, Any]
@@ -93,21 +93,6 @@ def upright_of(file: Path) -> Pixels:
 @pytest.fixture(params=FORMS)
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> list[Path]:
     return folder_of(tmp_path / "images", request.param)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_pixels_and_size_are_those_of_the_upright_image(form: str, tmp_path: Path) -> None:
-    largest = FORMS[form][2]
-    recipe, half = Preprocessing(16, **PLAIN), Preprocessing(16, size=(HEIGHT // 2, WIDTH // 2), **PLAIN)
-    corner = torch.tensor([WIDTH / 2.0, HEIGHT / 2.0])
-    for file in folder_of(tmp_path, form):
-        for given in (file, Image.open(file)):
-            assert read_image_size(given) == (HEIGHT, WIDTH), file.name
-            shown = recipe(given)[0].permute(1, 2, 0) * 255
-            assert shown.shape == scene().shape, file.name
-            assert np.abs(shown.numpy() - scene()).max() <= largest + 0.01, file.name
-            assert to_image_pixels(corner, half, given).tolist() == [WIDTH, HEIGHT], file.name
-            assert read_image_size(given) == (HEIGHT, WIDTH), f"{file.name}, after it was decoded"
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])

@@ -1,4 +1,4 @@
-"""Plain tensors as input: what is refused, and that a traced module takes them too."""
+"""Plain tensors as input of traced modules."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinoneck import (
-    ViTFPN,
-)
-
-PATCHES, MAPS, CLS = torch.randn(2, 15, 8), torch.randn(2, 8, 3, 5), torch.randn(2, 8)
+from dinoneck import ViTFPN
 
 
 @pytest.mark.slow

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.store.store_samples import write_images
+from tests import kit
 
 from dinoneck import (
-    Backbone,
     BackboneError,
     CheckpointError,
     ConfigError,
@@ -67,15 +66,14 @@ def bounded(action: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def extract(path: Path) -> None:
-    store = FeatureStore.create(path.parent / "store", backbone=load_backbone("dinoneck_tiny"), image_size=(32, 32))
-    store.extract([path])
+def store_in(folder: Path) -> FeatureStore:
+    return FeatureStore.create(folder / "store", backbone=kit.backbone(), image_size=(32, 32))
 
 
 ENTRANCES: dict[str, tuple[str, Callable[[Path], object], type[DinoneckError]]] = {
     "image": ("a.png", lambda path: Preprocessing(16)(path), DataError),
     "size of an image": ("a.tif", read_image_size, DataError),
-    "image to extract": ("a.png", extract, DataError),
+    "image to extract": ("a.png", lambda path: store_in(path.parent).extract([path]), DataError),
     "label": ("a.png", lambda path: DenseLabels().cells(path, Preprocessing(1)), DataError),
     "table": ("a.csv", lambda path: read_table(path, None, ["x"]), DataError),
     "boxes": ("a.json", BoxImages, DataError),
@@ -104,41 +102,35 @@ def test_what_is_not_a_regular_file_is_refused_at_once(entrance: str, kind: str,
 
 
 def test_links_to_regular_files_are_followed(tmp_path: Path) -> None:
-    write_images(tmp_path, ["real.png"])
+    kit.write_images(tmp_path, ["real.png"])
     (tmp_path / "real.csv").write_text("image,x\na.png,1\n")
-    (tmp_path / "real.yaml").write_text("optim: {epochs: 3}\n")
-    for suffix in ("png", "csv", "yaml"):
+    for suffix in ("png", "csv"):
         (tmp_path / f"a.{suffix}").symlink_to(f"real.{suffix}")
-    assert read_image_size(tmp_path / "a.png") == (40, 60)
     assert Preprocessing(16, resize="crop")(tmp_path / "a.png").shape == (1, 3, 32, 48)
     assert read_table(tmp_path / "a.csv", tmp_path, ["x"])["x"].tolist() == [1.0]
-    assert TrainConfig.read(tmp_path / "a.yaml").optim.epochs == 3
 
 
 # Folders of images, and files of a store --------------------------------------------------------------------
 
 
-def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tiny: Backbone, tmp_path: Path) -> None:
+def test_a_pipe_among_the_images_of_a_folder_is_an_unusable_image(tmp_path: Path) -> None:
     """It is treated as a damaged image is: refused by name, or left out and listed."""
-    write_images(tmp_path, ["images/a.png", "images/c.png"])
+    kit.write_images(tmp_path, ["images/a.png", "images/c.png"])
     make(tmp_path / "images" / "b.png", "pipe")
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(32, 32))
+    store = store_in(tmp_path)
     refused = bounded(lambda: store.extract(tmp_path / "images"))
     assert isinstance(refused, DataError) and "b.png" in str(refused), refused
     done = bounded(lambda: store.extract(tmp_path / "images", skip_unusable=True))
     assert (sorted(store.ids), list(done.unusable)) == (["a", "c"], ["b"])
 
 
-def test_a_file_of_a_store_that_became_a_pipe_is_refused(
-    tiny: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_images(tmp_path, ["images/a.png"])
-    store = FeatureStore.create(tmp_path / "store", backbone=tiny, image_size=(32, 32))
+def test_a_file_of_a_store_that_became_a_pipe_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kit.write_images(tmp_path, ["images/a.png"])
+    store = store_in(tmp_path)
     store.extract(tmp_path / "images")
     shard = tmp_path / "store" / store.shard_of("a")
     shard.unlink()
     make(shard, "pipe")
-    opened = FeatureStore.open(tmp_path / "store")
-    found = bounded(lambda: opened.batch(["a"]))
+    found = bounded(lambda: FeatureStore.open(tmp_path / "store").batch(["a"]))
     assert isinstance(found, DataError) and "'a'" in str(found), found
     assert shard.name in caplog.text  # the index goes on without it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch._dynamo.testing
+from tests import kit
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader
 
@@ -16,14 +16,7 @@ def make(batch: int = 2, rows: int = 3, cols: int = 4, registers: int = 4, layer
     prefix = torch.tensor([-1.0 - i for i in range(1 + registers)])
     one = torch.cat((prefix, torch.arange(rows * cols).float()))
     sequence = [(one + 1000 * i)[None, :, None].expand(batch, -1, 5).contiguous() for i in range(len(layers))]
-    return Tokens.from_sequence(
-        sequence,
-        image_size=(rows * 16, cols * 16),
-        patch_size=16,
-        num_prefix_tokens=1 + registers,
-        layers=layers,
-        normed=True,
-    )
+    return kit.tokens_from(sequence, rows, cols, 1 + registers, layers=layers, normed=True)
 
 
 @pytest.mark.parametrize("registers", [0, 4])
@@ -42,20 +35,13 @@ def test_views_hold_what_their_names_say(registers: int, grid: tuple[int, int]) 
 
 def test_from_patches_puts_the_others_in_front() -> None:
     tokens = make()
-    again = Tokens.from_patches(
-        tokens.patches[0],
-        grid=(3, 4),
-        patch_size=16,
-        cls_token=tokens.cls_token[0],
-        registers=tokens.registers[0],
-        layers=[7],
-        normed=True,
-    )
+    options = {"grid": (3, 4), "patch_size": 16, "registers": tokens.registers[0]}
+    again = Tokens.from_patches(tokens.patches[0], cls_token=tokens.cls_token[0], layers=[7], normed=True, **options)
     assert torch.equal(again.sequence[0], tokens.sequence[0])
     assert again._describe() == tokens._describe()
     plain = Tokens.from_patches(tokens.patches[0], grid=(3, 4), patch_size=16)
     assert plain.sequence[0].data_ptr() == tokens.patches[0].data_ptr()
-    only_registers = Tokens.from_patches(tokens.patches[0], grid=(3, 4), patch_size=16, registers=tokens.registers[0])
+    only_registers = Tokens.from_patches(tokens.patches[0], **options)
     assert (only_registers.num_cls, only_registers.num_registers) == (0, 4)
 
 
@@ -71,11 +57,8 @@ def test_layers_keep_order_and_duplicates() -> None:
 
 def test_batches() -> None:
     tokens = make(batch=3)
-    assert len(tokens) == 3
-    assert len(tokens[1]) == 1
-    assert len(tokens[-1]) == 1
-    assert len(tokens[torch.tensor([2, 0])]) == 2
-    assert len(tokens[1:]) == 2
+    lengths = [len(tokens[index]) for index in (1, -1, torch.tensor([2, 0]), slice(1, None))]
+    assert (len(tokens), lengths) == (3, [1, 1, 2, 2])
     assert [len(one) for one in tokens] == [1, 1, 1]
     joined = Tokens.cat([tokens[0], tokens[1:]])
     assert torch.equal(joined.sequence[0], tokens.sequence[0])
@@ -88,11 +71,8 @@ def test_collate_in_a_data_loader() -> None:
     assert [len(batch["tokens"]) for batch in batches] == [2, 2, 1]
     assert batches[1]["target"].tolist() == [2.0, 3.0]
     pair = collate([(tokens[0], [tokens[1], 1]), (tokens[2], [tokens[3], 2])])
-    assert isinstance(pair, tuple)
-    assert len(pair[0]) == 2
-    assert pair[1][1].tolist() == [1, 2]
-    grid = collate([GridSize(1, 2), GridSize(3, 4)])
-    assert grid.rows.tolist() == [1, 3]
+    assert isinstance(pair, tuple) and len(pair[0]) == 2 and pair[1][1].tolist() == [1, 2]
+    assert collate([GridSize(1, 2), GridSize(3, 4)]).rows.tolist() == [1, 3]
 
 
 def test_pytree_leaves_are_tensors_and_grid() -> None:

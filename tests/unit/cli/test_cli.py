@@ -72,7 +72,7 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path) -> None:
 
 def test_the_demo_runs_the_commands_it_prints(tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    lines = cli("demo", "--out", out, "--images", 8, "--folds", 2, "--epochs", 2).out.splitlines()
+    lines = cli("demo", "--out", out, "--images", 8, "--folds", 2, "--epochs", 1).out.splitlines()
     verbs = [line.split()[2] for line in lines if line.startswith("$ ")]
     assert verbs == ["train", "verify", "predict", "viz"]
     labels = load_head(out / "run" / "heads" / "fold-0.safetensors").tasks[-1].labels

@@ -60,8 +60,15 @@ def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path: Path) -> None:
     helps = ["--help", *(f"{verb} --help" for verb in VERBS)]
     assert seen_from(*helps, "list backbones dinov3", "list heads", f"inspect {head}") == "[0, 0, 0] []"
     (tmp_path / "t.csv").write_text("image,a\nx.png,1\n")
-    assert seen_from(f"train --csv {tmp_path}/t.csv --targets b --out r") == "[1] ['numpy']"
-    assert seen_from(f"predict {tmp_path} --heads h --out no/o.csv") == "[1] ['numpy']"
+    refused = [
+        f"train --csv {tmp_path}/t.csv --targets b --out r",
+        f"train --csv {tmp_path}/t.csv --targets a --out r --backbone dinov3_vits61",
+        f"train --images {tmp_path}/none --out r",
+        f"extract {tmp_path}/none --out s --size 32",
+        f"predict {tmp_path}/none --out p.csv --heads {head}",
+        f"predict {tmp_path} --heads h --out no/o.csv",
+    ]
+    assert seen_from(*refused) == f"{[1] * len(refused)} ['numpy']"
 
 
 def test_one_document_on_stdout(tmp_path: Path) -> None:

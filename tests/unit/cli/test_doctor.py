@@ -54,7 +54,7 @@ def test_a_package_that_is_absent_or_too_old_is_named_with_its_remedy(
     assert found["transformers (hf)"]["remedy"] == "pip install 'dinoneck[hf]'"
 
 
-def test_a_torchvision_that_was_built_for_another_torch_is_broken(
+def test_a_torchvision_for_another_torch_is_broken_and_cuda_without_a_device_noted(
     capsys: pytest.CaptureFixture[str], declare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = importlib.import_module
@@ -66,16 +66,10 @@ def test_a_torchvision_that_was_built_for_another_torch_is_broken(
 
     declare("torchvision>=0.1")
     monkeypatch.setattr(checkup.importlib, "import_module", fail)
-    found = findings(capsys, 1)["torchvision"]
-    assert found["state"] == "broken" and "operator torchvision::nms does not exist" in found["text"]
-    assert "torch torchvision" in found["remedy"]
-
-
-def test_a_torch_with_cuda_that_finds_no_device_is_noted(
-    capsys: pytest.CaptureFixture[str], declare: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    declare()
     monkeypatch.setattr(torch.version, "cuda", "99.1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    found = findings(capsys, 0)["cuda"]
-    assert found["state"] == "note" and "99.1" in found["text"] and "nvidia-smi" in found["remedy"]
+    found = findings(capsys, 1)
+    vision, cuda = found["torchvision"], found["cuda"]
+    assert vision["state"] == "broken" and "operator torchvision::nms does not exist" in vision["text"]
+    assert "torch torchvision" in vision["remedy"]
+    assert cuda["state"] == "note" and "99.1" in cuda["text"] and "nvidia-smi" in cuda["remedy"]

@@ -8,11 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from tests.kit import saved_head
-from tests.unit.store.store_samples import make, same, write_images
+from tests.kit import saved_head, write_images
 
-from dinoneck import FeatureStore, load_backbone
 from dinoneck.cli.main import main
 
 HOOK = """
@@ -54,37 +51,16 @@ def interrupted(place: str, count: int, *arguments: object) -> tuple[int, str]:
     return process.returncode, err
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> list[str]:
-    """A prediction of five images with pictures."""
+def test_a_prediction_leaves_nothing(tmp_path: Path) -> None:
+    """It is interrupted while a picture is being written."""
     write_images(tmp_path, [f"p/{name}.png" for name in "abcde"])
     (tmp_path / "out").mkdir()
     head = saved_head(tmp_path / "h.safetensors")
     out = ["--out", str(tmp_path / "out" / "p.csv"), "--overlay", str(tmp_path / "out" / "p"), "--batch-size", "2"]
-    return ["predict", str(tmp_path / "p"), "--heads", str(head), *out]
-
-
-def test_predict(job: list[str], tmp_path: Path) -> None:
-    """While a picture is being written."""
+    job = ["predict", str(tmp_path / "p"), "--heads", str(head), *out]
     code, printed = interrupted("os:fsync", 2, *job)
     assert (code, printed.splitlines()[-1]) == (130, "interrupted")
     assert "Traceback" not in printed
     assert os.listdir(tmp_path / "out") == []
     assert main(job) == 0
     assert sorted(os.listdir(tmp_path / "out")) == ["p", "p.csv"]
-
-
-def test_extract(tmp_path: Path) -> None:
-    """What was finished is kept, the rest comes with the next call, and every byte is as it would have been."""
-    write_images(tmp_path, [f"p/{name}.png" for name in "abcde"])
-    store = tmp_path / "store"
-    job = ["extract", tmp_path / "p", "--out", store, "--backbone", "dinoneck_tiny", "--size", "32x48"]
-    code, printed = interrupted("dinoneck.store.extraction:send", 3, *job)
-    assert (code, printed.splitlines()[-1]) == (130, "interrupted")
-    assert FeatureStore.open(store).ids == ("a", "b")
-    assert FeatureStore.open(store).verify() == []
-    assert main([*map(str, job)]) == 0
-    expected = make(tmp_path / "expected", load_backbone("dinoneck_tiny"), views="none")
-    expected.extract(tmp_path / "p")
-    assert same(FeatureStore.open(store), expected)
-    assert [file for file in store.rglob("*") if "tmp" in file.name] == []

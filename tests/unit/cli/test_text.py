@@ -47,9 +47,3 @@ def test_masks_are_tables_that_steer_no_terminal(capsys: pytest.CaptureFixture[s
     assert " ".join(means[0]).startswith("cover, 60 images held out mean IoU")
     assert means[3][:2] == ["linear", f"{(90 / 140 + 60 / 110) / 2:.3f}"]
     assert each[3] == [r"\x1b[31mweed\n", "50.0%", "1.000", f"{60 / 110:.3f}"]
-
-
-def test_a_confusion_matrix_of_many_classes_is_left_to_the_report(capsys: pytest.CaptureFixture[str]) -> None:
-    labels = [f"species {i}" for i in range(30)]
-    *_, each = shown("kind", {"head": method_scores("class", TRUE, TRUE, SPLIT, labels=labels)}, capsys)
-    assert len(each) == 2 + 30 + 1

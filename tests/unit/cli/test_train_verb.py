@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tests.kit import cli
-from tests.unit.training.meadow import files_of, rows_of
+from tests.unit.training.meadow import HEIGHT, WIDTH, rows_of, write_rows
 
 from dinoneck import Backbone, HeadCheckpoint
 from dinoneck.cli import train
@@ -73,39 +72,42 @@ def test_heads_by_flags(flags: list[str], head: dict[str, Any]) -> None:
     assert parsed(*flags).head == head
 
 
-def test_numbers_classes_and_masks(meadow: Path, tmp_path: Path) -> None:
-    """One run of each kind of data, and the number that its table shows."""
-    words = ("train", "--csv", meadow, "--targets", "crop", "kind", "--group", "place", *TINY)
-    mixed = cli(*words, "--out", tmp_path / "mixed", "--json")
-    assert mixed.json["report"] == json.loads((tmp_path / "mixed" / "report.json").read_text())
-    assert "12 images, 4 groups, targets crop, kind" in mixed.err
-    assert f"{mixed.json['report']['scores']['kind']['head']['accuracy']['pooled']:.3f}" in mixed.err
-
-    for row in rows_of(meadow):
-        for folder, file in (("images", "image"), ("masks", "mask"), (f"classes/{row['kind']}", "image")):
-            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            shutil.copy(meadow.parent / row[file], tmp_path / folder / row["image"])
-    report = cli("train", "--images", tmp_path / "classes", *TINY, "--out", tmp_path / "a", "--json").json["report"]
-    assert report["scores"]["class"]["head"]["labels"] == ["bare", "crop", "weedy"]
-    masks = ("--images", tmp_path / "images", "--labels", tmp_path / "masks", "--classes", "soil", "crop", "weed")
-    found = cli("train", *masks, *TINY, "--out", tmp_path / "b", "--json")
-    iou = found.json["report"]["scores"]["segmentation"]["head"]["mean_iou"]["pooled"]
-    assert f"{iou:.3f}" in found.err
-
-
-def test_numbers_per_pixel_have_the_name_of_their_column(meadow: Path, tmp_path: Path) -> None:
-    rows, rng = rows_of(meadow), np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def labelled(meadow: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The meadow as folders of images, masks and classes, and as a table with a number per pixel."""
+    root, rows, rng = tmp_path_factory.mktemp("labelled"), rows_of(meadow), np.random.default_rng(0)
     for i, row in enumerate(rows):
-        with Image.open(meadow.parent / row["image"]) as image:
-            Image.fromarray(rng.random((image.height, image.width), np.float32)).save(meadow.parent / f"{i}.tif")
-    table = [",".join([*rows[0], "ndvi"]), *(",".join([*row.values(), f"{i}.tif"]) for i, row in enumerate(rows))]
-    meadow.write_text("\n".join(table) + "\n")
-    numbers = ("--csv", meadow, "--targets", "crop", "--labels", "ndvi", "--label-kind", "numbers", "--group", "place")
-    found = cli("train", *numbers, *TINY, "--out", tmp_path / "run", "--json")
-    assert "targets crop, ndvi\n" in found.err
-    assert f"{found.json['report']['scores']['ndvi']['head']['r2']['pooled']:.3f}" in found.err
-    head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
-    assert [(task["name"], task["kind"]) for task in head.meta["tasks"]][-1] == ("ndvi", "dense")
+        for folder, file in (("images", "image"), ("masks", "mask"), (f"classes/{row['kind']}", "image")):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(meadow.parent / row[file], root / folder / row["image"])
+        Image.fromarray(rng.random((HEIGHT, WIDTH), np.float32)).save(root / f"{i}.tif")
+        row |= {"image": f"images/{row['image']}", "ndvi": f"{i}.tif"}
+    write_rows(root / "t.csv", rows)
+    return root
+
+
+KINDS = [  # flags, what is shown, and a score of one target
+    ("--csv t.csv --targets crop kind --group place", "12 images, 4 groups, targets crop, kind", "kind", "accuracy"),
+    ("--images classes", "", "class", "accuracy"),
+    ("--csv t.csv --targets crop --labels ndvi --label-kind numbers", "targets crop, ndvi\n", "ndvi", "r2"),
+]
+MASKS = ("--images images --labels masks --classes soil crop weed", "", "segmentation", "mean_iou")
+
+
+@pytest.mark.parametrize(("words", "shown", "target", "score"), [*KINDS, pytest.param(*MASKS, marks=pytest.mark.slow)])
+def test_every_kind_of_data_is_trained_on_and_its_score_is_shown(
+    words: str, shown: str, target: str, score: str, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(labelled)
+    found = cli("train", *words.split(), *TINY, "--out", tmp_path / "run", "--json")
+    report = found.json["report"]
+    assert report == json.loads((tmp_path / "run" / "report.json").read_text())
+    assert shown in found.err and f"{report['scores'][target]['head'][score]['pooled']:.3f}" in found.err
+    if target == "class":
+        assert report["scores"]["class"]["head"]["labels"] == ["bare", "crop", "weedy"]
+    if target == "ndvi":
+        head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
+        assert [(task["name"], task["kind"]) for task in head.meta["tasks"]][-1] == ("ndvi", "dense")
 
 
 GATING = """
@@ -115,40 +117,22 @@ head: {{type: cls_gating, hidden_dim: 16, dropout: 0.1}}
 """
 
 
-def test_a_run_from_a_store_interrupted_and_continued(
-    csiro: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.slow
+def test_a_run_from_a_store(csiro: Path, store: Path, tmp_path: Path) -> None:
     text = QUICK.replace("batch_size: 4", "batch_size: 4, mixup_alpha: 2.5, ema_decay: 0.997")
-    path = written(tmp_path, text + GATING.format(csv=csiro / "table.csv", store=store))
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    shown = cli("train", path, "--out", whole).out
+    path, run = written(tmp_path, text + GATING.format(csv=csiro / "table.csv", store=store)), tmp_path / "run"
+    shown = cli("train", path, "--out", run).out
     assert "dinoneck_tiny, 2x4 patches" in shown
     assert "; auxiliary: Dry_Dead_g, Dry_Clover_g, State, Height_Ave_cm" in shown
-    head = HeadCheckpoint.load(whole / "heads" / "fold-1.safetensors")
+    head = HeadCheckpoint.load(run / "heads" / "fold-1.safetensors")
     assert (head.head_type, head.config["num_patches"], head.meta["tta"]["ops"]) == ("cls_gating", 8, "flip4")
-    lines = [json.loads(line) for line in (whole / "logs" / "fold-0.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "logs" / "fold-0.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [0, 1]
     assert {"loss", "loss/Dry_Total_g", "loss/State", "val_loss", "val_r2"} <= set(lines[0])
-
-    step, calls = torch.optim.AdamW.step, []
-
-    def interrupted(*arguments: Any, **options: Any) -> Any:
-        calls.append(None)
-        if len(calls) == 6:  # in the second fold
-            raise KeyboardInterrupt
-        return step(*arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", interrupted)
-        assert cli("train", path, "--out", parts).code == 130
-    assert not (parts / "report.json").exists()
-    assert "optim.lr" in cli("train", path, "--out", parts, "--lr", "0.1").err
-    assert cli("train", path, "--out", parts).code == 0
-    assert files_of(parts) == files_of(whole)
-    assert "holds results of an earlier run" in cli("train", path, "--out", parts).err
-    assert cli("train", path, "--out", parts, "--fold", 1, "--overwrite", "--no-resume").code == 0
-    assert {row["fold"] for row in rows_of(parts / "out_of_fold.csv")} == {"1"}
-    assert [path.name for path in (parts / "heads").iterdir()] == ["fold-1.safetensors"]
+    assert "holds results of an earlier run" in cli("train", path, "--out", run).err
+    assert cli("train", path, "--out", run, "--fold", 1, "--overwrite", "--no-resume").code == 0
+    assert {row["fold"] for row in rows_of(run / "out_of_fold.csv")} == {"1"}
+    assert [path.name for path in (run / "heads").iterdir()] == ["fold-1.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -158,10 +142,8 @@ def test_a_run_from_a_store_interrupted_and_continued(
         ("optim: {backbone_lr: 0.1}\n", "", r"optim\.backbone_lr"),
         ("", "--views 20", "20 .*the store has 4"),
         ("", "--size 960", r"made with size \(32, 64\), not \(960, 960\)"),
-        ("", "--interpolation area", "made with interpolation bilinear"),
         ("", "--backbone vit_small_patch16_dinov3", "made with backbone dinoneck_tiny"),
         ("", "--head fpn --layers 1 3", r"made with layers \(5,\)"),
-        ("", "--head patch_maen", "Did you mean 'patch_mean'"),
         ("imports: [none.py]\n", "", r"none\.py"),
     ],
 )
@@ -172,15 +154,3 @@ def test_what_does_not_fit_is_refused_before_the_work(
     found = cli("train", path, *flags.split(), "--out", tmp_path / "run")
     assert found.code == 1 and re.search(message, found.err), found.err
     assert not (tmp_path / "run").exists()
-
-
-def test_pyramids_read_the_layers_of_the_file(csiro: Path, tmp_path: Path) -> None:
-    path = written(
-        tmp_path,
-        "head: {type: fpn, fpn_dim: 8, num_levels: 2}\nlosses: {weighting: uncertainty}\nfolds: {count: 2, only: 0}\n"
-        "backbone: {name: dinoneck_tiny, layers: [1, 3, 5]}\n"
-        f"data: {{csv: {csiro / 'table.csv'}, targets: [GDM_g]}}\n",
-    )
-    assert cli("train", path, "--epochs", 1, "--out", tmp_path / "run").code == 0
-    head = HeadCheckpoint.load(tmp_path / "run" / "heads" / "fold-0.safetensors")
-    assert (head.head_type, head.config["layer_indices"], head.config["num_levels"]) == ("fpn", [1, 3, 5], 2)

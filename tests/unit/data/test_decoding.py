@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
+from tests.unit.data.test_labels import png
 from tests.unit.test_orientation import FORMS, HEIGHT, ORIENTATIONS, WIDTH, scene, write
 
 from dinoneck import DataError
-from dinoneck.data import decoding, read_image_size
+from dinoneck.data import Preprocessing, decoding, read_image_size, to_image_pixels
 from dinoneck.data.decoding import fast_decoder, read_pixels
 
 Pixels = np.ndarray[Any, Any]
@@ -100,12 +101,16 @@ def test_every_form_is_read_as_pillow_reads_it(form: str, road: list[str], tmp_p
 @pytest.mark.parametrize("form", FORMS)
 def test_eight_orientations_of_one_scene_are_one_image(form: str, road: list[str], tmp_path: Path) -> None:
     suffix, options, largest = FORMS[form]
+    half, corner = Preprocessing(16, size=(HEIGHT // 2, WIDTH // 2)), torch.tensor([WIDTH / 2.0, HEIGHT / 2.0])
     for i in ORIENTATIONS:
         file = write(tmp_path / f"{i}.{suffix}", scene(), i, options)
-        found = read_pixels(file).permute(1, 2, 0).numpy().astype(int)
-        assert found.shape == (HEIGHT, WIDTH, 3), i
-        assert np.abs(found - scene()).max() <= largest, i
-        assert read_image_size(file) == (HEIGHT, WIDTH), i
+        for given in (file, Image.open(file)):
+            assert read_image_size(given) == (HEIGHT, WIDTH), i
+            found = read_pixels(given).permute(1, 2, 0).numpy().astype(int)
+            assert found.shape == (HEIGHT, WIDTH, 3), i
+            assert np.abs(found - scene()).max() <= largest, i
+            assert to_image_pixels(corner, half, given).tolist() == [WIDTH, HEIGHT], i
+            assert read_image_size(given) == (HEIGHT, WIDTH), f"{i}, after it was decoded"
     if form != "JPEG":
         road.append("by Pillow on purpose: the orientation")
 
@@ -138,20 +143,8 @@ def test_deep_files_keep_their_range(suffix: str, road: list[str], tmp_path: Pat
 
 
 def test_sixteen_bit_colours_keep_the_high_byte(road: list[str], tmp_path: Path) -> None:
-    """Pillow cannot write them, so the PNG is put together here."""
-    import struct
-    import zlib
-
     colours = np.random.RandomState(0).randint(0, 65536, (5, 7, 3)).astype(">u2")
-    rows = b"".join(b"\x00" + row.tobytes() for row in colours)
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0))
-    (tmp_path / "a.png").write_bytes(
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    )
+    (tmp_path / "a.png").write_bytes(png(16, 2, [row.tobytes() for row in colours], 7))  # Pillow cannot write it
     assert np.array_equal(read_pixels(tmp_path / "a.png").permute(1, 2, 0), colours >> 8)
 
 

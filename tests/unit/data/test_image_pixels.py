@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tests.unit.data.test_labels import PLAIN, ramp
 
 from dinoneck.data import Preprocessing, to_image_pixels
-
-PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-
-
-def ramps(height: int, width: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """A image whose red is x / width and whose green is y / height, at the middle of every pixel."""
-    y, x = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
-    return np.stack([x, y, np.ones_like(x)], axis=-1).astype(np.float32)
 
 
 @pytest.mark.parametrize("size", [None, (50, 70), (64, 96)])
@@ -28,7 +20,7 @@ def test_every_pixel_shows_its_place(size: Any, resize: Any, shape: tuple[int, i
         pytest.skip("a remainder is refused")
     mode: dict[str, Any] = {"resize": "pad", "pad_to": "center"} if resize == "center" else {"resize": resize}
     recipe = Preprocessing(16, size=size, interpolation=interpolation, **PLAIN, **mode)
-    image = recipe(ramps(*shape))[0]
+    image = recipe(ramp(*shape))[0]
     rows, cols = image.shape[1:]
     y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(cols) + 0.5, indexing="ij")
     points = torch.stack([x, y], dim=-1).double()

@@ -17,7 +17,7 @@ from PIL import Image
 from dinoneck import DataError
 from dinoneck.data import DenseLabels, Preprocessing
 
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 MODES: list[dict[str, Any]] = [
     *({"resize": word} for word in ("stretch", "keep", "crop", "pad")),
     {"resize": "pad", "pad_to": "center"},
@@ -107,16 +107,6 @@ def test_float_tiffs_and_bands(tmp_path: Path) -> None:
     assert torch.equal(values, torch.where(valid, torch.from_numpy(bands).permute(2, 0, 1).float() - 1, 0))
 
 
-def test_a_palette_counts_by_its_indices(tmp_path: Path) -> None:
-    index = np.random.RandomState(0).randint(0, 3, (6, 8), np.uint8)
-    mask = Image.frombytes("P", (8, 6), index.tobytes())
-    mask.putpalette([200, 0, 0, 0, 200, 0, 7, 7, 7])
-    mask.save(tmp_path / "p.png")
-    values, valid = pixels(DenseLabels(classes=4, nodata=2), tmp_path / "p.png")
-    assert torch.equal(values, torch.stack([torch.from_numpy((index == k) & (index != 2)) for k in range(4)]).float())
-    assert torch.equal(valid, torch.from_numpy(index != 2))
-
-
 def png(bits: int, colour: int, rows: list[bytes], width: int) -> bytes:
     """A PNG of any bit depth, written by hand."""
 
@@ -178,15 +168,20 @@ def test_every_prepared_pixel_takes_the_class_under_its_centre(mode: dict[str, A
             assert (inner & real).sum() > 100
 
 
-def test_indices_keep_nodata_and_exact_sizes() -> None:
+def test_indices_keep_nodata_and_exact_sizes(tmp_path: Path) -> None:
+    """Also of a palette, which counts by its indices."""
     mask = np.random.RandomState(0).randint(0, 3, (32, 48), np.uint8)
     mask[3, 5] = 9
-    labels = DenseLabels(classes=3, nodata=9)
+    palette = Image.frombytes("P", (48, 32), mask.tobytes())
+    palette.putpalette([200, 0, 0] * 3 + [7] * 21)
+    palette.save(tmp_path / "p.png")
+    labels, recipe = DenseLabels(classes=3, nodata=9), Preprocessing(16)
     expected = torch.from_numpy(mask.astype(np.int64))
     expected[3, 5] = -1
-    recipe = Preprocessing(16)
-    assert torch.equal(labels.indices([mask, mask], recipe), expected.expand(2, -1, -1))
-    assert torch.equal(labels.indices(mask, recipe, [(32, 48)])[0], expected)
+    assert torch.equal(labels.indices([mask, tmp_path / "p.png"], recipe), expected.expand(2, -1, -1))
+    values, valid = pixels(labels, tmp_path / "p.png")
+    assert torch.equal(valid, expected >= 0)
+    assert torch.equal(values, torch.stack([expected == k for k in range(3)]).float())
     doubled = labels.indices(mask, recipe.changed(size=(64, 96)))[0]
     assert torch.equal(doubled, expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
     thirds = labels.indices(np.kron(mask, np.ones((3, 3), np.uint8)), recipe.changed(size=(32, 48)))[0]

@@ -48,10 +48,18 @@ def perfect(data: BoxImages) -> Predictions:
     }
 
 
-def test_perfect_boxes_score_one(data: BoxImages, capsys: pytest.CaptureFixture[str]) -> None:
-    found = score_boxes(data, perfect(data))
-    assert set(totals(found).values()) == {1.0}
-    assert found["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
+def test_scores_known_beforehand(data: BoxImages, capsys: pytest.CaptureFixture[str]) -> None:
+    """Perfect boxes, also the first, whose id is 0: pycocotools takes it for 'no match'; no boxes; a missing class."""
+    whole, first, last = score_boxes(data, perfect(data)), data.take([0]), data.take([0, 2])
+    assert set(totals(whole).values()) == {1.0}
+    assert whole["per_class"] == {name: {"AP": pytest.approx(1), "AP50": pytest.approx(1)} for name in ("blue", "red")}
+    assert score_boxes(first, perfect(first))["AR100"] == 1.0
+    part = score_boxes(last, perfect(last))
+    assert part["per_class"]["blue"] == {"AP": None, "AP50": None} and part["AP"] == 1.0
+    empty = {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}
+    for found in ({}, dict.fromkeys(data.ids, empty)):
+        nothing = score_boxes(data, found)
+        assert totals(nothing) == ZERO and nothing["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
     assert capsys.readouterr() == ("", "")
 
 
@@ -65,26 +73,6 @@ def test_boxes_of_low_scores_count(data: BoxImages) -> None:
 
     unsure = argparse.Namespace(classes=data.classes, predict=predict)
     assert set(totals(evaluate_boxes(unsure, data.file, data.paths[0].parent)).values()) == {1.0}
-
-
-def test_the_first_box_counts_too(data: BoxImages) -> None:
-    """Its id in the JSON is 0, which pycocotools takes for 'no match'."""
-    assert score_boxes(data.take([0]), perfect(data.take([0])))["AR100"] == 1.0
-
-
-def test_nothing_found_scores_zero(data: BoxImages) -> None:
-    empty = {"boxes": torch.zeros(0, 4), "scores": [], "labels": []}
-    for found in ({}, dict.fromkeys(data.ids, empty)):
-        result = score_boxes(data, found)
-        assert totals(result) == ZERO
-        assert result["per_class"]["red"] == {"AP": 0.0, "AP50": 0.0}
-
-
-def test_a_class_without_boxes_has_no_precision(data: BoxImages) -> None:
-    part = data.take([0, 2])
-    result = score_boxes(part, perfect(part))
-    assert result["per_class"]["blue"] == {"AP": None, "AP50": None}
-    assert result["AP"] == 1.0
 
 
 def test_a_box_in_a_crowd_counts_for_nothing(tmp_path: Path) -> None:

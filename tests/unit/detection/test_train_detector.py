@@ -118,18 +118,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(boxes: Path, tmp_path: Path, mo
         train_detector(config_of(boxes), tmp_path)
 
 
-def test_the_verbs_train_and_predict(boxes: Path, tmp_path: Path) -> None:
+def test_the_verb_trains(boxes: Path, tmp_path: Path) -> None:
     words = f"--size 96x128 --backbone dinoneck_tiny --epochs 1 --batch-size 2 --val-boxes {boxes} --hidden-dim 32"
     run = ["train", "--boxes", boxes, "--detector", "retinanet", *words.split(), "--out", tmp_path / "run"]
     assert "held-out boxes" in kit.cli(*run, "--head", "spatial_tuning_adapter").out
-    file, out = tmp_path / "run" / "detector.safetensors", tmp_path / "boxes.csv"
-    images = [str(boxes.parent / "0.png"), str(boxes.parent / "1.png")]
-    assert kit.cli("predict", *images, "--heads", file, "--out", out, "--overlay", tmp_path / "pictures").code == 0
-    header, *rows = out.read_text().splitlines()
-    assert header == "image,name,score,x0,y0,x1,y1"
-    assert len(rows) == sum(len(each["names"]) for each in Detector.load(file).predict(images))
-    assert len(list((tmp_path / "pictures").iterdir())) == 2
-    assert "retinanet" in kit.cli("inspect", file).out
+    assert "retinanet" in kit.cli("inspect", tmp_path / "run" / "detector.safetensors").out
 
 
 @pytest.mark.slow

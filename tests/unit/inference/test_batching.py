@@ -8,22 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from tests import kit
 from torch import Tensor
 
-from dinoneck import BusyError, PatchMeanHead, Predictor, Task, load_backbone
+from dinoneck import BusyError, Predictor
 from dinoneck.inference import MicroBatcher
 
 
 @pytest.fixture
 def predictor() -> Predictor:
-    torch.manual_seed(0)
-    return Predictor(PatchMeanHead(64, [Task("mass", activation="softplus")]), load_backbone("dinoneck_tiny"))
+    return Predictor(kit.head(), kit.backbone())
 
 
 def images(count: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    return [torch.rand(3, 32, 32 + 16 * (i % 2), generator=generator) for i in range(count)]
+    return [kit.images(1, 32, 32 + 16 * (i % 2), seed=i)[0] for i in range(count)]
 
 
 class Held:

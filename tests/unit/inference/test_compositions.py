@@ -1,4 +1,4 @@
-"""A composition declared in a head is predicted everywhere: tiles, ensembles, tables, cards, files, programs."""
+"""What a head derives from its tasks is predicted everywhere: compositions, sums, and the means of maps."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tests import kit
 from torch import Tensor
 
 from dinoneck import (
@@ -23,75 +23,111 @@ from dinoneck import (
     Predictor,
     TargetTransform,
     Task,
-    Tokens,
 )
 from dinoneck.export import export_head
 from dinoneck.heads import Head
 
-SUMS = {"above": ("leaf", "stem"), "plant": ("leaf", "stem", "root")}
-PLANT = Composition(("leaf", "stem", "root"), SUMS, "masses", "total", "shares")  # type: ignore[arg-type]
+PARTS = ("leaf", "stem", "root")
+PLANT = Composition(PARTS, {"above": PARTS[:2], "plant": PARTS}, "masses", "total", "shares")
 TOTAL = Task("total", unit="g", minimum=0.0, transform=TargetTransform(area=0.21, log1p=True, mean=4.0, std=0.7))
 SHARES = Task("shares", dim=3, kind="ratio")
 TASKS = (SHARES, TOTAL)
 DENSITY = Task("total", kind="density", unit="g", activation="softplus")
+ADDED = Composition(PARTS, {"above": PARTS[:2], "plant (g)": PARTS}, "sums")
+CELLS = Task("cells", 3, kind="dense", labels=("soil", "crop", "weed"), transform=TargetTransform(mean=0.1, std=0.3))
+WEED = Task("weed", from_map="cells", minimum=0.0, transform=TargetTransform(mean=0.02, std=0.03))
+CROP = Task("crop", from_map="cells")
+TOKENS = kit.tokens(3, 3, 5, width=64)
 
 
-def tokens(seed: int = 0) -> Tokens:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(3, 1 + 15, 64, generator=generator)
-    return Tokens.from_sequence(x, image_size=(48, 80), patch_size=16, num_prefix_tokens=1)
-
-
-def head_of(kind: str, seed: int = 1) -> Head:
+def head_of(kind: str, seed: int = 1, tasks: Any = TASKS, compositions: Any = (PLANT,)) -> Head:
     torch.manual_seed(seed)
+    own: dict[str, Any] = {"compositions": list(compositions)}
     if kind == "dense":
-        return DenseHead(64, [SHARES, DENSITY], hidden_dim=8, depth=0, compositions=[PLANT])
+        return DenseHead(64, [SHARES, DENSITY] if tasks is TASKS else tasks, hidden_dim=8, depth=0, **own).eval()
     if kind == "fpn":
-        return FPNHead(64, TASKS, 1, fpn_dim=8, num_levels=2, compositions=[PLANT])
-    return PatchMeanHead(64, TASKS, hidden_dim=8, compositions=[PLANT])
+        return FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, **own).eval()
+    return PatchMeanHead(64, tasks, hidden_dim=8, **own).eval()
 
 
-def check(values: Any, total: Any) -> None:
-    """Leaf, stem, root, above, plant that add up to a total."""
-    leaf, stem, root, above, plant = np.asarray(values, np.float64).reshape(-1, 5).T
-    assert above == pytest.approx(leaf + stem, rel=1e-5)
-    assert plant == pytest.approx(leaf + stem + root, rel=1e-5)
-    assert plant == pytest.approx(np.asarray(total, np.float64).reshape(-1), rel=1e-5)
+def summing(kind: str, seed: int = 0) -> Head:
+    """Parts of different scales, about half of which are below the minimum before it."""
+    if kind == "dense":
+        given: Any = {"kind": "density", "transform": TargetTransform(mean=0.0, std=1e5)}
+        return head_of(kind, seed, [Task(name, unit="g", minimum=0.0, **given) for name in PARTS], [ADDED])
+    scales = [TargetTransform(mean=i, std=40.0 + i) for i in range(3)]
+    tasks = [Task(name, unit="g", minimum=0.0, transform=scale) for name, scale in zip(PARTS, scales, strict=True)]
+    return head_of(kind, seed, tasks, [ADDED])
 
 
-@pytest.mark.parametrize("kind", ["dense", "fpn", "patch_mean"])
-def test_every_head_predicts_its_composition(kind: str, tmp_path: Path) -> None:
-    head = head_of(kind).eval()
-    values = head.predict(tokens())
-    assert list(values) == ["shares", "total", "masses"]
-    check(values["masses"], values["total"])
-    assert torch.allclose(values["masses"][:, :3], values["total"] * values["shares"])
-    assert list(head(tokens())) != list(values), "forward returns what is trained"
-    HeadCheckpoint.from_module(head).save(tmp_path / "h.safetensors")
-    again = HeadCheckpoint.load(tmp_path / "h.safetensors").build()
-    assert torch.equal(again.predict(tokens())["masses"], values["masses"])  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("kind", ["fpn", "patch_mean"])
-@pytest.mark.parametrize(("reduce", "weights"), [("mean", None), ("mean", [1.0, 3.0, 2.0]), ("median", None)])
-def test_ensembles_average_in_original_units(kind: str, reduce: Any, weights: Any) -> None:
-    heads = [head_of(kind, seed).eval() for seed in range(3)]
+def scaled(heads: list[Head]) -> list[Head]:
+    """Let the parameters of each head be larger than those of the one before."""
     for place, head in enumerate(heads):
         for own in head.requires_grad_(False).parameters():
             own.mul_(1.0 + place)
+    return heads
+
+
+def columns(values: Any, width: int) -> Any:
+    return torch.as_tensor(values).detach().double().numpy().reshape(-1, width).T
+
+
+def check(values: Any) -> None:
+    """Leaf, stem, root, above, plant that add up to a total; or above and plant that add up the parts."""
+    if "sums" in values:
+        (leaf, stem, root), (above, plant) = (columns(values[name], 1)[0] for name in PARTS), columns(values["sums"], 2)
+        assert min(leaf.min(), stem.min(), root.min()) >= 0
+    else:
+        leaf, stem, root, above, plant = columns(values["masses"], 5)
+        assert plant == pytest.approx(columns(values["total"], 1)[0], rel=1e-5)
+    assert above == pytest.approx(leaf + stem, rel=1e-5)
+    assert plant == pytest.approx(leaf + stem + root, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dense", "fpn", "patch_mean"])
+@pytest.mark.parametrize("added", [False, True])
+def test_every_head_predicts_its_composition_and_stores_it(kind: str, added: bool, tmp_path: Path) -> None:
+    head = summing(kind) if added else head_of(kind)
+    values, name = head.predict(TOKENS), "sums" if added else "masses"
+    assert list(values) == ([*PARTS, "sums"] if added else ["shares", "total", "masses"])
+    check(values)
+    if added:
+        assert any((values[part] == 0).any() for part in PARTS), "sums follow the minimum: a part is clipped"
+        assert list(head.predicted[-1].columns) == ["above", "plant (g)"]
+    else:
+        assert torch.allclose(values["masses"][:, :3], values["total"] * values["shares"])
+    assert list(head(TOKENS)) != list(values), "forward returns what is trained"
+    HeadCheckpoint.from_module(head).save(tmp_path / "h.safetensors")
+    again: Any = HeadCheckpoint.load(tmp_path / "h.safetensors").build()
+    assert again.compositions == head.compositions and torch.equal(again.predict(TOKENS)[name], values[name])
+
+
+REDUCED = [("mean", None), ("mean", [1.0, 3.0, 2.0]), ("median", None)]
+
+
+@pytest.mark.parametrize("kind", ["fpn", "patch_mean"])
+@pytest.mark.parametrize(("reduce", "weights"), REDUCED)
+def test_ensembles_average_in_original_units(kind: str, reduce: Any, weights: Any) -> None:
+    heads = scaled([head_of(kind, seed) for seed in range(3)])
     ensemble = HeadEnsemble.from_heads(heads, weights, reduce)
-    values = ensemble.predict(tokens())
-    check(values["masses"], values["total"])
-    each = torch.stack([head.predict(tokens())["masses"] for head in heads])
-    assert torch.allclose(ensemble.members_predict(tokens())["masses"], each)
+    values = ensemble.predict(TOKENS)
+    check(values)
+    each = torch.stack([head.predict(TOKENS)["masses"] for head in heads])
+    assert torch.allclose(ensemble.members_predict(TOKENS)["masses"], each)
     if reduce == "mean":
         shares = torch.tensor(weights or [1.0] * 3)[:, None, None]
         assert torch.allclose(values["masses"], (each * shares).sum(0) / shares.sum(), rtol=1e-5)
-    other = PatchMeanHead(
-        64, TASKS, compositions=[Composition(("leaf", "stem", "root"), (), "masses", "total", "shares")]
-    )
-    with pytest.raises(ConfigError, match="members disagree about task 'masses'"):
+    other = PatchMeanHead(64, TASKS, compositions=[Composition(PARTS, (), "masses", "total", "shares")])
+    with pytest.raises(ConfigError, match="'masses'"):
         HeadEnsemble.from_heads([*heads, other])
+
+
+@pytest.mark.parametrize("reduce", ["mean", "median"])
+def test_ensembles_add_the_averaged_parts(reduce: Any) -> None:
+    heads = [summing("patch_mean", seed) for seed in range(4)]
+    bare = PatchMeanHead(64, heads[3].tasks, hidden_dim=8).eval()
+    bare.load_state_dict(heads.pop().state_dict())
+    check(HeadEnsemble([*heads, bare], reduce=reduce).predict(TOKENS))
 
 
 @pytest.mark.parametrize("kind", ["dense", "patch_mean"])
@@ -102,24 +138,73 @@ def test_parts_of_a_tiled_image_add_up_to_its_total(
     image = patchwork(7, 5)
     [whole] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta)(image)
     [tiled] = Predictor([head_of(kind), head_of(kind, 2)], blind, tta, tile=(48, 64), overlap=16)(image)
-    for result in (whole, tiled):
-        check(result["masses"], result["total"])
+    check(whole)
+    check(tiled)
     if kind == "dense":
         assert tiled["total"] == pytest.approx(whole["total"], rel=1e-5)
         assert tiled["masses"] == pytest.approx(whole["masses"], rel=0.05), "shares of tiles are weighed by mass"
 
 
 def test_an_exported_program_predicts_the_same(tmp_path: Path, tiny: Backbone) -> None:
-    cells = Task("cells", 2, kind="dense", labels=("soil", "weed"), transform=TargetTransform(mean=0.1, std=0.3))
-    tasks = [*TASKS, Task("weed", from_map="cells", minimum=0.0, transform=TargetTransform(std=0.1)), cells]
-    torch.manual_seed(1)
-    head = FPNHead(64, tasks, 1, fpn_dim=8, num_levels=2, compositions=[PLANT]).eval()
-    record = tiny.record() | {"layers": [3]}
-    export_head(HeadCheckpoint.from_module(head, backbone=record), tmp_path / "h.pt2", format="pt2")
-    x = Tokens.from_sequence(torch.randn(2, 3 + 20, 64), image_size=(64, 80), patch_size=16, num_prefix_tokens=3,
-                             layers=(3,), normed=True)  # fmt: skip
-    program = torch.export.load(tmp_path / "h.pt2").module()
-    found, wanted = program(x), head.predict(x)
+    head = head_of("dense", tasks=[SHARES, DENSITY, WEED, CELLS])
+    export_head(
+        HeadCheckpoint.from_module(head, backbone=tiny.record() | {"layers": [3]}), tmp_path / "h.pt2", format="pt2"
+    )
+    x = kit.tokens_from(torch.randn(2, 3 + 20, 64), 4, 5, 3, layers=(3,), normed=True)
+    found, wanted = torch.export.load(tmp_path / "h.pt2").module()(x), head.predict(x)
     assert list(found) == list(wanted) == ["shares", "total", "weed", "cells", "masses"]
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+
+
+# One image, one number: the mean over the cells of a map -------------------------------------------------------
+
+
+def means(maps: Any) -> dict[str, Tensor]:
+    cells = torch.as_tensor(maps).double().mean(dim=(-1, -2)).reshape(-1, 3)
+    return {"weed": cells[:, 2:].clamp_min(0.0), "crop": cells[:, 1:2]}
+
+
+def mapped(kind: str, *tasks: Task) -> Head:
+    return head_of(kind, tasks=tasks or (WEED, CELLS, CROP), compositions=())
+
+
+@pytest.mark.parametrize("kind", ["dense", "fpn"])
+@pytest.mark.parametrize("segments", [False, True])
+def test_the_number_is_the_mean_of_the_maps_cells(kind: str, segments: bool) -> None:
+    cells = Task("cells", 3, kind="segmentation", labels=CELLS.labels) if segments else CELLS
+    head: Any = mapped(kind, WEED, cells, CROP)
+    assert not any("weed" in name for name, _ in head.named_parameters())
+    assert sum(len(list(own.out.parameters())) for own in head.towers) == 2, "one readout, the map's"
+    values = head.predict(TOKENS)
+    for name, value in means(head.predict_maps(TOKENS)["cells"]).items():
+        torch.testing.assert_close(values[name].double(), value, rtol=1e-5, atol=1e-6)
+    assert list(head.predict_maps(TOKENS)) == ["cells"]
+    assert list(values) == ["weed", "cells", "crop"]
+
+
+@pytest.mark.parametrize(("reduce", "weights"), REDUCED)
+def test_the_mean_of_heads_together_is_that_of_their_map(reduce: Any, weights: Any) -> None:
+    heads = scaled([mapped("dense") for _ in range(3)])
+    ensemble = HeadEnsemble.from_heads(heads, weights, reduce)
+    for name, value in means(ensemble.predict_maps(TOKENS)["cells"]).items():
+        torch.testing.assert_close(ensemble.predict(TOKENS)[name].double(), value, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="'weed'"):
+        HeadEnsemble.from_heads([heads[0], PatchMeanHead(64, [Task("weed", minimum=0.0)])])
+
+
+@pytest.mark.parametrize("tta", ["none", "d6"])
+@pytest.mark.parametrize("reduce", ["mean", "median"])
+def test_the_mean_over_views_and_tiles(
+    blind: Backbone, patchwork: Callable[[int, int], Tensor], tta: Any, reduce: Any
+) -> None:
+    heads = [mapped("dense"), mapped("dense", CROP, CELLS, WEED).requires_grad_(False)]
+    for own in heads[1].parameters():
+        own.mul_(-1.5)
+    image, both = patchwork(7, 5), HeadEnsemble(heads, reduce=reduce)
+    [whole] = Predictor(both, blind, tta)(image, maps="patch")
+    [tiled] = Predictor(both, blind, tta, tile=(48, 64), overlap=16, batch_size=3)(image, maps="patch")
+    for result in (whole, tiled):
+        for name, value in means(result["maps"]["cells"]).items():
+            assert result[name] == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
+    assert tiled["crop"] == pytest.approx(whole["crop"], rel=1e-5)

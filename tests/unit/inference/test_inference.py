@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tests import kit
 
 from dinoneck import (
     Backbone,
@@ -22,9 +21,8 @@ from dinoneck import (
     Predictor,
     TargetTransform,
     Task,
-    load_backbone,
     load_head,
-    save_head,
+    wrap_backbone,
 )
 from dinoneck.inference import VIEWS
 
@@ -42,43 +40,30 @@ def test_maps_of_all_views_come_back_to_the_image(blind: Backbone) -> None:
 
 
 def test_views_are_averaged_in_natural_units(tiny: Backbone) -> None:
-    torch.manual_seed(0)
-    head = PatchMeanHead(64, [Task("a", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu")])
-    image = torch.rand(3, 32, 48)
+    head = kit.head(Task("a", transform=TargetTransform(log1p=True, mean=1.0, std=2.0), activation="relu"))
+    image = kit.images(1)[0]
     images = tiny.preprocess(image)
     each = [head.predict(tiny(VIEWS["d6"].place(images, i)))["a"].item() for i in range(6)]
     assert Predictor(head, tiny, tta="d6")(image)[0]["a"] == pytest.approx(np.mean(each), rel=1e-5)
 
 
-@pytest.fixture
-def saved(tiny: Backbone, tmp_path: Path) -> Path:
-    """A folder with the heads of three folds."""
-    prep = tiny.preprocess.changed(size=(32, 64))
-    for fold in range(3):
-        torch.manual_seed(fold)
-        head = PatchMeanHead(64, [Task("a", unit="g"), Task("s", dim=2, kind="classification", labels=("x", "y"))])
-        save_head(tmp_path / f"fold-{fold}.safetensors", head, backbone=tiny, preprocess=prep)
-    return tmp_path
-
-
-def test_from_files_alone(saved: Path, tiny: Backbone, tmp_path: Path) -> None:
-    image = np.random.RandomState(0).randint(0, 255, (50, 90, 3), np.uint8)
-    Image.fromarray(image).save(tmp_path / "p.png")
-    heads = [HeadCheckpoint.load(file).build() for file in sorted(saved.glob("*.safetensors"))]
-    tokens = tiny(tiny.preprocess(image, size=(32, 64)))
-    expected = np.mean([head.predict(tokens)["a"].item() for head in heads])
-    shares = np.mean([head.predict(tokens)["s"][0].numpy() for head in heads], axis=0)
-    for source in (saved, str(saved), sorted(saved.glob("*.safetensors"))):
-        [result] = Predictor(source)(tmp_path / "p.png")
-        assert result["a"] == pytest.approx(expected, rel=1e-5)
-        assert np.allclose(result["s"], shares, atol=1e-6)
-        assert "maps" not in result
+def test_from_files_alone(tiny: Backbone, tmp_path: Path) -> None:
+    tasks = [Task("a", unit="g"), Task("s", dim=2, kind="classification", labels=("x", "y"))]
+    heads = [kit.head(*tasks, seed=fold) for fold in range(3)]
+    files = [kit.saved_head(tmp_path / f"fold-{fold}.safetensors", head) for fold, head in enumerate(heads)]
+    [image] = kit.write_images(tmp_path, ["p.png"])
+    each = [head.predict(tiny(tiny.preprocess(image, size=kit.SIZE))) for head in heads]
+    for source in (tmp_path, str(tmp_path), files):
+        [result] = Predictor(source)(image)
+        assert list(result) == ["a", "s"]
+        for name, value in result.items():
+            assert np.allclose(value, np.mean([one[name][0].detach().numpy() for one in each], axis=0), rtol=1e-5)
 
 
 def test_images_are_normalised_as_the_file_records(tiny: Backbone, tmp_path: Path) -> None:
     head, image = PatchMeanHead(64, [Task("a")]), torch.rand(3, 32, 64)
     own = tiny.preprocess.changed(size=(32, 64), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    save_head(tmp_path / "h.safetensors", head, backbone=tiny, preprocess=own)
+    HeadCheckpoint.from_module(head, backbone=tiny, preprocess=own).save(tmp_path / "h.safetensors")
     expected = head.predict(tiny(own(image)))["a"].item()
     assert Predictor(tmp_path / "h.safetensors")(image)[0]["a"] == pytest.approx(expected, rel=1e-5)
     assert head.predict(tiny(tiny.preprocess(image)))["a"].item() != pytest.approx(expected, rel=1e-2)
@@ -99,21 +84,19 @@ def test_padding_is_left_out_of_the_mean_of_a_map(
 
 
 def test_one_pass_for_heads_of_several_layers(tiny: Backbone, tmp_path: Path) -> None:
-    shallow, deep = tiny.with_layers([1]), tiny.with_layers([2, 4])
-    prep = tiny.preprocess.changed(size=(32, 32))
+    shallow, deep, all_layers = (tiny.with_layers(own) for own in ([1], [2, 4], [1, 2, 4]))
     heads = [PatchMeanHead(64, [Task("a")]), PatchMeanHead(64, [Task("a"), Task("b")])]
     together = HeadEnsemble(heads, layers=[[1], [2, 4]])
-    save_head(tmp_path / "h.safetensors", together, backbone=tiny.with_layers([1, 2, 4]), preprocess=prep)
-    predictor = Predictor(tmp_path)
+    file = kit.saved_head(tmp_path / "h.safetensors", together, backbone=all_layers)
+    predictor, image = Predictor(file), kit.images(1)[0]
     assert predictor.backbone.layers == (1, 2, 4)
-    image = torch.rand(3, 32, 32)
-    images = prep(image)
+    images = tiny.preprocess(image)
     a0, both = heads[0].predict(shallow(images)), heads[1].predict(deep(images))
     [result] = predictor(image, maps="patch")
     assert result["a"] == pytest.approx((a0["a"].item() + both["a"].item()) / 2, rel=1e-5)
     assert result["b"] == pytest.approx(both["b"].item(), rel=1e-5)
-    assert result["maps"]["a"].shape == (1, 2, 2)
-    values = load_head(tmp_path / "h.safetensors").predict(tiny.with_layers([1, 2, 4])(images))  # type: ignore[operator]
+    assert result["maps"]["a"].shape == (1, 2, 3)
+    values = load_head(file).predict(all_layers(images))  # type: ignore[operator]
     assert values["a"].item() == pytest.approx(result["a"], rel=1e-5)
 
 
@@ -124,45 +107,22 @@ def test_images_of_different_sizes_keep_their_order(tiny: Backbone) -> None:
     assert together == pytest.approx([predictor(image)[0]["a"] for image in images], rel=1e-5)
 
 
-def test_a_head_that_is_there_twice_is_refused(saved: Path, tmp_path: Path) -> None:
-    """A copy in the folder would have twice the weight of the others."""
-    first, second = sorted(saved.glob("*.safetensors"))[:2]
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for file in (first, second):
-        (folder / file.name).write_bytes(file.read_bytes())
-    assert Predictor(folder).tasks
-    copy = folder / f"{first.stem} (copy).safetensors"
-    copy.write_bytes(first.read_bytes())
-    loaded = HeadCheckpoint.load(first)
-    for heads, named in ((folder, copy.name), ([first, second, first], first.name), ([first, loaded], first.name)):
-        with pytest.raises(CheckpointError, match=re.escape(named)):
-            Predictor(heads)
-
-
 def test_half_precision_backbones_predict_with_float32_heads(tmp_path: Path) -> None:
-    torch.manual_seed(3)
-    half = load_backbone("dinoneck_tiny", dtype=torch.bfloat16)
-    head, image = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
-    save_head(tmp_path / "h.safetensors", head, backbone=half)
-    rebuilt = Predictor(tmp_path / "h.safetensors")
+    half, head, image = kit.backbone(dtype=torch.bfloat16), kit.head(), kit.images(1)[0]
+    rebuilt = Predictor(kit.saved_head(tmp_path / "h.safetensors", head, backbone=half))
     assert next(rebuilt.backbone.parameters()).dtype == torch.bfloat16
-    exact = Predictor(head, load_backbone("dinoneck_tiny"))(image)[0]["x"]
-    assert rebuilt(image)[0]["x"] == pytest.approx(exact, abs=0.02)
-    assert rebuilt(image)[0]["x"] == Predictor(head, half)(image)[0]["x"]
+    exact = Predictor(head, kit.backbone())(image)[0]["mass"]
+    assert rebuilt(image)[0]["mass"] == pytest.approx(exact, abs=0.02)
+    assert rebuilt(image) == Predictor(head, half)(image)
 
 
 def test_the_probe_may_decide_across_libraries(tmp_path: Path) -> None:
-    from dinoneck import wrap_backbone
-
-    torch.manual_seed(4)
-    trained = wrap_backbone(load_backbone("dinoneck_tiny", layers=[5, 2]).adapter.model, layers=[3])
-    head, image = PatchMeanHead(64, [Task("x")]), torch.rand(3, 32, 48)
-    save_head(tmp_path / "h.safetensors", head, backbone=trained, preprocess=trained.preprocess)
-    other = load_backbone("dinoneck_tiny", source="transformers")
+    trained = wrap_backbone(kit.backbone(layers=[5, 2]).adapter.model, layers=[3])
+    head, image, other = kit.head(), kit.images(1)[0], kit.backbone(source="transformers")
+    file = kit.saved_head(tmp_path / "h.safetensors", head, backbone=trained)
     with pytest.raises(CheckpointError, match="probe=True"):
-        Predictor(tmp_path / "h.safetensors", other)
-    [value] = Predictor(tmp_path / "h.safetensors", other, probe=True)(image)
-    assert value["x"] == pytest.approx(Predictor(head, trained)(image)[0]["x"], abs=1e-5)
+        Predictor(file, other)
+    [value] = Predictor(file, other, probe=True)(image)
+    assert value["mass"] == pytest.approx(Predictor(head, trained)(image)[0]["mass"], abs=1e-5)
     with pytest.raises(CheckpointError, match="gives other outputs"):
-        Predictor(tmp_path / "h.safetensors", load_backbone("dinoneck_tiny", seed=1), probe=True)
+        Predictor(file, kit.backbone(seed=1), probe=True)

@@ -92,7 +92,8 @@ def test_masks_are_run_lengths_of_coco(kind: str, tiny: Backbone) -> None:
     assert to_frame([row], predictor.tasks)["plant"].tolist() == [len(found)]
 
 
-@pytest.mark.parametrize("form", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
 @pytest.mark.parametrize("kind", ["mask", "centres"])
 def test_an_exported_model_gives_what_the_head_itself_gives(
     kind: str, form: Any, tiny: Backbone, tmp_path: Path

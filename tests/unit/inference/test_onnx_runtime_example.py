@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from torch import nn
+from tests import kit
 
-from dinoneck import Backbone, DenseHead, HeadEnsemble, PatchMeanHead, Predictor, TargetTransform, Task, load_backbone
+from dinoneck import DenseHead, HeadEnsemble, Predictor, TargetTransform, Task
 from dinoneck.data import Preprocessing
 from dinoneck.export import export_model
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples" / "onnx_runtime"
 MASS = Task("mass", unit="g", activation="softplus", transform=TargetTransform(mean=40.0, std=20.0), minimum=0.0)
 STATE = Task("state", dim=3, kind="classification", labels=("a", "b", "c"))
+NDVI = Task("ndvi", kind="dense")
 # any import of these fails, as in an environment without them
 ALONE = """
 import runpy, sys
@@ -36,29 +37,15 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("dinoneck_tiny", layers=[0])
+HEADS = kit.randomised(HeadEnsemble([kit.head(MASS, STATE), DenseHead(64, [NDVI], hidden_dim=8, depth=0)]))
 
 
 @pytest.fixture(scope="module")
-def heads() -> HeadEnsemble:
-    found = [
-        PatchMeanHead(64, [MASS, STATE], hidden_dim=8),
-        DenseHead(64, [Task("ndvi", kind="dense")], hidden_dim=8, depth=0),
-    ]
-    for head in found:
-        for parameter in head.parameters():
-            nn.init.normal_(parameter, std=0.2)
-    return HeadEnsemble(found)
-
-
-@pytest.fixture(scope="module")
-def model(heads: HeadEnsemble, backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     path = tmp_path_factory.mktemp("model") / "model.onnx"
-    export_model(heads, path, backbone=backbone, check=False)
+    export_model(HEADS, path, backbone=kit.backbone(layers=[0]), check=False)
     return path
 
 
@@ -93,29 +80,25 @@ def prepared_as(model: Path, recipe: Preprocessing, path: Path) -> Path:
     return path
 
 
-def run(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", ALONE, str(FOLDER / "predict.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 RECIPES: dict[str, dict[str, Any]] = {
     "crop": {"size": (80, 96), "resize": "crop", "interpolation": "bilinear", "blur": 5},
     "centred": {"size": (90, 90), "resize": "pad", "pad_to": "center", "interpolation": "area"},
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_answers_what_the_predictor_answers(
-    name: str, model: Path, heads: HeadEnsemble, backbone: Backbone, images: list[Path], tmp_path: Path
-) -> None:
+def test_it_answers_what_the_predictor_answers(name: str, model: Path, images: list[Path], tmp_path: Path) -> None:
     recipe = Preprocessing(patch_size=16, **RECIPES[name])
-    done = run(prepared_as(model, recipe, tmp_path / "m.onnx"), *images, "--csv", tmp_path / "a.csv", "--threads", 1)
+    words = [prepared_as(model, recipe, tmp_path / "m.onnx"), *images, "--csv", tmp_path / "a.csv", "--threads", "1"]
+    command = [sys.executable, "-c", ALONE, FOLDER / "predict.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     with (tmp_path / "a.csv").open() as file:
         table = list(csv.DictReader(file))
     assert [row["image"] for row in table] == [str(image) for image in images]
     assert list(table[0]) == ["image", "mass", "state:a", "state:b", "state:c", "ndvi"]
-    predictor = Predictor(heads, backbone, preprocess=recipe)
+    predictor = Predictor(HEADS, kit.backbone(layers=[0]), preprocess=recipe)
     rel = 2e-3 if recipe.interpolation == "bilinear" else 1e-4  # Pillow rounds some pixels another way than torch
     for row, wanted, line in zip(table, predictor(images), done.stdout.splitlines(), strict=True):
         assert float(row["mass"]) == pytest.approx(wanted["mass"], rel=rel)

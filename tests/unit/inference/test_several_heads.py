@@ -1,4 +1,4 @@
-"""Lists of heads, mappings of heads, and predictions from stored tokens."""
+"""Several heads: ensembles with weights, medians and gates; mappings of heads; predictions from stored tokens."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from tests.kit import same
+from tests import kit
 from torch import nn
 
+import dinoneck.inference.predictor
 from dinoneck import (
     Backbone,
     CheckpointError,
+    CLSGatingHead,
     ConfigError,
     DenseHead,
     FeatureStore,
@@ -27,155 +28,195 @@ from dinoneck import (
     Task,
     load_backbone,
 )
-from dinoneck.inference import passes
+from dinoneck.inference import VIEWS
 
-SIZE = (32, 48)
 CLASSES = Task("soil", dim=2, kind="classification", labels=("wet", "dry"))
+DEPTH, GRAMS = Task("depth", kind="dense", unit="m"), Task("mass", unit="g")
 
 
-def checkpoint(head: nn.Module, backbone: Backbone, **options: Any) -> HeadCheckpoint:
-    preprocess = options.pop("preprocess", backbone.preprocess.changed(size=SIZE))
-    return HeadCheckpoint.from_module(head, backbone=backbone, preprocess=preprocess, **options)
+def checkpoint(head: nn.Module, backbone: Backbone, size: tuple[int, int] = kit.SIZE) -> HeadCheckpoint:
+    return HeadCheckpoint.from_module(head, backbone=backbone, preprocess=backbone.preprocess.changed(size=size))
 
 
-def next_to_each_other(tiny: Backbone) -> dict[str, HeadCheckpoint]:
+def next_to_each_other(tiny: Backbone) -> dict[str, Any]:
     """Heads of other layers, one of them without the final norm."""
     return {
-        "depth": checkpoint(DenseHead(64, [Task("depth", kind="dense", unit="m")], hidden_dim=8), tiny),
-        "mass": checkpoint(PatchMeanHead(64, [Task("mass", unit="g")], 8), tiny.with_layers([1, 3], norm=False)),
-        "soil": checkpoint(PatchMeanHead(64, [CLASSES], 8), tiny.with_layers([3])),
+        "depth": checkpoint(DenseHead(64, [DEPTH], hidden_dim=8), tiny),
+        "mass": checkpoint(kit.head(GRAMS), tiny.with_layers([1, 3], norm=False)),
+        "soil": checkpoint(kit.head(CLASSES), tiny.with_layers([3])),
     }
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "images").mkdir()
-    for i in range(3):
-        pixels = np.random.RandomState(i).randint(0, 255, (40, 60 + 8 * i, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
-    return tmp_path
+def images(tmp_path: Path) -> list[Path]:
+    return [
+        *kit.write_images(tmp_path / "images", ["0.png", "1.png"]),
+        *kit.write_images(tmp_path / "images", ["2.png"], 40, 76, seed=2),
+    ]
 
 
-@pytest.mark.parametrize("tta", ["none", "d6"])
-def test_three_heads_share_one_pass_and_keep_their_numbers(tiny: Backbone, folder: Path, tta: Any) -> None:
-    heads, images = next_to_each_other(tiny), sorted((folder / "images").iterdir())
-    alone = {key: Predictor(head, tta=tta, batch_size=8)(images, maps="patch") for key, head in heads.items()}
-    predictor, calls = Predictor(heads, tta=tta, batch_size=8), []
-    predictor.passes[0].backbone.register_forward_hook(lambda *_: calls.append(1))
-    rows = predictor(images, maps="patch")
-    assert [list(row) for row in rows] == [list(heads)] * 3
-    for key in heads:
-        assert all(same(row[key], lone) for row, lone in zip(rows, alone[key], strict=True))
-    assert len(predictor.passes) == 1
-    single = Predictor(heads["soil"], tta=tta, batch_size=8)
-    single.backbone.register_forward_hook(lambda *_: calls.append(-1))
-    single(images)
-    assert sum(calls) == 0, "as many passes as for one head"
-    assert {key: [task.name for task in own] for key, own in predictor.tasks.items()} == {
-        "depth": ["depth"], "mass": ["mass"], "soil": ["soil"]}  # fmt: skip
+# Lists: one ensemble ------------------------------------------------------------------------------------------
 
 
-def test_heads_that_need_other_images_get_a_pass_of_their_own(
-    tiny: Backbone, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    heads: dict[str, Any] = next_to_each_other(tiny)
-    heads["large"] = checkpoint(
-        PatchMeanHead(64, [Task("mass", unit="kg")], 8), tiny, preprocess=tiny.preprocess.changed(size=(64, 64))
-    )
-    seeded = load_backbone("dinoneck_tiny", seed=7)
-    heads["seeded"] = [checkpoint(PatchMeanHead(64, [Task("a")], 8), seeded) for _ in range(2)]
-    image = folder / "images" / "0.png"
-    with caplog.at_level(logging.INFO, "dinoneck"):
-        predictor = Predictor(heads)
-    assert len(predictor.passes) == 3
-    assert "passes of the backbone: 3" in caplog.text
-    decoded = []
-    import dinoneck.inference.predictor as module
+def folds(count: int = 3) -> list[PatchMeanHead]:
+    """Heads of one task whose transforms differ: averages are only right in natural units."""
+    transforms = [TargetTransform(log1p=True, mean=1.0, std=0.5 + i) for i in range(count)]
+    return [kit.head(Task("a", transform=own), seed=i) for i, own in enumerate(transforms)]
 
-    own = module.read_pixels
-    monkeypatch.setattr(module, "read_pixels", lambda image: decoded.append(image) or own(image))
-    [row] = predictor(image)
-    assert decoded == [image]
-    for key, head in heads.items():
-        assert same(row[key], Predictor(head)(image)[0])
+
+def test_weights_are_of_natural_units_and_follow_the_order_of_files(tiny: Backbone, tmp_path: Path) -> None:
+    image, heads = kit.images(1)[0], folds()
+    for i, head in enumerate(heads):
+        kit.saved_head(tmp_path / f"fold-{i}.safetensors", head, backbone=tiny)
+    each = [Predictor(head, tiny)(image, maps="patch")[0] for head in heads]
+    for source in (tmp_path, heads):
+        [result] = Predictor(source, tiny, weights=[0.2, 0.0, 1.8])(image, maps="patch")
+        assert result["a"] == pytest.approx(0.1 * each[0]["a"] + 0.9 * each[2]["a"], rel=1e-5)
+        picture = 0.1 * each[0]["maps"]["a"] + 0.9 * each[2]["maps"]["a"]
+        assert np.allclose(result["maps"]["a"], picture, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_medians_are_over_heads_and_means_over_views(tiny: Backbone, count: int) -> None:
+    image, heads = kit.images(1)[0], folds(count)
+    flips = [tiny(VIEWS["flip4"].place(tiny.preprocess(image), i)) for i in range(4)]
+    views = [np.median([h.predict(flip)["a"].item() for h in heads]) for flip in flips]
+    [result] = Predictor(heads, tiny, "flip4", reduce="median")(image)
+    assert result["a"] == pytest.approx(np.mean(views), rel=1e-5)
+    assert Predictor(heads, tiny, "flip4")(image)[0]["a"] != pytest.approx(result["a"], rel=1e-5)
+    pictures = [Predictor(head, tiny)(image, maps="patch")[0]["maps"]["a"] for head in heads]
+    [plain] = Predictor(heads, tiny, reduce="median")(image, maps="patch")
+    assert np.allclose(plain["maps"]["a"], np.median(pictures, axis=0), rtol=1e-5)
+
+
+def test_gates_come_upright_and_averaged(tiny: Backbone) -> None:
+    one, two = (CLSGatingHead(64, [Task("a")], mode="query", hidden_dim=8).eval() for _ in range(2))
+    image, views = kit.images(1)[0], VIEWS["d6"]
+    seen = [tiny(views.place(tiny.preprocess(image), i)) for i in range(6)]
+    gates = [[views.undo(head.gate(view)[0], i) for i, view in enumerate(seen)] for head in (one, two)]
+    means = [torch.stack(own).mean(dim=0).detach().numpy() for own in gates]
+    other = PatchMeanHead(64, [Task("b")])
+    for heads, weights in (([one, two], None), ([one, two], [3, 1]), (HeadEnsemble([one, two, other]), None)):
+        [result] = Predictor(heads, tiny, "d6", weights=weights)(image, maps="patch")
+        expected = np.average(means, axis=0, weights=weights)
+        assert expected.shape == (2, 3) and np.allclose(result["gate"], expected, atol=1e-6)
+        assert result["gate"].sum() == pytest.approx(1.0, abs=1e-5) and "gate" not in result["maps"]
+    assert "gate" not in Predictor(one, tiny)(image)[0]
+    assert "gate" not in Predictor(other, tiny)(image, maps="patch")[0]
+
+
+def test_only_its_own_grid_is_scored(tiny: Backbone, tmp_path: Path) -> None:
+    file = kit.saved_head(tmp_path / "h", CLSGatingHead(64, [Task("a")], "mlp", 6, hidden_dim=8), backbone=tiny)
+    image, upright = kit.images(1)[0], tiny.preprocess.changed(size=(48, 32))
+    assert Predictor(file, tiny, tta="flip4")(image)
+    for options in ({"tta": "d6"}, {"preprocess": upright}):
+        with pytest.raises(CheckpointError, match="2 rows x 3 cols.*3 x 2") as caught:
+            Predictor(file, tiny, **options)(image)  # type: ignore[arg-type]
+        assert caught.value.step == "pairing"
 
 
 def test_a_list_is_one_ensemble_of_alike_heads(tiny: Backbone) -> None:
     def head(**options: Any) -> PatchMeanHead:
-        task = Task("mass", **{"unit": "g", "transform": TargetTransform(mean=1.0, std=2.0), **options})
-        return PatchMeanHead(64, [task], 8)
+        return kit.head(Task("mass", **{"unit": "g", "transform": TargetTransform(mean=1.0, std=2.0), **options}))
 
-    first, image = checkpoint(head(), tiny), torch.rand(3, *SIZE)
+    first, image = checkpoint(head(), tiny), kit.images(1)[0]
     fitted = checkpoint(head(transform=TargetTransform(mean=3.0, std=0.5)), tiny)
     each = [Predictor(one)(image)[0]["mass"] for one in (first, fitted)]
     assert Predictor([first, fitted])(image)[0]["mass"] == pytest.approx(np.mean(each), rel=1e-5)
     for other, named in (
         (checkpoint(DenseHead(64, [Task("mass", kind="dense", unit="g")], 8), tiny), "mass"),
-        (checkpoint(PatchMeanHead(64, [Task("mass", unit="g")], 16), tiny), "config"),
+        (checkpoint(kit.head(GRAMS, hidden_dim=16), tiny), "config"),
         (checkpoint(head(activation="relu"), tiny), "config"),
         (checkpoint(head(), tiny.with_layers([3])), "layers"),
         (checkpoint(head(), load_backbone("dinoneck_tiny", seed=7)), "backbone"),
-    ):
+        *((checkpoint(kit.head(Task("mass", **own)), tiny), "'mass'") for own in (
+            {"unit": "kg"}, {"dim": 2, "unit": "g"}, {"kind": "ratio", "dim": 2})),
+    ):  # fmt: skip
         with pytest.raises((CheckpointError, ConfigError), match=named):
             Predictor([first, other])
-    for task in (Task("mass", unit="kg"), Task("mass", dim=2, unit="g"), Task("mass", kind="ratio", dim=2)):
-        with pytest.raises(ConfigError, match="disagree about task 'mass'"):
-            Predictor([first, checkpoint(PatchMeanHead(64, [task], 8), tiny)])
-        with pytest.raises(ConfigError, match="disagree about task 'mass'"):
-            HeadEnsemble([head(), PatchMeanHead(64, [task], 8)])
+
+
+# Mappings: heads next to each other ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tta", ["none", "d6"])
+def test_three_heads_share_one_pass_and_keep_their_numbers(tiny: Backbone, images: list[Path], tta: Any) -> None:
+    heads = next_to_each_other(tiny)
+    alone = {key: Predictor(head, tta=tta, batch_size=8) for key, head in heads.items()}
+    predictor, calls = Predictor(heads, tta=tta, batch_size=8), dict.fromkeys(("all", "soil"), 0)
+    assert len(predictor.passes) == 1
+    for name, one in (("all", predictor.passes[0]), ("soil", alone["soil"])):
+        one.backbone.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    rows = predictor(images, maps="patch")
+    assert [list(row) for row in rows] == [list(heads)] * 3
+    for key, one in alone.items():
+        assert kit.same([row[key] for row in rows], one(images, maps="patch"))
+        assert [task.name for task in predictor.tasks[key]] == [key]
+    assert calls["all"] == calls["soil"] > 0, "as many passes as for one head"
+
+
+def test_heads_that_need_other_images_get_a_pass_of_their_own(
+    tiny: Backbone, images: list[Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, seeded = next_to_each_other(tiny), load_backbone("dinoneck_tiny", seed=7)
+    heads["large"] = checkpoint(kit.head(Task("mass", unit="kg")), tiny, (64, 64))
+    heads["seeded"] = [checkpoint(kit.head(Task("a"), seed=seed), seeded) for seed in range(2)]
+    with caplog.at_level(logging.INFO, "dinoneck"):
+        predictor = Predictor(heads)
+    assert len(predictor.passes) == 3 and "passes of the backbone: 3" in caplog.text
+    module: Any = dinoneck.inference.predictor
+    read, decoded = module.read_pixels, []
+    monkeypatch.setattr(module, "read_pixels", lambda image: decoded.append(image) or read(image))
+    [row] = predictor(images[0])
+    assert decoded == [images[0]], "an image is decoded once for all passes"
+    for key, head in heads.items():
+        assert kit.same(row[key], Predictor(head)(images[0])[0])
+
+
+# Stored tokens, and the folder of a training ------------------------------------------------------------------
+
+
+def stored(folder: Path, images: list[Path], backbone: Backbone, **options: Any) -> FeatureStore:
+    store = FeatureStore.create(folder / "s", backbone=backbone, image_size=kit.SIZE, **options)
+    store.extract(images)
+    return store
 
 
 @pytest.mark.parametrize(("dtype", "views", "tta"), [("fp16", "none", "none"), ("bf16", "d6", "d6"),
                                                     ("fp16", "color20", "flip4")])  # fmt: skip
-def test_stored_tokens_give_what_images_give(tiny: Backbone, folder: Path, dtype: Any, views: Any, tta: Any) -> None:
-    heads: Any = {**next_to_each_other(tiny)}
+def test_stored_tokens_give_what_images_give(
+    tiny: Backbone, images: list[Path], tmp_path: Path, dtype: Any, views: Any, tta: Any
+) -> None:
+    heads = next_to_each_other(tiny)
     del heads["mass"]  # the store holds normalised tokens
-    backbone = tiny.with_layers([3, 5])
-    store = FeatureStore.create(folder / "s", backbone=backbone, views=views, image_size=SIZE, dtype=dtype)
-    store.extract(folder / "images")
-    images = sorted((folder / "images").iterdir())
+    store = stored(tmp_path, images, tiny.with_layers([3, 5]), views=views, dtype=dtype)
     rough = 0.03 if dtype == "bf16" else 3e-3
     expected = Predictor(heads, tta=tta)(images, maps="patch")
     found = Predictor(heads, tta=tta, batch_size=2).predict(store, maps="patch")
-    assert len(found) == len(images)
     for row, own in zip(found, expected, strict=True):
         assert row["depth"]["depth"] == pytest.approx(own["depth"]["depth"], abs=rough)
         assert row["soil"]["soil"] == pytest.approx(own["soil"]["soil"], abs=rough)
         assert np.allclose(row["depth"]["maps"]["depth"], own["depth"]["maps"]["depth"], atol=2 * rough)
-    order = [store.ids[2], store.ids[0]]
-    again = Predictor(heads["soil"], tta=tta).predict(store, order)
-    assert [row["soil"].tolist() for row in again] == [
-        pytest.approx(found[i]["soil"]["soil"].tolist(), abs=1e-6) for i in (2, 0)
-    ]
+    again = Predictor(heads["soil"], tta=tta).predict(store, [store.ids[2], store.ids[0]])
+    assert kit.same([row["soil"] for row in again], [found[i]["soil"]["soil"] for i in (2, 0)], 1e-6)
 
 
-def test_a_norm_that_a_store_lacks_is_applied(tiny: Backbone, folder: Path) -> None:
+def test_a_norm_that_a_store_lacks_is_applied(tiny: Backbone, images: list[Path], tmp_path: Path) -> None:
     heads = next_to_each_other(tiny)
-    backbone = tiny.with_layers([1, 3, 5], norm=False)
-    store = FeatureStore.create(folder / "s", backbone=backbone, image_size=SIZE)
-    store.extract(folder / "images")
-    images = sorted((folder / "images").iterdir())
+    store = stored(tmp_path, images, tiny.with_layers([1, 3, 5], norm=False))
     for row, own in zip(Predictor(heads).predict(store), Predictor(heads)(images), strict=True):
-        assert row["mass"]["mass"] == pytest.approx(own["mass"]["mass"], abs=3e-3)
-        assert row["soil"]["soil"] == pytest.approx(own["soil"]["soil"], abs=3e-3)
+        for name in ("mass", "soil"):
+            assert row[name][name] == pytest.approx(own[name][name], abs=3e-3)
 
 
-def test_what_a_pass_reads_is_one_look_at_the_weights(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    predictor, looks = Predictor(PatchMeanHead(64, [Task("a")]), tiny, batch_size=1), []
-    own = passes.weight_hashes._versions
-    monkeypatch.setattr(passes.weight_hashes, "_versions", lambda tensors: looks.append(1) or own(tensors))
-    predictor([torch.rand(3, 32, 32) for _ in range(4)])
-    assert len(looks) == 1
-
-
-def test_the_folder_of_a_training_stands_for_its_head(tiny: Backbone, folder: Path, tmp_path: Path) -> None:
-    run, image = tmp_path / "run", torch.rand(3, *SIZE)
-    (run / "heads").mkdir(parents=True)
+def test_the_folder_of_a_training_stands_for_its_head(tiny: Backbone, tmp_path: Path) -> None:
+    image = kit.images(1)[0]
+    (tmp_path / "heads").mkdir()
     for number in range(2):
-        checkpoint(PatchMeanHead(64, [Task("a")], 8), tiny).save(run / "heads" / f"fold-{number}.safetensors")
+        checkpoint(kit.head(seed=number), tiny).save(tmp_path / "heads" / f"fold-{number}.safetensors")
     for read in (Predictor, HeadCheckpoint.load):
-        with pytest.raises(CheckpointError, match=str(run / "heads")):
-            read(run)
-    checkpoint(PatchMeanHead(64, [Task("whole")], 8), tiny).save(run / "head.safetensors")
-    assert Predictor(run)(image) == Predictor(run / "head.safetensors")(image)
-    assert len(Predictor(run / "heads").tasks) == 1
+        with pytest.raises(CheckpointError, match=str(tmp_path / "heads")):
+            read(tmp_path)
+    checkpoint(kit.head(Task("whole")), tiny).save(tmp_path / "head.safetensors")
+    assert Predictor(tmp_path)(image) == Predictor(tmp_path / "head.safetensors")(image)
+    assert len(Predictor(tmp_path / "heads").tasks) == 1

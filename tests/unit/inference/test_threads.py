@@ -8,29 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-import torch
-from tests.kit import same
-from torch import Tensor
+from tests import kit
 
-from dinoneck import (
-    CLSGatingHead,
-    DenseHead,
-    FPNHead,
-    HeadEnsemble,
-    PatchMeanHead,
-    Predictor,
-    TargetTransform,
-    Task,
-    load_backbone,
-)
+from dinoneck import CLSGatingHead, DenseHead, FPNHead, HeadEnsemble, Predictor, TargetTransform, Task
 from dinoneck.heads import Head
 
 THREADS = 8
-
-
-def images(count: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return [torch.rand(3, 32 + 16 * (i % 3), 48, generator=generator) for i in range(count)]
 
 
 def at_once(call: Callable[[int], Any], rounds: int = 3) -> list[list[Any]]:
@@ -49,11 +32,10 @@ def at_once(call: Callable[[int], Any], rounds: int = 3) -> list[list[Any]]:
 
 
 def heads() -> list[Head]:
-    torch.manual_seed(0)
     mass = Task("mass", unit="g", transform=TargetTransform(mean=(3.0,), std=(2.0,)))
     return [
-        PatchMeanHead(64, [mass]),
-        PatchMeanHead(64, [mass]),
+        kit.head(mass),
+        kit.head(mass, seed=1),
         CLSGatingHead(64, [Task("height")], mode="query", hidden_dim=16, dropout=0.5),
         DenseHead(64, [Task("cover", kind="dense")], hidden_dim=16),
         FPNHead(64, [Task("count", kind="density")], num_layers=1, fpn_dim=16, layer_indices=(5,)),
@@ -62,15 +44,14 @@ def heads() -> list[Head]:
 
 @pytest.mark.parametrize("tiled", [False, True])
 def test_threads_get_what_a_lone_call_gets(tiled: bool) -> None:
-    modules = heads()
-    backbone = load_backbone("dinoneck_tiny")
+    modules, backbone = heads(), kit.backbone()
     options: dict[str, Any] = {"tile": 32, "overlap": 16} if tiled else {"tta": "flip4"}
     predictor = Predictor(HeadEnsemble(modules), backbone, **options)
-    given = images(THREADS)
+    given = [kit.images(1, 32 + 16 * (i % 3), seed=i)[0] for i in range(THREADS)]
     alone = [predictor(image, maps="patch")[0] for image in given]
     for module in modules:
         module.train()
     for number, answers in enumerate(at_once(lambda i: predictor(given[i], maps="patch")[0])):
-        assert all(same(answer, alone[number]) for answer in answers)
+        assert all(kit.same(answer, alone[number]) for answer in answers)
     assert all(part.training for module in modules for part in module.modules())
     assert not backbone.training

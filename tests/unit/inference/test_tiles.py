@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import kit
 from torch import Tensor
 
 from dinoneck import (
@@ -70,10 +71,6 @@ def test_one_tile_fades_into_the_next() -> None:
     assert torch.allclose(first[4:] + second[:4], torch.ones(4, dtype=torch.float64))
 
 
-def plain(answer: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in answer.items() if key != "maps"}
-
-
 TILES = [(48, 0), (48, 16), ((32, 64), 0.5), ((32, 48), 10)]
 SIZES = [(3, 8), (7, 5), (4, 3), (2, 9)]
 
@@ -89,12 +86,7 @@ def test_tiled_equals_whole(
     image = patchwork(*size)
     [whole] = Predictor(heads, blind, tta)(image, maps="patch")
     [tiled] = Predictor(heads, blind, tta, tile=tile, overlap=overlap, batch_size=3)(image, maps="patch")
-    assert tiled.keys() == whole.keys()
-    for name, picture in whole["maps"].items():
-        assert tiled["maps"][name].shape == picture.shape
-        assert np.allclose(tiled["maps"][name], picture, rtol=1e-5, atol=1e-6)
-    for name, value in plain(whole).items():
-        assert np.allclose(tiled[name], value, rtol=1e-5, atol=1e-6), name
+    assert tiled.keys() == whole.keys() and kit.same(tiled, whole, 1e-5)
     assert tiled["mass"] == pytest.approx(tiled["maps"]["mass"].sum(), rel=1e-5)
     [short] = Predictor(heads, blind, tta, tile=tile, overlap=overlap)(image)
     assert "maps" not in short
@@ -153,8 +145,7 @@ def test_a_tile_is_brought_to_the_heads_size(
     assert predictor.picture(image).shape == (3, grid[0] * 16, grid[1] * 16)
     stretched = blind.preprocess.changed(size=(grid[0] * 16, grid[1] * 16))
     [whole] = Predictor(head, blind, preprocess=stretched)(image, maps="patch")
-    for name in whole["maps"]:
-        assert np.allclose(tiled["maps"][name], whole["maps"][name], atol=1e-6)
+    assert kit.same(tiled["maps"], whole["maps"], 1e-6)
     assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
 
 

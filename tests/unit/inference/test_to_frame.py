@@ -6,11 +6,9 @@ import csv
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
+from tests import kit
 
-from dinoneck import Backbone, Composition, PatchMeanHead, Predictor, Task, save_head
-from dinoneck.cli.main import main
+from dinoneck import Backbone, Composition, PatchMeanHead, Predictor, Task
 from dinoneck.inference import to_frame
 
 SOIL = Task("soil type", dim=3, kind="classification", labels=("wet clay", "sand", "loam"))
@@ -23,18 +21,14 @@ COLUMNS = [
 
 def test_the_csv_and_the_frame_hold_the_same(tmp_path: Path, tiny: Backbone) -> None:
     pytest.importorskip("pandas")
-    torch.manual_seed(0)
     above = Composition(("leaf", "stem"), {"above": ("leaf", "stem")}, "sums")  # type: ignore[arg-type]
-    save_head(tmp_path / "h.safetensors", PatchMeanHead(64, TASKS, 8, compositions=[above]), backbone=tiny)
-    names = ["a.png", "b.png"]
-    for name, colour in zip(names, ((10, 200, 30), (90, 20, 200)), strict=True):
-        Image.new("RGB", (48, 32), colour).save(tmp_path / name)
-    files = [str(tmp_path / name) for name in names]
-    predictor = Predictor(tmp_path / "h.safetensors", tiny)
+    head = kit.saved_head(tmp_path / "h.safetensors", PatchMeanHead(64, TASKS, 8, compositions=[above]))
+    names, out = ["a.png", "b.png"], tmp_path / "p.csv"
+    files = kit.write_images(tmp_path, names)
+    predictor = Predictor(head, tiny)
     frame = to_frame(predictor(files, maps="patch"), predictor.tasks, names)
     assert list(frame.columns) == COLUMNS and list(frame.index) == names
-    out = tmp_path / "p.csv"
-    assert main(["predict", *files, "--heads", str(tmp_path / "h.safetensors"), "--out", str(out)]) == 0
+    assert kit.cli("predict", *files, "--heads", head, "--out", out).code == 0
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["image", *COLUMNS]

@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from examples.pointcloud.__main__ import main
-from examples.pointcloud.features import frame_maps, input_size, store_maps
+from examples.pointcloud.features import frame_maps
 from examples.pointcloud.frames import Frames
 from examples.pointcloud.rooms import room
-from PIL import Image
 
-from dinoneck import Backbone, DataError, FeatureStore, GridError
+from dinoneck import Backbone, GridError
 from dinoneck.points import PointProjector, lift
 
 
 @pytest.fixture(scope="module")
 def frames() -> Frames:
     return room(0, views=4, size=(48, 64), points=100).frames
-
-
-def test_sizes_keep_the_sides_ratio() -> None:
-    for image, patch, expected in (
-        ((480, 640), 16, (480, 640)),
-        ((480, 640), 14, (504, 672)),
-        ((968, 1296), 14, (980, 1316)),
-        ((100, 100), 16, (112, 112)),
-        ((48, 64), (8, 16), (48, 64)),
-        ((5, 90), 16, (16, 288)),
-    ):
-        assert input_size(image, patch) == expected
 
 
 def test_maps_are_the_backbones_own(frames: Frames, tiny: Backbone) -> None:
@@ -55,19 +39,3 @@ def test_a_point_finds_its_place_at_any_size(frames: Frames) -> None:
         feats, valid = lift(place, PointProjector()(points, frames.cameras[:1].resize(size)))
         assert bool(valid.all())
         assert torch.allclose(feats, expected[0], atol=1e-6)
-
-
-def test_a_store_gives_the_same_maps(frames: Frames, tiny: Backbone, tmp_path: Path) -> None:
-    (tmp_path / "2D" / "scene" / "color").mkdir(parents=True)
-    names = [f"scene/color/{20 * view}" for view in range(4)]
-    for name, image in zip(names, frames.images, strict=True):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "2D" / f"{name}.png")
-    arguments = ("extract", tmp_path / "2D", "--out", tmp_path / "store", "--backbone", "dinoneck_tiny")
-    assert main(list(map(str, arguments))) == 0
-    store = FeatureStore.open(tmp_path / "store")
-    maps, cameras = store_maps(store, names[::-1], frames.cameras[[3, 2, 1, 0]])
-    expected, known = frame_maps(tiny, frames)
-    assert torch.allclose(maps, expected.flip(0), atol=2e-2)
-    assert cameras.size == (48, 64) and torch.equal(cameras.cam_to_world, known.cam_to_world.flip(0))
-    with pytest.raises(DataError, match="scene/color/7"):
-        store_maps(store, ["scene/color/0", "scene/color/7"], frames.cameras[:2])

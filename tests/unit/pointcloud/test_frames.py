@@ -13,12 +13,9 @@ import pytest
 import torch
 from examples.pointcloud.frames import chosen, read_frames, scene_names
 from PIL import Image
-from tests.conftest import DATA
 
 from dinoneck import DataError
-from dinoneck.points import check_cameras
 
-RGBD = DATA / "rgbd_room"
 TURN = [0.0, math.sin(0.3), 0.0, math.cos(0.3)]  # 0.6 rad about y
 
 
@@ -83,37 +80,20 @@ def test_a_scan_is_read_by_number_with_smaller_depth(tmp_path: Path) -> None:
     np.savetxt(scene / "pose" / "20.txt", np.full((4, 4), -np.inf))
     (scene / "depth" / "20.png").unlink()  # nothing of a lost frame is read
     assert read_frames(scene, every=20).names == tuple(f"scene0000_00/color/{n}" for n in (0, 40, 100))
-    np.savetxt(scene / "pose" / "0.txt", np.full((4, 4), np.nan))
-    with pytest.raises(DataError, match="0 frames with a finite pose"):
-        read_frames(scene, every=200)
-
-
-@pytest.mark.parametrize("names", [("20.jpg", "020.png"), ("a.jpg",), ("3.jpg",)])
-def test_images_that_cannot_be_chosen_by_number_are_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=names[0]):
-        chosen(map(Path, names), 20)
+    for names in (("20.jpg", "020.png"), ("a.jpg",), ("3.jpg",)):
+        with pytest.raises(DataError, match=names[0]):
+            chosen(map(Path, names), 20)
 
 
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
         (lambda t: t["frames"][1].update(quaternion_xyzw=[0, 0, 2, 2]), "view 1 is not a rotation"),
-        (lambda t: t["frames"][1].update(quaternion_xyzw=[0, 0, 1]), "frames.json"),
-        (lambda t: t["frames"][0].update(translation_m=[0, 0, "x"]), "frames.json"),
         (lambda t: t["frames"][2].pop("depth"), "'depth'"),
         (lambda t: t.update(frames=[]), "frames.json"),
-        (lambda t: t["intrinsics"].pop("cx"), "'cx'"),
         (lambda t: t.update(image_size=[64, 48]), r"\(64, 48\)"),
     ],
 )
 def test_bad_numbers_are_named(tmp_path: Path, spoil: Callable[[Any], Any], named: str) -> None:
     with pytest.raises(DataError, match=named):
         read_frames(write_json(tmp_path, spoil))
-
-
-def test_the_real_room() -> None:
-    if not (RGBD / "frames.json").is_file():
-        pytest.skip(f"the RGB-D frames are not in {RGBD}; set DINONECK_DATA to the folder that holds them")
-    frames = read_frames(RGBD)
-    assert frames.images.shape == (5, 3, 480, 640)
-    assert check_cameras(None, frames.cameras, frames.depth, max_points=1000).best == "camera_to_world"

@@ -41,26 +41,22 @@ def sure(labels: Tensor, probability: float = 0.9) -> Tensor:
     return shares.scatter(1, labels[:, None], probability)
 
 
-def of(probabilities: Tensor, grid: VoxelGrid, labels: Tensor, instances: Tensor) -> dict[str, float | None]:
+def of(grid: VoxelGrid, probabilities: Tensor, labels: Tensor, instances: Tensor) -> dict[str, float | None]:
     found = instance_precision([(connected_masks(grid, probabilities), true_masks(labels, instances))], NAMES)
+    assert found["per_class"]["floor"] == {"AP": None, "AP50": None, "AP25": None}, "no object is a floor"
     return {name: found[name] for name in AP_OF}
 
 
-def test_a_perfect_prediction_has_ap_1() -> None:
-    grid, labels, instances = scene()
-    found = instance_precision([(connected_masks(grid, sure(labels)), true_masks(labels, instances))], NAMES)
-    assert {name: found[name] for name in AP_OF} == {"AP": 1.0, "AP50": 1.0, "AP25": 1.0}
-    assert found["per_class"]["floor"] == {"AP": None, "AP50": None, "AP25": None}  # no object is a floor
-
-
-def test_points_of_no_object_and_small_objects_are_ignored() -> None:
-    grid, labels, instances = scene((*OBJECTS, ((0, 13, 1), (2, 2, 2), BOX)))
-    assert LEAST_POINTS > 8
-    assert of(sure(labels), grid, labels, instances)["AP"] == 1.0
-    assert of(sure(labels), grid, labels, instances.where(instances != 4, -1))["AP"] == 1.0
-    unknown = labels.where(instances != 3, IGNORED)  # predicted all the same
-    assert of(sure(labels), grid, unknown, instances)["AP"] == 1.0
-    assert of(sure(labels), grid, labels, torch.full_like(instances, -1)) == {"AP": None, "AP50": None, "AP25": None}
+def test_a_perfect_prediction_has_ap_1_and_points_of_no_object_count_for_nothing() -> None:
+    grid, labels, instances = scene((*OBJECTS, ((0, 13, 1), (2, 2, 2), BOX)))  # the last has too few points
+    for known, objects in (
+        (labels, instances),
+        (labels, instances.where(instances != 4, -1)),
+        (labels.where(instances != 3, IGNORED), instances),  # predicted all the same
+    ):
+        assert of(grid, sure(labels), known, objects) == {"AP": 1.0, "AP50": 1.0, "AP25": 1.0}
+    nothing = of(grid, sure(labels), labels, torch.full_like(instances, -1))
+    assert nothing == {"AP": None, "AP50": None, "AP25": None}
 
 
 def test_connected_voxels_are_those_of_dense_labels() -> None:

@@ -12,12 +12,10 @@ import torch
 from examples.pointcloud import training
 from examples.pointcloud.__main__ import main
 from examples.pointcloud.room_batches import Scene, Voxels, batch_of, scene
-from examples.pointcloud.rooms import CLASSES, FLAT
+from examples.pointcloud.rooms import CLASSES
 from examples.pointcloud.segmentation import VARIANTS, Segmenter, Variant, build, load_weights, save_weights
 from examples.pointcloud.training_plan import Plan, rooms_of
 from tests import kit
-
-from dinoneck.points import lift
 
 SMALL = {"views": 3, "size": (96, 128), "points": 3000}
 PLAN = Plan(rooms=2, test_rooms=1, views=3, image_size=(96, 128), points=3000, voxel=0.25, backbone="dinoneck_tiny",
@@ -54,20 +52,6 @@ def test_features_follow_points_that_are_deformed_after_projection() -> None:
         assert float(flat[wall].max() - flat[wall].min()) < 0.002
 
 
-def test_rooms_of_a_batch_are_what_they_are_alone() -> None:
-    two, voxels = [seen(0), seen(1)], Voxels(0.25, point_colours=True, strides=(1, 2, 4, 8))
-    both, alone = batch_of(two, voxels), [batch_of([one], voxels) for one in two]
-    assert torch.equal(both.feats, torch.cat([batch.feats for batch in alone]))
-    for stride, level in both.pyramid.items():
-        parts = [batch.pyramid[stride] for batch in alone]
-        assert torch.equal(level.batch, torch.cat([part.batch + i for i, part in enumerate(parts)]))
-        assert torch.equal(level.coords, torch.cat([part.coords for part in parts]))
-        torch.testing.assert_close(level.feats, torch.cat([part.feats for part in parts]))
-    lifted = lift(two[0].maps, two[0].links, alone[0].grid)
-    assert torch.equal(lifted.valid, alone[0].pyramid[1].valid)
-    torch.testing.assert_close(lifted.feats.float(), alone[0].pyramid[1].feats, atol=2e-3, rtol=2e-3)
-
-
 def test_before_its_first_step_every_variant_without_images_is_the_3d_network(tmp_path: Path) -> None:
     """With images too, where they are injected; the weights come from the 3D network's file, but for what is new."""
     plain = made("3d")
@@ -89,18 +73,6 @@ def test_before_its_first_step_every_variant_without_images_is_the_3d_network(tm
     again = made("both")
     assert load_weights(again, tmp_path / "both.safetensors") == ()
     assert kit.same(dict(again.state_dict()), dict(model.state_dict()))
-
-
-def test_iou_is_intersection_over_union() -> None:
-    truth, predicted = torch.randint(0, 4, (2, 500), generator=torch.Generator().manual_seed(0))
-    confusion = torch.zeros(5, 5, dtype=torch.int64)
-    for a, b in zip(truth.tolist(), predicted.tolist(), strict=True):
-        confusion[a, b] += 1
-    found = training.iou(confusion)
-    for k in range(4):
-        union = ((truth == k) | (predicted == k)).sum()
-        assert found[k] == ((truth == k) & (predicted == k)).sum().double() / union
-    assert found[4].isnan()
 
 
 def test_a_run_is_its_seed_and_writes_all_of_it_down(tmp_path: Path) -> None:
@@ -130,19 +102,3 @@ def test_compare_starts_every_variant_from_the_3d_file_and_reads_finished_runs(
     assert main(words) == 0
     assert (tmp_path / "point_segmentation.json").read_text() == written
     assert main([*words, "--steps", "3"]) == 1 and "steps" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_images_tell_what_points_cannot(tmp_path: Path) -> None:
-    plan = replace(
-        PLAN, rooms=6, test_rooms=2, views=6, image_size=(192, 256), points=8_000, voxel=0.2, steps=40, lr=3e-3
-    )
-    drawn = rooms_of(plan, images=True)
-    plain = training.train(plan, drawn, tmp_path / "3d")
-    start = tmp_path / "3d" / training.WEIGHTS
-    again = training.train(plan, drawn, tmp_path / "again", start)
-    injected = training.train(replace(plan, variant="inject"), drawn, tmp_path / "inject", start)
-    assert plain["test"]["miou"] > 0.3
-    assert injected["test"]["miou"] > again["test"]["miou"] + 0.05
-    flat = [max(run["test"]["iou"][name] for name in FLAT) for run in (again, injected)]
-    assert flat[1] > flat[0] + 0.1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-import torch
 import torch.nn.functional as F
 from examples.pointcloud.rooms import CLASSES, WALL, Room, room
 from torch import Tensor
@@ -32,15 +31,6 @@ def pixels_of(made: Room) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return links.point, links.view, row, column, calm[links.view, 0, row, column]
 
 
-def unprojected(made: Room, view: int) -> Tensor:
-    frames = made.frames
-    height, width = frames.cameras.size
-    v, u = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
-    rays = torch.stack([u, v, torch.ones_like(u)], -1).flatten(0, 1) @ torch.linalg.inv(frames.cameras.K[view]).mT
-    pose = frames.cameras.cam_to_world[view]
-    return rays * frames.depth[view].double().flatten()[:, None] @ pose[:3, :3].mT + pose[:3, 3]
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_pixels_label_and_colour_are_those_of_the_point_seen_there(seed: int) -> None:
     made = drawn(seed)
@@ -53,26 +43,3 @@ def test_a_pixels_label_and_colour_are_those_of_the_point_seen_there(seed: int) 
     walls = calm & (made.labels[point] == WALL)
     assert (off[walls].amax(1) <= 2).double().mean() > 0.98  # two walls that meet are lit differently
     assert off[calm].median() == 0
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_depth_ends_on_a_surface_with_nothing_before_it(seed: int) -> None:
-    made = drawn(seed)
-    size, solids = made.interior.size, made.interior.solids
-    for view in range(2):
-        ends = unprojected(made, view)
-        shell = torch.minimum(ends.abs(), (ends - size).abs()).amin(1)
-        on = [shell, *(_distance_to_box(ends, box.low, box.high) for box in solids)]
-        assert torch.stack(on).amin(0).max() < 1e-5
-        eye = made.frames.cameras.positions[view]
-        for share in torch.linspace(0.01, 0.999, 60).double():
-            way = eye + share * (ends - eye)
-            assert ((way > 0) & (way < size)).all()
-            for box in solids:
-                assert not ((way > box.low + 1e-3) & (way < box.high - 1e-3)).all(1).any()
-
-
-def _distance_to_box(places: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    outside = torch.maximum(low - places, places - high).clamp_min(0).norm(dim=1)
-    inside = torch.minimum(places - low, high - places).amin(1).clamp_min(0)
-    return outside + inside
