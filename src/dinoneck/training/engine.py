@@ -94,6 +94,8 @@ class Engine:
     ) -> None:
         """Train until the recipe's last epoch, or until patience ends; keep the state, at most every 30 s.
 
+        At the end the model has the best weights with patience, else the averaged ones, else the last.
+
         Args:
             batches: of an epoch.
             validate: returns the scores of an epoch; it sees the averaged weights, and the first process' row counts.
@@ -106,19 +108,15 @@ class Engine:
             while not self._is_finished():
                 seed_all(self.recipe.seed, self.epoch, self.rank)
                 begin(self.epoch)
-                row = self._one_epoch(batches(self.epoch), bar.update)
+                self.history.append(self._one_epoch(batches(self.epoch), bar.update))
                 if validate is not None:
-                    row |= self._validated(validate)
-                self.history.append(row)
+                    self._validate(validate)
                 self.epoch += 1
                 if self._is_finished() or time.monotonic() - saved >= SAVE_EVERY_S:
                     self._save()
                     saved = time.monotonic()
                 for callback in callbacks if self.rank == 0 else ():
-                    callback(self.epoch - 1, dict(row))
-
-    def finish(self) -> None:
-        """Give the model the weights to keep: the best ones with patience, else the average, else the last."""
+                    callback(self.epoch - 1, dict(self.history[-1]))
         if self.best is not None:
             self._take(self.best)
         elif self.ema is not None:
@@ -154,11 +152,11 @@ class Engine:
         return row
 
     def _is_finished(self) -> bool:
-        if self.recipe.patience is not None and self.history:
-            losses = [row["val_loss"] for row in self.history]
-            if len(losses) - losses.index(min(losses)) > self.recipe.patience:
-                return True
-        return self.epoch >= self.recipe.epochs
+        return self.epoch >= self.recipe.epochs or self._epochs_since_best() >= (self.recipe.patience or math.inf)
+
+    def _epochs_since_best(self) -> int:
+        losses = [row.get("val_loss", math.inf) for row in self.history]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def _one_epoch(self, batches: Batches, done: Callable[[], object]) -> Row:
         """Train on the batches; return the mean losses and what they took."""
@@ -179,23 +177,19 @@ class Engine:
 
     def _step(self, group: Sequence[Batch]) -> None:
         """One step of the optimizer down the mean gradient of some batches."""
-        shares = itertools.chain([1], itertools.repeat(0))  # SAM's second loss is checked, not counted
 
-        def closure() -> Tensor:
+        def closure() -> list[dict[str, Tensor]]:
             self.optimizer.zero_grad(set_to_none=True)
-            share, total = next(shares), torch.zeros(())
-            for images, arguments in group:
+            each = []
+            for _, arguments in group:
                 with self.precision():
-                    losses = self.model(*arguments)
-                self.note(losses, share * images)
-                total = losses["loss"]
-                self.scaler.scale(total / len(group)).backward()
-            return total
+                    each.append(self.model(*arguments))
+                self.scaler.scale(each[-1]["loss"] / len(group)).backward()
+            return each
 
-        if self.sam is None:
-            closure()
-        else:
-            self.sam.gradient(closure)
+        each = closure() if self.sam is None else self.sam.gradient(closure)
+        for (images, _), losses in zip(group, each, strict=True):
+            self.note(losses, images)
         scale = self.scaler.get_scale()
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip_norm is not None:
@@ -209,16 +203,14 @@ class Engine:
             self.ema.update(self.trained)
 
     @torch.no_grad()
-    def _validated(self, validate: Callable[[], Row]) -> Row:
-        """The scores, with batch statistics that all processes share."""
+    def _validate(self, validate: Callable[[], Row]) -> None:
+        """Add the scores to the row of the epoch, with batch statistics that all processes share."""
         same(self.plain.buffers())
         with nullcontext() if self.ema is None else self.ema.applied(self.trained):
             self.plain.eval()
-            row: Row = gathered(validate())[0]
-            best = min((before["val_loss"] for before in self.history if "val_loss" in before), default=math.inf)
-            if self.recipe.patience is not None and row["val_loss"] < best:
+            self.history[-1] |= gathered(validate())[0]
+            if self.recipe.patience is not None and self._epochs_since_best() == 0:
                 self.best = {name: x.clone() for name, x in self._weights().items()}
-        return row
 
     def _weights(self) -> dict[str, Tensor]:
         """All weights and buffers but those of a backbone that is not trained."""

@@ -138,7 +138,6 @@ def _trained(
         begin=lambda epoch: schedule and schedule.start_epoch(epoch, objective.trained, engine.optimizer),
         callbacks=callbacks,
     )
-    engine.finish()
     _note_source(objective.trained)
     return engine.history
 
