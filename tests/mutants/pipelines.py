@@ -240,8 +240,8 @@ PIPELINES = (
     Mutant(
         "Mixup counts the loss of a sample's own target with the partner's share.",
         "training/fitting.py",
-        "truths = [(share * part, own) for",
-        "truths = [((1 - share) * part, own) for",
+        "return [(share * part, own) for",
+        "return [((1 - share) * part, own) for",
         "unit/training/test_mixup.py::test_mixed_losses_follow_the_targets_of_both_samples",
     ),
     Mutant(

@@ -202,7 +202,7 @@ class SAM(Optimizer):
         return loss
 
     def gradient(self, closure: Callable[[], _Loss]) -> _Loss:
-        """Leave the second gradient at the unchanged weights and return what the first pass returned: :meth:`step` without the step.
+        """Leave the second gradient at the unchanged weights and return what the first pass returned; do not step.
 
         For loops that clip the gradient in between.
 

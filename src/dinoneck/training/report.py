@@ -49,8 +49,7 @@ def write_predictions(
                 for row, each in zip(rows, x, strict=True):
                     predictions[name][row] = map_confusion(problem.maps.pixels(row), each[None])
             else:
-                values = x.argmax(dim=1) if target.kind == "class" else x[:, 0] if target.kind == "map" else x
-                predictions[name][rows] = values.numpy()
+                predictions[name][rows] = (x.argmax(dim=1) if target.kind == "class" else x).numpy()
 
 
 def no_predictions(problem: Problem, count: int, methods: Sequence[str]) -> Methods:

@@ -170,8 +170,8 @@ def training_targets(
     ids: Sequence[str],
     trained: int,
     needs_validation: bool = False,
-) -> tuple[Table, Table]:
-    """Return the targets of a loss's tasks (and compositions, where given) in normalised units and in original ones.
+) -> Table:
+    """Return the targets of a loss's tasks (and compositions, where given) in normalised units.
 
     Values where a cell's weight is 0 become NaN, whatever they were.
 
@@ -184,7 +184,7 @@ def training_targets(
         needs_validation: some validation sample must have a value.
 
     Returns:
-        Targets in normalised units, float32 or int64, with the weights of cells as ``NAME.weight``; in original units.
+        Targets in float32 or int64, and the weights of cells as ``NAME.weight``.
 
     Raises:
         DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
@@ -198,7 +198,7 @@ def training_targets(
             tasks.append(Task(own.name, dim=len(own.composition.names), transform=TargetTransform(area=area)))
     if unknown := {*weights} - {task.name for task in tasks if task.kind == "dense"}:
         raise DataError(f"weights are given for {sorted(unknown)}, which are not dense tasks")
-    values, originals = Table(), Table()
+    values = Table()
     for task in tasks:
         if task.name not in targets:
             raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
@@ -206,12 +206,12 @@ def training_targets(
         if task.name in weights:
             values[task.name + WEIGHT] = weight = _cell_weights(task.name, x, weights[task.name])
             x = x.where(weight[:, None] > 0, torch.nan)
-        values[task.name], originals[task.name] = _normalised(task, x, ids), x
+        values[task.name] = _normalised(task, x, ids)
     for task in loss.tasks:
         _check_learnable(task, values[task.name][:trained])
     if needs_validation and not any(known(task, values[task.name][trained:]).any() for task in loss.tasks):
         raise DataError("patience is set, and no validation id has a target value to judge epochs by")
-    return values, originals
+    return values
 
 
 def as_array(values: Any) -> _Array:

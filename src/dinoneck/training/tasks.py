@@ -47,7 +47,7 @@ class Scored(NamedTuple):
         kind: ``value``, ``class``, ``mask`` (classes per pixel) or ``map`` (numbers per patch).
         output: of ``head.predict``.
         places: of the target among the output's columns.
-        truth: (n, t) values, (n,) class indices, or (n, rows, cols); what is missing is NaN or -1. Of masks empty.
+        truth: (n, t) values, (n,) class indices, or (n, 1, rows, cols); what is missing is NaN or -1. Of masks empty.
         labels: class names.
         auxiliary: whether it only helps training: it does not count in the overall score.
     """
@@ -215,7 +215,7 @@ def _scored(
         elif own.kind == "dense":
             labels = maps.labels or tuple(map(str, range(truth.shape[1])))
             names = [name] if len(labels) == 1 else [f"{name} {label}" for label in labels]
-            others |= {key: Scored("map", name, slice(i, i + 1), truth[:, i] * 1.0) for i, key in enumerate(names)}
+            others |= {k: Scored("map", name, slice(i, i + 1), truth[:, i, None] * 1.0) for i, k in enumerate(names)}
         elif own.auxiliary:
             others[name] = Scored("value", name, every, columns, (), True)
         else:
