@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import io
-import itertools
 import json
 import math
 import os
@@ -47,8 +46,7 @@ class Engine:
         model: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is minimised.
         groups: of the optimizer; frozen parameters that are trained later are among them.
         recipe: how.
-        steps: of the optimizer, per epoch.
-        accumulate: batches per step.
+        steps: of the optimizer, per epoch; each takes a batch.
 
     Attributes:
         epoch: how many epochs are done.
@@ -59,15 +57,9 @@ class Engine:
     """
 
     def __init__(
-        self,
-        trained: nn.Module,
-        model: nn.Module,
-        groups: list[dict[str, Any]],
-        recipe: Recipe,
-        steps: int,
-        accumulate: int = 1,
+        self, trained: nn.Module, model: nn.Module, groups: list[dict[str, Any]], recipe: Recipe, steps: int
     ) -> None:
-        self.trained, self.plain, self.recipe, self.steps, self.accumulate = trained, model, recipe, steps, accumulate
+        self.trained, self.plain, self.recipe, self.steps = trained, model, recipe, steps
         self.device = next(trained.parameters()).device
         self.rank, self.count = joined(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
@@ -163,10 +155,10 @@ class Engine:
         self.model.train()
         begin, images = time.perf_counter(), 0
         with closing(batches):
-            while group := list(itertools.islice(batches, self.accumulate)):
-                self._step(group)
+            for size, arguments in batches:
+                self.note(self._step(arguments), size)
                 done()
-                images += sum(size for size, _ in group)
+                images += size
         # the last gradient may not have been finite: the weights are checked with the losses, in one read
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
         self.note(dict.fromkeys(self._losses[0][0], norm), 0)
@@ -175,32 +167,28 @@ class Engine:
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
 
-    def _step(self, group: Sequence[Batch]) -> None:
-        """One step of the optimizer down the mean gradient of some batches."""
+    def _step(self, arguments: Sequence[Any]) -> dict[str, Tensor]:
+        """Take one step of the optimizer; return the losses before it."""
 
-        def closure() -> list[dict[str, Tensor]]:
+        def closure() -> dict[str, Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
-            each = []
-            for _, arguments in group:
-                with self.precision():
-                    each.append(self.model(*arguments))
-                self.scaler.scale(each[-1]["loss"] / len(group)).backward()
-            return each
+            with self.precision():
+                losses: dict[str, Tensor] = self.model(*arguments)
+            self.scaler.scale(losses["loss"]).backward()
+            return losses
 
-        each = closure() if self.sam is None else self.sam.gradient(closure)
-        for (images, _), losses in zip(group, each, strict=True):
-            self.note(losses, images)
+        losses = closure() if self.sam is None else self.sam.gradient(closure)
         scale = self.scaler.get_scale()
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scaler.get_scale() < scale:
-            return  # a gradient that overflowed in float16 counts for nothing
-        self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update(self.trained)
+        if self.scaler.get_scale() >= scale:  # a gradient that overflowed in float16 counts for nothing
+            self.scheduler.step()
+            if self.ema is not None:
+                self.ema.update(self.trained)
+        return losses
 
     @torch.no_grad()
     def _validate(self, validate: Callable[[], Row]) -> None:
@@ -297,12 +285,10 @@ def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
         model: whose ``forward`` returns the losses.
         parameters: whose gradients are averaged, also those that are frozen now and trained later.
     """
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    for parameter in frozen:  # the wrapper only knows parameters that are trainable now
-        parameter.requires_grad = True
+    frozen = nn.ParameterList(parameter for parameter in parameters if not parameter.requires_grad)
+    frozen.requires_grad_(True)  # the wrapper only knows parameters that are trainable now
     found = DistributedDataParallel(model, find_unused_parameters=True)
-    for parameter in frozen:
-        parameter.requires_grad = False
+    frozen.requires_grad_(False)
     return found
 
 

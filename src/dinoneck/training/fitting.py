@@ -91,7 +91,7 @@ def fit(
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
     _check_together(head, source, recipe, loss)
-    names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
+    names = [task.name for task in head.tasks]
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
     used = [*train, *valid]
     _check_images(source, targets, used)
