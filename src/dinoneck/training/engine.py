@@ -118,8 +118,8 @@ class Engine:
 
     def precision(self) -> torch.autocast:
         """Return the context of the recipe's ``amp``."""
-        amp = self.recipe.amp
-        return torch.autocast(self.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
+        dtype = None if self.recipe.amp is None else _AMP[self.recipe.amp]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def note(self, losses: Mapping[str, Tensor], images: int) -> None:
         """Note a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone."""
@@ -174,7 +174,7 @@ class Engine:
             self.optimizer.zero_grad(set_to_none=True)
             with self.precision():
                 losses: dict[str, Tensor] = self.model(*arguments)
-            self.scaler.scale(losses["loss"]).backward()
+            self.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
             return losses
 
         losses = closure() if self.sam is None else self.sam.gradient(closure)

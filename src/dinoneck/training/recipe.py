@@ -129,7 +129,7 @@ class Recipe(Config, frozen=True, kw_only=True):
         weight_decay: of AdamW, for weight matrices only.
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None = no average.
-        amp: autocast to bf16 or fp16, losses in float32; True = bf16, None = float32.
+        amp: autocast to bf16 or fp16, losses in float32; None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
         standardise_tokens: measure mean and deviation of every channel on the training images, and standardise tokens
             at the head's entrance (default: on), for heads that start with a linear layer or a norm.
@@ -156,7 +156,7 @@ class Recipe(Config, frozen=True, kw_only=True):
     weight_decay: NotNegative = 1e-2
     warmup: BelowOne = 0.1
     ema_decay: BelowOne | None = None
-    amp: Literal["bf16", "fp16"] | bool | None = None
+    amp: Literal["bf16", "fp16"] | None = None
     clip_norm: Positive | None = 1.0
     standardise_tokens: bool = True
     mixup_alpha: Positive | None = None
@@ -171,8 +171,6 @@ class Recipe(Config, frozen=True, kw_only=True):
         super().__post_init__()
         if len(self.plan) < len(self.freeze):
             raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
-        if isinstance(self.amp, bool):
-            force_setattr(self, "amp", "bf16" if self.amp else None)
         if self.optimizer == "sam" and self.amp == "fp16":
             raise ConfigError("optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'")
 
