@@ -36,7 +36,6 @@ from dinoneck.training.source import compare_images
 from dinoneck.training.sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
 from dinoneck.training.targets import WEIGHT, SourceIds, Table, by_id, known, match_samples, training_targets
 
-_BACKBONE_SHARE = 0.1  # of the head's learning rate
 _Truths = list[tuple[float, Table]]  # targets, and the share by which their loss counts
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
@@ -278,7 +277,7 @@ def _groups(objective: Objective) -> list[dict[str, Any]]:
     """The optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
     trained, recipe = objective.trained, objective.recipe
     if "backbone" in trained and (recipe.freeze or not trained["backbone"].frozen):
-        rate = _BACKBONE_SHARE * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
+        rate = FreezeSchedule.lr_scale * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
         rates: dict[str, Any] = {"lr": recipe.lr, "backbone_lr": rate, "layer_decay": recipe.layer_decay}
         frozen = bool(recipe.freeze)
         return param_groups(objective, **rates, weight_decay=recipe.weight_decay, include_frozen=frozen)
