@@ -110,7 +110,7 @@ PIPELINES = (
            "with _restored(statistics):",
            "unit/training/test_sam.py::test_it_follows_the_published_rule_over_many_steps"),
     Mutant("Mixup counts the loss of a sample's own target with the partner's share.", "training/fitting.py",
-           "truths = [(share * part, own) for", "truths = [((1 - share) * part, own) for",
+           "return [(share * part, own) for", "return [((1 - share) * part, own) for",
            "unit/training/test_mixup.py::test_mixed_losses_follow_the_targets_of_both_samples"),
     Mutant("Maps are trained as they are where CutMix has pasted another image.", "training/fitting.py",
            "pasted(x, box) if name in self.maps else x for", "x for",

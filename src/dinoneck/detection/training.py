@@ -135,14 +135,13 @@ class _Run:
 
     def __init__(self, config: TrainConfig, folder: Path, detector: Detector, train: BoxImages, val: BoxImages) -> None:
         self.config, self.folder, self.detector, self.train, self.val = config, folder, detector, train, val
-        own, optim = config.detector, config.optim
+        optim = config.optim
         self.schedule = FreezeSchedule(optim.plan or PLAN, backbone_lr=optim.backbone_lr)
         self.schedule.apply(detector, 0)
         groups = self.schedule.param_groups(
             detector, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
         )
-        steps = math.ceil(len(train) / (optim.batch_size * own.accumulate))
-        self.engine = Engine(detector, _Losses(detector), groups, optim, steps, own.accumulate)
+        self.engine = Engine(detector, _Losses(detector), groups, optim, math.ceil(len(train) / optim.batch_size))
         if optim.batch_size % self.engine.count:
             raise ConfigError(
                 f"batch_size is {optim.batch_size} for {self.engine.count} processes; expected a multiple"

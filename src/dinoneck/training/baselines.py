@@ -268,10 +268,8 @@ def baseline_head(
             y = _fitted(task, torch.as_tensor(targets[task.name])[[*rows]], grid).numpy()
             is_share = task.is_categorical or task.kind == "ratio"
             path, error = (softmax_path, cross_entropy) if is_share else (ridge_path, squares)
-            if task.is_map:
-                weight, bias = linear_path(path, error, patches, y[image, place], [labels[i] for i in image])
-            else:
-                weight, bias = linear_path(path, error, means, y, labels)
+            seen = (patches, y[image, place], [labels[i] for i in image]) if task.is_map else (means, y, labels)
+            weight, bias = linear_path(path, error, *seen)
             if task.kind == "density":  # the value is read from the mean token of the last layer
                 scale = DENSITY_CELLS / (grid[0] * grid[1]) if task.aggregate == "sum" else 1.0
                 weight, bias = np.pad(weight, ((0, 0), ((layers - 1) * width, 0))) * scale, bias * scale

@@ -251,7 +251,6 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
         queries: of D-FINE and RT-DETRv2; None = the variant's.
         encoder_layers: of their hybrid encoder; None = the variant's.
         augment: horizontal: mirror half of the images and vary colours; both: also upside down.
-        accumulate: batches per optimizer step.
         checkpointing: recompute backbone blocks in the backward pass to save memory.
         eval_every: epochs between evaluations.
         workers: processes that read images.
@@ -263,7 +262,6 @@ class DetectorConfig(Config, frozen=True, kw_only=True):
     queries: Count | None = None
     encoder_layers: Count | None = None
     augment: Literal["horizontal", "both", "none"] = "horizontal"
-    accumulate: Count = 1
     checkpointing: bool = False
     eval_every: Count = 1
     workers: Annotated[int, Meta(ge=0)] = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import io
-import itertools
 import json
 import math
 import os
@@ -47,8 +46,7 @@ class Engine:
         model: holds ``trained``; its ``forward`` returns losses by name, of which ``"loss"`` is minimised.
         groups: of the optimizer; frozen parameters that are trained later are among them.
         recipe: how.
-        steps: of the optimizer, per epoch.
-        accumulate: batches per step.
+        steps: of the optimizer, per epoch; each takes a batch.
 
     Attributes:
         epoch: how many epochs are done.
@@ -59,15 +57,9 @@ class Engine:
     """
 
     def __init__(
-        self,
-        trained: nn.Module,
-        model: nn.Module,
-        groups: list[dict[str, Any]],
-        recipe: Recipe,
-        steps: int,
-        accumulate: int = 1,
+        self, trained: nn.Module, model: nn.Module, groups: list[dict[str, Any]], recipe: Recipe, steps: int
     ) -> None:
-        self.trained, self.plain, self.recipe, self.steps, self.accumulate = trained, model, recipe, steps, accumulate
+        self.trained, self.plain, self.recipe, self.steps = trained, model, recipe, steps
         self.device = next(trained.parameters()).device
         self.rank, self.count = joined(self.device)
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
@@ -94,6 +86,8 @@ class Engine:
     ) -> None:
         """Train until the recipe's last epoch, or until patience ends; keep the state, at most every 30 s.
 
+        At the end the model has the best weights with patience, else the averaged ones, else the last.
+
         Args:
             batches: of an epoch.
             validate: returns the scores of an epoch; it sees the averaged weights, and the first process' row counts.
@@ -106,19 +100,15 @@ class Engine:
             while not self._is_finished():
                 seed_all(self.recipe.seed, self.epoch, self.rank)
                 begin(self.epoch)
-                row = self._one_epoch(batches(self.epoch), bar.update)
+                self.history.append(self._one_epoch(batches(self.epoch), bar.update))
                 if validate is not None:
-                    row |= self._validated(validate)
-                self.history.append(row)
+                    self._validate(validate)
                 self.epoch += 1
                 if self._is_finished() or time.monotonic() - saved >= SAVE_EVERY_S:
                     self._save()
                     saved = time.monotonic()
                 for callback in callbacks if self.rank == 0 else ():
-                    callback(self.epoch - 1, dict(row))
-
-    def finish(self) -> None:
-        """Give the model the weights to keep: the best ones with patience, else the average, else the last."""
+                    callback(self.epoch - 1, dict(self.history[-1]))
         if self.best is not None:
             self._take(self.best)
         elif self.ema is not None:
@@ -128,8 +118,8 @@ class Engine:
 
     def precision(self) -> torch.autocast:
         """Return the context of the recipe's ``amp``."""
-        amp = self.recipe.amp
-        return torch.autocast(self.device.type, dtype=_AMP.get(str(amp)), enabled=amp is not None)
+        dtype = None if self.recipe.amp is None else _AMP[self.recipe.amp]
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
     def note(self, losses: Mapping[str, Tensor], images: int) -> None:
         """Note a batch's losses on the device: the host waits for it in :meth:`mean_losses` alone."""
@@ -154,21 +144,21 @@ class Engine:
         return row
 
     def _is_finished(self) -> bool:
-        if self.recipe.patience is not None and self.history:
-            losses = [row["val_loss"] for row in self.history]
-            if len(losses) - losses.index(min(losses)) > self.recipe.patience:
-                return True
-        return self.epoch >= self.recipe.epochs
+        return self.epoch >= self.recipe.epochs or self._epochs_since_best() >= (self.recipe.patience or math.inf)
+
+    def _epochs_since_best(self) -> int:
+        losses = [row.get("val_loss", math.inf) for row in self.history]
+        return len(losses) - 1 - losses.index(min(losses)) if losses else 0
 
     def _one_epoch(self, batches: Batches, done: Callable[[], object]) -> Row:
         """Train on the batches; return the mean losses and what they took."""
         self.model.train()
         begin, images = time.perf_counter(), 0
         with closing(batches):
-            while group := list(itertools.islice(batches, self.accumulate)):
-                self._step(group)
+            for size, arguments in batches:
+                self.note(self._step(arguments), size)
                 done()
-                images += sum(size for size, _ in group)
+                images += size
         # the last gradient may not have been finite: the weights are checked with the losses, in one read
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters])
         self.note(dict.fromkeys(self._losses[0][0], norm), 0)
@@ -177,48 +167,38 @@ class Engine:
         seconds = time.perf_counter() - begin
         return {**row, **dict(zip(TIMES, (seconds, images / seconds, _peak_memory_mb(self.device)), strict=True))}
 
-    def _step(self, group: Sequence[Batch]) -> None:
-        """One step of the optimizer down the mean gradient of some batches."""
-        shares = itertools.chain([1], itertools.repeat(0))  # SAM's second loss is checked, not counted
+    def _step(self, arguments: Sequence[Any]) -> dict[str, Tensor]:
+        """Take one step of the optimizer; return the losses before it."""
 
-        def closure() -> Tensor:
+        def closure() -> dict[str, Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
-            share, total = next(shares), torch.zeros(())
-            for images, arguments in group:
-                with self.precision():
-                    losses = self.model(*arguments)
-                self.note(losses, share * images)
-                total = losses["loss"]
-                self.scaler.scale(total / len(group)).backward()
-            return total
+            with self.precision():
+                losses: dict[str, Tensor] = self.model(*arguments)
+            self.scaler.scale(losses["loss"]).backward()  # type: ignore[no-untyped-call]
+            return losses
 
-        if self.sam is None:
-            closure()
-        else:
-            self.sam.gradient(closure)
+        losses = closure() if self.sam is None else self.sam.gradient(closure)
         scale = self.scaler.get_scale()
         self.scaler.unscale_(self.optimizer)
         if self.recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.scaler.get_scale() < scale:
-            return  # a gradient that overflowed in float16 counts for nothing
-        self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update(self.trained)
+        if self.scaler.get_scale() >= scale:  # a gradient that overflowed in float16 counts for nothing
+            self.scheduler.step()
+            if self.ema is not None:
+                self.ema.update(self.trained)
+        return losses
 
     @torch.no_grad()
-    def _validated(self, validate: Callable[[], Row]) -> Row:
-        """The scores, with batch statistics that all processes share."""
+    def _validate(self, validate: Callable[[], Row]) -> None:
+        """Add the scores to the row of the epoch, with batch statistics that all processes share."""
         same(self.plain.buffers())
         with nullcontext() if self.ema is None else self.ema.applied(self.trained):
             self.plain.eval()
-            row: Row = gathered(validate())[0]
-            best = min((before["val_loss"] for before in self.history if "val_loss" in before), default=math.inf)
-            if self.recipe.patience is not None and row["val_loss"] < best:
+            self.history[-1] |= gathered(validate())[0]
+            if self.recipe.patience is not None and self._epochs_since_best() == 0:
                 self.best = {name: x.clone() for name, x in self._weights().items()}
-        return row
 
     def _weights(self) -> dict[str, Tensor]:
         """All weights and buffers but those of a backbone that is not trained."""
@@ -305,12 +285,10 @@ def wrapped(model: nn.Module, parameters: Sequence[nn.Parameter]) -> nn.Module:
         model: whose ``forward`` returns the losses.
         parameters: whose gradients are averaged, also those that are frozen now and trained later.
     """
-    frozen = [parameter for parameter in parameters if not parameter.requires_grad]
-    for parameter in frozen:  # the wrapper only knows parameters that are trainable now
-        parameter.requires_grad = True
+    frozen = nn.ParameterList(parameter for parameter in parameters if not parameter.requires_grad)
+    frozen.requires_grad_(True)  # the wrapper only knows parameters that are trainable now
     found = DistributedDataParallel(model, find_unused_parameters=True)
-    for parameter in frozen:
-        parameter.requires_grad = False
+    frozen.requires_grad_(False)
     return found
 
 

@@ -8,8 +8,6 @@ import os
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +31,12 @@ from dinoneck.training.folder import STATE, Callback
 from dinoneck.training.optim import blended_tokens, pasted, random_box
 from dinoneck.training.parameter_groups import FreezeSchedule, param_groups
 from dinoneck.training.recipe import Recipe
-from dinoneck.training.scores import Split, map_confusion, method_scores, unexplained, value_terms
+from dinoneck.training.scores import Split, map_confusion, method_scores
 from dinoneck.training.source import compare_images
 from dinoneck.training.sources import LiveTokens, Samples, TokenSource, in_batches, is_stored
-from dinoneck.training.targets import WEIGHT, SourceIds, Table, by_id, match_samples, training_targets
+from dinoneck.training.targets import WEIGHT, SourceIds, Table, by_id, known, match_samples, training_targets
 
-_BACKBONE_SHARE = 0.1  # of the head's learning rate
+_Truths = list[tuple[float, Table]]  # targets, and the share by which their loss counts
 _RUNNING = threading.RLock()  # a run seeds the global generators: one at a time in a process
 
 
@@ -92,37 +90,33 @@ def fit(
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
     _check_together(head, source, recipe, loss)
-    names = [*(task.name for task in head.tasks), *(part.name for part in loss.compositions)]
+    names = [task.name for task in head.tasks]
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
     used = [*train, *valid]
     _check_images(source, targets, used)
-    normalised, originals = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
+    normalised = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
     device = next(head.parameters()).device
     objective = Objective(head, source, loss.to(device), recipe)
     samples = Samples(source, used, len(train), objective.maps, normalised, device)
     with _RUNNING, own_random_numbers():
-        return _trained(objective, samples, originals, None if out is None else Path(out) / STATE, resume, callbacks)
+        return _trained(objective, samples, None if out is None else Path(out) / STATE, resume, callbacks)
 
 
 def _trained(
-    objective: Objective,
-    samples: Samples,
-    originals: Table,
-    path: Path | None,
-    resume: bool,
-    callbacks: Sequence[Callback],
+    objective: Objective, samples: Samples, path: Path | None, resume: bool, callbacks: Sequence[Callback]
 ) -> list[dict[str, float]]:
-    """Train on samples; validate with the values of the others, in original units, where there are some."""
+    """Train on samples; validate with the others, where there are some."""
     recipe, trained, head = objective.recipe, samples.trained, objective.trained["head"]
+
+    def begin(epoch: int) -> None:
+        if recipe.freeze:
+            FreezeSchedule(recipe.plan).apply(objective.trained, epoch)
+
     seed_all(recipe.seed)
-    steps = -(-trained // recipe.batch_size)
-    schedule = FreezeSchedule(recipe.plan) if recipe.freeze else None
-    if schedule is not None:
-        schedule.apply(objective.trained, 0)
-    engine = Engine(objective.trained, objective, _groups(objective), recipe, steps)
+    begin(0)
+    engine = Engine(objective.trained, objective, _groups(objective), recipe, -(-trained // recipe.batch_size))
     with torch.no_grad(), engine.precision():  # what does not fit is refused before a folder is made
-        inputs, targets = samples.read([0])
-        objective.eval().losses(objective.outputs(objective.tokens(inputs)), targets)
+        objective.eval()(*samples.read([0]), mixes=False)
     if path is not None:
         engine.keep(path, _identity(objective, samples), resume=resume)
     calibrate = getattr(head, "calibrate", None)
@@ -130,15 +124,12 @@ def _trained(
         batches = in_batches(samples.ids[:trained], recipe.batch_size)
         with torch.no_grad():
             calibrate(samples.source.batch(ids).to(samples.device) for ids in batches)
-    validates = len(samples.ids) > trained
-    truth = {name: x[trained:] for name, x in originals.items()}
     engine.run(
         lambda epoch: samples.training(epoch, recipe, engine.rank, engine.count),
-        (lambda: _validated(engine, objective, samples, truth)) if validates else None,
-        begin=lambda epoch: schedule and schedule.start_epoch(epoch, objective.trained, engine.optimizer),
+        (lambda: _validated(engine, objective, samples)) if len(samples.ids) > trained else None,
+        begin=begin,
         callbacks=callbacks,
     )
-    engine.finish()
     _note_source(objective.trained)
     return engine.history
 
@@ -163,28 +154,27 @@ class Objective(nn.Module):
         maps = [task.name for task in loss.tasks if task.is_map or task.is_masks]
         self.maps = {*maps, *(name + WEIGHT for name in maps)}
 
-    def forward(self, inputs: Tokens | Tensor, targets: Table, mixes: bool) -> Table:
+    def forward(self, inputs: Any, targets: Table, mixes: bool) -> Table:
         """Return ``loss``, its parts ``loss/NAME`` and their learned weights ``weight/NAME``.
 
         A loss may be the mean over what the samples are blended of.
         """
         cutmix, mixup = (self.recipe.cutmix_alpha, self.recipe.mixup_alpha) if mixes else (None, None)
-        truths = [(1.0, targets)]  # the loss of each counts by its share
-        if cutmix is not None and isinstance(inputs, Tensor):
+        truths: _Truths = [(1.0, targets)]
+        if cutmix is not None:
             backbone: Any = self.trained["backbone"]
             box, share = random_box(inputs.shape[-2:], cutmix, backbone.patch_size)
             inputs = pasted(inputs, box)
             # maps are pasted as the images, the other targets count by the area
             own = {name: pasted(x, box) if name in self.maps else x for name, x in targets.items()}
-            truths = [(share, own), (1 - share, _before(own, self.maps))]
+            truths = _with_partners([(1.0, own)], share, self.maps)
         tokens = self.tokens(inputs)
         if mixup is not None:
             tokens, share = blended_tokens(tokens, mixup)
-            partners = [((1 - share) * part, _before(own)) for part, own in truths]
-            truths = [(share * part, own) for part, own in truths] + partners
+            truths = _with_partners(truths, share)
         outputs = self.outputs(tokens)
         each = [(share, self.losses(outputs, own)) for share, own in truths]
-        losses = {name: reduce(add, [share * own[name] for share, own in each]) for name in each[0][1]}
+        losses: dict[str, Any] = {name: sum(share * own[name] for share, own in each) for name in each[0][1]}
         learned = {} if self.loss.weighting is None else self.loss.weighting.weights()
         return losses | {f"weight/{name}": weight for name, weight in learned.items()}
 
@@ -206,31 +196,32 @@ class Objective(nn.Module):
         return {"loss": total, **{f"loss/{name}": x for name, x in parts.items()}}
 
 
-def _before(table: Table, kept: Collection[str] = ()) -> Table:
-    """What belongs to the sample before each; the targets in ``kept`` stay as they are."""
-    return {name: x if name in kept else x.roll(1, 0) for name, x in table.items()}
+def _with_partners(truths: _Truths, share: float, kept: Collection[str] = ()) -> _Truths:
+    """Targets by a share of what they counted, then by the rest those of the sample before; those ``kept`` stay."""
+    partners = [{name: x if name in kept else x.roll(1, 0) for name, x in own.items()} for _, own in truths]
+    rest = [((1 - share) * part, own) for (part, _), own in zip(truths, partners, strict=True)]
+    return [(share * part, own) for part, own in truths] + rest
 
 
-@torch.no_grad()
-def _validated(engine: Engine, objective: Objective, samples: Samples, truth: Table) -> dict[str, float]:
+def _validated(engine: Engine, objective: Objective, samples: Samples) -> dict[str, float]:
     """The loss (the plain sum of its parts) and the scores of the validation samples."""
-    predictions, tasks = list[Table](), [task for task in objective.loss.tasks if not task.is_masks]
+    predictions, tasks = list[list[Tensor]](), [task for task in objective.loss.tasks if not task.is_masks]
     for images, (inputs, targets) in samples.held_out(engine.recipe.batch_size):
         with engine.precision():
             outputs = objective.outputs(objective.tokens(inputs))
         _, *parts = objective.losses(outputs, targets).items()
         total = torch.stack([x for _, x in parts]).sum()
         engine.note({"val_loss": total, **{f"val_{name}": x for name, x in parts}}, images)
-        predictions.append({task.name: task.predict(outputs[task.name]) for task in tasks})
+        predictions.append([task.predict(outputs[task.name]) for task in tasks])
     row = engine.mean_losses()
-    joined = fetch([torch.cat([part[task.name] for part in predictions]).float() for task in tasks])
-    for task, found in zip(tasks, joined, strict=True):
-        row |= _scores(task, found, truth[task.name])
+    joined = fetch([torch.cat(own).float() for own in zip(*predictions, strict=True)])
+    for task, output in zip(tasks, joined, strict=True):
+        row |= _score(task, output, samples.targets[task.name][samples.trained :])
     each = [score for name, score in row.items() if name.startswith("val_r2/")]
     return row | ({"val_r2": float(np.mean(each))} if each else {})
 
 
-def _scores(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
+def _score(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
     """Return ``val_r2/TASK`` (the mean over outputs), ``val_accuracy/TASK`` or, of masks, ``val_mean_iou/TASK``.
 
     Masks are compared at the resolution of the labels. What is missing counts for nothing; without values there is no
@@ -239,18 +230,19 @@ def _scores(task: Task, output: Tensor, truth: Tensor) -> dict[str, float]:
     Args:
         task: of the head.
         output: (m, ...) in original units.
-        truth: the true values of the same samples, NaN (classes: -1) = missing.
+        truth: the targets of the same samples as the loss compares them.
     """
-    if not task.is_categorical:
-        values, predictions = (x.reshape(*truth.shape[:2], -1).double().numpy() for x in (truth, output))
-        lost = float(unexplained(value_terms(values, predictions).sum(axis=0)))
-        return {} if np.isnan(lost) else {f"val_r2/{task.name}": 1.0 - lost}
-    if truth.is_floating_point():  # shares (m, K, rows, cols) of classes
-        truth = truth.argmax(dim=1).masked_fill(truth.isnan().any(dim=1), -1)
-    if task.ignore_index is not None:
-        truth = truth.masked_fill(truth == task.ignore_index, -1)
-    scores = method_scores("mask", None, map_confusion(truth, output)[None], Split([[0]], [0]))
-    name, score = ("mean_iou", scores["mean_iou"]) if task.is_map else ("accuracy", scores["pixel_accuracy"])
+    if task.is_categorical:
+        classes = truth.argmax(dim=1) if truth.is_floating_point() else truth
+        matrix = map_confusion(classes.where(known(task, truth), -1), output)
+        scores = method_scores("mask", None, matrix[None], Split([[0]], [0]))
+        name, score = ("mean_iou", scores["mean_iou"]) if task.is_map else ("accuracy", scores["pixel_accuracy"])
+    else:
+        if task.transform is not None:
+            truth = task.transform.inverse(truth.double().movedim(1, -1)).movedim(-1, 1)
+        finite = output.where(output.isfinite(), torch.nan)
+        split = Split([range(len(truth))], [0] * len(truth))
+        name, score = "r2", method_scores("value", truth, finite, split)["r2"]
     return {} if score["pooled"] is None else {f"val_{name}/{task.name}": score["pooled"]}
 
 
@@ -284,17 +276,16 @@ def _check_together(head: Head, source: TokenSource, recipe: Recipe, loss: TaskL
 def _groups(objective: Objective) -> list[dict[str, Any]]:
     """The optimizer's groups; biases, norms and the loss's own parameters have no weight decay."""
     trained, recipe = objective.trained, objective.recipe
-    own = [p for p in objective.loss.parameters() if p.requires_grad]
     if "backbone" in trained and (recipe.freeze or not trained["backbone"].frozen):
-        rate = _BACKBONE_SHARE * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
+        rate = FreezeSchedule.lr_scale * recipe.lr if recipe.backbone_lr is None else recipe.backbone_lr
         rates: dict[str, Any] = {"lr": recipe.lr, "backbone_lr": rate, "layer_decay": recipe.layer_decay}
-        decay, frozen = recipe.weight_decay, bool(recipe.freeze)
-        groups = param_groups(trained, **rates, weight_decay=decay, include_frozen=frozen)
-    else:
-        weights = [p for p in trained["head"].parameters() if p.requires_grad and p.ndim > 1]
-        own += [p for p in trained["head"].parameters() if p.requires_grad and p.ndim < 2]
-        groups = [{"params": weights, "weight_decay": recipe.weight_decay}]
-    return [group for group in [*groups, {"params": own, "weight_decay": 0.0}] if group["params"]]
+        frozen = bool(recipe.freeze)
+        return param_groups(objective, **rates, weight_decay=recipe.weight_decay, include_frozen=frozen)
+    groups: dict[float, list[Tensor]] = {recipe.weight_decay: [], 0.0: []}
+    for parameter in (p for module in (trained["head"], objective.loss) for p in module.parameters()):
+        if parameter.requires_grad:
+            groups[recipe.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+    return [{"params": own, "weight_decay": decay} for decay, own in groups.items() if own]
 
 
 def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
@@ -303,17 +294,16 @@ def _identity(objective: Objective, samples: Samples) -> dict[str, Any]:
     The weights that the head begins with are not part of it: a resumed run takes those of its state.
     """
     head, loss, source = objective.trained["head"], objective.loss, samples.source
-    data = hashlib.sha256(json.dumps([*map(str, samples.ids), samples.trained]).encode())
-    for name, x in sorted(samples.targets.items()):
-        data.update(f"{name}\0{x.dtype}\0{tuple(x.shape)}\0".encode() + bytes_of(x))
-    for x in source.stored(samples.ids[:1])[0] if is_stored(source) else ():  # type: ignore[attr-defined]
-        data.update(bytes_of(x))
-    weighting = loss.weighting and {type(loss.weighting).__qualname__: loss.weighting.config}
+    first = source.stored(samples.ids[:1])[0] if is_stored(source) else ()  # type: ignore[attr-defined]
+    data = hashlib.sha256(repr([samples.trained, *map(str, samples.ids)]).encode())
+    for name, x in [*sorted(samples.targets.items()), *(("tokens", x) for x in first)]:
+        data.update(f"{name} {x.dtype} {tuple(x.shape)} ".encode() + bytes_of(x))
     plain: dict[str, Any] = json.loads(json.dumps({
         "recipe": objective.recipe.to_dict(),
         "head": {type(head).__name__: encode(head.config)},
         "trained": {name: p.shape for name, p in head.named_parameters() if p.requires_grad},
-        "loss": {"weighting": weighting, "terms": [encode(own) for own in (*loss.compositions, *loss.regularisers)]},
+        "weighting": loss.weighting and {type(loss.weighting).__qualname__: loss.weighting.config},
+        "loss": [encode(own) for own in (*loss.compositions, *loss.regularisers)],
         "ids and targets": data.hexdigest(),
     }))  # fmt: skip
     return plain

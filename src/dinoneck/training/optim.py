@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from dinoneck.tokens import Tokens
 from dinoneck.training.recipe import BelowOne, Positive, converted
 
 TINY = 1e-12
+_Loss = TypeVar("_Loss")
 Box = tuple[float, float, float, float]  # top, bottom, left and right, as shares of the image's sides
 
 
@@ -200,8 +201,8 @@ class SAM(Optimizer):
         self.base_optimizer.step()
         return loss
 
-    def gradient(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Leave the second gradient at the unchanged weights and return the first loss: :meth:`step` without the step.
+    def gradient(self, closure: Callable[[], _Loss]) -> _Loss:
+        """Leave the second gradient at the unchanged weights and return what the first pass returned; do not step.
 
         For loops that clip the gradient in between.
 

@@ -44,15 +44,17 @@ def converted(name: str, value: Any, hint: Any) -> Any:
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Plain values that are checked when they are set, however that happens.
 
-    Numbers of NumPy become plain ones, lists become tuples.
+    Numbers of NumPy become plain ones, lists become tuples, mappings become the configs of their fields.
 
     Raises:
         ConfigError: if a value is of another type, out of range, or not finite.
     """
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
-            force_setattr(self, name, converted(name, getattr(self, name), hint))
+        kinds = typing.get_type_hints(type(self))
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = _with_configs(name, getattr(self, name), kinds[name])
+            force_setattr(self, name, converted(name, value, hint))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the config") -> Self:
@@ -62,7 +64,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             ConfigError: naming ``where`` and the key.
         """
         try:
-            made: Self = _read(cls, values, "")
+            made: Self = _with_configs("", values, cls)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         return made
@@ -78,43 +80,31 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises:
             ConfigError: if a field is unknown, or its value does not fit.
         """
-        _known_keys(type(self), fields, "")
-        return type(self)(**{name: getattr(self, name) for name in self.__struct_fields__} | fields)
+        whole = {name: getattr(self, name) for name in self.__struct_fields__} | fields
+        made: Self = _with_configs("", whole, type(self))
+        return made
 
 
-def _hints(cls: type[Any]) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
-
-
-def _read(cls: type[Any], values: Any, prefix: str) -> Any:
-    """A config of nested values, None = the defaults; keys are named with those of the groups above them."""
-    values, fields = {} if values is None else values, {}
-    for key, kind in _known_keys(cls, values, prefix).items():
-        name, value, group = f"{prefix}{key}.", values[key], (typing.get_args(kind) or (kind,))[-1]
-        if typing.get_origin(kind) is dict and value is None:  # an empty section of a file
-            continue
-        if isinstance(group, type) and issubclass(group, Config):
-            if group is kind:
-                value = _read(group, value, name)
-            elif isinstance(value, Mapping):
-                value = {entry: _read(group, own, f"{name}{entry}.") for entry, own in value.items()}
-        fields[key] = value
-    try:
-        return cls(**fields)
-    except ConfigError as error:
-        raise ConfigError(f"{prefix}{error}") from None
-
-
-def _known_keys(cls: type[Any], values: Any, prefix: str) -> dict[str, Any]:
-    """The types of the keys that are set."""
-    if not isinstance(values, Mapping):
-        name = prefix.rstrip(".") or "the file"
-        raise ConfigError(f"{name} is {values!r}; expected keys with values, such as {name}: {{KEY: VALUE}}")
-    known = typing.get_type_hints(cls)
-    if unknown := [key for key in values if key not in known]:
+def _with_configs(name: str, value: Any, kind: Any) -> Any:
+    """A value; where a config is expected, or configs by their names, those of plain values; an empty group is {}."""
+    config, prefix = (typing.get_args(kind) or (kind,))[-1], f"{name}." if name else ""
+    has_configs = isinstance(config, type) and issubclass(config, Config)
+    if value is None and (has_configs or typing.get_origin(kind) is dict):
+        value = {}
+    if not has_configs or isinstance(value, config):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name or 'the file'} is {value!r}; expected keys with values")
+    if kind is not config:
+        return {key: _with_configs(f"{prefix}{key}", own, config) for key, own in value.items()}
+    known = typing.get_type_hints(config)
+    if unknown := [key for key in value if key not in known]:
         hint = did_you_mean(str(unknown[0]), known)
         raise ConfigError(f"unknown key {f'{prefix}{unknown[0]}'!r}.{hint} Known: {', '.join(known)}")
-    return {key: known[key] for key in values}
+    try:
+        return config(**value)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from None
 
 
 def _in_words(error: Exception, value: Any, hint: Any) -> str:
@@ -139,7 +129,7 @@ class Recipe(Config, frozen=True, kw_only=True):
         weight_decay: of AdamW, for weight matrices only.
         warmup: share of the steps with a rising learning rate.
         ema_decay: decay of the moving average of the weights, which is validated and saved; None = no average.
-        amp: autocast to bf16 or fp16, losses in float32; True = bf16, None = float32.
+        amp: autocast to bf16 or fp16, losses in float32; None = float32.
         clip_norm: largest norm of the gradients; None = no limit.
         standardise_tokens: measure mean and deviation of every channel on the training images, and standardise tokens
             at the head's entrance (default: on), for heads that start with a linear layer or a norm.
@@ -166,7 +156,7 @@ class Recipe(Config, frozen=True, kw_only=True):
     weight_decay: NotNegative = 1e-2
     warmup: BelowOne = 0.1
     ema_decay: BelowOne | None = None
-    amp: Literal["bf16", "fp16"] | bool | None = None
+    amp: Literal["bf16", "fp16"] | None = None
     clip_norm: Positive | None = 1.0
     standardise_tokens: bool = True
     mixup_alpha: Positive | None = None
@@ -181,8 +171,6 @@ class Recipe(Config, frozen=True, kw_only=True):
         super().__post_init__()
         if len(self.plan) < len(self.freeze):
             raise ConfigError(f"freeze is {', '.join(self.freeze)}; name each epoch once")
-        if isinstance(self.amp, bool):
-            force_setattr(self, "amp", "bf16" if self.amp else None)
         if self.optimizer == "sam" and self.amp == "fp16":
             raise ConfigError("optimizer 'sam' does not work with the loss scale of amp 'fp16'; take amp='bf16'")
 

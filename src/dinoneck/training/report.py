@@ -49,7 +49,7 @@ def write_predictions(
                 x = [map_confusion(problem.pixels(row), each[None]) for row, each in zip(rows, x, strict=True)]
             elif target.kind == "class":
                 x = x.argmax(dim=1)
-            predictions[name][rows] = x[:, 0] if target.kind == "map" else x
+            predictions[name][rows] = x
 
 
 def no_predictions(scored: Mapping[str, Scored]) -> dict[str, Any]:

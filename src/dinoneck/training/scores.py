@@ -240,7 +240,7 @@ def method_scores(
 
     Args:
         kind: as of :class:`dinoneck.training.tasks.Scored`: ``value``, ``map``, ``class`` or ``mask``.
-        true: of the n rows: values (n,), (n, t) or (n, rows, cols), NaN = missing; class indices (n,), -1 = missing;
+        true: of the n rows: values (n,), (n, t) or (n, t, rows, cols), NaN = missing; class indices (n,), -1 = missing;
             None of masks.
         predicted: of the same shape, NaN or -1 where a row was not predicted; of masks confusion matrices (n, K, K) of
             pixels, 0 for an image that was not predicted or has no labels.
@@ -300,13 +300,13 @@ def _class_terms(given: Sequence[_Array], labels: Sequence[str], weights: Any) -
 
 
 def _value_terms(given: Sequence[_Array], labels: Any, weights: Sequence[float] | None) -> _Terms:
-    n, is_map = len(given[0]), given[0].ndim > 2
+    shape = (*given[0].shape, 1)[:2]
     missing: _Array = np.any(np.isnan(given), axis=0)
     shares = None if weights is None else np.asarray(weights, np.float64)
-    values, *methods = (np.where(missing, np.nan, x).reshape((n, 1, -1) if is_map else (n, -1, 1)) for x in given)
+    values, *methods = (np.where(missing, np.nan, x).reshape(*shape, -1) for x in given)
     terms = [value_terms(values, x, joint=shares is not None) for x in methods]
     scores: dict[str, _Score] = {"r2": lambda sums: 1.0 - unexplained(sums, shares), "mae": mean_error}
-    known: _Array = np.any(~missing.reshape(n, -1), axis=1)
+    known: _Array = np.any(~np.isnan(values), axis=(1, 2))
     return terms, known, scores
 
 

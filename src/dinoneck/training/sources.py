@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence, Set
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -250,15 +250,15 @@ class Samples:
         own = [np.resize(places, -(-len(places) // count) * count)[rank::count] for places in batches]
         last_mixed = (1.0 - recipe.mixup_off_last) * recipe.epochs * len(own)
         drawn = [(order[places], None if views is None else views[places].tolist()) for places in own]
-        with closing(self._loaded(drawn, is_training=True)) as loaded:
-            for number, (places, inputs) in enumerate(zip(batches, loaded, strict=True)):
-                yield len(places), (*inputs, epoch * len(own) + number < last_mixed)
+        loaded = self._loaded(drawn, is_training=True)
+        for number, (places, inputs) in enumerate(zip(batches, loaded, strict=True)):
+            yield len(places), (*inputs, epoch * len(own) + number < last_mixed)
 
     def held_out(self, size: int) -> Generator[Batch, None, None]:
         """Yield the batches of the validation samples, as they are: images, and (inputs, targets)."""
         batches = [*in_batches(range(self.trained, len(self.ids)), size)]
-        with closing(self._loaded([(rows, None) for rows in batches], is_training=False)) as loaded:
-            yield from zip(map(len, batches), loaded, strict=True)
+        loaded = self._loaded([(rows, None) for rows in batches], is_training=False)
+        yield from zip(map(len, batches), loaded, strict=True)
 
     def _loaded(self, batches: Sequence[tuple[Any, Any]], *, is_training: bool) -> Generator[Any, None, None]:
         """Yield inputs and targets of rows and views. A thread reads a batch while the step before computes.

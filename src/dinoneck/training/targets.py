@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,9 +15,10 @@ from torch import Tensor
 from dinoneck.data.cells import SUFFIXES
 from dinoneck.errors import DataError, counted, some_of
 from dinoneck.losses.task_loss import OBJECTS, TaskLoss
-from dinoneck.tasks import TargetTransform, Task
+from dinoneck.tasks import Task
 
 ROUNDING, SHARES_TOLERANCE = 1e-6, 1e-2
+_ANY = "/"  # stands for any suffix: no id ends like this
 WEIGHT = ".weight"  # follows a task's name in the name of what its cells count
 _Array = np.ndarray[Any, Any]
 Table = dict[str, Tensor]
@@ -39,7 +40,7 @@ def match_samples(
         targets: a DataFrame whose index holds the ids, or a mapping column -> ``{id: value}``, a Series, or values that
             ``target_ids`` gives the ids of.
         weights: as ``targets``; None = none.
-        names: the columns that are used, where they exist; the first must.
+        names: the columns that are used.
         ids: training ids; None = all ids of the columns in ascending order, without ``val_ids``.
         val_ids: validation ids; None = none.
         target_ids: the ids of values that carry none.
@@ -49,8 +50,6 @@ def match_samples(
     """
     source = SourceIds(source_ids)
     columns = source.columns(targets, target_ids, names)
-    if names[0] not in columns:
-        raise DataError(f"there are no targets for {names[0]!r}; given: {', '.join(map(str, targets)) or 'nothing'}")
     cells = {} if weights is None else source.columns(weights, target_ids, weights)
     # the order of a set differs between processes
     chosen, valid = (sorted(own) if isinstance(own, set | frozenset) else own for own in (ids, val_ids))
@@ -78,12 +77,11 @@ class SourceIds:
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
-        self.ids = set(ids)
-        self._whole, self._by_stem = dict[str, str](), defaultdict[str, list[str]](list)
+        self.ids, self._named = set(ids), defaultdict[str, list[str]](list)
         for image_id in ids:
             stem, suffix = _stem_and_suffix(image_id)
-            self._whole[stem + suffix] = image_id
-            self._by_stem[stem].append(image_id)
+            for name in (stem + suffix, stem + _ANY):
+                self._named[name].append(image_id)
 
     def find(self, image_id: Any) -> str | None:
         """Return the source's spelling of an id; None if it is not there.
@@ -94,8 +92,7 @@ class SourceIds:
         if image_id in self.ids or not isinstance(image_id, str):
             return image_id if image_id in self.ids else None
         stem, suffix = _stem_and_suffix(image_id)
-        whole = self._whole.get(stem + suffix) or (self._whole.get(stem) if suffix else None)
-        fitting = [whole] if whole or suffix else self._by_stem[stem]
+        fitting = self._named.get(stem + suffix) or self._named.get(stem if suffix else stem + _ANY, [])
         if len(fitting) > 1:
             raise DataError(f"id {image_id!r} may be {some_of(map(repr, fitting), 3)}; write it with its suffix")
         return fitting[0] if fitting else None
@@ -114,16 +111,17 @@ class SourceIds:
             )
         return [own for own in found.values() if own is not None]
 
-    def columns(self, table: Any, ids: Sequence[Any] | None, names: Iterable[str]) -> dict[str, dict[Any, Any]]:
-        """Return column -> id -> value for the columns of these names that the table has.
+    def columns(self, table: Any, ids: Sequence[Any] | None, names: Collection[str]) -> dict[str, dict[Any, Any]]:
+        """Return column -> id -> value for the columns of these names.
 
         Raises:
-            DataError: as :func:`by_id`, or for a table of another type.
+            DataError: as :func:`by_id`, or for a table of another type or without one of the columns.
         """
         if not hasattr(table, "keys"):
             raise DataError(f"the targets are {type(table).__name__}; expected a DataFrame, or name -> {{id: value}}")
-        there = [name for name in names if name in table]
-        return {name: by_id(table[name], repr(name), ids, lambda own: self.find(own) or own) for name in there}
+        if absent := [name for name in names if name not in table]:
+            raise DataError(f"there are no targets for {absent[0]!r}; given: {', '.join(map(str, table)) or 'none'}")
+        return {name: by_id(table[name], repr(name), ids, lambda own: self.find(own) or own) for name in names}
 
 
 def by_id(
@@ -170,13 +168,13 @@ def training_targets(
     ids: Sequence[str],
     trained: int,
     needs_validation: bool = False,
-) -> tuple[Table, Table]:
-    """Return the targets of a loss's tasks (and compositions, where given) in normalised units and in original ones.
+) -> Table:
+    """Return the targets of a loss's tasks in normalised units.
 
     Values where a cell's weight is 0 become NaN, whatever they were.
 
     Args:
-        loss: its tasks and compositions are those of the targets.
+        loss: its tasks are those of the targets.
         targets: name -> (n, ...) values in original units.
         weights: dense task -> (n, rows, cols).
         ids: of the n samples.
@@ -184,34 +182,25 @@ def training_targets(
         needs_validation: some validation sample must have a value.
 
     Returns:
-        Targets in normalised units, float32 or int64, with the weights of cells as ``NAME.weight``; in original units.
+        Targets in float32 or int64, and the weights of cells as ``NAME.weight``.
 
     Raises:
         DataError: if something is missing, has another shape or values that cannot be, is below the task's minimum, or
             is constant over the training samples.
     """
-    tasks = [*loss.tasks]
-    for own in loss.compositions:
-        if own.name in targets:
-            total, _ = own.composition.tasks_of(loss.tasks)
-            area = None if total.transform is None else total.transform.area
-            tasks.append(Task(own.name, dim=len(own.composition.names), transform=TargetTransform(area=area)))
-    if unknown := {*weights} - {task.name for task in tasks if task.kind == "dense"}:
+    if unknown := {*weights} - {task.name for task in loss.tasks if task.kind == "dense"}:
         raise DataError(f"weights are given for {sorted(unknown)}, which are not dense tasks")
-    values, originals = Table(), Table()
-    for task in tasks:
-        if task.name not in targets:
-            raise DataError(f"there are no targets for task {task.name!r}; given: {', '.join(targets)}")
+    values = Table()
+    for task in loss.tasks:
         x = _original(task, targets[task.name])
         if task.name in weights:
             values[task.name + WEIGHT] = weight = _cell_weights(task.name, x, weights[task.name])
             x = x.where(weight[:, None] > 0, torch.nan)
-        values[task.name], originals[task.name] = _normalised(task, x, ids), x
-    for task in loss.tasks:
+        values[task.name] = _normalised(task, x, ids)
         _check_learnable(task, values[task.name][:trained])
     if needs_validation and not any(known(task, values[task.name][trained:]).any() for task in loss.tasks):
         raise DataError("patience is set, and no validation id has a target value to judge epochs by")
-    return values, originals
+    return values
 
 
 def as_array(values: Any) -> _Array:

@@ -47,7 +47,7 @@ class Scored(NamedTuple):
         kind: ``value``, ``class``, ``mask`` (classes per pixel) or ``map`` (numbers per patch).
         output: of ``head.predict``.
         places: of the target among the output's columns.
-        truth: (n, t) values, (n,) class indices, or (n, rows, cols); what is missing is NaN or -1. Of masks zeros
+        truth: (n, t) values, (n,) class indices, or (n, 1, rows, cols); what is missing is NaN or -1. Of masks zeros
             (n, K, K), as confusion matrices are.
         labels: class names.
         auxiliary: whether it only helps training: it does not count in the overall score.
@@ -207,7 +207,7 @@ def _scored(task: Task, own: TaskConfig, values: Tensor) -> dict[str, Scored]:
         return {name: Scored("mask", name, every, np.zeros((len(truth), task.dim, task.dim), np.int64), task.labels)}
     if task.kind == "dense":
         keys = [name] if task.dim == 1 else [f"{name} {label}" for label in task.labels or range(task.dim)]
-        return {key: Scored("map", name, slice(i, i + 1), truth[:, i]) for i, key in enumerate(keys)}
+        return {key: Scored("map", name, slice(i, i + 1), truth[:, i, None]) for i, key in enumerate(keys)}
     truth = truth.reshape(len(truth), -1)
     if own.auxiliary:
         return {name: Scored("value", name, every, truth, (), True)}

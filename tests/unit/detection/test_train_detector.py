@@ -39,7 +39,7 @@ def config_of(boxes: Path, **groups: dict[str, Any]) -> TrainConfig:
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = {"accumulate": 2, "checkpointing": True}
+    own = {"checkpointing": True}
     optim = {"freeze": ["0=all", "1=last:2"], "layer_decay": 0.8, "epochs": 3, "ema_decay": 0.9, "amp": "bf16"}
     config = config_of(boxes, detector=own, optim=optim)
     report, whole, cut = train_detector(config, tmp_path / "whole"), tmp_path / "whole", tmp_path / "cut"

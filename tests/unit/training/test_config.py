@@ -29,7 +29,7 @@ tasks:
   both: {kind: ratio, columns: [crop, weed], weight: [1, 2]}
 compositions: {masses: {total: crop, ratio: both, sums: {all: [crop, weed]}}}
 losses: {weighting: uncertainty, aux_weight: 0.2}
-optim: {epochs: 20, lr: 1e-4, ema_decay: 0.99, amp: true, clip_norm: null}
+optim: {epochs: 20, lr: 1e-4, ema_decay: 0.99, amp: bf16, clip_norm: null}
 folds: {count: 3, group: [site, day], stratify: kind, only: 2}
 imports: [own.py]
 device: cpu

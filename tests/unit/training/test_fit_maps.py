@@ -15,15 +15,11 @@ from tests.unit.training.histories import mean_iou
 from dinoneck import (
     DataError,
     DenseHead,
-    FPNHead,
-    ShapeError,
-    TargetTransform,
     Task,
     Tokens,
     load_backbone,
 )
 from dinoneck.data import Pasture
-from dinoneck.losses import Composition, TaskLoss
 from dinoneck.training import (
     MemoryTokens,
     Recipe,
@@ -36,8 +32,6 @@ from dinoneck.training.table import read_maps
 from dinoneck.training.tasks import fitted, problem_of
 
 ROWS, COLS, WIDTH, IMAGES = 4, 5, 12, 24
-SUMS = (("GDM", ("clover", "green")), ("total", ("clover", "dead", "green")))
-PARTS = Composition(("clover", "dead", "green"), SUMS, name="five", total="reg3", ratio="ratio")
 fit = partial(fit_by_default, epochs=40, batch_size=8, lr=1e-3, recipe=Recipe(ema_decay=None))
 
 
@@ -71,25 +65,6 @@ def test_a_dense_head_learns_every_cell_and_nothing_from_map_without_weight() ->
     holes = np.where(weight[:, None] > 0, values, np.nan)
     fit(clean, source, targets={"ndvi": holes}, target_ids=source.ids, ids=source.ids[:16], epochs=40, lr=1e-2)
     assert np.array_equal(predicted(head, source), predicted(clean, source)), "NaN and weight 0 are the same"
-
-
-def test_targets_of_a_composed_term_are_in_original_units() -> None:
-    """In grams on 0.21 m², as those of the total: the same numbers as composed ones leave the loss as it is."""
-    source, _ = cells()
-    transform = TargetTransform(area=0.21, mean=200.0, std=100.0)
-    tasks = (Task("reg3", transform=transform), Task("ratio", dim=3, kind="ratio"))
-    grams, ratio = np.linspace(20, 60, IMAGES)[:, None], np.random.RandomState(0).dirichlet((1, 1, 1), IMAGES)
-    five = PARTS.of_shares(torch.tensor(grams), torch.tensor(ratio)).numpy()
-    losses = []
-    for own in ({}, {"five": five}):
-        torch.manual_seed(0)
-        head = FPNHead(WIDTH, tasks, 1, fpn_dim=8)
-        targets = {"reg3": grams, "ratio": ratio, **own}
-        history = fit(head, source, targets=targets, target_ids=source.ids, epochs=1, loss=TaskLoss(tasks, (PARTS,)))
-        losses.append(history[0]["loss/five"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    with pytest.raises(ShapeError, match="'five'.*4.*5"):
-        fit(head, source, targets | {"five": five[:, :4]}, target_ids=source.ids, loss=TaskLoss(tasks, (PARTS,)))
 
 
 def test_weights_pull_towards_heavy_cells() -> None:

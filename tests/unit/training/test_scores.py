@@ -145,7 +145,7 @@ def test_several_targets_with_gaps_and_maps() -> None:
     true, pred = RANDOM.normal(size=(N, 2, 3)), RANDOM.normal(size=(N, 2, 3))
     gaps = np.where(RANDOM.random(true.shape) < 0.3, np.nan, true)
     gaps[7] = np.nan
-    found, rows = method_scores("map", gaps, pred, SPLIT), np.setdiff1d(HELD_OUT, [7])
+    found, rows = method_scores("map", gaps[:, None], pred[:, None], SPLIT), np.setdiff1d(HELD_OUT, [7])
     known = np.isfinite(gaps[rows])
     assert found["images"] == len(rows)
     assert found["r2"]["pooled"] == pytest.approx(r2(gaps[rows][known], pred[rows][known]))
