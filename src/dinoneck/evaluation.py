@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dinoneck.data.boxes import BoxImages
 from dinoneck.data.cells import IMAGES, LABELS, is_missing
 from dinoneck.data.labels import DenseLabels
 from dinoneck.data.tables import read_cells, read_masks, read_table
 from dinoneck.detection.detector import Detector
-from dinoneck.detection.evaluation import evaluate_boxes, score_masks
+from dinoneck.detection.evaluation import evaluate_boxes, evaluate_masks
 from dinoneck.errors import ConfigError, DataError, some_of
 from dinoneck.inference.predictor import Predictor
-from dinoneck.inference.results import coco_objects, predict_many
+from dinoneck.inference.results import predict_many
 from dinoneck.inference.sources import opened
 from dinoneck.tasks import columns_of
 from dinoneck.training.report import summary
@@ -74,12 +73,12 @@ def evaluate(
     every = {name: _opened(one) for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()}
     models = {name: one for name, one in every.items() if isinstance(one, Predictor)}
     if not models:
-        return _of_boxes(every, images, truth)
+        return _of_objects("boxes", every, lambda one: evaluate_boxes(one, truth, images))
     if len(models) < len(every):
         raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
     tasks = {task.name: task for one in models.values() for task in one.tasks}
     if isinstance(truth, str | os.PathLike) and str(truth).endswith(".json"):
-        return _of_masks(models, images, truth)
+        return _of_objects("masks", models, lambda one: evaluate_masks(one, truth, images))
     table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
     for name, one in models.items():
@@ -156,29 +155,16 @@ def _matrices(
     return own
 
 
-def _of_boxes(detectors: Mapping[str, Any], images: Any, truth: Any) -> dict[str, Any]:
-    boxes, cost = {}, {}
-    for name, detector in detectors.items():
-        begin = time.perf_counter()
-        boxes[name] = evaluate_boxes(detector, truth, images)
-        cost[name] = _cost(detector.backbone, [detector], time.perf_counter() - begin, boxes[name]["images"])
-    return {"boxes": boxes, "cost": cost, "versions": versions()}
-
-
-def _of_masks(models: Mapping[str, Predictor], images: Any, truth: Any) -> dict[str, Any]:
-    masks, cost = {}, {}
+def _of_objects(key: str, models: Mapping[str, Any], score: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    found, cost = {}, {}
     for name, one in models.items():
-        task = next((task for task in one.tasks if task.kind == "instances"), None)
-        if task is None:
-            raise DataError(f"{truth} holds objects, and {name} predicts {some_of([own.name for own in one.tasks], 5)}")
-        dataset, own = BoxImages(truth, images, classes=task.labels, masks=True), one.passes[0]
-        begin, recorded, own.min_score = time.perf_counter(), own.min_score, 0.0  # AP is over all scores
-        rows = predict_many(one, [*dataset.paths], at_once=one.batch_size)
-        own.min_score = recorded
-        objects = {image_id: coco_objects(rows[i][task.name]) for i, image_id in enumerate(dataset.ids)}
-        cost[name] = _cost(own.backbone, own.modules[1:], time.perf_counter() - begin, len(dataset))
-        masks[name] = score_masks(dataset, objects)
-    return {"masks": masks, "cost": cost, "versions": versions()}
+        begin = time.perf_counter()
+        found[name] = score(one)
+        seconds = time.perf_counter() - begin
+        own = one if key == "boxes" else one.passes[0]
+        modules = [one] if key == "boxes" else own.modules[1:]
+        cost[name] = _cost(own.backbone, modules, seconds, found[name]["images"])
+    return {key: found, "cost": cost, "versions": versions()}
 
 
 def _cost(backbone: Any, modules: Sequence[torch.nn.Module], seconds: float, images: int) -> dict[str, float]:

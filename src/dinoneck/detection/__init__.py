@@ -5,7 +5,7 @@ from dinoneck.lazy import attach, homes
 _HOMES = homes(
     __name__,
     detector=["Detector"],
-    evaluation=["coco_results", "evaluate_boxes", "gather_predictions", "score_boxes", "score_masks"],
+    evaluation=["coco_results", "evaluate_boxes", "evaluate_masks", "gather_predictions", "score_boxes", "score_masks"],
     head=["DetectionHead"],
     objects=["train_instances"],
     training=["train_detector"],

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from dinoneck.data.boxes import BoxImages
 from dinoneck.errors import DataError, missing_extra
-from dinoneck.inference.results import coco_objects
+from dinoneck.inference.results import coco_objects, predict_many
 
 if TYPE_CHECKING:
     from dinoneck.detection.detector import Detector
+    from dinoneck.inference.predictor import Predictor
 
 Prediction = Mapping[str, Any]
 Array = np.ndarray[Any, Any]
@@ -82,6 +83,34 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
     for box in found:
         box["area"] = box["bbox"][2] * box["bbox"][3]
     return _scores(dataset, truth, found, "bbox")
+
+
+def evaluate_masks(
+    predictor: Predictor, coco_json: str | os.PathLike[str], images: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
+    """Predict the images of a COCO file and compare the objects with the masks of the file.
+
+    Args:
+        predictor: of a head of instances whose classes the file has; objects of all scores count.
+        coco_json: the masks.
+        images: the folder of the images; None = the file's, or ``images`` in it.
+
+    Returns:
+        As :func:`score_masks`.
+
+    Raises:
+        DataError: if the head predicts no instances, the file or an image cannot be used, or no image has an object.
+        ImportError: if pycocotools is missing.
+    """
+    task = next((task for task in predictor.tasks if task.kind == "instances"), None)
+    if task is None:
+        names = ", ".join(task.name for task in predictor.tasks)
+        raise DataError(f"{coco_json} holds objects, and {names} are predicted; give a head of instances")
+    dataset, own = BoxImages(coco_json, images, classes=task.labels, masks=True), predictor.passes[0]
+    recorded, own.min_score = own.min_score, 0.0
+    rows = predict_many(predictor, [*dataset.paths], at_once=predictor.batch_size)
+    own.min_score = recorded
+    return score_masks(dataset, {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()})
 
 
 def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
