@@ -69,6 +69,8 @@ def test_a_pushed_detector_gives_the_same_boxes(folder: Path, hub: Hub, monkeypa
     own = Detector.load("d.safetensors").predict(images)
     assert len(own[0]["scores"]) > 0
     assert alike(own, Detector.load("user/cells", revision=commit).predict(images))
+    Detector.load("d.safetensors").push_to_hub("user/again")
+    assert alike(own, Detector.load("user/again").predict(images))
     for name, out in (("user/cells", "hub.csv"), ("d.safetensors", "own.csv")):
         assert kit.cli("predict", *images, "--heads", name, "--out", out).code == 0
     assert Path("hub.csv").read_text() == Path("own.csv").read_text()
