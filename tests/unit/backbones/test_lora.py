@@ -136,8 +136,6 @@ def test_one_file_restores_head_and_lora_bit_for_bit(source: str, tmp_path: Path
     save_head(tmp_path / "h.safetensors", head, backbone=backbone)
     checkpoint = HeadCheckpoint.load(tmp_path / "h.safetensors")
     fresh = MAKERS[source]()
-    with pytest.raises(CheckpointError, match=r"apply_adapter"):
-        checkpoint.check_backbone(fresh)
     checkpoint.apply_adapter(fresh)
     assert fresh.frozen
     checkpoint.check_backbone(fresh)

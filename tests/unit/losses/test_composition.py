@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from dinoneck import Composition, TargetTransform, Task
 from dinoneck.codec import encode, normal
 from dinoneck.losses import CompositionLoss, TaskLoss
 
 torch.manual_seed(0)
-AREA, MEAN, STD = 0.21, 210.0, 130.0
-TASKS = (Task("total", transform=TargetTransform(area=AREA, mean=MEAN, std=STD)), Task("ratio", dim=3, kind="ratio"))
+MEAN, STD = 210.0, 130.0
+# the transform, its inverse without the area, and what an error is divided by
+UNITS: dict[str, tuple[TargetTransform, Callable[[float], float], float]] = {
+    "area": (TargetTransform(area=0.21, mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
+    "no area": (TargetTransform(mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
+    "log": (TargetTransform(0.21, True, 5.0, 0.7), lambda x: math.expm1(x * 0.7 + 5.0), 0.7 * math.exp(5.0)),
+}
 OUTPUTS = {"total": torch.randn(4, 1, dtype=torch.float64), "ratio": torch.randn(4, 3, dtype=torch.float64)}
 TARGETS = {
     "total": torch.randn(4, 1, dtype=torch.float64),
@@ -34,17 +38,17 @@ def five(total: float, shares: list[float]) -> list[float]:
     return [clover, dead, green, clover + green, clover + dead + green]
 
 
-def plain(loss: CompositionLoss, rows: list[int], target: list[list[float]] | None = None) -> float:
+def plain(loss: CompositionLoss, units: str, target: list[list[float]] | None = None) -> float:
     """Sample by sample, in Python; grams per square metre."""
-    result = 0.0
+    result, (_, natural, scale) = 0.0, UNITS[units]
     for k in range(5):
         errors = []
-        for b in rows:
+        for b in range(4):
             logits = OUTPUTS["ratio"][b].tolist()
             whole = sum(map(math.exp, logits))
-            pred = five(OUTPUTS["total"][b].item() * STD + MEAN, [math.exp(x) / whole for x in logits])
-            true = five(TARGETS["total"][b].item() * STD + MEAN, TARGETS["ratio"][b].tolist())
-            x = (pred[k] - (true if target is None else target[b])[k]) / STD
+            pred = five(natural(OUTPUTS["total"][b].item()), [math.exp(x) / whole for x in logits])
+            true = five(natural(TARGETS["total"][b].item()), TARGETS["ratio"][b].tolist())
+            x = (pred[k] - (true if target is None else target[b])[k]) / scale
             if loss.loss == "mse":
                 errors.append(x * x)
             else:
@@ -53,9 +57,9 @@ def plain(loss: CompositionLoss, rows: list[int], target: list[list[float]] | No
     return result
 
 
-def run(own: CompositionLoss, masks: dict[str, torch.Tensor] | None = None, **targets: torch.Tensor) -> torch.Tensor:
-    _, parts = TaskLoss(TASKS, [own])(OUTPUTS, TARGETS | targets, masks)
-    return parts[own.name]
+def run(own: CompositionLoss, units: str, **targets: torch.Tensor) -> torch.Tensor:
+    tasks = Task("total", transform=UNITS[units][0]), Task("ratio", dim=3, kind="ratio")
+    return TaskLoss(tasks, [own])(OUTPUTS, TARGETS | targets)[1][own.name]
 
 
 def test_the_five_outputs_add_up_in_their_order() -> None:
@@ -84,28 +88,12 @@ def test_any_parts_and_sums_and_their_forms() -> None:
     "options",
     [{}, {"weights": WEIGHTS}, {"loss": "smooth_l1"}, {"weights": WEIGHTS, "loss": "smooth_l1", "beta": 0.3}],
 )  # fmt: skip
-def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("units", UNITS)
+def test_the_loss_is_the_plain_formula_in_grams_per_square_metre(units: str, options: dict[str, Any]) -> None:
     loss = CompositionLoss(FIVE, **options)
-    assert run(loss).item() == pytest.approx(plain(loss, [0, 1, 2, 3]), rel=1e-10)
+    assert run(loss, units).item() == pytest.approx(plain(loss, units), rel=1e-10)
     own = torch.rand(4, 5, dtype=torch.float64) * 300
-    assert run(loss, five=own).item() == pytest.approx(plain(loss, [0, 1, 2, 3], own.tolist()), rel=1e-10)
-
-
-def test_the_area_is_left_out_and_the_logarithm_is_not() -> None:
-    loss = CompositionLoss(FIVE, loss="smooth_l1")
-    target = torch.rand(4, 5, dtype=torch.float64) * 300
-    results = []
-    for transform in (TargetTransform(0.21, False, MEAN, STD), TargetTransform(None, False, MEAN, STD)):
-        tasks = (replace(TASKS[0], transform=transform), TASKS[1])
-        results.append(TaskLoss(tasks, [loss])(OUTPUTS, TARGETS | {"five": target})[1]["five"])
-    assert torch.equal(*results)
-    logarithmic = (replace(TASKS[0], transform=TargetTransform(0.21, True, 5.0, 0.7)), TASKS[1])
-    grams = torch.expm1(OUTPUTS["total"] * 0.7 + 5.0)
-    pred = torch.cat([grams * OUTPUTS["ratio"].softmax(1), torch.zeros(4, 2)], dim=1)
-    pred[:, 3], pred[:, 4] = pred[:, 0] + pred[:, 2], pred[:, :3].sum(dim=1)
-    error = F.smooth_l1_loss(pred / (0.7 * math.exp(5.0)), target / (0.7 * math.exp(5.0)), reduction="none")
-    got = TaskLoss(logarithmic, [loss])(OUTPUTS, TARGETS | {"five": target})[1]["five"]
-    assert torch.allclose(got, error.mean(), rtol=1e-6)
+    assert run(loss, units, five=own).item() == pytest.approx(plain(loss, units, own.tolist()), rel=1e-10)
 
 
 def test_parts_that_match_a_total_keep_their_shares() -> None:

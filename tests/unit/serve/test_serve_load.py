@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 from benchmarks.service import Service, half_upload, late_upload, load, png, received, running, saved_head, scene
+from tests import kit
 
-from dinoneck import PatchMeanHead, Task, load_backbone, save_head
+from dinoneck import save_head
 
 pytestmark = [
     pytest.mark.slow,
@@ -72,13 +72,9 @@ def test_sigterm_finishes_what_runs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["size of its own", "crop"])
 def test_images_that_few_bytes_make_large_are_refused_by_their_header(form: str, tmp_path: Path) -> None:
-    backbone = load_backbone("dinoneck_tiny")
+    path, own = tmp_path / "head.safetensors", kit.backbone()
     changes = {"resize": "pad"} if form == "size of its own" else {"size": (64, 64), "resize": "crop"}
-    torch.manual_seed(0)
-    path = tmp_path / "head.safetensors"
-    save_head(
-        path, PatchMeanHead(64, [Task("mass")]), backbone=backbone, preprocess=backbone.preprocess.changed(**changes)
-    )
+    save_head(path, kit.head(), backbone=own, preprocess=own.preprocess.changed(**changes))
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(running(path, "--max-pixels", "1000000"))
         assert service.predict(("a.png", scene("PNG", 160, 120))).status == 200
