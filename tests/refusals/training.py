@@ -113,6 +113,7 @@ RUNS: list[tuple[dict[str, Any], type[Exception], str | tuple[str, ...]]] = [
     ({"tasks": SHARES, "compositions": {"m": {"total": "total", "ratio": "t"}}}, ConfigError, "total"),
     ({"data": {"classes": ["a", "b"]}}, ConfigError, ("data.classes", "data.labels")),
     ({"data": {"views": 2}}, ConfigError, "data.views"), ({"data": {"boxes": "b.json"}}, ConfigError, "data.boxes"),
+    ({"data": {"instances": "b.json"}}, ConfigError, "train_instances"),
     ({"data": {"targets": ["height"]}}, DataError, "'04.png'"), ({"data": {"targets": []}}, DataError, "targets"),
     ({"data": {"targets": ["crop", "crop"]}}, ConfigError, "crop, crop"),
     ({"data": {"csv": None}}, ConfigError, "targets"), ({"data": {"pad_to": "center"}}, ConfigError, "'center'"),
