@@ -92,6 +92,8 @@ def fit(
     _check_together(head, source, recipe, loss)
     names = [task.name for task in head.tasks]
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
+    if composed := [own.name for own in loss.compositions if own.name in targets]:
+        raise ConfigError(f"targets hold {composed[0]!r}, which the loss computes from its tasks; leave it out")
     used = [*train, *valid]
     _check_images(source, targets, used)
     normalised = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)

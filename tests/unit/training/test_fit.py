@@ -13,7 +13,7 @@ from tests.unit.training.histories import without_times
 from tests.unit.training.small_fit import IDS, Y, flat, head, run, tokens
 from torch import nn
 
-from dinoneck import CheckpointError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
+from dinoneck import CheckpointError, ConfigError, DataError, PatchMeanHead, TargetTransform, Task, Tokens
 from dinoneck.losses import Composition, CompositionLoss, TaskLoss, UncertaintyWeighting
 from dinoneck.training import MemoryTokens, Recipe, fit, r2
 from dinoneck.training.engine import TIMES
@@ -119,6 +119,13 @@ def test_a_changed_head_loss_recipe_or_sample_is_another_run(
         run(**second(), out=tmp_path)
     assert named in str(refused.value) and "--no-resume" in str(refused.value)
     assert (tmp_path / "state.pt").read_bytes() == content
+
+
+def test_targets_of_a_composition_are_refused() -> None:
+    settings = composed([PARTS])
+    settings["targets"]["plant"] = np.ones((6, 3))
+    with pytest.raises(ConfigError, match="'plant'"):
+        run(**settings)
 
 
 class Unbounded(PatchMeanHead):
