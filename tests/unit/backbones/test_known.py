@@ -56,12 +56,8 @@ def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:
 @pytest.mark.parametrize(
     ("name", "timm_name"),
     [
-        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m"),
-        ("dinov2_vitg14_reg", "vit_giant_patch14_reg4_dinov2.lvd142m"),
-        ("dinov3_vits16", SMALL),
         ("facebook/dinov3-vits16-pretrain-lvd1689m", SMALL),
         (f"timm/{SMALL}", SMALL),
-        (SMALL, SMALL),
         ("facebook/dinov2-with-registers-base", "vit_base_patch14_reg4_dinov2.lvd142m"),
         ("me/my-own-model", "me/my-own-model"),
     ],
