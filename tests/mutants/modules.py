@@ -108,14 +108,14 @@ MODULES = (
         "backbones/adapter.py",
         "self.final_norm(x) if norm else x",
         "x",
-        "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed",
+        "unit/backbones/test_weight_hashes.py::test_other_weights_norms_layers_and_recipes_are_noticed",
     ),
     Mutant(
         "A backbone of other weights passes the functional probe.",
         "backbones/weight_hashes.py",
         "gap if not gap <= tolerance else None",
         "None",
-        "unit/backbones/test_probe.py::test_other_weights_norms_layers_and_recipes_are_noticed",
+        "unit/backbones/test_weight_hashes.py::test_other_weights_norms_layers_and_recipes_are_noticed",
     ),
     Mutant(
         "A point reads the depth of the next pixel.",
