@@ -63,10 +63,6 @@ class PretendDevice:
         self.events["wait"] += waits
         self.places[event, place] += 1
 
-    def table(self) -> str:
-        """The events as lines of text, the most frequent first."""
-        return "\n".join(f"{count:5d}  {event}: {place}" for (event, place), count in self.places.most_common())
-
 
 _now = PretendDevice()
 

@@ -45,13 +45,3 @@ def test_outputs_and_gradients_are_those_recorded(name: str) -> None:
             results = pytree.tree_leaves(module(*inputs(case, rows, cols, registers)[1]))
         compare({f"output {i}": [list(y.shape), summary(y)] for i, y in enumerate(results)},
                 {key: value for key, value in stored.items() if key.startswith("output")})  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "change", [lambda x: x.flip(0), lambda x: x * (1 + 1e-9), lambda x: x.index_fill(0, torch.tensor(3), 0.0)]
-)
-def test_a_summary_sees_what_moves_and_what_changes(change: Any) -> None:
-    values = torch.linspace(1, 2, 35, dtype=torch.float64).reshape(5, 7)
-    compare({"a": [[5, 7], summary(values)]}, {"a": [[5, 7], summary(values)]})
-    with pytest.raises(AssertionError):
-        compare({"a": [[5, 7], summary(change(values))]}, {"a": [[5, 7], summary(values)]})

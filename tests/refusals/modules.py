@@ -141,6 +141,7 @@ ROWS: list[Row] = [
     (lambda: FPNHead(16, [A], 2)(tokens(layers=4)), ShapeError, "4"),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1]]), ConfigError, ("2", "3")),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], []]), ConfigError, "2"),
+    (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1, 1], [2]]), ConfigError, "1"),
     (lambda: LayerGrouper(12, 4, 8, 3, [[0], [1], [4]]), ConfigError, "4"),
     (lambda: composition(parts=()), ConfigError, "parts"),
     (lambda: composition(parts=("a", "a"), sums=()), ConfigError, "a"),

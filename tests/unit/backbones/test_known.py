@@ -1,16 +1,20 @@
-"""The table of published models agrees with timm's models."""
+"""Loading by name: the table of published models agrees with timm's, and every name gives tokens."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
 from timm.models import get_pretrained_cfg
 
-from dinoneck.backbones.known import KNOWN, architecture_of, names_of, resolve_name
+from dinoneck import load_backbone
+from dinoneck.backbones import timm as adapter
+from dinoneck.backbones.known import KNOWN, architecture_of, family_of, names_of, resolve_name
 from dinoneck.backbones.timm import TimmAdapter, names
 
 SMALL = "vit_small_patch16_dinov3.lvd1689m"
@@ -56,12 +60,8 @@ def test_predictor_and_store_import_neither_timm_nor_torchvision() -> None:
 @pytest.mark.parametrize(
     ("name", "timm_name"),
     [
-        ("dinov2_vits14", "vit_small_patch14_dinov2.lvd142m"),
-        ("dinov2_vitg14_reg", "vit_giant_patch14_reg4_dinov2.lvd142m"),
-        ("dinov3_vits16", SMALL),
         ("facebook/dinov3-vits16-pretrain-lvd1689m", SMALL),
         (f"timm/{SMALL}", SMALL),
-        (SMALL, SMALL),
         ("facebook/dinov2-with-registers-base", "vit_base_patch14_reg4_dinov2.lvd142m"),
         ("me/my-own-model", "me/my-own-model"),
     ],
@@ -77,3 +77,58 @@ def test_every_name_in_torch_hub_is_resolved() -> None:
     for model in KNOWN:
         if model.official is not None:
             assert resolve_name(model.official) == f"{model.name}.{next(iter(model.hubs))}"
+
+
+ALL = adapter.names()
+# one real forward for every family: with and without registers, MLP and gated, with and without biases
+FAMILIES = [
+    "vit_small_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_small_patch16_dinov3",
+    "vit_small_plus_patch16_dinov3",
+    "vit_small_patch16_dinov3_qkvb",
+]
+
+
+def test_the_list_is_timms_list() -> None:
+    vits = [name for name in timm.list_models("*dinov2*") + timm.list_models("*dinov3*") if name.startswith("vit_")]
+    assert sorted(ALL) == sorted(set(vits))
+    assert len(ALL) >= 19
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAMILIES)) for name in ALL]
+)
+def test_every_name_gives_tokens_of_the_right_shape(name: str) -> None:
+    with torch.device("meta"):
+        backbone = load_backbone(name, pretrained=False, layers=[-1, 0, 0])
+        patch, width = backbone.adapter.patch_size[0], backbone.embed_dim
+        tokens = backbone(torch.zeros(2, 3, 3 * patch, 5 * patch))
+    assert patch == (14 if "patch14" in name else 16)
+    registers = 4 if ("reg4" in name or "dinov3" in name) else 0
+    assert tokens.num_registers == registers
+    assert tokens.layers == (backbone.depth - 1, 0, 0)
+    assert all(x.shape == (2, 1 + registers + 15, width) for x in tokens.sequence)
+    record = backbone.record()
+    assert record["family"] == family_of(name)
+    assert record["weights_sha256"] is None
+
+
+def test_cached_weights_are_used_without_asking_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save_file
+
+    source = load_backbone("vit_small_patch16_dinov3_qkvb", pretrained=False, seed=9)
+    model = tmp_path / "models--timm--vit_small_patch16_dinov3_qkvb.lvd1689m"
+    snapshot = model / "snapshots" / ("a" * 40)
+    for folder in (snapshot, model / "refs"):
+        folder.mkdir(parents=True)
+    (model / "refs" / "main").write_text("a" * 40)
+    save_file(source.adapter.model.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    loaded = load_backbone("vit_small_patch16_dinov3_qkvb")
+    assert loaded.record()["weights_sha256"] == source.record()["weights_sha256"]
+    assert loaded.weights == {
+        "kind": "hub", "repo": "timm/vit_small_patch16_dinov3_qkvb.lvd1689m", "revision": "a" * 40
+    }  # fmt: skip
+    assert loaded.record()["license"] == "dinov3-license"
+    assert loaded.name == "vit_small_patch16_dinov3_qkvb.lvd1689m"

@@ -89,6 +89,7 @@ def test_a_copy_saves_and_builds(copied: Callable[[HeadCheckpoint], HeadCheckpoi
     one = HeadCheckpoint.from_module(kit.head())
     other = copied(one)
     other.save(tmp_path / "h")
+    assert other.config == kit.head().config
     for module in (other.build(), other.build(), load_head(tmp_path / "h")):
         assert all(torch.equal(value, one.state_dict[key]) for key, value in module.state_dict().items())
 

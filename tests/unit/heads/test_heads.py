@@ -1,7 +1,8 @@
-"""Heads against their formulas: gates, linear probes, MLPs per patch, readouts of pyramids, ensembles."""
+"""Heads against their formulas: MLPs per patch, gates, linear probes, readouts of pyramids, ensembles, scales."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from tests import kit
 from dinoneck import (
     Bins,
     CLSGating,
+    CLSGatingHead,
     ConfigError,
+    DataError,
     DenseHead,
     FPNHead,
     HeadEnsemble,
@@ -21,7 +24,9 @@ from dinoneck import (
     PatchMeanMLP,
     TargetTransform,
     Task,
+    Tokens,
 )
+from dinoneck.heads.head import TokenScale
 
 STATE = Task("state", dim=3, kind="classification")
 RATIO = Task("ratio", dim=3, kind="ratio")
@@ -230,3 +235,41 @@ def test_members_that_no_tokens_suit_are_refused() -> None:
     assert HeadEnsemble.from_heads([four, one], layers=[(0, 1, 2, 3), (3,)]).layer_indices == (0, 1, 2, 3)
     with pytest.raises(ConfigError, match="for 2 members"):
         HeadEnsemble.from_heads([four, one], layers=[(0, 1, 2, 3)])
+
+
+C, LAYERS = 16, 2
+
+
+def tokens_of(*layers: torch.Tensor) -> Tokens:
+    return Tokens.from_sequence(list(layers), image_size=(32, 48), patch_size=16, num_prefix_tokens=5)
+
+
+def layers(seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(4, 11, C, generator=generator, dtype=torch.float64) * (i + 2) + 3 * i for i in range(LAYERS)]
+
+
+@pytest.mark.parametrize("make", [PatchMeanHead, partial(CLSGatingHead, mode="query")])
+def test_a_measured_head_sees_standardised_channels(make: Any) -> None:
+    head = make(C, [Task("mass")]).double().eval()
+    batches = [tokens_of(*layers(seed)) for seed in range(3)]
+    patches = torch.cat([tokens.patches[-1].flatten(0, 1) for tokens in batches])
+    mean, std = patches.mean(dim=0), patches.std(dim=0, correction=0)
+    expected = head(tokens_of((batches[0].sequence[-1] - mean) / std))["mass"]
+    head.calibrate(iter(batches))
+    assert torch.allclose(head.scale.mean, mean) and torch.allclose(head.scale.std, std)
+    assert torch.allclose(head(batches[0])["mass"], expected, atol=1e-12)
+    head.calibrate(iter([tokens_of(*layers(9))]))
+    assert torch.allclose(head.scale.mean, mean), "a head that has a scale keeps it"
+
+
+def test_tokens_pass_an_unmeasured_scale_bit_for_bit() -> None:
+    scale, tokens = TokenScale(C), tokens_of(*(x.float() for x in layers()))
+    assert not scale.is_measured
+    assert torch.equal(scale(tokens).sequence[0], tokens.sequence[-1])
+    scale.measure([tokens])
+    assert scale.is_measured
+    scale.reset_parameters()
+    assert not scale.is_measured
+    with pytest.raises(DataError, match="not finite"):
+        scale.measure([tokens_of(torch.full((1, 11, C), torch.nan))])

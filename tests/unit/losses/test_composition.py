@@ -20,6 +20,7 @@ MEAN, STD = 210.0, 130.0
 UNITS: dict[str, tuple[TargetTransform, Callable[[float], float], float]] = {
     "area": (TargetTransform(area=0.21, mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
     "no area": (TargetTransform(mean=MEAN, std=STD), lambda x: x * STD + MEAN, STD),
+    "no scale": (TargetTransform(), lambda x: x, 1.0),
     "log": (TargetTransform(0.21, True, 5.0, 0.7), lambda x: math.expm1(x * 0.7 + 5.0), 0.7 * math.exp(5.0)),
 }
 OUTPUTS = {"total": torch.randn(4, 1, dtype=torch.float64), "ratio": torch.randn(4, 3, dtype=torch.float64)}

@@ -1,4 +1,4 @@
-"""DINO features in a decoder: the formula, and hooks that do what an edited network would."""
+"""DINO features in a decoder: the formulas, and hooks that do what an edited network would."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tests.unit.points.plain_unet import C_DINO, NAMES, UP, PlainUNet, cloud, halved, injection_of, pyramid_of
 from torch import Tensor, nn
 
 from dinoneck import ConfigError
-from dinoneck.points import DecoderInjection, PlainSparse
+from dinoneck.points import DecoderInjection, GatedFusion, PlainSparse
 
 GATES = (None, "scalar", "channel", "token")
 
@@ -102,18 +103,6 @@ def test_a_trained_network_is_unchanged_at_step_zero_and_can_learn() -> None:
     assert all(level.proj.weight.grad.any() for level in wrapped.injection.levels.values())
 
 
-def test_without_images_it_is_the_3d_network() -> None:
-    plain, x, injection = PlainUNet(), cloud(), injection_of()
-    before = plain(x)
-    injection.attach(plain, NAMES)
-    with injection.using(pyramid_of(x)), injection.using(None):
-        assert torch.equal(plain(x), before)
-    with injection.using(pyramid_of(x, seen=0.0)):
-        assert torch.equal(plain(x), before)
-    with pytest.raises(ConfigError, match=r"'block2'.*using\(None\)"):
-        plain(x)
-
-
 # -- activation checkpointing, copies, files, processes -----------------------------------------------------
 
 
@@ -189,7 +178,10 @@ def test_stats_of_the_last_pass() -> None:
 
 def test_threads_do_not_see_each_others_pyramids() -> None:
     net, injection, x = PlainUNet(), injection_of(), cloud()
+    before = net(x)
     injection.attach(net, NAMES)
+    with injection.using(pyramid_of(x, seen=0.0)):
+        assert torch.equal(net(x), before)
 
     def inferred() -> Tensor:
         with torch.no_grad(), injection.using(pyramid_of(x)):
@@ -199,6 +191,44 @@ def test_threads_do_not_see_each_others_pyramids() -> None:
     alone = inferred()
     with ThreadPoolExecutor(1) as pool, torch.no_grad(), injection.using(None):
         assert torch.equal(pool.submit(inferred).result(), alone)
-        with pytest.raises(ConfigError, match="without a pyramid"):
+        with pytest.raises(ConfigError, match=r"'block2'.*using\(None\)"):
             pool.submit(net, x).result()
-        assert not torch.equal(net(x), alone)
+        assert torch.equal(net(x), before)
+        assert not torch.equal(before, alone)
+
+
+def points(count: int = 9) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(count, 5), torch.randn(count, 6), torch.arange(count) % 3 > 0
+
+
+def test_the_fusion_is_its_formula() -> None:
+    fusion = GatedFusion(6, 5, 5, hidden=4, dtype=torch.float64)
+    x3, x2, valid = (value.double() if value.is_floating_point() else value for value in points())
+    out, weights = fusion(x3, x2, valid), fusion.state_dict()
+
+    def linear(name: str, row: Tensor) -> Tensor:
+        return weights[f"{name}.weight"] @ row + weights[f"{name}.bias"]
+
+    gates = []
+    for i in range(9):
+        h = F.gelu(linear("project", x2[i]))
+        gate = 1 / (1 + torch.exp(-linear("gate_out", F.gelu(linear("gate_hidden", torch.cat((x3[i], h)))))))
+        expected = (1 - gate) * x3[i] + gate * linear("read", h) if valid[i] else x3[i]
+        gates += [gate.item()] * bool(valid[i])
+        assert torch.allclose(out[i], expected, rtol=0, atol=1e-12)
+    assert fusion.stats == pytest.approx({"coverage": 2 / 3, "fusion_2d_ratio": sum(gates) / len(gates)}, abs=1e-6)
+    fusion(x3, x2, torch.zeros_like(valid))
+    assert fusion.stats == {"coverage": 0.0, "fusion_2d_ratio": 0.0}
+
+
+def test_unseen_points_keep_their_bits_and_teach_nothing() -> None:
+    fusion = GatedFusion(6, 5, 5)
+    x3, x2, valid = points(64)
+    x3[::7] = -0.0
+    x3.requires_grad_()
+    out = fusion(x3, x2, valid)
+    assert torch.equal(out[~valid].view(torch.int32), x3.detach()[~valid].view(torch.int32))
+    (gradient,) = torch.autograd.grad(out[~valid].sum(), x3)
+    assert torch.equal(gradient, (~valid).float()[:, None].expand_as(x3))
+    other = torch.where(valid[:, None], x2, torch.randn_like(x2))
+    assert torch.equal(fusion(x3, other, valid), out)

@@ -173,8 +173,10 @@ def test_stats_say_what_became_of_the_pairs(scene: tuple[Tensor, Cameras, Tensor
 
 def test_millimetres_are_named_with_the_remedy(scene: tuple[Tensor, Cameras, Tensor]) -> None:
     points, cameras, depth = scene
-    with pytest.raises(DataError, match="depth / 1000"):
-        PointProjector()(points, cameras, depth * 1000)
+    samples = replace(cameras, sample=torch.tensor([0, 1] * 3))
+    for views, batch in ((cameras, None), (samples, torch.arange(len(points)) % 2)):
+        with pytest.raises(DataError, match="depth / 1000"):
+            PointProjector()(points, views, depth * 1000, batch)
     poses = cameras.cam_to_world.clone()
     poses[:, :3, 3] *= 1000
     with pytest.raises(DataError, match="millimetres"):
