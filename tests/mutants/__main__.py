@@ -56,6 +56,8 @@ def survives(mutant: Mutant, source: Path) -> bool:
 def main(word: str) -> int:
     """Run every chosen mutant; 1 if one survives."""
     chosen = [mutant for mutant in MUTANTS if any(word in part for part in mutant)]
+    if not chosen:
+        sys.exit(f"no fault has {word!r} in its sentence, file, text or tests")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("*.egg-info"))
