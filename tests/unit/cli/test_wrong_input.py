@@ -64,7 +64,6 @@ REFUSED = [
     (f"{PREDICT} --random-backbone --backbone-file w.pth", "--random-backbone", "one of them"),
     (f"{PREDICT} --revision v1", "revision='v1'", "hub repositories"),
     (f"{EXPORT} onnx --maps", "--maps", "leave out"),
-    (f"{EXPORT} state-dict --with-backbone", "--with-backbone", "leave out"),
     (f"{EXPORT} onnx --with-backbone --grid 2x3", "--grid", "leave out"),
     (f"{EXPORT} pt2 --with-backbone --size 32x50", "32x50 px", "patch"),
     (f"export {GOOD} --format pt2 --out link.safetensors", "link.safetensors", "another name"),
