@@ -90,14 +90,12 @@ def fit(
     recipe = (recipe or Recipe()).changed(**recipe_fields)
     loss = loss or TaskLoss(head.tasks, head.compositions)
     _check_together(head, source, recipe, loss)
-    names = [task.name for task in head.tasks]
+    names, device = [task.name for task in head.tasks], next(head.parameters()).device
     train, valid, values, cells = match_samples(source.ids, targets, weights, names, ids, val_ids, target_ids)
     if composed := [own.name for own in loss.compositions if own.name in targets]:
         raise ConfigError(f"targets hold {composed[0]!r}, which the loss computes from its tasks; leave it out")
-    used = [*train, *valid]
-    _check_images(source, targets, used)
+    _check_images(source, targets, used := [*train, *valid])
     normalised = training_targets(loss, values, cells, used, len(train), recipe.patience is not None)
-    device = next(head.parameters()).device
     objective = Objective(head, source, loss.to(device), recipe)
     samples = Samples(source, used, len(train), objective.maps, normalised, device)
     with _RUNNING, own_random_numbers():

@@ -40,7 +40,7 @@ def html_report(
     """Return a page that holds everything it shows: it loads nothing and runs nothing. All text is escaped.
 
     All images share the scales of their maps. matplotlib draws the charts; without it they are left out, and the page
-    says so. Where values are known, images come in the order of their error: the
+    states that. Where values are known, images come in the order of their error: the
     mean over outputs of the absolute error divided by the output's RMSE, and of 1 minus the probability of the known
     class; for a detector the number of boxes that are missed, false or of a wrong class.
 
