@@ -35,6 +35,7 @@ HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on 
 OPTIONAL = {"accelerate", "lightning", "prometheus_client", "segmentation_models_pytorch", "sklearn", "supervision"}
 # warnings of other packages
 FILTERS = {
+    "docs/tutorials/count.md": ("ignore:__array__ implementation:DeprecationWarning",),  # pycocotools with NumPy 2
     "docs/tutorials/share.md": ("ignore:Use 'content=:DeprecationWarning",),
     "docs/integrations/training-loops.md": (
         "ignore:.*LeafSpec.* is deprecated:FutureWarning",
