@@ -240,8 +240,8 @@ def _terms(file: str | os.PathLike[str] | None, licence: str | None) -> bytes:
         raise CheckpointError(f"the terms {file} cannot be read: {error}", step="hub") from error
     if not text and (file is not None or licence == DINOV3["license"]):
         raise CheckpointError(
-            f"the backbone's weights are under {licence}, and terms is {file}; expected a file with the text of "
-            f"{DINOV3['link']}, which is published with the head: terms= (--terms FILE)",
+            f"terms is {file}, missing or empty, and the backbone's weights are under {licence}; expected a file with "
+            f"the text of that licence, of DINOv3 {DINOV3['link']}: terms= (--terms FILE)",
             step="hub",
         )
     return text

@@ -183,8 +183,8 @@ def known_values(
     from dinoneck.data.cells import IMAGES
     from dinoneck.evaluation import truth_table
 
-    if not isinstance(tasks, Sequence):
-        raise ConfigError(f"--truth {table} is of one head, or of heads that are averaged; leave it out")
+    if not isinstance(tasks, Sequence) or any(task.is_masks for task in tasks):
+        raise ConfigError(f"--truth {table} is of numbers or classes of heads without keys; leave it out")
     every = truth_table(None, table, {task.name: task for task in tasks}, image_column=image_column)
     every.index = pd.Index([PurePath(name).name for name in every.index])
     names = pd.Index([image.name for image in images])

@@ -254,7 +254,8 @@ def _stored(path: Path, files: Sequence[Path]) -> Any:
 
     store = FeatureStore.open(path)
     ids = SourceIds(store.ids).all_of(cli.names_below(files))
-    compare_images(store, dict(zip(ids, files, strict=True)))
+    for own, file in zip(ids, files, strict=True):
+        compare_images(store, {own: file})
     return ids, [store.preprocess.picture(file) for file in files], [store.batch([own]) for own in ids], ""
 
 

@@ -108,8 +108,10 @@ def evaluate_masks(
         raise DataError(f"{coco_json} holds objects, and {names} are predicted; give a head of instances")
     dataset, own = BoxImages(coco_json, images, classes=task.labels, masks=True), predictor.passes[0]
     recorded, own.min_score = own.min_score, 0.0
-    rows = predict_many(predictor, [*dataset.paths], at_once=predictor.batch_size)
-    own.min_score = recorded
+    try:
+        rows = predict_many(predictor, [*dataset.paths], at_once=predictor.batch_size)
+    finally:
+        own.min_score = recorded
     return score_masks(dataset, {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()})
 
 
@@ -117,7 +119,7 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
     """Compare the masks of a dataset with those that were predicted, by COCO's rules.
 
     Args:
-        dataset: the images with their true masks; crowd regions are left out.
+        dataset: the images with their true masks; crowd regions are background.
         objects: image id -> the objects of the image, as :func:`dinoneck.inference.coco_objects` returns them.
 
     Returns:
@@ -211,6 +213,8 @@ def _best_threshold(test: Any) -> dict[str, float | None]:
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # boxes of one score are taken together
     f1 = 2 * np.cumsum(found[order])[ends] / (ends + 1 + counts)
     best = int(f1.argmax())
+    if f1[best] == 0:
+        return {"F1": 0.0, "min_score": None}
     return {"F1": float(f1[best]), "min_score": float(scores[order][ends[best]])}
 
 

@@ -54,7 +54,7 @@ def train_instances(
     interrupted run continues as in :func:`dinoneck.training.train`.
 
     Without a head in the config it is a pyramid head on ``dpt_neck``. ``mask`` gets twice as many queries as an image
-    has objects at most, 20 to 100. The default number of epochs is raised until 500 steps are taken.
+    has objects at most, 20 to 100. The default number of epochs is raised until 500 steps on all images are taken.
 
     Args:
         config: ``data.instances`` names the COCO file, ``data.images`` the folder of its images.
@@ -109,15 +109,18 @@ class _InstanceRun(Run):
         labels = self.dataset.classes
         task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
         ids = [_ids(self.dataset, i, self.source.preprocess) for i in range(len(self.dataset))]
+        for path, own in zip(self.dataset.paths, ids, strict=True):
+            if own.shape != ids[0].shape:
+                raise DataError(f"{path} comes to another size than {self.dataset.paths[0]}; give one (size=, --size)")
         return Problem([task], {TASK: torch.cat(ids)}, {}, [], {}, None)
 
     def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
         """Train and keep the head of a fold, and predict the objects that it has not seen."""
         path, log, unfinished = self._paths(number)
         task, facts = self.problem.tasks[0], {"fold": number}
-        if number is None:  # of all images
-            least = score_masks(self.dataset, self.objects)["min_score"]
-            self.heads[None] = self._new_head(self.problem._replace(tasks=[replace(task, minimum=least)]), None)
+        if number is None:  # of all images; it is the last, when all objects are predicted by a head of another fold
+            min_score = score_masks(self.dataset, self.objects)["min_score"]
+            self.heads[None] = self._new_head(self.problem._replace(tasks=[replace(task, minimum=min_score)]), None)
             facts = {}
         is_new, tokens, live = not path.exists(), self.source.load(), self._live(path)
         head: Any = self._trained(number, live or tokens, callbacks)
@@ -135,7 +138,8 @@ class _InstanceRun(Run):
 
     def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
         """Score the held-out objects; write their numbers and, last, the report."""
-        scores = {"masks": {HEAD: score_masks(self.dataset, self.objects)}} if self.objects else {}
+        held_out = [row for _, valid in self.folds.values() for row in valid.tolist()]  # folds.only trains one fold
+        scores = {"masks": {HEAD: score_masks(self.dataset.take(held_out), self.objects)}} if held_out else {}
         report = {"images": len(self.dataset), **scores, **self._facts(members[-1])}
         text = json.dumps(report, indent=2, allow_nan=False)
         if writes():
@@ -165,6 +169,8 @@ def _numbers(dataset: BoxImages) -> Counter[int]:
 
 def _ids(dataset: BoxImages, i: int, preprocess: Preprocessing) -> Tensor:
     """The ids of the objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; small objects lie on top.
+
+    An id is 1000 * (class + 1) + the number of the object in its class; 0 = none, also in crowd regions.
 
     Raises:
         DataError: if an image has more objects of a class than ids can tell apart.

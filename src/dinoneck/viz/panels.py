@@ -111,14 +111,9 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
     shades = dict(zip(dict.fromkeys([*classes, *names]), cycle(style.PALETTE), strict=False))
     colours = [shades[name] for name in names]
     # each on a wider line, so that it shows on any ground
-    for table, colour, width in (
-        (known, "white", 5),
-        (known, "black", 2),
-        (corners, "white", 4),
-        (corners, colours, 3),
-    ):
-        if len(table):
-            drawn = draw_bounding_boxes(drawn, torch.from_numpy(table * scale), colors=colour, width=width)
+    for own, colour, width in ((known, "white", 5), (known, "black", 2), (corners, "white", 4), (corners, colours, 3)):
+        if len(own):
+            drawn = draw_bounding_boxes(drawn, torch.from_numpy(own * scale), colors=colour, width=width)
     places = (corners[:, :2] * scale).tolist()
     labels = [name + score for name, score in zip(names, scores, strict=True)]
     if len(corners) > _LABELLED:

@@ -83,6 +83,7 @@ def html_report(
         of_boxes=not tasks,
         drawn=drawn,
         ordered=any(entry.known for entry in entries),
+        typical=sum(bool(entry.known) for entry in entries) > len(drawn) > 1,
         facts={heading: terms for heading, terms in (facts or {}).items() if terms},
     )
 
