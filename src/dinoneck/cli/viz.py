@@ -243,7 +243,7 @@ class Features:
 
 
 def _stored(path: Path, files: Sequence[Path]) -> Any:
-    """The same of a feature store, whose ids are the names of the files; other files than those extracted are refused.
+    """Return names, pictures, tokens and a note, of a feature store that was extracted from these files.
 
     Raises:
         DataError: if the store lacks a file, or holds another one of its name.

@@ -197,7 +197,7 @@ class Objective(nn.Module):
 
 
 def _with_partners(truths: _Truths, share: float, kept: Collection[str] = ()) -> _Truths:
-    """Targets by a share of what they counted, then by the rest those of the sample before; those ``kept`` stay."""
+    """The targets, which count by the share, and those of the sample before, by the rest; those ``kept`` stay."""
     partners = [{name: x if name in kept else x.roll(1, 0) for name, x in own.items()} for _, own in truths]
     rest = [((1 - share) * part, own) for (part, _), own in zip(truths, partners, strict=True)]
     return [(share * part, own) for part, own in truths] + rest
