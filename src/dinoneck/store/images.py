@@ -184,5 +184,5 @@ def _smaller(description: Description, patches: int, most: int) -> str:
     for depth, kept, dtype in sorted(kinds, key=lambda kind: -kind[0] * kind[1]):
         smaller = replace(description, backbone={**description.backbone, "layers": range(depth)}, dtype=dtype)
         if _bytes(smaller, patches) * kept <= most:
-            return f"A new store of all images fits with dtype={dtype!r}, {kept} of {views} views, {depth} of {layers} layers"
+            return f"A new store of all fits with dtype={dtype!r}, {kept} of {views} views, {depth} of {layers} layers"
     return "Not even one view of one layer in int8 fits; give a folder on a larger disk, or fewer images"
