@@ -249,13 +249,11 @@ def _stored(path: Path, files: Sequence[Path]) -> Any:
         DataError: if the store lacks a file, or holds another one of its name.
     """
     from dinoneck.store.feature_store import FeatureStore
-    from dinoneck.training.source import compare_images
-    from dinoneck.training.targets import SourceIds
+    from dinoneck.training.source import TableTokens, compare_images
 
     store = FeatureStore.open(path)
-    ids = SourceIds(store.ids).all_of(cli.names_below(files))
-    for own, file in zip(ids, files, strict=True):
-        compare_images(store, {own: file})
+    ids = TableTokens(store, cli.names_below(files)).ids
+    compare_images(store, dict(zip(ids, files, strict=True)))
     return ids, [store.preprocess.picture(file) for file in files], [store.batch([own]) for own in ids], ""
 
 

@@ -73,7 +73,8 @@ def score_boxes(dataset: BoxImages, predictions: Mapping[int, Prediction]) -> di
     Returns:
         ``AP`` (mean over IoU 0.50, 0.55 ... 0.95), ``AP50``, ``AP75``, ``AR100``, and ``per_class``: name ->
         ``AP``, ``AP50``, None for a class without boxes; ``images``, their number; ``F1``, the best over all scores of
-        the boxes of all classes at an IoU of 0.50, and ``min_score``, the score that it begins at (None without boxes).
+        the boxes of all classes at an IoU of 0.50, and ``min_score``, the score that it begins at (None where no box is
+        found).
 
     Raises:
         DataError: if an id is unknown, or a prediction has another form, or no image has a box.
@@ -102,9 +103,10 @@ def evaluate_masks(
         DataError: if the head predicts no instances, the file or an image cannot be used, or no image has an object.
         ImportError: if pycocotools is missing.
     """
-    task = next((task for task in predictor.tasks if task.kind == "instances"), None)
+    tasks = [] if isinstance(predictor.tasks, Mapping) else predictor.tasks
+    task = next((task for task in tasks if task.kind == "instances"), None)
     if task is None:
-        names = ", ".join(task.name for task in predictor.tasks)
+        names = ", ".join(task.name for task in tasks) or "tasks of several keys"
         raise DataError(f"{coco_json} holds objects, and {names} are predicted; give a head of instances")
     dataset, own = BoxImages(coco_json, images, classes=task.labels, masks=True), predictor.passes[0]
     recorded, own.min_score = own.min_score, 0.0
@@ -127,9 +129,11 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
         objects and of predicted ones with ``min_score`` or more.
 
     Raises:
-        DataError: if no image has an object.
+        DataError: if an id is unknown, or no image has an object.
         ImportError: if pycocotools is missing.
     """
+    if unknown := [*objects.keys() - {*dataset.ids}]:
+        raise DataError(f"there are objects of image {unknown[0]!r}, which is not in {dataset.file}")
     known = {}
     for i, image_id in enumerate(dataset.ids):
         target = dataset[i][1]
@@ -138,8 +142,8 @@ def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, 
         known[image_id] = coco_objects(every)
     truth = {**dataset.ground_truth(), "annotations": _annotations(known, dataset)}
     found = _scores(dataset, truth, _annotations(objects, dataset), "segm")
-    least = found["min_score"] or 0.0
-    kept = {image_id: sum(own["score"] >= least for own in objects.get(image_id, ())) for image_id in known}
+    min_score = found["min_score"] or 0.0
+    kept = {image_id: sum(own["score"] >= min_score for own in objects.get(image_id, ())) for image_id in known}
     errors = [abs(kept[image_id] - len(own)) for image_id, own in known.items()]
     return {**found, "count_error": sum(errors) / len(errors)}
 
@@ -166,7 +170,7 @@ def _scores(dataset: BoxImages, truth: dict[str, Any], found: list[dict[str, Any
     coco, coco_eval = _pycocotools()
     if all(box["iscrowd"] for box in truth["annotations"]):
         raise DataError(
-            f"none of the {len(dataset)} images of {dataset.file} has a box; there is nothing to compare with"
+            f"none of the {len(dataset)} images of {dataset.file} has a box or a mask; there is nothing to compare with"
         )
     for number, box in enumerate(found):
         box.update(id=number + 1, iscrowd=0)

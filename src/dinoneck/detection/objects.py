@@ -67,8 +67,8 @@ def train_instances(
         :func:`dinoneck.detection.score_masks`), ``images``, ``parameters``, ``config`` and ``versions``.
 
     Raises:
-        DataError: if the data cannot be used, two objects of one class are more than an id can tell apart, ``out``
-            holds results and ``overwrite`` is off, or it holds other files than those of a run.
+        DataError: if the data cannot be used, an image has 1000 objects of a class or more, images come to several
+            sizes, ``out`` holds results and ``overwrite`` is off, or it holds other files than those of a run.
         ConfigError: if values contradict each other, or do not fit.
         CheckpointError: if ``out`` holds an unfinished run of another config or of other objects.
     """
@@ -112,7 +112,8 @@ class _InstanceRun(Run):
         for path, own in zip(self.dataset.paths, ids, strict=True):
             if own.shape != ids[0].shape:
                 raise DataError(f"{path} comes to another size than {self.dataset.paths[0]}; give one (size=, --size)")
-        return Problem([task], {TASK: torch.cat(ids)}, {}, [], {}, None)
+        targets = {TASK: torch.cat(ids)}  # scored by score_masks, so nothing is in scored
+        return Problem([task], targets, weights={}, compositions=[], scored={}, pixels=None)
 
     def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
         """Train and keep the head of a fold, and predict the objects that it has not seen."""

@@ -119,7 +119,7 @@ class Run:
         self.predictions = {method: reports.no_predictions(problem.scored) for method in methods}
 
     def _learned(self) -> Problem:
-        """What the heads learn."""
+        """What the heads learn; a run of other targets replaces it, and ``_train_fold`` and ``_finish``."""
         return problem_of(self.config, self.table, self.source.preprocess)
 
     def train(self, *, resume: bool = True, callbacks: Sequence[files.Callback] = ()) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class TableTokens:
     def __init__(self, store: FeatureStore, names: Sequence[str], views: int | None = None) -> None:
         self.store, self.ids = store, SourceIds(store.ids).all_of(names)
         if twice := [name for name, own in zip(names, self.ids, strict=True) if self.ids.count(own) > 1]:
-            raise DataError(f"the table's images {some_of(twice, 3)} are one image of the store; keep one row")
+            raise DataError(f"the images {some_of(twice, 3)} are one image of the store; keep one of them")
         if views is not None and views > len(store.views):
             raise ConfigError(f"views is {views} (--views) and the store has {len(store.views)}; ask for fewer")
         self.views = Views(store.views.views[:views])

@@ -89,21 +89,21 @@ def problem_of(config: TrainConfig, table: Any, preprocess: Preprocessing) -> Pr
         DataError: if values or masks cannot be used.
     """
     described, (masks, kind), weight, pixels = _described(config, table), map_task(config, table), None, None
-    known = {name: _values(own, table) for name, own in described.items()}
+    learned = {name: _values(own, table) for name, own in described.items()}
     if config.data.labels is not None:
         described[masks] = own = config.tasks.get(masks, TaskConfig()).changed(kind=kind)
         if own.columns or own.auxiliary:
             raise ConfigError(f"the targets of task {masks!r} are masks; leave out columns and auxiliary")
         labels, values, weight, pixels = read_maps(config.data, table, preprocess)
-        known[masks] = labels, values
+        learned[masks] = labels, values
     if not described:
         raise ConfigError("which columns are to be predicted? Name them with data.targets (--targets), or data.labels")
-    tasks = [_task(config, name, described, *own, weight) for name, own in known.items()]
-    targets = {name: values for name, (_, values) in known.items()}
+    tasks = [_task(config, name, described, *own, weight) for name, own in learned.items()]
+    targets = {name: values for name, (_, values) in learned.items()}
     _check_known(tasks, targets, table.index)
     weights = {masks: weight} if weight is not None and kind == "dense" else {}
     for name, patches in weights.items():
-        _propose_from_map(described, known[name][0], targets, name, patches)
+        _propose_from_map(described, learned[name][0], targets, name, patches)
     scored, compositions = dict[str, Scored](), list[Composition]()
     for name, made in config.compositions.items():
         parts = tuple(dict.fromkeys(part for each in made.sums.values() for part in each))

@@ -53,8 +53,11 @@ def test_a_patch_of_the_image_is_the_token_at_its_place(name: str) -> None:
 
 def test_blocks_after_the_last_layer_do_not_run() -> None:
     backbone = load_backbone("dinoneck_tiny", layers=[2, 0])
-    backbone.adapter.model.blocks[3].register_forward_pre_hook(lambda *_: pytest.fail("block 3 runs"))
+    blocks, ran = [*backbone.adapter.model.blocks], list[int]()
+    for number, block in enumerate(blocks):
+        block.register_forward_pre_hook(lambda *_, number=number: ran.append(number))
     backbone(torch.randn(1, 3, 32, 32))
+    assert ran == [0, 1, 2] and len(blocks) > 3
 
 
 def test_frozen_is_frozen_for_good() -> None:

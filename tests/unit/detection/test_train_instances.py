@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 from tests.kit import cli
 
-from dinoneck import ConfigError, HeadCheckpoint, Predictor, evaluate
+from dinoneck import ConfigError, DataError, HeadCheckpoint, Predictor, evaluate
 from dinoneck.data import BoxImages
 from dinoneck.detection import score_masks, train_instances
 from dinoneck.inference import coco_objects
@@ -72,6 +72,8 @@ def test_true_masks_have_the_best_scores_and_numbers(tmp_path: Path) -> None:
     assert score_masks(data, every)["count_error"] == 3 / 4, "an image without an entry has no objects"
     every[6] = [{**own, "category_id": 1 - own["category_id"]} for own in every[6]]
     assert score_masks(data, every)["F1"] < 1.0, "a mask of another class is not found"
+    with pytest.raises(DataError, match="99"):
+        score_masks(data, every | {99: every[5]})
 
 
 @pytest.mark.parametrize("head", [None, {"type": "mask", "num_blocks": 1, "dim": 32}], ids=["pyramid", "mask"])
