@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tests import kit
+from tests.schema_1 import DTYPES, EXPECTED, FOLDER, built, lora, outputs
 
 from dinoneck import FeatureStore, Predictor, load_head, registry
 from dinoneck.checkpoint import HeadCheckpoint
 from dinoneck.heads import Head
-from tests import kit
-from tests.schema_1 import DTYPES, EXPECTED, FOLDER, built, lora, outputs
 
 CASES = {case.name: case for case, _ in built()}
 WITH_BACKBONE = FOLDER / "with_backbone.safetensors"
