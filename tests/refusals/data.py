@@ -175,7 +175,7 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox="1 2 3 4"), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
-    (boxes("images", 1, file_name="../1.png"), ("images[1]", "../1.png")),
+    (boxes("images", 1, file_name="../1.png"), ("image 11", "../1.png")),
     (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
     (boxes("images", 1, file_name="..\\1.png"), "1.png"), (boxes("images", 1, file_name=""), "''"),
     (boxes("images", 1, file_name="9.png"), "9.png"), (boxes("images", 1, file_name="./0.png"), "0.png"),

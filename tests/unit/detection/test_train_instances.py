@@ -121,9 +121,8 @@ def test_finished_heads_are_scored_over_all_scores(tmp_path: Path) -> None:
     head = "{type: dpt_neck, out_channels: 16}"
     assert cli(*words, "--head", head, "--folds", 1, "--epochs", 1, "--out", out).code == 0
     predictor = Predictor(out)
-    predictor.passes[0].min_score = 0.0
     data = BoxImages(file, masks=True, classes=predictor.tasks[0].labels)
-    rows = zip(data.ids, predictor([*data.paths]), strict=True)
+    rows = zip(data.ids, predictor([*data.paths], min_score=0.0), strict=True)
     every = {image_id: coco_objects(row["objects"]) for image_id, row in rows}
     assert evaluate(out, file.parent, file)["masks"]["head"] == score_masks(data, every)
 
