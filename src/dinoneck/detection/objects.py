@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dinoneck.atomic import write_text
@@ -26,10 +27,11 @@ from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import coco_objects
 from dinoneck.tasks import OBJECTS, Task
 from dinoneck.training import folder as files
+from dinoneck.training import report as reports
 from dinoneck.training.config import TrainConfig
 from dinoneck.training.report import HEAD
 from dinoneck.training.run import Run, writes
-from dinoneck.training.tasks import Problem
+from dinoneck.training.tasks import Problem, Scored
 
 TASK = "objects"
 FEWEST_STEPS = 500
@@ -67,8 +69,8 @@ def train_instances(
 
     Returns:
         What ``report.json`` holds: ``masks`` (``{"head": scores}`` of the held-out objects, see
-        :func:`dinoneck.detection.score_masks`) or ``segments`` (:func:`dinoneck.detection.score_segments`), ``images``,
-        ``parameters``, ``config`` and ``versions``.
+        :func:`dinoneck.detection.score_masks`) or ``segments`` (:func:`dinoneck.detection.score_segments`), ``scores``
+        of the numbers of objects, ``images``, ``parameters``, ``config`` and ``versions``.
 
     Raises:
         DataError: if the data cannot be used, an image has 1000 objects of a class or more, images come to several
@@ -88,6 +90,9 @@ def train_instances(
         head = ({"type": "dpt_neck", "out_channels": 64} if data.panoptic is None else {"type": "mask"}) | head
     if head["type"] == "mask":
         head = {"num_queries": min(max(2 * most, _QUERIES[0]), _QUERIES[1])} | head
+    if not 0 < most <= head.get("num_queries", most):
+        queries = head.get("num_queries", "as many as you like")
+        raise DataError(f"{dataset.file}: an image has up to {most} objects; expected 1 ... {queries} (num_queries)")
     steps = -(-len(dataset) // optim.batch_size)
     if optim.epochs == type(optim)().epochs:
         optim = optim.changed(epochs=max(optim.epochs, -(-FEWEST_STEPS // steps)))
@@ -120,8 +125,9 @@ class _InstanceRun(Run):
         for path, own in zip(self.dataset.paths, ids, strict=True):
             if own.shape != ids[0].shape:
                 raise DataError(f"{path} comes to another size than {self.dataset.paths[0]}; give one (size=, --size)")
-        targets = {TASK: torch.cat(ids)}  # objects are scored together, so nothing is in scored
-        return Problem([task], targets, weights={}, compositions=[], scored={}, pixels=None)
+        numbers = np.array([*self.dataset.numbers.values()], np.float64)[:, None]
+        scored = {TASK: Scored("value", TASK, slice(None), numbers)}
+        return Problem([task], {TASK: torch.cat(ids)}, weights={}, compositions=[], scored=scored, pixels=None)
 
     def _ids(self, i: int) -> torch.Tensor:
         """The ids of objects (1, h, w) in the prepared image, a value per 4 x 4 pixels; -1 in crowd regions."""
@@ -161,25 +167,21 @@ class _InstanceRun(Run):
     def _finish(self, members: Sequence[Head]) -> dict[str, Any]:
         """Score the held-out objects; write their numbers and, last, the report."""
         held_out = [row for _, valid in self.folds.values() for row in valid.tolist()]  # folds.only trains one fold
-        scores = {_SCORES[self.kind][1]: {HEAD: self._scored(self.dataset.take(held_out))}} if held_out else {}
-        report = {"images": len(self.dataset), **scores, **self._facts(members[-1])}
+        scores = self._scored(self.dataset.take(held_out)) if held_out else {}
+        least = scores.get("min_score") or 0.0
+        objects = self.objects[least if self.kind == "panoptic" else 0.0]
+        found = [[float(counted(objects.get(image_id, ()), least))] for image_id in self.dataset.ids]
+        self.predictions = {HEAD: {TASK: np.array(found)}}
+        report = {**self.scores(self.predictions), **self._facts(members[-1])}
+        report |= {_SCORES[self.kind][1]: {HEAD: scores}} if held_out else {}
         text = json.dumps(report, indent=2, allow_nan=False)
         if writes():
             if None not in self.folds:
                 shutil.copyfile(self._paths(*self.folds)[0], self.folder / files.HEAD_FILE)
-            header = ("image", "fold", TASK, f"{TASK} ({HEAD})")
-            write_text(self.folder / files.PREDICTIONS, csv_text(header, self._counts(scores)))
+            columns = reports.prediction_rows(self.table, self.problem.scored, self.predictions, self.folds)
+            rows = zip(*columns.values(), strict=True)
+            write_text(self.folder / files.PREDICTIONS, csv_text([*columns], rows))
             write_text(self.folder / files.REPORT, text + "\n")
             shutil.rmtree(self.folder / files.UNFINISHED)
         plain: dict[str, Any] = json.loads(text)
         return plain
-
-    def _counts(self, scores: Mapping[str, Any]) -> Iterator[list[str]]:
-        """Held-out image, fold, and the numbers of known and of predicted objects."""
-        least = next((own[HEAD]["min_score"] for own in scores.values()), None) or 0.0
-        known, objects = self.dataset.numbers, self.objects[least if self.kind == "panoptic" else 0.0]
-        for number, (_, valid) in self.folds.items():
-            for row in valid.tolist():
-                image_id = self.dataset.ids[row]
-                found = counted(objects[image_id], least)
-                yield [self.table.index[row], *map(str, (number, known[image_id], found))]

@@ -168,7 +168,7 @@ def test_a_run_is_scored_by_panoptic_quality_and_evaluate_gives_the_same(tmp_pat
     assert (task["kind"], task["things"], task["minimum"]) == ("panoptic", ["disc", "square"], scores["min_score"])
     assert head["num_queries"] == 20, "the fewest"
     with (tmp_path / "run" / "out_of_fold.csv").open(newline="") as lines:
-        assert {row["image"]: int(row["objects"]) for row in csv.DictReader(lines)} == {
+        assert {row["image"]: int(float(row["objects"])) for row in csv.DictReader(lines)} == {
             f"{i}.png": 1 + i % 2 for i in range(4)
         }
     found = evaluate(tmp_path / "run", None, (folder, file))["segments"]["head"]
