@@ -45,9 +45,8 @@ def evaluate(
         model: a Predictor, a Detector, what a Predictor takes (a file, the folder of a training, a module), or a
             mapping of names to these: the first is compared with each other one.
         images: their folder; for boxes None = that of the COCO file.
-        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a folder of masks;
-            for detectors and heads of instances a COCO file of boxes, or masks; for heads of panoptic segments
-            ``(folder, file)``, their PNG files and COCO file.
+        truth: a table (CSV or DataFrame) with the columns of the predictions, numbers or classes; a folder of masks; a
+            COCO file of boxes, or of masks for instances; or ``(folder, file)`` of panoptic segments.
         group: columns of the table; intervals resample the images of a group together. None = every image is its own.
         image_column: the table's column of file names.
         labels: the table's column of masks.
@@ -55,8 +54,8 @@ def evaluate(
 
     Returns:
         What the ``report.json`` of a training holds of its scores, target -> name -> scores (of one model the name is
-        ``"head"``); of boxes under ``"boxes"`` name -> AP, of instances under ``"masks"``, of panoptic segments
-        under ``"segments"``. ``cost``: name -> seconds per image, and parameters of heads and backbone.
+        ``"head"``); of objects ``"boxes"``, ``"masks"`` or ``"segments"``: name -> scores. ``cost``: name -> seconds
+        per image, and parameters of heads and backbone.
 
     Raises:
         ConfigError: if detectors and heads are mixed.
@@ -80,8 +79,7 @@ def evaluate(
         raise ConfigError(f"{some_of([*models], 3)} are heads and other models are detectors; evaluate them apart")
     tasks = {task.name: task for one in models.values() for task in one.tasks}
     if is_pair or (isinstance(truth, str | os.PathLike) and str(truth).endswith(".json")):
-        key = "segments" if is_pair else "masks"
-        return _of_objects(key, every, lambda one: evaluate_masks(one, truth, images))
+        return _of_objects("segments" if is_pair else "masks", every, lambda one: evaluate_masks(one, truth, images))
     table = truth_table(images, truth, tasks, group, image_column, labels)
     scored, predictions, cost = dict[str, Scored](), dict[str, dict[str, Any]](), dict[str, Any]()
     for name, one in models.items():

@@ -41,7 +41,7 @@ def train(
         numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop weed
         boxes in COCO JSON       train --boxes boxes.json --images images
         objects in COCO JSON     train --instances objects.json --images images
-        segments in COCO JSON    train --panoptic folder segments.json --images images
+        panoptic segments        train --panoptic folder segments.json --images images
         tokens of a store        train --csv cover.csv --targets soil crop --store store
         a training file          train run.yaml
 
@@ -61,10 +61,9 @@ def train(
     if out.is_file() or ((out / "report.json").exists() and not overwrite):
         raise ConfigError(f"--out {out} is a file, or holds results of an earlier run; --overwrite replaces those")
     _check_names(run)
-    objects = run.data.boxes or run.data.objects
-    if objects is not None and heads:
-        raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, --head NAME")
-    if objects is not None:
+    if objects := run.data.boxes or run.data.objects:
+        if heads:
+            raise ConfigError(f"--heads {' '.join(heads)} compares heads of images; {objects} is for one, --head NAME")
         from dinoneck.detection import train_detector, train_instances
 
         train_objects: Any = train_detector if run.data.boxes is not None else train_instances

@@ -99,12 +99,14 @@ def known_objects(truth: Any, images: Any = None, classes: Sequence[str] | None 
     return PanopticImages(file, folder, images, classes=classes)
 
 
-def evaluate_masks(predictor: Predictor, truth: Any, images: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def evaluate_masks(
+    predictor: Predictor, coco_json: Any, images: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
     """Predict the images of a COCO file and compare the objects with the masks of the file.
 
     Args:
         predictor: of a head whose classes the file has; of instances objects of all scores count.
-        truth: the COCO file of masks; or the folder and the COCO file of panoptic segments.
+        coco_json: the COCO file of masks; or the folder and the COCO file of panoptic segments.
         images: the folder of the images; None = the file's, or ``images`` in it.
 
     Returns:
@@ -114,17 +116,18 @@ def evaluate_masks(predictor: Predictor, truth: Any, images: str | os.PathLike[s
         DataError: if the head predicts no such objects, a file cannot be used, or no image has an object.
         ImportError: if pycocotools is missing.
     """
-    kind = "instances" if isinstance(truth, str | os.PathLike) else "panoptic"
+    kind = "instances" if isinstance(coco_json, str | os.PathLike) else "panoptic"
     every: Any = getattr(predictor, "tasks", {})  # of a detector and of keyed heads none is that of the file
     tasks = [] if isinstance(every, Mapping) else every
     task = next((task for task in tasks if task.kind == kind), None)
     if task is None:
         names = ", ".join(task.name for task in tasks) or "boxes, or tasks of several keys,"
-        raise DataError(f"{truth} holds objects, and {names} are predicted; give a head of kind {kind}")
-    dataset, score = known_objects(truth, images, task.labels), score_masks if kind == "instances" else score_segments
+        raise DataError(f"{coco_json} holds objects, and {names} are predicted; give a head of kind {kind}")
+    dataset: Any = known_objects(coco_json, images, task.labels)
     predict = partial(predictor, min_score=0.0 if kind == "instances" else None)
     rows = predict_many(predict, [*dataset.paths], at_once=predictor.batch_size)
-    return score(dataset, {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()})
+    objects = {dataset.ids[i]: coco_objects(row[task.name]) for i, row in rows.items()}
+    return score_masks(dataset, objects) if kind == "instances" else score_segments(dataset, objects)
 
 
 def score_masks(dataset: BoxImages, objects: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:

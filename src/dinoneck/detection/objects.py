@@ -39,11 +39,7 @@ _QUERIES = (20, 100)  # at least and at most, of a mask head
 _UNUSED = [f"data.{name}" for name in ["csv", "labels", "boxes", "targets", "aux_targets", "tta", "unit", "minimum"]]
 _UNUSED += ["tasks", "compositions", "losses", "with_ridge", "folds.group", "folds.column", "folds.stratify"]
 _STRIDE = 4  # pixels of the prepared image per value of the targets
-_LEAST = {"instances": (0.0,), "panoptic": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)}  # scores that predictions are made from
-_SCORES: dict[str, tuple[Any, str, str]] = {
-    "instances": (score_masks, "masks", "F1"),
-    "panoptic": (score_segments, "segments", "PQ"),
-}
+_LEAST = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # scores of segments, of which the best one is taken
 
 
 def train_instances(
@@ -110,8 +106,8 @@ class _InstanceRun(Run):
     def __init__(self, config: TrainConfig, out: Path, dataset: Any, *, overwrite: bool) -> None:
         import pandas as pd
 
-        self.dataset, self.kind = dataset, "instances" if config.data.panoptic is None else "panoptic"
-        self.objects: dict[float, dict[int, list[dict[str, Any]]]] = {least: {} for least in _LEAST[self.kind]}
+        self.dataset, self.is_panoptic = dataset, config.data.panoptic is not None
+        self.objects: dict[float, dict[int, Any]] = {least: {} for least in (_LEAST if self.is_panoptic else (0.0,))}
         shared = os.path.commonpath([path.parent for path in dataset.paths])
         names = [os.path.relpath(path, shared) for path in dataset.paths]
         table = pd.DataFrame({IMAGES: [*dataset.paths]}, index=names, dtype=object)
@@ -119,8 +115,10 @@ class _InstanceRun(Run):
 
     def _learned(self) -> Problem:
         labels, stuff = self.dataset.classes, self.dataset.stuff
-        things = tuple(x for i, x in enumerate(labels) if self.kind == "panoptic" and i not in stuff)
-        task: Any = Task(TASK, dim=len(labels), kind=self.kind, labels=labels, things=things)  # type: ignore[arg-type]
+        task = Task(TASK, dim=len(labels), kind="instances", labels=labels)
+        if self.is_panoptic:
+            things = tuple(label for i, label in enumerate(labels) if i not in stuff)
+            task = replace(task, kind="panoptic", things=things)
         ids = [self._ids(i) for i in range(len(self.dataset))]
         for path, own in zip(self.dataset.paths, ids, strict=True):
             if own.shape != ids[0].shape:
@@ -137,9 +135,10 @@ class _InstanceRun(Run):
 
     def _scored(self, dataset: Any) -> dict[str, Any]:
         """The scores of held-out images, with the smallest score ``min_score`` that gives the best ones."""
-        score, _, key = _SCORES[self.kind]
-        every = [{"min_score": least, **score(dataset, objects)} for least, objects in self.objects.items()]
-        return max(every, key=lambda scores: scores[key] or 0.0)
+        if not self.is_panoptic:
+            return score_masks(dataset, self.objects[0.0])
+        every = [{"min_score": least, **score_segments(dataset, own)} for least, own in self.objects.items()]
+        return max(every, key=lambda scores: scores["PQ"] or 0.0)
 
     def _train_fold(self, number: int | None, callbacks: Sequence[files.Callback]) -> list[Head]:
         """Train and keep the head of a fold, and predict the objects that it has not seen."""
@@ -169,11 +168,11 @@ class _InstanceRun(Run):
         held_out = [row for _, valid in self.folds.values() for row in valid.tolist()]  # folds.only trains one fold
         scores = self._scored(self.dataset.take(held_out)) if held_out else {}
         least = scores.get("min_score") or 0.0
-        objects = self.objects[least if self.kind == "panoptic" else 0.0]
+        objects = self.objects.get(least if self.is_panoptic else 0.0, {})
         found = [[float(counted(objects.get(image_id, ()), least))] for image_id in self.dataset.ids]
         self.predictions = {HEAD: {TASK: np.array(found)}}
-        report = {**self.scores(self.predictions), **self._facts(members[-1])}
-        report |= {_SCORES[self.kind][1]: {HEAD: scores}} if held_out else {}
+        report = {**self.scores(self.predictions), "verdict": None, **self._facts(members[-1])}
+        report |= {"segments" if self.is_panoptic else "masks": {HEAD: scores}} if held_out else {}
         text = json.dumps(report, indent=2, allow_nan=False)
         if writes():
             if None not in self.folds:

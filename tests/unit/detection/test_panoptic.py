@@ -56,9 +56,8 @@ def random_case(rng: np.random.Generator) -> tuple[Array, list[Segment], Array, 
         own.append((a, int(rng.choice(kinds)), bool(rng.random() < 0.25)))
     category = {a: b for a, b, _ in own}
     noise = np.kron(rng.integers(0, 7, (6, 8)), np.ones((3, 3), np.int64)) * 70000
-    found = np.where(
-        rng.random(truth.shape) < 0.15, 0, np.where(np.roll(truth, 1, 1) == 0, noise, np.roll(truth, 1, 1))
-    )
+    shifted = np.roll(truth, int(rng.integers(1, 4)), 1)
+    found = np.where(rng.random(truth.shape) < 0.15, 0, np.where(shifted == 0, noise, shifted))
     pairs = [
         (int(a), category.get(int(a), 4) if rng.random() < 0.7 else int(rng.choice([4, 9, 2])))
         for a in np.unique(found)
