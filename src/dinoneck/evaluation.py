@@ -65,9 +65,8 @@ def evaluate(
     Examples:
         >>> from dinoneck import PatchMeanHead, Predictor, Task, load_backbone
         >>> from dinoneck.data import Pasture
-        >>> table = Pasture(seed=0).table(range(8))
-        >>> predictor = Predictor(PatchMeanHead(64, [Task("GDM_g")]), load_backbone("dinoneck_tiny"))
-        >>> evaluate(predictor, None, table)["scores"]["GDM_g"]["head"]["images"]
+        >>> table, head = Pasture(seed=0).table(range(8)), PatchMeanHead(64, [Task("GDM_g")])
+        >>> evaluate(Predictor(head, load_backbone("dinoneck_tiny")), None, table)["scores"]["GDM_g"]["head"]["images"]
         8
     """
     every = {name: _opened(one) for name, one in (model if isinstance(model, Mapping) else {"head": model}).items()}
