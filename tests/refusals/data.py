@@ -18,6 +18,7 @@ from dinoneck import ConfigError, DataError, GridError, ShapeError
 from dinoneck.data import (
     BoxImages,
     DenseLabels,
+    PanopticImages,
     Preprocessing,
     View,
     Views,
@@ -111,6 +112,24 @@ def segmented(mask: Any) -> Call:
     return call
 
 
+def panoptic(**changes: Any) -> Call:
+    """Open an image of 4 x 6 pixels with a disc, id 300, on unknown ground, and decode it; ``ids`` are its pixels."""
+
+    def call(folder: Path) -> Any:
+        ids, kind = changes.get("ids", np.full((4, 6), 300)), changes.get("mode", "RGB")
+        Image.new("RGB", (6, 4)).save(folder / "a.png")
+        colours = np.stack([ids % 256, ids // 256, 0 * ids], axis=-1).astype(np.uint8)
+        Image.fromarray(colours).convert(kind).save(folder / "ids.png")
+        segment = {"id": 300, "category_id": 1} | changes.get("segment", {})
+        entry = {"image_id": 7, "file_name": "ids.png", "segments_info": [segment]} | changes.get("entry", {})
+        image = {"id": 7, "file_name": "a.png", "width": 6, "height": 4} | changes.get("image", {})
+        content = {"images": [image], "annotations": [entry], "categories": [{"id": 1, "name": "disc"}]}
+        (folder / "s.json").write_text(json.dumps(content | changes.get("content", {})))
+        return PanopticImages(folder / "s.json", folder).pixels(0)
+
+    return call
+
+
 def spoilt(name: str, content: bytes | Image.Image) -> Call:
     """Take an image whose file was replaced after the dataset was opened."""
 
@@ -175,7 +194,7 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (boxes("annotations", 1, bbox=[1, 2, 3]), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox="1 2 3 4"), "annotations[1].bbox"),
     (boxes("annotations", 1, bbox=[1, 2, -3, 4]), ("annotations[1]", "-3")),
-    (boxes("images", 1, file_name="../1.png"), ("images[1]", "../1.png")),
+    (boxes("images", 1, file_name="../1.png"), ("image 11", "../1.png")),
     (boxes("images", 1, file_name="/etc/passwd"), "/etc/passwd"),
     (boxes("images", 1, file_name="..\\1.png"), "1.png"), (boxes("images", 1, file_name=""), "''"),
     (boxes("images", 1, file_name="9.png"), "9.png"), (boxes("images", 1, file_name="./0.png"), "0.png"),
@@ -199,7 +218,23 @@ ENTRIES: list[tuple[Call, str | tuple[str, ...]]] = [
     (lambda folder: BoxImages(box_samples.write(folder, box_samples.content()), folder / "nowhere"), "nowhere"),
 ]  # fmt: skip
 
+SEGMENTS: list[tuple[Call, Any]] = [
+    (panoptic(content={"annotations": []}), "image 7"),
+    (panoptic(entry={"image_id": 8}), "image 7"),
+    (panoptic(entry={"segments_info": None}), "segments_info"),
+    (panoptic(entry={"file_name": "../ids.png"}), "../ids.png"),
+    (panoptic(entry={"file_name": "b.png"}), ("PNG files", "b.png")),
+    (panoptic(segment={"category_id": 4}), "category_id 4"),
+    (panoptic(segment={"iscrowd": 2}), "iscrowd"),
+    (panoptic(segment={"id": 301}), ("ids.png", "300")),
+    (panoptic(mode="L"), ("ids.png", "1 band")),
+    (panoptic(mode="RGBA"), ("ids.png", "4 bands")),
+    (panoptic(ids=np.full((6, 4), 300)), ("ids.png", "(6, 4)", "(4, 6)")),
+    (panoptic(image={"height": 5}), ("a.png", "5x6")),
+]
+
 ROWS: list[Row] = [
+    *((call, DataError, named) for call, named in SEGMENTS),
     # tables
     *((column(*cells), DataError, named) for cells, named in MISFITS),
     *((frame(values, **options), DataError, ("crop", kind)) for values, kind in FOREIGN

@@ -11,7 +11,8 @@ from timm.models import VisionTransformer
 
 from dinoneck import CheckpointError, ConfigError, DataError, SimplePyramid, SpatialTuningAdapter, wrap_backbone
 from dinoneck.data import BoxImages
-from dinoneck.detection import DetectionHead, Detector, score_boxes, train_detector
+from dinoneck.detection import DetectionHead, Detector, score_boxes, train_detector, train_instances
+from dinoneck.training import TrainConfig
 from tests import kit
 from tests.refusals import Row
 from tests.unit.data.box_samples import content, write
@@ -58,6 +59,14 @@ def trained(folder: Path, groups: dict[str, dict[str, Any]]) -> None:
     train_detector(config_of(coloured_boxes.write(folder / "images"), **groups), folder / "run")
 
 
+def objects(folder: Path, mask: int = 1, **data: Any) -> None:
+    """Train a mask head of two queries; ``mask`` = 0: no image has an object."""
+    entries = [{**own, "segmentation": [[2, 3, 12, 3, 12, 11]]} for own in content()["annotations"] if mask]
+    file = write(folder, content() | {"annotations": entries})
+    head = {"type": "mask", "num_queries": 1}
+    train_instances(TrainConfig.from_dict({"data": {"instances": str(file), **data}, "head": head}), folder / "run")
+
+
 def loaded(folder: Path, saved: Any) -> None:
     """Load a detector of patches of 14 from a file of another one, or of a head."""
     vit = VisionTransformer(img_size=28, patch_size=14, embed_dim=64, depth=6, num_heads=2, num_classes=0)
@@ -86,5 +95,9 @@ ROWS: list[Row] = [
         for own, named in FOUND
     ),
     (lambda folder: score_boxes(BoxImages(write(folder, content())).take([2]), {}), DataError, "1 images"),
+    (objects, DataError, ("2 objects", "num_queries")),
+    (lambda folder: objects(folder, mask=0), DataError, ("boxes.json", "0 objects")),
+    (lambda folder: objects(folder, panoptic=["a", "b"]), ConfigError, ("data.instances", "data.panoptic")),
+    (lambda folder: objects(folder, csv="a.csv"), ConfigError, ("data.csv", "'a.csv'")),
     *((lambda folder, own=own: trained(folder, own), ConfigError, named) for own, named in GROUPS),
 ]

@@ -176,18 +176,24 @@ class MaskHead(Head):
 
     @torch.no_grad()
     def predict_panoptic(
-        self, tokens: TokensLike, size: Sequence[int] | None = None, **plain: Unpack[Plain]
+        self,
+        tokens: TokensLike,
+        size: Sequence[int] | None = None,
+        min_score: float | None = None,
+        **plain: Unpack[Plain],
     ) -> list[tuple[Tensor, list[dict[str, Any]]]]:
         """Return the panoptic segments of every image, see :func:`dinoneck.heads.instances.decode_panoptic`.
 
         Args:
             tokens: of the images.
             size: (height, width) of the segments; None = that of the images that the tokens are of.
+            min_score: leave out queries of a lower score; None = the minimum of the task, without one 0.8.
             **plain: of plain tensors, as for calling.
         """
         tokens, task = self._tokens(tokens, **plain), self.tasks[0]
-        things = [task.labels.index(label) for label in task.things]
-        return decode_panoptic(*self._queries(self(tokens)), size or tokens.image_size, things)
+        things, least = [task.labels.index(label) for label in task.things], task.minimum
+        least = least if min_score is None else min_score
+        return decode_panoptic(*self._queries(self(tokens)), size or tokens.image_size, things, least)
 
     def _layer(self, i: int, x: Tensor) -> Tensor:
         """One layer (B, P + N, C): normalised, with its lateral network added, scaled per channel."""

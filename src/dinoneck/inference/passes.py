@@ -50,9 +50,6 @@ class Pass:
         tiling: how large images are cut; None = they are not.
         batch_size: images or tiles at once.
 
-    Attributes:
-        min_score: of instances; None = as recorded in the heads.
-
     Raises:
         ConfigError: if views or tiles do not fit the patch.
     """
@@ -66,7 +63,7 @@ class Pass:
         tiling: Tiling | None,
         batch_size: int | None,
     ) -> None:
-        self.preprocess, self.tiling, self.min_score = preprocess, tiling, cast("float | None", None)
+        self.preprocess, self.tiling = preprocess, tiling
         self.tta, self.views = tta, VIEWS[tta]
         self.device = next(backbone.parameters()).device
         self.batch_size = batch_size or (4 if self.device.type == "cpu" else 8)
@@ -144,8 +141,8 @@ class Pass:
         is_cut = self.tiling is not None and not self.tiling.fits(size)
         return Ready(size, pixels if is_cut else self._prepared(pixels))
 
-    def predict(self, images: Sequence[Ready], maps: bool) -> Rows:
-        """Return the rows of every image; those of one size are one batch."""
+    def predict(self, images: Sequence[Ready], maps: bool, min_score: float | None = None) -> Rows:
+        """Return the rows of every image; those of one size are one batch. ``min_score`` is of objects."""
         rows: dict[int, dict[str, Any]] = {}
         shapes: dict[Any, list[int]] = {}
         for place, (_, image) in enumerate(images):
@@ -165,8 +162,8 @@ class Pass:
                 tokens = reading.tokens(self.backbone, seen[0][1])
                 for i, place in enumerate(places):
                     one, size = tokens[i : i + 1], images[place].size
-                    least, where = self.min_score, (task, size, self.preprocess)
-                    found[i][key][task.name] = objects_at_image_size(reading.head, one, *where, least)
+                    where = task, size, self.preprocess
+                    found[i][key][task.name] = objects_at_image_size(reading.head, one, *where, min_score)
             rows |= dict(zip(places, found, strict=True))
         return [rows[place] for place in range(len(images))]
 

@@ -165,7 +165,11 @@ class Predictor:
 
     @torch.no_grad()
     def __call__(
-        self, images: ImageInput | Sequence[ImageInput], maps: Maps | None = None, probabilities: bool = False
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        maps: Maps | None = None,
+        probabilities: bool = False,
+        min_score: float | None = None,
     ) -> list[dict[str, Any]]:
         """Predict.
 
@@ -177,6 +181,7 @@ class Predictor:
                 float32, NaN where the prepared image does not show them; for a segmentation (height, width) int64,
                 class indices, there -1.
             probabilities: with ``maps="image"``, the probabilities of the classes instead of their indices.
+            min_score: leave out objects of a lower score; None = as recorded in the heads.
 
         Returns:
             One dict per image: task name -> a float, or an array (dim,) for tasks of several outputs and compositions;
@@ -195,7 +200,7 @@ class Predictor:
         listed, results = as_list(images), list[dict[str, Any]]()
         ready = in_threads(self.ready, listed)
         while batch := list(islice(ready, self.batch_size)):
-            results += self.predicted(batch, maps is not None)
+            results += self.predicted(batch, maps is not None, min_score)
         if maps == "image":
             for image, row in zip(listed, results, strict=True):
                 for key, own in row.items() if self._keyed else [("", row)]:
@@ -243,12 +248,14 @@ class Predictor:
         return [one.ready(pixels) for one in self.passes]
 
     @torch.no_grad()
-    def predicted(self, ready: Sequence[list[Ready]], maps: bool) -> list[dict[str, Any]]:
+    def predicted(
+        self, ready: Sequence[list[Ready]], maps: bool, min_score: float | None = None
+    ) -> list[dict[str, Any]]:
         """Return the rows of images that are :meth:`ready`; they may have different sizes."""
         rows = []
         for place, one in enumerate(self.passes):
             with evaluating(*one.modules):
-                rows.append(one.predict([image[place] for image in ready], maps))
+                rows.append(one.predict([image[place] for image in ready], maps, min_score))
         return self._joined(rows)
 
     def image_maps(

@@ -116,7 +116,7 @@ def objects_at_image_size(
         task: instances or panoptic.
         size: (height, width) of the upright image.
         preprocess: how the image was prepared.
-        min_score: leave out instances of a lower score; None = as recorded in the head.
+        min_score: leave out objects of a lower score; None = as recorded in the head.
 
     Returns:
         What these methods return, as arrays; objects that lie in padding alone are left out.
@@ -127,7 +127,7 @@ def objects_at_image_size(
     top, left = (round(side * scale) for side, scale in zip(placement.corner, scales, strict=True))
     window = (-left, left + size[1] - width, -top, top + size[0] - height)  # from the canvas to the image
     if task.kind == "panoptic":
-        [(segments, listed)] = head.predict_panoptic(tokens, (height, width))
+        [(segments, listed)] = head.predict_panoptic(tokens, (height, width), min_score)
         segments = F.pad(segments, window).cpu()
         for segment in listed:
             segment["area"] = int((segments == segment["id"]).sum())

@@ -127,7 +127,8 @@ def _cells(tasks: Sequence[Task], result: Mapping[str, Any]) -> Iterator[tuple[s
     for task in tasks:
         if task.is_masks:
             found = result[task.name]
-            yield task.name, len(found[1] if isinstance(found, tuple) else found["scores"])
+            is_segments = isinstance(found, tuple)  # of which things are counted
+            yield task.name, sum(own["isthing"] for own in found[1]) if is_segments else len(found["scores"])
     numbers = {
         task.name: [float(value) for value in np.asarray(result[task.name]).reshape(-1)]
         for task in tasks
