@@ -35,6 +35,7 @@ ROWS: list[Row] = [
     (lambda: heat(np.full((2, 2), np.nan), 0, 1), DataError, "nan"),
     (lambda: drawn([[10.0, 20.0, 5.0, 50.0]]), DataError, "5.0"),
     (lambda: drawn(BOXES, [[0.0, 0.0, np.nan, 1.0]]), DataError, "nan"),
+    (lambda: drawn(BOXES, {"boxes": BOXES, "names": ["cell"]}), ShapeError, "2 known boxes, 1 labels"),
     (lambda: drawn(BOXES[:, :3]), ShapeError, "3"),
     (lambda: drawn({"boxes": BOXES, "labels": ["a"]}), ShapeError, "1 labels"),
     (lambda: drawn({"boxes": BOXES, "scores": [0.5]}), ShapeError, "1 scores"),

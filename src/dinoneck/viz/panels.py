@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.ops import box_iou
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes, make_grid
+from torchvision.utils import make_grid
 
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels, to_unit_range
 from dinoneck.errors import DataError, ShapeError, printable
@@ -76,16 +77,18 @@ def pca_panels(
 
 
 def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Sequence[str] = ()) -> Image.Image:
-    """Draw boxes over an image, coloured by class, with label and score; known boxes are black and white.
+    """Draw boxes over an image, coloured by class, with label and score.
 
-    The picture is scaled to 900 pixels on its longer side. Beyond 60 boxes the classes are listed instead of labels.
+    With known boxes, those that find one are thick and false ones thin; known boxes that are missed are dashed in
+    black and white, see :func:`partners`. The picture is scaled to 900 pixels on its longer side. Beyond 60 boxes the
+    classes are listed instead of labels.
 
     Args:
         image: the image that the boxes are pixels of.
         boxes: (n, 4) as x0, y0, x1, y1 in pixels; or a dict with ``boxes`` and, optionally, ``scores`` and ``names`` or
             ``labels``, as :meth:`dinoneck.detection.Detector.predict`, :class:`dinoneck.data.BoxImages` and
             torchvision's detectors give.
-        truth: known boxes in the same form; names, labels and scores are not read.
+        truth: known boxes in the same form; without names or labels their classes do not count.
         classes: name of each number in ``labels`` (``BoxImages.classes``).
 
     Raises:
@@ -100,30 +103,50 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
     given = boxes if isinstance(boxes, Mapping) else {}
     corners, known = corners_of(boxes, "boxes"), corners_of([] if truth is None else truth, "known boxes")
     names = _names(given, len(corners), classes)
+    known_names = _names(truth if isinstance(truth, Mapping) else {}, len(known), classes)
     scores = [f" {score:.2f}" for score in np.asarray(given.get("scores", ())).tolist()] or [""] * len(names)
-    if not len(names) == len(scores) == len(corners):
-        raise ShapeError(
-            f"there are {len(corners)} boxes, {len(names)} labels, {len(scores)} scores; expected one each"
-        )
+    if not len(names) == len(scores) == len(corners) or len(known_names) != len(known):
+        counts = f"{len(corners)} boxes, {len(names)} labels, {len(scores)} scores"
+        raise ShapeError(f"there are {counts}, {len(known)} known boxes, {len(known_names)} labels; expected one each")
     picture = as_image(image)
     scale = style.SIDE_PX / max(picture.size)
-    drawn = pil_to_tensor(picture.resize((round(picture.width * scale), round(picture.height * scale))))
+    sheet = picture.resize((round(picture.width * scale), round(picture.height * scale)))
     shades = dict(zip(dict.fromkeys([*classes, *names]), cycle(style.PALETTE), strict=False))
     colours = [shades[name] for name in names]
-    # each on a wider line, so that it shows on any ground
-    for own, colour, width in ((known, "white", 5), (known, "black", 2), (corners, "white", 4), (corners, colours, 3)):
-        if len(own):
-            drawn = draw_bounding_boxes(drawn, torch.from_numpy(own * scale), colors=colour, width=width)
+    close = partners(corners, names if any(known_names) else [""] * len(names), known, known_names)
+    found = {i: j for i, j in close.items() if known_names[j] in ("", names[i])}
+    draw, missed = ImageDraw.Draw(sheet), Image.new("1", sheet.size)
+    for j, box in enumerate((known * scale).tolist()):
+        if j not in found.values():
+            ImageDraw.Draw(missed).rectangle(box, outline=1, width=3)
+    stripes = np.add.outer(np.arange(sheet.height), np.arange(sheet.width)) % style.DASH_PX < style.DASH_PX // 2
+    sheet.paste(Image.fromarray(stripes).convert("RGB"), mask=missed)
+    for i, (box, colour) in enumerate(zip((corners * scale).tolist(), colours, strict=True)):
+        width = 3 if i in found or truth is None else 1
+        draw.rectangle(box, outline="white", width=width + 1)  # a wider line, so that it shows on any ground
+        draw.rectangle(box, outline=colour, width=width)
     places = (corners[:, :2] * scale).tolist()
     labels = [name + score for name, score in zip(names, scores, strict=True)]
     if len(corners) > _LABELLED:
         places, labels, colours = [(0, 24 * i) for i in range(len(shades))], [*shades], [*shades.values()]
-    sheet: Image.Image = to_pil_image(drawn)
     font = style.font(18)
-    for (x, y), label, colour in zip(places, labels, colours, strict=True):
-        text = printable(label)
-        ImageDraw.Draw(sheet).text((x + 7, y + 4), text, colour, font, stroke_width=3, stroke_fill="white")
+    for (left, top), label, colour in zip(places, labels, colours, strict=True):
+        draw.text((left + 7, top + 4), printable(label), colour, font, stroke_width=3, stroke_fill="white")
     return sheet
+
+
+def partners(boxes: Floats, names: Sequence[str], known: Floats, known_names: Sequence[str]) -> dict[int, int]:
+    """Return the place of a predicted box -> that of its known box, for those with an IoU of 0.5 or more.
+
+    Boxes of one class are paired first, then those that overlap most.
+    """
+    overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(known)).numpy()
+    close = [(names[i] == known_names[j], overlap[i, j], i, j) for i, j in np.argwhere(overlap >= 0.5).tolist()]
+    partner: dict[int, int] = {}
+    for *_, i, j in sorted(close, reverse=True):
+        if i not in partner and j not in partner.values():
+            partner[i] = j
+    return partner
 
 
 def corners_of(boxes: Any, name: str) -> Floats:

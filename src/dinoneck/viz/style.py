@@ -24,6 +24,7 @@ INK: RGB = (30, 30, 30)
 SCALE = np.array(((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)), dtype=np.float64)
 
 WIDTH_PX, GAP_PX = 320, 6  # of a picture in a sheet, and between pictures
+DASH_PX = 16  # of the frame of a box that is missed, and the gap after it
 LINE_PX, FONT_PX = 20, 13  # line of text, its letters
 SIDE_PX = 900  # longer side of an image with boxes
 OVERLAY_PX, CAPTION_PX = 1200, 28  # longer side of an overlay, and the height of its letters: 11 px at a width of 480
