@@ -68,7 +68,7 @@ def pca_panels(
         >>> from dinoneck import load_backbone
         >>> image, backbone = torch.rand(3, 32, 48), load_backbone("dinoneck_tiny")
         >>> pca_panels(image, backbone(backbone.preprocess(image))).size
-        (658, 246)
+        (658, 253)
     """
     colours = pca_rgb(tokens, basis=basis, foreground=foreground)
     title = f"tokens {note}" if tokens.layers is None else f"tokens of block {tokens.layers[-1]} {note}"
@@ -128,8 +128,9 @@ def boxes_panel(image: ImageInput, boxes: Any, truth: Any = None, *, classes: Se
     places = (corners[:, :2] * scale).tolist()
     labels = [name + score for name, score in zip(names, scores, strict=True)]
     if len(corners) > _LABELLED:
-        places, labels, colours = [(0, 24 * i) for i in range(len(shades))], [*shades], [*shades.values()]
-    font = style.font(18)
+        places = [(0, (style.LABEL_PX + 8) * i) for i in range(len(shades))]
+        labels, colours = [*shades], [*shades.values()]
+    font = style.font(style.LABEL_PX)
     for (left, top), label, colour in zip(places, labels, colours, strict=True):
         draw.text((left + 7, top + 4), printable(label), colour, font, stroke_width=3, stroke_fill="white")
     return sheet
