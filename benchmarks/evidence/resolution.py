@@ -21,7 +21,7 @@ from dinoneck.training import FoldsConfig, train
 SIZES = ((240, 320), (352, 480))
 HEADS: dict[str, dict[str, Any]] = {
     "ViTFPN": {"type": "fpn", "fpn_dim": 64},
-    "DPTNeck": {"type": "dpt_neck", "out_channels": 32},
+    "DPTNeck": {"type": "dpt_neck", "out_channels": 32, "hidden_sizes": (32, 32, 32, 32)},
 }
 BAND = 0.02  # of the diagonal: the width of a boundary
 
@@ -82,4 +82,5 @@ def _band(mask: Tensor, width: int | None) -> Tensor:
     if width is None:
         return mask
     outside = F.pad(~mask[None, None], (width,) * 4, value=True).float()
-    return mask & (F.max_pool2d(outside, 2 * width + 1, stride=1)[0, 0] > 0)
+    rows = F.max_pool2d(outside, (2 * width + 1, 1), stride=1)
+    return mask & (F.max_pool2d(rows, (1, 2 * width + 1), stride=1)[0, 0] > 0)
