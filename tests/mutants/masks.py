@@ -16,7 +16,7 @@ MASKS = (
     Mutant("The shares of classes do not add up to one.", "heads/mask.py",
            "(sums / sums.sum(dim=1, keepdim=True)).log()", "sums.log()", f"{_HEAD}test_the_head_is_its_formula"),
     Mutant("The shares of classes are resampled in the place of masks.", "heads/mask.py",
-           "return self._outputs(classes, resampled(masks, size))", "return super().at_size(outputs, size)",
+           "return self._outputs(classes, resample(masks, size))", "return super().at_size(outputs, size)",
            f"{_HEAD}test_masks_are_resampled_before_they_are_shares"),
     Mutant("Prefix tokens are taken for patches.", "heads/mask.py", "x[:, count + tokens.num_prefix_tokens :]",
            "x[:, count : count + tokens.grid.count]", f"{_HEAD}test_the_head_is_its_formula"),
