@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from torch import Tensor
 from torchvision.ops import box_iou
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import make_grid
+from torchvision.transforms.functional import to_pil_image
 
 from dinoneck.data.decoding import ImageInput, as_list, read_pixels, to_unit_range
 from dinoneck.errors import DataError, ShapeError, printable
@@ -68,7 +66,7 @@ def pca_panels(
         >>> from dinoneck import load_backbone
         >>> image, backbone = torch.rand(3, 32, 48), load_backbone("dinoneck_tiny")
         >>> pca_panels(image, backbone(backbone.preprocess(image))).size
-        (658, 253)
+        (658, 252)
     """
     colours = pca_rgb(tokens, basis=basis, foreground=foreground)
     title = f"tokens {note}" if tokens.layers is None else f"tokens of block {tokens.layers[-1]} {note}"
@@ -230,22 +228,16 @@ def _named(images: Images, names: Sequence[str] | None, count: int) -> list[tupl
 
 def _sheet(rows: Sequence[Any]) -> Image.Image:
     """Rows of pictures with captions, each as high as its first one."""
-    strips = list[Tensor]()
-    for row in rows:
-        height = max(1, round(style.WIDTH_PX * row[0][0].height / row[0][0].width))
-        tiles = []
-        for picture, caption in row:
+    gap, across = style.GAP_PX, style.WIDTH_PX + style.GAP_PX
+    heights = [max(1, round(style.WIDTH_PX * row[0][0].height / row[0][0].width)) for row in rows]
+    high = sum(heights) + len(rows) * (style.LINE_PX + 2 * gap)
+    sheet, top = Image.new("RGB", (len(rows[0]) * across + gap, high), "white"), gap
+    for row, height in zip(rows, heights, strict=True):
+        for place, (picture, text) in enumerate(row):
+            tile = Image.new("RGB", (style.WIDTH_PX, style.LINE_PX + height), "white")
+            ImageDraw.Draw(tile).text((1, 2), printable(text), style.INK, style.font(style.FONT_PX))
             how = Image.Resampling["BICUBIC" if picture.width > style.WIDTH_PX else "NEAREST"]  # cells stay cells
-            shown = pil_to_tensor(picture.resize((style.WIDTH_PX, height), how))
-            tiles.append(torch.cat([_text(caption), shown], dim=1))
-        strips.append(make_grid(torch.stack(tiles), nrow=len(tiles), padding=style.GAP_PX, pad_value=255))
-    sheet: Image.Image = to_pil_image(torch.cat(strips, dim=1))
+            tile.paste(picture.resize((style.WIDTH_PX, height), how), (0, style.LINE_PX))
+            sheet.paste(tile, (gap + place * across, top))
+        top += style.LINE_PX + height + 2 * gap
     return sheet
-
-
-def _text(line: str) -> Tensor:
-    """(3, height, width) bytes of a line of text."""
-    strip = Image.new("RGB", (style.WIDTH_PX, style.LINE_PX + 1), "white")
-    ImageDraw.Draw(strip).text((1, 2), printable(line), style.INK, style.font(style.FONT_PX))
-    pixels: Tensor = pil_to_tensor(strip)
-    return pixels
