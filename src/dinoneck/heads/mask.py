@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dinoneck.codec import at_least
 from dinoneck.errors import ConfigError
 from dinoneck.grid import GridSize, as_maps
-from dinoneck.heads.head import Head, resampled
+from dinoneck.heads.head import Head, Resample, resampled
 from dinoneck.heads.instances import decode_instances, decode_panoptic
 from dinoneck.layers.blocks import ChannelNorm
 from dinoneck.layers.inputs import Plain, TokensLike
@@ -132,10 +132,12 @@ class MaskHead(Head):
         classes, masks = self.classes(queries), torch.einsum("bqd,bdhw->bqhw", self.masks(queries), maps)
         return self._outputs(classes, masks)
 
-    def at_size(self, outputs: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+    def at_size(
+        self, outputs: Mapping[str, Tensor], size: Sequence[int], resample: Resample = resampled
+    ) -> dict[str, Tensor]:
         """Return the outputs at another size: masks are resampled before they are shares, see :meth:`Head.at_size`."""
         classes, masks = self._queries(outputs)
-        return self._outputs(classes, resampled(masks, size))
+        return self._outputs(classes, resample(masks, size))
 
     def _outputs(self, classes: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """The logits (B, Q, K + 1) and (B, Q, h, w); of a segmentation the logarithms of the shares (B, K, h, w) too.

@@ -16,6 +16,7 @@ from dinoneck.data.preprocessing import Preprocessing, Size
 from dinoneck.devices import fetch, send
 from dinoneck.errors import BackboneError, CheckpointError, ConfigError
 from dinoneck.grid import PreparedImages
+from dinoneck.heads.ensemble import HeadEnsemble
 from dinoneck.heads.head import recompute_derived
 from dinoneck.inference.resolution import objects_at_image_size
 from dinoneck.inference.results import rows_of
@@ -197,7 +198,8 @@ class Pass:
             part = whole.places[begin : begin + self.batch_size]
             [tiles] = send([whole.cut(prepared.images, part)], self.device)
             shown = valid.to(tiles).expand(len(part), -1, -1, -1)
-            whole.add(part, self._averages(self._seen(tiles, shown), maps or any(by_cells.values())))
+            averages = self._averages(self._seen(tiles, shown), maps or any(by_cells.values()))
+            whole.add(part, {name: output for name, output in averages.items() if ":" not in name[1]})
         outputs = whole.sums
         for key, reading in self.readings.items():
             for task in reading.head.tasks:
@@ -220,20 +222,28 @@ class Pass:
                 yield part, self.backbone(batch, self._watch.fingerprint), cells
 
     def _averages(self, batches: Iterable[Seen], maps: bool) -> Outputs:
-        """The outputs of all heads, averaged over views; the host waits for the device here only."""
+        """The outputs of all heads, averaged over views; the host waits for the device here only.
+
+        With maps also :meth:`dinoneck.HeadEnsemble.unreduced`, (B, views, ...).
+        """
         found: dict[tuple[str, str], list[Tensor]] = {}
         for views, tokens, valid in batches:
             for key, reading in self.readings.items():
                 reading.check_grid(tokens.grid, turned=bool(self.views.views[views[0]].turns % 2))
-                for name, output in reading.outputs(reading.tokens(self.backbone, tokens), maps).items():
-                    is_map = name.endswith(MAP) or name == GATE
-                    parts = (output if is_map or output.ndim == 2 else _mean_of_cells(output, valid)).chunk(len(views))
+                own = reading.tokens(self.backbone, tokens)
+                raw = reading.head.unreduced(own) if maps and isinstance(reading.head, HeadEnsemble) else {}
+                for name, output in {**reading.outputs(own, maps), **raw}.items():
+                    is_map = name.endswith(MAP) or name == GATE or (name in raw and output.ndim == 4)
+                    is_mean = is_map or name in raw or output.ndim == 2
+                    parts = (output if is_mean else _mean_of_cells(output, valid)).chunk(len(views))
                     pairs = zip(parts, views, strict=True)
                     found.setdefault((key, name), []).extend(
                         self.views.undo(*pair) if is_map else pair[0] for pair in pairs
                     )
-        means = fetch([torch.stack(parts).mean(dim=0) for parts in found.values()])
-        return dict(zip(found, means, strict=True))
+        joined = [
+            torch.stack(parts, 1) if ":" in name[1] else torch.stack(parts).mean(0) for name, parts in found.items()
+        ]
+        return dict(zip(found, fetch(joined), strict=True))
 
 
 def grids_of(store: FeatureStore, ids: Sequence[str], at_once: int) -> Iterator[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -22,6 +23,7 @@ from dinoneck.errors import CheckpointError, ConfigError, counted
 from dinoneck.heads.ensemble import HeadEnsemble, Reduce
 from dinoneck.inference.passes import Pass, Ready, Rows, grids_of
 from dinoneck.inference.resolution import at_image_size
+from dinoneck.inference.results import RAW
 from dinoneck.inference.sources import Heads, Reading, check_alike, check_pairing, load, opened, without
 from dinoneck.inference.tiles import TTA, VIEWS, Tiling
 
@@ -205,6 +207,7 @@ class Predictor:
             for image, row in zip(listed, results, strict=True):
                 for key, own in row.items() if self._keyed else [("", row)]:
                     own["maps"] = self.image_maps(image, own, probabilities, key)
+                    own.pop(RAW, None)
         return results
 
     @torch.no_grad()
@@ -269,13 +272,12 @@ class Predictor:
             probabilities: as for calling.
             key: of the heads in a mapping.
         """
-        size = read_image_size(image)
-        recipe, tasks = (
-            self._of(key).recipe(size),
-            {task.name: task for task in (self.tasks[key] if key else self.tasks)},
-        )
-        maps = row["maps"].items()
-        return {name: at_image_size(cells, tasks[name], size, recipe, probabilities) for name, cells in maps}
+        size, own = read_image_size(image), self._of(key)
+        tasks = {task.name: task for task in (self.tasks[key] if key else self.tasks)}
+        head: Any = own.readings[key].head
+        at_size = partial(head.maps_at_size, row[RAW], size) if RAW in row else None
+        options = own.recipe(size), probabilities, None, at_size
+        return {name: at_image_size(cells, tasks[name], size, *options) for name, cells in row["maps"].items()}
 
     def recipe(self, image: ImageInput, key: str = "") -> Preprocessing:
         """Return how an image is prepared; for the heads of a key in a mapping."""
@@ -296,9 +298,9 @@ class Predictor:
 
 
 def _together(loaded: Sequence[Reading], weights: Sequence[float] | None, reduce: Reduce) -> Reading:
-    """The heads of a key as one ensemble; a head that predicts objects stays as it is."""
+    """The heads of a key as one ensemble; one ensemble, or a head that predicts objects, stays as it is."""
     first = loaded[0]
-    if len(loaded) == 1 and weights is None and first.objects is not None:
+    if len(loaded) == 1 and weights is None and (first.objects or isinstance(first.head, HeadEnsemble)):
         return first
     inputs = next((item.inputs for item in loaded if item.inputs is not None), None)
     return first._replace(head=HeadEnsemble.from_heads([item.head for item in loaded], weights, reduce), inputs=inputs)

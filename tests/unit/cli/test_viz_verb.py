@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tests.kit import cli, head
+from tests.kit import cli, head, write_images
 from tests.unit.detection.coloured_boxes import write as write_boxes
 
 from dinoneck import Backbone, DataError, Predictor, Task, save_head
@@ -208,3 +208,12 @@ def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     page, [own] = out.read_text(), Detector.load(file).predict([boxes.parent / "0.png"], min_score=0.05)
     assert cells(page, "td")[-6] == str(len(own["names"]))
     assert "known boxes" not in page
+
+
+def test_images_of_one_name_keep_their_folders(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_images(tmp_path / folder, ["1.png"])
+    page = tmp_path / "similar.html"
+    options = ("--backbone", "dinoneck_tiny", "--out", page)
+    assert cli("viz", "similarity", tmp_path / "a", tmp_path / "b", *options).code == 0
+    assert re.findall('"name": "([^"]+)"', page.read_text()) == ["a/1.png", "b/1.png"]

@@ -11,6 +11,7 @@ import torch
 from dinoneck import Backbone, FPNHead, Predictor, Task
 from dinoneck.inference import to_frame
 from dinoneck.inference.results import table_row
+from dinoneck.viz import style
 from dinoneck.viz.scales import outputs, scales, shown_cells
 
 SIZE = (2, 3)  # rows, cols of the maps below
@@ -85,3 +86,10 @@ def test_a_number_that_is_the_mean_of_a_map_appears_once(tiny: Backbone) -> None
     assert list(frame.columns) == ["soil", "mass", "crop", "weed"] == [own.key for own in outputs(predictor.tasks)]
     assert frame["soil"].tolist() == [result["soil"] for result in results]
     assert frame["crop"].tolist() == pytest.approx([result["cells"][1] for result in results])
+
+
+def test_letters_have_11_px_on_a_phone() -> None:
+    sheet = 2 * style.WIDTH_PX + 3 * style.GAP_PX
+    sizes = [(style.CAPTION_PX, style.OVERLAY_PX), (style.LABEL_PX, style.SIDE_PX), (style.FONT_PX, sheet)]
+    assert all(letters * 390 / width >= 11 for letters, width in sizes)
+    assert style.font(style.FONT_PX).getlength("tokens of block 11 (random weights)") <= style.WIDTH_PX
