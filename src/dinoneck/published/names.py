@@ -60,8 +60,10 @@ def renamed(name: str, rules: Rules = _HEAD) -> str:
     return name
 
 
-def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors of a file under our names and in our shapes, in float32, and without batch norms.
+def translated(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Return the tensors of a file under our names, in our shapes and a dtype, and without batch norms.
 
     A batch norm in front of a linear layer is folded into it, in float64.
 
@@ -69,6 +71,7 @@ def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: st
         state: of the file.
         own: the tensors of the module, on any device; only names and shapes are read.
         where: the file, for messages.
+        dtype: of the result.
 
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
@@ -102,7 +105,7 @@ def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: st
         weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
         tensors[f"{layer}.weight"] = weight * scale
         tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
-    return {name: x.float().reshape(shapes[name]) for name, x in tensors.items()}
+    return {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()}
 
 
 def _layer(name: str) -> str:
