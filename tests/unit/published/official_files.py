@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import Tokens
+from dinoneck.data.preprocessing import Placement
 
 ANYTHING = {  # width of the four maps, and of the decoder
     "s": ((48, 96, 192, 384), 64),
@@ -179,6 +180,13 @@ def write(path: Any, state: Mapping[str, Tensor]) -> Any:
 # what the publishers compute, from the tensors of the files
 
 
+def logits(name: str, state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    """The last layer's output of a published head, in float64."""
+    forms = {"classifier": classifier, "segmentation": segmentation, "depth": depth_logits, "dpt": dpt_logits}
+    exact = {key: value.double() for key, value in state.items()}
+    return forms[shapes_of(name)[1]](exact, tokens.to(dtype=torch.float64))
+
+
 def classifier(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     x = torch.cat([*tokens.cls_token, tokens.patches[-1].mean(dim=1)], dim=1)
     return x @ state["weight"].T + state["bias"]
@@ -291,3 +299,18 @@ def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
 
 def as_map(patches: Tensor, tokens: Tokens) -> Tensor:
     return patches.transpose(1, 2).reshape(len(patches), -1, *tokens.grid)
+
+
+def cut(cells: Tensor, placement: Placement) -> Tensor:
+    """Leave out the cells that show padding alone, and resize the others to the pixels of the image."""
+    places = []
+    for side, (count, canvas, corner, pixels) in enumerate(
+        zip(cells.shape[2:], placement.canvas, placement.corner, placement.resized, strict=True), start=2
+    ):
+        first, last = corner * count // canvas, -(-(corner + pixels) * count // canvas)
+        cells = cells.narrow(side, first, last - first)
+        place = (torch.arange(pixels, dtype=torch.float64) + 0.5 + corner) * count / canvas - first
+        places.append(2 * place / (last - first) - 1)
+    rows, cols = torch.meshgrid(*places, indexing="ij")
+    where = torch.stack([cols, rows], dim=-1)[None]  # (1, height, width, 2)
+    return F.grid_sample(cells, where, mode="bilinear", padding_mode="border", align_corners=False)

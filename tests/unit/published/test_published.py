@@ -14,17 +14,19 @@ from packaging.version import Version
 from safetensors.torch import save_file
 from tests import kit
 from tests.unit.published import official_files as official
-from tests.unit.published.narrow import WIDTH, narrowed
+from tests.unit.published.narrow import PATCH, WIDTH, narrowed
 from torch import Tensor
 
 from dinoneck import (
     BackboneError,
     CheckpointError,
+    Predictor,
     Tokens,
     list_published,
     load_backbone,
     load_published,
 )
+from dinoneck.data import Preprocessing
 from dinoneck.published import table
 from dinoneck.published.names import renamed, translated
 
@@ -33,12 +35,6 @@ pytestmark = pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does 
 ROWS = list_published()
 ANYTHING = [row for row in ROWS if row.terms]  # Depth Anything
 LARGE = 20_000_000
-FORMS = {
-    "classifier": official.classifier,
-    "segmentation": official.segmentation,
-    "depth": official.depth_logits,
-    "dpt": official.dpt_logits,
-}
 
 
 def tokens_of(row: table.PublishedHead, grid: tuple[int, int] = (5, 9)) -> Tokens:
@@ -68,9 +64,8 @@ def near(found: Tensor, expected: Tensor, bound: float) -> bool:
 
 def compare(row: table.PublishedHead, state: dict[str, Tensor], head: Any, grid: tuple[int, int], form: str) -> None:
     tokens = tokens_of(row, grid)
-    exact = {name: value.double() for name, value in state.items()}
     bound = 1e-6 if any(is_norm(name) for name in state) else 1e-12  # folded in float32
-    logits = FORMS[form](exact, tokens)
+    logits = official.logits(row.name, state, tokens)
     [(name, found)] = head.predict(tokens).items()
     if form == "dpt":
         assert near(head.logits(tokens)[0], logits, bound)
@@ -138,8 +133,30 @@ def test_decoders_at_reduced_width(name: str, grid: tuple[int, int]) -> None:
     head: Any = row.build()
     head.load_state_dict(translated(state, head.state_dict(), "the file", torch.float64), assign=True)
     tokens = kit.tokens(1, *grid, width=WIDTH, layers=4, dtype=torch.float64)
-    expected = official.dpt_logits({name: value.double() for name, value in state.items()}, tokens)
+    expected = official.logits(name, state, tokens)
     assert near(head.logits(tokens)[0], expected, 1e-12)
+
+
+MAPS = ["dinov2_vits14_kitti_linear4", "dinov2_vits14_voc2012_linear", *DECODERS, ANYTHING[1].name]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_padding_is_cut_off_before_maps_are_resized_to_the_image(name: str) -> None:
+    """Against the formula's cells that show the image; bins vary little, and the difference is relative to that."""
+    row, shapes = narrowed(table.row_named(name))
+    state, head = official.random_state(shapes), row.build()
+    head.load_state_dict(translated(state, head.state_dict(), "the file"), assign=True)
+    backbone = load_backbone("dinoneck_tiny", layers=range(6 - head.num_layers, 6), norm=row.norm)  # type: ignore[arg-type]
+    image, own = kit.images(1, 100, 150)[0], {key: row.inputs[key] for key in ("mean", "std") if key in row.inputs}
+    prepare = Preprocessing(patch_size=PATCH, resize="pad", pad_to="center", **own)
+    tokens, classes = backbone(prepare([image])), head.tasks[0].kind == "segmentation"
+    cells = official.values(name, official.logits(name, state, tokens))
+    if row.head["type"] == "dpt":
+        cells = F.interpolate(cells, size=tokens.image_size, mode="bilinear", align_corners=False)
+    expected = official.cut(cells, prepare.placement((100, 150)))
+    [result] = Predictor(head, backbone, preprocess=prepare)(image, maps="image", probabilities=classes)
+    [found] = result["maps"].values()
+    assert near(torch.as_tensor(found)[None], expected.softmax(dim=1) if classes else expected, 1e-4)
 
 
 SMALL = [
