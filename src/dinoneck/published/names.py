@@ -14,6 +14,7 @@ from dinoneck.errors import CheckpointError, some_of
 _SHOWN = 5
 _EPS = 1e-5  # of the publishers' batch norms
 _NORM = ("weight", "bias", "running_mean", "running_var")
+Tensors = Mapping[str, Tensor]
 Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 # names of publishers and of transformers -> ours, applied in this order
 _HEAD: Rules = (
@@ -60,9 +61,7 @@ def renamed(name: str, rules: Rules = _HEAD) -> str:
     return name
 
 
-def translated(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str, dtype: torch.dtype = torch.float32
-) -> dict[str, Tensor]:
+def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Return the tensors of a file under our names, in our shapes and a dtype, and without batch norms.
 
     A batch norm in front of a linear layer is folded into it, in float64.
@@ -81,7 +80,9 @@ def translated(
         if not _UNUSED.match(theirs) and given.setdefault(renamed(theirs), theirs) != theirs:
             unknown.append(theirs)
     shapes = {name: tuple(x.shape) for name, x in own.items()}
-    norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {*map(_layer, own)}
+    norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {
+        name.rpartition(".")[0] for name in own
+    }
     shapes |= {f"{layer}.norm.{part}": shapes[f"{layer}.weight"][1:2] for layer in norms for part in _NORM}
     missing, unknown = shapes.keys() - given.keys(), [*unknown, *(given[name] for name in given.keys() - shapes.keys())]
     if missing or unknown:
@@ -108,11 +109,7 @@ def translated(
     return {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()}
 
 
-def _layer(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
     found: dict[str, Any] = {}
     for key, value in state.items():

@@ -203,6 +203,9 @@ def test_files_that_are_not_the_head_are_refused(tmp_path: Path, monkeypatch: py
             load_published(own, weights=path)
     with pytest.raises(CheckpointError, match="give one of them"):
         load_published(name, weights=file, revision="main")
+    save_file(official.random_state(official.shapes_of(ANYTHING[0].name)[0]), tmp_path / "alone.safetensors")
+    with pytest.raises(CheckpointError, match="lacks the weights of the backbone"):
+        load_published(ANYTHING[0].name, weights=tmp_path / "alone.safetensors")
     monkeypatch.setattr(torch, "__version__", "2.9.1")  # its reader of pickles is not safe
     with pytest.raises(CheckpointError, match=r"2\.9\.1"):
         load_published(name, weights=file)
