@@ -16,7 +16,7 @@ import importlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +26,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from benchmarks import parity_published
 from benchmarks.measure import Row
 from dinoneck import PatchMeanHead, Predictor, Task, Tokens, load_backbone, wrap_backbone
 from dinoneck.backbones import transformers
@@ -276,14 +277,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
     parser.add_argument("--official-dinov2", type=Path, metavar="DIR")
     parser.add_argument("--official-dinov3", type=Path, metavar="DIR")
+    parser.add_argument("--published", action="store_true", help="only published heads")
 
 
 def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]:
-    """Yield the differences, the slips and the exports.
+    """Yield the differences, the slips, the exports and the published heads.
 
     Raises:
         SystemExit: if a row is above its bound.
     """
+    failed: list[str] = []
+    if not options.published:
+        failed += yield from _backbones(options)
+    for title, table in parity_published.tables():
+        yield title, table
+        failed += [f"{title}: {name}" for name in parity_published.above(table)]
+    if failed:
+        raise SystemExit(f"above the bound: {'; '.join(failed)}")
+
+
+def _backbones(options: argparse.Namespace) -> Generator[tuple[str, dict[str, Row]], None, list[str]]:
+    """Yield the tables of backbones, and return the rows above their bound."""
     given = {"dinov2": options.official_dinov2, "dinov3": options.official_dinov3}
     checkouts = {family: path.resolve() for family, path in given.items() if path}
     cases = [case for case in CASES if not options.only or case.name in options.only][: 1 if options.short else None]
@@ -291,5 +305,4 @@ def measure(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Row]]]
     yield "differences", table_of(found)
     yield "slips", {f"`{case.name}`": slips(case) for case in cases if case.depth is None}
     yield "exports", {f"`{name}`": exported(name) for name in EXPORTED[: 1 if options.short else None]}
-    if above := [f"{row['model']}, {row['pair']}" for row in found if row["holds"] is False]:
-        raise SystemExit(f"above the bound: {'; '.join(above)}")
+    return [f"{row['model']}, {row['pair']}" for row in found if row["holds"] is False]

@@ -30,7 +30,7 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "store": ("store",),
     "speed": ("backbones", "heads", "interop", "layers", "necks", "points", "tokens.py"),
     "service": ("serve", "inference"),
-    "parity": ("backbones", "export"),
+    "parity": ("backbones", "export", "heads", "necks", "published"),
     "size": (".",),
     "matrix": (".",),
     "evidence": ("backbones", "data", "detection", "interop", "points", *HEADS),

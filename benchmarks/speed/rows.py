@@ -109,7 +109,7 @@ class Row:
         build: setting -> variants by name; the first ``published`` one is the peer, the first ``fixed`` one its
             layout-fixed form. They share weights and tokens.
         settings: sizes to measure.
-        group: of the tables: parts, necks, heads, detection, backbones or points.
+        group: of the tables: parts, necks, heads, published, detection, backbones or points.
         steps: what is timed; see ``STEPS``.
         gpu_batch: B of all settings on a GPU, which small batches leave idle; None = as they are.
         neck: is a neck, which on a GPU is measured next to its whole backbone.

@@ -23,6 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Row as Numbers
@@ -33,6 +36,7 @@ from benchmarks.speed import (
     rows_detection,
     rows_heads,
     rows_points,
+    rows_published,
     rows_pyramids,
     rows_tokens,
 )
@@ -47,6 +51,7 @@ ROWS = [
     *rows_detection.ROWS,
     *rows_dense.ROWS,
     *rows_heads.ROWS,
+    *rows_published.ROWS,
     *rows_backbone.ROWS,
     *rows_tokens.ROWS,
     *rows_points.ROWS,
@@ -177,8 +182,27 @@ def prepared(variant: Variant, step: str) -> Callable[[], Any]:
     return trained
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, as long as they live; not what one operation needs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak, self.live = 0, dict[StorageWeakRef, int]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and count its results; a view of another tensor makes none."""
+        result = func(*args, **(kwargs or {}))
+        old = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        for x in tree_leaves(result):
+            if isinstance(x, Tensor) and x.untyped_storage().data_ptr() not in old:
+                self.live[StorageWeakRef(x.untyped_storage())] = x.untyped_storage().nbytes()
+        self.live = {storage: size for storage, size in self.live.items() if not storage.expired()}
+        self.peak = max(self.peak, sum(self.live.values()))
+        return result
+
+
 def memory_of(variant: Variant, step: str, run: Callable[[], Any], device: str) -> Numbers:
-    """Return the MiB that autograd keeps of a step, each storage once, and on a GPU those at the peak of one call."""
+    """Return the MiB that autograd keeps of a step, each storage once, and those at the peak of one call."""
     found: Numbers = {}
     if is_gpu(device):
         module = gpu(device)
@@ -186,6 +210,10 @@ def memory_of(variant: Variant, step: str, run: Callable[[], Any], device: str) 
         before = module.memory_allocated()
         run()
         found[f"{step}, peak MiB"] = (module.max_memory_allocated() - before) / 2**20
+    elif step == STEPS[0]:
+        with LiveBytes() as live:
+            run()
+        found[f"{step}, peak MiB"] = live.peak / 2**20
     if step == STEPS[0]:
         return found
     given = (*variant.module.parameters(), *variant.module.buffers(), *variant.inputs)

@@ -56,6 +56,14 @@ def test_stored_tokens_are_within_their_bounds() -> None:
         assert right <= 1e-5 and min(slip for slip in slips if slip is not None) > 0.1, name
 
 
+def test_stored_logits_of_published_heads_are_within_their_bounds() -> None:
+    tables = {title: table["rows"] for title, table in read(RESULTS / "parity.json").items() if "published" in title}
+    for title, bound in (("float32", 1e-5), ("float64", 1e-12)):
+        rows = tables[f"published heads, {title}"]
+        assert rows and all(0 < value <= bound == row["bound"] for row in rows.values() for value in row.values()), title
+    assert sum(name.endswith("transformers") for name in tables["published heads, float64"]) == 5
+
+
 def test_nothing_was_wrong_under_load() -> None:
     for row in read(RESULTS / "service.json")["load"]["rows"].values():
         assert row["wrong"] == 0 and row["images"] >= 1000 and row["refused"] >= 50

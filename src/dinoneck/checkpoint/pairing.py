@@ -225,7 +225,7 @@ def _copy_differs(trained: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 
 
 def _spell(record: Mapping[str, Any]) -> str:
-    return f"{describe_weights(record.get('weights'))}, sha256 {str(record.get('weights_sha256'))[:12]}"
+    return f"{describe_weights(record.get('weights'))}, sha256 {record.get('weights_sha256') or 'not recorded':.12}"
 
 
 def plain_backbone(backbone: Any) -> Any:

@@ -314,7 +314,7 @@ def describe_weights(origin: Any) -> str:
     if kind == "seeded":
         return f"seeded random weights (seed {weights.get('seed')})"
     if kind == "hub":
-        return f"the published weights of {weights.get('repo')} at {weights.get('revision')}"
+        return f"the published weights of {weights.get('repo')} at {weights.get('revision') or 'no stated revision'}"
     if kind in ("modified", "merged"):
         changed = "changed by training" if kind == "modified" else "with LoRA merged in"
         return f"{describe_weights(weights.get('base'))}, {changed}"

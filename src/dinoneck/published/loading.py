@@ -63,10 +63,11 @@ def load_published(
     except BackboneError as error:
         raise CheckpointError(f"published head {name!r}: {error}", step="file") from error
     head.load_state_dict(translated(state, head.state_dict(), str(file)), strict=True, assign=True)
-    tuned = backbone_of(state) if row.terms else None
-    record = backbone_record(row) | ({} if tuned is None else {"weights": {"kind": "file"}, "license": row.terms})
+    tuned, record = backbone_of(state) if row.terms else None, backbone_record(row)
     if tuned is not None:
-        record["weights_sha256"] = state_digest(tuned)
+        record |= {"weights": {"kind": "file"}, "license": row.terms, "weights_sha256": state_digest(tuned)}
+    if tuned == {}:
+        raise CheckpointError(f"{file} lacks the weights of the backbone, tuned with {name}", step="tensors")
     inputs = Preprocessing(patch_size=row.model.patch, **row.inputs)
     origin = {"published": name, "url": row.url, "sha256": seen}
     return HeadCheckpoint.from_module(
@@ -137,11 +138,10 @@ def _file(row: PublishedHead, revision: str | None) -> Path:
             "publisher and pass the file, weights=FILE (--weights FILE)",
             step="hub",
         )
-    folder = Path(torch.hub.get_dir(), "checkpoints")
-    file = folder / Path(row.url).name
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(row.url).name)
     if not file.exists():
         logger.warning("downloading %s, licence %s", row.url, row.licence)
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(row.url, str(file), hash_prefix=row.sha256 or None)
         except (URLError, OSError, RuntimeError) as error:

@@ -14,6 +14,7 @@ from dinoneck.errors import CheckpointError, some_of
 _SHOWN = 5
 _EPS = 1e-5  # of the publishers' batch norms
 _NORM = ("weight", "bias", "running_mean", "running_var")
+Tensors = Mapping[str, Tensor]
 Rules = Iterable[tuple[str, str | Callable[[re.Match[str]], str]]]
 # names of publishers and of transformers -> ours, applied in this order
 _HEAD: Rules = (
@@ -60,8 +61,8 @@ def renamed(name: str, rules: Rules = _HEAD) -> str:
     return name
 
 
-def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors of a file under our names and in our shapes, in float32, and without batch norms.
+def translated(state: Tensors, own: Tensors, where: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Return the tensors of a file under our names, in our shapes and a dtype, and without batch norms.
 
     A batch norm in front of a linear layer is folded into it, in float64.
 
@@ -69,6 +70,7 @@ def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: st
         state: of the file.
         own: the tensors of the module, on any device; only names and shapes are read.
         where: the file, for messages.
+        dtype: of the result.
 
     Raises:
         CheckpointError: naming the tensors that are missing, unknown, or of another shape or type.
@@ -78,7 +80,9 @@ def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: st
         if not _UNUSED.match(theirs) and given.setdefault(renamed(theirs), theirs) != theirs:
             unknown.append(theirs)
     shapes = {name: tuple(x.shape) for name, x in own.items()}
-    norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {*map(_layer, own)}
+    norms = {name.partition(".norm.")[0] for name in given if ".norm." in name} & {
+        name.rpartition(".")[0] for name in own
+    }
     shapes |= {f"{layer}.norm.{part}": shapes[f"{layer}.weight"][1:2] for layer in norms for part in _NORM}
     missing, unknown = shapes.keys() - given.keys(), [*unknown, *(given[name] for name in given.keys() - shapes.keys())]
     if missing or unknown:
@@ -102,14 +106,10 @@ def translated(state: Mapping[str, Tensor], own: Mapping[str, Tensor], where: st
         weight = tensors[f"{layer}.weight"].double().flatten(1)  # (C_out, C_in)
         tensors[f"{layer}.weight"] = weight * scale
         tensors[f"{layer}.bias"] = tensors[f"{layer}.bias"].double() + weight @ (shift - mean * scale)
-    return {name: x.float().reshape(shapes[name]) for name, x in tensors.items()}
+    return {name: x.to(dtype).reshape(shapes[name]) for name, x in tensors.items()}
 
 
-def _layer(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def backbone_of(state: Tensors) -> dict[str, Tensor]:
     """Return the weights of a DINOv2 backbone in transformers' names, ``backbone.*``, under timm's."""
     found: dict[str, Any] = {}
     for key, value in state.items():

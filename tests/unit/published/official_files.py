@@ -6,6 +6,7 @@ Both are written from the names, shapes and formulas of the papers and files, no
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinoneck import Tokens
+from dinoneck.data.preprocessing import Placement
 
+ANYTHING = {  # width of the four maps, and of the decoder
+    "s": ((48, 96, 192, 384), 64),
+    "b": ((96, 192, 384, 768), 128),
+    "l": ((256, 512, 1024, 1024), 256),
+}
 WIDTHS = {"s": 384, "b": 768, "l": 1024, "g": 1536}
 Shapes = dict[str, tuple[int, ...]]
 
@@ -63,6 +70,52 @@ def dpt_shapes(
     return found
 
 
+_DECODERS = {  # part of a head's name -> channels before the last layer, outputs, and what its file has
+    "chmv2": (128, 256, ("project", "bias")),
+    "synthmix": (32, 256, ("mix", "norm")),
+    "depth_anything": (32, 1, ("bias",)),
+    "dpt": (32, 1, ("project", "mix")),
+}
+
+
+def decoder_shapes(name: str, width: int, hidden: Sequence[int], channels: int) -> Shapes:
+    """Names and shapes of a published DPT decoder of any width, as in its file."""
+    mid, out, has = next(kind for part, kind in _DECODERS.items() if part in name)
+    parts = {part: part in has for part in ("project", "bias", "mix", "norm")}
+    own = dpt_shapes(width, hidden, channels, mid, out, **parts)
+    if "depth_anything" in name:
+        return {transformers_name(key, "depth_anything"): shape for key, shape in own.items()} | unused(channels)
+    return {("decode_head." if name.startswith("dinov2") else "") + key: shape for key, shape in own.items()}
+
+
+def unused(channels: int) -> Shapes:
+    """The lateral unit of the coarsest block, which transformers stores and never calls."""
+    name = "neck.fusion_stage.layers.0.residual_layer1.convolution"
+    weights: Shapes = {f"{name}{conv}.weight": (channels, channels, 3, 3) for conv in (1, 2)}
+    return weights | {f"{name}{conv}.bias": (channels,) for conv in (1, 2)}
+
+
+def transformers_name(name: str, model: str) -> str:
+    """The name of a DPT decoder's tensor in ``dpt``, ``depth_anything`` or ``chmv2`` of transformers."""
+    heads = {"dpt": "head.head.{}", "depth_anything": "head.conv{}", "chmv2": "head.conv_depth.head.{}"}
+    if found := re.fullmatch(r"conv_depth\.head\.(\d)\.(\w+)", name):
+        place = int(found[1]) // 2 + 1 if model == "depth_anything" else found[1]
+        return f"{heads[model].format(place)}.{found[2]}"
+    if name.startswith("project."):
+        return name.replace("project.conv", "head.projection")
+    for theirs, other in (
+        (r"^reassemble_blocks\.projects\.(\d)\.conv", r"reassemble_stage.layers.\1.projection"),
+        (r"^reassemble_blocks\.resize_layers\.(\d)", r"reassemble_stage.layers.\1.resize"),
+        (r"^reassemble_blocks", "reassemble_stage"),
+        (r"^convs\.(\d)\.conv", r"convs.\1"),
+        (r"res_conv_unit(\d)\.conv(\d)\.conv", r"residual_layer\1.convolution\2"),
+        (r"^(fusion_blocks\.\d)\.project\.conv", r"\1.projection"),
+        (r"^fusion_blocks", "fusion_layers" if model == "chmv2" else "fusion_stage.layers"),
+    ):
+        name = re.sub(theirs, other, name)
+    return f"{'head' if model == 'chmv2' else 'neck'}.{name}"
+
+
 def batch_norm(name: str, channels: int) -> Shapes:
     parts = ("weight", "bias", "running_mean", "running_var")
     return {f"{name}.{part}": (channels,) for part in parts} | {f"{name}.num_batches_tracked": ()}
@@ -70,21 +123,21 @@ def batch_norm(name: str, channels: int) -> Shapes:
 
 def shapes_of(name: str) -> tuple[Shapes, str]:
     """The names and shapes in the file of a published head, and its form."""
+    if "depth_anything" in name:
+        hidden, channels = ANYTHING[name[len("dinov2_vit")]]
+        return decoder_shapes(name, WIDTHS[name[len("dinov2_vit")]], hidden, channels), "dpt"
     backbone, data, form = name.rsplit("_", 2)
     if data == "imagenet":
         parts = 5 if form == "linear4" else 2
         width = 4096 if backbone == "dinov3_vit7b16" else WIDTHS[backbone[len("dinov2_vit")]]
         return {"weight": (1000, parts * width), "bias": (1000,)}, "classifier"
     if form == "chmv2":
-        return dpt_shapes(1024, (128, 256, 512, 1024), 256, 128, 256, project=True, bias=True, mix=False), "dpt"
+        return decoder_shapes(name, 1024, (128, 256, 512, 1024), 256), "dpt"
     if data == "synthmix":
-        hidden = (2048,) * 4
-        return dpt_shapes(4096, hidden, 512, 32, 256, project=False, bias=False, mix=True, norm=True), "dpt"
+        return decoder_shapes(name, 4096, (2048,) * 4, 512), "dpt"
     width = WIDTHS[backbone[len("dinov2_vit")]]
     if form == "dpt":
-        hidden = (width // 8, width // 4, width // 2, width)
-        own = dpt_shapes(width, hidden, 256, 32, 1, project=True, bias=False, mix=True)
-        return {f"decode_head.{key}": shape for key, shape in own.items()}, "dpt"
+        return decoder_shapes(name, width, (width // 8, width // 4, width // 2, width), 256), "dpt"
     layers = 1 if form == "linear" else 4
     if data in ("nyu", "kitti"):
         shape = (256, 2 * width * layers, 1, 1)
@@ -108,6 +161,8 @@ def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[s
             values = values / math.sqrt(math.prod(shape[1:]))
         else:
             values = 0.3 * values
+        if shape == (1,):  # the bias of a depth, which leaves pixels above 0
+            values = torch.full(shape, 2.0)
         state[name] = values
     return state
 
@@ -123,6 +178,13 @@ def write(path: Any, state: Mapping[str, Tensor]) -> Any:
 
 
 # what the publishers compute, from the tensors of the files
+
+
+def logits(name: str, state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
+    """The last layer's output of a published head, in float64."""
+    forms = {"classifier": classifier, "segmentation": segmentation, "depth": depth_logits, "dpt": dpt_logits}
+    exact = {key: value.double() for key, value in state.items()}
+    return forms[shapes_of(name)[1]](exact, tokens.to(dtype=torch.float64))
 
 
 def classifier(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
@@ -158,12 +220,36 @@ def canopy_bins(logits: Tensor) -> Tensor:
     return 8 * weighted(logits.clamp_min(0) + 1e-8, values)
 
 
+def values(name: str, logits: Tensor) -> Tensor:
+    """The map of a head in its unit, within its range; of classes, the logarithms of their probabilities."""
+    if name.endswith("chmv2"):
+        return canopy_bins(logits)
+    if "depth_anything" in name:
+        far = {"indoor": 20.0, "outdoor": 80.0}.get(name.rpartition("_")[2])
+        return logits.relu() if far is None else far * logits.sigmoid()
+    _, data, form = name.rsplit("_", 2)
+    if data in ("voc2012", "ade20k"):
+        return logits.log_softmax(dim=1)
+    far = {"nyu": 10.0, "kitti": 80.0, "synthmix": 100.0}[data]
+    if form == "dpt" and data != "synthmix":
+        return (logits.relu() + 0.001).clamp(0.001, far)
+    return linear_bins(logits, far).clamp(0.001, far)
+
+
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True) * values[:, None, None]).sum(dim=1, keepdim=True)
 
 
 def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
-    """The last layer's output of a DPT decoder, before ReLU or bins."""
+    """The last layer's output of a DPT decoder, before ReLU or bins.
+
+    Those of Meta double the coarser result and resize the next own map to it; Depth Anything's, whose files have the
+    names of transformers, resize the coarser result to the next own map, and the last one to the pixels.
+    """
+    doubles = not any(name.startswith("neck.") for name in state)
+    if not doubles:
+        meta = dpt_shapes(1, (1,) * 4, 2, 1, 1, project=False, bias=True, mix=False)
+        state = {name: state[transformers_name(name, "depth_anything")] for name in meta}
     own = {name.removeprefix("decode_head."): value for name, value in state.items()}
 
     def conv(x: Tensor, name: str, **how: Any) -> Tensor:
@@ -173,8 +259,10 @@ def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
     def unit(x: Tensor, name: str) -> Tensor:
         return x + conv(conv(x.relu(), f"{name}.conv1.conv").relu(), f"{name}.conv2.conv")
 
-    def twice(x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+    def grown(x: Tensor, size: Sequence[int] | None) -> Tensor:
+        """To a size; None = twice its own."""
+        to = [2 * side for side in x.shape[-2:]] if size is None else list(size)
+        return F.interpolate(x, size=to, mode="bilinear", align_corners=True)
 
     maps = []
     for n, (patches, cls) in enumerate(zip(tokens.patches, tokens.cls_token, strict=True)):
@@ -201,12 +289,28 @@ def dpt_logits(state: Mapping[str, Tensor], tokens: Tokens) -> Tensor:
                 lateral = F.interpolate(lateral, size=x.shape[-2:], mode="bilinear", align_corners=False)
             x = x + unit(lateral, f"fusion_blocks.{f}.res_conv_unit1")
         x = unit(x, f"fusion_blocks.{f}.res_conv_unit2")
-        x = conv(twice(x), f"fusion_blocks.{f}.project.conv")
+        x = grown(x, None if doubles or f == 3 else maps[2 - f].shape[-2:])
+        x = conv(x, f"fusion_blocks.{f}.project.conv")
     if "project.conv.weight" in own:
         x = conv(x, "project.conv").relu()
-    x = twice(conv(x, "conv_depth.head.0"))
+    x = grown(conv(x, "conv_depth.head.0"), None if doubles else tokens.image_size)
     return conv(conv(x, "conv_depth.head.2").relu(), "conv_depth.head.4")
 
 
 def as_map(patches: Tensor, tokens: Tokens) -> Tensor:
     return patches.transpose(1, 2).reshape(len(patches), -1, *tokens.grid)
+
+
+def cut(cells: Tensor, placement: Placement) -> Tensor:
+    """Leave out the cells that show padding alone, and resize the others to the pixels of the image."""
+    places = []
+    for side, (count, canvas, corner, pixels) in enumerate(
+        zip(cells.shape[2:], placement.canvas, placement.corner, placement.resized, strict=True), start=2
+    ):
+        first, last = corner * count // canvas, -(-(corner + pixels) * count // canvas)
+        cells = cells.narrow(side, first, last - first)
+        place = (torch.arange(pixels, dtype=torch.float64) + 0.5 + corner) * count / canvas - first
+        places.append(2 * place / (last - first) - 1)
+    rows, cols = torch.meshgrid(*places, indexing="ij")
+    where = torch.stack([cols, rows], dim=-1)[None]  # (1, height, width, 2)
+    return F.grid_sample(cells, where, mode="bilinear", padding_mode="border", align_corners=False)

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
+from unittest import mock
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from tests.hub_server import WRITER, Hub
 from tests.unit.published import official_files as official
 from tests.unit.published.test_published import SAFE_READER
 
-from dinoneck import CheckpointError, Predictor, load_backbone, load_published
+from dinoneck import CheckpointError, HeadCheckpoint, LinearHead, Predictor, Task, load_backbone, load_published
 from dinoneck.cli.main import main
+from dinoneck.published import table
+from dinoneck.published.loading import backbone_record
 
-pytestmark = pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash")
-DEPTH, CLASSES = "dinov2_vits14_nyu_linear", "dinov2_vits14_voc2012_linear"
+pytestmark = [
+    pytest.mark.skipif(not SAFE_READER, reason="torch before 2.10 does not read pickles without a known hash"),
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # the Hub client's own way of uploading
+]
+DEPTH, CLASSES, DECODER = "dinov2_vits14_nyu_linear", "dinov2_vits14_voc2012_linear", "dinov2_vits14_nyu_dpt"
+ANYTHING, CANOPY = "dinov2_vits14_depth_anything_v2", "dinov3_vitl16_sat_chmv2"
+SIDES = (70, 100)  # of the image, which is padded to 70 x 112
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Files of two heads, weights of their backbone, and an image of 70x100 px, which needs padding."""
     folder = tmp_path_factory.mktemp("published")
-    for name in (DEPTH, CLASSES):
+    for name in (DEPTH, CLASSES, DECODER):
         official.write(folder / f"{name}.pth", official.random_state(official.shapes_of(name)[0]))
     load_backbone("dinov2_vits14", pretrained=False, seed=0).save_weights(folder / "backbone.safetensors")
-    pixels = np.random.default_rng(0).integers(0, 255, (70, 100, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 255, (*SIDES, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "image.png")
     return folder
 
@@ -64,17 +76,118 @@ def test_other_backbones_are_refused(folder: Path) -> None:
         module(tokens)
 
 
-def test_the_command_line_takes_a_name_and_a_file(folder: Path, tmp_path: Path) -> None:
+def words_of(folder: Path, name: str) -> list[str]:
+    return ["--weights", str(folder / f"{name}.pth"), "--backbone-file", str(folder / "backbone.safetensors")]
+
+
+@pytest.mark.parametrize("name", [DEPTH, pytest.param(DECODER, marks=pytest.mark.slow)])
+def test_the_command_line_writes_metres_and_pictures(name: str, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "depth.csv"
-    words = ["predict", folder / "image.png", "--heads", DEPTH, "--weights", folder / f"{DEPTH}.pth", "--out", out]
-    words += ["--backbone-file", folder / "backbone.safetensors", "--maps", tmp_path / "m", "--overlay", tmp_path / "o"]
+    words = ["predict", folder / "image.png", "--heads", name, *words_of(folder, name), "--out", out]
+    words += ["--maps", tmp_path / "m", "--overlay", tmp_path / "o"]
     assert main([*map(str, words)]) == 0
-    assert "depth" in out.read_text()
     with Image.open(tmp_path / "m" / "image.tif") as stored:
         depth = np.asarray(stored)
-    assert depth.shape == (70, 100)
+    assert depth.shape == SIDES
+    assert depth.dtype == np.float32
     assert 0.001 <= depth.min() < depth.max() <= 10.0
+    [line] = out.read_text().splitlines()[1:]
+    assert 0.001 <= float(line.split(",")[1]) <= 10.0
     assert (tmp_path / "o" / "image.jpg").is_file()
+    predictor = Predictor(load_published(name, weights=folder / f"{name}.pth"), file_backbone(folder))  # type: ignore[arg-type]
+    [row] = predictor(folder / "image.png", maps="image")
+    assert np.allclose(depth, row["maps"]["depth"][0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [DEPTH, DECODER])
+def test_it_is_exported_with_its_backbone(name: str, folder: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    words = ["export", name, *words_of(folder, name), "--with-backbone", "--format", "onnx", "--size", "70x112"]
+    assert main([*words, "--maps", "--out", str(tmp_path / "m.onnx")]) == 0
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    images = torch.rand(1, 3, 70, 112)
+    predictor = Predictor(load_published(name, weights=folder / f"{name}.pth"), file_backbone(folder))  # type: ignore[arg-type]
+    [row] = predictor(images[0], maps="patch")
+    [found] = session.run(["depth"], {"images": images.numpy()})
+    expected = row["maps"]["depth"]
+    assert np.abs(found[0] - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_it_is_scored_saved_pushed_and_served(
+    folder: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "truth").mkdir()
+    Image.open(folder / "image.png").save(tmp_path / "images" / "image.png")
+    Image.fromarray(np.full(SIDES, 7, np.uint8)).save(tmp_path / "truth" / "image.png")
+    words = ["evaluate", tmp_path / "images", "--heads", CLASSES, "--truth", tmp_path / "truth"]
+    assert main([*map(str, words), *words_of(folder, CLASSES)]) == 0
+    assert "sofa" in capsys.readouterr().out
+
+    checkpoint = load_published(DEPTH, weights=folder / f"{DEPTH}.pth")
+    checkpoint.save(tmp_path / "head.safetensors")
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    pushed = checkpoint.push_to_hub("me/depth")
+    card = hub.repos["me/depth"].commits[pushed.commit]["README.md"].decode()
+    assert "license: apache-2.0" in card
+    for source in (tmp_path / "head.safetensors", "me/depth"):
+        loaded = HeadCheckpoint.load(source)
+        assert loaded.meta == checkpoint.meta
+        assert loaded.meta["extra"]["url"] == table.row_named(DEPTH).url
+
+    pytest.importorskip("fastapi")
+    from dinoneck.serve.models import open_model
+    from dinoneck.serve.settings import Settings
+
+    copied = mock.Mock(side_effect=lambda url, file, **_: shutil.copy(folder / f"{DEPTH}.pth", file))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", copied)
+    stock = file_backbone(folder).with_layers((11,), norm=False)  # type: ignore[attr-defined]
+    monkeypatch.setattr(HeadCheckpoint, "load_backbone", lambda self: stock)
+    model = open_model(DEPTH, Settings())
+    assert 0.001 <= model.predict(torch.rand(3, 28, 42), "none")["values"]["depth"] <= 10.0
+    assert copied.call_count == 1
+
+
+def test_a_head_on_dinov3_is_pushed_with_its_terms(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer classes, and the record of the published one."""
+    row = table.row_named("dinov3_vit7b16_imagenet_linear")
+    head = LinearHead(4096, [Task("class", dim=3, kind="classification")])
+    checkpoint = HeadCheckpoint.from_module(head, backbone=backbone_record(row), license=row.licence)
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with pytest.raises(CheckpointError, match="--terms"):
+        checkpoint.push_to_hub("me/classes")
+    (tmp_path / "terms.txt").write_text("the agreement")
+    pushed = checkpoint.push_to_hub("me/classes", terms=tmp_path / "terms.txt")
+    assert hub.repos["me/classes"].commits[pushed.commit]["LICENSE.txt"] == b"the agreement"
+
+
+def test_hub_repositories_are_fetched_or_refused_in_one_sentence(
+    folder: Path, tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Depth Anything comes from the Hub, heads on DINOv3 with their terms, others by a revision."""
+    state = official.random_state(official.shapes_of(ANYTHING)[0])
+    save_file(state | {"backbone.embeddings.cls_token": torch.zeros(1, 1, 384)}, tmp_path / "model.safetensors")
+    content = {"model.safetensors": (tmp_path / "model.safetensors").read_bytes()}
+    hub.repo("depth-anything/Depth-Anything-V2-Small-hf", content)
+    assert load_published(ANYTHING).meta["license"] == "Apache-2.0"
+    revision = hub.repos["depth-anything/Depth-Anything-V2-Small-hf"].branches["main"]
+    assert load_published(ANYTHING, revision=revision).meta["license"] == "Apache-2.0"
+    hub.repo("facebook/dinov3-vitl16-chmv2-dpt-head", content, gated=True)
+    hub.repo("facebook/dpt-dinov2-small-nyu", content)
+    with pytest.raises(CheckpointError, match="facebook/dinov3-vitl16-chmv2-dpt-head.* is gated"):
+        load_published(CANOPY)
+    assert "terms of dinov3-license" in caplog.text
+    with pytest.raises(CheckpointError, match="no-branch"):
+        load_published(DECODER, revision="no-branch")
+    with pytest.raises(CheckpointError, match=r"readout.* it is the file of another head"):
+        load_published(DECODER, revision="main")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=f"{ANYTHING} was not fetched"):
+        load_published(ANYTHING)
 
 
 def test_a_name_that_is_a_path_too_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
