@@ -8,16 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dinoneck import (
-    ConfigError,
-    DataError,
-    DenseHead,
-    PatchMeanHead,
-    ShapeError,
-    TargetTransform,
-    Task,
-    load_backbone,
-)
+from dinoneck import ConfigError, DataError, DenseHead, PatchMeanHead, ShapeError, TargetTransform, Task, load_backbone
 from dinoneck.losses import TaskLoss
 from dinoneck.training import (
     EMA,

@@ -11,15 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dinoneck import (
-    CheckpointError,
-    PatchMeanHead,
-    Task,
-    Tokens,
-    import_weights,
-    load_head,
-    save_head,
-)
+from dinoneck import CheckpointError, PatchMeanHead, Task, Tokens, import_weights, load_head, save_head
 
 WIDTH, HIDDEN = 12, 8
 NAMES = {"network.0.": "mlps.0.hidden.", "network.2.": "mlps.0.out."}

@@ -70,20 +70,6 @@ def test_no_relu_head_is_dead_at_the_start(scale: float) -> None:
         assert mlp.hidden.weight.grad.abs().max() > 0  # type: ignore[union-attr]
 
 
-def test_predictions_and_maps_in_natural_units() -> None:
-    task = Task("a", transform=TargetTransform(area=0.5, mean=3.0, std=2.0), minimum=0.0)
-    head = PatchMeanHead(8, [task, Task("r", dim=3, kind="ratio")])
-    tokens = kit.tokens(2, 3, 4, width=8)
-    predicted, maps = head.predict(tokens), head.predict_maps(tokens)
-    expected = ((head(tokens)["a"] * 2 + 3) * 0.5).clamp_min(0)
-    assert torch.allclose(predicted["a"], expected, atol=1e-6)
-    assert not predicted["a"].requires_grad
-    assert maps["a"].shape == (2, 1, 3, 4)
-    assert torch.allclose(maps["a"].mean(dim=(2, 3)), ((head(tokens)["a"] * 2 + 3) * 0.5), atol=1e-5)
-    assert torch.allclose(maps["a"][1, 0, 2, 1], (head.per_patch(tokens)["a"][1, 2 * 4 + 1, 0] * 2 + 3) * 0.5)
-    assert torch.allclose(maps["r"].sum(dim=1), torch.ones(2, 3, 4))
-
-
 def plain_gate(gating: CLSGating, cls_token: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
     """The gate written out, patch by patch, of a gate at its own grid."""
     if gating.mode == "query":

@@ -16,14 +16,7 @@ from tests import kit
 from tests.unit.published import official_files as official
 from torch import Tensor
 
-from dinoneck import (
-    BackboneError,
-    CheckpointError,
-    Tokens,
-    list_published,
-    load_backbone,
-    load_published,
-)
+from dinoneck import BackboneError, CheckpointError, Tokens, list_published, load_backbone, load_published
 from dinoneck.published import table
 from dinoneck.published.names import renamed, translated
 

@@ -29,15 +29,7 @@ from benchmarks.service import (
 from PIL import Image
 from tests import kit
 
-from dinoneck import (
-    ConfigError,
-    DinoneckError,
-    Predictor,
-    STAPyramid,
-    Task,
-    load_backbone,
-    save_head,
-)
+from dinoneck import ConfigError, DinoneckError, Predictor, STAPyramid, Task, load_backbone, save_head
 from dinoneck.detection import DetectionHead, Detector
 from dinoneck.serve import Settings, create_app, serve
 

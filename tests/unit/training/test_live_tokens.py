@@ -22,16 +22,7 @@ from dinoneck import (
     load_head,
     save_head,
 )
-from dinoneck.training import (
-    LiveTokens,
-    MemoryTokens,
-    Recipe,
-    cutmix,
-    engine,
-    fit,
-    manifold_mixup,
-    sources,
-)
+from dinoneck.training import LiveTokens, MemoryTokens, Recipe, cutmix, engine, fit, manifold_mixup, sources
 from dinoneck.training.engine import seed_all
 
 IMAGES = 8

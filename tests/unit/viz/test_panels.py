@@ -11,12 +11,7 @@ from PIL import Image, ImageDraw
 
 from dinoneck import Tokens
 from dinoneck.data import Preprocessing
-from dinoneck.viz import (
-    boxes_panel,
-    heat,
-    pca_panels,
-    pca_rgb,
-)
+from dinoneck.viz import boxes_panel, heat, pca_panels, pca_rgb
 
 WIDTH = 320  # of one picture
 BOXES = np.array([[90.0, 180.0, 360.0, 450.0], [540.0, 45.0, 810.0, 270.0]])
