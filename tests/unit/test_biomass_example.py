@@ -51,6 +51,7 @@ def check_masses(file: Path) -> None:
         assert mass["Total"] == pytest.approx(mass["GDM"] + mass["Dead"], rel=1e-5, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_submission_answers_what_test_csv_asks(tmp_path: Path) -> None:
     code, shown = ran("--out", tmp_path, "--pasture", TRAIN, *QUICK, "--head", "cls_gating")
     assert code == 0, shown

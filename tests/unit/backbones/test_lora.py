@@ -115,12 +115,6 @@ def test_query_and_value_biases_do_not_pass_lora_by() -> None:
     assert (backbone(IMAGES).sequence[0] - before).abs().max() > 0.05
 
 
-def test_blocks_that_do_not_run_get_none() -> None:
-    backbone = load_backbone("dinoneck_tiny", layers=[1]).add_lora(2)
-    assert backbone.trainable_blocks == (0, 1)
-    assert backbone.record()["adapter"]["blocks"] == 2
-
-
 def test_saved_weights_come_back_under_any_circumstances(tmp_path: Path) -> None:
     backbone = load_backbone("dinoneck_tiny").add_lora(2).unfreeze_last(1)
     head = PatchMeanHead(64, [Task("x")])

@@ -52,14 +52,6 @@ def test_a_head_predicts_what_the_users_module_predicts(form: str, tmp_path: Pat
     assert torch.equal(load_head(tmp_path / "own.safetensors")(tokens_of(x))["mass"], found(tokens_of(x))["mass"])
 
 
-def test_the_longest_beginning_counts_and_others_stay(tmp_path: Path) -> None:
-    own, theirs = head(), head().state_dict()
-    renamed = {key.replace("mlps.0.out.", "n.last.").replace("mlps.", "n."): value for key, value in theirs.items()}
-    torch.save(renamed, tmp_path / "m.pt")
-    import_weights(own, tmp_path / "m.pt", {"n.": "mlps.", "n.last.": "mlps.0.out."})
-    assert all(torch.equal(own.state_dict()[key], value) for key, value in theirs.items())
-
-
 def test_packed_files_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1 << 14)}, tmp_path / "m.pth")
     with (

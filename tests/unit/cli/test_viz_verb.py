@@ -162,6 +162,7 @@ def test_the_scores_of_the_run_are_found_next_to_its_heads(
     assert ("so so" in page) == (f"{target}, held out" in page) == ("0.125 (0.125)" in page) == (target == "mass")
 
 
+@pytest.mark.slow
 def test_a_report_of_a_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of its run: the images that it held out. Of a file: images, with the boxes of a COCO file on request."""
     pytest.importorskip("pycocotools", reason="held-out boxes need pycocotools, the extra [detection]")

@@ -60,7 +60,7 @@ def test_it_is_the_formula(activation: str | None, out_dim: int) -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_no_relu_head_is_dead_at_the_start(scale: float) -> None:
     """On tokens that share a large common part, as DINO's do, every patch must let gradients through."""
-    for seed in range(200):
+    for seed in range(40):
         torch.manual_seed(seed)
         mlp = PatchMeanMLP(64)
         x = (torch.randn(1, 1, 64) * 3 + torch.randn(4, 32, 64) * 0.3) * scale

@@ -137,6 +137,7 @@ def test_parts_of_a_tiled_image_add_up_to_its_total(
         assert tiled["masses"] == pytest.approx(whole["masses"], rel=0.05), "shares of tiles are weighed by mass"
 
 
+@pytest.mark.slow
 def test_an_exported_program_predicts_the_same(tmp_path: Path, tiny: Backbone) -> None:
     head = head_of("dense", tasks=[SHARES, DENSITY, WEED, CELLS])
     export_head(

@@ -21,7 +21,6 @@ from dinoneck import (
     HeadEnsemble,
     PatchMeanHead,
     Predictor,
-    PyramidHead,
     TargetTransform,
     Task,
 )
@@ -133,14 +132,3 @@ def test_a_tile_is_brought_to_the_heads_size(
     [whole] = Predictor(head, blind, preprocess=stretched)(image, maps="patch")
     assert kit.same(tiled["maps"], whole["maps"], 1e-6)
     assert tiled["mass"] == pytest.approx(whole["mass"], rel=1e-5)
-
-
-def test_maps_finer_than_the_patches(blind: Backbone, patchwork: Patchwork) -> None:
-    head = PyramidHead(64, [Task("h", kind="dense"), Task("m", kind="density")], {"type": "simple_pyramid"})
-    [whole] = Predictor(head, blind)(patchwork(4, 6), maps="patch")
-    [tiled] = Predictor(head, blind, tile=(64, 96))(patchwork(4, 6), maps="patch")
-    assert tiled["maps"]["h"].shape == (1, 16, 24)
-    assert np.array_equal(whole["maps"]["h"], tiled["maps"]["h"])
-    [tiled] = Predictor(head, blind, tile=48, overlap=16)(patchwork(4, 6), maps="patch")
-    assert tiled["maps"]["h"].shape == (1, 16, 24)
-    assert tiled["m"] == pytest.approx(float(tiled["maps"]["m"].sum()), rel=1e-5)

@@ -18,7 +18,6 @@ import torch
 from tests.unit.store.store_samples import make, same, write_images
 
 from dinoneck import Backbone, DataError, FeatureStore, StoreError
-from dinoneck.errors import DinoneckError
 from dinoneck.store import index
 
 OLD = 10**9
@@ -195,14 +194,6 @@ def test_an_index_replaced_under_an_open_store_is_noticed(root: Path, sound: Fea
         assert torch.equal(threads.submit(value, store, "3").result(), value(sound, "3"))
 
 
-def test_a_removed_store_stays_removed(root: Path) -> None:
-    store = FeatureStore.open(root)
-    shutil.rmtree(root)
-    with pytest.raises(DinoneckError, match="'0'"):
-        store["0"]
-    assert not root.exists()
-
-
 def test_verify_names_an_id_that_was_changed_in_the_index(root: Path) -> None:
     with changed(root) as database:
         database.execute("update image set id = 'z' where id = '1'")
@@ -303,15 +294,6 @@ def test_a_remote_store_fetches_its_index_once(
     assert fetched == ["index.sqlite"]
     assert same(store, sound)
     assert store.verify() == []
-
-
-def test_stores_are_joined_by_linking_shards(images: Path, tiny: Backbone, tmp_path: Path, sound: FeatureStore) -> None:
-    halves = [make(tmp_path / str(number), tiny, views="none") for number in range(2)]
-    for number, half in enumerate(halves):
-        half.extract(images, shard=(number, 2))
-    for path in shards(tmp_path / "1"):
-        (tmp_path / "0" / "data" / path.name).symlink_to(path)
-    assert same(FeatureStore.open(tmp_path / "0"), sound)
 
 
 @pytest.mark.parametrize("check", ["first", "always", "never"])

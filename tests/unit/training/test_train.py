@@ -262,18 +262,6 @@ def test_a_segmentation_reads_four_layers_into_a_pyramid(meadow: Path, tmp_path:
     assert {"head", "linear", "head + linear"} == {*report["scores"]["segmentation"]}
 
 
-@pytest.mark.parametrize(
-    "head", [{"type": "pyramid", "neck": {"type": "dpt_neck", "out_channels": 8}}, {"type": "vit_fpn", "fpn_dim": 8}]
-)
-def test_heads_and_necks_by_name(meadow: Path, tmp_path: Path, head: dict[str, Any]) -> None:
-    config = a_run(meadow, ["crop", "kind"], head=head, optim={"epochs": 1}, folds={"only": 0})
-    report = trained(config, tmp_path / "run")
-    loaded = load_head(tmp_path / "run" / "heads" / "fold-0.safetensors")
-    assert [task.name for task in loaded.tasks] == ["crop", "kind"]
-    assert loaded.config["neck"]["type"] == head.get("neck", head)["type"]
-    assert report["config"]["head"] == head
-
-
 def test_numbers_are_classes_where_the_task_is_a_classification(tmp_path: Path) -> None:
     code = [("10", "9.0", "2", "10", "9", "2.00")[i % 6] for i in range(COUNT)]
     table = with_columns(write_meadow(tmp_path), code=code)
