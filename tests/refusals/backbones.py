@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,16 @@ def written(content: Any) -> Any:
     return call
 
 
+@cache
+def official_state() -> dict[str, torch.Tensor]:
+    return official_dinov3(load_backbone(f"{SMALL}_qkvb", pretrained=False))
+
+
 def official(prefix: str = "", **changed: Any) -> Any:
     """Load a file of the dinov3 repository with changes; None removes a tensor."""
 
     def call(folder: Path) -> Any:
-        state = official_dinov3(load_backbone(f"{SMALL}_qkvb", pretrained=False)) | changed
+        state = official_state() | changed
         torch.save({prefix + key: value for key, value in state.items() if value is not None}, folder / "w.pth")
         return load_backbone(f"{SMALL}_qkvb", checkpoint=folder / "w.pth")
 
