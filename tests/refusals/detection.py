@@ -24,7 +24,6 @@ NECK, FAST = SpatialTuningAdapter(64, 32), "fasterrcnn"
 PARTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("dfine", SimplePyramid(64, 32), {}, "reads 3"),
     ("dfine", None, {"features_at": 0.5, "size": (96, 160)}, "64x64"),
-    ("dfine", None, {"size": (80, 128)}, "32x32"),
     ("rtdetrv2", None, {"queries": 300}, "252 cells"),
     ("fcos", None, {"queries": 30}, "fcos"),
     (FAST, SpatialTuningAdapter(64, 32, patch_size=14), {}, "powers of two"),
@@ -32,16 +31,12 @@ PARTS: list[tuple[str, Any, dict[str, Any], str]] = [
 BOX: dict[str, Any] = {"boxes": [[1.0, 2, 3, 4]], "scores": [0.5], "labels": [0]}
 FOUND: list[tuple[dict[Any, Any], str]] = [
     ({99: BOX}, "99"),
-    ({"10": BOX}, "'10'"),
     ({10: [BOX]}, "list"),
-    ({10: {"boxes": [], "scores": []}}, "labels"),
     ({10: {**BOX, "scores": [0.5, 0.6]}}, "(2,)"),
-    ({10: {**BOX, "boxes": [1.0, 2, 3, 4]}}, "(4,)"),
     ({10: {**BOX, "labels": [2]}}, "label 2"),
     ({10: {**BOX, "labels": [-1]}}, "label -1"),
     ({10: {**BOX, "labels": [0.0]}}, "torch.float32"),
     ({10: {**BOX, "scores": [math.nan]}}, "finite"),
-    ({10: {**BOX, "boxes": [[1, 2, math.inf, 4]]}}, "finite"),
     ({10: {**BOX, "boxes": [[10.0, 20, 3, 4]]}}, "XYXY"),
 ]
 GROUPS: list[tuple[dict[str, dict[str, Any]], str]] = [
@@ -84,10 +79,9 @@ ROWS: list[Row] = [
         for kind, neck, own, named in PARTS
     ),
     *((predicted(**{name: 0}), ConfigError, f"{name} is 0") for name in ("max_boxes", "batch_size")),
-    *((predicted(min_score=wrong), ConfigError, f"min_score is {wrong}") for wrong in (30, -0.1, math.nan)),
+    (predicted(min_score=30), ConfigError, "min_score is 30"),
     (lambda: DetectionHead("fcos", ("red",), NECK).eval()(torch.rand(1, 3, 96, 128)), ConfigError, "Detector"),
     (lambda folder: loaded(folder, kit.saved_head), CheckpointError, "'patch_mean'"),
-    (lambda folder: loaded(folder, detector_of("fcos").save), CheckpointError, "patch size"),
     (lambda folder: detector_of(FAST).export_onnx(folder / "d.onnx"), ConfigError, "second stage"),
     (lambda folder: detector_of("fcos").export_onnx(folder / "d.onnx", size=(100, 100)), ConfigError, "32x32"),
     *(

@@ -11,12 +11,7 @@ from PIL import Image, ImageColor, ImageDraw
 
 from dinoneck import Tokens
 from dinoneck.data import Preprocessing
-from dinoneck.viz import (
-    boxes_panel,
-    heat,
-    pca_panels,
-    pca_rgb,
-)
+from dinoneck.viz import boxes_panel, heat, pca_panels, pca_rgb
 from dinoneck.viz.style import PALETTE
 
 WIDTH = 320  # of one picture

@@ -15,7 +15,6 @@ from dinoneck.viz import style
 from dinoneck.viz.scales import outputs, scales, shown_cells
 
 SIZE = (2, 3)  # rows, cols of the maps below
-IMAGE = np.zeros((32, 48, 3), np.uint8)
 LABELS = ("soil", "crop", "weed")
 POSSIBLE = np.random.default_rng(0).dirichlet((8.0, 3.0, 1.0), SIZE).transpose(2, 0, 1)
 RAMP = np.linspace(0.187, 0.446, 6).reshape(1, *SIZE)
