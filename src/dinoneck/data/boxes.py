@@ -57,7 +57,7 @@ class ListedImages(Dataset[Any]):
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order, to write results with.
-        stuff: labels whose objects are not told apart.
+        stuff: labels whose objects have no number of their own.
     """
 
     stuff: frozenset[int] = frozenset()

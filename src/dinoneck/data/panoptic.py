@@ -40,7 +40,7 @@ class PanopticImages(ListedImages):
     Attributes:
         classes: names, in the order of the labels.
         category_ids: their ids in the JSON, in the same order.
-        stuff: labels whose segments are not told apart, by ``isthing``.
+        stuff: labels whose segments have no number of their own, by ``isthing``.
 
     Raises:
         DataError: if the JSON or a file cannot be used, or an image has no PNG.
