@@ -11,6 +11,7 @@ of the documentation are made of it.
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 import subprocess
@@ -35,6 +36,8 @@ SOURCES = {  # benchmark -> folders and files of src/dinoneck
     "evidence": ("backbones", "data", "detection", "interop", "points", *HEADS),
 }
 MARK = re.compile(r"<!-- table: (\w+)(?:, (.+?))? -->")
+CHART = re.compile(r"<!-- chart: (\w+); (.+?); (.+?) -->")
+BAR, LABEL, PIXELS = 26, 330, 90  # height of a bar, width of its name, and pixels per 1
 Table = Mapping[str, Mapping[str, Any]]  # rows
 
 
@@ -144,8 +147,25 @@ def section(stem: str, titles: str | None = None, folder: Path = RESULTS) -> str
     return "\n\n".join(blocks)
 
 
+def chart(stem: str, title: str, column: str, folder: Path = RESULTS) -> str:
+    """Return a column of a stored table as bars, with a line at 1; the table itself has the caption."""
+    table = read(folder / f"{stem}.json")[title]
+    rows = {name: row[column] for name, row in table["rows"].items() if row.get(column) is not None}
+    bars = [
+        f'<text x="{LABEL - 10}" y="{BAR * i + 17}" text-anchor="end">{html.escape(name)}</text>'
+        f'<rect x="{LABEL}" y="{BAR * i + 4}" width="{PIXELS * value:.0f}" height="{BAR - 8}"/>'
+        f'<text x="{LABEL + PIXELS * value + 8:.0f}" y="{BAR * i + 17}">{shown(value)}</text>'
+        for i, (name, value) in enumerate(rows.items())
+    ]
+    width, height = LABEL + PIXELS * max(rows.values()) + 60, BAR * len(rows) + 4
+    line = f'<path d="M{LABEL + PIXELS} 0V{height}"/>'
+    size = f'viewBox="0 0 {width:.0f} {height}" role="img" aria-label="{html.escape(title)}: {html.escape(column)}"'
+    return f'<div class="chart"><svg {size}>{"".join(bars)}{line}</svg></div>'
+
+
 def filled(page: str, folder: Path = RESULTS) -> str:
-    """Return a page of the documentation with stored tables in the place of its marks."""
+    """Return a page of the documentation with stored tables and charts in the place of its marks."""
+    page = CHART.sub(lambda mark: chart(mark[1], mark[2], mark[3], folder), page)
     return MARK.sub(lambda mark: section(mark[1], mark[2], folder), page)
 
 

@@ -23,11 +23,11 @@ SHARED = "## Options of several verbs"
 OPTION = re.compile(r"^  -.*\n(?: {6,}.*\n)*", re.MULTILINE)  # an option and the lines of its help
 EMPTY_GROUP = re.compile(r"^(?:\w[\w ]*)?options:\n(?:  [^-\n].*\n)?\n*(?=\w|\Z)", re.MULTILINE)
 SEVERAL = 3
-WIDTH, COLUMN = 100, 24
+WIDTH, COLUMN = 96, 24
 
 
 def help_of(*words: str) -> str:
-    """What ``dinoneck WORDS --help`` prints, 100 columns wide."""
+    """What ``dinoneck WORDS --help`` prints, 96 columns wide."""
     out = io.StringIO()
     columns = mock.patch.dict(os.environ, {"COLUMNS": str(WIDTH)})
     with columns, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
@@ -72,7 +72,7 @@ def section(words: tuple[str, ...], text: str, common: list[str]) -> str:
         text = text.replace(found.get(option, "\0"), "")
     text = EMPTY_GROUP.sub("", text).rstrip()
     also = " ".join(option.split()[0] for option in common if option in found and not option.startswith("-h"))
-    text += f"\n\nand, as above: {also}" if also else ""
+    text += "\n\n" + textwrap.fill(f"and, as above: {also}", WIDTH, break_on_hyphens=False) if also else ""
     return f"{'#' * (1 + len(words))} dinoneck {' '.join(words)}\n\n```text\n{text}\n```\n"
 
 

@@ -28,7 +28,8 @@ SHOWN = re.compile(BLOCK.pattern + r'(?:\n+```text title="prints"\n(.*?)^```)?',
 SLOW_PAGES = {  # these run in the second tier; tests of the same verbs and calls run in the first
     *("docs/how-to/choose-layers.md", "docs/how-to/export.md", "docs/how-to/fine-tune.md", "docs/how-to/pictures.md"),
     *("docs/tutorials/classify.md", "docs/tutorials/detect.md", "docs/tutorials/segment.md"),
-    *("docs/how-to/detectors.md", "docs/tutorials/count.md", "docs/tutorials/point-cloud.md", "examples/biomass/README.md"),
+    *("docs/how-to/detectors.md", "docs/tutorials/count.md", "docs/tutorials/point-cloud.md"),
+    "examples/biomass/README.md",
 }
 HUB_PAGES = {"docs/tutorials/share.md"}  # they push and pull: against a hub on loopback
 # packages of the test extra that no test needs: without them a page is skipped from the block on that imports them

@@ -14,7 +14,7 @@ from dinoneck.errors import ConfigError
 _MARK = "README.txt"
 _NEW = 3
 _KNOWN = "--targets Dry_Total_g cover --labels mask --classes soil clover dead green --group sampling --minimum 0"
-_HEAD = "--head fpn --hidden-dim 64 --size 128x256 --lr 2e-3 --overwrite --no-resume"
+_HEAD = "--head fpn --hidden-dim 64 --size 128x256 --lr 2e-3 --with-ridge --overwrite --no-resume"
 
 
 def demo(

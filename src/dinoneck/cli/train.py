@@ -38,7 +38,7 @@ def train(
         one folder per class     train --images images
         a column of masks        train --csv cover.csv --labels mask --classes soil crop weed
         folders of images, masks train --images images --labels masks
-        numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop weed
+        numbers and masks        train --csv cover.csv --targets crop --labels mask --classes soil crop
         boxes in COCO JSON       train --boxes boxes.json --images images
         objects in COCO JSON     train --instances objects.json --images images
         tokens of a store        train --csv cover.csv --targets soil crop --store store

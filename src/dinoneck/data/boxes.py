@@ -272,7 +272,8 @@ def box_transforms(
         >>> from torchvision import tv_tensors
         >>> image = tv_tensors.Image(torch.zeros(3, 30, 40, dtype=torch.uint8))
         >>> box = tv_tensors.BoundingBoxes([[10.0, 3.0, 20.0, 9.0]], format="XYXY", canvas_size=(30, 40))
-        >>> image, target = box_transforms((64, 96), train=False)(image, {"boxes": box, "labels": torch.tensor([0])})
+        >>> target = {"boxes": box, "labels": torch.tensor([0])}
+        >>> image, target = box_transforms((64, 96), train=False)(image, target)
         >>> tuple(image.shape), [round(v, 2) for v in target["boxes"][0].tolist()]
         ((3, 64, 96), [24.0, 6.4, 48.0, 19.2])
     """

@@ -107,8 +107,10 @@ def export_model(
     Examples:
         >>> import tempfile
         >>> from dinoneck import PatchMeanHead, Task, load_backbone
-        >>> backbone, head = load_backbone("dinoneck_tiny", layers=[0]), PatchMeanHead(64, [Task("total", unit="g")])
-        >>> done = export_model(head, Path(tempfile.mkdtemp()) / "model.pt2", format="pt2", backbone=backbone)
+        >>> backbone = load_backbone("dinoneck_tiny", layers=[0])
+        >>> head = PatchMeanHead(64, [Task("total", unit="g")])
+        >>> file = Path(tempfile.mkdtemp()) / "model.pt2"
+        >>> done = export_model(head, file, format="pt2", backbone=backbone)
         >>> done.outputs, done.size, done.parity.largest < 1e-4
         (('total',), None, True)
     """

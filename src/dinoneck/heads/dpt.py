@@ -49,7 +49,8 @@ class DPTHead(Head):
 
     Examples:
         >>> neck = DPTNeck(64, out_channels=16, hidden_sizes=(8, 8, 8, 8))
-        >>> head = DPTHead(64, [Task("depth", kind="dense", activation="relu", unit="m")], neck, hidden_dim=8)
+        >>> task = Task("depth", kind="dense", activation="relu", unit="m")
+        >>> head = DPTHead(64, [task], neck, hidden_dim=8)
         >>> layers = [torch.randn(1, 5 + 15, 64) for _ in range(4)]
         >>> head(layers, grid=(3, 5), num_prefix_tokens=5)["depth"].shape
         torch.Size([1, 1, 48, 80])

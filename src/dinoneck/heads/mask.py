@@ -56,7 +56,8 @@ class MaskHead(Head):
     Examples:
         >>> from dinoneck import Tokens
         >>> head = MaskHead(64, [Task("plant", dim=3, kind="segmentation")], num_layers=2, dim=32)
-        >>> tokens = Tokens.from_patches([torch.randn(2, 15, 64) for _ in range(2)], grid=(3, 5), patch_size=16)
+        >>> layers = [torch.randn(2, 15, 64) for _ in range(2)]
+        >>> tokens = Tokens.from_patches(layers, grid=(3, 5), patch_size=16)
         >>> {name: tuple(output.shape) for name, output in head(tokens).items()}
         {'plant': (2, 3, 12, 20), 'plant.classes': (2, 20, 4), 'plant.masks': (2, 20, 12, 20)}
 

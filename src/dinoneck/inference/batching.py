@@ -51,7 +51,8 @@ class MicroBatcher(AbstractContextManager["MicroBatcher"]):
 
     Examples:
         >>> from dinoneck import PatchMeanHead, Predictor, Task, load_backbone
-        >>> predictor = Predictor(PatchMeanHead(64, [Task("total", unit="g")]), load_backbone("dinoneck_tiny"))
+        >>> head = PatchMeanHead(64, [Task("total", unit="g")])
+        >>> predictor = Predictor(head, load_backbone("dinoneck_tiny"))
         >>> with MicroBatcher(predictor, max_batch=4) as batcher:
         ...     prediction = batcher.predict(torch.rand(3, 32, 48))
         >>> sorted(prediction)

@@ -126,7 +126,8 @@ class EncoderByName:
         frozen: as there.
 
     Examples:
-        >>> EncoderByName("dinoneck_tiny", "vit_fpn", {"fpn_dim": 32}, layers=3).build()(torch.zeros(1, 3, 64, 64))
+        >>> encoder = EncoderByName("dinoneck_tiny", "vit_fpn", {"fpn_dim": 32}, layers=3).build()
+        >>> encoder(torch.zeros(1, 3, 64, 64))
         FeaturePyramid((1, 32, 4, 4) stride 16, (1, 32, 2, 2) stride 32, (1, 32, 1, 1) stride 64)
     """
 

@@ -43,9 +43,11 @@ class TorchvisionBackbone(nn.Module):
         >>> from torchvision.models.detection import RetinaNet
         >>> from torchvision.models.detection.anchor_utils import AnchorGenerator
         >>> from dinoneck import SimplePyramid, load_backbone
-        >>> body = TorchvisionBackbone(load_backbone("dinoneck_tiny"), SimplePyramid(64, 32, scales=(2.0, 1.0, 0.5)))
+        >>> neck = SimplePyramid(64, 32, scales=(2.0, 1.0, 0.5))
+        >>> body = TorchvisionBackbone(load_backbone("dinoneck_tiny"), neck)
         >>> anchors = AnchorGenerator(((32,), (64,), (128,)), ((0.5, 1.0, 2.0),) * 3)  # one tuple per level
-        >>> normalise = {"image_mean": body.backbone.preprocess.mean, "image_std": body.backbone.preprocess.std}
+        >>> recipe = body.backbone.preprocess
+        >>> normalise = {"image_mean": recipe.mean, "image_std": recipe.std}
         >>> model = RetinaNet(body, num_classes=3, anchor_generator=anchors, min_size=64, max_size=96,
         ...                   size_divisible=body.size_divisible, **normalise)
         >>> target = {"boxes": torch.tensor([[4.0, 8.0, 40.0, 60.0]]), "labels": torch.tensor([1])}

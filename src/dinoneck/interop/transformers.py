@@ -66,7 +66,8 @@ class DinoneckBackboneConfig(BackboneConfigMixin, PreTrainedConfig):  # type: ig
         ConfigError: if the neck is unknown, or an argument does not fit it.
 
     Examples:
-        >>> config = DinoneckBackboneConfig("dinoneck_tiny", None, "simple_pyramid", {"scales": [2.0, 1.0, 0.5]})
+        >>> scales = {"scales": [2.0, 1.0, 0.5]}
+        >>> config = DinoneckBackboneConfig("dinoneck_tiny", None, "simple_pyramid", scales)
         >>> config.channels, config.out_features
         ([256, 256, 256], ['level0', 'level1', 'level2'])
     """
@@ -144,7 +145,8 @@ class DinoneckBackbone(BackboneMixin, PreTrainedModel):  # type: ignore[misc]
         BackboneError: as :func:`dinoneck.load_backbone` does.
 
     Examples:
-        >>> config = DinoneckBackboneConfig("dinoneck_tiny", None, "simple_pyramid", {"scales": [2.0, 1.0, 0.5]})
+        >>> scales = {"scales": [2.0, 1.0, 0.5]}
+        >>> config = DinoneckBackboneConfig("dinoneck_tiny", None, "simple_pyramid", scales)
         >>> maps = DinoneckBackbone(config)(torch.zeros(1, 3, 64, 64)).feature_maps
         >>> [tuple(level.shape) for level in maps]
         [(1, 256, 8, 8), (1, 256, 4, 4), (1, 256, 2, 2)]

@@ -146,8 +146,10 @@ def check_tokens(
             f"{count} patch tokens do not fill a grid of {rows} rows x {cols} cols = {rows * cols}; check the image "
             "size, the patch size and the number of prefix tokens"
         )
-    given = sequence[0].dtype
-    own = next((parameter.dtype for parameter in module.parameters()), given)
+    given = own = sequence[0].dtype
+    for parameter in module.parameters():  # torch 2.8 cannot compile next() of a generator with a default
+        own = parameter.dtype
+        break
     if given != own and not (given in _AUTOCAST and torch.is_autocast_enabled(sequence[0].device.type)):
         raise ShapeError(
             f"the tokens are {given}, this {owner} is {own}: convert one of them (tokens.to(dtype=...)), "

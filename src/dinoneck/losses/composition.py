@@ -246,7 +246,8 @@ class CompositionLoss:
         ConfigError: if a value is out of range or does not fit the others.
 
     Examples:
-        >>> parts = Composition(("leaf", "stem"), {"both": ("leaf", "stem")}, "plant", total="mass", ratio="shares")
+        >>> names = ("leaf", "stem")
+        >>> parts = Composition(names, {"both": names}, "plant", total="mass", ratio="shares")
         >>> plant = CompositionLoss(parts, weights=(0.2, 0.3, 0.5), loss="smooth_l1")
         >>> plant.name, plant.divisor(TargetTransform(mean=50.0, std=20.0))
         ('plant', 20.0)

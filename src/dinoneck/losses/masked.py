@@ -236,7 +236,7 @@ def map_cross_entropy(
 
     Examples:
         >>> logits = torch.zeros(1, 4, 2, 3)
-        >>> labels = torch.zeros(1, 32, 48, dtype=torch.long)  # one label per pixel, 16 x 16 of them per cell
+        >>> labels = torch.zeros(1, 32, 48, dtype=torch.long)  # one label per pixel
         >>> map_cross_entropy(logits, labels)
         tensor(1.3863)
     """
@@ -273,7 +273,8 @@ class DensityRegulariser:
 
     Examples:
         >>> penalty = DensityRegulariser("mass", smoothness=0.1)
-        >>> {name: round(part.item(), 4) for name, part in penalty.parts(torch.tensor([[[[1.0, 3.0]]]])).items()}
+        >>> parts = penalty.parts(torch.tensor([[[[1.0, 3.0]]]]))
+        >>> {name: round(part.item(), 4) for name, part in parts.items()}
         {'mass.smoothness': 0.4}
 
     Reference: the published notebook "FPN spatial modelling" (smooth, sparse, non-negative).

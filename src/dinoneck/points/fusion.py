@@ -37,7 +37,8 @@ class GatedFusion(Configured, nn.Module):
 
     Examples:
         >>> fusion = GatedFusion(c2d=384, c3d=96, c_out=96)
-        >>> x3, x2, valid = torch.randn(5, 96), torch.randn(5, 384), torch.tensor([True, True, True, False, False])
+        >>> x3, x2 = torch.randn(5, 96), torch.randn(5, 384)
+        >>> valid = torch.tensor([True, True, True, False, False])
         >>> out = fusion(x3, x2, valid)
         >>> torch.equal(out[3:], x3[3:]), fusion.stats["coverage"]
         (True, 0.6)

@@ -103,7 +103,7 @@ def lift(
         >>> from dinoneck.points import Cameras, PointProjector, VoxelGrid
         >>> K = torch.tensor([[[8.0, 0.0, 15.5], [0.0, 8.0, 15.5], [0.0, 0.0, 1.0]]])
         >>> cameras = Cameras(K, torch.eye(4).expand(1, 4, 4), size=(32, 32))
-        >>> links = PointProjector()(torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, -2.0]]), cameras)  # one is behind
+        >>> links = PointProjector()(torch.tensor([[0, 0, 2.0], [0, 0, -2.0]]), cameras)  # one is behind
         >>> feats, seen = lift(torch.ones(1, 3, 2, 2), links)
         >>> feats.tolist(), seen.tolist()
         ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [True, False])

@@ -148,7 +148,8 @@ class SparseFeatures:
     Examples:
         >>> coords = torch.tensor([[-2, 0, 0], [0, 0, 0]])
         >>> seen = torch.tensor([True, False])
-        >>> level = SparseFeatures(coords, torch.zeros(2).long(), torch.tensor([[5.0], [0.0]]), seen, stride=2)
+        >>> feats = torch.tensor([[5.0], [0.0]])
+        >>> level = SparseFeatures(coords, torch.zeros(2).long(), feats, seen, stride=2)
         >>> feats, hit = level.at(torch.tensor([[-1, 1, 0], [1, 1, 1], [7, 0, 0]]))
         >>> feats.flatten().tolist(), hit.tolist()
         ([5.0, 0.0, 0.0], [True, False, False])

@@ -241,9 +241,9 @@ def test_a_half_model_computes_products_alone_in_float16(half: Exported, done: E
     assert {kinds[node.output[0]] for node in model.graph.node if node.op_type in products} == {
         onnx.TensorProto.FLOAT16
     }
-    exact = {"Softmax", "LayerNormalization", "Sin", "Cos", "Add", "Mul", "Gelu"}
-    nodes = [node for node in model.graph.node if node.op_type in exact]
-    assert {node.op_type for node in nodes} == exact
+    exact = {"Softmax", "LayerNormalization", "Sin", "Cos", "Add", "Mul"}
+    nodes = [node for node in model.graph.node if node.op_type in {*exact, "Gelu", "Erf"}]  # GELU may be one node
+    assert {node.op_type for node in nodes} >= exact
     assert onnx.TensorProto.FLOAT16 not in {kinds[node.output[0]] for node in nodes}
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     assert weights < 0.6 * sum(len(tensor.raw_data) for tensor in onnx.load(done.files[0]).graph.initializer)

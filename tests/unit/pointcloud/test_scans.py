@@ -38,8 +38,9 @@ def table_of(made: Room, rows: torch.Tensor) -> np.ndarray:
     columns = [("x", "f4"), ("y", "f4"), ("z", "f4"), ("red", "u1"), ("label", "<u2"), ("instance", "i4")]
     table = np.zeros(len(rows), columns)
     for axis, name in enumerate("xyz"):
-        table[name] = made.points[rows, axis]
-    table["label"], table["instance"] = made.labels[rows] + 10, made.labels[rows]
+        table[name] = made.points[rows, axis].numpy()
+    labels = made.labels[rows].numpy()
+    table["label"], table["instance"] = labels + 10, labels
     return table
 
 

@@ -1,0 +1,39 @@
+"""The look at the built site in a browser finds what it looks for."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "check_site.py"
+SPEC = importlib.util.spec_from_file_location("check_site", SCRIPT)
+assert SPEC is not None and SPEC.loader is not None
+check_site = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(check_site)
+PAGE = """<!doctype html><html><head><style>
+body {margin: 0; background: #fff; color: #000} code {display: block; overflow: auto; width: 300px} %s
+body[data-md-color-scheme="slate"] {background: #111; color: #eee} [data-md-color-scheme="slate"] p a {color: %s}
+</style></head><body><article class="md-typeset"><p><a href="/">a link</a></p>
+<div class="highlight"><pre><code>%s</code></pre></div></article></body></html>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(check_site.CHROMIUM is None, reason="chromium is not installed")
+def test_it_finds_weak_colours_cut_code_and_wide_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, page in {
+        "good": PAGE % ("a {color: #00f}", "#9cf", "short"),
+        "bad": PAGE % ("a {color: #ddd} p {width: 900px}", "#222", "long " * 30),
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").write_text(page)
+    assert check_site.main(tmp_path) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if line.startswith("/good")]
+    kinds = {(line.partition(")")[0].partition("(")[2], line.partition(": ")[2][:12]) for line in lines}
+    for scheme in ("default", "slate"):
+        assert {(f"1280 px, {scheme}", "contrast 1.3" if scheme == "default" else "contrast 1.1")} <= kinds
+        assert (f"1280 px, {scheme}", "code is cut ") in kinds
+        assert (f"390 px, {scheme}", "wider than t") in kinds
+    assert not list(tmp_path.glob("*.html")), "the harness is removed"
